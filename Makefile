@@ -1,0 +1,51 @@
+# The whole developer interface: `make help` lists it. All it needs is Python >= 3.10.
+
+PYTHON ?= python3
+# Where the environment is, so that one may be shared or thrown away: `make test VENV=/tmp/other`.
+VENV ?= .venv
+# A slow test may take several gigabytes: `make test-slow WORKERS=1` where memory is short.
+WORKERS ?= 2
+# More for pytest: `make test ARGS="tests/registry -x"`.
+ARGS ?=
+
+PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
+INSTALLED := $(VENV)/.installed
+BIN := $(VENV)/bin
+# The workers share the cores; a thread pool in each of them would only get in the others' way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint coverage clean
+
+help:  ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED)  ## Embed and classify real photographs
+	$(BIN)/python tools/demo.py
+
+test: $(INSTALLED)  ## Run the default tests
+	$(PYTEST) $(ARGS)
+
+test-slow: $(INSTALLED)  ## Run the tests that take minutes or gigabytes
+	$(PYTEST) -m "slow and not gpu" $(ARGS)
+
+lint: $(INSTALLED)  ## Check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+coverage: $(INSTALLED)  ## Run the default tests, child processes included, and report what they miss
+	$(PYTEST) --cov $(ARGS)
+
+clean:  ## Remove what was built and cached, the environment aside
+	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	find src tests tools plugins -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Core and plugins in one call: the plugins ask for a headstrip, and this is the one they shall get.
+$(INSTALLED): pyproject.toml $(PLUGINS:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "headstrip needs Python >= 3.10")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "Installing headstrip and its plugins into $(VENV). PyTorch is several GB: this takes minutes."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-e ".[dev]" $(PLUGINS:%=-e ./%)
+	@touch $@

@@ -1,0 +1,192 @@
+"""From a name to a network with its weights in and its head off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstrip import weights as files
+from headstrip.errors import WeightsError
+from headstrip.plugins import Plugin
+from headstrip.registry import get_registry
+from headstrip.selection import Selection, WeightsArgument, select_weights
+from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.surgery import Stripped
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A network without its head, and what it was built from.
+
+    Attributes:
+        stripped: Its parts.
+        spec: The backbone.
+        selection: Its weights.
+        options: Constructor arguments of the network.
+        input_shape: Input without the batch axis.
+        sha256: Hash of the weights file, None without one.
+    """
+
+    stripped: Stripped
+    spec: BackboneSpec
+    selection: Selection
+    options: Mapping[str, Any]
+    input_shape: tuple[int, ...]
+    sha256: str | None
+
+
+def build_stripped(
+    name: str,
+    *,
+    weights: WeightsArgument = "DEFAULT",
+    options: Mapping[str, Any] | None = None,
+) -> Built:
+    """Build a network, put its weights in, and take its head off; see ``build_encoder``."""
+    if "num_classes" in (options or {}):
+        raise ValueError(
+            f"options has num_classes={dict(options or {})['num_classes']!r}, which headstrip sets "
+            "by the weights. Pass predictors={'name': classes} for classes of your own."
+        )
+    registry = get_registry()
+    spec, parts = registry.resolve(name)
+    selection = select_weights(registry, spec, parts, weights)
+    entry = selection.entry
+    merged = {
+        **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
+    }  # fmt: skip
+    builder = _Builder(registry.owner(spec), registry.stripper(spec.family), spec, selection)
+    stripped, sha256 = builder.build(merged)
+    shape = stripped.input_shape or (entry and entry.input_shape) or spec.input_shape
+    return Built(stripped, spec, selection, merged, shape, sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """Builds one network with its weights; holds what every step needs."""
+
+    owner: Plugin
+    stripper: tuple[Plugin, str]
+    spec: BackboneSpec
+    selection: Selection
+
+    def build(self, options: Mapping[str, Any]) -> tuple[Stripped, str | None]:
+        """Return the stripped network and the hash of its weights file."""
+        entry, path = self.selection.entry, self.selection.path
+        if path is not None:
+            file = files.read_weights(path)
+        elif entry is None:
+            return self._stripped(self._model(options)), None
+        elif not entry.locations and self.owner.implements("load_model"):
+            model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
+            return self._stripped(model), None
+        else:
+            file = files.read_weights(files.locate(entry, self.about), entry.sha256)
+        return self._filled(file, options), file.sha256
+
+    @property
+    def about(self) -> str:
+        """The backbone, for messages."""
+        return self.spec.qualified_name
+
+    def _filled(self, file: files.WeightsFile, options: Mapping[str, Any]) -> Stripped:
+        """Build the network that a file is for: its classes, or no head at all."""
+        with _generator_untouched():
+            entry = self.selection.entry
+            if entry and self.selection.path is None and entry.num_classes:
+                options = {**options, "num_classes": entry.num_classes}
+            model = self._model(options)
+            state = self._adapted(file, model)
+            fit = files.compare(model, state)
+            headless = False
+            if fit.names:
+                paths = self._stripped(self._model(options)).paths
+                headless = self._head_is_absent(file, fit, paths, state)
+                if not headless:
+                    model = self._model({**options, "num_classes": _classes(fit, state, file)})
+                    state = self._adapted(file, model)
+                    self._check_fit(file, files.compare(model, state), ())
+        files.assign(model, state, file.content, headless=headless)
+        files.refuse_unfilled(model, f"{file.path}")
+        stripped = self._stripped(model)
+        return replace(stripped, head=None, law="headless") if headless else stripped
+
+    def _model(self, options: Mapping[str, Any]) -> nn.Module:
+        model: nn.Module = self.owner.call(
+            "build_model", self.about, spec=self.spec, options=dict(options)
+        )
+        return model
+
+    def _adapted(self, file: files.WeightsFile, model: nn.Module) -> dict[str, Tensor]:
+        if not self.owner.implements("adapt_state_dict"):
+            return files.plain_state_dict(file.content)
+        state: dict[str, Tensor] = self.owner.call(
+            "adapt_state_dict", self.about, loaded=file.content, model=model,
+            entry=self.selection.entry,
+        )  # fmt: skip
+        return state
+
+    def _stripped(self, model: nn.Module) -> Stripped:
+        plugin, own = self.stripper
+        return strip_with(plugin, own, model.eval(), self.spec, self.selection.entry, self.about)
+
+    def _head_is_absent(
+        self,
+        file: files.WeightsFile,
+        fit: files.Fit,
+        paths: tuple[str, ...],
+        state: Mapping[str, Tensor],
+    ) -> bool:
+        """Whether a file that does not fit lacks just the head; refuse any other misfit."""
+        self._check_fit(file, fit, paths)
+        prefixes = tuple(f"{path}." for path in paths)
+        return not any(key.startswith(prefixes) for key in state)
+
+    def _check_fit(self, file: files.WeightsFile, fit: files.Fit, paths: tuple[str, ...]) -> None:
+        outside = fit.outside(paths)
+        if outside:
+            shown = ", ".join(map(repr, outside[:3])) + (" and more" if outside[3:] else "")
+            raise WeightsError(
+                f"{file.path} does not fit {self.about}: {len(outside)} tensors are missing, "
+                f"unknown or of another shape ({shown}). Name the backbone that it was made for."
+            )
+
+
+def strip_with(
+    plugin: Plugin,
+    own: str,
+    model: nn.Module,
+    spec: BackboneSpec | None,
+    entry: WeightsEntry | None,
+    about: str,
+) -> Stripped:
+    """Have a family's plugin take the head off a network, in place."""
+    stripped: Stripped = plugin.call(
+        "strip_head", about, model=model, family=own, spec=spec, entry=entry
+    )
+    return stripped
+
+
+def _classes(fit: files.Fit, state: Mapping[str, Tensor], file: files.WeightsFile) -> int:
+    """Read the number of classes off the head's tensors in a file."""
+    counts = {int(state[name].shape[0]) for name in fit.reshaped if state[name].ndim}
+    if len(counts) != 1 or fit.missing or fit.unexpected:
+        raise WeightsError(
+            f"{file.path} has a head of another kind ({', '.join(fit.names[:3])}). "
+            "Save the state dict without its head, or with a plain one."
+        )
+    return counts.pop()
+
+
+@contextmanager
+def _generator_untouched() -> Iterator[None]:
+    """Keep torch's global generator from moving: values drawn here are overwritten."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)

@@ -1,0 +1,235 @@
+"""The encoder: a backbone without its head, its width, and what belongs to both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.errors import HeadNotFoundError, PreprocessingError
+from headstrip.predictors import Predictors
+from headstrip.preprocessing import Preprocessing
+from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.surgery import Law
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from PIL import Image
+
+    from headstrip.fingerprint import Fingerprint
+
+
+class Encoder(nn.Module):
+    """A backbone that turns images into embeddings, as ``build_encoder`` gives it.
+
+    Attributes:
+        backbone: The network without its head.
+        head: The head that was taken off: (N, output_dim) to the network's own eval logits. It
+            does not train. None where the law is ``declared`` or ``headless``.
+        law: How ``head(encoder(x))`` relates to the untouched network's logits; see ``Stripped``.
+        output_dim: Width of the embedding.
+        spec: The backbone, as its catalog describes it.
+        weights: The set of weights, None for random ones.
+        weights_sha256: Hash of the weights file, None without one.
+        options: Constructor arguments of the network.
+        input_shape: Input without the batch axis.
+        preprocessing: What turns an image into the input, or None.
+        predictors: The attribute predictors, or None.
+        labels: Names of the classes of the logits, or None.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module | None,
+        *,
+        law: Law,
+        output_dim: int,
+        spec: BackboneSpec,
+        weights: WeightsEntry | None,
+        weights_sha256: str | None,
+        options: Mapping[str, Any],
+        input_shape: tuple[int, ...],
+        preprocessing: Preprocessing | None,
+        predictors: Predictors | None,
+        labels: tuple[str, ...] | None,
+    ) -> None:
+        """Put the parts together; ``build_encoder`` does it."""
+        super().__init__()
+        self.backbone, self.head, self.law = backbone, head, law
+        self.output_dim, self.spec, self.weights = output_dim, spec, weights
+        self.weights_sha256, self.options = weights_sha256, dict(options)
+        self.input_shape, self.preprocessing = input_shape, preprocessing
+        self.predictors, self.labels = predictors, labels
+        self._frozen = False
+        if head is not None:
+            # An unused parameter that asks for a gradient stops DistributedDataParallel.
+            head.requires_grad_(False)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a batch (N, *input_shape) to embeddings (N, output_dim)."""
+        embedding: Tensor = self.backbone(x)
+        return embedding
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Map a batch (N, *input_shape) to the logits (N, classes) of the head that was kept.
+
+        Raises:
+            HeadNotFoundError: There is no head: the law is ``declared`` or ``headless``.
+        """
+        if self.head is None:
+            reason = (
+                "the weights file has none"
+                if self.law == "headless"
+                else "its logits are no function of the embedding"
+            )
+            raise HeadNotFoundError(
+                f"{self.spec.qualified_name} has no head to give logits: {reason}. "
+                "Use the embedding, or another backbone."
+            )
+        logits: Tensor = self.head(self(x))
+        return logits
+
+    def predict(self, x: Tensor) -> dict[str, Tensor]:
+        """Map a batch (N, *input_shape) to the logits (N, classes) of each attribute.
+
+        Raises:
+            ValueError: The encoder was built without predictors.
+        """
+        if self.predictors is None:
+            raise ValueError(
+                f"The encoder of {self.spec.qualified_name} has no predictors. "
+                "Build it with predictors={'colour': 12}."
+            )
+        return self.predictors.predict(self(x))
+
+    def preprocess(self, image: Image.Image | str | Any) -> Tensor:
+        """Turn one image, or one clip, into the input of this network.
+
+        Args:
+            image: A PIL image, a path to an image file (turned as its EXIF orientation says), a
+                uint8 array (H, W, 3), or a uint8 tensor (3, H, W). For video a uint8 array or
+                tensor (T, H, W, 3).
+
+        Returns:
+            float32 tensor of shape ``input_shape``, on the CPU.
+
+        Raises:
+            PreprocessingError: The encoder has no preprocessing, or the input is of another kind.
+            ImageError: The file cannot be read.
+        """
+        from headstrip.embed.images import to_frames, to_picture
+
+        preprocessing = self._preprocessing()
+        convert = to_picture if self.spec.task == "image" else to_frames
+        ready: Tensor = preprocessing.transform()(convert(image, preprocessing))
+        return ready
+
+    def embed(self, images: Iterable[Any], *, batch_size: int = 16) -> np.ndarray:
+        """Embed images in eval mode, whatever the mode of the encoder.
+
+        Args:
+            images: What ``preprocess`` takes, one after the other.
+            batch_size: Images that go through the network at once. The last bits of an embedding
+                depend on it.
+
+        Returns:
+            float32 array of shape (number of images, output_dim), in the order given.
+
+        Raises:
+            PreprocessingError: The encoder has no preprocessing, or an input is of another kind.
+            ImageError: A file cannot be read.
+            ValueError: ``batch_size`` is below 1.
+        """
+        from headstrip.embed.batches import embed_images
+
+        return embed_images(self, images, batch_size)
+
+    def freeze(self) -> Encoder:
+        """Stop the backbone from training: no gradients, and eval mode that survives ``train()``.
+
+        The predictors go on training.
+
+        Returns:
+            The encoder itself.
+        """
+        self._frozen = True
+        self.backbone.requires_grad_(False)
+        return self.train(self.training)
+
+    def unfreeze(self) -> Encoder:
+        """Let the backbone train again.
+
+        Returns:
+            The encoder itself.
+        """
+        self._frozen = False
+        self.backbone.requires_grad_(True)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Set train or eval mode; the head stays in eval, a frozen backbone too.
+
+        Returns:
+            The encoder itself.
+        """
+        super().train(mode)
+        if self.head is not None:
+            self.head.eval()
+        if self._frozen:
+            self.backbone.eval()
+        return self
+
+    @property
+    def frozen(self) -> bool:
+        """Whether ``freeze`` is in force."""
+        return self._frozen
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What makes embeddings of this encoder comparable with others; see ``Fingerprint``.
+
+        The parameters are hashed when it is read, so a trained encoder has another one.
+        """
+        from headstrip.fingerprint import fingerprint_of
+
+        return fingerprint_of(self)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Run the body in eval and inference mode, and put every module's mode back."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Return the device and dtype that inputs must have."""
+        for parameter in self.backbone.parameters():
+            if parameter.is_floating_point():
+                return parameter.device, parameter.dtype
+        return torch.device("cpu"), torch.float32
+
+    def extra_repr(self) -> str:
+        """Show what it is."""
+        tag = self.weights.tag if self.weights else None
+        return f"{self.spec.qualified_name}, weights={tag!r}, output_dim={self.output_dim}"
+
+    def _preprocessing(self) -> Preprocessing:
+        if self.preprocessing is None:
+            raise PreprocessingError(
+                f"{self.spec.qualified_name} was built without weights, so it has no "
+                "preprocessing. Pass preprocessing=Preprocessing(...), or the tag of the weights "
+                f"whose one it is to have, such as {self.spec.default_weights!r}, to build_encoder."
+            )
+        return self.preprocessing

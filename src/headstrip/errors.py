@@ -1,0 +1,58 @@
+"""Everything headstrip raises on purpose.
+
+HeadstripError
+├── UnknownBackboneError (ValueError)      the name is nobody's
+├── HeadNotFoundError (ValueError)         the network is not shaped as its family says
+├── PreprocessingError (ValueError)        an input or a size that the preprocessing cannot serve
+├── WeightsError (RuntimeError)            a weights file that is missing, damaged or another's
+├── PluginError (RuntimeError)             a plugin broke its contract
+├── CatalogError (RuntimeError)            a catalog file that cannot be read
+│   └── CatalogMismatchError               the catalog claims what the build does not show
+└── ImageError (RuntimeError)              one image that cannot be read
+
+CatalogMismatchWarning (UserWarning)       the same claim outside ``strict=True``
+
+A message says what was asked, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+
+class HeadstripError(Exception):
+    """The root of all errors that headstrip raises on purpose."""
+
+
+class UnknownBackboneError(HeadstripError, ValueError):
+    """A name that no catalog and no plugin knows."""
+
+
+class HeadNotFoundError(HeadstripError, ValueError):
+    """A network without the head that its family promises."""
+
+
+class PreprocessingError(HeadstripError, ValueError):
+    """An input, or an input size, that the preprocessing cannot serve."""
+
+
+class WeightsError(HeadstripError, RuntimeError):
+    """A weights file that is missing, damaged, or made for another network."""
+
+
+class PluginError(HeadstripError, RuntimeError):
+    """A plugin that could not be loaded or broke the contract of a hook."""
+
+
+class CatalogError(HeadstripError, RuntimeError):
+    """A catalog file that cannot be read."""
+
+
+class CatalogMismatchError(CatalogError):
+    """A catalog row that claims another width than the built network has."""
+
+
+class CatalogMismatchWarning(UserWarning):
+    """A catalog row that claims another width than the built network has."""
+
+
+class ImageError(HeadstripError, RuntimeError):
+    """One image that cannot be read."""

@@ -1,0 +1,177 @@
+"""The factory: from a name to an encoder that is right."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from headstrip.construction import Built, build_stripped, strip_with
+from headstrip.encoder import Encoder
+from headstrip.errors import (
+    CatalogMismatchError,
+    CatalogMismatchWarning,
+    HeadNotFoundError,
+    PluginError,
+    PreprocessingError,
+)
+from headstrip.predictors import Predictors, check_classes
+from headstrip.preprocessing import Preprocessing
+from headstrip.probe import ProbeError, probe_width
+from headstrip.registry import Registry, get_registry
+from headstrip.selection import WeightsArgument
+from headstrip.spec import BackboneSpec
+from headstrip.surgery import Stripped
+
+
+def build_encoder(
+    name: str,
+    *,
+    weights: WeightsArgument = "DEFAULT",
+    predictors: Mapping[str, int] | None = None,
+    preprocessing: Preprocessing | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    strict: bool = False,
+) -> Encoder:
+    """Build an encoder: a pretrained backbone without its head.
+
+    With weights given, building draws nothing from torch's global generator; only the predictors
+    do. With ``weights=None`` the network is initialised from it first, then the predictors.
+
+    Args:
+        name: ``[source:]arch[.weights]``, such as ``vit_b_16`` or
+            ``torchvision:resnet50.IMAGENET1K_V1``.
+        weights: ``"DEFAULT"``, a tag, a path to a state dict (``.safetensors``, or anything that
+            ``torch.load`` reads with ``weights_only=True``), ``"tag=path"`` for a file that has
+            the options and the preprocessing of a tag other than the default, or None for random
+            weights. A file with other classes, or without a head, loads, and the head follows it.
+        predictors: Attributes to predict and their numbers of classes, ``{"colour": 12}``.
+        preprocessing: Instead of that of the weights; or the tag of the weights whose one it is.
+        options: Constructor arguments for the network; ``num_classes`` is headstrip's own.
+        device: Where the encoder goes.
+        dtype: Floating-point type of its parameters.
+        strict: Raise when the catalog claims another width than the network has, instead of
+            warning.
+
+    Returns:
+        The encoder, in eval mode.
+
+    Raises:
+        UnknownBackboneError: The name is nobody's.
+        ValueError: The name's tag and ``weights`` differ, or ``options`` or ``predictors`` cannot
+            be used.
+        WeightsError: There are no such weights, or the file is missing, damaged or another's.
+        PluginError: The plugin that owns the name cannot be used, or broke its contract.
+        PreprocessingError: The network does not take what the preprocessing gives.
+        CatalogMismatchError: See ``strict``.
+
+    Example:
+        >>> encoder = build_encoder("resnet18", weights=None, predictors={"colour": 12})
+        >>> encoder.output_dim
+        512
+    """
+    check_classes(predictors or {})
+    registry = get_registry()
+    built = build_stripped(name, weights=weights, options=options)
+    spec, stripped, entry = built.spec, built.stripped, built.selection.entry
+    chosen = _preprocessing(registry, built, preprocessing)
+    shape = chosen.input_shape if chosen else built.input_shape
+    dim = _width(stripped, spec, shape, given=preprocessing is not None)
+    if not options and dim != spec.dim:
+        _report_mismatch(spec, dim, strict)
+    has_labels = entry and built.selection.path is None and stripped.head is not None
+    encoder = Encoder(
+        stripped.backbone,
+        stripped.head,
+        law=stripped.law,
+        output_dim=dim,
+        spec=spec,
+        weights=entry,
+        weights_sha256=built.sha256,
+        options=built.options,
+        input_shape=shape,
+        preprocessing=chosen,
+        predictors=Predictors(dim, predictors) if predictors else None,
+        labels=registry.labels(spec, entry) if entry and has_labels else None,
+    )
+    return encoder.to(device=device, dtype=dtype)
+
+
+def strip_head(model: nn.Module, *, family: str) -> Stripped:
+    """Take the head off a network of your own. Changes the network, and gives it back.
+
+    Args:
+        model: A network shaped as its family is, trained or not.
+        family: One of the core's, such as ``resnet``, or a plugin's, ``source:family``.
+
+    Returns:
+        The two parts; ``backbone`` is ``model`` without its head.
+
+    Raises:
+        HeadNotFoundError: The network is not shaped as the family is. It is unchanged then.
+        PluginError: There is no such family.
+
+    Example:
+        >>> import torchvision
+        >>> parts = strip_head(torchvision.models.resnet18(num_classes=7), family="resnet")
+        >>> parts.head
+        Linear(in_features=512, out_features=7, bias=True)
+    """
+    if not isinstance(model, nn.Module):
+        raise HeadNotFoundError(
+            f"A {type(model).__name__} is no network. Pass a torch.nn.Module and its family."
+        )
+    plugin, own = get_registry().stripper(family)
+    return strip_with(plugin, own, model, None, None, family)
+
+
+def _width(stripped: Stripped, spec: BackboneSpec, shape: tuple[int, ...], given: bool) -> int:
+    try:
+        return probe_width(stripped.backbone, shape)
+    except ProbeError as error:
+        if given:
+            raise PreprocessingError(
+                f"{spec.qualified_name} does not take what the preprocessing gives, {shape}: it "
+                f"{error}. Pass the options that make it, or another preprocessing."
+            ) from error
+        plugin, _ = get_registry().stripper(spec.family)
+        raise PluginError(
+            f"{spec.qualified_name} is no encoder as strip_head of the plugin {plugin.label} "
+            f"leaves it: it {error}. Report it to the plugin's author."
+        ) from error
+
+
+def _preprocessing(
+    registry: Registry, built: Built, given: Preprocessing | str | None
+) -> Preprocessing | None:
+    """Choose the preprocessing: the one given, that of the weights, or the owner's."""
+    if isinstance(given, Preprocessing):
+        return given
+    spec, entry = built.spec, built.selection.entry
+    if isinstance(given, str):
+        tags = {other.tag: other for other in registry.weights(spec)}
+        if given not in tags:
+            raise PreprocessingError(
+                f"{spec.qualified_name} has no weights {given!r} whose preprocessing it could "
+                f"have. Name one of {', '.join(tags) or 'none'}, or pass a Preprocessing."
+            )
+        entry = tags[given]
+    chosen = entry.preprocessing if entry else None
+    if chosen is None:
+        chosen = registry.owner(spec).call("preprocessing", spec.qualified_name, spec=spec)
+    return chosen.for_input(built.input_shape) if chosen else None
+
+
+def _report_mismatch(spec: BackboneSpec, dim: int, strict: bool) -> None:
+    message = (
+        f"The catalog claims width {spec.dim} for {spec.qualified_name}, and the network has "
+        f"{dim}, which is used. Update the distribution that brings it."
+    )
+    if strict:
+        raise CatalogMismatchError(message)
+    warnings.warn(message, CatalogMismatchWarning, stacklevel=3)

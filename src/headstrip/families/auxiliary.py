@@ -1,0 +1,50 @@
+"""Families with auxiliary heads, which help training and never reach the output here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from headstrip.families.family import TorchvisionFamily
+from headstrip.hookspecs import hookimpl
+from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.surgery import Stripped, detach
+from headstrip.weights import plain_state_dict
+
+
+class AuxiliaryFamily(TorchvisionFamily):
+    """A family of torchvision's with ``aux_logits`` and ``transform_input``."""
+
+    AUXILIARY: ClassVar[tuple[str, ...]]
+    """Names of the auxiliary heads in the network."""
+
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"aux_logits": False, "init_weights": True}
+
+    def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask for the normalisation that the network was trained with, in the network."""
+        return {"transform_input": True}
+
+    @hookimpl
+    def strip_head(
+        self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
+    ) -> Stripped:
+        """Take the head and the auxiliary heads off."""
+        stripped = detach(model, self.HEAD)
+        had = tuple(name for name in self.AUXILIARY if getattr(model, name, None) is not None)
+        for name in had:
+            setattr(model, name, None)
+        # In train mode torchvision would return a tuple of its own with this flag on.
+        model.aux_logits = False  # type: ignore[assignment]
+        return replace(stripped, paths=(*stripped.paths, *had))
+
+    @hookimpl
+    def adapt_state_dict(
+        self, loaded: object, model: nn.Module, entry: WeightsEntry | None
+    ) -> dict[str, Tensor]:
+        """Take the file without the auxiliary heads that the network does not have."""
+        unused = tuple(f"{name}." for name in self.AUXILIARY if getattr(model, name, None) is None)
+        state = plain_state_dict(loaded)
+        return {key: value for key, value in state.items() if not key.startswith(unused)}

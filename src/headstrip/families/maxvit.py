@@ -1,0 +1,45 @@
+"""MaxViT: the head is ``classifier.5``; the norm and the tanh layer before it stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from headstrip.families.family import TorchvisionFamily
+from headstrip.hookspecs import hookimpl
+from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.surgery import Stripped, detach
+
+
+class MaxViT(TorchvisionFamily):
+    """The built-in plugin of this family."""
+
+    FAMILIES = ("maxvit",)
+    MODULE = "torchvision.models.maxvit"
+
+    def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask for the input size that the partitions are made for."""
+        size = tuple(meta["min_size"])
+        return {} if size == (224, 224) else {"input_size": size}
+
+    @hookimpl
+    def strip_head(
+        self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
+    ) -> Stripped:
+        """Take the head off."""
+        return detach(model, "classifier.5", input_shape=_input_shape(model))
+
+
+def _input_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """Read the input size back from the last block's grid: the stem and each block halve it."""
+    blocks = getattr(model, "blocks", None)
+    if not blocks:
+        return None
+    height, width = blocks[-1].grid_size
+    scale = 2 ** (len(blocks) + 1)
+    return (3, height * scale, width * scale)
+
+
+plugin = MaxViT()

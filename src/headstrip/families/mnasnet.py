@@ -1,0 +1,16 @@
+"""MNASNet: the head is ``classifier.1``."""
+
+from __future__ import annotations
+
+from headstrip.families.family import TorchvisionFamily
+
+
+class MNASNet(TorchvisionFamily):
+    """The built-in plugin of this family."""
+
+    FAMILIES = ("mnasnet",)
+    MODULE = "torchvision.models.mnasnet"
+    HEAD = "classifier.1"
+
+
+plugin = MNASNet()

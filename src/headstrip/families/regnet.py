@@ -1,0 +1,16 @@
+"""RegNet: the head is ``fc``."""
+
+from __future__ import annotations
+
+from headstrip.families.family import TorchvisionFamily
+
+
+class RegNet(TorchvisionFamily):
+    """The built-in plugin of this family."""
+
+    FAMILIES = ("regnet",)
+    MODULE = "torchvision.models.regnet"
+    HEAD = "fc"
+
+
+plugin = RegNet()

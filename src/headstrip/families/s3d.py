@@ -1,0 +1,49 @@
+"""S3D: the head is a 1x1x1 convolution, ``classifier.1``; the mean over time and space stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from headstrip.families.family import TorchvisionFamily
+from headstrip.hookspecs import hookimpl
+from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.surgery import Stripped, detach, find
+
+
+class ConvolutionHead(nn.Module):
+    """A 1x1x1 convolution that reads an embedding."""
+
+    def __init__(self, convolution: nn.Module) -> None:
+        """Keep the network's own layer."""
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, dim) to (N, classes)."""
+        logits: Tensor = self.convolution(x[:, :, None, None, None])
+        return logits.flatten(1)
+
+
+class S3D(TorchvisionFamily):
+    """The built-in plugin of this family.
+
+    torchvision evaluates on 128 frames. The catalog says 16, where the pooling leaves one
+    position and the head is exact; on more, convolution and mean change places, which rounds.
+    """
+
+    FAMILIES = ("s3d",)
+    MODULE = "torchvision.models.video.s3d"
+    TASK = "video"
+
+    @hookimpl
+    def strip_head(
+        self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
+    ) -> Stripped:
+        """Take the head off."""
+        head = ConvolutionHead(find(model, "classifier.1", nn.Conv3d))
+        return replace(detach(model, "classifier.1", kind=nn.Conv3d), head=head)
+
+
+plugin = S3D()

@@ -1,0 +1,94 @@
+"""What an embedding depends on, in a form that two files can be compared by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from headstrip.encoder import Encoder
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Identity and environment of an encoder.
+
+    Attributes:
+        identity: Hexadecimal sha256 over the name, the tensors of the backbone, its options, its
+            preprocessing and its dtype. Embeddings of two encoders that differ in it must not be
+            mixed.
+        name: Qualified name of the backbone.
+        weights: Tag of the weights, None for random ones.
+        weights_sha256: Hash of the weights file, None without one.
+        dtype: Dtype of the parameters.
+        environment: Versions of what computes; embeddings differ in their last bits at most.
+    """
+
+    identity: str
+    name: str
+    weights: str | None
+    weights_sha256: str | None
+    dtype: str
+    environment: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain JSON values."""
+        return asdict(self)
+
+
+def fingerprint_of(encoder: Encoder) -> Fingerprint:
+    """Hash an encoder as it is now."""
+    _, dtype = encoder.place()
+    preprocessing = encoder.preprocessing.to_json() if encoder.preprocessing else None
+    described = [encoder.spec.qualified_name, encoder.options, preprocessing, str(dtype)]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=_described).encode())
+    tensors = {
+        **dict(encoder.backbone.named_parameters()),
+        **dict(encoder.backbone.named_buffers()),
+    }
+    for name in sorted(tensors):
+        _add(digest, name, tensors[name])
+    return Fingerprint(
+        identity=digest.hexdigest(),
+        name=encoder.spec.qualified_name,
+        weights=encoder.weights.tag if encoder.weights else None,
+        weights_sha256=encoder.weights_sha256,
+        dtype=str(dtype).removeprefix("torch."),
+        environment={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "machine": platform.machine(),
+        },
+    )
+
+
+def _described(option: Any) -> Any:
+    """Describe a constructor argument that JSON lacks, the same in every process."""
+    if isinstance(option, (set, frozenset)):
+        return sorted(map(repr, option))
+    if isinstance(option, partial):
+        return [_described(option.func), option.args, option.keywords]
+    if hasattr(option, "__qualname__"):
+        return f"{option.__module__}.{option.__qualname__}"
+    # What has no name of its own is described by its address too.
+    return _ADDRESS.sub("", repr(option))
+
+
+def _add(digest: Any, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().flatten()
+    # Viewed as bytes: NumPy has no bfloat16. An empty tensor cannot be viewed so.
+    if flat.numel():
+        digest.update(flat.view(torch.uint8).numpy())

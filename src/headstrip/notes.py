@@ -1,0 +1,47 @@
+"""Drop-ins for projects written with the code of WBCAtt (NeurIPS 2023).
+
+The functions that this replaces stand in ``submission/traineval.py`` and
+``submission/attribute_predictor.py`` of apple2373/wbcatt on GitHub.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from headstrip.construction import build_stripped
+from headstrip.predictors import init_predictors as init_predictors
+from headstrip.probe import probe_width
+
+_LATER_TIMM = "timm."
+
+
+def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, int]:
+    """Return a network without its head, and its width, as the notes' function does.
+
+    The network is the plain one of its library with ``nn.Identity`` in the head's place, in
+    train mode, with the same ``state_dict`` keys, so a checkpoint of such a project loads
+    strictly. For the notes' own names and ``pretrained=False``, its parameters after a seed are
+    bitwise theirs. Unlike there, no batch goes through it: BatchNorm statistics and the state of
+    the random number generators stay as the constructor left them.
+
+    Args:
+        name: Any name that ``build_encoder`` takes, or the later form ``timm.NAME``.
+        pretrained: Whether to load the default weights.
+
+    Returns:
+        The module, mapping (N, *input) to (N, dim), and dim.
+
+    Raises:
+        ValueError: The name is nobody's.
+        WeightsError: It has no pretrained weights, or they cannot be had.
+
+    Example:
+        >>> encoder, dim = get_image_encoder("resnet18", pretrained=False)
+        >>> dim
+        512
+    """
+    if isinstance(name, str) and name.startswith(_LATER_TIMM):
+        name = f"timm:{name.removeprefix(_LATER_TIMM)}"
+    built = build_stripped(name, weights="DEFAULT" if pretrained else None)
+    backbone = built.stripped.backbone.train()
+    return backbone, probe_width(backbone, built.input_shape)

@@ -1,0 +1,190 @@
+"""What turns an image, or a clip, into the input of a network: data first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from headstrip.errors import PreprocessingError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """The steps from pixels to the input of a network, in the order of the attributes.
+
+    Two of them are equal when they give equal pixels' worth of steps, and ``to_json`` gives a
+    form that survives a file.
+
+    Attributes:
+        crop: Height and width of the central crop in pixels: the size of the input.
+        resize: Pixels of the shorter side before the crop, or (height, width) whatever the
+            shape; None leaves the size as it is.
+        interpolation: Filter of the resize, in torchvision's words.
+        antialias: Whether tensors are low-pass filtered when made smaller. PIL images always are.
+        rescale: What the pixel values are divided by.
+        mean: Subtracted from each channel after the division.
+        std: What each channel is divided by after that.
+        frames: Frames of a clip, None for images.
+    """
+
+    crop: tuple[int, int]
+    resize: int | tuple[int, int] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    rescale: float = 255.0
+    frames: int | None = None
+
+    def __post_init__(self) -> None:
+        """Make tuples of lists, and refuse what no image could be prepared with.
+
+        Raises:
+            PreprocessingError: A size is not positive, the filter is unknown, a number is not
+                finite, a divisor is not above zero, or mean and standard deviation differ in
+                length.
+        """
+        for name in ("crop", "resize", "mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        pairs = [self.crop] + ([self.resize] if isinstance(self.resize, tuple) else [])
+        single = None if isinstance(self.resize, tuple) else self.resize
+        if not all(map(_is_pair, pairs)) or not all(
+            size is None or _is_positive(size) for size in (single, self.frames)
+        ):
+            raise PreprocessingError(
+                f"Sizes are whole numbers of pixels above zero, and {self!r} has another. "
+                "Pass crop=(height, width) and resize=shorter_side or (height, width)."
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise PreprocessingError(
+                f"There is no interpolation {self.interpolation!r}. "
+                f"Use one of {', '.join(INTERPOLATIONS)}."
+            )
+        if (
+            not _are_numbers(self.mean)
+            or not _are_divisors(self.std)
+            or len(self.mean) != len(self.std)
+        ):
+            raise PreprocessingError(
+                f"mean={self.mean!r} and std={self.std!r} do not normalise an image. "
+                "Pass one number of each for every channel, each standard deviation above zero."
+            )
+        if not _are_divisors((self.rescale,)):
+            raise PreprocessingError(
+                f"Pixel values cannot be divided by rescale={self.rescale!r}. "
+                "Pass a number above zero, 255 for 8-bit images."
+            )
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, 3 for RGB."""
+        return len(self.mean)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of what comes out: (C, H, W), or (C, T, H, W) for a clip."""
+        frames = () if self.frames is None else (self.frames,)
+        return (self.channels, *frames, *self.crop)
+
+    def for_input(self, input_shape: tuple[int, ...]) -> Preprocessing:
+        """Return the same preprocessing for another size of input.
+
+        The resize follows the crop in proportion, so that as much of the image is seen.
+
+        Args:
+            input_shape: (C, H, W), or (C, T, H, W) for a clip.
+
+        Raises:
+            PreprocessingError: The number of channels or of axes differs, or a size is not
+                positive.
+        """
+        if len(input_shape) != len(self.input_shape) or input_shape[0] != self.channels:
+            raise PreprocessingError(
+                f"The network takes {input_shape}, and the preprocessing of its weights gives "
+                f"{self.input_shape}. Pass preprocessing=Preprocessing(...) that fits."
+            )
+        crop = (input_shape[-2], input_shape[-1])
+        if not _is_pair(crop):
+            raise PreprocessingError(
+                f"No input has the size {crop!r}. Pass whole numbers of pixels above zero."
+            )
+        resize: int | tuple[int, int] | None
+        if isinstance(self.resize, tuple):
+            resize = (
+                _scaled(self.resize[0], crop[0], self.crop[0]),
+                _scaled(self.resize[1], crop[1], self.crop[1]),
+            )
+        elif self.resize is None:
+            resize = None
+        else:
+            resize = _scaled(self.resize, min(crop), min(self.crop))
+        frames = None if self.frames is None else input_shape[1]
+        return replace(self, crop=crop, resize=resize, frames=frames)
+
+    def transform(self) -> nn.Module:
+        """Build the torchvision v2 transform that does these steps.
+
+        Returns:
+            A module that maps a PIL image, or a uint8 tensor (..., C, H, W), to a float32 tensor
+            (..., C, H, W); of a clip (..., T, C, H, W) to (..., C, T, H, W). Its pixels equal
+            those of torchvision's ``weights.transforms()`` bit for bit.
+        """
+        from headstrip.transforms import build_transform
+
+        return build_transform(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, as plain JSON values."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value != defaults[key]
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Preprocessing:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            PreprocessingError: A field is missing, unknown, or has an impossible value.
+        """
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise PreprocessingError(
+                f"{data!r} does not describe a preprocessing ({error}). "
+                f"It needs {', '.join(field.name for field in fields(cls))}."
+            ) from error
+
+
+def _is_positive(size: object) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and size > 0
+
+
+def _is_pair(sizes: object) -> bool:
+    return isinstance(sizes, tuple) and len(sizes) == 2 and all(map(_is_positive, sizes))
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, tuple) and bool(values) and all(
+        isinstance(value, (int, float)) and math.isfinite(value) for value in values
+    )  # fmt: skip
+
+
+def _are_divisors(values: tuple[float, ...]) -> bool:
+    return _are_numbers(values) and min(values) > 0
+
+
+def _scaled(size: int, new: int, old: int) -> int:
+    # A resize far below the crop would round to nothing.
+    return max(1, round(size * new / old))

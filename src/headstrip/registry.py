@@ -1,0 +1,346 @@
+"""The registry: which names there are, whose each one is, and who takes which head off."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from headstrip.catalog import read_labels
+from headstrip.errors import CatalogError, PluginError, UnknownBackboneError
+from headstrip.families import BUILT_IN, SOURCE
+from headstrip.index import Index, row_problem
+from headstrip.plugins import DISABLED, Plugin, PluginRecord, built_in, find_plugins
+from headstrip.spec import BackboneSpec, Name, WeightsEntry, is_source, parse_name
+from headstrip.suggestions import BARE_SOURCES as BARE_SOURCES
+from headstrip.suggestions import joined, unknown_backbone, unknown_source
+
+_CORE = Path(__file__).parent
+_DISABLE = "HEADSTRIP_DISABLE_PLUGINS"
+_STRICT = "HEADSTRIP_STRICT_PLUGINS"
+_RESERVED = frozenset({*BUILT_IN, SOURCE, "headstrip"})
+
+
+class Registry:
+    """The names of all installed sources, and the plugins behind them.
+
+    Reading the catalogs imports no plugin. A plugin is imported when a backbone of its own, or a
+    family of its own, is asked for.
+    """
+
+    def __init__(self, disabled: Iterable[str] = ()) -> None:
+        """Read the catalogs of the core and of the plugins that metadata names.
+
+        Args:
+            disabled: Names of plugins to block, besides those in ``HEADSTRIP_DISABLE_PLUGINS``.
+
+        Raises:
+            PluginError: A plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+        """
+        names = {name.strip() for name in os.environ.get(_DISABLE, "").split(",")}
+        self._strict = os.environ.get(_STRICT, "") == "1"
+        self._disabled = {*names, *disabled} - {""}
+        self._index = Index()
+        self._plugins = {name: built_in(name, _CORE) for name in BUILT_IN}
+        self._add_core()
+        for plugin in find_plugins(self._disabled, _RESERVED):
+            # A name that is headstrip's own stays the built-in's; the intruder keeps a record.
+            key = plugin.name if plugin.name not in self._plugins else f"{plugin.name} (intruder)"
+            self._plugins[key] = plugin
+            self._add_third_party(plugin)
+
+    def specs(self) -> list[BackboneSpec]:
+        """Return every backbone that the catalogs list, by source and name.
+
+        Those of a family that is disabled are left out.
+        """
+        return [spec for source in self._listed().values() for spec in source.values()]
+
+    def sources(self) -> list[str]:
+        """Return the names of the sources that list any backbone."""
+        return list(self._listed())
+
+    def records(self, load: bool = False) -> list[PluginRecord]:
+        """Return what is known of each plugin.
+
+        Args:
+            load: Import and validate the third parties' plugins first, and build and strip the
+                smallest backbone of each.
+
+        Raises:
+            PluginError: One is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+        """
+        if load:
+            for plugin in self._plugins.values():
+                if plugin.status in {"found", "loaded"} and plugin.origin != "built-in":
+                    self._try(plugin)
+        return [plugin.record for plugin in self._plugins.values()]
+
+    def resolve(self, name: str) -> tuple[BackboneSpec, Name]:
+        """Find the one backbone that a name means.
+
+        A bare name is torchvision's, else timm's, and nobody else's.
+
+        Args:
+            name: ``[source:]arch[.weights]``.
+
+        Returns:
+            The backbone, and the parts of the name with the tag of its weights.
+
+        Raises:
+            UnknownBackboneError: The name is nobody's, or only another source has it.
+            PluginError: The plugin that owns it cannot be used.
+        """
+        parts = parse_name(name)
+        if parts.source is None:
+            for source in BARE_SOURCES:
+                spec = self._index.find(source, parts.backbone)
+                if spec is not None:
+                    return self._usable(spec), parts
+            raise UnknownBackboneError(
+                unknown_backbone(name, parts, self._listed(), self._missing("timm"))
+            )
+        if parts.source != SOURCE and not self._is_source(parts.source):
+            raise UnknownBackboneError(unknown_source(name, parts, self._listed()))
+        spec = self._index.find(parts.source, parts.backbone) or self._ask(parts)
+        if spec is None:
+            raise UnknownBackboneError(unknown_backbone(name, parts, self._listed(), None))
+        return self._usable(spec), parts
+
+    def weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
+        """Return the sets of weights of a backbone, the default first.
+
+        They are read from the weights table of its source; the plugin is asked for a backbone
+        that no catalog lists, and where the source has no table.
+
+        Raises:
+            CatalogError: A row of the weights table cannot be read.
+            PluginError: The owner was asked and failed.
+        """
+        entries = self._index.entries(spec)
+        if entries is not None:
+            return entries
+        owner = self.owner(spec)
+        return tuple(owner.call("weights", spec.qualified_name, spec=spec) or ())
+
+    def labels(self, spec: BackboneSpec, entry: WeightsEntry) -> tuple[str, ...] | None:
+        """Return the class labels of a set of weights, in the order of the logits.
+
+        Raises:
+            CatalogError: The file of labels is missing, or has not one label a class.
+        """
+        if entry.labels is None:
+            return None
+        plugin = self._plugins.get(spec.plugin)
+        for folder in (plugin and plugin.package, _CORE):
+            path = folder / "labels" / f"{entry.labels}.txt" if folder else None
+            if path and path.is_file():
+                return read_labels(path, entry.num_classes)
+        raise CatalogError(
+            f"{spec.qualified_name}.{entry.tag} names the labels {entry.labels!r}, and no file has "
+            f"them. Report it to whoever brings the plugin {spec.plugin!r}."
+        )
+
+    def owner(self, spec: BackboneSpec) -> Plugin:
+        """Return the loaded plugin that builds a backbone.
+
+        Raises:
+            PluginError: It cannot be used, or there is none of that name.
+        """
+        return self._loaded(spec.plugin, spec.qualified_name)
+
+    def stripper(self, family: str) -> tuple[Plugin, str]:
+        """Return the loaded plugin that takes the head off a family, and its name for it.
+
+        Args:
+            family: A core family such as ``resnet``, or ``source:family``.
+
+        Raises:
+            PluginError: No plugin has the family, or the one that has it cannot be used.
+        """
+        source, _, own = str(family).rpartition(":")
+        core = source in {"", SOURCE}
+        if core and own not in BUILT_IN:
+            near = difflib.get_close_matches(own, BUILT_IN, n=3) or BUILT_IN
+            raise PluginError(
+                f"There is no family {family!r}. The core has {joined(near)}; another source's is "
+                "written source:family."
+            )
+        plugin = self._loaded(own if core else source, str(family))
+        if own not in plugin.families:
+            raise PluginError(
+                f"The plugin {plugin.label} has no family {own!r}. "
+                f"It has {', '.join(plugin.families) or 'none'}."
+            )
+        return plugin, own
+
+    def register(self, target: object, name: str) -> PluginRecord:
+        """Add a plugin object under a name of its own; the same name again replaces it.
+
+        Raises:
+            PluginError: The name is taken, or the object breaks the contract.
+        """
+        before = self._plugins.get(name)
+        if (before and before.origin != "registered") or name in {*_RESERVED, "timm"}:
+            raise PluginError(
+                f"The name {name!r} is taken by {before.label if before else 'headstrip itself'}. "
+                "Register the plugin under another one."
+            )
+        if not is_source(name):
+            raise PluginError(
+                f"{name!r} cannot be a source. Begin with a letter or a digit, and use no more "
+                "than those, '-' and '_'."
+            )
+        module = getattr(target, "__name__", type(target).__module__)
+        plugin = Plugin(name, "registered", module, target)
+        plugin.load()
+        specs = plugin.call("backbones", name) or ()
+        names = [spec.name for spec in specs]
+        refused = [problem for spec in specs if (problem := row_problem(spec, name))]
+        refused += [f"it names {one!r} twice" for one in names if names.count(one) > 1]
+        if refused:
+            raise PluginError(f"The plugin {plugin.label} was not registered: {refused[0]}.")
+        self._plugins[name] = plugin
+        self._index.replace(name, specs)
+        plugin.rows = len(specs)
+        return plugin.record
+
+    def _add_core(self) -> None:
+        self._index.read(SOURCE, _CORE, lambda spec: None)
+        listed = self._index.listed(()).get(SOURCE, {})
+        for name in BUILT_IN:
+            plugin = self._plugins[name]
+            plugin.rows = sum(spec.plugin == name for spec in listed.values())
+            if name in self._disabled:
+                plugin.fail(DISABLED, "blocked")
+
+    def _add_third_party(self, plugin: Plugin) -> None:
+        if plugin.status == "found" and plugin.package is not None:
+            try:
+                refused = self._index.read(
+                    plugin.name, plugin.package, partial(row_problem, owner=plugin.name)
+                )
+            except CatalogError as error:
+                plugin.fail(str(error))
+            else:
+                plugin.rows = len(self._index.listed(()).get(plugin.name, {}))
+                if refused:
+                    plugin.error = f"{len(refused)} of its rows are refused: {refused[0]}"
+        self._refuse_if_strict(plugin)
+
+    def _refuse_if_strict(self, plugin: Plugin) -> None:
+        if self._strict and plugin.error not in (None, DISABLED):
+            raise PluginError(
+                f"The plugin {plugin.label} is unusable: {str(plugin.error).rstrip('.')}. "
+                f"{_STRICT}=1 asks for an error; remove the plugin, or unset the variable."
+            )
+
+    def _ask(self, parts: Name) -> BackboneSpec | None:
+        """Ask the live plugins of a source for a name that its catalog lacks."""
+        name, source = parts.backbone, parts.source or SOURCE
+        for plugin in [self._plugins[key] for key in (BUILT_IN if source == SOURCE else (source,))]:
+            if source == SOURCE and plugin.status == "blocked":
+                continue
+            spec: BackboneSpec | None = plugin.call("find_backbone", f"{source}:{name}", name=name)
+            if spec is None:
+                continue
+            problem = row_problem(spec, plugin.name) if source != SOURCE else None
+            if problem is None and spec.name != name:
+                problem = f"asked for {name!r}, it describes {spec.name!r}"
+            if problem:
+                raise PluginError(f"The answer of the plugin {plugin.label} is refused: {problem}.")
+            self._index.add_live(spec)
+            return spec
+        return None
+
+    def _listed(self) -> dict[str, dict[str, BackboneSpec]]:
+        return self._index.listed(
+            name for name in BUILT_IN if self._plugins[name].status == "blocked"
+        )
+
+    def _is_source(self, name: str) -> bool:
+        return name in self._plugins and name not in _RESERVED
+
+    def _usable(self, spec: BackboneSpec) -> BackboneSpec:
+        """Return a backbone whose name is not given to others while its family is disabled."""
+        plugin = self._plugins[spec.plugin]
+        if plugin.status == "blocked":
+            plugin.load()
+        return spec
+
+    def _missing(self, name: str) -> str | None:
+        """Say why an installed plugin is not in use, None where it is, or is not installed."""
+        plugin = self._plugins.get(name)
+        return plugin.error if plugin and plugin.status in {"blocked", "failed"} else None
+
+    def _loaded(self, name: str, about: str) -> Plugin:
+        plugin = self._plugins.get(name)
+        if plugin is None:
+            raise PluginError(
+                f"{about!r} needs the plugin {name!r}, which is not installed. "
+                f"`pip install headstrip-{name}` may bring it."
+            )
+        plugin.load()
+        return plugin
+
+    def _try(self, plugin: Plugin) -> None:
+        try:
+            plugin.load()
+        except PluginError:
+            if self._strict:
+                raise
+            return
+        specs = self._listed().get(plugin.name)
+        if specs:
+            from headstrip.trial import trial_problem
+
+            plugin.error = trial_problem(self, list(specs.values())) or plugin.error
+            self._refuse_if_strict(plugin)
+
+
+_current: Registry | None = None
+
+
+def get_registry() -> Registry:
+    """Return the registry of this process, made on first use."""
+    global _current
+    if _current is None:
+        _current = Registry()
+    return _current
+
+
+def use_registry(registry: Registry | None) -> None:
+    """Make ``registry`` that of this process; None has it made anew on next use."""
+    global _current
+    _current = registry
+
+
+def register_plugin(plugin: object, name: str | None = None) -> PluginRecord:
+    """Add a plugin that lives in this process, such as one written in a notebook.
+
+    It does what an entry point does: the backbones that its hook ``backbones`` lists are built
+    by ``build_encoder("name:...")``. Registering the same name again replaces it.
+
+    Args:
+        plugin: An object with functions marked ``@hookimpl``.
+        name: Name of the plugin and of its source; by default that of the object's class.
+
+    Returns:
+        What is known of the plugin now.
+
+    Raises:
+        PluginError: The name is taken, or the object breaks the contract.
+    """
+    default = getattr(plugin, "__name__", type(plugin).__name__)
+    return get_registry().register(plugin, name or str(default).rpartition(".")[2].lower())
+
+
+def distribution_version(name: str) -> str | None:
+    """Return the version of an installed distribution, None when it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

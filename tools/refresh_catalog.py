@@ -1,0 +1,78 @@
+"""Write the core's catalog from the installed torchvision: names, widths, weights and labels.
+
+Run it when torchvision has a release; the tests compare the catalog with the live library.
+
+    python tools/refresh_catalog.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from torchvision import models
+
+import headstrip
+from headstrip.catalog import write_atomically, write_catalog, write_weights
+from headstrip.families import BUILT_IN
+from headstrip.families.family import LABELS, TorchvisionFamily
+from headstrip.spec import BackboneSpec, WeightsEntry
+
+PACKAGE = Path(headstrip.__file__).parent
+
+
+def live_specs() -> list[BackboneSpec]:
+    """Describe every classification architecture of torchvision, of images and of video."""
+    families = live_families()
+    names = sorted(models.list_models(module=models) + models.list_models(module=models.video))
+    specs = []
+    for name in names:
+        found = [spec for family in families if (spec := family.find_backbone(name)) is not None]
+        if len(found) != 1:
+            raise SystemExit(f"{name} is of {len(found)} families. Add one under families/.")
+        print(f"{name:20s} {found[0].dim:6d}", file=sys.stderr)
+        specs += found
+    return specs
+
+
+def live_families() -> list[TorchvisionFamily]:
+    """Import the built-in plugins."""
+    return [importlib.import_module(f"headstrip.families.{name}").plugin for name in BUILT_IN]
+
+
+def live_weights(specs: list[BackboneSpec]) -> list[tuple[str, WeightsEntry]]:
+    """Describe every set of weights of the architectures given."""
+    families = {family.FAMILIES[0]: family for family in live_families()}
+    return [
+        (spec.name, entry) for spec in specs for entry in families[spec.family].weights(spec)
+    ]  # fmt: skip
+
+
+def live_labels() -> dict[str, tuple[str, ...]]:
+    """Return torchvision's class names, by the number of classes that tells the sets apart."""
+    labels: dict[str, tuple[str, ...]] = {}
+    for name in models.list_models(module=models) + models.list_models(module=models.video):
+        for member in models.get_model_weights(name):
+            categories = tuple(member.meta.get("categories") or ())
+            if not categories:
+                continue
+            known = labels.setdefault(LABELS[len(categories)], categories)
+            if known != categories:
+                raise SystemExit(f"{name} has other labels than {LABELS[len(categories)]}.")
+    return labels
+
+
+def main() -> None:
+    """Write the files into the package."""
+    specs = live_specs()
+    write_catalog(PACKAGE / "catalog.tsv", specs)
+    write_weights(PACKAGE / "weights.tsv", live_weights(specs))
+    (PACKAGE / "labels").mkdir(exist_ok=True)
+    for name, categories in live_labels().items():
+        text = "\n".join(categories) + "\n"
+        write_atomically(PACKAGE / "labels" / f"{name}.txt", text.encode())
+
+
+if __name__ == "__main__":
+    main()
