@@ -1,0 +1,128 @@
+"""The backbone that a command is about: its name, its weights, and the encoder made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headstrip.cli.failures import UsageFailure
+from headstrip.cli.output import plugins_on_stderr
+from headstrip.errors import HeadstripError, WeightsError
+from headstrip.registry import Registry, get_registry, use_registry
+from headstrip.spec import BackboneSpec
+from headstrip.suggestions import BARE_SOURCES
+
+if TYPE_CHECKING:
+    from headstrip.encoder import Encoder
+
+
+def open_registry(context: click.Context) -> Registry:
+    """Return the registry, without the plugins that ``--no-plugin`` names.
+
+    Raises:
+        UsageFailure: There is no plugin of such a name.
+    """
+    root = context.find_root()
+    names: Sequence[str] = root.params.get("no_plugin") or ()
+    if not names:
+        return get_registry()
+    registry = Registry(disabled=names)
+    known = {record.name for record in registry.records()} | {"*"}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageFailure(
+            f"--no-plugin names {unknown[0]!r}, and there is no such plugin. "
+            "`headstrip plugins` lists all of them."
+        )
+    use_registry(registry)
+    root.call_on_close(lambda: use_registry(None))
+    return registry
+
+
+def short_names(specs: Sequence[BackboneSpec]) -> list[str]:
+    """Return the shortest name of each backbone that ``build_encoder`` takes for it."""
+    owners = {
+        spec.name: spec.source
+        for source in reversed(BARE_SOURCES)
+        for spec in specs
+        if spec.source == source
+    }
+    return [
+        spec.name if owners.get(spec.name) == spec.source else spec.qualified_name for spec in specs
+    ]
+
+
+def complete_backbone(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Complete a backbone's name for a shell, or the tag of its weights after a dot."""
+    try:
+        registry = open_registry(context)
+        with plugins_on_stderr():
+            return _completions(registry, incomplete)
+    except (HeadstripError, UsageFailure):
+        # A shell that completes has no place for a message.
+        return []
+
+
+def _completions(registry: Registry, incomplete: str) -> list[str]:
+    specs = registry.specs()
+    qualified = [spec.qualified_name for spec in specs] if ":" in incomplete else []
+    names = dict.fromkeys([*short_names(specs), *qualified])
+    found = [name for name in names if name.startswith(incomplete)]
+    name, dot, tag = incomplete.rpartition(".")
+    if found or not dot:
+        return found
+    spec, _ = registry.resolve(name)
+    tags = [entry.tag for entry in registry.weights(spec)]
+    return [f"{name}.{other}" for other in tags if other.startswith(tag)]
+
+
+def backbone_option(function: Any) -> Any:
+    """Add ``-b NAME`` and ``--weights`` to a command."""
+    weights = click.option(
+        "--weights",
+        default="DEFAULT",
+        metavar="TAG|PATH",
+        help="Tag of the weights, or a file of your own (TAG=PATH says whose preprocessing it "
+        "has).  [default: the backbone's first]",
+    )
+    name = click.option(
+        "-b",
+        "--backbone",
+        "name",
+        required=True,
+        metavar="NAME",
+        shell_complete=complete_backbone,
+        help="Backbone, as `headstrip list` names it.",
+    )
+    return name(weights(function))
+
+
+def build_image_encoder(context: click.Context, name: str, weights: str) -> Encoder:
+    """Build an encoder of images, after everything that can be told without torch.
+
+    Raises:
+        UsageFailure: It takes clips, or there are no such weights.
+        HeadstripError: What ``build_encoder`` raises.
+    """
+    from headstrip.selection import select_weights
+
+    registry = open_registry(context)
+    with plugins_on_stderr():
+        spec, parts = registry.resolve(name)
+        if spec.task == "video":
+            raise UsageFailure(
+                f"{spec.qualified_name} takes clips, and this command takes images. "
+                "`headstrip list --task image` lists those that do."
+            )
+        try:
+            path = select_weights(registry, spec, parts, weights).path
+        except WeightsError as error:
+            raise UsageFailure(str(error)) from error
+        if path is not None and not path.is_file():
+            raise UsageFailure(f"There is no weights file {str(path)!r}. Check the path.")
+
+        from headstrip.factory import build_encoder
+
+        return build_encoder(name, weights=weights)

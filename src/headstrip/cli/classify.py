@@ -1,0 +1,101 @@
+"""``headstrip classify``: the likeliest classes of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headstrip.cli.backbone import backbone_option, build_image_encoder
+from headstrip.cli.failures import PARTLY
+from headstrip.cli.output import json_option, print_json, printable, warn
+from headstrip.errors import ImageError, PreprocessingError
+
+if TYPE_CHECKING:
+    from headstrip.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """One class of an image.
+
+    Attributes:
+        index: Place of the class among the logits.
+        label: Its name, None when the weights bring no names.
+        probability: Its softmax over all classes.
+    """
+
+    index: int
+    label: str | None
+    probability: float
+
+
+@click.command(name="classify")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@backbone_option
+@click.option(
+    "-k", "count", type=click.IntRange(min=1), default=5, show_default=True,
+    help="Classes to print for each image.",
+)  # fmt: skip
+@json_option
+@click.pass_context
+def command(
+    context: click.Context, images: tuple[str, ...], name: str, weights: str, count: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Print the likeliest classes of images.
+
+    Each IMAGE is a file. The labels are those of the weights; a class is its number where they
+    bring none. A bad image is told, the others are classified, and the exit code is 1 then.
+    """
+    encoder = build_image_encoder(context, name, weights)
+    results: list[dict[str, Any]] = []
+    for image in images:
+        try:
+            guesses = _classify(encoder, image, count)
+        except (ImageError, PreprocessingError) as error:
+            warn(f"Error: {image}: {error}")
+            results.append({"image": image, "classes": None, "error": str(error)})
+            continue
+        results.append({"image": image, "classes": [_as_json(g) for g in guesses], "error": None})
+        if not as_json:
+            _print_guesses(image, guesses)
+    if as_json:
+        print_json(results)
+    if any(result["error"] for result in results):
+        context.exit(PARTLY)
+
+
+def _classify(encoder: Encoder, image: str, count: int) -> list[Guess]:
+    """Return the likeliest classes of one image, the likeliest first.
+
+    Raises:
+        HeadNotFoundError: The encoder has no head.
+        ImageError: The file cannot be read, or the network makes no numbers of it.
+    """
+    from headstrip.embed.decode import decode
+
+    ready = encoder.preprocess(decode(image))
+    device, dtype = encoder.place()
+    with encoder.evaluating():
+        logits = encoder.logits(ready[None].to(device, dtype))[0].float().cpu()
+    if not logits.isfinite().all():
+        raise ImageError("the network's output for it is not finite. Use other weights.")
+    best = logits.softmax(0).topk(min(count, len(logits)))
+    labels = encoder.labels if encoder.labels and len(encoder.labels) == len(logits) else None
+    return [
+        Guess(index, labels[index] if labels else None, probability)
+        for index, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def _print_guesses(image: str, guesses: list[Guess]) -> None:
+    click.echo(printable(image))
+    for guess in guesses:
+        label = guess.index if guess.label is None else printable(guess.label)
+        click.echo(f"  {guess.probability:.4f}  {label}")
+
+
+def _as_json(guess: Guess) -> dict[str, Any]:
+    return {"index": guess.index, "label": guess.label, "probability": guess.probability}

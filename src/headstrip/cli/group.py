@@ -1,0 +1,76 @@
+"""The group of all commands, and how any of them ends."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from headstrip import __version__
+from headstrip.cli.failures import INTERRUPTED, failure_of
+
+COMMANDS = {
+    "classify": "Print the likeliest classes of images.",
+    "doctor": "Say what is installed, and what is wrong with it.",
+    "embed": "Embed a folder of images into a Parquet file.",
+    "list": "List backbones.",
+    "plugins": "List plugins, and what is wrong with them.",
+    "show": "Say all that is known of one backbone.",
+}
+"""The commands and their short help, so that ``--help`` need not import them; a test compares."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called, and prints no traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command, None when there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"headstrip.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; whatever it raises ends in a sentence and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+        except (
+            click.ClickException,
+            click.exceptions.Exit,
+            click.Abort,
+            BrokenPipeError,
+        ):
+            raise
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            raise failure_of(error) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="headstrip")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--no-plugin",
+    multiple=True,
+    metavar="NAME",
+    help="Do without a plugin; '*' is all but the built-in ones. May be given more than once.",
+)
+def main(debug: bool, no_plugin: tuple[str, ...]) -> None:
+    """Pretrained vision models as encoders: head off, pooling kept, width known.
+
+    Exit codes: 0 done, 1 some work failed and was reported, 2 the command was not understood.
+    """

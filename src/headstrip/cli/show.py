@@ -1,0 +1,152 @@
+"""``headstrip show``: all that is known of one backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from headstrip.catalog import format_shape
+from headstrip.cli.backbone import complete_backbone, open_registry
+from headstrip.cli.failures import UsageFailure
+from headstrip.cli.output import json_option, plugins_on_stderr, print_json, printable
+from headstrip.plugins import PluginRecord
+from headstrip.preprocessing import Preprocessing
+from headstrip.registry import Registry
+from headstrip.spec import BackboneSpec, WeightsEntry
+
+_FILE_SIZE = "file size (MB)"
+_UNVERIFIED = "slow, unverified (the plugin loads these weights itself)"
+
+Fact = tuple[str, str]
+
+
+@click.command(name="show")
+@click.argument("name", shell_complete=complete_backbone)
+@json_option
+@click.pass_context
+def command(context: click.Context, name: str, as_json: bool) -> None:
+    """Say all that is known of one backbone.
+
+    NAME is one that `headstrip list` prints. Width, parameters, family and owner, and for each
+    set of weights its input, preprocessing and classes, and what its library states of accuracy,
+    cost and licence. A tag in the name (resnet50.IMAGENET1K_V1) shows that set alone.
+    """
+    registry = open_registry(context)
+    with plugins_on_stderr():
+        spec, parts = registry.resolve(name)
+        entries = _entries(registry, spec, parts.tag)
+    owner = next(record for record in registry.records() if record.name == spec.plugin)
+    if as_json:
+        print_json(_as_json(spec, owner, entries))
+        return
+    _print_facts(spec.qualified_name, _spec_facts(spec, owner))
+    for entry in entries:
+        default = " (default)" if entry.tag == spec.default_weights else ""
+        click.echo()
+        _print_facts(f"{entry.tag}{default}", _entry_facts(entry))
+    if not entries:
+        click.echo("\nNo pretrained weights.")
+
+
+def _entries(registry: Registry, spec: BackboneSpec, tag: str | None) -> tuple[WeightsEntry, ...]:
+    entries = registry.weights(spec)
+    chosen = tuple(entry for entry in entries if tag in (None, entry.tag))
+    if tag is not None and not chosen:
+        tags = ", ".join(entry.tag for entry in entries) or "none"
+        raise UsageFailure(f"{spec.qualified_name} has no weights {tag!r}. It has {tags}.")
+    return chosen
+
+
+def _print_facts(title: str, facts: list[Fact]) -> None:
+    click.secho(printable(title), bold=True)
+    width = max(len(key) for key, _ in facts)
+    for key, value in facts:
+        click.echo(f"  {key.ljust(width)}  {printable(value)}")
+
+
+def _spec_facts(spec: BackboneSpec, owner: PluginRecord) -> list[Fact]:
+    options = [("options", _pairs(dict(spec.options)))] if spec.options else []
+    return [
+        ("width", str(spec.dim)),
+        ("parameters", f"{spec.params:,}"),
+        ("family", spec.family),
+        ("owner", f"{owner.name} ({owner.origin})"),
+        ("task", spec.task),
+        ("input", format_shape(spec.input_shape)),
+        *options,
+    ]
+
+
+def _entry_facts(entry: WeightsEntry) -> list[Fact]:
+    metrics = dict(entry.metrics)
+    size = metrics.pop(_FILE_SIZE, None)
+    options = [("options", _pairs(dict(entry.options)))] if entry.options else []
+    return [
+        ("input", format_shape(entry.input_shape) if entry.input_shape else "not stated"),
+        ("preprocessing", _in_words(entry.preprocessing) if entry.preprocessing else "not stated"),
+        ("classes", _classes(entry)),
+        *options,
+        *((key, f"{value:g}" if isinstance(value, float) else str(value))
+          for key, value in metrics.items()),
+        ("file size", f"{size:g} MB" if size else "not stated"),
+        ("licence", entry.license or "not stated"),
+        ("location", ", ".join(entry.locations) or _UNVERIFIED),
+    ]  # fmt: skip
+
+
+def _classes(entry: WeightsEntry) -> str:
+    if entry.num_classes is None:
+        return "none"
+    return f"{entry.num_classes} ({entry.labels})" if entry.labels else str(entry.num_classes)
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in values.items())
+
+
+def _in_words(preprocessing: Preprocessing) -> str:
+    """Say in words what is done to the pixels, in its order."""
+    steps = []
+    if preprocessing.frames is not None:
+        steps.append(f"take {preprocessing.frames} frames")
+    if isinstance(preprocessing.resize, tuple):
+        steps.append(f"resize to {format_shape(preprocessing.resize)}")
+    elif preprocessing.resize is not None:
+        steps.append(f"resize the shorter side to {preprocessing.resize}")
+    if steps and preprocessing.resize is not None:
+        steps[-1] += f" ({preprocessing.interpolation})"
+    return ", ".join([
+        *steps,
+        f"crop the centre to {format_shape(preprocessing.crop)}",
+        f"divide by {preprocessing.rescale:g}",
+        f"subtract the mean ({_numbers(preprocessing.mean)})",
+        f"divide by the standard deviation ({_numbers(preprocessing.std)})",
+    ])  # fmt: skip
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _as_json(
+    spec: BackboneSpec, owner: PluginRecord, entries: tuple[WeightsEntry, ...]
+) -> dict[str, Any]:
+    return {
+        "name": spec.name, "source": spec.source, "qualified_name": spec.qualified_name,
+        "family": spec.family, "plugin": spec.plugin, "origin": owner.origin, "task": spec.task,
+        "input_shape": spec.input_shape, "dim": spec.dim, "params": spec.params,
+        "default_weights": spec.default_weights, "options": dict(spec.options),
+        "weights": [_entry_as_json(spec, entry) for entry in entries],
+    }  # fmt: skip
+
+
+def _entry_as_json(spec: BackboneSpec, entry: WeightsEntry) -> dict[str, Any]:
+    return {
+        "tag": entry.tag, "is_default": entry.tag == spec.default_weights,
+        "input_shape": entry.input_shape, "num_classes": entry.num_classes,
+        "labels": entry.labels, "options": dict(entry.options),
+        "preprocessing": entry.preprocessing.to_json() if entry.preprocessing else None,
+        "license": entry.license, "metrics": dict(entry.metrics), "sha256": entry.sha256 or None,
+        "locations": entry.locations, "is_verified": bool(entry.locations),
+    }  # fmt: skip

@@ -1,0 +1,98 @@
+"""Which files of a folder are images, how a table names them, and where the table may go.
+
+Nothing here imports torch, so a mistaken path is told before anything slow begins.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from headstrip.errors import HeadstripError
+
+SUFFIXES = frozenset({
+    ".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc",
+    ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
+    ".qoi", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+"""Suffixes of the files that are taken for images, in any case."""
+
+
+def find_images(folder: str | os.PathLike[str]) -> list[str]:
+    """List the image files of a folder and of the folders in it.
+
+    A file is taken for an image by its suffix, so that a damaged one is not left out. Links to
+    files are followed, links to folders are not.
+
+    Args:
+        folder: Where to look.
+
+    Returns:
+        Paths relative to ``folder``, sorted by what ``stored_path`` makes of them.
+
+    Raises:
+        HeadstripError: There is no such folder, one in it cannot be listed, or no image is there.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise HeadstripError(f"There is no folder {os.fspath(folder)!r}. Check the path.")
+    found = [
+        os.path.relpath(os.path.join(place, name), root)
+        for place, _, names in os.walk(root, onerror=_refuse)
+        for name in names
+        if os.path.splitext(name)[1].lower() in SUFFIXES
+    ]
+    if not found:
+        raise HeadstripError(
+            f"There is no image in {os.fspath(folder)!r}. "
+            f"An image is a file that ends in one of {', '.join(sorted(SUFFIXES))}."
+        )
+    return sorted(found, key=stored_path)
+
+
+def stored_path(relative: str) -> str:
+    r"""Write a relative path with ``/`` and as text, so that a table can hold it.
+
+    Bytes that are not UTF-8 become ``\xNN``, and so does a backslash in a name: ``original_path``
+    reads it back.
+    """
+    posix = Path(relative).as_posix()
+    return os.fsencode(posix).replace(b"\\", rb"\x5c").decode("utf-8", "backslashreplace")
+
+
+def original_path(stored: str) -> str:
+    """Read a path that ``stored_path`` wrote, as this system takes it."""
+    escaped = re.compile(rb"\\x([0-9a-f]{2})")
+    raw = escaped.sub(lambda match: bytes.fromhex(match[1].decode()), stored.encode())
+    return os.fsdecode(raw)
+
+
+def check_out(out: str | os.PathLike[str]) -> Path:
+    """Return where a new file will stand, links resolved.
+
+    Raises:
+        HeadstripError: Its folder does not exist or cannot be written to, or something that is
+            no file stands there.
+    """
+    path = Path(os.path.realpath(out))
+    shown = os.fspath(out)
+    if not path.parent.is_dir():
+        raise HeadstripError(
+            f"{shown!r} cannot be written: there is no folder {str(path.parent)!r}."
+        )
+    if path.exists() and not path.is_file():
+        raise HeadstripError(f"{shown!r} cannot be written: it is there, and no file.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise HeadstripError(
+            f"{shown!r} cannot be written: the folder {str(path.parent)!r} does not permit it."
+        )
+    return path
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise HeadstripError(
+        f"The folder {error.filename!r} cannot be listed ({error.strerror}). "
+        "Change its permissions, or take it out."
+    ) from error

@@ -1,0 +1,35 @@
+"""The command line in a process whose stdout and stderr are a real terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+from tests.distributions import SOURCES
+
+
+def in_terminal(*arguments: str, columns: int) -> str:
+    """Run a command there, and return what it showed."""
+    master, slave = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "headstrip.cli", *arguments],
+        stdin=slave, stdout=slave, stderr=slave,
+        env={**os.environ, "PYTHONPATH": str(SOURCES), "TERM": "xterm", "COLUMNS": str(columns)},
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    with child:
+        while chunk := _read(master):
+            shown += chunk
+    os.close(master)
+    return shown.decode().replace("\r\n", "\n")
+
+
+def _read(master: int) -> bytes:
+    try:
+        return os.read(master, 1 << 16)
+    except OSError:
+        # Linux's way of saying that the other end is closed.
+        return b""

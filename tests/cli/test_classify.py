@@ -1,0 +1,122 @@
+"""``headstrip classify``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.cli.conftest import Run
+
+from headstrip import build_encoder
+
+NAME = "mobilenet_v3_small"
+WeightsOf = Callable[[str], Path]
+
+
+@pytest.fixture
+def published(weights_of: WeightsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the default weights' file in torch hub's cache, as a download puts it there."""
+    from headstrip.registry import get_registry
+
+    registry = get_registry()
+    spec, _ = registry.resolve(NAME)
+    (entry, *_) = registry.weights(spec)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / entry.locations[0].rpartition("/")[2]).write_bytes(weights_of(NAME).read_bytes())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr("headstrip.weights._hash", lambda file: entry.sha256 + "0" * 56)
+
+
+@pytest.mark.usefixtures("published")
+def test_labels_are_those_of_the_weights(run: Run, photos: Path) -> None:
+    result = run("classify", photos / "a.png", photos / "z.png", "-b", NAME, "-k", 3)
+    assert (result.exit_code, result.stderr) == (0, "")
+    encoder = build_encoder(NAME)
+    with torch.inference_mode():
+        ready = encoder.preprocess(Image.open(photos / "a.png"))
+        best = encoder.logits(ready[None]).softmax(1).topk(3)
+    assert encoder.labels is not None
+    expected = [
+        f"  {probability:.4f}  {encoder.labels[index]}"
+        for probability, index in zip(
+            best.values[0].tolist(), best.indices[0].tolist(), strict=True
+        )
+    ]
+    lines = result.stdout.splitlines()
+    assert lines[:4] == [str(photos / "a.png"), *expected]
+    assert lines[4] == str(photos / "z.png")
+    assert len(lines) == 8
+
+
+def test_a_class_without_a_label_is_its_number(
+    run: Run, photos: Path, weights_of: WeightsOf
+) -> None:
+    result = run("classify", photos / "a.png", "-b", NAME, "--weights", weights_of(NAME), "-k", 1)
+    label = result.stdout.split()[-1]
+    assert 0 <= int(label) < 1000
+
+
+def test_more_classes_than_there_are_is_all_of_them(
+    run: Run, photos: Path, weights_of: WeightsOf
+) -> None:
+    result = run(
+        "classify", photos / "a.png", "-b", NAME, "--weights", weights_of(NAME), "-k", 9999,
+        "--json",
+    )  # fmt: skip
+    (told,) = json.loads(result.stdout)
+    probabilities = [guess["probability"] for guess in told["classes"]]
+    assert len(probabilities) == 1000
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_a_bad_image_is_told_and_the_others_are_classified(
+    run: Run, photos: Path, weights_of: WeightsOf
+) -> None:
+    Image.new("F", (8, 8)).save(photos / "float.tif")
+    images = [photos / name for name in ("torn.jpg", "a.png", "none.png", "float.tif")]
+    result = run("classify", *images, "-b", NAME, "--weights", weights_of(NAME), "--json")
+    told = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert [entry["image"] for entry in told] == list(map(str, images))
+    assert [entry["classes"] is None for entry in told] == [True, False, True, True]
+    assert len(told[1]["classes"]) == 5
+    assert [line.split(": ")[:2] for line in result.stderr.splitlines()] == [
+        ["Error", str(images[0])], ["Error", str(images[2])], ["Error", str(images[3])],
+    ]  # fmt: skip
+
+
+def test_a_backbone_without_a_head_is_a_sentence(
+    run: Run, photos: Path, weights_of: WeightsOf
+) -> None:
+    weights = weights_of("squeezenet1_1")
+    result = run("classify", photos / "a.png", "-b", "squeezenet1_1", "--weights", weights)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "has no head to give logits" in result.stderr
+
+
+def test_a_network_of_clips_is_a_usage_error(run: Run, photos: Path) -> None:
+    result = run("classify", photos / "a.png", "-b", "s3d")
+    assert result.exit_code == 2
+    assert "`headstrip list --task image` lists those that do." in result.stderr
+
+
+def test_an_output_that_is_no_number_is_told(
+    run: Run, photos: Path, weights_of: WeightsOf, tmp_path: Path
+) -> None:
+    state = torch.load(weights_of(NAME))
+    state["classifier.3.weight"].fill_(torch.nan)
+    torch.save(state, tmp_path / "nan.pth")
+    result = run("classify", photos / "a.png", "-b", NAME, "--weights", tmp_path / "nan.pth")
+    assert result.exit_code == 1
+    assert "the network's output for it is not finite" in result.stderr
+
+
+def test_no_image_is_a_usage_error(run: Run) -> None:
+    assert run("classify", "-b", NAME).exit_code == 2

@@ -1,0 +1,58 @@
+"""Completion in a shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.distributions import install_distribution, run_python
+
+
+def completed(line: str, site: Path | None = None) -> list[str]:
+    """Ask as bash does, with the cursor behind the last word."""
+    words = line.split(" ")
+    done = run_python(
+        "-m", "headstrip.cli", site=site, _HEADSTRIP_COMPLETE="bash_complete",
+        COMP_WORDS=line, COMP_CWORD=str(len(words) - 1),
+    )  # fmt: skip
+    assert done.stderr == ""
+    return [answer.partition(",")[2] for answer in done.stdout.split()]
+
+
+def test_commands_are_completed() -> None:
+    assert completed("headstrip e") == ["embed"]
+
+
+@pytest.mark.parametrize("line", ["headstrip show resnet1", "headstrip embed photos -b resnet1"])
+def test_names_of_backbones_are_completed(line: str) -> None:
+    assert completed(line) == ["resnet101", "resnet152", "resnet18"]
+
+
+def test_qualified_names_and_tags_are_completed() -> None:
+    assert completed("headstrip show torchvision:vit_l") == [
+        "torchvision:vit_l_16", "torchvision:vit_l_32",
+    ]  # fmt: skip
+    assert completed("headstrip show resnet50.IMAGENET1K") == [
+        "resnet50.IMAGENET1K_V2", "resnet50.IMAGENET1K_V1",
+    ]  # fmt: skip
+
+
+def test_what_is_nobodys_completes_to_nothing() -> None:
+    assert completed("headstrip show nobody") == []
+    assert completed("headstrip show nobody.V") == []
+    assert completed("headstrip --no-plugin nobody show resnet1") == []
+
+
+def test_a_plugin_that_is_switched_off_is_not_offered() -> None:
+    assert completed("headstrip --no-plugin resnet show resnet1") == []
+
+
+def test_the_script_for_a_shell_is_clicks() -> None:
+    done = run_python("-m", "headstrip.cli", _HEADSTRIP_COMPLETE="zsh_source")
+    assert "_HEADSTRIP_COMPLETE=zsh_complete headstrip" in done.stdout
+
+
+def test_a_broken_plugin_does_not_disturb(site: Path) -> None:
+    code = "print('noise')\nraise SystemExit('stop')\n"
+    install_distribution(site, "loud", {"loud": "completion_loud"}, {"completion_loud.py": code})
+    assert completed("headstrip show resnet1", site) == ["resnet101", "resnet152", "resnet18"]

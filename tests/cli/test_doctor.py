@@ -1,0 +1,128 @@
+"""``headstrip doctor``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from tests.cli.conftest import Run
+from tests.distributions import install_distribution, run_python
+
+from headstrip import __version__
+from headstrip.registry import use_registry
+
+BROKEN = "raise ImportError('no such symbol')\n"
+
+
+class Usage(NamedTuple):
+    """What ``shutil.disk_usage`` gives."""
+
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Torch's home, with room on its disk."""
+    home = tmp_path / "torch"
+    monkeypatch.setenv("TORCH_HOME", str(home))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 0, 10**13))
+    return home
+
+
+def told(run: Run, exit_code: int, *options: str) -> dict[str, Any]:
+    result = run(*options, "doctor", "--json")
+    assert (result.exit_code, result.stderr) == (exit_code, "")
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
+
+
+def test_it_says_what_is_installed(run: Run, cache: Path) -> None:
+    report = told(run, 0)
+    assert report["versions"]["python"] == platform.python_version()
+    assert report["versions"]["headstrip"] == __version__
+    assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert set(report["versions"]) >= {"torchvision", "timm", "numpy", "pillow", "pyarrow"}
+    assert report["devices"]["cpu threads"] == torch.get_num_threads()
+    assert report["cache"] == {
+        "folder": str(cache / "hub" / "checkpoints"), "writable": True, "free GB": 10000.0
+    }  # fmt: skip
+    assert report["environment"]["TORCH_HOME"] == str(cache)
+    assert report["problems"] == []
+
+
+def test_the_report_can_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    result = run("--no-plugin", "*", "doctor")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert [line for line in result.stdout.splitlines() if not line.startswith(" ")] == [
+        "versions", "devices", "cache", "environment", "plugins", "problems",
+    ]  # fmt: skip
+    assert "cpu threads 1" in lines
+    assert "writable yes" in lines
+    assert lines[-2:] == ["problems", "none"]
+
+
+def test_a_broken_plugin_is_a_problem_with_what_to_do(run: Run, site: Path) -> None:
+    install_distribution(site, "ill", {"ill": "doctor_ill"}, {"doctor_ill.py": BROKEN})
+    report = told(run, 1)
+    assert report["plugins"]["ill (ill 1.0)"] == "failed"
+    assert report["problems"] == [
+        {
+            "problem": "the plugin 'ill' (ill 1.0) is failed: ImportError: no such symbol",
+            "remedy": "Install another version of it, or uninstall it.",
+        }
+    ]
+    assert "ImportError: no such symbol. Install another" in run("doctor").stdout
+
+
+def test_a_plugin_that_one_disabled_oneself_is_none(run: Run, site: Path) -> None:
+    install_distribution(site, "ill", {"ill": "doctor_ill"}, {"doctor_ill.py": BROKEN})
+    assert told(run, 0, "--no-plugin", "ill")["plugins"]["ill (ill 1.0)"] == "blocked"
+
+
+def test_strict_plugins_do_not_stop_the_doctor(
+    run: Run, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_distribution(site, "ill", {"ill": "doctor_ill"}, {"doctor_ill.py": BROKEN})
+    monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
+    report = told(run, 1)
+    assert report["plugins"] == {}
+    assert "'ill' (ill 1.0)" in report["problems"][0]["problem"]
+    assert report["environment"]["HEADSTRIP_STRICT_PLUGINS"] == "1"
+    use_registry(None)
+    assert "plugins\n  none\n" in run("doctor").stdout
+
+
+def test_a_cache_that_takes_no_files_is_a_problem(run: Run, cache: Path) -> None:
+    cache.write_text("a file where the folder would be")
+    report = told(run, 1)
+    assert report["cache"]["writable"] is False
+    assert report["problems"][0]["problem"] == (
+        f"weights cannot be downloaded: {cache} takes no files"
+    )
+    assert report["problems"][0]["remedy"].startswith("Set TORCH_HOME")
+
+
+def test_a_full_disk_is_a_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 10**13, 10**8))
+    report = told(run, 1)
+    assert report["problems"][0]["problem"].startswith("0.1 GB are free for downloaded weights in")
+
+
+def test_a_torch_that_cannot_be_imported_is_a_problem(site: Path) -> None:
+    (site / "torch.py").write_text(BROKEN)
+    done = run_python("-m", "headstrip.cli", "--no-plugin", "*", "doctor", "--json", site=site)
+    report = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert report["problems"][0]["problem"] == "torch cannot be imported: no such symbol"
+    assert "pip install" in report["problems"][0]["remedy"]
+    assert (report["devices"], report["cache"]) == ({}, {})

@@ -1,0 +1,123 @@
+"""``headstrip embed``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tests.cli.conftest import Run
+from tests.cli.terminal import in_terminal
+
+from headstrip import build_encoder
+
+NAME = "squeezenet1_1"
+WeightsOf = Callable[[str], Path]
+
+
+def test_bad_images_are_rows_told_on_stderr_and_exit_code_1(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    out = tmp_path / "out.parquet"
+    result = run("embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out)
+    assert result.exit_code == 1
+    assert result.stdout == (
+        f"{out}: 4 rows, 2 of them with an embedding of 512 numbers by torchvision:{NAME}\n"
+    )
+    first, *bad = result.stderr.splitlines()
+    assert first == "2 of 4 images could not be embedded:"
+    assert bad[0].startswith("  notes.jpg: it is in none of the formats")
+    assert bad[1].startswith("  torn.jpg: ")
+    assert pq.read_table(out)["path"].to_pylist() == ["a.png", "notes.jpg", "torn.jpg", "z.png"]
+
+
+def test_good_images_are_exit_code_0_and_what_the_encoder_gives(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    out = tmp_path / "out.parquet"
+    (photos / "torn.jpg").unlink()
+    (photos / "notes.jpg").unlink()
+    result = run(
+        "embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out, "--batch-size", 1
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = np.array(pq.read_table(out)["embedding"].to_pylist(), np.float32)
+    encoder = build_encoder(NAME, weights=weights_of(NAME))
+    assert np.array_equal(found, encoder.embed([photos / "a.png", photos / "z.png"], batch_size=1))
+
+
+def test_json_names_the_file_and_every_bad_image(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    out = tmp_path / "out.parquet"
+    for number in range(7):
+        (photos / f"bad{number}.png").touch()
+    result = run("embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out, "--json")
+    told = json.loads(result.stdout)
+    assert (told["out"], told["rows"], told["dim"]) == (str(out), 11, 512)
+    assert [bad["path"] for bad in told["failed"]][:2] == ["bad0.png", "bad1.png"]
+    assert len(told["failed"]) == 9
+    assert told["identity"] == build_encoder(NAME, weights=weights_of(NAME)).fingerprint.identity
+    assert len(result.stderr.splitlines()) == 7
+    assert result.stderr.endswith("and 4 more; the column `error` of the file has all of them.\n")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "weights", "out", "told"),
+    [
+        ("none", NAME, "DEFAULT", "out.parquet", "There is no folder"),
+        ("empty", NAME, "DEFAULT", "out.parquet", "There is no image in"),
+        ("photos", NAME, "DEFAULT", "none/out.parquet", "there is no folder"),
+        ("photos", NAME, "NONE", "out.parquet", "has no weights 'NONE'"),
+        ("photos", NAME, "none.pth", "out.parquet", "There is no weights file 'none.pth'"),
+        ("photos", f"{NAME}.IMAGENET1K_V1", "a.pth", "out.parquet", "Leave one of them out"),
+        ("photos", "nobody", "DEFAULT", "out.parquet", "There is no backbone 'nobody'"),
+        ("photos", "r3d_18", "DEFAULT", "out.parquet", "takes clips, and this command takes"),
+    ],
+)
+def test_what_cannot_work_is_a_usage_error_before_any_work(
+    run: Run, photos: Path, tmp_path: Path, folder: str, name: str, weights: str, out: str,
+    told: str,
+) -> None:  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    result = run("embed", tmp_path / folder, "-b", name, "--weights", weights, "-o", tmp_path / out)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: ")
+    assert told in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "photos"]
+
+
+def test_a_damaged_weights_file_is_exit_code_1(run: Run, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.pth").write_bytes(b"rubbish")
+    result = run(
+        "embed", photos, "-b", NAME, "--weights", tmp_path / "bad.pth", "-o", tmp_path / "o.parquet"
+    )
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_sentence_on_stderr(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("headstrip.factory.probe_width", lambda *_: 7)
+    result = run(
+        "embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", tmp_path / "o.parquet"
+    )
+    assert "Warning: The catalog claims width 512" in result.stderr
+    assert "CatalogMismatchWarning" not in result.stderr
+
+
+def test_a_terminal_gets_a_progress_bar(
+    photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    shown = in_terminal(
+        "embed", str(photos), "-b", NAME, "--weights", str(weights_of(NAME)),
+        "-o", str(tmp_path / "out.parquet"), columns=100,
+    )  # fmt: skip
+    assert "4/4" in shown
+    assert "2 of 4 images could not be embedded" in shown

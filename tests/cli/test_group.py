@@ -1,0 +1,168 @@
+"""What all commands share: help, options, exit codes, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from tests.cli.conftest import Run
+from tests.distributions import SOURCES, install_distribution, run_python
+
+from headstrip import __version__
+from headstrip.cli import main
+from headstrip.cli.group import COMMANDS
+from headstrip.registry import get_registry
+
+BROKEN = "print('noise')\nraise SystemExit('stop')\n"
+
+
+def command(name: str) -> click.Command:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_commands_says_what_each_says_of_itself(name: str) -> None:
+    assert command(name).name == name
+    assert command(name).get_short_help_str(limit=1000) == COMMANDS[name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_prints_json_and_has_help_for_every_option(name: str, run: Run) -> None:
+    options = [p for p in command(name).params if isinstance(p, click.Option)]
+    assert "--json" in {flag for option in options for flag in option.opts}
+    assert all(option.help for option in options)
+    assert run(name, "-h").exit_code == 0
+
+
+def test_every_module_of_a_command_is_in_the_table() -> None:
+    modules = Path(SOURCES, "headstrip", "cli").glob("*.py")
+    assert {path.stem for path in modules if "@click.command" in path.read_text()} == set(COMMANDS)
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    assert run("--version").output == f"headstrip, version {__version__}\n"
+
+
+def test_an_unknown_command_is_a_usage_error(run: Run) -> None:
+    result = run("lst")
+    assert result.exit_code == 2
+    assert "No such command 'lst'" in result.stderr
+
+
+def test_an_unknown_name_is_a_usage_error_with_suggestions(run: Run) -> None:
+    result = run("show", "resnet51")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: There is no backbone 'resnet51'. Did you mean resnet")
+
+
+def test_a_broken_plugin_is_a_sentence_and_exit_code_1(run: Run, site: Path) -> None:
+    install_distribution(site, "broken", {"broken": "broken_stop"}, {"broken_stop.py": BROKEN})
+    result = run("show", "broken:net")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "Error: The plugin 'broken' (broken 1.0) cannot be used: SystemExit" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_debug_shows_where_an_error_comes_from(run: Run) -> None:
+    result = run("--debug", "show", "resnet51")
+    assert result.exit_code == 1
+    assert type(result.exception).__name__ == "UnknownBackboneError"
+
+
+def test_an_error_that_nobody_foresaw_is_a_sentence_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the sky\nfell.")
+
+    monkeypatch.setattr("headstrip.cli.list.short_names", fail)
+    result = run("list")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: RuntimeError: the sky fell. `headstrip --debug")
+
+
+def test_an_interruption_is_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "headstrip.cli.list.short_names", lambda *_: os.kill(os.getpid(), signal.SIGINT)
+    )
+    result = run("list")
+    assert result.exit_code == 130
+    assert result.stderr == "Interrupted.\n"
+
+
+def test_no_plugin_does_without_it_for_one_command(run: Run, site: Path) -> None:
+    install_distribution(site, "broken", {"broken": "broken_stop"}, {"broken_stop.py": BROKEN})
+    before = get_registry()
+    result = run("--no-plugin", "broken", "show", "broken:net")
+    assert result.exit_code == 1
+    assert "disabled by" in result.stderr
+    assert get_registry() is not before
+    assert all("disabled" not in (record.error or "") for record in get_registry().records())
+
+
+def test_no_plugin_takes_built_in_ones_and_all(run: Run) -> None:
+    assert run("--no-plugin", "vit", "list", "vit*").exit_code == 1
+    everybody = run("--no-plugin", "*", "list").stdout
+    assert "resnet50" in everybody
+    assert ":" not in everybody
+
+
+def test_no_plugin_of_a_name_that_is_nobodys_is_told(run: Run) -> None:
+    result = run("--no-plugin", "nobody", "list")
+    assert result.exit_code == 2
+    assert "--no-plugin names 'nobody', and there is no such plugin" in result.stderr
+
+
+def test_a_reader_that_stops_is_no_error() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "headstrip.cli", "list", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(SOURCES)},
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stderr is not None
+    with child, child.stdout, child.stderr:
+        child.stdout.read(1)
+        child.stdout.close()
+        assert child.stderr.read() == b""
+
+
+def test_the_module_is_the_command() -> None:
+    done = run_python("-m", "headstrip.cli", "show", "nobody")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: There is no backbone 'nobody'.")
+
+
+def test_ctrl_c_while_a_folder_is_embedded_leaves_nothing(
+    tmp_path: Path, photos: Path, weights_of: Callable[[str], Path]
+) -> None:
+    weights = weights_of("squeezenet1_1")
+    for number in range(2000):
+        os.link(photos / "a.png", photos / f"{number}.png")
+    results = tmp_path / "results"
+    results.mkdir()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "headstrip.cli", "embed", str(photos), "-b", "squeezenet1_1",
+         "--weights", str(weights), "-o", str(results / "out.parquet")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCES)},
+    )  # fmt: skip
+    while child.poll() is None and not list(results.iterdir()):
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    stdout, stderr = child.communicate()
+    # Python may end by the signal itself; a shell writes that as 130 too.
+    assert child.returncode in {130, -signal.SIGINT}
+    assert (stdout, stderr) == ("", "Interrupted.\n")
+    assert list(results.iterdir()) == []

@@ -1,0 +1,130 @@
+"""``headstrip list``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Run
+from tests.cli.terminal import in_terminal
+from tests.distributions import catalog_of, install_distribution
+
+from headstrip import BackboneSpec
+from headstrip.registry import get_registry
+
+
+def names(output: str) -> list[str]:
+    return [line.split()[0] for line in output.splitlines()]
+
+
+def chosen(run: Run, *arguments: str) -> list[str]:
+    result = run("list", "--source", "torchvision", *arguments)
+    assert result.exit_code == 0
+    return names(result.stdout)
+
+
+def test_in_a_pipe_there_is_a_line_a_backbone_and_nothing_else(run: Run) -> None:
+    result = run("list")
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == len(get_registry().specs())
+    assert len({line.index("x224") for line in run("list", "vit_[bl]*").stdout.splitlines()}) == 1
+    assert result.stderr == ""
+
+
+def test_a_line_has_width_parameters_input_and_weights(run: Run) -> None:
+    assert run("list", "resnet18").stdout.split() == [
+        "resnet18", "resnet", "512", "11.7M", "3x224x224", "IMAGENET1K_V1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", ["vit*", "torchvision:vit*", "vit_?_??"])
+def test_a_pattern_is_over_bare_and_qualified_names(run: Run, pattern: str) -> None:
+    assert names(run("list", pattern).stdout) == [
+        "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32",
+    ]  # fmt: skip
+
+
+def test_options_narrow_it_down(run: Run) -> None:
+    assert chosen(run, "--family", "squeezenet") == ["squeezenet1_0", "squeezenet1_1"]
+    assert chosen(run, "--task", "video", "--dim", "1024") == ["s3d", "swin3d_b"]
+    assert chosen(run, "vit*", "--input", "518") == ["vit_h_14"]
+    assert chosen(run, "--input", "3x16x224x224", "--family", "s3d") == ["s3d"]
+    assert chosen(run, "squeezenet*", "--max-params", "1.24m") == ["squeezenet1_1"]
+    assert chosen(run, "squeezenet*", "--max-params", "1235496") == ["squeezenet1_1"]
+    assert run("list", "--source", "nobody").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--max-params", "many", "'many' is not a number such as 30M"),
+        ("--input", "big", "'big' is not a size such as 224"),
+        ("--dim", "wide", "'wide' is not a valid integer"),
+        ("--task", "sound", "'sound' is not one of 'image', 'video'"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_a_usage_error(
+    run: Run, option: str, value: str, told: str
+) -> None:
+    result = run("list", option, value)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["resnet"], "No backbone matches 'resnet'; '*resnet*' matches "),
+        (["nobody*"], "No backbone matches 'nobody*'; `headstrip list` prints all names."),
+        (["--dim", "7"], "No backbone is as all the options together want it."),
+        (["vit*", "--dim", "7"], "No backbone is as all the options together want it."),
+    ],
+)
+def test_nothing_found_is_told_on_stderr(run: Run, arguments: list[str], told: str) -> None:
+    result = run("list", *arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(told)
+
+
+def test_json_has_all_of_the_catalog(run: Run) -> None:
+    (row,) = json.loads(run("list", "vit_h_14", "--json").stdout)
+    assert row == {
+        "name": "vit_h_14", "source": "torchvision", "qualified_name": "torchvision:vit_h_14",
+        "family": "vit", "plugin": "vit", "task": "image", "input_shape": [3, 518, 518],
+        "dim": 1280, "params": 633470440, "default_weights": "IMAGENET1K_SWAG_E2E_V1",
+        "options": {},
+    }  # fmt: skip
+    assert len(json.loads(run("list", "--json").stdout)) == len(get_registry().specs())
+
+
+def test_json_of_nothing_is_an_empty_list(run: Run) -> None:
+    result = run("list", "nobody", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (1, [])
+
+
+def install(site: Path, source: str, *names: str) -> None:
+    specs = [
+        BackboneSpec(name, source, "resnet", source, "image", (3, 8, 8), 4, 999)
+        for name in names
+    ]  # fmt: skip
+    module = f"listed_{source}"
+    files = {f"{module}/__init__.py": "", f"{module}/catalog.tsv": catalog_of(*specs)}
+    install_distribution(site, f"listed-{source}", {source: module}, files)
+
+
+def test_a_name_is_as_short_as_it_may_be_given_to_build_encoder(run: Run, site: Path) -> None:
+    install(site, "other", "resnet18", "net")
+    lines = run("list", "--source", "other").stdout.splitlines()
+    assert names("\n".join(lines)) == ["other:net", "other:resnet18"]
+    assert lines[0].split() == ["other:net", "resnet", "4", "999", "3x8x8", "-"]
+
+
+def test_a_narrow_terminal_gets_names_in_one_piece() -> None:
+    assert "efficientnet_v2_s" in in_terminal("list", "efficientnet_v2*", columns=50)
+
+
+def test_a_wide_terminal_gets_a_head_and_a_row_a_line() -> None:
+    lines = in_terminal("list", "vit*", columns=120).splitlines()
+    assert any("name" in line and "default weights" in line for line in lines)
+    assert sum("vit_" in line for line in lines) == 5

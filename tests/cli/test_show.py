@@ -1,0 +1,133 @@
+"""``headstrip show``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Run
+from tests.distributions import catalog_of, install_distribution, weights_of
+
+from headstrip import BackboneSpec, WeightsEntry
+from headstrip.registry import get_registry
+
+
+def facts(output: str) -> list[tuple[str, str]]:
+    """Read the lines of facts, as pairs."""
+    lines = [line.strip().partition("  ") for line in output.splitlines() if line.startswith("  ")]
+    return [(key, value.strip()) for key, _, value in lines]
+
+
+def test_it_says_width_parameters_family_owner_task_and_input(run: Run) -> None:
+    assert facts(run("show", "vit_h_14").stdout)[:6] == [
+        ("width", "1280"),
+        ("parameters", "633,470,440"),
+        ("family", "vit"),
+        ("owner", "vit (built-in)"),
+        ("task", "image"),
+        ("input", "3x518x518"),
+    ]
+
+
+def test_it_says_what_the_library_states_of_each_set_of_weights(run: Run) -> None:
+    output = run("show", "vit_h_14").stdout
+    assert "IMAGENET1K_SWAG_E2E_V1 (default)\n" in output
+    assert "\nIMAGENET1K_SWAG_LINEAR_V1\n" in output
+    told = dict(facts(output.partition("(default)")[2].partition("\n\n")[0]))
+    assert told["input"] == "3x518x518"
+    assert told["preprocessing"].startswith(
+        "resize the shorter side to 518 (bicubic), crop the centre to 518x518, divide by 255, "
+        "subtract the mean (0.485, 0.456, 0.406)"
+    )
+    assert told["classes"] == "1000 (imagenet-1k)"
+    assert told["options"] == "image_size=518"
+    assert told["ImageNet-1K acc@1"] == "88.552"
+    assert told["GFLOPs"] == "1016.72"
+    assert told["file size"] == "2416.64 MB"
+    assert told["licence"].endswith("SWAG/blob/main/LICENSE")
+    assert told["location"].startswith("https://download.pytorch.org/models/vit_h_14")
+
+
+def test_a_tag_in_the_name_shows_that_set_alone(run: Run) -> None:
+    output = run("show", "resnet50.IMAGENET1K_V1").stdout
+    assert "\nIMAGENET1K_V1\n" in output
+    assert "IMAGENET1K_V2" not in output
+    result = run("show", "resnet50.NONE")
+    assert result.exit_code == 2
+    assert "has no weights 'NONE'. It has IMAGENET1K_V2, IMAGENET1K_V1." in result.stderr
+
+
+def test_a_clip_is_described_with_its_frames(run: Run) -> None:
+    told = dict(facts(run("show", "r3d_18").stdout))
+    assert told["preprocessing"].startswith("take 16 frames, resize to 128x171 (bilinear), crop")
+    assert told["licence"] == "not stated"
+
+
+def test_json_has_the_specification_and_every_set_of_weights(run: Run) -> None:
+    told = json.loads(run("show", "vit_h_14", "--json").stdout)
+    assert (told["dim"], told["origin"], told["source"]) == (1280, "built-in", "torchvision")
+    assert [entry["is_default"] for entry in told["weights"]] == [True, False]
+    first = told["weights"][0]
+    assert first["options"] == {"image_size": 518}
+    assert first["preprocessing"]["crop"] == [518, 518]
+    assert first["metrics"]["ImageNet-1K acc@1"] == 88.552
+    assert first["locations"][0].startswith("https://")
+    assert first["is_verified"] is True
+
+
+def test_every_backbone_of_torchvision_can_be_shown(run: Run) -> None:
+    names = [spec.name for spec in get_registry().specs() if spec.source == "torchvision"]
+    assert {run("show", name).exit_code for name in names} == {0}
+
+
+@pytest.fixture
+def other(site: Path) -> None:
+    """A source with one backbone that its plugin loads by itself, and one without weights."""
+    own = WeightsEntry("own", num_classes=7, metrics=(("rank", 3),))
+    bare = WeightsEntry("bare", locations=("/a.pth", "/b.pth"))
+    specs = [
+        BackboneSpec("net", "other", "resnet", "other", "image", (3, 8, 8), 4, 9, "own"),
+        BackboneSpec(
+            "plain", "other", "resnet", "other", "image", (3, 8, 8), 4, 9, options=(("depth", 3),)
+        ),
+    ]
+    code = (
+        "from headstrip import hookimpl\n"
+        "print('noise')\n"
+        "@hookimpl\n"
+        "def weights(spec):\n"
+        "    return ()\n"
+    )
+    files = {
+        "shown_other/__init__.py": code,
+        "shown_other/catalog.tsv": catalog_of(*specs),
+        "shown_other/weights.tsv": weights_of(("net", own), ("net", bare)),
+    }
+    install_distribution(site, "shown-other", {"other": "shown_other"}, files)
+
+
+@pytest.mark.usefixtures("other")
+def test_weights_that_a_plugin_loads_by_itself_are_slow_and_unverified(run: Run) -> None:
+    output = run("show", "other:net").stdout
+    own, bare = output.partition("own (default)")[2].split("\nbare\n")
+    assert dict(facts(own)) == {
+        "input": "not stated", "preprocessing": "not stated", "classes": "7", "rank": "3",
+        "file size": "not stated", "licence": "not stated",
+        "location": "slow, unverified (the plugin loads these weights itself)",
+    }  # fmt: skip
+    assert dict(facts(bare))["classes"] == "none"
+    assert dict(facts(bare))["location"] == "/a.pth, /b.pth"
+    told = json.loads(run("show", "other:net", "--json").stdout)
+    assert [entry["is_verified"] for entry in told["weights"]] == [False, True]
+
+
+@pytest.mark.usefixtures("other")
+def test_a_backbone_without_weights_says_so_and_a_plugins_noise_is_not_on_stdout(
+    run: Run,
+) -> None:
+    result = run("show", "other:plain")
+    assert dict(facts(result.stdout))["options"] == "depth=3"
+    assert result.stdout.endswith("\nNo pretrained weights.\n")
+    assert "noise" not in result.stdout
+    assert run("show", "other:plain.own").stderr.endswith("It has none.\n")
