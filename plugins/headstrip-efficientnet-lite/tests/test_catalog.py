@@ -1,0 +1,52 @@
+"""The catalog is what the installed packages show, and costs no import."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import headstrip_efficientnet_lite
+from headstrip import UnknownBackboneError
+from headstrip.registry import Registry
+
+PACKAGE = Path(headstrip_efficientnet_lite.__file__).parent
+TOOL = Path(__file__).parents[1] / "tools" / "refresh_catalog.py"
+NAMES = {f"efficientnet-lite:efficientnet_lite{number}" for number in range(3)}
+
+LIST = """
+import sys
+from headstrip.registry import get_registry
+registry = get_registry()
+for spec in registry.specs():
+    if spec.source == "efficientnet-lite":
+        print(spec.qualified_name, *(entry.tag for entry in registry.weights(spec)))
+assert not {"torch", "timm", "headstrip_efficientnet_lite"} & set(sys.modules)
+"""
+
+
+def test_the_catalog_is_what_a_live_build_shows(tmp_path):
+    runpy.run_path(str(TOOL))["write"](tmp_path)
+    for file in ("catalog.tsv", "weights.tsv"):
+        assert (tmp_path / file).read_text() == (PACKAGE / file).read_text()
+
+
+def test_listing_imports_neither_torch_nor_timm_nor_the_plugin():
+    listed = subprocess.run(
+        [sys.executable, "-c", LIST], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert set(listed) == {f"{name} IMAGENET1K" for name in NAMES}
+
+
+def test_the_plugin_loads_and_breaks_no_rule():
+    (record,) = [r for r in Registry().records(load=True) if r.name == "efficientnet-lite"]
+    assert (record.status, record.rows, record.error) == ("loaded", 3, None)
+    assert record.origin.startswith("headstrip-efficientnet-lite ")
+
+
+def test_a_bare_name_is_nobody_s_and_the_error_has_the_whole_one():
+    with pytest.raises(UnknownBackboneError, match="Write efficientnet-lite:efficientnet_lite0"):
+        Registry(disabled=["timm"]).resolve("efficientnet_lite0")
