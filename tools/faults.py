@@ -1,0 +1,211 @@
+"""Put faults into a copy of headstrip, one at a time, and see that the default tests catch each.
+
+Every fault is one that a user would not notice. The tests that ought to catch it run first, then,
+where they did not, the whole default run; a fault that passes both makes this script fail.
+
+    python tools/faults.py                     all of them
+    python tools/faults.py 'hash*' --quick     some, without the whole run
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("src", "tests", "plugins", "tools", "docs", "benchmarks", "pyproject.toml", "README.md",
+          "CONTRIBUTING.md", "CHANGELOG.md", "Makefile")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One change to one file.
+
+    Attributes:
+        name: What goes wrong.
+        file: Path under ``src/headstrip``.
+        old: Text that stands there once.
+        new: Text in its place.
+        tests: Where the test that ought to notice is.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+FAULTS = (
+    Fault(
+        "probe in train mode", "probe.py",
+        '        state["training"] = False\n', '        state["training"] = True\n',
+        "tests/probe",
+    ),
+    Fault(
+        "statistics spoiled by a real probe", "probe.py",
+        '            module.__dict__["training"] = False\n', "            pass\n",
+        "tests/probe",
+    ),
+    Fault(
+        "wrong pooling", "families/squeezenet.py",
+        "nn.AdaptiveAvgPool2d(1)", "nn.AdaptiveMaxPool2d(1)",
+        "tests/families",
+    ),
+    Fault(
+        "mean and std swapped", "transforms.py",
+        "v2.Normalize(list(preprocessing.mean), list(preprocessing.std))",
+        "v2.Normalize(list(preprocessing.std), list(preprocessing.mean))",
+        "tests/preprocessing",
+    ),
+    Fault(
+        "head not kept", "surgery.py",
+        "return Stripped(model, head, (path,), input_shape=input_shape)",
+        "return Stripped(model, type(head)(*_sizes(head)), (path,), input_shape=input_shape)\n\n\n"
+        "def _sizes(head: nn.Module) -> tuple[int, ...]:\n"
+        '    return tuple(reversed(getattr(head, "weight").shape)) '
+        'if hasattr(head, "weight") else ()',
+        "tests/families",
+    ),
+    Fault(
+        "hash not compared", "weights.py",
+        "if not found.startswith(sha256.lower()):", "if False:",
+        "tests/weights",
+    ),
+    Fault(
+        "code in a file executed", "weights.py",
+        'map_location="cpu", weights_only=True', 'map_location="cpu", weights_only=False',
+        "tests/weights",
+    ),
+    Fault(
+        "owner not checked", "index.py",
+        "    if spec.source != owner:\n", "    if not spec.source:\n",
+        "tests/registry",
+    ),
+    Fault(
+        "bad image dropped", "embed/folder.py",
+        "            table.add(rows)\n",
+        "            table.add([row for row in rows if row.error is None])\n",
+        "tests/embed",
+    ),
+    Fault(
+        "bad image shifts its neighbours", "embed/folder.py",
+        "            batch[place] = ready\n", "            batch[place - len(rows)] = ready\n",
+        "tests/embed",
+    ),
+    Fault(
+        "orientation ignored", "embed/decode.py",
+        "            return _upright(image)\n", "            return image\n",
+        "tests/embed",
+    ),
+    Fault(
+        "constructor arguments of the weights ignored", "construction.py",
+        "**dict(entry.options if entry else ()),", "",
+        "tests/factory tests/weights",
+    ),
+    Fault(
+        "frozen backbone woken by train()", "encoder.py",
+        "        if self._frozen:\n            self.backbone.eval()\n", "",
+        "tests/factory",
+    ),
+    Fault(
+        "kept head trains", "encoder.py",
+        "            head.requires_grad_(False)\n", "            head.requires_grad_(True)\n",
+        "tests/factory",
+    ),
+    Fault(
+        "building moves the generator", "construction.py",
+        "        torch.set_rng_state(state)\n", "        del state\n",
+        "tests/factory",
+    ),
+    Fault(
+        "predictors not initialised", "predictors.py",
+        "        init_predictors(self)\n", "",
+        "tests/predictors",
+    ),
+    Fault(
+        "any source answers a bare name", "registry.py",
+        "            for source in BARE_SOURCES:\n",
+        "            for source in (*BARE_SOURCES, *self._listed()):\n",
+        "tests/registry",
+    ),
+    Fault(
+        "auxiliary heads stay", "families/auxiliary.py",
+        "            setattr(model, name, None)\n", "            getattr(model, name)\n",
+        "tests/families",
+    ),
+)  # fmt: skip
+
+
+def put_in(fault: Fault, folder: Path) -> None:
+    """Copy the project and change one place in it."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", ".*")
+            shutil.copytree(source, folder / name, ignore=ignored)
+        else:
+            shutil.copy(source, folder / name)
+    path = folder / "src" / "headstrip" / fault.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(fault.old) != 1:
+        raise SystemExit(
+            f"{fault.name!r} fits {text.count(fault.old)} places of {fault.file}. Mend this script."
+        )
+    path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+
+
+def caught_by(folder: Path, tests: list[str]) -> str | None:
+    """Run tests of a copy, and return the first that fails, or None."""
+    paths = [folder / "src", *sorted(folder.glob("plugins/*/src"))]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", "-p", "no:cacheprovider", *tests],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    failed = [line for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if ran.returncode == 1 and failed:
+        return failed[0].partition(" ")[2].partition(" - ")[0]
+    if ran.returncode == 0:
+        return None
+    raise SystemExit(f"pytest did not run:\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}")
+
+
+def main() -> None:
+    """Print a row a fault, and fail when one is not caught."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("patterns", nargs="*", default=["*"])
+    parser.add_argument("--quick", action="store_true", help="only the tests named beside a fault")
+    arguments = parser.parse_args()
+    missed = 0
+    for fault in FAULTS:
+        if not any(fnmatch.fnmatch(fault.name, pattern) for pattern in arguments.patterns):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            put_in(fault, Path(folder))
+            caught = caught_by(Path(folder), fault.tests.split())
+            if caught is None and not arguments.quick:
+                caught = caught_by(Path(folder), [])
+        missed += caught is None
+        print(f"{fault.name:46} {'caught by ' + caught if caught else 'NOT CAUGHT'}", flush=True)
+    raise SystemExit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
