@@ -77,7 +77,7 @@ def test_a_broken_plugin_is_a_problem_with_what_to_do(run: Run, site: Path) -> N
     assert report["plugins"]["ill (ill 1.0)"] == "failed"
     assert report["problems"] == [
         {
-            "problem": "the plugin 'ill' (ill 1.0) is failed: ImportError: no such symbol",
+            "problem": "the plugin 'ill' (ill 1.0), failed: ImportError: no such symbol",
             "remedy": "Install another version of it, or uninstall it.",
         }
     ]

@@ -9,7 +9,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.distributions import catalog_of, install_distribution, weights_of
 
-from headstrip import BackboneSpec, WeightsEntry
+from headstrip import BackboneSpec, Preprocessing, WeightsEntry
 from headstrip.registry import get_registry
 
 
@@ -85,7 +85,8 @@ def test_every_backbone_of_torchvision_can_be_shown(run: Run) -> None:
 def other(site: Path) -> None:
     """A source with one backbone that its plugin loads by itself, and one without weights."""
     own = WeightsEntry("own", num_classes=7, metrics=(("rank", 3),))
-    bare = WeightsEntry("bare", locations=("/a.pth", "/b.pth"))
+    crop = Preprocessing(crop=(8, 8), resize=None, mean=(0.5,), std=(0.5,))
+    bare = WeightsEntry("bare", locations=("/a.pth", "/b.pth"), preprocessing=crop)
     specs = [
         BackboneSpec("net", "other", "resnet", "other", "image", (3, 8, 8), 4, 9, "own"),
         BackboneSpec(
@@ -118,6 +119,10 @@ def test_weights_that_a_plugin_loads_by_itself_are_slow_and_unverified(run: Run)
     }  # fmt: skip
     assert dict(facts(bare))["classes"] == "none"
     assert dict(facts(bare))["location"] == "/a.pth, /b.pth"
+    assert dict(facts(bare))["preprocessing"] == (
+        "crop the centre to 8x8, divide by 255, subtract the mean (0.5), "
+        "divide by the standard deviation (0.5)"
+    )
     told = json.loads(run("show", "other:net", "--json").stdout)
     assert [entry["is_verified"] for entry in told["weights"]] == [False, True]
 

@@ -67,7 +67,7 @@ def test_the_exif_orientation_turns_a_photo(save: Save, orientation: int) -> Non
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0rubbish that nobody reads", b"Exif\0\0MM\0*\xff"])
 def test_exif_data_that_cannot_be_read_turn_nothing(save: Save, exif: bytes) -> None:
-    assert load_image(save("photo.jpg", exif=exif)).size == (100, 80)
+    assert load_image(save("photo.png", exif=exif)).size == (100, 80)
 
 
 def test_a_truncated_file_says_so(save: Save) -> None:

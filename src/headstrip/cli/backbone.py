@@ -54,6 +54,16 @@ def short_names(specs: Sequence[BackboneSpec]) -> list[str]:
     ]
 
 
+def spec_as_json(spec: BackboneSpec) -> dict[str, Any]:
+    """Return all that a catalog says of a backbone, as plain JSON values."""
+    return {
+        "name": spec.name, "source": spec.source, "qualified_name": spec.qualified_name,
+        "family": spec.family, "plugin": spec.plugin, "task": spec.task,
+        "input_shape": spec.input_shape, "dim": spec.dim, "params": spec.params,
+        "default_weights": spec.default_weights, "options": dict(spec.options),
+    }  # fmt: skip
+
+
 def complete_backbone(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Complete a backbone's name for a shell, or the tag of its weights after a dot."""
     try:

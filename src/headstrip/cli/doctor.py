@@ -123,7 +123,7 @@ def _plugins(context: click.Context, problems: list[Problem]) -> dict[str, str]:
         return {}
     problems += [
         Problem(
-            f"the plugin {record.name!r} ({record.origin}) is {record.status}: {record.error}",
+            f"the plugin {record.name!r} ({record.origin}), {record.status}: {record.error}",
             "Install another version of it, or uninstall it.",
         )
         for record in records

@@ -9,6 +9,7 @@ import click
 
 from headstrip import __version__
 from headstrip.cli.failures import INTERRUPTED, failure_of
+from headstrip.cli.output import warnings_as_sentences
 
 COMMANDS = {
     "classify": "Print the likeliest classes of images.",
@@ -43,7 +44,8 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; whatever it raises ends in a sentence and an exit code."""
         try:
-            return super().invoke(ctx)
+            with warnings_as_sentences():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from headstrip.catalog import format_shape
-from headstrip.cli.backbone import open_registry, short_names
+from headstrip.cli.backbone import open_registry, short_names, spec_as_json
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import Column, json_option, print_json, print_table, short_count, warn
 from headstrip.spec import BackboneSpec
@@ -81,7 +81,7 @@ def command(context: click.Context, /, pattern: str | None, as_json: bool, **wan
         if _matches(spec, pattern) and all(fits(spec) for fits in filters)
     ]
     if as_json:
-        print_json([_as_json(spec) for _, spec in chosen])
+        print_json([spec_as_json(spec) for _, spec in chosen])
     elif chosen:
         print_table(_COLUMNS, [_cells(name, spec) for name, spec in chosen])
     if not chosen:
@@ -120,15 +120,6 @@ def _cells(name: str, spec: BackboneSpec) -> list[str]:
         name, spec.family, str(spec.dim), short_count(spec.params),
         format_shape(spec.input_shape), spec.default_weights or "-",
     ]  # fmt: skip
-
-
-def _as_json(spec: BackboneSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name, "source": spec.source, "qualified_name": spec.qualified_name,
-        "family": spec.family, "plugin": spec.plugin, "task": spec.task,
-        "input_shape": spec.input_shape, "dim": spec.dim, "params": spec.params,
-        "default_weights": spec.default_weights, "options": dict(spec.options),
-    }  # fmt: skip
 
 
 def _nothing(specs: list[BackboneSpec], pattern: str | None) -> str:

@@ -7,12 +7,11 @@ from typing import Any
 import click
 
 from headstrip.catalog import format_shape
-from headstrip.cli.backbone import complete_backbone, open_registry
+from headstrip.cli.backbone import complete_backbone, open_registry, spec_as_json
 from headstrip.cli.failures import UsageFailure
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, printable
 from headstrip.plugins import PluginRecord
 from headstrip.preprocessing import Preprocessing
-from headstrip.registry import Registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 
 _FILE_SIZE = "file size (MB)"
@@ -35,22 +34,28 @@ def command(context: click.Context, name: str, as_json: bool) -> None:
     registry = open_registry(context)
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
-        entries = _entries(registry, spec, parts.tag)
+        entries = registry.weights(spec)
+    default = entries[0].tag if entries else None
     owner = next(record for record in registry.records() if record.name == spec.plugin)
+    chosen = _chosen(spec, entries, parts.tag)
     if as_json:
-        print_json(_as_json(spec, owner, entries))
+        weights = [_entry_as_json(entry, entry.tag == default) for entry in chosen]
+        print_json({**spec_as_json(spec), "origin": owner.origin, "weights": weights})
         return
     _print_facts(spec.qualified_name, _spec_facts(spec, owner))
-    for entry in entries:
-        default = " (default)" if entry.tag == spec.default_weights else ""
+    for entry in chosen:
         click.echo()
-        _print_facts(f"{entry.tag}{default}", _entry_facts(entry))
+        _print_facts(
+            entry.tag + (" (default)" if entry.tag == default else ""), _entry_facts(entry)
+        )
     if not entries:
         click.echo("\nNo pretrained weights.")
 
 
-def _entries(registry: Registry, spec: BackboneSpec, tag: str | None) -> tuple[WeightsEntry, ...]:
-    entries = registry.weights(spec)
+def _chosen(
+    spec: BackboneSpec, entries: tuple[WeightsEntry, ...], tag: str | None
+) -> tuple[WeightsEntry, ...]:
+    """Return the set of weights that the name has a tag of, else all of them."""
     chosen = tuple(entry for entry in entries if tag in (None, entry.tag))
     if tag is not None and not chosen:
         tags = ", ".join(entry.tag for entry in entries) or "none"
@@ -129,21 +134,9 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _as_json(
-    spec: BackboneSpec, owner: PluginRecord, entries: tuple[WeightsEntry, ...]
-) -> dict[str, Any]:
+def _entry_as_json(entry: WeightsEntry, is_default: bool) -> dict[str, Any]:
     return {
-        "name": spec.name, "source": spec.source, "qualified_name": spec.qualified_name,
-        "family": spec.family, "plugin": spec.plugin, "origin": owner.origin, "task": spec.task,
-        "input_shape": spec.input_shape, "dim": spec.dim, "params": spec.params,
-        "default_weights": spec.default_weights, "options": dict(spec.options),
-        "weights": [_entry_as_json(spec, entry) for entry in entries],
-    }  # fmt: skip
-
-
-def _entry_as_json(spec: BackboneSpec, entry: WeightsEntry) -> dict[str, Any]:
-    return {
-        "tag": entry.tag, "is_default": entry.tag == spec.default_weights,
+        "tag": entry.tag, "is_default": is_default,
         "input_shape": entry.input_shape, "num_classes": entry.num_classes,
         "labels": entry.labels, "options": dict(entry.options),
         "preprocessing": entry.preprocessing.to_json() if entry.preprocessing else None,

@@ -1,0 +1,114 @@
+"""Plugins are found in metadata, whatever else is in it, and none is imported for that."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from tests.distributions import install_distribution, on_path
+
+from headstrip import PluginError
+from headstrip.plugins import find_plugins
+from headstrip.registry import Registry
+
+MINIMAL = """
+from headstrip import hookimpl
+
+@hookimpl
+def weights(spec):
+    return ()
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    with on_path(tmp_path):
+        yield tmp_path
+
+
+def found(name):
+    return {plugin.name: plugin for plugin in find_plugins((), ())}[name]
+
+
+def test_a_plugin_is_found_with_its_distribution_and_loaded_when_it_is_needed(site):
+    files = {"acme/__init__.py": MINIMAL}
+    install_distribution(site, "acme-networks", {"acme": "acme"}, files, version="2.1")
+    plugin = found("acme")
+    record = plugin.record
+    assert (record.origin, record.module, record.status) == ("acme-networks 2.1", "acme", "found")
+    assert (record.api, record.seconds, record.error) == (None, None, None)
+    assert "acme" not in sys.modules
+    plugin.load()
+    assert (plugin.record.api, plugin.record.status) == (1, "loaded")
+
+
+def test_the_folder_of_a_package_is_found_without_running_its_parent(site):
+    files = {
+        "acme/__init__.py": "raise AssertionError('imported')",
+        "acme/plugins/__init__.py": "",
+    }
+    install_distribution(site, "acme-networks", {"acme": "acme.plugins:plugin"}, files)
+    assert found("acme").package == site / "acme"
+
+
+@pytest.mark.parametrize("value", ["acme_file", "acme_nowhere", ":plugin"])
+def test_a_plugin_without_a_package_has_no_folder(site, value):
+    install_distribution(site, "acme-networks", {"acme": value}, {"acme_file.py": MINIMAL})
+    assert found("acme").package is None
+
+
+@pytest.mark.parametrize("value", ["acme_nowhere", "acme_file:plugin", "acme file", ":plugin"])
+def test_an_entry_point_that_leads_nowhere_is_a_failure_with_its_reason(site, value):
+    install_distribution(site, "acme-networks", {"acme": value}, {"acme_file.py": MINIMAL})
+    plugin = found("acme")
+    with pytest.raises(PluginError, match="cannot be used"):
+        plugin.load()
+    assert plugin.record.status == "failed"
+    assert plugin.record.error
+
+
+@pytest.mark.parametrize("name", ["acme.net", "acme/net", "acme net", "-acme"])
+def test_a_name_that_cannot_stand_before_the_colon_is_blocked(site, name):
+    install_distribution(site, "acme-networks", {name: "acme"}, {"acme/__init__.py": MINIMAL})
+    record = found(name).record
+    assert record.status == "blocked"
+    assert record.error.startswith(f"the name {name!r} cannot be a source")
+
+
+def test_two_distributions_with_one_name_are_blocked_and_both_named(site):
+    install_distribution(site, "one", {"acme": "one"}, {"one.py": MINIMAL})
+    install_distribution(site, "other", {"acme": "other"}, {"other.py": MINIMAL}, version="3")
+    record = found("acme").record
+    assert (record.status, record.origin) == ("blocked", "one 1.0, other 3")
+    assert "uninstall all but one" in record.error
+
+
+def test_a_distribution_that_is_on_the_path_twice_is_one(site, tmp_path_factory):
+    again = tmp_path_factory.mktemp("again")
+    for folder in (site, again):
+        install_distribution(folder, "acme-networks", {"acme": "acme"}, {"acme.py": MINIMAL})
+    with on_path(again):
+        assert found("acme").record.status == "found"
+
+
+def test_a_distribution_whose_metadata_is_missing_or_no_text_is_unnamed(site):
+    info = install_distribution(site, "acme-networks", {"acme": "acme"}, {"acme.py": MINIMAL})
+    (info / "METADATA").unlink()
+    assert found("acme").record.origin == "unnamed unknown"
+    (info / "METADATA").write_bytes(b"Name: \xff\n")
+    assert found("acme").record.origin == "unnamed unknown"
+
+
+def test_metadata_of_others_that_cannot_be_read_hides_no_plugin(site):
+    broken = install_distribution(site, "broken", {}, {})
+    (broken / "entry_points.txt").write_text("[headstrip]\nthis line has no value\n")
+    install_distribution(site, "acme-networks", {"acme": "acme"}, {"acme.py": MINIMAL})
+    assert found("acme").record.status == "found"
+    assert Registry().resolve("resnet18")[0].source == "torchvision"
+
+
+def test_a_name_that_is_disabled_says_so_before_anything_else(site):
+    for name in ("one", "other"):
+        install_distribution(site, name, {"vgg": name}, {f"{name}.py": MINIMAL})
+    [plugin] = [plugin for plugin in find_plugins(["vgg"], ["vgg"]) if plugin.name == "vgg"]
+    assert plugin.record.error.startswith("disabled by")

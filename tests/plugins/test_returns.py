@@ -1,0 +1,82 @@
+"""What a hook may return, and what is said of anything else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.plugins.acme import NET, answering, ask
+from torch import nn
+
+from headstrip import Preprocessing, Stripped, WeightsEntry
+from headstrip.plugins import Plugin
+from headstrip.returns import REQUIRED, check_return
+
+LINEAR = nn.Linear(3, 2)
+PIXELS = Preprocessing(crop=(8, 8), resize=None, mean=(0.0,), std=(1.0,))
+GOOD = {
+    "build_model": LINEAR,
+    "load_model": LINEAR,
+    "strip_head": Stripped(LINEAR, LINEAR, ("fc",)),
+    "weights": (WeightsEntry("V1"),),
+    "backbones": [NET],
+    "adapt_state_dict": {"fc.weight": torch.zeros(1)},
+    "preprocessing": PIXELS,
+    "find_backbone": NET,
+    "reference": torch.zeros(2, 3),
+}
+
+
+@pytest.mark.parametrize("hook", GOOD)
+def test_what_the_contract_says_is_given_back_as_it_is(hook):
+    plugin = Plugin("acme", "registered", "notebook", answering(hook, GOOD[hook]))
+    assert ask(plugin, hook) is GOOD[hook]
+
+
+@pytest.mark.parametrize("hook", sorted(GOOD))
+def test_none_is_an_answer_where_nothing_is_required(hook):
+    assert check_return(hook, None) == ("None" if hook in REQUIRED else None)
+
+
+@pytest.mark.parametrize(
+    ("hook", "value", "problem"),
+    [
+        ("build_model", "resnet", "a str instead of a Module"),
+        ("load_model", nn.Linear, "a type instead of a Module"),
+        ("strip_head", LINEAR, "a Linear instead of a Stripped"),
+        ("adapt_state_dict", [], "a list instead of a dict"),
+        ("adapt_state_dict", {"fc": None}, "a NoneType under 'fc' instead of a tensor"),
+        ("adapt_state_dict", {0: torch.zeros(1)}, "a Tensor under 0 instead of a tensor under"),
+        ("preprocessing", {"crop": 224}, "a dict instead of a Preprocessing"),
+        ("find_backbone", "net", "a str instead of a BackboneSpec"),
+        ("reference", [1.0], "a list instead of a Tensor"),
+        ("weights", WeightsEntry("V1"), "a WeightsEntry instead of a tuple of WeightsEntry"),
+        ("weights", ("V1",), "a str among its WeightsEntry items"),
+        ("backbones", iter([NET]), "a list_iterator instead of a tuple of BackboneSpec"),
+        ("backbones", (NET, "net"), "a str among its BackboneSpec items"),
+    ],
+)
+def test_another_type_is_named(hook, value, problem):
+    assert check_return(hook, value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("stripped", "problem"),
+    [
+        (Stripped("backbone", None, (), "headless"), "a backbone that is a str"),
+        (Stripped(LINEAR, LINEAR, ("fc",), "perhaps"), "the unknown law 'perhaps'"),
+        (Stripped(LINEAR, "fc", ("fc",), "declared"), "a head that is a str"),
+        (Stripped(LINEAR, None, ("fc",), "exact"), "the law 'exact' without a head"),
+        (Stripped(LINEAR, None, ("fc",), "rounding"), "the law 'rounding' without a head"),
+        (Stripped(LINEAR, LINEAR, ("fc",), "declared"), "the law 'declared' with a head"),
+        (Stripped(LINEAR, LINEAR, ("fc",), "headless"), "the law 'headless' with a head"),
+        (Stripped(LINEAR, LINEAR, "fc"), "the paths 'fc' instead of a tuple"),
+        (Stripped(LINEAR, LINEAR, (1,)), "the paths (1,) instead of a tuple"),
+    ],
+)
+def test_the_parts_of_a_network_fit_together(stripped, problem):
+    assert check_return("strip_head", stripped).startswith(problem)
+
+
+@pytest.mark.parametrize("law", ["declared", "headless"])
+def test_a_law_without_logits_has_no_head(law):
+    assert check_return("strip_head", Stripped(LINEAR, None, ("fc",), law)) is None

@@ -1,0 +1,18 @@
+"""A folder on the path, with no timm in it until a test installs one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.distributions import on_path
+from tests.registry.sources import hide_timm
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on the path that distributions can be installed in."""
+    hide_timm(tmp_path)
+    with on_path(tmp_path):
+        yield tmp_path

@@ -1,0 +1,88 @@
+"""A catalog speaks for its own distribution alone, and a broken one spoils nobody else's."""
+
+from __future__ import annotations
+
+import pytest
+from tests.registry.sources import install_source, spec_of
+
+from headstrip import PluginError, WeightsEntry
+from headstrip.registry import Registry
+
+
+def record_of(registry, name):
+    return next(record for record in registry.records() if record.name == name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"source": "torchvision"}, "'bad' claims the source 'torchvision', which is not 'acme'"),
+        ({"plugin": "resnet"}, "'bad' names the plugin 'resnet', which is not 'acme'"),
+        (
+            {"family": "lab:net"},
+            "'bad' names the family 'lab:net', not one of 'acme' or core",
+        ),
+        ({"family": "net"}, "'bad' names the family 'net', not one of 'acme' or core"),
+    ],
+)
+def test_a_row_that_claims_what_is_anothers_is_refused_and_the_record_says_so(
+    site, changes, reason
+):
+    facts = {"source": "acme", "plugin": "acme", **changes}
+    install_source(site, "acme", ["good", spec_of(name="bad", **facts)])
+    registry = Registry()
+    record = record_of(registry, "acme")
+    assert (record.status, record.rows) == ("found", 1)
+    assert record.error == f"1 of its rows are refused: {reason}"
+    assert [spec.name for spec in registry.specs() if spec.source == "acme"] == ["good"]
+
+
+def test_a_row_that_nobody_can_ask_for_is_refused(site):
+    package = install_source(site, "acme", ["net-large"])
+    catalog = site / package / "catalog.tsv"
+    catalog.write_text(catalog.read_text().replace("net-large", "net.large"))
+    assert "'net.large' is not of the form" in record_of(Registry(), "acme").error
+
+
+def test_a_row_of_a_family_of_the_plugins_own_is_taken(site):
+    install_source(site, "acme", [spec_of("acme", "net", family="acme:net")])
+    assert Registry().resolve("acme:net")[0].family == "acme:net"
+
+
+def test_rows_that_claim_torchvisions_names_leave_them_as_they_are(site):
+    install_source(site, "acme", [spec_of("torchvision", "resnet18", plugin="acme")])
+    spec, _ = Registry().resolve("torchvision:resnet18")
+    assert (spec.plugin, spec.dim) == ("resnet", 512)
+
+
+@pytest.mark.parametrize("file", ["catalog__tsv", "weights__tsv"])
+def test_a_file_that_is_no_catalog_fails_its_plugin_and_nobody_else(site, file):
+    install_source(site, "acme", **{file: "name\tsource\n"})
+    install_source(site, "lab", ["net"])
+    registry = Registry()
+    record = record_of(registry, "acme")
+    assert (record.status, record.rows) == ("failed", 0)
+    assert f"{file.replace('__', '.')} is not a catalog" in record.error
+    assert registry.resolve("lab:net")[0].source == "lab"
+    with pytest.raises(PluginError, match=r"cannot be used: .*is not a catalog"):
+        registry.resolve("acme:net")
+
+
+def test_a_plugin_whose_weights_cannot_be_read_lists_nothing(site):
+    package = install_source(site, "acme", ["net"], [("net", WeightsEntry("V1"))])
+    (site / package / "weights.tsv").write_bytes(b"\xff")
+    assert "acme" not in Registry().sources()
+
+
+def test_strict_makes_an_error_of_a_refused_row(site, monkeypatch):
+    monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
+    install_source(site, "acme", [spec_of("lab", "net", plugin="acme")])
+    with pytest.raises(PluginError, match=r"'acme' .* is unusable: 1 of its rows are refused"):
+        Registry()
+
+
+def test_the_built_in_plugins_have_records_with_their_rows():
+    records = [record for record in Registry().records() if record.origin == "built-in"]
+    assert len(records) == 21
+    assert sum(record.rows for record in records) == 89
+    assert {record.status for record in records} == {"found"}

@@ -1,0 +1,85 @@
+"""A wrong name says which one may have been meant, and where more names come from."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tests.registry.sources import install_source
+
+from headstrip import UnknownBackboneError
+from headstrip.registry import Registry
+
+PIP = "pip install headstrip-timm"
+
+
+def message(name, registry=None):
+    with pytest.raises(UnknownBackboneError) as caught:
+        (registry or Registry()).resolve(name)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet51", "resnet50"),
+        ("ResNet50", "resnet50"),
+        ("torchvision:resnet5", "torchvision:resnet50"),
+        ("vit_b16", "vit_b_16"),
+        ("convnext", "convnext_"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_named(site, name, near):
+    assert f"There is no backbone {name!r}. Did you mean " in message(name)
+    assert near in message(name)
+
+
+@pytest.mark.parametrize("name", ["resnet", "efficientnet", "vgg", "torchvision:vit"])
+def test_at_most_three_are_named(site, name):
+    hint = re.search(r"Did you mean (.*?)\?", message(name)).group(1)
+    assert len(re.split(", | or ", hint)) == 3
+
+
+def test_a_name_like_no_other_points_to_the_list(site):
+    assert "`headstrip list` prints all names" in message("qqqqqqqqqqqq")
+
+
+def test_without_timm_a_bare_name_says_how_to_get_it(site):
+    assert PIP in message("mobilenetv4_x")
+
+
+def test_with_timm_its_names_are_suggested_and_it_is_not_offered(site):
+    install_source(site, "timm", ["mobilenetv4_x"])
+    assert "mobilenetv4_x" in message("mobilenetv4_y")
+    assert PIP not in message("mobilenetv4_y")
+
+
+def test_a_timm_that_is_installed_and_unusable_is_said_so(site):
+    install_source(site, "timm", catalog__tsv="not a catalog")
+    assert "timm's names are missing: " in message("mobilenetv4_x")
+    assert PIP not in message("mobilenetv4_x")
+    blocked = Registry(disabled=["timm"])
+    assert "timm's names are missing: disabled by" in message("mobilenetv4_x", blocked)
+
+
+def test_the_source_timm_without_its_plugin_says_how_to_get_it(site):
+    assert "There is no source 'timm'" in message("timm:mobilenetv4_x")
+    assert PIP in message("timm:mobilenetv4_x")
+
+
+def test_a_source_of_another_name_is_suggested_by_the_backbone(site):
+    install_source(site, "acme", ["acmenet"])
+    assert "There is no source 'acne'" in message("acne:acmenet")
+    assert "Did you mean acme:acmenet?" in message("acne:acmenet")
+
+
+def test_a_source_that_is_nearly_right_is_named(site):
+    assert "Did you mean torchvision:new_net?" in message("torch-vision:new_net")
+
+
+def test_a_source_like_no_other_names_those_that_there_are(site):
+    assert "Installed sources: torchvision" in message("q:new_net")
+
+
+def test_disabled_families_are_not_suggested(site):
+    assert "vgg" not in message("vg16", Registry(disabled=["vgg"]))

@@ -1,0 +1,58 @@
+"""What ``import headstrip`` gives, and what it costs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from tests.distributions import run_python
+
+import headstrip
+
+TORCH_FREE = (
+    "catalog", "contract", "errors", "families", "hookspecs", "index", "plugins", "preprocessing",
+    "registry", "returns", "rows", "spec", "suggestions",
+)  # fmt: skip
+
+
+def typed_names():
+    """Return the names that type checkers see, out of the module's source."""
+    tree = ast.parse(Path(headstrip.__file__).read_text(encoding="utf-8"))
+    return {
+        name.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+        for name in node.names if name.asname
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", headstrip.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(headstrip, name) is not None
+
+
+def test_public_names_are_those_that_type_checkers_and_completion_see():
+    assert set(headstrip.__all__) == typed_names() | {"__version__"}
+    assert dir(headstrip) == headstrip.__all__ == sorted(headstrip.__all__)
+
+
+def test_another_name_is_an_attribute_error_that_names_it():
+    with pytest.raises(AttributeError, match="module 'headstrip' has no attribute 'build'"):
+        _ = headstrip.build
+
+
+def test_importing_resolving_and_listing_import_neither_torch_nor_numpy():
+    code = (
+        "import sys, importlib, headstrip\n"
+        f"for name in {TORCH_FREE!r}:\n"
+        "    importlib.import_module(f'headstrip.{name}')\n"
+        "from headstrip.registry import get_registry\n"
+        "registry = get_registry()\n"
+        "spec, parts = registry.resolve('resnet50.IMAGENET1K_V2')\n"
+        "entries = registry.weights(spec)\n"
+        "assert len(registry.labels(spec, entries[0])) == 1000\n"
+        "assert len(registry.specs()) >= 89\n"
+        "headstrip.register_plugin, headstrip.BackboneSpec, headstrip.Preprocessing\n"
+        "print(sorted({'torch', 'torchvision', 'numpy', 'PIL'} & set(sys.modules)))\n"
+    )
+    result = run_python("-c", code)
+    assert (result.stdout, result.stderr) == ("[]\n", "")

