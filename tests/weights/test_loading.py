@@ -195,7 +195,6 @@ def test_densenet_loads_its_old_names(tmp_path: Path) -> None:
 
 
 # The files of vit_b_16 and its like are older than torchvision's code.
-@pytest.mark.xfail(strict=False, reason="the vit family takes its old files as they are")
 def test_vit_renames_the_old_names_of_its_mlp() -> None:
     model = models.VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=3)
     state = model.state_dict()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped, detach, find
+from headstrip.weights import plain_state_dict
+
+# torchvision's files are older than its code: they name the layers that are numbered now.
+_OLD_LAYER = re.compile(r"\.mlp\.linear_([12])\.")
 
 
 class ViT(TorchvisionFamily):
@@ -33,6 +38,18 @@ class ViT(TorchvisionFamily):
         size = getattr(model, "image_size", None)
         shape = (3, size, size) if isinstance(size, int) else None
         return detach(model, "heads", kind=nn.Sequential, input_shape=shape)
+
+    @hookimpl
+    def adapt_state_dict(
+        self, loaded: object, model: nn.Module, entry: WeightsEntry | None
+    ) -> dict[str, Tensor]:
+        """Take the file with the old names renamed."""
+        state = plain_state_dict(loaded)
+        return {_OLD_LAYER.sub(_numbered, key): value for key, value in state.items()}
+
+
+def _numbered(old: re.Match[str]) -> str:
+    return f".mlp.{3 * (int(old[1]) - 1)}."
 
 
 plugin = ViT()
