@@ -180,7 +180,8 @@ def caught_by(folder: Path, tests: list[str]) -> str | None:
         check=False,
     )
     failed = [line for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if ran.returncode == 1 and failed:
+    # xdist calls it an interruption when -x ends a run.
+    if ran.returncode in {1, 2} and failed:
         return failed[0].partition(" ")[2].partition(" - ")[0]
     if ran.returncode == 0:
         return None

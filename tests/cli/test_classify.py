@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,17 @@ def test_a_bad_image_is_told_and_the_others_are_classified(
     assert [line.split(": ")[:2] for line in result.stderr.splitlines()] == [
         ["Error", str(images[0])], ["Error", str(images[2])], ["Error", str(images[3])],
     ]  # fmt: skip
+
+
+def test_a_name_that_would_move_the_cursor_is_escaped(
+    run: Run, photos: Path, weights_of: WeightsOf
+) -> None:
+    odd = photos / os.fsdecode(b"\x1b[2J\xff.png")
+    (photos / "a.png").rename(odd)
+    options = ["-b", NAME, "--weights", weights_of(NAME)]
+    assert run("classify", odd, *options).stdout.splitlines()[0].endswith("\\x1b[2J\\udcff.png")
+    (told,) = json.loads(run("classify", odd, *options, "--json").stdout)
+    assert told["image"] == str(odd)
 
 
 def test_a_backbone_without_a_head_is_a_sentence(

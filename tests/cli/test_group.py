@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 import pytest
 from tests.cli.conftest import Run
-from tests.distributions import SOURCES, install_distribution, run_python
+from tests.distributions import SOURCES, catalog_of, install_distribution, run_python
 
-from headstrip import __version__
+from headstrip import BackboneSpec, __version__
 from headstrip.cli import main
 from headstrip.cli.group import COMMANDS
 from headstrip.registry import get_registry
@@ -108,6 +108,25 @@ def test_no_plugin_does_without_it_for_one_command(run: Run, site: Path) -> None
     assert "disabled by" in result.stderr
     assert get_registry() is not before
     assert all("disabled" not in (record.error or "") for record in get_registry().records())
+
+
+def test_no_plugin_holds_while_an_encoder_is_built(
+    run: Run, site: Path, photos: Path, weights_of: Callable[[str], Path]
+) -> None:
+    code = (
+        "from torchvision.models import squeezenet1_1\n"
+        "from headstrip import hookimpl\n"
+        "@hookimpl\n"
+        "def build_model(spec, options):\n"
+        "    return squeezenet1_1(**options)\n"
+    )
+    spec = BackboneSpec("net", "own", "squeezenet", "own", "image", (3, 224, 224), 512, 9)
+    files = {"own_net/__init__.py": code, "own_net/catalog.tsv": catalog_of(spec)}
+    install_distribution(site, "own", {"own": "own_net"}, files)
+    options = ["-b", "own:net", "--weights", weights_of("squeezenet1_1")]
+    result = run("--no-plugin", "squeezenet", "classify", photos / "a.png", *options)
+    assert result.exit_code == 1
+    assert "The plugin 'squeezenet' (built-in) cannot be used: disabled by" in result.stderr
 
 
 def test_no_plugin_takes_built_in_ones_and_all(run: Run) -> None:

@@ -41,6 +41,7 @@ def preprocessings(draw: st.DrawFn) -> Preprocessing:
 
 
 @given(preprocessings())
+@settings(deadline=None)
 def test_json_brings_back_an_equal_one(preprocessing: Preprocessing) -> None:
     again = Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json())))
     assert again == preprocessing
@@ -101,6 +102,7 @@ def test_what_comes_out_has_the_input_shape(
 
 
 @given(preprocessings(), sizes, sizes, st.integers(1, 64))
+@settings(deadline=None)
 def test_the_resize_follows_the_crop_in_proportion(
     preprocessing: Preprocessing, height: int, width: int, frames: int
 ) -> None:
@@ -132,11 +134,13 @@ def in_proportion(size: int, factor: float) -> Any:
 
 
 @given(preprocessings())
+@settings(deadline=None)
 def test_its_own_input_leaves_it_as_it_is(preprocessing: Preprocessing) -> None:
     assert preprocessing.for_input(preprocessing.input_shape) == preprocessing
 
 
 @given(st.integers(1, 400), sizes, st.integers(1, 600))
+@settings(deadline=None)
 def test_a_crop_that_the_resize_covered_stays_covered(crop: int, more: int, side: int) -> None:
     covered = replace(RESNET, crop=(crop, crop), resize=crop + more)
     fitted = covered.for_input((3, side, side))

@@ -52,9 +52,9 @@ def embed_folder(
     A row an image, sorted by path: ``path`` (relative, with ``/``; ``original_path`` reads names
     that are not UTF-8 back), ``embedding`` (float32, null for a bad image), ``width`` and
     ``height`` (pixels as shown, null when unknown), ``error`` (null when all is well). The file's
-    metadata has, under ``headstrip``, what the embeddings depend on. An embedding has the same
-    bits whatever other images there are: every batch has ``batch_size`` images, blank ones where
-    images are bad or missing.
+    metadata has, under ``headstrip``, what the embeddings depend on. On the CPU an embedding has
+    the same bits whatever other images there are: every batch has ``batch_size`` images, blank
+    ones where images are bad or missing.
 
     Args:
         encoder: An encoder of images, with a preprocessing.
