@@ -115,6 +115,7 @@ def test_auxiliary_heads_of_ones_own_network_come_off_too(name):
     parts = strip_head(model, family=name.partition("_")[0])
     assert parts.backbone is model
     assert len(parts.paths) > 1
+    assert not any(key.lower().startswith("aux") for key in model.state_dict())
     assert isinstance(model.train()(torch.randn(2, 3, 299, 299)), torch.Tensor)
 
 
