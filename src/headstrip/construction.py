@@ -18,6 +18,12 @@ from headstrip.selection import Selection, WeightsArgument, select_weights
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped
 
+_RESERVED_OPTIONS = {
+    "num_classes": "predictors={'name': classes} for classes of your own",
+    "weights": "weights= to build_encoder itself",
+    "pretrained": "weights= to build_encoder itself",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -47,11 +53,7 @@ def build_stripped(
     options: Mapping[str, Any] | None = None,
 ) -> Built:
     """Build a network, put its weights in, and take its head off; see ``build_encoder``."""
-    if "num_classes" in (options or {}):
-        raise ValueError(
-            f"options has num_classes={dict(options or {})['num_classes']!r}, which headstrip sets "
-            "by the weights. Pass predictors={'name': classes} for classes of your own."
-        )
+    _check_options(options)
     registry = get_registry()
     spec, parts = registry.resolve(name)
     selection = select_weights(registry, spec, parts, weights)
@@ -60,9 +62,26 @@ def build_stripped(
         **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
     }  # fmt: skip
     builder = _Builder(registry.owner(spec), registry.stripper(spec.family), spec, selection)
-    stripped, sha256 = builder.build(merged)
+    # Tensors made in inference mode could never train.
+    with torch.inference_mode(False):
+        stripped, sha256 = builder.build(merged)
     shape = stripped.input_shape or (entry and entry.input_shape) or spec.input_shape
     return Built(stripped, spec, selection, merged, shape, sha256)
+
+
+def _check_options(options: object) -> None:
+    """Refuse what is no mapping of constructor arguments, and those that are headstrip's."""
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(
+            f"options={options!r} is a {type(options).__name__}. "
+            "Pass a mapping of constructor arguments, such as {'image_size': 384}."
+        )
+    for name, instead in _RESERVED_OPTIONS.items():
+        if name in (options or {}):
+            raise ValueError(
+                f"options has {name}={dict(options or {})[name]!r}, which headstrip sets itself. "
+                f"Pass {instead}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +168,20 @@ class _Builder:
     def _check_fit(self, file: files.WeightsFile, fit: files.Fit, paths: tuple[str, ...]) -> None:
         outside = fit.outside(paths)
         if outside:
-            shown = ", ".join(map(repr, outside[:3])) + (" and more" if outside[3:] else "")
+            hidden = set(outside)
             raise WeightsError(
                 f"{file.path} does not fit {self.about}: {len(outside)} tensors are missing, "
-                f"unknown or of another shape ({shown}). Name the backbone that it was made for."
+                f"unknown or of another shape{_shown('missing', fit.missing, hidden)}"
+                f"{_shown('unknown', fit.unexpected, hidden)}"
+                f"{_shown('of another shape', fit.reshaped, hidden)}. Name the backbone that it "
+                "was made for, or save its state dict without a prefix such as 'module.'."
             )
+
+
+def _shown(problem: str, names: tuple[str, ...], chosen: set[str]) -> str:
+    """Show a few of the names that have a problem."""
+    shown = [repr(name) for name in names if name in chosen]
+    return f"; {problem}: {', '.join(shown[:2])}{' ...' if shown[2:] else ''}" if shown else ""
 
 
 def strip_with(

@@ -67,6 +67,7 @@ class Encoder(nn.Module):
         self.input_shape, self.preprocessing = input_shape, preprocessing
         self.predictors, self.labels = predictors, labels
         self._frozen = False
+        self._thawed: list[str] = []
         if head is not None:
             # An unused parameter that asks for a gradient stops DistributedDataParallel.
             head.requires_grad_(False)
@@ -159,18 +160,23 @@ class Encoder(nn.Module):
         Returns:
             The encoder itself.
         """
+        if not self._frozen:
+            parameters = self.backbone.named_parameters()
+            self._thawed = [name for name, parameter in parameters if parameter.requires_grad]
         self._frozen = True
         self.backbone.requires_grad_(False)
         return self.train(self.training)
 
     def unfreeze(self) -> Encoder:
-        """Let the backbone train again.
+        """Let what ``freeze`` stopped train again.
 
         Returns:
             The encoder itself.
         """
+        if self._frozen:
+            for name in self._thawed:
+                self.backbone.get_parameter(name).requires_grad_(True)
         self._frozen = False
-        self.backbone.requires_grad_(True)
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Encoder:
@@ -184,6 +190,18 @@ class Encoder(nn.Module):
             self.head.eval()
         if self._frozen:
             self.backbone.eval()
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Encoder:
+        """Turn gradients on or off; never on for the head, nor for a frozen backbone.
+
+        Returns:
+            The encoder itself.
+        """
+        super().requires_grad_(requires_grad)
+        for part in (self.head, self.backbone if self._frozen else None):
+            if part is not None:
+                part.requires_grad_(False)
         return self
 
     @property

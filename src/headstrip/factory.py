@@ -76,12 +76,13 @@ def build_encoder(
         512
     """
     check_classes(predictors or {})
+    device = _checked_place(device, dtype)
     registry = get_registry()
     built = build_stripped(name, weights=weights, options=options)
     spec, stripped, entry = built.spec, built.stripped, built.selection.entry
     chosen = _preprocessing(registry, built, preprocessing)
     shape = chosen.input_shape if chosen else built.input_shape
-    dim = _width(stripped, spec, shape, given=preprocessing is not None)
+    dim = embedding_width(stripped, spec, shape, given=preprocessing is not None)
     if not options and dim != spec.dim:
         _report_mismatch(spec, dim, strict)
     has_labels = entry and built.selection.path is None and stripped.head is not None
@@ -96,10 +97,33 @@ def build_encoder(
         options=built.options,
         input_shape=shape,
         preprocessing=chosen,
-        predictors=Predictors(dim, predictors) if predictors else None,
+        predictors=_predictors(dim, predictors),
         labels=registry.labels(spec, entry) if entry and has_labels else None,
     )
     return encoder.to(device=device, dtype=dtype)
+
+
+def _predictors(dim: int, classes: Mapping[str, int] | None) -> Predictors | None:
+    # Tensors made in inference mode could never train.
+    with torch.inference_mode(False):
+        return Predictors(dim, classes) if classes else None
+
+
+def _checked_place(device: Any, dtype: Any) -> torch.device | None:
+    """Refuse a device or a dtype that no encoder can have, before anything is built."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(
+            f"dtype={dtype!r} is no type for an encoder. Pass a floating-point torch.dtype, such "
+            "as torch.bfloat16."
+        )
+    try:
+        return None if device is None else torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(
+            f"device={device!r} cannot be used here: {reason}. Pass a device that is, such as "
+            "'cpu'."
+        ) from error
 
 
 def strip_head(model: nn.Module, *, family: str) -> Stripped:
@@ -130,7 +154,15 @@ def strip_head(model: nn.Module, *, family: str) -> Stripped:
     return strip_with(plugin, own, model, None, None, family)
 
 
-def _width(stripped: Stripped, spec: BackboneSpec, shape: tuple[int, ...], given: bool) -> int:
+def embedding_width(
+    stripped: Stripped, spec: BackboneSpec, shape: tuple[int, ...], *, given: bool = False
+) -> int:
+    """Probe the width of a backbone.
+
+    Raises:
+        PluginError: What was stripped is no encoder.
+        PreprocessingError: The same where the user gave the ``shape``.
+    """
     try:
         return probe_width(stripped.backbone, shape)
     except ProbeError as error:
@@ -153,8 +185,15 @@ def _preprocessing(
     if isinstance(given, Preprocessing):
         return given
     spec, entry = built.spec, built.selection.entry
-    if isinstance(given, str):
-        tags = {other.tag: other for other in registry.weights(spec)}
+    if given is not None and not isinstance(given, str):
+        raise PreprocessingError(
+            f"preprocessing={given!r} is a {type(given).__name__}. Pass a headstrip.Preprocessing, "
+            "or the tag of the weights whose one it is to be."
+        )
+    if given is not None:
+        entries = registry.weights(spec)
+        tags = {other.tag: other for other in entries}
+        tags |= {"DEFAULT": entries[0]} if entries else {}
         if given not in tags:
             raise PreprocessingError(
                 f"{spec.qualified_name} has no weights {given!r} whose preprocessing it could "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import marshal
 import platform
 import re
 from dataclasses import asdict, dataclass
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,6 +82,11 @@ def _described(option: Any) -> Any:
         return sorted(map(repr, option))
     if isinstance(option, partial):
         return [_described(option.func), option.args, option.keywords]
+    if isinstance(option, FunctionType):
+        # Two lambdas share a name; what they do is in their code and in what it closes over.
+        cells = [_described(cell.cell_contents) for cell in option.__closure__ or ()]
+        code = hashlib.sha256(marshal.dumps(option.__code__)).hexdigest()
+        return [f"{option.__module__}.{option.__qualname__}", code, cells, option.__defaults__]
     if hasattr(option, "__qualname__"):
         return f"{option.__module__}.{option.__qualname__}"
     # What has no name of its own is described by its address too.

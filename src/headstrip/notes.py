@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import nn
 
 from headstrip.construction import build_stripped
+from headstrip.factory import embedding_width
 from headstrip.predictors import init_predictors as init_predictors
-from headstrip.probe import probe_width
 
 _LATER_TIMM = "timm."
 
@@ -44,4 +44,4 @@ def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, in
         name = f"timm:{name.removeprefix(_LATER_TIMM)}"
     built = build_stripped(name, weights="DEFAULT" if pretrained else None)
     backbone = built.stripped.backbone.train()
-    return backbone, probe_width(backbone, built.input_shape)
+    return backbone, embedding_width(built.stripped, built.spec, built.input_shape)

@@ -199,21 +199,25 @@ def find_plugins(disabled: Iterable[str], reserved: Iterable[str]) -> list[Plugi
     for entry_point in _entry_points():
         groups.setdefault(entry_point.name, []).append(_plugin_of(entry_point))
     plugins = []
-    for name, group in sorted(groups.items()):
+    for _, group in sorted(groups.items()):
         plugin = group[0]
         plugin.origin = ", ".join(sorted(other.origin for other in group))
-        reason = _block_reason(name, len(group), set(disabled), set(reserved))
+        reason = _block_reason(plugin, len(group), set(disabled), set(reserved))
         if reason:
             plugin.fail(reason, "blocked")
         plugins.append(plugin)
     return plugins
 
 
-def _block_reason(name: str, count: int, disabled: set[str], reserved: set[str]) -> str | None:
+def _block_reason(plugin: Plugin, count: int, disabled: set[str], reserved: set[str]) -> str | None:
+    name = plugin.name
     if disabled & {name, "*"}:
         return DISABLED
     if name in reserved:
         return f"the name {name!r} belongs to headstrip itself"
+    if name == "timm" and plugin.origin.partition(" ")[0].lower() != "headstrip-timm":
+        # Bare names are timm's after torchvision's, so its plugin has one home.
+        return "the name 'timm' belongs to headstrip-timm"
     if not is_source(name):
         return f"the name {name!r} cannot be a source: it has more than letters, digits, - and _"
     if count > 1:

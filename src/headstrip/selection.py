@@ -53,12 +53,15 @@ def select_weights(
         )
     wanted = weights.name if isinstance(weights, Enum) else weights
     if name.tag is not None:
-        if wanted not in ("DEFAULT", name.tag):
+        if isinstance(wanted, str) and wanted.startswith(f"{name.tag}="):
+            pass
+        elif wanted not in ("DEFAULT", name.tag):
             raise ValueError(
                 f"The name asks for the weights {name.tag!r} and weights={weights!r} for others. "
                 "Leave one of them out; 'TAG=path' says whose preprocessing a file has."
             )
-        wanted = name.tag
+        else:
+            wanted = name.tag
     if wanted is None:
         return Selection(None)
     entries = registry.weights(spec)

@@ -65,6 +65,17 @@ def find(model: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
     return found
 
 
+def _check_last(model: nn.Module, path: str) -> None:
+    """Refuse a layer that others follow in its sequence: it does not give the logits."""
+    parent, _, leaf = path.rpartition(".")
+    sequence = model.get_submodule(parent)
+    if isinstance(sequence, nn.Sequential) and leaf != list(dict(sequence.named_children()))[-1]:
+        raise HeadNotFoundError(
+            f"Other layers follow the one at {path!r} of this {type(model).__name__}, so it does "
+            "not give the logits. Take those off first, or use headstrip.detach on the last one."
+        )
+
+
 def detach(
     model: nn.Module,
     path: str,
@@ -84,7 +95,8 @@ def detach(
         The two parts; ``backbone`` is ``model``.
 
     Raises:
-        HeadNotFoundError: The network has no such head. It is unchanged then.
+        HeadNotFoundError: The network has no such head, or something follows it. It is unchanged
+            then.
 
     Example:
         >>> from torch import nn
@@ -93,5 +105,6 @@ def detach(
         Linear(in_features=12, out_features=3, bias=True)
     """
     head = find(model, path, kind)
+    _check_last(model, path)
     model.set_submodule(path, nn.Identity())
     return Stripped(model, head, (path,), input_shape=input_shape)

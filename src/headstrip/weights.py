@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import pickle
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from headstrip.errors import WeightsError
 from headstrip.spec import WeightsEntry
 
 _CHUNK = 1 << 20
+_START = 64
 # Files older than torch 0.4.1, and converted ones, have none of these; no output depends on them.
 _COUNTER = "num_batches_tracked"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -138,7 +141,7 @@ def read_weights(path: Path, sha256: str = "") -> WeightsFile:
                     "package brings its own when it is installed again."
                 )
             file.seek(0)
-            return WeightsFile(path, found, _parse(path, file))
+            return WeightsFile(path, found, _parse(path, file, hashed=bool(sha256)))
     except OSError as error:
         raise WeightsError(
             f"The weights file {str(path)!r} cannot be read ({_one_line(error)}). "
@@ -153,19 +156,38 @@ def _hash(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _parse(path: Path, file: BinaryIO) -> object:
+def _parse(path: Path, file: BinaryIO, *, hashed: bool) -> object:
+    start = file.read(_START)
+    file.seek(0)
     try:
         if path.suffix == ".safetensors":
             return load_safetensors(file.read())
-        return torch.load(file, map_location="cpu", weights_only=True)
+        # torch does not compare the archive's own checksums; a hash of the file covers them.
+        broken = None if hashed or not zipfile.is_zipfile(file) else zipfile.ZipFile(file).testzip()
+        if broken is None:
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        problem = f"the checksum of {broken!r} in it is wrong"
     except Exception as error:
         # The parsers raise what they happen to meet: UnpicklingError, RuntimeError, EOFError,
         # OSError, KeyError and more, for a file that is damaged or holds code.
-        problem = _one_line(error).partition(" WeightsUnpickler")[0][:200]
+        problem = _problem(start, error)
     raise WeightsError(
         f"{path} is not a file of weights, or is damaged ({problem}). Nothing of it was executed. "
         "Get the file again, or save a state dict."
     )
+
+
+def _problem(start: bytes, error: Exception) -> str:
+    """Say in few words what a file is that cannot be read."""
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, and not the file that it points to"
+    if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
+        return "it holds more than tensors and plain values, such as a whole model, or no tensors"
+    return _one_line(error)[:200]
 
 
 def plain_state_dict(loaded: object) -> dict[str, Tensor]:
@@ -253,12 +275,32 @@ def assign(
         headless: Whether the head's tensors are missing, and stay as they are.
     """
     own = model.state_dict()
+    _check_kinds(own, state)
     counters = {key: own[key] for key in own if key.endswith(_COUNTER) and key not in state}
     ordered = OrderedDict({**state, **counters})
     versions = getattr(_unwrapped(source), "_metadata", None)
     stated = versions if isinstance(versions, Mapping) else {}
     ordered._metadata = {**getattr(own, "_metadata", {}), **stated}  # type: ignore[attr-defined]
     model.load_state_dict(ordered, strict=not headless)
+
+
+def _check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that copying would change in silence: whole numbers, complex or sparse ones.
+
+    Raises:
+        WeightsError: There is one.
+    """
+    for name in own.keys() & state.keys():
+        mine, other = own[name], state[name]
+        if (
+            mine.is_floating_point() != other.is_floating_point()
+            or mine.is_complex() != other.is_complex()
+            or other.layout is not torch.strided
+        ):
+            raise WeightsError(
+                f"The tensor {name!r} in the file is {other.dtype}, {other.layout}, where the "
+                f"network has {mine.dtype}, {mine.layout}. Save a plain state dict."
+            )
 
 
 def refuse_unfilled(model: nn.Module, about: str) -> None:
@@ -270,7 +312,7 @@ def refuse_unfilled(model: nn.Module, about: str) -> None:
     Raises:
         WeightsError: A vector is not finite.
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
         if parameter.ndim == 1 and not torch.isfinite(parameter).all():
             raise WeightsError(
                 f"The weights {about} do not fill the whole network: {name!r} is not finite. "

@@ -74,3 +74,8 @@ def test_a_batch_of_no_images_is_refused(encoder: Encoder, batch_size: Any) -> N
 def test_one_image_in_the_place_of_several_is_told(encoder: Encoder, images: Any) -> None:
     with pytest.raises(PreprocessingError, match="is not several images"):
         encoder.embed(images)
+
+
+def test_the_rows_of_one_image_are_not_images(encoder):
+    with pytest.raises(PreprocessingError, match="not several images"):
+        encoder.embed(np.zeros((40, 50, 3), np.uint8))

@@ -282,3 +282,11 @@ def test_an_encoder_of_clips_or_without_preprocessing_is_refused(photos: Path, o
     with pytest.raises(PreprocessingError, match="has no preprocessing"):
         embed_folder(build_encoder("squeezenet1_1", weights=None), photos, out)
     assert list(out.parent.iterdir()) == []
+
+
+def test_an_embedding_that_is_not_finite_is_a_bad_row(save, tmp_path):
+    save("a.png")
+    encoder = build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
+    encoder.backbone.conv1[0].weight.data.fill_(float("nan"))
+    report = embed_folder(encoder, tmp_path / "photos", tmp_path / "out.parquet")
+    assert report.failed == {"a.png": "its embedding is not finite."}

@@ -279,6 +279,57 @@ def test_a_mode_survives_embedding():
     assert torch.equal(encoder.backbone.bn1.running_mean, before)
 
 
+def test_turning_gradients_on_leaves_the_head_and_a_frozen_backbone_off():
+    encoder = build_encoder("resnet18", weights=None, predictors={"a": 2}).freeze()
+    encoder.requires_grad_(True)
+    on = {name.partition(".")[0] for name, p in encoder.named_parameters() if p.requires_grad}
+    assert on == {"predictors"}
+    encoder.unfreeze().requires_grad_(True)
+    assert not any(p.requires_grad for p in encoder.head.parameters())
+
+
+def test_unfreezing_leaves_off_what_was_off_before():
+    encoder = build_encoder("resnet18", weights=None)
+    encoder.backbone.conv1.requires_grad_(False)
+    encoder.freeze().freeze().unfreeze()
+    assert not encoder.backbone.conv1.weight.requires_grad
+    assert encoder.backbone.layer1[0].conv1.weight.requires_grad
+
+
+def test_an_encoder_built_in_inference_mode_can_train(file):
+    with torch.inference_mode():
+        encoder = build_encoder("resnet18", weights=file, predictors={"a": 2})
+    encoder.predict(torch.randn(2, 3, 64, 64))["a"].sum().backward()
+    assert encoder.backbone.conv1.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"options": 5}, ValueError, r"options=5 is a int\..*mapping"),
+        ({"options": {"weights": "DEFAULT"}}, ValueError, "options has weights='DEFAULT'"),
+        ({"dtype": "float16"}, ValueError, "dtype='float16'.*torch.bfloat16"),
+        ({"dtype": torch.int8}, ValueError, "floating-point"),
+        ({"device": "nope"}, ValueError, "device='nope' cannot be used here"),
+        ({"preprocessing": 5}, PreprocessingError, "preprocessing=5 is a int"),
+        ({"preprocessing": nn.Identity()}, PreprocessingError, "is a Identity"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_in_a_sentence(keywords, error, message):
+    with pytest.raises(error, match=message):
+        build_encoder("resnet18", weights=None, **keywords)
+
+
+def test_the_preprocessing_of_the_default_weights_can_be_named_so():
+    encoder = build_encoder("resnet50", weights=None, preprocessing="DEFAULT")
+    assert encoder.preprocessing.resize == 232
+
+
+def test_the_same_tag_in_the_name_and_before_a_path_is_no_conflict(file):
+    encoder = build_encoder("resnet18.IMAGENET1K_V1", weights=f"IMAGENET1K_V1={file}")
+    assert encoder.weights.tag == "IMAGENET1K_V1"
+
+
 class TestStrippingOnesOwnNetwork:
     def test_it_is_changed_and_given_back(self):
         model = models.resnet18(num_classes=7).eval()
@@ -289,13 +340,47 @@ class TestStrippingOnesOwnNetwork:
         assert torch.equal(parts.head(parts.backbone(x)), expected)
         assert parts.paths == ("fc",)
 
-    @pytest.mark.parametrize("family", ["vgg", "vit", "s3d", "squeezenet", "densenet", "maxvit"])
-    def test_a_network_of_another_shape_is_refused_and_unchanged(self, family):
+    @pytest.mark.parametrize(
+        "family",
+        ["vgg", "vit", "s3d", "squeezenet", "densenet", "maxvit", "shufflenet", "googlenet"],
+    )
+    def test_a_network_of_another_family_is_refused_and_unchanged(self, family):
         model = models.resnet18()
         keys = list(model.state_dict())
-        with pytest.raises(HeadNotFoundError, match="was expected to have"):
+        with pytest.raises(HeadNotFoundError, match="A ResNet is no network of the family"):
             headstrip.strip_head(model, family=family)
         assert list(model.state_dict()) == keys
+
+    def test_layers_after_the_head_are_not_passed_over(self):
+        model = models.mobilenet_v2()
+        model.classifier.append(nn.LogSoftmax(1))
+        with pytest.raises(HeadNotFoundError, match=r"Other layers follow .*classifier\.1"):
+            headstrip.strip_head(model, family="mobilenet_v2")
+        assert isinstance(model.classifier[1], nn.Linear)
+
+    def test_a_forward_of_its_own_is_not_guessed_at(self):
+        class Softmaxed(models.ResNet):
+            def forward(self, x):
+                return super().forward(x).softmax(1)
+
+        model = Softmaxed(models.resnet.BasicBlock, [1, 1, 1, 1])
+        with pytest.raises(HeadNotFoundError, match="forward of its own"):
+            headstrip.strip_head(model, family="resnet")
+
+    def test_a_subclass_that_changes_no_forward_is_one_of_its_family(self):
+        class Mine(models.ResNet):
+            pass
+
+        parts = headstrip.strip_head(
+            Mine(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=3), family="resnet"
+        )
+        assert parts.head.out_features == 3
+
+    def test_another_kind_of_head_is_refused(self):
+        model = models.resnet18()
+        model.fc = nn.Sequential(nn.Dropout(), nn.Linear(512, 3))
+        with pytest.raises(HeadNotFoundError, match="expected to have a Linear at 'fc'"):
+            headstrip.strip_head(model, family="resnet")
 
     def test_a_head_that_is_off_already_is_said(self):
         model = models.resnet18()

@@ -258,3 +258,13 @@ def test_it_is_the_same_in_every_process(
     )  # fmt: skip
     assert there.stdout.split() == here
     assert len(set(here)) == 2
+
+
+def test_two_lambdas_are_told_apart_by_what_they_do() -> None:
+    def identity(groups: int) -> str:
+        torch.manual_seed(0)
+        options = {"norm_layer": lambda channels: nn.GroupNorm(groups, channels)}
+        return build_encoder("resnet18", weights=None, options=options).fingerprint.identity
+
+    assert identity(8) == identity(8)
+    assert identity(8) != identity(4)

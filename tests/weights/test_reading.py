@@ -13,8 +13,9 @@ import pytest
 import torch
 from tests.weights.files import save_legacy, save_zip, sha256_of
 from torch import Tensor
+from torchvision import models
 
-from headstrip import WeightsError
+from headstrip import WeightsError, build_encoder
 from headstrip.weights import plain_state_dict, read_weights
 
 Save = Callable[[object, Path], Path]
@@ -138,3 +139,54 @@ def test_a_checkpoint_that_holds_itself_is_refused() -> None:
     stored.seek(0)
     with pytest.raises(WeightsError, match="no state dict"):
         plain_state_dict(torch.load(stored, weights_only=True))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.save(models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    return tmp_path / "resnet18.pth"
+
+
+def test_bytes_changed_in_the_middle_of_an_archive_are_noticed(saved: Path) -> None:
+    data = bytearray(saved.read_bytes())
+    data[5_000_000:5_001_000] = bytes(1000)
+    saved.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"checksum of 'resnet18/data/\d+' in it is wrong"):
+        read_weights(saved)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html><title>404</title>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+    ],
+)
+def test_what_a_file_is_instead_is_said(content: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / "page.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=what):
+        read_weights(tmp_path / "page.pth")
+
+
+def test_a_whole_model_is_refused_in_words_of_our_own(tmp_path: Path) -> None:
+    torch.save(models.resnet18(), tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="such as a whole model") as caught:
+        read_weights(tmp_path / "model.pth")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.parametrize("change", [torch.Tensor.int, torch.Tensor.to_sparse])
+def test_tensors_that_would_change_in_silence_are_refused(change, tmp_path: Path) -> None:
+    state = models.resnet18().state_dict()
+    state["conv1.weight"] = change(state["conv1.weight"])
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match=r"'conv1.weight' in the file is torch\."):
+        build_encoder("resnet18", weights=tmp_path / "odd.pth")
+
+
+def test_a_prefix_shows_in_the_message(tmp_path: Path) -> None:
+    state = {f"module.{key}": value for key, value in models.resnet18().state_dict().items()}
+    torch.save(state, tmp_path / "ddp.pth")
+    with pytest.raises(WeightsError, match=r"unknown: 'module.conv1.weight'.* prefix"):
+        build_encoder("resnet18", weights=tmp_path / "ddp.pth")

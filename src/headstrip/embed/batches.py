@@ -34,7 +34,7 @@ def embed_images(encoder: Encoder, images: Iterable[Any], batch_size: int) -> np
         ImageError: A file cannot be read.
     """
     check_batch_size(batch_size)
-    if isinstance(images, (str, os.PathLike)) or not isinstance(images, Iterable):
+    if _is_one(images, 3 if encoder.spec.task == "image" else 4):
         raise PreprocessingError(
             f"images is a {type(images).__name__}, which is not several images. "
             "Pass a list, or any other iterable, of images."
@@ -70,6 +70,13 @@ def check_batch_size(batch_size: int) -> None:
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} makes no batch. Pass 1 or more.")
+
+
+def _is_one(images: Any, axes: int) -> bool:
+    """Whether this is one image, or one clip, of so many axes: its rows are not images."""
+    if isinstance(images, (np.ndarray, Tensor)):
+        return images.ndim <= axes
+    return isinstance(images, (str, os.PathLike)) or not isinstance(images, Iterable)
 
 
 def _batches(images: Iterable[Any], size: int) -> Iterator[list[Any]]:

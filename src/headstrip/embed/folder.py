@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,9 +120,15 @@ def _embed_slice(encoder: Encoder, folder: Path, files: Sequence[str], size: int
         return rows
     embeddings = embed_batch(encoder, batch)
     return [
-        row if row.error else Row(row.path, embedding, row.width, row.height, None)
+        row if row.error else _with_embedding(row, embedding)
         for row, embedding in zip(rows, embeddings, strict=False)
     ]
+
+
+def _with_embedding(row: Row, embedding: np.ndarray) -> Row:
+    if not np.isfinite(embedding).all():
+        return replace(row, error="its embedding is not finite.")
+    return replace(row, embedding=embedding)
 
 
 def _read(encoder: Encoder, folder: Path, file: str) -> tuple[Row, Tensor | None]:

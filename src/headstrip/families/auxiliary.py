@@ -32,6 +32,7 @@ class AuxiliaryFamily(TorchvisionFamily):
         self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
     ) -> Stripped:
         """Take the head and the auxiliary heads off."""
+        self.recognise(model)
         stripped = detach(model, self.HEAD)
         had = tuple(name for name in self.AUXILIARY if getattr(model, name, None) is not None)
         for name in had:

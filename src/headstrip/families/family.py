@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum
 
+from headstrip.errors import HeadNotFoundError
 from headstrip.families import SOURCE
 from headstrip.hookspecs import hookimpl
 from headstrip.preprocessing import Preprocessing
@@ -54,7 +55,29 @@ class TorchvisionFamily:
         self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
     ) -> Stripped:
         """Take the head off."""
+        self.recognise(model)
         return detach(model, self.HEAD)
+
+    def recognise(self, model: nn.Module) -> None:
+        """Refuse a network whose forward is not this family's: its head may not come last.
+
+        Raises:
+            HeadNotFoundError: It is of another class, or has a forward of its own.
+        """
+        kind = type(model)
+        if not any(base.__module__ == self.MODULE for base in kind.__mro__):
+            raise HeadNotFoundError(
+                f"A {kind.__name__} is no network of the family {self.FAMILIES[0]!r}, whose "
+                f"networks are those of {self.MODULE}. Name its family, or take off a head whose "
+                "place you know with headstrip.detach(network, path)."
+            )
+        forwards = [getattr(kind, name, None) for name in ("forward", "_forward", "_forward_impl")]
+        own = any(forward and forward.__module__ != self.MODULE for forward in forwards)
+        if own or "forward" in vars(model):
+            raise HeadNotFoundError(
+                f"This {kind.__name__} has a forward of its own, which may use its head in another "
+                "way. Take the head off with headstrip.detach(network, path) where you know how."
+            )
 
     @hookimpl
     def adapt_state_dict(

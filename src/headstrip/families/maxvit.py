@@ -29,6 +29,7 @@ class MaxViT(TorchvisionFamily):
         self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
     ) -> Stripped:
         """Take the head off."""
+        self.recognise(model)
         return detach(model, "classifier.5", input_shape=_input_shape(model))
 
 

@@ -42,6 +42,7 @@ class S3D(TorchvisionFamily):
         self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
     ) -> Stripped:
         """Take the head off."""
+        self.recognise(model)
         head = ConvolutionHead(find(model, "classifier.1", nn.Conv3d))
         return replace(detach(model, "classifier.1", kind=nn.Conv3d), head=head)
 

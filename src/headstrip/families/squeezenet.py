@@ -25,6 +25,7 @@ class SqueezeNet(TorchvisionFamily):
         self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
     ) -> Stripped:
         """Leave the mean in the place of the classifier."""
+        self.recognise(model)
         find(model, "features", nn.Sequential)
         find(model, "classifier.1", nn.Conv2d)
         model.set_submodule("classifier", nn.AdaptiveAvgPool2d(1))

@@ -34,6 +34,7 @@ class ViT(TorchvisionFamily):
         self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
     ) -> Stripped:
         """Take the head off."""
+        self.recognise(model)
         find(model, "heads.head", nn.Linear)
         size = getattr(model, "image_size", None)
         shape = (3, size, size) if isinstance(size, int) else None
