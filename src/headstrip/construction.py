@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstrip import weights as files
 from headstrip.errors import WeightsError
 from headstrip.plugins import Plugin
 from headstrip.registry import get_registry
 from headstrip.selection import Selection, WeightsArgument, select_weights
 from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.state_dicts import Fit, assign, compare, plain_state_dict, refuse_unfilled
 from headstrip.surgery import Stripped
+from headstrip.weights import WeightsFile, locate, read_weights
 
 _RESERVED_OPTIONS = {
     "num_classes": "predictors={'name': classes} for classes of your own",
@@ -97,14 +98,14 @@ class _Builder:
         """Return the stripped network and the hash of its weights file."""
         entry, path = self.selection.entry, self.selection.path
         if path is not None:
-            file = files.read_weights(path)
+            file = read_weights(path)
         elif entry is None:
             return self._stripped(self._model(options)), None
         elif not entry.locations and self.owner.implements("load_model"):
             model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
             return self._stripped(model), None
         else:
-            file = files.read_weights(files.locate(entry, self.about), entry.sha256)
+            file = read_weights(locate(entry, self.about), entry.sha256)
         return self._filled(file, options), file.sha256
 
     @property
@@ -112,7 +113,7 @@ class _Builder:
         """The backbone, for messages."""
         return self.spec.qualified_name
 
-    def _filled(self, file: files.WeightsFile, options: Mapping[str, Any]) -> Stripped:
+    def _filled(self, file: WeightsFile, options: Mapping[str, Any]) -> Stripped:
         """Build the network that a file is for: its classes, or no head at all."""
         with _generator_untouched():
             entry = self.selection.entry
@@ -120,7 +121,7 @@ class _Builder:
                 options = {**options, "num_classes": entry.num_classes}
             model = self._model(options)
             state = self._adapted(file, model)
-            fit = files.compare(model, state)
+            fit = compare(model, state)
             headless = False
             if fit.names:
                 paths = self._stripped(self._model(options)).paths
@@ -128,9 +129,9 @@ class _Builder:
                 if not headless:
                     model = self._model({**options, "num_classes": _classes(fit, state, file)})
                     state = self._adapted(file, model)
-                    self._check_fit(file, files.compare(model, state), ())
-        files.assign(model, state, file.content, headless=headless)
-        files.refuse_unfilled(model, f"{file.path}")
+                    self._check_fit(file, compare(model, state), ())
+        assign(model, state, file.content, headless=headless)
+        refuse_unfilled(model, f"{file.path}")
         stripped = self._stripped(model)
         return replace(stripped, head=None, law="headless") if headless else stripped
 
@@ -140,9 +141,9 @@ class _Builder:
         )
         return model
 
-    def _adapted(self, file: files.WeightsFile, model: nn.Module) -> dict[str, Tensor]:
+    def _adapted(self, file: WeightsFile, model: nn.Module) -> dict[str, Tensor]:
         if not self.owner.implements("adapt_state_dict"):
-            return files.plain_state_dict(file.content)
+            return plain_state_dict(file.content)
         state: dict[str, Tensor] = self.owner.call(
             "adapt_state_dict", self.about, loaded=file.content, model=model,
             entry=self.selection.entry,
@@ -155,8 +156,8 @@ class _Builder:
 
     def _head_is_absent(
         self,
-        file: files.WeightsFile,
-        fit: files.Fit,
+        file: WeightsFile,
+        fit: Fit,
         paths: tuple[str, ...],
         state: Mapping[str, Tensor],
     ) -> bool:
@@ -165,7 +166,7 @@ class _Builder:
         prefixes = tuple(f"{path}." for path in paths)
         return not any(key.startswith(prefixes) for key in state)
 
-    def _check_fit(self, file: files.WeightsFile, fit: files.Fit, paths: tuple[str, ...]) -> None:
+    def _check_fit(self, file: WeightsFile, fit: Fit, paths: tuple[str, ...]) -> None:
         outside = fit.outside(paths)
         if outside:
             hidden = set(outside)
@@ -199,7 +200,7 @@ def strip_with(
     return stripped
 
 
-def _classes(fit: files.Fit, state: Mapping[str, Tensor], file: files.WeightsFile) -> int:
+def _classes(fit: Fit, state: Mapping[str, Tensor], file: WeightsFile) -> int:
     """Read the number of classes off the head's tensors in a file."""
     counts = {int(state[name].shape[0]) for name in fit.reshaped if state[name].ndim}
     if len(counts) != 1 or fit.missing or fit.unexpected:

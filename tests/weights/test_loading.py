@@ -17,7 +17,7 @@ from torchvision import models
 
 from headstrip import Encoder, HeadNotFoundError, WeightsEntry, WeightsError, build_encoder
 from headstrip.families.vit import plugin as vit
-from headstrip.weights import assign, compare, refuse_unfilled
+from headstrip.state_dicts import assign, compare, refuse_unfilled
 
 Save = Callable[[object, Path], Path]
 NAME = "shufflenet_v2_x0_5"

@@ -16,7 +16,8 @@ from torch import Tensor
 from torchvision import models
 
 from headstrip import WeightsError, build_encoder
-from headstrip.weights import plain_state_dict, read_weights
+from headstrip.state_dicts import plain_state_dict
+from headstrip.weights import read_weights
 
 Save = Callable[[object, Path], Path]
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.bfloat16)}

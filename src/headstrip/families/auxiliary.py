@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
 from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.state_dicts import plain_state_dict
 from headstrip.surgery import Stripped, detach
-from headstrip.weights import plain_state_dict
 
 
 class AuxiliaryFamily(TorchvisionFamily):

@@ -17,8 +17,8 @@ from headstrip.hookspecs import hookimpl
 from headstrip.preprocessing import Preprocessing
 from headstrip.probe import probe_width
 from headstrip.spec import BackboneSpec, Task, WeightsEntry, freeze
+from headstrip.state_dicts import plain_state_dict
 from headstrip.surgery import Stripped, detach
-from headstrip.weights import plain_state_dict
 
 LABELS = {1000: "imagenet-1k", 400: "kinetics-400"}
 

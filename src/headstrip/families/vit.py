@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
 from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.state_dicts import plain_state_dict
 from headstrip.surgery import Stripped, detach, find
-from headstrip.weights import plain_state_dict
 
 # torchvision's files are older than its code: they name the layers that are numbered now.
 _OLD_LAYER = re.compile(r"\.mlp\.linear_([12])\.")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from headstrip.hookspecs import hookimpl
 from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.state_dicts import plain_state_dict
 from headstrip.surgery import Stripped, detach
-from headstrip.weights import plain_state_dict
 
 FAMILIES = ("efficientnet_lite",)
 
