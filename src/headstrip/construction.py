@@ -15,7 +15,7 @@ from headstrip.plugins import Plugin
 from headstrip.registry import get_registry
 from headstrip.selection import Selection, WeightsArgument, select_weights
 from headstrip.spec import BackboneSpec, WeightsEntry
-from headstrip.state_dicts import Fit, assign, compare, plain_state_dict, refuse_unfilled
+from headstrip.state_dicts import Fit, assign, compare, is_under, plain_state_dict, refuse_unfilled
 from headstrip.surgery import Stripped
 from headstrip.weights import WeightsFile, locate, read_weights
 
@@ -163,18 +163,17 @@ class _Builder:
     ) -> bool:
         """Whether a file that does not fit lacks just the head; refuse any other misfit."""
         self._check_fit(file, fit, paths)
-        prefixes = tuple(f"{path}." for path in paths)
-        return not any(key.startswith(prefixes) for key in state)
+        return not any(is_under(key, paths) for key in state)
 
     def _check_fit(self, file: WeightsFile, fit: Fit, paths: tuple[str, ...]) -> None:
         outside = fit.outside(paths)
         if outside:
-            hidden = set(outside)
+            wrong = set(outside)
             raise WeightsError(
                 f"{file.path} does not fit {self.about}: {len(outside)} tensors are missing, "
-                f"unknown or of another shape{_shown('missing', fit.missing, hidden)}"
-                f"{_shown('unknown', fit.unexpected, hidden)}"
-                f"{_shown('of another shape', fit.reshaped, hidden)}. Name the backbone that it "
+                f"unknown or of another shape{_shown('missing', fit.missing, wrong)}"
+                f"{_shown('unknown', fit.unexpected, wrong)}"
+                f"{_shown('of another shape', fit.reshaped, wrong)}. Name the backbone that it "
                 "was made for, or save its state dict without a prefix such as 'module.'."
             )
 

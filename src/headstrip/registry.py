@@ -6,7 +6,6 @@ import difflib
 import os
 from collections.abc import Iterable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from headstrip.catalog import read_labels
@@ -336,11 +335,3 @@ def register_plugin(plugin: object, name: str | None = None) -> PluginRecord:
     """
     default = getattr(plugin, "__name__", type(plugin).__name__)
     return get_registry().register(plugin, name or str(default).rpartition(".")[2].lower())
-
-
-def distribution_version(name: str) -> str | None:
-    """Return the version of an installed distribution, None when it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -52,16 +52,14 @@ def select_weights(
             "Pass 'DEFAULT', a tag, a path, or None for random weights."
         )
     wanted = weights.name if isinstance(weights, Enum) else weights
-    if name.tag is not None:
-        if isinstance(wanted, str) and wanted.startswith(f"{name.tag}="):
-            pass
-        elif wanted not in ("DEFAULT", name.tag):
+    is_its_file = isinstance(wanted, str) and wanted.startswith(f"{name.tag}=")
+    if name.tag is not None and not is_its_file:
+        if wanted not in ("DEFAULT", name.tag):
             raise ValueError(
                 f"The name asks for the weights {name.tag!r} and weights={weights!r} for others. "
                 "Leave one of them out; 'TAG=path' says whose preprocessing a file has."
             )
-        else:
-            wanted = name.tag
+        wanted = name.tag
     if wanted is None:
         return Selection(None)
     entries = registry.weights(spec)

@@ -73,8 +73,12 @@ class Fit:
 
     def outside(self, paths: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names that do not fit and are under none of the dotted ``paths``."""
-        prefixes = tuple(f"{path}." for path in paths)
-        return tuple(name for name in self.names if not name.startswith(prefixes))
+        return tuple(name for name in self.names if not is_under(name, paths))
+
+
+def is_under(name: str, paths: tuple[str, ...]) -> bool:
+    """Whether a tensor's name is under any of some dotted paths of modules."""
+    return name.startswith(tuple(f"{path}." for path in paths))
 
 
 def compare(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
@@ -134,13 +138,13 @@ def refuse_unfilled(model: nn.Module, about: str) -> None:
     """Refuse weights that leave layers before the head without values.
 
     Some published files fill a part of the network only and hold NaN elsewhere. The vectors of
-    a network (biases, norms) show it at no cost.
+    a network (biases, norms and their statistics) show it at no cost.
 
     Raises:
         WeightsError: A vector is not finite.
     """
-    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-        if parameter.ndim == 1 and not torch.isfinite(parameter).all():
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.ndim == 1 and not torch.isfinite(tensor).all():
             raise WeightsError(
                 f"The weights {about} do not fill the whole network: {name!r} is not finite. "
                 "Embeddings would be NaN; choose other weights."

@@ -7,6 +7,7 @@ import platform
 import shutil
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from headstrip.cli.output import json_option, print_json, printable
 from headstrip.cli.plugins import checked_records
 from headstrip.errors import HeadstripError
 from headstrip.plugins import PluginRecord
-from headstrip.registry import distribution_version
 
 _DISTRIBUTIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
 _GB = 10**9
@@ -58,7 +58,7 @@ def command(context: click.Context, as_json: bool) -> None:
 
 
 def _versions() -> dict[str, str | None]:
-    found = {name: distribution_version(name) for name in _DISTRIBUTIONS}
+    found = {name: _version(name) for name in _DISTRIBUTIONS}
     return {"python": platform.python_version(), "headstrip": __version__, **found}
 
 
@@ -161,3 +161,11 @@ def _in_words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "not installed" if value is None else str(value)
+
+
+def _version(name: str) -> str | None:
+    """Return the version of an installed distribution, None when it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import WeightsEntry
 from headstrip.state_dicts import plain_state_dict
 from headstrip.surgery import Stripped, detach
 
@@ -27,12 +27,8 @@ class AuxiliaryFamily(TorchvisionFamily):
         """Ask for the normalisation that the network was trained with, in the network."""
         return {"transform_input": True}
 
-    @hookimpl
-    def strip_head(
-        self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
-    ) -> Stripped:
+    def strip(self, model: nn.Module) -> Stripped:
         """Take the head and the auxiliary heads off."""
-        self.recognise(model)
         stripped = detach(model, self.HEAD)
         had = tuple(name for name in self.AUXILIARY if getattr(model, name, None) is not None)
         for name in had:

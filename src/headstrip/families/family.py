@@ -54,8 +54,12 @@ class TorchvisionFamily:
     def strip_head(
         self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
     ) -> Stripped:
-        """Take the head off."""
+        """Take the head off, of a network of this family alone."""
         self.recognise(model)
+        return self.strip(model)
+
+    def strip(self, model: nn.Module) -> Stripped:
+        """Take the head off a network of this family; what ``strip_head`` does once it is one."""
         return detach(model, self.HEAD)
 
     def recognise(self, model: nn.Module) -> None:

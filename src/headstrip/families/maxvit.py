@@ -8,8 +8,6 @@ from typing import Any
 from torch import nn
 
 from headstrip.families.family import TorchvisionFamily
-from headstrip.hookspecs import hookimpl
-from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped, detach
 
 
@@ -24,12 +22,8 @@ class MaxViT(TorchvisionFamily):
         size = tuple(meta["min_size"])
         return {} if size == (224, 224) else {"input_size": size}
 
-    @hookimpl
-    def strip_head(
-        self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
-    ) -> Stripped:
+    def strip(self, model: nn.Module) -> Stripped:
         """Take the head off."""
-        self.recognise(model)
         return detach(model, "classifier.5", input_shape=_input_shape(model))
 
 

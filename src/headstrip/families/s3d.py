@@ -7,8 +7,6 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from headstrip.families.family import TorchvisionFamily
-from headstrip.hookspecs import hookimpl
-from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped, detach, find
 
 
@@ -37,12 +35,8 @@ class S3D(TorchvisionFamily):
     MODULE = "torchvision.models.video.s3d"
     TASK = "video"
 
-    @hookimpl
-    def strip_head(
-        self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
-    ) -> Stripped:
+    def strip(self, model: nn.Module) -> Stripped:
         """Take the head off."""
-        self.recognise(model)
         head = ConvolutionHead(find(model, "classifier.1", nn.Conv3d))
         return replace(detach(model, "classifier.1", kind=nn.Conv3d), head=head)
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
-from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped, find
 
 
@@ -20,12 +19,8 @@ class SqueezeNet(TorchvisionFamily):
     FAMILIES = ("squeezenet",)
     MODULE = "torchvision.models.squeezenet"
 
-    @hookimpl
-    def strip_head(
-        self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
-    ) -> Stripped:
+    def strip(self, model: nn.Module) -> Stripped:
         """Leave the mean in the place of the classifier."""
-        self.recognise(model)
         find(model, "features", nn.Sequential)
         find(model, "classifier.1", nn.Conv2d)
         model.set_submodule("classifier", nn.AdaptiveAvgPool2d(1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import WeightsEntry
 from headstrip.state_dicts import plain_state_dict
 from headstrip.surgery import Stripped, detach, find
 
@@ -29,12 +29,8 @@ class ViT(TorchvisionFamily):
         size = meta["min_size"][0]
         return {} if size == 224 else {"image_size": size}
 
-    @hookimpl
-    def strip_head(
-        self, model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
-    ) -> Stripped:
+    def strip(self, model: nn.Module) -> Stripped:
         """Take the head off."""
-        self.recognise(model)
         find(model, "heads.head", nn.Linear)
         size = getattr(model, "image_size", None)
         shape = (3, size, size) if isinstance(size, int) else None
