@@ -155,7 +155,12 @@ def strip_head(model: nn.Module, *, family: str) -> Stripped:
 
 
 def embedding_width(
-    stripped: Stripped, spec: BackboneSpec, shape: tuple[int, ...], *, given: bool = False
+    stripped: Stripped,
+    spec: BackboneSpec,
+    shape: tuple[int, ...],
+    *,
+    given: bool = False,
+    registry: Registry | None = None,
 ) -> int:
     """Probe the width of a backbone.
 
@@ -171,7 +176,7 @@ def embedding_width(
                 f"{spec.qualified_name} does not take what the preprocessing gives, {shape}: it "
                 f"{error}. Pass the options that make it, or another preprocessing."
             ) from error
-        plugin, _ = get_registry().stripper(spec.family)
+        plugin, _ = (registry or get_registry()).stripper(spec.family)
         raise PluginError(
             f"{spec.qualified_name} is no encoder as strip_head of the plugin {plugin.label} "
             f"leaves it: it {error}. Report it to the plugin's author."

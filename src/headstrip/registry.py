@@ -125,6 +125,14 @@ class Registry:
         owner = self.owner(spec)
         return tuple(owner.call("weights", spec.qualified_name, spec=spec) or ())
 
+    def listed_weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
+        """Return the sets of weights that a table lists; no plugin is asked.
+
+        Raises:
+            CatalogError: A row of the weights table cannot be read.
+        """
+        return self._index.entries(spec) or ()
+
     def labels(self, spec: BackboneSpec, entry: WeightsEntry) -> tuple[str, ...] | None:
         """Return the class labels of a set of weights, in the order of the logits.
 

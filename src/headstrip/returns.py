@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headstrip.preprocessing import Preprocessing
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import LAWS, BackboneSpec, WeightsEntry
 
 REQUIRED = frozenset({"build_model", "strip_head", "adapt_state_dict", "load_model", "reference"})
 """The hooks that must give something when they are called."""
@@ -71,8 +71,6 @@ def _check_state(value: dict[Any, Any]) -> str | None:
 
 def _check_stripped(value: Any) -> str | None:
     from torch import nn
-
-    from headstrip.surgery import LAWS
 
     if not isinstance(value.backbone, nn.Module):
         return f"a backbone that is a {type(value.backbone).__name__} instead of a Module"

@@ -10,10 +10,19 @@ from typing import Any, TypeVar, cast
 
 from headstrip.errors import CatalogError, PreprocessingError
 from headstrip.preprocessing import Preprocessing
-from headstrip.spec import BackboneSpec, Pairs, Task, WeightsEntry, freeze, is_backbone
+from headstrip.spec import (
+    LAWS,
+    BackboneSpec,
+    Law,
+    Pairs,
+    Task,
+    WeightsEntry,
+    freeze,
+    is_backbone,
+)  # fmt: skip
 
 CATALOG_COLUMNS = (
-    "name", "source", "family", "plugin", "task", "input_shape", "dim", "params",
+    "name", "source", "family", "plugin", "task", "input_shape", "dim", "params", "law",
     "default_weights", "options",
 )  # fmt: skip
 WEIGHTS_COLUMNS = (
@@ -61,12 +70,12 @@ def format_shape(shape: Sequence[int]) -> str:
 
 def spec_from_row(row: list[str]) -> BackboneSpec:
     """Read a row of ``catalog.tsv``; raises one of ``UNREADABLE``."""
-    name, source, family, plugin, task, shape, dim, params, default, options = row
-    if not name or task not in {"image", "video"}:
-        raise ValueError(f"name {name!r}, task {task!r}")
+    name, source, family, plugin, task, shape, dim, params, law, default, options = row
+    if not name or task not in {"image", "video"} or law not in LAWS:
+        raise ValueError(f"name {name!r}, task {task!r}, law {law!r}")
     return BackboneSpec(
         name, source, family, plugin, cast("Task", task), parse_shape(shape), _count(dim, least=1),
-        _count(params), default or None, _pairs(options),
+        _count(params), default or None, _pairs(options), cast("Law", law),
     )  # fmt: skip
 
 
@@ -76,7 +85,7 @@ def _spec_to_row(spec: BackboneSpec) -> list[str]:
     return [
         spec.name, spec.source, spec.family, spec.plugin, spec.task,
         format_shape(spec.input_shape), str(spec.dim), str(spec.params),
-        spec.default_weights or "", _dump(dict(spec.options)),
+        spec.law, spec.default_weights or "", _dump(dict(spec.options)),
     ]  # fmt: skip
 
 

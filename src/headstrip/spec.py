@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from headstrip.errors import UnknownBackboneError
 from headstrip.preprocessing import Preprocessing
 
 Task = Literal["image", "video"]
+Law = Literal["exact", "rounding", "declared", "headless"]
+LAWS = get_args(Law)
 Pairs = tuple[tuple[str, Any], ...]
 
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -40,6 +42,8 @@ class BackboneSpec:
         params: Number of parameters, head included.
         default_weights: Tag of the weights that ``"DEFAULT"`` means, or None.
         options: Constructor arguments, as pairs.
+        law: How the logits of the default weights' network follow from its embedding; see
+            ``Stripped``.
     """
 
     name: str
@@ -52,6 +56,7 @@ class BackboneSpec:
     params: int
     default_weights: str | None = None
     options: Pairs = ()
+    law: Law = "exact"
 
     @property
     def qualified_name(self) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from torch import nn
 
 from headstrip.errors import HeadNotFoundError
-
-Law = Literal["exact", "rounding", "declared", "headless"]
-LAWS = get_args(Law)
+from headstrip.spec import Law as Law
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headstrip import BackboneSpec, Preprocessing, WeightsEntry
 from headstrip.preprocessing import INTERPOLATIONS
-from headstrip.spec import freeze
+from headstrip.spec import LAWS, freeze
 
 COUNTS = st.integers(1, 10**12)
 SHAPES = st.lists(st.integers(1, 4096), min_size=1, max_size=4).map(tuple)
@@ -38,6 +38,7 @@ SPECS = st.builds(
     params=st.just(0) | COUNTS,
     default_weights=st.none() | TEXTS,
     options=PAIRS,
+    law=st.sampled_from(LAWS),
 )
 
 

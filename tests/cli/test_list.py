@@ -92,8 +92,8 @@ def test_json_has_all_of_the_catalog(run: Run) -> None:
     assert row == {
         "name": "vit_h_14", "source": "torchvision", "qualified_name": "torchvision:vit_h_14",
         "family": "vit", "plugin": "vit", "task": "image", "input_shape": [3, 518, 518],
-        "dim": 1280, "params": 633470440, "default_weights": "IMAGENET1K_SWAG_E2E_V1",
-        "options": {},
+        "dim": 1280, "params": 633470440, "law": "exact",
+        "default_weights": "IMAGENET1K_SWAG_E2E_V1", "options": {},
     }  # fmt: skip
     assert len(json.loads(run("list", "--json").stdout)) == len(get_registry().specs())
 
@@ -128,3 +128,19 @@ def test_a_wide_terminal_gets_a_head_and_a_row_a_line() -> None:
     lines = in_terminal("list", "vit*", columns=120).splitlines()
     assert any("name" in line and "default weights" in line for line in lines)
     assert sum("vit_" in line for line in lines) == 5
+
+
+def test_a_licence_chooses_those_with_weights_under_it_and_imports_nothing(run: Run) -> None:
+    result = run("list", "--license", "Apache-2.0", "--source", "efficientnet-lite", "--json")
+    assert len(json.loads(result.stdout)) == 3
+    stated = "https://github.com/facebookresearch/SWAG/blob/main/LICENSE"
+    names = {row["name"] for row in json.loads(run("list", "--license", stated, "--json").stdout)}
+    assert {"vit_h_14", "regnet_y_128gf"} <= names
+    assert "resnet18" not in names
+
+
+def test_a_law_chooses_those_that_state_it(run: Run) -> None:
+    rows = json.loads(
+        run("list", "--law", "declared", "--source", "torchvision", "--json").stdout
+    )  # fmt: skip
+    assert [row["name"] for row in rows] == ["squeezenet1_0", "squeezenet1_1"]

@@ -19,10 +19,11 @@ def facts(output: str) -> list[tuple[str, str]]:
     return [(key, value.strip()) for key, _, value in lines]
 
 
-def test_it_says_width_parameters_family_owner_task_and_input(run: Run) -> None:
-    assert facts(run("show", "vit_h_14").stdout)[:6] == [
+def test_it_says_width_parameters_law_family_owner_task_and_input(run: Run) -> None:
+    assert facts(run("show", "vit_h_14").stdout)[:7] == [
         ("width", "1280"),
         ("parameters", "633,470,440"),
+        ("law", "exact"),
         ("family", "vit"),
         ("owner", "vit (built-in)"),
         ("task", "image"),

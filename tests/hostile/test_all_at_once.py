@@ -20,7 +20,7 @@ REASONS = {
     "vgg": "the name 'vgg' belongs to headstrip itself",
     "raising": "raised KeyError: 'build_model' in build_model for 'raising:net'",
     "non_module": "returned a dict instead of a Module from build_model for 'non_module:net'",
-    "four_dimensions": "as strip_head leaves it, gave shape (2, 8, 6, 6)",
+    "four_dimensions": "leaves it: it gave shape (2, 8, 6, 6)",
     "other_api": "it was built for version 99 of the plugin API, and this is 1",
 }
 BUILDS = {

@@ -27,12 +27,11 @@ from importlib import metadata
 from pathlib import Path
 
 import timm
-import torch
 
 import headstrip_efficientnet_lite
 from headstrip.catalog import write_catalog, write_weights
+from headstrip.measure import measure
 from headstrip.preprocessing import Preprocessing
-from headstrip.probe import probe_width
 from headstrip.spec import BackboneSpec, WeightsEntry, freeze
 from headstrip_efficientnet_lite import plugin
 
@@ -48,14 +47,9 @@ STATED = {
 
 def live_spec(name: str) -> BackboneSpec:
     """Build an architecture without memory and write down what it shows."""
-    family = plugin.FAMILIES[0]
+    family = f"{SOURCE}:{plugin.FAMILIES[0]}"
     shape = live_preprocessing(name).input_shape
-    spec = BackboneSpec(name, SOURCE, f"{SOURCE}:{family}", SOURCE, "image", shape, 0, 0, TAG)
-    with torch.device("meta"):
-        model = plugin.build_model(spec, {}).eval()
-    params = sum(parameter.numel() for parameter in model.parameters())
-    dim = probe_width(plugin.strip_head(model, family, spec, None).backbone, shape)
-    return BackboneSpec(name, SOURCE, spec.family, SOURCE, "image", shape, dim, params, TAG)
+    return measure(BackboneSpec(name, SOURCE, family, SOURCE, "image", shape, 0, 0, TAG))
 
 
 def live_preprocessing(name: str) -> Preprocessing:

@@ -59,7 +59,7 @@ def spec_as_json(spec: BackboneSpec) -> dict[str, Any]:
     return {
         "name": spec.name, "source": spec.source, "qualified_name": spec.qualified_name,
         "family": spec.family, "plugin": spec.plugin, "task": spec.task,
-        "input_shape": spec.input_shape, "dim": spec.dim, "params": spec.params,
+        "input_shape": spec.input_shape, "dim": spec.dim, "params": spec.params, "law": spec.law,
         "default_weights": spec.default_weights, "options": dict(spec.options),
     }  # fmt: skip
 

@@ -13,7 +13,8 @@ from headstrip.catalog import format_shape
 from headstrip.cli.backbone import open_registry, short_names, spec_as_json
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import Column, json_option, print_json, print_table, short_count, warn
-from headstrip.spec import BackboneSpec
+from headstrip.registry import Registry
+from headstrip.spec import LAWS, BackboneSpec
 
 _COLUMNS = (
     Column("name"), Column("family"), Column("dim", is_number=True),
@@ -52,6 +53,13 @@ def _size(
 @click.option("--family", metavar="NAME", help="Only those of one family, such as resnet.")
 @click.option("--task", type=click.Choice(["image", "video"]), help="Only those of one task.")
 @click.option("--dim", type=int, help="Only those with embeddings of this width.")
+@click.option("--law", type=click.Choice(LAWS), help="Only those whose logits follow so.")
+@click.option(
+    "--license",
+    "licence",
+    metavar="NAME",
+    help="Only those with weights whose library states this licence, such as apache-2.0.",
+)
 @click.option(
     "--max-params",
     callback=_count,
@@ -73,8 +81,9 @@ def command(context: click.Context, /, pattern: str | None, as_json: bool, **wan
     PATTERN is a shell pattern over their names, such as 'vit*' or 'timm:*'. In a pipe there is
     one line a backbone and nothing else.
     """
-    specs = open_registry(context).specs()
-    filters = _filters(**wanted)
+    registry = open_registry(context)
+    specs = registry.specs()
+    filters = _filters(registry, **wanted)
     chosen = [
         (name, spec)
         for name, spec in zip(short_names(specs), specs, strict=True)
@@ -96,10 +105,13 @@ def _matches(spec: BackboneSpec, pattern: str | None) -> bool:
 
 
 def _filters(
+    registry: Registry,
     source: str | None,
     family: str | None,
     task: str | None,
     dim: int | None,
+    law: str | None,
+    licence: str | None,
     max_params: int | None,
     size: tuple[int, ...] | None,
 ) -> list[Filter]:
@@ -109,10 +121,17 @@ def _filters(
         (family, lambda spec: spec.family == family),
         (task, lambda spec: spec.task == task),
         (dim, lambda spec: spec.dim == dim),
+        (law, lambda spec: spec.law == law),
+        (licence, lambda spec: _has_licence(registry, spec, (licence or "").lower())),
         (max_params, lambda spec: spec.params <= (max_params or 0)),
         (size, lambda spec: spec.input_shape[-len(size or ()) :] == size),
     ]
     return [function for value, function in filters if value is not None]
+
+
+def _has_licence(registry: Registry, spec: BackboneSpec, licence: str) -> bool:
+    entries = registry.listed_weights(spec)
+    return any((entry.license or "").lower() == licence for entry in entries)
 
 
 def _cells(name: str, spec: BackboneSpec) -> list[str]:

@@ -75,6 +75,7 @@ def _spec_facts(spec: BackboneSpec, owner: PluginRecord) -> list[Fact]:
     return [
         ("width", str(spec.dim)),
         ("parameters", f"{spec.params:,}"),
+        ("law", spec.law),
         ("family", spec.family),
         ("owner", f"{owner.name} ({owner.origin})"),
         ("task", spec.task),

@@ -126,7 +126,7 @@ def describe(family: TorchvisionFamily, name: str) -> BackboneSpec:
     stripped = family.strip_head(model, own, spec, None)
     return BackboneSpec(
         name, SOURCE, own, own, family.TASK, shape, probe_width(stripped.backbone, shape), params,
-        spec.default_weights, options,
+        spec.default_weights, options, stripped.law,
     )  # fmt: skip
 
 

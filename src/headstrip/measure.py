@@ -1,0 +1,69 @@
+"""What a backbone shows when it is built: the live side of a catalog's claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from headstrip.construction import strip_with
+from headstrip.errors import HeadstripError
+from headstrip.factory import embedding_width
+from headstrip.registry import Registry, get_registry
+from headstrip.spec import BackboneSpec
+
+
+def measure(
+    spec: BackboneSpec,
+    options: Mapping[str, Any] | None = None,
+    *,
+    registry: Registry | None = None,
+) -> BackboneSpec:
+    """Build a backbone without its weights, strip it, and write down what it shows.
+
+    It is built on the meta device, where it takes no memory, and for real where its constructor
+    computes with tensors. The global random number generators do not move.
+
+    Args:
+        spec: Which backbone; what it claims does not matter.
+        options: Constructor arguments over those of the spec and of its default weights.
+        registry: Where its plugins are, by default those of this process.
+
+    Returns:
+        ``spec`` with ``input_shape``, ``dim``, ``params`` (the head's included) and ``law`` as
+        they are seen.
+
+    Raises:
+        HeadstripError: It cannot be built or stripped, or is no encoder then.
+    """
+    registry = registry or get_registry()
+    try:
+        return _measured(registry, spec, options, torch.device("meta"))
+    except HeadstripError:
+        with torch.random.fork_rng(devices=[]):
+            return _measured(registry, spec, options, nullcontext())
+
+
+def _measured(
+    registry: Registry,
+    spec: BackboneSpec,
+    options: Mapping[str, Any] | None,
+    place: torch.device | AbstractContextManager[None],
+) -> BackboneSpec:
+    about = spec.qualified_name
+    plugin, family = registry.stripper(spec.family)
+    entries = registry.weights(spec) if spec.default_weights else ()
+    entry = next((entry for entry in entries if entry.tag == spec.default_weights), None)
+    merged = {
+        **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
+    }  # fmt: skip
+    with place:
+        model = registry.owner(spec).call("build_model", about, spec=spec, options=merged)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    stripped = strip_with(plugin, family, model.eval(), spec, entry, about)
+    shape = stripped.input_shape or (entry and entry.input_shape) or spec.input_shape
+    dim = embedding_width(stripped, spec, shape, registry=registry)
+    return replace(spec, input_shape=shape, dim=dim, params=params, law=stripped.law)
