@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.nn.parameter import is_lazy
 
+from headstrip.shapes import ByShape
+
 _BATCH = 2
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
@@ -73,7 +75,7 @@ def _run_on_meta(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
         _become_meta(backbone)
         x = torch.empty((_BATCH, *input_shape), dtype=dtype, device="meta")
         # Tensors that a forward makes on the default device must meet the others on meta.
-        with torch.device("meta"):
+        with torch.device("meta"), ByShape():
             return backbone(x)
 
 
@@ -104,6 +106,12 @@ def _become_meta(backbone: nn.Module) -> None:
 
 def _twin(value: Any, twins: dict[int, Any]) -> Any:
     """Return a tensor's meta twin, and of a container one that holds the twins."""
+    # Most attributes hold none, and most containers are empty: what a forward puts into those is
+    # taken out of them again.
+    if not isinstance(value, (Tensor, dict, list, tuple, deque)) or (
+        not isinstance(value, Tensor) and not value
+    ):
+        return value
     if id(value) in twins:
         return twins[id(value)]
     made = value
@@ -114,7 +122,7 @@ def _twin(value: Any, twins: dict[int, Any]) -> Any:
     elif isinstance(value, tuple):
         items = [_twin(item, twins) for item in value]
         made = value._make(items) if hasattr(value, "_make") else tuple(items)
-    elif isinstance(value, (dict, list, deque)):
+    else:
         made = twins[id(value)] = copy.copy(value)
         if isinstance(value, dict):
             _refill(made, {key: _twin(item, twins) for key, item in value.items()})

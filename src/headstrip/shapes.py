@@ -1,0 +1,120 @@
+"""Answering a network's layers by shape alone, for a run on the meta device.
+
+On meta a layer computes nothing, and yet norms, activations and attention go through Python
+decompositions of milliseconds each: half a second for a large ViT. What is answered here has the
+shape and dtype that torch gives; whatever does not fit is left to torch, which has the error to
+raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_ELEMENTWISE = frozenset({
+    F.relu, F.relu6, F.elu, F.selu, F.celu, F.leaky_relu, F.gelu, F.silu, F.mish, F.hardtanh,
+    F.hardswish, F.hardsigmoid, F.softplus, F.softmax, F.log_softmax, F.normalize, F.dropout,
+    F.dropout2d, F.dropout3d, F.alpha_dropout, torch.relu, torch.sigmoid, torch.tanh,
+    torch.softmax, torch.nn.functional.sigmoid, torch.nn.functional.tanh, Tensor.relu,
+    Tensor.sigmoid, Tensor.tanh, Tensor.softmax,
+})  # fmt: skip
+
+
+class ByShape(TorchFunctionMode):
+    """Answers eval-mode layers on meta tensors without computing."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Answer one call, or pass it on to torch."""
+        kwargs = kwargs or {}
+        answer = _ANSWERS.get(func) if args and _is_meta(args[0]) else None
+        found = answer(*args, **kwargs) if answer else None
+        return func(*args, **kwargs) if found is None else found
+
+
+def _is_meta(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta and value.is_floating_point()
+
+
+def _elementwise(x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+    # A dtype, or an `out`, asks for something else than the input's twin.
+    if kwargs.get("dtype") is not None or kwargs.get("out") is not None:
+        return None
+    # The flag may stand in any place; writing in place or not has the same shape either way.
+    return x if kwargs.get("inplace") else torch.empty_like(x)
+
+
+def _batch_norm(
+    x: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
+    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
+    *args: Any, **kwargs: Any,
+) -> Tensor | None:  # fmt: skip
+    own = (running_mean, running_var, weight, bias)
+    fits = x.ndim > 1 and all(one is None or one.shape == (x.shape[1],) for one in own)
+    return torch.empty_like(x) if fits and not training and running_mean is not None else None
+
+
+def _layer_norm(
+    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, *args: Any,
+    **kwargs: Any,
+) -> Tensor | None:  # fmt: skip
+    shape = tuple(normalized_shape)
+    fits = shape and tuple(x.shape[-len(shape) :]) == shape
+    if not fits or (weight is not None and (tuple(weight.shape) != shape)):
+        return None
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _group_norm(x: Tensor, num_groups: int, *args: Any, **kwargs: Any) -> Tensor | None:
+    fits = x.ndim > 1 and x.shape[1] % num_groups == 0
+    return torch.empty_like(x) if fits and x.ndim == 4 else None
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    if not _is_meta(weight) or weight.ndim != 2 or x.ndim < 2:
+        return None
+    fits = x.shape[-1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
+    same = x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype)
+    return x.new_empty((*x.shape[:-1], weight.shape[0])) if fits and same else None
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+    fits = (
+        query.ndim == 4
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[-1] == key.shape[-1]
+        and key.shape[-2] == value.shape[-2]
+        and query.dtype == key.dtype == value.dtype
+    )
+    return query.new_empty((*query.shape[:-1], value.shape[-1])) if fits else None
+
+
+def _multi_head_attention(
+    query: Tensor, key: Tensor, value: Tensor, embed_dim: int, *args: Any, **kwargs: Any
+) -> Any:
+    # Length, batch and width; with the weights asked for, torch has more to answer.
+    fits = query.ndim == 3 and query.shape == key.shape == value.shape
+    if not fits or query.shape[-1] != embed_dim or kwargs.get("need_weights", True):
+        return None
+    return query.new_empty(query.shape), None
+
+
+_ANSWERS: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    F.batch_norm: _batch_norm,
+    F.layer_norm: _layer_norm,
+    F.group_norm: _group_norm,
+    F.linear: _linear,
+    F.scaled_dot_product_attention: _attention,
+    F.multi_head_attention_forward: _multi_head_attention,
+}
