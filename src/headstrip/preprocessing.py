@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from headstrip.errors import PreprocessingError
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
+Fit = Literal["squash", "cover", "contain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +26,19 @@ class Preprocessing:
 
     Attributes:
         crop: Height and width of the central crop in pixels: the size of the input.
-        resize: Pixels of the shorter side before the crop, or (height, width) whatever the
-            shape; None leaves the size as it is.
+        resize: Pixels of the shorter side before the crop, or (height, width), which ``fit`` says
+            the meaning of; None leaves the size as it is.
         interpolation: Filter of the resize, in torchvision's words.
         antialias: Whether tensors are low-pass filtered when made smaller. PIL images always are.
         rescale: What the pixel values are divided by.
         mean: Subtracted from each channel after the division.
         std: What each channel is divided by after that.
         frames: Frames of a clip, None for images.
+        fit: What a resize to (height, width) does with another shape: "squash" stretches the image
+            to it, "cover" keeps the ratio of its sides and covers it, "contain" keeps the ratio and
+            stays inside it.
+        fill: Pixel value of each channel, 0 to 255, around an image that is smaller than the crop.
+            None is black.
     """
 
     crop: tuple[int, int]
@@ -42,19 +49,27 @@ class Preprocessing:
     antialias: bool = True
     rescale: float = 255.0
     frames: int | None = None
+    fit: Fit = "squash"
+    fill: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Make tuples of lists, and refuse what no image could be prepared with.
 
         Raises:
             PreprocessingError: A size is not positive, the filter is unknown, a number is not
-                finite, a divisor is not above zero, or mean and standard deviation differ in
-                length.
+                finite, a divisor is not above zero, mean and standard deviation differ in length,
+                the fit is unknown or has no (height, width) to fit, or the fill is not one pixel.
         """
-        for name in ("crop", "resize", "mean", "std"):
+        for name in ("crop", "resize", "mean", "std", "fill"):
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
+        self._check_sizes()
+        self._check_numbers()
+        self._check_fit()
+        self._check_fill()
+
+    def _check_sizes(self) -> None:
         pairs = [self.crop] + ([self.resize] if isinstance(self.resize, tuple) else [])
         single = None if isinstance(self.resize, tuple) else self.resize
         if not all(map(_is_pair, pairs)) or not all(
@@ -69,6 +84,8 @@ class Preprocessing:
                 f"There is no interpolation {self.interpolation!r}. "
                 f"Use one of {', '.join(INTERPOLATIONS)}."
             )
+
+    def _check_numbers(self) -> None:
         if (
             not _are_numbers(self.mean)
             or not _are_divisors(self.std)
@@ -82,6 +99,25 @@ class Preprocessing:
             raise PreprocessingError(
                 f"Pixel values cannot be divided by rescale={self.rescale!r}. "
                 "Pass a number above zero, 255 for 8-bit images."
+            )
+
+    def _check_fit(self) -> None:
+        if self.fit not in get_args(Fit):
+            raise PreprocessingError(
+                f"An image cannot be fitted as fit={self.fit!r}. "
+                f"Use one of {', '.join(get_args(Fit))}."
+            )
+        if self.fit != "squash" and not isinstance(self.resize, tuple):
+            raise PreprocessingError(
+                f"fit={self.fit!r} says nothing about resize={self.resize!r}. "
+                "Pass resize=(height, width), or leave fit out."
+            )
+
+    def _check_fill(self) -> None:
+        if self.fill is not None and not _is_pixel(self.fill, self.channels):
+            raise PreprocessingError(
+                f"fill={self.fill!r} is not a pixel of {self.channels} channels. "
+                "Pass one whole number from 0 to 255 for every channel, or None for black."
             )
 
     @property
@@ -130,13 +166,31 @@ class Preprocessing:
         frames = None if self.frames is None else input_shape[1]
         return replace(self, crop=crop, resize=resize, frames=frames)
 
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that an image has after the resize, before the crop.
+
+        The arithmetic is torchvision's for a shorter side, and that of timm's ``ResizeKeepRatio``
+        for "cover" and "contain"; no side becomes shorter than one pixel.
+        """
+        if self.resize is None:
+            return height, width
+        if isinstance(self.resize, int):
+            longer = int(self.resize * max(height, width) / min(height, width))
+            return (self.resize, longer) if height <= width else (longer, self.resize)
+        if self.fit == "squash":
+            return self.resize
+        ratios = (height / self.resize[0], width / self.resize[1])
+        ratio = min(ratios) if self.fit == "cover" else max(ratios)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+
     def transform(self) -> nn.Module:
         """Build the torchvision v2 transform that does these steps.
 
         Returns:
             A module that maps a PIL image, or a uint8 tensor (..., C, H, W), to a float32 tensor
             (..., C, H, W); of a clip (..., T, C, H, W) to (..., C, T, H, W). Its pixels equal
-            those of torchvision's ``weights.transforms()`` bit for bit.
+            those of torchvision's ``weights.transforms()``, and on PIL images those of timm's
+            ``create_transform``, bit for bit.
         """
         from headstrip.transforms import build_transform
 
@@ -173,6 +227,13 @@ def _is_positive(size: object) -> bool:
 
 def _is_pair(sizes: object) -> bool:
     return isinstance(sizes, tuple) and len(sizes) == 2 and all(map(_is_positive, sizes))
+
+
+def _is_pixel(values: object, channels: int) -> bool:
+    return isinstance(values, tuple) and len(values) == channels and all(
+        isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+        for value in values
+    )  # fmt: skip
 
 
 def _are_numbers(values: object) -> bool:

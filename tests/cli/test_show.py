@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,28 @@ def test_a_clip_is_described_with_its_frames(run: Run) -> None:
     told = dict(facts(run("show", "r3d_18").stdout))
     assert told["preprocessing"].startswith("take 16 frames, resize to 128x171 (bilinear), crop")
     assert told["licence"] == "not stated"
+
+
+def test_a_ratio_that_is_kept_and_a_border_are_described(run: Run, site: Path) -> None:
+    inside = Preprocessing(
+        crop=(8, 6), resize=(9, 7), mean=(0.5,), std=(0.5,), fit="contain", fill=(128,)
+    )
+    cover = replace(inside, interpolation="bicubic", fit="cover", fill=None)
+    spec = BackboneSpec("net", "fitted", "resnet", "fitted", "image", (1, 8, 6), 4, 9, "inside")
+    files = {
+        "shown_fitted/__init__.py": "",
+        "shown_fitted/catalog.tsv": catalog_of(spec),
+        "shown_fitted/weights.tsv": weights_of(
+            ("net", WeightsEntry("inside", preprocessing=inside)),
+            ("net", WeightsEntry("cover", preprocessing=cover)),
+        ),
+    }
+    install_distribution(site, "shown-fitted", {"fitted": "shown_fitted"}, files)
+    told = [value for key, value in facts(run("show", "fitted:net").stdout) if key[:4] == "prep"]
+    assert [words.partition(", divide")[0] for words in told] == [
+        "resize to fit inside 9x7 (bilinear), crop the centre to 8x6 and fill up with (128)",
+        "resize to cover 9x7 (bicubic), crop the centre to 8x6",
+    ]
 
 
 def test_json_has_the_specification_and_every_set_of_weights(run: Run) -> None:

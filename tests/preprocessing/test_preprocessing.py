@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstrip import Preprocessing, PreprocessingError
-from headstrip.preprocessing import INTERPOLATIONS
+from headstrip.preprocessing import INTERPOLATIONS, Fit
 
 RESNET = Preprocessing(
     crop=(224, 224), resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
@@ -23,20 +23,25 @@ CLIP = replace(RESNET, crop=(112, 112), resize=(128, 171), frames=16, antialias=
 sizes = st.integers(1, 600)
 numbers = st.floats(-2, 2)
 divisors = st.floats(1e-3, 300)
+pixels = st.integers(0, 255)
 
 
 @st.composite
 def preprocessings(draw: st.DrawFn) -> Preprocessing:
     channels = draw(st.integers(1, 4))
+    resize = draw(st.none() | sizes | st.tuples(sizes, sizes))
+    fits = get_args(Fit) if isinstance(resize, tuple) else ("squash",)
     return Preprocessing(
         crop=draw(st.tuples(sizes, sizes)),
-        resize=draw(st.none() | sizes | st.tuples(sizes, sizes)),
+        resize=resize,
         mean=draw(st.tuples(*[numbers] * channels)),
         std=draw(st.tuples(*[divisors] * channels)),
         interpolation=draw(st.sampled_from(INTERPOLATIONS)),
         antialias=draw(st.booleans()),
         rescale=draw(divisors),
         frames=draw(st.none() | st.integers(1, 64)),
+        fit=draw(st.sampled_from(fits)),
+        fill=draw(st.none() | st.tuples(*[pixels] * channels)),
     )
 
 
@@ -64,7 +69,7 @@ def test_no_resize_survives_json() -> None:
     [
         {"crop": (224, 225)}, {"resize": 255}, {"resize": None}, {"mean": (0.485, 0.456, 0.4)},
         {"std": (0.229, 0.224, 0.2)}, {"interpolation": "bicubic"}, {"antialias": False},
-        {"rescale": 1.0}, {"frames": 16},
+        {"rescale": 1.0}, {"frames": 16}, {"fill": (0, 0, 0)},
     ],
     ids=str,
 )  # fmt: skip
@@ -91,9 +96,9 @@ def test_what_comes_out_has_the_input_shape(
     preprocessing: Preprocessing, data: st.DataObject
 ) -> None:
     fitted = preprocessing.for_input((*preprocessing.input_shape[:-2], 9, 7))
-    fitted = replace(
-        fitted, interpolation="bilinear", resize=data.draw(st.sampled_from([None, 11]))
-    )
+    resize = data.draw(st.sampled_from([None, 11, (5, 11)]))
+    fit = data.draw(st.sampled_from(get_args(Fit))) if isinstance(resize, tuple) else "squash"
+    fitted = replace(fitted, interpolation="bilinear", resize=resize, fit=fit)
     frames = () if fitted.frames is None else (fitted.frames,)
     pixels = torch.zeros((*frames, fitted.channels, 8, 12), dtype=torch.uint8)
     out = fitted.transform()(pixels)

@@ -117,14 +117,18 @@ def _in_words(preprocessing: Preprocessing) -> str:
     if preprocessing.frames is not None:
         steps.append(f"take {preprocessing.frames} frames")
     if isinstance(preprocessing.resize, tuple):
-        steps.append(f"resize to {format_shape(preprocessing.resize)}")
+        manner = {"squash": "", "cover": "cover ", "contain": "fit inside "}[preprocessing.fit]
+        steps.append(f"resize to {manner}{format_shape(preprocessing.resize)}")
     elif preprocessing.resize is not None:
         steps.append(f"resize the shorter side to {preprocessing.resize}")
     if steps and preprocessing.resize is not None:
         steps[-1] += f" ({preprocessing.interpolation})"
+    crop = f"crop the centre to {format_shape(preprocessing.crop)}"
+    if preprocessing.fill is not None:
+        crop += f" and fill up with ({_numbers(preprocessing.fill)})"
     return ", ".join([
         *steps,
-        f"crop the centre to {format_shape(preprocessing.crop)}",
+        crop,
         f"divide by {preprocessing.rescale:g}",
         f"subtract the mean ({_numbers(preprocessing.mean)})",
         f"divide by the standard deviation ({_numbers(preprocessing.std)})",

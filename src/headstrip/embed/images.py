@@ -165,12 +165,12 @@ def _refuse_huge(height: int, width: int, preprocessing: Preprocessing) -> None:
     """Refuse an image without pixels, and a strip that a resize would make fill the memory."""
     if not height or not width:
         raise PreprocessingError(f"The image has no pixels: it is {width} wide and {height} high.")
-    resize, limit = preprocessing.resize, Image.MAX_IMAGE_PIXELS
-    if not isinstance(resize, int) or limit is None:
+    grows, limit = isinstance(preprocessing.resize, int), Image.MAX_IMAGE_PIXELS
+    if not (grows or preprocessing.fit == "cover") or limit is None:
         return
-    scale = resize / min(height, width)
-    if height * scale * width * scale > limit:
+    shorter, longer = sorted(preprocessing.resized(height, width))
+    if shorter * longer > limit:
         raise PreprocessingError(
-            f"The image is {width} wide and {height} high: with its shorter side at {resize} it "
+            f"The image is {width} wide and {height} high: with its shorter side at {shorter} it "
             f"would have more than {limit} pixels. Crop it."
         )
