@@ -70,8 +70,9 @@ class WeightsEntry:
 
     Attributes:
         tag: Name of the set, such as ``IMAGENET1K_V1``.
-        locations: Where its file is, tried in order: ``https://...``, ``dist:DISTRIBUTION/path``
-            for a file inside an installed package, or a path.
+        locations: Where its file is, tried in order: ``https://...``,
+            ``hf:org/name[@revision][/file]`` for a repository of the Hugging Face hub,
+            ``dist:DISTRIBUTION/path`` for a file inside an installed package, or a path.
         sha256: Hexadecimal sha256 of the file, whole or its first digits; empty when unknown.
         options: Constructor arguments that these weights demand, as pairs.
         num_classes: Width of the head in the file, None when there is none that can be used.

@@ -63,6 +63,19 @@ def test_a_download_that_breaks_off_leaves_nothing(server: Server, hub: Path) ->
     assert list(hub.iterdir()) == []
 
 
+def test_offline_a_file_of_the_cache_is_used_and_none_is_downloaded(
+    server: Server, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files[f"/{FILE}"] = BODY
+    weights = entry(f"{server.url}/{FILE}")
+    monkeypatch.setenv("HEADSTRIP_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"HEADSTRIP_OFFLINE forbids it.*put the file there"):
+        locate(weights, "a:b")
+    (hub / FILE).write_bytes(BODY)
+    assert locate(weights, "a:b") == hub / FILE
+    assert server.asked == []
+
+
 def test_a_file_that_the_server_lacks_is_a_sentence(server: Server, hub: Path) -> None:
     with pytest.raises(WeightsError, match=rf"{FILE} could not be .*404.*Check the network"):
         locate(entry(f"{server.url}/{FILE}"), "a:b")

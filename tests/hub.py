@@ -1,0 +1,150 @@
+"""A real server on 127.0.0.1 that speaks as much of the Hugging Face hub as a download needs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import unquote
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, file_download
+
+Files = Mapping[str, bytes]
+
+# What a repository keeps in large-file storage.
+LARGE = (".safetensors", ".bin", ".pth", ".pt")
+
+
+def commit_of(repository: str, files: Files) -> str:
+    """Return the 40 digits of the one commit that a repository of these files has."""
+    content = [f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files)]
+    return hashlib.sha1("\n".join([repository, *content]).encode()).hexdigest()
+
+
+def etag_of(name: str, body: bytes) -> str:
+    """Return what the hub's cache stores a file under: its sha256, or git's hash of it."""
+    if name.endswith(LARGE):
+        return hashlib.sha256(body).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+@contextlib.contextmanager
+def hub_server(
+    repositories: Mapping[str, Files],
+    *,
+    refused: Mapping[str, tuple[int, Mapping[str, str]]] = MappingProxyType({}),
+    cut_short: Collection[str] = (),
+    asked: list[str] | None = None,
+) -> Iterator[str]:
+    """Serve repositories as the hub does, and give the URL that ``HF_ENDPOINT`` has to be.
+
+    Args:
+        repositories: Contents of the files by name, by ``org/name`` for the branch ``main``, or by
+            ``org/name@revision``. What changes in it is served changed.
+        refused: Repositories that are answered with a status and the headers of an error, such as
+            ``(403, {"X-Error-Code": "GatedRepo"})``.
+        cut_short: Names of files of which no more than the first half is ever sent.
+        asked: Takes each request, such as ``"HEAD /org/name/resolve/main/config.json"``.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer()
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            if asked is not None:
+                asked.append(f"{self.command} {self.path}")
+            identity, resolve, rest = self.path.strip("/").partition("/resolve/")
+            revision, _, name = (unquote(part) for part in rest.partition("/"))
+            if identity in refused:
+                self.refuse(*refused[identity])
+            elif not resolve or not any(key.split("@")[0] == identity for key in repositories):
+                # The hub does not tell who is not logged in what there is.
+                self.refuse(401, {"X-Error-Code": "RepoNotFound"})
+            elif (found := revision_of(repositories, identity, revision)) is None:
+                self.refuse(404, {"X-Error-Code": "RevisionNotFound"})
+            elif name not in found[1]:
+                self.refuse(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": found[0]})
+            else:
+                self.send(name, found[1][name], found[0])
+
+        def refuse(self, status: int, headers: Mapping[str, str]) -> None:
+            self.send_headers(status, {**headers, "Content-Length": "0"})
+
+        def send(self, name: str, body: bytes, commit: str) -> None:
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{etag_of(name, body)}"'}
+            if name.endswith(LARGE):
+                headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(body))}
+            # A download that broke off goes on where it was: "bytes=500-".
+            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+            self.send_headers(
+                206 if start else 200, {**headers, "Content-Length": str(len(body) - start)}
+            )
+            if self.command == "GET":
+                self.wfile.write(body[start : len(body) // 2 if name in cut_short else None])
+
+        def send_headers(self, status: int, headers: Mapping[str, str]) -> None:
+            self.send_response(status)
+            for header, value in headers.items():
+                self.send_header(header, value)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_port}"
+        finally:
+            running.shutdown()
+            thread.join()
+
+
+def revision_of(
+    repositories: Mapping[str, Files], identity: str, revision: str
+) -> tuple[str, Files] | None:
+    """Find the commit and the files of a branch, a tag or a commit."""
+    for key, files in repositories.items():
+        name, _, branch = key.partition("@")
+        commit = commit_of(key, files)
+        if name == identity and revision in (branch or "main", commit):
+            return commit, files
+    return None
+
+
+def hub_variables(url: str, cache: Path) -> dict[str, str]:
+    """Return the environment of a process that is to use the hub at ``url`` and ``cache``."""
+    return {
+        "HF_ENDPOINT": url, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "0", "HEADSTRIP_OFFLINE": "0", "no_proxy": "127.0.0.1",
+    }  # fmt: skip
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
+    """Have this process use the hub at ``url`` and the folder ``cache``, for one test.
+
+    huggingface_hub reads its environment when it is imported, so its constants are set as well.
+    """
+    for name, value in hub_variables(url, cache).items():
+        monkeypatch.setenv(name, value)
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    # Releases below 1.0 have a copy of it.
+    for module in (constants, file_download):
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    # A session from before goes on with the proxies of its own time. Releases below 1.0 lack this.
+    getattr(huggingface_hub, "close_session", lambda: None)()

@@ -1,0 +1,467 @@
+"""Weights in repositories of the Hugging Face hub: found, downloaded, verified and read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import hf_hub_download, save_torch_state_dict
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save
+from tests.distributions import run_python
+from tests.hub import commit_of, hub_server, hub_variables, use_hub
+from tests.weights.files import Server, State, sha256_of
+from torchvision import models
+
+from headstrip import WeightsEntry, WeightsError, build_encoder
+from headstrip.hub import HubLocation, hub_file, hub_json, parse
+from headstrip.weights import locate, read_weights
+
+STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+SAFE = save(STATE)
+BOTH = {"model.safetensors": SAFE, "pytorch_model.bin": b"pickled", "config.json": b'{"dim": 3}'}
+Serve = Callable[..., AbstractContextManager[str]]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """The hub's cache, not there yet."""
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Serve:
+    """Run a hub for this process."""
+
+    @contextmanager
+    def running(repositories: Mapping[str, Mapping[str, bytes]], **details) -> Iterator[str]:
+        with hub_server(repositories, **details) as url:
+            use_hub(monkeypatch, url, cache)
+            yield url
+
+    return running
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub tries a hub that is not reached again, after seconds."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+
+@pytest.fixture
+def no_sockets(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, opening a socket fails the test."""
+
+    def opened(*_: object, **__: object) -> None:
+        pytest.fail("a socket was opened")
+
+    def forbid() -> None:
+        monkeypatch.setattr(socket, "socket", opened)
+        monkeypatch.setattr(socket, "getaddrinfo", opened)
+
+    return forbid
+
+
+def entry(*locations: str, sha256: str = "") -> WeightsEntry:
+    return WeightsEntry("V1", locations=locations, sha256=sha256)
+
+
+def snapshot(cache: Path, repository: str, files: Mapping[str, bytes]) -> Path:
+    name, _, _ = repository.partition("@")
+    folder = f"models--{name.replace('/', '--')}"
+    return cache / folder / "snapshots" / commit_of(repository, files)
+
+
+def test_safetensors_come_first_and_nothing_else_is_fetched(serve: Serve, cache: Path) -> None:
+    asked: list[str] = []
+    with serve({"org/name": BOTH}, asked=asked):
+        path = locate(entry("hf:org/name"), "a:b")
+    assert path == snapshot(cache, "org/name", BOTH) / "model.safetensors"
+    assert path.read_bytes() == SAFE
+    assert {request.rpartition("/")[2] for request in asked} == {"model.safetensors"}
+
+
+def test_without_safetensors_it_is_the_pickled_file(serve: Serve) -> None:
+    with serve({"org/name": {"pytorch_model.bin": b"pickled", "other.bin": b""}}):
+        assert hub_file("hf:org/name").name == "pytorch_model.bin"
+
+
+def test_a_file_can_be_named_in_a_folder_too(serve: Serve) -> None:
+    with serve({"org/name": {**BOTH, "deep/er/x.pth": b"deep"}}):
+        assert hub_file("hf:org/name/pytorch_model.bin").read_bytes() == b"pickled"
+        assert hub_file("hf:org/name/deep/er/x.pth").read_bytes() == b"deep"
+
+
+def test_a_revision_is_a_branch_a_tag_or_a_commit(serve: Serve) -> None:
+    old = {"model.safetensors": b"old"}
+    with serve({"org/name": BOTH, "org/name@v1": old, "org/name@refs/pr/1": BOTH}):
+        assert hub_file("hf:org/name@v1").read_bytes() == b"old"
+        commit = commit_of("org/name@v1", old)
+        assert hub_file(f"hf:org/name@{commit}/model.safetensors").read_bytes() == b"old"
+        assert hub_file("hf:org/name@refs/pr/1/pytorch_model.bin").read_bytes() == b"pickled"
+        assert hub_file("hf:org/name").read_bytes() == SAFE
+
+
+def test_what_is_in_the_cache_needs_no_server(serve: Serve, no_sockets: Callable[[], None]) -> None:
+    with serve({"org/name": BOTH, "org/bin": {"pytorch_model.bin": b"x"}}):
+        fetched = [hub_file("hf:org/name"), hub_file("hf:org/bin")]
+    no_sockets()
+    assert [hub_file("hf:org/name"), hub_file("hf:org/bin")] == fetched
+
+
+def test_the_cache_is_that_of_huggingface_hub(serve: Serve, cache: Path) -> None:
+    asked: list[str] = []
+    with serve({"org/name": BOTH}, asked=asked):
+        theirs = hf_hub_download("org/name", "model.safetensors")
+        before = len(asked)
+        assert str(hub_file("hf:org/name")) == theirs
+        assert len(asked) == before
+        ours = hub_file("hf:org/name/config.json")
+        assert hf_hub_download("org/name", "config.json", local_files_only=True) == str(ours)
+    assert ours.is_relative_to(cache)
+
+
+@pytest.mark.parametrize("variable", ["HEADSTRIP_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_what_is_in_the_cache_is_used_and_nothing_is_asked(
+    serve: Serve, cache: Path, variable: str, monkeypatch: pytest.MonkeyPatch,
+    no_sockets: Callable[[], None],
+) -> None:  # fmt: skip
+    asked: list[str] = []
+    with serve({"org/name": BOTH, "org/other": BOTH}, asked=asked):
+        fetched = hub_file("hf:org/name")
+        monkeypatch.setenv(variable, "1")
+        before = len(asked)
+        no_sockets()
+        assert hub_file("hf:org/name") == fetched
+        with pytest.raises(WeightsError) as caught:
+            locate(entry("hf:org/other@v2"), "a:b")
+        assert len(asked) == before
+    for part in (
+        "'V1' of a:b", "hf:org/other has no model.safetensors or pytorch_model.bin",
+        str(cache / "models--org--other"), "v2", f"{variable} forbids", "hf download org/other",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["HEADSTRIP_OFFLINE", "HF_HUB_OFFLINE"])
+def test_a_process_that_starts_offline_opens_no_socket(
+    serve: Serve, cache: Path, tmp_path: Path, variable: str
+) -> None:
+    with serve({"org/name": BOTH}) as url:
+        hub_file("hf:org/name")
+        code = (
+            "import sys\n"
+            "opened = []\n"
+            "hook = lambda event, _: opened.append(event) if 'socket' in event else None\n"
+            "sys.addaudithook(hook)\n"
+            "from headstrip.hub import WeightsError, hub_file, hub_json\n"
+            "print(hub_file('hf:org/name').name)\n"
+            "try:\n"
+            "    hub_json('org/name', 'config.json')\n"
+            "except WeightsError as error:\n"
+            f"    print('{variable} forbids' in str(error), opened, 'torch' in sys.modules)\n"
+        )
+        # With telemetry huggingface_hub may go online for no more than a look into the cache.
+        changed = {variable: "1", "HF_HUB_DISABLE_TELEMETRY": "0", "HF_HOME": str(tmp_path)}
+        ran = run_python("-c", code, **(hub_variables(url, cache) | changed))
+    assert (ran.stdout, ran.stderr) == ("model.safetensors\nTrue [] False\n", "")
+
+
+def test_the_mirror_in_hf_endpoint_is_asked_by_a_new_process(cache: Path) -> None:
+    asked: list[str] = []
+    with hub_server({"org/name": BOTH}, asked=asked) as url:
+        code = "from headstrip.hub import hub_json; print(hub_json('org/name', 'config.json'))"
+        ran = run_python("-c", code, **hub_variables(url, cache))
+    assert (ran.stdout, ran.stderr) == ("{'dim': 3}\n", "")
+    assert asked == [f"{verb} /org/name/resolve/main/config.json" for verb in ("HEAD", "GET")]
+    assert list(cache.glob("models--org--name/snapshots/*/config.json"))
+
+
+def test_the_next_location_is_tried_where_the_hub_has_it_not(
+    serve: Serve, server: Server, hub: Path
+) -> None:
+    server.files["/x.pth"] = b"from the url"
+    with serve({}):
+        found = locate(entry("hf:org/lost", f"{server.url}/x.pth"), "a:b")
+    assert found == hub / "x.pth"
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_the_next_location_is_tried_where_the_hub_is_not_reached(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, dead_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.pth").touch()
+    use_hub(monkeypatch, dead_url, cache)
+    found = locate(entry("hf:org/name", str(tmp_path / "x.pth")), "a:b")
+    assert found == tmp_path / "x.pth"
+
+
+@pytest.mark.parametrize(
+    ("location", "sentence"),
+    [
+        ("hf:org/none", r"no repository 'org/none' at http://127.*private.*hf auth login"),
+        ("hf:org/name@v9", r"hf:org/name has no revision 'v9'\. Name a branch"),
+        ("hf:org/name/x.pth", r"org/name has no file x\.pth at revision main\. See http://.*/org/name/tree/main"),
+        ("hf:org/empty", r"no file model\.safetensors or pytorch_model\.bin or .*\. See http"),
+        ("hf:org/gated", r"hf:org/gated is gated\. Accept its terms at http://.*/org/gated, and"),
+        ("hf:org/private", r"does not let you read hf:org/private .*401.*Log in with `hf auth"),
+        ("hf:org/closed", r"does not let you read hf:org/closed .*403.*Log in with `hf auth"),
+        ("hf:org/down", r"hf:org/down could not be downloaded from http://.*503.*Check the net"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("no_waiting")
+def test_what_the_hub_refuses_is_a_sentence(serve: Serve, location: str, sentence: str) -> None:
+    refused = {
+        "org/gated": (403, {"X-Error-Code": "GatedRepo"}),
+        "org/private": (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
+        "org/closed": (403, {}),
+        "org/down": (503, {}),
+    }  # fmt: skip
+    with (
+        serve({"org/name": BOTH, "org/empty": {}}, refused=refused),
+        pytest.raises(WeightsError, match=sentence) as caught,
+    ):
+        hub_file(location)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_hub_that_is_not_there_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, dead_url: str
+) -> None:
+    use_hub(monkeypatch, dead_url, cache)
+    with pytest.raises(WeightsError) as caught:
+        hub_file("hf:org/name")
+    for part in (f"from {dead_url}", str(cache / "models--org--name"), "refused", "Check the"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_server_that_is_no_hub_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, server: Server
+) -> None:
+    use_hub(monkeypatch, server.url, cache)
+    with pytest.raises(WeightsError, match=r"could not be downloaded .*50\d.*Check the network"):
+        hub_file("hf:org/name")
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_download_that_breaks_off_leaves_no_file(serve: Serve, cache: Path) -> None:
+    with (
+        serve({"org/name": BOTH}, cut_short={"model.safetensors"}),
+        pytest.raises(WeightsError, match=r"could not be downloaded .*Check the network"),
+    ):
+        hub_file("hf:org/name")
+    assert not list(cache.rglob("model.safetensors"))
+    assert not [path for path in cache.rglob("blobs/*") if path.suffix != ".incomplete"]
+
+
+def test_a_cache_that_cannot_be_made_is_a_sentence(serve: Serve, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    with (
+        serve({"org/name": BOTH}),
+        pytest.raises(WeightsError, match=r"could not be downloaded from .* to .*models--org"),
+    ):
+        hub_file("hf:org/name")
+
+
+def test_without_huggingface_hub_it_is_said_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(WeightsError, match=r"Run `pip install 'headstrip\[hub\]'`"):
+        locate(entry("hf:org/name"), "a:b")
+    (tmp_path / "x.pth").touch()
+    assert locate(entry("hf:org/name", str(tmp_path / "x.pth")), "a:b") == tmp_path / "x.pth"
+
+
+def test_a_damaged_file_in_the_cache_is_named_and_fetched_again_once_removed(serve: Serve) -> None:
+    with serve({"org/name": BOTH}):
+        path = hub_file("hf:org/name")
+        blob = path.resolve()
+        blob.write_bytes(save({"a.weight": torch.zeros(2, 3), "a.bias": torch.ones(2)}))
+        with pytest.raises(WeightsError) as caught:
+            read_weights(path)
+        found, stored = sha256_of(blob), hashlib.sha256(SAFE).hexdigest()
+        for part in (f"{path} is damaged", found, stored, f"Remove {blob}"):
+            assert part in str(caught.value)
+        blob.unlink()
+        assert read_weights(hub_file("hf:org/name")).sha256 == stored
+
+
+def test_a_blob_that_is_named_after_git_s_hash_is_read(serve: Serve, tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "x")
+    with serve({"org/name": {"small.pt.old": (tmp_path / "x").read_bytes()}}):
+        path = hub_file("hf:org/name/small.pt.old")
+    assert len(path.resolve().name) == 40
+    assert read_weights(path).sha256 == sha256_of(tmp_path / "x")
+
+
+def test_the_hash_of_the_catalog_holds_for_the_hub_too(serve: Serve) -> None:
+    with serve({"org/name": BOTH}):
+        path = locate(entry("hf:org/name", sha256="deadbeef"), "a:b")
+    with pytest.raises(WeightsError, match="deadbeef was expected"):
+        read_weights(path, "deadbeef")
+
+
+def test_an_encoder_is_built_from_a_repository(
+    serve: Serve, published: Callable[..., WeightsEntry], shufflenet: State
+) -> None:
+    content = save({key: value.contiguous() for key, value in shufflenet.items()})
+    published("shufflenet_v2_x0_5", locations=("hf:org/shuffle@v1",), sha256="")
+    with serve({"org/shuffle@v1": {"model.safetensors": content}}):
+        encoder = build_encoder("shufflenet_v2_x0_5")
+    untouched = models.shufflenet_v2_x0_5().eval()
+    untouched.load_state_dict(shufflenet)
+    x = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(encoder.logits(x), untouched(x))
+    assert encoder.weights_sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> dict[str, bytes]:
+    """A checkpoint in several files, as the libraries of the hub write it."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    save_torch_state_dict(
+        {f"layer.{number}": torch.full((4, 8), float(number)) for number in range(5)},
+        folder, max_shard_size=300,
+    )  # fmt: skip
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_files_of_a_sharded_checkpoint_are_read_as_one(
+    serve: Serve, sharded: dict[str, bytes], no_sockets: Callable[[], None]
+) -> None:
+    shards = sorted(name for name in sharded if name.endswith(".safetensors"))
+    assert len(shards) > 1
+    with serve({"org/large": sharded, "org/deep": {f"x/{key}": sharded[key] for key in sharded}}):
+        paths = [hub_file("hf:org/large"), hub_file("hf:org/deep/x/model.safetensors.index.json")]
+    no_sockets()
+    assert hub_file("hf:org/large") == paths[0]
+    listed = "".join(f"{hashlib.sha256(sharded[name]).hexdigest()}  {name}\n" for name in shards)
+    for path in paths:
+        file = read_weights(path, hashlib.sha256(listed.encode()).hexdigest())
+        assert {key: value[0, 0].item() for key, value in file.content.items()} == {
+            f"layer.{number}": float(number) for number in range(5)
+        }
+    with pytest.raises(WeightsError, match="deadbeef was expected"):
+        read_weights(paths[0], "deadbeef")
+
+
+def test_shards_are_asked_for_at_the_commit_of_their_index(
+    serve: Serve, sharded: dict[str, bytes]
+) -> None:
+    asked: list[str] = []
+    with serve({"org/large": sharded}, asked=asked):
+        hub_file("hf:org/large")
+    shards = [path for path in asked if "-of-" in path]
+    commit = commit_of("org/large", sharded)
+    assert shards
+    assert all(f"/org/large/resolve/{commit}/model-" in path for path in shards)
+
+
+def test_a_damaged_shard_is_named(serve: Serve, sharded: dict[str, bytes]) -> None:
+    with serve({"org/large": sharded}):
+        path = hub_file("hf:org/large")
+    shard = sorted(path.parent.glob("*.safetensors"))[-1]
+    shard.resolve().write_bytes(SAFE)
+    with pytest.raises(WeightsError, match=f"{shard.name} is damaged"):
+        read_weights(path)
+
+
+def test_a_shard_that_the_hub_lacks_is_named(serve: Serve, sharded: dict[str, bytes]) -> None:
+    lost = sorted(name for name in sharded if name.endswith(".safetensors"))[-1]
+    del sharded[lost]
+    with serve({"org/large": sharded}), pytest.raises(WeightsError, match=f"no file {lost}"):
+        hub_file("hf:org/large")
+
+
+def test_shards_that_lack_a_tensor_of_their_index_are_refused(
+    sharded: dict[str, bytes], tmp_path: Path
+) -> None:
+    index = tmp_path / "saved" / "model.safetensors.index.json"
+    content = json.loads(index.read_bytes())
+    content["weight_map"]["layer.5"] = content["weight_map"]["layer.4"]
+    index.write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"lack 1 of its tensors, such as 'layer\.5'"):
+        read_weights(index)
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [{"a": "../a.safetensors"}, {"a": "/etc/a.safetensors"}, {"a": "model.bin"}, {"a": 1}, {}, [],
+     {"a": "model-1.safetensors\n"}],
+    ids=repr,
+)  # fmt: skip
+def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, weight_map: object) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(WeightsError, match=r"is not the index of a checkpoint.*beside it"):
+        read_weights(index)
+
+
+@pytest.mark.parametrize("location", ["org/name", "hf:org/name", "hf:org/name/model.safetensors"])
+def test_a_repository_s_json_is_read(serve: Serve, location: str) -> None:
+    with serve({"org/name": BOTH}):
+        assert hub_json(location, "config.json") == {"dim": 3}
+
+
+def test_a_repository_s_json_has_the_revision_of_its_location(serve: Serve) -> None:
+    with serve({"org/name": BOTH, "org/name@v1": {"config.json": b'{"dim": 4}'}}):
+        assert hub_json("org/name@v1", "config.json") == {"dim": 4}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000], ids=len)
+def test_what_is_no_json_object_is_named(serve: Serve, content: bytes) -> None:
+    with serve({"org/name": {"config.json": content}}):
+        path = hub_file("hf:org/name/config.json")
+        with pytest.raises(WeightsError, match=r"config\.json is not the JSON file") as caught:
+            hub_json("org/name", "config.json")
+    assert f"Remove {path.resolve()}" in str(caught.value)
+
+
+def test_a_json_that_the_repository_lacks_is_named(serve: Serve) -> None:
+    with serve({"org/name": BOTH}), pytest.raises(WeightsError, match=r"no file preprocessor"):
+        hub_json("org/name", "preprocessor_config.json")
+
+
+WORD = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}[A-Za-z0-9]", fullmatch=True)
+
+
+@given(
+    st.tuples(WORD, WORD).map("/".join), st.none() | WORD, st.none() | st.lists(WORD, min_size=1)
+)
+def test_a_location_is_split_into_what_it_was_made_of(
+    repository: str, revision: str | None, folders: list[str] | None
+) -> None:
+    file = "/".join(folders) if folders else None
+    location = f"hf:{repository}{f'@{revision}' if revision else ''}{f'/{file}' if file else ''}"
+    assert parse(location) == HubLocation(repository, revision, file)
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["hf:", "hf:name", "hf:/name", "hf:org/", "hf:org/name@", "hf:org/name@/x", "hf:org/name/",
+     "hf:org/name/../x", "hf:org/name//x", "hf:org/name/./x", "hf:or g/name", "hf://org/name",
+     "hf:org/name\n", "org/name", "hf:org/name@a@b"],
+)  # fmt: skip
+def test_what_is_no_location_is_a_sentence(location: str) -> None:
+    with pytest.raises(WeightsError, match=r"is no place on the Hugging Face hub\. Write hf:org"):
+        locate(entry(location), "a:b") if location.startswith("hf:") else parse(location)
+
+
+@pytest.mark.parametrize("name", ["a--b", "-a", "a..b", "x" * 120])
+def test_a_name_that_the_hub_forbids_is_a_sentence(serve: Serve, name: str) -> None:
+    with serve({}), pytest.raises(WeightsError, match=rf"hf:org/{name} could not be downloaded"):
+        hub_file(f"hf:org/{name}")
