@@ -11,8 +11,9 @@ from tests.distributions import run_python
 import headstrip
 
 TORCH_FREE = (
-    "catalog", "contract", "errors", "families", "hookspecs", "index", "plugins", "preprocessing",
-    "registry", "returns", "rows", "spec", "suggestions",
+    "catalog", "cli.catalog", "cli.new_plugin", "cli.verify", "contract", "errors",
+    "families", "hookspecs", "hub", "index", "new_plugin", "plugins", "preprocessing",
+    "registry", "returns", "rows", "shards", "spec", "suggestions",
 )  # fmt: skip
 
 

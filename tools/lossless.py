@@ -24,6 +24,7 @@ from torchvision import models
 
 from headstrip import BackboneSpec, build_encoder
 from headstrip.registry import get_registry
+from headstrip.testing import perturb
 
 SMALL = 128
 """Side of the input for networks that take any size: the law does not depend on it."""
@@ -105,19 +106,6 @@ def prove(name: str, folder: Path, seed: int = 0) -> Proof:
         finite=bool(torch.isfinite(found).all()),
         differ=not torch.equal(found[0], found[1]),
     )
-
-
-def perturb(model: nn.Module) -> None:
-    """Change every parameter and running statistic, in place, so that each one matters."""
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if not tensor.is_floating_point():
-                continue
-            if name.endswith("running_var"):
-                tensor.mul_(torch.empty_like(tensor).uniform_(0.8, 1.25))
-                continue
-            scale = float(tensor.std()) if tensor.numel() > 1 else 0.0
-            tensor.add_(torch.randn_like(tensor), alpha=0.1 * scale if scale > 0 else 0.02)
 
 
 def reference(untouched: nn.Module, x: Tensor) -> Tensor:

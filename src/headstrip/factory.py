@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,7 +84,10 @@ def build_encoder(
     chosen = _preprocessing(registry, built, preprocessing)
     shape = chosen.input_shape if chosen else built.input_shape
     dim = embedding_width(stripped, spec, shape, given=preprocessing is not None)
-    if not options and dim != spec.dim:
+    if not spec.dim:
+        # A plugin that was registered need not have measured it.
+        spec = replace(spec, dim=dim)
+    elif not options and dim != spec.dim:
         _report_mismatch(spec, dim, strict)
     has_labels = entry and built.selection.path is None and stripped.head is not None
     encoder = Encoder(

@@ -128,7 +128,9 @@ class HeadStripper:
     def backbones(self) -> tuple[BackboneSpec, ...] | None:
         """Describe every backbone of this plugin.
 
-        Core calls it for objects given to ``register_plugin``, which ship no catalog.
+        Core calls it for objects given to ``register_plugin``, which ship no catalog, and for
+        ``headstrip catalog``, which measures what each shows: there ``dim`` and ``params`` may be
+        0, and ``default_weights`` None where the first that ``weights`` lists are the default.
         """
 
     @hookspec(firstresult=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from headstrip.construction import strip_with
 from headstrip.errors import HeadstripError
 from headstrip.factory import embedding_width
 from headstrip.registry import Registry, get_registry
+from headstrip.shapes import NoValues
 from headstrip.spec import BackboneSpec
 
 
@@ -41,17 +42,18 @@ def measure(
     """
     registry = registry or get_registry()
     try:
-        return _measured(registry, spec, options, torch.device("meta"))
+        return _measured(registry, spec, options, light=True)
     except HeadstripError:
         with torch.random.fork_rng(devices=[]):
-            return _measured(registry, spec, options, nullcontext())
+            return _measured(registry, spec, options, light=False)
 
 
 def _measured(
     registry: Registry,
     spec: BackboneSpec,
     options: Mapping[str, Any] | None,
-    place: torch.device | AbstractContextManager[None],
+    *,
+    light: bool,
 ) -> BackboneSpec:
     about = spec.qualified_name
     plugin, family = registry.stripper(spec.family)
@@ -60,7 +62,10 @@ def _measured(
     merged = {
         **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
     }  # fmt: skip
-    with place:
+    with ExitStack() as stack:
+        if light:
+            stack.enter_context(torch.device("meta"))
+            stack.enter_context(NoValues())
         model = registry.owner(spec).call("build_model", about, spec=spec, options=merged)
     params = sum(parameter.numel() for parameter in model.parameters())
     stripped = strip_with(plugin, family, model.eval(), spec, entry, about)

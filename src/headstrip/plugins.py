@@ -27,6 +27,10 @@ Status = Literal["found", "loaded", "blocked", "failed"]
 DISABLED = "disabled by HEADSTRIP_DISABLE_PLUGINS or --no-plugin"
 """Why a plugin is blocked that the user does not want."""
 
+HOMES = {"timm": "headstrip-timm", "hf": "headstrip-transformers"}
+"""Sources that one distribution alone may bring: bare names are timm's after torchvision's, and a
+hub id must not mean another network because of what is installed."""
+
 
 @dataclass(frozen=True, slots=True)
 class PluginRecord:
@@ -215,9 +219,9 @@ def _block_reason(plugin: Plugin, count: int, disabled: set[str], reserved: set[
         return DISABLED
     if name in reserved:
         return f"the name {name!r} belongs to headstrip itself"
-    if name == "timm" and plugin.origin.partition(" ")[0].lower() != "headstrip-timm":
-        # Bare names are timm's after torchvision's, so its plugin has one home.
-        return "the name 'timm' belongs to headstrip-timm"
+    home = HOMES.get(name)
+    if home and plugin.origin.partition(" ")[0].lower() != home:
+        return f"the name {name!r} belongs to {home}"
     if not is_source(name):
         return f"the name {name!r} cannot be a source: it has more than letters, digits, - and _"
     if count > 1:

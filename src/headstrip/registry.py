@@ -12,7 +12,7 @@ from headstrip.catalog import read_labels
 from headstrip.errors import CatalogError, PluginError, UnknownBackboneError
 from headstrip.families import BUILT_IN, SOURCE
 from headstrip.index import Index, row_problem
-from headstrip.plugins import DISABLED, Plugin, PluginRecord, built_in, find_plugins
+from headstrip.plugins import DISABLED, HOMES, Plugin, PluginRecord, built_in, find_plugins
 from headstrip.spec import BackboneSpec, Name, WeightsEntry, is_source, parse_name
 from headstrip.suggestions import BARE_SOURCES as BARE_SOURCES
 from headstrip.suggestions import joined, unknown_backbone, unknown_source
@@ -30,11 +30,13 @@ class Registry:
     family of its own, is asked for.
     """
 
-    def __init__(self, disabled: Iterable[str] = ()) -> None:
+    def __init__(self, disabled: Iterable[str] = (), unread: Iterable[str] = ()) -> None:
         """Read the catalogs of the core and of the plugins that metadata names.
 
         Args:
             disabled: Names of plugins to block, besides those in ``HEADSTRIP_DISABLE_PLUGINS``.
+            unread: Names of plugins whose catalogs are left aside, so that they are asked
+                themselves.
 
         Raises:
             PluginError: A plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
@@ -42,6 +44,7 @@ class Registry:
         names = {name.strip() for name in os.environ.get(_DISABLE, "").split(",")}
         self._strict = os.environ.get(_STRICT, "") == "1"
         self._disabled = {*names, *disabled} - {""}
+        self._unread = set(unread)
         self._index = Index()
         self._plugins = {name: built_in(name, _CORE) for name in BUILT_IN}
         self._add_core()
@@ -108,6 +111,11 @@ class Registry:
         if spec is None:
             raise UnknownBackboneError(unknown_backbone(name, parts, self._listed(), None))
         return self._usable(spec), parts
+
+    def short_name(self, spec: BackboneSpec) -> str:
+        """Return the shortest name that means a backbone: bare where that is not another's."""
+        owners = (source for source in BARE_SOURCES if self._index.find(source, spec.name))
+        return spec.name if next(owners, None) == spec.source else spec.qualified_name
 
     def weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
         """Return the sets of weights of a backbone, the default first.
@@ -191,7 +199,7 @@ class Registry:
             PluginError: The name is taken, or the object breaks the contract.
         """
         before = self._plugins.get(name)
-        if (before and before.origin != "registered") or name in {*_RESERVED, "timm"}:
+        if (before and before.origin != "registered") or name in {*_RESERVED, *HOMES}:
             raise PluginError(
                 f"The name {name!r} is taken by {before.label if before else 'headstrip itself'}. "
                 "Register the plugin under another one."
@@ -225,10 +233,11 @@ class Registry:
                 plugin.fail(DISABLED, "blocked")
 
     def _add_third_party(self, plugin: Plugin) -> None:
-        if plugin.status == "found" and plugin.package is not None:
+        package = None if plugin.name in self._unread else plugin.package
+        if plugin.status == "found" and package is not None:
             try:
                 refused = self._index.read(
-                    plugin.name, plugin.package, partial(row_problem, owner=plugin.name)
+                    plugin.name, package, partial(row_problem, owner=plugin.name)
                 )
             except CatalogError as error:
                 plugin.fail(str(error))

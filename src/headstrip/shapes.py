@@ -1,4 +1,4 @@
-"""Answering a network's layers by shape alone, for a run on the meta device.
+"""The meta device without what it wastes: layers answered by shape alone, no values to set.
 
 On meta a layer computes nothing, and yet norms, activations and attention go through Python
 decompositions of milliseconds each: half a second for a large ViT. What is answered here has the
@@ -88,13 +88,17 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | N
     return x.new_empty((*x.shape[:-1], weight.shape[0])) if fits and same else None
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any,
+    **kwargs: Any,
+) -> Any:  # fmt: skip
     fits = (
         query.ndim == 4
         and query.shape[:2] == key.shape[:2] == value.shape[:2]
         and query.shape[-1] == key.shape[-1]
         and key.shape[-2] == value.shape[-2]
         and query.dtype == key.dtype == value.dtype
+        and (attn_mask is None or attn_mask.shape[-2:] == (query.shape[-2], key.shape[-2]))
     )
     return query.new_empty((*query.shape[:-1], value.shape[-1])) if fits else None
 
@@ -118,3 +122,27 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head_attention,
 }
+
+
+class NoValues(TorchFunctionMode):
+    """Leave out what would set the values of tensors on the meta device, which have none."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Answer calls that only change values, and let all others pass."""
+        if func in _VALUES and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_VALUES = {
+    getattr(Tensor, name)
+    for name in (
+        "normal_", "uniform_", "erfinv_", "clamp_", "zero_", "fill_", "mul_", "add_", "div_",
+    )
+}  # fmt: skip

@@ -38,8 +38,8 @@ class BackboneSpec:
         plugin: Name of the plugin that is asked for it.
         task: ``image`` for input (N, C, H, W), ``video`` for (N, C, T, H, W).
         input_shape: Input of the default weights without the batch axis, channels first.
-        dim: Width of the embedding.
-        params: Number of parameters, head included.
+        dim: Width of the embedding; 0 where a plugin did not measure it.
+        params: Number of parameters, head included; likewise.
         default_weights: Tag of the weights that ``"DEFAULT"`` means, or None.
         options: Constructor arguments, as pairs.
         law: How the logits of the default weights' network follow from its embedding; see

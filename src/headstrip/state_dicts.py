@@ -77,8 +77,8 @@ class Fit:
 
 
 def is_under(name: str, paths: tuple[str, ...]) -> bool:
-    """Whether a tensor's name is under any of some dotted paths of modules."""
-    return name.startswith(tuple(f"{path}." for path in paths))
+    """Whether a tensor's name is any of some dotted paths, or under one of them."""
+    return name in paths or name.startswith(tuple(f"{path}." for path in paths))
 
 
 def compare(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:

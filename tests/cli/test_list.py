@@ -28,19 +28,27 @@ def test_in_a_pipe_there_is_a_line_a_backbone_and_nothing_else(run: Run) -> None
     result = run("list")
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == len(get_registry().specs())
-    assert len({line.index("x224") for line in run("list", "vit_[bl]*").stdout.splitlines()}) == 1
+    assert (
+        len(
+            {
+                line.index("x224")
+                for line in run("list", "torchvision:vit_[bl]*").stdout.splitlines()
+            }
+        )
+        == 1
+    )
     assert result.stderr == ""
 
 
 def test_a_line_has_width_parameters_input_and_weights(run: Run) -> None:
-    assert run("list", "resnet18").stdout.split() == [
+    assert run("list", "torchvision:resnet18").stdout.split() == [
         "resnet18", "resnet", "512", "11.7M", "3x224x224", "IMAGENET1K_V1",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("pattern", ["vit*", "torchvision:vit*", "vit_?_??"])
 def test_a_pattern_is_over_bare_and_qualified_names(run: Run, pattern: str) -> None:
-    assert names(run("list", pattern).stdout) == [
+    assert chosen(run, pattern) == [
         "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32",
     ]  # fmt: skip
 
@@ -125,7 +133,7 @@ def test_a_narrow_terminal_gets_names_in_one_piece() -> None:
 
 
 def test_a_wide_terminal_gets_a_head_and_a_row_a_line() -> None:
-    lines = in_terminal("list", "vit*", columns=120).splitlines()
+    lines = in_terminal("list", "torchvision:vit*", columns=120).splitlines()
     assert any("name" in line and "default weights" in line for line in lines)
     assert sum("vit_" in line for line in lines) == 5
 
@@ -144,3 +152,10 @@ def test_a_law_chooses_those_that_state_it(run: Run) -> None:
         run("list", "--law", "declared", "--source", "torchvision", "--json").stdout
     )  # fmt: skip
     assert [row["name"] for row in rows] == ["squeezenet1_0", "squeezenet1_1"]
+
+
+def test_a_name_that_two_sources_have_is_bare_for_torchvisions_alone(run: Run) -> None:
+    assert set(names(run("list", "resnet50").stdout)) == {"resnet50", "timm:resnet50"}
+    # Its family is off, and still the bare name is not another's.
+    assert names(run("--no-plugin", "resnet", "list", "resnet50").stdout) == ["timm:resnet50"]
+    assert names(run("list", "timm:resnet50d").stdout) == ["resnet50d"]

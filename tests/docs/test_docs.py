@@ -1,7 +1,6 @@
 """Everything that README and docs show is run, and prints what they say."""
 
 import doctest
-import os
 import re
 import shlex
 import subprocess
@@ -10,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.authoring.environment import Environment
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_ELSEWHERE = {"sh", "text"}
+QUOTED = {"py": "**/*.py", "toml": "**/pyproject.toml"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -36,19 +37,32 @@ def photos(tmp_path, monkeypatch):
 
 
 def blocks(path):
+    """Return language, path and text of each; a path is that of a file to be written."""
     return FENCE.findall(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_what_a_document_shows_is_true(document, photos):
-    names = {}
-    for language, body in blocks(document):
-        if language == "python":
+    names, terminal = {}, Terminal(photos)
+    for language, path, body in blocks(document):
+        if path:
+            (photos / path).parent.mkdir(parents=True, exist_ok=True)
+            (photos / path).write_text(body, encoding="utf-8")
+        elif language == "python":
             check_python(document.name, body, names)
         elif language == "console":
-            check_console(body)
+            check_console(body, terminal)
+        elif language in QUOTED:
+            check_quoted(document.name, body, QUOTED[language])
         else:
             assert language in RUN_ELSEWHERE, f"{document.name} has a block of {language!r}"
+
+
+def check_quoted(name, body, pattern):
+    files = (ROOT / "plugins" / "headstrip-example").glob(pattern)
+    assert any(body in file.read_text(encoding="utf-8") for file in files), (
+        f"{name} quotes what no file of the example has:\n{body}"
+    )
 
 
 def check_python(name, body, names):
@@ -61,17 +75,26 @@ def check_python(name, body, names):
     assert not failures, "".join(report)
 
 
-def check_console(body):
+class Terminal:
+    """Runs what a document types, in its folder; what it installs is there for what follows."""
+
+    def __init__(self, folder):
+        self.folder, self.environment = folder, None
+
+    def run(self, program, *arguments):
+        if program == "pip":
+            self.environment = self.environment or Environment.make(self.folder / "environment")
+            return self.environment.pip(*arguments, cwd=self.folder)
+        start = {"headstrip": ["-m", "headstrip.cli"], "python": []}[program]
+        if self.environment:
+            return self.environment.run(*start, *arguments, cwd=self.folder)
+        command = [sys.executable, *start, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def check_console(body, terminal):
     for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", body, re.MULTILINE):
-        program, *arguments = shlex.split(command)
-        assert program == "headstrip"
-        ran = subprocess.run(
-            [sys.executable, "-m", "headstrip.cli", *arguments],
-            capture_output=True,
-            text=True,
-            env=os.environ,
-            check=False,
-        )
+        ran = terminal.run(*shlex.split(command))
         assert ran.returncode == 0, ran.stderr
         checker = doctest.OutputChecker()
         assert checker.check_output(expected, ran.stdout, FLAGS), (
@@ -86,7 +109,7 @@ def test_every_link_to_a_file_leads_to_one():
 
 
 def test_the_family_that_contributing_quotes_is_the_real_one():
-    quoted = dict(blocks(ROOT / "CONTRIBUTING.md"))["python"]
+    (quoted,) = [body for kind, _, body in blocks(ROOT / "CONTRIBUTING.md") if kind == "python"]
     assert quoted == (ROOT / "src/headstrip/families/vgg.py").read_text(encoding="utf-8")
 
 
@@ -105,6 +128,6 @@ def test_the_table_of_proofs_has_every_architecture():
 
 def test_the_make_targets_that_the_readme_names_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for language, body in blocks(ROOT / "README.md"):
+    for language, _, body in blocks(ROOT / "README.md"):
         for target in re.findall(r"^make (\w+)", body, re.MULTILINE) if language == "sh" else ():
             assert re.search(rf"^{target}:", makefile, re.MULTILINE)

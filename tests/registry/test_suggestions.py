@@ -26,7 +26,7 @@ def message(name, registry=None):
         ("ResNet50", "resnet50"),
         ("torchvision:resnet5", "torchvision:resnet50"),
         ("vit_b16", "vit_b_16"),
-        ("convnext", "convnext_"),
+        ("torchvision:convnext", "convnext_"),
     ],
 )
 def test_a_name_that_is_nearly_right_is_named(site, name, near):

@@ -12,7 +12,6 @@ from headstrip.cli.output import plugins_on_stderr
 from headstrip.errors import HeadstripError, WeightsError
 from headstrip.registry import Registry, get_registry, use_registry
 from headstrip.spec import BackboneSpec
-from headstrip.suggestions import BARE_SOURCES
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
@@ -41,19 +40,6 @@ def open_registry(context: click.Context) -> Registry:
     return registry
 
 
-def short_names(specs: Sequence[BackboneSpec]) -> list[str]:
-    """Return the shortest name of each backbone that ``build_encoder`` takes for it."""
-    owners = {
-        spec.name: spec.source
-        for source in reversed(BARE_SOURCES)
-        for spec in specs
-        if spec.source == source
-    }
-    return [
-        spec.name if owners.get(spec.name) == spec.source else spec.qualified_name for spec in specs
-    ]
-
-
 def spec_as_json(spec: BackboneSpec) -> dict[str, Any]:
     """Return all that a catalog says of a backbone, as plain JSON values."""
     return {
@@ -78,7 +64,7 @@ def complete_backbone(context: click.Context, _: click.Parameter, incomplete: st
 def _completions(registry: Registry, incomplete: str) -> list[str]:
     specs = registry.specs()
     qualified = [spec.qualified_name for spec in specs] if ":" in incomplete else []
-    names = dict.fromkeys([*short_names(specs), *qualified])
+    names = dict.fromkeys([*map(registry.short_name, specs), *qualified])
     found = [name for name in names if name.startswith(incomplete)]
     name, dot, tag = incomplete.rpartition(".")
     if found or not dot:

@@ -12,12 +12,15 @@ from headstrip.cli.failures import INTERRUPTED, failure_of
 from headstrip.cli.output import warnings_as_sentences
 
 COMMANDS = {
+    "catalog": "Write or check the catalog of a plugin of your own.",
     "classify": "Print the likeliest classes of images.",
     "doctor": "Say what is installed, and what is wrong with it.",
     "embed": "Embed a folder of images into a Parquet file.",
     "list": "List backbones.",
+    "new-plugin": "Write the folder of a plugin of your own.",
     "plugins": "List plugins, and what is wrong with them.",
     "show": "Say all that is known of one backbone.",
+    "verify": "Check that backbones keep the contract.",
 }
 """The commands and their short help, so that ``--help`` need not import them; a test compares."""
 
@@ -33,7 +36,8 @@ class LazyGroup(click.Group):
         """Import one command, None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"headstrip.cli.{cmd_name}").command
+        module = import_module(f"headstrip.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

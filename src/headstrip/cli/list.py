@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from headstrip.catalog import format_shape
-from headstrip.cli.backbone import open_registry, short_names, spec_as_json
+from headstrip.cli.backbone import open_registry, spec_as_json
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import Column, json_option, print_json, print_table, short_count, warn
 from headstrip.registry import Registry
@@ -85,8 +85,8 @@ def command(context: click.Context, /, pattern: str | None, as_json: bool, **wan
     specs = registry.specs()
     filters = _filters(registry, **wanted)
     chosen = [
-        (name, spec)
-        for name, spec in zip(short_names(specs), specs, strict=True)
+        (registry.short_name(spec), spec)
+        for spec in specs
         if _matches(spec, pattern) and all(fits(spec) for fits in filters)
     ]
     if as_json:

@@ -1,0 +1,130 @@
+"""``headstrip verify``: whether backbones keep the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headstrip.catalog import format_shape
+from headstrip.cli.backbone import complete_backbone, open_registry
+from headstrip.cli.failures import PARTLY, UsageFailure
+from headstrip.cli.output import json_option, plugins_on_stderr, print_json, printable, short_count
+from headstrip.registry import Registry
+from headstrip.spec import BackboneSpec
+
+if TYPE_CHECKING:
+    from headstrip.testing.report import Report
+
+_WILDCARDS = frozenset("*?[")
+
+
+@click.command(name="verify")
+@click.argument("pattern", metavar="NAME|PATTERN", shell_complete=complete_backbone)
+@click.option(
+    "--all", "everything", is_flag=True, help="Run all that match for real, however large."
+)
+@json_option
+@click.pass_context
+def command(context: click.Context, pattern: str, everything: bool, as_json: bool) -> None:
+    """Check that backbones keep the contract.
+
+    NAME is one backbone: it is built with random weights and run on the CPU through every check.
+    A PATTERN such as 'timm:vit_*' or 'mylab:*' does so for those with up to 30M parameters, and
+    runs the checks that take no memory (meta) for the others. No weights are downloaded. There is
+    one line a backbone: its name, law, the input it was run on, how it was checked (real, meta),
+    and how many checks passed, or what was seen where one failed.
+    """
+    registry = open_registry(context)
+    with plugins_on_stderr():
+        specs = _chosen(registry, pattern)
+    reports = []
+    for report in _reports(specs, everything or not _is_pattern(pattern)):
+        reports.append(report)
+        if not as_json:
+            click.echo(_line(report))
+    if as_json:
+        print_json([_as_json(report) for report in reports])
+    else:
+        click.echo(_summary(reports))
+    if any(report.wrong for report in reports):
+        context.exit(PARTLY)
+
+
+def _is_pattern(text: str) -> bool:
+    return bool(_WILDCARDS & set(text))
+
+
+def _chosen(registry: Registry, pattern: str) -> list[BackboneSpec]:
+    """Return the backbone of a name, or all that a pattern matches, the smallest first.
+
+    Raises:
+        UsageFailure: The pattern matches nothing.
+        UnknownBackboneError: The name is nobody's, or has a tag.
+    """
+    if not _is_pattern(pattern):
+        # Torch, for one that a plugin has to be asked for or that is built anyway.
+        from headstrip.testing.suite import spec_of
+
+        return [spec_of(pattern)]
+    specs = [
+        spec for spec in registry.specs()
+        if fnmatchcase(spec.name, pattern) or fnmatchcase(spec.qualified_name, pattern)
+    ]  # fmt: skip
+    if not specs:
+        raise UsageFailure(f"No backbone matches {pattern!r}{_reason(registry, pattern)}.")
+    return sorted(specs, key=lambda spec: spec.params)
+
+
+def _reason(registry: Registry, pattern: str) -> str:
+    source = pattern.partition(":")[0]
+    error = next((r.error for r in registry.records() if r.name == source and r.error), None)
+    return f": {error.rstrip('.')}" if error else "; `headstrip list` prints all names"
+
+
+def _reports(specs: list[BackboneSpec], everything: bool) -> Iterator[Report]:
+    """Verify one after the other; what plugins print meanwhile goes to stderr."""
+    from headstrip.testing.suite import REAL_PARAMS, level_of, report_on
+
+    for spec in specs:
+        with plugins_on_stderr():
+            report = report_on(spec, level_of(spec, everything or REAL_PARAMS))
+        yield report
+
+
+def _line(report: Report) -> str:
+    shape = format_shape(report.input_shape) if report.input_shape else "-"
+    about = f"{report.backbone}  {report.law or '-'}  {shape}  {report.level}"
+    counted = [result for result in report.results if result.status != "skipped"]
+    passed = len(counted) - len(report.wrong)
+    if not report.wrong:
+        return printable(f"{about}  passed {passed}/{len(counted)}")
+    failed = [result for result in report.wrong if result.status == "failed"]
+    not_run = len(report.wrong) - len(failed)
+    seen = "; ".join(f"{one.check}: {one.seen}" for one in failed or report.wrong)
+    rest = f" ({not_run} not run)" if not_run else ""
+    return printable(f"{about}  failed {len(failed)}/{len(counted)}{rest}  {seen}")
+
+
+def _summary(reports: list[Report]) -> str:
+    from headstrip.testing.suite import REAL_PARAMS
+
+    failed = sum(bool(report.wrong) for report in reports)
+    real = sum(report.level == "real" for report in reports)
+    meta = len(reports) - real
+    how = f"{real} run for real"
+    if meta:
+        how += f", {meta} of more than {short_count(REAL_PARAMS)} parameters without memory"
+    verdict = f"{failed} failed" if failed else "all passed"
+    return f"{len(reports)} backbone{'s' if len(reports) != 1 else ''} ({how}): {verdict}"
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    return {
+        "backbone": report.backbone, "level": report.level, "law": report.law,
+        "input_shape": report.input_shape, "passed": not report.wrong,
+        "results": [asdict(result) for result in report.results],
+    }  # fmt: skip

@@ -1,0 +1,151 @@
+"""The pair of a proof: an untouched network, and a twin of it whose head is off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.surgery import Stripped
+from headstrip.testing.perturb import perturb
+from headstrip.testing.report import Broken
+from headstrip.testing.states import Snapshot, digest, generator_states, seed_generators
+
+if TYPE_CHECKING:
+    from headstrip.testing.subject import Subject
+
+SMALL = 128
+"""Side of the input, in pixels, for networks that take any size: the contract is the same."""
+
+SMALL_CLIP = 8
+"""Frames of a clip for networks that take any number."""
+
+BATCH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What both networks gave for the same input, and what happened on the way.
+
+    Attributes:
+        untouched: The network with its head on, in eval mode.
+        stripped: The parts of its twin, in eval mode.
+        shape: Input without the batch axis.
+        x: The input, of shape (3, *shape).
+        output: What the untouched network gave for it, before the twin was stripped.
+        embedding: What the twin's backbone gave.
+        dim: Width of the embedding as the probe saw it.
+        unequal: Names of tensors that differed between two builds of one seed.
+        changed: What strip, probe and embedding changed besides taking the head off.
+        states: Of the global generators after the first build.
+    """
+
+    untouched: nn.Module
+    stripped: Stripped
+    shape: tuple[int, ...]
+    x: Tensor
+    output: Any
+    embedding: Tensor
+    dim: int
+    unequal: tuple[str, ...]
+    changed: tuple[str, ...]
+    states: dict[str, Any]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the embedding of a batch."""
+        return embedding_of(self.stripped.backbone, x)
+
+
+def make_pair(subject: Subject) -> Pair:
+    """Build a network twice, give both the same perturbed values, and strip the second.
+
+    Raises:
+        HeadstripError: The plugin failed at it.
+        Broken: The network does not run on its input.
+    """
+    declared = subject.light.shape
+    options = subject.options(subject.entry)
+    untouched = subject.build(options, seed=0)
+    states = generator_states()
+    twin = subject.build(options, seed=0)
+    unequal = _unequal(untouched, twin)
+    seed_generators(2)
+    with subject.quick_values():
+        perturb(untouched)
+    # A large one's values are there once.
+    twin.load_state_dict(untouched.state_dict(), assign=subject.is_large)
+    untouched.eval()
+    twin.eval()
+    shape, x, output = _run(untouched, subject.smaller_shape(), declared)
+    before = Snapshot(twin)
+    stripped = subject.strip(twin, subject.entry)
+    changed = before.changes("strip_head")
+    stripped.backbone.eval()
+    if stripped.head is not None:
+        stripped.head.eval()
+    settled = Snapshot(stripped.backbone)
+    dim = subject.probe(stripped.backbone, shape)
+    embedding = embedding_of(stripped.backbone, x)
+    changed += settled.changes("the forward", stripped.backbone)
+    return Pair(
+        untouched, stripped, shape, x, output, embedding, dim, unequal, tuple(changed), states
+    )
+
+
+def embedding_of(backbone: nn.Module, x: Tensor) -> Tensor:
+    """Return the embedding of a batch, a tensor of shape (N, dim).
+
+    Raises:
+        Broken: What comes out is no embedding.
+    """
+    # Tensors that inference mode leaves in a network's caches would break its gradients.
+    with torch.no_grad():
+        output = backbone(x)
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise Broken(f"the backbone gave {found} for input {tuple(x.shape)} instead of (N, dim)")
+    return output
+
+
+def smaller(shape: tuple[int, ...], task: str) -> tuple[int, ...]:
+    """Return an input of the same kind that is no larger than the contract needs."""
+    frames = (min(shape[1], SMALL_CLIP),) if task == "video" else ()
+    return (shape[0], *frames, *(min(side, SMALL) for side in shape[-2:]))
+
+
+def _run(
+    untouched: nn.Module, small: tuple[int, ...], declared: tuple[int, ...]
+) -> tuple[tuple[int, ...], Tensor, Any]:
+    """Run the untouched network on the small input where it takes that, else on the declared."""
+    for shape in dict.fromkeys((small, declared)):
+        seed_generators(3)
+        x = torch.randn(BATCH, *shape)
+        try:
+            with torch.no_grad():
+                return shape, x, untouched(x)
+        except Exception as error:
+            failure = error
+    text = " ".join(str(failure).split())
+    raise Broken(
+        f"the untouched network failed on input {(BATCH, *declared)} with "
+        f"{type(failure).__name__}: {text}"
+    )
+
+
+def _unequal(one: nn.Module, other: nn.Module) -> tuple[str, ...]:
+    """Name the tensors that two networks do not share in value."""
+    first, second = one.state_dict(), other.state_dict()
+    names = [*first, *(name for name in second if name not in first)]
+    return tuple(
+        name
+        for name in names
+        if name not in first or name not in second or not _same(first[name], second[name])
+    )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return bool(one == other)
+    return one.shape == other.shape and digest(one) == digest(other)

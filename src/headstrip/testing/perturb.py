@@ -1,0 +1,103 @@
+"""Random values that make every parameter and running statistic of a network matter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_POOL = 1_000_003
+_LEAST = 1 << 14
+
+
+def perturb(model: nn.Module) -> None:
+    """Change every parameter and running statistic, in place, so that each one matters.
+
+    Many heads and residual branches are zero when they are fresh, and then any embedding passes
+    a comparison of logits. Values stay near those of the initialisation, variances above zero.
+    They are drawn from torch's global generator.
+
+    Example:
+        >>> from torch import nn
+        >>> layer = nn.Linear(2, 2)
+        >>> _ = nn.init.zeros_(layer.weight)
+        >>> perturb(layer)
+        >>> bool((layer.weight != 0).all())
+        True
+    """
+    persistent = model.state_dict().keys()
+    # A twin gets its values from the state dict: a buffer that is not in there would differ.
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in persistent]
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *buffers):
+            if not (tensor.is_floating_point() or tensor.is_complex()):
+                continue
+            if name.endswith("running_var"):
+                tensor.mul_(torch.empty_like(tensor).uniform_(0.8, 1.25))
+                continue
+            scale = float(tensor.std()) if tensor.numel() > 1 else 0.0
+            # A mask of infinities has no scale, and no noise to be given.
+            if math.isfinite(scale):
+                tensor.add_(torch.randn_like(tensor), alpha=0.1 * scale if scale > 0 else 0.02)
+
+
+class FastRandom(TorchFunctionMode):
+    """Fill large tensors with the same million random values over and over.
+
+    Drawing the initial values of a network of a billion parameters takes minutes, and a proof
+    needs no more of them than the right spread.
+    """
+
+    def __init__(self) -> None:
+        """Draw the values from torch's global generator."""
+        super().__init__()
+        self._normal, self._uniform = torch.randn(_POOL), torch.rand(_POOL)
+        self._start = 0
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Answer three calls for large tensors, and let all others pass."""
+        kwargs = kwargs or {}
+        target = args[0] if args else None
+        if func not in _RANDOM or not isinstance(target, Tensor) or not _is_large(target):
+            return func(*args, **kwargs)
+        if func is torch.randn_like:
+            return self._fill(torch.empty_like(target), self._normal)
+        low, high = ("mean", "std") if func is Tensor.normal_ else ("from", "to")
+        first = args[1] if len(args) > 1 else kwargs.get(low, kwargs.get("a", 0.0))
+        second = args[2] if len(args) > 2 else kwargs.get(high, kwargs.get("b", 1.0))
+        if func is Tensor.normal_:
+            return self._fill(target, self._normal).mul_(second).add_(first)
+        return self._fill(target, self._uniform).mul_(second - first).add_(first)
+
+    def _fill(self, target: Tensor, pool: Tensor) -> Tensor:
+        flat = target.view(-1)
+        # Each tensor begins elsewhere in the pool, so that no two layers are the same.
+        self._start = (self._start + 7919) % _POOL
+        place = 0
+        for chunk in (pool[self._start :], *[pool] * (flat.numel() // _POOL + 1)):
+            size = min(len(chunk), flat.numel() - place)
+            flat[place : place + size] = chunk[:size]
+            place += size
+        return target
+
+
+_RANDOM = {torch.randn_like, Tensor.normal_, Tensor.uniform_}
+
+
+def _is_large(tensor: Tensor) -> bool:
+    return (
+        tensor.numel() >= _LEAST
+        and tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and tensor.is_contiguous()
+    )

@@ -1,0 +1,224 @@
+"""All checks in their order, and how they are run: one backbone, or all of a plugin."""
+
+from __future__ import annotations
+
+import gc
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+from headstrip.errors import PluginError, UnknownBackboneError
+from headstrip.registry import get_registry
+from headstrip.spec import BackboneSpec
+from headstrip.testing import claims, copies, proof, tables, training
+from headstrip.testing.pair import Pair
+from headstrip.testing.report import (
+    Broken,
+    ConformanceError,
+    Level,
+    NotRun,
+    Report,
+    Result,
+    Skipped,
+    Status,
+)
+from headstrip.testing.states import blocked_network, generators_kept
+from headstrip.testing.subject import Light, Subject
+
+Check = Callable[[Subject], str]
+Real = bool | int
+
+REAL_PARAMS = 30_000_000
+"""Parameters up to which a backbone is checked for real where nobody says otherwise."""
+
+META_CHECKS: dict[str, Check] = {
+    "listing": claims.listing,
+    "build": claims.build,
+    "catalog": claims.catalog,
+    "width": claims.width,
+    "law": claims.law,
+    "parameters": claims.parameters,
+    "head": claims.head,
+    "weights": tables.weights,
+}
+"""The checks that take no memory; ``build`` and ``width`` look at more when it is for real."""
+
+REAL_CHECKS: dict[str, Check] = {
+    "offline": tables.offline,
+    "lossless": proof.lossless,
+    "batch": proof.batch,
+    "gradient": training.gradient,
+    "deepcopy": copies.deepcopy,
+    "pickle": copies.pickling,
+    "state-dict": copies.state_dict,
+    "state": proof.state,
+    "repeatable": copies.repeatable,
+    "dtype": copies.dtype,
+    "num_classes": claims.classes,
+    "preprocessing": tables.preprocessing,
+    "refusal": copies.refusal,
+}
+"""The checks that run the network, besides."""
+
+CHECKS: dict[str, str] = {
+    name: (check.__doc__ or "").partition("\n")[0]
+    for name, check in {**META_CHECKS, **REAL_CHECKS}.items()
+}
+"""Every check, and what it demands."""
+
+
+def verify(qualified_name: str, *, level: Level = "real") -> list[Result]:
+    """Check one backbone; the global random number generators do not move.
+
+    Args:
+        qualified_name: Its name, such as ``torchvision:resnet18``; no file of weights is read.
+        level: ``real`` for every check, on the CPU; ``meta`` for those that take no memory.
+
+    Returns:
+        A result a check, in their order.
+
+    Raises:
+        UnknownBackboneError: The name is nobody's, or has a tag.
+        PluginError: The plugin that owns it cannot be used.
+
+    Example:
+        >>> results = verify("squeezenet1_1", level="meta")
+        >>> [result.check for result in results if result.status == "failed"]
+        []
+    """
+    return list(report_on(spec_of(qualified_name), level).results)
+
+
+def report_on(spec: BackboneSpec, level: Level) -> Report:
+    """Run all checks of a level on one backbone."""
+    subject = Subject(get_registry(), spec, level)
+    with _collector_held():
+        results = tuple(run_check(subject, name) for name in checks_of(level))
+    light = subject.made.get("light")
+    law = light.stripped.law if isinstance(light, Light) else None
+    pair = subject.made.get("pair", light) if level == "real" else light
+    shape = pair.shape if isinstance(pair, (Light, Pair)) else None
+    if subject.is_large:
+        # What a cycle holds would stay for the next one to come on top.
+        subject.made.clear()
+        gc.collect()
+    return Report(subject.name, level, law, shape, results)
+
+
+def spec_of(name: str) -> BackboneSpec:
+    """Resolve the name of a backbone; raises ``UnknownBackboneError`` also where it has a tag."""
+    spec, parts = get_registry().resolve(name)
+    if parts.tag is not None:
+        raise UnknownBackboneError(
+            f"{name!r} has the tag {parts.tag!r}, and a backbone is verified with all its weights. "
+            f"Name it {spec.qualified_name!r}."
+        )
+    return spec
+
+
+def checks_of(level: Level) -> dict[str, Check]:
+    """Return the checks of a level."""
+    return {**META_CHECKS, **REAL_CHECKS} if level == "real" else META_CHECKS
+
+
+def run_check(subject: Subject, name: str) -> Result:
+    """Run one check; whatever the plugin raises is a failure with a sentence."""
+    started = time.perf_counter()
+    status: Status = "passed"
+    with generators_kept(), blocked_network() as tried, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            seen = checks_of("real")[name](subject)
+        except Skipped as reason:
+            status, seen = "skipped", str(reason)
+        except NotRun as reason:
+            status, seen = "not run", str(reason)
+        except Broken as problem:
+            status, seen = "failed", str(problem)
+        except (Exception, SystemExit) as error:
+            text = " ".join(str(error).split())
+            status, seen = "failed", f"raised {type(error).__name__}: {text}"
+    subject.tried += tried
+    return Result(subject.name, name, status, seen, time.perf_counter() - started)
+
+
+def level_of(spec: BackboneSpec, real: Real) -> Level:
+    """Return the level at which a backbone is checked.
+
+    Args:
+        spec: The backbone.
+        real: True for real, False without memory, a number for real up to so many parameters.
+    """
+    limit = float("inf") if real is True else -1 if real is False else real
+    return "real" if spec.params <= limit else "meta"
+
+
+def choose(name: str, backbones: Collection[str] | None) -> list[BackboneSpec]:
+    """Return the backbones of a plugin, or those of them that some names or patterns mean.
+
+    Raises:
+        PluginError: The plugin lists none, or a pattern means none of them.
+    """
+    registry = get_registry()
+    specs = [spec for spec in registry.specs() if name in {spec.source, spec.plugin}]
+    if not specs:
+        record = next((r for r in registry.records() if r.name == name), None)
+        reason = f" ({record.status}: {record.error})" if record and record.error else ""
+        raise PluginError(
+            f"There is no plugin {name!r} that lists backbones{reason}. "
+            "`headstrip plugins` says what is installed."
+        )
+    if backbones is None:
+        return specs
+    patterns = [backbones] if isinstance(backbones, str) else list(backbones)
+    for pattern in patterns:
+        if not any(_means(spec, pattern) for spec in specs):
+            raise PluginError(
+                f"No backbone of {name!r} is {pattern!r}. `headstrip list '{name}:*'` prints them."
+            )
+    return [spec for spec in specs if any(_means(spec, pattern) for pattern in patterns)]
+
+
+def _means(spec: BackboneSpec, pattern: str) -> bool:
+    return fnmatchcase(spec.name, pattern) or fnmatchcase(spec.qualified_name, pattern)
+
+
+def check_plugin(
+    name: str, *, backbones: Collection[str] | None = None, real: Real = REAL_PARAMS
+) -> None:
+    """Assert that the backbones of a plugin keep the contract.
+
+    Args:
+        name: The plugin, or the source, whose backbones are checked.
+        backbones: Names or shell patterns of those that are, by default all.
+        real: Those with at most so many parameters are checked for real, the others without
+            memory; True for all of them, False for none.
+
+    Raises:
+        ConformanceError: Checks failed; the message lists them all.
+        PluginError: There are no such backbones.
+
+    Example:
+        >>> check_plugin("torchvision", backbones=["squeezenet*"], real=False)
+    """
+    wrong = [
+        result
+        for spec in choose(name, backbones)
+        for result in report_on(spec, level_of(spec, real)).wrong
+    ]
+    if wrong:
+        raise ConformanceError(wrong)
+
+
+@contextmanager
+def _collector_held() -> Iterator[None]:
+    """Hold the garbage collector back: it takes as long as building a network of many modules."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -1,0 +1,52 @@
+"""An environment to install plugins into, for real: it sees all that this one has."""
+
+from __future__ import annotations
+
+import subprocess
+import sysconfig
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+Ran = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment of its own, in front of this one's packages."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> Environment:
+        """Make one in a folder that is not there yet; pip is that of this environment."""
+        venv.create(folder, symlinks=True, with_pip=False)
+        environment = cls(folder)
+        (packages,) = folder.glob("lib/python*/site-packages")
+        # `addsitedir`, so that what is installed editable here is seen there too.
+        line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+        (packages / "the_other_environment.pth").write_text(line, encoding="utf-8")
+        return environment
+
+    def run(self, *arguments: object, cwd: Path | None = None) -> Ran:
+        """Run its Python."""
+        return subprocess.run(
+            [str(self.folder / "bin" / "python"), *map(str, arguments)],
+            cwd=cwd, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def pip(self, verb: str, *arguments: object, cwd: Path | None = None) -> Ran:
+        """Install or build folders without a network: their build backend is here already."""
+        return self.run(
+            "-m", "pip", verb, "--quiet", "--disable-pip-version-check", "--no-index",
+            "--no-deps", "--no-build-isolation", *arguments, cwd=cwd,
+        )  # fmt: skip
+
+    def install(self, *arguments: object, cwd: Path | None = None) -> None:
+        """Install folders, as users do."""
+        done = self.pip("install", *arguments, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+
+    def headstrip(self, *arguments: object, cwd: Path | None = None) -> Ran:
+        """Run the command line in it."""
+        return self.run("-m", "headstrip.cli", *arguments, cwd=cwd)

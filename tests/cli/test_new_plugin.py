@@ -1,0 +1,150 @@
+"""``headstrip new-plugin``: a whole folder or none, under a name that a plugin can have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Run
+from tests.distributions import install_distribution, run_python
+
+from headstrip.catalog import WeightsTable, read_catalog
+from headstrip.families import BUILT_IN
+from headstrip.index import row_problem
+
+FILES = [
+    "README.md",
+    "pyproject.toml",
+    "src/headstrip_mylab/__init__.py",
+    "src/headstrip_mylab/catalog.tsv",
+    "src/headstrip_mylab/py.typed",
+    "src/headstrip_mylab/weights.tsv",
+    "tests/test_contract.py",
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, empty."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_folder_has_the_plugins_name_and_all_its_files(run: Run, here: Path) -> None:
+    result = run("new-plugin", "mylab")
+    assert result.exit_code == 0
+    assert written(here) == [f"mylab/{file}" for file in FILES]
+    assert "headstrip-mylab is in ./mylab." in result.stdout
+    assert "  pip install -e ./mylab\n  headstrip verify 'mylab:*'\n" in result.stdout
+
+
+def test_the_choice_of_a_licence_is_the_authors_and_is_said_so(run: Run, here: Path) -> None:
+    assert "has no licence yet" in run("new-plugin", "mylab").stdout
+    assert "No licence is chosen yet" in Path("mylab/pyproject.toml").read_text()
+    assert "choose a licence" in Path("mylab/README.md").read_text()
+    assert not list(here.rglob("LICENSE*"))
+
+
+@pytest.mark.parametrize("name", ["mylab", "My-Lab_2", "7"])
+def test_its_rows_are_its_own_under_any_name(run: Run, name: str) -> None:
+    folder = Path(json.loads(run("new-plugin", name, "--json").stdout)["folder"])
+    (package,) = (folder / "src").iterdir()
+    (spec,) = read_catalog(package / "catalog.tsv")
+    assert package.name.isidentifier()
+    assert row_problem(spec, name) is None
+    assert WeightsTable(package / "weights.tsv").names() == ()
+    assert not [path for path in folder.rglob("*.*") if "{{" in path.read_text()]
+
+
+def test_another_folder_can_be_named(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "some where"
+    result = run("new-plugin", "mylab", "--to", folder)
+    assert written(folder) == FILES
+    assert f"  pip install -e '{folder}'\n" in result.stdout
+
+
+@pytest.mark.parametrize("thing", ["file", "folder", "dangling link"])
+def test_what_is_there_already_stays_as_it_is(run: Run, here: Path, thing: str) -> None:
+    place = here / "mylab"
+    if thing == "folder":
+        place.mkdir()
+    elif thing == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to("nowhere")
+    result = run("new-plugin", "mylab")
+    assert result.exit_code == 2
+    assert "'mylab' is there already, and stays as it is" in result.stderr
+    assert [path.name for path in here.iterdir()] == ["mylab"]
+    assert thing != "file" or place.read_text() == "mine"
+
+
+def test_where_there_is_no_folder_nothing_is_made(run: Run, here: Path) -> None:
+    result = run("new-plugin", "mylab", "--to", "no/where")
+    assert result.exit_code == 2
+    assert "There is no folder 'no' to make it in." in result.stderr
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here refuses even root")
+def test_a_folder_that_cannot_be_written_to_is_a_sentence(run: Run) -> None:
+    result = run("new-plugin", "mylab", "--to", "/proc/mylab")
+    assert result.exit_code == 1
+    assert "Error: '/proc/mylab' cannot be made (" in result.stderr
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_text
+
+    def fill(self: Path, *arguments: str, **options: str) -> int:
+        if self.name == "weights.tsv":
+            raise OSError(28, "No space left on device")
+        return write(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    result = run("new-plugin", "mylab")
+    assert result.exit_code == 1
+    assert "'mylab' cannot be made (No space left on device)" in result.stderr
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "my lab", "my.lab", "my/lab", "../lab", "labör", "_lab", "lab-", "lab_", "-", "a:b",
+     "headstrip", "torchvision", "timm", "Timm", "hf", "example", "efficientnet_lite", *BUILT_IN],
+)  # fmt: skip
+def test_a_name_that_no_new_plugin_can_have_is_refused(run: Run, here: Path, name: str) -> None:
+    result = run("new-plugin", "--", name)
+    assert result.exit_code == 2
+    assert f"A new plugin cannot be called {name!r}: " in result.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_a_name_that_an_installed_plugin_has_is_refused(run: Run, site: Path) -> None:
+    install_distribution(site, "their-nets", {"mylab": "their_nets"}, {"their_nets.py": ""})
+    result = run("new-plugin", "mylab")
+    assert result.exit_code == 2
+    assert "a plugin of that name is installed, of their-nets 1.0. Choose another." in result.stderr
+
+
+def test_the_name_of_ones_own_installed_plugin_is_not(run: Run, site: Path) -> None:
+    install_distribution(site, "headstrip_MYLAB", {"mylab": "mylab"}, {"mylab.py": ""})
+    assert run("new-plugin", "mylab").exit_code == 0
+
+
+def test_it_imports_no_torch(here: Path) -> None:
+    code = (
+        "import sys\nfrom headstrip.cli import main\n"
+        "try: main(['new-plugin', 'mylab'], prog_name='headstrip')\n"
+        "except SystemExit as end: print(end.code, {'torch', 'numpy'} & set(sys.modules))\n"
+    )
+    assert run_python("-c", code).stdout.endswith("0 set()\n")

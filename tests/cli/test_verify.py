@@ -1,0 +1,134 @@
+"""``headstrip verify``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Run
+from tests.distributions import catalog_of, install_distribution, run_python
+from tests.testing.networks import TINY
+
+from headstrip import BackboneSpec
+from headstrip.testing import CHECKS, REAL_PARAMS
+
+CODE = """
+from tests.testing.networks import Lab as Good
+
+class Lab(Good):
+    backbones = None
+
+plugin = Lab()
+"""
+LARGE = replace(TINY, name="large", params=REAL_PARAMS + 1)
+WRONG = replace(TINY, name="wrong", dim=7)
+
+
+def install(site: Path, *specs: BackboneSpec, code: str = CODE) -> None:
+    files = {"lab_plugin/__init__.py": code, "lab_plugin/catalog.tsv": catalog_of(*specs)}
+    install_distribution(site, "headstrip-lab", {"lab": "lab_plugin:plugin"}, files)
+
+
+def test_a_name_is_one_line_and_a_summary(run: Run, site: Path) -> None:
+    install(site, TINY)
+    result = run("verify", "lab:tiny")
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "lab:tiny  exact  3x16x16  real  passed 21/21\n1 backbone (1 run for real): all passed\n"
+    )
+
+
+def test_a_failure_says_which_check_and_what_was_seen(run: Run, site: Path) -> None:
+    install(site, TINY, WRONG)
+    result = run("verify", "lab:*")
+    assert result.exit_code == 1
+    first, second, last = result.stdout.splitlines()
+    assert first == "lab:tiny  exact  3x16x16  real  passed 21/21"
+    assert second == (
+        "lab:wrong  exact  3x16x16  real  failed 1/21  width: the widths differ: the catalog "
+        "claims 7, the probe sees 6, the probe sees for real 6, the forward gives 6"
+    )
+    assert last == "2 backbones (2 run for real): 1 failed"
+
+
+def test_a_pattern_runs_large_ones_without_memory(run: Run, site: Path) -> None:
+    install(site, TINY, LARGE)
+    result = run("verify", "lab:*")
+    tiny, large, last = result.stdout.splitlines()
+    assert tiny.endswith("real  passed 21/21")
+    assert large.startswith("lab:large  exact  3x16x16  meta  failed 1/8  catalog: the catalog")
+    assert last == (
+        "2 backbones (1 run for real, 1 of more than 30.0M parameters without memory): 1 failed"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["lab:large"], ["lab:l*", "--all"], ["larg?", "--all"]])
+def test_a_name_and_all_run_them_for_real(run: Run, site: Path, arguments: list[str]) -> None:
+    install(site, LARGE)
+    assert "  real  failed 1/21  catalog: " in run("verify", *arguments).stdout
+
+
+def test_a_broken_plugin_is_a_failed_line_with_its_sentence(run: Run, site: Path) -> None:
+    install(site, TINY, code="raise SystemExit('stop')")
+    result = run("verify", "lab:*")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("lab:tiny  -  -  real  failed ")
+    assert "SystemExit: stop" in result.stdout
+    assert "Traceback" not in result.output
+
+
+def test_json_has_every_result(run: Run, site: Path) -> None:
+    install(site, TINY)
+    result = run("verify", "lab:tiny", "--json")
+    (report,) = json.loads(result.stdout)
+    assert {key: report[key] for key in ("backbone", "level", "law", "input_shape", "passed")} == {
+        "backbone": "lab:tiny", "level": "real", "law": "exact", "input_shape": [3, 16, 16],
+        "passed": True,
+    }  # fmt: skip
+    assert [one["check"] for one in report["results"]] == list(CHECKS)
+    assert {one["status"] for one in report["results"]} == {"passed"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("lab:*", "No backbone matches 'lab:*'; `headstrip list` prints all names."),
+        ("resnet51", "There is no backbone 'resnet51'."),
+        ("resnet18.IMAGENET1K_V1", "has the tag 'IMAGENET1K_V1'"),
+    ],
+)
+def test_what_matches_nothing_is_a_usage_error(run: Run, pattern: str, reason: str) -> None:
+    result = run("verify", pattern)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert reason in result.stderr
+
+
+def test_a_catalog_that_cannot_be_read_is_the_reason(run: Run, site: Path) -> None:
+    files = {"lab_plugin/__init__.py": CODE, "lab_plugin/catalog.tsv": "no catalog\n"}
+    install_distribution(site, "headstrip-lab", {"lab": "lab_plugin:plugin"}, files)
+    result = run("verify", "lab:*")
+    assert result.exit_code == 2
+    assert "No backbone matches 'lab:*': " in result.stderr
+    assert "is not a catalog" in result.stderr
+
+
+def test_what_a_plugin_prints_is_not_on_stdout(run: Run, site: Path) -> None:
+    install(site, TINY, code=f"print('noise')\n{CODE}")
+    result = run("verify", "lab:tiny")
+    assert "noise" not in result.stdout
+    assert "noise" in result.stderr
+
+
+def test_help_says_up_to_which_size_and_imports_no_torch(run: Run) -> None:
+    assert f"up to {REAL_PARAMS // 10**6}M parameters" in " ".join(
+        run("verify", "-h").stdout.split()
+    )
+    code = (
+        "import sys\nfrom headstrip.cli import main\n"
+        "try:\n    main(['verify', '--help'])\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    assert run_python("-c", code).returncode == 0

@@ -1,0 +1,150 @@
+"""Write the reference of the hooks, docs/hookspec.md, out of their signatures and docstrings.
+
+    python tools/hookspec_reference.py
+
+A test writes it anew and compares.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from headstrip import hookspecs, preprocessing, spec, surgery
+from headstrip.catalog import write_atomically
+from headstrip.returns import REQUIRED
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "hookspec.md"
+VALUES = (
+    (spec, "BackboneSpec"), (spec, "WeightsEntry"), (preprocessing, "Preprocessing"),
+    (surgery, "Stripped"),
+)  # fmt: skip
+FUNCTIONS = ((surgery, "detach"),)
+
+_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$", re.MULTILINE)
+_ITEM = re.compile(r"^(\w+): ", re.MULTILINE)
+
+Node = ast.ClassDef | ast.FunctionDef
+
+
+def reference() -> str:
+    """Return the text of the reference."""
+    contract = find(hookspecs, "HeadStripper")
+    hooks = [node for node in contract.body if isinstance(node, ast.FunctionDef)]
+    return "\n".join([
+        "# The hooks of a plugin",
+        "",
+        "[How to write a plugin](write-a-plugin.md) goes through one; this is the whole contract. "
+        "`tools/hookspec_reference.py` writes it out of the code.",
+        "",
+        *sections(module_text(hookspecs)),
+        *sections(text_of(contract).partition("\n\n")[2]),
+        f"The version of this contract is {hookspecs.API_VERSION}, the entry-point group "
+        f"`{hookspecs.ENTRY_POINT_GROUP}`. A hook may leave out arguments that it does not need; "
+        "it has no defaults, no `*` and no `**`.",
+        "",
+        "| hook | what it does |",
+        "|---|---|",
+        *(f"| [`{hook.name}`](#{hook.name}) | {inline(summary(hook))} |" for hook in hooks),
+        "",
+        *(line for hook in hooks for line in function_lines(hook, "##")),
+        "## What they take and give",
+        "",
+        "All of these are names of `headstrip` itself.",
+        "",
+        *(line for module, name in VALUES for line in value_lines(find(module, name))),
+        *(line for module, name in FUNCTIONS for line in function_lines(find(module, name), "###")),
+    ]).rstrip() + "\n"  # fmt: skip
+
+
+def function_lines(function: Node, level: str) -> Iterator[str]:
+    """Yield a heading, the signature and the docstring of a function."""
+    yield from (f"{level} {function.name}", "", "```text", signature(function), "```", "")
+    yield from sections(text_of(function))
+
+
+def value_lines(value: Node) -> Iterator[str]:
+    """Yield a heading, the fields and the docstring of a dataclass."""
+    fields = [ast.unparse(node) for node in value.body if isinstance(node, ast.AnnAssign)]
+    yield from (f"### {value.name}", "", "```text", *fields, "```", "")
+    yield from sections(text_of(value))
+
+
+def sections(text: str) -> Iterator[str]:
+    """Yield a docstring as Markdown: its paragraphs, then its sections."""
+    paragraphs, *rest = _SECTION.split(text)
+    if paragraphs.strip():
+        yield from (inline(paragraphs.strip()), "")
+    for title, body in zip(rest[::2], rest[1::2], strict=True):
+        if title != "Example":
+            yield from section(title, inspect.cleandoc(body))
+
+
+def section(title: str, body: str) -> Iterator[str]:
+    """Yield one section: an item a line where it has names."""
+    items = _ITEM.split(body)[1:] if title != "Returns" else []
+    if not items:
+        yield from (f"**{title}** {inline(joined(body))}", "")
+        return
+    yield from (f"**{title}**", "")
+    for name, words in zip(items[::2], items[1::2], strict=True):
+        yield f"- `{name}`: {inline(joined(words))}"
+    yield ""
+
+
+def signature(function: Node) -> str:
+    """Return a function's signature, without ``self`` and on lines that can be read."""
+    assert isinstance(function, ast.FunctionDef)
+    arguments = ast.unparse(function.args).removeprefix("self").removeprefix(", ")
+    returns = ast.unparse(function.returns) if function.returns else "None"
+    if function.name in REQUIRED:
+        # None is for pluggy alone: a plugin that has the hook answers it.
+        returns = returns.removesuffix(" | None")
+    line = f"{function.name}({arguments}) -> {returns}"
+    if len(line) <= 95:
+        return line
+    split = re.sub(r", (?=\w+: |\*)", ",\n    ", arguments)
+    return f"{function.name}(\n    {split},\n) -> {returns}"
+
+
+def find(module: ModuleType, name: str) -> Node:
+    """Return a class or a function of a module, as source."""
+    tree = ast.parse(inspect.getsource(module))
+    (found,) = [
+        node for node in tree.body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name
+    ]  # fmt: skip
+    return found
+
+
+def text_of(node: Node) -> str:
+    """Return a docstring without its indentation."""
+    return ast.get_docstring(node) or ""
+
+
+def module_text(module: ModuleType) -> str:
+    """Return what a module says of itself after its first sentence."""
+    return inspect.cleandoc(module.__doc__ or "").partition("\n\n")[2]
+
+
+def summary(node: Node) -> str:
+    """Return the first sentence of a docstring, without its full stop."""
+    return joined(text_of(node).partition("\n\n")[0]).rstrip(".")
+
+
+def joined(text: str) -> str:
+    """Return a paragraph on one line."""
+    return " ".join(text.split())
+
+
+def inline(text: str) -> str:
+    """Write a docstring's code as Markdown's."""
+    return text.replace("``", "`")
+
+
+if __name__ == "__main__":
+    write_atomically(REFERENCE, reference().encode())
