@@ -245,9 +245,15 @@ class Encoder(nn.Module):
 
     def _preprocessing(self) -> Preprocessing:
         if self.preprocessing is None:
+            tag = self.spec.default_weights
+            named = (
+                f", or the tag of the weights whose one it is to have, such as {tag!r}"
+                if tag
+                else ""
+            )
+            why = "was built without weights, so it has" if self.weights is None else "states"
             raise PreprocessingError(
-                f"{self.spec.qualified_name} was built without weights, so it has no "
-                "preprocessing. Pass preprocessing=Preprocessing(...), or the tag of the weights "
-                f"whose one it is to have, such as {self.spec.default_weights!r}, to build_encoder."
+                f"{self.spec.qualified_name} {why} no preprocessing. Pass "
+                f"preprocessing=Preprocessing(...){named}, to build_encoder."
             )
         return self.preprocessing

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from tests.distributions import run_python
 
-HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "pyarrow", "rich", "safetensors"}
+HEAVY = {
+    "torch", "torchvision", "timm", "transformers", "huggingface_hub", "numpy", "PIL", "pyarrow",
+    "rich", "safetensors",
+}  # fmt: skip
 
 TORCH_FREE = (
     "headstrip",

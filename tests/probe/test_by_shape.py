@@ -64,6 +64,12 @@ def test_a_layer_that_does_not_fit_its_input_still_fails(layer):
         layer.to("meta").eval()(meta(2, 8, 4, 4))
 
 
+def test_a_mask_that_does_not_fit_the_attention_still_fails():
+    x = meta(1, 2, 4, 8)
+    with ByShape(), pytest.raises(RuntimeError):
+        F.scaled_dot_product_attention(x, x, x, attn_mask=meta(1, 1, 9, 9))
+
+
 def test_a_dtype_that_is_asked_for_is_given():
     with ByShape():
         assert F.softmax(meta(2, 3), dim=1, dtype=torch.float64).dtype is torch.float64

@@ -1,0 +1,5 @@
+"""Vision towers of Hugging Face transformers for headstrip, pooled as their classifiers do."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,118 @@
+"""The plugin: transformers builds, headstrip finds, verifies and reads the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from headstrip.errors import HeadNotFoundError
+from headstrip.hookspecs import hookimpl
+from headstrip.measure import measure
+from headstrip.preprocessing import Preprocessing
+from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.surgery import Stripped, detach
+from headstrip_transformers import repository, towers
+from headstrip_transformers.configs import config_of, input_shape_of
+from headstrip_transformers.loading import adapted
+from headstrip_transformers.towers import HEAD, TOWERS, VisionTower, network_class
+
+SOURCE = "hf"
+FAMILIES = tuple(TOWERS)
+
+
+@hookimpl
+def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
+    """Build a tower of the family from its configuration's defaults and options over them."""
+    tower = TOWERS[spec.family.rpartition(":")[2]]
+    config = config_of(tower, options)
+    network: nn.Module = network_class(tower)(config)
+    if tower.output == "logits" and options.get("num_classes") == 0:
+        network.set_submodule(HEAD, nn.Identity())
+    own = dict(spec.options)
+    resized = any(options.get(key) != own.get(key) for key in ("image_size", "num_channels"))
+    shape = input_shape_of(config) if resized else None
+    return VisionTower(network, tower.output, shape).train()
+
+
+@hookimpl
+def strip_head(
+    model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
+) -> Stripped:
+    """Take the last layer off; ``towers`` says what the embedding is then."""
+    tower = TOWERS[family]
+    network = model.network if isinstance(model, VisionTower) else model
+    # A class of the user's own, derived from this one, may use its head in another way.
+    if type(network) is not network_class(tower):
+        raise HeadNotFoundError(
+            f"A {type(network).__name__} is no {tower.network}, which the family {family!r} is. "
+            "Name the family that the network belongs to."
+        )
+    whole = model if isinstance(model, VisionTower) else VisionTower(model, tower.output)
+    if tower.output != "logits" or (spec and isinstance(network.get_submodule(HEAD), nn.Identity)):
+        return Stripped(whole, None, (), "headless", whole.input_shape)
+    stripped = detach(network, HEAD)
+    path = f"network.{HEAD}" if whole is model else HEAD
+    return replace(stripped, backbone=whole, paths=(path,), input_shape=whole.input_shape)
+
+
+@hookimpl
+def adapt_state_dict(
+    loaded: object, model: nn.Module, entry: WeightsEntry | None
+) -> dict[str, Tensor]:
+    """Return what transformers itself would load; see ``loading``."""
+    # Core asks for networks that were built above, and for no others.
+    return adapted(loaded, cast("VisionTower", model))
+
+
+@hookimpl
+def find_backbone(name: str) -> BackboneSpec | None:
+    """Describe a repository of the hub, or a folder in its layout, from its configuration."""
+    if not repository.is_repository(name):
+        return measure(claim(name)) if name in TOWERS else None
+    checkpoint = repository.read_checkpoint(name)
+    preprocessing = repository.preprocessing_or_none(name)
+    shape = preprocessing.input_shape if preprocessing else input_shape_of(checkpoint.config)
+    described = replace(
+        claim(checkpoint.kind), name=name, options=checkpoint.options, input_shape=shape
+    )
+    return replace(measure(described), default_weights=repository.revision_of(name))
+
+
+@hookimpl
+def weights(spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
+    """Describe the one set of weights of a repository; a model type has none."""
+    if not repository.is_repository(spec.name):
+        return ()
+    preprocessing = repository.preprocessing_or_none(spec.name)
+    entry = WeightsEntry(
+        tag=repository.revision_of(spec.name),
+        locations=repository.weights_locations(spec.name),
+        num_classes=dict(spec.options)["num_classes"] or None,
+        input_shape=spec.input_shape,
+        preprocessing=preprocessing,
+    )
+    return (entry,)
+
+
+@hookimpl
+def preprocessing(spec: BackboneSpec) -> Preprocessing | None:
+    """Return a repository's preprocessing, or say why it has none; a model type has none."""
+    if not repository.is_repository(spec.name):
+        return None
+    return repository.read_preprocessing(spec.name)
+
+
+@hookimpl
+def reference(model: nn.Module, x: Tensor, family: str) -> Tensor:
+    """Compute the embedding of a network without a classifier from its tokens."""
+    network = model.network if isinstance(model, VisionTower) else model
+    return towers.reference(network, x)
+
+
+def claim(kind: str) -> BackboneSpec:
+    """Return a model type with all that needs no build; the rest is for ``measure`` to see."""
+    shape = input_shape_of(config_of(TOWERS[kind], {}))
+    return BackboneSpec(kind, SOURCE, f"{SOURCE}:{kind}", SOURCE, "image", shape, 1, 0)

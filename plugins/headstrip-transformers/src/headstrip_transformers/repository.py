@@ -1,0 +1,179 @@
+"""What a repository of the hub, or a folder like one, says of itself; none of its code runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstrip.errors import HeadstripError, PreprocessingError, UnknownBackboneError, WeightsError
+from headstrip.hub import hub_json, parse
+from headstrip.preprocessing import Preprocessing
+from headstrip.shards import read_object
+from headstrip_transformers.configs import options_of, vision_part
+from headstrip_transformers.preprocessing import preprocessing_of
+from headstrip_transformers.towers import TOWERS, Tower, config_class
+
+_FILES = ("model.safetensors", "model.safetensors.index.json")
+_FOLDERS = ("/", "./", "../", "~/")
+_WHOLE = {tower.whole: kind for kind, tower in TOWERS.items() if tower.whole}
+_CLASSIFIER = "ForImageClassification"
+_PATCHES = {"siglip2", "siglip2_vision_model"}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What the configuration of a checkpoint says of its image tower.
+
+    Attributes:
+        kind: Model type of the image tower.
+        config: Its configuration, as transformers reads it.
+        num_classes: Width of the head in the file, None where there is none.
+    """
+
+    kind: str
+    config: Any
+    num_classes: int | None
+
+    @property
+    def tower(self) -> Tower:
+        """The tower that it is."""
+        return TOWERS[self.kind]
+
+    @property
+    def options(self) -> tuple[tuple[str, Any], ...]:
+        """Constructor options that build it."""
+        return (*options_of(self.tower, self.config), ("num_classes", self.num_classes or 0))
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name means a repository or a folder, and no model type."""
+    return "/" in name
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name is the path of a folder: from the root, the home, or one begun with a dot."""
+    return name.startswith(_FOLDERS)
+
+
+def read_json(name: str, filename: str) -> dict[str, Any]:
+    """Return what a JSON file of a repository or a folder holds.
+
+    Raises:
+        WeightsError: There is none, or it holds something else.
+    """
+    if not is_folder(name):
+        return hub_json(name, filename)
+    path = Path(name).expanduser() / filename
+    if not path.is_file():
+        raise WeightsError(
+            f"There is no file {filename} in the folder {name!r}. Name a folder that "
+            "transformers' save_pretrained wrote."
+        )
+    return read_object(path)
+
+
+def weights_locations(name: str) -> tuple[str, ...]:
+    """List where the weights may be; never a file that has to be unpickled."""
+    if is_folder(name):
+        return tuple(str(Path(name).expanduser() / file) for file in _FILES)
+    return tuple(f"hf:{name}/{file}" for file in _FILES)
+
+
+def revision_of(name: str) -> str:
+    """Return the tag of the weights: the revision that a name states."""
+    return "main" if is_folder(name) else parse(f"hf:{name}").revision or "main"
+
+
+def read_checkpoint(name: str) -> Checkpoint:
+    """Read ``config.json`` of a repository or a folder.
+
+    Raises:
+        UnknownBackboneError: It is no vision tower of ``TOWERS``, needs code of its own, or the
+            name is of another form.
+        WeightsError: There is no ``config.json``.
+    """
+    if not is_folder(name) and parse(f"hf:{name}").file:
+        raise UnknownBackboneError(
+            f"hf:{name} is neither a repository of the hub nor a folder. Write hf:org/name, "
+            "hf:org/name@revision, or a path that begins with '/', './', '../' or '~/'."
+        )
+    stated = read_json(name, "config.json")
+    kind = stated.get("model_type")
+    _refuse(name, stated, kind)
+    tower_kind = _WHOLE.get(str(kind), str(kind))
+    part = stated.get("vision_config", {}) if kind in _WHOLE else stated
+    try:
+        config = vision_part(config_class(TOWERS[tower_kind]).from_dict(dict(part)))
+    # transformers checks fields in ways that change with its releases.
+    except Exception as error:
+        raise UnknownBackboneError(
+            f"transformers cannot read the config.json of hf:{name} ({_one_line(error)[:200]}). "
+            "Compare it with what save_pretrained writes."
+        ) from error
+    return Checkpoint(tower_kind, config, _classes(stated, TOWERS[tower_kind]))
+
+
+def read_preprocessing(name: str) -> Preprocessing:
+    """Read the image processor of a repository or a folder.
+
+    Raises:
+        PreprocessingError: There is none, or it has a step that cannot be expressed.
+    """
+    failures = []
+    for filename in ("preprocessor_config.json", "processor_config.json"):
+        try:
+            stated = read_json(name, filename)
+        except WeightsError as error:
+            failures.append(str(error))
+            continue
+        return preprocessing_of(stated.get("image_processor", stated), f"hf:{name}")
+    raise PreprocessingError(
+        f"hf:{name} does not say how images are prepared. {failures[0]} Or pass "
+        "preprocessing=Preprocessing(...)."
+    )
+
+
+def preprocessing_or_none(name: str) -> Preprocessing | None:
+    """Return the preprocessing, None where it cannot be had; ``read_preprocessing`` says why."""
+    try:
+        return read_preprocessing(name)
+    except HeadstripError:
+        return None
+
+
+def _refuse(name: str, stated: dict[str, Any], kind: Any) -> None:
+    if stated.get("auto_map"):
+        raise UnknownBackboneError(
+            f"hf:{name} is built by code in the repository (auto_map in its config.json), which is "
+            "never executed. Name a repository of a network that transformers itself has."
+        )
+    if kind in _PATCHES:
+        raise UnknownBackboneError(
+            f"hf:{name} is a {kind!r}: a SigLIP2 of variable resolution (NaFlex), which takes "
+            "patches and a mask instead of pixels. Name one of fixed resolution, such as "
+            "'hf:google/siglip2-base-patch16-224'."
+        )
+    if kind not in TOWERS and kind not in _WHOLE:
+        known = ", ".join(sorted([*TOWERS, *_WHOLE]))
+        raise UnknownBackboneError(
+            f"hf:{name} is a {kind!r}, which is no vision tower that this plugin has. "
+            f"It has {known}."
+        )
+
+
+def _classes(stated: dict[str, Any], tower: Tower) -> int | None:
+    """Return how many classes the head of a checkpoint has, None where it has no head."""
+    if tower.output != "logits":
+        return None
+    labels = stated.get("id2label")
+    classes = len(labels) if isinstance(labels, dict) else stated.get("num_labels")
+    architectures = stated.get("architectures")
+    if not architectures:
+        return classes
+    # transformers does not write the labels of a head that has its default two.
+    return (classes or 2) if str(architectures[0]).endswith(_CLASSIFIER) else None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,157 @@
+"""Vision towers of transformers: which class each model type is, and what it is pooled to.
+
+Where transformers has a classifier for a type, the network is that classifier, and the embedding is
+what it hands to its last layer: transformers' own forward, with nothing in the place of that layer.
+
+- ``vit``, the class token after the last norm.
+- ``dinov2``, ``dinov2_with_registers``, the class token and the mean of the patch tokens, side by
+  side: twice as wide as a token. Register tokens are left out.
+- ``ijepa``, ``siglip_vision_model``, the mean of all tokens after the last norm. SigLIP's attention
+  pooling is no part of it.
+- ``clip_vision_model``, the mean of the patch tokens, which CLIP's last norm does not touch.
+  Neither the class token nor the projection into the space of texts is part of it.
+- ``swin``, ``swinv2``, ``convnext``, ``convnextv2``, the mean over positions; Swin's norm is before
+  it, ConvNeXt's after.
+
+Where there is none, the embedding is the network's own ``pooler_output``:
+
+- ``dinov3_vit``, ``dinov3_convnext``, the class token, and the mean over positions in its place,
+  both after the last norm.
+- ``aimv2_vision_model``, what its attention pooling gives; without one (``use_head=False``) the
+  mean of all tokens after the last norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import transformers
+from torch import Tensor, nn
+
+Output = Literal["logits", "pooler_output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """What transformers calls the parts of one model type.
+
+    Attributes:
+        config: Name of the class of its configuration.
+        network: Name of the class that is built: its classifier, or the tower itself.
+        output: Which field of the network's output is its own: logits, or the pooled tokens.
+        whole: Model type of the pair of an image and a text tower that it is half of, or None.
+        whole_config: Name of the configuration of that pair, where the classifier is built from it.
+        derived: Fields of a configuration that follow from others.
+    """
+
+    config: str
+    network: str
+    output: Output = "logits"
+    whole: str | None = None
+    whole_config: str | None = None
+    derived: frozenset[str] = frozenset({"stage_names", "out_features", "out_indices"})
+
+
+_OF_STAGES = frozenset({"stage_names", "out_features", "out_indices", "hidden_size", "num_layers"})
+
+TOWERS: dict[str, Tower] = {
+    "aimv2_vision_model": Tower(
+        "Aimv2VisionConfig", "Aimv2VisionModel", "pooler_output", whole="aimv2"
+    ),
+    "clip_vision_model": Tower(
+        "CLIPVisionConfig", "CLIPForImageClassification", whole="clip", whole_config="CLIPConfig"
+    ),
+    "convnext": Tower("ConvNextConfig", "ConvNextForImageClassification"),
+    "convnextv2": Tower("ConvNextV2Config", "ConvNextV2ForImageClassification"),
+    "dinov2": Tower("Dinov2Config", "Dinov2ForImageClassification"),
+    "dinov2_with_registers": Tower(
+        "Dinov2WithRegistersConfig", "Dinov2WithRegistersForImageClassification"
+    ),
+    "dinov3_convnext": Tower("DINOv3ConvNextConfig", "DINOv3ConvNextModel", "pooler_output"),
+    "dinov3_vit": Tower("DINOv3ViTConfig", "DINOv3ViTModel", "pooler_output"),
+    "ijepa": Tower("IJepaConfig", "IJepaForImageClassification"),
+    "siglip_vision_model": Tower(
+        "SiglipVisionConfig",
+        "SiglipForImageClassification",
+        whole="siglip",
+        whole_config="SiglipConfig",
+    ),
+    "swin": Tower("SwinConfig", "SwinForImageClassification", derived=_OF_STAGES),
+    "swinv2": Tower("Swinv2Config", "Swinv2ForImageClassification", derived=_OF_STAGES),
+    "vit": Tower("ViTConfig", "ViTForImageClassification"),
+}
+
+HEAD = "classifier"
+"""Where every classifier of these has its last layer."""
+
+
+class VisionTower(nn.Module):
+    """A network of transformers that maps pixels to one tensor."""
+
+    def __init__(
+        self, network: nn.Module, output: Output, input_shape: tuple[int, ...] | None = None
+    ) -> None:
+        """Keep the network.
+
+        Args:
+            network: The network of transformers.
+            output: Which field of its output is given.
+            input_shape: Input without the batch axis where constructor options changed it.
+        """
+        super().__init__()
+        self.network, self.output, self.input_shape = network, output, input_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels (N, C, H, W) to logits (N, classes), or to (N, dim) without a classifier."""
+        with self._windows_kept():
+            found = self.network(pixel_values=x, return_dict=True)
+        value: Tensor | None = getattr(found, self.output)
+        if value is None:
+            # AIMv2 without its attention pooling.
+            return cast("Tensor", found.last_hidden_state.mean(dim=1))
+        return value
+
+    @contextmanager
+    def _windows_kept(self) -> Iterator[None]:
+        """Put Swin's windows back: a small input makes them smaller, for all inputs after it."""
+        layers: list[Any] = [one for one in self.network.modules() if hasattr(one, "shift_size")]
+        sizes = [(layer.window_size, layer.shift_size) for layer in layers]
+        try:
+            yield
+        finally:
+            for layer, (window, shift) in zip(layers, sizes, strict=True):
+                layer.window_size, layer.shift_size = window, shift
+
+    def extra_repr(self) -> str:
+        """Show what it gives."""
+        return f"output={self.output!r}"
+
+
+def reference(network: nn.Module, x: Tensor) -> Tensor:
+    """Compute the embedding of a network without a classifier from its tokens.
+
+    Args:
+        network: The network of transformers, in eval mode.
+        x: Pixels (N, C, H, W).
+
+    Returns:
+        Tensor of shape (N, dim).
+    """
+    tokens: Tensor = network(pixel_values=x, return_dict=True).last_hidden_state
+    if type(network).__name__ != TOWERS["aimv2_vision_model"].network:
+        return tokens[:, 0]
+    pool = getattr(network, "head", None)
+    return tokens.mean(dim=1) if pool is None else cast("Tensor", pool(tokens))
+
+
+def config_class(tower: Tower) -> Any:
+    """Return the class of a tower's configuration."""
+    return getattr(transformers, tower.config)
+
+
+def network_class(tower: Tower) -> Any:
+    """Return the class of the network that is built for a tower."""
+    return getattr(transformers, tower.network)

@@ -1,0 +1,53 @@
+"""The catalog lists the model types as the installed transformers builds them."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from tests.distributions import run_python
+
+import headstrip_transformers
+from headstrip import UnknownBackboneError
+from headstrip.catalog import read_catalog
+from headstrip.registry import Registry
+from headstrip_transformers.towers import TOWERS
+
+PACKAGE = Path(headstrip_transformers.__file__).parent
+FOLDER = Path(__file__).parents[1]
+
+
+def test_it_lists_every_tower() -> None:
+    names = [spec.name for spec in read_catalog(PACKAGE / "catalog.tsv")]
+    assert names == sorted(TOWERS)
+
+
+def test_the_catalog_is_what_a_live_build_shows(tmp_path: Path) -> None:
+    runpy.run_path(str(FOLDER / "tools/refresh_catalog.py"))["write"](tmp_path)
+    for name in ("catalog.tsv", "weights.tsv"):
+        assert (tmp_path / name).read_bytes() == (PACKAGE / name).read_bytes()
+
+
+def test_listing_and_refusing_weights_import_neither_torch_nor_transformers() -> None:
+    code = """
+import sys
+from headstrip.registry import get_registry
+registry = get_registry()
+assert len([spec for spec in registry.specs() if spec.source == "hf"]) == 13
+spec, _ = registry.resolve("hf:dinov2")
+assert registry.weights(spec) == ()
+print(sorted({"torch", "transformers", "headstrip_transformers"} & set(sys.modules)))
+"""
+    assert run_python("-c", code).stdout.strip() == "[]"
+
+
+def test_the_plugin_loads_and_breaks_no_rule() -> None:
+    (record,) = [one for one in Registry().records() if one.name == "hf"]
+    assert (record.status, record.rows, record.error) == ("found", 13, None)
+    assert record.origin == f"headstrip-transformers {headstrip_transformers.__version__}"
+
+
+def test_no_bare_name_is_one_of_these() -> None:
+    with pytest.raises(UnknownBackboneError, match="hf:dinov2"):
+        Registry(disabled=["timm"]).resolve("dinov2")

@@ -1,0 +1,80 @@
+"""A model type is an architecture: options are fields of its configuration, and no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hf_checkpoints import OPTIONS, WIDTHS, network_of, pixels
+from safetensors.torch import save_file
+
+from headstrip import PluginError, UnknownBackboneError, WeightsError, build_encoder
+from headstrip_transformers.towers import TOWERS
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_type_builds_at_random_without_a_network(
+    kind: str, no_sockets: Callable[[], None]
+) -> None:
+    no_sockets()
+    encoder = build_encoder(f"hf:{kind}", weights=None, options=OPTIONS[kind])
+    side = OPTIONS[kind]["image_size"]
+    assert encoder.output_dim == WIDTHS[kind]
+    assert encoder.input_shape == (3, side, side)
+    assert encoder(pixels(kind)).shape == (2, WIDTHS[kind])
+
+
+def test_the_attention_of_transformers_can_be_chosen() -> None:
+    for attention in ("eager", "sdpa"):
+        options = {**OPTIONS["clip_vision_model"], "attn_implementation": attention}
+        encoder = build_encoder("hf:clip_vision_model", weights=None, options=options)
+        assert encoder.backbone.network.vision_model.config._attn_implementation == attention
+
+
+def test_other_channels_are_an_option() -> None:
+    encoder = build_encoder("hf:vit", weights=None, options={**OPTIONS["vit"], "num_channels": 1})
+    assert encoder.input_shape == (1, 32, 32)
+
+
+def test_a_mistyped_option_is_refused_and_near_ones_are_named() -> None:
+    with pytest.raises(PluginError, match=r"no field 'image_sise'; near it are image_size"):
+        build_encoder("hf:vit", weights=None, options={"image_sise": 32})
+
+
+def test_a_value_that_transformers_refuses_is_a_sentence() -> None:
+    with pytest.raises(PluginError, match="build_model for 'hf:vit'"):
+        build_encoder("hf:vit", weights=None, options={"hidden_size": "wide"})
+
+
+def test_a_type_has_no_weights_of_its_own() -> None:
+    with pytest.raises(WeightsError, match="hf:vit has no pretrained weights"):
+        build_encoder("hf:vit")
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_file_of_weights_loads_by_type_and_options(kind: str, tmp_path) -> None:
+    network = network_of(kind, classes=7)
+    save_file(network.state_dict(), tmp_path / "own.safetensors")
+    encoder = build_encoder(
+        f"hf:{kind}", weights=tmp_path / "own.safetensors", options=OPTIONS[kind]
+    )
+    with torch.inference_mode():
+        found = network(pixels(kind))
+        if TOWERS[kind].output == "logits":
+            assert torch.equal(encoder.logits(pixels(kind)), found.logits)
+        else:
+            assert torch.equal(encoder(pixels(kind)), found.pooler_output)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("hf:dinov22", "dinov2"),
+        ("hf:clip_vision", "clip_vision_model"),
+        ("hf:no_such_thing_at_all", "headstrip"),
+    ],
+)
+def test_a_mistyped_type_is_a_sentence(name: str, near: str) -> None:
+    with pytest.raises(UnknownBackboneError, match=near):
+        build_encoder(name, weights=None)

@@ -1,0 +1,303 @@
+"""Repositories of the hub: described by their configuration, loaded from safetensors alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hf_checkpoints import (
+    CLASSIFIERS,
+    OPTIONS,
+    PROCESSOR,
+    WIDTHS,
+    Serve,
+    files_of,
+    folder_of,
+    network_of,
+    pixels,
+    tower_of,
+    whole,
+)
+from safetensors.torch import load, save
+from transformers.utils import logging
+
+from headstrip import (
+    PluginError,
+    Preprocessing,
+    PreprocessingError,
+    UnknownBackboneError,
+    WeightsError,
+)
+from headstrip import build_encoder as build
+from headstrip.registry import get_registry
+from headstrip_transformers.towers import TOWERS
+
+SIZES = {"size": {"height": 64, "width": 64}}
+WHOLE = ["aimv2_vision_model", "clip_vision_model", "siglip_vision_model"]
+
+
+def processor(kind: str) -> dict:
+    """An image processor that gives what the smallest network takes."""
+    side = OPTIONS[kind]["image_size"]
+    return {**PROCESSOR, "size": {"height": side, "width": side}}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_a_classifier_keeps_its_head(kind: str, serve: Serve) -> None:
+    network = network_of(kind)
+    with serve({"lab/net": files_of(network, processor(kind))}):
+        encoder = build("hf:lab/net")
+    assert (encoder.spec.family, encoder.spec.default_weights) == (f"hf:{kind}", "main")
+    assert (encoder.spec.law, encoder.law, encoder.weights.num_classes) == ("exact", "exact", 5)
+    assert encoder.output_dim == encoder.spec.dim == WIDTHS[kind]
+    assert encoder.weights.license is None
+    assert torch.equal(encoder.logits(pixels(kind)), network(pixels(kind)).logits)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_tower_alone_is_headless(kind: str, serve: Serve) -> None:
+    network = network_of(kind)
+    tower = tower_of(network) if kind in CLASSIFIERS else network
+    with serve({"lab/net": files_of(tower, processor(kind))}):
+        encoder = build("hf:lab/net")
+    assert (encoder.spec.law, encoder.law, encoder.weights.num_classes) == (
+        "headless", "headless", None,
+    )  # fmt: skip
+    own = {key: value for key, value in network.state_dict().items() if "classifier" not in key}
+    assert all(
+        torch.equal(value, own[key]) for key, value in encoder.backbone.network.state_dict().items()
+    )
+    assert encoder(pixels(kind)).isfinite().all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", WHOLE)
+def test_the_image_tower_of_a_pair_is_taken_out_of_it(kind: str, serve: Serve) -> None:
+    pair = whole(kind)
+    with serve({"lab/pair": files_of(pair, processor(kind))}):
+        encoder = build("hf:lab/pair")
+    found = encoder.backbone.network
+    tower = found if kind == "aimv2_vision_model" else found.vision_model
+    expected = pair.vision_model(pixels(kind)).last_hidden_state
+    assert encoder.law == "headless"
+    assert torch.equal(tower(pixels(kind)).last_hidden_state, expected)
+    assert not any("text" in name for name, _ in encoder.named_parameters())
+
+
+def test_a_pooler_and_tables_of_older_files_are_left_aside(serve: Serve) -> None:
+    files = files_of(tower_of(network_of("vit")), processor("vit"))
+    state = load(files["model.safetensors"])
+    state |= {"pooler.dense.weight": torch.ones(3, 3), "embeddings.position_ids": torch.ones(1)}
+    with serve({"lab/net": files | {"model.safetensors": save(state)}}):
+        assert build("hf:lab/net").output_dim == 32
+
+
+def test_loading_prints_nothing_and_leaves_transformers_as_talkative_as_it_was(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = files_of(tower_of(network_of("vit")), processor("vit"))
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    capfd.readouterr()
+    with serve({"lab/net": files}):
+        build("hf:lab/net")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+    printed = capfd.readouterr()
+    assert "LOAD REPORT" not in printed.err
+    assert "Loading weights" not in printed.err
+    assert printed.out == ""
+
+
+def test_half_precision_is_read_as_single(serve: Serve) -> None:
+    network = network_of("vit").to(torch.bfloat16)
+    with serve({"lab/net": files_of(network, processor("vit"))}):
+        encoder = build("hf:lab/net")
+    assert {value.dtype for value in encoder.backbone.parameters()} == {torch.float32}
+    assert torch.equal(encoder.head.weight, network.classifier.weight.float())
+
+
+def test_a_checkpoint_in_several_files_loads(serve: Serve) -> None:
+    network = network_of("vit")
+    files = files_of(network, processor("vit"), max_shard_size="20KB")
+    assert "model.safetensors" not in files
+    with serve({"lab/large": files}):
+        encoder = build("hf:lab/large")
+    with torch.inference_mode():
+        assert torch.equal(encoder.logits(pixels("vit")), network(pixels("vit")).logits)
+
+
+def test_a_revision_is_part_of_the_name(serve: Serve) -> None:
+    main, other = network_of("vit", classes=5), network_of("vit", classes=3)
+    steps = processor("vit")
+    with serve({"lab/net": files_of(main, steps), "lab/net@v2": files_of(other, steps)}):
+        encoder = build("hf:lab/net@v2")
+        assert build("hf:lab/net").weights.num_classes == 5
+    assert (encoder.weights.tag, encoder.weights.num_classes) == ("v2", 3)
+
+
+def test_what_was_downloaded_once_needs_no_network(
+    serve: Serve, no_sockets: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve({"lab/net": files_of(network_of("vit"), processor("vit"))}):
+        first = build("hf:lab/net")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    no_sockets()
+    again = build("hf:lab/net")
+    assert torch.equal(again(pixels("vit")), first(pixels("vit")))
+
+
+def test_offline_a_repository_that_is_not_there_is_a_sentence(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve({}):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(WeightsError, match="HF_HUB_OFFLINE forbids"):
+            build("hf:lab/net")
+
+
+def test_without_weights_nothing_but_the_configuration_is_read(serve: Serve) -> None:
+    asked: list[str] = []
+    with serve({"lab/net": files_of(network_of("vit"), processor("vit"))}, asked=asked):
+        encoder = build("hf:lab/net", weights=None)
+    assert encoder.weights is None
+    assert encoder.preprocessing == Preprocessing(
+        (32, 32), (32, 32), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bicubic"
+    )
+    assert not any("safetensors" in request for request in asked)
+
+
+def test_a_folder_in_the_hub_s_layout_is_named_by_its_path(
+    tmp_path: Path, no_sockets: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_of("dinov2")
+    folder_of(tmp_path / "own", files_of(network, processor("dinov2")))
+    no_sockets()
+    monkeypatch.chdir(tmp_path)
+    for name in (f"hf:{tmp_path}/own", "hf:./own"):
+        with torch.inference_mode():
+            logits = build(name).logits(pixels("dinov2"))
+            assert torch.equal(logits, network(pixels("dinov2")).logits)
+
+
+def test_a_path_without_a_dot_before_it_is_a_sentence() -> None:
+    with pytest.raises(UnknownBackboneError, match="neither a repository of the hub nor a folder"):
+        build("hf:runs/finetuned/last")
+
+
+def test_a_folder_without_a_configuration_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no file config\.json in the folder"):
+        build(f"hf:{tmp_path}/nothing")
+
+
+CODE = b"raise SystemExit('executed')\n"
+
+
+def with_code(**stated: object) -> dict[str, bytes]:
+    """A repository whose configuration asks for code that lies beside it."""
+    files = files_of(network_of("vit"), processor("vit"))
+    config = json.loads(files["config.json"]) | stated
+    return files | {
+        "config.json": json.dumps(config).encode(), "modeling_own.py": CODE,
+        "configuration_own.py": CODE,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", ["own", "vit"])
+def test_code_in_a_repository_is_refused_and_never_fetched(model_type: str, serve: Serve) -> None:
+    auto_map = {"AutoConfig": "configuration_own.Own", "AutoModel": "modeling_own.Own"}
+    asked: list[str] = []
+    files = with_code(auto_map=auto_map, model_type=model_type)
+    with (
+        serve({"lab/code": files}, asked=asked),
+        pytest.raises(UnknownBackboneError, match=r"code in the repository \(auto_map"),
+    ):
+        build("hf:lab/code")
+    assert asked
+    assert all(request.endswith("/config.json") for request in asked)
+
+
+@pytest.mark.parametrize(
+    ("stated", "sentence"),
+    [
+        ({"model_type": "bert"}, "is a 'bert', which is no vision tower"),
+        ({"model_type": None}, "is a None, which is no vision tower"),
+        ({"model_type": "siglip2"}, "variable resolution"),
+        # Which of the two it is depends on the release.
+        ({"hidden_size": "wide"}, r"cannot read the config\.json|build_model for 'hf:lab/net'"),
+    ],
+)
+def test_a_configuration_that_is_no_tower_of_these_is_a_sentence(
+    stated: dict, sentence: str, serve: Serve
+) -> None:
+    with (
+        serve({"lab/net": with_code(**stated)}),
+        pytest.raises((UnknownBackboneError, PluginError), match=sentence),
+    ):
+        build("hf:lab/net")
+
+
+def test_weights_that_would_have_to_be_unpickled_are_not_looked_for(serve: Serve) -> None:
+    files = files_of(network_of("vit"), processor("vit"))
+    files["pytorch_model.bin"] = files.pop("model.safetensors")
+    asked: list[str] = []
+    with serve({"lab/net": files}, asked=asked), pytest.raises(WeightsError, match="safetensors"):
+        build("hf:lab/net")
+    assert not any(".bin" in request for request in asked)
+
+
+def test_a_file_of_another_network_is_refused(serve: Serve) -> None:
+    files = files_of(network_of("vit"), processor("vit"))
+    deeper = files_of(network_of("vit", num_hidden_layers=3))
+    with (
+        serve({"lab/net": files | {"model.safetensors": deeper["model.safetensors"]}}),
+        pytest.raises(WeightsError, match="unknown"),
+    ):
+        build("hf:lab/net")
+
+
+def test_a_file_of_a_wider_network_is_refused(serve: Serve) -> None:
+    files = files_of(network_of("vit"), processor("vit"))
+    wider = files_of(network_of("vit", hidden_size=64))
+    with (
+        serve({"lab/net": files | {"model.safetensors": wider["model.safetensors"]}}),
+        pytest.raises(WeightsError, match="of another shape"),
+    ):
+        build("hf:lab/net")
+
+
+def test_a_step_without_words_is_named_and_an_own_preprocessing_builds(serve: Serve) -> None:
+    steps = {**processor("vit"), "do_pad": True}
+    own = Preprocessing((32, 32), (32, 32), (0.5,) * 3, (0.5,) * 3)
+    with serve({"lab/net": files_of(network_of("vit"), steps)}):
+        with pytest.raises(PreprocessingError, match=r"lab/net pads images .*\(do_pad\)"):
+            build("hf:lab/net")
+        assert build("hf:lab/net", preprocessing=own).preprocessing == own
+
+
+def test_a_repository_without_an_image_processor_says_so(serve: Serve) -> None:
+    with (
+        serve({"lab/net": files_of(network_of("vit"), None)}),
+        pytest.raises(PreprocessingError, match="does not say how images are prepared"),
+    ):
+        build("hf:lab/net")
+
+
+def test_the_input_is_that_of_the_image_processor(serve: Serve) -> None:
+    # DINOv2 was published for 518 pixels, and its image processor gives 224.
+    with serve({"lab/net": files_of(network_of("dinov2"), {**PROCESSOR, **SIZES})}):
+        encoder = build("hf:lab/net")
+        assert build("hf:lab/net", options={"image_size": 16}, weights=None).input_shape[1] == 16
+    assert encoder.input_shape == encoder.spec.input_shape == (3, 64, 64)
+
+
+def test_the_description_of_a_repository_is_what_its_build_shows(serve: Serve) -> None:
+    with serve({"lab/net": files_of(network_of("swin"), processor("swin"))}):
+        spec, _ = get_registry().resolve("hf:lab/net")
+        encoder = build("hf:lab/net", strict=True)
+    head = sum(value.numel() for value in encoder.head.parameters())
+    assert spec.params == head + sum(value.numel() for value in encoder.backbone.parameters())
+    assert dict(spec.options)["embed_dim"] == 8
