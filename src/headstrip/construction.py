@@ -124,7 +124,9 @@ class _Builder:
             fit = compare(model, state)
             headless = False
             if fit.names:
-                paths = self._stripped(self._model(options)).paths
+                stripped = self._stripped(self._model(options))
+                # What such a network has no place for may be a head.
+                paths = fit.unexpected if stripped.law == "headless" else stripped.paths
                 headless = self._head_is_absent(file, fit, paths, state)
                 if not headless:
                     model = self._model({**options, "num_classes": _classes(fit, state, file)})
@@ -201,8 +203,9 @@ def strip_with(
 
 def _classes(fit: Fit, state: Mapping[str, Tensor], file: WeightsFile) -> int:
     """Read the number of classes off the head's tensors in a file."""
-    counts = {int(state[name].shape[0]) for name in fit.reshaped if state[name].ndim}
-    if len(counts) != 1 or fit.missing or fit.unexpected:
+    names = fit.reshaped or fit.unexpected
+    counts = {int(state[name].shape[0]) for name in names if state[name].ndim}
+    if len(counts) != 1 or fit.missing or (fit.reshaped and fit.unexpected):
         raise WeightsError(
             f"{file.path} has a head of another kind ({', '.join(fit.names[:3])}). "
             "Save the state dict without its head, or with a plain one."
