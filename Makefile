@@ -10,12 +10,13 @@ ARGS ?=
 
 PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
 INSTALLED := $(VENV)/.installed
+OLDEST_TIMM := $(VENV)/oldest-timm
 BIN := $(VENV)/bin
 # The workers share the cores; a thread pool in each of them would only get in the others' way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint coverage clean
+.PHONY: help demo test test-slow test-oldest-timm lint coverage clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,10 @@ test: $(INSTALLED)  ## Run the default tests
 test-slow: $(INSTALLED)  ## Run the tests that take minutes or gigabytes
 	$(PYTEST) -m "slow and not gpu" $(ARGS)
 
+# The environment's torch, with another timm before it on the path.
+test-oldest-timm: $(OLDEST_TIMM)  ## Run timm's default tests on the oldest timm that is supported
+	PYTHONPATH=$(OLDEST_TIMM) $(PYTEST) plugins/headstrip-timm $(ARGS)
+
 lint: $(INSTALLED)  ## Check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -40,6 +45,12 @@ coverage: $(INSTALLED)  ## Run the default tests, child processes included, and 
 clean:  ## Remove what was built and cached, the environment aside
 	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
 	find src tests tools plugins -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(OLDEST_TIMM): plugins/headstrip-timm/pyproject.toml $(INSTALLED)
+	@rm -rf $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+		timm==$(shell sed -n 's/.*"timm>=\([0-9.]*\)".*/\1/p' plugins/headstrip-timm/pyproject.toml)
+	@touch $@
 
 # Core and plugins in one call: the plugins ask for a headstrip, and this is the one they shall get.
 $(INSTALLED): pyproject.toml $(PLUGINS:%=%/pyproject.toml)

@@ -126,6 +126,20 @@ def test_the_table_of_proofs_has_every_architecture():
     assert {lossless for *_, lossless in rows} == {"yes"}
 
 
+def test_the_table_of_timms_proofs_has_every_architecture_and_no_failure():
+    from headstrip.registry import get_registry
+
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\d+) \| (\w+) \| [\dx-]+ \| (yes|no|not run: .*) \|$",
+        (ROOT / "docs/timm-proofs.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    catalog = {s.name: (str(s.dim), s.law) for s in get_registry().specs() if s.source == "timm"}
+    assert {name: (dim, law) for name, dim, law, _ in rows} == catalog
+    assert "no" not in {outcome for *_, outcome in rows}
+    assert sum(outcome == "yes" for *_, outcome in rows) >= 300
+
+
 def test_the_make_targets_that_the_readme_names_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for language, _, body in blocks(ROOT / "README.md"):

@@ -1,0 +1,105 @@
+"""What timm's configurations say of an architecture and of its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import timm
+from timm.data.config import resolve_data_config
+from timm.models import PretrainedCfg
+
+from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip_timm.heads import family_of
+from headstrip_timm.preprocessing import preprocessing_of
+
+SOURCE = "timm"
+
+# torch hub's convention, which timm follows: the first digits of the file's sha256 end its name.
+_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
+_IMAGENET_1K = 1000
+
+_TRAINED_WITH: dict[str, tuple[tuple[str, Any], ...]] = {"fbnetc_100": (("bn_eps", 1e-3),)}
+"""Options with which timm builds an architecture only where it loads weights."""
+
+
+def config_of(name: str, tag: str | None = None) -> dict[str, Any]:
+    """Return timm's configuration of an architecture with a tag, by default its first."""
+    found = timm.get_pretrained_cfg(f"{name}.{tag}" if tag else name)
+    return asdict(found or PretrainedCfg())
+
+
+def has_tag(name: str, tag: str) -> bool:
+    """Return whether the installed timm knows a tag of an architecture."""
+    try:
+        return timm.get_pretrained_cfg(f"{name}.{tag}", allow_unregistered=False) is not None
+    except RuntimeError:
+        return False
+
+
+def tags_of(name: str) -> list[str]:
+    """List the tags of an architecture whose weights can be had, timm's default first."""
+    default = config_of(name).get("tag") or ""
+    usable = [tag for tag in _tags().get(name, ()) if _locations(config_of(name, tag))]
+    return sorted(usable, key=lambda tag: tag != default)
+
+
+@cache
+def _tags() -> dict[str, list[str]]:
+    tags: dict[str, list[str]] = {}
+    for full in timm.list_pretrained():
+        name, _, tag = full.partition(".")
+        if tag:
+            tags.setdefault(name, []).append(tag)
+    return tags
+
+
+def claim(name: str) -> BackboneSpec:
+    """Return a backbone with all that needs no build; the rest is for ``measure`` to see."""
+    tags = tags_of(name)
+    shape = tuple(config_of(name, tags[0] if tags else None)["input_size"])
+    return BackboneSpec(
+        name, SOURCE, f"{SOURCE}:{family_of(name)}", SOURCE, "image", shape, 1, 0,
+        tags[0] if tags else None,
+    )  # fmt: skip
+
+
+def describe_weights(name: str) -> tuple[WeightsEntry, ...]:
+    """Describe the sets of weights of an architecture, timm's default first."""
+    return tuple(_entry(name, config_of(name, tag), tag) for tag in tags_of(name))
+
+
+def _entry(name: str, config: Mapping[str, Any], tag: str) -> WeightsEntry:
+    resolve: Any = resolve_data_config
+    resolved = resolve(pretrained_cfg=dict(config))
+    locations = _locations(config)
+    url = locations[-1] if locations[-1].startswith("https:") else ""
+    digits = found[1] if (found := _HASH.search(url)) else ""
+    classes = config["num_classes"] or None
+    preprocessing = preprocessing_of(resolved)
+    return WeightsEntry(
+        tag=tag,
+        locations=locations,
+        # Of the file at the url only: the hub has the same weights in another format.
+        sha256=digits if len(locations) == 1 else "",
+        options=(*_TRAINED_WITH.get(name, ()), ("pretrained_cfg", tag)),
+        num_classes=classes,
+        input_shape=preprocessing.input_shape,
+        # A thousand outputs are not always those classes: some are of training without labels.
+        labels="imagenet-1k" if classes == _IMAGENET_1K and "in1k" in tag else None,
+        preprocessing=preprocessing,
+        license=config.get("license"),
+    )
+
+
+def _locations(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """List where a set of weights is, in the order in which timm itself looks."""
+    hub, file, url = (config.get(key) for key in ("hf_hub_id", "hf_hub_filename", "url"))
+    places = [f"hf:{hub}" + (f"/{file}" if file else "")] if hub else []
+    # Of weights with a loader of their own, the file at the url is in a format of its own.
+    if url and not config.get("custom_load"):
+        places.append(url)
+    return tuple(places)

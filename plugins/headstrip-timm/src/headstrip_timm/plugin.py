@@ -1,0 +1,136 @@
+"""The plugin: timm builds and describes, headstrip finds, verifies and reads the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import timm
+from timm.models import get_deprecated_models
+from torch import Tensor, nn
+
+from headstrip.errors import PluginError, UnknownBackboneError
+from headstrip.hookspecs import hookimpl
+from headstrip.measure import measure
+from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.surgery import Stripped
+from headstrip_timm import heads
+from headstrip_timm.describe import claim, describe_weights, has_tag
+from headstrip_timm.loading import adapted
+
+FAMILIES = heads.FAMILIES
+
+_options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+"""What the networks built here were built with: timm does not write it down."""
+
+
+@hookimpl
+def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
+    """Build by name, with random weights; ``pretrained_cfg`` is the tag whose network it is."""
+    check_entry_point(spec.name)
+    _check_options(spec.name, options)
+    try:
+        model: nn.Module = timm.create_model(spec.name, pretrained=False, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise PluginError(
+            f"timm {timm.__version__} cannot build {spec.name!r} with the options "
+            f"{dict(options)!r} ({error}). Leave out what the architecture does not take."
+        ) from error
+    _options[model] = dict(options)
+    return model
+
+
+@hookimpl
+def strip_head(
+    model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
+) -> Stripped:
+    """Take the head off; see ``heads``."""
+    built = spec is not None and model in _options
+    shape = _input_shape(model, _options[model]) if built else None
+    return heads.strip(model, family, built=spec is not None, input_shape=shape)
+
+
+@hookimpl
+def adapt_state_dict(
+    loaded: object, model: nn.Module, entry: WeightsEntry | None
+) -> dict[str, Tensor]:
+    """Return what timm itself would load; see ``loading``."""
+    return adapted(loaded, model, _options.get(model, {}))
+
+
+@hookimpl
+def weights(spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
+    """Describe timm's sets of weights from its configurations, the default first."""
+    return describe_weights(spec.name)
+
+
+@hookimpl
+def find_backbone(name: str) -> BackboneSpec | None:
+    """Describe an architecture that is newer than the catalog."""
+    if not timm.is_model(name):
+        return None
+    deprecated = get_deprecated_models()
+    if name in deprecated:
+        now = deprecated[name]
+        raise UnknownBackboneError(
+            f"timm {timm.__version__} has renamed {name!r}. Write 'timm:{now}'."
+            if now
+            else f"timm {timm.__version__} has removed {name!r}, and names nothing in its place."
+        )
+    check_entry_point(name)
+    return measure(claim(name))
+
+
+@hookimpl
+def reference(model: nn.Module, x: Tensor, family: str) -> Tensor:
+    """Compute the embedding as timm's own pooling does; see ``heads``."""
+    return heads.reference(model, x)
+
+
+def check_entry_point(name: str) -> None:
+    """Refuse a name that this timm lacks, or that another package took in timm's own table.
+
+    Raises:
+        PluginError: It is so.
+    """
+    if not timm.is_model(name):
+        raise PluginError(
+            f"timm {timm.__version__} has no architecture {name!r}. "
+            "Install a newer one: `pip install --upgrade timm`."
+        )
+    module = timm.model_entrypoint(name).__module__
+    if not module.startswith("timm.models."):
+        raise PluginError(
+            f"The name {name!r} in timm's table was overwritten by the module {module!r}, whose "
+            "network is not timm's. Do not import that module before timm's networks are built."
+        )
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a file that timm itself would read, and a tag that it does not know.
+
+    Raises:
+        PluginError: It is so.
+    """
+    if path := options.get("checkpoint_path"):
+        raise PluginError(
+            f"With checkpoint_path={path!r} timm would read the file itself. "
+            "Pass weights= to build_encoder."
+        )
+    tag = options.get("pretrained_cfg")
+    if isinstance(tag, str) and tag and not has_tag(name, tag):
+        raise PluginError(
+            f"timm {timm.__version__} has no weights {tag!r} of {name!r}. "
+            "Name others, or install a newer one: `pip install --upgrade timm`."
+        )
+
+
+def _input_shape(model: nn.Module, options: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the input of a network: that of its configuration, and what options make of it."""
+    channels, *size = cast("Any", model).pretrained_cfg["input_size"]
+    wanted = options.get("img_size") or tuple(size)
+    height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
+    return (options.get("in_chans") or channels, height, width)

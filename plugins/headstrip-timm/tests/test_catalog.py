@@ -1,0 +1,88 @@
+"""The catalog says of timm's architectures what they show."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import timm
+import torch
+
+from headstrip import build_encoder
+from headstrip.index import row_problem
+from headstrip.measure import measure
+from headstrip.registry import Registry, get_registry
+from headstrip.shapes import NoValues
+from headstrip_timm.describe import claim
+from headstrip_timm.families import FAMILIES, family_of
+
+SPECS = {spec.name: spec for spec in get_registry().specs() if spec.source == "timm"}
+INSTALLED = [name for name in SPECS if timm.is_model(name)]
+REFUSED: frozenset[str] = frozenset()
+"""Architectures of timm that are no encoders: there are none."""
+SMALL = [name for name in INSTALLED if SPECS[name].params < 40_000_000]
+
+
+def width(name, options):
+    """The width of its pooled features that a network of timm states."""
+    try:
+        with torch.device("meta"), NoValues():
+            model = timm.create_model(name, **options)
+    except RuntimeError:
+        # The oldest timm computes with tensors in some constructors.
+        model = timm.create_model(name, **options)
+    return getattr(model, "head_hidden_size", None) or model.num_features
+
+
+def sample(names, count, seed):
+    return random.Random(seed).sample(names, count)
+
+
+def test_the_names_are_sorted():
+    assert [*SPECS] == sorted(SPECS)
+
+
+def test_every_row_is_valid():
+    assert [problem for spec in SPECS.values() if (problem := row_problem(spec, "timm"))] == []
+    assert all(record.error is None for record in Registry().records() if record.name == "timm")
+
+
+def test_every_architecture_of_the_installed_timm_is_in_it():
+    assert set(timm.list_models()) - REFUSED <= SPECS.keys()
+
+
+def test_families_are_the_modules_of_timm():
+    assert {SPECS[name].family for name in INSTALLED} == {
+        f"timm:{family_of(name)}" for name in INSTALLED
+    }
+    assert {SPECS[name].family.removeprefix("timm:") for name in INSTALLED} <= set(FAMILIES)
+
+
+def test_what_needs_no_build_is_as_timm_says_now():
+    if len(INSTALLED) < len(SPECS):
+        pytest.skip("the catalog was written from a newer timm")
+    for name in INSTALLED:
+        live = claim(name)
+        assert (SPECS[name].family, SPECS[name].default_weights) == (
+            live.family, live.default_weights,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sample(SMALL, 25, seed=4))
+def test_a_row_is_what_the_network_shows_and_its_width_what_timm_says(name):
+    spec = SPECS[name]
+    options = {"pretrained_cfg": spec.default_weights} if spec.default_weights else {}
+    if not timm.get_pretrained_cfg(".".join([name, *options.values()])):
+        pytest.skip("this timm has not the default weights of the catalog")
+    assert measure(spec) == spec
+    assert width(name, options) == spec.dim
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sample(SMALL, 100, seed=4))
+def test_the_embedding_that_comes_out_is_as_wide_as_the_catalog_says(name):
+    encoder = build_encoder(f"timm:{name}", weights=None, strict=True)
+    shape = encoder.input_shape
+    with torch.inference_mode():
+        embedding = encoder(torch.randn(1, *shape))
+    assert embedding.shape == (1, SPECS[name].dim)

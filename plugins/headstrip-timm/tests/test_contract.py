@@ -1,0 +1,64 @@
+"""timm's architectures keep headstrip's contract."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+
+from headstrip.registry import get_registry
+from headstrip.testing import check_plugin, parametrize_with_backbones
+from headstrip.testing.subject import Subject
+from headstrip.testing.suite import run_check
+
+CHUNKS = 16
+# The oldest timm lacks names of the catalog, which was written with the newest.
+SPECS = {
+    spec.name: spec
+    for spec in get_registry().specs()
+    if spec.source == "timm" and timm.is_model(spec.name)
+}
+DISTINCT = (
+    "test_resnet", "test_vit", "efficientvit_m0", "levit_128s", "repvit_m0_9", "dla46_c",
+    "deit_tiny_distilled_patch16_224", "mobilenetv3_small_050",
+)  # fmt: skip
+"""Small networks whose heads differ in kind."""
+
+
+def lightest(count: int) -> list[str]:
+    """Return the smallest architecture of each family, and then the smallest of all."""
+    by_size = sorted(SPECS, key=lambda name: SPECS[name].params)
+    families: dict[str, str] = {}
+    for name in by_size:
+        families.setdefault(SPECS[name].family, name)
+    rest = [name for name in by_size if name not in families.values()]
+    return [*families.values(), *rest[: count - len(families)]]
+
+
+PROVEN = lightest(310)
+
+
+@parametrize_with_backbones("timm", backbones=[name for name in DISTINCT if name in SPECS])
+def test_small_ones_keep_all_of_it(check):
+    check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_all_keep_what_is_seen_without_memory(chunk):
+    check_plugin("timm", backbones=sorted(SPECS)[chunk::CHUNKS], real=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_nothing_is_lost_in_a_real_forward(chunk):
+    wrong = []
+    for name in PROVEN[chunk::CHUNKS]:
+        subject = Subject(get_registry(), SPECS[name], "real")
+        results = [run_check(subject, check) for check in ("lossless", "width")]
+        wrong += [result.sentence for result in results if result.status != "passed"]
+    assert not wrong
+
+
+def test_the_proven_ones_are_of_every_family_and_enough():
+    assert {SPECS[name].family for name in PROVEN} == {spec.family for spec in SPECS.values()}
+    assert len(set(PROVEN)) >= 300

@@ -1,0 +1,347 @@
+"""A file gives a network what timm itself would load from it."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models import _builder
+
+from headstrip import Preprocessing, WeightsError, build_encoder
+from headstrip.testing import perturb
+from headstrip_timm.loading import adapted, recipe_of
+
+TINY_VIT = {"depth": 1, "embed_dim": 48, "num_heads": 2}
+TINY_SWIN = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4)}
+TINY_CONVNEXT = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
+DINO = "vit_small_patch14_dinov2"
+
+
+def state_of(name, seed=0, **options):
+    """The state dict of a network of timm whose every value matters."""
+    torch.manual_seed(seed)
+    model = timm.create_model(name, **options)
+    perturb(model)
+    return OrderedDict(model.state_dict())
+
+
+def renamed(state, *pairs):
+    """A state dict under the names of another library."""
+    result = {}
+    for name, value in state.items():
+        for own, other in pairs:
+            name = name.replace(own, other)
+        result[name] = value
+    return result
+
+
+def original_convnext(state):
+    names = ("head.norm.", "norm."), ("head.fc.", "head."), ("stem.", "downsample_layers.0.")
+    result = renamed(state, *names, ("conv_dw", "dwconv"), ("mlp.fc", "pwconv"))
+    for stage in range(4):
+        result = renamed(
+            result,
+            (f"stages.{stage}.blocks.", f"stages.{stage}."),
+            (f"stages.{stage}.downsample.", f"downsample_layers.{stage}."),
+        )
+    return result
+
+
+def with_positions(state):
+    """The fixed indices that older releases of timm kept in LeViT's files."""
+    return {**state, "stages.0.blocks.0.attn.attention_bias_idxs": torch.zeros(4, 4).long()}
+
+
+def with_index(state):
+    """The fixed positions that older releases of timm kept in their files."""
+    extra = {
+        name.replace("bias_table", "index"): torch.zeros(4, 4, dtype=torch.int64)
+        for name in state
+        if name.endswith("relative_position_bias_table")
+    }
+    assert extra
+    return {**state, **extra}
+
+
+def with_rope(state):
+    return {**state, "blocks.0.attn.rope.freqs_cos": torch.zeros(3)}
+
+
+def with_unknown(state):
+    return {**state, "auxiliary.weight": torch.zeros(3)}
+
+
+def without_last_norm(state):
+    return {name: value for name, value in state.items() if not name.startswith("head.")}
+
+
+def averaged(state):
+    other = {name: torch.zeros_like(value) for name, value in state.items()}
+    return {"epoch": 3, "state_dict": other, "state_dict_ema": state}
+
+
+def as_it_is(state):
+    return state
+
+
+def prefixed(state):
+    return {f"module.{name}": value for name, value in state.items()}
+
+
+# Architecture, options of the file's network, what is done to the file, options of the network.
+CASES = {
+    "resnet": ("resnet10t", {}, as_it_is, {}),
+    "prefixed": ("resnet10t", {}, prefixed, {}),
+    "prefixed averages": ("resnet10t", {}, lambda s: {"model_ema": prefixed(s)}, {}),
+    "grey resnet": ("resnet10t", {}, as_it_is, {"in_chans": 1}),
+    "resnet of 4 channels": ("resnet10t", {}, as_it_is, {"in_chans": 4}),
+    "grey vit": ("vit_tiny_patch16_224", {**TINY_VIT}, as_it_is, {"in_chans": 1}),
+    "vit of 4 channels": ("vit_tiny_patch16_224", {**TINY_VIT}, as_it_is, {"in_chans": 4}),
+    "larger vit": ("vit_tiny_patch16_224", {**TINY_VIT}, as_it_is, {"img_size": 256}),
+    "older swin": ("swin_tiny_patch4_window7_224", {**TINY_SWIN}, with_index, {}),
+    "larger swin": ("swin_tiny_patch4_window7_224", {**TINY_SWIN}, as_it_is, {"window_size": 8}),
+    "beit": ("beit_base_patch16_224", {**TINY_VIT}, with_index, {}),
+    "larger beit": ("beit_base_patch16_224", {**TINY_VIT}, with_index, {"img_size": 256}),
+    "eva02": ("eva02_tiny_patch14_224", {**TINY_VIT}, with_rope, {}),
+    "distilled deit": ("deit_tiny_distilled_patch16_224", {**TINY_VIT}, as_it_is, {}),
+    "original convnext": ("convnext_tiny", {**TINY_CONVNEXT}, original_convnext, {}),
+    "older levit": ("levit_128s", {}, with_positions, {}),
+    "efficientvit": ("efficientvit_b0", {}, as_it_is, {}),
+    "no head": (DINO, {**TINY_VIT}, as_it_is, {}),
+    "not strict": ("dla46_c", {}, with_unknown, {}),
+    "no last norm": (
+        "convnextv2_atto", {**TINY_CONVNEXT, "pretrained_cfg": "fcmae"}, without_last_norm, {}
+    ),
+    "unpooled siglip": (
+        "vit_base_patch16_siglip_224", {**TINY_VIT, "global_pool": "map"}, as_it_is,
+        {"global_pool": "avg"},
+    ),
+}  # fmt: skip
+
+
+def as_timm_loads(name, path, **options):
+    """The state dict of timm's own network with a file's weights."""
+    overlay = {"file": str(path), "custom_load": False}
+    return timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay=overlay, **options
+    ).state_dict()
+
+
+def differing(found, expected):
+    """Names of tensors that are not the same; no output depends on BatchNorm's counters."""
+    missing = [name for name in expected if name not in found]
+    return [name for name in missing if not name.endswith("num_batches_tracked")] + [
+        name
+        for name in found
+        if name not in expected or not torch.equal(found[name], expected[name])
+    ]
+
+
+# torch warns of how timm resizes positions.
+@pytest.mark.filterwarnings("ignore:.*searchsorted:UserWarning")
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_what_timm_loads_key_for_key(case, tmp_path):
+    name, made_with, change, options = CASES[case]
+    torch.save(change(state_of(name, **made_with)), tmp_path / "file.pth")
+    expected = as_timm_loads(name, tmp_path / "file.pth", **{**made_with, **options})
+    content = torch.load(tmp_path / "file.pth", weights_only=True)
+    merged = {**made_with, **options}
+    found = adapted(content, timm.create_model(name, **merged), merged)
+    assert not differing(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
+def test_a_network_without_memory_is_given_the_same():
+    file, options = state_of("beit_base_patch16_224", **TINY_VIT), {**TINY_VIT, "img_size": 256}
+    try:
+        with torch.device("meta"):
+            model = timm.create_model("beit_base_patch16_224", **options)
+    except RuntimeError as error:
+        pytest.skip(f"the constructor of this timm computes with tensors: {error}")
+    found = adapted(file, model, options)
+    expected = adapted(file, timm.create_model("beit_base_patch16_224", **options), options)
+    assert not differing(found, expected)
+    assert not any(value.is_meta for value in found.values())
+
+
+def test_the_comparison_notices_another_value():
+    state = state_of("efficientvit_b0")
+    other = {**state, "stem.in_conv.conv.weight": state["stem.in_conv.conv.weight"] + 1}
+    assert differing(other, state) == ["stem.in_conv.conv.weight"]
+
+
+def test_classes_before_the_first_are_cut_off_as_the_configuration_says(tmp_path):
+    torch.save(state_of("resnet10t", num_classes=1001), tmp_path / "file.pth")
+    overlay = {"label_offset": 1, "file": str(tmp_path / "file.pth")}
+    expected = timm.create_model("resnet10t", pretrained=True, pretrained_cfg_overlay=overlay)
+    encoder = build_encoder(
+        "timm:resnet10t",
+        weights=tmp_path / "file.pth",
+        options={"pretrained_cfg_overlay": {"label_offset": 1}},
+    )
+    assert torch.equal(encoder.head.weight, expected.fc.weight)
+    assert len(encoder.head.weight) == 1000
+
+
+def test_a_file_that_was_cut_already_is_not_cut_again(tmp_path):
+    torch.save(state_of("resnet10t"), tmp_path / "file.pth")
+    overlay = {"pretrained_cfg_overlay": {"label_offset": 1}}
+    encoder = build_encoder("timm:resnet10t", weights=tmp_path / "file.pth", options=overlay)
+    assert len(encoder.head.weight) == 1000
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """Files of a network with 7 classes, and that network."""
+    folder, model = tmp_path_factory.mktemp("resnet"), timm.create_model("resnet10t", num_classes=7)
+    perturb(model)
+    torch.save(model.state_dict(), folder / "file.pth")
+    save_file(model.state_dict(), folder / "file.safetensors")
+    return folder, model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_an_encoder_has_the_values_of_a_file_and_its_number_of_classes(resnet, suffix):
+    folder, model = resnet
+    encoder = build_encoder("timm:resnet10t", weights=folder / f"file.{suffix}")
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(encoder.head(encoder(x)), model(x))
+    assert encoder.law == "exact"
+
+
+@torch.no_grad()
+def test_a_file_without_a_head_makes_an_encoder_without_one(resnet, tmp_path):
+    model = resnet[1]
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
+    torch.save(state, tmp_path / "file.pth")
+    encoder = build_encoder("timm:resnet10t", weights=tmp_path / "file.pth")
+    x = torch.randn(2, 3, 64, 64)
+    expected = model.forward_head(model.forward_features(x), pre_logits=True)
+    assert torch.equal(encoder(x), expected)
+    assert (encoder.law, encoder.head) == ("headless", None)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_file_of_a_network_with_other_channels_loads_into_such_a_network(channels, tmp_path):
+    options = {"in_chans": channels}
+    model = timm.create_model("resnet10t", **options)
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    pixels = Preprocessing((64, 64), 64, (0.5,) * channels, (0.5,) * channels)
+    encoder = build_encoder(
+        "timm:resnet10t", weights=tmp_path / "file.pth", options=options, preprocessing=pixels
+    )
+    assert encoder.input_shape == (channels, 64, 64)
+    assert torch.equal(encoder.backbone.conv1[0].weight, model.conv1[0].weight)
+
+
+@torch.no_grad()
+def test_a_network_without_a_classifier_takes_a_file_without_one(tmp_path):
+    options = {**TINY_VIT, "img_size": 56}
+    model = timm.create_model(DINO, **options).eval()
+    perturb(model)
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    encoder = build_encoder(f"timm:{DINO}", weights=tmp_path / "file.pth", options=options)
+    x = torch.randn(2, 3, 56, 56)
+    assert torch.equal(encoder(x), model(x))
+    assert encoder.law == "headless"
+
+
+@torch.no_grad()
+def test_a_network_without_a_classifier_is_given_that_of_its_file(tmp_path):
+    options = {**TINY_VIT, "img_size": 56}
+    model = timm.create_model(DINO, num_classes=7, **options).eval()
+    perturb(model)
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    encoder = build_encoder(f"timm:{DINO}", weights=tmp_path / "file.pth", options=options)
+    x = torch.randn(2, 3, 56, 56)
+    assert torch.equal(encoder.head(encoder(x)), model(x))
+    assert encoder.law == "exact"
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto"])
+def test_a_file_of_another_network_is_refused_with_a_sentence(name, tmp_path):
+    torch.save(state_of("mobilenetv3_small_050"), tmp_path / "file.pth")
+    with pytest.raises(WeightsError, match="Name the backbone that it was made for"):
+        build_encoder(f"timm:{name}", weights=tmp_path / "file.pth")
+
+
+def test_a_filter_that_fails_on_a_file_is_told_with_a_sentence(tmp_path):
+    state = {**state_of("beit_base_patch16_224", **TINY_VIT), "pos_embed": torch.zeros(3)}
+    torch.save({**state, "patch_embed.proj.weight": torch.zeros(3)}, tmp_path / "file.pth")
+    with pytest.raises(WeightsError, match="timm cannot read the file as weights of beit"):
+        build_encoder("timm:beit_base_patch16_224", weights=tmp_path / "file.pth", options=TINY_VIT)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}])
+def test_a_file_without_tensors_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(WeightsError, match="state dict"):
+        build_encoder("timm:resnet10t", weights=tmp_path / "file.pth")
+
+
+def test_timms_own_loader_is_put_back():
+    original = _builder.load_pretrained
+    assert recipe_of("resnet10t", {}).strict
+    assert _builder.load_pretrained is original
+
+
+def test_timms_own_loader_is_put_back_after_an_error():
+    original = _builder.load_pretrained
+    with pytest.raises(TypeError, match="nosuchoption"):
+        recipe_of("resnet10t", {"nosuchoption": 3})
+    assert _builder.load_pretrained is original
+
+
+def test_the_network_has_its_own_load_state_dict_again_also_after_an_error():
+    model = timm.create_model("beit_base_patch16_224", **TINY_VIT)
+    for state in (model.state_dict(), {"patch_embed.proj.weight": torch.zeros(3)}):
+        try:
+            adapted(state, model, TINY_VIT)
+        except WeightsError:
+            assert len(state) == 1
+        assert "load_state_dict" not in vars(model)
+    model.load_state_dict(model.state_dict())
+
+
+def test_recipes_are_found_in_threads_at_once():
+    names, found = ["resnet10t", "convnext_atto", "levit_128s", "dla46_c"] * 3, {}
+
+    def find(index):
+        found[index] = recipe_of(names[index], {})
+
+    threads = [threading.Thread(target=find, args=(index,)) for index in range(len(names))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[index] for index in range(len(names))] == [recipe_of(n, {}) for n in names]
+    assert not recipe_of("dla46_c", {}).strict
+
+
+def test_what_another_thread_loads_meanwhile_is_loaded(monkeypatch, tmp_path):
+    """A constructor waits in the middle of a search for a recipe, and timm is used elsewhere."""
+    torch.save(state_of("resnet10t"), tmp_path / "file.pth")
+    inside, done, create = threading.Event(), threading.Event(), timm.create_model
+
+    def waiting(name, **options):
+        inside.set()
+        assert done.wait(30)
+        return create(name, **options)
+
+    thread = threading.Thread(target=lambda: recipe_of("resnet10t", {}))
+    monkeypatch.setattr(timm, "create_model", waiting)
+    thread.start()
+    assert inside.wait(30)
+    monkeypatch.undo()
+    try:
+        loaded = as_timm_loads("resnet10t", tmp_path / "file.pth")
+    finally:
+        done.set()
+        thread.join()
+    assert not differing(loaded, torch.load(tmp_path / "file.pth", weights_only=True))

@@ -1,0 +1,135 @@
+"""What names mean with timm's architectures among them."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+from tests.distributions import run_python
+
+from headstrip import PluginError, UnknownBackboneError, build_encoder
+from headstrip.registry import Registry, get_registry, use_registry
+
+SMALL = "mobilenetv3_small_050"
+# What a package does that has its own network under a name of timm's.
+MINE = """
+from timm.models import register_model
+
+@register_model
+def lcnet_050(pretrained=False, **options):
+    raise SystemExit("the function of another package was run")
+"""
+BUILD = """
+import mine
+from headstrip import PluginError, build_encoder
+try:
+    build_encoder("timm:lcnet_050", weights=None)
+except PluginError as error:
+    print(error)
+print(build_encoder("timm:lcnet_035", weights=None).output_dim)
+"""
+
+
+@pytest.fixture
+def without_catalog():
+    """A registry that asks timm itself."""
+    registry = Registry(unread=["timm"])
+    use_registry(registry)
+    yield registry
+    use_registry(None)
+
+
+def test_a_bare_name_that_torchvision_lacks_is_timms():
+    encoder = build_encoder(SMALL, weights=None)
+    assert encoder.spec.qualified_name == f"timm:{SMALL}"
+    assert type(encoder.backbone).__module__ == "timm.models.mobilenetv3"
+
+
+def test_a_bare_name_that_both_have_is_torchvisions():
+    spec, _ = get_registry().resolve("resnet50")
+    assert spec.source == "torchvision"
+    assert get_registry().resolve("timm:resnet50")[0].source == "timm"
+
+
+def test_torchvision_keeps_every_name_that_both_have():
+    names = [spec.name for spec in get_registry().specs() if spec.source == "timm"]
+    other = {spec.name for spec in get_registry().specs() if spec.source == "torchvision"}
+    both = other.intersection(names)
+    assert len(both) > 30
+    assert {get_registry().resolve(name)[0].source for name in both} == {"torchvision"}
+
+
+def test_a_bare_name_may_have_a_tag():
+    spec, parts = get_registry().resolve(f"{SMALL}.lamb_in1k")
+    assert (spec.qualified_name, parts.tag) == (f"timm:{SMALL}", "lamb_in1k")
+
+
+def test_a_tag_with_dots_in_it_stays_whole():
+    _, parts = get_registry().resolve("timm:vit_base_patch32_clip_224.laion2b_ft_in12k.in1k")
+    assert parts.tag == "laion2b_ft_in12k.in1k"
+
+
+def test_a_mistyped_name_is_told_with_a_near_one():
+    with pytest.raises(UnknownBackboneError, match=SMALL):
+        get_registry().resolve("mobilenetv3_smal_050")
+    with pytest.raises(UnknownBackboneError, match="timm:resnetv2_50"):
+        get_registry().resolve("timm:resnetv2_5O")
+
+
+def test_a_name_that_the_installed_timm_lacks_asks_for_a_newer_one(monkeypatch):
+    monkeypatch.setattr(timm, "is_model", lambda name: False)
+    with pytest.raises(PluginError, match=f"no architecture {SMALL!r}. Install a newer one"):
+        build_encoder(f"timm:{SMALL}", weights=None)
+
+
+def test_every_name_of_the_catalog_that_this_timm_lacks_is_refused_with_a_sentence():
+    missing = [
+        spec
+        for spec in get_registry().specs()
+        if spec.source == "timm" and not timm.is_model(spec.name)
+    ]
+    if not missing:
+        pytest.skip("this timm has every name of the catalog")
+    with pytest.raises(PluginError, match="pip install --upgrade timm"):
+        build_encoder(missing[0].qualified_name, weights=None)
+
+
+def test_an_architecture_that_the_catalog_lacks_is_asked_of_timm(without_catalog):
+    assert not [spec for spec in without_catalog.specs() if spec.source == "timm"]
+    encoder = build_encoder(f"timm:{SMALL}", weights=None)
+    listed, _ = Registry().resolve(f"timm:{SMALL}")
+    assert encoder.spec.dim == encoder.output_dim == 1024
+    assert (encoder.spec.family, encoder.spec.params) == (listed.family, listed.params)
+    assert encoder.spec.law == listed.law
+
+
+def test_its_weights_are_asked_of_timm_too(without_catalog):
+    spec, _ = without_catalog.resolve(f"timm:{SMALL}")
+    (entry,) = without_catalog.weights(spec)
+    assert (entry.tag, entry.num_classes) == ("lamb_in1k", 1000)
+    assert spec.default_weights == "lamb_in1k"
+
+
+def test_a_name_that_neither_knows_is_unknown(without_catalog):
+    with pytest.raises(UnknownBackboneError, match="nosuchnet"):
+        without_catalog.resolve("timm:nosuchnet")
+
+
+def test_an_entry_point_that_another_package_overwrote_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    done = run_python("-W", "ignore", "-c", BUILD, site=tmp_path)
+    assert done.returncode == 0, done.stderr
+    refused, other = done.stdout.splitlines()
+    assert "'lcnet_050'" in refused
+    assert "overwritten by the module 'mine'" in refused
+    assert other == "1280"
+
+
+def test_it_is_refused_where_the_catalog_lacks_the_name_too(without_catalog, monkeypatch):
+    def entry_point(pretrained=False, **options):
+        raise AssertionError("the function of another package was run")
+
+    entry_point.__module__ = "somebody.elses"
+    # The table that timm.models.register_model writes to.
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, SMALL, entry_point)
+    with pytest.raises(PluginError, match=r"somebody\.elses"):
+        without_catalog.resolve(f"timm:{SMALL}")

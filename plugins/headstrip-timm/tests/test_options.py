@@ -1,0 +1,120 @@
+"""Options reach timm's networks, and what they change is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headstrip import HeadNotFoundError, PluginError, Preprocessing, WeightsError, build_encoder
+from headstrip.testing import perturb
+
+VIT = "timm:vit_tiny_patch16_224"
+RESNET = "timm:resnet10t"
+
+
+def encoder_of(name, **options):
+    """An encoder with random weights, built with a single block where it is a transformer."""
+    depth = {"depth": 1} if name == VIT else {}
+    return build_encoder(name, weights=None, options={**depth, **options})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "dim"),
+    [
+        (VIT, {}, (3, 224, 224), 192),
+        (VIT, {"img_size": 96}, (3, 96, 96), 192),
+        (VIT, {"img_size": [96, 64]}, (3, 96, 64), 192),
+        (VIT, {"img_size": (32, 64), "in_chans": 5}, (5, 32, 64), 192),
+        (VIT, {"global_pool": "avg"}, (3, 224, 224), 192),
+        (VIT, {"global_pool": "map"}, (3, 224, 224), 192),
+        (VIT, {"dynamic_img_size": True}, (3, 224, 224), 192),
+        (VIT, {"embed_dim": 48, "num_heads": 2}, (3, 224, 224), 48),
+        (RESNET, {"in_chans": 1}, (1, 176, 176), 512),
+        (RESNET, {"global_pool": "catavgmax"}, (3, 176, 176), 1024),
+        (RESNET, {"in_chans": None}, (3, 176, 176), 512),
+        ("timm:swinv2_cr_tiny_ns_224", {"img_size": 64, "window_size": 2}, (3, 64, 64), 768),
+        ("timm:mixer_s32_224", {"img_size": 64, "num_blocks": 1}, (3, 64, 64), 512),
+    ],
+)
+def test_the_input_and_the_width_are_those_of_the_options(name, options, shape, dim):
+    encoder = encoder_of(name, **options)
+    assert (encoder.input_shape, encoder.output_dim) == (shape, dim)
+    assert encoder(torch.zeros(2, *shape)).shape == (2, dim)
+
+
+@torch.no_grad()
+def test_a_flexible_network_takes_other_sizes():
+    encoder = encoder_of(VIT, dynamic_img_size=True)
+    assert encoder(torch.zeros(2, 3, 64, 96)).shape == (2, 192)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pretrained_cfg_overlay": {"input_size": (1, 64, 32), "fixed_input_size": True}},
+        {"pretrained_cfg": {"input_size": (1, 64, 32), "fixed_input_size": True}},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_configuration_of_ones_own_has_its_own_input(options):
+    assert encoder_of(VIT, **options).input_shape == (1, 64, 32)
+
+
+@torch.no_grad()
+def test_a_file_loads_into_a_network_with_options_and_nothing_is_lost(tmp_path):
+    timm = pytest.importorskip("timm")
+    options = {"img_size": 64, "in_chans": 1, "depth": 1, "global_pool": "avg"}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **options).eval()
+    perturb(model)
+    torch.save(model.state_dict(), tmp_path / "file.pth")
+    pixels = Preprocessing((64, 64), 64, (0.5,), (0.5,))
+    encoder = build_encoder(
+        VIT, weights=tmp_path / "file.pth", options=options, preprocessing=pixels
+    )
+    x = torch.randn(2, 1, 64, 64)
+    assert torch.equal(encoder.head(encoder(x)), model(x))
+    assert encoder.input_shape == (1, 64, 64)
+
+
+def test_pixels_of_another_number_of_channels_are_refused(tmp_path):
+    state = encoder_of(RESNET, in_chans=1).backbone.state_dict()
+    torch.save(state, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match="channel"):
+        build_encoder(RESNET, weights=tmp_path / "file.pth", options={"in_chans": 1}).preprocess(
+            torch.zeros(3, 300, 300, dtype=torch.uint8)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(RESNET, {"img_size": 96}), (VIT, {"colour": "red"})]
+)
+def test_an_option_that_the_architecture_does_not_take_is_refused(name, options):
+    with pytest.raises(PluginError, match="cannot build .*Leave out what the architecture") as info:
+        encoder_of(name, **options)
+    assert f"unexpected keyword argument {next(iter(options))!r}" in str(info.value)
+
+
+def test_a_network_without_pooling_is_refused():
+    with pytest.raises(HeadNotFoundError, match=r"no pooling.*global_pool='avg'"):
+        encoder_of(VIT, global_pool="")
+
+
+def test_a_tag_that_this_timm_lacks_is_refused():
+    with pytest.raises(PluginError, match="no weights 'a_tag' of 'resnet10t'"):
+        encoder_of(RESNET, pretrained_cfg="a_tag")
+
+
+def test_timm_reads_no_file(tmp_path):
+    """It would execute what is in it."""
+    torch.save(encoder_of(RESNET).backbone.state_dict(), tmp_path / "file.pth")
+    with pytest.raises(PluginError, match="Pass weights= to build_encoder"):
+        encoder_of(RESNET, checkpoint_path=str(tmp_path / "file.pth"))
+
+
+def test_a_file_of_another_size_than_the_options_say_is_refused(tmp_path):
+    torch.save(encoder_of(RESNET).backbone.state_dict(), tmp_path / "file.pth")
+    with pytest.raises(WeightsError, match="does not fit timm:resnet10t"):
+        build_encoder(
+            RESNET, weights=tmp_path / "file.pth", options={"channels": (32, 64, 128, 256)}
+        )

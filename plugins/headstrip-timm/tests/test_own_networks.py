@@ -1,0 +1,190 @@
+"""A network of one's own loses its head only where it runs timm's own code."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from headstrip import HeadNotFoundError, PluginError, strip_head
+
+SMALL = ("test_resnet", "timm:resnet")
+
+
+def own(name="test_resnet", **options):
+    with torch.device("meta"):
+        return timm.create_model(name, num_classes=5, **options)
+
+
+def refused(model, family, match):
+    """Refuse a network, with a sentence that matches, and leave it as it is."""
+    modules, training = list(model.named_modules()), model.training
+    with pytest.raises(HeadNotFoundError, match=match):
+        strip_head(model, family=family)
+    assert list(model.named_modules()) == modules
+    assert model.training == training
+
+
+@torch.no_grad()
+def test_the_head_of_a_network_of_ones_own_comes_off():
+    model = timm.create_model("test_resnet", num_classes=5).eval()
+    x = torch.randn(2, 3, 96, 96)
+    expected = model(x)
+    parts = strip_head(model, family="timm:resnet")
+    assert parts.backbone is model
+    assert torch.equal(parts.head(parts.backbone(x)), expected)
+
+
+@torch.no_grad()
+def test_a_head_of_ones_own_comes_off_whole():
+    model = timm.create_model("test_resnet").eval()
+    model.fc = nn.Sequential(nn.Linear(model.num_features, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    head, x = model.fc, torch.randn(2, 3, 96, 96)
+    expected = model(x)
+    parts = strip_head(model, family="timm:resnet")
+    assert parts.head is head
+    assert torch.equal(parts.head(parts.backbone(x)), expected)
+
+
+def test_a_network_is_known_by_the_module_that_builds_it_and_by_that_of_its_class():
+    for family in ("timm:deit", "timm:vision_transformer"):
+        parts = strip_head(own("deit_tiny_patch16_224", depth=1), family=family)
+        assert parts.head.out_features == 5
+
+
+def test_a_network_made_of_timms_class_needs_no_name():
+    with torch.device("meta"):
+        model = timm.models.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1), num_classes=5)
+    assert strip_head(model, family="timm:resnet").head.out_features == 5
+
+
+def test_dtype_and_training_flags_stay():
+    model = own().to(torch.bfloat16).train()
+    parts = strip_head(model, family="timm:resnet")
+    assert {p.dtype for p in (*model.parameters(), *parts.head.parameters())} == {torch.bfloat16}
+    assert model.training
+    assert parts.head.training
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        SMALL,
+        ("crossvit_tiny_240", "timm:crossvit"),
+        ("efficientvim_m1_dist", "timm:efficientvim"),
+        ("efficientvit_m0", "timm:efficientvit_msra"),
+        ("levit_128s", "timm:levit"),
+        ("volo_d1_224", "timm:volo"),
+    ],
+)
+def test_a_head_that_is_off_already_is_refused(name, family):
+    model = own(name)
+    strip_head(model, family=family)
+    refused(model, family, "off already")
+
+
+def test_a_network_built_without_a_head_is_refused():
+    with torch.device("meta"):
+        refused(timm.create_model("test_resnet", num_classes=0), "timm:resnet", "off already")
+        refused(timm.create_model("repvit_m0_9", num_classes=0), "timm:repvit", "off already")
+        refused(timm.create_model("qwen3_vit_88m_enc", depth=1), "timm:qwen3_vit", "has no head")
+
+
+def test_one_head_of_two_is_refused():
+    model = own("levit_128s")
+    model.head_dist = nn.Identity()
+    refused(model, "timm:levit", "'head_dist' .* is off already")
+
+
+def test_a_family_that_it_does_not_belong_to_is_refused_and_the_right_one_named():
+    refused(own(), "timm:vision_transformer", "Name it 'timm:resnet'")
+
+
+def test_a_family_that_timm_has_not_is_refused():
+    with pytest.raises(PluginError, match="nosuchfamily"):
+        strip_head(own(), family="timm:nosuchfamily")
+
+
+def test_a_network_of_features_is_refused():
+    refused(own(features_only=True), "timm:resnet", "no network of timm with a classifier")
+
+
+def test_a_block_of_a_network_is_refused():
+    refused(own().layer1[0], "timm:resnet", "does not say where its head is")
+
+
+def test_a_network_without_pooling_is_refused():
+    refused(own("test_vit", global_pool=""), "timm:vision_transformer", "no pooling")
+
+
+def test_the_networks_of_others_are_refused():
+    refused(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "timm:resnet", "no network of timm")
+
+
+def test_a_subclass_is_refused():
+    class Mine(timm.models.ResNet):
+        def forward(self, x):
+            return super().forward(x).softmax(-1)
+
+    with torch.device("meta"):
+        model = Mine(timm.models.resnet.BasicBlock, (1, 1, 1, 1))
+    refused(model, "timm:resnet", "A Mine of .* is no network of timm")
+
+
+@pytest.mark.parametrize("method", ["forward", "forward_head", "forward_features"])
+def test_a_method_of_ones_own_on_the_network_is_refused(method):
+    model = own()
+    setattr(model, method, lambda x: x)
+    refused(model, "timm:resnet", f"The {method} of this ResNet is not")
+
+
+def test_a_method_of_ones_own_on_timms_class_is_refused(monkeypatch):
+    model = own()
+    monkeypatch.setattr(type(model), "forward", lambda self, x: x)
+    refused(model, "timm:resnet", "The forward of this ResNet is not")
+
+
+def test_layers_after_the_head_are_refused():
+    with torch.device("meta"):
+        model = timm.models.MetaFormer(depths=(1,), dims=(8,), token_mixers=nn.Identity)
+    model.head.add_module("softmax", nn.Softmax(-1))
+    refused(model, "timm:metaformer", "Other layers follow the head at 'head.fc'")
+
+
+def test_a_module_around_the_head_that_is_not_timms_is_refused():
+    class Scaled(nn.Module):
+        def __init__(self, fc):
+            super().__init__()
+            self.fc = fc
+
+        def forward(self, x):
+            return self.fc(x.mean((2, 3))) * 2
+
+    model = own("convnext_zepto_rms")
+    model.head = Scaled(model.head.fc)
+    refused(model, "timm:convnext", "The forward of this Scaled is not")
+
+
+def test_a_head_that_stands_at_two_places_is_refused():
+    for name, family in (SMALL, ("levit_128s", "timm:levit")):
+        model = own(name)
+        model.second = model.get_submodule("fc" if name == SMALL[0] else "head_dist")
+        refused(model, family, "stands at 'second' too")
+
+
+@pytest.mark.parametrize("named", [None, (nn.Linear(3, 2), nn.Linear(3, 2)), nn.Linear(3, 2)])
+def test_a_class_that_names_no_module_of_its_own_is_refused(monkeypatch, named):
+    def get_classifier(self):
+        return named
+
+    model = own()
+    get_classifier.__module__ = "timm.models.resnet"
+    monkeypatch.setattr(type(model), "get_classifier", get_classifier)
+    refused(model, "timm:resnet", "which is no module in it")
+
+
+def test_a_head_that_was_replaced_so_that_the_network_cannot_name_it_is_refused():
+    model = own("convnext_zepto_rms")
+    model.head = nn.Linear(3, 2)
+    refused(model, "timm:convnext", "does not say where its head is")

@@ -1,0 +1,17 @@
+"""The README's example runs and shows what it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_gives_what_its_comments_say():
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    scope = {}
+    exec(block, scope)
+    shown = re.findall(r"^(\S.*?)\s+# (.+)$", block, re.MULTILINE)
+    assert [repr(eval(code, scope)) for code, _ in shown] == [value for _, value in shown]
+    assert len(shown) == 4

@@ -1,0 +1,261 @@
+"""Prove on real forwards, for all of timm that fits, that nothing is lost with the head.
+
+Each architecture goes through two checks of the conformance kit, ``lossless`` and ``width``: two
+networks are built, every parameter and running statistic of one is perturbed, the other gets its
+state dict and loses its head, and the logits of the embedding are compared with those of the
+untouched network. A network that would not fit the memory, or whose proof takes longer than the
+limit, is a row that says so.
+
+    python plugins/headstrip-timm/tools/prove.py                     every architecture
+    python plugins/headstrip-timm/tools/prove.py 'vit_*' --seconds 60 --gib 20
+    python plugins/headstrip-timm/tools/prove.py --markdown docs/timm-proofs.md --minutes 60
+    python plugins/headstrip-timm/tools/prove.py --markdown docs/timm-proofs.md --go-on
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import fnmatch
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from headstrip.catalog import format_shape, write_atomically
+from headstrip.registry import get_registry
+from headstrip.spec import BackboneSpec
+
+SOURCE = "timm"
+DOCUMENT = """\
+# timm, architecture by architecture
+
+Written by `python plugins/headstrip-timm/tools/prove.py --markdown docs/timm-proofs.md`. Each
+network is built whole, twice; every parameter and running statistic of one is perturbed, the other
+gets its state dict and loses its head. What the law promises is compared on real forwards of three
+inputs on the CPU: `exact` bit for bit, `rounding` within 1e-6 of the largest logit; for `declared`
+and `headless` the embedding, bit for bit, with the plugin's own reference or with the untouched
+network's output. Networks that take any size are compared at 128 pixels.
+
+Made on {date} with timm {timm} and torch {torch}, within {seconds} s and {gib} GiB an architecture.
+
+| law | passed | failed | not run |
+|---|---|---|---|
+{counts}
+
+| architecture | width | law | input of the comparison | lossless |
+|---|---|---|---|---|
+{table}
+"""
+BYTES = 2 * 4 * 1.25
+"""Memory a parameter takes at the peak of a proof: two networks of float32, and activations."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was seen for one architecture.
+
+    Attributes:
+        name: The architecture.
+        dim: Width that the catalog claims.
+        law: The law that its strip states.
+        input: Input of the comparison.
+        outcome: ``yes``, ``no``, or why it was not run.
+        seen: What the kit saw.
+        seconds: How long it took.
+    """
+
+    name: str
+    dim: int
+    law: str
+    input: str
+    outcome: str
+    seen: str
+    seconds: float
+
+
+def prove(spec: BackboneSpec) -> Proof:
+    """Run both checks on one architecture, in this process."""
+    from headstrip.testing.subject import Subject
+    from headstrip.testing.suite import run_check
+
+    subject = Subject(get_registry(), spec, "real")
+    results = [run_check(subject, name) for name in ("lossless", "width")]
+    failed = [result.seen for result in results if result.status != "passed"]
+    made = subject.made
+    law = made["pair"].stripped.law if hasattr(made.get("pair"), "stripped") else spec.law
+    shape = made["pair"].shape if hasattr(made.get("pair"), "shape") else spec.input_shape
+    return Proof(
+        spec.name, spec.dim, law, format_shape(shape), "no" if failed else "yes",
+        "; ".join(failed) or results[0].seen, sum(result.seconds for result in results),
+    )  # fmt: skip
+
+
+class Worker:
+    """A process that proves one architecture after the other, and can be ended."""
+
+    def __init__(self) -> None:
+        """Start it on the first proof."""
+        self._process: subprocess.Popen[str] | None = None
+
+    def prove(self, spec: BackboneSpec, seconds: float) -> Proof:
+        """Have one architecture proven within a number of seconds."""
+        import threading
+
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{spec.name}\n")
+        process.stdin.flush()
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        line = process.stdout.readline()
+        timer.cancel()
+        if line:
+            return Proof(**json.loads(line))
+        self._process = None
+        reason = f"not run: it takes more than {seconds:g} s, or than the memory"
+        return Proof(spec.name, spec.dim, spec.law, "-", reason, "", seconds)
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", __file__, "--worker"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            assert self._process.stdout is not None
+            # The import of torch and timm is nobody's proof.
+            self._process.stdout.readline()
+        return self._process
+
+
+def work() -> None:
+    """Prove what is named on stdin; what plugins print is kept off stdout."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    import timm  # noqa: F401  (imported before the first proof is timed)
+
+    import headstrip.testing.suite  # noqa: F401
+
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        spec, _ = get_registry().resolve(f"{SOURCE}:{line.strip()}")
+        print(json.dumps(asdict(prove(spec))), file=answers, flush=True)
+
+
+def prove_all(
+    specs: list[BackboneSpec], seconds: float, gib: float, workers: int, end: float
+) -> Iterator[Proof]:
+    """Prove architectures, the smallest first; those that need much memory one at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+    from queue import SimpleQueue
+
+    free: SimpleQueue[Worker] = SimpleQueue()
+    for _ in range(workers):
+        free.put(Worker())
+
+    def one(spec: BackboneSpec) -> Proof:
+        if spec.params * BYTES > gib * 2**30:
+            need = spec.params * BYTES / 2**30
+            return Proof(
+                spec.name, spec.dim, spec.law, "-", f"not run: it needs about {need:.0f} GiB", "", 0
+            )
+        worker = free.get()
+        try:
+            if time.monotonic() > end:
+                reason = "not run: the time for all of them was over"
+                return Proof(spec.name, spec.dim, spec.law, "-", reason, "", 0)
+            return worker.prove(spec, seconds)
+        finally:
+            free.put(worker)
+
+    light = [spec for spec in specs if spec.params * BYTES * workers <= gib * 2**30]
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(one, light)
+    yield from map(one, [spec for spec in specs if spec not in light])
+
+
+def proven(path: Path) -> dict[str, Proof]:
+    """Read the rows of a table that passed, by architecture; none where there is no table."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\w+) \| (\S+) \| yes \|$", text, re.MULTILINE)
+    return {name: Proof(name, int(dim), law, shape, "yes", "", 0) for name, dim, law, shape in rows}
+
+
+def markdown(proofs: list[Proof], seconds: float, gib: float) -> str:
+    """Write the table as a document."""
+    versions = {name: metadata.version(name) for name in ("timm", "torch")}
+    counts = Counter((proof.law, proof.outcome.partition(":")[0]) for proof in proofs)
+    laws = sorted({law for law, _ in counts})
+    rows = [
+        f"| {law} | {counts[law, 'yes']} | {counts[law, 'no']} | {counts[law, 'not run']} |"
+        for law in laws
+    ]
+    table = [
+        f"| `{proof.name}` | {proof.dim} | {proof.law} | {proof.input} | {proof.outcome} |"
+        for proof in sorted(proofs, key=lambda proof: proof.name)
+    ]
+    return DOCUMENT.format(
+        date=datetime.date.today(),
+        timm=versions["timm"],
+        torch=versions["torch"].partition("+")[0],
+        seconds=f"{seconds:g}",
+        gib=f"{gib:g}",
+        counts="\n".join(rows),
+        table="\n".join(table),
+    )
+
+
+def main() -> None:
+    """Print a row an architecture, and fail when one of them loses something."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("patterns", nargs="*", default=["*"])
+    parser.add_argument("--seconds", type=float, default=60, help="limit of one proof")
+    parser.add_argument("--gib", type=float, default=20, help="memory that proofs may take")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="limit of all proofs")
+    parser.add_argument("--workers", type=int, default=2, help="processes at once")
+    parser.add_argument("--markdown", type=Path, help="file to write the table to")
+    parser.add_argument(
+        "--go-on", action="store_true", help="keep the rows of the file that passed"
+    )
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work()
+        return
+    specs = sorted(
+        (
+            spec
+            for spec in get_registry().specs()
+            if spec.source == SOURCE
+            and any(fnmatch.fnmatch(spec.name, pattern) for pattern in arguments.patterns)
+        ),
+        key=lambda spec: spec.params,
+    )
+    kept = proven(arguments.markdown) if arguments.go_on else {}
+    proofs = [kept[spec.name] for spec in specs if spec.name in kept]
+    specs = [spec for spec in specs if spec.name not in kept]
+    end = time.monotonic() + arguments.minutes * 60
+    for proof in prove_all(specs, arguments.seconds, arguments.gib, arguments.workers, end):
+        proofs.append(proof)
+        outcome = proof.outcome if proof.outcome != "no" else f"no: {proof.seen}"
+        print(
+            f"{proof.name:44} {proof.dim:5} {proof.law:9} {proof.input:>10} "
+            f"{proof.seconds:5.1f} s  {outcome}",
+            flush=True,
+        )
+    print(Counter((proof.law, proof.outcome.partition(":")[0]) for proof in proofs))
+    if arguments.markdown:
+        text = markdown(proofs, arguments.seconds, arguments.gib)
+        write_atomically(arguments.markdown.resolve(), text.encode())
+    raise SystemExit(1 if any(proof.outcome == "no" for proof in proofs) else 0)
+
+
+if __name__ == "__main__":
+    main()
