@@ -101,6 +101,12 @@ def files_of(
     return files | extra
 
 
+def processor(kind: str) -> dict[str, Any]:
+    """An image processor that gives what the smallest network takes."""
+    side = OPTIONS[kind]["image_size"]
+    return {**PROCESSOR, "size": {"height": side, "width": side}}
+
+
 def folder_of(folder: Path, files: dict[str, bytes]) -> Path:
     """Write the files of a repository into a folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,39 +9,25 @@ import pytest
 import torch
 from hf_checkpoints import (
     CLASSIFIERS,
-    OPTIONS,
-    PROCESSOR,
     WIDTHS,
     Serve,
     files_of,
     folder_of,
     network_of,
     pixels,
+    processor,
     tower_of,
     whole,
 )
 from safetensors.torch import load, save
 from transformers.utils import logging
 
-from headstrip import (
-    PluginError,
-    Preprocessing,
-    PreprocessingError,
-    UnknownBackboneError,
-    WeightsError,
-)
+from headstrip import Preprocessing, UnknownBackboneError, WeightsError
 from headstrip import build_encoder as build
 from headstrip.registry import get_registry
 from headstrip_transformers.towers import TOWERS
 
-SIZES = {"size": {"height": 64, "width": 64}}
 WHOLE = ["aimv2_vision_model", "clip_vision_model", "siglip_vision_model"]
-
-
-def processor(kind: str) -> dict:
-    """An image processor that gives what the smallest network takes."""
-    side = OPTIONS[kind]["image_size"]
-    return {**PROCESSOR, "size": {"height": side, "width": side}}
 
 
 @torch.inference_mode()
@@ -193,53 +178,6 @@ def test_a_folder_without_a_configuration_is_a_sentence(tmp_path: Path) -> None:
         build(f"hf:{tmp_path}/nothing")
 
 
-CODE = b"raise SystemExit('executed')\n"
-
-
-def with_code(**stated: object) -> dict[str, bytes]:
-    """A repository whose configuration asks for code that lies beside it."""
-    files = files_of(network_of("vit"), processor("vit"))
-    config = json.loads(files["config.json"]) | stated
-    return files | {
-        "config.json": json.dumps(config).encode(), "modeling_own.py": CODE,
-        "configuration_own.py": CODE,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("model_type", ["own", "vit"])
-def test_code_in_a_repository_is_refused_and_never_fetched(model_type: str, serve: Serve) -> None:
-    auto_map = {"AutoConfig": "configuration_own.Own", "AutoModel": "modeling_own.Own"}
-    asked: list[str] = []
-    files = with_code(auto_map=auto_map, model_type=model_type)
-    with (
-        serve({"lab/code": files}, asked=asked),
-        pytest.raises(UnknownBackboneError, match=r"code in the repository \(auto_map"),
-    ):
-        build("hf:lab/code")
-    assert asked
-    assert all(request.endswith("/config.json") for request in asked)
-
-
-@pytest.mark.parametrize(
-    ("stated", "sentence"),
-    [
-        ({"model_type": "bert"}, "is a 'bert', which is no vision tower"),
-        ({"model_type": None}, "is a None, which is no vision tower"),
-        ({"model_type": "siglip2"}, "variable resolution"),
-        # Which of the two it is depends on the release.
-        ({"hidden_size": "wide"}, r"cannot read the config\.json|build_model for 'hf:lab/net'"),
-    ],
-)
-def test_a_configuration_that_is_no_tower_of_these_is_a_sentence(
-    stated: dict, sentence: str, serve: Serve
-) -> None:
-    with (
-        serve({"lab/net": with_code(**stated)}),
-        pytest.raises((UnknownBackboneError, PluginError), match=sentence),
-    ):
-        build("hf:lab/net")
-
-
 def test_weights_that_would_have_to_be_unpickled_are_not_looked_for(serve: Serve) -> None:
     files = files_of(network_of("vit"), processor("vit"))
     files["pytorch_model.bin"] = files.pop("model.safetensors")
@@ -267,31 +205,6 @@ def test_a_file_of_a_wider_network_is_refused(serve: Serve) -> None:
         pytest.raises(WeightsError, match="of another shape"),
     ):
         build("hf:lab/net")
-
-
-def test_a_step_without_words_is_named_and_an_own_preprocessing_builds(serve: Serve) -> None:
-    steps = {**processor("vit"), "do_pad": True}
-    own = Preprocessing((32, 32), (32, 32), (0.5,) * 3, (0.5,) * 3)
-    with serve({"lab/net": files_of(network_of("vit"), steps)}):
-        with pytest.raises(PreprocessingError, match=r"lab/net pads images .*\(do_pad\)"):
-            build("hf:lab/net")
-        assert build("hf:lab/net", preprocessing=own).preprocessing == own
-
-
-def test_a_repository_without_an_image_processor_says_so(serve: Serve) -> None:
-    with (
-        serve({"lab/net": files_of(network_of("vit"), None)}),
-        pytest.raises(PreprocessingError, match="does not say how images are prepared"),
-    ):
-        build("hf:lab/net")
-
-
-def test_the_input_is_that_of_the_image_processor(serve: Serve) -> None:
-    # DINOv2 was published for 518 pixels, and its image processor gives 224.
-    with serve({"lab/net": files_of(network_of("dinov2"), {**PROCESSOR, **SIZES})}):
-        encoder = build("hf:lab/net")
-        assert build("hf:lab/net", options={"image_size": 16}, weights=None).input_shape[1] == 16
-    assert encoder.input_shape == encoder.spec.input_shape == (3, 64, 64)
 
 
 def test_the_description_of_a_repository_is_what_its_build_shows(serve: Serve) -> None:

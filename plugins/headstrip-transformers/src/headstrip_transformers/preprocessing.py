@@ -97,7 +97,7 @@ class _Inexpressible(Exception):
 
 
 def _kind(config: Mapping[str, Any], about: str) -> str:
-    name = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
+    name = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     kind = next((name.removesuffix(end) for end in _SUFFIXES if name.endswith(end)), name)
     if config.get("auto_map"):
         raise PreprocessingError(
@@ -128,9 +128,6 @@ def _sizes(kind: str, steps: Mapping[str, Any]) -> tuple[Any, tuple[int, int]]:
             "does not resize" if resize is None else "keeps the ratio of the sides (shortest_edge)"
         )
         raise _Inexpressible(f"{how} and does not crop, so that images get sizes of their own")
-    sides = (resize, resize) if isinstance(resize, int) else resize
-    if sides and (sides[0] < crop[0] or sides[1] < crop[1]):
-        raise _Inexpressible(f"pads in its centre crop: {crop} is larger than the resize, {resize}")
     return resize, crop
 
 

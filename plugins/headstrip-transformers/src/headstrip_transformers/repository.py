@@ -9,8 +9,9 @@ from typing import Any
 from headstrip.errors import HeadstripError, PreprocessingError, UnknownBackboneError, WeightsError
 from headstrip.hub import hub_json, parse
 from headstrip.preprocessing import Preprocessing
+from headstrip.rows import format_shape
 from headstrip.shards import read_object
-from headstrip_transformers.configs import options_of, vision_part
+from headstrip_transformers.configs import input_shape_of, options_of, vision_part
 from headstrip_transformers.preprocessing import preprocessing_of
 from headstrip_transformers.towers import TOWERS, Tower, config_class
 
@@ -44,6 +45,12 @@ class Checkpoint:
     def options(self) -> tuple[tuple[str, Any], ...]:
         """Constructor options that build it."""
         return (*options_of(self.tower, self.config), ("num_classes", self.num_classes or 0))
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether it takes input of a shape (C, H, W)."""
+        own = input_shape_of(self.config)
+        any_size = not self.tower.one_size or getattr(self.config, "is_native", False)
+        return shape[0] == own[0] if any_size else shape == own
 
 
 def is_repository(name: str) -> bool:
@@ -99,12 +106,11 @@ def read_checkpoint(name: str) -> Checkpoint:
             "hf:org/name@revision, or a path that begins with '/', './', '../' or '~/'."
         )
     stated = read_json(name, "config.json")
-    kind = stated.get("model_type")
-    _refuse(name, stated, kind)
-    tower_kind = _WHOLE.get(str(kind), str(kind))
-    part = stated.get("vision_config", {}) if kind in _WHOLE else stated
+    kind = _model_type(name, stated)
+    tower_kind = _WHOLE.get(kind, kind)
     try:
-        config = vision_part(config_class(TOWERS[tower_kind]).from_dict(dict(part)))
+        part = dict(_image_part(stated, kind))
+        config = vision_part(config_class(TOWERS[tower_kind]).from_dict(part))
     # transformers checks fields in ways that change with its releases.
     except Exception as error:
         raise UnknownBackboneError(
@@ -118,8 +124,22 @@ def read_preprocessing(name: str) -> Preprocessing:
     """Read the image processor of a repository or a folder.
 
     Raises:
-        PreprocessingError: There is none, or it has a step that cannot be expressed.
+        PreprocessingError: There is none, it has a step that cannot be expressed, or the network
+            does not take what it gives.
     """
+    preprocessing = _stated_preprocessing(name)
+    checkpoint = read_checkpoint(name)
+    if not checkpoint.takes(preprocessing.input_shape):
+        raise PreprocessingError(
+            f"The image processor of hf:{name} gives input of "
+            f"{format_shape(preprocessing.input_shape)}, and its network takes "
+            f"{format_shape(input_shape_of(checkpoint.config))}. Pass "
+            "preprocessing=Preprocessing(...) that gives that."
+        )
+    return preprocessing
+
+
+def _stated_preprocessing(name: str) -> Preprocessing:
     failures = []
     for filename in ("preprocessor_config.json", "processor_config.json"):
         try:
@@ -127,7 +147,8 @@ def read_preprocessing(name: str) -> Preprocessing:
         except WeightsError as error:
             failures.append(str(error))
             continue
-        return preprocessing_of(stated.get("image_processor", stated), f"hf:{name}")
+        part = stated.get("image_processor")
+        return preprocessing_of(part if isinstance(part, dict) else stated, f"hf:{name}")
     raise PreprocessingError(
         f"hf:{name} does not say how images are prepared. {failures[0]} Or pass "
         "preprocessing=Preprocessing(...)."
@@ -142,11 +163,31 @@ def preprocessing_or_none(name: str) -> Preprocessing | None:
         return None
 
 
-def _refuse(name: str, stated: dict[str, Any], kind: Any) -> None:
+def _image_part(stated: dict[str, Any], kind: str) -> Any:
+    """Return what a configuration states of the image tower."""
+    if kind not in _WHOLE:
+        return stated
+    # Early files of CLIP state it twice, and transformers lets this one win.
+    early = stated.get("vision_config_dict") if kind == "clip" else None
+    return (stated.get("vision_config") or {}) if early is None else early
+
+
+def _model_type(name: str, stated: dict[str, Any]) -> str:
+    """Return the model type of a checkpoint, of a tower or of a pair.
+
+    Raises:
+        UnknownBackboneError: It is none of these, or needs code of its own.
+    """
+    kind = stated.get("model_type")
     if stated.get("auto_map"):
         raise UnknownBackboneError(
             f"hf:{name} is built by code in the repository (auto_map in its config.json), which is "
             "never executed. Name a repository of a network that transformers itself has."
+        )
+    if not isinstance(kind, str):
+        raise UnknownBackboneError(
+            f"hf:{name} is no checkpoint of transformers: its config.json names no model_type. "
+            "Name one that save_pretrained wrote; those of timm have names of their own, timm:..."
         )
     if kind in _PATCHES:
         raise UnknownBackboneError(
@@ -160,6 +201,7 @@ def _refuse(name: str, stated: dict[str, Any], kind: Any) -> None:
             f"hf:{name} is a {kind!r}, which is no vision tower that this plugin has. "
             f"It has {known}."
         )
+    return kind
 
 
 def _classes(stated: dict[str, Any], tower: Tower) -> int | None:

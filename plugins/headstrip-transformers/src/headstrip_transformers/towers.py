@@ -45,6 +45,7 @@ class Tower:
         whole: Model type of the pair of an image and a text tower that it is half of, or None.
         whole_config: Name of the configuration of that pair, where the classifier is built from it.
         derived: Fields of a configuration that follow from others.
+        one_size: Whether it takes images of the size that its configuration states, and no others.
     """
 
     config: str
@@ -53,16 +54,21 @@ class Tower:
     whole: str | None = None
     whole_config: str | None = None
     derived: frozenset[str] = frozenset({"stage_names", "out_features", "out_indices"})
+    one_size: bool = False
 
 
 _OF_STAGES = frozenset({"stage_names", "out_features", "out_indices", "hidden_size", "num_layers"})
 
 TOWERS: dict[str, Tower] = {
     "aimv2_vision_model": Tower(
-        "Aimv2VisionConfig", "Aimv2VisionModel", "pooler_output", whole="aimv2"
+        "Aimv2VisionConfig", "Aimv2VisionModel", "pooler_output", whole="aimv2", one_size=True
     ),
     "clip_vision_model": Tower(
-        "CLIPVisionConfig", "CLIPForImageClassification", whole="clip", whole_config="CLIPConfig"
+        "CLIPVisionConfig",
+        "CLIPForImageClassification",
+        whole="clip",
+        whole_config="CLIPConfig",
+        one_size=True,
     ),
     "convnext": Tower("ConvNextConfig", "ConvNextForImageClassification"),
     "convnextv2": Tower("ConvNextV2Config", "ConvNextV2ForImageClassification"),
@@ -72,16 +78,17 @@ TOWERS: dict[str, Tower] = {
     ),
     "dinov3_convnext": Tower("DINOv3ConvNextConfig", "DINOv3ConvNextModel", "pooler_output"),
     "dinov3_vit": Tower("DINOv3ViTConfig", "DINOv3ViTModel", "pooler_output"),
-    "ijepa": Tower("IJepaConfig", "IJepaForImageClassification"),
+    "ijepa": Tower("IJepaConfig", "IJepaForImageClassification", one_size=True),
     "siglip_vision_model": Tower(
         "SiglipVisionConfig",
         "SiglipForImageClassification",
         whole="siglip",
         whole_config="SiglipConfig",
+        one_size=True,
     ),
     "swin": Tower("SwinConfig", "SwinForImageClassification", derived=_OF_STAGES),
     "swinv2": Tower("Swinv2Config", "Swinv2ForImageClassification", derived=_OF_STAGES),
-    "vit": Tower("ViTConfig", "ViTForImageClassification"),
+    "vit": Tower("ViTConfig", "ViTForImageClassification", one_size=True),
 }
 
 HEAD = "classifier"
