@@ -23,6 +23,8 @@ _RESERVED_OPTIONS = {
     "num_classes": "predictors={'name': classes} for classes of your own",
     "weights": "weights= to build_encoder itself",
     "pretrained": "weights= to build_encoder itself",
+    # timm's: it would read the file past headstrip.
+    "checkpoint_path": "weights= to build_encoder itself",
 }
 
 

@@ -55,8 +55,12 @@ class Index:
         self._live.add(spec.qualified_name)
 
     def find(self, source: str, name: str) -> BackboneSpec | None:
-        """Return a backbone of a source, None where it lists none of that name."""
-        return self._specs.get(source, {}).get(name)
+        """Return a backbone of a source, None where it lists none of that name.
+
+        What a plugin described live is asked of it anew: a folder may hold another network now.
+        """
+        spec = self._specs.get(source, {}).get(name)
+        return None if spec is None or spec.qualified_name in self._live else spec
 
     def entries(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
         """Return the weights that the source's table has, None where its plugin must be asked.

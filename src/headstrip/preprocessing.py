@@ -134,7 +134,8 @@ class Preprocessing:
     def for_input(self, input_shape: tuple[int, ...]) -> Preprocessing:
         """Return the same preprocessing for another size of input.
 
-        The resize follows the crop in proportion, so that as much of the image is seen.
+        The resize follows the crop in proportion, so that as much of the image is seen; for sides
+        that differ it covers both.
 
         Args:
             input_shape: (C, H, W), or (C, T, H, W) for a clip.
@@ -153,18 +154,20 @@ class Preprocessing:
             raise PreprocessingError(
                 f"No input has the size {crop!r}. Pass whole numbers of pixels above zero."
             )
-        resize: int | tuple[int, int] | None
+        resize: int | tuple[int, int] | None = self.resize
+        fit = self.fit
         if isinstance(self.resize, tuple):
             resize = (
                 _scaled(self.resize[0], crop[0], self.crop[0]),
                 _scaled(self.resize[1], crop[1], self.crop[1]),
             )
-        elif self.resize is None:
-            resize = None
-        else:
-            resize = _scaled(self.resize, min(crop), min(self.crop))
+        elif self.resize is not None and crop != self.crop:
+            sides = [_scaled(self.resize, side, min(self.crop)) for side in crop]
+            # A shorter side alone would leave the longer side of the crop uncovered.
+            resize = sides[0] if crop[0] == crop[1] else (sides[0], sides[1])
+            fit = "squash" if crop[0] == crop[1] else "cover"
         frames = None if self.frames is None else input_shape[1]
-        return replace(self, crop=crop, resize=resize, frames=frames)
+        return replace(self, crop=crop, resize=resize, frames=frames, fit=fit)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image has after the resize, before the crop.

@@ -310,6 +310,12 @@ class Registry:
                 raise
             return
         specs = self._listed().get(plugin.name)
+        if not specs and plugin.error is None and plugin.implements("backbones"):
+            plugin.error = (
+                "it has the hook backbones and ships no catalog.tsv, so nobody can find them; "
+                f"`headstrip catalog write {plugin.name}` writes one"
+            )
+            self._refuse_if_strict(plugin)
         if specs:
             from headstrip.trial import trial_problem
 

@@ -254,3 +254,20 @@ def test_a_fill_that_is_no_pixel_is_refused(fill: Any) -> None:
 def test_json_with_a_fit_that_fits_nothing_is_refused() -> None:
     with pytest.raises(PreprocessingError, match="says nothing about resize=256"):
         Preprocessing.from_json({**PLAIN.to_json(), "resize": 256, "fit": "cover"})
+
+
+@pytest.mark.parametrize("shape", [(3, 96, 160), (3, 160, 96), (3, 64, 200)])
+def test_a_crop_of_unequal_sides_is_covered_whatever_the_image(shape):
+    square = Preprocessing(crop=(224, 224), resize=248, mean=(0.0,) * 3, std=(1.0,) * 3)
+    other = square.for_input(shape)
+    assert (other.crop, other.fit) == (shape[1:], "cover")
+    for size in [(500, 333), (333, 500), (50, 700)]:
+        pixels = other.transform()(Image.new("RGB", size, "white"))
+        assert pixels.shape == shape
+        assert bool((pixels == 1).all())
+
+
+def test_another_square_keeps_the_shorter_side_and_the_same_size_changes_nothing():
+    square = Preprocessing(crop=(224, 224), resize=256, mean=(0.5,), std=(0.5,))
+    assert square.for_input((1, 112, 112)).resize == 128
+    assert square.for_input((1, 224, 224)) == square

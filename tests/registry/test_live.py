@@ -24,11 +24,12 @@ def asked():
     return sys.modules["acme_of_a_test"].asked
 
 
-def test_a_name_that_the_catalog_lacks_is_asked_of_the_plugin_once(registry):
+def test_a_name_that_the_catalog_lacks_is_asked_of_the_plugin_each_time(registry):
     spec, _ = registry.resolve("acme:newest")
     assert spec.qualified_name == "acme:newest"
-    assert registry.resolve("acme:newest.V2")[0] is spec
-    assert asked() == ["newest"]
+    assert registry.resolve("acme:newest.V2")[0] == spec
+    # What it describes may have changed: a folder holds another network, for example.
+    assert asked() == ["newest", "newest"]
 
 
 def test_a_name_of_the_catalog_asks_nobody(registry):

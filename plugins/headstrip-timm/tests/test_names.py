@@ -89,8 +89,10 @@ def test_every_name_of_the_catalog_that_this_timm_lacks_is_refused_with_a_senten
     ]
     if not missing:
         pytest.skip("this timm has every name of the catalog")
-    with pytest.raises(PluginError, match="pip install --upgrade timm"):
-        build_encoder(missing[0].qualified_name, weights=None)
+    # There are families among them that this timm lacks as well.
+    for spec in {spec.family: spec for spec in missing}.values():
+        with pytest.raises(PluginError, match=f"no architecture {spec.name!r}.*--upgrade timm"):
+            build_encoder(spec.qualified_name, weights=None)
 
 
 def test_an_architecture_that_the_catalog_lacks_is_asked_of_timm(without_catalog):
@@ -112,6 +114,22 @@ def test_its_weights_are_asked_of_timm_too(without_catalog):
 def test_a_name_that_neither_knows_is_unknown(without_catalog):
     with pytest.raises(UnknownBackboneError, match="nosuchnet"):
         without_catalog.resolve("timm:nosuchnet")
+
+
+def test_a_name_that_timm_gave_up_is_told_with_the_one_it_has_now():
+    with pytest.raises(
+        UnknownBackboneError, match=r"renamed.*'timm:tf_efficientnet_b0.ns_jft_in1k'"
+    ):
+        get_registry().resolve("timm:tf_efficientnet_b0_ns")
+
+
+def test_every_name_that_timm_gave_up_is_refused_and_none_is_in_the_catalog():
+    given_up = timm.models.get_deprecated_models()
+    assert len(given_up) > 100
+    assert not [spec for spec in get_registry().specs() if spec.name in given_up]
+    for name in given_up:
+        with pytest.raises(UnknownBackboneError, match=f"has re(named|moved) {name!r}"):
+            get_registry().resolve(f"timm:{name}")
 
 
 def test_an_entry_point_that_another_package_overwrote_is_refused(tmp_path):

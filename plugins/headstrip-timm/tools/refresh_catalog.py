@@ -25,6 +25,7 @@ import headstrip_timm
 from headstrip.catalog import write_catalog, write_weights
 from headstrip.errors import HeadstripError
 from headstrip.measure import measure
+from headstrip.rows import row_of_spec
 from headstrip.spec import BackboneSpec
 from headstrip_timm.describe import claim, describe_weights
 
@@ -40,9 +41,12 @@ def live_spec(name: str) -> BackboneSpec | str:
 
 
 def live_specs(names: list[str]) -> tuple[list[BackboneSpec], dict[str, str]]:
-    """Describe architectures; those that are refused come with their reason."""
+    """Describe architectures, printing each; those that are refused come with their reason."""
+    found = {}
     with ProcessPoolExecutor(2) as pool:
-        found = dict(zip(names, pool.map(live_spec, names, chunksize=8), strict=True))
+        for name, spec in zip(names, pool.map(live_spec, names, chunksize=8), strict=True):
+            found[name] = spec
+            print("\t".join(row_of_spec(spec)) if isinstance(spec, BackboneSpec) else name)
     refused = {name: spec for name, spec in found.items() if isinstance(spec, str)}
     return [spec for spec in found.values() if not isinstance(spec, str)], refused
 

@@ -173,6 +173,8 @@ def choose(name: str, backbones: Collection[str] | None) -> list[BackboneSpec]:
     if backbones is None:
         return specs
     patterns = [backbones] if isinstance(backbones, str) else list(backbones)
+    if not patterns:
+        raise PluginError(f"backbones={backbones!r} names none of {name!r}. Leave it out for all.")
     for pattern in patterns:
         if not any(_means(spec, pattern) for spec in specs):
             raise PluginError(

@@ -29,15 +29,16 @@ _options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
     """Build by name, with random weights; ``pretrained_cfg`` is the tag whose network it is."""
     check_entry_point(spec.name)
-    _check_options(spec.name, options)
+    _check_tag(spec.name, options.get("pretrained_cfg"))
     try:
         model: nn.Module = timm.create_model(spec.name, pretrained=False, **options)
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        # One that is unknown, or that the architecture's own entry point sets.
+        if "keyword argument" not in str(error):
             raise
         raise PluginError(
             f"timm {timm.__version__} cannot build {spec.name!r} with the options "
-            f"{dict(options)!r} ({error}). Leave out what the architecture does not take."
+            f"{dict(options)!r} ({error}). Leave out what it does not take."
         ) from error
     _options[model] = dict(options)
     return model
@@ -109,18 +110,12 @@ def check_entry_point(name: str) -> None:
         )
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a file that timm itself would read, and a tag that it does not know.
+def _check_tag(name: str, tag: object) -> None:
+    """Refuse a tag that this timm does not know.
 
     Raises:
         PluginError: It is so.
     """
-    if path := options.get("checkpoint_path"):
-        raise PluginError(
-            f"With checkpoint_path={path!r} timm would read the file itself. "
-            "Pass weights= to build_encoder."
-        )
-    tag = options.get("pretrained_cfg")
     if isinstance(tag, str) and tag and not has_tag(name, tag):
         raise PluginError(
             f"timm {timm.__version__} has no weights {tag!r} of {name!r}. "
