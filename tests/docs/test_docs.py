@@ -11,6 +11,8 @@ import pytest
 import torch
 from tests.authoring.environment import Environment
 
+from headstrip.registry import use_registry
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -30,8 +32,11 @@ def photos(tmp_path, monkeypatch):
     imsave(tmp_path / "photos" / "coffee.png", data.coffee())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    # Another document may have registered a plugin in this process.
+    use_registry(None)
     state = torch.get_rng_state()
     yield tmp_path
+    use_registry(None)
     torch.set_rng_state(state)
     torch.use_deterministic_algorithms(False)
 

@@ -15,6 +15,9 @@ from headstrip import Preprocessing, WeightsError, build_encoder
 from headstrip.testing import perturb
 from headstrip_timm.loading import adapted, recipe_of
 
+# torch says so once a process, of an interpolation in timm's filter for BEiT.
+pytestmark = pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning")
+
 TINY_VIT = {"depth": 1, "embed_dim": 48, "num_heads": 2}
 TINY_SWIN = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4)}
 TINY_CONVNEXT = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
