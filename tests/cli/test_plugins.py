@@ -70,6 +70,8 @@ def test_a_plugin_that_is_disabled_is_not_imported(run: Run) -> None:
 @pytest.mark.usefixtures("_installed")
 def test_strict_plugins_are_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
+    # It ships no catalog, which would be told first.
+    monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "good")
     result = run("plugins")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: The plugin 'loud' (loud 1.0)")
