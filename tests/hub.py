@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import socket
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
@@ -148,3 +149,30 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     # A session from before goes on with the proxies of its own time. Releases below 1.0 lack this.
     getattr(huggingface_hub, "close_session", lambda: None)()
+
+
+def hub_in_use(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """Return what runs a hub, as ``hub_server`` does, that this process uses for one test."""
+
+    @contextlib.contextmanager
+    def running(repositories: Mapping[str, Files], **details) -> Iterator[str]:
+        with hub_server(repositories, **details) as url:
+            use_hub(monkeypatch, url, cache)
+            yield url
+
+    return running
+
+
+def socket_ban(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what makes opening a socket fail the test, from its call on."""
+
+    def opened(*_: object, **__: object) -> None:
+        pytest.fail("a socket was opened")
+
+    def forbid() -> None:
+        monkeypatch.setattr(socket, "socket", opened)
+        monkeypatch.setattr(socket, "getaddrinfo", opened)
+
+    return forbid

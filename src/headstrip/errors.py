@@ -18,6 +18,11 @@ A message says what was asked, what was found and what to do.
 from __future__ import annotations
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says in one line, or its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class HeadstripError(Exception):
     """The root of all errors that headstrip raises on purpose."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from headstrip.errors import WeightsError
+from headstrip.errors import WeightsError, one_line
 from headstrip.shards import is_index, read_index, read_object
 
 # What timm looks for, in its order; last the index of a checkpoint in several files.
@@ -131,7 +131,7 @@ def _require_library(place: HubLocation) -> None:
     except ImportError as error:
         raise WeightsError(
             f"hf:{place.id} is on the Hugging Face hub, and huggingface_hub cannot be imported "
-            f"({_one_line(error)}). Run `pip install 'headstrip[hub]'`."
+            f"({one_line(error)}). Run `pip install 'headstrip[hub]'`."
         ) from error
 
 
@@ -192,12 +192,12 @@ def _sentence(place: HubLocation, error: Exception) -> str:
         error = error.__cause__
     if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
         return (
-            f"{hub} does not let you read hf:{place.id} ({_one_line(error)[:300]}). "
+            f"{hub} does not let you read hf:{place.id} ({one_line(error)[:300]}). "
             "Log in with `hf auth login`, or look at HF_TOKEN."
         )
     return (
         f"hf:{place.id} could not be downloaded from {hub} to {_folder(place)} "
-        f"({_one_line(error)[:300]}). Check the network, or copy that folder from where there is "
+        f"({one_line(error)[:300]}). Check the network, or copy that folder from where there is "
         "one."
     )
 
@@ -218,7 +218,3 @@ def _forbidden() -> str | None:
 
 def _set(variable: str) -> str | None:
     return variable if os.environ.get(variable, "").upper() in _TRUE else None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

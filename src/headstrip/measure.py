@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from headstrip.construction import strip_with
 from headstrip.errors import HeadstripError
 from headstrip.factory import embedding_width
 from headstrip.registry import Registry, get_registry
-from headstrip.shapes import NoValues
+from headstrip.shapes import without_memory
 from headstrip.spec import BackboneSpec
 
 
@@ -62,10 +62,7 @@ def _measured(
     merged = {
         **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
     }  # fmt: skip
-    with ExitStack() as stack:
-        if light:
-            stack.enter_context(torch.device("meta"))
-            stack.enter_context(NoValues())
+    with without_memory() if light else nullcontext():
         model = registry.owner(spec).call("build_model", about, spec=spec, options=merged)
     params = sum(parameter.numel() for parameter in model.parameters())
     stripped = strip_with(plugin, family, model.eval(), spec, entry, about)

@@ -8,7 +8,8 @@ raise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -124,7 +125,14 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 }
 
 
-class NoValues(TorchFunctionMode):
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Have constructors build on the meta device, and spend no time on values."""
+    with torch.device("meta"), _NoValues():
+        yield
+
+
+class _NoValues(TorchFunctionMode):
     """Leave out what would set the values of tensors on the meta device, which have none."""
 
     def __torch_function__(

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from headstrip.errors import WeightsError
+from headstrip.errors import WeightsError, one_line
 from headstrip.hub import hub_file, offline
 from headstrip.plugins import package_folder
 from headstrip.shards import is_index, read_index
@@ -125,7 +125,7 @@ def _download(url: str, sha256: str) -> Path:
     # A server that talks no HTTP gives the first, a wrong hash the third, a bad URL the last.
     except (http.client.HTTPException, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
-            f"{url} could not be downloaded to {folder} ({_one_line(error)}). Check the network, "
+            f"{url} could not be downloaded to {folder} ({one_line(error)}). Check the network, "
             "or put the file there yourself."
         ) from error
     return target
@@ -161,7 +161,7 @@ def read_weights(path: Path, sha256: str = "") -> WeightsFile:
             return WeightsFile(path, found, _parse(path, file, hashed=bool(sha256 or blob)))
     except OSError as error:
         raise WeightsError(
-            f"The weights file {str(path)!r} cannot be read ({_one_line(error)}). "
+            f"The weights file {str(path)!r} cannot be read ({one_line(error)}). "
             "Check the path and its permissions."
         ) from error
 
@@ -242,8 +242,4 @@ def _problem(start: bytes, error: Exception) -> str:
         return "it is a pointer of Git LFS, and not the file that it points to"
     if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
         return "it holds more than tensors and plain values, such as a whole model, or no tensors"
-    return _one_line(error)[:200]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)[:200]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 from tests.distributions import run_python
-from tests.hub import commit_of, hub_server, hub_variables, use_hub
+from tests.hub import commit_of, hub_in_use, hub_server, hub_variables, socket_ban, use_hub
 from tests.weights.files import Server, State, sha256_of
 from torchvision import models
 
@@ -41,14 +40,7 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Serve:
     """Run a hub for this process."""
-
-    @contextmanager
-    def running(repositories: Mapping[str, Mapping[str, bytes]], **details) -> Iterator[str]:
-        with hub_server(repositories, **details) as url:
-            use_hub(monkeypatch, url, cache)
-            yield url
-
-    return running
+    return hub_in_use(monkeypatch, cache)
 
 
 @pytest.fixture
@@ -60,15 +52,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_sockets(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on, opening a socket fails the test."""
-
-    def opened(*_: object, **__: object) -> None:
-        pytest.fail("a socket was opened")
-
-    def forbid() -> None:
-        monkeypatch.setattr(socket, "socket", opened)
-        monkeypatch.setattr(socket, "getaddrinfo", opened)
-
-    return forbid
+    return socket_ban(monkeypatch)
 
 
 def entry(*locations: str, sha256: str = "") -> WeightsEntry:

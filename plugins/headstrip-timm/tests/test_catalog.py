@@ -12,7 +12,7 @@ from headstrip import build_encoder
 from headstrip.index import row_problem
 from headstrip.measure import measure
 from headstrip.registry import Registry, get_registry
-from headstrip.shapes import NoValues
+from headstrip.shapes import without_memory
 from headstrip.testing.perturb import FastRandom
 from headstrip_timm.describe import claim, has_tag
 from headstrip_timm.families import FAMILIES, family_of
@@ -29,7 +29,7 @@ def width(name):
     tag = SPECS[name].default_weights
     options = {"pretrained_cfg": tag} if tag and has_tag(name, tag) else {}
     try:
-        with torch.device("meta"), NoValues():
+        with without_memory():
             model = timm.create_model(name, **options)
     except RuntimeError:
         # The oldest timm computes with tensors in some constructors.

@@ -17,7 +17,7 @@ from timm.models import _builder
 from headstrip import WeightsError, build_encoder
 from headstrip.cli import main
 from headstrip.registry import Registry, get_registry
-from headstrip.shapes import NoValues
+from headstrip.shapes import without_memory
 from headstrip.testing import perturb
 from headstrip.testing.states import blocked_network
 from headstrip_timm.describe import describe_weights
@@ -127,7 +127,7 @@ def test_the_labels_are_in_the_order_of_timms_classes():
 def pretrained_twin(name, entry, monkeypatch):
     """The network that timm builds to load weights into it, which are not loaded."""
     monkeypatch.setattr(_builder, "load_pretrained", lambda *_, **__: None)
-    with torch.device("meta"), NoValues():
+    with without_memory():
         return timm.create_model(name, pretrained=True, pretrained_cfg=entry.tag)
 
 
@@ -136,7 +136,7 @@ def pretrained_twin(name, entry, monkeypatch):
 def test_options_build_the_network_that_timm_builds_to_load_weights(name, monkeypatch):
     """FBNet has another epsilon in its norms then."""
     architecture, entry = name.partition(".")[0], LISTED[name]
-    with torch.device("meta"), NoValues():
+    with without_memory():
         ours = timm.create_model(architecture, **dict(entry.options))
     assert repr(ours) == repr(pretrained_twin(architecture, entry, monkeypatch))
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.hub import hub_server, use_hub
+from tests.hub import hub_in_use, socket_ban
 
 from headstrip import registry
 
@@ -28,25 +26,10 @@ def fresh_registry() -> Iterator[None]:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_registry: None) -> object:
     """Run a hub for this process."""
-
-    @contextmanager
-    def running(repositories: Mapping[str, Mapping[str, bytes]], **details) -> Iterator[str]:
-        with hub_server(repositories, **details) as url:
-            use_hub(monkeypatch, url, tmp_path / "hub")
-            yield url
-
-    return running
+    return hub_in_use(monkeypatch, tmp_path / "hub")
 
 
 @pytest.fixture
 def no_sockets(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on, opening a socket fails the test."""
-
-    def opened(*_: object, **__: object) -> None:
-        pytest.fail("a socket was opened")
-
-    def forbid() -> None:
-        monkeypatch.setattr(socket, "socket", opened)
-        monkeypatch.setattr(socket, "getaddrinfo", opened)
-
-    return forbid
+    return socket_ban(monkeypatch)

@@ -17,7 +17,7 @@ from headstrip import __version__
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import json_option, print_json, printable
 from headstrip.cli.plugins import checked_records
-from headstrip.errors import HeadstripError
+from headstrip.errors import HeadstripError, one_line
 from headstrip.plugins import PluginRecord
 
 _DISTRIBUTIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
@@ -68,10 +68,9 @@ def _devices(problems: list[Problem]) -> dict[str, Any]:
         try:
             import_module(module)
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             problems.append(
                 Problem(
-                    f"{module} cannot be imported: {reason}",
+                    f"{module} cannot be imported: {one_line(error)}",
                     "Install torch and torchvision anew, in versions that belong together: "
                     "`pip install --force-reinstall torch torchvision`.",
                 )

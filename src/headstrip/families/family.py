@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum
@@ -16,6 +15,7 @@ from headstrip.families import SOURCE
 from headstrip.hookspecs import hookimpl
 from headstrip.preprocessing import Preprocessing
 from headstrip.probe import probe_width
+from headstrip.shapes import without_memory
 from headstrip.spec import BackboneSpec, Task, WeightsEntry, freeze
 from headstrip.state_dicts import plain_state_dict
 from headstrip.surgery import Stripped, detach
@@ -134,7 +134,7 @@ def _build_light(
     family: TorchvisionFamily, spec: BackboneSpec, options: Mapping[str, Any]
 ) -> nn.Module:
     try:
-        with torch.device("meta"):
+        with without_memory():
             return family.build_model(spec, options)
     except (RuntimeError, NotImplementedError):
         return family.build_model(spec, options)

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from headstrip.construction import strip_with
@@ -15,7 +14,7 @@ from headstrip.errors import HeadstripError
 from headstrip.plugins import Plugin
 from headstrip.probe import ProbeError, probe_width
 from headstrip.registry import Registry
-from headstrip.shapes import NoValues
+from headstrip.shapes import without_memory
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped
 from headstrip.testing.pair import Pair, make_pair, smaller
@@ -185,7 +184,7 @@ class Subject:
         """Build, strip and probe without memory, and for real where that does not work."""
         options = {**self.plain_options(entry), **extra}
         try:
-            with torch.device("meta"), NoValues():
+            with without_memory():
                 model = self._built(options)
             return self._light(model, entry)
         except (HeadstripError, Broken):

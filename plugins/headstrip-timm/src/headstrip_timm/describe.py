@@ -76,15 +76,14 @@ def _entry(name: str, config: Mapping[str, Any], tag: str) -> WeightsEntry:
     resolve: Any = resolve_data_config
     resolved = resolve(pretrained_cfg=dict(config))
     locations = _locations(config)
-    url = locations[-1] if locations[-1].startswith("https:") else ""
-    digits = found[1] if (found := _HASH.search(url)) else ""
+    # Only where the url is the one place: the hub has the same weights in another format.
+    url = locations[0] if len(locations) == 1 and locations[0].startswith("https:") else ""
     classes = config["num_classes"] or None
     preprocessing = preprocessing_of(resolved)
     return WeightsEntry(
         tag=tag,
         locations=locations,
-        # Of the file at the url only: the hub has the same weights in another format.
-        sha256=digits if len(locations) == 1 else "",
+        sha256=found[1] if (found := _HASH.search(url)) else "",
         options=(*_TRAINED_WITH.get(name, ()), ("pretrained_cfg", tag)),
         num_classes=classes,
         input_shape=preprocessing.input_shape,

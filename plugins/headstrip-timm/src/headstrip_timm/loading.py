@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from headstrip.errors import WeightsError
-from headstrip.shapes import NoValues
+from headstrip.shapes import without_memory
 from headstrip.state_dicts import plain_state_dict
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -192,7 +192,7 @@ def recipe_of(architecture: str, options: Mapping[str, Any]) -> Recipe:
 def _build(architecture: str, options: Mapping[str, Any]) -> None:
     """Build a network without memory, and for real where its constructor computes with tensors."""
     try:
-        with torch.device("meta"), NoValues():
+        with without_memory():
             timm.create_model(architecture, **options)
     except RuntimeError:
         with torch.random.fork_rng(devices=[]):

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstrip.errors import HeadstripError, PreprocessingError, UnknownBackboneError, WeightsError
+from headstrip.errors import (
+    HeadstripError,
+    PreprocessingError,
+    UnknownBackboneError,
+    WeightsError,
+    one_line,
+)
 from headstrip.hub import hub_json, parse
 from headstrip.preprocessing import Preprocessing
 from headstrip.rows import format_shape
@@ -114,7 +120,7 @@ def read_checkpoint(name: str) -> Checkpoint:
     # transformers checks fields in ways that change with its releases.
     except Exception as error:
         raise UnknownBackboneError(
-            f"transformers cannot read the config.json of hf:{name} ({_one_line(error)[:200]}). "
+            f"transformers cannot read the config.json of hf:{name} ({one_line(error)[:200]}). "
             "Compare it with what save_pretrained writes."
         ) from error
     return Checkpoint(tower_kind, config, _classes(stated, TOWERS[tower_kind]))
@@ -215,7 +221,3 @@ def _classes(stated: dict[str, Any], tower: Tower) -> int | None:
         return classes
     # transformers does not write the labels of a head that has its default two.
     return (classes or 2) if str(architectures[0]).endswith(_CLASSIFIER) else None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

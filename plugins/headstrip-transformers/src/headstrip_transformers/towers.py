@@ -110,6 +110,7 @@ class VisionTower(nn.Module):
         """
         super().__init__()
         self.network, self.output, self.input_shape = network, output, input_shape
+        self._windowed: list[Any] = [one for one in network.modules() if hasattr(one, "shift_size")]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels (N, C, H, W) to logits (N, classes), or to (N, dim) without a classifier."""
@@ -124,12 +125,11 @@ class VisionTower(nn.Module):
     @contextmanager
     def _windows_kept(self) -> Iterator[None]:
         """Put Swin's windows back: a small input makes them smaller, for all inputs after it."""
-        layers: list[Any] = [one for one in self.network.modules() if hasattr(one, "shift_size")]
-        sizes = [(layer.window_size, layer.shift_size) for layer in layers]
+        sizes = [(layer.window_size, layer.shift_size) for layer in self._windowed]
         try:
             yield
         finally:
-            for layer, (window, shift) in zip(layers, sizes, strict=True):
+            for layer, (window, shift) in zip(self._windowed, sizes, strict=True):
                 layer.window_size, layer.shift_size = window, shift
 
     def extra_repr(self) -> str:
