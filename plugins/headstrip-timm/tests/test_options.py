@@ -7,6 +7,8 @@ import timm
 import torch
 
 from headstrip import HeadNotFoundError, PluginError, Preprocessing, WeightsError, build_encoder
+from headstrip.measure import measure
+from headstrip.registry import get_registry
 from headstrip.testing import perturb
 
 VIT = "timm:vit_tiny_patch16_224"
@@ -119,3 +121,10 @@ def test_a_file_of_another_size_than_the_options_say_is_refused(tmp_path):
         build_encoder(
             RESNET, weights=tmp_path / "file.pth", options={"channels": (32, 64, 128, 256)}
         )
+
+
+@pytest.mark.skipif(not timm.is_model("vitamin_xlarge_336"), reason="this timm lacks it")
+def test_the_input_is_the_networks_own_where_timm_gives_it_the_configuration_of_another():
+    spec, _ = get_registry().resolve("timm:vitamin_xlarge_336")
+    assert measure(spec) == spec
+    assert spec.input_shape == (3, 336, 336)

@@ -124,8 +124,10 @@ def _check_tag(name: str, tag: object) -> None:
 
 
 def _input_shape(model: nn.Module, options: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the input of a network: that of its configuration, and what options make of it."""
+    """Return the input of a network: what it or its configuration says, and options make of it."""
     channels, *size = cast("Any", model).pretrained_cfg["input_size"]
-    wanted = options.get("img_size") or tuple(size)
+    # timm builds vitamin_xlarge_336 with the configuration of another, smaller network.
+    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    wanted = options.get("img_size") or own or tuple(size)
     height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
     return (options.get("in_chans") or channels, height, width)
