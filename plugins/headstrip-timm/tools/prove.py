@@ -98,6 +98,11 @@ def prove(spec: BackboneSpec) -> Proof:
     )  # fmt: skip
 
 
+def not_run(spec: BackboneSpec, reason: str) -> Proof:
+    """Return the row of an architecture that was left out, with the reason."""
+    return Proof(spec.name, spec.dim, spec.law, "-", f"not run: {reason}", "", 0)
+
+
 class Worker:
     """A process that proves one architecture after the other, and can be ended."""
 
@@ -121,8 +126,7 @@ class Worker:
         if line:
             return Proof(**json.loads(line))
         self._process = None
-        reason = f"not run: it takes more than {seconds:g} s, or than the memory"
-        return Proof(spec.name, spec.dim, spec.law, "-", reason, "", seconds)
+        return not_run(spec, f"it takes more than {seconds:g} s, or than the memory")
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
@@ -163,14 +167,11 @@ def prove_all(
     def one(spec: BackboneSpec) -> Proof:
         if spec.params * BYTES > gib * 2**30:
             need = spec.params * BYTES / 2**30
-            return Proof(
-                spec.name, spec.dim, spec.law, "-", f"not run: it needs about {need:.0f} GiB", "", 0
-            )
+            return not_run(spec, f"it needs about {need:.0f} GiB")
         worker = free.get()
         try:
             if time.monotonic() > end:
-                reason = "not run: the time for all of them was over"
-                return Proof(spec.name, spec.dim, spec.law, "-", reason, "", 0)
+                return not_run(spec, "the time for all of them was over")
             return worker.prove(spec, seconds)
         finally:
             free.put(worker)
@@ -242,8 +243,18 @@ def main() -> None:
     proofs = [kept[spec.name] for spec in specs if spec.name in kept]
     specs = [spec for spec in specs if spec.name not in kept]
     end = time.monotonic() + arguments.minutes * 60
+    waiting = {spec.name: spec for spec in specs}
+
+    def save() -> None:
+        if arguments.markdown:
+            rest = [not_run(spec, "the time for all of them was over") for spec in waiting.values()]
+            text = markdown([*proofs, *rest], arguments.seconds, arguments.gib)
+            write_atomically(arguments.markdown.resolve(), text.encode())
+
     for proof in prove_all(specs, arguments.seconds, arguments.gib, arguments.workers, end):
         proofs.append(proof)
+        del waiting[proof.name]
+        save()
         outcome = proof.outcome if proof.outcome != "no" else f"no: {proof.seen}"
         print(
             f"{proof.name:44} {proof.dim:5} {proof.law:9} {proof.input:>10} "
@@ -251,9 +262,7 @@ def main() -> None:
             flush=True,
         )
     print(Counter((proof.law, proof.outcome.partition(":")[0]) for proof in proofs))
-    if arguments.markdown:
-        text = markdown(proofs, arguments.seconds, arguments.gib)
-        write_atomically(arguments.markdown.resolve(), text.encode())
+    save()
     raise SystemExit(1 if any(proof.outcome == "no" for proof in proofs) else 0)
 
 
