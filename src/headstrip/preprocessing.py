@@ -39,6 +39,9 @@ class Preprocessing:
             stays inside it.
         fill: Pixel value of each channel, 0 to 255, around an image that is smaller than the crop.
             None is black.
+        crop_pct: Share of the resized sides that the crop keeps, as timm states it: the resize is
+            the crop divided by it and rounded down, at another size of input too. None where the
+            resize is a number of its own.
     """
 
     crop: tuple[int, int]
@@ -51,6 +54,7 @@ class Preprocessing:
     frames: int | None = None
     fit: Fit = "squash"
     fill: tuple[int, ...] | None = None
+    crop_pct: float | None = None
 
     def __post_init__(self) -> None:
         """Make tuples of lists, and refuse what no image could be prepared with.
@@ -58,7 +62,8 @@ class Preprocessing:
         Raises:
             PreprocessingError: A size is not positive, the filter is unknown, a number is not
                 finite, a divisor is not above zero, mean and standard deviation differ in length,
-                the fit is unknown or has no (height, width) to fit, or the fill is not one pixel.
+                the fit is unknown or has no (height, width) to fit, the fill is not one pixel, or
+                the share of the crop is not above zero.
         """
         for name in ("crop", "resize", "mean", "std", "fill"):
             value = getattr(self, name)
@@ -100,6 +105,11 @@ class Preprocessing:
                 f"Pixel values cannot be divided by rescale={self.rescale!r}. "
                 "Pass a number above zero, 255 for 8-bit images."
             )
+        if self.crop_pct is not None and not _are_divisors((self.crop_pct,)):
+            raise PreprocessingError(
+                f"No crop keeps crop_pct={self.crop_pct!r} of an image. "
+                "Pass a number above zero, such as 0.875, or None."
+            )
 
     def _check_fit(self) -> None:
         if self.fit not in get_args(Fit):
@@ -134,8 +144,9 @@ class Preprocessing:
     def for_input(self, input_shape: tuple[int, ...]) -> Preprocessing:
         """Return the same preprocessing for another size of input.
 
-        The resize follows the crop in proportion, so that as much of the image is seen; for sides
-        that differ it covers both.
+        The resize follows the crop, so that as much of the image is seen: in proportion, or by
+        ``crop_pct`` where that is what it was worked out from. For sides that differ it covers
+        both.
 
         Args:
             input_shape: (C, H, W), or (C, T, H, W) for a clip.
@@ -154,20 +165,38 @@ class Preprocessing:
             raise PreprocessingError(
                 f"No input has the size {crop!r}. Pass whole numbers of pixels above zero."
             )
-        resize: int | tuple[int, int] | None = self.resize
-        fit = self.fit
-        if isinstance(self.resize, tuple):
-            resize = (
+        resize, fit = self._resize_for(crop)
+        frames = None if self.frames is None else input_shape[1]
+        return replace(self, crop=crop, resize=resize, frames=frames, fit=fit)
+
+    def _resize_for(self, crop: tuple[int, int]) -> tuple[int | tuple[int, int] | None, Fit]:
+        """Return the resize, and how it fits, before a crop of another size."""
+        if self.resize is None or crop == self.crop:
+            return self.resize, self.fit
+        share = self.crop_pct if self._is_by_share() else None
+        if share is not None:
+            sides = _divided(crop, share)
+        elif isinstance(self.resize, tuple):
+            sides = (
                 _scaled(self.resize[0], crop[0], self.crop[0]),
                 _scaled(self.resize[1], crop[1], self.crop[1]),
             )
-        elif self.resize is not None and crop != self.crop:
-            sides = [_scaled(self.resize, side, min(self.crop)) for side in crop]
-            # A shorter side alone would leave the longer side of the crop uncovered.
-            resize = sides[0] if crop[0] == crop[1] else (sides[0], sides[1])
-            fit = "squash" if crop[0] == crop[1] else "cover"
-        frames = None if self.frames is None else input_shape[1]
-        return replace(self, crop=crop, resize=resize, frames=frames, fit=fit)
+        else:
+            shorter = min(self.crop)
+            sides = (
+                _scaled(self.resize, crop[0], shorter), _scaled(self.resize, crop[1], shorter)
+            )  # fmt: skip
+        if isinstance(self.resize, tuple) and (share is None or self.fit != "cover"):
+            return sides, self.fit
+        # A shorter side alone would leave the longer side of the crop uncovered.
+        return (sides[0], "squash") if crop[0] == crop[1] else (sides, "cover")
+
+    def _is_by_share(self) -> bool:
+        """Whether the resize is what ``crop_pct`` makes of the crop, and no number of its own."""
+        if self.crop_pct is None:
+            return False
+        sides = _divided(self.crop, self.crop_pct)
+        return self.resize == sides or (sides[0] == sides[1] == self.resize)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image has after the resize, before the crop.
@@ -247,6 +276,11 @@ def _are_numbers(values: object) -> bool:
 
 def _are_divisors(values: tuple[float, ...]) -> bool:
     return _are_numbers(values) and min(values) > 0
+
+
+def _divided(crop: tuple[int, int], share: float) -> tuple[int, int]:
+    # timm's arithmetic, in timm/data/transforms_factory.py.
+    return max(1, math.floor(crop[0] / share)), max(1, math.floor(crop[1] / share))
 
 
 def _scaled(size: int, new: int, old: int) -> int:

@@ -103,13 +103,13 @@ class Registry:
                 if spec is not None:
                     return self._usable(spec), parts
             raise UnknownBackboneError(
-                unknown_backbone(name, parts, self._listed(), self._missing("timm"))
+                unknown_backbone(name, parts, self._listed(), self._unusable())
             )
         if parts.source != SOURCE and not self._is_source(parts.source):
             raise UnknownBackboneError(unknown_source(name, parts, self._listed()))
         spec = self._index.find(parts.source, parts.backbone) or self._ask(parts)
         if spec is None:
-            raise UnknownBackboneError(unknown_backbone(name, parts, self._listed(), None))
+            raise UnknownBackboneError(unknown_backbone(name, parts, self._listed(), {}))
         return self._usable(spec), parts
 
     def short_name(self, spec: BackboneSpec) -> str:
@@ -287,10 +287,13 @@ class Registry:
             plugin.load()
         return spec
 
-    def _missing(self, name: str) -> str | None:
-        """Say why an installed plugin is not in use, None where it is, or is not installed."""
-        plugin = self._plugins.get(name)
-        return plugin.error if plugin and plugin.status in {"blocked", "failed"} else None
+    def _unusable(self) -> dict[str, str]:
+        """Say of the installed plugins that are not in use why."""
+        return {
+            name: plugin.error
+            for name, plugin in self._plugins.items()
+            if plugin.error and plugin.status in {"blocked", "failed"}
+        }
 
     def _loaded(self, name: str, about: str) -> Plugin:
         plugin = self._plugins.get(name)

@@ -11,9 +11,10 @@ from pathlib import Path
 from headstrip.errors import WeightsError
 from headstrip.registry import Registry
 from headstrip.spec import BackboneSpec, Name, WeightsEntry
+from headstrip.suggestions import joined
 
 WeightsArgument = str | os.PathLike[str] | Enum | None
-_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +64,22 @@ def select_weights(
     if wanted is None:
         return Selection(None)
     entries = registry.weights(spec)
-    path = _path(wanted, entries, spec)
+    path = _path(wanted, entries, registry, spec)
     if path is not None:
         return path
     if not entries:
-        raise WeightsError(_no_weights(registry, spec))
-    chosen = entries[0] if wanted == "DEFAULT" else _by_tag(str(wanted), entries, spec)
+        raise WeightsError(_no_weights(registry, spec, str(wanted)))
+    chosen = entries[0] if wanted == "DEFAULT" else _by_tag(str(wanted), entries, registry, spec)
     if isinstance(weights, Enum):
         _check_member(weights, chosen, spec)
     return Selection(chosen)
 
 
 def _path(
-    wanted: str | os.PathLike[str], entries: tuple[WeightsEntry, ...], spec: BackboneSpec
+    wanted: str | os.PathLike[str],
+    entries: tuple[WeightsEntry, ...],
+    registry: Registry,
+    spec: BackboneSpec,
 ) -> Selection | None:
     """Read ``wanted`` as a file, None when it is a tag."""
     default = entries[0] if entries else None
@@ -87,7 +91,7 @@ def _path(
     tag, equals, file = wanted.partition("=")
     named = Path(wanted).expanduser()
     if equals and os.sep not in tag and entries and (tag in tags or not named.exists()):
-        entry = default if tag == "DEFAULT" else _by_tag(tag, entries, spec)
+        entry = default if tag == "DEFAULT" else _by_tag(tag, entries, registry, spec)
         return Selection(entry, Path(file).expanduser())
     if wanted.endswith(_SUFFIXES) or os.sep in wanted:
         return Selection(default, named)
@@ -104,18 +108,36 @@ def _check_member(member: Enum, entry: WeightsEntry, spec: BackboneSpec) -> None
         )
 
 
-def _by_tag(tag: str, entries: tuple[WeightsEntry, ...], spec: BackboneSpec) -> WeightsEntry:
+def _by_tag(
+    tag: str, entries: tuple[WeightsEntry, ...], registry: Registry, spec: BackboneSpec
+) -> WeightsEntry:
     tags = {entry.tag: entry for entry in entries}
     if tag in tags:
         return tags[tag]
     near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.0)
     raise WeightsError(
-        f"{spec.qualified_name} has no weights {tag!r}. It has {', '.join(near)}"
-        f"{' and more' if len(tags) > len(near) else ''}; a file is named by its path."
+        f"{spec.qualified_name} has no weights {tag!r}. {_elsewhere(registry, spec, tag)}"
+        f"It has {', '.join(near)}{' and more' if len(tags) > len(near) else ''}; "
+        f"{_as_path(tag) or 'a file is named by its path'}."
     )
 
 
-def _no_weights(registry: Registry, spec: BackboneSpec) -> str:
+def _elsewhere(registry: Registry, spec: BackboneSpec, tag: str) -> str:
+    """Name the other sources whose backbone of that name has such weights."""
+    names = [
+        f"{other.qualified_name}.{tag}" for other in registry.specs()
+        if other.name == spec.name and other.source != spec.source
+        and any(entry.tag == tag for entry in registry.listed_weights(other))
+    ]  # fmt: skip
+    return f"Write {joined(names)}. " if names else ""
+
+
+def _as_path(wanted: str) -> str:
+    """Say how a file that is there is named, nothing where there is none."""
+    return f"the file of that name here is './{wanted}'" if Path(wanted).is_file() else ""
+
+
+def _no_weights(registry: Registry, spec: BackboneSpec, wanted: str) -> str:
     others = [
         other for other in registry.specs()
         if other.source == spec.source and other.default_weights and other.task == spec.task
@@ -125,5 +147,6 @@ def _no_weights(registry: Registry, spec: BackboneSpec) -> str:
     hint = f" These near it have some: {', '.join(near)}." if near else ""
     return (
         f"{spec.qualified_name} has no pretrained weights.{hint} "
-        "Pass weights=None for random ones, or a path to a file of your own."
+        "Pass weights=None for random ones, or a path to a file of your own"
+        f"{': ' + own if (own := _as_path(wanted)) else ''}."
     )

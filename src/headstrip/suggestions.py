@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 
 from headstrip.families import SOURCE
+from headstrip.plugins import HOMES, PluginRecord
 from headstrip.spec import Name
 
 BARE_SOURCES = (SOURCE, "timm")
@@ -15,7 +16,10 @@ _MOST = 3
 
 
 def unknown_backbone(
-    name: str, parts: Name, listed: Mapping[str, Collection[str]], timm: str | None
+    name: str,
+    parts: Name,
+    listed: Mapping[str, Collection[str]],
+    unusable: Mapping[str, str],
 ) -> str:
     """Say that no source has a name, and which it may have been.
 
@@ -23,7 +27,7 @@ def unknown_backbone(
         name: The name as it was asked for.
         parts: Its parts.
         listed: Names of backbones by source.
-        timm: Why timm's plugin cannot be used, None where that is not so.
+        unusable: Why a source's plugin that is installed cannot be used.
     """
     source, arch = parts.source, parts.backbone
     if source is None:
@@ -31,12 +35,14 @@ def unknown_backbone(
         if elsewhere:
             choices = joined(f"{other}:{arch}" for other in elsewhere[:_MOST])
             return f"The bare name {name!r} is nobody's. Write {choices}."
+        if "/" in arch:
+            return f"The bare name {name!r} is nobody's. {_of_the_hub(arch, listed, unusable)}"
     near = _near(parts, listed)
     hint = f"Did you mean {joined(near)}?" if near else "`headstrip list` prints all names."
     if source is None and "timm" not in listed:
-        hint += f" timm's names are missing: {timm.rstrip('.')}." if timm else (
-            " timm's architectures come with `pip install headstrip-timm`."
-        )  # fmt: skip
+        hint += f" timm's names are missing: {unusable['timm'].rstrip('.')}." if (
+            "timm" in unusable
+        ) else " timm's architectures come with `pip install headstrip-timm`."  # fmt: skip
     return f"There is no backbone {name!r}. {hint}"
 
 
@@ -51,6 +57,30 @@ def unknown_source(name: str, parts: Name, listed: Mapping[str, Collection[str]]
         else f"Installed sources: {', '.join(listed)}."
     )
     return f"There is no source {parts.source!r} for {name!r}. {known}{hint}"
+
+
+def nothing_listed(source: str, records: Iterable[PluginRecord]) -> str | None:
+    """Say why a source lists no backbone, None where nothing is known of it."""
+    record = next((record for record in records if record.name == source), None)
+    if record is None:
+        return f"`pip install {HOMES[source]}` brings {source!r}" if source in HOMES else None
+    if record.error:
+        return f"{source!r} is {record.status}: {record.error.rstrip('.')}"
+    if record.rows or record.origin in {"built-in", "registered"}:
+        return None
+    return (
+        f"the plugin {source!r} ships no catalog.tsv; `headstrip catalog write {source}` writes one"
+    )
+
+
+def _of_the_hub(
+    arch: str, listed: Mapping[str, Collection[str]], unusable: Mapping[str, str]
+) -> str:
+    """Say how a name with a slash is written."""
+    hint = f"A name with a slash is that of a repository or a folder: write hf:{arch}."
+    if "hf" in unusable:
+        return f"{hint} The plugin 'hf' cannot be used: {unusable['hf'].rstrip('.')}."
+    return hint if "hf" in listed else f"{hint} `pip install {HOMES['hf']}` brings 'hf'."
 
 
 def joined(names: Iterable[str]) -> str:

@@ -47,7 +47,7 @@ def find(model: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
     except AttributeError:
         raise HeadNotFoundError(
             f"A {type(model).__name__} was expected to have its head at {path!r}, and has nothing "
-            "there. Name the family that the network belongs to."
+            f"there. {_advice(model, kind)}"
         ) from None
     if isinstance(found, nn.Identity):
         raise HeadNotFoundError(
@@ -57,9 +57,16 @@ def find(model: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
     if not isinstance(found, kind):
         raise HeadNotFoundError(
             f"A {type(model).__name__} was expected to have a {kind.__name__} at {path!r}, and has "
-            f"a {type(found).__name__}. Name the family that the network belongs to."
+            f"a {type(found).__name__}. {_advice(model, kind)}"
         )
     return found
+
+
+def _advice(model: nn.Module, kind: type[nn.Module]) -> str:
+    """Say where a head may be: of the kind wanted, the last is the likeliest."""
+    paths = [path for path, module in model.named_modules() if path and isinstance(module, kind)]
+    last = f"; its last {kind.__name__} is at {paths[-1]!r}" if paths else ""
+    return f"Name the family that the network belongs to, or the path of its head{last}."
 
 
 def _check_last(model: nn.Module, path: str) -> None:

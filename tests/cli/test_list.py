@@ -85,7 +85,7 @@ def test_a_value_that_cannot_be_read_is_a_usage_error(
     [
         (["resnet"], "No backbone matches 'resnet'; '*resnet*' matches "),
         (["nobody*"], "No backbone matches 'nobody*'; `headstrip list` prints all names."),
-        (["--dim", "7"], "No backbone is as all the options together want it."),
+        (["--dim", "7"], "No backbone is as the option wants it."),
         (["vit*", "--dim", "7"], "No backbone is as all the options together want it."),
     ],
 )
@@ -159,3 +159,23 @@ def test_a_name_that_two_sources_have_is_bare_for_torchvisions_alone(run: Run) -
     # Its family is off, and still the bare name is not another's.
     assert names(run("--no-plugin", "resnet", "list", "resnet50").stdout) == ["timm:resnet50"]
     assert names(run("list", "timm:resnet50d").stdout) == ["resnet50d"]
+
+
+@pytest.mark.parametrize("arguments", [["timm:*"], ["--source", "timm"]])
+def test_a_source_that_is_disabled_is_told_so(run: Run, arguments: list[str]) -> None:
+    result = run("--no-plugin", "timm", "list", *arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(
+        "No backbone of the source 'timm' is listed: 'timm' is blocked: disabled by "
+    )
+
+
+def test_a_plugin_without_a_catalog_is_told_so(run: Run, site: Path) -> None:
+    install_distribution(site, "listed-bare", {"bare": "bare"}, {"bare/__init__.py": ""})
+    told = run("list", "bare:*").stderr
+    assert "the plugin 'bare' ships no catalog.tsv; `headstrip catalog write bare` writes" in told
+
+
+def test_one_option_alone_is_not_called_several(run: Run) -> None:
+    assert "as the option wants it" in run("list", "--license", "nothing").stderr
+    assert "all the options together" in run("list", "vit*", "--license", "nothing").stderr

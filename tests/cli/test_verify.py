@@ -132,3 +132,12 @@ def test_help_says_up_to_which_size_and_imports_no_torch(run: Run) -> None:
         "assert 'torch' not in sys.modules\n"
     )
     assert run_python("-c", code).returncode == 0
+
+
+def test_a_plugin_without_a_catalog_is_the_reason(run: Run, site: Path) -> None:
+    install_distribution(
+        site, "headstrip-lab", {"lab": "lab_plugin:plugin"}, {"lab_plugin/__init__.py": CODE}
+    )
+    result = run("verify", "lab:*")
+    assert result.exit_code == 2
+    assert "No backbone matches 'lab:*': the plugin 'lab' ships no catalog.tsv; " in result.stderr

@@ -178,3 +178,11 @@ def test_a_clip_of_another_length_says_how_to_have_it() -> None:
     with pytest.raises(PreprocessingError, match="has 6 frames, and 4 are needed") as caught:
         to_frames(np.zeros((6, 9, 11, 3), np.uint8), CLIP)
     assert "dataclasses.replace(encoder.preprocessing, frames=6)" in str(caught.value)
+
+
+def test_an_array_of_one_channel_is_grey_with_and_without_its_axis() -> None:
+    grey = PIXELS[..., :1]
+    for steps in (GREY, RGB):
+        expected = array_of(to_picture(grey[..., 0], steps))
+        assert np.array_equal(array_of(to_picture(grey, steps)), expected)
+    assert "shape (9, 11, 2)" in refused(PIXELS[..., :2], GREY)

@@ -271,3 +271,22 @@ def test_another_square_keeps_the_shorter_side_and_the_same_size_changes_nothing
     square = Preprocessing(crop=(224, 224), resize=256, mean=(0.5,), std=(0.5,))
     assert square.for_input((1, 112, 112)).resize == 128
     assert square.for_input((1, 224, 224)) == square
+
+
+SHARE = Preprocessing((224, 224), 248, (0.5,) * 3, (0.5,) * 3, "bicubic", crop_pct=0.9)
+
+
+def test_a_share_of_the_crop_gives_the_resize_of_another_size():
+    assert SHARE.for_input((3, 384, 384)).resize == 426
+    assert replace(SHARE, crop_pct=None).for_input((3, 384, 384)).resize == 425
+    assert SHARE.for_input((3, 384, 384)).for_input((3, 224, 224)) == SHARE
+
+
+def test_a_resize_of_ones_own_is_scaled_whatever_the_share():
+    assert replace(SHARE, resize=256).for_input((3, 448, 448)).resize == 512
+
+
+@pytest.mark.parametrize("share", [0, -0.5, float("nan"), "0.9"])
+def test_a_share_that_is_no_number_above_zero_is_refused(share):
+    with pytest.raises(PreprocessingError, match=r"No crop keeps crop_pct=.*above zero"):
+        replace(SHARE, crop_pct=share)

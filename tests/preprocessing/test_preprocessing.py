@@ -42,6 +42,7 @@ def preprocessings(draw: st.DrawFn) -> Preprocessing:
         frames=draw(st.none() | st.integers(1, 64)),
         fit=draw(st.sampled_from(fits)),
         fill=draw(st.none() | st.tuples(*[pixels] * channels)),
+        crop_pct=draw(st.none() | st.floats(0.1, 2)),
     )
 
 

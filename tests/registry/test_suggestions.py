@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.registry.sources import install_source
+from tests.distributions import catalog_of, install_distribution
+from tests.registry.sources import install_source, spec_of
 
 from headstrip import UnknownBackboneError
 from headstrip.registry import Registry
@@ -83,3 +84,19 @@ def test_a_source_like_no_other_names_those_that_there_are(site):
 
 def test_disabled_families_are_not_suggested(site):
     assert "vgg" not in message("vg16", Registry(disabled=["vgg"]))
+
+
+def test_a_bare_name_with_a_slash_is_written_with_the_source_of_the_hub(site):
+    files = {"hf_of_a_test/catalog.tsv": catalog_of(spec_of("hf", "vit"))}
+    install_distribution(site, "headstrip-transformers", {"hf": "hf_of_a_test"}, files)
+    said = message("facebook/dinov2-base@main")
+    assert said.endswith("is nobody's. A name with a slash is that of a repository or a folder: "
+                         "write hf:facebook/dinov2-base@main.")  # fmt: skip
+    blocked = Registry(disabled=["hf"])
+    assert "The plugin 'hf' cannot be used: disabled by" in message("facebook/dinov2", blocked)
+
+
+def test_without_the_hub_s_plugin_a_bare_name_with_a_slash_says_how_to_get_it(site):
+    install_distribution(site, "headstrip-transformers", {}, {})
+    said = message("facebook/dinov2-base")
+    assert "write hf:facebook/dinov2-base. `pip install headstrip-transformers` brings" in said

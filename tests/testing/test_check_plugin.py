@@ -91,6 +91,7 @@ def test_backbones_are_chosen_by_name_or_pattern(registry, chosen):
     [
         ("nobody", None, "There is no plugin 'nobody' that lists backbones"),
         ("lab", ["huge"], "No backbone of 'lab' is 'huge'"),
+        ("lab:tiny", None, r"Name the plugin 'lab', and backbones=\['tiny'\]\."),
     ],
 )
 def test_nothing_to_check_is_an_error(registry, name, backbones, reason):
@@ -98,6 +99,21 @@ def test_nothing_to_check_is_an_error(registry, name, backbones, reason):
     for function in (check_plugin, parametrize_with_backbones):
         with pytest.raises(PluginError, match=reason):
             function(name, backbones=backbones)
+
+
+def test_a_plugin_without_a_catalog_is_told_so(site):
+    install_distribution(site, "headstrip-lab", {"lab": "lab_bare:plugin"}, {"lab_bare.py": CODE})
+    use_registry(Registry())
+    with pytest.raises(PluginError, match=r"the plugin 'lab' ships no catalog\.tsv"):
+        check_plugin("lab")
+
+
+@pytest.mark.parametrize("real", ["x", None])
+def test_a_size_that_is_no_number_is_refused(registry, real):
+    registry.register(Lab(), "lab")
+    for function in (check_plugin, parametrize_with_backbones):
+        with pytest.raises(ValueError, match=r"real=.*Pass True, False, or the number of"):
+            function("lab", real=real)
 
 
 def test_a_built_in_family_is_a_plugin_too():

@@ -135,6 +135,11 @@ class WrongLaw(Lab):
     SPEC = replace(TINY, law="rounding")
 
 
+class WrongPath(Lab):
+    def strip(self, model):
+        return detach(model, "head")
+
+
 class HeadLeftBehind(Lab):
     def strip(self, model):
         model.spare = model.get_submodule("fc") if isinstance(model, Tiny) else None
@@ -433,6 +438,7 @@ DEFECTS = [
     (Stumbling, "refusal", "strip_head raised no HeadNotFoundError"),
     (ChangingWhatItRefuses, "refusal", "strip_head refused a network and changed it"),
     (OtherShape, "preprocessing", "of 'without weights' gives (3, 8, 8) instead of (3, 16, 16)"),
+    (WrongPath, "build", "or the path of its head; its last Linear is at 'fc'."),
     (Maps, "build", "as strip_head leaves it, it gave shape (2, 6, 1, 1)"),
     (Breaking, "build", "raised KeyError: 'tiny' in build_model for 'lab:tiny'"),
     (with_entries("OtherDefault", WEIGHTS, default_weights="V2"), "weights", "are 'V2', and"),

@@ -72,6 +72,7 @@ def test_a_tag_means_the_same_wherever_it_stands(name: str, weights: Any, tag: s
     [
         ("own.pth", "IMAGENET1K_V2", "own.pth"),
         ("own.safetensors", "IMAGENET1K_V2", "own.safetensors"),
+        ("own.pth.tar", "IMAGENET1K_V2", "own.pth.tar"),
         ("folder/own", "IMAGENET1K_V2", "folder/own"),
         (Path("own"), "IMAGENET1K_V2", "own"),
         ("IMAGENET1K_V1=own", "IMAGENET1K_V1", "own"),
@@ -178,3 +179,21 @@ def test_a_backbone_without_weights_takes_none_and_a_file_of_ones_own() -> None:
     assert tag_and_path("own:net_a", None) == (None, None)
     assert tag_and_path("own:net_a", "own.pth") == (None, Path("own.pth"))
     assert tag_and_path("own:net_a", "V1=own.pth") == (None, Path("V1=own.pth"))
+
+
+def test_a_file_that_is_there_and_read_as_a_tag_is_told_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.epoch3").touch()
+    with pytest.raises(WeightsError, match=r"the file of that name here is '\./own\.epoch3'\."):
+        select("resnet50", "own.epoch3")
+    assert tag_and_path("resnet50", "./own.epoch3") == ("IMAGENET1K_V2", Path("own.epoch3"))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("resnet50.a1_in1k", "DEFAULT"), ("resnet50", "a1_in1k")]
+)
+def test_a_tag_of_another_source_s_backbone_is_told_with_its_name(name: str, weights: str) -> None:
+    with pytest.raises(WeightsError, match=r"Write timm:resnet50\.a1_in1k\. It has IMAGENET1K"):
+        select(name, weights)

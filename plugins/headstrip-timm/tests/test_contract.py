@@ -6,9 +6,10 @@ import pytest
 import timm
 
 from headstrip.registry import get_registry
-from headstrip.testing import check_plugin, parametrize_with_backbones
+from headstrip.testing import parametrize_with_backbones
 from headstrip.testing.subject import Subject
-from headstrip.testing.suite import run_check
+from headstrip.testing.suite import report_of, run_check
+from headstrip_timm.adapters import MeanOverPositions
 
 CHUNKS = 16
 # The oldest timm lacks names of the catalog, which was written with the newest.
@@ -37,6 +38,12 @@ def lightest(count: int) -> list[str]:
 PROVEN = lightest(310)
 
 
+def stated_width(backbone) -> int:
+    """Return the width of its pooled features that a network of timm states, its head off or on."""
+    model = backbone.model if isinstance(backbone, MeanOverPositions) else backbone
+    return getattr(model, "head_hidden_size", None) or model.num_features
+
+
 @parametrize_with_backbones("timm", backbones=[name for name in DISTINCT if name in SPECS])
 def test_small_ones_keep_all_of_it(check):
     check()
@@ -44,8 +51,14 @@ def test_small_ones_keep_all_of_it(check):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_all_keep_what_is_seen_without_memory(chunk):
-    check_plugin("timm", backbones=sorted(SPECS)[chunk::CHUNKS], real=False)
+def test_all_keep_what_is_seen_without_memory_and_are_as_wide_as_timm_says(chunk):
+    wrong, widths = [], {}
+    for name in sorted(SPECS)[chunk::CHUNKS]:
+        subject = Subject(get_registry(), SPECS[name], "meta")
+        wrong += [result.sentence for result in report_of(subject).wrong]
+        widths[name] = stated_width(subject.light.stripped.backbone)
+    assert wrong == []
+    assert widths == {name: SPECS[name].dim for name in widths}
 
 
 @pytest.mark.slow

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 from tests.distributions import run_python
 
 from headstrip import PluginError, UnknownBackboneError, build_encoder
 from headstrip.registry import Registry, get_registry, use_registry
+from headstrip_timm.describe import has_tag
 
 SMALL = "mobilenetv3_small_050"
 # What a package does that has its own network under a name of timm's.
@@ -140,6 +143,33 @@ def test_an_entry_point_that_another_package_overwrote_is_refused(tmp_path):
     assert "'lcnet_050'" in refused
     assert "overwritten by the module 'mine'" in refused
     assert other == "1280"
+
+
+def test_a_name_that_another_package_added_is_not_called_overwritten(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE.replace("lcnet_050", "mynet"))
+    code = BUILD.replace("lcnet_050", "mynet") + (
+        "from headstrip_timm.families import FAMILIES\nprint('mine' in FAMILIES)\n"
+    )
+    done = run_python("-W", "ignore", "-c", code, site=tmp_path)
+    assert done.returncode == 0, done.stderr
+    refused, _, is_family = done.stdout.splitlines()
+    assert "'mynet' in timm's table is none of timm's: the module 'mine' put it" in refused
+    assert "overwritten" not in refused
+    assert is_family == "False"
+
+
+def test_a_new_name_of_weights_that_timm_gave_up_is_not_advised():
+    given_up = timm.models.get_deprecated_models()
+    for name, now in given_up.items():
+        with pytest.raises(UnknownBackboneError) as caught:
+            get_registry().resolve(f"timm:{name}")
+        said = str(caught.value)
+        advised = re.search(r"'timm:([^']+)'", said)
+        assert (advised is None) == ("has removed" in said), (name, now)
+        if advised is not None:
+            arch, _, tag = advised[1].partition(".")
+            assert timm.is_model(arch)
+            assert not tag or has_tag(arch, tag)
 
 
 def test_it_is_refused_where_the_catalog_lacks_the_name_too(without_catalog, monkeypatch):

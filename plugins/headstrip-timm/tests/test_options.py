@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 
 from headstrip import HeadNotFoundError, PluginError, Preprocessing, WeightsError, build_encoder
 from headstrip.measure import measure
@@ -96,6 +98,34 @@ def test_an_option_that_the_architecture_does_not_take_is_refused(name, option, 
     with pytest.raises(PluginError, match=r"cannot build .*Leave out what it does not") as info:
         encoder_of(name, **{option: value})
     assert f"keyword argument {option!r}" in str(info.value)
+
+
+@torch.no_grad()
+def test_the_pixels_of_another_size_are_those_that_timm_resolves(tmp_path):
+    state = timm.create_model("vit_tiny_patch16_224", img_size=384, depth=1).state_dict()
+    torch.save(state, tmp_path / "file.pth")
+    options = {"img_size": 384, "depth": 1}
+    encoder = build_encoder(VIT, weights=tmp_path / "file.pth", options=options)
+    config = timm.get_pretrained_cfg("vit_tiny_patch16_224").to_dict()
+    asked = resolve_data_config({"img_size": 384}, pretrained_cfg=config)
+    image = Image.fromarray(torch.randint(0, 256, (500, 430, 3), dtype=torch.uint8).numpy())
+    assert encoder.preprocessing.resize == 426
+    assert torch.equal(encoder.preprocess(image), create_transform(**asked)(image))
+
+
+@pytest.mark.parametrize("name", [VIT, RESNET])
+@pytest.mark.parametrize(
+    ("option", "value", "advice"),
+    [
+        ("features_only", True, "one vector an image. Leave it out"),
+        ("in_chans", 0, "no number of channels. Pass a whole number above zero"),
+        ("in_chans", -1, "no number of channels"),
+        ("in_chans", "rgb", "no number of channels"),
+    ],
+)
+def test_an_option_that_makes_no_encoder_is_refused(name, option, value, advice):
+    with pytest.raises(PluginError, match=f"^{option}={value!r} .*{advice}"):
+        encoder_of(name, **{option: value})
 
 
 def test_a_network_without_pooling_is_refused():

@@ -119,7 +119,34 @@ def test_a_square_centre_crop_resizes_the_shorter_side() -> None:
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         interpolation="bicubic",
+        crop_pct=0.875,
     )
+
+
+@pytest.mark.parametrize("size", [(176, 176), (384, 384), (320, 256)], ids=str)
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("own", [(224, 224), (240, 224)], ids=str)
+def test_another_size_of_input_has_the_pixels_that_timm_makes_of_it(
+    own: tuple[int, int], mode: str, size: tuple[int, int]
+) -> None:
+    shapes = [(300, 200), (203, 301)]
+    for percent in (0.875, 0.9, 0.95, 0.965, 1.0, 1.15):
+        config = {**BILINEAR, "input_size": (3, *own), "crop_pct": percent, "crop_mode": mode}
+        asked = resolve_data_config({"input_size": (3, *size)}, pretrained_cfg=config)
+        ours = preprocessing_of(config).for_input((3, *size))
+        assert ours == preprocessing_of(asked)
+        theirs = create_transform(**asked, is_training=False)
+        for shape in shapes:
+            assert torch.equal(ours.transform()(picture(*shape)), theirs(picture(*shape)))
+
+
+def test_every_config_at_another_size_is_what_timm_resolves() -> None:
+    for config in CONFIGS.values():
+        channels = config["input_size"][0]
+        for side in (96, 160, 224, 288, 384, 448, 518):
+            asked = {**config, "input_size": (channels, side, side)}
+            found = preprocessing_of(config).for_input((channels, side, side))
+            assert found == preprocessing_of(asked)
 
 
 def test_a_strip_that_timm_cannot_put_on_a_border_keeps_one_pixel() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from headstrip.testing import parametrize_with_backbones
+from headstrip.testing import check_plugin, parametrize_with_backbones
+from headstrip_transformers.towers import TOWERS
 
 
 @parametrize_with_backbones("hf", real=False)
@@ -15,6 +16,6 @@ def test_the_contract(check: Callable[[], None]) -> None:
 
 
 @pytest.mark.slow
-@parametrize_with_backbones("hf", real=True)
-def test_the_contract_for_real(check: Callable[[], None]) -> None:
-    check()
+@pytest.mark.parametrize("kind", TOWERS)
+def test_the_contract_for_real(kind: str) -> None:
+    check_plugin("hf", backbones=[kind], real=True)

@@ -22,7 +22,7 @@ from hf_checkpoints import (
 from safetensors.torch import load, save
 from transformers.utils import logging
 
-from headstrip import Preprocessing, UnknownBackboneError, WeightsError
+from headstrip import Preprocessing, PreprocessingError, UnknownBackboneError, WeightsError
 from headstrip import build_encoder as build
 from headstrip.registry import get_registry
 from headstrip_transformers.towers import TOWERS
@@ -171,6 +171,22 @@ def test_a_folder_in_the_hub_s_layout_is_named_by_its_path(
 def test_a_path_without_a_dot_before_it_is_a_sentence() -> None:
     with pytest.raises(UnknownBackboneError, match="neither a repository of the hub nor a folder"):
         build("hf:runs/finetuned/last")
+
+
+@pytest.mark.parametrize("name", ["own/", "runs/finetuned/last", "runs/own net"])
+def test_a_folder_that_is_there_is_told_with_its_path(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir(parents=True)
+    with pytest.raises(UnknownBackboneError, match=f"folder of that name here is 'hf:./{name}'"):
+        build(f"hf:{name}")
+
+
+def test_a_folder_without_an_image_processor_says_what_to_save(tmp_path: Path) -> None:
+    folder_of(tmp_path / "own", files_of(network_of("vit"), None))
+    with pytest.raises(PreprocessingError, match="save the image processor there too"):
+        build(f"hf:{tmp_path}/own")
 
 
 def test_a_folder_without_a_configuration_is_a_sentence(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,6 +15,7 @@ from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import Column, json_option, print_json, print_table, short_count, warn
 from headstrip.registry import Registry
 from headstrip.spec import LAWS, BackboneSpec
+from headstrip.suggestions import nothing_listed
 
 _COLUMNS = (
     Column("name"), Column("family"), Column("dim", is_number=True),
@@ -94,7 +95,7 @@ def command(context: click.Context, /, pattern: str | None, as_json: bool, **wan
     elif chosen:
         print_table(_COLUMNS, [_cells(name, spec) for name, spec in chosen])
     if not chosen:
-        warn(_nothing(specs, pattern))
+        warn(_nothing(registry, pattern, wanted))
         context.exit(PARTLY)
 
 
@@ -141,9 +142,18 @@ def _cells(name: str, spec: BackboneSpec) -> list[str]:
     ]  # fmt: skip
 
 
-def _nothing(specs: list[BackboneSpec], pattern: str | None) -> str:
+def _nothing(registry: Registry, pattern: str | None, wanted: Mapping[str, Any]) -> str:
     """Say that there is nothing, and what a pattern without a wildcard may have meant."""
+    specs = registry.specs()
+    source = (pattern or "").partition(":")[0] if wanted["source"] is None else wanted["source"]
+    if not any(spec.source == source for spec in specs):
+        reason = nothing_listed(source, registry.records())
+        if reason:
+            return f"No backbone of the source {source!r} is listed: {reason}."
     if pattern is None or any(_matches(spec, pattern) for spec in specs):
+        given = sum(value is not None for value in (pattern, *wanted.values()))
+        if given == 1:
+            return "No backbone is as the option wants it. `headstrip list` prints all names."
         return "No backbone is as all the options together want it. Leave one of them out."
     wider = f"*{pattern.strip('*')}*"
     count = sum(_matches(spec, wider) for spec in specs)

@@ -15,6 +15,7 @@ from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, printable, short_count
 from headstrip.registry import Registry
 from headstrip.spec import BackboneSpec
+from headstrip.suggestions import nothing_listed
 
 if TYPE_CHECKING:
     from headstrip.testing.report import Report
@@ -80,9 +81,8 @@ def _chosen(registry: Registry, pattern: str) -> list[BackboneSpec]:
 
 
 def _reason(registry: Registry, pattern: str) -> str:
-    source = pattern.partition(":")[0]
-    error = next((r.error for r in registry.records() if r.name == source and r.error), None)
-    return f": {error.rstrip('.')}" if error else "; `headstrip list` prints all names"
+    reason = nothing_listed(pattern.partition(":")[0], registry.records())
+    return f": {reason}" if reason else "; `headstrip list` prints all names"
 
 
 def _reports(specs: list[BackboneSpec], everything: bool) -> Iterator[Report]:

@@ -29,8 +29,8 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor
 
     Args:
         image: A PIL image, taken as it is stored; a path to an image file, turned as its EXIF
-            orientation says; a uint8 array (H, W, 3) or (H, W); or a uint8 tensor (C, H, W),
-            whose resize differs from a PIL image's in its last bits.
+            orientation says; a uint8 array (H, W, 3), (H, W, 1) or (H, W); or a uint8 tensor
+            (C, H, W), whose resize differs from a PIL image's in its last bits.
         preprocessing: What the image is for.
 
     Returns:
@@ -96,8 +96,8 @@ def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
 
 
 _WANTED = (
-    "Pass a PIL image, a path to an image file, a uint8 array (height, width, 3) or "
-    "(height, width), or a uint8 tensor (channels, height, width)."
+    "Pass a PIL image, a path to an image file, a uint8 array (height, width, 3), "
+    "(height, width, 1) or (height, width), or a uint8 tensor (channels, height, width)."
 )
 
 
@@ -119,6 +119,8 @@ def _check_tensor(image: Tensor, preprocessing: Preprocessing) -> None:
 
 
 def _from_array(image: np.ndarray) -> Image.Image:
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
     is_colour = image.ndim == 3 and image.shape[-1] == 3
     if image.dtype != np.uint8 or not (is_colour or image.ndim == 2) or not image.size:
         raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")

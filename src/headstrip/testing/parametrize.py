@@ -82,6 +82,7 @@ def parametrize_with_backbones(
 
     Raises:
         PluginError: There are no such backbones.
+        ValueError: ``real`` is neither a truth value nor a number.
     """
     import pytest
 

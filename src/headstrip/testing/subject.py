@@ -176,6 +176,13 @@ class Subject:
         """Whether its values cost more time or memory than a proof should."""
         return self.spec.params > LARGE
 
+    @property
+    def holds_memory(self) -> bool:
+        """Whether anything was built with values."""
+        light = self.made.get("light")
+        tensors = light.tensors.values() if isinstance(light, Light) else ()
+        return self.level == "real" or not all(tensor.is_meta for tensor in tensors)
+
     def quick_values(self) -> AbstractContextManager[object]:
         """Return a context in which a large network gets its values quickly."""
         return FastRandom() if self.is_large else nullcontext()

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from headstrip.errors import PluginError, UnknownBackboneError
 from headstrip.registry import get_registry
 from headstrip.spec import BackboneSpec
+from headstrip.suggestions import nothing_listed
 from headstrip.testing import claims, copies, proof, tables, training
 from headstrip.testing.pair import Pair
 from headstrip.testing.report import (
@@ -93,14 +94,20 @@ def verify(qualified_name: str, *, level: Level = "real") -> list[Result]:
 
 def report_on(spec: BackboneSpec, level: Level) -> Report:
     """Run all checks of a level on one backbone."""
-    subject = Subject(get_registry(), spec, level)
+    return report_of(Subject(get_registry(), spec, level))
+
+
+def report_of(subject: Subject) -> Report:
+    """Run all checks of a subject's level; what they share stays with it, unless it is large."""
+    level = subject.level
     with _collector_held():
         results = tuple(run_check(subject, name) for name in checks_of(level))
     light = subject.made.get("light")
     law = light.stripped.law if isinstance(light, Light) else None
     pair = subject.made.get("pair", light) if level == "real" else light
     shape = pair.shape if isinstance(pair, (Light, Pair)) else None
-    if subject.is_large:
+    # Without memory there is nothing to give back, and collecting takes as long as the checks.
+    if subject.is_large and subject.holds_memory:
         # What a cycle holds would stay for the next one to come on top.
         subject.made.clear()
         gc.collect()
@@ -150,7 +157,15 @@ def level_of(spec: BackboneSpec, real: Real) -> Level:
     Args:
         spec: The backbone.
         real: True for real, False without memory, a number for real up to so many parameters.
+
+    Raises:
+        ValueError: It is none of these.
     """
+    if not isinstance(real, (int, float)):
+        raise ValueError(
+            f"real={real!r} is a {type(real).__name__}. Pass True, False, or the number of "
+            "parameters up to which backbones are run for real."
+        )
     limit = float("inf") if real is True else -1 if real is False else real
     return "real" if spec.params <= limit else "meta"
 
@@ -164,12 +179,7 @@ def choose(name: str, backbones: Collection[str] | None) -> list[BackboneSpec]:
     registry = get_registry()
     specs = [spec for spec in registry.specs() if name in {spec.source, spec.plugin}]
     if not specs:
-        record = next((r for r in registry.records() if r.name == name), None)
-        reason = f" ({record.status}: {record.error})" if record and record.error else ""
-        raise PluginError(
-            f"There is no plugin {name!r} that lists backbones{reason}. "
-            "`headstrip plugins` says what is installed."
-        )
+        raise PluginError(_no_plugin(name))
     if backbones is None:
         return specs
     patterns = [backbones] if isinstance(backbones, str) else list(backbones)
@@ -181,6 +191,17 @@ def choose(name: str, backbones: Collection[str] | None) -> list[BackboneSpec]:
                 f"No backbone of {name!r} is {pattern!r}. `headstrip list '{name}:*'` prints them."
             )
     return [spec for spec in specs if any(_means(spec, pattern) for pattern in patterns)]
+
+
+def _no_plugin(name: str) -> str:
+    """Say why a plugin lists nothing, or that a backbone was named instead of one."""
+    registry = get_registry()
+    said = f"There is no plugin {name!r} that lists backbones"
+    source, colon, backbone = name.partition(":")
+    if colon and any(source in {spec.source, spec.plugin} for spec in registry.specs()):
+        return f"{said}. Name the plugin {source!r}, and backbones={[backbone]!r}."
+    reason = nothing_listed(name, registry.records())
+    return f"{said}{f' ({reason})' if reason else ''}. `headstrip plugins` says what is installed."
 
 
 def _means(spec: BackboneSpec, pattern: str) -> bool:
@@ -201,6 +222,7 @@ def check_plugin(
     Raises:
         ConformanceError: Checks failed; the message lists them all.
         PluginError: There are no such backbones.
+        ValueError: ``real`` is neither a truth value nor a number.
 
     Example:
         >>> check_plugin("torchvision", backbones=["squeezenet*"], real=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,18 +14,20 @@ from headstrip.catalog import read_catalog
 from headstrip.errors import HeadNotFoundError
 
 _CATALOG = Path(__file__).with_name("catalog.tsv")
+_MODELS = "timm.models."
 
 
 def _families() -> tuple[str, ...]:
     """List the modules of the installed timm, and of the one that the catalog was written with."""
     listed = read_catalog(_CATALOG) if _CATALOG.is_file() else []
-    return tuple(sorted({*timm.list_modules(), *(s.family.partition(":")[2] for s in listed)}))
+    # Other packages' modules are in timm's table too, once one of them registered a network there.
+    own = {name for name in timm.list_modules() if f"{_MODELS}{name}" in sys.modules}
+    return tuple(sorted({*own, *(spec.family.partition(":")[2] for spec in listed)}))
 
 
 FAMILIES: tuple[str, ...] = _families()
 """The modules of timm that have architectures: each is a family."""
 
-_MODELS = "timm.models."
 _USED = ("forward", "forward_features", "forward_head", "get_classifier")
 OWN = "Take the head off with headstrip.detach(network, path) where you know how it is used."
 """What to do with a network that is none of timm's."""

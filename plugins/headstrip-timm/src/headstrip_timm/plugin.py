@@ -29,6 +29,7 @@ _options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
     """Build by name, with random weights; ``pretrained_cfg`` is the tag whose network it is."""
     check_entry_point(spec.name)
+    _check_options(options)
     _check_tag(spec.name, options.get("pretrained_cfg"))
     try:
         model: nn.Module = timm.create_model(spec.name, pretrained=False, **options)
@@ -75,12 +76,7 @@ def find_backbone(name: str) -> BackboneSpec | None:
         return None
     deprecated = get_deprecated_models()
     if name in deprecated:
-        now = deprecated[name]
-        raise UnknownBackboneError(
-            f"timm {timm.__version__} has renamed {name!r}. Write 'timm:{now}'."
-            if now
-            else f"timm {timm.__version__} has removed {name!r}, and names nothing in its place."
-        )
+        raise UnknownBackboneError(_given_up(name, deprecated[name]))
     check_entry_point(name)
     return measure(claim(name))
 
@@ -103,10 +99,48 @@ def check_entry_point(name: str) -> None:
             "Install a newer one: `pip install --upgrade timm`."
         )
     module = timm.model_entrypoint(name).__module__
-    if not module.startswith("timm.models."):
+    if module.startswith("timm.models."):
+        return
+    if not hasattr(timm.models, name):
         raise PluginError(
-            f"The name {name!r} in timm's table was overwritten by the module {module!r}, whose "
-            "network is not timm's. Do not import that module before timm's networks are built."
+            f"The name {name!r} in timm's table is none of timm's: the module {module!r} put it "
+            "there. Bring the network as a plugin of your own: `headstrip new-plugin NAME` begins "
+            "one."
+        )
+    raise PluginError(
+        f"The name {name!r} in timm's table was overwritten by the module {module!r}, whose "
+        "network is not timm's. Do not import that module before timm's networks are built."
+    )
+
+
+def _given_up(name: str, now: str | None) -> str:
+    """Say what became of a name that timm gave up; its own table has names that are no more."""
+    arch, _, tag = (now or "").partition(".")
+    if not now or not timm.is_model(arch):
+        return f"timm {timm.__version__} has removed {name!r}, and names nothing in its place."
+    if tag and not has_tag(arch, tag):
+        return (
+            f"timm {timm.__version__} has renamed {name!r} to {now!r}, and has no such weights. "
+            f"The architecture is 'timm:{arch}'."
+        )
+    return f"timm {timm.__version__} has renamed {name!r}. Write 'timm:{now}'."
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that make no encoder of images.
+
+    Raises:
+        PluginError: It is so.
+    """
+    if options.get("features_only"):
+        raise PluginError(
+            f"features_only={options['features_only']!r} makes timm return a list of feature maps, "
+            "and an encoder returns one vector an image. Leave it out."
+        )
+    channels = options.get("in_chans")
+    if channels is not None and (not isinstance(channels, int) or channels < 1):
+        raise PluginError(
+            f"in_chans={channels!r} is no number of channels. Pass a whole number above zero."
         )
 
 

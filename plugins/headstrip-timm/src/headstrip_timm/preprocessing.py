@@ -54,6 +54,7 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
         interpolation=interpolation,
         fit=fit,
         fill=fill if mode == "border" else None,
+        crop_pct=percent,
     )
 
 

@@ -22,6 +22,7 @@ from headstrip_transformers.preprocessing import preprocessing_of
 from headstrip_transformers.towers import TOWERS, Tower, config_class
 
 _FILES = ("model.safetensors", "model.safetensors.index.json")
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _FOLDERS = ("/", "./", "../", "~/")
 _WHOLE = {tower.whole: kind for kind, tower in TOWERS.items() if tower.whole}
 _CLASSIFIER = "ForImageClassification"
@@ -73,9 +74,11 @@ def read_json(name: str, filename: str) -> dict[str, Any]:
     """Return what a JSON file of a repository or a folder holds.
 
     Raises:
+        UnknownBackboneError: The name is of another form.
         WeightsError: There is none, or it holds something else.
     """
     if not is_folder(name):
+        _check_id(name)
         return hub_json(name, filename)
     path = Path(name).expanduser() / filename
     if not path.is_file():
@@ -84,6 +87,21 @@ def read_json(name: str, filename: str) -> dict[str, Any]:
             "transformers' save_pretrained wrote."
         )
     return read_object(path)
+
+
+def _check_id(name: str) -> None:
+    """Refuse what is neither a repository's id nor a path, with the path where a folder is."""
+    try:
+        fits = parse(f"hf:{name}").file is None
+    except WeightsError:
+        fits = False
+    if fits:
+        return
+    here = f"The folder of that name here is 'hf:./{name}'. " if Path(name).is_dir() else ""
+    raise UnknownBackboneError(
+        f"hf:{name} is neither a repository of the hub nor a folder. {here}Write hf:org/name, "
+        "hf:org/name@revision, or a path that begins with '/', './', '../' or '~/'."
+    )
 
 
 def weights_locations(name: str) -> tuple[str, ...]:
@@ -106,11 +124,6 @@ def read_checkpoint(name: str) -> Checkpoint:
             name is of another form.
         WeightsError: There is no ``config.json``.
     """
-    if not is_folder(name) and parse(f"hf:{name}").file:
-        raise UnknownBackboneError(
-            f"hf:{name} is neither a repository of the hub nor a folder. Write hf:org/name, "
-            "hf:org/name@revision, or a path that begins with '/', './', '../' or '~/'."
-        )
     stated = read_json(name, "config.json")
     kind = _model_type(name, stated)
     tower_kind = _WHOLE.get(kind, kind)
@@ -147,7 +160,7 @@ def read_preprocessing(name: str) -> Preprocessing:
 
 def _stated_preprocessing(name: str) -> Preprocessing:
     failures = []
-    for filename in ("preprocessor_config.json", "processor_config.json"):
+    for filename in _PROCESSORS:
         try:
             stated = read_json(name, filename)
         except WeightsError as error:
@@ -155,8 +168,14 @@ def _stated_preprocessing(name: str) -> Preprocessing:
             continue
         part = stated.get("image_processor")
         return preprocessing_of(part if isinstance(part, dict) else stated, f"hf:{name}")
+    # A network's own save_pretrained writes none.
+    advice = (
+        f"There is no file {_PROCESSORS[0]} in the folder: save the image processor there too, "
+        "with its own save_pretrained."
+        if is_folder(name) else failures[0]
+    )  # fmt: skip
     raise PreprocessingError(
-        f"hf:{name} does not say how images are prepared. {failures[0]} Or pass "
+        f"hf:{name} does not say how images are prepared. {advice} Or pass "
         "preprocessing=Preprocessing(...)."
     )
 
