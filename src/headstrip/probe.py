@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.nn.parameter import is_lazy
 
-from headstrip.shapes import ByShape
+from headstrip.shapes import ByShape, twin
 
 _BATCH = 2
 _HOOKS = (
@@ -28,6 +28,9 @@ _HOOKS = (
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks",
     "_backward_pre_hooks",
 )  # fmt: skip
+# Most attributes are of these types, and need no longer look.
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+_HOLDERS = (Tensor, dict, list, set, tuple, deque)
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
@@ -74,8 +77,7 @@ def _run_on_meta(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
     with _untouched(backbone), torch.no_grad():
         _become_meta(backbone)
         x = torch.empty((_BATCH, *input_shape), dtype=dtype, device="meta")
-        # Tensors that a forward makes on the default device must meet the others on meta.
-        with torch.device("meta"), ByShape():
+        with ByShape():
             return backbone(x)
 
 
@@ -100,7 +102,8 @@ def _become_meta(backbone: nn.Module) -> None:
     twins: dict[int, Any] = {}
     for module in backbone.modules():
         state = module.__dict__
-        state.update({key: _twin(value, twins) for key, value in state.items()})
+        held = [(key, value) for key, value in state.items() if type(value) not in _PLAIN]
+        state.update({key: _twin(value, twins) for key, value in held})
         state["training"] = False
 
 
@@ -116,7 +119,7 @@ def _twin(value: Any, twins: dict[int, Any]) -> Any:
         return twins[id(value)]
     made = value
     if isinstance(value, Tensor):
-        made = torch.empty_like(value, device="meta")
+        made = twin(value)
         if isinstance(value, nn.Parameter):
             made = nn.Parameter(made, requires_grad=False)
     elif isinstance(value, tuple):
@@ -151,7 +154,9 @@ def _untouched(backbone: nn.Module) -> Iterator[None]:
 def _snapshot(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
     """Copy a module's attributes, and the contents of the containers among and in them."""
     state = dict(module.__dict__)
-    containers = [found for found in _within(state) if isinstance(found, (dict, list, set, deque))]
+    # Those of hooks are taken out before anything runs.
+    values = [value for key, value in state.items() if key not in _HOOKS]
+    containers = [found for found in _within(values) if isinstance(found, (dict, list, set, deque))]
     return state, [
         (found, dict(found) if isinstance(found, dict) else list(found)) for found in containers
     ]
@@ -173,13 +178,13 @@ def _refill(container: Any, contents: Any) -> None:
         container.update(contents)
 
 
-def _within(state: dict[str, Any]) -> list[Any]:
-    """List the tensors and containers in a module's attributes, those in containers too."""
+def _within(values: Iterable[Any]) -> list[Any]:
+    """List the tensors and containers among values, those in containers too."""
     found: dict[int, Any] = {}
-    waiting = list(state.values())
+    waiting = list(values)
     while waiting:
         value = waiting.pop()
-        if id(value) in found or not isinstance(value, (Tensor, dict, list, set, tuple, deque)):
+        if type(value) in _PLAIN or not isinstance(value, _HOLDERS) or id(value) in found:
             continue
         found[id(value)] = value
         if not isinstance(value, Tensor):
@@ -187,15 +192,19 @@ def _within(state: dict[str, Any]) -> list[Any]:
     return list(found.values())
 
 
+def tensors_within(model: nn.Module) -> list[Tensor]:
+    """List the tensors of a network, each once: parameters, buffers, and those in attributes."""
+    held = (value for module in model.modules() for value in _within(module.__dict__.values()))
+    # A scripted module has its own in no attribute.
+    owned = (*model.parameters(), *model.buffers(), *held)
+    return list({id(value): value for value in owned if isinstance(value, Tensor)}.values())
+
+
 @contextmanager
 def _values_kept(backbone: nn.Module) -> Iterator[None]:
     """Put back the values of all tensors of a network, which a real forward may change in place."""
-    reachable = (value for module in backbone.modules() for value in _within(module.__dict__))
-    # A scripted module has its own in no attribute.
-    owned = (*backbone.parameters(), *backbone.buffers(), *reachable)
-    tensors = {id(value): value for value in owned if isinstance(value, Tensor)}
     kept = [
-        (tensor, tensor.detach().clone()) for tensor in tensors.values()
+        (tensor, tensor.detach().clone()) for tensor in tensors_within(backbone)
         if not tensor.is_meta and tensor.layout is torch.strided
     ]  # fmt: skip
     try:

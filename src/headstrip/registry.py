@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from threading import RLock
 
 from headstrip.catalog import read_labels
 from headstrip.errors import CatalogError, PluginError, UnknownBackboneError
@@ -27,11 +28,11 @@ class Registry:
     """The names of all installed sources, and the plugins behind them.
 
     Reading the catalogs imports no plugin. A plugin is imported when a backbone of its own, or a
-    family of its own, is asked for.
+    family of its own, is asked for. The third parties are looked for when a name is not core's.
     """
 
     def __init__(self, disabled: Iterable[str] = (), unread: Iterable[str] = ()) -> None:
-        """Read the catalogs of the core and of the plugins that metadata names.
+        """Read the catalog of the core.
 
         Args:
             disabled: Names of plugins to block, besides those in ``HEADSTRIP_DISABLE_PLUGINS``.
@@ -46,13 +47,43 @@ class Registry:
         self._disabled = {*names, *disabled} - {""}
         self._unread = set(unread)
         self._index = Index()
-        self._plugins = {name: built_in(name, _CORE) for name in BUILT_IN}
+        self._known = {name: built_in(name, _CORE) for name in BUILT_IN}
+        self._looked = False
+        self._lock = RLock()
         self._add_core()
-        for plugin in find_plugins(self._disabled, _RESERVED):
-            # A name that is headstrip's own stays the built-in's; the intruder keeps a record.
-            key = plugin.name if plugin.name not in self._plugins else f"{plugin.name} (intruder)"
-            self._plugins[key] = plugin
-            self._add_third_party(plugin)
+        if self._strict:
+            self._look()
+
+    @property
+    def _plugins(self) -> dict[str, Plugin]:
+        """All plugins by name, the third parties' too."""
+        self._look()
+        return self._known
+
+    def _look(self) -> None:
+        """Read the catalogs of the plugins that metadata names, once."""
+        with self._lock:
+            if self._looked:
+                return
+            self._looked = True
+            for plugin in find_plugins(self._disabled, _RESERVED):
+                # A name that is headstrip's own stays the built-in's; the intruder has a record.
+                key = plugin.name if plugin.name not in self._known else f"{plugin.name} (intruder)"
+                self._known[key] = plugin
+                self._add_third_party(plugin)
+
+    def _plugin(self, name: str) -> Plugin | None:
+        return self._known.get(name) or self._plugins.get(name)
+
+    def _entries(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
+        if spec.source != SOURCE:
+            self._look()
+        return self._index.entries(spec)
+
+    def _find(self, source: str, name: str) -> BackboneSpec | None:
+        if source != SOURCE:
+            self._look()
+        return self._index.find(source, name)
 
     def specs(self) -> list[BackboneSpec]:
         """Return every backbone that the catalogs list, by source and name.
@@ -99,7 +130,7 @@ class Registry:
         parts = parse_name(name)
         if parts.source is None:
             for source in BARE_SOURCES:
-                spec = self._index.find(source, parts.backbone)
+                spec = self._find(source, parts.backbone)
                 if spec is not None:
                     return self._usable(spec), parts
             raise UnknownBackboneError(
@@ -107,14 +138,14 @@ class Registry:
             )
         if parts.source != SOURCE and not self._is_source(parts.source):
             raise UnknownBackboneError(unknown_source(name, parts, self._listed()))
-        spec = self._index.find(parts.source, parts.backbone) or self._ask(parts)
+        spec = self._find(parts.source, parts.backbone) or self._ask(parts)
         if spec is None:
             raise UnknownBackboneError(unknown_backbone(name, parts, self._listed(), {}))
         return self._usable(spec), parts
 
     def short_name(self, spec: BackboneSpec) -> str:
         """Return the shortest name that means a backbone: bare where that is not another's."""
-        owners = (source for source in BARE_SOURCES if self._index.find(source, spec.name))
+        owners = (source for source in BARE_SOURCES if self._find(source, spec.name))
         return spec.name if next(owners, None) == spec.source else spec.qualified_name
 
     def weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
@@ -127,7 +158,7 @@ class Registry:
             CatalogError: A row of the weights table cannot be read.
             PluginError: The owner was asked and failed.
         """
-        entries = self._index.entries(spec)
+        entries = self._entries(spec)
         if entries is not None:
             return entries
         owner = self.owner(spec)
@@ -139,7 +170,7 @@ class Registry:
         Raises:
             CatalogError: A row of the weights table cannot be read.
         """
-        return self._index.entries(spec) or ()
+        return self._entries(spec) or ()
 
     def labels(self, spec: BackboneSpec, entry: WeightsEntry) -> tuple[str, ...] | None:
         """Return the class labels of a set of weights, in the order of the logits.
@@ -149,7 +180,7 @@ class Registry:
         """
         if entry.labels is None:
             return None
-        plugin = self._plugins.get(spec.plugin)
+        plugin = self._plugin(spec.plugin)
         for folder in (plugin and plugin.package, _CORE):
             path = folder / "labels" / f"{entry.labels}.txt" if folder else None
             if path and path.is_file():
@@ -227,7 +258,7 @@ class Registry:
         self._index.read(SOURCE, _CORE, lambda spec: None)
         listed = self._index.listed(()).get(SOURCE, {})
         for name in BUILT_IN:
-            plugin = self._plugins[name]
+            plugin = self._known[name]
             plugin.rows = sum(spec.plugin == name for spec in listed.values())
             if name in self._disabled:
                 plugin.fail(DISABLED, "blocked")
@@ -257,7 +288,8 @@ class Registry:
     def _ask(self, parts: Name) -> BackboneSpec | None:
         """Ask the live plugins of a source for a name that its catalog lacks."""
         name, source = parts.backbone, parts.source or SOURCE
-        for plugin in [self._plugins[key] for key in (BUILT_IN if source == SOURCE else (source,))]:
+        plugins = self._known if source == SOURCE else self._plugins
+        for plugin in [plugins[key] for key in (BUILT_IN if source == SOURCE else (source,))]:
             if source == SOURCE and plugin.status == "blocked":
                 continue
             spec: BackboneSpec | None = plugin.call("find_backbone", f"{source}:{name}", name=name)
@@ -273,16 +305,16 @@ class Registry:
         return None
 
     def _listed(self) -> dict[str, dict[str, BackboneSpec]]:
-        return self._index.listed(
-            name for name in BUILT_IN if self._plugins[name].status == "blocked"
-        )
+        plugins = self._plugins
+        return self._index.listed(name for name in BUILT_IN if plugins[name].status == "blocked")
 
     def _is_source(self, name: str) -> bool:
         return name in self._plugins and name not in _RESERVED
 
     def _usable(self, spec: BackboneSpec) -> BackboneSpec:
         """Return a backbone whose name is not given to others while its family is disabled."""
-        plugin = self._plugins[spec.plugin]
+        plugin = self._plugin(spec.plugin)
+        assert plugin is not None
         if plugin.status == "blocked":
             plugin.load()
         return spec
@@ -296,7 +328,7 @@ class Registry:
         }
 
     def _loaded(self, name: str, about: str) -> Plugin:
-        plugin = self._plugins.get(name)
+        plugin = self._plugin(name)
         if plugin is None:
             raise PluginError(
                 f"{about!r} needs the plugin {name!r}, which is not installed. "
