@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headstrip.errors import HeadNotFoundError as HeadNotFoundError
     from headstrip.errors import HeadstripError as HeadstripError
     from headstrip.errors import ImageError as ImageError
+    from headstrip.errors import ManifestError as ManifestError
     from headstrip.errors import PluginError as PluginError
     from headstrip.errors import PreprocessingError as PreprocessingError
     from headstrip.errors import UnknownBackboneError as UnknownBackboneError
@@ -39,7 +40,7 @@ _HOMES = {
     "encoder": ("Encoder",),
     "errors": (
         "CatalogError", "CatalogMismatchError", "CatalogMismatchWarning", "HeadNotFoundError",
-        "HeadstripError", "ImageError", "PluginError", "PreprocessingError",
+        "HeadstripError", "ImageError", "ManifestError", "PluginError", "PreprocessingError",
         "UnknownBackboneError", "WeightsError",
     ),
     "factory": ("build_encoder", "strip_head"),

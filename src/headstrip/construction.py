@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from headstrip.errors import WeightsError
+from headstrip.assigning import assign, is_hollow
+from headstrip.errors import PluginError, WeightsError
+from headstrip.hollow import hollow_parameters
 from headstrip.plugins import Plugin
 from headstrip.registry import get_registry
 from headstrip.selection import Selection, WeightsArgument, select_weights
 from headstrip.spec import BackboneSpec, WeightsEntry
-from headstrip.state_dicts import Fit, assign, compare, is_under, plain_state_dict, refuse_unfilled
+from headstrip.state_dicts import (
+    Fit,
+    compare,
+    copy_into,
+    is_under,
+    plain_state_dict,
+    refuse_unfilled,
+)
 from headstrip.surgery import Stripped
-from headstrip.weights import WeightsFile, locate, read_weights
+from headstrip.weights.locating import locate
+from headstrip.weights.mapping import Guard
+from headstrip.weights.reading import Reading, WeightsFile, read_weights
+
+Mechanism = Literal["hollow", "ordinary"]
+# A checkpoint may hold an optimizer's two moments and an average besides the weights, and in
+# float64 where the network has float32.
+_TIMES_THE_NETWORK = 8
+_AND_BYTES = 1 << 26
 
 _RESERVED_OPTIONS = {
     "num_classes": "predictors={'name': classes} for classes of your own",
@@ -39,6 +56,9 @@ class Built:
         options: Constructor arguments of the network.
         input_shape: Input without the batch axis.
         sha256: Hash of the weights file, None without one.
+        mechanism: How it was built: ``hollow`` where no parameter had memory before the file's,
+            ``ordinary`` where all were initialised.
+        guards: What notices that a mapped weights file is rewritten in place.
     """
 
     stripped: Stripped
@@ -47,6 +67,25 @@ class Built:
     options: Mapping[str, Any]
     input_shape: tuple[int, ...]
     sha256: str | None
+    mechanism: Mechanism = "ordinary"
+    guards: tuple[Guard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a call asks for besides the network: how its file is read, and where it goes.
+
+    Attributes:
+        reading: How the weights file is read.
+        offline: Whether no socket may be opened.
+        device: Where the parameters go, None for the CPU.
+        dtype: Their floating-point type, None for the network's.
+    """
+
+    reading: Reading = field(default_factory=Reading)
+    offline: bool = False
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
 
 
 def build_stripped(
@@ -54,6 +93,7 @@ def build_stripped(
     *,
     weights: WeightsArgument = "DEFAULT",
     options: Mapping[str, Any] | None = None,
+    wish: Wish = Wish(),
 ) -> Built:
     """Build a network, put its weights in, and take its head off; see ``build_encoder``."""
     _check_options(options)
@@ -64,12 +104,13 @@ def build_stripped(
     merged = {
         **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
     }  # fmt: skip
-    builder = _Builder(registry.owner(spec), registry.stripper(spec.family), spec, selection)
+    builder = _Builder(registry.owner(spec), registry.stripper(spec.family), spec, selection, wish)
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
-        stripped, sha256 = builder.build(merged)
+        stripped, file, mechanism = builder.build(merged)
     shape = stripped.input_shape or (entry and entry.input_shape) or spec.input_shape
-    return Built(stripped, spec, selection, merged, shape, sha256)
+    sha256, guards = (file.sha256, file.guards) if file else (None, ())
+    return Built(stripped, spec, selection, merged, shape, sha256, mechanism, guards)
 
 
 def _check_options(options: object) -> None:
@@ -95,54 +136,100 @@ class _Builder:
     stripper: tuple[Plugin, str]
     spec: BackboneSpec
     selection: Selection
+    wish: Wish
+    read: list[WeightsFile] = field(default_factory=list)
 
-    def build(self, options: Mapping[str, Any]) -> tuple[Stripped, str | None]:
-        """Return the stripped network and the hash of its weights file."""
-        entry, path = self.selection.entry, self.selection.path
-        if path is not None:
-            file = read_weights(path)
-        elif entry is None:
-            return self._stripped(self._model(options)), None
-        elif not entry.locations and self.owner.implements("load_model"):
+    def build(self, options: Mapping[str, Any]) -> tuple[Stripped, WeightsFile | None, Mechanism]:
+        """Return the stripped network, its weights file, and how it was built."""
+        entry = self.selection.entry
+        if entry is None and self.selection.path is None:
+            return self._stripped(self._model(options, hollow=False)), None, "ordinary"
+        if self._loads_itself:
             model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
-            return self._stripped(model), None
-        else:
-            file = read_weights(locate(entry, self.about), entry.sha256)
-        return self._filled(file, options), file.sha256
+            return self._stripped(model), None, "ordinary"
+        if entry and self.selection.path is None and entry.num_classes:
+            options = {**options, "num_classes": entry.num_classes}
+        with _generator_untouched():
+            stripped = self._hollow(options)
+            mechanism: Mechanism = "ordinary" if stripped is None else "hollow"
+            if stripped is None:
+                stripped = self._filled(options, hollow=False)
+        return stripped, self._file(None), mechanism
+
+    def _hollow(self, options: Mapping[str, Any]) -> Stripped | None:
+        """Build without initialising; None where the network cannot be built so.
+
+        That is where its constructor needs values of its parameters, or keeps tensors made of them
+        elsewhere than in its state dict.
+        """
+        try:
+            stripped = self._filled(options, hollow=True)
+        except PluginError:
+            return None
+        parts = (stripped.backbone, stripped.head)
+        return None if any(part is not None and is_hollow(part) for part in parts) else stripped
+
+    @property
+    def _loads_itself(self) -> bool:
+        entry = self.selection.entry
+        no_file = self.selection.path is None and entry is not None and not entry.locations
+        return no_file and self.owner.implements("load_model")
+
+    def _file(self, model: nn.Module | None) -> WeightsFile:
+        """Return the weights file, read once: for a network, whose size limits what it may hold."""
+        if not self.read:
+            entry, path = self.selection.entry, self.selection.path
+            limit = None if model is None else _limit(model)
+            how = replace(self.wish.reading, limit=limit)
+            if path is not None:
+                self.read.append(read_weights(path, how=how))
+            else:
+                assert entry is not None
+                how = replace(how, locations=entry.locations, name=f"{self.about}.{entry.tag}")
+                found = locate(entry, self.about, offline=self.wish.offline)
+                self.read.append(read_weights(found, entry.sha256, how))
+        return self.read[0]
 
     @property
     def about(self) -> str:
         """The backbone, for messages."""
         return self.spec.qualified_name
 
-    def _filled(self, file: WeightsFile, options: Mapping[str, Any]) -> Stripped:
-        """Build the network that a file is for: its classes, or no head at all."""
-        with _generator_untouched():
-            entry = self.selection.entry
-            if entry and self.selection.path is None and entry.num_classes:
-                options = {**options, "num_classes": entry.num_classes}
-            model = self._model(options)
-            state = self._adapted(file, model)
-            fit = compare(model, state)
-            headless = False
-            if fit.names:
-                stripped = self._stripped(self._model(options))
-                # What such a network has no place for may be a head.
-                paths = fit.unexpected if stripped.law == "headless" else stripped.paths
-                headless = self._head_is_absent(file, fit, paths, state)
-                if not headless:
-                    model = self._model({**options, "num_classes": _classes(fit, state, file)})
-                    state = self._adapted(file, model)
-                    self._check_fit(file, compare(model, state), ())
-        assign(model, state, file.content, headless=headless)
-        refuse_unfilled(model, f"{file.path}")
+    def _filled(self, options: Mapping[str, Any], *, hollow: bool) -> Stripped:
+        """Build the network that the file is for: its classes, or no head at all."""
+        model = self._model(options, hollow=hollow)
+        file = self._file(model)
+        state = self._adapted(file, model)
+        fit = compare(model, state)
+        headless = False
+        if fit.names:
+            stripped = self._stripped(self._model(options, hollow=hollow))
+            # What such a network has no place for may be a head.
+            paths = fit.unexpected if stripped.law == "headless" else stripped.paths
+            headless = self._head_is_absent(file, fit, paths, state)
+            if not headless:
+                classes = _classes(fit, state, file)
+                model = self._model({**options, "num_classes": classes}, hollow=hollow)
+                state = self._adapted(file, model)
+                self._check_fit(file, compare(model, state), ())
+        if hollow:
+            wish = self.wish
+            assign(
+                model, state, file.content, headless=headless, device=wish.device, dtype=wish.dtype
+            )
+        else:
+            copy_into(model, state, file.content, headless=headless)
+        if not file.filled:
+            refuse_unfilled(model, f"{file.path}")
+            file.note_filled()
         stripped = self._stripped(model)
         return replace(stripped, head=None, law="headless") if headless else stripped
 
-    def _model(self, options: Mapping[str, Any]) -> nn.Module:
-        model: nn.Module = self.owner.call(
-            "build_model", self.about, spec=self.spec, options=dict(options)
-        )
+    def _model(self, options: Mapping[str, Any], *, hollow: bool) -> nn.Module:
+        with hollow_parameters() if hollow else nullcontext():
+            model: nn.Module = self.owner.call(
+                "build_model", self.about, spec=self.spec, options=dict(options)
+            )
         return model
 
     def _adapted(self, file: WeightsFile, model: nn.Module) -> dict[str, Tensor]:
@@ -186,6 +273,13 @@ def _shown(problem: str, names: tuple[str, ...], chosen: set[str]) -> str:
     """Show a few of the names that have a problem."""
     shown = [repr(name) for name in names if name in chosen]
     return f"; {problem}: {', '.join(shown[:2])}{' ...' if shown[2:] else ''}" if shown else ""
+
+
+def _limit(model: nn.Module) -> int:
+    """Return the most bytes of tensors that a network's weights file may hold."""
+    tensors = (*model.parameters(), *model.buffers())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return _TIMES_THE_NETWORK * size + _AND_BYTES
 
 
 def strip_with(

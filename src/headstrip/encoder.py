@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from headstrip.fingerprint import Fingerprint
+    from headstrip.weights.mapping import Guard
 
 
 class Encoder(nn.Module):
@@ -36,6 +37,7 @@ class Encoder(nn.Module):
         spec: The backbone, as its catalog describes it.
         weights: The set of weights, None for random ones.
         weights_sha256: Hash of the weights file, None without one.
+        weights_file: Name of a weights file of the user's own, None for any other.
         options: Constructor arguments of the network.
         input_shape: Input without the batch axis.
         preprocessing: What turns an image into the input, or None.
@@ -58,6 +60,8 @@ class Encoder(nn.Module):
         preprocessing: Preprocessing | None,
         predictors: Predictors | None,
         labels: tuple[str, ...] | None,
+        guards: tuple[Guard | None, ...] = (),
+        weights_file: str | None = None,
     ) -> None:
         """Put the parts together; ``build_encoder`` does it."""
         super().__init__()
@@ -68,13 +72,21 @@ class Encoder(nn.Module):
         self.predictors, self.labels = predictors, labels
         self._frozen = False
         self._thawed: list[str] = []
+        self._guards, self.weights_file = guards, weights_file
         if head is not None:
             # An unused parameter that asks for a gradient stops DistributedDataParallel.
             head.requires_grad_(False)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a batch (N, *input_shape) to embeddings (N, output_dim)."""
+        """Map a batch (N, *input_shape) to embeddings (N, output_dim).
+
+        Raises:
+            WeightsError: The parameters are a mapped file's pages, and another process has written
+                to that file since.
+        """
+        if self._guards and not torch.compiler.is_compiling():
+            self._check_guards()
         embedding: Tensor = self.backbone(x)
         return embedding
 
@@ -217,7 +229,24 @@ class Encoder(nn.Module):
         """
         from headstrip.fingerprint import fingerprint_of
 
+        self._check_guards()
         return fingerprint_of(self)
+
+    def manifest(self) -> dict[str, Any]:
+        """Write down what the encoder is made of; ``build_encoder`` makes the same one of it.
+
+        Returns:
+            Plain JSON values: the name, the weights and their sha256, the options, the
+            preprocessing, the dtype, the identity of the fingerprint, the names and classes of
+            the predictors, and the versions of what computes. See ``docs/reproduce.md``.
+
+        Raises:
+            ManifestError: A predictor has no number of classes.
+            PluginError: The plugin that builds such encoders is not in this process.
+        """
+        from headstrip.manifest import manifest_of
+
+        return manifest_of(self)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -237,6 +266,23 @@ class Encoder(nn.Module):
             if parameter.is_floating_point():
                 return parameter.device, parameter.dtype
         return torch.device("cpu"), torch.float32
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
+        """Move or cast everything; what has left the mapped file needs no guard any more."""
+        before = self._places() if self._guards else set()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if not before & self._places():
+            self._guards = ()
+        return self
+
+    def _places(self) -> set[int]:
+        return {one.data_ptr() for one in self.parameters() if one.device.type == "cpu"}
+
+    def _check_guards(self) -> None:
+        for guard in self._guards:
+            # A copy of an encoder has copies of the tensors, and None for the guard.
+            if guard is not None:
+                guard.check()
 
     def extra_repr(self) -> str:
         """Show what it is."""

@@ -5,6 +5,7 @@ HeadstripError
 ├── HeadNotFoundError (ValueError)         the network is not shaped as its family says
 ├── PreprocessingError (ValueError)        an input or a size that the preprocessing cannot serve
 ├── WeightsError (RuntimeError)            a weights file that is missing, damaged or another's
+├── ManifestError (ValueError)             a manifest that is none, or describes another encoder
 ├── PluginError (RuntimeError)             a plugin broke its contract
 ├── CatalogError (RuntimeError)            a catalog file that cannot be read
 │   └── CatalogMismatchError               the catalog claims what the build does not show
@@ -41,6 +42,10 @@ class PreprocessingError(HeadstripError, ValueError):
 
 class WeightsError(HeadstripError, RuntimeError):
     """A weights file that is missing, damaged, or made for another network."""
+
+
+class ManifestError(HeadstripError, ValueError):
+    """A manifest that cannot be read, or whose encoder is not the one that can be built here."""
 
 
 class PluginError(HeadstripError, RuntimeError):

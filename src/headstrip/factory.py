@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
-from headstrip.construction import Built, build_stripped, strip_with
+from headstrip.construction import Built, Wish, build_stripped, strip_with
 from headstrip.encoder import Encoder
 from headstrip.errors import (
     CatalogMismatchError,
@@ -19,6 +20,7 @@ from headstrip.errors import (
     PluginError,
     PreprocessingError,
 )
+from headstrip.hollow import collector_held_back
 from headstrip.predictors import Predictors, check_classes
 from headstrip.preprocessing import Preprocessing
 from headstrip.probe import ProbeError, probe_width
@@ -26,10 +28,11 @@ from headstrip.registry import Registry, get_registry
 from headstrip.selection import WeightsArgument
 from headstrip.spec import BackboneSpec
 from headstrip.surgery import Stripped
+from headstrip.weights.reading import VERIFY, Reading
 
 
 def build_encoder(
-    name: str,
+    name: str | Mapping[str, Any] | os.PathLike[str],
     *,
     weights: WeightsArgument = "DEFAULT",
     predictors: Mapping[str, int] | None = None,
@@ -38,6 +41,10 @@ def build_encoder(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     strict: bool = False,
+    verify: Literal["changed", "always"] = "changed",
+    map: bool | None = None,
+    offline: bool = False,
+    allow_versions: bool = False,
 ) -> Encoder:
     """Build an encoder: a pretrained backbone without its head.
 
@@ -46,7 +53,8 @@ def build_encoder(
 
     Args:
         name: ``[source:]arch[.weights]``, such as ``vit_b_16`` or
-            ``torchvision:resnet50.IMAGENET1K_V1``.
+            ``torchvision:resnet50.IMAGENET1K_V1``; or a manifest, as ``encoder.manifest()`` gives
+            it, or the path of a JSON file with one, for the same encoder bit for bit.
         weights: ``"DEFAULT"``, a tag, a path to a state dict (``.safetensors``, or anything that
             ``torch.load`` reads with ``weights_only=True``), ``"tag=path"`` for a file that has
             the options and the preprocessing of a tag other than the default, or None for random
@@ -58,6 +66,14 @@ def build_encoder(
         dtype: Floating-point type of its parameters.
         strict: Raise when the catalog claims another width than the network has, instead of
             warning.
+        verify: ``"changed"`` hashes the weights file when it is not as it was when it was hashed
+            last, by size, time and inode; ``"always"`` reads every byte of it.
+        map: Whether the parameters are the file's own pages, mapped copy-on-write, instead of
+            copies; by default wherever that is safe: not over a network, nor with
+            ``HEADSTRIP_MAP=0``.
+        offline: Open no socket; ``HEADSTRIP_OFFLINE=1`` does it for all calls.
+        allow_versions: Whether other libraries may compute than a manifest names; the last bits
+            of embeddings may differ then.
 
     Returns:
         The encoder, in eval mode.
@@ -70,6 +86,7 @@ def build_encoder(
         PluginError: The plugin that owns the name cannot be used, or broke its contract.
         PreprocessingError: The network does not take what the preprocessing gives.
         CatalogMismatchError: See ``strict``.
+        ManifestError: What a manifest describes cannot be built here; each difference is named.
 
     Example:
         >>> encoder = build_encoder("resnet18", weights=None, predictors={"colour": 12})
@@ -77,9 +94,34 @@ def build_encoder(
         512
     """
     check_classes(predictors or {})
-    device = _checked_place(device, dtype)
+    place = _checked_place(device, dtype)
+    if verify not in VERIFY:
+        raise ValueError(f"verify={verify!r} is no way to verify. Pass 'changed' or 'always'.")
+    if not isinstance(name, str) or name.endswith(".json"):
+        from headstrip.manifest import build_from_manifest
+
+        own = None if weights == "DEFAULT" else cast("str | os.PathLike[str] | None", weights)
+        return build_from_manifest(
+            name, allow_versions=allow_versions, weights=own, predictors=predictors,
+            preprocessing=preprocessing, options=options, device=device, dtype=dtype,
+            strict=strict, verify=verify, map=map, offline=offline,
+        )  # fmt: skip
+    wish = Wish(Reading(verify, map), offline, place, dtype)
+    with collector_held_back():
+        return _build(name, weights, predictors, preprocessing, options, wish, strict)
+
+
+def _build(
+    name: str,
+    weights: WeightsArgument,
+    predictors: Mapping[str, int] | None,
+    preprocessing: Preprocessing | str | None,
+    options: Mapping[str, Any] | None,
+    wish: Wish,
+    strict: bool,
+) -> Encoder:
     registry = get_registry()
-    built = build_stripped(name, weights=weights, options=options)
+    built = build_stripped(name, weights=weights, options=options, wish=wish)
     spec, stripped, entry = built.spec, built.stripped, built.selection.entry
     chosen = _preprocessing(registry, built, preprocessing)
     shape = chosen.input_shape if chosen else built.input_shape
@@ -103,8 +145,10 @@ def build_encoder(
         preprocessing=chosen,
         predictors=_predictors(dim, predictors),
         labels=registry.labels(spec, entry) if entry and has_labels else None,
+        guards=built.guards,
+        weights_file=path.name if (path := built.selection.path) else None,
     )
-    return encoder.to(device=device, dtype=dtype)
+    return encoder.to(device=wish.device, dtype=wish.dtype)
 
 
 def _predictors(dim: int, classes: Mapping[str, int] | None) -> Predictors | None:
@@ -222,4 +266,4 @@ def _report_mismatch(spec: BackboneSpec, dim: int, strict: bool) -> None:
     )
     if strict:
         raise CatalogMismatchError(message)
-    warnings.warn(message, CatalogMismatchWarning, stacklevel=3)
+    warnings.warn(message, CatalogMismatchWarning, stacklevel=4)

@@ -9,11 +9,11 @@ import platform
 import re
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import metadata
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torchvision
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def fingerprint_of(encoder: Encoder) -> Fingerprint:
         environment={
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": metadata.version("torchvision"),
             "machine": platform.machine(),
         },
     )

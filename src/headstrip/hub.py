@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from headstrip.errors import WeightsError, one_line
 from headstrip.shards import is_index, read_index, read_object
 
 # What timm looks for, in its order; last the index of a checkpoint in several files.
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 _LOCATION = re.compile(
     r"hf:(?P<id>[\w.-]+/[\w.-]+)"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[^/@\s]+))?"
     r"(?:/(?P<file>[^@\s]+))?"
 )
+# Seconds for a connection to come about.
+_CONNECT = 5.0
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
@@ -64,24 +68,28 @@ def offline() -> str | None:
     return _set("HEADSTRIP_OFFLINE")
 
 
-def hub_file(location: str) -> Path:
+def hub_file(location: str, *, offline: bool = False) -> Path:
     """Return the local file of ``hf:org/name[@revision][/file]``, downloading it if need be.
 
     Without a file it is ``model.safetensors``, else ``pytorch_model.bin``, else the index of a
     sharded checkpoint. The shards of an index lie beside it.
 
+    Args:
+        location: Where it is.
+        offline: Whether to use what is in the cache and open no socket.
+
     Raises:
         WeightsError: There is no such repository, revision or file, or it cannot be reached.
     """
     place = parse(location)
-    path = _file(place, (place.file,) if place.file else _WEIGHTS)
+    path = _file(place, (place.file,) if place.file else WEIGHTS, offline)
     if not is_index(path):
         return path
     name = PurePosixPath(place.file or path.name)
     # The cache has a folder for each commit: the branch may move between two downloads.
     of_commit = replace(place, revision=path.parents[len(name.parts) - 1].name)
     for shard in sorted(set(read_index(path).values())):
-        _file(of_commit, (str(name.parent / shard),))
+        _file(of_commit, (str(name.parent / shard),), offline)
     return path
 
 
@@ -99,10 +107,10 @@ def hub_json(location: str, filename: str) -> dict[str, Any]:
     return read_object(_file(place, (filename,)))
 
 
-def _file(place: HubLocation, names: tuple[str, ...]) -> Path:
+def _file(place: HubLocation, names: tuple[str, ...], forbid: bool = False) -> Path:
     """Return the first of ``names`` that the cache has, else the first that the hub has."""
     _require_library(place)
-    forbidden = _forbidden()
+    forbidden = "offline=True" if forbid else _forbidden()
     try:
         path = _cached(place, names) or (None if forbidden else _downloaded(place, names))
     # Each release of huggingface_hub lets errors of another HTTP library through.
@@ -152,6 +160,7 @@ def _downloaded(place: HubLocation, names: tuple[str, ...]) -> Path | None:
 
     from headstrip import __version__
 
+    require_a_hub()
     for name in names:
         try:
             return Path(
@@ -166,6 +175,32 @@ def _downloaded(place: HubLocation, names: tuple[str, ...]) -> Path | None:
         except EntryNotFoundError:
             continue
     return None
+
+
+def require_a_hub() -> None:
+    """Raise what keeps the hub from being reached, which huggingface_hub does after 23 seconds.
+
+    Where no connection comes about, its own client may know another way: that is asked too, once.
+    """
+    from huggingface_hub import constants, get_session
+
+    if not _connects(constants.ENDPOINT):
+        get_session().head(constants.ENDPOINT, timeout=_CONNECT)
+
+
+def _connects(url: str) -> bool:
+    """Whether a server takes connections, as far as they do not go by way of a proxy."""
+    from urllib.request import getproxies, proxy_bypass
+
+    address = urlsplit(url)
+    host, port = address.hostname or "", 443 if address.scheme == "https" else 80
+    if {address.scheme, "all"} & getproxies().keys() and not proxy_bypass(host):
+        return False
+    try:
+        socket.create_connection((host, address.port or port), _CONNECT).close()
+    except OSError:
+        return False
+    return True
 
 
 def _sentence(place: HubLocation, error: Exception) -> str:

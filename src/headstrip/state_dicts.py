@@ -92,27 +92,49 @@ def compare(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
     )
 
 
-def assign(
+def copy_into(
     model: nn.Module, state: Mapping[str, Tensor], source: object, *, headless: bool = False
 ) -> None:
-    """Load a state dict that was compared with the network before.
+    """Copy a state dict that was compared with the network before into its tensors.
 
     Args:
-        model: The network.
+        model: The network, with memory.
         state: The adapted state dict.
-        source: The object as read. The versions of modules that it states are carried over, and
-            those that it does not state are the network's own: some modules (MNASNet's) refuse
-            to load without.
+        source: The object as read, whose versions of modules are carried over.
         headless: Whether the head's tensors are missing, and stay as they are.
+
+    Raises:
+        WeightsError: A tensor is of another kind than the network's.
     """
-    own = model.state_dict()
+    model.load_state_dict(ordered_state(model.state_dict(), state, source), strict=not headless)
+
+
+def ordered_state(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object
+) -> OrderedDict[str, Tensor]:
+    """Return a state dict that a network takes strictly: with the counters that old files lack.
+
+    The versions of modules that ``source`` states are carried over, and those that it does not
+    state are the network's own: some modules (MNASNet's) refuse to load without.
+
+    Args:
+        own: The network's state dict.
+        state: The adapted one.
+        source: The object as read.
+
+    Raises:
+        WeightsError: A tensor is of another kind than the network's.
+    """
     _check_kinds(own, state)
     counters = {key: own[key] for key in own if key.endswith(_COUNTER) and key not in state}
     ordered = OrderedDict({**state, **counters})
     versions = getattr(_unwrapped(source), "_metadata", None)
     stated = versions if isinstance(versions, Mapping) else {}
-    ordered._metadata = {**getattr(own, "_metadata", {}), **stated}  # type: ignore[attr-defined]
-    model.load_state_dict(ordered, strict=not headless)
+    merged = {**getattr(own, "_metadata", {}), **stated}
+    # torch writes how it assigns into them, and the next load of the same file would read that.
+    copies = {key: dict(one) if isinstance(one, Mapping) else one for key, one in merged.items()}
+    ordered._metadata = copies  # type: ignore[attr-defined]
+    return ordered
 
 
 def _check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
@@ -144,7 +166,7 @@ def refuse_unfilled(model: nn.Module, about: str) -> None:
         WeightsError: A vector is not finite.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.ndim == 1 and not torch.isfinite(tensor).all():
+        if tensor.ndim == 1 and not tensor.is_meta and not torch.isfinite(tensor).all():
             raise WeightsError(
                 f"The weights {about} do not fill the whole network: {name!r} is not finite. "
                 "Embeddings would be NaN; choose other weights."

@@ -31,7 +31,7 @@ def published(weights_of: WeightsOf, tmp_path: Path, monkeypatch: pytest.MonkeyP
     (folder / entry.locations[0].rpartition("/")[2]).write_bytes(weights_of(NAME).read_bytes())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr("headstrip.weights._hash", lambda file: entry.sha256 + "0" * 56)
+    monkeypatch.setattr("headstrip.weights.trust.hash_of", lambda file: entry.sha256 + "0" * 56)
 
 
 @pytest.mark.usefixtures("published")

@@ -20,6 +20,7 @@ TORCH_FREE = (
     "headstrip.cli.list",
     "headstrip.cli.plugins",
     "headstrip.cli.show",
+    "headstrip.cli.weights",
     "headstrip.embed",
     "headstrip.embed.files",
     "headstrip.errors",
@@ -31,6 +32,14 @@ TORCH_FREE = (
     "headstrip.returns",
     "headstrip.selection",
     "headstrip.spec",
+    "headstrip.weights",
+    "headstrip.weights.caches",
+    "headstrip.weights.checking",
+    "headstrip.weights.downloading",
+    "headstrip.weights.locating",
+    "headstrip.weights.removing",
+    "headstrip.weights.repairing",
+    "headstrip.weights.trust",
 )
 """Every module that imports no torch, neither directly nor through another."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision import models
+
+from headstrip.weights.parsing import Parsed, parse
 
 State = dict[str, Tensor]
 
@@ -31,6 +34,45 @@ def save_legacy(content: object, path: Path) -> Path:
 def save_safetensors(content: State, path: Path) -> Path:
     save_file({key: value.contiguous() for key, value in content.items()}, f"{path}.safetensors")
     return Path(f"{path}.safetensors")
+
+
+def contents(
+    path: Path, *, mapped: bool = False, checked: bool = False, limit: int | None = None
+) -> Parsed:
+    """What a weights file holds, parsed."""
+    with open(path, "rb") as file:
+        return parse(path, file, mapped=mapped, checked=checked, limit=limit)
+
+
+def write_safetensors(path: Path, header: bytes, data: bytes = b"") -> Path:
+    """A file with any header before any bytes."""
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return path
+
+
+def identical(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same bits, NaN included."""
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and bool(torch.equal(raw(one), raw(other)))
+    )
+
+
+def raw(tensor: Tensor) -> Tensor:
+    # One element may have any strides and count as contiguous.
+    flat = tensor.detach().contiguous().as_strided((tensor.numel(),), (1,))
+    return flat.view(torch.uint8)
+
+
+class Canary:
+    """An object whose pickle creates a file when it is read as pickle reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
 
 
 SAVERS = {"zip": save_zip, "legacy": save_legacy, "safetensors": save_safetensors}

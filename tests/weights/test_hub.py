@@ -276,7 +276,7 @@ def test_a_damaged_file_in_the_cache_is_named_and_fetched_again_once_removed(ser
         with pytest.raises(WeightsError) as caught:
             read_weights(path)
         found, stored = sha256_of(blob), hashlib.sha256(SAFE).hexdigest()
-        for part in (f"{path} is damaged", found, stored, f"Remove {blob}"):
+        for part in (str(path), found, f"{stored} was expected", "headstrip weights repair"):
             assert part in str(caught.value)
         blob.unlink()
         assert read_weights(hub_file("hf:org/name")).sha256 == stored
@@ -360,7 +360,7 @@ def test_a_damaged_shard_is_named(serve: Serve, sharded: dict[str, bytes]) -> No
         path = hub_file("hf:org/large")
     shard = sorted(path.parent.glob("*.safetensors"))[-1]
     shard.resolve().write_bytes(SAFE)
-    with pytest.raises(WeightsError, match=f"{shard.name} is damaged"):
+    with pytest.raises(WeightsError, match=f"{shard.name} is not the one it should be"):
         read_weights(path)
 
 

@@ -17,7 +17,7 @@ from torchvision import models
 
 from headstrip import Encoder, HeadNotFoundError, WeightsEntry, WeightsError, build_encoder
 from headstrip.families.vit import plugin as vit
-from headstrip.state_dicts import assign, compare, refuse_unfilled
+from headstrip.state_dicts import compare, copy_into, refuse_unfilled
 
 Save = Callable[[object, Path], Path]
 NAME = "shufflenet_v2_x0_5"
@@ -159,7 +159,7 @@ def test_the_versions_that_a_file_states_reach_the_modules() -> None:
     state._metadata[""]["version"] = 3
     for source in (state, {"state_dict": state}):
         model = Versioned(2, 2)
-        assign(model, dict(state), source)
+        copy_into(model, dict(state), source)
         assert model.said == 3
 
 
@@ -168,7 +168,7 @@ def test_versions_that_a_file_does_not_state_are_the_networks_own(versions: obje
     state = Versioned(2, 2).state_dict()
     state._metadata = versions
     model = Versioned(2, 2)
-    assign(model, dict(state), state)
+    copy_into(model, dict(state), state)
     assert model.said == 5
     assert torch.equal(model.weight, state["weight"])
 

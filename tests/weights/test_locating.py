@@ -6,9 +6,11 @@ import hashlib
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from tests.hub import use_hub
 from tests.weights.files import Server
 
 from headstrip import WeightsEntry, WeightsError
@@ -17,6 +19,13 @@ from headstrip.weights import locate
 BODY = b"weights" * 1000
 SHA = hashlib.sha256(BODY).hexdigest()
 FILE = f"x-{SHA[:8]}.pth"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of its own for records, and little patience."""
+    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "records"))
+    monkeypatch.setenv("HEADSTRIP_RETRIES", "1")
 
 
 def entry(*locations: str, sha256: str = SHA) -> WeightsEntry:
@@ -76,6 +85,35 @@ def test_offline_a_file_of_the_cache_is_used_and_none_is_downloaded(
     assert server.asked == []
 
 
+@pytest.mark.parametrize("location", [f"https://127.0.0.1/{FILE}", "hf:org/name"])
+def test_offline_by_argument_no_socket_is_opened(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    lost = str(tmp_path / FILE)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", lambda *_, **__: pytest.fail("a socket was opened"))
+        with pytest.raises(WeightsError, match=r"offline=True forbids.*There is no file"):
+            locate(entry(location, lost), "a:b", offline=True)
+        Path(lost).write_bytes(BODY)
+        assert locate(entry(location, lost), "a:b", offline=True) == Path(lost)
+
+
+def test_without_a_hash_in_the_catalog_a_download_has_the_one_in_its_name(
+    server: Server, hub: Path
+) -> None:
+    server.files[f"/{FILE}"] = b"something else"
+    with pytest.raises(WeightsError, match=f"{SHA[:8]} was expected"):
+        locate(entry(f"{server.url}/{FILE}", sha256=""), "a:b")
+    assert list(hub.iterdir()) == []
+
+
+def test_the_location_after_one_with_another_file_is_tried(server: Server, hub: Path) -> None:
+    server.files |= {f"/old/{FILE}": b"something else", f"/{FILE}": BODY}
+    weights = entry(f"{server.url}/old/{FILE}", f"{server.url}/{FILE}")
+    assert locate(weights, "a:b").read_bytes() == BODY
+
+
 def test_a_file_that_the_server_lacks_is_a_sentence(server: Server, hub: Path) -> None:
     with pytest.raises(WeightsError, match=rf"{FILE} could not be .*404.*Check the network"):
         locate(entry(f"{server.url}/{FILE}"), "a:b")
@@ -128,6 +166,29 @@ def test_the_next_location_is_tried(server: Server, dead_url: str, hub: Path) ->
     server.files[f"/{FILE}"] = BODY
     weights = entry(f"{dead_url}/{FILE}", "dist:no-such-distribution/x.pth", f"{server.url}/{FILE}")
     assert locate(weights, "a:b") == hub / FILE
+
+
+def test_a_hub_that_is_not_reached_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, dead_url: str, server: Server, hub: Path, tmp_path: Path
+) -> None:
+    server.files[f"/{FILE}"] = BODY
+    use_hub(monkeypatch, dead_url, tmp_path / "hf")
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    assert locate(entry("hf:org/name", f"{server.url}/{FILE}"), "a:b") == hub / FILE
+    assert sum(waited) < 1
+
+
+def test_a_hub_that_is_reached_by_a_proxy_only_is_asked(
+    monkeypatch: pytest.MonkeyPatch, dead_url: str, server: Server, tmp_path: Path
+) -> None:
+    use_hub(monkeypatch, dead_url, tmp_path / "hf")
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    # The proxy is none, and says so.
+    with pytest.raises(WeightsError, match=r"hf:org/name could not be downloaded .*501"):
+        locate(entry("hf:org/name"), "a:b")
 
 
 def test_the_first_location_that_has_it_is_the_last_one_asked(

@@ -211,11 +211,9 @@ def test_weights_are_fetched_from_the_hub_once_and_found_again_without_it(
 
 
 @torch.no_grad()
-def test_the_file_at_the_url_is_taken_where_the_hub_cannot_be_asked(
-    published, monkeypatch, tmp_path
-):
-    model = published[0]
-    url = LISTED[f"{SMALL}.lamb_in1k"].locations[1]
+def test_the_file_at_the_url_is_taken_where_the_hub_cannot_be_asked(monkeypatch, tmp_path):
+    model = generated("tinynet_e")
+    url = LISTED["tinynet_e.in1k"].locations[1]
     target = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
     target.parent.mkdir(parents=True)
     torch.save(model.state_dict(), target)
@@ -223,10 +221,21 @@ def test_the_file_at_the_url_is_taken_where_the_hub_cannot_be_asked(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "nothing here"))
     with blocked_network() as tried:
-        encoder = build_encoder(f"timm:{SMALL}")
+        encoder = build_encoder("timm:tinynet_e")
     x = torch.randn(2, 3, 64, 64)
     assert not tried
     assert torch.equal(encoder.head(encoder(x)), model(x))
+
+
+def test_the_hash_in_a_urls_name_holds(published, monkeypatch, tmp_path):
+    url = LISTED[f"{SMALL}.lamb_in1k"].locations[1]
+    target = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    target.parent.mkdir(parents=True)
+    torch.save(published[0].state_dict(), target)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "nothing here"))
+    with pytest.raises(WeightsError, match=r"4b7bbe87 was expected, as its name says.*repair"):
+        build_encoder(f"timm:{SMALL}")
 
 
 def test_weights_that_are_nowhere_are_told_with_a_sentence(monkeypatch, tmp_path):

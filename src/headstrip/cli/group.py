@@ -21,6 +21,7 @@ COMMANDS = {
     "plugins": "List plugins, and what is wrong with them.",
     "show": "Say all that is known of one backbone.",
     "verify": "Check that backbones keep the contract.",
+    "weights": "List, fetch, verify, repair and remove weights files.",
 }
 """The commands and their short help, so that ``--help`` need not import them; a test compares."""
 

@@ -1,0 +1,24 @@
+"""What holds for all tests."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+from hypothesis import settings
+
+# A machine that does other things as well is slow now and then; that is no fault of an example.
+settings.register_profile("headstrip", deadline=None)
+settings.load_profile("headstrip")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what is recorded of the tests' weights files out of the developer's own cache."""
+    if not hasattr(config, "workerinput"):
+        os.environ["HEADSTRIP_CACHE"] = tempfile.mkdtemp(prefix="headstrip-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove it."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["HEADSTRIP_CACHE"], ignore_errors=True)

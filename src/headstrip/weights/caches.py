@@ -1,0 +1,139 @@
+"""Which weights files are on this machine, found by looking at names and sizes alone.
+
+Files of URLs are in torch hub's cache, files of the Hugging Face hub in that of huggingface_hub,
+others in installed packages. Neither torch nor huggingface_hub is imported for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from headstrip.errors import WeightsError
+from headstrip.hub import WEIGHTS, parse
+from headstrip.shards import is_index, read_index
+from headstrip.spec import WeightsEntry
+from headstrip.weights.addresses import checkpoints, file_name
+from headstrip.weights.folders import (
+    commit_of,
+    file_in_package,
+    hub_folder,
+    names_in,
+    repository_name,
+)
+from headstrip.weights.trust import Expectation, expectation
+
+Origin = Literal["download", "hub", "package", "own"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One set of weights, and where its file is or would have to be.
+
+    Attributes:
+        name: Shortest name that means it, such as ``resnet50.IMAGENET1K_V2``.
+        entry: The weights.
+        location: The location of the entry that ``path`` is of.
+        path: The file; of a checkpoint in several files, their index.
+        origin: Which cache it is in: ``download`` for torch hub's, ``hub``, ``package``, or
+            ``own`` for a file that the catalog names by its path.
+        is_here: Whether there is such a file.
+    """
+
+    name: str
+    entry: WeightsEntry
+    location: str
+    path: Path
+    origin: Origin
+    is_here: bool
+
+    @property
+    def url(self) -> str | None:
+        """Where it is downloaded from, None when not from a URL."""
+        return self.location if self.origin == "download" else None
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that hold its tensors: one, or those that an index names."""
+        if not is_index(self.path):
+            return (self.path,)
+        try:
+            shards = sorted(set(read_index(self.path).values()))
+        except WeightsError:
+            # The index itself is what is wrong.
+            return (self.path,)
+        return tuple(self.path.parent / name for name in shards)
+
+    def expected(self, file: Path) -> Expectation:
+        """Say which bytes one of its files must have."""
+        catalog = "" if is_index(self.path) else self.entry.sha256
+        return expectation(file, catalog, url=self.url)
+
+
+class Caches:
+    """The caches of this machine as they are when this is made."""
+
+    def __init__(self) -> None:
+        """List the two folders."""
+        self.downloads = checkpoints()
+        self.hub = hub_folder()
+        self._downloaded = names_in(self.downloads)
+        self._repositories = names_in(self.hub)
+        self._partial = [name for name in self._downloaded if name.endswith((".partial", ".again"))]
+
+    def find(self, name: str, entry: WeightsEntry) -> Stored | None:
+        """Return the first file of a set of weights that is here, else where one would have to be.
+
+        It is None for weights without any location, which their plugin loads itself.
+        """
+        missing: list[Stored] = []
+        for location in entry.locations:
+            try:
+                path, origin, is_here = self._look(location)
+            except (ValueError, WeightsError):
+                # A location of no form that there is; a build says so.
+                continue
+            stored = Stored(name, entry, location, path, origin, is_here)
+            if is_here:
+                return stored
+            missing.append(stored)
+        # One file can be put into torch hub's cache by hand; the hub's has folders and links.
+        missing.sort(key=lambda stored: stored.origin == "hub")
+        return missing[0] if missing else None
+
+    def may_have(self, entry: WeightsEntry) -> bool:
+        """Whether anything of a set of weights may be here, a partial download too; it is quick."""
+        for location in entry.locations:
+            if location.startswith("hf:"):
+                identity = location[3:].partition("@")[0].split("/")[:2]
+                if f"models--{'--'.join(identity)}" in self._repositories:
+                    return True
+            elif location.startswith(("https://", "http://")):
+                name = location.partition("?")[0].rpartition("/")[2]
+                if name in self._downloaded or any(one.startswith(name) for one in self._partial):
+                    return True
+            else:
+                return True
+        return False
+
+    def _look(self, location: str) -> tuple[Path, Origin, bool]:
+        if location.startswith(("https://", "http://")):
+            path = self.downloads / file_name(location)
+            return path, "download", path.name in self._downloaded
+        if location.startswith("hf:"):
+            return self._in_hub(location)
+        if location.startswith("dist:"):
+            path = file_in_package(location)
+            return path, "package", path.is_file()
+        path = Path(location).expanduser()
+        return path, "own", path.is_file()
+
+    def _in_hub(self, location: str) -> tuple[Path, Origin, bool]:
+        place = parse(location)
+        folder = self.hub / repository_name(place)
+        if folder.name in self._repositories:
+            snapshot = folder / "snapshots" / commit_of(folder, place.revision or "main")
+            for name in (place.file,) if place.file else WEIGHTS:
+                if (snapshot / name).is_file():
+                    return snapshot / name, "hub", True
+        return folder, "hub", False

@@ -1,0 +1,106 @@
+"""Every byte of stored weights files read, and compared with what they must be."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from headstrip.errors import WeightsError, one_line
+from headstrip.shards import is_index, read_index
+from headstrip.weights.caches import Stored
+from headstrip.weights.trust import (
+    Expectation,
+    compare,
+    expectation,
+    hash_of,
+    hub_blob,
+    recorded,
+    remember,
+)
+
+Outcome = Literal["ok", "recorded", "wrong"]
+
+_WHOLE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What reading a file showed.
+
+    Attributes:
+        path: The file.
+        outcome: ``ok``, ``wrong``, or ``recorded`` where nobody said which bytes it must have:
+            those that it has are recorded now.
+        sha256: What it is, empty where it cannot be read.
+        expected: What it must be.
+        problem: What is wrong, and what to do.
+    """
+
+    path: Path
+    outcome: Outcome
+    sha256: str
+    expected: Expectation
+    problem: str = ""
+
+
+def check_stored(stored: Stored) -> list[Verdict]:
+    """Read all files of a set of weights, and record what they are."""
+    name, origin = stored.name, stored.origin
+    verdicts = [_check(file, stored.expected(file), name, origin) for file in stored.files()]
+    if is_index(stored.path):
+        verdicts.append(_check_index(stored, verdicts))
+    return verdicts
+
+
+def check_path(path: Path) -> Verdict:
+    """Read a file that no catalog names, and record what it is."""
+    record = recorded(path)
+    origin = "hub" if hub_blob(path) else record.origin if record else "own"
+    return _check(path, expectation(path, url=None), "", origin)
+
+
+def _check(path: Path, expected: Expectation, name: str, origin: str) -> Verdict:
+    try:
+        with open(path, "rb") as file:
+            stat = os.fstat(file.fileno())
+            found = hash_of(file)
+    except OSError as error:
+        problem = f"The weights file {path} cannot be read ({one_line(error)}). {_again(name)}"
+        return Verdict(path, "wrong", "", expected, problem)
+    try:
+        compare(path, found, _strictest(path, stat, expected), name)
+    except WeightsError as error:
+        return Verdict(path, "wrong", found, expected, str(error))
+    remember(path, stat, found, origin=origin)
+    return Verdict(path, "ok" if expected.sha256 else "recorded", found, expected)
+
+
+def _strictest(path: Path, stat: os.stat_result, expected: Expectation) -> Expectation:
+    """Expect what was recorded of a file with these times, where nobody says more than digits."""
+    record = recorded(path)
+    if record is None or not record.describes(stat) or len(expected.sha256) == _WHOLE:
+        return expected
+    if not record.sha256.startswith(expected.sha256):
+        return expected
+    return Expectation(record.sha256, "the record of a file with the same times and size")
+
+
+def _check_index(stored: Stored, shards: list[Verdict]) -> Verdict:
+    """Compare the whole of a checkpoint in several files, and what its index names."""
+    path, expected = stored.path, Expectation(stored.entry.sha256.lower(), "the catalog")
+    lines = [f"{one.sha256}  {one.path.name}\n" for one in shards]
+    found = hashlib.sha256("".join(lines).encode()).hexdigest()
+    try:
+        read_index(path)
+        if stored.entry.sha256:
+            compare(path, found, expected, stored.name)
+    except WeightsError as error:
+        return Verdict(path, "wrong", found, expected, str(error))
+    return _check(path, expectation(path, url=None), stored.name, stored.origin)
+
+
+def _again(name: str) -> str:
+    return f"Run `headstrip weights repair {name}`." if name else "Check the path."

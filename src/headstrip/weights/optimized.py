@@ -1,0 +1,212 @@
+"""Files converted once into a form that is mapped as it stands.
+
+A tensor of a mapped file can be used where it is if it starts at a multiple of 64 bytes, which
+files of safetensors promise for none of them, and files of the format before torch 1.6 cannot be
+mapped at all. The converted file is one of safetensors, in headstrip's cache under the sha256 of
+what it was made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from headstrip.errors import WeightsError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headstrip.weights.mapping import Guard
+
+DESCRIPTION = "wrapped"
+"""The metadata of a converted file that describe what its tensors were in."""
+
+_FOLDER = "optimized"
+_ALIGNMENT = 64
+_MOST_LARGER = 16
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def optimized(sha256: str) -> Path | None:
+    """Return the converted file of a weights file, None where there is none.
+
+    Args:
+        sha256: Hexadecimal sha256 of the weights file.
+    """
+    if not _SHA256.fullmatch(sha256):
+        return None
+    path = _folder() / f"{sha256}.safetensors"
+    return path if path.is_file() else None
+
+
+def is_optimized(path: Path) -> bool:
+    """Whether a file is one that `optimize` wrote."""
+    return (
+        path.suffix == ".safetensors"
+        and _SHA256.fullmatch(path.stem) is not None
+        and path.parent == _folder()
+    )
+
+
+def optimize(path: Path) -> Path:
+    """Convert a weights file, unless that was done before.
+
+    Everything that it holds comes back the same from the converted file: tensors bit for bit, those
+    that are one tensor under two names too, versions of modules, and what a checkpoint holds
+    besides. Tensors lie in a row in it, whatever their strides were.
+
+    Returns:
+        The converted file.
+
+    Raises:
+        WeightsError: The file is none of weights, holds what cannot be converted, or there is no
+            room for the other one.
+    """
+    from headstrip.weights.mapping import guard, may_map
+    from headstrip.weights.parsing import parse
+    from headstrip.weights.trust import hash_of
+
+    try:
+        with open(path, "rb") as file:
+            watch = guard(path, file)
+            sha256 = hash_of(file)
+            if (found := optimized(sha256)) is not None:
+                return found
+            content = parse(path, file, mapped=may_map(path), checked=False).content
+    except OSError as error:
+        raise WeightsError(
+            f"The weights file {str(path)!r} cannot be read ({one_line(error)}). "
+            "Check the path and its permissions."
+        ) from error
+    tensors, description = _taken_apart(path, content)
+    return _write(sha256, tensors, description, watch)
+
+
+def _taken_apart(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
+    from headstrip.weights.description import take_apart
+
+    try:
+        tensors, description = take_apart(content)
+    except (TypeError, RecursionError) as error:
+        raise WeightsError(
+            f"{path} cannot be converted: it holds {one_line(error)[:200]}. Save its state dict "
+            "alone, and convert that."
+        ) from None
+    size, held = path.stat().st_size, sum(tensor.nbytes for tensor in tensors.values())
+    if held > _MOST_LARGER * size:
+        raise WeightsError(
+            f"{path} cannot be converted: its {size} bytes would be {held}, as its tensors repeat "
+            "what they hold. Save a plain state dict, and convert that."
+        )
+    return tensors, description
+
+
+def _folder() -> Path:
+    from headstrip.weights.trust import cache_home
+
+    return cache_home() / _FOLDER
+
+
+def _write(sha256: str, tensors: dict[str, Tensor], description: str, watch: Guard) -> Path:
+    """Write the converted file beside its name and rename it there, and note its own hash."""
+    from headstrip.weights.trust import remember
+
+    target = _folder() / f"{sha256}.safetensors"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{sha256}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                digest = _write_safetensors(file, sha256, tensors, description)
+                file.flush()
+                os.fsync(file.fileno())
+            watch.check()
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_folder(target.parent)
+        stat = os.stat(target)
+    except OSError as error:
+        raise WeightsError(
+            f"The converted file {target} cannot be written ({one_line(error)}). Make room, or "
+            "set HEADSTRIP_CACHE to a folder that can be written to."
+        ) from error
+    remember(target, stat, digest, origin="optimized")
+    return target
+
+
+def _write_safetensors(
+    file: BinaryIO, sha256: str, tensors: dict[str, Tensor], description: str
+) -> str:
+    """Write the tensors, each at a multiple of 64 bytes, and return the sha256 of it all."""
+    header = _header(sha256, tensors, description)
+    digest = hashlib.sha256()
+    for part in (len(header).to_bytes(8, "little"), header, *_parts(tensors)):
+        digest.update(part)
+        file.write(part)
+    return digest.hexdigest()
+
+
+def _header(sha256: str, tensors: dict[str, Tensor], description: str) -> bytes:
+    import headstrip
+    from headstrip.weights.description import PAD
+    from headstrip.weights.safetensors_header import DTYPES
+
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    metadata = {
+        "source_sha256": sha256,
+        "headstrip": headstrip.__version__,
+        DESCRIPTION: description,
+    }
+    header: dict[str, Any] = {"__metadata__": metadata}
+    position = 0
+    for name, tensor in tensors.items():
+        end = position + tensor.nbytes
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
+        }
+        position = end + -end % _ALIGNMENT
+        if position != end:
+            # The format allows no holes.
+            header[f"{PAD}{len(header)}"] = {
+                "dtype": "U8",
+                "shape": [position - end],
+                "data_offsets": [end, position],
+            }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-(len(text) + 8) % _ALIGNMENT)
+
+
+def _parts(tensors: dict[str, Tensor]) -> Iterator[memoryview | bytes]:
+    import torch
+
+    for tensor in tensors.values():
+        if not tensor.numel():
+            continue
+        data = tensor.resolve_conj().resolve_neg().contiguous()
+        # One element may have any strides and count as contiguous.
+        data = data.as_strided((data.numel(),), (1,))
+        yield data.view(torch.uint8).numpy().data
+        yield bytes(-tensor.nbytes % _ALIGNMENT)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a loss of power, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

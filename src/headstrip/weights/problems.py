@@ -1,0 +1,68 @@
+"""What a weights file is that cannot be read, in a sentence."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+from pathlib import Path
+
+from headstrip.errors import WeightsError, one_line
+
+START = 512
+"""How many of a file's first bytes `instead` looks at."""
+
+_GONE = {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, getattr(errno, "EREMOTEIO", errno.EIO)}
+_TAR = 257
+
+
+def damaged(path: Path, problem: str) -> WeightsError:
+    """Return the error for a file that is no file of weights."""
+    return WeightsError(
+        f"{path} is not a file of weights, or is damaged ({problem}). Nothing of it was executed. "
+        "Get the file again, or save a state dict."
+    )
+
+
+def too_large(path: Path, found: int, limit: int) -> WeightsError:
+    """Return the error for a file that holds more than its network can take."""
+    return WeightsError(
+        f"{path} holds {found:,} bytes of tensors, and at most {limit:,} are expected of it. It is "
+        "another network's file, or a checkpoint with much besides the weights: name the right "
+        "one, or save the state dict alone."
+    )
+
+
+def instead(start: bytes) -> str:
+    """Say in few words what a file is by its first bytes, "" where it may hold weights."""
+    text = start.lstrip().lower()
+    if not start:
+        return "it is empty"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, and not the file that it points to"
+    if start[_TAR : _TAR + 5] == b"ustar":
+        return (
+            "it is a tar archive; what torch saved so before 2017 cannot be read without running "
+            "code of it: save its state dict anew where you trust it"
+        )
+    return ""
+
+
+def reason(error: Exception) -> str:
+    """Say in few words why a parser failed."""
+    if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
+        return "it holds more than tensors and plain values, such as a whole model, or no tensors"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for what it claims to hold"
+    return one_line(error)[:200]
+
+
+def unreadable(path: Path, error: OSError) -> WeightsError | None:
+    """Return the error for a disk that fails, None where the file's content is to blame."""
+    if error.errno not in _GONE:
+        return None
+    return WeightsError(
+        f"The weights file {str(path)!r} cannot be read ({one_line(error)}). The disk or the "
+        "network fails: try again, or put the file elsewhere."
+    )

@@ -1,0 +1,205 @@
+"""A weights file, read after its bytes were compared with what they must be.
+
+Nothing in a file is ever executed: ``.safetensors`` is data, everything else is read with
+``weights_only=True``. The bytes that are hashed are the bytes that are parsed: one descriptor is
+open from the one to the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from headstrip.errors import WeightsError, one_line
+from headstrip.shards import is_index, read_index
+from headstrip.state_dicts import plain_state_dict
+from headstrip.weights.addresses import checkpoints
+from headstrip.weights.mapping import Guard, may_map
+from headstrip.weights.optimized import optimized
+from headstrip.weights.parsing import Parsed, parse
+from headstrip.weights.trust import (
+    Expectation,
+    Seen,
+    compare,
+    expectation,
+    hub_blob,
+    identify,
+    learn,
+    recorded,
+    remember,
+)
+
+VERIFY = ("changed", "always")
+_FILLED = "filled"
+_CHECKED = "checked"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a weights file is to be read.
+
+    Attributes:
+        verify: ``changed`` to hash a file that is not as it was when it was hashed last;
+            ``always`` to hash it in any case.
+        mapped: Whether to map it; None for wherever that is safe.
+        limit: The most bytes of tensors that it may hold, None for any.
+        locations: Where it may be from.
+        name: What the user asked for, for messages; empty for a file of the user's own.
+    """
+
+    verify: str = "changed"
+    mapped: bool | None = None
+    limit: int | None = None
+    locations: tuple[str, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """What a weights file holds, and which bytes it was.
+
+    Attributes:
+        path: The file.
+        sha256: Hexadecimal sha256 of its bytes; of a checkpoint in several files, that of the
+            lines that ``sha256sum`` prints for them in the order of their names.
+        content: The object as read. Its tensors are on the CPU, each at a multiple of 64 bytes;
+            writing to one never changes the file.
+        guards: What notices that a mapped file is rewritten in place.
+        filled: Whether these bytes are known to leave no vector without values.
+        stat: What the file was like when its bytes were compared; None for several files.
+    """
+
+    path: Path
+    sha256: str
+    content: object
+    guards: tuple[Guard, ...] = ()
+    filled: bool = False
+    stat: os.stat_result | None = field(default=None, repr=False, compare=False)
+
+    def note_filled(self) -> None:
+        """Record that no vector in the file is without values, so that none is read again."""
+        if self.stat is not None:
+            learn(self.path, self.stat, **{_FILLED: True})
+
+
+def read_weights(path: Path, sha256: str = "", how: Reading = Reading()) -> WeightsFile:
+    """Read a weights file, after comparing its hash.
+
+    Without ``sha256`` a file is compared with the hash in the name that a server gave it, with
+    the one that the Hugging Face hub's cache stores it under, or with that of its first use.
+
+    Args:
+        path: A ``.safetensors`` file, the ``.safetensors.index.json`` of several, or a file of
+            ``torch.save``.
+        sha256: Hexadecimal sha256 that it must have, whole or its first digits; empty for any.
+        how: How to read it.
+
+    Raises:
+        WeightsError: The file cannot be read, has another hash, is damaged, holds more than
+            tensors and plain values, or more than its network can take.
+    """
+    if is_index(path):
+        return _read_shards(path, sha256, how)
+    try:
+        with open(path, "rb") as file:
+            return _read(path, file, sha256, how)
+    except OSError as error:
+        raise WeightsError(
+            f"The weights file {str(path)!r} cannot be read ({one_line(error)}). "
+            "Check the path and its permissions."
+        ) from error
+
+
+def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
+    expected = _expectation(path, sha256, how)
+    seen = identify(path, file, always=how.verify == "always", name=how.name)
+    compare(path, seen.sha256, expected, how.name)
+    record = recorded(path)
+    facts = record.facts if record is not None and record.sha256 == seen.sha256 else {}
+    copy = optimized(seen.sha256)
+    if copy is not None:
+        parsed = _parse_copy(copy, how)
+    else:
+        checked = bool(expected.sha256) or facts.get(_CHECKED, False)
+        mapped = may_map(path) if how.mapped is None else how.mapped
+        parsed = parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
+        _refuse_changed(path, file, seen)
+    if seen.fresh:
+        remember(path, seen.stat, seen.sha256, origin=_origin(path))
+    if copy is None and not facts.get(_CHECKED):
+        learn(path, seen.stat, **{_CHECKED: True})
+    guards = (parsed.guard,) if parsed.guard is not None else ()
+    return WeightsFile(
+        path, seen.sha256, parsed.content, guards, facts.get(_FILLED, False), seen.stat
+    )
+
+
+def _parse_copy(copy: Path, how: Reading) -> Parsed:
+    """Read the copy that `headstrip weights optimize` made of a file."""
+    with open(copy, "rb") as file:
+        seen = identify(copy, file, always=how.verify == "always")
+        record = recorded(copy)
+        if record is not None:
+            compare(copy, seen.sha256, Expectation(record.sha256, "its first use"))
+        mapped = may_map(copy) if how.mapped is None else how.mapped
+        parsed = parse(copy, file, mapped=mapped, checked=True, limit=how.limit)
+        _refuse_changed(copy, file, seen)
+        if seen.fresh:
+            remember(copy, seen.stat, seen.sha256, origin="optimized")
+        return parsed
+
+
+def _expectation(path: Path, sha256: str, how: Reading) -> Expectation:
+    url = next(
+        (one for one in how.locations if one.startswith(("https:", "http:")) and _is_of(path, one)),
+        None,
+    )
+    return expectation(path, sha256, url=url)
+
+
+def _is_of(path: Path, url: str) -> bool:
+    return path.parent == checkpoints() and url.partition("?")[0].endswith(f"/{path.name}")
+
+
+def _origin(path: Path) -> str:
+    if hub_blob(path) is not None:
+        return "hub"
+    return "download" if path.parent == checkpoints() else "own"
+
+
+def _refuse_changed(path: Path, file: BinaryIO, seen: Seen) -> None:
+    """Refuse a file that somebody wrote to between its hash and the end of its reading."""
+    now, then = os.fstat(file.fileno()), seen.stat
+    if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+        raise WeightsError(
+            f"The file {path} was written to while it was read. Build again when that is over; to "
+            "replace a file safely write another and rename it."
+        )
+
+
+def _read_shards(path: Path, sha256: str, how: Reading) -> WeightsFile:
+    """Read the files that an index names, as if they were one."""
+    shard_of = read_index(path)
+    content: dict[str, Any] = {}
+    digest = hashlib.sha256()
+    guards: tuple[Guard, ...] = ()
+    for name in sorted(set(shard_of.values())):
+        shard = read_weights(path.parent / name, how=replace(how, locations=()))
+        digest.update(f"{shard.sha256}  {name}\n".encode())
+        content.update(plain_state_dict(shard.content))
+        guards += shard.guards
+    compare(path, digest.hexdigest(), Expectation(sha256.lower(), "the catalog"), how.name)
+    if lost := sorted(_lost(shard_of, content)):
+        raise WeightsError(
+            f"The files that {path} names lack {len(lost)} of its tensors, such as {lost[0]!r}. "
+            "They are not of one checkpoint: get all of them again."
+        )
+    return WeightsFile(path, digest.hexdigest(), content, guards)
+
+
+def _lost(named: Iterable[str], found: Iterable[str]) -> set[str]:
+    return set(named) - set(found)

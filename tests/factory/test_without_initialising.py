@@ -1,0 +1,361 @@
+"""Building with weights: nothing is initialised that the file brings, and all comes out right."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import hashlib
+import os
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from headstrip import (
+    BackboneSpec,
+    PluginError,
+    WeightsError,
+    build_encoder,
+    detach,
+    hookimpl,
+    register_plugin,
+)
+from headstrip.construction import build_stripped
+from headstrip.registry import use_registry
+
+SHAPE = (3, 8, 8)
+
+
+class Net(nn.Module):
+    """A small network; subclasses add what is hard to build without values."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, num_classes)
+
+    def features(self, x):
+        return self.norm(self.conv(x)).mean((2, 3))
+
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+
+class Constants(Net):
+    """Keeps constants in every place but the state dict."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.register_buffer("window", torch.linspace(0.5, 1, 8), persistent=False)
+        self.scale = torch.arange(1.0, 9.0)
+        self.tables = {"shift": [torch.full((8,), 0.25)]}
+        self.rate = torch.linspace(0, 1, 3)[1].item()
+
+    def features(self, x):
+        y = super().features(x) * self.window * self.scale
+        return y + self.tables["shift"][0] * self.rate
+
+
+class Tied(Net):
+    """Has one parameter in two places."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.mix = nn.Linear(8, 8)
+        self.again = nn.Linear(8, 8)
+        self.again.weight = self.mix.weight
+
+    def features(self, x):
+        return self.again(self.mix(super().features(x)))
+
+
+class Alias(Net):
+    """Keeps a parameter's own memory in an attribute as well."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.kernel = self.conv.weight.data
+
+    def features(self, x):
+        return F.conv2d(x, self.kernel).mean((2, 3))
+
+
+class Reads(Net):
+    """Computes a number from the values of a parameter."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.gain = nn.Parameter(torch.ones(1))
+        self.factor = 2 * self.gain.item()
+
+    def features(self, x):
+        return super().features(x) * self.factor
+
+
+class Twice(Net):
+    """Has two parameters that a file may give one tensor for."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.one = nn.Parameter(torch.zeros(8))
+        self.two = nn.Parameter(torch.zeros(8))
+
+    def features(self, x):
+        return super().features(x) * self.one + self.two
+
+
+NETS = {kind.__name__.lower(): kind for kind in (Net, Constants, Tied, Alias, Reads, Twice)}
+
+
+class Nets:
+    FAMILIES = ("net",)
+
+    @hookimpl
+    def backbones(self):
+        return tuple(
+            BackboneSpec(name, "nets", "nets:net", "nets", "image", SHAPE, 8, 0) for name in NETS
+        )
+
+    @hookimpl
+    def build_model(self, spec, options):
+        return NETS[spec.name](**options)
+
+    @hookimpl
+    def strip_head(self, model, family, spec, entry):
+        return detach(model, "fc")
+
+
+@pytest.fixture(autouse=True)
+def nets():
+    use_registry(None)
+    register_plugin(Nets(), "nets")
+    yield
+    use_registry(None)
+
+
+def network(name, seed=3):
+    torch.manual_seed(seed)
+    model = NETS[name]().eval()
+    for tensor in (*model.parameters(), model.norm.running_mean):
+        tensor.data.normal_()
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(name, change=lambda state: state, **options):
+        model = network(name)
+        path = tmp_path / f"{name}.pth"
+        torch.save(change(model.state_dict()), path, **options)
+        return model, path
+
+    return save
+
+
+def images(seed=5):
+    return torch.rand((3, *SHAPE), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("name", "mechanism"),
+    [
+        ("net", "hollow"), ("constants", "hollow"), ("tied", "hollow"), ("twice", "hollow"),
+        ("alias", "ordinary"), ("reads", "ordinary"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_embeddings_are_those_of_the_network_that_was_saved(saved, name, mechanism, zipped):
+    model, path = saved(name, _use_new_zipfile_serialization=zipped)
+    encoder = build_encoder(f"nets:{name}", weights=path)
+    assert torch.equal(encoder(images()), model.features(images()))
+    assert torch.equal(encoder.logits(images()), model(images()))
+    assert build_stripped(f"nets:{name}", weights=path).mechanism == mechanism
+    assert not any(tensor.is_meta for tensor in (*encoder.parameters(), *encoder.buffers()))
+
+
+def test_a_parameter_in_two_places_stays_one(saved):
+    backbone = build_encoder("nets:tied", weights=saved("tied")[1]).backbone
+    assert backbone.again.weight is backbone.mix.weight
+
+
+def test_one_tensor_under_two_names_does_not_tie_two_parameters(saved):
+    _, path = saved("twice", lambda state: {**state, "two": state["one"]})
+    backbone = build_encoder("nets:twice", weights=path).backbone
+    with torch.no_grad():
+        backbone.one += 1
+    assert torch.equal(backbone.one - 1, backbone.two)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.float64])
+@pytest.mark.parametrize("wanted", [None, torch.bfloat16])
+def test_a_file_of_another_dtype_is_cast_as_ever(saved, stored, wanted):
+    def change(state):
+        return {key: v.to(stored) if v.is_floating_point() else v for key, v in state.items()}
+
+    _, path = saved("net", change)
+    ordinary = NETS["net"]()
+    ordinary.load_state_dict(torch.load(path, weights_only=True))
+    encoder = build_encoder("nets:net", weights=path, dtype=wanted)
+    expected = ordinary.to(wanted or torch.float32).state_dict()
+    found = {**encoder.backbone.state_dict(), "fc.weight": encoder.head.weight}
+    for key, value in found.items():
+        assert value.dtype == expected[key].dtype
+        assert torch.equal(value, expected[key])
+
+
+def test_the_strides_are_the_networks_whatever_the_files_are(saved):
+    def change(state):
+        return {**state, "conv.weight": state["conv.weight"].to(memory_format=torch.channels_last)}
+
+    _, path = saved("net", change)
+    encoder = build_encoder("nets:net", weights=path)
+    assert encoder.backbone.conv.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("mapped", [None, True, False])
+def test_every_parameter_starts_at_a_multiple_of_64_bytes(saved, mapped):
+    encoder = build_encoder("nets:twice", weights=saved("twice")[1], map=mapped)
+    assert all(parameter.data_ptr() % 64 == 0 for parameter in encoder.parameters())
+
+
+def test_training_never_writes_the_file(saved):
+    _, path = saved("net")
+    before = path.read_bytes()
+    encoder = build_encoder("nets:net", weights=path)
+    optimizer = torch.optim.SGD(encoder.backbone.parameters(), 0.1)
+    encoder.train()(images()).square().sum().backward()
+    optimizer.step()
+    assert all(parameter.grad is not None for parameter in encoder.backbone.parameters())
+    assert path.read_bytes() == before
+    assert not torch.equal(
+        encoder.backbone.conv.weight, build_encoder("nets:net", weights=path).backbone.conv.weight
+    )
+
+
+def rewrite(path):
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle] ^= 255
+    with open(path, "r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(1, 1))
+
+
+def test_a_mapped_file_that_is_rewritten_in_place_stops_the_encoder(saved):
+    _, path = saved("net")
+    encoder = build_encoder("nets:net", weights=path, map=True)
+    rewrite(path)
+    for use in (lambda: encoder(images()), lambda: encoder.fingerprint):
+        with pytest.raises(WeightsError, match=r"rewritten in place while it was in use.*Load"):
+            use()
+
+
+def test_an_encoder_that_is_not_mapped_does_not_mind(saved):
+    model, path = saved("net")
+    encoder = build_encoder("nets:net", weights=path, map=False)
+    rewrite(path)
+    assert torch.equal(encoder(images()), model.features(images()))
+
+
+def test_a_file_that_is_renamed_over_the_mapped_one_changes_nothing(saved, tmp_path):
+    model, path = saved("net")
+    encoder = build_encoder("nets:net", weights=path, map=True)
+    (tmp_path / "other").write_bytes(b"another file")
+    os.replace(tmp_path / "other", path)
+    assert torch.equal(encoder(images()), model.features(images()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder)), lambda e: e.double()],
+    ids=["deepcopy", "pickle", "cast"],
+)
+def test_copies_have_left_the_file(saved, change):
+    _, path = saved("net")
+    encoder = change(build_encoder("nets:net", weights=path, map=True))
+    rewrite(path)
+    assert encoder(images().to(encoder.place()[1])).isfinite().all()
+
+
+def test_a_compiled_or_exported_encoder_is_whole(saved):
+    encoder = build_encoder("nets:net", weights=saved("net")[1], map=True)
+    exported = torch.export.export(encoder, (images(),)).module()
+    assert torch.equal(exported(images()), encoder(images()))
+
+
+def test_another_threads_networks_keep_their_memory_meanwhile(saved):
+    _, path = saved("net")
+    begun, ended, made = threading.Event(), threading.Event(), []
+
+    class Waits(Net):
+        def __init__(self, num_classes=10):
+            super().__init__(num_classes)
+            begun.set()
+            ended.wait(10)
+
+    def other():
+        begun.wait(10)
+        made.append(nn.Linear(2, 2))
+        ended.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    NETS["net"], kept = Waits, NETS["net"]
+    try:
+        build_encoder("nets:net", weights=path)
+    finally:
+        NETS["net"] = kept
+        thread.join()
+    assert not made[0].weight.is_meta
+    assert made[0].weight.isfinite().all()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_afterwards_as_it_was(saved, enabled):
+    _, path = saved("net")
+    (gc.enable if enabled else gc.disable)()
+    try:
+        build_encoder("nets:net", weights=path)
+        assert gc.isenabled() is enabled
+        with pytest.raises(WeightsError):
+            build_encoder("nets:net", weights=path.with_suffix(".none.pth"))
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+
+
+def test_a_constructor_that_fails_says_so_once(saved):
+    _, path = saved("net")
+    with pytest.raises(PluginError, match="unexpected keyword"):
+        build_encoder("nets:net", weights=path, options={"unknown": 1})
+
+
+def test_a_byte_that_changed_in_silence_is_found_when_every_byte_is_read(saved):
+    _, path = saved("net")
+    build_encoder("nets:net", weights=path)
+    stat = path.stat()
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    with open(path, "r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(WeightsError, match=rf"changed in silence.*{found} was recorded"):
+        build_encoder("nets:net", weights=path, verify="always")
+
+
+@pytest.mark.parametrize("verify", ["never", None, True])
+def test_another_way_to_verify_is_refused(verify):
+    with pytest.raises(ValueError, match=r"verify=.* is no way to verify\. Pass 'changed'"):
+        build_encoder("nets:net", weights=None, verify=verify)
+
+
+def test_a_file_of_a_far_larger_network_is_refused_before_it_is_read(tmp_path):
+    state = {"conv.weight": torch.zeros(100_000_000, dtype=torch.uint8)}
+    torch.save(state, tmp_path / "large.pth")
+    with pytest.raises(WeightsError, match=r"holds 100,0.* another network's file"):
+        build_encoder("nets:net", weights=tmp_path / "large.pth")

@@ -1,0 +1,248 @@
+"""Where weights files are found without torch, huggingface_hub or a network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.distributions import on_path, run_python
+from tests.hub import use_hub
+from tests.lab import NET, PACKED, install_lab, named, sha256
+
+from headstrip import WeightsEntry, WeightsError
+from headstrip.registry import get_registry, use_registry
+from headstrip.weights.caches import Caches, Stored
+from headstrip.weights.checking import check_stored
+from headstrip.weights.locating import locate
+from headstrip.weights.removing import removable, remove
+from headstrip.weights.status import status
+
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+COMMIT = "c0ffee" * 6 + "c0ff"
+
+
+@pytest.fixture(autouse=True)
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, empty, and headstrip's."""
+    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "headstrip"))
+    use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+@pytest.fixture(autouse=True)
+def entries(tmp_path: Path) -> Iterator[dict[str, WeightsEntry]]:
+    """The sets of weights of ``lab:net`` by their tags."""
+    (tmp_path / "site").mkdir()
+    with on_path(tmp_path / "site") as site:
+        install_lab(site, "https://example.org/models")
+        use_registry(None)
+        spec, _ = get_registry().resolve("lab:net")
+        yield {entry.tag: entry for entry in get_registry().listed_weights(spec)}
+        use_registry(None)
+
+
+def in_hub(cache: Path, repository: str, files: dict[str, bytes]) -> Path:
+    """Lay a repository out as the hub's cache does, and return the folder of its revision."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / COMMIT
+    for each in (folder / "blobs", folder / "refs", snapshot):
+        each.mkdir(parents=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    for name, data in files.items():
+        (folder / "blobs" / sha256(data)).write_bytes(data)
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(os.path.relpath(folder / "blobs" / sha256(data), snapshot))
+    return snapshot
+
+
+def find(entry: WeightsEntry) -> Stored:
+    found = Caches().find("lab:net", entry)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://example.org/models/net.pth", "https://example.org/a/net-0676ba61.pth?x=/y.pth",
+        "hf:lab/net", f"hf:lab/net@{COMMIT}", "hf:lab/net@main/model.safetensors",
+        "hf:lab/net/folder/other.bin", "hf:lab/net@v1", "hf:lab/none", "hf:lab/old",
+        "dist:the-lab/the_lab/net.bin", "dist:the-lab/the_lab/none.bin", "dist:nobody/net.bin",
+        "https://example.org/..", "https://example.org/", "hf:nothing",
+    ],
+)  # fmt: skip
+def test_what_is_here_is_what_a_build_finds_offline(
+    location: str, hub: Path, hub_cache: Path
+) -> None:
+    for name in ("net.pth", "net-0676ba61.pth"):
+        (hub / name).write_bytes(NET)
+    in_hub(hub_cache, "lab/net", {"model.safetensors": NET, "pytorch_model.bin": PACKED})
+    in_hub(hub_cache, "lab/old", {"pytorch_model.bin": PACKED})
+    entry = WeightsEntry("tag", (location,))
+    found = Caches().find("lab:net", entry)
+    try:
+        path = locate(entry, "lab:net", offline=True)
+    except WeightsError:
+        assert found is None or not found.is_here
+    else:
+        assert found is not None
+        assert (found.is_here, found.path) == (True, path)
+
+
+def test_the_first_location_that_has_the_file_counts(
+    entries: dict[str, WeightsEntry], hub: Path, hub_cache: Path
+) -> None:
+    assert find(entries["both"]) == Stored(
+        "lab:net", entries["both"], "https://example.org/models/both.pth", hub / "both.pth",
+        "download", False,
+    )  # fmt: skip
+    (hub / "both.pth").write_bytes(NET)
+    assert find(entries["both"]).path == hub / "both.pth"
+    snapshot = in_hub(hub_cache, "lab/both", {"model.safetensors": NET})
+    assert find(entries["both"]).path == snapshot / "model.safetensors"
+
+
+def test_weights_that_a_plugin_loads_have_no_file(entries: dict[str, WeightsEntry]) -> None:
+    assert Caches().find("lab:net", entries["loaded"]) is None
+
+
+def test_the_hubs_cache_is_where_its_library_has_it(tmp_path: Path) -> None:
+    names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+    settings = [{}, *({name: f"~/{name}/$LAB"} for name in names)]
+    settings += [dict.fromkeys(names[at:], "/somewhere") for at in range(4)]
+    code = f"""
+import json, os
+from headstrip.weights.folders import hub_folder
+def each(folder):
+    found = []
+    for variables in {settings!r}:
+        for name in {names!r}:
+            os.environ.pop(name, None)
+        os.environ.update(variables, LAB="lab")
+        found.append(str(folder()))
+    return found
+ours = each(hub_folder)
+import importlib
+from huggingface_hub import constants
+print(json.dumps([ours, each(lambda: importlib.reload(constants).HF_HUB_CACHE)]))
+"""
+    done = run_python("-c", code, HOME=str(tmp_path))
+    ours, theirs = json.loads(done.stdout)
+    assert ours == theirs
+    assert len(set(ours)) >= 6
+
+
+def test_a_status_follows_what_happens_to_a_file(
+    entries: dict[str, WeightsEntry], hub: Path
+) -> None:
+    path = hub / named()
+    path.write_bytes(NET)
+    os.utime(path, ns=(1, 1))
+    states = [status(find(entries["named"])).state]
+    check_stored(find(entries["named"]))
+    states.append(status(find(entries["named"])).state)
+    os.utime(path, ns=(2, 2))
+    states.append(status(find(entries["named"])).state)
+    assert states == ["not verified", "verified", "changed"]
+
+
+def test_bytes_that_were_recorded_before_the_catalog_said_others_are_wrong(
+    entries: dict[str, WeightsEntry], hub: Path
+) -> None:
+    (hub / "plain.pth").write_bytes(PACKED)
+    stored = find(entries["plain"])
+    check_stored(stored)
+    later = WeightsEntry("plain", stored.entry.locations, sha256=sha256(NET))
+    assert status(find(later)).state == "wrong"
+
+
+@given(data=st.binary(min_size=1, max_size=100), place=st.integers(0), flipped=st.integers(1, 255))
+@same_folder
+def test_a_byte_changed_in_silence_is_wrong(
+    entries: dict[str, WeightsEntry], hub: Path, data: bytes, place: int, flipped: int
+) -> None:
+    path = hub / "plain.pth"
+    path.write_bytes(data)
+    stored = find(entries["plain"])
+    remove(stored)
+    path.write_bytes(data)
+    os.utime(path, ns=(1, 1))
+    assert [one.outcome for one in check_stored(stored)] == ["recorded"]
+    after = bytearray(data)
+    after[place % len(after)] ^= flipped
+    with open(path, "r+b") as file:
+        file.write(after)
+    os.utime(path, ns=(1, 1))
+    assert status(stored).state == "verified"
+    (verdict,) = check_stored(stored)
+    assert (verdict.outcome, verdict.sha256) == ("wrong", sha256(bytes(after)))
+    assert sha256(data) in verdict.problem
+
+
+def test_a_whole_hash_is_believed_before_a_record(
+    entries: dict[str, WeightsEntry], hub: Path
+) -> None:
+    path = hub / "whole.pth"
+    path.write_bytes(NET[::-1])
+    os.utime(path, ns=(1, 1))
+    nothing_said = WeightsEntry("whole", entries["whole"].locations)
+    check_stored(find(nothing_said))
+    with open(path, "r+b") as file:
+        file.write(NET)
+    os.utime(path, ns=(1, 1))
+    assert [one.outcome for one in check_stored(find(entries["whole"]))] == ["ok"]
+
+
+sets_of_links = st.lists(st.booleans(), min_size=1, max_size=4)
+
+
+@given(same=sets_of_links)
+@same_folder
+def test_a_file_of_the_hub_goes_with_the_last_link_to_it(
+    tmp_path_factory: pytest.TempPathFactory, same: Sequence[bool]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.mktemp("hf")
+        use_hub(patch, "http://127.0.0.1:9", cache)
+        snapshot = in_hub(cache, "lab/net", {"model.safetensors": NET, "other.bin": PACKED})
+        for at, is_same in enumerate(same):
+            folder = snapshot.with_name(f"{at}")
+            folder.mkdir()
+            target = "model.safetensors" if is_same else "other.bin"
+            (folder / "model.safetensors").symlink_to(os.readlink(snapshot / target))
+        remove(find(WeightsEntry("hub", ("hf:lab/net/model.safetensors",))))
+        blob = snapshot.parents[1] / "blobs" / sha256(NET)
+        assert blob.exists() == any(same)
+        assert (snapshot / "other.bin").read_bytes() == PACKED
+
+
+def test_what_is_being_downloaded_is_not_removed(
+    entries: dict[str, WeightsEntry], hub: Path, hub_cache: Path
+) -> None:
+    snapshot = in_hub(hub_cache, "lab/net", {"model.safetensors": NET})
+    partial = snapshot.parents[1] / "blobs" / "0123.incomplete"
+    partial.write_bytes(b"half")
+    assert partial not in removable(find(entries["hub"]))
+    os.utime(partial, (1, 1))
+    assert partial in removable(find(entries["hub"]))
+
+
+def test_a_folder_that_takes_no_changes_is_said(
+    entries: dict[str, WeightsEntry], hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hub / named()).write_bytes(NET)
+    unlink: Callable[..., None] = os.unlink
+
+    def refuse(path: object, *rest: object, **named: object) -> None:
+        if str(path).startswith(str(hub)):
+            raise PermissionError(13, "Permission denied")
+        unlink(path, *rest, **named)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(WeightsError, match=r"cannot be removed .*Check who may write"):
+        remove(find(entries["named"]))

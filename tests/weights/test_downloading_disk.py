@@ -1,0 +1,160 @@
+"""A cache that takes no files, has no room for them, or fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.children import Children
+from tests.failing import failing
+from tests.servers import FaultServer, Reply, fault_server
+
+from headstrip import WeightsError
+from headstrip.weights.downloading import download
+
+BODY = bytes(range(256)) * 4096
+SHA = hashlib.sha256(BODY).hexdigest()
+FILE = f"x-{SHA[:8]}.pth"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
+    """A server that has the file, and a folder for records."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "records"))
+    with fault_server() as served:
+        served.put(f"/{FILE}", BODY)
+        yield served
+
+
+@pytest.fixture
+def mount(hub: Path) -> Iterator[Callable[[str], None]]:
+    """Mount a file system in memory, with options, as torch hub's folder."""
+
+    def mounted(options: str) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(hub)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("file systems can be mounted by root only, on Linux")
+
+    yield mounted
+    if os.path.ismount(hub):
+        subprocess.run(["umount", str(hub)], check=True)
+
+
+def test_a_read_only_cache_is_named_with_what_was_to_be_put_there(
+    server: FaultServer, hub: Path, mount: Callable[[str], None]
+) -> None:
+    mount("ro,size=64k")
+    with pytest.raises(WeightsError) as caught:
+        download(f"{server.url}/{FILE}")
+    for part in (
+        f"downloaded to {hub} (that folder takes no files", "Read-only file system",
+        "1.0 MB are to be put there", "Set TORCH_HOME", str(hub / FILE),
+    ):  # fmt: skip
+        assert part in str(caught.value)
+
+
+def test_a_read_only_cache_is_used_for_what_it_has(
+    server: FaultServer, hub: Path, mount: Callable[[str], None]
+) -> None:
+    mount("size=2m")
+    (hub / FILE).write_bytes(BODY)
+    subprocess.run(["mount", "-o", "remount,ro", hub], check=True)
+    assert download(f"{server.url}/{FILE}") == hub / FILE
+    assert server.asked == []
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind root")
+def test_a_cache_of_another_user_is_named(server: FaultServer, hub: Path) -> None:
+    hub.chmod(0o555)
+    with pytest.raises(WeightsError, match=r"takes no files: .*Permission denied.*TORCH_HOME"):
+        download(f"{server.url}/{FILE}")
+    hub.chmod(0o755)
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES])
+def test_a_cache_that_cannot_be_made_is_named(server: FaultServer, hub: Path, error: int) -> None:
+    hub.rmdir()
+    with (
+        failing("mkdir", at=0, error=error),
+        pytest.raises(WeightsError, match=rf"to {hub} \(that folder takes no files: .*TORCH_HOME"),
+    ):
+        download(f"{server.url}/{FILE}")
+
+
+def test_a_disk_without_room_is_seen_before_anything_is_written(
+    server: FaultServer, hub: Path, mount: Callable[[str], None]
+) -> None:
+    mount("size=512k")
+    with failing(at=None) as calls, pytest.raises(WeightsError) as caught:
+        download(f"{server.url}/{FILE}")
+    for part in (
+        f"to {hub} (the disk of that folder is full, with 0.5 MB free; 1.0 MB are to be put there)",
+        "Make room, or set TORCH_HOME",
+    ):
+        assert part in str(caught.value)
+    assert "write" not in calls.seen
+    assert list(hub.iterdir()) == []
+
+
+def test_a_disk_that_becomes_full_is_named_and_emptied(
+    server: FaultServer, hub: Path, mount: Callable[[str], None]
+) -> None:
+    mount("size=512k")
+    server.usual = Reply(chunked=True)
+    with pytest.raises(WeightsError, match=r"the disk of that folder is full.*Make room"):
+        download(f"{server.url}/{FILE}")
+    assert list(hub.iterdir()) == []
+    assert shutil.disk_usage(hub).free == 512 << 10
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked")
+def test_a_file_larger_than_a_process_may_write_is_named(server: FaultServer, hub: Path) -> None:
+    with Children() as children:
+        ended = children.run(
+            "headstrip.weights.downloading:download", f"{server.url}/{FILE}",
+            before="tests.children:small_files_only",
+        )  # fmt: skip
+    assert ended.error
+    assert ended.error.startswith(f"WeightsError: {server.url}/{FILE} could not be downloaded")
+    assert "the disk of that folder is full" in ended.error
+    assert list(hub.iterdir()) == []
+
+
+@contextlib.contextmanager
+def said_into(sentences: list[str]) -> Iterator[None]:
+    """Take the sentence of an error, if there is one."""
+    try:
+        yield
+    except WeightsError as error:
+        sentences.append(str(error))
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "failing"])
+def test_a_fault_at_any_call_leaves_no_half_file_and_the_next_call_succeeds(
+    server: FaultServer, hub: Path, error: int
+) -> None:
+    sentences = []
+    for at in itertools.count():
+        with failing(at=at, error=error) as calls, said_into(sentences):
+            download(f"{server.url}/{FILE}")
+        if (hub / FILE).exists():
+            assert (hub / FILE).read_bytes() == BODY
+        assert download(f"{server.url}/{FILE}").read_bytes() == BODY
+        assert [path for path in hub.iterdir() if path.suffix != ".lock"] == [hub / FILE]
+        if not calls.hit:
+            break
+        (hub / FILE).unlink()
+    assert {"open", "write"} <= set(calls.seen)
+    assert calls.seen.index("fsync") < calls.seen.index("replace")
+    problem = "the disk of that folder is full" if error == errno.ENOSPC else "or its disk failed"
+    assert len(sentences) >= 4
+    assert all(f"to {hub} (" in each and problem in each for each in sentences)

@@ -1,0 +1,188 @@
+"""A mapped file is never written, is the one that was opened, and is watched."""
+
+from __future__ import annotations
+
+import copy
+import mmap
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.weights.files import SAVERS, contents, identical, save_safetensors, save_zip
+
+from headstrip import WeightsError
+from headstrip.weights.mapping import Guard, guard, map_file, may_map
+from headstrip.weights.optimized import optimize
+
+pytestmark = pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="nothing maps here")
+STATE = {"weight": torch.arange(4096.0), "bias": torch.arange(16.0)}
+TABLE = """\
+21 1 254:0 / / rw,noatime - ext4 /dev/vda rw
+30 21 0:30 / /home rw - autofs systemd-1 rw
+31 30 0:31 / /home rw - nfs4 server:/home rw
+32 31 0:32 / /home/of/scratch rw shared:1 - xfs /dev/vdb rw
+33 21 0:33 / /mnt/my\\040disk rw - cifs //server/disk rw
+34 21 0:34 / /data rw master:1 - fuse.sshfs user@host: rw
+a line of another kind
+"""
+
+
+@pytest.fixture(params=["zip", "safetensors"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> Path:
+    """A file of each of the two formats that can be mapped."""
+    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "cache"))
+    saved = SAVERS[request.param](STATE, tmp_path / "x")
+    return saved if request.param == "zip" else optimize(saved)
+
+
+def test_all_of_an_aligned_file_is_mapped(path: Path) -> None:
+    parsed = contents(path, mapped=True)
+    assert parsed.mapped_bytes == sum(value.nbytes for value in STATE.values())
+    assert all(identical(parsed.content[key], value) for key, value in STATE.items())
+
+
+def test_what_is_not_to_be_mapped_is_not_watched_either(path: Path) -> None:
+    parsed = contents(path, mapped=False)
+    assert (parsed.guard, parsed.mapped_bytes) == (None, 0)
+
+
+def test_writing_to_a_tensor_never_writes_the_file(path: Path) -> None:
+    before = path.read_bytes()
+    parsed = contents(path, mapped=True)
+    for tensor in parsed.content.values():
+        tensor.fill_(7)
+    assert path.read_bytes() == before
+    parsed.guard.check()
+    assert identical(contents(path, mapped=True).content["bias"], STATE["bias"])
+
+
+def test_torchs_own_switch_to_shared_mappings_is_not_followed(path: Path) -> None:
+    before = path.read_bytes()
+    with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
+        contents(path, mapped=True).content["weight"].zero_()
+        assert torch.serialization.get_default_mmap_options() == mmap.MAP_SHARED
+    assert path.read_bytes() == before
+
+
+def test_the_file_that_is_mapped_is_the_one_that_was_opened(path: Path, tmp_path: Path) -> None:
+    other = save_zip({"weight": torch.zeros(4096)}, tmp_path / "other")
+    with open(path, "rb") as file:
+        os.replace(other, path)
+        storage = map_file(file)
+        file.seek(0)
+        assert bytes(torch.empty(0, dtype=torch.uint8).set_(storage)[:64].tolist()) == file.read(64)
+
+
+def test_a_tensor_outlives_the_name_of_its_file(path: Path) -> None:
+    content = contents(path, mapped=True).content
+    path.unlink()
+    assert identical(content["weight"], STATE["weight"])
+
+
+def rewrite(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+def append(path: Path) -> None:
+    stat = path.stat()
+    with open(path, "ab") as file:
+        file.write(b"more")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [rewrite, append, os.utime])
+def test_a_file_that_is_rewritten_in_place_is_noticed(path: Path, change) -> None:
+    parsed = contents(path, mapped=True)
+    os.utime(path, ns=(0, 0)) if change is os.utime else change(path)
+    with pytest.raises(WeightsError, match=r"rewritten in place .* it had \d+ bytes .*rename it"):
+        parsed.guard.check()
+
+
+def test_another_file_under_the_same_name_is_no_change(path: Path, tmp_path: Path) -> None:
+    parsed = contents(path, mapped=True)
+    os.replace(save_zip({"a": torch.zeros(1)}, tmp_path / "other"), path)
+    parsed.guard.check()
+    assert identical(parsed.content["weight"], STATE["weight"])
+    path.unlink()
+    parsed.guard.check()
+
+
+def test_a_guard_closes_its_file_when_it_goes(path: Path) -> None:
+    with open(path, "rb") as file:
+        descriptor = os.dup(file.fileno())
+    watch = Guard(descriptor, path.stat().st_size, path.stat().st_mtime_ns, path)
+    watch.check()
+    del watch
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda held: pickle.loads(pickle.dumps(held))])
+def test_copies_have_no_guard(path: Path, copied) -> None:
+    with open(path, "rb") as file:
+        held = {"guard": guard(path, file)}
+    assert copied(held) == {"guard": None}
+
+
+def test_an_empty_file_is_not_mapped(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with open(tmp_path / "empty", "rb") as file:
+        assert map_file(file) is None
+
+
+def test_a_file_without_bytes_of_tensors_needs_no_guard(tmp_path: Path) -> None:
+    path = save_safetensors({"a": torch.zeros(0, 3)}, tmp_path / "x")
+    parsed = contents(path, mapped=True)
+    assert parsed.guard is None
+    assert parsed.content["a"].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("path", "mapped"),
+    [
+        ("/x.pth", True), ("/home/x.pth", False), ("/homework/x.pth", True), ("/data/x.pth", False),
+        ("/home/of/scratch/x.pth", True), ("/home/of/scratching", False), ("/home", False),
+        ("/mnt/my disk/x.pth", False), ("/mnt/x.pth", True),
+    ],
+)  # fmt: skip
+def test_the_innermost_and_last_mount_decides(path: str, mapped: bool) -> None:
+    assert may_map(Path(path), TABLE) is mapped
+
+
+@pytest.mark.parametrize(
+    ("kind", "mapped"),
+    [
+        ("ext4", True), ("xfs", True), ("btrfs", True), ("overlay", True), ("tmpfs", True),
+        ("zfs", True), ("fuseblk", True), ("fuse.fuse-overlayfs", True), ("nfs", False),
+        ("nfs4", False), ("cifs", False), ("smb3", False), ("9p", False), ("lustre", False),
+        ("gpfs", False), ("ceph", False), ("afs", False), ("beegfs", False), ("fuse", False),
+        ("fuse.sshfs", False), ("fuse.gcsfuse", False), ("fuse.s3fs", False),
+        ("fuse.rclone", False),
+    ],
+)  # fmt: skip
+def test_what_may_vanish_under_a_mapping_is_not_mapped(kind: str, mapped: bool) -> None:
+    assert may_map(Path("/a/x.pth"), f"1 0 0:1 / / rw - {kind} source rw\n") is mapped
+
+
+def test_a_link_is_where_its_file_is(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/home/x.pth")
+    table = f"{TABLE}40 21 0:40 / {os.path.realpath(tmp_path)} rw - ext4 /dev/vdc rw\n"
+    assert may_map(tmp_path / "file", table)
+    assert not may_map(tmp_path / "link", table)
+
+
+@pytest.mark.parametrize(
+    ("value", "mapped"), [("0", False), ("off", False), ("1", True), ("", True)]
+)
+def test_the_environment_switches_it_off(value: str, mapped: bool, monkeypatch) -> None:
+    monkeypatch.setenv("HEADSTRIP_MAP", value)
+    assert may_map(Path("/x.pth"), TABLE) is mapped
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no table elsewhere")
+def test_this_machine_has_a_table() -> None:
+    assert may_map(Path("/dev/shm/x.pth"))
