@@ -1,0 +1,94 @@
+"""The table of `prove_builds.py`: written as a document, and read again to go on."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections import Counter
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+DOCUMENT = """\
+# Builds, architecture by architecture
+
+Written by `python tools/prove_builds.py --markdown docs/builds.md`. Each network is built from one
+file twice: the ordinary way, on real memory with `load_state_dict` copying, and by headstrip. All
+parameters and buffers, persistent or not, every tensor, array and number that a module keeps in an
+attribute, and for networks of at most 30 million parameters an embedding, are compared bit for bit.
+`hollow`: no parameter had memory before the file's. `ordinary`: all were initialised and then
+overwritten, because the constructor needs their values, or keeps tensors made of them.
+
+Made on {date} with torch {torch}, torchvision {torchvision} and timm {timm}, within {seconds} s and
+{gib} GiB an architecture.
+
+| mechanism | equal | not equal | not run |
+|---|---|---|---|
+{counts}
+
+| architecture | mechanism | tensors | embedding | equal |
+|---|---|---|---|---|
+{table}
+"""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was seen for one architecture.
+
+    Attributes:
+        name: Its qualified name.
+        mechanism: How headstrip built it, ``-`` where it was not run.
+        tensors: Tensors that were compared.
+        embedding: ``compared``, or ``-`` for a large network.
+        outcome: ``yes``, ``no``, or why it was not run.
+        seen: What differs.
+        seconds: How long it took.
+    """
+
+    name: str
+    mechanism: str
+    tensors: int
+    embedding: str
+    outcome: str
+    seen: str
+    seconds: float
+
+
+def not_run(name: str, reason: str) -> Proof:
+    """Return the row of an architecture that was left out, with the reason."""
+    return Proof(name, "-", 0, "-", f"not run: {reason}", "", 0)
+
+
+def proven(path: Path) -> dict[str, Proof]:
+    """Read the rows of a table that passed, by architecture; none where there is no table."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    rows = re.findall(
+        r"^\| `(\S+)` \| (\w+) \| (\d+) \| (compared|-) \| yes \|$", text, re.MULTILINE
+    )
+    return {
+        name: Proof(name, mechanism, int(tensors), embedding, "yes", "", 0)
+        for name, mechanism, tensors, embedding in rows
+    }
+
+
+def markdown(proofs: list[Proof], seconds: float, gib: float) -> str:
+    """Write the table as a document."""
+    versions = {
+        name: metadata.version(name).partition("+")[0] for name in ("torch", "torchvision", "timm")
+    }
+    counts = Counter((proof.mechanism, proof.outcome.partition(":")[0]) for proof in proofs)
+    rows = [
+        f"| {mechanism} | {counts[mechanism, 'yes']} | {counts[mechanism, 'no']} | "
+        f"{counts[mechanism, 'not run']} |"
+        for mechanism in sorted({mechanism for mechanism, _ in counts})
+    ]
+    table = [
+        f"| `{proof.name}` | {proof.mechanism} | {proof.tensors} | {proof.embedding} | "
+        f"{proof.outcome}{f': {proof.seen}' if proof.seen else ''} |"
+        for proof in sorted(proofs, key=lambda proof: proof.name)
+    ]
+    return DOCUMENT.format(
+        date=datetime.date.today(), seconds=f"{seconds:g}", gib=f"{gib:g}",
+        counts="\n".join(rows), table="\n".join(table), **versions,
+    )  # fmt: skip
