@@ -28,6 +28,8 @@ _HOOKS = (
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks",
     "_backward_pre_hooks",
 )  # fmt: skip
+# What every module has in its attributes of its own accord.
+_OWN = frozenset({*_HOOKS, "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 # Most attributes are of these types, and need no longer look.
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 _HOLDERS = (Tensor, dict, list, set, tuple, deque)
@@ -194,7 +196,11 @@ def _within(values: Iterable[Any]) -> list[Any]:
 
 def tensors_within(model: nn.Module) -> list[Tensor]:
     """List the tensors of a network, each once: parameters, buffers, and those in attributes."""
-    held = (value for module in model.modules() for value in _within(module.__dict__.values()))
+    held = (
+        value
+        for module in model.modules()
+        for value in _within(v for key, v in module.__dict__.items() if key not in _OWN)
+    )
     # A scripted module has its own in no attribute.
     owned = (*model.parameters(), *model.buffers(), *held)
     return list({id(value): value for value in owned if isinstance(value, Tensor)}.values())
