@@ -28,8 +28,12 @@ _HOOKS = (
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks",
     "_backward_pre_hooks",
 )  # fmt: skip
+_REGISTERS = ("_parameters", "_buffers")
 # What every module has in its attributes of its own accord.
-_OWN = frozenset({*_HOOKS, "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
+_OWN = frozenset({
+    *_HOOKS, *_REGISTERS, "_modules", "_non_persistent_buffers_set", "_state_dict_hooks",
+    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+})  # fmt: skip
 # Most attributes are of these types, and need no longer look.
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 _HOLDERS = (Tensor, dict, list, set, tuple, deque)
@@ -73,11 +77,12 @@ def probe_width(backbone: nn.Module, input_shape: tuple[int, ...]) -> int:
 
 
 def _run_on_meta(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
-    if any(isinstance(module, torch.jit.ScriptModule) for module in backbone.modules()):
+    modules = list(backbone.modules())
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
         raise NotImplementedError("a scripted module keeps its tensors where no twin can stand in")
     dtype = next((p.dtype for p in backbone.parameters() if p.is_floating_point()), torch.float32)
-    with _untouched(backbone), torch.no_grad():
-        _become_meta(backbone)
+    with _untouched(modules, own=False), torch.no_grad():
+        _become_meta(modules)
         x = torch.empty((_BATCH, *input_shape), dtype=dtype, device="meta")
         with ByShape():
             return backbone(x)
@@ -87,8 +92,9 @@ def _run_for_real(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
     parameter = next((p for p in backbone.parameters() if p.is_floating_point()), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     dtype = parameter.dtype if parameter is not None else torch.float32
-    with _untouched(backbone), torch.inference_mode(), _values_kept(backbone):
-        for module in backbone.modules():
+    modules = list(backbone.modules())
+    with _untouched(modules, own=True), torch.inference_mode(), _values_kept(backbone):
+        for module in modules:
             module.__dict__["training"] = False
         try:
             return backbone(torch.zeros((_BATCH, *input_shape), dtype=dtype, device=device))
@@ -99,13 +105,20 @@ def _run_for_real(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
             ) from error
 
 
-def _become_meta(backbone: nn.Module) -> None:
-    """Put meta twins in place of all tensors of a network, and set it to eval."""
+def _become_meta(modules: list[nn.Module]) -> None:
+    """Put meta twins in place of all tensors of a network, and set it to eval.
+
+    What every module has of its own accord is replaced, and a forward changes the copies.
+    """
     twins: dict[int, Any] = {}
-    for module in backbone.modules():
+    for module in modules:
         state = module.__dict__
+        for key in _REGISTERS:
+            state[key] = {name: _twin(value, twins) for name, value in state[key].items()}
+        for key in ("_modules", "_non_persistent_buffers_set"):
+            state[key] = state[key].copy()
         held = [(key, value) for key, value in state.items() if type(value) not in _PLAIN]
-        state.update({key: _twin(value, twins) for key, value in held})
+        state.update((key, _twin(value, twins)) for key, value in held if key not in _OWN)
         state["training"] = False
 
 
@@ -138,11 +151,16 @@ def _twin(value: Any, twins: dict[int, Any]) -> Any:
 
 
 @contextmanager
-def _untouched(backbone: nn.Module) -> Iterator[None]:
-    """Suspend hooks, and put back all that a forward may have changed."""
+def _untouched(modules: list[nn.Module], *, own: bool) -> Iterator[None]:
+    """Suspend hooks, and put back all that a forward may have changed.
+
+    Args:
+        modules: Those of the network.
+        own: Whether what every module has of its own accord is put back in its contents too.
+    """
     with ExitStack() as stack:
-        for module in backbone.modules():
-            stack.callback(_restore, module, _snapshot(module))
+        for module in modules:
+            stack.callback(_restore, module, _snapshot(module, own))
             for name in _HOOKS:
                 module.__dict__[name] = OrderedDict()
         for name in _GLOBAL_HOOKS:
@@ -153,11 +171,12 @@ def _untouched(backbone: nn.Module) -> Iterator[None]:
         yield
 
 
-def _snapshot(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
+def _snapshot(module: nn.Module, own: bool) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
     """Copy a module's attributes, and the contents of the containers among and in them."""
     state = dict(module.__dict__)
-    # Those of hooks are taken out before anything runs.
-    values = [value for key, value in state.items() if key not in _HOOKS]
+    # Hooks are taken out before anything runs.
+    left_out = _HOOKS if own else _OWN
+    values = [value for key, value in state.items() if key not in left_out]
     containers = [found for found in _within(values) if isinstance(found, (dict, list, set, deque))]
     return state, [
         (found, dict(found) if isinstance(found, dict) else list(found)) for found in containers

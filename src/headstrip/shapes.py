@@ -121,9 +121,14 @@ def _conv2d(
             x.shape[2:], weight.shape[2:], *map(_pair, (stride, padding, dilation)), strict=True
         )
     ]
-    if not fits or not same or min(sides) < 1 or not x.is_contiguous():
+    if not fits or not same or min(sides) < 1:
         return None
-    return torch.empty((x.shape[0], weight.shape[0], *sides), dtype=x.dtype, device="meta")
+    last = torch.channels_last
+    order = torch.contiguous_format if x.is_contiguous() else last
+    if order is last and not x.is_contiguous(memory_format=last):
+        return None
+    shape = (x.shape[0], weight.shape[0], *sides)
+    return torch.empty(shape, dtype=x.dtype, device="meta", memory_format=order)
 
 
 def _pair(value: Any) -> tuple[int, int]:

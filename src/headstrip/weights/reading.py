@@ -18,6 +18,7 @@ from headstrip.errors import WeightsError, one_line
 from headstrip.shards import is_index, read_index
 from headstrip.state_dicts import plain_state_dict
 from headstrip.weights.addresses import checkpoints
+from headstrip.weights.layout import note_layout, parse_again
 from headstrip.weights.mapping import Guard, may_map
 from headstrip.weights.optimized import optimized
 from headstrip.weights.parsing import Parsed, parse
@@ -125,9 +126,7 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
         parsed = _parse_copy(copy, how)
     else:
         checked = bool(expected.sha256) or facts.get(_CHECKED, False)
-        mapped = may_map(path) if how.mapped is None else how.mapped
-        parsed = parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
-        _refuse_changed(path, file, seen)
+        parsed = _parse(path, file, seen, how, checked=checked)
     if seen.fresh:
         remember(path, seen.stat, seen.sha256, origin=_origin(path))
     if copy is None and not facts.get(_CHECKED):
@@ -138,6 +137,19 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     )
 
 
+def _parse(path: Path, file: BinaryIO, seen: Seen, how: Reading, *, checked: bool) -> Parsed:
+    """Parse an open file, or map what was found in the same bytes before."""
+    mapped = may_map(path) if how.mapped is None else how.mapped
+    parsed = parse_again(path, file, seen.sha256, how.limit) if mapped and checked else None
+    if parsed is None:
+        parsed = parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
+        _refuse_changed(path, file, seen)
+        note_layout(file, seen.sha256, parsed)
+    else:
+        _refuse_changed(path, file, seen)
+    return parsed
+
+
 def _parse_copy(copy: Path, how: Reading) -> Parsed:
     """Read the copy that `headstrip weights optimize` made of a file."""
     with open(copy, "rb") as file:
@@ -145,9 +157,7 @@ def _parse_copy(copy: Path, how: Reading) -> Parsed:
         record = recorded(copy)
         if record is not None:
             compare(copy, seen.sha256, Expectation(record.sha256, "its first use"))
-        mapped = may_map(copy) if how.mapped is None else how.mapped
-        parsed = parse(copy, file, mapped=mapped, checked=True, limit=how.limit)
-        _refuse_changed(copy, file, seen)
+        parsed = _parse(copy, file, seen, how, checked=True)
         if seen.fresh:
             remember(copy, seen.stat, seen.sha256, origin="optimized")
         return parsed

@@ -1,0 +1,160 @@
+"""Where the tensors of a mapped file lie, written down once, so that the file is parsed once.
+
+Parsing takes longer than anything else in a build. What it found is kept in headstrip's cache
+under the sha256 of the file; the next build of the same bytes maps the file and makes the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from headstrip.catalog import write_atomically
+from headstrip.weights.description import restore, take_apart
+from headstrip.weights.mapping import guard, map_file
+from headstrip.weights.parsing import Parsed
+from headstrip.weights.problems import too_large
+from headstrip.weights.records import cache_home
+from headstrip.weights.safetensors_header import DTYPES
+
+_FORMAT = 1
+_LARGEST = 1 << 24
+_MAPS = Path("/proc/self/maps")
+_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) (\w+):(\w+) (\d+)")
+_DTYPES = {str(dtype): dtype for dtype in DTYPES.values()}
+
+
+def parse_again(path: Path, file: BinaryIO, sha256: str, limit: int | None) -> Parsed | None:
+    """Return the content of a mapped file whose layout is known, None where it is not.
+
+    Args:
+        path: The file, for messages.
+        file: The file, open, whose bytes have the hash.
+        sha256: Hexadecimal sha256 of it.
+        limit: The most bytes of tensors that it may hold, None for any.
+
+    Raises:
+        WeightsError: It holds more than ``limit``.
+    """
+    try:
+        with open(_layout_of(sha256), "rb") as opened:
+            layout = json.loads(opened.read(_LARGEST))
+        if layout["format"] != _FORMAT:
+            return None
+        held = sum(size for _, size in layout["storages"])
+        if limit is not None and held > limit:
+            raise too_large(path, held, limit)
+        # Before the mapping: what changes from now on is noticed.
+        watch = guard(path, file)
+        whole = map_file(file)
+        if whole is None:
+            return None
+        return Parsed(restore(_tensors(whole, layout), layout["description"]), watch, held)
+    # No layout, or one that is damaged: the file is parsed.
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, RecursionError) as error:
+        if isinstance(error, RuntimeError) and type(error).__module__.startswith("headstrip"):
+            raise
+        return None
+
+
+def note_layout(file: BinaryIO, sha256: str, parsed: Parsed) -> None:
+    """Write down where the tensors of a file lie that was mapped whole; else nothing.
+
+    Args:
+        file: The file, open.
+        sha256: Hexadecimal sha256 of it.
+        parsed: What it holds.
+    """
+    if not parsed.mapped_bytes:
+        return
+    # What no description has a form for, and what cannot be written, is parsed each time.
+    with suppress(TypeError, ValueError, RecursionError, OSError):
+        tensors, description = take_apart(parsed.content)
+        places = _Places(file)
+        rows = [[name, *places.row(tensor)] for name, tensor in tensors.items()]
+        layout = {
+            "format": _FORMAT, "storages": places.storages, "tensors": rows,
+            "description": description,
+        }  # fmt: skip
+        target = _layout_of(sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, json.dumps(layout).encode())
+
+
+def _layout_of(sha256: str) -> Path:
+    return cache_home() / "layouts" / f"{sha256}.json"
+
+
+def _tensors(whole: torch.UntypedStorage, layout: dict[str, Any]) -> dict[str, Tensor]:
+    size = whole.nbytes()
+    storages: list[Any] = []
+    for start, count in layout["storages"]:
+        if not 0 <= start <= start + count <= size:
+            raise ValueError("a storage lies outside the file")
+        # One for each, as torch has it: saving one tensor must not save the file.
+        storages.append(whole[start : start + count])
+    tensors = {}
+    for name, dtype, storage, offset, shape, stride in layout["tensors"]:
+        empty = torch.empty(0, dtype=_DTYPES[dtype])
+        tensors[name] = empty.set_(storages[storage], offset, shape, stride)
+    return tensors
+
+
+class _Places:
+    """The storages of a mapped file, and where each of its tensors is in them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        stat = os.fstat(file.fileno())
+        self.storages: list[list[int]] = []
+        self._indices: dict[int, int] = {}
+        self._mapped = [
+            (start, end, offset)
+            for start, end, offset, inode in _mappings()
+            if inode == stat.st_ino
+        ]
+        self._file = file
+
+    def row(self, tensor: Tensor) -> list[Any]:
+        """Return the dtype, storage, offset, shape and strides of a tensor.
+
+        Raises:
+            ValueError: It is in no mapping of the file.
+        """
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        if address not in self._indices:
+            self._indices[address] = len(self.storages)
+            self.storages.append([self._offset(storage), storage.nbytes()])
+        return [
+            str(tensor.dtype), self._indices[address], tensor.storage_offset(),
+            list(tensor.shape), list(tensor.stride()),
+        ]  # fmt: skip
+
+    def _offset(self, storage: torch.UntypedStorage) -> int:
+        address, size = storage.data_ptr(), storage.nbytes()
+        if not size:
+            return 0
+        for start, end, offset in self._mapped:
+            if start <= address and address + size <= end:
+                found = address - start + offset
+                # Several files may have one inode, of several devices.
+                self._file.seek(found)
+                ends = bytes(storage[: min(size, 64)].tolist())
+                if self._file.read(len(ends)) == ends:
+                    return found
+        raise ValueError("a tensor lies elsewhere")
+
+
+def _mappings() -> list[tuple[int, int, int, int]]:
+    """Return the start, end, offset in the file and inode of each mapping of this process."""
+    found = (_LINE.match(line) for line in _MAPS.read_text().splitlines())
+    return [
+        (int(one[1], 16), int(one[2], 16), int(one[3], 16), int(one[6])) for one in found if one
+    ]
