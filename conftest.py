@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -14,6 +15,9 @@ settings.load_profile("headstrip")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what is recorded of the tests' weights files out of the developer's own cache."""
+    # A shell has what it starts in the background ignore it, and some tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         os.environ["HEADSTRIP_CACHE"] = tempfile.mkdtemp(prefix="headstrip-")
 
