@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -25,8 +26,9 @@ def assign(
 ) -> None:
     """Load a state dict that was compared with the network before.
 
-    The network's parameters become the tensors themselves, in their dtype, layout and place; those
-    that it shares stay shared, and those that it does not share do not begin to.
+    The network's hollow parameters become the tensors themselves, in their dtype, layout and place;
+    those that it shares stay shared, and those that it does not share do not begin to. What has
+    memory, as buffers do, is filled: others may hold it, or a part of it.
 
     Args:
         model: The network; its parameters may be on the meta device.
@@ -39,7 +41,7 @@ def assign(
     Raises:
         WeightsError: A tensor is of another kind than the network's.
     """
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
     ordered = ordered_state(own, state, source)
     fit = _Fitter(device, dtype)
     for key in state:
@@ -59,10 +61,14 @@ class _Fitter:
     def __init__(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
         self._device = device
         self._dtype = dtype
-        self._used: set[tuple[int, torch.device]] = set()
+        self._used: list[tuple[int, int]] = []
 
     def __call__(self, own: Tensor, given: Tensor) -> Tensor:
         """Return ``given`` as it has to be in the place of ``own``."""
+        if not own.is_meta:
+            with torch.no_grad():
+                own.copy_(given.reshape(own.shape) if given.numel() == own.numel() else given)
+            return own
         dtype = self._dtype if self._dtype is not None and own.is_floating_point() else own.dtype
         # In two steps where a cast to the network's dtype would have come first.
         made = given.detach().to(own.dtype).to(device=self._device, dtype=dtype)
@@ -72,13 +78,24 @@ class _Fitter:
             ).copy_(made)
         elif made.device.type == "cpu" and made.data_ptr() % _ALIGNMENT:
             made = made.clone(memory_format=torch.preserve_format)
-        place = made.data_ptr(), made.device
-        if made.numel() and place in self._used:
+        if made.device.type == "cpu" and made.numel() and not self._claim(made):
             # Two names for one tensor in the file: where the network has two, training must not
             # change both. Where it has one, it is made one again afterwards.
             made = made.clone(memory_format=torch.preserve_format)
-        self._used.add((made.data_ptr(), made.device))
         return made
+
+    def _claim(self, made: Tensor) -> bool:
+        """Note the memory of a tensor, if no other has any of it."""
+        start = made.data_ptr()
+        last = sum((n - 1) * step for n, step in zip(made.shape, made.stride(), strict=True))
+        end = start + (int(last) + 1) * made.element_size()
+        at = bisect.bisect(self._used, (start, end))
+        before = at and self._used[at - 1][1] > start
+        after = at < len(self._used) and self._used[at][0] < end
+        if before or after:
+            return False
+        self._used.insert(at, (start, end))
+        return True
 
 
 def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
@@ -92,5 +109,8 @@ def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
 
 
 def is_hollow(model: nn.Module) -> bool:
-    """Whether any tensor of a network, in whatever attribute, has no memory."""
+    """Whether any tensor of a network, in whatever attribute, has no memory, or named its place."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    if any(isinstance(value, torch.device) and value.type == "meta" for value in held):
+        return True
     return any(tensor.is_meta for tensor in tensors_within(model))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from headstrip.assigning import assign, is_hollow
-from headstrip.errors import PluginError, WeightsError
-from headstrip.hollow import hollow_parameters
+from headstrip.errors import WeightsError
+from headstrip.hollow import Replaced, hollow_parameters, share_memory
 from headstrip.plugins import Plugin
 from headstrip.registry import get_registry
 from headstrip.selection import Selection, WeightsArgument, select_weights
@@ -28,6 +29,7 @@ from headstrip.state_dicts import (
 from headstrip.surgery import Stripped
 from headstrip.weights.locating import locate
 from headstrip.weights.mapping import Guard
+from headstrip.weights.problems import too_large
 from headstrip.weights.reading import Reading, WeightsFile, read_weights
 
 Mechanism = Literal["hollow", "ordinary"]
@@ -128,6 +130,10 @@ def _check_options(options: object) -> None:
             )
 
 
+class _NotHollowError(Exception):
+    """A network whose parameters others hold as well."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Builder:
     """Builds one network with its weights; holds what every step needs."""
@@ -143,7 +149,7 @@ class _Builder:
         """Return the stripped network, its weights file, and how it was built."""
         entry = self.selection.entry
         if entry is None and self.selection.path is None:
-            return self._stripped(self._model(options, hollow=False)), None, "ordinary"
+            return self._stripped(self._model(options)), None, "ordinary"
         if self._loads_itself:
             model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
             return self._stripped(model), None, "ordinary"
@@ -159,12 +165,15 @@ class _Builder:
     def _hollow(self, options: Mapping[str, Any]) -> Stripped | None:
         """Build without initialising; None where the network cannot be built so.
 
-        That is where its constructor needs values of its parameters, or keeps tensors made of them
-        elsewhere than in its state dict.
+        That is where it needs values of its parameters before they are loaded, or where others
+        than its modules hold them.
         """
         try:
             stripped = self._filled(options, hollow=True)
-        except PluginError:
+        except WeightsError:
+            raise
+        # Whatever it is that a network does with tensors that have no values.
+        except Exception:
             return None
         parts = (stripped.backbone, stripped.head)
         return None if any(part is not None and is_hollow(part) for part in parts) else stripped
@@ -197,26 +206,34 @@ class _Builder:
 
     def _filled(self, options: Mapping[str, Any], *, hollow: bool) -> Stripped:
         """Build the network that the file is for: its classes, or no head at all."""
-        model = self._model(options, hollow=hollow)
+        replaced = Replaced()
+        model = self._model(options, replaced if hollow else None)
         file = self._file(model)
         state = self._adapted(file, model)
+        _refuse_larger(file, state, model)
         fit = compare(model, state)
         headless = False
         if fit.names:
-            stripped = self._stripped(self._model(options, hollow=hollow))
+            stripped = self._stripped(self._model(options, Replaced() if hollow else None))
             # What such a network has no place for may be a head.
             paths = fit.unexpected if stripped.law == "headless" else stripped.paths
             headless = self._head_is_absent(file, fit, paths, state)
             if not headless:
                 classes = _classes(fit, state, file)
-                model = self._model({**options, "num_classes": classes}, hollow=hollow)
+                replaced = Replaced()
+                options = {**options, "num_classes": classes}
+                model = self._model(options, replaced if hollow else None)
                 state = self._adapted(file, model)
                 self._check_fit(file, compare(model, state), ())
         if hollow:
             wish = self.wish
+            if share_memory(model):
+                raise _NotHollowError
             assign(
                 model, state, file.content, headless=headless, device=wish.device, dtype=wish.dtype
             )
+            if replaced.is_held(model):
+                raise _NotHollowError
         else:
             copy_into(model, state, file.content, headless=headless)
         if not file.filled:
@@ -225,8 +242,8 @@ class _Builder:
         stripped = self._stripped(model)
         return replace(stripped, head=None, law="headless") if headless else stripped
 
-    def _model(self, options: Mapping[str, Any], *, hollow: bool) -> nn.Module:
-        with hollow_parameters() if hollow else nullcontext():
+    def _model(self, options: Mapping[str, Any], replaced: Replaced | None = None) -> nn.Module:
+        with nullcontext() if replaced is None else hollow_parameters(replaced):
             model: nn.Module = self.owner.call(
                 "build_model", self.about, spec=self.spec, options=dict(options)
             )
@@ -278,8 +295,18 @@ def _shown(problem: str, names: tuple[str, ...], chosen: set[str]) -> str:
 def _limit(model: nn.Module) -> int:
     """Return the most bytes of tensors that a network's weights file may hold."""
     tensors = (*model.parameters(), *model.buffers())
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return _TIMES_THE_NETWORK * size + _AND_BYTES
+    return _TIMES_THE_NETWORK * _size(tensors) + _AND_BYTES
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors if not is_lazy(one))
+
+
+def _refuse_larger(file: WeightsFile, state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse tensors that a file holds little of and that are large: expanded ones."""
+    size, limit = _size(state.values()), _limit(model)
+    if size > limit:
+        raise too_large(file.path, size, limit)
 
 
 def strip_with(

@@ -60,7 +60,7 @@ class Encoder(nn.Module):
         preprocessing: Preprocessing | None,
         predictors: Predictors | None,
         labels: tuple[str, ...] | None,
-        guards: tuple[Guard | None, ...] = (),
+        guards: tuple[Guard, ...] = (),
         weights_file: str | None = None,
     ) -> None:
         """Put the parts together; ``build_encoder`` does it."""
@@ -238,7 +238,7 @@ class Encoder(nn.Module):
         Returns:
             Plain JSON values: the name, the weights and their sha256, the options, the
             preprocessing, the dtype, the identity of the fingerprint, the names and classes of
-            the predictors, and the versions of what computes. See ``docs/reproduce.md``.
+            the predictors, and the versions of what computes. See ``docs/reproducibility.md``.
 
         Raises:
             ManifestError: A predictor has no number of classes.
@@ -269,20 +269,33 @@ class Encoder(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
         """Move or cast everything; what has left the mapped file needs no guard any more."""
+        self._check_guards()
         before = self._places() if self._guards else set()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if not before & self._places():
             self._guards = ()
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle has: copies of the tensors, which need no guard."""
+        self._check_guards()
+        return {**self.__dict__, "_guards": ()}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the tensors by name, as every module does.
+
+        Raises:
+            WeightsError: As ``forward``.
+        """
+        self._check_guards()
+        return super().state_dict(*args, **kwargs)
+
     def _places(self) -> set[int]:
         return {one.data_ptr() for one in self.parameters() if one.device.type == "cpu"}
 
     def _check_guards(self) -> None:
         for guard in self._guards:
-            # A copy of an encoder has copies of the tensors, and None for the guard.
-            if guard is not None:
-                guard.check()
+            guard.check()
 
     def extra_repr(self) -> str:
         """Show what it is."""

@@ -97,6 +97,9 @@ def build_encoder(
     place = _checked_place(device, dtype)
     if verify not in VERIFY:
         raise ValueError(f"verify={verify!r} is no way to verify. Pass 'changed' or 'always'.")
+    if map not in (None, True, False) or offline not in (True, False):
+        wrong = f"offline={offline!r}" if map in (None, True, False) else f"map={map!r}"
+        raise ValueError(f"{wrong} is no truth value. Pass True or False.")
     if not isinstance(name, str) or name.endswith(".json"):
         from headstrip.manifest import build_from_manifest
 
@@ -165,7 +168,10 @@ def _checked_place(device: Any, dtype: Any) -> torch.device | None:
             "as torch.bfloat16."
         )
     try:
-        return None if device is None else torch.empty(0, device=device).device
+        place = None if device is None else torch.empty(0, device=device).device
+        if place is not None and place.type == "meta":
+            raise RuntimeError("on the meta device tensors have no values")
+        return place
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise ValueError(

@@ -8,13 +8,16 @@ a state dict has them or not.
 from __future__ import annotations
 
 import gc
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from headstrip.probe import tensors_within
 from headstrip.shapes import NoValues, twin
 
 _collecting = threading.Lock()
@@ -22,15 +25,59 @@ _holders = 0
 _was_enabled = False
 
 
+class Replaced:
+    """The parameters that lost their memory, and those that came in their place."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        # Both are held, so that the id of an original is not given to another tensor meanwhile.
+        self.pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+
+    def is_held(self, model: nn.Module) -> bool:
+        """Whether anything but this and the modules of a network holds one of them, or its memory.
+
+        A closure, a list, or a module that is in no register would go on with a tensor that no
+        weights file ever fills.
+        """
+        ours = {id(one) for one in model.parameters()}
+        # How many references a pair of ours alone has differs between versions of Python.
+        alone = _counts({0: (object(), object())})[0]
+        for made, *counts in _counts(self.pairs):
+            if counts[0] > alone[1] or (made not in ours and counts[1] > alone[2]):
+                return True
+        memory = {one.untyped_storage().data_ptr() for one, _ in self.pairs.values()} - {0}
+        return any(
+            one.layout is torch.strided and one.untyped_storage().data_ptr() in memory
+            for one in tensors_within(model)
+            if not one.is_meta
+        )
+
+
+def _counts(pairs: Mapping[int, tuple[object, object]]) -> list[tuple[int, int, int]]:
+    """Return, for each pair, the id of the second and how many references both have."""
+    return [
+        (id(made), sys.getrefcount(original), sys.getrefcount(made))
+        for original, made in pairs.values()
+    ]
+
+
+def share_memory(model: nn.Module) -> bool:
+    """Whether two hollow parameters of a network would be one piece of memory if they had any."""
+    places = [one.untyped_storage()._cdata for one in model.parameters() if one.is_meta]
+    return len(places) != len(set(places))
+
+
 @contextmanager
-def hollow_parameters() -> Iterator[None]:
+def hollow_parameters(replaced: Replaced) -> Iterator[None]:
     """Have modules that this thread makes keep parameters without memory.
 
     A parameter that two modules share stays one.
+
+    Args:
+        replaced: Takes what was replaced.
     """
     thread = threading.get_ident()
-    # Both, so that the id of an original is not given to another tensor meanwhile.
-    hollow: dict[int, tuple[Tensor, nn.Parameter]] = {}
+    hollow = replaced.pairs
 
     def register(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
         if threading.get_ident() != thread or parameter is None or parameter.is_meta:

@@ -27,6 +27,7 @@ _LOCATION = re.compile(
 # Seconds for a connection to come about.
 _CONNECT = 5.0
 _TRUE = {"1", "ON", "YES", "TRUE"}
+_FALSE = {"", "0", "OFF", "NO", "FALSE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,4 +253,7 @@ def _forbidden() -> str | None:
 
 
 def _set(variable: str) -> str | None:
-    return variable if os.environ.get(variable, "").upper() in _TRUE else None
+    value = os.environ.get(variable, "").strip().upper()
+    # Of headstrip's own a value that is neither forbids: that is the safe side.
+    own = variable.startswith("HEADSTRIP") and value not in _FALSE
+    return variable if value in _TRUE or own else None

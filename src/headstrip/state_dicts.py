@@ -149,6 +149,8 @@ def _check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None
             mine.is_floating_point() != other.is_floating_point()
             or mine.is_complex() != other.is_complex()
             or other.layout is not torch.strided
+            or other.is_meta
+            or other.is_nested
         ):
             raise WeightsError(
                 f"The tensor {name!r} in the file is {other.dtype}, {other.layout}, where the "

@@ -108,7 +108,129 @@ class Twice(Net):
         return super().features(x) * self.one + self.two
 
 
-NETS = {kind.__name__.lower(): kind for kind in (Net, Constants, Tied, Alias, Reads, Twice)}
+class Odd(Net):
+    """What others than a module's registers may hold of its tensors."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(num_classes)
+        self.setup()
+
+    def features(self, x):
+        return self.mid(super().features(x))
+
+
+class InAList(Odd):
+    def setup(self):
+        self.w = w = nn.Parameter(torch.randn(8))
+        self.kept = [w]
+
+    def mid(self, x):
+        return x * self.kept[0]
+
+
+class InAClosure(Odd):
+    def setup(self):
+        w = nn.Parameter(torch.randn(8))
+        self.w = w
+        self.times = lambda x: x * w
+
+    def mid(self, x):
+        return self.times(x)
+
+
+class TwinInAClosure(Odd):
+    def setup(self):
+        self.w = nn.Parameter(torch.randn(8))
+        w = self.w
+        self.times = lambda x: x * w
+
+    def mid(self, x):
+        return self.times(x)
+
+
+class ViewInABuffer(Odd):
+    def setup(self):
+        w = nn.Parameter(torch.randn(8))
+        self.w = w
+        self.register_buffer("view", w.data.view(8), persistent=False)
+
+    def mid(self, x):
+        return x * self.view
+
+
+class HalfOfABuffer(Odd):
+    def setup(self):
+        both = torch.randn(16)
+        self.register_buffer("both", both)
+        self.register_buffer("part", both[:8], persistent=False)
+
+    def mid(self, x):
+        return x * self.part
+
+
+class BufferInAList(Odd):
+    def setup(self):
+        self.register_buffer("b", torch.randn(8))
+        self.kept = [self.b]
+
+    def mid(self, x):
+        return x * self.kept[0]
+
+
+class HiddenModule(Odd):
+    def setup(self):
+        self.hidden = [nn.Linear(8, 8)]
+        with torch.no_grad():
+            self.hidden[0].weight.fill_(0.5)
+            self.hidden[0].bias.fill_(0.25)
+
+    def mid(self, x):
+        return self.hidden[0](x)
+
+
+class KeepsItsDevice(Odd):
+    def setup(self):
+        self.device = self.conv.weight.device
+
+    def mid(self, x):
+        return x + torch.ones(8, device=self.device)
+
+
+class TiedByData(Odd):
+    def setup(self):
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.two.weight.data = self.one.weight.data
+
+    def mid(self, x):
+        return self.two(self.one(x))
+
+
+class LoadsByData(Odd):
+    def setup(self):
+        self.w = nn.Parameter(torch.randn(8))
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        self.w.data = state[f"{prefix}w"].clone()
+        super()._load_from_state_dict(state, prefix, *rest)
+
+    def mid(self, x):
+        return x * self.w
+
+
+class LooksBeforeLoading(Odd):
+    def setup(self):
+        self.w = nn.Parameter(torch.randn(8))
+        self.register_load_state_dict_pre_hook(lambda module, *rest: module.w.sum().item())
+
+    def mid(self, x):
+        return x * self.w
+
+
+ODD = (
+    InAList, InAClosure, TwinInAClosure, ViewInABuffer, HalfOfABuffer, BufferInAList, HiddenModule,
+    KeepsItsDevice, TiedByData, LoadsByData, LooksBeforeLoading,
+)  # fmt: skip
+NETS = {kind.__name__.lower(): kind for kind in (Net, Constants, Tied, Alias, Reads, Twice, *ODD)}
 
 
 class Nets:
@@ -175,6 +297,40 @@ def test_embeddings_are_those_of_the_network_that_was_saved(saved, name, mechani
     assert torch.equal(encoder.logits(images()), model(images()))
     assert build_stripped(f"nets:{name}", weights=path).mechanism == mechanism
     assert not any(tensor.is_meta for tensor in (*encoder.parameters(), *encoder.buffers()))
+
+
+@pytest.mark.parametrize("kind", ODD, ids=lambda kind: kind.__name__)
+def test_what_others_hold_of_its_tensors_is_right(saved, kind):
+    model, path = saved(kind.__name__.lower())
+    encoder = build_encoder(f"nets:{kind.__name__.lower()}", weights=path)
+    assert torch.equal(encoder(images()), model.features(images()))
+
+
+def test_parameters_that_are_tied_by_their_memory_stay_so(saved):
+    backbone = build_encoder("nets:tiedbydata", weights=saved("tiedbydata")[1]).backbone
+    backbone.one.weight.data.add_(1)
+    assert torch.equal(backbone.one.weight, backbone.two.weight)
+
+
+def test_tensors_that_overlap_in_the_file_do_not_in_the_network(saved):
+    def overlap(state):
+        both = torch.arange(12.0)
+        return {**state, "one": both[:8], "two": both[4:]}
+
+    backbone = build_encoder("nets:twice", weights=saved("twice", overlap)[1]).backbone
+    backbone.one.data.add_(1)
+    assert torch.equal(backbone.two, torch.arange(4.0, 12.0))
+
+
+def test_a_small_file_with_a_head_of_a_hundred_million_classes_is_refused(saved):
+    def expand(state):
+        many = 100_000_000
+        weight, bias = torch.zeros(1).expand(many, 8), torch.zeros(1).expand(many)
+        return {**state, "fc.weight": weight, "fc.bias": bias}
+
+    _, path = saved("net", expand)
+    with pytest.raises(WeightsError, match=r"holds 3,600,.* bytes of tensors"):
+        build_encoder("nets:net", weights=path)
 
 
 def test_a_parameter_in_two_places_stays_one(saved):
@@ -249,7 +405,10 @@ def test_a_mapped_file_that_is_rewritten_in_place_stops_the_encoder(saved):
     _, path = saved("net")
     encoder = build_encoder("nets:net", weights=path, map=True)
     rewrite(path)
-    for use in (lambda: encoder(images()), lambda: encoder.fingerprint):
+    for use in (
+        lambda: encoder(images()), lambda: encoder.fingerprint, encoder.half, encoder.state_dict,
+        encoder.share_memory, lambda: copy.deepcopy(encoder), lambda: pickle.dumps(encoder),
+    ):  # fmt: skip
         with pytest.raises(WeightsError, match=r"rewritten in place while it was in use.*Load"):
             use()
 
@@ -267,6 +426,22 @@ def test_a_file_that_is_renamed_over_the_mapped_one_changes_nothing(saved, tmp_p
     (tmp_path / "other").write_bytes(b"another file")
     os.replace(tmp_path / "other", path)
     assert torch.equal(encoder(images()), model.features(images()))
+
+
+def test_a_file_that_is_touched_and_has_the_same_bytes_stops_nothing(saved):
+    model, path = saved("net")
+    encoder = build_encoder("nets:net", weights=path, map=True)
+    os.utime(path)
+    assert torch.equal(encoder(images()), model.features(images()))
+
+
+def test_a_file_that_is_cut_short_is_noticed_before_its_pages_are_read(saved):
+    _, path = saved("net")
+    encoder = build_encoder("nets:net", weights=path, map=True)
+    os.truncate(path, 100)
+    for use in (encoder.half, lambda: copy.deepcopy(encoder), encoder.state_dict):
+        with pytest.raises(WeightsError, match="was rewritten in place"):
+            use()
 
 
 @pytest.mark.parametrize(
@@ -352,6 +527,19 @@ def test_a_byte_that_changed_in_silence_is_found_when_every_byte_is_read(saved):
 def test_another_way_to_verify_is_refused(verify):
     with pytest.raises(ValueError, match=r"verify=.* is no way to verify\. Pass 'changed'"):
         build_encoder("nets:net", weights=None, verify=verify)
+
+
+@pytest.mark.parametrize("wrong", [{"map": "x"}, {"offline": "no"}, {"device": "meta"}])
+def test_other_switches_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"Pass "):
+        build_encoder("nets:net", weights=None, **wrong)
+
+
+@pytest.mark.parametrize("name", ["a\0b.pth", "\ud800.pth", "pipe.pth"])
+def test_a_path_that_is_no_file_of_weights_is_told_with_a_sentence(name, tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(WeightsError, match=r"cannot be read|is no regular file"):
+        build_encoder("nets:net", weights=tmp_path / name)
 
 
 def test_a_file_of_a_far_larger_network_is_refused_before_it_is_read(tmp_path):

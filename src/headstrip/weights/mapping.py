@@ -8,6 +8,7 @@ over the mapped one changes nothing: the mapping keeps the old one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -30,11 +31,15 @@ _REMOTE = {
 }  # fmt: skip
 # Of the file systems that a program serves, these are known to be of this machine's disks.
 _LOCAL_FUSE = {"fuseblk", "fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.ntfs-3g", "fuse.exfat"}
+_CHUNK = 1 << 20
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 class Guard:
     """Notices that a mapped file was rewritten in place.
+
+    Attributes:
+        sha256: What the file's bytes were, empty where that is not known.
 
     It keeps a descriptor of the file open for as long as it lives. Copies and pickles of what
     holds it have copies of the tensors, and None for the guard.
@@ -52,23 +57,42 @@ class Guard:
         self._descriptor = descriptor
         self._expected = (size, mtime_ns)
         self._path = path
+        self.sha256 = ""
         weakref.finalize(self, os.close, descriptor).atexit = False
 
     def check(self) -> None:
         """Compare the file with what was mapped.
 
+        Where its time alone is another, its bytes are hashed, if it is known what they were.
+
         Raises:
-            WeightsError: It has another size or time of modification now.
+            WeightsError: It has another size or time of modification now, and other bytes.
         """
-        now = os.fstat(self._descriptor)
-        if (now.st_size, now.st_mtime_ns) != self._expected:
-            size, mtime_ns = self._expected
+        try:
+            now = os.fstat(self._descriptor)
+        except OSError:
+            # Somebody closed all descriptors, as a daemon does: nothing can be said any more.
+            return
+        size, mtime_ns = self._expected
+        if (now.st_size, now.st_mtime_ns) != self._expected and not self._is_as_it_was(now):
             raise WeightsError(
                 f"The file {self._path} was rewritten in place while it was in use: it had "
                 f"{size} bytes of time {mtime_ns}, and has {now.st_size} of time "
                 f"{now.st_mtime_ns}. Load it again; to replace a file safely write "
                 "another and rename it, or set HEADSTRIP_MAP=0."
             )
+
+    def _is_as_it_was(self, now: os.stat_result) -> bool:
+        if now.st_size != self._expected[0] or not self.sha256:
+            return False
+        digest, at = hashlib.sha256(), 0
+        while chunk := os.pread(self._descriptor, _CHUNK, at):
+            digest.update(chunk)
+            at += len(chunk)
+        if digest.hexdigest() != self.sha256:
+            return False
+        self._expected = (now.st_size, now.st_mtime_ns)
+        return True
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()

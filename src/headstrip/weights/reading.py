@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -106,13 +108,25 @@ def read_weights(path: Path, sha256: str = "", how: Reading = Reading()) -> Weig
     if is_index(path):
         return _read_shards(path, sha256, how)
     try:
-        with open(path, "rb") as file:
+        # Of a pipe or a device there is no end, or nothing that could be mapped.
+        kind = os.stat(path).st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise WeightsError(f"{str(path)!r} is no regular file. Pass the path of one.")
+        file = open(path, "rb")  # noqa: SIM115  (closed below)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    try:
+        with file:
             return _read(path, file, sha256, how)
     except OSError as error:
-        raise WeightsError(
-            f"The weights file {str(path)!r} cannot be read ({one_line(error)}). "
-            "Check the path and its permissions."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"The weights file {str(path)!r} cannot be read ({one_line(error)}). "
+        "Check the path and its permissions."
+    )
 
 
 def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
@@ -122,9 +136,9 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     record = recorded(path)
     facts = record.facts if record is not None and record.sha256 == seen.sha256 else {}
     copy = optimized(seen.sha256)
-    if copy is not None:
-        parsed = _parse_copy(copy, how)
-    else:
+    parsed = _parse_copy(copy, how) if copy is not None else None
+    if parsed is None:
+        copy = None
         checked = bool(expected.sha256) or facts.get(_CHECKED, False)
         parsed = _parse(path, file, seen, how, checked=checked)
     if seen.fresh:
@@ -132,6 +146,9 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     if copy is None and not facts.get(_CHECKED):
         learn(path, seen.stat, **{_CHECKED: True})
     guards = (parsed.guard,) if parsed.guard is not None else ()
+    if copy is None:
+        for guard in guards:
+            guard.sha256 = seen.sha256
     return WeightsFile(
         path, seen.sha256, parsed.content, guards, facts.get(_FILLED, False), seen.stat
     )
@@ -150,17 +167,23 @@ def _parse(path: Path, file: BinaryIO, seen: Seen, how: Reading, *, checked: boo
     return parsed
 
 
-def _parse_copy(copy: Path, how: Reading) -> Parsed:
-    """Read the copy that `headstrip weights optimize` made of a file."""
-    with open(copy, "rb") as file:
+def _parse_copy(copy: Path, how: Reading) -> Parsed | None:
+    """Read the copy that `headstrip weights optimize` made of a file.
+
+    It is None where nothing says which bytes it must have, or it has others: the file itself is
+    as good.
+    """
+    record = recorded(copy)
+    if record is None:
+        return None
+    with suppress(WeightsError, OSError), open(copy, "rb") as file:
         seen = identify(copy, file, always=how.verify == "always")
-        record = recorded(copy)
-        if record is not None:
-            compare(copy, seen.sha256, Expectation(record.sha256, "its first use"))
+        compare(copy, seen.sha256, Expectation(record.sha256, "its first use"))
         parsed = _parse(copy, file, seen, how, checked=True)
         if seen.fresh:
             remember(copy, seen.stat, seen.sha256, origin="optimized")
         return parsed
+    return None
 
 
 def _expectation(path: Path, sha256: str, how: Reading) -> Expectation:

@@ -58,9 +58,10 @@ class Record:
 def cache_home() -> Path:
     """Return the folder of what headstrip keeps: ``$HEADSTRIP_CACHE``, else in the user's cache."""
     own = os.environ.get("HEADSTRIP_CACHE")
+    # Unlike Path.expanduser, this leaves the name of an unknown user as it is.
     if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "headstrip"
+        return Path(os.path.expanduser(own))
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "headstrip"
 
 
 def recorded(path: Path) -> Record | None:
