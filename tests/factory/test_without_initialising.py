@@ -23,7 +23,9 @@ from headstrip import (
     hookimpl,
     register_plugin,
 )
+from headstrip.assigning import assign
 from headstrip.construction import build_stripped
+from headstrip.hollow import Replaced, hollow_parameters
 from headstrip.registry import use_registry
 
 SHAPE = (3, 8, 8)
@@ -376,6 +378,16 @@ def test_the_strides_are_the_networks_whatever_the_files_are(saved):
 def test_every_parameter_starts_at_a_multiple_of_64_bytes(saved, mapped):
     encoder = build_encoder("nets:twice", weights=saved("twice")[1], map=mapped)
     assert all(parameter.data_ptr() % 64 == 0 for parameter in encoder.parameters())
+
+
+def test_what_a_plugin_cuts_out_of_a_tensor_is_moved_to_a_multiple_of_64_bytes():
+    with hollow_parameters(Replaced()):
+        model = Twice()
+    part = torch.arange(9.0)[1:]
+    state = {**Twice().state_dict(), "one": part}
+    assign(model, state, state)
+    assert model.one.data_ptr() % 64 == 0
+    assert torch.equal(model.one, part)
 
 
 def test_training_never_writes_the_file(saved):
