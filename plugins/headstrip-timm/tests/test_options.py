@@ -11,6 +11,7 @@ from timm.data import create_transform, resolve_data_config
 from headstrip import HeadNotFoundError, PluginError, Preprocessing, WeightsError, build_encoder
 from headstrip.measure import measure
 from headstrip.registry import get_registry
+from headstrip.shapes import without_memory
 from headstrip.testing import perturb
 
 VIT = "timm:vit_tiny_patch16_224"
@@ -158,3 +159,23 @@ def test_the_input_is_the_networks_own_where_timm_gives_it_the_configuration_of_
     spec, _ = get_registry().resolve("timm:vitamin_xlarge_336")
     assert measure(spec) == spec
     assert spec.input_shape == (3, 336, 336)
+
+
+@pytest.mark.skipif(not timm.is_model("deepseek_vit_412m_enc"), reason="this timm lacks it")
+def test_the_input_is_that_of_the_weights_where_the_network_takes_any_size():
+    registry = get_registry()
+    spec, _ = registry.resolve("timm:deepseek_vit_412m_enc")
+    entry = next(one for one in registry.weights(spec) if one.input_shape != spec.input_shape)
+    with without_memory():
+        model = registry.owner(spec).call(
+            "build_model", spec.name, spec=spec, options=dict(entry.options)
+        )
+    stripped = registry.owner(spec).call(
+        "strip_head",
+        spec.name,
+        model=model,
+        family=spec.family.partition(":")[2],
+        spec=spec,
+        entry=entry,
+    )
+    assert stripped.input_shape == entry.input_shape == (3, 392, 392)

@@ -161,7 +161,9 @@ def _input_shape(model: nn.Module, options: Mapping[str, Any]) -> tuple[int, ...
     """Return the input of a network: what it or its configuration says, and options make of it."""
     channels, *size = cast("Any", model).pretrained_cfg["input_size"]
     # timm builds vitamin_xlarge_336 with the configuration of another, smaller network.
-    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    patches = getattr(model, "patch_embed", None)
+    # One that takes any size has the architecture's own there, whatever its weights' is.
+    own = getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", False) else None
     wanted = options.get("img_size") or own or tuple(size)
     height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
     return (options.get("in_chans") or channels, height, width)
