@@ -163,7 +163,7 @@ FAULTS = (
     ),
     Fault(
         "unaligned tensors are used where they are", "assigning.py",
-        "made.data_ptr() % _ALIGNMENT:", "False:",
+        "made.data_ptr() % ALIGNMENT:", "False:",
         "tests/factory",
     ),
     Fault(

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from headstrip import hookspecs, preprocessing, spec, surgery
-from headstrip.catalog import write_atomically
+from headstrip.atomic import write_atomically
 from headstrip.returns import REQUIRED
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "hookspec.md"

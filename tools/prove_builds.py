@@ -17,24 +17,18 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from queue import SimpleQueue
 
 from prove_builds_table import Proof, markdown, not_run, proven
+from proving import OVER, Worker, answer, ask_all
 
-from headstrip.catalog import write_atomically
+from headstrip.atomic import write_atomically
 from headstrip.registry import get_registry
 from headstrip.spec import BackboneSpec
 
@@ -74,102 +68,45 @@ def prove(name: str, folder: Path) -> Proof:
     )  # fmt: skip
 
 
-class Worker:
-    """A process that proves one architecture after the other, and can be ended."""
-
-    def __init__(self, folder: Path) -> None:
-        """Start it on the first proof; its files go to a folder."""
-        self._folder = folder
-        self._process: subprocess.Popen[str] | None = None
-
-    def prove(self, name: str, seconds: float) -> Proof:
-        """Have one architecture proven within a number of seconds."""
-        process = self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(f"{name}\n")
-        process.stdin.flush()
-        timer = threading.Timer(seconds, process.kill)
-        timer.start()
-        line = process.stdout.readline()
-        timer.cancel()
-        if line:
-            return Proof(**json.loads(line))
-        self.close()
-        return not_run(name, f"it takes more than {seconds:g} s, or than the memory")
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def _running(self) -> subprocess.Popen[str]:
-        if self._process is None:
-            self._folder.mkdir(exist_ok=True)
-            self._process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", __file__, "--worker", str(self._folder)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                env={
-                    # Workers that share the cores wait for each other's threads.
-                    "OMP_NUM_THREADS": "1",
-                    **os.environ,
-                    # What is noted of files that are gone a second later is nobody's.
-                    "HEADSTRIP_CACHE": str(self._folder / "cache"),
-                },
-            )  # fmt: skip
-            assert self._process.stdout is not None
-            # The import of torch and timm is nobody's proof.
-            self._process.stdout.readline()
-        return self._process
+def worker(folder: Path) -> Worker:
+    """Return a process that proves; its files go to a folder."""
+    folder.mkdir()
+    env = {
+        # Workers that share the cores wait for each other's threads.
+        "OMP_NUM_THREADS": "1",
+        **os.environ,
+        # What is noted of files that are gone a second later is nobody's.
+        "HEADSTRIP_CACHE": str(folder / "cache"),
+    }
+    return Worker(__file__, "--worker", str(folder), env=env)
 
 
 def work(folder: Path) -> None:
-    """Prove what is named on stdin; what plugins print is kept off stdout."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+    """Prove what is named on stdin; an architecture that fails is one that differs."""
     import prove_builds_twins  # noqa: F401  (imported before the first proof is timed)
 
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        name = line.strip()
+    def proof(name: str) -> Proof:
         try:
-            proof = prove(name, folder)
+            return prove(name, folder)
         except Exception as error:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            proof = Proof(name, "-", 0, "-", "no", text[:300], 0)
-        print(json.dumps(asdict(proof)), file=answers, flush=True)
+            return Proof(name, "-", 0, "-", "no", text[:300], 0)
+
+    answer(proof)
 
 
 def prove_all(
     specs: list[BackboneSpec], seconds: float, gib: float, workers: int, end: float
 ) -> Iterator[Proof]:
     """Prove architectures, the smallest first; those that need much memory one at a time."""
-    free: SimpleQueue[Worker] = SimpleQueue()
-
-    def one(spec: BackboneSpec) -> Proof:
-        need = spec.params * BYTES / 2**30
-        if need > gib:
-            return not_run(spec.qualified_name, f"it needs about {need:.0f} GiB")
-        worker = free.get()
-        try:
-            if time.monotonic() > end:
-                return not_run(spec.qualified_name, "the time for all of them was over")
-            return worker.prove(spec.qualified_name, seconds)
-        finally:
-            free.put(worker)
-
+    limits = (seconds, gib, end)
     with tempfile.TemporaryDirectory(prefix="headstrip-builds-") as folder:
-        for number in range(workers):
-            free.put(Worker(Path(folder, str(number))))
-        light = [spec for spec in specs if spec.params * BYTES * workers <= gib * 2**30]
-        try:
-            with ThreadPoolExecutor(workers) as pool:
-                yield from pool.map(one, light)
-            yield from map(one, [spec for spec in specs if spec not in light])
-        finally:
-            for _ in range(workers):
-                free.get().close()
+        processes = [worker(Path(folder, str(number))) for number in range(workers)]
+        for spec, found in ask_all(
+            specs, processes, lambda spec: spec.qualified_name, BYTES, limits
+        ):
+            name = spec.qualified_name
+            yield not_run(name, found) if isinstance(found, str) else Proof(**found)
 
 
 def chosen(patterns: list[str]) -> list[BackboneSpec]:
@@ -212,7 +149,7 @@ def main() -> None:
 
     def save() -> None:
         if options.markdown:
-            rest = [not_run(name, "the time for all of them was over") for name in waiting]
+            rest = [not_run(name, OVER) for name in waiting]
             text = markdown([*proofs, *rest], options.seconds, options.gib)
             write_atomically(options.markdown.resolve(), text.encode())
 

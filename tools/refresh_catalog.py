@@ -14,7 +14,8 @@ from pathlib import Path
 from torchvision import models
 
 import headstrip
-from headstrip.catalog import write_atomically, write_catalog, write_weights
+from headstrip.atomic import write_atomically
+from headstrip.catalog import write_catalog, write_weights
 from headstrip.families import BUILT_IN
 from headstrip.families.family import LABELS, TorchvisionFamily
 from headstrip.spec import BackboneSpec, WeightsEntry

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from headstrip.probe import tensors_within
 from headstrip.state_dicts import ordered_state
-
-_ALIGNMENT = 64
+from headstrip.weights.aligning import ALIGNMENT
 
 
 def assign(
@@ -67,7 +66,7 @@ class _Fitter:
         """Return ``given`` as it has to be in the place of ``own``."""
         if not own.is_meta:
             with torch.no_grad():
-                own.copy_(given.reshape(own.shape) if given.numel() == own.numel() else given)
+                own.copy_(given)
             return own
         dtype = self._dtype if self._dtype is not None and own.is_floating_point() else own.dtype
         # In two steps where a cast to the network's dtype would have come first.
@@ -76,7 +75,7 @@ class _Fitter:
             made = torch.empty_strided(
                 own.shape, own.stride(), dtype=made.dtype, device=made.device
             ).copy_(made)
-        elif made.device.type == "cpu" and made.data_ptr() % _ALIGNMENT:
+        elif made.device.type == "cpu" and made.data_ptr() % ALIGNMENT:
             made = made.clone(memory_format=torch.preserve_format)
         if made.device.type == "cpu" and made.numel() and not self._claim(made):
             # Two names for one tensor in the file: where the network has two, training must not

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from headstrip.catalog import write_atomically, write_catalog, write_weights
+from headstrip.atomic import write_atomically
+from headstrip.catalog import write_catalog, write_weights
 from headstrip.errors import HeadstripError, PluginError
 from headstrip.index import row_problem
 from headstrip.measure import measure

@@ -6,14 +6,12 @@ package of their distribution and are written by a tool. A row is a claim that a
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from headstrip.atomic import write_atomically
 from headstrip.errors import CatalogError
 from headstrip.rows import (
     CATALOG_COLUMNS,
@@ -166,17 +164,3 @@ def _refuse_twice(path: Path, keys: Sequence[tuple[str, ...]]) -> None:
 def _write_rows(path: Path, columns: tuple[str, ...], rows: list[list[str]]) -> None:
     text = "".join("\t".join(row) + "\n" for row in (list(columns), *rows))
     write_atomically(path, text.encode())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path`` and rename it there: whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -160,7 +160,7 @@ class _Builder:
             mechanism: Mechanism = "ordinary" if stripped is None else "hollow"
             if stripped is None:
                 stripped = self._filled(options, hollow=False)
-        return stripped, self._file(None), mechanism
+        return stripped, self.read[0], mechanism
 
     def _hollow(self, options: Mapping[str, Any]) -> Stripped | None:
         """Build without initialising; None where the network cannot be built so.
@@ -184,11 +184,10 @@ class _Builder:
         no_file = self.selection.path is None and entry is not None and not entry.locations
         return no_file and self.owner.implements("load_model")
 
-    def _file(self, model: nn.Module | None) -> WeightsFile:
-        """Return the weights file, read once: for a network, whose size limits what it may hold."""
+    def _file(self, limit: int) -> WeightsFile:
+        """Return the weights file, read once, which may hold so many bytes of tensors."""
         if not self.read:
             entry, path = self.selection.entry, self.selection.path
-            limit = None if model is None else _limit(model)
             how = replace(self.wish.reading, limit=limit)
             if path is not None:
                 self.read.append(read_weights(path, how=how))
@@ -206,11 +205,12 @@ class _Builder:
 
     def _filled(self, options: Mapping[str, Any], *, hollow: bool) -> Stripped:
         """Build the network that the file is for: its classes, or no head at all."""
-        replaced = Replaced()
-        model = self._model(options, replaced if hollow else None)
-        file = self._file(model)
+        replaced = Replaced() if hollow else None
+        model = self._model(options, replaced)
+        limit = _limit(model)
+        file = self._file(limit)
         state = self._adapted(file, model)
-        _refuse_larger(file, state, model)
+        _refuse_larger(file, state, limit)
         fit = compare(model, state)
         headless = False
         if fit.names:
@@ -220,12 +220,11 @@ class _Builder:
             headless = self._head_is_absent(file, fit, paths, state)
             if not headless:
                 classes = _classes(fit, state, file)
-                replaced = Replaced()
-                options = {**options, "num_classes": classes}
-                model = self._model(options, replaced if hollow else None)
+                replaced = Replaced() if hollow else None
+                model = self._model({**options, "num_classes": classes}, replaced)
                 state = self._adapted(file, model)
                 self._check_fit(file, compare(model, state), ())
-        if hollow:
+        if replaced is not None:
             wish = self.wish
             if share_memory(model):
                 raise _NotHollowError
@@ -302,9 +301,9 @@ def _size(tensors: Iterable[Tensor]) -> int:
     return sum(one.numel() * one.element_size() for one in tensors if not is_lazy(one))
 
 
-def _refuse_larger(file: WeightsFile, state: Mapping[str, Tensor], model: nn.Module) -> None:
+def _refuse_larger(file: WeightsFile, state: Mapping[str, Tensor], limit: int) -> None:
     """Refuse tensors that a file holds little of and that are large: expanded ones."""
-    size, limit = _size(state.values()), _limit(model)
+    size = _size(state.values())
     if size > limit:
         raise too_large(file.path, size, limit)
 

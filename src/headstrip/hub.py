@@ -44,6 +44,11 @@ class HubLocation:
     revision: str | None = None
     file: str | None = None
 
+    @property
+    def folder(self) -> str:
+        """Name of the repository's folder in the hub's cache."""
+        return f"models--{self.id.replace('/', '--')}"
+
 
 def parse(location: str) -> HubLocation:
     """Split ``hf:org/name[@revision][/file]`` into its parts.
@@ -241,7 +246,7 @@ def _sentence(place: HubLocation, error: Exception) -> str:
 def _folder(place: HubLocation) -> Path:
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE) / f"models--{place.id.replace('/', '--')}"
+    return Path(constants.HF_HUB_CACHE) / place.folder
 
 
 def _forbidden() -> str | None:

@@ -55,7 +55,7 @@ def manifest_of(encoder: Encoder) -> dict[str, Any]:
         "weights": {
             "tag": tag,
             "sha256": encoder.weights_sha256,
-            "file": getattr(encoder, "weights_file", None),
+            "file": encoder.weights_file,
         },
         "options": as_json(plain),
         "not_json": {key: _ADDRESS.sub("", repr(value)) for key, value in others.items()},

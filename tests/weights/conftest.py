@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.servers import FaultServer, fault_server
 from tests.weights.files import SAVERS, Server, State, state_of
 
 from headstrip import BackboneSpec, WeightsEntry
@@ -31,6 +32,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
+    """A server that does wrong what it is told to, and a folder for records."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "records"))
+    with fault_server() as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

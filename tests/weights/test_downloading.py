@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import socket
 import time
-from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,13 +28,10 @@ PLACE = f"/models/{FILE}"
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
-    """A server that has the file, and a folder for records."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "records"))
-    with fault_server() as served:
-        served.put(PLACE, BODY)
-        yield served
+def server(faults: FaultServer) -> FaultServer:
+    """A server that has the file."""
+    faults.put(PLACE, BODY)
+    return faults
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from tests.children import DIED, Children
-from tests.servers import FaultServer, Reply, fault_server
+from tests.servers import FaultServer, Reply
 
 from headstrip.weights.downloading import download
 
@@ -35,13 +35,10 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="processes are forked")
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
-    """A server that has the file, and a folder for records."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "records"))
-    with fault_server() as served:
-        served.put(f"/{FILE}", BODY)
-        yield served
+def server(faults: FaultServer) -> FaultServer:
+    """A server that has the file."""
+    faults.put(f"/{FILE}", BODY)
+    return faults
 
 
 @pytest.fixture

@@ -17,19 +17,22 @@ from __future__ import annotations
 import argparse
 import datetime
 import fnmatch
-import json
 import math
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from headstrip.catalog import format_shape, write_atomically
+sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
+
+from proving import OVER, Worker, answer, ask_all
+
+from headstrip.atomic import write_atomically
+from headstrip.catalog import format_shape
 from headstrip.registry import get_registry
 from headstrip.spec import BackboneSpec
 
@@ -103,83 +106,23 @@ def not_run(spec: BackboneSpec, reason: str) -> Proof:
     return Proof(spec.name, spec.dim, spec.law, "-", f"not run: {reason}", "", 0)
 
 
-class Worker:
-    """A process that proves one architecture after the other, and can be ended."""
-
-    def __init__(self) -> None:
-        """Start it on the first proof."""
-        self._process: subprocess.Popen[str] | None = None
-
-    def prove(self, spec: BackboneSpec, seconds: float) -> Proof:
-        """Have one architecture proven within a number of seconds."""
-        import threading
-
-        process = self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(f"{spec.name}\n")
-        process.stdin.flush()
-        timer = threading.Timer(seconds, process.kill)
-        timer.start()
-        line = process.stdout.readline()
-        timer.cancel()
-        if line:
-            return Proof(**json.loads(line))
-        self._process = None
-        return not_run(spec, f"it takes more than {seconds:g} s, or than the memory")
-
-    def _running(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", __file__, "--worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            assert self._process.stdout is not None
-            # The import of torch and timm is nobody's proof.
-            self._process.stdout.readline()
-        return self._process
-
-
 def work() -> None:
-    """Prove what is named on stdin; what plugins print is kept off stdout."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+    """Prove what is named on stdin."""
     import timm  # noqa: F401  (imported before the first proof is timed)
 
     import headstrip.testing.suite  # noqa: F401
 
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        spec, _ = get_registry().resolve(f"{SOURCE}:{line.strip()}")
-        print(json.dumps(asdict(prove(spec))), file=answers, flush=True)
+    answer(lambda name: prove(get_registry().resolve(f"{SOURCE}:{name}")[0]))
 
 
 def prove_all(
     specs: list[BackboneSpec], seconds: float, gib: float, workers: int, end: float
 ) -> Iterator[Proof]:
     """Prove architectures, the smallest first; those that need much memory one at a time."""
-    from concurrent.futures import ThreadPoolExecutor
-    from queue import SimpleQueue
-
-    free: SimpleQueue[Worker] = SimpleQueue()
-    for _ in range(workers):
-        free.put(Worker())
-
-    def one(spec: BackboneSpec) -> Proof:
-        if spec.params * BYTES > gib * 2**30:
-            need = spec.params * BYTES / 2**30
-            return not_run(spec, f"it needs about {need:.0f} GiB")
-        worker = free.get()
-        try:
-            if time.monotonic() > end:
-                return not_run(spec, "the time for all of them was over")
-            return worker.prove(spec, seconds)
-        finally:
-            free.put(worker)
-
-    light = [spec for spec in specs if spec.params * BYTES * workers <= gib * 2**30]
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(one, light)
-    yield from map(one, [spec for spec in specs if spec not in light])
+    processes = [Worker(__file__, "--worker") for _ in range(workers)]
+    limits = (seconds, gib, end)
+    for spec, found in ask_all(specs, processes, lambda spec: spec.name, BYTES, limits):
+        yield not_run(spec, found) if isinstance(found, str) else Proof(**found)
 
 
 def proven(path: Path) -> dict[str, Proof]:
@@ -247,7 +190,7 @@ def main() -> None:
 
     def save() -> None:
         if arguments.markdown:
-            rest = [not_run(spec, "the time for all of them was over") for spec in waiting.values()]
+            rest = [not_run(spec, OVER) for spec in waiting.values()]
             text = markdown([*proofs, *rest], arguments.seconds, arguments.gib)
             write_atomically(arguments.markdown.resolve(), text.encode())
 

@@ -20,7 +20,6 @@ from headstrip.weights.folders import (
     file_in_package,
     hub_folder,
     names_in,
-    repository_name,
 )
 from headstrip.weights.trust import Expectation, expectation
 
@@ -52,6 +51,11 @@ class Stored:
     def url(self) -> str | None:
         """Where it is downloaded from, None when not from a URL."""
         return self.location if self.origin == "download" else None
+
+    @property
+    def package(self) -> str:
+        """The distribution that brings it, for one whose origin is a package."""
+        return self.location.removeprefix("dist:").partition("/")[0]
 
     def files(self) -> tuple[Path, ...]:
         """Return the files that hold its tensors: one, or those that an index names."""
@@ -123,14 +127,16 @@ class Caches:
         if location.startswith("hf:"):
             return self._in_hub(location)
         if location.startswith("dist:"):
-            path = file_in_package(location)
-            return path, "package", path.is_file()
+            found = file_in_package(location)
+            if found is None:
+                return Path(location.partition("/")[2]), "package", False
+            return found, "package", found.is_file()
         path = Path(location).expanduser()
         return path, "own", path.is_file()
 
     def _in_hub(self, location: str) -> tuple[Path, Origin, bool]:
         place = parse(location)
-        folder = self.hub / repository_name(place)
+        folder = self.hub / place.folder
         if folder.name in self._repositories:
             snapshot = folder / "snapshots" / commit_of(folder, place.revision or "main")
             for name in (place.file,) if place.file else WEIGHTS:

@@ -10,7 +10,6 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from headstrip.hub import HubLocation
 from headstrip.plugins import package_folder
 
 
@@ -26,11 +25,6 @@ def hub_folder() -> Path:
     return Path(os.path.expandvars(os.path.expanduser(folder)))
 
 
-def repository_name(place: HubLocation) -> str:
-    """Return the name of a repository's folder in the hub's cache."""
-    return f"models--{place.id.replace('/', '--')}"
-
-
 def commit_of(repository: Path, revision: str) -> str:
     """Return the commit that the hub's cache has for a branch or tag, else the name itself."""
     try:
@@ -39,13 +33,16 @@ def commit_of(repository: Path, revision: str) -> str:
         return revision
 
 
-def file_in_package(location: str) -> Path:
-    """Return where ``dist:DISTRIBUTION/path`` is, whether or not it is there."""
+def file_in_package(location: str) -> Path | None:
+    """Return where ``dist:DISTRIBUTION/path`` is or would be; None without the distribution.
+
+    Nothing of it is imported.
+    """
     distribution, _, inside = location.removeprefix("dist:").partition("/")
     try:
         path = Path(str(metadata.distribution(distribution).locate_file(inside)))
     except (metadata.PackageNotFoundError, ValueError):
-        return Path(inside)
+        return None
     if path.is_file():
         return path
     # An editable installation leaves its files where the sources are.

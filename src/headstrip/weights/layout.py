@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from headstrip.catalog import write_atomically
+from headstrip.atomic import write_atomically
 from headstrip.weights.description import restore, take_apart
 from headstrip.weights.mapping import guard, map_file
 from headstrip.weights.parsing import Parsed

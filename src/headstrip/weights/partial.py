@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from headstrip.atomic import sync_folder
+
 _FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # A writer gives up long before, when nothing comes.
 _UNTOUCHED = 3600.0
@@ -117,7 +119,7 @@ class Partial:
             if not target.is_file():
                 raise
             self.discard()
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def close(self) -> None:
         """Leave it as it is, for ``adopt``."""
@@ -210,13 +212,3 @@ def _sync(fd: int) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the name outlive a loss of power, where folders can be synced."""
-    with suppress(OSError):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,37 +132,29 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     expected = _expectation(path, sha256, how)
     seen = identify(path, file, always=how.verify == "always", name=how.name)
     compare(path, seen.sha256, expected, how.name)
-    record = recorded(path)
-    facts = record.facts if record is not None and record.sha256 == seen.sha256 else {}
     copy = optimized(seen.sha256)
-    parsed = _parse_copy(copy, how) if copy is not None else None
-    if parsed is None:
-        copy = None
-        checked = bool(expected.sha256) or facts.get(_CHECKED, False)
-        parsed = _parse(path, file, seen, how, checked=checked)
+    of_copy = _parse_copy(copy, how) if copy is not None else None
+    checked = bool(expected.sha256) or seen.facts.get(_CHECKED, False)
+    parsed = of_copy or _parse(path, file, seen, how, checked=checked)
     if seen.fresh:
         remember(path, seen.stat, seen.sha256, origin=_origin(path))
-    if copy is None and not facts.get(_CHECKED):
+    if of_copy is None and not seen.facts.get(_CHECKED):
         learn(path, seen.stat, **{_CHECKED: True})
     guards = (parsed.guard,) if parsed.guard is not None else ()
-    if copy is None:
-        for guard in guards:
-            guard.sha256 = seen.sha256
-    return WeightsFile(
-        path, seen.sha256, parsed.content, guards, facts.get(_FILLED, False), seen.stat
-    )
+    filled = seen.facts.get(_FILLED, False)
+    return WeightsFile(path, seen.sha256, parsed.content, guards, filled, seen.stat)
 
 
 def _parse(path: Path, file: BinaryIO, seen: Seen, how: Reading, *, checked: bool) -> Parsed:
     """Parse an open file, or map what was found in the same bytes before."""
     mapped = may_map(path) if how.mapped is None else how.mapped
-    parsed = parse_again(path, file, seen.sha256, how.limit) if mapped and checked else None
-    if parsed is None:
-        parsed = parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
-        _refuse_changed(path, file, seen)
+    again = parse_again(path, file, seen.sha256, how.limit) if mapped and checked else None
+    parsed = again or parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
+    _refuse_changed(path, file, seen)
+    if again is None:
         note_layout(file, seen.sha256, parsed)
-    else:
-        _refuse_changed(path, file, seen)
+    if parsed.guard is not None:
+        parsed.guard.sha256 = seen.sha256
     return parsed
 
 
@@ -226,13 +217,9 @@ def _read_shards(path: Path, sha256: str, how: Reading) -> WeightsFile:
         content.update(plain_state_dict(shard.content))
         guards += shard.guards
     compare(path, digest.hexdigest(), Expectation(sha256.lower(), "the catalog"), how.name)
-    if lost := sorted(_lost(shard_of, content)):
+    if lost := sorted(shard_of.keys() - content.keys()):
         raise WeightsError(
             f"The files that {path} names lack {len(lost)} of its tensors, such as {lost[0]!r}. "
             "They are not of one checkpoint: get all of them again."
         )
     return WeightsFile(path, digest.hexdigest(), content, guards)
-
-
-def _lost(named: Iterable[str], found: Iterable[str]) -> set[str]:
-    return set(named) - set(found)

@@ -15,7 +15,7 @@ from headstrip.shards import is_index
 from headstrip.spec import WeightsEntry
 from headstrip.weights.addresses import checkpoints, file_name
 from headstrip.weights.caches import Stored
-from headstrip.weights.folders import hub_folder, repository_name
+from headstrip.weights.folders import hub_folder
 from headstrip.weights.optimized import optimized
 from headstrip.weights.partial import leftovers
 from headstrip.weights.trust import forget, recorded
@@ -31,10 +31,9 @@ def removable(stored: Stored) -> list[Path]:
         WeightsError: It is a package's, or a file of the user's own.
     """
     if stored.origin == "package":
-        package = stored.location.removeprefix("dist:").partition("/")[0]
         raise WeightsError(
-            f"{stored.path}, the file of {stored.name}, belongs to the package {package!r}. "
-            f"Run `pip uninstall {package}`, or leave it."
+            f"{stored.path}, the file of {stored.name}, belongs to the package {stored.package!r}. "
+            f"Run `pip uninstall {stored.package}`, or leave it."
         )
     if stored.origin == "own":
         raise WeightsError(
@@ -76,7 +75,7 @@ def partials(entry: WeightsEntry) -> list[Path]:
         # A location of no form that there is has no files; a build says so.
         with suppress(ValueError, WeightsError):
             if location.startswith("hf:"):
-                blobs = hub_folder() / repository_name(parse(location)) / "blobs"
+                blobs = hub_folder() / parse(location).folder / "blobs"
                 found += [path for path in _entries(blobs)
                           if path.suffix == ".incomplete" and _is_left(path)]  # fmt: skip
             elif location.startswith(("https://", "http://")):

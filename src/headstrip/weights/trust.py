@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from io import BufferedIOBase
@@ -51,11 +51,13 @@ class Seen:
         sha256: Hexadecimal sha256 of the whole file.
         fresh: Whether every byte was read for it; else it is the one recorded.
         stat: What the file was like before that, for ``remember``.
+        facts: What else is known of these bytes.
     """
 
     sha256: str
     fresh: bool
     stat: os.stat_result
+    facts: Mapping[str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = ""
     record = recorded(path)
     known = record if record is not None and record.describes(stat) else None
     if known is not None and not always:
-        return Seen(known.sha256, False, stat)
+        return Seen(known.sha256, False, stat, known.facts)
     stat = _settled(file, stat)
     found = hash_of(file)
     if known is not None and known.describes(stat) and known.sha256 != found:
@@ -123,7 +125,8 @@ def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = ""
             "The disk is failing, or somebody put the times back. "
             f"{_remedy(path, name, known.origin)}"
         )
-    return Seen(found, True, stat)
+    facts = record.facts if record is not None and record.sha256 == found else {}
+    return Seen(found, True, stat, facts)
 
 
 def expectation(path: Path, entry_sha256: str = "", *, url: str | None) -> Expectation:
