@@ -114,6 +114,20 @@ def test_a_process_that_waits_goes_on_with_what_a_killed_one_has_begun(
     assert list(hub.iterdir()) == [hub / FILE]
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no system that tells")
+def test_a_process_that_ended_and_was_not_asked_how_is_gone(server: FaultServer, hub: Path) -> None:
+    server.replies = [Reply(hold=300_000)]
+    first = start(f"{server.url}/{FILE}")
+    assert server.held.wait(30)
+    while sum(path.stat().st_size for path in hub.glob("*.partial")) < 200_000:
+        time.sleep(0.01)
+    first.kill()
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
+    assert download(f"{server.url}/{FILE}").read_bytes() == BODY
+    assert [asked.range is None for asked in server.asked] == [True, False]
+    first.communicate()
+
+
 def test_a_lock_whose_holder_has_done_nothing_for_long_is_not_waited_for(
     server: FaultServer, hub: Path
 ) -> None:

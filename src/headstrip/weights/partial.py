@@ -182,7 +182,17 @@ def _is_running(pid: int) -> bool:
         return False
     except OSError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and nobody has asked how, where the system says so."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    # The name, in parentheses, may hold any bytes.
+    return stat.rpartition(b")")[2].split()[:1] == [b"Z"]
 
 
 def _entries(folder: Path) -> list[Path]:
