@@ -19,6 +19,7 @@ from headstrip.atomic import sync_folder
 _FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # A writer gives up long before, when nothing comes.
 _UNTOUCHED = 3600.0
+_MOMENT, _MOMENTS = 0.05, 20
 # What file systems answer that cannot do it: their data is as safe as they make it.
 _CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, getattr(errno, "ENOTSUP", 0))
 
@@ -62,6 +63,7 @@ class Partial:
     @classmethod
     def adopt(cls, target: Path) -> Partial | None:
         """Go on with the longest that a process left which is gone; remove its others."""
+        _let_end(target)
         adopted: Partial | None = None
         for path, digest in sorted(leftovers(target), key=lambda each: -_size(each[0])):
             if adopted is None and digest and _size(path):
@@ -138,14 +140,34 @@ class Partial:
 
 def leftovers(target: Path) -> Iterator[tuple[Path, str]]:
     """Yield what is left of a file by processes that are gone, each with its digest."""
+    for path, match in _partials(target):
+        if _is_gone(path, match["host"], match["pid"]):
+            yield path, match["digest"]
+
+
+def _partials(target: Path) -> Iterator[tuple[Path, re.Match[str]]]:
     form = re.compile(
         re.escape(target.name)
         + r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.(?P<digest>[0-9a-f]*)\.partial"
     )
     for path in _entries(target.parent):
         match = form.fullmatch(path.name)
-        if match and _is_gone(path, match["host"], match["pid"]):
-            yield path, match["digest"]
+        if match:
+            yield path, match
+
+
+def _let_end(target: Path) -> None:
+    """Give whoever writes a part of a file a moment, if it is about to end.
+
+    The system takes the lock of a process that was killed before it takes the process.
+    """
+    for _ in range(_MOMENTS):
+        if all(
+            path.name in _live or match["host"] != _host() or not _is_running(int(match["pid"]))
+            for path, match in _partials(target)
+        ):
+            return
+        time.sleep(_MOMENT)
 
 
 def last_change(target: Path) -> float:
