@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,13 @@ from headstrip.weights.aligning import ALIGNMENT
 
 def assign(
     model: nn.Module,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     source: object,
     *,
     headless: bool = False,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
-) -> None:
+) -> dict[str, Tensor]:
     """Load a state dict that was compared with the network before.
 
     The network's hollow parameters become the tensors themselves, in their dtype, layout and place;
@@ -36,6 +37,9 @@ def assign(
         headless: Whether the head's tensors are missing, and stay as they are.
         device: Where the tensors go, None for where they are.
         dtype: Dtype of those that are floating-point, None for the network's.
+
+    Returns:
+        What the network was given, by name.
 
     Raises:
         WeightsError: A tensor is of another kind than the network's.
@@ -52,6 +56,7 @@ def assign(
         first = places[0][0]._parameters[places[0][1]]
         for module, name in places[1:]:
             module._parameters[name] = first
+    return {key: ordered[key] for key in state if key in own}
 
 
 class _Fitter:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from headstrip.dtypes import computing_dtype
 from headstrip.errors import HeadNotFoundError, PreprocessingError
+from headstrip.guarded import Guarded
 from headstrip.predictors import Predictors
 from headstrip.preprocessing import Preprocessing
 from headstrip.spec import BackboneSpec, WeightsEntry
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from headstrip.weights.mapping import Guard
 
 
-class Encoder(nn.Module):
+class Encoder(Guarded):
     """A backbone that turns images into embeddings, as ``build_encoder`` gives it.
 
     Attributes:
@@ -64,7 +66,7 @@ class Encoder(nn.Module):
         weights_file: str | None = None,
     ) -> None:
         """Put the parts together; ``build_encoder`` does it."""
-        super().__init__()
+        super().__init__(guards)
         self.backbone, self.head, self.law = backbone, head, law
         self.output_dim, self.spec, self.weights = output_dim, spec, weights
         self.weights_sha256, self.options = weights_sha256, dict(options)
@@ -72,7 +74,7 @@ class Encoder(nn.Module):
         self.predictors, self.labels = predictors, labels
         self._frozen = False
         self._thawed: list[str] = []
-        self._guards, self.weights_file = guards, weights_file
+        self.weights_file = weights_file
         if head is not None:
             # An unused parameter that asks for a gradient stops DistributedDataParallel.
             head.requires_grad_(False)
@@ -85,8 +87,7 @@ class Encoder(nn.Module):
             WeightsError: The parameters are a mapped file's pages, and another process has written
                 to that file since.
         """
-        if self._guards and not torch.compiler.is_compiling():
-            self._check_guards()
+        self._check_before_computing()
         embedding: Tensor = self.backbone(x)
         return embedding
 
@@ -262,40 +263,10 @@ class Encoder(nn.Module):
 
     def place(self) -> tuple[torch.device, torch.dtype]:
         """Return the device and dtype that inputs must have."""
-        for parameter in self.backbone.parameters():
-            if parameter.is_floating_point():
-                return parameter.device, parameter.dtype
-        return torch.device("cpu"), torch.float32
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Encoder:
-        """Move or cast everything; what has left the mapped file needs no guard any more."""
-        self._check_guards()
-        before = self._places() if self._guards else set()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if not before & self._places():
-            self._guards = ()
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle has: copies of the tensors, which need no guard."""
-        self._check_guards()
-        return {**self.__dict__, "_guards": ()}
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the tensors by name, as every module does.
-
-        Raises:
-            WeightsError: As ``forward``.
-        """
-        self._check_guards()
-        return super().state_dict(*args, **kwargs)
-
-    def _places(self) -> set[int]:
-        return {one.data_ptr() for one in self.parameters() if one.device.type == "cpu"}
-
-    def _check_guards(self) -> None:
-        for guard in self._guards:
-            guard.check()
+        parameters = (one for one in self.backbone.parameters() if one.is_floating_point())
+        first = next(parameters, None)
+        device = torch.device("cpu") if first is None else first.device
+        return device, computing_dtype(self.backbone)
 
     def extra_repr(self) -> str:
         """Show what it is."""

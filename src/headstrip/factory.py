@@ -19,6 +19,7 @@ from headstrip.errors import (
     HeadNotFoundError,
     PluginError,
     PreprocessingError,
+    UnknownBackboneError,
 )
 from headstrip.hollow import collector_held_back
 from headstrip.predictors import Predictors, check_classes
@@ -93,6 +94,12 @@ def build_encoder(
         >>> encoder.output_dim
         512
     """
+    if not isinstance(name, (str, Mapping, os.PathLike)):
+        raise UnknownBackboneError(
+            f"A backbone's name is a string, and {name!r:.100} is a {type(name).__name__}. Pass a "
+            "name such as 'resnet50', which `headstrip list` prints, or a manifest, as "
+            "encoder.manifest() gives it."
+        )
     check_classes(predictors or {})
     place = _checked_place(device, dtype)
     if verify not in VERIFY:

@@ -7,6 +7,7 @@ import json
 import marshal
 import platform
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from headstrip.state_dicts import extra_states
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
@@ -61,6 +64,8 @@ def fingerprint_of(encoder: Encoder) -> Fingerprint:
     }
     for name in sorted(tensors):
         _add(digest, name, tensors[name])
+    for name, value in sorted(extra_states(encoder.backbone.state_dict()).items()):
+        _add_other(digest, name, value)
     return Fingerprint(
         identity=digest.hexdigest(),
         name=encoder.spec.qualified_name,
@@ -99,3 +104,16 @@ def _add(digest: Any, name: str, tensor: Tensor) -> None:
     # Viewed as bytes: NumPy has no bfloat16. An empty tensor cannot be viewed so.
     if flat.numel():
         digest.update(flat.view(torch.uint8).numpy())
+
+
+def _add_other(digest: Any, name: str, value: Any) -> None:
+    """Add what a module keeps besides its tensors, whatever it is, tensors in it by their bits."""
+    if isinstance(value, Tensor):
+        _add(digest, name, value)
+    elif isinstance(value, (Mapping, list, tuple)):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        digest.update(f"{name} {type(value).__name__} {len(value)}".encode())
+        for key, item in items:
+            _add_other(digest, f"{name}[{key!r}]", item)
+    else:
+        digest.update(f"{name} {_ADDRESS.sub('', repr(value))}".encode())

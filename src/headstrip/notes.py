@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from headstrip.construction import build_stripped
+from headstrip.construction import Wish, build_stripped
 from headstrip.factory import embedding_width
 from headstrip.predictors import init_predictors as init_predictors
+from headstrip.weights.reading import Reading
 
 _LATER_TIMM = "timm."
 
@@ -22,7 +23,8 @@ def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, in
     train mode, with the same ``state_dict`` keys, so a checkpoint of such a project loads
     strictly. For the notes' own names and ``pretrained=False``, its parameters after a seed are
     bitwise theirs. Unlike there, no batch goes through it: BatchNorm statistics and the state of
-    the random number generators stay as the constructor left them.
+    the random number generators stay as the constructor left them. Its parameters are copies:
+    what becomes of the weights file afterwards changes nothing.
 
     Args:
         name: Any name that ``build_encoder`` takes, or the later form ``timm.NAME``.
@@ -42,6 +44,8 @@ def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, in
     """
     if isinstance(name, str) and name.startswith(_LATER_TIMM):
         name = f"timm:{name.removeprefix(_LATER_TIMM)}"
-    built = build_stripped(name, weights="DEFAULT" if pretrained else None)
+    # Nobody would notice in a plain module that a file which it is mapped from is rewritten.
+    wish = Wish(Reading(mapped=False))
+    built = build_stripped(name, weights="DEFAULT" if pretrained else None, wish=wish)
     backbone = built.stripped.backbone.train()
     return backbone, embedding_width(built.stripped, built.spec, built.input_shape)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.nn.parameter import is_lazy
 
+from headstrip.dtypes import computing_dtype
 from headstrip.shapes import ByShape, twin
 
 _BATCH = 2
@@ -80,7 +81,7 @@ def _run_on_meta(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
     modules = list(backbone.modules())
     if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
         raise NotImplementedError("a scripted module keeps its tensors where no twin can stand in")
-    dtype = next((p.dtype for p in backbone.parameters() if p.is_floating_point()), torch.float32)
+    dtype = computing_dtype(backbone)
     with _untouched(modules, own=False), torch.no_grad():
         _become_meta(modules)
         x = torch.empty((_BATCH, *input_shape), dtype=dtype, device="meta")
@@ -91,7 +92,7 @@ def _run_on_meta(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
 def _run_for_real(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
     parameter = next((p for p in backbone.parameters() if p.is_floating_point()), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    dtype = parameter.dtype if parameter is not None else torch.float32
+    dtype = computing_dtype(backbone)
     modules = list(backbone.modules())
     with _untouched(modules, own=True), torch.inference_mode(), _values_kept(backbone):
         for module in modules:

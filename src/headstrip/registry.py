@@ -3,77 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import os
-from collections.abc import Iterable
-from functools import partial
-from pathlib import Path
-from threading import RLock
 
 from headstrip.catalog import read_labels
 from headstrip.errors import CatalogError, PluginError, UnknownBackboneError
 from headstrip.families import BUILT_IN, SOURCE
-from headstrip.index import Index, row_problem
-from headstrip.plugins import DISABLED, HOMES, Plugin, PluginRecord, built_in, find_plugins
-from headstrip.spec import BackboneSpec, Name, WeightsEntry, is_source, parse_name
+from headstrip.index import row_problem
+from headstrip.plugin_set import CORE, RESERVED, PluginSet
+from headstrip.plugins import Plugin, PluginRecord
+from headstrip.spec import BackboneSpec, Name, WeightsEntry, parse_name
 from headstrip.suggestions import BARE_SOURCES as BARE_SOURCES
 from headstrip.suggestions import joined, unknown_backbone, unknown_source
 
-_CORE = Path(__file__).parent
-_DISABLE = "HEADSTRIP_DISABLE_PLUGINS"
-_STRICT = "HEADSTRIP_STRICT_PLUGINS"
-_RESERVED = frozenset({*BUILT_IN, SOURCE, "headstrip"})
 
-
-class Registry:
+class Registry(PluginSet):
     """The names of all installed sources, and the plugins behind them.
 
     Reading the catalogs imports no plugin. A plugin is imported when a backbone of its own, or a
     family of its own, is asked for. The third parties are looked for when a name is not core's.
     """
-
-    def __init__(self, disabled: Iterable[str] = (), unread: Iterable[str] = ()) -> None:
-        """Read the catalog of the core.
-
-        Args:
-            disabled: Names of plugins to block, besides those in ``HEADSTRIP_DISABLE_PLUGINS``.
-            unread: Names of plugins whose catalogs are left aside, so that they are asked
-                themselves.
-
-        Raises:
-            PluginError: A plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
-        """
-        names = {name.strip() for name in os.environ.get(_DISABLE, "").split(",")}
-        self._strict = os.environ.get(_STRICT, "") == "1"
-        self._disabled = {*names, *disabled} - {""}
-        self._unread = set(unread)
-        self._index = Index()
-        self._known = {name: built_in(name, _CORE) for name in BUILT_IN}
-        self._looked = False
-        self._lock = RLock()
-        self._add_core()
-        if self._strict:
-            self._look()
-
-    @property
-    def _plugins(self) -> dict[str, Plugin]:
-        """All plugins by name, the third parties' too."""
-        self._look()
-        return self._known
-
-    def _look(self) -> None:
-        """Read the catalogs of the plugins that metadata names, once."""
-        with self._lock:
-            if self._looked:
-                return
-            self._looked = True
-            for plugin in find_plugins(self._disabled, _RESERVED):
-                # A name that is headstrip's own stays the built-in's; the intruder has a record.
-                key = plugin.name if plugin.name not in self._known else f"{plugin.name} (intruder)"
-                self._known[key] = plugin
-                self._add_third_party(plugin)
-
-    def _plugin(self, name: str) -> Plugin | None:
-        return self._known.get(name) or self._plugins.get(name)
 
     def _entries(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
         if spec.source != SOURCE:
@@ -181,7 +128,7 @@ class Registry:
         if entry.labels is None:
             return None
         plugin = self._plugin(spec.plugin)
-        for folder in (plugin and plugin.package, _CORE):
+        for folder in (plugin and plugin.package, CORE):
             path = folder / "labels" / f"{entry.labels}.txt" if folder else None
             if path and path.is_file():
                 return read_labels(path, entry.num_classes)
@@ -223,68 +170,6 @@ class Registry:
             )
         return plugin, own
 
-    def register(self, target: object, name: str) -> PluginRecord:
-        """Add a plugin object under a name of its own; the same name again replaces it.
-
-        Raises:
-            PluginError: The name is taken, or the object breaks the contract.
-        """
-        before = self._plugins.get(name)
-        if (before and before.origin != "registered") or name in {*_RESERVED, *HOMES}:
-            raise PluginError(
-                f"The name {name!r} is taken by {before.label if before else 'headstrip itself'}. "
-                "Register the plugin under another one."
-            )
-        if not is_source(name):
-            raise PluginError(
-                f"{name!r} cannot be a source. Begin with a letter or a digit, and use no more "
-                "than those, '-' and '_'."
-            )
-        module = getattr(target, "__name__", type(target).__module__)
-        plugin = Plugin(name, "registered", module, target)
-        plugin.load()
-        specs = plugin.call("backbones", name) or ()
-        names = [spec.name for spec in specs]
-        refused = [problem for spec in specs if (problem := row_problem(spec, name))]
-        refused += [f"it names {one!r} twice" for one in names if names.count(one) > 1]
-        if refused:
-            raise PluginError(f"The plugin {plugin.label} was not registered: {refused[0]}.")
-        self._plugins[name] = plugin
-        self._index.replace(name, specs)
-        plugin.rows = len(specs)
-        return plugin.record
-
-    def _add_core(self) -> None:
-        self._index.read(SOURCE, _CORE, lambda spec: None)
-        listed = self._index.listed(()).get(SOURCE, {})
-        for name in BUILT_IN:
-            plugin = self._known[name]
-            plugin.rows = sum(spec.plugin == name for spec in listed.values())
-            if name in self._disabled:
-                plugin.fail(DISABLED, "blocked")
-
-    def _add_third_party(self, plugin: Plugin) -> None:
-        package = None if plugin.name in self._unread else plugin.package
-        if plugin.status == "found" and package is not None:
-            try:
-                refused = self._index.read(
-                    plugin.name, package, partial(row_problem, owner=plugin.name)
-                )
-            except CatalogError as error:
-                plugin.fail(str(error))
-            else:
-                plugin.rows = len(self._index.listed(()).get(plugin.name, {}))
-                if refused:
-                    plugin.error = f"{len(refused)} of its rows are refused: {refused[0]}"
-        self._refuse_if_strict(plugin)
-
-    def _refuse_if_strict(self, plugin: Plugin) -> None:
-        if self._strict and plugin.error not in (None, DISABLED):
-            raise PluginError(
-                f"The plugin {plugin.label} is unusable: {str(plugin.error).rstrip('.')}. "
-                f"{_STRICT}=1 asks for an error; remove the plugin, or unset the variable."
-            )
-
     def _ask(self, parts: Name) -> BackboneSpec | None:
         """Ask the live plugins of a source for a name that its catalog lacks."""
         name, source = parts.backbone, parts.source or SOURCE
@@ -304,12 +189,8 @@ class Registry:
             return spec
         return None
 
-    def _listed(self) -> dict[str, dict[str, BackboneSpec]]:
-        plugins = self._plugins
-        return self._index.listed(name for name in BUILT_IN if plugins[name].status == "blocked")
-
     def _is_source(self, name: str) -> bool:
-        return name in self._plugins and name not in _RESERVED
+        return name in self._plugins and name not in RESERVED
 
     def _usable(self, spec: BackboneSpec) -> BackboneSpec:
         """Return a backbone whose name is not given to others while its family is disabled."""
@@ -318,24 +199,6 @@ class Registry:
         if plugin.status == "blocked":
             plugin.load()
         return spec
-
-    def _unusable(self) -> dict[str, str]:
-        """Say of the installed plugins that are not in use why."""
-        return {
-            name: plugin.error
-            for name, plugin in self._plugins.items()
-            if plugin.error and plugin.status in {"blocked", "failed"}
-        }
-
-    def _loaded(self, name: str, about: str) -> Plugin:
-        plugin = self._plugin(name)
-        if plugin is None:
-            raise PluginError(
-                f"{about!r} needs the plugin {name!r}, which is not installed. "
-                f"`pip install headstrip-{name}` may bring it."
-            )
-        plugin.load()
-        return plugin
 
     def _try(self, plugin: Plugin) -> None:
         try:

@@ -90,6 +90,11 @@ def _path(
         return None
     tag, equals, file = wanted.partition("=")
     named = Path(wanted).expanduser()
+    if equals and not (tag and file) and not named.exists():
+        raise WeightsError(
+            f"weights={wanted!r} has nothing {'after' if tag else 'before'} its '='. Write "
+            "'TAG=path' for a file that has the options and the preprocessing of a tag, or a path."
+        )
     if equals and os.sep not in tag and entries and (tag in tags or not named.exists()):
         entry = default if tag == "DEFAULT" else _by_tag(tag, entries, registry, spec)
         return Selection(entry, Path(file).expanduser())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,34 +13,59 @@ from torch import Tensor, nn
 
 from headstrip.errors import WeightsError
 
-# Files older than torch 0.4.1, and converted ones, have none of these; no output depends on them.
-_COUNTER = "num_batches_tracked"
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+COUNTER = "num_batches_tracked"
+"""Files older than torch 0.4.1, and converted ones, have none; no output depends on them."""
+
+# What torch calls that which a module keeps besides its tensors.
+_EXTRA = "_extra_state"
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
+_DEPTH = 3
 
 
 def plain_state_dict(loaded: object) -> dict[str, Tensor]:
     """Return the state dict in what a file holds, unwrapped where it is a checkpoint's entry.
 
+    What modules keep in it besides their tensors is left out: see ``extra_states``.
+
     Args:
         loaded: The object as read: a state dict, or a dict with one under ``state_dict``,
-            ``model_state_dict`` or ``model``.
+            ``model_state_dict``, ``model``, ``net`` or ``network``.
 
     Raises:
         WeightsError: There is no mapping of names to tensors in it.
     """
     state = _unwrapped(loaded)
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-        )
-    ):
-        raise WeightsError(
-            f"The file holds a {type(loaded).__name__} and no state dict, a mapping of names to "
-            "tensors. Save model.state_dict()."
-        )
-    return state
+    plain = {key: value for key, value in _items(state) if not is_extra(key)}
+    if not plain or not all(map(_is_named_tensor, plain.items())):
+        raise WeightsError(_no_state_dict(loaded, state))
+    return plain
+
+
+def extra_states(loaded: object) -> dict[str, Any]:
+    """Return copies of what modules keep besides their tensors in the state dict of a file."""
+    items = _items(_unwrapped(loaded))
+    return {key: copy.deepcopy(value) for key, value in items if is_extra(key)}
+
+
+def is_extra(key: object) -> bool:
+    """Whether a name in a state dict is that of what a module keeps besides its tensors."""
+    return isinstance(key, str) and key.rpartition(".")[2] == _EXTRA
+
+
+def versions_of(source: object) -> dict[str, Any]:
+    """Return the versions of modules that an object as read states, none where it states none."""
+    versions = getattr(_unwrapped(source), "_metadata", None)
+    stated = versions if isinstance(versions, Mapping) else {}
+    # torch writes how it assigns into them, and the next load of the same file would read that.
+    return {key: dict(one) for key, one in stated.items() if isinstance(one, Mapping)}
+
+
+def _items(state: Any) -> list[tuple[Any, Any]]:
+    return list(state.items()) if isinstance(state, dict) else []
+
+
+def _is_named_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def _unwrapped(loaded: object) -> Any:
@@ -50,6 +76,51 @@ def _unwrapped(loaded: object) -> Any:
             inner = (state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping))
             state = next(inner, state)
     return state
+
+
+def _no_state_dict(loaded: object, state: Any) -> str:
+    """Say what a file holds instead of a state dict, and how one is made of it."""
+    if inside := _inside(loaded):
+        places = " and ".join(f"content{place}" for place in inside[:3])
+        return (
+            f"The file holds a {type(loaded).__name__} with a state dict in it, at {places}. Save "
+            "the one that is meant by itself: content = torch.load(path, weights_only=True); "
+            f"torch.save(content{inside[0]}, 'weights.pth')."
+        )
+    items = _items(state)
+    others = [(key, value) for key, value in items if not isinstance(value, Tensor)]
+    if others and len(others) < len(items):
+        key, value = others[0]
+        return (
+            f"The file holds a state dict with something else in it: {key!r:.100} is a "
+            f"{type(value).__name__}. Save model.state_dict(), as it is."
+        )
+    return (
+        f"The file holds a {type(loaded).__name__} and no state dict, a mapping of names to "
+        "tensors. Save model.state_dict()."
+    )
+
+
+def _inside(loaded: object) -> list[str]:
+    """List where in an object as read state dicts are, as subscripts of it."""
+    found, seen, level = [], set(), [("", loaded)]
+    for _ in range(_DEPTH):
+        deeper = []
+        for place, holder in level:
+            # A damaged checkpoint may hold itself.
+            if id(holder) in seen:
+                continue
+            seen.add(id(holder))
+            for key, value in _items(holder):
+                deeper.append((f"{place}[{key!r:.100}]", value))
+        found += [place for place, value in deeper if _is_state_dict(value)]
+        level = deeper
+    return found
+
+
+def _is_state_dict(value: object) -> bool:
+    items = _items(value)
+    return bool(items) and all(map(_is_named_tensor, items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +152,23 @@ def is_under(name: str, paths: tuple[str, ...]) -> bool:
     return name in paths or name.startswith(tuple(f"{path}." for path in paths))
 
 
-def compare(model: nn.Module, state: Mapping[str, Tensor]) -> Fit:
+def compare(model: nn.Module, state: Mapping[str, Any]) -> Fit:
     """Compare the names and shapes of a state dict with those of a network."""
     own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith(_COUNTER)]
+    missing = [key for key in own if key not in state and not key.endswith(COUNTER)]
     return Fit(
         tuple(missing),
         tuple(key for key in state if key not in own),
-        tuple(key for key in own if key in state and own[key].shape != state[key].shape),
+        tuple(
+            key
+            for key in own
+            if key in state and not is_extra(key) and own[key].shape != state[key].shape
+        ),
     )
 
 
 def copy_into(
-    model: nn.Module, state: Mapping[str, Tensor], source: object, *, headless: bool = False
+    model: nn.Module, state: Mapping[str, Any], source: object, *, headless: bool = False
 ) -> None:
     """Copy a state dict that was compared with the network before into its tensors.
 
@@ -110,8 +185,8 @@ def copy_into(
 
 
 def ordered_state(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: object
-) -> OrderedDict[str, Tensor]:
+    own: Mapping[str, Any], state: Mapping[str, Any], source: object
+) -> OrderedDict[str, Any]:
     """Return a state dict that a network takes strictly: with the counters that old files lack.
 
     The versions of modules that ``source`` states are carried over, and those that it does not
@@ -126,24 +201,22 @@ def ordered_state(
         WeightsError: A tensor is of another kind than the network's.
     """
     _check_kinds(own, state)
-    counters = {key: own[key] for key in own if key.endswith(_COUNTER) and key not in state}
+    counters = {key: own[key] for key in own if key.endswith(COUNTER) and key not in state}
     ordered = OrderedDict({**state, **counters})
-    versions = getattr(_unwrapped(source), "_metadata", None)
-    stated = versions if isinstance(versions, Mapping) else {}
-    merged = {**getattr(own, "_metadata", {}), **stated}
-    # torch writes how it assigns into them, and the next load of the same file would read that.
-    copies = {key: dict(one) if isinstance(one, Mapping) else one for key, one in merged.items()}
-    ordered._metadata = copies  # type: ignore[attr-defined]
+    merged = {**getattr(own, "_metadata", {}), **versions_of(source)}
+    ordered._metadata = merged  # type: ignore[attr-defined]
     return ordered
 
 
-def _check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+def _check_kinds(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Refuse tensors that copying would change in silence: whole numbers, complex or sparse ones.
 
     Raises:
         WeightsError: There is one.
     """
     for name in own.keys() & state.keys():
+        if is_extra(name):
+            continue
         mine, other = own[name], state[name]
         if (
             mine.is_floating_point() != other.is_floating_point()

@@ -239,10 +239,10 @@ def test_a_path_is_verified_as_what_the_catalogs_know_it_for(
     assert rows(run, "verify", str(put(own, b"trained on")))[0]["outcome"] == "recorded"
 
 
-def test_verify_of_a_file_that_is_not_there_is_wrong(run: Run, tmp_path: Path) -> None:
-    (row,) = rows(run, "verify", str(tmp_path / "none.pth"))
-    assert row["outcome"] == "wrong"
-    assert "cannot be read" in row["problem"]
+def test_verify_of_a_file_that_is_not_there_says_so(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "none.pth")
+    (row,) = rows(run, "verify", path)
+    assert row == {"name": path, "problem": f"There is no file {path!r}. Check the path."}
     result = run("weights", "verify", "lab:net.named")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "`headstrip weights fetch lab:net.named` downloads it." in result.stderr
@@ -534,3 +534,36 @@ def test_nothing_heavy_is_imported(arguments: list[str], cache: Path) -> None:
     done = run_python("-c", code)
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("command", ["verify", "optimize"])
+def test_a_file_that_is_not_there_is_told_so(run: Run, command: str) -> None:
+    result = run("weights", command, "./nope.pth")
+    assert result.exit_code == 1
+    assert "There is no file 'nope.pth'. Check the path." in result.stderr
+    assert "wrong" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "argument", "instead"),
+    [
+        ("verify", "x=", "Name weights such as"), ("verify", "=x.pth", "Name the file alone, 'x."),
+        ("verify", "V1=x.pth", "Name the file alone, 'x.pth'"), ("path", "=", "Name weights"),
+        ("remove", "V1=x.pth", "Name weights such as"),
+    ],
+)  # fmt: skip
+def test_a_tag_with_a_path_is_for_building_alone(
+    run: Run, command: str, argument: str, instead: str
+) -> None:
+    result = run("weights", command, argument)
+    assert result.exit_code == 2
+    assert f"'{argument}' is neither a name nor a file. 'TAG=path' is what" in result.stderr
+    assert instead in result.stderr
+
+
+@pytest.mark.parametrize("command", ["fetch", "repair", "remove", "path"])
+@pytest.mark.parametrize("argument", ["./nope.pth", "nope.safetensors"])
+def test_a_path_is_no_name(run: Run, command: str, argument: str) -> None:
+    result = run("weights", command, argument)
+    assert result.exit_code == 2
+    assert f"'{argument}' is a path, and this command takes names." in result.stderr

@@ -21,6 +21,7 @@ from headstrip import (
     PluginError,
     Preprocessing,
     PreprocessingError,
+    UnknownBackboneError,
     build_encoder,
 )
 from headstrip.registry import get_registry
@@ -171,6 +172,12 @@ def test_options_reach_the_constructor_and_the_input_follows(tmp_path):
     assert encoder.preprocessing.crop == (96, 96)
     assert encoder.preprocess(np.zeros((50, 70, 3), np.uint8)).shape == (3, 96, 96)
     assert encoder(torch.zeros(1, 3, 96, 96)).shape == (1, 768)
+
+
+@pytest.mark.parametrize("name", [123, None, 3.5, ["resnet18"], b"resnet18"])
+def test_what_is_no_name_is_told_of_names_first(name):
+    with pytest.raises(UnknownBackboneError, match=r"name is a string, and .*such as 'resnet50'"):
+        build_encoder(name, weights=None)
 
 
 def test_the_number_of_classes_is_headstrips_own():

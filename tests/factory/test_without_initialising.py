@@ -301,6 +301,14 @@ def test_embeddings_are_those_of_the_network_that_was_saved(saved, name, mechani
     assert not any(tensor.is_meta for tensor in (*encoder.parameters(), *encoder.buffers()))
 
 
+@pytest.mark.parametrize("name", ["net", "reads"])
+def test_no_way_to_build_moves_the_generator(saved, name):
+    _, path = saved(name)
+    before = torch.get_rng_state()
+    build_encoder(f"nets:{name}", weights=path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("kind", ODD, ids=lambda kind: kind.__name__)
 def test_what_others_hold_of_its_tensors_is_right(saved, kind):
     model, path = saved(kind.__name__.lower())

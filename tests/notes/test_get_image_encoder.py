@@ -1,11 +1,14 @@
 """The drop-ins: projects written with the notes' code go on unchanged."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from headstrip import UnknownBackboneError, WeightsError, get_image_encoder, init_predictors
+from headstrip.registry import get_registry
 
 NAMES = ["resnet18", "vgg11", "vit_b_32", "convnext_tiny"]
 
@@ -107,3 +110,20 @@ def test_pretrained_asks_for_the_default_weights(tmp_path, monkeypatch):
     torch.save(torchvision.models.resnet18().state_dict(), cache / "resnet18-f37072fd.pth")
     with pytest.raises(WeightsError, match=r"resnet18-f37072fd.pth is not the one.*f37072fd"):
         get_image_encoder("resnet18")
+
+
+def test_the_network_is_independent_of_the_weights_file(tmp_path, monkeypatch):
+    model = torchvision.models.resnet18()
+    path = tmp_path / "published.pth"
+    torch.save(model.state_dict(), path)
+    registry = get_registry()
+    weights = registry.weights
+
+    def patched(spec):
+        return tuple(replace(one, locations=(str(path),), sha256="") for one in weights(spec))
+
+    monkeypatch.setattr(registry, "weights", patched)
+    module, _ = get_image_encoder("resnet18")
+    path.write_bytes(bytes(path.stat().st_size))
+    found = module.state_dict()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.items())

@@ -42,10 +42,33 @@ def test_every_format_fills_the_encoder(save: Save, tmp_path: Path, shufflenet: 
     assert encoder.weights_sha256 == sha256_of(path)
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "net", "network"])
 def test_a_checkpoint_fills_the_encoder(tmp_path: Path, shufflenet: State, wrapper: str) -> None:
     path = save_zip({wrapper: shufflenet, "epoch": 90}, tmp_path / "own")
     assert holds(build_encoder(NAME, weights=path), shufflenet)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "place"),
+    [
+        (lambda state: {"ema": state, "epoch": 3}, "content['ema']"),
+        (lambda state: {"a": {"b": state}}, "content['a']['b']"),
+        (lambda state: {"teacher": state, "student": state}, "content['teacher'] and content["),
+    ],
+)
+def test_a_state_dict_elsewhere_in_a_checkpoint_is_found_and_told(
+    tmp_path: Path, shufflenet: State, wrap: Callable[[State], Any], place: str
+) -> None:
+    path = save_zip(wrap(shufflenet), tmp_path / "own")
+    with pytest.raises(WeightsError, match=r"with a state dict in it, at .*Save the one") as caught:
+        build_encoder(NAME, weights=path)
+    assert place in str(caught.value)
+
+
+def test_an_entry_that_is_no_tensor_is_named(tmp_path: Path, shufflenet: State) -> None:
+    path = save_zip({**shufflenet, "epoch": 3}, tmp_path / "own")
+    with pytest.raises(WeightsError, match=r"with something else in it: 'epoch' is a int\. Save"):
+        build_encoder(NAME, weights=path)
 
 
 def test_loading_draws_nothing_from_the_global_generator(tmp_path: Path, shufflenet: State) -> None:
@@ -289,7 +312,7 @@ def test_a_file_that_neither_cache_nor_network_has_is_a_sentence(
 ) -> None:
     published(NAME, locations=(f"{dead_url}/x.pth",))
     with pytest.raises(
-        WeightsError, match=rf"'IMAGENET1K_V1' of torchvision:{NAME} were not found"
+        WeightsError, match=rf"'IMAGENET1K_V1' of torchvision:{NAME} could not be had"
     ):
         build_encoder(NAME)
 

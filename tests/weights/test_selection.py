@@ -197,3 +197,12 @@ def test_a_file_that_is_there_and_read_as_a_tag_is_told_with_its_path(
 def test_a_tag_of_another_source_s_backbone_is_told_with_its_name(name: str, weights: str) -> None:
     with pytest.raises(WeightsError, match=r"Write timm:resnet50\.a1_in1k\. It has IMAGENET1K"):
         select(name, weights)
+
+
+@pytest.mark.parametrize(
+    ("weights", "where"),
+    [("x=", "after"), ("IMAGENET1K_V1=", "after"), ("=own.pth", "before"), ("=", "before")],
+)
+def test_a_tag_or_a_path_that_is_empty_is_told(weights: str, where: str) -> None:
+    with pytest.raises(WeightsError, match=rf"'{weights}' has nothing {where} its '='\. Write"):
+        select("resnet50", weights)

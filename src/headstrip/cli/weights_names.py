@@ -19,6 +19,7 @@ from headstrip.weights.caches import Caches, Stored
 from headstrip.weights.removing import partials
 
 _WILDCARDS = frozenset("*?[")
+_EXAMPLE = "weights such as 'resnet50' or 'resnet50.IMAGENET1K_V1'"
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".safetensors.index.json")
 
 
@@ -33,6 +34,31 @@ def is_path(text: str) -> bool:
     A hub id has a slash in it too, and its source before that.
     """
     return text.endswith(_SUFFIXES) or text.startswith((".", "/", "~")) or os.path.isfile(text)
+
+
+def refuse_what_is_no_name(text: str, *, paths: bool) -> None:
+    """Refuse arguments that mean nothing to a command, though they do elsewhere.
+
+    Args:
+        text: An argument, and no pattern.
+        paths: Whether the command takes files.
+
+    Raises:
+        UsageFailure: It is ``TAG=path``, or the path of a file where a name is asked for.
+    """
+    tag, equals, path = text.partition("=")
+    if equals and os.sep not in tag and not os.path.exists(text):
+        instead = f"Name the file alone, {path!r}" if path and paths else f"Name {_EXAMPLE}"
+        raise UsageFailure(
+            f"{text!r} is neither a name nor a file. 'TAG=path' is what build_encoder's weights= "
+            f"takes, to say whose preprocessing a file has. {instead}."
+        )
+    looks_like_one = text.startswith((".", "/", "~")) or text.endswith(_SUFFIXES)
+    if looks_like_one and ":" not in text and not paths:
+        raise UsageFailure(
+            f"{text!r} is a path, and this command takes names. Name {_EXAMPLE}; `verify` and "
+            "`optimize` take files too."
+        )
 
 
 def stored_weights(
@@ -68,6 +94,7 @@ def stored_weights(
                     "are here, `headstrip list` all backbones."
                 )
         else:
+            refuse_what_is_no_name(name, paths=False)
             chosen = [_named(registry, caches, name)]
         for one in chosen:
             found.setdefault(str(one.path), one)

@@ -13,7 +13,13 @@ import click
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.output import plugins_on_stderr, print_json, printable, warn
-from headstrip.cli.weights_names import all_stored, is_path, stored_weights
+from headstrip.cli.weights_names import (
+    all_stored,
+    is_path,
+    is_pattern,
+    refuse_what_is_no_name,
+    stored_weights,
+)
 from headstrip.cli.weights_rows import count, readable_size
 from headstrip.errors import HeadstripError, WeightsError
 from headstrip.weights.caches import Caches, Stored
@@ -67,6 +73,9 @@ class Report:
 
 def subjects(context: click.Context, names: Sequence[str]) -> list[Subject]:
     """Return what names, patterns and paths mean; a path that the catalogs know has its name."""
+    for name in names:
+        if not is_pattern(name):
+            refuse_what_is_no_name(name, paths=True)
     paths = [Path(name).expanduser() for name in names if is_path(name)]
     named: dict[str, Stored] = {}
     if paths:
@@ -91,6 +100,8 @@ def check(subject: Subject) -> list[Verdict]:
         WeightsError: It is not here.
     """
     if isinstance(subject, Path):
+        if not subject.exists():
+            raise WeightsError(f"There is no file {str(subject)!r}. Check the path.")
         return [check_path(subject)]
     require_here(subject)
     return check_stored(subject)

@@ -41,7 +41,7 @@ def locate(entry: WeightsEntry, about: str, *, offline: bool = False) -> Path:
         except WeightsError as error:
             failures.append(str(error))
     reasons = " ".join(failures) or "No location is known."
-    raise WeightsError(f"The weights {entry.tag!r} of {about} were not found. {reasons}")
+    raise WeightsError(f"The weights {entry.tag!r} of {about} could not be had. {reasons}")
 
 
 def _locate_one(location: str, sha256: str, offline: bool) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from headstrip.errors import WeightsError, one_line
 from headstrip.shards import is_index, read_index
-from headstrip.state_dicts import plain_state_dict
+from headstrip.state_dicts import extra_states, plain_state_dict
 from headstrip.weights.addresses import checkpoints
 from headstrip.weights.layout import note_layout, parse_again
 from headstrip.weights.mapping import Guard, may_map
@@ -215,6 +215,7 @@ def _read_shards(path: Path, sha256: str, how: Reading) -> WeightsFile:
         shard = read_weights(path.parent / name, how=replace(how, locations=()))
         digest.update(f"{shard.sha256}  {name}\n".encode())
         content.update(plain_state_dict(shard.content))
+        content.update(extra_states(shard.content))
         guards += shard.guards
     compare(path, digest.hexdigest(), Expectation(sha256.lower(), "the catalog"), how.name)
     if lost := sorted(shard_of.keys() - content.keys()):

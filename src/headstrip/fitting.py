@@ -1,0 +1,133 @@
+"""How a weights file that is not just as its network is goes into it, if it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from headstrip.errors import WeightsError
+from headstrip.own_loading import taken
+from headstrip.state_dicts import Fit, is_under
+from headstrip.surgery import Stripped
+from headstrip.weights.problems import too_large
+from headstrip.weights.reading import WeightsFile
+
+# A checkpoint may hold an optimizer's two moments and an average besides the weights, and in
+# float64 where the network has float32.
+_TIMES_THE_NETWORK = 8
+_AND_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a state dict goes into a network.
+
+    Attributes:
+        headless: Whether it has no head, and the network loses its own.
+        classes: How many classes the network has to have, None for those that it has.
+        by_torch: Whether torch has to load it, because the network changes its names.
+    """
+
+    headless: bool = False
+    classes: int | None = None
+    by_torch: bool = False
+
+
+def plan(
+    file: WeightsFile,
+    about: str,
+    fit: Fit,
+    state: Mapping[str, Any],
+    stripped: Stripped,
+    spare: nn.Module | None,
+) -> Plan:
+    """Say how a state dict that does not fit as it is goes into a network.
+
+    Args:
+        file: Where it is from.
+        about: The backbone, for messages.
+        fit: What does not fit.
+        state: The adapted state dict.
+        stripped: Such a network without its head.
+        spare: Another such network, for trying; None where it has no say in how it is loaded.
+
+    Raises:
+        WeightsError: It does not.
+    """
+    paths = _heads(fit, stripped)
+    names, by_torch = state, False
+    if spare is not None and fit.outside(paths):
+        found = taken(spare, state, file.content)
+        if found is not None and not found.fit.outside(_heads(found.fit, stripped)):
+            fit, names, by_torch = found.fit, found.state, True
+            paths = _heads(fit, stripped)
+    if fit.outside(paths):
+        raise does_not_fit(file.path, about, fit, paths)
+    if not fit.names:
+        return Plan(by_torch=by_torch)
+    headless = not any(is_under(key, paths) for key in names)
+    classes = None if headless else _classes(fit, names, file)
+    return Plan(headless, classes, by_torch)
+
+
+def does_not_fit(path: Path, about: str, fit: Fit, paths: tuple[str, ...]) -> WeightsError:
+    """Return the error for a file with tensors outside some dotted paths that do not fit."""
+    outside = fit.outside(paths)
+    wrong = set(outside)
+    return WeightsError(
+        f"{path} does not fit {about}: {len(outside)} tensors are missing, "
+        f"unknown or of another shape{_shown('missing', fit.missing, wrong)}"
+        f"{_shown('unknown', fit.unexpected, wrong)}"
+        f"{_shown('of another shape', fit.reshaped, wrong)}. Name the backbone that it "
+        "was made for, or save its state dict without a prefix such as 'module.'."
+    )
+
+
+def limit_of(model: nn.Module) -> int:
+    """Return the most bytes of tensors that a network's weights file may hold."""
+    tensors = (*model.parameters(), *model.buffers())
+    return _TIMES_THE_NETWORK * _size(tensors) + _AND_BYTES
+
+
+def refuse_larger(path: Path, state: Mapping[str, Any], limit: int) -> None:
+    """Refuse tensors that a file holds little of and that are large: expanded ones.
+
+    Raises:
+        WeightsError: They have more bytes than ``limit``.
+    """
+    size = _size(one for one in state.values() if isinstance(one, Tensor))
+    if size > limit:
+        raise too_large(path, size, limit)
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors if not is_lazy(one))
+
+
+def _heads(fit: Fit, stripped: Stripped) -> tuple[str, ...]:
+    """Return where the heads are; what a network without any has no place for may be one."""
+    return fit.unexpected if stripped.law == "headless" else stripped.paths
+
+
+def _shown(problem: str, names: tuple[str, ...], chosen: set[str]) -> str:
+    """Show a few of the names that have a problem."""
+    shown = [repr(name) for name in names if name in chosen]
+    return f"; {problem}: {', '.join(shown[:2])}{' ...' if shown[2:] else ''}" if shown else ""
+
+
+def _classes(fit: Fit, state: Mapping[str, Any], file: WeightsFile) -> int:
+    """Read the number of classes off the head's tensors in a file."""
+    names = fit.reshaped or fit.unexpected
+    tensors = [state[name] for name in names if isinstance(state.get(name), Tensor)]
+    counts = {int(tensor.shape[0]) for tensor in tensors if tensor.ndim}
+    if len(counts) != 1 or fit.missing or (fit.reshaped and fit.unexpected):
+        raise WeightsError(
+            f"{file.path} has a head of another kind ({', '.join(fit.names[:3])}). "
+            "Save the state dict without its head, or with a plain one."
+        )
+    return counts.pop()

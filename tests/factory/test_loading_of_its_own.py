@@ -1,0 +1,394 @@
+"""Networks that have a say in how they are loaded are loaded as torch itself would load them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from headstrip import (
+    BackboneSpec,
+    WeightsError,
+    build_encoder,
+    detach,
+    hookimpl,
+    register_plugin,
+)
+from headstrip.construction import build_stripped
+from headstrip.registry import use_registry
+
+SHAPE = (3, 8, 8)
+
+
+class Net(nn.Module):
+    """A small network; subclasses add a say of their own."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.before()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, num_classes)
+        self.setup()
+
+    def before(self):
+        """Registers what comes first."""
+
+    def setup(self):
+        """Registers what comes last."""
+
+    def features(self, x):
+        return self.norm(self.conv(x)).mean((2, 3))
+
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+
+def renamed(state, old, new):
+    """The same tensors under other names, and what the file states besides."""
+    made = OrderedDict((key.replace(old, new, 1), value) for key, value in state.items())
+    made._metadata = getattr(state, "_metadata", None)
+    return made
+
+
+class Renames(Net):
+    """Was written when its first layers and its head had other names."""
+
+    def setup(self):
+        self._register_load_state_dict_pre_hook(self._rename)
+
+    def _rename(self, state, prefix, *rest):
+        for old, new in (("stem.", "conv."), ("top.", "fc.")):
+            for key in [key for key in state if key.startswith(prefix + old)]:
+                state[prefix + new + key.removeprefix(prefix + old)] = state.pop(key)
+
+
+class OldNamesByVersion(Net):
+    """Renames what is of an older version, as torch's own modules do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") is None or metadata["version"] < 2:
+            for key in [key for key in state if key.startswith(f"{prefix}stem.")]:
+                state[key.replace("stem.", "conv.", 1)] = state.pop(key)
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+class Halves(Net):
+    """Changes values on the way in, under the names that they have."""
+
+    def setup(self):
+        self._register_load_state_dict_pre_hook(self._halve)
+
+    def _halve(self, state, prefix, *rest):
+        state[f"{prefix}conv.weight"] = state[f"{prefix}conv.weight"].double() / 2
+
+
+class Forgives(Net):
+    """Does not mind what the file lacks."""
+
+    def setup(self):
+        self.gain = nn.Parameter(torch.full((8,), 2.0))
+        self.register_load_state_dict_post_hook(lambda module, keys: keys.missing_keys.clear())
+
+    def features(self, x):
+        return super().features(x) * self.gain
+
+
+class OldNorm(Net):
+    """Has a layer whose parametrization torch wrote differently once."""
+
+    def setup(self):
+        self.mid = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+
+    def features(self, x):
+        return self.mid(super().features(x))
+
+
+class Reads(Net):
+    """Computes with the value of a parameter before a file has one."""
+
+    def setup(self):
+        self.number = self.conv.bias.sum().item()
+
+
+class Refuses(Net):
+    """Fails where it does not know a name."""
+
+    def setup(self):
+        self._register_load_state_dict_pre_hook(self._look)
+
+    def _look(self, state, prefix, *rest):
+        if f"{prefix}conv.weight" not in state:
+            raise KeyError("no convolution")
+
+
+class Extra(Net):
+    """Computes with a number that is in its state dict and is no tensor."""
+
+    def setup(self):
+        self.factor, self.shift = 1.0, torch.zeros(8)
+
+    def get_extra_state(self):
+        return {"factor": self.factor, "shift": self.shift}
+
+    def set_extra_state(self, state):
+        self.factor, self.shift = state["factor"], state["shift"].clone()
+
+    def features(self, x):
+        return super().features(x) * self.factor + self.shift
+
+
+class DoubleFirst(Net):
+    """Has a number of higher precision before its layers."""
+
+    def before(self):
+        self.gain = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def features(self, x):
+        return super().features(x) * self.gain.float()
+
+
+NETS = {
+    kind.__name__.lower(): kind
+    for kind in (
+        Net, Renames, OldNamesByVersion, Halves, Forgives, OldNorm, Reads, Refuses, Extra,
+        DoubleFirst,
+    )
+}  # fmt: skip
+
+
+class Nets:
+    FAMILIES = ("net",)
+
+    @hookimpl
+    def backbones(self):
+        return tuple(
+            BackboneSpec(name, "nets", "nets:net", "nets", "image", SHAPE, 8, 0) for name in NETS
+        )
+
+    @hookimpl
+    def build_model(self, spec, options):
+        return NETS[spec.name](**options)
+
+    @hookimpl
+    def strip_head(self, model, family, spec, entry):
+        return detach(model, "fc")
+
+
+@pytest.fixture(autouse=True)
+def nets():
+    use_registry(None)
+    register_plugin(Nets(), "nets")
+    yield
+    use_registry(None)
+
+
+def network(name, num_classes=10):
+    torch.manual_seed(3)
+    model = NETS[name](num_classes).eval()
+    for tensor in (*model.parameters(), model.norm.running_mean):
+        tensor.data.normal_()
+    return model
+
+
+def as_torch_loads(name, path, num_classes=10):
+    model = NETS[name](num_classes).eval()
+    model.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(state):
+        torch.save(state, tmp_path / "own.pth")
+        return tmp_path / "own.pth"
+
+    return save
+
+
+def images():
+    return torch.rand((3, *SHAPE), generator=torch.Generator().manual_seed(5))
+
+
+def gives_what_torch_gives(name, path, num_classes=10):
+    encoder, model = build_encoder(f"nets:{name}", weights=path), None
+    model = as_torch_loads(name, path, num_classes)
+    assert torch.equal(encoder(images()), model.features(images()))
+    assert torch.equal(encoder.logits(images()), model(images()))
+    return encoder
+
+
+def mechanism(name, path):
+    return build_stripped(f"nets:{name}", weights=path).mechanism
+
+
+def test_names_that_a_hook_changes_are_loaded(saved):
+    path = saved(renamed(network("renames").state_dict(), "conv.", "stem."))
+    gives_what_torch_gives("renames", path)
+    assert mechanism("renames", path) == "ordinary"
+
+
+def test_a_network_with_a_hook_that_has_nothing_to_do_is_built_without_initialising(saved):
+    path = saved(network("renames").state_dict())
+    gives_what_torch_gives("renames", path)
+    assert mechanism("renames", path) == "hollow"
+
+
+@pytest.mark.parametrize("old", ["conv.", "fc."])
+def test_the_head_follows_a_file_whose_names_a_hook_changes(saved, old):
+    new = {"conv.": "stem.", "fc.": "top."}[old]
+    path = saved(renamed(network("renames", num_classes=7).state_dict(), old, new))
+    assert gives_what_torch_gives("renames", path, num_classes=7).head.out_features == 7
+
+
+def test_a_file_without_a_head_whose_names_a_hook_changes_has_none(saved):
+    model = network("renames")
+    state = renamed(model.state_dict(), "conv.", "stem.")
+    path = saved({key: value for key, value in state.items() if not key.startswith("fc.")})
+    encoder = build_encoder("nets:renames", weights=path)
+    assert (encoder.law, encoder.head) == ("headless", None)
+    assert torch.equal(encoder(images()), model.features(images()))
+
+
+@pytest.mark.parametrize("stated", [1, None])
+def test_an_older_version_is_read_as_it_was_written(saved, stated):
+    state = renamed(network("oldnamesbyversion").state_dict(), "conv.", "stem.")
+    if stated is None:
+        del state._metadata
+    else:
+        state._metadata[""]["version"] = stated
+    gives_what_torch_gives("oldnamesbyversion", saved(state))
+
+
+def test_old_names_in_a_file_that_is_not_pickled_are_loaded(tmp_path):
+    model = network("oldnamesbyversion")
+    save_file(renamed(model.state_dict(), "conv.", "stem."), tmp_path / "own.safetensors")
+    encoder = build_encoder("nets:oldnamesbyversion", weights=tmp_path / "own.safetensors")
+    assert torch.equal(encoder(images()), model.features(images()))
+
+
+def test_old_names_of_a_version_that_has_no_old_names_do_not_fit(saved):
+    path = saved(renamed(network("oldnamesbyversion").state_dict(), "conv.", "stem."))
+    with pytest.raises(WeightsError, match=r"missing: 'conv\.weight'.*unknown: 'stem\.weight'"):
+        build_encoder("nets:oldnamesbyversion", weights=path)
+
+
+def test_values_that_a_hook_changes_are_those_that_torch_loads(saved):
+    path = saved(network("halves").state_dict())
+    encoder = gives_what_torch_gives("halves", path)
+    assert encoder.backbone.conv.weight.dtype == torch.float32
+    assert mechanism("halves", path) == "ordinary"
+
+
+def test_what_a_network_forgives_is_forgiven(saved):
+    state = network("forgives").state_dict()
+    del state["gain"]
+    gives_what_torch_gives("forgives", saved(state))
+
+
+def test_what_a_network_does_not_forgive_is_told(saved):
+    state = network("forgives").state_dict()
+    state["other"] = torch.zeros(3)
+    with pytest.raises(WeightsError, match=r"does not fit nets:forgives.*unknown: 'other'"):
+        build_encoder("nets:forgives", weights=saved(state))
+
+
+def test_the_old_form_of_torchs_weight_norm_is_loaded(saved):
+    state = network("oldnorm").state_dict()
+    names = {"parametrizations.weight.original0": "weight_g"}
+    names["parametrizations.weight.original1"] = "weight_v"
+    for new, old in names.items():
+        state = renamed(state, new, old)
+    assert {"mid.weight_g", "mid.weight_v"} < state.keys()
+    gives_what_torch_gives("oldnorm", saved(state))
+
+
+def test_a_hook_that_fails_on_a_file_of_another_network_is_no_traceback(saved):
+    path = saved(renamed(network("refuses").state_dict(), "conv.", "stem."))
+    with pytest.raises(WeightsError, match=r"does not fit nets:refuses.*missing: 'conv\.weight'"):
+        build_encoder("nets:refuses", weights=path)
+
+
+def test_a_shape_that_a_hook_does_not_change_is_told_by_its_name(saved):
+    state = renamed(network("renames").state_dict(), "conv.", "stem.")
+    state["stem.weight"] = torch.zeros(9, 3, 3, 3)
+    with pytest.raises(WeightsError, match="does not fit nets:renames: 4 tensors"):
+        build_encoder("nets:renames", weights=saved(state))
+
+
+def test_what_was_copied_from_a_file_does_not_mind_what_becomes_of_it(saved):
+    path = saved(network("halves").state_dict())
+    kept, free = (build_encoder(f"nets:{name}", weights=path) for name in ("halves", "reads"))
+    path.write_bytes(b"another file")
+    assert free(images()).isfinite().all()
+    # Its hook may have kept what it was given.
+    with pytest.raises(WeightsError, match="rewritten in place"):
+        kept(images())
+
+
+def extra():
+    model = network("extra")
+    model.factor, model.shift = 3.0, torch.arange(8.0)
+    return model
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_a_network_keeps_besides_its_tensors_is_loaded(saved, wrapped):
+    model = extra()
+    state = model.state_dict()
+    path = saved({"state_dict": state} if wrapped else state)
+    encoder = build_encoder("nets:extra", weights=path)
+    assert torch.equal(encoder(images()), model.features(images()))
+    assert encoder.backbone.factor == 3.0
+    assert mechanism("extra", path) == "ordinary"
+
+
+def test_what_a_network_keeps_besides_its_tensors_is_part_of_the_encoders_identity(saved):
+    model = extra()
+    one = build_encoder("nets:extra", weights=saved(model.state_dict())).fingerprint.identity
+    model.factor = 4.0
+    other = build_encoder("nets:extra", weights=saved(model.state_dict())).fingerprint.identity
+    assert one != other
+
+
+def test_the_head_follows_a_file_with_more_than_tensors(saved):
+    path = saved(network("extra", num_classes=7).state_dict())
+    assert gives_what_torch_gives("extra", path, num_classes=7).head.out_features == 7
+
+
+def test_a_file_that_lacks_what_the_network_keeps_besides_is_told(saved):
+    state = network("extra").state_dict()
+    del state["_extra_state"]
+    with pytest.raises(WeightsError, match="missing: '_extra_state'"):
+        build_encoder("nets:extra", weights=saved(state))
+
+
+def test_a_network_that_has_no_use_for_what_a_file_keeps_besides_says_so(saved):
+    state = network("net").state_dict()
+    state["_extra_state"] = 3
+    with pytest.raises(WeightsError, match="unknown: '_extra_state'"):
+        build_encoder("nets:net", weights=saved(state))
+
+
+@pytest.mark.parametrize("weights", ["file", None])
+def test_a_number_of_higher_precision_does_not_say_what_the_input_is(saved, weights):
+    model = network("doublefirst")
+    path = saved(model.state_dict())
+    encoder = build_encoder("nets:doublefirst", weights=weights and path)
+    assert encoder.output_dim == 8
+    assert encoder.place() == (torch.device("cpu"), torch.float32)
+    assert encoder.backbone.gain.dtype == torch.float64
+    if weights:
+        assert torch.equal(encoder(images()), model.features(images()))
+        assert mechanism("doublefirst", path) == "hollow"
+
+
+def test_a_network_that_is_of_higher_precision_as_a_whole_takes_such_an_input(saved):
+    path = saved(network("doublefirst").state_dict())
+    encoder = build_encoder("nets:doublefirst", weights=path, dtype=torch.float64)
+    assert encoder.place()[1] == torch.float64
