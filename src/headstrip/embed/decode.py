@@ -5,6 +5,7 @@ No switch of Pillow's is touched: what holds for a file that is read here holds 
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -15,7 +16,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from headstrip.errors import ImageError
+from headstrip.errors import HeadstripError, ImageError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 """The formats that are read, in Pillow's words. EPS, which runs another program, is not one."""
@@ -30,6 +31,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LONGEST = 1000
 _filters = threading.Lock()
 
 
@@ -59,16 +61,36 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
 def decode(path: str | os.PathLike[str]) -> Image.Image:
     """Read as ``load_image`` does, with nothing but the reason in the message of its error."""
-    with _reasons():
+    with reasons():
         if not stat.S_ISREG(os.stat(path).st_mode):
             # A pipe would be waited for.
             raise ImageError("it is no regular file.")
         with open(path, "rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 raise ImageError("the file is empty.")
-            image = _open(file)
-            image.load()
-            return _upright(image)
+            return _read(file)
+
+
+def decode_bytes(data: bytes) -> Image.Image:
+    """Read the bytes of an image file as ``decode`` reads the file.
+
+    Args:
+        data: All bytes of the file.
+
+    Returns:
+        The decoded image, in its own mode, turned as its EXIF orientation says.
+
+    Raises:
+        ImageError: They cannot be read; the message is the reason and nothing else.
+
+    Example:
+        >>> decode_bytes(b"P5 2 1 255 ab").size
+        (2, 1)
+    """
+    with reasons():
+        if not data:
+            raise ImageError("the file is empty.")
+        return _read(io.BytesIO(data))
 
 
 def decoded(image: Image.Image) -> Image.Image:
@@ -78,7 +100,7 @@ def decoded(image: Image.Image) -> Image.Image:
         ImageError: They cannot be read.
     """
     try:
-        with _reasons():
+        with reasons():
             image.load()
     except ImageError as error:
         raise ImageError(f"The pixels of {image!r} cannot be read: {error}") from error
@@ -86,11 +108,14 @@ def decoded(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _reasons() -> Iterator[None]:
-    """Turn what reading an image raises into an ImageError with one sentence."""
+def reasons() -> Iterator[None]:
+    """Turn what reading an image raises into an ImageError with one sentence.
+
+    Errors of headstrip's own stay what they are.
+    """
     try:
         yield
-    except ImageError:
+    except HeadstripError:
         raise
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
@@ -103,11 +128,21 @@ def _reasons() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
+    # A damaged file's own bytes may be in it, any number of them.
+    text = " ".join(text[:_LONGEST].split()).rstrip(".")
+    return text or type(error).__name__
 
 
-def _open(file: BinaryIO) -> Image.Image:
-    """Read the header, with Pillow's warning of too many pixels as an error."""
+def _read(file: BinaryIO) -> Image.Image:
+    image = open_image(file)
+    image.load()
+    # Pillow turns a TIFF itself when it loads it, and takes the orientation out.
+    turn = turn_of(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Read the header of a file, with Pillow's warning of too many pixels as an error."""
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     # Two threads that change the filters at once would put back each other's.
@@ -117,14 +152,13 @@ def _open(file: BinaryIO) -> Image.Image:
         return Image.open(file, formats=formats)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says.
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how an image is turned to be as its EXIF orientation says, None for not at all.
 
     ``ImageOps.exif_transpose`` writes the EXIF data anew as well, and fails where they are odd.
     """
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         # Data that nobody can read turn nothing; every viewer shows the image as it is stored.
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None

@@ -40,7 +40,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
         raise HeadstripError(f"There is no folder {os.fspath(folder)!r}. Check the path.")
     found = [
         os.path.relpath(os.path.join(place, name), root)
-        for place, _, names in os.walk(root, onerror=_refuse)
+        for place, _, names in os.walk(root, onerror=refuse_folder)
         for name in names
         if os.path.splitext(name)[1].lower() in SUFFIXES
     ]
@@ -58,8 +58,17 @@ def stored_path(relative: str) -> str:
     Bytes that are not UTF-8 become ``\xNN``, and so does a backslash in a name: ``original_path``
     reads it back.
     """
-    posix = Path(relative).as_posix()
-    return os.fsencode(posix).replace(b"\\", rb"\x5c").decode("utf-8", "backslashreplace")
+    return escape(os.fsencode(Path(relative).as_posix()))
+
+
+def escape(name: bytes) -> str:
+    r"""Write the bytes of a path as text, in the way of ``stored_path``.
+
+    Example:
+        >>> escape(b"gr\xfcn.jpg")
+        'gr\\xfcn.jpg'
+    """
+    return name.replace(b"\\", rb"\x5c").decode("utf-8", "backslashreplace")
 
 
 def original_path(stored: str) -> str:
@@ -91,7 +100,12 @@ def check_out(out: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _refuse(error: OSError) -> NoReturn:
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raise that a folder cannot be listed, and why.
+
+    Raises:
+        HeadstripError: Always.
+    """
     raise HeadstripError(
         f"The folder {error.filename!r} cannot be listed ({error.strerror}). "
         "Change its permissions, or take it out."

@@ -11,13 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from headstrip.embed.decode import decoded, load_image
+from headstrip.embed.modes import in_channels, refuse_huge
 from headstrip.errors import PreprocessingError
 from headstrip.preprocessing import Preprocessing
 
 __all__ = ["load_image", "to_frames", "to_picture"]
-
-_MODES = {1: "L", 3: "RGB"}
-_WIDE = (1 << 16) - 1
 
 
 def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor:
@@ -43,7 +41,7 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor
     """
     if isinstance(image, Tensor):
         _check_tensor(image, preprocessing)
-        _refuse_huge(int(image.shape[-2]), int(image.shape[-1]), preprocessing)
+        refuse_huge(int(image.shape[-2]), int(image.shape[-1]), preprocessing)
         return image
     if isinstance(image, (str, os.PathLike)):
         picture = load_image(image)
@@ -53,8 +51,8 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor
         picture = decoded(image)
     else:
         raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")
-    _refuse_huge(picture.height, picture.width, preprocessing)
-    return _in_channels(picture, preprocessing.channels)
+    refuse_huge(picture.height, picture.width, preprocessing)
+    return in_channels(picture, preprocessing.channels)
 
 
 def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
@@ -91,7 +89,7 @@ def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
             f"or build_encoder(..., preprocessing=dataclasses.replace(encoder.preprocessing, "
             f"frames={frames})) for an encoder of clips of this length."
         )
-    _refuse_huge(int(clip.shape[1]), int(clip.shape[2]), preprocessing)
+    refuse_huge(int(clip.shape[1]), int(clip.shape[2]), preprocessing)
     return clip.permute(0, 3, 1, 2)
 
 
@@ -125,54 +123,3 @@ def _from_array(image: np.ndarray) -> Image.Image:
     if image.dtype != np.uint8 or not (is_colour or image.ndim == 2) or not image.size:
         raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")
     return Image.fromarray(np.ascontiguousarray(image))
-
-
-def _in_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Convert an image to the mode that has so many channels."""
-    mode = _MODES.get(channels)
-    if mode is None:
-        raise PreprocessingError(
-            f"No image has the {channels} channels that the preprocessing takes. Pass a uint8 "
-            f"tensor ({channels}, height, width)."
-        )
-    if image.mode == mode:
-        return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _to_8_bits(image)
-    if image.mode in {"P", "PA"}:
-        # Pillow warns when it drops a palette's transparency in one step.
-        image = image.convert("RGBA")
-    if image.mode == "F":
-        raise _unconvertible(image, "whose range is not known")
-    try:
-        return image.convert(mode)
-    except ValueError as error:
-        raise _unconvertible(image, f"which Pillow does not convert to {mode}") from error
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    pixels = np.asarray(image).astype(np.int64)
-    if pixels.min() < 0 or pixels.max() > _WIDE:
-        raise _unconvertible(image, f"which are not all within 0 and {_WIDE}")
-    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
-
-
-def _unconvertible(image: Image.Image, why: str) -> PreprocessingError:
-    return PreprocessingError(
-        f"The image has pixels of mode {image.mode!r}, {why}. Convert it to 8-bit RGB."
-    )
-
-
-def _refuse_huge(height: int, width: int, preprocessing: Preprocessing) -> None:
-    """Refuse an image without pixels, and a strip that a resize would make fill the memory."""
-    if not height or not width:
-        raise PreprocessingError(f"The image has no pixels: it is {width} wide and {height} high.")
-    grows, limit = isinstance(preprocessing.resize, int), Image.MAX_IMAGE_PIXELS
-    if not (grows or preprocessing.fit == "cover") or limit is None:
-        return
-    shorter, longer = sorted(preprocessing.resized(height, width))
-    if shorter * longer > limit:
-        raise PreprocessingError(
-            f"The image is {width} wide and {height} high: with its shorter side at {shorter} it "
-            f"would have more than {limit} pixels. Crop it."
-        )

@@ -1,0 +1,74 @@
+"""Memory of several processes, which is gone with the last of them, however they end."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import uuid
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+_COUNTERS = 8
+_PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Where shared memory is and what is in it.
+
+    Attributes:
+        handle: A file descriptor, the same number in all processes; on Windows a name.
+        processes: How many have a row of counters.
+        shape: The slots': (slots, batch_size, H, W, C).
+    """
+
+    handle: int | str
+    processes: int
+    shape: tuple[int, ...]
+
+    @property
+    def start(self) -> int:
+        """Byte where the slots begin, after the counters."""
+        used = max(1, self.processes) * _COUNTERS * 8
+        return -(-used // _PAGE) * _PAGE
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.start + int(np.prod(self.shape, dtype=np.int64))
+
+
+def allocate(processes: int, shape: tuple[int, ...]) -> Memory:
+    """Make memory that other processes can ``attach``; zeros.
+
+    It has no name in the file system. The descriptor is the caller's to close.
+    """
+    memory = Memory("", processes, shape)
+    if os.name == "nt":
+        return replace(memory, handle=f"headstrip-{uuid.uuid4().hex}")
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("headstrip", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            handle = os.dup(file.fileno())
+    os.ftruncate(handle, memory.size)
+    return replace(memory, handle=handle)
+
+
+def attach(memory: Memory) -> tuple[np.ndarray, np.ndarray]:
+    """Map shared memory.
+
+    Returns:
+        int64 array (processes, 8) of counters, 64 bytes apart, and uint8 array ``memory.shape``.
+        It stays mapped as long as one of them is there.
+    """
+    if isinstance(memory.handle, str):
+        # mypy knows the arguments of the system that it runs on alone.
+        mapped = mmap.mmap(-1, memory.size, **{"tagname": memory.handle})  # type: ignore[arg-type]
+    else:
+        mapped = mmap.mmap(memory.handle, memory.size)
+    counters = np.frombuffer(mapped, np.int64, max(1, memory.processes) * _COUNTERS)
+    slots = np.frombuffer(mapped, np.uint8, offset=memory.start).reshape(memory.shape)
+    return counters.reshape(-1, _COUNTERS), slots

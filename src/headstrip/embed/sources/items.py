@@ -1,0 +1,132 @@
+"""What a source of images is: items with a name, and a reader that has their bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from headstrip.embed.files import escape
+from headstrip.errors import ImageError, one_line
+
+MAX_BYTES = 1 << 28
+"""Bytes of one encoded image that are read at most."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_LONGEST = 300
+
+
+class Item(NamedTuple):
+    """One image of a source.
+
+    Attributes:
+        path: Its name in a table, as ``stored_path`` writes it; unique in the source.
+        size: Its bytes, 0 where they are not known before it is read.
+        modified: When it, or the file that holds it, was written, in ns since 1970; 0 where
+            nobody says.
+        place: The file that holds it, for a reader to find it; empty where it is a file itself.
+        offset: Where it is in that file: a byte or a row.
+    """
+
+    path: str
+    size: int
+    modified: int
+    place: str = ""
+    offset: int = 0
+
+
+class Reader(Protocol):
+    """What has the bytes of a source's items; pickled, it is a name or two."""
+
+    def read(self, item: Item) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            ImageError: It cannot be read; the message is the reason and nothing else.
+        """
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Images that can be listed."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the items can be had once only."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the source is, as plain JSON values."""
+        ...
+
+    def items(self) -> Iterator[Item]:
+        """List the images one by one, in any order.
+
+        Raises:
+            HeadstripError: The source cannot be listed whole.
+        """
+        ...
+
+    def reader(self) -> Reader:
+        """Return what reads them."""
+        ...
+
+
+def is_url(text: str) -> bool:
+    """Whether a text names a file by protocol, as in ``s3://bucket/photo.jpg``."""
+    return _URL.match(text) is not None
+
+
+def row_name(place: str, row: int) -> str:
+    """Return the name of the image in a row of a file.
+
+    Example:
+        >>> row_name("data/train.parquet", 17)
+        'data/train.parquet/000000017'
+    """
+    return f"{place}/{row:09d}"
+
+
+def shown_place(place: str) -> str:
+    """Return a place as a table may tell it: without a password or the signature of a url."""
+    if not is_url(place):
+        return escape(os.fsencode(place))
+    scheme, _, rest = place.partition("://")
+    host, slash, path = rest.partition("/")
+    if scheme.lower() in {"http", "https"}:
+        path = path.partition("?")[0]
+    return escape(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".encode())
+
+
+def failure(error: BaseException) -> str:
+    """Return in a few words why a file could not be read, without its name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, FileNotFoundError):
+        return "No such file or directory"
+    return one_line(error)[:_LONGEST].rstrip(".")
+
+
+@contextmanager
+def image_errors() -> Iterator[None]:
+    """Turn what reading raises into an ImageError with the reason alone."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        # Drivers of remote files raise what their libraries do.
+        raise ImageError(f"{failure(error)}.") from error
+
+
+def refuse_size(size: int) -> None:
+    """Refuse an image of more bytes than are read.
+
+    Raises:
+        ImageError: It has more than ``MAX_BYTES``.
+    """
+    if size > MAX_BYTES:
+        raise ImageError(f"it has {size} bytes, and at most {MAX_BYTES} are read.")

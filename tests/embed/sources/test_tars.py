@@ -1,0 +1,263 @@
+"""Tar archives: images where they are, nothing extracted, nothing followed, nothing unbounded."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.embed.sources.made import add, contents, write_files, write_tar
+
+from headstrip import HeadstripError, ImageError
+from headstrip.embed.sources import source_of
+
+SHARD = {"000/a.jpg": b"1", "000/a.json": b"{}", "b.PNG": b"22", "c.cls": b"3"}
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+LONG = "a" * 90 + "/" + "b" * 90 + "/" + "ü" * 200 + ".jpg"
+NAMES = st.lists(
+    st.binary(min_size=1, max_size=120).filter(
+        lambda part: not {0, 0x2F} & set(part) and part not in (b".", b"..")
+    ),
+    min_size=1, max_size=3, unique=True,
+)  # fmt: skip
+
+
+def header(name: str = "a.jpg", **fields: object) -> bytes:
+    member = tarfile.TarInfo(name)
+    for key, value in fields.items():
+        setattr(member, key, value)
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def refused(path: Path, raw: bytes) -> str:
+    path.write_bytes(raw)
+    with pytest.raises(HeadstripError) as caught:
+        list(source_of(path).items())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_images_of_an_archive_are_named_by_it(tmp_path: Path, form: str) -> None:
+    path = write_tar(tmp_path / "train.tar", SHARD, format=FORMATS[form])
+    assert contents(path) == {"train.tar/000/a.jpg": b"1", "train.tar/b.PNG": b"22"}
+    assert source_of(path).describe() == {"kind": "tar", "where": str(path)}
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_long_names_are_whole(tmp_path: Path, form: str) -> None:
+    path = write_tar(tmp_path / "x.tar", {LONG: b"1", "b.jpg": b"2"}, format=FORMATS[form])
+    assert contents(path) == {f"x.tar/{LONG}": b"1", "x.tar/b.jpg": b"2"}
+
+
+def test_a_name_that_ustar_splits_is_whole(tmp_path: Path) -> None:
+    name = "a" * 100 + "/" + "b" * 90 + ".jpg"
+    path = write_tar(tmp_path / "x.tar", {name: b"1"}, format=tarfile.USTAR_FORMAT)
+    assert contents(path) == {f"x.tar/{name}": b"1"}
+
+
+@given(st.dictionaries(NAMES.map(b"/".join), st.binary(min_size=1, max_size=700), max_size=5),
+       st.sampled_from(sorted(FORMATS.values())[1:]))  # fmt: skip
+def test_whatever_is_in_an_archive_is_what_tarfile_finds(
+    files: dict[bytes, bytes], form: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        named = {os.fsdecode(name) + ".jpg": each for name, each in files.items()}
+        path = write_tar(Path(folder) / "x.tar", named, format=form)
+        with tarfile.open(path) as archive:
+            theirs = [(m.offset_data, m.size) for m in archive]
+        assert [(item.offset, item.size) for item in source_of(path).items()] == theirs
+        assert list(contents(path).values()) == list(named.values())
+
+
+def test_archives_of_the_same_name_stay_apart(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a" / "0.tar", {"x.jpg": b"1"})
+    write_tar(tmp_path / "b" / "0.tar", {"x.jpg": b"2"})
+    found = {"a/0.tar/x.jpg": b"1", "b/0.tar/x.jpg": b"2"}
+    for what in ("", "/*/0.tar", "/{a,b}/0.tar", "/**/*"):
+        assert contents(f"{tmp_path}{what}") == found
+
+
+def test_braces_name_archives_that_all_have_to_be_there(tmp_path: Path) -> None:
+    write_tar(tmp_path / "t-00.tar", {"x.jpg": b"1"})
+    write_tar(tmp_path / "t-01.tar", {"x.jpg": b"2"})
+    assert contents(f"{tmp_path}/t-{{00..01}}.tar") == {
+        "t-00.tar/x.jpg": b"1", "t-01.tar/x.jpg": b"2",
+    }  # fmt: skip
+    with pytest.raises(HeadstripError, match=r"no file '.*t-02\.tar'"):
+        source_of(f"{tmp_path}/t-{{00..02}}.tar")
+
+
+def test_what_leads_out_or_elsewhere_is_a_row_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    out = "its name leads out of the archive: it is absolute, or has '..' in it."
+    link = "it is a link, and links in an archive are not followed."
+    other = "it is no regular file."
+    path = tmp_path / "in" / "x.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w") as archive:
+        add(archive, str(tmp_path / "secret.jpg"), b"1")
+        add(archive, "../secret.jpg", b"2")
+        add(archive, "a/../../b.jpg", b"3")
+        add(archive, "soft.jpg", type=tarfile.SYMTYPE, linkname="../secret.jpg")
+        add(archive, "hard.jpg", type=tarfile.LNKTYPE, linkname="good.jpg")
+        add(archive, "device.jpg", type=tarfile.BLKTYPE, devmajor=8)
+        add(archive, "pipe.jpg", type=tarfile.FIFOTYPE)
+        add(archive, "folder.jpg", type=tarfile.DIRTYPE)
+        add(archive, "empty.jpg")
+        add(archive, "./good//x.jpg", b"4")
+        add(archive, "..jpg..jpg", b"5")
+    assert contents(path) == {
+        rf"x.tar/\x2f{str(tmp_path)[1:]}/secret.jpg": out, "x.tar/../secret.jpg": out,
+        "x.tar/a/../../b.jpg": out, "x.tar/soft.jpg": link, "x.tar/hard.jpg": link,
+        "x.tar/device.jpg": other, "x.tar/pipe.jpg": other, "x.tar/empty.jpg": "the file is empty.",
+        "x.tar/good/x.jpg": b"4", "x.tar/..jpg..jpg": b"5",
+    }  # fmt: skip
+    assert sorted(os.listdir(tmp_path)) == ["in", "secret.jpg"]
+    assert os.listdir(path.parent) == ["x.tar"]
+
+
+def test_sparse_members_are_rows_that_say_so(tmp_path: Path) -> None:
+    old = bytearray(header("old.jpg", type=tarfile.GNUTYPE_SPARSE, size=512))
+    old[482] = 1
+    old[148:156] = b"%06o\0 " % (sum(old[:148]) + 8 * 32 + sum(old[156:]))
+    more = bytes(504) + b"\1" + bytes(7) + bytes(512)
+    with io.BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            pax = {"GNU.sparse.major": "1", "GNU.sparse.name": "new.jpg",
+                   "GNU.sparse.realsize": str(1 << 60)}  # fmt: skip
+            add(archive, "GNUSparseFile.0/new.jpg", b"1", pax_headers=pax)
+            add(archive, "b.jpg", b"2")
+        rest = file.getvalue()
+    (tmp_path / "x.tar").write_bytes(bytes(old) + more + bytes(512) + rest)
+    sparse = "it is stored with holes (a sparse member), which is not read."
+    assert contents(tmp_path / "x.tar") == {
+        "x.tar/old.jpg": sparse, "x.tar/new.jpg": sparse, "x.tar/b.jpg": b"2",
+    }  # fmt: skip
+
+
+def test_a_member_that_is_too_large_is_a_row_that_says_so(tmp_path: Path) -> None:
+    size = (1 << 28) + 1
+    with open(tmp_path / "x.tar", "wb") as file:
+        file.write(header(size=size))
+        file.truncate(512 + size + 1024)
+    (said,) = contents(tmp_path / "x.tar").values()
+    assert said == f"it has {size} bytes, and at most {size - 1} are read."
+
+
+def test_pax_headers_of_all_members_and_of_the_next_are_heeded(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w", pax_headers={"comment": "x" * 5000}) as archive:
+        add(archive, "a.jpg", b"12345", pax_headers={"size": "5", "path": "b.jpg"})
+        add(archive, "c.jpg", b"2")
+    assert contents(tmp_path / "x.tar") == {"x.tar/b.jpg": b"12345", "x.tar/c.jpg": b"2"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"x" * 512, "what is at byte 0 is no header"),
+        (header() + b"x" * 700, "what is at byte 512 is no header"),
+        (header(size=700) + b"x" * 600, "it ends at byte 1112, within a member that starts at 512"),
+        (header("a.json", size=1 << 40), "it ends at byte 512, within a member"),
+        (header()[:300], "it ends within a header, at byte 300"),
+        (header("x", type=tarfile.XHDTYPE, size=0), "it ends within a header, at byte 512"),
+        (header("x", type=tarfile.XHDTYPE, size=2 << 20), "2097152 bytes, and 1048576 are allowed"),
+        (header("x", type=tarfile.GNUTYPE_LONGNAME, size=1 << 40), "and 1048576 are allowed"),
+        (header("x", type=tarfile.XHDTYPE, size=9) + b"99 path=a".ljust(512, b"\0"), "is damaged"),
+        (header("x", type=tarfile.XHDTYPE, size=9) + b"0 path=ab".ljust(512, b"\0"), "is damaged"),
+        (header("x", type=tarfile.XHDTYPE, size=11) + b"11 size=-1\n".ljust(512, b"\0") + header(),
+         "has no size"),
+        (header() + bytes(1024) + header(), "it goes on after its end, at byte 1024"),
+    ],
+)  # fmt: skip
+def test_a_damaged_archive_is_told_and_where(tmp_path: Path, raw: bytes, said: str) -> None:
+    text = refused(tmp_path / "x.tar", raw)
+    assert text.startswith("The archive 'x.tar' cannot be read: ")
+    assert said in text
+
+
+def test_no_byte_of_a_header_can_do_more_than_refuse(tmp_path: Path) -> None:
+    raw = write_tar(tmp_path / "x.tar", {"a.jpg": b"1", LONG: b"2"}).read_bytes()
+
+    @given(st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), max_size=8),
+           st.integers(0, len(raw)))  # fmt: skip
+    def damaged(changes: list[tuple[int, int]], length: int) -> None:
+        bad = bytearray(raw)
+        for at, byte in changes:
+            bad[at] = byte
+        (tmp_path / "x.tar").write_bytes(bad[:length])
+        try:
+            contents(tmp_path / "x.tar")
+        except HeadstripError as error:
+            assert "cannot be read: " in str(error)  # noqa: PT017
+
+    damaged()
+
+
+def test_a_long_chain_of_headers_is_walked_and_not_recursed_into(tmp_path: Path) -> None:
+    link = header("x", type=tarfile.XHDTYPE, size=12) + b"12 path=a.b\n".ljust(512, b"\0")
+    (tmp_path / "x.tar").write_bytes(link * 5000 + header("c.jpg", size=1) + b"1".ljust(512, b"\0"))
+    assert contents(tmp_path / "x.tar") == {}
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar.xz", "x.tar"])
+def test_compressed_archives_are_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
+    kind = {"bz2": "bz2", "xz": "xz"}.get(name.rpartition(".")[2], "gz")
+    with tarfile.open(tmp_path / name, f"w:{kind}") as archive:
+        add(archive, "a.jpg", b"1")
+    unpacker = {"gz": "gunzip", "bz2": "bunzip2", "xz": "unxz"}[kind]
+    with pytest.raises(HeadstripError, match=f"is compressed, .* Unpack it with {unpacker},"):
+        contents(tmp_path / name)
+
+
+def test_a_member_may_be_named_like_the_start_of_a_compressed_file(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", {"BZh.jpg": b"1"})
+    assert contents(path) == {"x.tar/BZh.jpg": b"1"}
+
+
+def test_an_archive_that_is_written_anew_gives_no_wrong_image(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", {"a.jpg": b"1", "b.jpg": b"2"})
+    source = source_of(path)
+    first, second = source.items()
+    reader = source.reader()
+    assert reader.read(first) == b"1"
+    write_tar(path, {"b.jpg": b"3", "a.jpg": b"4"})
+    os.utime(path, ns=(0, first.modified + 1))
+    with pytest.raises(ImageError, match=r"^the file that holds it was changed after it was"):
+        reader.read(second)
+
+
+def test_a_reader_keeps_few_archives_open(tmp_path: Path) -> None:
+    for number in range(40):
+        write_tar(tmp_path / f"{number}.tar", {"a.jpg": b"%d" % number})
+    source, folder = source_of(tmp_path), Path("/proc/self/fd")
+    if not folder.is_dir():
+        pytest.skip("open files are listed in /proc alone")
+    reader, before = source.reader(), len(list(folder.iterdir()))
+    assert sorted(int(reader.read(item)) for item in source.items()) == list(range(40))
+    assert len(list(folder.iterdir())) - before <= 16
+
+
+@pytest.mark.slow
+def test_a_million_members_take_no_memory(tmp_path: Path) -> None:
+    with open(tmp_path / "x.tar", "wb") as file:
+        for _ in range(1000):
+            file.write(header() * 1000)
+        file.write(bytes(1024))
+    before, count = sys.getallocatedblocks(), 0
+    for count, _ in enumerate(source_of(tmp_path / "x.tar").items(), 1):
+        if count % 100_000 == 0:
+            assert sys.getallocatedblocks() - before < 10_000
+    assert count == 1_000_000
+
+
+def test_a_folder_of_archives_leaves_other_files_out(tmp_path: Path) -> None:
+    write_tar(
+        write_files(tmp_path, {"notes.txt": b"", "index.json": b""}) / "x.tar", {"a.jpg": b"1"}
+    )
+    assert contents(tmp_path) == {"x.tar/a.jpg": b"1"}
