@@ -1,0 +1,167 @@
+"""Which engine is fastest on this machine, and how far its embeddings are from the reference."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Forward, Precision, compile_encoder
+from headstrip.embed.engines.cosines import cosines
+from headstrip.embed.engines.memory import is_out_of_memory
+from headstrip.errors import HeadstripError, PreprocessingError, one_line
+
+if TYPE_CHECKING:
+    from headstrip.encoder import Encoder
+
+TOLERANCE = 0.999
+"""Cosine to the reference that each embedding of an engine that is chosen automatically has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An engine in one precision, on this machine.
+
+    Attributes:
+        engine: "torch", "compile", "openvino" or "onnxruntime".
+        precision: "fp32" or "bf16".
+        images_per_second: With all lanes at work.
+        cosine_min: Smallest cosine of an embedding to that of eager torch in fp32.
+        cosine_mean: Mean of these.
+        seconds_to_compile: Time until the first batch could go through.
+        unavailable: Why the engine cannot be used, or None; the numbers are NaN then.
+    """
+
+    engine: Engine
+    precision: Precision
+    images_per_second: float = math.nan
+    cosine_min: float = math.nan
+    cosine_mean: float = math.nan
+    seconds_to_compile: float = math.nan
+    unavailable: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the attributes as plain JSON values, None for NaN."""
+        fields = asdict(self).items()
+        return {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in fields
+        }
+
+
+def calibrate(
+    encoder: Encoder,
+    pixels: Sequence[np.ndarray],
+    engines: Sequence[Engine] | None = None,
+    precisions: Sequence[Precision] | None = None,
+    *,
+    threads: int = 1,
+    lanes: int = 1,
+    channels_last: bool = True,
+) -> list[Measured]:
+    """Run the same batches through engines, and compare with eager torch in fp32.
+
+    The reference is the network as the encoder has it: channels first, one batch at a time.
+
+    Args:
+        encoder: An encoder of images, with a preprocessing.
+        pixels: Batches, uint8 arrays of one shape (N, H, W, C).
+        engines: Which; None for all.
+        precisions: Which; None for all.
+        threads: Threads of the processor for each batch.
+        lanes: Batches at once.
+        channels_last: As in ``compile_encoder``.
+
+    Returns:
+        A measurement for each engine in each precision, in that order. One that is missing, or
+        does not know the network, has its reason.
+
+    Raises:
+        PreprocessingError: There is no batch, or they differ in shape; the encoder takes clips, or
+            has no preprocessing.
+
+    Example:
+        >>> choose(calibrate(encoder, batches)).engine  # doctest: +SKIP
+        'openvino'
+    """
+    if not pixels or len({batch.shape for batch in pixels}) != 1:
+        raise PreprocessingError(
+            "Engines are compared on batches of one shape. Pass one batch or more, all alike."
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layout: dict[str, Any] = {"batch_size": len(pixels[0]), "threads": threads}
+        forward = compile_encoder(encoder, channels_last=False, **layout)
+        reference = np.concatenate([forward(batch) for batch in pixels])
+        layout["channels_last"] = channels_last
+        return [
+            _measured(encoder, engine, precision, layout, pixels, reference, lanes)
+            for engine in engines or ENGINES
+            for precision in precisions or PRECISIONS
+        ]
+    finally:
+        torch.set_num_threads(before)
+
+
+def choose(measured: Sequence[Measured], tolerance: float = TOLERANCE) -> Measured:
+    """Return the fastest whose every embedding is within the tolerance; of equals the first.
+
+    Args:
+        measured: What ``calibrate`` returned.
+        tolerance: Smallest cosine to the reference.
+
+    Raises:
+        HeadstripError: There is none.
+    """
+    # NaN is at least nothing.
+    fit = [one for one in measured if not one.unavailable and one.cosine_min >= tolerance]
+    if not fit:
+        raise HeadstripError(
+            f"No engine gives embeddings whose cosine to the reference is {tolerance} or more. "
+            "Use the engine 'torch' with precision 'fp32', which is the reference."
+        )
+    return max(fit, key=lambda one: one.images_per_second)
+
+
+def _measured(
+    encoder: Encoder, engine: Engine, precision: Precision, layout: dict[str, Any],
+    pixels: Sequence[np.ndarray], reference: np.ndarray, lanes: int,
+) -> Measured:  # fmt: skip
+    started = time.perf_counter()
+    try:
+        forward = compile_encoder(encoder, engine=engine, precision=precision, **layout)
+        forward(pixels[0])
+        compiled = time.perf_counter() - started
+        embeddings, seconds = _run(forward, pixels, lanes, layout["threads"])
+    except PreprocessingError:
+        raise
+    except HeadstripError as error:
+        return Measured(engine, precision, unavailable=one_line(error))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return Measured(engine, precision, unavailable=one_line(error))
+    found = cosines(embeddings, reference)
+    return Measured(
+        engine, precision, len(reference) / seconds, float(found.min()), float(found.mean()),
+        compiled,
+    )  # fmt: skip
+
+
+def _run(
+    forward: Forward, pixels: Sequence[np.ndarray], lanes: int, threads: int
+) -> tuple[np.ndarray, float]:
+    """Return the embeddings in the order of the batches, and how long it took."""
+    with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        # What a thread sets aside at its first batch is not part of its speed.
+        list(pool.map(forward, [pixels[0]] * lanes))
+        started = time.perf_counter()
+        found = list(pool.map(forward, pixels))
+        return np.concatenate(found), time.perf_counter() - started

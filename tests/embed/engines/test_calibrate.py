@@ -1,0 +1,96 @@
+"""Engines, measured."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from headstrip import HeadstripError, PreprocessingError
+from headstrip.embed.calibrate import Measured, calibrate, choose
+from headstrip.embed.engines.cosines import cosines
+
+FINITE = st.floats(-100, 100, width=32)
+ROWS = arrays.arrays(np.float32, (3, 5), elements=FINITE)
+
+
+@given(ROWS)
+def test_the_cosine_of_a_row_to_itself_is_one(rows):
+    np.testing.assert_allclose(cosines(rows, rows), 1)
+
+
+@given(ROWS, ROWS)
+def test_cosines_are_symmetric_and_within_one(left, right):
+    found = cosines(left, right)
+    np.testing.assert_array_equal(found, cosines(right, left))
+    assert np.abs(found).max() < 1 + 1e-9
+
+
+def test_a_row_of_zeros_is_unlike_any_other():
+    rows = np.array([[0.0, 0.0], [1.0, 2.0]], np.float32)
+    assert cosines(rows, rows[::-1]).tolist() == [0, 0]
+
+
+def test_eager_torch_in_fp32_is_the_reference(encoder, batches):
+    (measured,) = calibrate(encoder, batches, ["torch"], ["fp32"], lanes=2)
+    assert measured.cosine_min > 0.9999999
+    assert measured.images_per_second > 0
+    assert measured.seconds_to_compile > 0
+    assert measured.unavailable is None
+
+
+def test_each_engine_is_measured_in_each_precision_and_one_that_cannot_has_its_reason(
+    encoder, batches
+):
+    found = calibrate(encoder, batches[:1], ["torch", "onnxruntime"], ["bf16"])
+    assert [(one.engine, one.precision) for one in found] == [
+        ("torch", "bf16"), ("onnxruntime", "bf16"),
+    ]  # fmt: skip
+    assert 0.99 < found[0].cosine_min <= found[0].cosine_mean < 1
+    assert "no convolutions in bfloat16" in found[1].unavailable
+    assert json.loads(json.dumps(found[1].to_json()))["images_per_second"] is None
+
+
+@pytest.mark.parametrize("shapes", [[], [(4, 64, 64, 3), (2, 64, 64, 3)]])
+def test_batches_that_are_not_alike_are_refused(encoder, shapes):
+    with pytest.raises(PreprocessingError, match="batches of one shape"):
+        calibrate(encoder, [np.zeros(shape, np.uint8) for shape in shapes])
+
+
+def test_pixels_of_another_size_are_refused_and_not_taken_for_an_engine_that_is_missing(encoder):
+    with pytest.raises(PreprocessingError, match="Pass a uint8 array of shape"):
+        calibrate(encoder, [np.zeros((4, 32, 32, 3), np.uint8)], ["torch"], ["fp32"])
+
+
+EAGER = Measured("torch", "fp32", 10, 1, 1, 0)
+
+
+def test_the_fastest_is_chosen():
+    assert choose([EAGER, fast := Measured("openvino", "fp32", 20, 0.9999, 1, 0)]) is fast
+
+
+def test_one_beyond_the_tolerance_is_not_chosen_however_fast():
+    assert choose([EAGER, Measured("torch", "bf16", 50, 0.9989, 0.9999, 0)]) is EAGER
+
+
+def test_the_tolerance_is_the_callers():
+    fast = Measured("torch", "bf16", 50, 0.9989, 0.9999, 0)
+    assert choose([EAGER, fast], tolerance=0.998) is fast
+
+
+def test_one_that_is_missing_or_gives_no_numbers_is_not_chosen():
+    missing = Measured("openvino", "fp32", unavailable="it is not installed.")
+    broken = Measured("openvino", "bf16", 90, math.nan, math.nan, 0)
+    assert choose([missing, broken, EAGER]) is EAGER
+    with pytest.raises(HeadstripError, match="No engine gives embeddings"):
+        choose([missing, broken])
+
+
+@given(st.permutations([EAGER, Measured("compile", "fp32", 30, 1, 1, 9)]))
+def test_the_order_does_not_matter(measured):
+    assert choose(measured).engine == "compile"

@@ -1,0 +1,41 @@
+"""The engine "compile"."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from tests.embed.engines.networks import Failing, with_backbone
+
+from headstrip import HeadstripError
+from headstrip.embed.engines import compile_encoder
+from headstrip.embed.engines.cosines import cosines
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no compiler"),
+    # What torch's compiler does itself.
+    pytest.mark.filterwarnings("default:::torch"),
+]
+
+
+def test_embeddings_are_eager_torchs_and_no_thread_compiles_anew(small, batches):
+    forward = compile_encoder(small, engine="compile", batch_size=4, threads=1)
+    eager = compile_encoder(small, batch_size=4, threads=1)
+    with (
+        torch.compiler.set_stance("fail_on_recompile"),
+        ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        got = list(pool.map(forward, batches * 2))
+    assert cosines(np.concatenate(got[:3]), np.concatenate([*map(eager, batches)])).min() > 0.999999
+    for one, other in zip(got[:3], got[3:], strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_what_cannot_be_compiled_is_named(encoder):
+    failing = with_backbone(encoder, Failing())
+    with pytest.raises(HeadstripError, match=r"cannot take over .*this network cannot be run"):
+        compile_encoder(failing, engine="compile", batch_size=4, threads=1)

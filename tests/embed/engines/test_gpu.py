@@ -1,0 +1,63 @@
+"""Engines on a CUDA device."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+from headstrip import HeadstripError
+from headstrip.embed.engines import compile_encoder
+from headstrip.embed.engines.cosines import cosines
+from headstrip.embed.engines.memory import OutOfMemoryError
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def on_gpu(encoder):
+    return copy.deepcopy(encoder).cuda()
+
+
+@pytest.mark.parametrize("engine", ["torch", "compile"])
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.9999), ("bf16", 0.99)])
+def test_embeddings_are_the_cpus_from_any_number_of_threads(
+    encoder, on_gpu, batches, engine, precision, least
+):
+    settings = {"batch_size": 4, "threads": 1}
+    forward = compile_encoder(on_gpu, engine=engine, precision=precision, **settings)
+    wanted = np.concatenate([*map(compile_encoder(encoder, **settings), batches)] * 4)
+    with ThreadPoolExecutor(2) as pool:
+        got = np.concatenate([*pool.map(forward, batches * 4)])
+    assert cosines(got, wanted).min() > least
+    assert forward.describe()["device"] == "cuda"
+    assert forward.describe()["machine"] == torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_engines_of_the_cpu_refuse_an_encoder_on_the_gpu(on_gpu, engine):
+    if find_spec(engine) is None:
+        pytest.skip(f"the extra {engine} is not installed")
+    with pytest.raises(HeadstripError, match="computes on the CPU"):
+        compile_encoder(on_gpu, engine=engine, batch_size=1, threads=1)
+
+
+def test_a_batch_that_does_not_fit_leaves_the_memory_to_a_smaller_one(on_gpu, batches):
+    large = compile_encoder(on_gpu, batch_size=4096, threads=1)
+    small = compile_encoder(on_gpu, batch_size=4, threads=1)
+    small(batches[0])
+    taken = torch.cuda.memory_reserved() / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, taken + 2**-10))
+    try:
+        with pytest.raises(OutOfMemoryError, match="4096 images at once do not fit"):
+            large(np.zeros((4096, 64, 64, 3), np.uint8))
+        assert small(batches[0]).shape == (4, on_gpu.output_dim)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

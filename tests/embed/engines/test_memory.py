@@ -1,0 +1,83 @@
+"""Batches that do not fit."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headstrip import HeadstripError, ImageError
+from headstrip.embed.engines import compile_encoder
+from headstrip.embed.engines.memory import OutOfMemoryError, is_out_of_memory
+
+MORE_THAN_THERE_IS = 1 << 50
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB)"),
+        MemoryError(),
+        OutOfMemoryError("too much"),
+    ],
+    ids=str,
+)
+def test_each_device_has_its_words_for_it(error):
+    assert is_out_of_memory(error)
+
+
+def test_the_allocator_of_the_cpu_has_too():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(MORE_THAN_THERE_IS, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
+
+
+@given(st.sampled_from([ValueError, OSError, KeyError]), st.text())
+def test_an_error_of_another_kind_is_another_error(kind, text):
+    assert not is_out_of_memory(kind(f"{text} out of memory"))
+
+
+def test_a_wrong_shape_is_another_error():
+    with pytest.raises(RuntimeError) as raised:
+        torch.zeros(2) @ torch.zeros(3)
+    assert not is_out_of_memory(raised.value)
+
+
+class Tight(torch.nn.Module):
+    """Has room for four images."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.seen = backbone, []
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, images):
+        self.seen.append(weakref.ref(images))
+        if len(images) > 4:
+            torch.empty(MORE_THAN_THERE_IS, dtype=torch.uint8)
+        return self.backbone(images)
+
+
+def test_a_batch_that_does_not_fit_leaves_nothing_behind_and_a_smaller_one_runs(encoder, batches):
+    encoder = copy.deepcopy(encoder)
+    tight = encoder.backbone = Tight(encoder.backbone)
+    large = compile_encoder(encoder, batch_size=8, threads=1)
+    with pytest.raises(OutOfMemoryError, match="8 images at once do not fit") as raised:
+        large(np.concatenate(batches[:2]))
+    assert isinstance(raised.value, HeadstripError)
+    assert not isinstance(raised.value, ImageError)
+    assert raised.value.__context__ is None
+    assert tight.seen[0]() is None
+    small = compile_encoder(encoder, batch_size=4, threads=1)
+    assert small(batches[0]).shape == (4, encoder.output_dim)
