@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstrip.embed.loading import load_embeddings as load_embeddings
     from headstrip.encoder import Encoder as Encoder
     from headstrip.errors import CatalogError as CatalogError
     from headstrip.errors import CatalogMismatchError as CatalogMismatchError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from headstrip.surgery import detach as detach
 
 _HOMES = {
+    "embed.loading": ("load_embeddings",),
     "encoder": ("Encoder",),
     "errors": (
         "CatalogError", "CatalogMismatchError", "CatalogMismatchWarning", "HeadNotFoundError",

@@ -1,0 +1,257 @@
+"""Files of embeddings, read whole or block by block.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headstrip.embed.outputs import embeddings_file, is_rows, rows_file
+from headstrip.embed.table import KEY
+from headstrip.errors import HeadstripError
+
+_BLOCK_BYTES = 1 << 21
+_BLOCK_ROWS = 1 << 14
+_READ_BYTES = 1 << 20
+_REMEDY = "Name a file that `headstrip embed` wrote."
+
+
+def load_embeddings(
+    path: str | os.PathLike[str],
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Load the paths and the embeddings of a file that ``headstrip embed`` wrote.
+
+    The array of a Parquet file is allocated once and filled a block of rows at a time; that of an
+    ``.npy`` file is mapped, read-only, and no more of it is in memory than is looked at.
+
+    Args:
+        path: The ``.parquet`` file; or the ``.npy`` file, whose ``.rows.parquet`` is beside it.
+
+    Returns:
+        The paths, as ``stored_path`` writes them, in the order of the file; the embeddings, an
+        array of shape (rows, dim), float32 or float16 as they are kept, with NaN where there is
+        none; and a bool array of shape (rows,), False for an image that could not be embedded.
+
+    Raises:
+        HeadstripError: There is no such file, it is damaged, or it holds something else.
+
+    Example:
+        >>> paths, embeddings, ok = load_embeddings("photos.parquet")  # doctest: +SKIP
+        >>> embeddings[ok].shape  # doctest: +SKIP
+        (2, 1280)
+    """
+    file = open_embeddings(path)
+    array = file.mapped if file.mapped is not None else np.empty((file.rows, file.dim), file.dtype)
+    ok = np.empty(file.rows, bool)
+    paths: list[str] = []
+    for block in file.blocks(into=array):
+        ok[block.start : block.start + len(block.ok)] = block.ok
+        paths += block.paths.to_pylist()
+    return paths, array, ok
+
+
+class Block(NamedTuple):
+    """Rows of a file that follow each other.
+
+    Attributes:
+        start: Number of the first of them.
+        paths: Their paths, as pyarrow strings.
+        embeddings: Array of shape (rows of the block, dim), NaN where there is none.
+        ok: bool array: which of them have an embedding.
+    """
+
+    start: int
+    paths: Any
+    embeddings: np.ndarray
+    ok: np.ndarray
+
+
+@dataclass(frozen=True)
+class EmbeddingsFile:
+    """A file of embeddings whose head was read.
+
+    Attributes:
+        path: The file, as it was named.
+        rows: Number of images.
+        dim: Width of an embedding.
+        dtype: float32 or float16.
+        metadata: What the file says of itself: plain JSON values, empty where it says nothing.
+        mapped: The array of an ``.npy`` file, None of a Parquet file.
+    """
+
+    path: Path
+    rows: int
+    dim: int
+    dtype: np.dtype[Any]
+    metadata: dict[str, Any] = field(repr=False)
+    mapped: np.ndarray | None = field(repr=False)
+
+    def blocks(self, into: np.ndarray | None = None) -> Iterator[Block]:
+        """Yield all rows, a block that fits in 2 MiB at a time.
+
+        Args:
+            into: Array of shape (rows, dim) that the embeddings are put into; without one each
+                block has its own.
+
+        Raises:
+            HeadstripError: The file is damaged.
+        """
+        size = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (self.dim * self.dtype.itemsize)))
+        columns = ["path", "embedding" if self.mapped is None else "error"]
+        start = 0
+        table = rows_file(self.path)
+        with _problems(table), _opened(table) as file:
+            for batch in file.iter_batches(size, columns=columns, use_threads=False):
+                stop = start + len(batch)
+                if self.mapped is None:
+                    out = np.empty((len(batch), self.dim), self.dtype)
+                    out = out if into is None else into[start:stop]
+                    ok = _fill(batch["embedding"], out)
+                else:
+                    out, ok = self.mapped[start:stop], _flags(batch["error"].is_null())
+                yield Block(start, _checked(batch["path"]), out, ok)
+                start = stop
+
+
+def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
+    """Read the head of a file of embeddings, and none of its rows.
+
+    Raises:
+        HeadstripError: There is no such file, it is damaged, or it holds something else.
+    """
+    place = Path(path)
+    mapped = _mapped(place) if place.suffix == ".npy" else None
+    table = rows_file(place)
+    _check_there(table)
+    with _problems(table), _opened(table) as file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+    _check_columns(table, schema, ["path", "embedding" if mapped is None else "error"])
+    metadata = _metadata(table, schema)
+    if mapped is None:
+        kind = _kind(place, schema)
+        dtype = np.dtype(kind.value_type.to_pandas_dtype())
+        return EmbeddingsFile(place, rows, kind.list_size, dtype, metadata, None)
+    if len(mapped) != rows:
+        raise HeadstripError(
+            f"{str(place)!r} has {len(mapped)} rows, and {str(table)!r} has {rows}: they are not "
+            f"of one run. {_REMEDY}"
+        )
+    return EmbeddingsFile(place, rows, mapped.shape[1], mapped.dtype, metadata, mapped)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file so that a row group is read page by page, however large it is."""
+    with pq.ParquetFile(
+        path, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True
+    ) as file:
+        yield file
+
+
+@contextmanager
+def _problems(path: Path) -> Iterator[None]:
+    """Turn what reading a file raises into a sentence."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, EOFError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        raise HeadstripError(
+            f"{str(path)!r} cannot be read as a file of embeddings ({reason}). {_REMEDY}"
+        ) from error
+
+
+def _check_there(path: Path) -> None:
+    if path.is_dir():
+        raise HeadstripError(f"{str(path)!r} is a folder. {_REMEDY}")
+    if not path.exists():
+        raise HeadstripError(f"There is no file {str(path)!r}. Check the path.")
+
+
+def _mapped(path: Path) -> np.ndarray:
+    _check_there(path)
+    with _problems(path):
+        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
+    if array.ndim != 2 or not array.shape[1] or array.dtype not in (np.float32, np.float16):
+        raise HeadstripError(
+            f"{str(path)!r} holds {array.dtype} of shape {array.shape}, and no embeddings. "
+            f"{_REMEDY}"
+        )
+    return array
+
+
+def _check_columns(path: Path, schema: pa.Schema, names: list[str]) -> None:
+    missing = [name for name in names if schema.get_field_index(name) < 0]
+    if missing == ["embedding"] and is_rows(path):
+        raise HeadstripError(
+            f"{str(path)!r} belongs to {str(embeddings_file(path))!r}. Name that one."
+        )
+    if missing:
+        raise HeadstripError(
+            f"{str(path)!r} has no column {missing[0]!r}, so it is no file of embeddings. {_REMEDY}"
+        )
+    if schema.field("path").type not in (pa.string(), pa.large_string()):
+        raise HeadstripError(
+            f"The column 'path' of {str(path)!r} is {schema.field('path').type}, and has to be "
+            f"string. {_REMEDY}"
+        )
+
+
+def _kind(path: Path, schema: pa.Schema) -> pa.FixedSizeListType:
+    kind = schema.field("embedding").type
+    if (
+        not pa.types.is_fixed_size_list(kind)
+        or kind.value_type not in (pa.float32(), pa.float16())
+        or not kind.list_size
+    ):
+        raise HeadstripError(
+            f"The column 'embedding' of {str(path)!r} is {kind}, and has to be a list of float32 "
+            f"or float16 of a fixed size. {_REMEDY}"
+        )
+    return kind
+
+
+def _metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    text = (schema.metadata or {}).get(KEY)
+    if text is None:
+        return {}
+    with _problems(path):
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("its metadata are no object")
+    return found
+
+
+def _fill(column: pa.FixedSizeListArray, out: np.ndarray) -> np.ndarray:
+    """Put a column into ``out``, NaN for null, and return which rows are not null."""
+    ok = _flags(column.is_valid())
+    # `flatten` leaves out the null ones; where there are none it copies nothing.
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, out.shape[1])
+    if len(values) == len(out):
+        out[:] = values
+    else:
+        out[ok], out[~ok] = values, np.nan
+    return ok
+
+
+def _checked(paths: pa.Array) -> pa.Array:
+    """Return paths that are text, each of them."""
+    paths.validate(full=True)
+    if paths.null_count:
+        raise ValueError("a path is null")
+    return paths
+
+
+def _flags(column: pa.BooleanArray) -> np.ndarray:
+    flags: np.ndarray = column.to_numpy(zero_copy_only=False)
+    return flags

@@ -1,0 +1,216 @@
+"""Files of embeddings, read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.distributions import run_python
+from tests.embed.written import write_npy, write_parquet
+
+import headstrip
+from headstrip import HeadstripError, load_embeddings
+from headstrip.embed.loading import open_embeddings
+
+PATHS = ["a.png", "b/torn.jpg", "c.png", "\\xff.png"]
+
+
+def vectors(rows: int = 4, dim: int = 3) -> np.ndarray:
+    found: np.ndarray = np.random.default_rng(0).normal(size=(rows, dim)).astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_npy])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_what_was_written_is_read(tmp_path: Path, write: Callable[..., Path], dtype: type) -> None:
+    embeddings = vectors().astype(dtype)
+    file = write(tmp_path / "out", PATHS, embeddings, bad=[1])
+    paths, array, ok = load_embeddings(file)
+    assert paths == PATHS
+    assert ok.tolist() == [True, False, True, True]
+    assert array.dtype == dtype
+    assert np.array_equal(array[ok], embeddings[ok])
+    assert np.isnan(array[1]).all()
+
+
+@pytest.mark.parametrize("bad", [[], [0], [3], [0, 1, 2, 3]])
+def test_any_rows_may_be_bad(tmp_path: Path, bad: list[int]) -> None:
+    _, array, ok = load_embeddings(write_parquet(tmp_path / "out", PATHS, vectors(), bad=bad))
+    assert np.flatnonzero(~ok).tolist() == bad
+    assert np.array_equal(array[ok], vectors()[ok])
+    assert np.isnan(array[~ok]).all()
+
+
+def test_row_groups_and_blocks_of_any_size_come_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, embeddings = [f"{number:03}.png" for number in range(100)], vectors(100)
+    file = write_parquet(tmp_path / "out", paths, embeddings, bad=[7, 64], rows_per_group=23)
+    monkeypatch.setattr("headstrip.embed.loading._BLOCK_ROWS", 10)
+    found, array, ok = load_embeddings(file)
+    assert found == paths
+    assert np.array_equal(array[ok], embeddings[ok])
+    assert np.flatnonzero(~ok).tolist() == [7, 64]
+
+
+def test_a_file_without_rows_is_read(tmp_path: Path) -> None:
+    paths, array, ok = load_embeddings(write_parquet(tmp_path / "out", [], vectors(0)))
+    assert (paths, array.shape, ok.shape) == ([], (0, 3), (0,))
+
+
+def test_the_file_of_an_earlier_headstrip_is_read(tmp_path: Path) -> None:
+    told = {"fingerprint": {"name": "x"}, "batch_size": 16}
+    table = pq.read_table(write_parquet(tmp_path / "new", PATHS, vectors(), bad=[1], metadata=told))
+    pq.write_table(table.select(["path", "embedding", "error"]), tmp_path / "out.parquet")
+    paths, array, ok = load_embeddings(tmp_path / "out.parquet")
+    assert (paths, ok.tolist()) == (PATHS, [True, False, True, True])
+    assert np.array_equal(array[ok], vectors()[ok])
+    assert open_embeddings(tmp_path / "out.parquet").metadata == told
+
+
+def test_an_array_is_mapped_and_cannot_be_written_to(tmp_path: Path) -> None:
+    _, array, _ = load_embeddings(write_npy(tmp_path / "out", PATHS, vectors()))
+    assert isinstance(array, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 0
+
+
+def test_a_parquet_file_takes_its_array_and_little_more(tmp_path: Path) -> None:
+    rows, dim = 60_000, 512
+    embeddings = np.zeros((rows, dim), np.float32)
+    embeddings[:, 0] = np.arange(rows)
+    small = write_parquet(tmp_path / "small", PATHS, vectors())
+    # One row group: what is in memory may not depend on how the writer cut the file.
+    file = write_parquet(tmp_path / "out", list(map(str, range(rows))), embeddings)
+    code = (
+        "import sys; from headstrip import load_embeddings\n"
+        "def peak():\n"
+        "    return int(next(x for x in open('/proc/self/status') if 'VmHWM' in x).split()[1])\n"
+        f"load_embeddings({str(small)!r})\n"
+        "before = peak()\n"
+        f"array = load_embeddings({str(file)!r})[1]\n"
+        "assert not {'torch', 'torchvision'} & set(sys.modules)\n"
+        "print((peak() - before) * 1024 - array.nbytes)"
+    )
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the system does not tell how much memory was in use at most")
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 80 << 20 < embeddings.nbytes
+
+
+def other(tmp_path: Path, columns: dict[str, Any]) -> Path:
+    pq.write_table(pa.table(columns), tmp_path / "other.parquet")
+    return tmp_path / "other.parquet"
+
+
+VECTOR = pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))
+BROKEN = pa.Array.from_buffers(
+    pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"name": ["a"]}, "has no column 'path', so it is no file of embeddings"),
+        ({"path": ["a"]}, "has no column 'embedding'"),
+        ({"path": [1], "embedding": VECTOR}, "The column 'path' of .* is int64"),
+        ({"path": ["a"], "embedding": ["b"]}, "'embedding' of .* is string, and has to be a list"),
+        ({"path": ["a"], "embedding": [[1.0]]}, "of a fixed size"),
+        ({"path": ["a"], "embedding": VECTOR.cast(pa.list_(pa.float64(), 2))}, "of float32"),
+        ({"path": pa.array([None], pa.string()), "embedding": VECTOR}, "a path is null"),
+        ({"path": BROKEN, "embedding": VECTOR}, "(?i)invalid utf8"),
+    ],
+)
+def test_a_table_that_is_not_ours_is_a_sentence(
+    tmp_path: Path, columns: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(HeadstripError, match=told) as caught:
+        load_embeddings(other(tmp_path, columns))
+    assert str(caught.value).endswith("Name a file that `headstrip embed` wrote.")
+
+
+def test_what_is_not_there_or_no_table_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("not a table")
+    (tmp_path / "empty.parquet").touch()
+    (tmp_path / "text.npy").write_text("not an array")
+    for name, told in {
+        "none.parquet": "There is no file '.*none.parquet'",
+        "none.npy": "There is no file '.*none.npy'",
+        ".": "is a folder",
+        "text.parquet": "cannot be read as a file of embeddings",
+        "empty.parquet": "cannot be read as a file of embeddings",
+        "text.npy": "cannot be read as a file of embeddings",
+    }.items():
+        with pytest.raises(HeadstripError, match=told):
+            load_embeddings(tmp_path / name)
+
+
+def test_metadata_that_are_no_object_are_a_sentence(tmp_path: Path) -> None:
+    table = pa.table({"path": ["a"], "embedding": VECTOR})
+    for text in ("{", "[]"):
+        pq.write_table(table.replace_schema_metadata({"headstrip": text}), tmp_path / "x.parquet")
+        with pytest.raises(HeadstripError, match="cannot be read as a file of embeddings"):
+            load_embeddings(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("write", [write_parquet, write_npy])
+def test_a_file_that_was_cut_is_a_sentence(
+    tmp_path: Path, write: Callable[..., Path], part: float
+) -> None:
+    file = write(tmp_path / "out", PATHS, vectors(4, 300))
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(HeadstripError, match=f"{file.name}' cannot be read as a file"):
+        load_embeddings(file)
+
+
+def test_a_changed_byte_of_an_embedding_is_noticed(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "out", PATHS, vectors(4, 300))
+    content = bytearray(file.read_bytes())
+    column = pq.read_metadata(file).row_group(0).column(1)
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(HeadstripError, match="cannot be read as a file of embeddings"):
+        load_embeddings(file)
+
+
+def test_an_array_is_read_with_the_rows_beside_it_alone(tmp_path: Path) -> None:
+    file = write_npy(tmp_path / "out", PATHS, vectors())
+    with pytest.raises(HeadstripError, match=r"belongs to '.*out\.npy'\. Name that one"):
+        load_embeddings(tmp_path / "out.rows.parquet")
+    np.save(file, vectors(3))
+    with pytest.raises(HeadstripError, match=r"has 3 rows, and .* has 4: they are not of one run"):
+        load_embeddings(file)
+    np.save(file, vectors().astype(int))
+    with pytest.raises(HeadstripError, match="holds int64 of shape"):
+        load_embeddings(file)
+    np.save(file, np.array([{}]), allow_pickle=True)
+    with pytest.raises(HeadstripError, match="cannot be read as a file of embeddings"):
+        load_embeddings(file)
+    np.save(file, vectors())
+    (tmp_path / "out.rows.parquet").unlink()
+    with pytest.raises(HeadstripError, match=r"There is no file '.*out\.rows\.parquet'"):
+        load_embeddings(file)
+
+
+def test_loading_is_public_and_imports_no_torch() -> None:
+    code = "import sys, headstrip; headstrip.load_embeddings; print('torch' in sys.modules)"
+    assert run_python("-c", code).stdout == "False\n"
+    assert "load_embeddings" in headstrip.__all__
+
+
+def test_the_metadata_are_plain_values(tmp_path: Path) -> None:
+    told = {"fingerprint": {"identity": "0" * 64}, "batch_size": 4}
+    for write in (write_parquet, write_npy):
+        file = open_embeddings(write(tmp_path / "out", PATHS, vectors(), metadata=told))
+        assert file.metadata == json.loads(json.dumps(told))
+        assert (file.rows, file.dim, file.dtype) == (4, 3, np.float32)
