@@ -11,7 +11,7 @@ from tests.distributions import run_python
 import headstrip
 
 TORCH_FREE = (
-    "catalog", "cli.catalog", "cli.new_plugin", "cli.verify", "contract", "errors",
+    "catalog", "cli.catalog", "cli.new_plugin", "cli.verify", "contract", "embed.sources", "errors",
     "families", "hookspecs", "hub", "index", "new_plugin", "plugins", "preprocessing",
     "registry", "returns", "rows", "shards", "spec", "suggestions",
 )  # fmt: skip

@@ -18,6 +18,7 @@ TORCH_FREE = (
     "headstrip.cli.doctor",
     "headstrip.cli.embed",
     "headstrip.cli.list",
+    "headstrip.cli.neighbors",
     "headstrip.cli.plugins",
     "headstrip.cli.show",
     "headstrip.cli.weights",

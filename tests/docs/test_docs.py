@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tests.authoring.environment import Environment
 
 from headstrip.registry import use_registry
@@ -59,6 +60,8 @@ def test_what_a_document_shows_is_true(document, photos):
             check_console(body, terminal)
         elif language in QUOTED:
             check_quoted(document.name, body, QUOTED[language])
+        elif language == "yaml":
+            assert yaml.safe_load(body), f"{document.name} has a block of YAML with nothing in it"
         else:
             assert language in RUN_ELSEWHERE, f"{document.name} has a block of {language!r}"
 

@@ -1,4 +1,4 @@
-"""``headstrip embed``: a folder of images into a Parquet file."""
+"""``headstrip embed``: a source of images into a file of embeddings."""
 
 from __future__ import annotations
 
@@ -17,86 +17,198 @@ from headstrip.cli.output import json_option, print_json, printable, warn
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
-    from headstrip.embed.folder import EmbedReport
+    from headstrip.embed.run import EmbedReport, Options
+    from headstrip.embed.sources import Source
     from headstrip.encoder import Encoder
 
 _NAMED = 5
+_ENGINES = ("auto", "torch", "compile", "openvino", "onnxruntime")
+
+Decorator = Callable[[Any], Any]
+
+
+def _settings_options(function: Any) -> Any:
+    """Add what the bits of the embeddings depend on."""
+    options: list[Decorator] = [
+        click.option(
+            "--batch-size", type=click.IntRange(min=1),
+            help="Images that go through the network at once.",
+        ),
+        click.option(
+            "--engine", type=click.Choice(_ENGINES),
+            help="What runs the network; auto is the fastest that stays within the tolerance.",
+        ),
+        click.option(
+            "--precision", type=click.Choice(["fp32", "bf16", "auto"]),
+            help="What the network computes with.",
+        ),
+        click.option(
+            "--route", type=click.Choice(["exact", "fast"]),
+            help="exact decodes as declared; fast decodes JPEGs at a fraction of their size.",
+        ),
+        click.option(
+            "--dtype", type=click.Choice(["float32", "float16"]), help="What is kept of a number.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="Threads that one batch has.",
+        ),
+    ]  # fmt: skip
+    return _with(options, function)
+
+
+def _run_options(function: Any) -> Any:
+    """Add what a run does besides."""
+    options: list[Decorator] = [
+        click.option("--workers", type=click.IntRange(min=0), help="Processes that decode."),
+        click.option("--lanes", type=click.IntRange(min=1), help="Batches in the network at once."),
+        click.option("--overwrite", is_flag=True, help="Begin anew where OUT is there."),
+        click.option("--retry-failed", is_flag=True, help="Try the bad images of OUT again."),
+        click.option(
+            "--checksum", is_flag=True,
+            help="Tell by a file's bytes whether it changed, not by its size and time.",
+        ),
+        click.option(
+            "--exact", is_flag=True,
+            help="Refuse to go on with rows of other versions, or of another machine.",
+        ),
+        click.option(
+            "--max-errors", type=click.IntRange(min=0), help="End after more bad images than that.",
+        ),
+        click.option(
+            "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,
+            show_default=True, help="Seconds that the decoding of an image may take.",
+        ),
+        click.option(
+            "--column", default="path", show_default=True,
+            help="Column of a list that has the paths.",
+        ),
+        click.option("--image-column", help="Column of Parquet files that has the images."),
+        click.option(
+            "--on", type=click.Choice(["here", "ray"]), default="here", show_default=True,
+            help="What computes: this process, or a Ray cluster.",
+        ),
+        click.option("--address", help="Address of the Ray cluster, as `ray.init` takes it."),
+    ]  # fmt: skip
+    return _with(options, function)
+
+
+def _with(options: list[Decorator], function: Any) -> Any:
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 @click.command(name="embed")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("source")
 @backbone_option
 @click.option(
     "-o", "--out", required=True, metavar="OUT", type=click.Path(path_type=Path),
-    help="Parquet file to write.",
+    help="Parquet file to write, or .npy with a Parquet file beside it.",
 )  # fmt: skip
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=16, show_default=True,
-    help="Images that go through the network at once.",
-)  # fmt: skip
+@_settings_options
+@_run_options
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, folder: Path, name: str, weights: str, out: Path, batch_size: int,
-    as_json: bool,
+    context: click.Context, /, source: str, name: str, weights: str, out: Path, as_json: bool,
+    column: str, image_column: str | None, on: str, address: str | None, **asked: Any,
 ) -> None:  # fmt: skip
-    """Embed a folder of images into a Parquet file.
+    """Embed images into a file.
 
-    Every image of FOLDER and of the folders in it is a row: path, embedding, width, height and
-    error. A bad image is a row with its reason, and the exit code is 1 then. Links to folders are
-    not followed.
+    SOURCE is a folder, a glob, a list of paths (.txt, .csv, .parquet), tar files, Parquet files or
+    a dataset folder with images in them, or an fsspec url. Every image is a row: path, embedding,
+    width, height and error. A bad image is a row with its reason, and the exit code is 1 then.
+
+    What is done is kept in OUT.parts: the same line goes on after any end.
     """
-    _check_paths(folder, out)
+    images = _check_paths(source, column, image_column, out)
     encoder = build_image_encoder(context, name, weights)
 
-    from headstrip.embed.folder import embed_folder
+    from headstrip.embed.run import embed_source
 
+    settings, options = _split(asked)
+    compute = None
+    if on == "ray":
+        from headstrip.embed.cluster import on_ray
+
+        compute = on_ray(address)
     with _progress() as progress:
-        report = embed_folder(encoder, folder, out, batch_size=batch_size, progress=progress)
+        report = embed_source(
+            encoder, images, out, settings=settings, options=options, progress=progress, say=warn,
+            compute=compute,
+        )  # fmt: skip
     if as_json:
         print_json(_as_json(encoder, report))
     else:
-        good = report.rows - len(report.failed)
+        good = report.rows - report.bad
         click.echo(
             f"{printable(str(report.out))}: {report.rows} rows, {good} of them with an embedding "
             f"of {encoder.output_dim} numbers by {encoder.spec.qualified_name}"
         )
-    if report.failed:
+    if report.bad:
         _warn_of(report)
         context.exit(PARTLY)
 
 
-def _check_paths(folder: Path, out: Path) -> None:
+def _check_paths(source: str, column: str, image_column: str | None, out: Path) -> Source:
     """Refuse paths that cannot work before torch is imported and weights are fetched."""
-    from headstrip.embed.files import check_out, find_images
+    from headstrip.embed.files import check_out
+    from headstrip.embed.sources import source_of
 
     try:
         check_out(out)
-        find_images(folder)
+        images = source_of(source, column=column, image_column=image_column)
+        if next(iter(images.items()), None) is None:
+            raise HeadstripError(f"There is no image in {source!r}. Check the path.")
     except HeadstripError as error:
         raise UsageFailure(str(error)) from error
+    return images
+
+
+def _split(asked: dict[str, Any]) -> tuple[Any, Options]:
+    from headstrip.embed.plan import Settings
+    from headstrip.embed.run import Options
+
+    names = ("batch_size", "engine", "precision", "route", "dtype", "threads")
+    settings = Settings(**{name: asked.pop(name) for name in names})
+    return settings, Options(**asked)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on a terminal, and nothing in a pipe."""
+    """Show a bar with the rate on a terminal, and nothing in a pipe."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("images", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (BarColumn(), MofNCompleteColumn(), TaskProgressColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("images", total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            said = f"{speed:.1f} images/s" if speed else ""
+            bar.update(task, completed=done, total=total, rate=said)
+
+        yield show
 
 
 def _warn_of(report: EmbedReport) -> None:
-    warn(f"{len(report.failed)} of {report.rows} images could not be embedded:")
+    warn(f"{report.bad} of {report.rows} images could not be embedded:")
     for path, reason in islice(report.failed.items(), _NAMED):
         warn(f"  {path}: {reason}")
-    more = len(report.failed) - _NAMED
+    more = report.bad - _NAMED
     if more > 0:
         warn(f"  and {more} more; the column `error` of the file has all of them.")
 
@@ -107,5 +219,6 @@ def _as_json(encoder: Encoder, report: EmbedReport) -> dict[str, Any]:
         "out": str(report.out), "rows": report.rows, "dim": encoder.output_dim,
         "backbone": fingerprint.name, "weights": fingerprint.weights,
         "weights_sha256": fingerprint.weights_sha256, "identity": fingerprint.identity,
+        "bad": report.bad, "computed": report.computed,
         "failed": [{"path": path, "error": error} for path, error in report.failed.items()],
     }  # fmt: skip

@@ -1,0 +1,143 @@
+"""Photographs to a Parquet file: headstrip against the ways that people go, and against the floor.
+
+Each figure comes from a process of its own; the ways take turns, and the median of the repeats
+counts. All ways but "headstrip auto" compute in fp32 with eager torch. The floor is what no
+pipeline can go below: seconds of processor for the network alone, on batches that are decoded, and
+for decoding and resizing alone, added and spread over the cores. Quote the ratios. The photographs
+are cut out of those of scikit-image.
+
+    python benchmarks/embed.py                                   all of it
+    python benchmarks/embed.py --only resnet50 --repeat 1 --ways headstrip loop
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from embed_ways import WAYS
+from PIL import Image
+
+HERE = Path(__file__).parent
+BACKBONES = ("resnet50", "vit_b_16", "efficientnet_lite0")
+IMAGES, SIZE = 400, (500, 375)
+LIMIT = 1800
+PEERS = [way for way in WAYS if not way.startswith("headstrip")]
+
+
+def make_photographs(folder: Path, count: int) -> None:
+    """Cut photographs of 500 x 375 pixels, and some larger, out of those of scikit-image."""
+    from skimage import data
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [data.astronaut(), data.coffee(), data.rocket(), data.hubble_deep_field()]
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        source = Image.fromarray(sources[number % len(sources)])
+        scale = float(generator.uniform(0.6, 1.0))
+        width, height = int(source.width * scale), int(source.height * scale)
+        left = int(generator.integers(0, source.width - width + 1))
+        top = int(generator.integers(0, source.height - height + 1))
+        size = SIZE if number % 4 else (800, 600)
+        cut = source.crop((left, top, left + width, top + height)).resize(size)
+        cut.save(folder / f"{number:04d}.jpg", quality=90)
+
+
+def measure(way: str, name: str, photographs: Path) -> dict[str, float] | None:
+    """Measure one way in a process of its own; None, with the reason said, where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-W", "ignore", str(HERE / "embed_ways.py"),
+                   way, name, str(photographs), str(Path(folder) / "out.parquet")]  # fmt: skip
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    if ended.returncode:
+        print(f"{name}: {way} failed: {ended.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    found: dict[str, float] = json.loads(ended.stdout.strip().splitlines()[-1])
+    return found
+
+
+def compare(name: str, ways: list[str], photographs: Path, repeat: int) -> dict[str, Any]:
+    """Measure all ways of one backbone, in turns."""
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    floors: list[dict[str, float]] = []
+    for _ in range(repeat):
+        for way in ways:
+            found = measure(way, name, photographs)
+            if found is not None:
+                rates[way].append(found["images"] / found["seconds"])
+        found = measure("floor", name, photographs)
+        if found is not None:
+            floors.append(found)
+    count = len(list(photographs.glob("*.jpg")))
+    decode = statistics.median(each["decode"] for each in floors)
+    forward = statistics.median(each["forward"] for each in floors)
+    return {
+        "images_per_second": {way: statistics.median(r) for way, r in rates.items() if r},
+        "floor": {
+            "decode_seconds": decode, "forward_seconds": forward,
+            "images_per_second": count * (os.cpu_count() or 1) / (decode + forward),
+        },
+    }  # fmt: skip
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Write the results in lines: images a second, and headstrip's ratios."""
+    lines = [f"{'backbone':<20} {'way':<16} {'images/s':>9} {'headstrip is':>13}"]
+    for name, result in results.items():
+        rates, floor = result["images_per_second"], result["floor"]["images_per_second"]
+        ours = rates.get("headstrip")
+        rows = sorted(rates.items(), key=lambda pair: -pair[1])
+        for way, rate in [("the floor", floor), *rows]:
+            ratio = f"{ours / rate:.2f}x" if ours else ""
+            lines.append(f"{name:<20} {way:<16} {rate:>9.1f} {ratio:>13}")
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what was measured."""
+    found = {"python": platform.python_version()}
+    for name in ("headstrip", "torch", "torchvision", "timm", "transformers", "ray", "pillow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def main() -> None:
+    """Measure, print the table, and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--only", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--json", type=Path, default=HERE / "embed.json")
+    asked = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    try:
+        make_photographs(folder / "photographs", asked.images)
+        make_photographs(folder / "photographs-warm", 16)
+        results = {
+            name: compare(name, asked.ways, folder / "photographs", asked.repeat)
+            for name in asked.only
+        }
+    finally:
+        shutil.rmtree(folder)
+    print(table(results))
+    content = {"cores": os.cpu_count(), "versions": versions(), "results": results}
+    asked.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

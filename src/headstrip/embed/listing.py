@@ -1,0 +1,139 @@
+"""The images of a source, sorted, in a file that is mapped: a million of them take no memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from headstrip.atomic import written_beside
+from headstrip.embed.sources import Item
+from headstrip.errors import HeadstripError
+
+_AT_ONCE = 1 << 14
+_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("modified", pa.int64(), nullable=False),
+        pa.field("place", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+    ]
+)
+_FILE = "listing.arrow"
+
+
+class Listing:
+    """Items in the order of their paths, numbered from 0.
+
+    Attributes:
+        digest: Hexadecimal sha256 over the source and all items: what is listed anew and equal has
+            the same.
+    """
+
+    def __init__(self, table: pa.Table, digest: str) -> None:
+        """Keep a sorted table; ``write_listing`` and ``read_listing`` give one."""
+        self._table, self.digest = table, digest
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return int(self._table.num_rows)
+
+    def slice(self, start: int, stop: int) -> list[Item]:
+        """Return the items from ``start`` up to ``stop``."""
+        columns = self._table.slice(start, stop - start).to_pydict()
+        return list(map(Item._make, zip(*(columns[name] for name in Item._fields), strict=True)))
+
+
+def write_listing(folder: Path, described: Mapping[str, Any], items: Iterable[Item]) -> Listing:
+    """Sort items by path and write them into a folder of their own.
+
+    Args:
+        folder: Where the folder is made, named by the listing's digest.
+        described: What the source says of itself, as plain JSON values.
+        items: Its items, in any order.
+
+    Returns:
+        The listing, mapped.
+
+    Raises:
+        HeadstripError: There is no item, or two have the same path.
+        OSError: The file cannot be written.
+    """
+    table = pa.Table.from_batches(_batches(items), _SCHEMA).unify_dictionaries()
+    if not table.num_rows:
+        raise HeadstripError(
+            f"There is no image in {described.get('where', described)!r}. Name another source."
+        )
+    paths = table["path"]
+    if not _is_sorted(paths):
+        table = table.take(pc.sort_indices(paths)).combine_chunks()
+        paths = table["path"]
+    _refuse_twins(paths)
+    digest = _digest(described, table)
+    target = listing_file(folder, digest)
+    target.parent.mkdir(exist_ok=True)
+    with written_beside(target) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+        writer.write_table(table, _AT_ONCE)
+    del table, paths
+    return read_listing(folder, digest)
+
+
+def read_listing(folder: Path, digest: str) -> Listing:
+    """Map what ``write_listing`` wrote.
+
+    Raises:
+        OSError: The file cannot be read.
+        pyarrow.ArrowInvalid: It is damaged.
+    """
+    with pa.memory_map(os.fspath(listing_file(folder, digest))) as file:
+        return Listing(pa.ipc.open_file(file).read_all(), digest)
+
+
+def listing_file(folder: Path, digest: str) -> Path:
+    """Return where the listing of a digest is."""
+    return folder / digest[:16] / _FILE
+
+
+def _batches(items: Iterable[Item]) -> Iterator[pa.RecordBatch]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, _AT_ONCE)):
+        columns = zip(Item._fields, zip(*chunk, strict=True), strict=True)
+        arrays = [pa.array(values, _SCHEMA.field(name).type) for name, values in columns]
+        yield pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _is_sorted(paths: pa.ChunkedArray) -> bool:
+    return len(paths) < 2 or bool(pc.all(pc.less_equal(paths[:-1], paths[1:])).as_py())
+
+
+def _refuse_twins(paths: pa.ChunkedArray) -> None:
+    if len(paths) < 2:
+        return
+    equal = pc.equal(paths[:-1], paths[1:])
+    if pc.any(equal).as_py():
+        twin = paths[pc.index(equal, True).as_py()].as_py()
+        raise HeadstripError(
+            f"Two images of the source have the path {twin!r}, and rows are told apart by it. "
+            "Leave one out, or give it another name."
+        )
+
+
+def _digest(described: Mapping[str, Any], table: pa.Table) -> str:
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for start in range(0, table.num_rows, _AT_ONCE):
+        part = table.slice(start, _AT_ONCE)
+        for name in ("path", "place"):
+            values = part[name].cast(pa.string()).to_pylist()
+            digest.update(json.dumps(values).encode())
+        for name in ("size", "modified", "offset"):
+            digest.update(np.ascontiguousarray(part[name].to_numpy(), "<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,143 @@
+"""Shards of a listing through an encoder, on this machine: what every way of running runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from headstrip.embed.decoders import Decoders
+from headstrip.embed.layout import Layout, forward_of
+from headstrip.embed.listing import Listing
+from headstrip.embed.parts import Shards
+from headstrip.embed.pipeline import Pipeline, Stages, Told, Work
+from headstrip.embed.priors import Priors
+from headstrip.embed.sources import Reader
+from headstrip.embed.table import Rows, table_of
+from headstrip.errors import HeadstripError
+
+if TYPE_CHECKING:
+    from headstrip.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a loop needs besides an encoder, and can be sent to another machine.
+
+    Attributes:
+        reader: What reads the images.
+        shards: Where the rows go.
+        priors: Files whose rows may hold.
+        layout: How the network runs.
+        retry_failed: Whether the bad images of those rows are tried again.
+        checksum: Whether the bytes of an image tell if it changed.
+        max_errors: Bad images after which the loop ends, None for any number.
+        timeout: Seconds that the decoding of an image may take.
+    """
+
+    reader: Reader
+    shards: Shards
+    priors: tuple[Path, ...]
+    layout: Layout
+    retry_failed: bool
+    checksum: bool
+    max_errors: int | None
+    timeout: float
+
+
+class Loop:
+    """Decoders and a network that are ready, for one shard after the other.
+
+    It is a context manager; within it the encoder is in eval mode, and torch's threads are those
+    of the layout.
+
+    Attributes:
+        computed: Images that were read so far.
+        stages: Seconds in each stage so far.
+    """
+
+    def __init__(self, encoder: Encoder, listing: Listing, task: Task) -> None:
+        """Take the parts; nothing is started."""
+        self._encoder, self._listing, self._task = encoder, listing, task
+        self._stack = ExitStack()
+        self._bad = self.computed = 0
+        self.stages = Stages()
+
+    def __enter__(self) -> Loop:
+        """Start the decoders and prepare the network."""
+        task, settings = self._task, self._task.layout.settings
+        preprocessing = self._encoder.preprocessing
+        if preprocessing is None:
+            # Asking for it raises the encoder's own sentence.
+            self._encoder.preprocess(None)
+            raise AssertionError
+        with ExitStack() as stack:
+            self._decoders = stack.enter_context(
+                Decoders(
+                    task.reader, preprocessing, batch_size=int(settings.batch_size or 1),
+                    workers=task.layout.workers, slots=task.layout.slots, timeout=task.timeout,
+                    route=str(settings.route),
+                )
+            )  # fmt: skip
+            stack.enter_context(self._encoder.evaluating())
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(int(settings.threads or 1))
+            self._forward = forward_of(self._encoder, settings)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the decoders, and put everything back."""
+        self._stack.close()
+
+    def run(self, numbers: Iterable[int], told: Told) -> None:
+        """Fill and write shards.
+
+        Args:
+            numbers: Which.
+            told: Called with the number of rows done since it was called last.
+
+        Raises:
+            HeadstripError: There are more bad images than are allowed.
+            OSError: A shard cannot be written.
+        """
+        layout = self._task.layout
+        pipeline = Pipeline(
+            self._decoders, self._forward, self._finished,
+            batch_size=int(layout.settings.batch_size or 1), lanes=layout.lanes,
+            threads=int(layout.settings.threads or 1), slots=layout.slots, stages=self.stages,
+        )  # fmt: skip
+        pipeline.run(self._works(numbers), told)
+
+    def _works(self, numbers: Iterable[int]) -> Iterator[Work]:
+        task = self._task
+        reader = task.reader if task.checksum else None
+        priors = Priors(task.priors, retry_failed=task.retry_failed, reader=reader)
+        for number in numbers:
+            items = self._listing.slice(*task.shards.bounds(number))
+            rows = Rows.empty(items, self._encoder.output_dim)
+            places = priors.fill(rows)
+            self.computed += len(places)
+            yield Work(number, rows, places)
+
+    def _finished(self, number: int, rows: Rows) -> None:
+        """Write a shard that is full."""
+        table = table_of(rows, self._task.shards.schema)
+        self._task.shards.write(number, table)
+        self._bad += len(rows.items) - table["error"].null_count
+        limit = self._task.max_errors
+        if limit is not None and self._bad > limit:
+            path, reason = next(
+                (item.path, error)
+                for item, error in zip(rows.items, rows.errors, strict=True)
+                if error is not None
+            )
+            raise HeadstripError(
+                f"{self._bad} images could not be embedded, and max_errors is {limit}; one is "
+                f"{path!r}: {reason} What is done is kept: mend them and run it again, or allow "
+                "more."
+            )

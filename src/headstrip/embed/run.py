@@ -1,0 +1,395 @@
+"""A source of images into one file of embeddings, with nothing done twice and nothing lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from headstrip import __version__
+from headstrip.embed.files import check_out
+from headstrip.embed.layout import lay_out
+from headstrip.embed.listing import listing_file, write_listing
+from headstrip.embed.loop import Loop, Task
+from headstrip.embed.merging import DamagedShard, merge
+from headstrip.embed.outputs import rows_file
+from headstrip.embed.parts import Parts, Shards, metadata_in, opened_parts
+from headstrip.embed.pipeline import Stages, Told
+from headstrip.embed.plan import AUTO, Plan, Settings, check_plan, encoder_in_plan, machine
+from headstrip.embed.settling import settled
+from headstrip.embed.sources import Source, source_of
+from headstrip.embed.sources.stream import StreamSource
+from headstrip.embed.streaming import embed_stream
+from headstrip.embed.table import metadata_of, schema_of
+from headstrip.errors import HeadstripError, PreprocessingError
+
+if TYPE_CHECKING:
+    from headstrip.encoder import Encoder
+
+Progress = Callable[[int, int], None]
+Said = Callable[[str], None]
+Compute = Callable[["Run", Sequence[int], Told], tuple[Stages, int]]
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What became of the images of a source.
+
+    Attributes:
+        rows: Number of images, and of rows in the file.
+        bad: Number of images that were not embedded.
+        computed: Number of images that were read in this run; the others were done before.
+        out: The file, as it was named.
+        settings: How the embeddings were computed.
+        stages: Seconds in each stage of this run.
+    """
+
+    rows: int
+    bad: int
+    computed: int
+    out: Path
+    settings: Settings
+    stages: Stages
+
+    @cached_property
+    def failed(self) -> Mapping[str, str]:
+        """The reason for each bad image, by its path in the file; read from there."""
+        table = pq.read_table(
+            rows_file(self.out), columns=["path", "error"], filters=pc.field("error").is_valid()
+        )
+        return dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run does besides computing.
+
+    Attributes:
+        workers: Processes that decode; 0 decodes in this one, None is one a core.
+        lanes: Batches that are in the network at once, None for what measures best.
+        overwrite: Whether a file that is there is begun anew.
+        retry_failed: Whether the bad images of an earlier run are tried again.
+        checksum: Whether the bytes of a file tell if it changed, not its size and time.
+        exact: Whether other versions, or another machine, than those of the rows that are there
+            are refused.
+        max_errors: Bad images after which the run ends, None for any number.
+        timeout: Seconds that the decoding of an image may take.
+    """
+
+    workers: int | None = None
+    lanes: int | None = None
+    overwrite: bool = False
+    retry_failed: bool = False
+    checksum: bool = False
+    exact: bool = False
+    max_errors: int | None = None
+    timeout: float = 60.0
+
+
+def embed_source(
+    encoder: Encoder,
+    source: Source | str | os.PathLike[str] | Iterable[Any],
+    out: str | os.PathLike[str],
+    *,
+    settings: Settings | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    say: Said | None = None,
+    compute: Compute | None = None,
+) -> EmbedReport:
+    """Embed all images of a source into one file: Parquet, or ``.npy`` with a Parquet beside it.
+
+    A row an image, sorted by path: ``path``, ``embedding`` (null for a bad image), ``width`` and
+    ``height`` (pixels as shown), ``error`` (null when all is well), ``size``, ``modified`` and
+    ``checksum`` of the file. What is done is kept in ``OUT.parts`` until all is: the same call
+    goes on after any end, and gives what one run gives. A second call on a finished file computes
+    what was changed or added since, and drops what was removed.
+
+    Args:
+        encoder: An encoder of images, with a preprocessing.
+        source: A source, or what ``source_of`` makes one of.
+        out: The file to write; it appears when it is whole.
+        settings: How embeddings are computed and kept; what is None is chosen, or is that of the
+            rows that are there.
+        options: What else the run does.
+        progress: Called with the numbers of images done and of all.
+        say: Called with each sentence that is worth a line: another version, other settings.
+        compute: What fills the shards, None for this process; ``cluster`` has another.
+
+    Returns:
+        The number of rows, and how many images were bad.
+
+    Raises:
+        HeadstripError: There is no such source, no image in it, the file cannot be written, or it
+            has rows of another encoder or of other settings.
+        PreprocessingError: The encoder takes clips, or has no preprocessing.
+        ValueError: A setting makes no sense.
+
+    Example:
+        >>> report = embed_source(encoder, "photos", "photos.parquet")  # doctest: +SKIP
+        >>> report.rows, report.failed  # doctest: +SKIP
+        (3, {'torn.jpg': 'image file is truncated (12 bytes not processed).'})
+    """
+    check_encoder(encoder)
+    target = check_out(out)
+    images = source if isinstance(source, Source) else source_of(source)
+    options = options or Options()
+    if isinstance(images, StreamSource):
+        return _stream(encoder, images, target, settings or Settings(), options, progress)
+    with _told(target), opened_parts(target) as parts:
+        run = Run(encoder, images, target, parts, settings or Settings(), options, say, str(out))
+        report = run.finish(progress or (lambda done, total: None), compute or compute_here)
+    return replace(report, out=Path(out))
+
+
+def check_encoder(encoder: Encoder) -> None:
+    """Refuse an encoder that takes no images.
+
+    Raises:
+        PreprocessingError: It takes clips, or has no preprocessing.
+    """
+    if encoder.spec.task == "video":
+        raise PreprocessingError(
+            f"{encoder.spec.qualified_name} takes clips of frames, and a source has images. "
+            "Use a backbone of task 'image', or embed your clips with encoder.embed."
+        )
+    if encoder.preprocessing is None:
+        # Asking for it raises the encoder's own sentence.
+        encoder.preprocess(None)
+
+
+class Run:
+    """One run over one source, on this machine, into one file."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        source: Source,
+        out: Path,
+        parts: Parts,
+        asked: Settings,
+        options: Options,
+        say: Said | None,
+        shown: str,
+    ) -> None:
+        """List the source and settle how its images are embedded, or refuse."""
+        self.encoder, self.source, self.out = encoder, source, out
+        self.parts, self.options, self._say = parts, options, say or (lambda sentence: None)
+        self._shown = shown
+        now = Plan(encoder_in_plan(encoder), asked, environment_of(encoder))
+        found = self._found(now)
+        parts.sweep()
+        self.listing = write_listing(parts.folder, source.describe(), source.items())
+        settings = asked.over(found.settings if found else Settings())
+        settings = settled(encoder, self.listing, source.reader(), settings, self._say)
+        self.layout = lay_out(
+            settings, lanes=options.lanes, workers=options.workers,
+            device=encoder.place()[0].type,
+        )  # fmt: skip
+        self.plan = found or replace(now, settings=self.layout.settings)
+        if parts.plan is None:
+            parts.begin(self.plan, anew=options.overwrite)
+        self.shards = self._open_shards()
+
+    def finish(self, progress: Progress, compute: Compute) -> EmbedReport:
+        """Compute what is missing, and write the file."""
+        stages, computed = Stages(), 0
+        while not self._is_written():
+            stages, more = self._fill(progress, compute)
+            computed += more
+            try:
+                merge(self.parts, self.shards, self.out)
+                break
+            except DamagedShard as damaged:
+                # It was removed, and is computed again.
+                self._say(f"{damaged} was damaged on the disk, and is computed again.")
+        self.parts.remove()
+        bad = count_bad(rows_file(self.out))
+        return EmbedReport(len(self.listing), bad, computed, self.out, self.plan.settings, stages)
+
+    def _fill(self, progress: Progress, compute: Compute) -> tuple[Stages, int]:
+        """Have all shards computed that are missing; return what it took, and how many images."""
+        todo, total = self._todo(), len(self.listing)
+        done = total - sum(stop - start for start, stop in map(self.shards.bounds, todo))
+        progress(done, total)
+
+        def told(rows: int) -> None:
+            nonlocal done
+            done += rows
+            progress(done, total)
+
+        return compute(self, todo, told) if todo else (Stages(), 0)
+
+    def task(self) -> Task:
+        """Return what a loop needs, here or on another machine."""
+        options = self.options
+        return Task(
+            self.source.reader(), self.shards, tuple(self._priors()), self.layout,
+            options.retry_failed, options.checksum, options.max_errors, options.timeout,
+        )  # fmt: skip
+
+    def _todo(self) -> list[int]:
+        """Return the numbers of the shards that are missing, or to be looked at again."""
+        return [
+            number
+            for number in range(len(self.shards))
+            if not self.shards.is_done(number) or self._is_again(number)
+        ]
+
+    def _is_again(self, number: int) -> bool:
+        retry = self.options.retry_failed
+        return self.options.checksum or (retry and count_bad(self.shards.path(number)) > 0)
+
+    def _priors(self) -> list[Path]:
+        """Return the files whose rows may hold: shards of this and of other listings, the file."""
+        files = [
+            path for folder in self.parts.generations() for path in sorted(folder.glob("[0-9]*"))
+        ]
+        if not self.parts.anew and os.path.lexists(self.out):
+            files.append(rows_file(self.out))
+        plan = self.plan.to_json()
+        return [path for path in files if (metadata_in(path) or {}).get("plan") == plan]
+
+    def _found(self, now: Plan) -> Plan | None:
+        """Return the plan of the rows that are there, or refuse what does not go with them."""
+        begun = self.parts.plan
+        if begun is not None and self.options.overwrite and now.refuses(begun):
+            self.parts.clear()
+            return None
+        found = begun or (None if self.options.overwrite else self._plan_in_out())
+        if found is None:
+            return None
+        check_plan(now, found, self._shown)
+        changes = now.changes(found)
+        if changes and self.options.exact:
+            raise HeadstripError(
+                f"{self._shown!r} has rows of another environment: {'; '.join(changes)}. "
+                "Leave out --exact (exact=True), or name another file."
+            )
+        if changes:
+            self._say(
+                f"{self._shown!r} has rows of another environment, and the last bits of this "
+                f"run's may differ from theirs: {'; '.join(changes)}."
+            )
+        return found
+
+    def _plan_in_out(self) -> Plan | None:
+        if not os.path.lexists(self.out):
+            return None
+        plan = Plan.from_json((metadata_in(rows_file(self.out)) or {}).get("plan") or {})
+        if plan is None:
+            raise HeadstripError(
+                f"{self._shown!r} is there, and no file of embeddings that can be gone on with. "
+                "Name another file, or replace it with --overwrite (overwrite=True)."
+            )
+        return plan
+
+    def _open_shards(self) -> Shards:
+        settings = self.plan.settings
+        schema = schema_of(
+            self.encoder.output_dim,
+            str(settings.dtype),
+            metadata_for(self.plan, self.listing.digest),
+        )
+        folder = listing_file(self.parts.folder, self.listing.digest).parent
+        return Shards(folder, schema, int(settings.shard_rows or 0), len(self.listing))
+
+    def _is_written(self) -> bool:
+        """Whether the file is there already, with nothing to be done to it."""
+        if self.options.retry_failed or self.options.checksum or self.parts.anew:
+            return False
+        metadata = metadata_in(rows_file(self.out))
+        return metadata == metadata_of(self.shards.schema) and self.out.exists()
+
+
+def _stream(
+    encoder: Encoder,
+    source: StreamSource,
+    out: Path,
+    asked: Settings,
+    options: Options,
+    progress: Progress | None,
+) -> EmbedReport:
+    """Embed what cannot be come back to: in its order, and all of it or nothing."""
+    if os.path.lexists(out) and not options.overwrite:
+        raise HeadstripError(
+            f"{str(out)!r} is there, and images of an iterable cannot be told from those in it. "
+            "Name another file, or replace it with overwrite=True."
+        )
+    if out.suffix == ".npy" or AUTO in (asked.engine, asked.precision):
+        raise HeadstripError(
+            "Images of an iterable go into a Parquet file, by an engine that is named. Name a file "
+            "that ends otherwise than .npy, and an engine and a precision other than auto."
+        )
+    layout = lay_out(asked, lanes=1, workers=0, device=encoder.place()[0].type)
+    plan = Plan(encoder_in_plan(encoder), layout.settings, environment_of(encoder))
+    metadata = {**metadata_for(plan, ""), "listing": None}
+    schema = schema_of(encoder.output_dim, str(layout.settings.dtype), metadata)
+    done = 0
+
+    def told(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None:
+            progress(done, done)
+
+    with _told(out):
+        count, bad = embed_stream(encoder, source, out, schema, layout.settings, told)
+    return EmbedReport(count, bad, count, out, layout.settings, Stages())
+
+
+def compute_here(run: Run, todo: Sequence[int], told: Told) -> tuple[Stages, int]:
+    """Fill shards in this process, and return what it took and how many images were read."""
+    with Loop(run.encoder, run.listing, run.task()) as loop:
+        loop.run(todo, told)
+    return loop.stages, loop.computed
+
+
+def environment_of(encoder: Encoder) -> dict[str, str]:
+    """Return what the last bits of embeddings may differ with."""
+    return {
+        **encoder.fingerprint.environment, "headstrip": __version__, "processor": machine(),
+        "device": str(encoder.place()[0].type),
+    }  # fmt: skip
+
+
+def metadata_for(plan: Plan, listing: str) -> dict[str, Any]:
+    """Return what a file says of itself."""
+    encoder = plan.encoder
+    return {
+        "headstrip": plan.environment["headstrip"],
+        "manifest": encoder,
+        "preprocessing": encoder.get("preprocessing"),
+        "plan": plan.to_json(),
+        "listing": listing,
+    }
+
+
+def count_bad(file: Path) -> int:
+    """Return how many rows of a file have an error."""
+    with pq.ParquetFile(file) as opened:
+        return sum(
+            opened.metadata.row_group(group).num_rows
+            - opened.read_row_group(group, ["error"])["error"].null_count
+            for group in range(opened.metadata.num_row_groups)
+        )
+
+
+@contextmanager
+def _told(out: Path) -> Iterator[None]:
+    """Turn what the system refuses into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise HeadstripError(
+            f"{str(out)!r} could not be written ({reason}). What is done so far is kept beside it, "
+            "in the folder that ends in .parts: make room and run the same again."
+        ) from error

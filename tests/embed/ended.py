@@ -1,0 +1,184 @@
+"""Runs that are ended, in processes forked from one that has an encoder ready.
+
+    python -m tests.embed.ended FOLDER died|ENOSPC|EIO|killed
+
+Prints as JSON what became of each: the exit code, the message, what was left beside the file, and
+whether the same call afterwards gave the file of a run that nothing had ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.failing import dying, failing
+
+SHARD, BATCH = 4, 2
+KILLS = 25
+
+
+def photographs(folder: Path, count: int) -> Path:
+    """Write small pictures, every seventh of them bad."""
+    from PIL import Image
+    from tests.embed.conftest import pixels
+
+    folder.mkdir()
+    for number in range(count):
+        path = folder / f"{number:05d}.jpg"
+        Image.fromarray(pixels(number, 40, 50)).save(path)
+        if number % 7 == 3:
+            path.write_bytes(path.read_bytes()[:-200])
+    return folder
+
+
+def forked(call: Callable[[], int]) -> tuple[int, str]:
+    """Call in a process of its own; return its exit code and what it said of an error."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            code = call()
+        except BaseException as error:
+            os.write(writing, f"{type(error).__name__}: {error}".encode()[:4000])
+            if os.environ.get("SHOW"):
+                traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        said = file.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+
+
+class Held:
+    """Images whose bytes are in memory: of the calls that fail, none is the reading of an image."""
+
+    is_stream = False
+
+    def __init__(self, folder: Path) -> None:
+        """Read the files of a folder."""
+        self.files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+    def describe(self) -> dict[str, Any]:
+        """Say what it is."""
+        return {"kind": "held"}
+
+    def items(self) -> Iterator[Any]:
+        """List the files."""
+        from headstrip.embed.sources import Item
+
+        for name, data in self.files.items():
+            yield Item(name, len(data), 1)
+
+    def reader(self) -> Held:
+        """Return what reads them."""
+        return self
+
+    def read(self, item: Any) -> bytes:
+        """Return the bytes of one."""
+        return self.files[item.path]
+
+
+class Case:
+    """One source and one encoder, and the file that a run of them gives."""
+
+    def __init__(self, folder: Path, count: int, *, workers: int, shard: int = SHARD) -> None:
+        """Write the pictures, and embed them once."""
+        import torch
+        from tests.embed.conftest import tiny_encoder
+
+        torch.set_num_threads(1)
+        self.encoder = tiny_encoder()
+        written = photographs(folder / "photographs", count)
+        self.source: Any = written if workers else Held(written)
+        self.workers, self.shard = workers, shard
+        clean = folder / "clean"
+        clean.mkdir()
+        # In this process, so that no fork has to import anything.
+        self.embed(clean / "out.parquet")
+        self.expected = (clean / "out.parquet").read_bytes()
+
+    def embed(self, out: Path) -> int:
+        """Run once, as a user does."""
+        from headstrip.embed.plan import Settings
+        from headstrip.embed.run import Options, embed_source
+
+        embed_source(
+            self.encoder, self.source, out,
+            settings=Settings(batch_size=BATCH, shard_rows=self.shard, threads=1),
+            options=Options(workers=self.workers, lanes=1),
+        )  # fmt: skip
+        return 0
+
+    def again(self, out: Path) -> dict[str, Any]:
+        """Run the same once more, and say what came of it."""
+        left = sorted(path.name for path in out.parent.iterdir())
+        whole = not out.exists() or out.read_bytes() == self.expected
+        code, said = forked(lambda: self.embed(out))
+        after = sorted(path.name for path in out.parent.iterdir())
+        equal = out.exists() and out.read_bytes() == self.expected
+        return {"left": left, "whole": whole, "again": code, "again_said": said,
+                "after": after, "equal": equal}  # fmt: skip
+
+
+def at_every_call(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """End a run of three shards, or have a call of it fail, at each call there is."""
+    case = Case(folder, 10, workers=0)
+    for at in itertools.count():
+        place = folder / f"{at}"
+        place.mkdir()
+        out = place / "out.parquet"
+
+        def run(at: int = at, out: Path = out) -> int:
+            number = None if kind == "died" else getattr(errno, kind)
+            faults = dying(at=at) if number is None else failing(at=at, error=number)
+            with faults as calls:
+                case.embed(out)
+            return 0 if not calls.hit else 3
+
+        code, said = forked(run)
+        yield {"at": at, "code": code, "said": said, **case.again(out)}
+        if code == 0:
+            return
+
+
+def killed(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Kill a run of 5,000 pictures at random moments, over and over, then let it end."""
+    case = Case(folder, 5000, workers=2, shard=256)
+    out = folder / "killed" / "out.parquet"
+    out.parent.mkdir()
+    chance = random.Random(seed)
+    for at in range(KILLS):
+        pid = os.fork()
+        if not pid:
+            os._exit(case.embed(out))
+        time.sleep(chance.uniform(0.05, 1.5))
+        os.kill(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        shards = len(list(out.parent.glob("out.parquet.parts/*/[0-9]*.parquet")))
+        yield {"at": at, "code": code, "shards": shards}
+        if code == 0:
+            break
+    yield {"at": KILLS, "code": 0, **case.again(out)}
+
+
+def main() -> None:
+    """Run what is asked for, and print it."""
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    found = killed(folder) if kind == "killed" else at_every_call(folder, kind)
+    print(json.dumps(list(found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""One source on one machine, and on Ray with something lost on the way.
+
+    python -m tests.embed.on_ray FOLDER whole|actor|node
+
+Prints as JSON how many rows there are, whether the two files are equal, and what was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.embed.ended import photographs
+
+SHARD, BATCH, IMAGES = 8, 4, 400
+
+
+def when_shards_are_there(parts: Path, count: int, act: Callable[[], None]) -> threading.Thread:
+    """Act in a thread of its own, once so many shards are done."""
+
+    def wait() -> None:
+        while len(list(parts.glob("*/[0-9]*.parquet"))) < count:
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def kill_an_actor(lost: list[str]) -> None:
+    """Kill one of the processes that embed."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_bytes().split(b"\0")[0].decode()
+        except OSError:
+            continue
+        if name.startswith("ray::MapWorker"):
+            os.kill(int(folder.name), signal.SIGKILL)
+            lost.append("actor")
+            return
+
+
+def main() -> None:
+    """Run both, and compare."""
+    import ray
+    import torch
+    from ray.cluster_utils import Cluster
+    from tests.embed.conftest import SMALL
+
+    from headstrip import build_encoder
+    from headstrip.embed.cluster import on_ray
+    from headstrip.embed.plan import Settings
+    from headstrip.embed.run import embed_source
+
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    torch.manual_seed(0)
+    encoder = build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
+    source = photographs(folder / "photographs", IMAGES)
+    settings = Settings(batch_size=BATCH, shard_rows=SHARD)
+    here, there = folder / "here.parquet", folder / "there.parquet"
+    embed_source(encoder, source, here, settings=settings)
+    lost: list[str] = []
+    parts = there.with_name("there.parquet.parts")
+    cluster = None
+    if kind == "node":
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        node = cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+
+        def remove() -> None:
+            assert cluster is not None
+            cluster.remove_node(node, allow_graceful=False)
+            lost.append("node")
+
+        when_shards_are_there(parts, 3, remove)
+    elif kind == "actor":
+        when_shards_are_there(parts, 3, lambda: kill_an_actor(lost))
+    actors = 2 if kind == "node" else None
+    report = embed_source(encoder, source, there, settings=settings, compute=on_ray(actors=actors))
+    if cluster is not None:
+        ray.shutdown()
+        cluster.shutdown()
+    print(json.dumps({
+        "rows": report.rows, "bad": report.bad, "lost": lost,
+        "equal": here.read_bytes() == there.read_bytes(),
+        "left": sorted(path.name for path in folder.iterdir()),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

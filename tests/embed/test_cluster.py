@@ -1,0 +1,66 @@
+"""The same rows by Ray, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.embed.conftest import SMALL, pixels
+from tests.embed.on_ray import IMAGES
+
+from headstrip import HeadstripError
+from headstrip.embed import cluster
+from headstrip.embed.cluster import EncoderUDF, on_ray
+
+ROOT = Path(__file__).parents[2]
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "lost"), [("whole", []), ("actor", ["actor"]), ("node", ["node"])]
+)
+def test_ray_gives_the_file_of_one_machine_whatever_is_lost(
+    tmp_path: Path, kind: str, lost: list[str]
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.embed.on_ray", str(tmp_path), kind],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["equal"], told
+    assert (told["rows"], told["bad"], told["lost"]) == (IMAGES, 57, lost)
+    assert told["left"] == ["here.parquet", "photographs", "there.parquet"]
+
+
+def test_an_encoder_for_a_pipeline_of_ones_own_adds_a_column(tmp_path: Path) -> None:
+    Image.fromarray(pixels(1)).save(tmp_path / "a.png")
+    embed = EncoderUDF("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
+    arrays = embed({"image": [pixels(1), pixels(2)], "name": ["a", "b"]})
+    assert arrays["embedding"].shape == (2, 1024)
+    assert arrays["name"] == ["a", "b"]
+    embed = EncoderUDF("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL, column="bytes")
+    assert embed({"bytes": [(tmp_path / "a.png").read_bytes()]})["embedding"].dtype == np.float32
+    with pytest.raises(HeadstripError, match="no column 'bytes', but 'image'"):
+        embed({"image": []})
+
+
+def test_a_ray_that_lets_others_run_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "__version__", "2.54.0")
+    with pytest.raises(HeadstripError, match="CVE-2026-41486"):
+        on_ray()
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(HeadstripError, match=r"pip install 'headstrip\[ray\]'"):
+        cluster.on_ray()

@@ -1,0 +1,68 @@
+"""Runs that are ended, at any moment, and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.failing import DIED
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+ROOT = Path(__file__).parents[2]
+
+
+def runs(folder: Path, kind: str) -> list[dict[str, Any]]:
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.embed.ended", str(folder), kind],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    found: list[dict[str, Any]] = json.loads(ended.stdout)
+    return found
+
+
+def check_gone_on_with(run: dict[str, Any]) -> None:
+    assert run["whole"], run
+    assert run["left"] in ([], ["out.parquet"], ["out.parquet.parts"],
+                           ["out.parquet", "out.parquet.parts"]), run  # fmt: skip
+    assert (run["again"], run["again_said"]) == (0, ""), run
+    assert run["equal"], run
+    assert run["after"] == ["out.parquet"], run
+
+
+@pytest.mark.slow
+def test_a_process_that_is_ended_at_any_call_is_gone_on_with(tmp_path: Path) -> None:
+    *ended, last = runs(tmp_path, "died")
+    assert len(ended) > 30
+    assert {run["code"] for run in ended} == {DIED}
+    assert last["code"] == 0
+    for run in [*ended, last]:
+        check_gone_on_with(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ENOSPC", "EIO"])
+def test_a_call_that_fails_is_told_and_gone_on_with(tmp_path: Path, kind: str) -> None:
+    *failed, last = runs(tmp_path, kind)
+    assert len(failed) > 30
+    assert last["code"] == 0
+    for run in [*failed, last]:
+        # What is not needed may fail: then all is done.
+        assert run["code"] == 3 or run["said"].startswith("HeadstripError: ") or run is last, run
+        check_gone_on_with(run)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_25_times_gives_what_one_run_gives(tmp_path: Path) -> None:
+    *killed, last = runs(tmp_path, "killed")
+    assert {run["code"] for run in killed} <= {-9, 0}
+    shards = [run["shards"] for run in killed if run["code"] == -9]
+    assert shards == sorted(shards)
+    check_gone_on_with(last)

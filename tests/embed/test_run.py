@@ -1,0 +1,446 @@
+"""A source of images into one file: rows, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tests.embed.conftest import SMALL
+
+from headstrip import HeadstripError, PreprocessingError, build_encoder
+from headstrip.embed.pipeline import Told
+from headstrip.embed.plan import Settings
+from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
+from headstrip.encoder import Encoder
+
+Save = Callable[..., Path]
+
+HERE = Options(workers=0)
+
+
+def embed(encoder: Encoder, source: Path, out: Path, **asked: object) -> EmbedReport:
+    """Embed without processes of its own, in small batches and shards."""
+    names = {"batch_size", "dtype", "shard_rows", "route"} & asked.keys()
+    chosen = {"batch_size": 2, "shard_rows": 4} | {name: asked.pop(name) for name in names}
+    options = Options(**{"workers": 0} | asked)
+    return embed_source(encoder, source, out, settings=Settings(**chosen), options=options)
+
+
+@pytest.fixture
+def photos(save: Save) -> Path:
+    """Two good photos, and between them a torn one and a text."""
+    save("a.png", 1)
+    torn = save("b/torn.jpg", 2)
+    torn.write_bytes(torn.read_bytes()[:-400])
+    save("c.png", 3)
+    (torn.parent / "notes.jpg").write_text("not a picture")
+    return torn.parents[1]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder / "out.parquet"
+
+
+def embeddings_of(out: Path) -> dict[str, np.ndarray | None]:
+    table = pq.read_table(out)
+    return {
+        path: None if vector is None else np.array(vector, np.float32)
+        for path, vector in zip(
+            table["path"].to_pylist(), table["embedding"].to_pylist(), strict=True
+        )
+    }
+
+
+def close(first: np.ndarray | None, second: np.ndarray) -> bool:
+    """Whether two embeddings differ in their last bits at most."""
+    return first is not None and np.allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bad_image_is_a_row_with_its_reason(encoder: Encoder, photos: Path, out: Path) -> None:
+    report = embed(encoder, photos, out)
+    rows = pq.read_table(out).to_pylist()
+    assert [row["path"] for row in rows] == ["a.png", "b/notes.jpg", "b/torn.jpg", "c.png"]
+    assert [row["embedding"] is None for row in rows] == [False, True, True, False]
+    assert [row["width"] for row in rows] == [100, None, None, 100]
+    assert [row["height"] for row in rows] == [80, None, None, 80]
+    assert "truncated" in rows[2]["error"]
+    assert (report.rows, report.bad, report.computed, report.out) == (4, 2, 4, out)
+    assert report.failed == {row["path"]: row["error"] for row in rows if row["error"]}
+
+
+def test_an_embedding_is_that_of_the_encoder(encoder: Encoder, photos: Path, out: Path) -> None:
+    embed(encoder, photos, out)
+    found = embeddings_of(out)
+    expected = encoder.embed([photos / "a.png", photos / "c.png"], batch_size=1)
+    assert close(found["a.png"], expected[0])
+    assert close(found["c.png"], expected[1])
+
+
+def test_the_schema_is_kept(encoder: Encoder, photos: Path, out: Path) -> None:
+    embed(encoder, photos, out)
+    schema = pq.read_schema(out)
+    assert {field.name: field.type for field in schema} == {
+        "path": pa.string(), "embedding": pa.list_(pa.float32(), encoder.output_dim),
+        "width": pa.int32(), "height": pa.int32(), "error": pa.string(),
+        "size": pa.int64(), "modified": pa.int64(), "checksum": pa.string(),
+    }  # fmt: skip
+    assert pq.ParquetFile(out).metadata.row_group(0).column(1).compression == "ZSTD"
+
+
+def test_the_file_says_what_its_embeddings_depend_on(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    embed(encoder, photos, out, batch_size=3)
+    told = json.loads(pq.read_schema(out).metadata[b"headstrip"])
+    assert told["manifest"]["identity"] == encoder.fingerprint.identity
+    assert told["preprocessing"] == SMALL.to_json()
+    assert told["plan"]["settings"] == {
+        "engine": "torch", "precision": "fp32", "batch_size": 3, "threads": 1,
+        "channels_last": True, "route": "exact", "dtype": "float32", "shard_rows": 4,
+    }  # fmt: skip
+    assert told["plan"]["environment"]["torch"] == torch.__version__
+
+
+@given(
+    names=st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1),
+    bad=st.sets(st.sampled_from("abcdefgh")),
+    batch_size=st.integers(1, 5),
+)
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_whatever_is_bad_there_is_a_row_a_file_and_the_same_bits(
+    encoder: Encoder,
+    save: Save,
+    tmp_path_factory: pytest.TempPathFactory,
+    names: list[str],
+    bad: set[str],
+    batch_size: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("drawn")
+    for kind in ("mixed", "clean"):
+        (folder / kind).mkdir()
+        for name in names:
+            good = save(f"{name}.png", ord(name)).read_bytes()
+            is_bad = kind == "mixed" and name in bad
+            (folder / kind / f"{name}.png").write_bytes(b"bad" if is_bad else good)
+        embed(encoder, folder / kind, folder / f"{kind}.parquet", batch_size=batch_size)
+    mixed, clean = (embeddings_of(folder / f"{kind}.parquet") for kind in ("mixed", "clean"))
+    assert list(mixed) == [f"{name}.png" for name in sorted(names)]
+    for path, expected in clean.items():
+        found = mixed[path]
+        assert found is None if path[0] in bad else np.array_equal(found, expected)
+
+
+def test_a_folder_of_bad_images_alone_has_its_rows(
+    encoder: Encoder, tmp_path: Path, out: Path
+) -> None:
+    (tmp_path / "a.png").touch()
+    report = embed(encoder, tmp_path, out)
+    (row,) = pq.read_table(out).to_pylist()
+    assert (row["path"], row["embedding"], row["width"]) == ("a.png", None, None)
+    assert report.failed == {"a.png": "the file is empty."}
+
+
+def test_an_image_that_cannot_be_converted_keeps_its_size(
+    encoder: Encoder, tmp_path: Path, out: Path
+) -> None:
+    Image.new("F", (7, 9)).save(tmp_path / "float.tif")
+    embed(encoder, tmp_path, out)
+    (row,) = pq.read_table(out).to_pylist()
+    assert (row["width"], row["height"], row["embedding"]) == (7, 9, None)
+    assert "mode 'F'" in row["error"]
+
+
+def test_a_turned_photo_has_the_size_that_one_sees(encoder: Encoder, save: Save, out: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    embed(encoder, save("turned.jpg", exif=exif).parent, out)
+    (row,) = pq.read_table(out).to_pylist()
+    assert (row["width"], row["height"]) == (80, 100)
+
+
+def test_two_runs_write_the_same_bytes(encoder: Encoder, photos: Path, out: Path) -> None:
+    embed(encoder, photos, out)
+    first = out.read_bytes()
+    out.unlink()
+    embed(encoder, photos, out)
+    assert out.read_bytes() == first
+
+
+def test_progress_is_told_up_to_the_last(encoder: Encoder, photos: Path, out: Path) -> None:
+    told: list[tuple[int, int]] = []
+    embed_source(
+        encoder, photos, out, settings=Settings(batch_size=3), options=HERE,
+        progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert told[0] == (0, 4)
+    assert told[-1] == (4, 4)
+    assert told == sorted(told)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
+def test_a_name_that_is_not_utf8_is_a_row(encoder: Encoder, save: Save, out: Path) -> None:
+    photo = save("a.png")
+    photo.rename(photo.with_name(os.fsdecode(b"\xff.png")))
+    report = embed(encoder, photo.parent, out)
+    assert pq.read_table(out)["path"].to_pylist() == ["\\xff.png"]
+    assert not report.bad
+
+
+def test_the_file_is_readable_by_whom_the_umask_lets(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    embed(encoder, photos, out)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o666 & ~umask
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_half_the_numbers_are_kept_as_float16(encoder: Encoder, photos: Path, out: Path) -> None:
+    embed(encoder, photos, out)
+    whole = embeddings_of(out)["a.png"]
+    embed(encoder, photos, out, dtype="float16", overwrite=True)
+    assert pq.read_schema(out).field("embedding").type.value_type == pa.float16()
+    assert np.array_equal(embeddings_of(out)["a.png"], whole.astype(np.float16))
+
+
+def test_an_npy_has_its_rows_beside_it(encoder: Encoder, photos: Path, out: Path) -> None:
+    embed(encoder, photos, out)
+    expected, table = embeddings_of(out), pq.read_table(out)
+    npy = out.with_name("other.npy")
+    report = embed(encoder, photos, npy)
+    array = np.load(npy, mmap_mode="r")
+    assert array.dtype == np.float32
+    assert np.array_equal(array[0], expected["a.png"])
+    assert np.isnan(array[1:3]).all()
+    rows = pq.read_table(npy.with_name("other.rows.parquet"))
+    assert rows.drop_columns([]).equals(table.drop_columns(["embedding"]).cast(rows.schema))
+    assert report.failed.keys() == {"b/notes.jpg", "b/torn.jpg"}
+
+
+def test_a_second_run_reads_no_image(encoder: Encoder, photos: Path, out: Path) -> None:
+    embed(encoder, photos, out)
+    first = out.read_bytes()
+    assert embed(encoder, photos, out).computed == 0
+    assert out.read_bytes() == first
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+def test_what_was_changed_or_added_is_computed_and_what_was_removed_is_dropped(
+    encoder: Encoder, save: Save, photos: Path, out: Path, name: str
+) -> None:
+    target = out.with_name(name)
+    save("d.png", 4)
+    embed(encoder, photos, target)
+    (photos / "b" / "notes.jpg").unlink()
+    save("b/new.png", 5)
+    save("c.png", 6)
+    report = embed(encoder, photos, target)
+    assert (report.rows, report.computed) == (5, 2)
+    anew = out.with_name(f"anew-{name}")
+    embed(encoder, photos, anew)
+    assert target.read_bytes() == anew.read_bytes()
+
+
+def test_a_checksum_tells_what_size_and_time_do_not(
+    encoder: Encoder, tmp_path: Path, out: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    image = folder / "a.bmp"
+    Image.new("RGB", (9, 9), "red").save(image)
+    Image.new("RGB", (9, 9), "red").save(folder / "b.bmp")
+    embed(encoder, folder, out)
+    before, old = image.stat(), embeddings_of(out)
+    Image.new("RGB", (9, 9), "blue").save(image)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert embed(encoder, folder, out).computed == 0
+    assert embed(encoder, folder, out, checksum=True).computed == 1
+    new = embeddings_of(out)
+    assert not np.array_equal(new["a.bmp"], old["a.bmp"])
+    assert np.array_equal(new["b.bmp"], old["b.bmp"])
+
+
+def test_bad_images_alone_are_tried_again(encoder: Encoder, photos: Path, out: Path) -> None:
+    embed(encoder, photos, out)
+    assert embed(encoder, photos, out, retry_failed=True).computed == 2
+
+
+def test_too_many_bad_images_end_the_run_and_what_is_done_is_kept(
+    encoder: Encoder, save: Save, photos: Path, out: Path
+) -> None:
+    with pytest.raises(HeadstripError, match="2 images could not be embedded, and max_errors is 1"):
+        embed(encoder, photos, out, max_errors=1, shard_rows=1)
+    assert not out.exists()
+    assert embed(encoder, photos, out, shard_rows=1).computed < 4
+    assert pq.read_metadata(out).num_rows == 4
+
+
+def test_rows_of_another_encoder_are_refused_with_what_differs(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    embed(encoder, photos, out)
+    first = out.read_bytes()
+    torch.manual_seed(1)
+    other = build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
+    with pytest.raises(HeadstripError, match="the values of the parameters differ"):
+        embed(other, photos, out)
+    larger = build_encoder("shufflenet_v2_x1_0", weights=None, preprocessing=SMALL)
+    with pytest.raises(HeadstripError, match=r"name is .*x0_5.* there, and .*x1_0.* here"):
+        embed(larger, photos, out)
+    with pytest.raises(HeadstripError, match="batch_size is 2 there, and 3 is asked for"):
+        embed(encoder, photos, out, batch_size=3)
+    assert out.read_bytes() == first
+    assert list(out.parent.iterdir()) == [out]
+    embed(other, photos, out, overwrite=True)
+    assert out.read_bytes() != first
+
+
+def test_a_file_of_something_else_is_not_replaced(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    out.write_text("old")
+    with pytest.raises(HeadstripError, match="is there, and no file of embeddings"):
+        embed(encoder, photos, out)
+    assert out.read_text() == "old"
+    embed(encoder, photos, out, overwrite=True)
+    assert pq.read_metadata(out).num_rows == 4
+
+
+def test_an_interruption_keeps_the_old_file_and_what_is_done(
+    encoder: Encoder, save: Save, photos: Path, out: Path
+) -> None:
+    embed(encoder, photos, out)
+    old = out.read_bytes()
+    for number in range(8):
+        save(f"e{number}.png", number)
+
+    def interrupt(done: int, total: int) -> None:
+        if done > 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_source(encoder, photos, out, options=HERE, progress=interrupt)
+    assert out.read_bytes() == old
+    embed(encoder, photos, out)
+    assert pq.read_metadata(out).num_rows == 12
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_paths_that_cannot_work_are_told_before_any_work(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    with pytest.raises(HeadstripError, match="There is no"):
+        embed(encoder, photos / "none", out)
+    with pytest.raises(HeadstripError, match="there is no folder"):
+        embed(encoder, photos, out.parent / "none" / "out.parquet")
+    with pytest.raises(ValueError, match="makes no batch"):
+        embed(encoder, photos, out, batch_size=0)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_an_encoder_of_clips_or_without_preprocessing_is_refused(photos: Path, out: Path) -> None:
+    video = build_encoder("s3d", weights=None, preprocessing="KINETICS400_V1")
+    with pytest.raises(PreprocessingError, match="takes clips of frames"):
+        embed(video, photos, out)
+    with pytest.raises(PreprocessingError, match="has no preprocessing"):
+        embed(build_encoder("squeezenet1_1", weights=None), photos, out)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_an_embedding_that_is_not_finite_is_a_bad_row(save: Save, out: Path) -> None:
+    folder = save("a.png").parent
+    encoder = build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
+    encoder.backbone.conv1[0].weight.data.fill_(float("nan"))
+    report = embed(encoder, folder, out)
+    assert report.failed == {"a.png": "its embedding is not finite."}
+
+
+def test_a_run_leaves_the_encoder_as_it_was(encoder: Encoder, photos: Path, out: Path) -> None:
+    identity, threads = encoder.fingerprint.identity, torch.get_num_threads()
+    encoder.train()
+    embed(encoder, photos, out)
+    assert encoder.training
+    encoder.eval()
+    assert encoder.fingerprint.identity == identity
+    assert torch.get_num_threads() == threads
+
+
+def test_images_of_an_iterable_are_rows_in_their_order(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    def images() -> Iterator[object]:
+        yield Image.open(photos / "c.png")
+        yield (photos / "a.png").read_bytes()
+        yield b"not a picture"
+        yield np.asarray(Image.open(photos / "a.png"))
+        yield photos / "c.png"
+
+    report = embed_source(encoder, images(), out, settings=Settings(batch_size=2))
+    rows = pq.read_table(out).to_pylist()
+    assert [row["path"] for row in rows[:4]] == [f"{number:09d}" for number in (1, 2, 3, 4)]
+    assert rows[4]["path"].endswith("c.png")
+    assert (report.rows, report.bad) == (5, 1)
+    assert rows[1]["embedding"] == rows[3]["embedding"]
+    assert rows[0]["embedding"] == rows[4]["embedding"]
+    assert rows[2]["error"].startswith("it is in none of the formats")
+    with pytest.raises(HeadstripError, match="is there"):
+        embed_source(encoder, images(), out)
+    embed_source(encoder, photos, out.with_name("other.parquet"), settings=Settings(batch_size=2))
+    assert np.array_equal(
+        embeddings_of(out.with_name("other.parquet"))["c.png"], rows[0]["embedding"]
+    )
+
+
+def test_processes_that_decode_change_no_bit(encoder: Encoder, photos: Path, out: Path) -> None:
+    embed(encoder, photos, out)
+    other = out.with_name("other.parquet")
+    embed(encoder, photos, other, workers=2, lanes=2)
+    assert other.read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "another shard's"])
+def test_a_shard_that_is_not_whole_is_computed_again(
+    encoder: Encoder, save: Save, photos: Path, out: Path, damage: str
+) -> None:
+    embed(encoder, photos, out, shard_rows=1)
+    expected = out.read_bytes()
+    out.unlink()
+
+    def two(run: Run, todo: Sequence[int], told: Told) -> NoReturn:
+        compute_here(run, todo[:2], told)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_source(
+            encoder, photos, out, settings=Settings(batch_size=2, shard_rows=1), options=HERE,
+            compute=two,
+        )  # fmt: skip
+    first, second = sorted(out.parent.glob("out.parquet.parts/*/[0-9]*.parquet"))
+    data = first.read_bytes()
+    middle = data.index(b"\x28\xb5\x2f\xfd") + 8
+    changed = {
+        "empty": b"", "cut": data[:-100],
+        "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+        "another shard's": second.read_bytes(),
+    }  # fmt: skip
+    first.write_bytes(changed[damage])
+    embed(encoder, photos, out, shard_rows=1)
+    assert out.read_bytes() == expected
