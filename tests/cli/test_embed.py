@@ -122,3 +122,44 @@ def test_a_terminal_gets_a_progress_bar(
     )  # fmt: skip
     assert "4/4" in shown
     assert "2 of 4 images could not be embedded" in shown
+
+
+def test_looking_first_writes_nothing(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    weights = weights_of(NAME)
+    before = sorted(tmp_path.rglob("*"))
+    result = run("embed", photos, "-b", NAME, "--weights", weights, "--profile", "--json")
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert told["images"] == 4
+    assert told["bottleneck"] in {"network", "decoding", "writing"}
+    result = run("embed", photos, "-b", NAME, "--weights", weights, "--profile")
+    assert "The bottleneck is the " in result.stdout
+    result = run(
+        "embed", photos, "-b", NAME, "--weights", weights, "--calibrate", "--engine", "torch",
+        "--precision", "fp32", "--json",
+    )  # fmt: skip
+    (row,) = json.loads(result.stdout)
+    assert (row["engine"], row["precision"]) == ("torch", "fp32")
+    assert row["cosine_min"] > 0.99999
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_a_file_to_write_it_is_a_usage_error(run: Run, photos: Path) -> None:
+    result = run("embed", photos, "-b", NAME)
+    assert result.exit_code == 2
+    assert "Name the file to write with -o OUT" in result.stderr
+
+
+def test_the_engine_that_was_chosen_is_told(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    out = tmp_path / "out.parquet"
+    line = ["embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out]
+    result = run(*line, "--engine", "torch", "--precision", "auto")
+    assert result.stderr.startswith("Of the engines here torch in ")
+    chosen = json.loads(pq.read_schema(out).metadata[b"headstrip"])["plan"]["settings"]
+    assert chosen["precision"] in {"fp32", "bf16"}
+    assert run(*line, "--engine", "auto", "--precision", "auto").exit_code == 1
+    assert json.loads(pq.read_schema(out).metadata[b"headstrip"])["plan"]["settings"] == chosen

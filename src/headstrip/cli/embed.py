@@ -17,6 +17,7 @@ from headstrip.cli.output import json_option, print_json, printable, warn
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
+    from headstrip.embed.plan import Settings
     from headstrip.embed.run import EmbedReport, Options
     from headstrip.embed.sources import Source
     from headstrip.encoder import Encoder
@@ -102,16 +103,29 @@ def _with(options: list[Decorator], function: Any) -> Any:
 @click.argument("source")
 @backbone_option
 @click.option(
-    "-o", "--out", required=True, metavar="OUT", type=click.Path(path_type=Path),
+    "-o", "--out", metavar="OUT", type=click.Path(path_type=Path),
     help="Parquet file to write, or .npy with a Parquet file beside it.",
 )  # fmt: skip
 @_settings_options
 @_run_options
+@click.option(
+    "--calibrate",
+    "look",
+    flag_value="calibrate",
+    help="Measure every engine and precision on images of SOURCE, and write nothing.",
+)
+@click.option(
+    "--profile",
+    "look",
+    flag_value="profile",
+    help="Embed the first 2,000 images, say where the time goes, and write nothing.",
+)
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, /, source: str, name: str, weights: str, out: Path, as_json: bool,
-    column: str, image_column: str | None, on: str, address: str | None, **asked: Any,
+    context: click.Context, /, source: str, name: str, weights: str, out: Path | None,
+    as_json: bool, column: str, image_column: str | None, on: str, address: str | None,
+    look: str | None, **asked: Any,
 ) -> None:  # fmt: skip
     """Embed images into a file.
 
@@ -121,12 +135,20 @@ def command(
 
     What is done is kept in OUT.parts: the same line goes on after any end.
     """
+    if (out is None) == (look is None):
+        raise UsageFailure(
+            "Name the file to write with -o OUT, or look first with --calibrate or --profile, "
+            "which write nothing."
+        )
     images = _check_paths(source, column, image_column, out)
     encoder = build_image_encoder(context, name, weights)
 
     from headstrip.embed.run import embed_source
 
     settings, options = _split(asked)
+    if out is None:
+        _look(encoder, images, look == "profile", settings, options, as_json)
+        return
     compute = None
     if on == "ray":
         from headstrip.embed.cluster import on_ray
@@ -150,13 +172,54 @@ def command(
         context.exit(PARTLY)
 
 
-def _check_paths(source: str, column: str, image_column: str | None, out: Path) -> Source:
+def _look(
+    encoder: Encoder, source: Source, is_profile: bool, settings: Settings, options: Options,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Print what the engines, or the stages of a run, measure."""
+    from headstrip.embed.profile import measure_engines, profile
+
+    if not is_profile:
+        rows = [each.to_json() for each in measure_engines(encoder, source, settings)]
+        if as_json:
+            print_json(rows)
+        else:
+            click.echo("\n".join(map(_engine_line, rows)))
+        return
+    with _progress() as progress:
+        found = profile(encoder, source, settings=settings, options=options, progress=progress)
+    told = found.to_json()
+    if as_json:
+        print_json(told)
+        return
+    busy = found.seconds * found.lanes
+    click.echo(
+        f"{found.images} images in {found.seconds:.1f} s: "
+        f"{told['images_per_second']:.1f} images/s\n"
+        f"network   {found.stages.forward / busy:4.0%} of the time of {found.lanes} lanes\n"
+        f"waiting   {found.stages.decoded / busy:4.0%} for decoded images\n"
+        f"writing   {found.stages.written / found.seconds:4.0%} of the time of the writer\n"
+        f"The bottleneck is the {found.bottleneck}."
+    )
+
+
+def _engine_line(row: dict[str, Any]) -> str:
+    name = f"{row['engine']:<12} {row['precision']:<5}"
+    if row["unavailable"]:
+        return f"{name} {printable(row['unavailable'])}"
+    return (
+        f"{name} {row['images_per_second']:8.1f} images/s  cosine {row['cosine_min']:.7f} or more"
+    )
+
+
+def _check_paths(source: str, column: str, image_column: str | None, out: Path | None) -> Source:
     """Refuse paths that cannot work before torch is imported and weights are fetched."""
     from headstrip.embed.files import check_out
     from headstrip.embed.sources import source_of
 
     try:
-        check_out(out)
+        if out is not None:
+            check_out(out)
         images = source_of(source, column=column, image_column=image_column)
         if next(iter(images.items()), None) is None:
             raise HeadstripError(f"There is no image in {source!r}. Check the path.")
@@ -165,7 +228,7 @@ def _check_paths(source: str, column: str, image_column: str | None, out: Path) 
     return images
 
 
-def _split(asked: dict[str, Any]) -> tuple[Any, Options]:
+def _split(asked: dict[str, Any]) -> tuple[Settings, Options]:
     from headstrip.embed.plan import Settings
     from headstrip.embed.run import Options
 
