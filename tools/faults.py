@@ -97,8 +97,8 @@ FAULTS = (
     ),
     Fault(
         "bad image shifts its neighbours", "embed/pipeline.py",
-        "self._forward(decoded.pixels)[: len(places)]",
-        "self._forward(decoded.pixels)[::-1][: len(places)][::-1]",
+        "self._through(decoded.pixels)[: len(places)]",
+        "self._through(decoded.pixels)[::-1][: len(places)][::-1]",
         "tests/embed/test_run.py",
     ),
     Fault(

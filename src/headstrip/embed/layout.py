@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
-
-import numpy as np
 
 from headstrip.embed.plan import Settings
 
 if TYPE_CHECKING:
-    from headstrip.embed.engines import Engine, Precision
+    from headstrip.embed.engines import Engine, Forward, Precision
     from headstrip.encoder import Encoder
 
 _SHARD_ROWS = 1024
@@ -75,7 +72,7 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def forward_of(encoder: Encoder, settings: Settings) -> Callable[[np.ndarray], np.ndarray]:
+def forward_of(encoder: Encoder, settings: Settings) -> Forward:
     """Make what maps uint8 pixels (batch_size, H, W, C) to float32 embeddings."""
     from headstrip.embed.engines import compile_encoder
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from headstrip.embed.engines.memory import OutOfMemoryError
 from headstrip.embed.table import Rows
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ Finished = Callable[[int, Rows], None]
 Told = Callable[[int], None]
 
 _LOOK = 0.2
+_MOMENT = 1.0
 
 
 @dataclass(slots=True)
@@ -173,7 +175,7 @@ class Pipeline:
             rows.errors[place] = decoded.errors[slot]
             rows.checksums[place] = decoded.checksums[slot]
         if any(error is None for error in decoded.errors[: len(places)]):
-            rows.embeddings[places] = self._forward(decoded.pixels)[: len(places)]
+            rows.embeddings[places] = self._through(decoded.pixels)[: len(places)]
             self.stages.add("forward", time.perf_counter() - ready)
         self._told.put(len(places))
         with self._lock:
@@ -181,6 +183,14 @@ class Pipeline:
             full = not work.pending
         if full:
             self._put_full(work)
+
+    def _through(self, pixels: np.ndarray) -> np.ndarray:
+        try:
+            return self._forward(pixels)
+        except OutOfMemoryError:
+            # Another lane, or another program, may have had it for a moment.
+            time.sleep(_MOMENT)
+            return self._forward(pixels)
 
     def _put_full(self, work: Work) -> None:
         while not self._stopped:

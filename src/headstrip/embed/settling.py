@@ -11,7 +11,8 @@ import numpy as np
 from headstrip.embed.calibrate import Measured, calibrate, choose
 from headstrip.embed.decoders import Decoders
 from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Precision
-from headstrip.embed.layout import lay_out
+from headstrip.embed.engines.memory import OutOfMemoryError
+from headstrip.embed.layout import forward_of, lay_out
 from headstrip.embed.layouts import best_batch
 from headstrip.embed.listing import Listing
 from headstrip.embed.plan import AUTO, Settings
@@ -57,15 +58,47 @@ def settled(
             settings, batch_size=best.batch_size, threads=best.threads,
             channels_last=best.channels_last,
         )  # fmt: skip
-    if AUTO not in (settings.engine, settings.precision):
-        return settings
-    found = choose(measured(encoder, listing, reader, settings))
-    say(
-        f"Of the engines here {found.engine} in {found.precision} is the fastest within the "
-        f"tolerance: {found.images_per_second:.1f} images/s, cosine {found.cosine_min:.6f} or more "
-        "to eager torch in fp32."
-    )
-    return replace(settings, engine=found.engine, precision=found.precision)
+    if AUTO in (settings.engine, settings.precision):
+        found = choose(measured(encoder, listing, reader, settings))
+        say(
+            f"Of the engines here {found.engine} in {found.precision} is the fastest within the "
+            f"tolerance: {found.images_per_second:.1f} images/s, cosine {found.cosine_min:.6f} or "
+            "more to eager torch in fp32."
+        )
+        settings = replace(settings, engine=found.engine, precision=found.precision)
+    if not on_cpu and settings.batch_size is None:
+        settings = fitting(encoder, settings)
+    return settings
+
+
+def fitting(encoder: Encoder, settings: Settings) -> Settings:
+    """Halve the batch until it fits in the memory of the device.
+
+    Args:
+        encoder: What embeds.
+        settings: How; the batch that ``lay_out`` chooses is begun with where none is said.
+
+    Returns:
+        The settings with a size of batch that went through the network once.
+
+    Raises:
+        OutOfMemoryError: Not even one image fits.
+    """
+    device = encoder.place()[0].type
+    size = int(lay_out(settings, lanes=None, workers=None, device=device).settings.batch_size or 1)
+    while True:
+        tried = replace(settings, batch_size=size)
+        layout = lay_out(tried, lanes=None, workers=None, device=device)
+        try:
+            with encoder.evaluating():
+                forward = forward_of(encoder, layout.settings)
+                forward(np.zeros(forward.pixels_shape, np.uint8))
+        except OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+        else:
+            return tried
 
 
 def measured(

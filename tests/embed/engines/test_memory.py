@@ -10,10 +10,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from tests.embed.conftest import pixels
 
 from headstrip import HeadstripError, ImageError
 from headstrip.embed.engines import compile_encoder
 from headstrip.embed.engines.memory import OutOfMemoryError, is_out_of_memory
+from headstrip.embed.plan import Settings
+from headstrip.embed.run import embed_source
+from headstrip.embed.settling import fitting
 
 MORE_THAN_THERE_IS = 1 << 50
 
@@ -81,3 +86,29 @@ def test_a_batch_that_does_not_fit_leaves_nothing_behind_and_a_smaller_one_runs(
     assert tight.seen[0]() is None
     small = compile_encoder(encoder, batch_size=4, threads=1)
     assert small(batches[0]).shape == (4, encoder.output_dim)
+
+
+def test_the_next_smaller_batch_is_taken_until_one_fits(encoder):
+    encoder = copy.deepcopy(encoder)
+    encoder.backbone = Tight(encoder.backbone)
+    assert fitting(encoder, Settings(batch_size=16)).batch_size == 4
+    assert fitting(encoder, Settings(batch_size=3)).batch_size == 3
+
+
+def test_memory_that_is_short_for_a_moment_costs_a_moment(encoder, tmp_path, monkeypatch):
+    Image.fromarray(pixels(1)).save(tmp_path / "a.png")
+    left = [OutOfMemoryError("for a moment")]
+
+    def short(*given, **asked):
+        forward = compile_encoder(*given, **asked)
+
+        def through(batch):
+            if left:
+                raise left.pop()
+            return forward(batch)
+
+        return through
+
+    monkeypatch.setattr("headstrip.embed.engines.compile_encoder", short)
+    assert embed_source(encoder, tmp_path, tmp_path / "out.parquet").bad == 0
+    assert not left
