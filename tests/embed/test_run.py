@@ -20,6 +20,7 @@ from PIL import Image
 from tests.embed.conftest import SMALL
 
 from headstrip import HeadstripError, PreprocessingError, build_encoder
+from headstrip.embed.parts import opened_parts
 from headstrip.embed.pipeline import Told
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
@@ -444,3 +445,13 @@ def test_a_shard_that_is_not_whole_is_computed_again(
     first.write_bytes(changed[damage])
     embed(encoder, photos, out, shard_rows=1)
     assert out.read_bytes() == expected
+
+
+def test_two_processes_do_not_write_one_file(encoder: Encoder, photos: Path, out: Path) -> None:
+    with (
+        opened_parts(out),
+        pytest.raises(HeadstripError, match="Another process is writing"),
+    ):
+        embed(encoder, photos, out)
+    embed(encoder, photos, out)
+    assert list(out.parent.iterdir()) == [out]

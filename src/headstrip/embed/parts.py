@@ -103,38 +103,41 @@ def opened_parts(out: Path) -> Iterator[Parts]:
         HeadstripError: It cannot be made, or another process holds it.
     """
     folder = out.with_name(out.name + ".parts")
+    parts, lock = Parts(folder), FileLock(folder / _LOCK)
     try:
-        lock = _locked(folder)
-    except OSError as error:
-        raise HeadstripError(
-            f"The folder {str(folder)!r} cannot be made ({error.strerror}). "
-            "Change the permissions there, or name another file."
-        ) from error
-    except Timeout as error:
-        raise HeadstripError(
-            f"Another process is writing {str(out)!r} now. Wait for it, or name another file."
-        ) from error
-    parts = Parts(folder)
-    try:
+        try:
+            _lock(folder, lock)
+        except Timeout as error:
+            # It is an OSError too.
+            raise HeadstripError(
+                f"Another process is writing {str(out)!r} now. Wait for it, or name another file."
+            ) from error
+        except OSError as error:
+            raise HeadstripError(
+                f"The folder {str(folder)!r} cannot be made ({error.strerror}). "
+                "Change the permissions there, or name another file."
+            ) from error
         yield parts
     finally:
         with suppress(OSError):
-            if not parts.has_shards():
+            if lock.is_locked and not parts.has_shards():
                 parts.remove()
         lock.release()
+        with suppress(OSError):
+            # Interrupted before it was locked, there is nothing in it.
+            folder.rmdir()
 
 
-def _locked(folder: Path) -> FileLock:
+def _lock(folder: Path, lock: FileLock) -> None:
     """Lock the folder that stands there, and no other that was removed since."""
     while True:
         folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / _LOCK)
         try:
             lock.acquire(timeout=0)
         except FileNotFoundError:
             continue
         if (folder / _LOCK).exists():
-            return lock
+            return
         lock.release()
 
 
