@@ -1,6 +1,6 @@
 """Runs that are ended, in processes forked from one that has an encoder ready.
 
-    python -m tests.embed.ended FOLDER died|ENOSPC|EIO|killed
+    python -m tests.embed.ended FOLDER died|ENOSPC|EIO|killed|interrupted|measured
 
 Prints as JSON what became of each: the exit code, the message, what was left beside the file, and
 whether the same call afterwards gave the file of a run that nothing had ended.
@@ -15,6 +15,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from tests.failing import dying, failing
 
 SHARD, BATCH = 4, 2
 KILLS = 25
+INTERRUPTIONS = 30
+_HANGS = 60.0
 
 
 def photographs(folder: Path, count: int) -> Path:
@@ -173,10 +176,56 @@ def killed(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
     yield {"at": KILLS, "code": 0, **case.again(out)}
 
 
+def interrupt(call: Callable[[], Any], seconds: float) -> tuple[int, str]:
+    """Call in a process of its own that is sent Ctrl-C after a time, and killed if it hangs."""
+
+    def interrupted() -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        killer = threading.Timer(_HANGS, os.kill, (os.getpid(), signal.SIGKILL))
+        killer.daemon = True
+        killer.start()
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            call()
+        except KeyboardInterrupt:
+            # A thread that is still about would write on.
+            return 130 if threading.active_count() == 2 else 4
+        return 0
+
+    return forked(interrupted)
+
+
+def interrupted(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Interrupt runs of 300 pictures, each at another moment, and go on with each."""
+    case = Case(folder, 300, workers=2, shard=64)
+    chance = random.Random(seed)
+    for at in range(INTERRUPTIONS):
+        out = folder / f"{at}" / "out.parquet"
+        out.parent.mkdir()
+        code, said = interrupt(lambda out=out: case.embed(out), chance.uniform(0.0, 0.4))
+        yield {"at": at, "code": code, "said": said, **case.again(out)}
+
+
+def measured(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Interrupt the measurement of batch sizes."""
+    from tests.embed.conftest import tiny_encoder
+
+    from headstrip.embed.layouts import best_batch
+
+    encoder, chance = tiny_encoder(), random.Random(seed)
+    best_batch(encoder, cores=2)
+    for at in range(INTERRUPTIONS):
+        code, said = interrupt(
+            lambda: [best_batch(encoder, cores=2) for _ in range(1000)], chance.uniform(0.0, 0.3)
+        )
+        yield {"at": at, "code": code, "said": said}
+
+
 def main() -> None:
     """Run what is asked for, and print it."""
     folder, kind = Path(sys.argv[1]), sys.argv[2]
-    found = killed(folder) if kind == "killed" else at_every_call(folder, kind)
+    kinds = {"killed": killed, "interrupted": interrupted, "measured": measured}
+    found = kinds[kind](folder) if kind in kinds else at_every_call(folder, kind)
     print(json.dumps(list(found)))
 
 

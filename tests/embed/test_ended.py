@@ -66,3 +66,16 @@ def test_a_run_that_is_killed_25_times_gives_what_one_run_gives(tmp_path: Path) 
     shards = [run["shards"] for run in killed if run["code"] == -9]
     assert shards == sorted(shards)
     check_gone_on_with(last)
+
+
+def test_a_run_that_is_interrupted_at_any_moment_ends_and_is_gone_on_with(tmp_path: Path) -> None:
+    interrupted = runs(tmp_path, "interrupted")
+    codes = [run["code"] for run in interrupted]
+    assert set(codes) <= {0, 130}, [run for run in interrupted if run["code"] not in {0, 130}]
+    assert 130 in codes
+    for run in interrupted:
+        check_gone_on_with(run)
+
+
+def test_a_measurement_that_is_interrupted_at_any_moment_ends(tmp_path: Path) -> None:
+    assert {run["code"] for run in runs(tmp_path, "measured")} == {130}

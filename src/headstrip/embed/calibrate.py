@@ -16,6 +16,7 @@ from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Forward, Precis
 from headstrip.embed.engines.cosines import cosines
 from headstrip.embed.engines.memory import is_out_of_memory
 from headstrip.errors import HeadstripError, PreprocessingError, one_line
+from headstrip.interrupting import interrupts_held
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
@@ -161,7 +162,10 @@ def _run(
     """Return the embeddings in the order of the batches, and how long it took."""
     with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         # What a thread sets aside at its first batch is not part of its speed.
-        list(pool.map(forward, [pixels[0]] * lanes))
+        with interrupts_held():
+            first = pool.map(forward, [pixels[0]] * lanes)
+        list(first)
         started = time.perf_counter()
-        found = list(pool.map(forward, pixels))
-        return np.concatenate(found), time.perf_counter() - started
+        with interrupts_held():
+            found = pool.map(forward, pixels)
+        return np.concatenate(list(found)), time.perf_counter() - started

@@ -11,6 +11,7 @@ from headstrip.embed.decoder_process import DecoderProcess
 from headstrip.embed.decoder_worker import Order, Outcome
 from headstrip.embed.tickets import Chunk
 from headstrip.errors import HeadstripError
+from headstrip.interrupting import interrupts_held
 
 _HELD = 2
 """Chunks that a process has at once: it need not wait for the parent between two."""
@@ -72,8 +73,10 @@ class Lanes:
             for process in self._processes.values():
                 if process.is_busy:
                     process.kill()
-        for thread in self._threads:
-            thread.join()
+        # Python 3.11 takes a thread for ended whose join was interrupted.
+        with interrupts_held():
+            for thread in self._threads:
+                thread.join()
 
     def _run(self, number: int) -> None:
         try:

@@ -106,7 +106,7 @@ class Decoders:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._fail(HeadstripError("The decoders were closed before this batch was decoded."))
+        self.give_up()
         if self._lanes is not None:
             self._lanes.close()
         if self._memory is not None and isinstance(self._memory.handle, int):
@@ -117,6 +117,10 @@ class Decoders:
     def pids(self) -> list[int]:
         """The ids of the processes that decode at the moment."""
         return self._lanes.pids if self._lanes else []
+
+    def give_up(self) -> None:
+        """Have ``submit``, and the result of every batch that is not decoded yet, raise at once."""
+        self._fail(HeadstripError("The decoders were closed before this batch was decoded."))
 
     def submit(self, items: Sequence[Item]) -> Ticket:
         """Have a batch decoded, as soon as there is a slot for it.

@@ -6,14 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from headstrip.embed.engines import compile_encoder
+from headstrip.interrupting import interrupts_held
 
 if TYPE_CHECKING:
     from headstrip.embed.engines import Forward
@@ -123,7 +123,8 @@ def _changes(cores: int) -> Iterator[dict[str, int | bool]]:
 def _seconds(forward: Forward, layout: Layout) -> float:
     """Return how long all lanes take for their batches after the first."""
     pixels = np.zeros(forward.pixels_shape, np.uint8)
-    begun = threading.Barrier(layout.lanes + 1)
+    started: list[float] = []
+    begun = threading.Barrier(layout.lanes, lambda: started.append(time.perf_counter()))
 
     def lane() -> None:
         torch.set_num_threads(layout.threads)
@@ -138,14 +139,18 @@ def _seconds(forward: Forward, layout: Layout) -> float:
 
     before = torch.get_num_threads()
     try:
+        # All lanes, or they wait for each other for ever.
         with ThreadPoolExecutor(layout.lanes) as pool:
-            lanes = [pool.submit(lane) for _ in range(layout.lanes)]
-            with suppress(threading.BrokenBarrierError):
-                begun.wait()
-            started = time.perf_counter()
-        seconds = time.perf_counter() - started
+            try:
+                with interrupts_held():
+                    lanes = [pool.submit(lane) for _ in range(layout.lanes)]
+            except RuntimeError:
+                begun.abort()
+                raise
+            wait(lanes)
+        ended = time.perf_counter()
         _raise_first([one.exception() for one in lanes])
-        return seconds
+        return ended - started[0]
     finally:
         torch.set_num_threads(before)
 

@@ -19,6 +19,7 @@ from headstrip.embed.priors import Priors
 from headstrip.embed.sources import Reader
 from headstrip.embed.table import Rows, table_of
 from headstrip.errors import HeadstripError
+from headstrip.interrupting import interrupts_held
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
@@ -76,13 +77,13 @@ class Loop:
             self._encoder.preprocess(None)
             raise AssertionError
         with ExitStack() as stack:
-            self._decoders = stack.enter_context(
-                Decoders(
-                    task.reader, preprocessing, batch_size=int(settings.batch_size or 1),
-                    workers=task.layout.workers, slots=task.layout.slots, timeout=task.timeout,
-                    route=str(settings.route),
-                )
+            decoders = Decoders(
+                task.reader, preprocessing, batch_size=int(settings.batch_size or 1),
+                workers=task.layout.workers, slots=task.layout.slots, timeout=task.timeout,
+                route=str(settings.route),
             )  # fmt: skip
+            with interrupts_held():
+                self._decoders = stack.enter_context(decoders)
             stack.enter_context(self._encoder.evaluating())
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(int(settings.threads or 1))

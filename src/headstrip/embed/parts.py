@@ -19,6 +19,7 @@ from headstrip.atomic import sync_folder, write_atomically
 from headstrip.embed.plan import Plan
 from headstrip.embed.table import metadata_of, parquet_bytes
 from headstrip.errors import HeadstripError
+from headstrip.interrupting import interrupts_held
 
 _SHARD = "{:06d}.parquet"
 _LOCK = "lock"
@@ -106,7 +107,8 @@ def opened_parts(out: Path) -> Iterator[Parts]:
     parts, lock = Parts(folder), FileLock(folder / _LOCK)
     try:
         try:
-            _lock(folder, lock)
+            with interrupts_held():
+                _lock(folder, lock)
         except Timeout as error:
             # It is an OSError too.
             raise HeadstripError(

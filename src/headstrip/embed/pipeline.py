@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import torch
 
 from headstrip.embed.engines.memory import OutOfMemoryError
 from headstrip.embed.table import Rows
+from headstrip.interrupting import interrupts_held
 
 if TYPE_CHECKING:
     from headstrip.embed.decoders import Decoders, Ticket
@@ -100,10 +102,15 @@ class Pipeline:
         """
         self._decoders, self._forward, self._finished = decoders, forward, finished
         self._batch_size, self._lanes, self._threads = batch_size, lanes, threads
-        self._free = threading.Semaphore(slots)
-        self._tasks: queue.Queue[tuple[Work, list[int], Ticket] | None] = queue.Queue()
+        # Simple queues: Ctrl-C cannot come while Python holds a lock of theirs.
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(slots):
+            self._free.put(None)
+        self._tasks: queue.SimpleQueue[tuple[Work, list[int], Ticket] | None] = queue.SimpleQueue()
         self._full: queue.Queue[Work | None] = queue.Queue(maxsize=4)
         self._told: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._started: list[threading.Thread] = []
         self._failed: BaseException | None = None
         self._stopped = False
         self._lock = threading.Lock()
@@ -116,21 +123,41 @@ class Pipeline:
             works: The shards, taken as there is room.
             told: Called in this thread with the number of rows done since it was called last.
         """
-        lanes = [threading.Thread(target=self._lane, daemon=True) for _ in range(self._lanes)]
-        writer = threading.Thread(target=self._writer, daemon=True)
-        for thread in (*lanes, writer):
-            thread.start()
         try:
+            with interrupts_held():
+                self._start(self._writer)
+                for _ in range(self._lanes):
+                    self._start(self._lane)
             for work in works:
                 self._feed(work, told)
                 self._tell(told)
-            self._close(lanes, writer, told)
+            self._close(told)
             self._raise()
         except BaseException:
             self._stopped = True
-            self._close(lanes, writer, None)
+            self._decoders.give_up()
+            with interrupts_held():
+                self._close(lambda done: None)
             raise
         self._tell(told)
+
+    def _start(self, target: Callable[[], None]) -> None:
+        """Start a thread whose end is told: joining one is not safe from interruptions."""
+
+        def until_ended() -> None:
+            try:
+                target()
+            finally:
+                self._started.remove(threading.current_thread())
+                self._ended.put(None)
+
+        thread = threading.Thread(target=until_ended, daemon=True)
+        self._started.append(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._started.remove(thread)
+            raise
 
     def _feed(self, work: Work, told: Told) -> None:
         chunks = [
@@ -143,13 +170,20 @@ class Pipeline:
             self._put_full(work)
         for places in chunks:
             started = time.perf_counter()
-            while not self._free.acquire(timeout=_LOOK):
-                self._raise()
+            self._wait_for_room()
             self.stages.add("fed", time.perf_counter() - started)
             self._raise()
-            ticket = self._decoders.submit([work.rows.items[place] for place in places])
-            self._tasks.put((work, places, ticket))
+            with interrupts_held():
+                ticket = self._decoders.submit([work.rows.items[place] for place in places])
+                self._tasks.put((work, places, ticket))
             self._tell(told)
+
+    def _wait_for_room(self) -> None:
+        while True:
+            try:
+                return self._free.get(timeout=_LOOK)
+            except queue.Empty:
+                self._raise()
 
     def _lane(self) -> None:
         # A new thread has as many threads for its batches as the process was started with.
@@ -160,10 +194,12 @@ class Pipeline:
                 if not self._stopped:
                     self._fill(work, places, ticket)
             except BaseException as error:
-                self._fail(error)
+                # Told to end, it may find its images gone.
+                if not self._stopped:
+                    self._fail(error)
             finally:
                 ticket.release()
-                self._free.release()
+                self._free.put(None)
 
     def _fill(self, work: Work, places: Sequence[int], ticket: Ticket) -> None:
         rows, started = work.rows, time.perf_counter()
@@ -227,18 +263,16 @@ class Pipeline:
         if done and not self._stopped:
             told(done)
 
-    def _close(
-        self, lanes: list[threading.Thread], writer: threading.Thread, told: Told | None
-    ) -> None:
-        for _ in lanes:
+    def _close(self, told: Told) -> None:
+        """Have the lanes end when they have done what there is, and the writer after them."""
+        for _ in range(self._lanes):
             self._tasks.put(None)
-        self._join(lanes, told)
+        self._await(1, told)
         self._full.put(None)
-        self._join([writer], told)
+        self._await(0, told)
 
-    def _join(self, threads: Iterable[threading.Thread], told: Told | None) -> None:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(_LOOK)
-                if told is not None:
-                    self._tell(told)
+    def _await(self, running: int, told: Told) -> None:
+        while len(self._started) > running:
+            with suppress(queue.Empty):
+                self._ended.get(timeout=_LOOK)
+            self._tell(told)
