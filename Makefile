@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest-timm lint coverage clean
+.PHONY: help demo test test-slow test-oldest-timm soak lint coverage clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ test-slow: $(INSTALLED)  ## Run the tests that take minutes or gigabytes
 # The environment's torch, with another timm before it on the path.
 test-oldest-timm: $(OLDEST_TIMM)  ## Run timm's default tests on the oldest timm that is supported
 	PYTHONPATH=$(OLDEST_TIMM) $(PYTEST) plugins/headstrip-timm $(ARGS)
+
+# Two minutes on two cores; what it measured is committed.
+soak: $(INSTALLED)  ## Embed a million images, and draw the memory that it took
+	$(BIN)/python tools/soak_embed.py --markdown docs/memory.md --svg docs/memory.svg
 
 lint: $(INSTALLED)  ## Check style, format and types
 	$(BIN)/ruff check

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 MIB = 2**20
-LEAST = 1e-4
-"""Seconds below which a difference of two times is noise."""
+NOISE = 0.02
+"""Share of a warm forward below which the difference to another is noise, and counts as this."""
 
 RIVALS = ("notes", "torchvision", "timm")
 Measured = dict[str, Any]
@@ -159,7 +159,7 @@ def _extra(way: str) -> Callable[[Measured], Value]:
 
     def extra(one: Measured) -> Value:
         first, warm = _of(way, "first_s")(one), _of(way, "warm_s")(one)
-        return None if first is None or warm is None else max(first - warm, LEAST)
+        return None if first is None or warm is None else max(first - warm, NOISE * warm)
 
     return extra
 
