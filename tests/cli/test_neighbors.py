@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.cli.conftest import Run
@@ -130,6 +131,7 @@ def test_what_cannot_be_asked_is_a_usage_error(
         ([tmp_path / "none.parquet", *query], "There is no file"),
         ([embedded, *query, "--weights", "none.pth"], "There is no file 'none.pth'"),
         ([embedded, *query, "--html", tmp_path / "none" / "page.html"], "there is no folder"),
+        ([embedded, *query, "--html", embedded], "is a file that is read"),
         ([embedded], "Missing option '-q'"),
         ([embedded, *query, "-k", 0], "Invalid value for '-k'"),
         ([embedded, *query, "--index", "hnsw"], "Invalid value for '--index'"),
@@ -160,3 +162,16 @@ def test_what_cannot_be_done_is_a_sentence(
         assert told in result.stderr
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "p.html").exists()
+
+
+def test_a_file_of_bad_images_alone_has_no_neighbours(
+    run: Run, embedded: Path, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    table = pq.read_table(embedded)
+    column = table.schema.get_field_index("embedding")
+    none = pa.nulls(len(table), table.schema.field("embedding").type)
+    bad = tmp_path / "bad.parquet"
+    pq.write_table(table.set_column(column, table.schema.field("embedding"), none), bad)
+    result = run("neighbors", bad, "-q", photos / "a.png", "--weights", weights_of(NAME))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "has no embedding, only images that are bad" in result.stderr

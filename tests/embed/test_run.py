@@ -455,3 +455,68 @@ def test_two_processes_do_not_write_one_file(encoder: Encoder, photos: Path, out
         embed(encoder, photos, out)
     embed(encoder, photos, out)
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_shard_that_is_done_is_not_written_again(
+    encoder: Encoder, photos: Path, save: Save, out: Path
+) -> None:
+    for number in range(8):
+        save(f"e{number}.png", number)
+
+    def until(count: int) -> None:
+        def interrupt(done: int, total: int) -> None:
+            if done >= count:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            embed_source(
+                encoder, photos, out, options=HERE, progress=interrupt,
+                settings=Settings(batch_size=2, shard_rows=4),
+            )  # fmt: skip
+
+    until(6)
+    (shard,) = out.parent.glob("*.parts/*/000000.parquet")
+    before = shard.stat()
+    until(10)
+    assert (shard.stat().st_ino, shard.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_rows_beside_an_npy_that_are_of_something_else_are_not_replaced(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    rows = out.with_name("out.rows.parquet")
+    pq.write_table(pa.table({"mine": [1]}), rows)
+    with pytest.raises(HeadstripError, match=r"out\.rows\.parquet' is there, and no file of"):
+        embed(encoder, photos, out.with_suffix(".npy"))
+    assert pq.read_table(rows).to_pydict() == {"mine": [1]}
+
+
+def test_something_of_the_users_in_the_folder_of_parts_is_kept(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    folder = out.with_name("out.parquet.parts")
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(HeadstripError, match=r"has 'notes\.txt' in it"):
+        embed(encoder, photos, out)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_of_another_source_that_looks_the_same_is_read_again(
+    encoder: Encoder, photos: Path, out: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for folder, value in ((photos, 10), (other, 200)):
+        Image.new("L", (9, 9), value).save(folder / "same.bmp")
+        os.utime(folder / "same.bmp", ns=(1, 1))
+    embed(encoder, photos, out)
+    said: list[str] = []
+    embed_source(
+        encoder, other, out, options=HERE, settings=Settings(batch_size=2), say=said.append
+    )
+    (found,) = embeddings_of(out).values()
+    clean = out.with_name("clean.parquet")
+    embed(encoder, other, clean)
+    assert np.array_equal(found, embeddings_of(clean)["same.bmp"])
+    assert any("has rows of another source" in sentence for sentence in said)

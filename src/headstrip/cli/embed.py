@@ -240,7 +240,7 @@ def _split(asked: dict[str, Any]) -> tuple[Settings, Options]:
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
     """Show a bar with the rate on a terminal, and nothing in a pipe."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

@@ -79,7 +79,9 @@ def command(
     There is a line a neighbour: the cosine of the angle between the two embeddings, and the path.
     A bad image is told, the others are searched for, and the exit code is 1 then.
     """
-    _check_paths([embeddings, *([Path(weights)] if weights else [])], page)
+    files = [embeddings, *([Path(weights)] if weights else [])]
+    _check_paths(files, page)
+    _check_page(page, [*files, *map(Path, images)])
 
     from headstrip.embed.loading import open_embeddings
     from headstrip.embed.neighbors import library_of, nearest
@@ -93,6 +95,11 @@ def command(
             warn(f"Error: {query.image}: {query.error}")
     good = [query.embedding for query in queries if query.embedding is not None]
     found = nearest(file, good, count, index=index) if good else []
+    if good and not any(found):
+        raise HeadstripError(
+            f"{str(embeddings)!r} has no embedding, only images that are bad. Its column 'error' "
+            "says why."
+        )
     results = _results(queries, found)
     missing = 0
     if page is not None and pictures is not None:
@@ -117,6 +124,13 @@ def _check_paths(files: list[Path], page: Path | None) -> None:
             check_out(page)
     except HeadstripError as error:
         raise UsageFailure(str(error)) from error
+
+
+def _check_page(page: Path | None, files: list[Path]) -> None:
+    """Refuse to write the page over what is read."""
+    for file in files:
+        if page is not None and page.exists() and file.exists() and page.samefile(file):
+            raise UsageFailure(f"--html {str(page)!r} is a file that is read. Name another page.")
 
 
 def _pictures(root: str) -> Pictures:

@@ -39,7 +39,7 @@ def print_json(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: with a head on a terminal, in a pipe a line a row and nothing else."""
     rows = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         _print_rich(columns, rows)
         return
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]

@@ -87,7 +87,10 @@ class Parts:
     def remove(self) -> None:
         """Remove all of it, the shards before what says that there are any."""
         self.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            self.sweep()
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            self.folder.rmdir()
         sync_folder(self.folder.parent)
 
 
@@ -101,7 +104,7 @@ def opened_parts(out: Path) -> Iterator[Parts]:
         out: The file that the parts are for.
 
     Raises:
-        HeadstripError: It cannot be made, or another process holds it.
+        HeadstripError: It cannot be made, has something else in it, or another process holds it.
     """
     folder = out.with_name(out.name + ".parts")
     parts, lock = Parts(folder), FileLock(folder / _LOCK)
@@ -134,6 +137,7 @@ def _lock(folder: Path, lock: FileLock) -> None:
     """Lock the folder that stands there, and no other that was removed since."""
     while True:
         folder.mkdir(exist_ok=True)
+        _refuse_others(folder)
         try:
             lock.acquire(timeout=0)
         except FileNotFoundError:
@@ -141,6 +145,17 @@ def _lock(folder: Path, lock: FileLock) -> None:
         if (folder / _LOCK).exists():
             return
         lock.release()
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse a folder that has something else in it: it is removed at the end."""
+    for path in folder.iterdir():
+        is_ours = path.name in {_LOCK, _STATE} or path.name.startswith(".")
+        if not is_ours and not _GENERATION.fullmatch(path.name):
+            raise HeadstripError(
+                f"The folder {str(folder)!r} is for what is done so far, and has {path.name!r} in "
+                "it. Move that, or name another file."
+            )
 
 
 class Shards:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -182,7 +184,7 @@ class Run:
         """List the source and settle how its images are embedded, or refuse."""
         self.encoder, self.source, self.out = encoder, source, out
         self.parts, self.options, self._say = parts, options, say or (lambda sentence: None)
-        self._shown = shown
+        self._shown, self._origin = shown, origin_of(source)
         now = Plan(encoder_in_plan(encoder), asked, environment_of(encoder))
         found = self._found(now)
         parts.sweep()
@@ -229,10 +231,13 @@ class Run:
 
     def task(self) -> Task:
         """Return what a loop needs, here or on another machine."""
-        options = self.options
+        options, priors = self.options, tuple(self._priors())
+        # Two files of the same name, size and time may differ where they are not the same file.
+        origins = {(metadata_in(path) or {}).get("source") for path in priors}
+        is_elsewhere = not origins <= {self._origin}
         return Task(
-            self.source.reader(), self.shards, tuple(self._priors()), self.layout,
-            options.retry_failed, options.checksum, options.max_errors, options.timeout,
+            self.source.reader(), self.shards, priors, self.layout, options.retry_failed,
+            options.checksum or is_elsewhere, options.max_errors, options.timeout,
         )  # fmt: skip
 
     def _todo(self) -> list[int]:
@@ -281,13 +286,21 @@ class Run:
         return found
 
     def _plan_in_out(self) -> Plan | None:
-        if not os.path.lexists(self.out):
+        there = [path for path in (self.out, rows_file(self.out)) if os.path.lexists(path)]
+        if not there:
             return None
-        plan = Plan.from_json((metadata_in(rows_file(self.out)) or {}).get("plan") or {})
+        metadata = metadata_in(rows_file(self.out)) or {}
+        plan = Plan.from_json(metadata.get("plan") or {})
         if plan is None:
+            shown = self._shown if there[0] == self.out else str(there[0])
             raise HeadstripError(
-                f"{self._shown!r} is there, and no file of embeddings that can be gone on with. "
+                f"{shown!r} is there, and no file of embeddings that can be gone on with. "
                 "Name another file, or replace it with --overwrite (overwrite=True)."
+            )
+        if metadata.get("source") != self._origin:
+            self._say(
+                f"{self._shown!r} has rows of another source: those of images that are not in "
+                "this one are left out of it."
             )
         return plan
 
@@ -296,7 +309,7 @@ class Run:
         schema = schema_of(
             self.encoder.output_dim,
             str(settings.dtype),
-            metadata_for(self.plan, self.listing.digest),
+            metadata_for(self.plan, self._origin, self.listing.digest),
         )
         folder = listing_file(self.parts.folder, self.listing.digest).parent
         return Shards(folder, schema, int(settings.shard_rows or 0), len(self.listing))
@@ -330,7 +343,7 @@ def _stream(
         )
     layout = lay_out(asked, lanes=1, workers=0, device=encoder.place()[0].type)
     plan = Plan(encoder_in_plan(encoder), layout.settings, environment_of(encoder))
-    metadata = {**metadata_for(plan, ""), "listing": None}
+    metadata = metadata_for(plan, origin_of(source), None)
     schema = schema_of(encoder.output_dim, str(layout.settings.dtype), metadata)
     done = 0
 
@@ -360,7 +373,13 @@ def environment_of(encoder: Encoder) -> dict[str, str]:
     }  # fmt: skip
 
 
-def metadata_for(plan: Plan, listing: str) -> dict[str, Any]:
+def origin_of(source: Source) -> str:
+    """Return what tells one source from another."""
+    text = json.dumps(source.describe(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def metadata_for(plan: Plan, source: str, listing: str | None) -> dict[str, Any]:
     """Return what a file says of itself."""
     encoder = plan.encoder
     return {
@@ -368,6 +387,7 @@ def metadata_for(plan: Plan, listing: str) -> dict[str, Any]:
         "manifest": encoder,
         "preprocessing": encoder.get("preprocessing"),
         "plan": plan.to_json(),
+        "source": source,
         "listing": listing,
     }
 

@@ -63,7 +63,8 @@ def schema_of(dim: int, dtype: str, metadata: Mapping[str, Any]) -> pa.Schema:
     return pa.schema(
         [
             pa.field("path", pa.string(), nullable=False),
-            pa.field("embedding", pa.list_(kind, dim)),
+            # Parquet's own name for it: what is read back has the schema that was written.
+            pa.field("embedding", pa.list_(pa.field("element", kind), dim)),
             pa.field("width", pa.int32()),
             pa.field("height", pa.int32()),
             pa.field("error", pa.string()),

@@ -220,7 +220,7 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("a.jpg", "b.tar"), ("b.jpg", "a.tar"), ("x/a.tar.gz", "b.jpg")])
 def test_images_beside_archives_are_a_mixture(tmp_path: Path, names: tuple[str, str]) -> None:
-    write_files(tmp_path, dict.fromkeys(names, b""))
+    write_files(tmp_path, {name: bytes(1024 * name.endswith(".tar")) for name in names})
     with pytest.raises(HeadstripError, match="single images and files that hold many"):
         contents(tmp_path)
     write_tar(tmp_path / "c.tar", {"z.jpg": b"1"})

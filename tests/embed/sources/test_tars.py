@@ -201,8 +201,17 @@ def test_no_byte_of_a_header_can_do_more_than_refuse(tmp_path: Path) -> None:
 
 def test_a_long_chain_of_headers_is_walked_and_not_recursed_into(tmp_path: Path) -> None:
     link = header("x", type=tarfile.XHDTYPE, size=12) + b"12 path=a.b\n".ljust(512, b"\0")
-    (tmp_path / "x.tar").write_bytes(link * 5000 + header("c.jpg", size=1) + b"1".ljust(512, b"\0"))
+    member = header("c.jpg", size=1) + b"1".ljust(512, b"\0")
+    (tmp_path / "x.tar").write_bytes(link * 5000 + member + bytes(1024))
     assert contents(tmp_path / "x.tar") == {}
+
+
+@pytest.mark.parametrize("size", [0, 2 * 1024])
+def test_an_archive_cut_between_two_members_is_refused(tmp_path: Path, size: int) -> None:
+    write_tar(tmp_path / "x.tar", {"a.jpg": b"1", "b.jpg": b"2", "c.jpg": b"3"})
+    os.truncate(tmp_path / "x.tar", size)
+    with pytest.raises(HeadstripError, match="has no end mark, so it was cut"):
+        contents(tmp_path / "x.tar")
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar.xz", "x.tar"])

@@ -92,6 +92,7 @@ class _Walk:
                 self._extend(kind, self._payload(size))
             else:
                 yield self._member(header, kind, size, start)
+        raise _Damaged("it has no end mark, so it was cut, or is still being written")
 
     def _member(self, header: bytes, kind: bytes, size: int, start: int) -> Member:
         said = {**self._global, **(self._next or {})}
