@@ -129,7 +129,7 @@ def opened_parts(out: Path) -> Iterator[Parts]:
                 parts.remove()
         lock.release()
         with suppress(OSError):
-            # Interrupted before it was locked, there is nothing in it.
+            # Made and not locked, there is nothing in it.
             folder.rmdir()
 
 

@@ -231,12 +231,11 @@ class Run:
 
     def task(self) -> Task:
         """Return what a loop needs, here or on another machine."""
-        options, priors = self.options, tuple(self._priors())
+        options, priors = self.options, self._priors()
         # Two files of the same name, size and time may differ where they are not the same file.
-        origins = {(metadata_in(path) or {}).get("source") for path in priors}
-        is_elsewhere = not origins <= {self._origin}
+        is_elsewhere = any(origin != self._origin for origin in priors.values())
         return Task(
-            self.source.reader(), self.shards, priors, self.layout, options.retry_failed,
+            self.source.reader(), self.shards, tuple(priors), self.layout, options.retry_failed,
             options.checksum or is_elsewhere, options.max_errors, options.timeout,
         )  # fmt: skip
 
@@ -252,15 +251,23 @@ class Run:
         retry = self.options.retry_failed
         return self.options.checksum or (retry and count_bad(self.shards.path(number)) > 0)
 
-    def _priors(self) -> list[Path]:
-        """Return the files whose rows may hold: shards of this and of other listings, the file."""
+    def _priors(self) -> dict[Path, str | None]:
+        """Return the files whose rows may hold, and which source each is of.
+
+        They are shards of this and of other listings, and the file.
+        """
         files = [
             path for folder in self.parts.generations() for path in sorted(folder.glob("[0-9]*"))
         ]
         if not self.parts.anew and os.path.lexists(self.out):
             files.append(rows_file(self.out))
         plan = self.plan.to_json()
-        return [path for path in files if (metadata_in(path) or {}).get("plan") == plan]
+        found = {path: metadata_in(path) or {} for path in files}
+        return {
+            path: metadata.get("source")
+            for path, metadata in found.items()
+            if metadata.get("plan") == plan
+        }
 
     def _found(self, now: Plan) -> Plan | None:
         """Return the plan of the rows that are there, or refuse what does not go with them."""
