@@ -72,13 +72,18 @@ def fingerprint_of(encoder: Encoder) -> Fingerprint:
         weights=encoder.weights.tag if encoder.weights else None,
         weights_sha256=encoder.weights_sha256,
         dtype=str(dtype).removeprefix("torch."),
-        environment={
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": metadata.version("torchvision"),
-            "machine": platform.machine(),
-        },
+        environment=environment(),
     )
+
+
+def environment() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": metadata.version("torchvision"),
+        "machine": platform.machine(),
+    }
 
 
 def _described(option: Any) -> Any:

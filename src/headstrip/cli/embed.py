@@ -180,10 +180,16 @@ def _look(
     from headstrip.embed.profile import measure_engines, profile
 
     if not is_profile:
-        rows = [each.to_json() for each in measure_engines(encoder, source, settings)]
+        used, measured = measure_engines(encoder, source, settings)
+        rows = [each.to_json() for each in measured]
         if as_json:
-            print_json(rows)
+            print_json([{**row, **_layout_of(encoder, used)} for row in rows])
         else:
+            click.echo(
+                "batches of {batch_size}, {lanes} at once with threads: {threads}".format(
+                    **_layout_of(encoder, used)
+                )
+            )
             click.echo("\n".join(map(_engine_line, rows)))
         return
     with _progress() as progress:
@@ -196,11 +202,20 @@ def _look(
     click.echo(
         f"{found.images} images in {found.seconds:.1f} s: "
         f"{told['images_per_second']:.1f} images/s\n"
+        f"preparing {found.stages.prepared / found.seconds:4.0%} of the time, before all else\n"
         f"network   {found.stages.forward / busy:4.0%} of the time of {found.lanes} lanes\n"
         f"waiting   {found.stages.decoded / busy:4.0%} for decoded images\n"
         f"writing   {found.stages.written / found.seconds:4.0%} of the time of the writer\n"
         f"The bottleneck is the {found.bottleneck}."
     )
+
+
+def _layout_of(encoder: Encoder, settings: Settings) -> dict[str, int | None]:
+    from headstrip.embed.layout import lay_out
+
+    layout = lay_out(settings, lanes=None, workers=None, device=encoder.place()[0].type)
+    chosen = layout.settings
+    return {"batch_size": chosen.batch_size, "lanes": layout.lanes, "threads": chosen.threads}
 
 
 def _engine_line(row: dict[str, Any]) -> str:
@@ -214,12 +229,13 @@ def _engine_line(row: dict[str, Any]) -> str:
 
 def _check_paths(source: str, column: str, image_column: str | None, out: Path | None) -> Source:
     """Refuse paths that cannot work before torch is imported and weights are fetched."""
-    from headstrip.embed.files import check_out
+    from headstrip.embed.files import check_out, check_suffix
     from headstrip.embed.sources import source_of
 
     try:
         if out is not None:
             check_out(out)
+            check_suffix(out)
         images = source_of(source, column=column, image_column=image_column)
         if next(iter(images.items()), None) is None:
             raise HeadstripError(f"There is no image in {source!r}. Check the path.")

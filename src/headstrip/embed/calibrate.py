@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 TOLERANCE = 0.999
 """Cosine to the reference that each embedding of an engine that is chosen automatically has."""
 
+LEFT_OUT = "Compiling it takes longer than it could save on these images."
+"""Why an engine was not measured for a number of images."""
+
+_SECONDS_TO_COMPILE = 30.0
+"""What inductor takes for a network; the others take a tenth."""
+
+_SAVES = 0.1
+"""Share of a run's time that may go into finding out whether it could be shorter."""
+
+_SLOW = 0.25
+"""Share of the fastest rate below which a first batch is enough to know an engine as slower."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -65,6 +77,7 @@ def calibrate(
     threads: int = 1,
     lanes: int = 1,
     channels_last: bool = True,
+    images: int | None = None,
 ) -> list[Measured]:
     """Run the same batches through engines, and compare with eager torch in fp32.
 
@@ -78,10 +91,14 @@ def calibrate(
         threads: Threads of the processor for each batch.
         lanes: Batches at once.
         channels_last: As in ``compile_encoder``.
+        images: How many are to be embedded by the fastest. What measuring would cost more than it
+            can save on them is left out then: ``torch.compile`` for fewer images than take minutes,
+            and, of an engine that is a quarter as fast as another, all batches but the first. None
+            measures all of all.
 
     Returns:
-        A measurement for each engine in each precision, in that order. One that is missing, or
-        does not know the network, has its reason.
+        A measurement for each engine in each precision, in that order. One that is missing, left
+        out, or does not know the network, has its reason.
 
     Raises:
         PreprocessingError: There is no batch, or they differ in shape; the encoder takes clips, or
@@ -102,13 +119,30 @@ def calibrate(
         forward = compile_encoder(encoder, channels_last=False, **layout)
         reference = np.concatenate([forward(batch) for batch in pixels])
         layout["channels_last"] = channels_last
-        return [
-            _measured(encoder, engine, precision, layout, pixels, reference, lanes)
-            for engine in engines or ENGINES
-            for precision in precisions or PRECISIONS
-        ]
+        asked = [(e, p) for e in engines or ENGINES for p in precisions or PRECISIONS]
+        found: dict[tuple[Engine, Precision], Measured] = {}
+        # Those that are fast and soon ready first: the others have a rate to be compared with.
+        for engine, precision in sorted(asked, key=lambda pair: _ORDER[pair[0]]):
+            rate = max((one.images_per_second for one in found.values() if not one.unavailable),
+                       default=0.0)  # fmt: skip
+            if images is not None and engine == "compile" and rate and not is_worth(images, rate):
+                found[engine, precision] = Measured(engine, precision, unavailable=LEFT_OUT)
+                continue
+            found[engine, precision] = _measured(
+                encoder, engine, precision, layout, pixels, reference, lanes,
+                enough=0.0 if images is None else _SLOW * rate,
+            )  # fmt: skip
+        return [found[pair] for pair in asked]
     finally:
         torch.set_num_threads(before)
+
+
+_ORDER: dict[Engine, int] = {"openvino": 0, "onnxruntime": 1, "torch": 2, "compile": 3}
+
+
+def is_worth(images: int, rate: float) -> bool:
+    """Whether so many images, at this rate, take so long that compiling for them can pay."""
+    return _SAVES * images / rate > _SECONDS_TO_COMPILE
 
 
 def choose(measured: Sequence[Measured], tolerance: float = TOLERANCE) -> Measured:
@@ -133,14 +167,19 @@ def choose(measured: Sequence[Measured], tolerance: float = TOLERANCE) -> Measur
 
 def _measured(
     encoder: Encoder, engine: Engine, precision: Precision, layout: dict[str, Any],
-    pixels: Sequence[np.ndarray], reference: np.ndarray, lanes: int,
+    pixels: Sequence[np.ndarray], reference: np.ndarray, lanes: int, enough: float,
 ) -> Measured:  # fmt: skip
     started = time.perf_counter()
     try:
         forward = compile_encoder(encoder, engine=engine, precision=precision, **layout)
-        forward(pixels[0])
-        compiled = time.perf_counter() - started
-        embeddings, seconds = _run(forward, pixels, lanes, layout["threads"])
+        ready = time.perf_counter()
+        first = forward(pixels[0])
+        compiled = time.perf_counter()
+        rate = lanes * len(first) / (compiled - ready)
+        embeddings = first
+        if rate >= enough:
+            embeddings, seconds = _run(forward, pixels, lanes, layout["threads"])
+            rate = len(reference) / seconds
     except PreprocessingError:
         raise
     except HeadstripError as error:
@@ -149,11 +188,10 @@ def _measured(
         if is_out_of_memory(error):
             raise
         return Measured(engine, precision, unavailable=one_line(error))
-    found = cosines(embeddings, reference)
+    found = cosines(embeddings, reference[: len(embeddings)])
     return Measured(
-        engine, precision, len(reference) / seconds, float(found.min()), float(found.mean()),
-        compiled,
-    )  # fmt: skip
+        engine, precision, rate, float(found.min()), float(found.mean()), compiled - started
+    )
 
 
 def _run(

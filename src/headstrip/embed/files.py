@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +20,13 @@ SUFFIXES = frozenset({
     ".qoi", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
 """Suffixes of the files that are taken for images, in any case."""
+
+
+_OTHERS = frozenset({
+    ".arrow", ".csv", ".feather", ".h5", ".hdf5", ".html", ".json", ".jsonl", ".npy", ".npz",
+    ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".tsv", ".txt", ".xlsx", ".zip",
+})  # fmt: skip
+"""Suffixes of files that are no Parquet, and that nothing here writes."""
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[str]:
@@ -86,7 +95,7 @@ def check_out(out: str | os.PathLike[str]) -> Path:
             no file stands there.
     """
     path = Path(os.path.realpath(out))
-    shown = os.fspath(out)
+    shown = os.fsdecode(out)
     if not path.parent.is_dir():
         raise HeadstripError(
             f"{shown!r} cannot be written: there is no folder {str(path.parent)!r}."
@@ -100,13 +109,53 @@ def check_out(out: str | os.PathLike[str]) -> Path:
     return path
 
 
+def check_suffix(out: str | os.PathLike[str]) -> None:
+    """Refuse a name that promises another format than is written.
+
+    Raises:
+        HeadstripError: It does.
+    """
+    suffix = os.path.splitext(os.fsdecode(out))[1]
+    if suffix != ".npy" and suffix.lower() in _OTHERS:
+        raise HeadstripError(
+            f"{os.fsdecode(out)!r} cannot be written: embeddings go into Parquet or .npy, and not "
+            f"into {suffix}. Name a file that ends in .parquet or .npy."
+        )
+
+
 def refuse_folder(error: OSError) -> NoReturn:
     """Raise that a folder cannot be listed, and why.
 
     Raises:
         HeadstripError: Always.
     """
+    remedy = "Change its permissions, or take it out."
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        remedy = "Check the path."
     raise HeadstripError(
-        f"The folder {error.filename!r} cannot be listed ({error.strerror}). "
-        "Change its permissions, or take it out."
+        f"The folder {error.filename!r} cannot be listed ({error.strerror}). {remedy}"
     ) from error
+
+
+@contextmanager
+def writing(out: Path, *, is_kept: bool = True) -> Iterator[None]:
+    """Turn what the system refuses into a sentence.
+
+    Args:
+        out: What is written.
+        is_kept: Whether what is done is kept beside it.
+
+    Raises:
+        HeadstripError: It refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        kept = (
+            "What is done so far is kept beside it, in the folder that ends in .parts: make room "
+            "and run the same again."
+        )
+        raise HeadstripError(
+            f"{str(out)!r} could not be written ({error.strerror or error}). "
+            f"{kept if is_kept else 'Make room, or name another file.'}"
+        ) from error

@@ -94,7 +94,7 @@ def read_listing(folder: Path, digest: str) -> Listing:
         OSError: The file cannot be read.
         pyarrow.ArrowInvalid: It is damaged.
     """
-    with pa.memory_map(os.fspath(listing_file(folder, digest))) as file:
+    with pa.memory_map(os.fsencode(listing_file(folder, digest))) as file:
         return Listing(pa.ipc.open_file(file).read_all(), digest)
 
 

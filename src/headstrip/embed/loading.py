@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headstrip.embed.outputs import embeddings_file, is_rows, rows_file
+from headstrip.embed.outputs import embeddings_file, is_rows, opened, rows_file
 from headstrip.embed.table import KEY
 from headstrip.errors import HeadstripError
 
@@ -153,9 +153,12 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file so that a row group is read page by page, however large it is."""
-    with pq.ParquetFile(
-        path, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True
-    ) as file:
+    with (
+        opened(path) as source,
+        pq.ParquetFile(
+            source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True
+        ) as file,
+    ):
         yield file
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Loop:
 
     def __enter__(self) -> Loop:
         """Start the decoders and prepare the network."""
-        task, settings = self._task, self._task.layout.settings
+        task, settings, started = self._task, self._task.layout.settings, time.perf_counter()
         preprocessing = self._encoder.preprocessing
         if preprocessing is None:
             # Asking for it raises the encoder's own sentence.
@@ -89,6 +90,7 @@ class Loop:
             torch.set_num_threads(int(settings.threads or 1))
             self._forward = forward_of(self._encoder, settings)
             self._stack = stack.pop_all()
+        self.stages.add("prepared", time.perf_counter() - started)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -128,7 +128,7 @@ def nearest(
 
 
 def _check(k: int, index: str) -> None:
-    if not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ValueError(f"k={k!r} is no number of neighbours. Pass 1 or more.")
     if index not in get_args(Index):
         raise ValueError(f"index={index!r} is unknown. Pass one of {', '.join(get_args(Index))}.")

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from headstrip.embed.sources.items import Item, shown_place
+from headstrip.errors import HeadstripError
 
 ROWS = ".rows.parquet"
 """How the file ends that has the other columns of embeddings in an ``.npy``."""
@@ -21,3 +29,48 @@ def embeddings_file(rows: Path) -> Path:
 def is_rows(path: Path) -> bool:
     """Whether the embeddings of a file of rows are in an ``.npy`` beside it."""
     return path.name.endswith(ROWS)
+
+
+def opened(path: Path) -> pa.OSFile:
+    """Open a file for pyarrow, whose own names of files have to be UTF-8.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    return pa.OSFile(os.fsencode(path))
+
+
+def check_apart(described: Mapping[str, Any], out: Path) -> None:
+    """Refuse to write a file in the place of the one that is the source.
+
+    Args:
+        described: What the source says of itself.
+        out: The file to write, links resolved.
+
+    Raises:
+        HeadstripError: They are one file.
+    """
+    if described.get("where") in {shown_place(str(out)), shown_place(str(rows_file(out)))}:
+        raise _is_source(out)
+
+
+def refusing(items: Iterable[Item], out: Path) -> Iterator[Item]:
+    """Yield the items of a source, and refuse to write in the place of one of their files.
+
+    Raises:
+        HeadstripError: A file of that name, written at the same moment, is of the source.
+    """
+    written = {
+        file.name: os.stat(file).st_mtime_ns for file in (out, rows_file(out)) if file.exists()
+    }
+    for item in items:
+        name = (item.place or item.path).rpartition("/")[2]
+        if name in written and item.modified == written[name]:
+            raise _is_source(out)
+        yield item
+
+
+def _is_source(out: Path) -> HeadstripError:
+    return HeadstripError(
+        f"{str(out)!r} is a file of the source, and would be replaced. Name another file to write."
+    )

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from headstrip.atomic import sync_folder, write_atomically
+from headstrip.embed.outputs import opened
 from headstrip.embed.plan import Plan
 from headstrip.embed.table import metadata_of, parquet_bytes
 from headstrip.errors import HeadstripError
@@ -188,7 +189,7 @@ class Shards:
         """Whether a shard's file says itself that it is whole and this run's."""
         start, stop = self.bounds(number)
         try:
-            with pq.ParquetFile(self.path(number)) as file:
+            with opened(self.path(number)) as source, pq.ParquetFile(source) as file:
                 is_same = file.schema_arrow.equals(self._schema_of(number), check_metadata=True)
                 return bool(is_same and file.metadata.num_rows == stop - start)
         except (OSError, pa.ArrowException):
@@ -220,7 +221,10 @@ def read_checked(path: Path, columns: list[str] | None = None) -> pa.Table:
         OSError: It is not there, or damaged.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with (
+            opened(path) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as file,
+        ):
             return file.read(columns, use_threads=False)
     except pa.ArrowException as error:
         raise OSError(f"{os.fspath(path)}: {error}") from error
@@ -229,6 +233,7 @@ def read_checked(path: Path, columns: list[str] | None = None) -> pa.Table:
 def metadata_in(path: Path) -> dict[str, Any] | None:
     """Return what a file of embeddings says of itself, None where there is no such file."""
     try:
-        return metadata_of(pq.read_schema(path))
+        with opened(path) as source:
+            return metadata_of(pq.read_schema(source))
     except (OSError, pa.ArrowException):
         return None

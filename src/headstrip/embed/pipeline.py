@@ -53,12 +53,14 @@ class Stages:
         forward: Lanes in the network.
         written: The writer, making and writing shards.
         fed: The caller, waiting because all is being worked on.
+        prepared: The caller, starting decoders and having an engine take over the network.
     """
 
     decoded: float = 0.0
     forward: float = 0.0
     written: float = 0.0
     fed: float = 0.0
+    prepared: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, stage: str, seconds: float) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headstrip.embed.checksum import checksum_of
-from headstrip.embed.outputs import embeddings_file, is_rows
+from headstrip.embed.outputs import embeddings_file, is_rows, opened
 from headstrip.embed.sources import Item, Reader
 from headstrip.embed.table import Rows
 from headstrip.errors import ImageError
@@ -88,7 +88,8 @@ class Priors:
 def _groups_of(file: Path) -> list[_Group]:
     groups, start = [], 0
     try:
-        metadata = pq.read_metadata(file)
+        with opened(file) as source:
+            metadata = pq.read_metadata(source)
     except (OSError, pa.ArrowException):
         return []
     for number in range(metadata.num_row_groups):
@@ -103,8 +104,11 @@ def _groups_of(file: Path) -> list[_Group]:
 def _read(group: _Group) -> pa.Table | None:
     """Read a group of rows, or return None where it cannot be: they are computed again."""
     try:
-        with pq.ParquetFile(group.file, page_checksum_verification=True) as opened:
-            table = opened.read_row_group(group.number, use_threads=False)
+        with (
+            opened(group.file) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as file,
+        ):
+            table = file.read_row_group(group.number, use_threads=False)
         if not is_rows(group.file):
             return table
         array = np.load(embeddings_file(group.file), mmap_mode="r")

@@ -16,7 +16,7 @@ from headstrip.embed.listing import write_listing
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import Options, Progress, embed_source
-from headstrip.embed.settling import measured
+from headstrip.embed.settling import calibrated
 from headstrip.embed.sources import Item, Reader, Source
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Profile:
             "images": self.images, "seconds": self.seconds, "lanes": self.lanes,
             "images_per_second": self.images / self.seconds, "bottleneck": self.bottleneck,
             "network_seconds": self.stages.forward, "waiting_seconds": self.stages.decoded,
-            "writing_seconds": self.stages.written,
+            "writing_seconds": self.stages.written, "preparing_seconds": self.stages.prepared,
         }  # fmt: skip
 
 
@@ -120,14 +120,22 @@ def profile(
     return Profile(report.rows, seconds, layout.lanes, report.stages, report.settings)
 
 
-def measure_engines(encoder: Encoder, source: Source, settings: Settings) -> list[Measured]:
-    """Measure every engine and precision on images of a source, against eager torch in fp32.
+def measure_engines(
+    encoder: Encoder, source: Source, settings: Settings
+) -> tuple[Settings, list[Measured]]:
+    """Measure how batches run best, and every engine and precision on images of a source.
+
+    What was found is remembered in the cache, and runs on this machine that leave it open use it.
 
     Args:
         encoder: What embeds.
         source: Where the images are taken from, evenly.
         settings: An engine or a precision, to measure it alone; and how batches are run.
+
+    Returns:
+        The settings with which the engines were measured, and the measurements, against eager
+        torch in fp32.
     """
     with tempfile.TemporaryDirectory() as folder:
         listing = write_listing(Path(folder), source.describe(), source.items())
-        return measured(encoder, listing, source.reader(), settings)
+        return calibrated(encoder, listing, source.reader(), settings)

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from headstrip import __version__
-from headstrip.embed.files import check_out
+from headstrip.embed.described import environment_of, metadata_for, origin_of
+from headstrip.embed.files import check_out, check_suffix, writing
 from headstrip.embed.layout import lay_out
 from headstrip.embed.listing import listing_file, write_listing
 from headstrip.embed.loop import Loop, Task
 from headstrip.embed.merging import DamagedShard, merge
-from headstrip.embed.outputs import rows_file
+from headstrip.embed.options import Options
+from headstrip.embed.outputs import check_apart, refusing, rows_file
 from headstrip.embed.parts import Parts, Shards, metadata_in, opened_parts
 from headstrip.embed.pipeline import Stages, Told
-from headstrip.embed.plan import AUTO, Plan, Settings, check_plan, encoder_in_plan, machine
+from headstrip.embed.plan import Plan, Settings, check_plan, encoder_in_plan
+from headstrip.embed.report import EmbedReport, count_bad
 from headstrip.embed.settling import settled
 from headstrip.embed.sources import Source, source_of
 from headstrip.embed.sources.stream import StreamSource
@@ -35,64 +30,11 @@ from headstrip.errors import HeadstripError, PreprocessingError
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
 
+__all__ = ["Compute", "EmbedReport", "Options", "Progress", "Run", "compute_here", "embed_source"]
+
 Progress = Callable[[int, int], None]
 Said = Callable[[str], None]
 Compute = Callable[["Run", Sequence[int], Told], tuple[Stages, int]]
-
-
-@dataclass(frozen=True)
-class EmbedReport:
-    """What became of the images of a source.
-
-    Attributes:
-        rows: Number of images, and of rows in the file.
-        bad: Number of images that were not embedded.
-        computed: Number of images that were read in this run; the others were done before.
-        out: The file, as it was named.
-        settings: How the embeddings were computed.
-        stages: Seconds in each stage of this run.
-    """
-
-    rows: int
-    bad: int
-    computed: int
-    out: Path
-    settings: Settings
-    stages: Stages
-
-    @cached_property
-    def failed(self) -> Mapping[str, str]:
-        """The reason for each bad image, by its path in the file; read from there."""
-        table = pq.read_table(
-            rows_file(self.out), columns=["path", "error"], filters=pc.field("error").is_valid()
-        )
-        return dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run does besides computing.
-
-    Attributes:
-        workers: Processes that decode; 0 decodes in this one, None is one a core.
-        lanes: Batches that are in the network at once, None for what measures best.
-        overwrite: Whether a file that is there is begun anew.
-        retry_failed: Whether the bad images of an earlier run are tried again.
-        checksum: Whether the bytes of a file tell if it changed, not its size and time.
-        exact: Whether other versions, or another machine, than those of the rows that are there
-            are refused.
-        max_errors: Bad images after which the run ends, None for any number.
-        timeout: Seconds that the decoding of an image may take.
-    """
-
-    workers: int | None = None
-    lanes: int | None = None
-    overwrite: bool = False
-    retry_failed: bool = False
-    checksum: bool = False
-    exact: bool = False
-    max_errors: int | None = None
-    timeout: float = 60.0
 
 
 def embed_source(
@@ -132,7 +74,6 @@ def embed_source(
         HeadstripError: There is no such source, no image in it, the file cannot be written, or it
             has rows of another encoder or of other settings.
         PreprocessingError: The encoder takes clips, or has no preprocessing.
-        ValueError: A setting makes no sense.
 
     Example:
         >>> report = embed_source(encoder, "photos", "photos.parquet")  # doctest: +SKIP
@@ -141,11 +82,18 @@ def embed_source(
     """
     check_encoder(encoder)
     target = check_out(out)
+    check_suffix(out)
     images = source if isinstance(source, Source) else source_of(source)
     options = options or Options()
     if isinstance(images, StreamSource):
-        return _stream(encoder, images, target, settings or Settings(), options, progress)
-    with _told(target), opened_parts(target) as parts:
+        if compute is not None:
+            raise HeadstripError(
+                "Images of an iterable are embedded in this process, and not by Ray. Name a "
+                "folder, a list or an archive, or leave out compute=."
+            )
+        return embed_stream(encoder, images, target, settings or Settings(), options, progress)
+    check_apart(images.describe(), target)
+    with writing(target), opened_parts(target) as parts:
         run = Run(encoder, images, target, parts, settings or Settings(), options, say, str(out))
         report = run.finish(progress or (lambda done, total: None), compute or compute_here)
     return replace(report, out=Path(out))
@@ -188,9 +136,13 @@ class Run:
         now = Plan(encoder_in_plan(encoder), asked, environment_of(encoder))
         found = self._found(now)
         parts.sweep()
-        self.listing = write_listing(parts.folder, source.describe(), source.items())
+        items = refusing(source.items(), out)
+        self.listing = write_listing(parts.folder, source.describe(), items)
         settings = asked.over(found.settings if found else Settings())
-        settings = settled(encoder, self.listing, source.reader(), settings, self._say)
+        settings = settled(
+            encoder, self.listing, source.reader(), settings, self._say,
+            identity=str(now.encoder["identity"]),
+        )  # fmt: skip
         self.layout = lay_out(
             settings, lanes=options.lanes, workers=options.workers,
             device=encoder.place()[0].type,
@@ -329,94 +281,8 @@ class Run:
         return metadata == metadata_of(self.shards.schema) and self.out.exists()
 
 
-def _stream(
-    encoder: Encoder,
-    source: StreamSource,
-    out: Path,
-    asked: Settings,
-    options: Options,
-    progress: Progress | None,
-) -> EmbedReport:
-    """Embed what cannot be come back to: in its order, and all of it or nothing."""
-    if os.path.lexists(out) and not options.overwrite:
-        raise HeadstripError(
-            f"{str(out)!r} is there, and images of an iterable cannot be told from those in it. "
-            "Name another file, or replace it with overwrite=True."
-        )
-    if out.suffix == ".npy" or AUTO in (asked.engine, asked.precision):
-        raise HeadstripError(
-            "Images of an iterable go into a Parquet file, by an engine that is named. Name a file "
-            "that ends otherwise than .npy, and an engine and a precision other than auto."
-        )
-    layout = lay_out(asked, lanes=1, workers=0, device=encoder.place()[0].type)
-    plan = Plan(encoder_in_plan(encoder), layout.settings, environment_of(encoder))
-    metadata = metadata_for(plan, origin_of(source), None)
-    schema = schema_of(encoder.output_dim, str(layout.settings.dtype), metadata)
-    done = 0
-
-    def told(rows: int) -> None:
-        nonlocal done
-        done += rows
-        if progress is not None:
-            progress(done, done)
-
-    with _told(out):
-        count, bad = embed_stream(encoder, source, out, schema, layout.settings, told)
-    return EmbedReport(count, bad, count, out, layout.settings, Stages())
-
-
 def compute_here(run: Run, todo: Sequence[int], told: Told) -> tuple[Stages, int]:
     """Fill shards in this process, and return what it took and how many images were read."""
     with Loop(run.encoder, run.listing, run.task()) as loop:
         loop.run(todo, told)
     return loop.stages, loop.computed
-
-
-def environment_of(encoder: Encoder) -> dict[str, str]:
-    """Return what the last bits of embeddings may differ with."""
-    return {
-        **encoder.fingerprint.environment, "headstrip": __version__, "processor": machine(),
-        "device": str(encoder.place()[0].type),
-    }  # fmt: skip
-
-
-def origin_of(source: Source) -> str:
-    """Return what tells one source from another."""
-    text = json.dumps(source.describe(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def metadata_for(plan: Plan, source: str, listing: str | None) -> dict[str, Any]:
-    """Return what a file says of itself."""
-    encoder = plan.encoder
-    return {
-        "headstrip": plan.environment["headstrip"],
-        "manifest": encoder,
-        "preprocessing": encoder.get("preprocessing"),
-        "plan": plan.to_json(),
-        "source": source,
-        "listing": listing,
-    }
-
-
-def count_bad(file: Path) -> int:
-    """Return how many rows of a file have an error."""
-    with pq.ParquetFile(file) as opened:
-        return sum(
-            opened.metadata.row_group(group).num_rows
-            - opened.read_row_group(group, ["error"])["error"].null_count
-            for group in range(opened.metadata.num_row_groups)
-        )
-
-
-@contextmanager
-def _told(out: Path) -> Iterator[None]:
-    """Turn what the system refuses into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise HeadstripError(
-            f"{str(out)!r} could not be written ({reason}). What is done so far is kept beside it, "
-            "in the folder that ends in .parts: make room and run the same again."
-        ) from error

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstrip.embed.calibrate import Measured, calibrate, choose
+from headstrip.embed.calibrate import LEFT_OUT, Measured, calibrate, choose, is_worth
 from headstrip.embed.decoders import Decoders
 from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Precision
 from headstrip.embed.engines.memory import OutOfMemoryError
 from headstrip.embed.layout import forward_of, lay_out
-from headstrip.embed.layouts import best_batch
+from headstrip.embed.layouts import Layout as Batches
+from headstrip.embed.layouts import best_batch, seconds_an_image
 from headstrip.embed.listing import Listing
 from headstrip.embed.plan import AUTO, Settings
+from headstrip.embed.remembered import recall, remember, situation
 from headstrip.embed.sources import Reader
 from headstrip.errors import PreprocessingError
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
 
-_WORTH = 1000
-"""Images from which on a few seconds of measuring are little of the whole."""
+Here = Mapping[str, Any]
 
 _SAMPLE = 32
+
+_SHARE = 0.05
+"""Share of a run's time that goes into finding out how batches are laid out, at most."""
+
+_MANY = 100
+"""Images among which one more is little."""
+
+_LEAST, _MOST = 3.0, 20.0
+"""Seconds of measuring that tell anything, and that are always enough."""
 
 
 def settled(
@@ -34,8 +44,12 @@ def settled(
     reader: Reader,
     settings: Settings,
     say: Callable[[str], None],
+    *,
+    identity: str,
 ) -> Settings:
     """Choose what was left open and is worth a measurement; the rest stays open.
+
+    What was measured on this machine before, of this encoder, is taken from the cache.
 
     Args:
         encoder: What embeds.
@@ -43,6 +57,7 @@ def settled(
         reader: What reads it.
         settings: What was said, or settled before.
         say: Called with what was chosen of engines and precisions.
+        identity: That of the encoder's fingerprint.
 
     Returns:
         Settings in which nothing is "auto".
@@ -51,24 +66,108 @@ def settled(
         HeadstripError: No engine stays within the tolerance.
     """
     on_cpu = encoder.place()[0].type == "cpu"
-    left_open = settings.batch_size is None and settings.threads is None
-    if on_cpu and left_open and settings.channels_last is None and len(listing) >= _WORTH:
-        best = best_batch(encoder)
-        settings = replace(
-            settings, batch_size=best.batch_size, threads=best.threads,
-            channels_last=best.channels_last,
-        )  # fmt: skip
+    here = situation(encoder, identity)
+    if on_cpu and _is_open(settings):
+        settings = _laid_out(encoder, settings, len(listing), here)
     if AUTO in (settings.engine, settings.precision):
-        found = choose(measured(encoder, listing, reader, settings))
+        found, is_new = _engines(encoder, listing, reader, settings, here)
+        best = choose(found)
         say(
-            f"Of the engines here {found.engine} in {found.precision} is the fastest within the "
-            f"tolerance: {found.images_per_second:.1f} images/s, cosine {found.cosine_min:.6f} or "
-            "more to eager torch in fp32."
+            f"Of the engines here {best.engine} in {best.precision} is the fastest within the "
+            f"tolerance{'' if is_new else ', as measured before'}: {best.images_per_second:.1f} "
+            f"images/s, cosine {best.cosine_min:.6f} or more to eager torch in fp32."
         )
-        settings = replace(settings, engine=found.engine, precision=found.precision)
+        settings = replace(settings, engine=best.engine, precision=best.precision)
     if not on_cpu and settings.batch_size is None:
         settings = fitting(encoder, settings)
     return settings
+
+
+def calibrated(
+    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings
+) -> tuple[Settings, list[Measured]]:
+    """Measure how batches are laid out best, and engines and precisions, and remember it.
+
+    Args:
+        encoder: What embeds.
+        listing: Where images are taken from, evenly.
+        reader: What reads them.
+        settings: An engine or a precision, to measure it alone; and how batches are run, where it
+            is not to be measured.
+
+    Returns:
+        The settings with a layout, and the measurements.
+    """
+    here = situation(encoder, encoder.fingerprint.identity)
+    if encoder.place()[0].type == "cpu" and _is_open(settings):
+        best = best_batch(encoder, seconds=_MOST)
+        remember(_of_layout(here), best._asdict())
+        settings = _with(settings, best)
+    found = measured(encoder, listing, reader, settings)
+    _remember_engines(here, settings, found)
+    return settings, found
+
+
+def _is_open(settings: Settings) -> bool:
+    return settings.batch_size is settings.threads is settings.channels_last is None
+
+
+def _laid_out(encoder: Encoder, settings: Settings, images: int, here: Here) -> Settings:
+    """Lay out the batches as was measured before, or is measured now where it is worth it."""
+    found = recall(_of_layout(here))
+    try:
+        return _with(settings, Batches(**found))
+    except (TypeError, ValueError):
+        # One image tells how long all take, and has to be little beside them.
+        seconds = _SHARE * images * seconds_an_image(encoder) if images >= _MANY else 0.0
+    if seconds < _LEAST:
+        return settings
+    best = best_batch(encoder, seconds=min(seconds, _MOST))
+    remember(_of_layout(here), best._asdict())
+    return _with(settings, best)
+
+
+def _with(settings: Settings, best: Batches) -> Settings:
+    return replace(
+        settings, batch_size=best.batch_size, threads=best.threads, channels_last=best.channels_last
+    )
+
+
+def _engines(
+    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings, here: Here
+) -> tuple[list[Measured], bool]:
+    """Return measurements of the engines that are asked for, and whether they were made now."""
+    try:
+        found = [Measured(**_said(each)) for each in recall(_of_engines(here, settings))]
+        rate = max(one.images_per_second for one in found if not one.unavailable)
+        is_enough = not is_worth(len(listing), rate)
+        if is_enough or all(one.unavailable != LEFT_OUT for one in found):
+            return found, False
+    except (TypeError, ValueError, AttributeError):
+        pass
+    found = measured(encoder, listing, reader, settings, images=len(listing))
+    _remember_engines(here, settings, found)
+    return found, True
+
+
+def _said(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``Measured.to_json`` wrote without its nulls, which stand for NaN."""
+    return {name: value for name, value in measured.items() if value is not None}
+
+
+def _remember_engines(here: Here, settings: Settings, found: list[Measured]) -> None:
+    if any(not one.unavailable for one in found):
+        remember(_of_engines(here, settings), [each.to_json() for each in found])
+
+
+def _of_layout(here: Here) -> dict[str, Any]:
+    return {"what": "layout", **here}
+
+
+def _of_engines(here: Here, settings: Settings) -> dict[str, Any]:
+    asked = {name: getattr(settings, name) for name in ("batch_size", "threads", "channels_last")}
+    chosen = {name: getattr(settings, name) or AUTO for name in ("engine", "precision")}
+    return {"what": "engines", **asked, **chosen, **here}
 
 
 def fitting(encoder: Encoder, settings: Settings) -> Settings:
@@ -102,8 +201,9 @@ def fitting(encoder: Encoder, settings: Settings) -> Settings:
 
 
 def measured(
-    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings
-) -> list[Measured]:
+    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings,
+    images: int | None = None,
+) -> list[Measured]:  # fmt: skip
     """Measure engines and precisions on images of the source.
 
     Args:
@@ -112,6 +212,7 @@ def measured(
         reader: What reads them.
         settings: The engine and the precision, each of all where it is "auto" or None, and how
             batches are run.
+        images: As in ``calibrate``.
     """
     layout = lay_out(
         replace(settings, engine=None, precision=None), lanes=None, workers=None,
@@ -125,7 +226,7 @@ def measured(
     return calibrate(
         encoder, _sample(encoder, listing, reader, size), engines, precisions,
         threads=int(layout.settings.threads or 1), lanes=layout.lanes,
-        channels_last=bool(layout.settings.channels_last),
+        channels_last=bool(layout.settings.channels_last), images=images,
     )  # fmt: skip
 
 

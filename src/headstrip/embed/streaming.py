@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Generator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +15,28 @@ import pyarrow as pa
 from headstrip.atomic import written_beside
 from headstrip.embed.checksum import checksum_of
 from headstrip.embed.decode import decode_bytes
+from headstrip.embed.described import environment_of, metadata_for, origin_of
+from headstrip.embed.files import writing
 from headstrip.embed.images import to_picture
-from headstrip.embed.layout import forward_of
+from headstrip.embed.layout import forward_of, lay_out
+from headstrip.embed.options import Options
+from headstrip.embed.pipeline import Stages
 from headstrip.embed.pixels import to_pixels
-from headstrip.embed.plan import Settings
+from headstrip.embed.plan import AUTO, Plan, Settings, encoder_in_plan
+from headstrip.embed.report import EmbedReport
 from headstrip.embed.sources import Item
 from headstrip.embed.sources.stream import StreamSource
-from headstrip.embed.table import Rows, open_writer, table_of
+from headstrip.embed.table import Rows, open_writer, schema_of, table_of
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
+
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "workers": (None, 0), "lanes": (None, 1), "timeout": (Options().timeout,),
+    "retry_failed": (False,), "checksum": (False,), "exact": (False,),
+}  # fmt: skip
+"""What the options are that mean nothing for images that pass by once."""
 
 Pair = tuple[Item, Any]
 Forward = Callable[[np.ndarray], np.ndarray]
@@ -33,27 +46,69 @@ def embed_stream(
     encoder: Encoder,
     source: StreamSource,
     out: Path,
-    schema: pa.Schema,
-    settings: Settings,
-    told: Callable[[int], None],
-) -> tuple[int, int]:
+    asked: Settings,
+    options: Options,
+    progress: Callable[[int, int], None] | None,
+) -> EmbedReport:
     """Embed images in their order, in this process, into a Parquet file that is whole or not there.
 
     Args:
         encoder: What embeds.
-        source: The images.
+        source: The images; they cannot be come back to.
         out: The file.
-        schema: What ``schema_of`` gave.
-        settings: How they are embedded, nothing left open.
-        told: Called with the number of rows done since it was called last.
-
-    Returns:
-        The number of rows, and of bad images.
+        asked: How they are embedded; what is left open is chosen and not measured.
+        options: What else the run does.
+        progress: Called with the number of images done, twice: of all nobody knows how many.
 
     Raises:
-        HeadstripError: There is no image, or one is of another kind.
+        HeadstripError: There is no image, one is of another kind, or more are bad than may be; the
+            file is there; or something is asked for that needs a source to come back to.
     """
-    size, count, bad = int(settings.batch_size or 1), 0, 0
+    _check(out, asked, options)
+    layout = lay_out(asked, lanes=1, workers=0, device=encoder.place()[0].type)
+    plan = Plan(encoder_in_plan(encoder), layout.settings, environment_of(encoder))
+    metadata = metadata_for(plan, origin_of(source), None)
+    schema = schema_of(encoder.output_dim, str(layout.settings.dtype), metadata)
+    done = bad = 0
+    batches = _written(encoder, source, out, schema, layout.settings)
+    with writing(out, is_kept=False), closing(batches):
+        for rows, errors in batches:
+            done, bad = done + rows, bad + len(errors)
+            if progress is not None:
+                progress(done, done)
+            if options.max_errors is not None and bad > options.max_errors:
+                raise HeadstripError(
+                    f"{bad} images could not be embedded, and max_errors is {options.max_errors}; "
+                    f"the last: {errors[-1]} Nothing is written: mend them, or allow more."
+                )
+    return EmbedReport(done, bad, done, out, layout.settings, Stages())
+
+
+def _check(out: Path, asked: Settings, options: Options) -> None:
+    """Refuse what cannot be done with images that pass by once."""
+    if os.path.lexists(out) and not options.overwrite:
+        raise HeadstripError(
+            f"{str(out)!r} is there, and images of an iterable cannot be told from those in it. "
+            "Name another file, or replace it with overwrite=True."
+        )
+    if out.suffix == ".npy" or AUTO in (asked.engine, asked.precision):
+        raise HeadstripError(
+            "Images of an iterable go into a Parquet file, by an engine that is named. Name a file "
+            "that ends otherwise than .npy, and an engine and a precision other than auto."
+        )
+    for name, usual in _USUAL.items():
+        if (value := getattr(options, name)) not in usual:
+            raise HeadstripError(
+                f"Images of an iterable are embedded one batch after the other, in this process, "
+                f"and {name}={value!r} cannot be. Leave it out, or name a folder or a list."
+            )
+
+
+def _written(
+    encoder: Encoder, source: StreamSource, out: Path, schema: pa.Schema, settings: Settings
+) -> Generator[tuple[int, list[str]], None, None]:
+    """Write the file, and yield the rows of each batch, with the errors among them."""
+    size, count = int(settings.batch_size or 1), 0
     pending: list[pa.Table] = []
     with (
         written_beside(out, durable=True) as file,
@@ -62,10 +117,11 @@ def embed_stream(
     ):
         forward, pairs = forward_of(encoder, settings), source.pairs()
         while batch := list(islice(pairs, size)):
-            pending.append(table_of(_rows(encoder, source, batch, forward, size), schema))
+            rows = _rows(encoder, source, batch, forward, size)
+            pending.append(table_of(rows, schema))
             count += len(batch)
-            bad += len(batch) - pending[-1]["error"].null_count
-            told(len(batch))
+            errors = pending[-1]["error"].drop_null().to_pylist()
+            yield len(batch), errors
             if len(pending) * size >= int(settings.shard_rows or 1):
                 writer.write_table(pa.concat_tables(pending))
                 pending = []
@@ -73,7 +129,6 @@ def embed_stream(
             raise HeadstripError("The iterable has no image. Pass one that has.")
         if pending:
             writer.write_table(pa.concat_tables(pending))
-    return count, bad
 
 
 def _rows(

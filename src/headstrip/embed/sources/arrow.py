@@ -111,7 +111,7 @@ class _Mapped:
 
     def __init__(self, place: str) -> None:
         self.written = os.stat(place).st_mtime_ns
-        self._map = pa.memory_map(place)
+        self._map = pa.memory_map(os.fsencode(place))
         try:
             reader = _stream_or_file(self._map)
             self.schema: pa.Schema = reader.schema

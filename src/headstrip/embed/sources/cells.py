@@ -36,7 +36,7 @@ def image_column(schema: pa.Schema, asked: str | None, shown: str) -> str | None
     if len(likely) > 1:
         raise HeadstripError(
             f"{shown!r} has several columns with bytes: {', '.join(map(repr, likely))}. Say which "
-            "one has the images, with image_column=."
+            "one has the images, with --image-column or image_column=."
         )
     return likely[0] if likely else None
 

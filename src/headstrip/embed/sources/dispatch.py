@@ -53,6 +53,8 @@ def source_of(
 
         return StreamSource(what)
     text = os.fsdecode(what)
+    if not text:
+        raise HeadstripError("The source is named ''. Name a folder, a list or an archive.")
     tree = _url_tree(text) if is_url(text) else _local_tree(text)
     if isinstance(tree, FolderTree) and _is_dataset(tree.root):
         from headstrip.embed.sources.arrow import ArrowSource

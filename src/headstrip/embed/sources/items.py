@@ -106,7 +106,10 @@ def failure(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, FileNotFoundError):
-        return "No such file or directory"
+        # fsspec says so of a server that cannot be reached.
+        cause = error.__cause__
+        is_other = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        return failure(cause) if is_other and cause else "No such file or directory"
     return one_line(error)[:_LONGEST].rstrip(".")
 
 

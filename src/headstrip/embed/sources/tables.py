@@ -244,7 +244,12 @@ def texts_of_column(place: str, column: str) -> Iterator[str]:
             raise no_column(shown, column, schema.names)
         for batch in table.iter_batches(_PATHS_AT_ONCE, columns=[column], use_threads=False):
             for value in batch.column(0).to_pylist():
-                if not isinstance(value, (str, bytes)) or not value:
+                if value is not None and not isinstance(value, (str, bytes)):
+                    raise HeadstripError(
+                        f"The column {column!r} of {shown!r} has {value!r} at row {row}, and paths "
+                        "are text. Say which column has them, with --column or column=."
+                    )
+                if not value:
                     raise no_path(shown, column, f"row {row}")
                 yield os.fsdecode(value)
                 row += 1

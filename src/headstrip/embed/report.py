@@ -1,0 +1,54 @@
+"""What became of the images of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from headstrip.embed.outputs import opened, rows_file
+from headstrip.embed.pipeline import Stages
+from headstrip.embed.plan import Settings
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What became of the images of a source.
+
+    Attributes:
+        rows: Number of images, and of rows in the file.
+        bad: Number of images that were not embedded.
+        computed: Number of images that were read in this run; the others were done before.
+        out: The file, as it was named.
+        settings: How the embeddings were computed.
+        stages: Seconds in each stage of this run.
+    """
+
+    rows: int
+    bad: int
+    computed: int
+    out: Path
+    settings: Settings
+    stages: Stages
+
+    @cached_property
+    def failed(self) -> Mapping[str, str]:
+        """The reason for each bad image, by its path in the file; read from there."""
+        is_bad = pc.field("error").is_valid()
+        with opened(rows_file(self.out)) as source:
+            table = pq.read_table(source, columns=["path", "error"], filters=is_bad)
+        return dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
+
+
+def count_bad(file: Path) -> int:
+    """Return how many rows of a file have an error."""
+    with opened(file) as source, pq.ParquetFile(source) as table:
+        return sum(
+            table.metadata.row_group(group).num_rows
+            - table.read_row_group(group, ["error"])["error"].null_count
+            for group in range(table.metadata.num_row_groups)
+        )

@@ -1,0 +1,170 @@
+"""What a run refuses before anything is done, and says so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from headstrip import HeadstripError
+from headstrip.embed.loading import load_embeddings
+from headstrip.embed.plan import Settings
+from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
+from headstrip.embed.sources import source_of
+from headstrip.encoder import Encoder
+
+Save = Callable[..., Path]
+
+
+def embed(encoder: Encoder, source: Any, out: Path, **asked: Any) -> EmbedReport:
+    options = Options(**{"workers": 0} | asked)
+    return embed_source(encoder, source, out, settings=Settings(batch_size=2), options=options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lanes", 0), ("lanes", True), ("lanes", "2"), ("workers", -1), ("workers", 1.5),
+        ("max_errors", -1), ("timeout", 0), ("timeout", "5"), ("timeout", float("nan")),
+        ("timeout", float("inf")), ("timeout", True),
+    ],
+)  # fmt: skip
+def test_a_number_that_nothing_can_be_run_with_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name}=.* Pass a"):
+        Options(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["x.csv", "x.NPY", "x.jsonl", "x.npz", "x.TXT", "x.safetensors", "x.html"]
+)
+def test_a_name_that_promises_another_format_is_refused(
+    encoder: Encoder, save: Save, tmp_path: Path, name: str
+) -> None:
+    folder = save("a.png", 1).parent
+    with pytest.raises(HeadstripError, match=r"Name a file that ends in \.parquet or \.npy\."):
+        embed(encoder, folder, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["x", "x.pq", "x.v2", "x.parquet", "x.npy"])
+def test_other_names_are_taken(encoder: Encoder, save: Save, tmp_path: Path, name: str) -> None:
+    folder = save("a.png", 1).parent
+    assert embed(encoder, folder, tmp_path / name).rows == 1
+
+
+def test_a_list_is_not_replaced_by_what_is_made_of_it(
+    encoder: Encoder, save: Save, tmp_path: Path
+) -> None:
+    path = save("a.png", 1)
+    listed = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"path": [str(path)]}), listed)
+    before = listed.read_bytes()
+    os.symlink(listed, tmp_path / "link.parquet")
+    for out in (listed, tmp_path / "link.parquet"):
+        with pytest.raises(HeadstripError, match="is a file of the source"):
+            embed(encoder, listed, out, overwrite=True)
+    assert listed.read_bytes() == before
+
+
+def test_an_image_of_a_folder_is_not_replaced(encoder: Encoder, save: Save) -> None:
+    path = save("a.png", 1)
+    before = path.read_bytes()
+    with pytest.raises(HeadstripError, match="is a file of the source"):
+        embed(encoder, path.parent, path, overwrite=True)
+    assert path.read_bytes() == before
+
+
+def test_a_table_of_images_is_not_replaced(encoder: Encoder, save: Save, tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    table = folder / "one.parquet"
+    pq.write_table(pa.table({"image": [save("a.png", 1).read_bytes()]}), table)
+    before = table.read_bytes()
+    for source in (folder, table, str(folder / "*.parquet")):
+        with pytest.raises(HeadstripError, match="is a file of the source"):
+            embed(encoder, source, table, overwrite=True)
+    assert table.read_bytes() == before
+
+
+def images(bad: int) -> Iterator[Any]:
+    yield np.zeros((20, 20, 3), np.uint8)
+    for _ in range(bad):
+        yield b"not a picture"
+    yield Image.new("RGB", (20, 20))
+
+
+def test_an_iterable_with_too_many_bad_images_writes_nothing(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    with pytest.raises(HeadstripError, match=r"3 images could not be embedded, and max_errors is"):
+        embed(encoder, images(3), out, max_errors=1)
+    assert not list(tmp_path.iterdir())
+    report = embed(encoder, images(3), out, max_errors=3)
+    assert (report.rows, report.bad) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"workers": 2}, {"lanes": 2}, {"timeout": 5.0}, {"retry_failed": True}, {"checksum": True},
+     {"exact": True}],
+)  # fmt: skip
+def test_what_an_iterable_cannot_have_is_refused(
+    encoder: Encoder, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    (name,) = asked
+    with pytest.raises(HeadstripError, match=f"and {name}=.* cannot be"):
+        embed(encoder, images(0), tmp_path / "out.parquet", **asked)
+
+
+def test_an_iterable_is_computed_here(encoder: Encoder, tmp_path: Path) -> None:
+    def compute(run: Run, *rest: Any) -> Any:
+        return compute_here(run, *rest)
+
+    with pytest.raises(HeadstripError, match=r"and not by Ray.*leave out compute=\."):
+        embed_source(encoder, images(0), tmp_path / "out.parquet", compute=compute)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npy"])
+def test_a_file_whose_name_is_not_utf8_is_written_gone_on_with_and_read(
+    encoder: Encoder, save: Save, tmp_path: Path, suffix: str
+) -> None:
+    folder = save("a.png", 1).parent
+    out = tmp_path / os.fsdecode(b"gr\xfcn" + suffix.encode())
+    try:
+        out.write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    out.unlink()
+    assert embed(encoder, folder, out).computed == 1
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
+    (folder / "c.png").write_bytes(b"nothing")
+    report = embed(encoder, folder, out)
+    assert (report.rows, report.computed, list(report.failed)) == (3, 2, ["c.png"])
+    paths, embeddings, ok = load_embeddings(out)
+    assert paths == ["a.png", "b.png", "c.png"]
+    assert ok.tolist() == [True, True, False]
+    np.testing.assert_array_equal(embeddings[0], embeddings[1])
+
+
+def test_a_column_that_is_no_text_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": [7]}), tmp_path / "list.parquet")
+    with pytest.raises(HeadstripError, match=r"has 7 at row 0, and paths are text\. Say which"):
+        list(source_of(tmp_path / "list.parquet").items())
+
+
+def test_a_source_without_a_name_is_refused() -> None:
+    with pytest.raises(HeadstripError, match=r"named ''\. Name a folder"):
+        source_of("")
+
+
+def test_a_pattern_in_a_folder_that_is_not_there_says_check_the_path(tmp_path: Path) -> None:
+    with pytest.raises(HeadstripError, match=r"No such file or directory\)\. Check the path\."):
+        list(source_of(tmp_path / "none" / "*.jpg").items())
