@@ -161,6 +161,10 @@ def ray_way(name: str) -> Embed:
     return embed
 
 
+PREPARED: list[float] = []
+"""Seconds in which headstrip's runs started decoders and had an engine take over the network."""
+
+
 def headstrip_way(name: str, **asked: Any) -> Embed:
     """What this project does, decoders' start, resumable shards and all."""
     from headstrip.embed.plan import Settings
@@ -169,13 +173,32 @@ def headstrip_way(name: str, **asked: Any) -> Embed:
     encoder = headstrip_encoder(name)
 
     def embed(paths: list[str], out: Path) -> int:
-        return embed_source(encoder, Path(paths[0]).parent, out, settings=Settings(**asked)).rows
+        report = embed_source(encoder, Path(paths[0]).parent, out, settings=Settings(**asked))
+        PREPARED.append(report.stages.prepared)
+        return report.rows
 
     return embed
 
 
+def calibrate(name: str, folder: Path) -> dict[str, float]:
+    """Have headstrip measure the layout of its batches, as `headstrip embed --calibrate` does."""
+    from headstrip.embed.plan import Settings
+    from headstrip.embed.profile import measure_engines
+    from headstrip.embed.sources import source_of
+
+    encoder = headstrip_encoder(name)
+    eager = Settings(engine="torch", precision="fp32")
+    started = time.perf_counter()
+    found, _ = measure_engines(encoder, source_of(folder), eager)
+    return {
+        "seconds": time.perf_counter() - started, "batch_size": int(found.batch_size or 0),
+        "threads": int(found.threads or 0), "channels_last": bool(found.channels_last),
+    }  # fmt: skip
+
+
 WAYS: dict[str, Callable[[str], Embed]] = {
     "headstrip": headstrip_way,
+    "headstrip first": headstrip_way,
     "headstrip auto": lambda name: headstrip_way(name, engine="auto", precision="auto"),
     "loop": loop_way,
     "dataloader 0": lambda name: dataloader_way(name, 0),
@@ -201,13 +224,12 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
 
     from headstrip.embed.layout import forward_of, lay_out
     from headstrip.embed.pixels import to_pixels
-    from headstrip.embed.plan import Settings
 
     encoder = headstrip_encoder(name)
     started = time.process_time()
     pixels = [to_pixels(Image.open(each).convert("RGB"), encoder.preprocessing) for each in paths]
     decoded = time.process_time() - started
-    layout = lay_out(Settings(), lanes=None, workers=None, device="cpu")
+    layout = lay_out(layout_of(), lanes=None, workers=None, device="cpu")
     size = int(layout.settings.batch_size or 1)
     batches = [np.stack(pixels[start : start + size]) for start in range(0, len(pixels), size)]
     batches = [batch for batch in batches if len(batch) == size]
@@ -224,6 +246,15 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     return {"decode": decoded, "forward": spent * len(paths) / (len(batches) * size)}
 
 
+def layout_of() -> Any:
+    """Return the layout that ``calibrate`` found, which the caller hands over."""
+    from headstrip.embed.plan import Settings
+
+    names = ("batch_size", "threads", "channels_last")
+    found = json.loads(os.environ["LAYOUT"])
+    return Settings(**{name: found[name] for name in names})
+
+
 def photographs(folder: Path) -> list[str]:
     """List the photographs of the benchmark."""
     return sorted(map(str, folder.glob("*.jpg")))
@@ -233,8 +264,9 @@ def main() -> None:
     """Measure one way, and print what it took."""
     way, name, folder, out = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
     paths = photographs(folder)
-    if way == "floor":
-        print(json.dumps(floor(name, paths)))
+    if way in ("floor", "calibrate"):
+        found = floor(name, paths) if way == "floor" else calibrate(name, folder)
+        print(json.dumps(found))
         return
     embed = WAYS[way](name)
     warm = folder.with_name(f"{folder.name}-warm")
@@ -243,7 +275,7 @@ def main() -> None:
     rows = embed(paths, out)
     seconds = time.perf_counter() - started
     assert rows == len(paths), (rows, len(paths))
-    print(json.dumps({"seconds": seconds, "images": rows}))
+    print(json.dumps({"seconds": seconds, "images": rows, "prepared": sum(PREPARED[-1:])}))
 
 
 if __name__ == "__main__":
