@@ -167,9 +167,12 @@ PREPARED: list[float] = []
 
 def headstrip_way(name: str, **asked: Any) -> Embed:
     """What this project does, decoders' start, resumable shards and all."""
+    from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.plan import Settings
     from headstrip.embed.run import embed_source
 
+    # As `headstrip embed` does.
+    keep_freed_memory()
     encoder = headstrip_encoder(name)
 
     def embed(paths: list[str], out: Path) -> int:
@@ -182,10 +185,12 @@ def headstrip_way(name: str, **asked: Any) -> Embed:
 
 def calibrate(name: str, folder: Path) -> dict[str, float]:
     """Have headstrip measure the layout of its batches, as `headstrip embed --calibrate` does."""
+    from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.plan import Settings
     from headstrip.embed.profile import measure_engines
     from headstrip.embed.sources import source_of
 
+    keep_freed_memory()
     encoder = headstrip_encoder(name)
     eager = Settings(engine="torch", precision="fp32")
     started = time.perf_counter()
@@ -213,8 +218,9 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     """Measure what no pipeline can go below: the network alone, and the decoding alone.
 
     Returns:
-        Seconds of processor that each takes for all images. The network runs as it does in the
-        pipeline, one batch a core, with what was decoded before.
+        Seconds of processor that each takes for all images, with all cores at it: cores that share
+        their units are slower then. The network runs as it does in the pipeline, with what was
+        decoded before.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -222,13 +228,20 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     import torch
     from PIL import Image
 
+    from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.layout import forward_of, lay_out
     from headstrip.embed.pixels import to_pixels
 
+    keep_freed_memory()
     encoder = headstrip_encoder(name)
-    started = time.process_time()
-    pixels = [to_pixels(Image.open(each).convert("RGB"), encoder.preprocessing) for each in paths]
-    decoded = time.process_time() - started
+
+    def decode(path: str) -> np.ndarray:
+        return to_pixels(Image.open(path).convert("RGB"), encoder.preprocessing)
+
+    with ThreadPoolExecutor(os.cpu_count()) as cores:
+        started = time.process_time()
+        pixels = list(cores.map(decode, paths))
+        decoded = time.process_time() - started
     layout = lay_out(layout_of(), lanes=None, workers=None, device="cpu")
     size = int(layout.settings.batch_size or 1)
     batches = [np.stack(pixels[start : start + size]) for start in range(0, len(pixels), size)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headstrip.embed import settling
+from headstrip.embed import allocating, settling
+from headstrip.embed.allocating import is_kept
 from headstrip.embed.calibrate import LEFT_OUT, Measured, calibrate, is_worth
 from headstrip.embed.layouts import Layout
 from headstrip.embed.plan import Settings
 from headstrip.embed.profile import measure_engines
+from headstrip.embed.remembered import situation
 from headstrip.embed.run import Options, embed_source
 from headstrip.embed.sources import source_of
 from headstrip.encoder import Encoder
@@ -145,3 +149,27 @@ def test_an_engine_that_takes_longer_than_it_saves_is_left_out_and_a_slow_one_so
     assert compiled.unavailable == LEFT_OUT
     assert not is_worth(1000, 10.0)
     assert is_worth(10_000, 10.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_is_freed_can_be_kept_and_measurements_are_kept_apart(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import numpy as np, resource\n"
+        "from headstrip.embed.allocating import is_kept, keep_freed_memory\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(20):\n"
+        "        np.ones(1 << 24, np.uint8)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "first = faults()\n"
+        "assert not is_kept()\n"
+        "if keep_freed_memory():\n"
+        "    assert is_kept() and keep_freed_memory()\n"
+        "    assert faults() < first / 2, first\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    before = situation(encoder, "x")
+    monkeypatch.setattr(allocating, "_kept", not is_kept())
+    assert situation(encoder, "x") != before

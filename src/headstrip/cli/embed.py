@@ -143,8 +143,10 @@ def command(
     images = _check_paths(source, column, image_column, out)
     encoder = build_image_encoder(context, name, weights)
 
+    from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.run import embed_source
 
+    keep_freed_memory()
     settings, options = _split(asked)
     if out is None:
         _look(encoder, images, look == "profile", settings, options, as_json)

@@ -65,7 +65,9 @@ class ShardActor:
         from pathlib import Path
 
         from headstrip import build_encoder
+        from headstrip.embed.allocating import keep_freed_memory
 
+        keep_freed_memory()
         if isinstance(encoder, Mapping):
             encoder = build_encoder(dict(encoder), allow_versions=True)
         self._listing, self._task = read_listing(Path(parts), digest), task

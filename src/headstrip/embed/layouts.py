@@ -43,10 +43,11 @@ class Layout(NamedTuple):
 def best_batch(encoder: Encoder, *, seconds: float = 3.0, cores: int | None = None) -> Layout:
     """Find the fastest layout for eager torch in fp32 on the CPU, by a short measurement.
 
-    It begins with batches of 4, one thread each, channels last, and tries batches that share the
-    threads, other sizes of batch, and the channels first. What another one gains must be 5 %, and
-    what would not be done in the time that is left is not tried: a network that is slow on this
-    machine has the first. Others that use the processor at the same time make it a guess.
+    It begins with batches of 4, one thread each, channels last, and tries other sizes, each with a
+    thread for every batch and with all threads for one, and the channels first. What another one
+    gains must be 5 %, and what would not be done in the time that is left is not tried: a network
+    that is slow on this machine has the first. Others that use the processor at the same time make
+    it a guess.
 
     Args:
         encoder: An encoder of images, with a preprocessing, on the CPU.
@@ -68,10 +69,11 @@ def best_batch(encoder: Encoder, *, seconds: float = 3.0, cores: int | None = No
     if _ROUNDS * best.batch_size * seconds_an_image(encoder) > seconds:
         return best
     rate = images_per_second(encoder, best)
-    for change in _changes(cores):
+    first = best
+    for change in _others(cores):
         layout = best._replace(**change)  # type: ignore[arg-type]
         images = _ROUNDS * layout.batch_size * layout.lanes
-        if layout == best or time.perf_counter() + images / rate > until:
+        if layout in (first, best) or time.perf_counter() + images / rate > until:
             continue
         if (found := images_per_second(encoder, layout)) > _BETTER * rate:
             best, rate = layout, found
@@ -109,19 +111,14 @@ def usable_cores() -> int:
 _ROUNDS = 3
 
 
-def _changes(cores: int) -> Iterator[dict[str, int | bool]]:
+def _others(cores: int) -> Iterator[dict[str, int | bool]]:
     """Yield what is tried, that which gains most often first."""
     # Threads that share a batch wait for each other, and read the parameters once.
-    if cores > 1:
-        yield {"lanes": 1, "threads": cores}
-    if cores > 2 and cores % 2 == 0:
-        yield {"lanes": cores // 2, "threads": 2}
-    yield {"batch_size": 8}
-    yield {"batch_size": 2}
-    yield {"batch_size": 16}
+    threads = [count for count in (cores, 1, 2) if cores % count == 0]
+    for size in (4, 8, 16, 2, 1, 32):
+        for count in dict.fromkeys(threads):
+            yield {"batch_size": size, "lanes": cores // count, "threads": count}
     yield {"channels_last": False}
-    yield {"batch_size": 1}
-    yield {"batch_size": 32}
 
 
 def _seconds(forward: Forward, layout: Layout) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstrip.atomic import write_atomically
+from headstrip.embed.allocating import is_kept
 from headstrip.embed.layouts import usable_cores
 from headstrip.embed.plan import machine
 from headstrip.weights.records import cache_home
@@ -31,7 +32,7 @@ def situation(encoder: Encoder, identity: str) -> dict[str, Any]:
     """
     return {
         "identity": identity, "machine": machine(), "cores": usable_cores(),
-        "device": str(encoder.place()[0].type), "versions": _versions(),
+        "device": str(encoder.place()[0].type), "versions": _versions(), "kept": is_kept(),
     }  # fmt: skip
 
 
