@@ -1,6 +1,6 @@
 """One source on one machine, and on Ray with something lost on the way.
 
-    python -m tests.embed.on_ray FOLDER whole|actor|node
+    python -m tests.embed.on_ray FOLDER whole|actor|node|errors
 
 Prints as JSON how many rows there are, whether the two files are equal, and what was lost.
 """
@@ -57,7 +57,8 @@ def main() -> None:
     from headstrip import build_encoder
     from headstrip.embed.cluster import on_ray
     from headstrip.embed.plan import Settings
-    from headstrip.embed.run import embed_source
+    from headstrip.embed.run import Options, embed_source
+    from headstrip.errors import HeadstripError
 
     folder, kind = Path(sys.argv[1]), sys.argv[2]
     torch.manual_seed(0)
@@ -82,6 +83,13 @@ def main() -> None:
         when_shards_are_there(parts, 3, remove)
     elif kind == "actor":
         when_shards_are_there(parts, 3, lambda: kill_an_actor(lost))
+    if kind == "errors":
+        try:
+            embed_source(encoder, source, there, settings=settings, compute=on_ray(),
+                         options=Options(max_errors=30))  # fmt: skip
+        except HeadstripError as error:
+            print(json.dumps({"error": str(error), "left": sorted(os.listdir(folder))}))
+        return
     actors = 2 if kind == "node" else None
     report = embed_source(encoder, source, there, settings=settings, compute=on_ray(actors=actors))
     if cluster is not None:

@@ -22,6 +22,23 @@ ROOT = Path(__file__).parents[2]
 pytest.importorskip("ray", reason="Ray is not installed")
 
 
+def on_one_machine(folder: Path, kind: str) -> dict:
+    """Run both ways in a process of its own, and return what it tells."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.embed.on_ray", str(folder), kind],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_too_many_bad_images_of_all_actors_end_the_run(tmp_path: Path) -> None:
+    told = on_one_machine(tmp_path, "errors")
+    assert "images could not be embedded, and max_errors is 30; one is" in told["error"]
+    assert told["left"] == ["here.parquet", "photographs", "there.parquet.parts"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "lost"), [("whole", []), ("actor", ["actor"]), ("node", ["node"])]
@@ -29,12 +46,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 def test_ray_gives_the_file_of_one_machine_whatever_is_lost(
     tmp_path: Path, kind: str, lost: list[str]
 ) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.embed.on_ray", str(tmp_path), kind],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout.splitlines()[-1])
+    told = on_one_machine(tmp_path, kind)
     assert told["equal"], told
     assert (told["rows"], told["bad"], told["lost"]) == (IMAGES, 57, lost)
     assert told["left"] == ["here.parquet", "photographs", "there.parquet"]

@@ -14,6 +14,7 @@ import numpy as np
 from headstrip.embed.layout import cores, slots_for
 from headstrip.embed.listing import read_listing
 from headstrip.embed.loop import Loop, Task
+from headstrip.embed.options import check_errors
 from headstrip.embed.pipeline import Stages, Told
 from headstrip.errors import HeadstripError, ManifestError
 
@@ -75,13 +76,16 @@ class ShardActor:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Fill the shards whose numbers are in the column ``shard``."""
-        before = self._loop.computed
+        before, bad = self._loop.computed, self._loop.bad
         numbers = [int(number) for number in batch["shard"]]
         # A node that was lost may have written one before it was.
         missing = [each for each in numbers if self._is_missing(each)]
         self._loop.run(missing, lambda done: None)
         rows = sum(stop - start for start, stop in map(self._task.shards.bounds, numbers))
-        return {"rows": np.array([rows]), "computed": np.array([self._loop.computed - before])}
+        return {
+            "rows": np.array([rows]), "computed": np.array([self._loop.computed - before]),
+            "bad": np.array([self._loop.bad - bad]), "example": np.array([self._loop.example]),
+        }  # fmt: skip
 
     def _is_missing(self, number: int) -> bool:
         again = self._task.retry_failed or self._task.checksum
@@ -142,6 +146,8 @@ def _compute(run: Run, todo: Sequence[int], told: Told, actors: int | None) -> t
     count = actors or gpus or max(1, sum(bool(node["Alive"]) for node in nodes))
     share = cores() if actors is None else max(1, cores() // count)
     task = run.task()
+    # The bad images of all actors count together, here.
+    bad, limit, task = task.bad, task.max_errors, replace(task, max_errors=None)
     if run.options.lanes is None or run.options.workers is None:
         task = replace(task, layout=_for_share(task, run, share))
     numbers = ray.data.from_items(
@@ -161,6 +167,8 @@ def _compute(run: Run, todo: Sequence[int], told: Told, actors: int | None) -> t
     for row in done.iter_rows():
         computed += int(row["computed"])
         told(int(row["rows"]))
+        bad += int(row["bad"])
+        check_errors(bad, limit, str(row["example"]))
     return Stages(), computed
 
 

@@ -14,12 +14,13 @@ import torch
 from headstrip.embed.decoders import Decoders
 from headstrip.embed.layout import Layout, forward_of
 from headstrip.embed.listing import Listing
+from headstrip.embed.options import check_errors
 from headstrip.embed.parts import Shards
 from headstrip.embed.pipeline import Pipeline, Stages, Told, Work
 from headstrip.embed.priors import Priors
+from headstrip.embed.report import bad_row
 from headstrip.embed.sources import Reader
 from headstrip.embed.table import Rows, table_of
-from headstrip.errors import HeadstripError
 from headstrip.interrupting import interrupts_held
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Task:
         retry_failed: Whether the bad images of those rows are tried again.
         checksum: Whether the bytes of an image tell if it changed.
         max_errors: Bad images after which the loop ends, None for any number.
+        bad: Bad images of the shards that were done before.
         timeout: Seconds that the decoding of an image may take.
     """
 
@@ -48,6 +50,7 @@ class Task:
     retry_failed: bool
     checksum: bool
     max_errors: int | None
+    bad: int
     timeout: float
 
 
@@ -59,6 +62,8 @@ class Loop:
 
     Attributes:
         computed: Images that were read so far.
+        bad: Bad images so far, those that were there before included.
+        example: One of these, with its reason.
         stages: Seconds in each stage so far.
     """
 
@@ -66,7 +71,7 @@ class Loop:
         """Take the parts; nothing is started."""
         self._encoder, self._listing, self._task = encoder, listing, task
         self._stack = ExitStack()
-        self._bad = self.computed = 0
+        self.computed, self.bad, self.example = 0, task.bad, ""
         self.stages = Stages()
 
     def __enter__(self) -> Loop:
@@ -131,16 +136,9 @@ class Loop:
         """Write a shard that is full."""
         table = table_of(rows, self._task.shards.schema)
         self._task.shards.write(number, table)
-        self._bad += len(rows.items) - table["error"].null_count
-        limit = self._task.max_errors
-        if limit is not None and self._bad > limit:
-            path, reason = next(
-                (item.path, error)
-                for item, error in zip(rows.items, rows.errors, strict=True)
-                if error is not None
-            )
-            raise HeadstripError(
-                f"{self._bad} images could not be embedded, and max_errors is {limit}; one is "
-                f"{path!r}: {reason} What is done is kept: mend them and run it again, or allow "
-                "more."
-            )
+        found = len(rows.items) - table["error"].null_count
+        if found:
+            place = table["error"].is_valid().index(True).as_py()
+            self.example = bad_row(table, place)
+        self.bad += found
+        check_errors(self.bad, self._task.max_errors, self.example)

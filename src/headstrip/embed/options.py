@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from headstrip.errors import HeadstripError
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -49,3 +51,21 @@ class Options:
             raise ValueError(
                 f"timeout={self.timeout!r} is no time. Pass a number of seconds above 0."
             )
+
+
+def check_errors(bad: int, limit: int | None, example: str) -> None:
+    """Refuse to go on with more bad images than are allowed.
+
+    Args:
+        bad: How many there are.
+        limit: How many are allowed, None for any number.
+        example: One of them, and its reason.
+
+    Raises:
+        HeadstripError: There are more.
+    """
+    if limit is not None and bad > limit:
+        raise HeadstripError(
+            f"{bad} images could not be embedded, and max_errors is {limit}; one is {example} "
+            "What is done is kept: mend them and run it again, or allow more."
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -46,9 +47,22 @@ class EmbedReport:
 
 def count_bad(file: Path) -> int:
     """Return how many rows of a file have an error."""
+    return bad_in(file)[0]
+
+
+def bad_in(file: Path) -> tuple[int, str]:
+    """Return how many rows of a file have an error, and the first of them with its reason."""
+    count, example = 0, ""
     with opened(file) as source, pq.ParquetFile(source) as table:
-        return sum(
-            table.metadata.row_group(group).num_rows
-            - table.read_row_group(group, ["error"])["error"].null_count
-            for group in range(table.metadata.num_row_groups)
-        )
+        for group in range(table.metadata.num_row_groups):
+            found = table.read_row_group(group, ["error"])["error"]
+            count += len(found) - found.null_count
+            if not example and found.null_count < len(found):
+                rows = table.read_row_group(group, ["path", "error"])
+                example = bad_row(rows, found.is_valid().index(True).as_py())
+    return count, example
+
+
+def bad_row(table: pa.Table, row: int) -> str:
+    """Return the path of a bad image, and its reason."""
+    return f"{table['path'][row].as_py()!r}: {table['error'][row].as_py()}"

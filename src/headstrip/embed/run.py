@@ -14,12 +14,12 @@ from headstrip.embed.layout import lay_out
 from headstrip.embed.listing import listing_file, write_listing
 from headstrip.embed.loop import Loop, Task
 from headstrip.embed.merging import DamagedShard, merge
-from headstrip.embed.options import Options
+from headstrip.embed.options import Options, check_errors
 from headstrip.embed.outputs import check_apart, refusing, rows_file
 from headstrip.embed.parts import Parts, Shards, metadata_in, opened_parts
 from headstrip.embed.pipeline import Stages, Told
 from headstrip.embed.plan import Plan, Settings, check_plan, encoder_in_plan
-from headstrip.embed.report import EmbedReport, count_bad
+from headstrip.embed.report import EmbedReport, bad_in, count_bad
 from headstrip.embed.settling import settled
 from headstrip.embed.sources import Source, source_of
 from headstrip.embed.sources.stream import StreamSource
@@ -132,7 +132,7 @@ class Run:
         """List the source and settle how its images are embedded, or refuse."""
         self.encoder, self.source, self.out = encoder, source, out
         self.parts, self.options, self._say = parts, options, say or (lambda sentence: None)
-        self._shown, self._origin = shown, origin_of(source)
+        self._shown, self._origin, self._bad = shown, origin_of(source), 0
         now = Plan(encoder_in_plan(encoder), asked, environment_of(encoder))
         found = self._found(now)
         parts.sweep()
@@ -171,6 +171,8 @@ class Run:
     def _fill(self, progress: Progress, compute: Compute) -> tuple[Stages, int]:
         """Have all shards computed that are missing; return what it took, and how many images."""
         todo, total = self._todo(), len(self.listing)
+        if self.options.max_errors is not None:
+            self._bad = self._bad_before(todo)
         done = total - sum(stop - start for start, stop in map(self.shards.bounds, todo))
         progress(done, total)
 
@@ -188,7 +190,7 @@ class Run:
         is_elsewhere = any(origin != self._origin for origin in priors.values())
         return Task(
             self.source.reader(), self.shards, tuple(priors), self.layout, options.retry_failed,
-            options.checksum or is_elsewhere, options.max_errors, options.timeout,
+            options.checksum or is_elsewhere, options.max_errors, self._bad, options.timeout,
         )  # fmt: skip
 
     def _todo(self) -> list[int]:
@@ -198,6 +200,15 @@ class Run:
             for number in range(len(self.shards))
             if not self.shards.is_done(number) or self._is_again(number)
         ]
+
+    def _bad_before(self, todo: Sequence[int]) -> int:
+        """Count the bad images of the shards that are done, or refuse to go on with so many."""
+        count = 0
+        for number in sorted({*range(len(self.shards))} - {*todo}):
+            found, example = bad_in(self.shards.path(number))
+            count += found
+            check_errors(count, self.options.max_errors, example)
+        return count
 
     def _is_again(self, number: int) -> bool:
         retry = self.options.retry_failed
