@@ -34,7 +34,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 BACKBONES = ("resnet50", "vit_b_16", "efficientnet_lite0")
-IMAGES, SIZE = 400, (500, 375)
+IMAGES, WARM, SIZE = 400, 64, (500, 375)
 LIMIT = 1800
 PEERS = [way for way in WAYS if not way.startswith("headstrip")]
 
@@ -146,7 +146,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         make_photographs(folder / "photographs", asked.images)
-        make_photographs(folder / "photographs-warm", 16)
+        make_photographs(folder / "photographs-warm", WARM)
         results = {
             name: compare(name, asked.ways, folder / "photographs", asked.repeat)
             for name in asked.only
