@@ -171,7 +171,7 @@ def _remedy(differ: list[str]) -> str:
     if "weights.sha256" in differ:
         return "Pass weights=path of the file with that hash."
     if all(key.startswith("versions.") for key in differ):
-        return "Install those versions, or pass allow_versions=True."
+        return "Install those versions, or pass allow_versions=True (--allow-versions)."
     if differ == ["identity"]:
         return (
             "It was changed after it was built, such as by training. Save it with "

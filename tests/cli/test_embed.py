@@ -163,3 +163,33 @@ def test_the_engine_that_was_chosen_is_told(
     assert chosen["precision"] in {"fp32", "bf16"}
     assert run(*line, "--engine", "auto", "--precision", "auto").exit_code == 1
     assert json.loads(pq.read_schema(out).metadata[b"headstrip"])["plan"]["settings"] == chosen
+
+
+def test_a_manifest_is_a_backbone_and_other_versions_are_to_be_allowed(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    encoder = build_encoder(NAME, weights=weights_of(NAME))
+    manifest = encoder.manifest()
+    manifest["versions"]["torch"] = "2.0"
+    file = tmp_path / "encoder.json"
+    file.write_text(json.dumps(manifest))
+    asked = ["embed", photos, "-b", file, "--weights", weights_of(NAME), "--json"]
+    result = run(*asked, "-o", tmp_path / "out.parquet")
+    assert result.exit_code == 2
+    assert "versions.torch is '2.0' in the manifest" in result.stderr
+    assert "(--allow-versions)" in result.stderr
+    told = json.loads(run(*asked, "-o", tmp_path / "out.parquet", "--allow-versions").stdout)
+    assert (told["rows"], told["identity"]) == (4, encoder.fingerprint.identity)
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "nowhere"])
+def test_a_device_that_is_not_there_is_a_sentence(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf, device: str
+) -> None:
+    result = run(
+        "embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", tmp_path / "out.parquet",
+        "--device", device,
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert f"device='{device}' cannot be used here" in result.stderr
+    assert not list(tmp_path.glob("out*"))

@@ -291,9 +291,7 @@ def test_too_many_bad_images_end_the_run_and_what_is_done_is_kept(
         embed(encoder, photos, out, max_errors=1, shard_rows=1)
     assert not out.exists()
     shards = sorted(out.with_name("out.parquet.parts").glob("*/*.parquet"))
-    with pytest.raises(
-        HeadstripError, match=r"2 images .* one is '.*\.jpg': .* What is done"
-    ):
+    with pytest.raises(HeadstripError, match=r"2 images .* one is '.*\.jpg': .* What is done"):
         embed(encoder, photos, out, max_errors=1, shard_rows=1)
     assert sorted(out.with_name("out.parquet.parts").glob("*/*.parquet")) == shards
     assert embed(encoder, photos, out, shard_rows=1).computed < 4

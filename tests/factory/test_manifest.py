@@ -258,7 +258,7 @@ def test_other_versions_are_named_and_may_be_allowed(
     for part in (
         f"versions.torch is '1.0' in the manifest and {torch.__version__!r} here",
         "versions.elsewhere is '2.0' in the manifest and None here",
-        "Install those versions, or pass allow_versions=True.",
+        "Install those versions, or pass allow_versions=True (--allow-versions).",
     ):
         assert part in str(caught.value)
     assert are_equal(built, build_from_manifest(manifest, weights=file, allow_versions=True))

@@ -75,7 +75,7 @@ def _completions(registry: Registry, incomplete: str) -> list[str]:
 
 
 def backbone_option(function: Any) -> Any:
-    """Add ``-b NAME`` and ``--weights`` to a command."""
+    """Add ``-b NAME``, ``--weights`` and ``--allow-versions`` to a command."""
     weights = click.option(
         "--weights",
         default="DEFAULT",
@@ -90,21 +90,37 @@ def backbone_option(function: Any) -> Any:
         required=True,
         metavar="NAME",
         shell_complete=complete_backbone,
-        help="Backbone, as `headstrip list` names it.",
+        help="Backbone, as `headstrip list` names it, or a JSON file with an encoder's manifest.",
     )
-    return name(weights(function))
+    versions = click.option(
+        "--allow-versions",
+        is_flag=True,
+        help="Have other versions of libraries compute than a manifest names.",
+    )
+    return name(weights(versions(function)))
 
 
-def build_image_encoder(context: click.Context, name: str, weights: str) -> Encoder:
+def build_image_encoder(
+    context: click.Context, name: str, weights: str, allow_versions: bool, device: str = "cpu"
+) -> Encoder:
     """Build an encoder of images, after everything that can be told without torch.
 
+    Args:
+        context: Of the command.
+        name: What ``-b`` said.
+        weights: What ``--weights`` said.
+        allow_versions: What ``--allow-versions`` said.
+        device: Where it goes, "auto" for a GPU where there is one.
+
     Raises:
-        UsageFailure: It takes clips, or there are no such weights.
+        UsageFailure: It takes clips, or there are no such weights, or no such device.
         HeadstripError: What ``build_encoder`` raises.
     """
     from headstrip.selection import select_weights
 
     registry = open_registry(context)
+    if name.endswith(".json"):
+        return _build(name, weights, allow_versions, device)
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
         if spec.task == "video":
@@ -119,6 +135,24 @@ def build_image_encoder(context: click.Context, name: str, weights: str) -> Enco
         if path is not None and not path.is_file():
             raise UsageFailure(f"There is no weights file {str(path)!r}. Check the path.")
 
-        from headstrip.factory import build_encoder
+        return _build(name, weights, allow_versions, device)
 
-        return build_encoder(name, weights=weights)
+
+def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encoder:
+    from headstrip.factory import build_encoder
+
+    try:
+        return build_encoder(
+            name, weights=weights, allow_versions=allow_versions, device=_place(device)
+        )
+    except ValueError as error:
+        raise UsageFailure(str(error)) from error
+
+
+def _place(device: str) -> str:
+    """Return a device's name as torch has it."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -41,15 +41,15 @@ class Guess:
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, images: tuple[str, ...], name: str, weights: str, count: int,
-    as_json: bool,
+    context: click.Context, images: tuple[str, ...], name: str, weights: str,
+    allow_versions: bool, count: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Print the likeliest classes of images.
 
     Each IMAGE is a file. The labels are those of the weights; a class is its number where they
     bring none. A bad image is told, the others are classified, and the exit code is 1 then.
     """
-    encoder = build_image_encoder(context, name, weights)
+    encoder = build_image_encoder(context, name, weights, allow_versions)
     results: list[dict[str, Any]] = []
     for image in images:
         try:

@@ -44,8 +44,9 @@ def _settings_options(function: Any) -> Any:
             help="What the network computes with.",
         ),
         click.option(
-            "--route", type=click.Choice(["exact", "fast"]),
-            help="exact decodes as declared; fast decodes JPEGs at a fraction of their size.",
+            "--route", type=click.Choice(["exact", "fast", "device"]),
+            help="exact decodes as declared; fast decodes JPEGs at a fraction of their size; "
+            "device decodes JPEGs where the network is.",
         ),
         click.option(
             "--dtype", type=click.Choice(["float32", "float16"]), help="What is kept of a number.",
@@ -60,6 +61,10 @@ def _settings_options(function: Any) -> Any:
 def _run_options(function: Any) -> Any:
     """Add what a run does besides."""
     options: list[Decorator] = [
+        click.option(
+            "--device", metavar="DEVICE", default="auto", show_default=True,
+            help="Where the network runs, such as cpu or cuda:1; auto is a GPU where there is one.",
+        ),
         click.option("--workers", type=click.IntRange(min=0), help="Processes that decode."),
         click.option("--lanes", type=click.IntRange(min=1), help="Batches in the network at once."),
         click.option("--overwrite", is_flag=True, help="Begin anew where OUT is there."),
@@ -123,9 +128,9 @@ def _with(options: list[Decorator], function: Any) -> Any:
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, /, source: str, name: str, weights: str, out: Path | None,
-    as_json: bool, column: str, image_column: str | None, on: str, address: str | None,
-    look: str | None, **asked: Any,
+    context: click.Context, /, source: str, name: str, weights: str, allow_versions: bool,
+    out: Path | None, as_json: bool, column: str, image_column: str | None, on: str,
+    address: str | None, look: str | None, **asked: Any,
 ) -> None:  # fmt: skip
     """Embed images into a file.
 
@@ -141,7 +146,7 @@ def command(
             "which write nothing."
         )
     images = _check_paths(source, column, image_column, out)
-    encoder = build_image_encoder(context, name, weights)
+    encoder = build_image_encoder(context, name, weights, allow_versions, asked.pop("device"))
 
     from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.run import embed_source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,8 @@ def on_ray(address: str | None = None, *, actors: int | None = None) -> Compute:
     Args:
         address: Of a cluster, as ``ray.init`` takes it; None for a cluster of this machine alone,
             unless the environment names one.
-        actors: Actors of the pool, None for one a GPU, or else one a node.
+        actors: Actors of the pool, None for one a GPU where the encoder is on one, or else one a
+            node.
 
     Raises:
         HeadstripError: Ray is not installed, or older than 2.55, below which a cluster lets others
@@ -54,11 +56,12 @@ def on_ray(address: str | None = None, *, actors: int | None = None) -> Compute:
 class ShardActor:
     """An actor that fills shards: a loop that is ready, for all that it is given."""
 
-    def __init__(self, encoder: Any, parts: str, digest: str, task: Task) -> None:
+    def __init__(self, encoder: Any, place: str, parts: str, digest: str, task: Task) -> None:
         """Build the encoder and start the decoders.
 
         Args:
             encoder: A manifest, or the encoder itself where none can be written.
+            place: Kind of device that it goes to.
             parts: The folder of parts.
             digest: Which listing in it.
             task: What the loop needs.
@@ -71,6 +74,7 @@ class ShardActor:
         keep_freed_memory()
         if isinstance(encoder, Mapping):
             encoder = build_encoder(dict(encoder), allow_versions=True)
+        encoder = encoder.to(place)
         self._listing, self._task = read_listing(Path(parts), digest), task
         self._loop = Loop(encoder, self._listing, task).__enter__()
 
@@ -141,7 +145,8 @@ def _compute(run: Run, todo: Sequence[int], told: Told, actors: int | None) -> t
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    place = run.encoder.place()[0].type
+    gpus = _gpus(place)
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     count = actors or gpus or max(1, sum(bool(node["Alive"]) for node in nodes))
     share = cores() if actors is None else max(1, cores() // count)
@@ -156,7 +161,7 @@ def _compute(run: Run, todo: Sequence[int], told: Told, actors: int | None) -> t
     done = numbers.map_batches(
         ShardActor,
         fn_constructor_args=(
-            _portable(run.encoder), os.fspath(run.parts.folder), run.listing.digest, task
+            _portable(run.encoder), place, os.fspath(run.parts.folder), run.listing.digest, task
         ),
         batch_size=_AT_ONCE,
         concurrency=count,
@@ -170,6 +175,25 @@ def _compute(run: Run, todo: Sequence[int], told: Told, actors: int | None) -> t
         bad += int(row["bad"])
         check_errors(bad, limit, str(row["example"]))
     return Stages(), computed
+
+
+def _gpus(place: str) -> int:
+    """Return how many GPUs the cluster has for encoders that are on one, 0 for the others.
+
+    Raises:
+        HeadstripError: The encoder is on a GPU, and the cluster has none.
+    """
+    import ray
+
+    if place == "cpu":
+        return 0
+    found = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    if not found:
+        raise HeadstripError(
+            f"The encoder is on {place!r}, and the cluster has no GPU. Use --device cpu "
+            "(encoder.cpu()), or add nodes with GPUs."
+        )
+    return found
 
 
 def _for_share(task: Task, run: Run, share: int) -> Any:
@@ -186,10 +210,16 @@ def _portable(encoder: Encoder) -> Any:
     try:
         manifest = encoder.manifest()
     except ManifestError:
-        return encoder
+        return _on_cpu(encoder)
     if manifest["weights"]["tag"] is None or manifest["weights"]["file"] or manifest["not_json"]:
-        return encoder
+        return _on_cpu(encoder)
     return {**manifest, "predictors": []}
+
+
+def _on_cpu(encoder: Encoder) -> Encoder:
+    """Return an encoder that can be unpickled where there is no GPU."""
+    is_there = encoder.place()[0].type == "cpu"
+    return encoder if is_there else copy.deepcopy(encoder).cpu()
 
 
 def _image(value: Any) -> Any:

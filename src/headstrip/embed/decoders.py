@@ -9,9 +9,10 @@ import math
 import os
 import pickle
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -28,9 +29,24 @@ if TYPE_CHECKING:
     from headstrip.embed.sources import Item, Reader
     from headstrip.preprocessing import Preprocessing
 
-__all__ = ["Decoded", "Decoders", "Ticket"]
+__all__ = ["Ahead", "Decoded", "Decoders", "Ticket"]
 
 _LARGEST_CHUNK = 8
+
+
+class Ahead(Protocol):
+    """What decodes the first ``images`` of each batch elsewhere; see ``DeviceLane``."""
+
+    @property
+    def images(self) -> int: ...  # noqa: D102
+    def start(  # noqa: D102
+        self,
+        slots: np.ndarray,
+        give: Callable[[Chunk], None],
+        failed: Callable[[BaseException], None],
+    ) -> None: ...
+    def put(self, chunk: Chunk) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
 
 
 class Decoders:
@@ -51,6 +67,7 @@ class Decoders:
         slots: int,
         timeout: float = 60.0,
         route: str = "exact",
+        ahead: Ahead | None = None,
     ) -> None:
         """Keep what is to be done; the processes start with ``with``.
 
@@ -64,6 +81,8 @@ class Decoders:
             timeout: Seconds that one image may take, reading it included.
             route: "exact" for the pixels of the preprocessing, bit for bit; "fast" to make large
                 JPEGs smaller while they are decoded.
+            ahead: What decodes the first images of each batch elsewhere, None for nothing; what it
+                cannot is decoded here.
 
         Raises:
             ValueError: A number is too small, or the route is unknown.
@@ -81,6 +100,7 @@ class Decoders:
         self._route: Route = "fast" if route == "fast" else "exact"
         self._shape = (slots, batch_size, *preprocessing.crop, preprocessing.channels)
         self._pickled = _pickled(reader) if workers else b""
+        self._ahead = ahead
         self._lanes: Lanes | None = None
         self._memory: Memory | None = None
         self._free: list[int] = []
@@ -94,10 +114,12 @@ class Decoders:
         self._failure, self._free = None, list(range(self._shape[0]))
         if not self._workers:
             self._slots = np.zeros(self._shape, np.uint8)
+            self._start_ahead()
             return self
         self._memory = allocate(self._workers, self._shape)
         self._counters, self._slots = attach(self._memory)
         self._lanes = Lanes(self._start, self._workers, self._timeout, self._fail)
+        self._start_ahead()
         return self
 
     def __exit__(
@@ -107,6 +129,8 @@ class Decoders:
         traceback: TracebackType | None,
     ) -> None:
         self.give_up()
+        if self._ahead is not None:
+            self._ahead.close()
         if self._lanes is not None:
             self._lanes.close()
         if self._memory is not None and isinstance(self._memory.handle, int):
@@ -148,27 +172,38 @@ class Decoders:
             slot = self._free.pop()
             ticket = Ticket(self._slots[slot], len(items), lambda: self._give_back(slot, ticket))
             self._tickets.add(ticket)
-        if self._lanes is None:
-            self._decode(ticket, slot, items)
-        else:
-            self._lanes.put(self._chunks(ticket, slot, items))
+        whole = Chunk(ticket, slot, range(len(items)), items)
+        if self._ahead is not None and items:
+            first = self._ahead.images
+            self._ahead.put(Chunk(ticket, slot, whole.places[:first], items[:first]))
+            whole = Chunk(ticket, slot, whole.places[first:], items[first:])
+        self._decode(whole)
         return ticket
 
-    def _decode(self, ticket: Ticket, slot: int, items: Sequence[Item]) -> None:
-        """Decode a batch in this process."""
-        for place, item in enumerate(items):
-            pixels = self._slots[slot, place]
-            ticket.put(
-                place, read_into(pixels, self._reader, item, self._preprocessing, self._route)
-            )
+    def _start_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.start(self._slots, self._decode, self._fail)
 
-    def _chunks(self, ticket: Ticket, slot: int, items: Sequence[Item]) -> list[Chunk]:
+    def _decode(self, chunk: Chunk) -> None:
+        """Have images decoded by the processes, or decode them in this one."""
+        if self._lanes is not None:
+            self._lanes.put(self._parts(chunk))
+            return
+        for place, item in zip(chunk.places, chunk.items, strict=True):
+            pixels = self._slots[chunk.slot, place]
+            outcome = read_into(pixels, self._reader, item, self._preprocessing, self._route)
+            chunk.ticket.put(place, outcome)
+
+    def _parts(self, chunk: Chunk) -> list[Chunk]:
         # Two for each process, so that one that has larger images leaves the second to others.
         size = min(_LARGEST_CHUNK, math.ceil(self._batch_size / (2 * self._workers)))
-        places = range(len(items))
         return [
-            Chunk(ticket, slot, places[start : start + size], items[start : start + size])
-            for start in range(0, len(items), size)
+            replace(
+                chunk,
+                places=chunk.places[start : start + size],
+                items=chunk.items[start : start + size],
+            )
+            for start in range(0, len(chunk.items), size)
         ]
 
     def _start(self, number: int) -> DecoderProcess:

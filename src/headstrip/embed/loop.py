@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headstrip.embed.decoders import Decoders
+from headstrip.embed.decoders import Ahead, Decoders
 from headstrip.embed.layout import Layout, forward_of
 from headstrip.embed.listing import Listing
 from headstrip.embed.options import check_errors
@@ -25,6 +25,7 @@ from headstrip.interrupting import interrupts_held
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
+    from headstrip.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class Loop:
             decoders = Decoders(
                 task.reader, preprocessing, batch_size=int(settings.batch_size or 1),
                 workers=task.layout.workers, slots=task.layout.slots, timeout=task.timeout,
-                route=str(settings.route),
+                route="exact" if settings.route == "device" else str(settings.route),
+                ahead=self._ahead(preprocessing),
             )  # fmt: skip
             with interrupts_held():
                 self._decoders = stack.enter_context(decoders)
@@ -97,6 +99,16 @@ class Loop:
             self._stack = stack.pop_all()
         self.stages.add("prepared", time.perf_counter() - started)
         return self
+
+    def _ahead(self, preprocessing: Preprocessing) -> Ahead | None:
+        """Return what decodes where the network is, if the route is that."""
+        settings = self._task.layout.settings
+        if settings.route != "device":
+            return None
+        from headstrip.embed.device_lane import DeviceLane
+
+        images = int(settings.device_images or settings.batch_size or 1)
+        return DeviceLane(self._task.reader, preprocessing, self._encoder.place()[0], images)
 
     def __exit__(self, *_: object) -> None:
         """End the decoders, and put everything back."""

@@ -56,10 +56,10 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     height, width = preprocessing.resized(picture.height, picture.width)
     if picture.size != (width, height):
         picture = picture.resize((width, height), _FILTERS[preprocessing.interpolation])
-    window = _window(height, width, preprocessing)
-    if window != (0, 0, width, height):
-        picture = picture.crop(window)
-    return _on_canvas(picture, preprocessing)
+    shown = window(height, width, preprocessing)
+    if shown != (0, 0, width, height):
+        picture = picture.crop(shown)
+    return on_canvas(np.asarray(picture), preprocessing)
 
 
 def to_pixels_fast(reduced: Reduced, preprocessing: Preprocessing) -> np.ndarray:
@@ -81,7 +81,7 @@ def to_pixels_fast(reduced: Reduced, preprocessing: Preprocessing) -> np.ndarray
     height, width = preprocessing.resized(reduced.height, reduced.width)
     if (height, width) == (reduced.height, reduced.width):
         return to_pixels(reduced.image, preprocessing)
-    left, upper, right, lower = _window(height, width, preprocessing)
+    left, upper, right, lower = window(height, width, preprocessing)
     x, y, far_x, far_y = reduced.box
     across, down = (far_x - x) / width, (far_y - y) / height
     # A product of floats may pass the edge by a last bit, which Pillow refuses.
@@ -90,10 +90,10 @@ def to_pixels_fast(reduced: Reduced, preprocessing: Preprocessing) -> np.ndarray
     size = (right - left, lower - upper)
     picture = in_channels(reduced.image, preprocessing.channels)
     picture = picture.resize(size, _FILTERS[preprocessing.interpolation], box)
-    return _on_canvas(picture, preprocessing)
+    return on_canvas(np.asarray(picture), preprocessing)
 
 
-def _window(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+def window(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
     """Return what the crop takes of a resized image: left, upper, right and lower."""
     upper, lower = _span(height, preprocessing.crop[0])
     left, right = _span(width, preprocessing.crop[1])
@@ -111,15 +111,23 @@ def _span(size: int, crop: int) -> tuple[int, int]:
     return start, start + crop
 
 
-def _on_canvas(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Put an image in the middle of the crop, an odd pixel of border to the right and below."""
+def on_canvas(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Put an image in the middle of the crop, an odd pixel of border to the right and below.
+
+    Args:
+        pixels: uint8 array (height, width) or (height, width, C), no larger than the crop.
+        preprocessing: Whose crop and fill.
+
+    Returns:
+        uint8 array (H, W, C), H and W those of the crop.
+    """
     height, width = preprocessing.crop
-    pixels = np.asarray(picture).reshape(picture.height, picture.width, -1)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
     if pixels.shape[:2] == (height, width):
         return pixels
     fill = (0,) * preprocessing.channels if preprocessing.fill is None else preprocessing.fill
     canvas = np.empty((height, width, preprocessing.channels), np.uint8)
     canvas[...] = fill
-    upper, left = (height - picture.height) // 2, (width - picture.width) // 2
-    canvas[upper : upper + picture.height, left : left + picture.width] = pixels
+    upper, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
+    canvas[upper : upper + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return canvas

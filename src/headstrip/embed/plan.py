@@ -14,8 +14,8 @@ from headstrip.errors import HeadstripError, ManifestError, PluginError
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
 
-Route = Literal["exact", "fast"]
-ROUTES: tuple[Route, ...] = ("exact", "fast")
+Route = Literal["exact", "fast", "device"]
+ROUTES: tuple[Route, ...] = ("exact", "fast", "device")
 DTYPES = ("float32", "float16")
 AUTO = "auto"
 """The engine, or the precision, that measures fastest within the tolerance."""
@@ -35,7 +35,9 @@ class Settings:
         threads: Threads of the processor that one batch has.
         channels_last: Whether the network computes with the channels last.
         route: "exact" decodes and resizes as the preprocessing declares; "fast" decodes JPEGs
-            at a fraction of their size.
+            at a fraction of their size; "device" decodes and resizes JPEGs where the network is.
+        device_images: Of the route "device", how many images of each batch are decoded there, the
+            first ones; the others as in "exact".
         dtype: What is kept: "float32" or "float16".
         shard_rows: Rows of a shard, the most that is computed again after a run was ended.
     """
@@ -46,6 +48,7 @@ class Settings:
     threads: int | None = None
     channels_last: bool | None = None
     route: str | None = None
+    device_images: int | None = None
     dtype: str | None = None
     shard_rows: int | None = None
 
@@ -55,7 +58,7 @@ class Settings:
         Raises:
             ValueError: A number is no whole one above zero, or a route or dtype is unknown.
         """
-        for name in ("batch_size", "threads", "shard_rows"):
+        for name in ("batch_size", "threads", "shard_rows", "device_images"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(f"{name}={value!r} is no whole number. Pass 1 or more.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,12 @@ from headstrip.embed.layouts import best_batch, seconds_an_image
 from headstrip.embed.listing import Listing
 from headstrip.embed.plan import AUTO, Settings
 from headstrip.embed.remembered import recall, remember, situation
-from headstrip.embed.sources import Reader
-from headstrip.errors import PreprocessingError
+from headstrip.embed.sources import Item, Reader
+from headstrip.errors import HeadstripError, PreprocessingError
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
+    from headstrip.preprocessing import Preprocessing
 
 Here = Mapping[str, Any]
 
@@ -30,6 +32,9 @@ _SAMPLE = 32
 
 _SHARE = 0.05
 """Share of a run's time that goes into finding out how batches are laid out, at most."""
+
+_ALIKE = 3.0
+"""Levels of 255 by which an image's pixels may differ between two decoders, in the mean."""
 
 _MANY = 100
 """Images among which one more is little."""
@@ -80,6 +85,9 @@ def settled(
         settings = replace(settings, engine=best.engine, precision=best.precision)
     if not on_cpu and settings.batch_size is None:
         settings = fitting(encoder, settings)
+    if settings.route == "device" and settings.device_images is None:
+        images = device_share(encoder, listing, reader, settings)
+        settings = replace(settings, device_images=images)
     return settings
 
 
@@ -200,6 +208,51 @@ def fitting(encoder: Encoder, settings: Settings) -> Settings:
             return tried
 
 
+def device_share(encoder: Encoder, listing: Listing, reader: Reader, settings: Settings) -> int:
+    """Measure how many images of a batch are decoded where the network is, and how many beside it.
+
+    Args:
+        encoder: What embeds.
+        listing: Where images are taken from, evenly.
+        reader: What reads them.
+        settings: How batches are run.
+
+    Returns:
+        So many that both would be done at the same time; 1 at least.
+
+    Raises:
+        PreprocessingError: The preprocessing is not for the route "device".
+        HeadstripError: The pixels of an image are not those of the route "exact", by more than
+            rounding.
+    """
+    from headstrip.embed.device_lane import DeviceLane
+
+    place, preprocessing = encoder.place()[0], _preprocessing(encoder)
+    layout = lay_out(settings, lanes=None, workers=None, device=place.type)
+    size, seconds, pixels = int(layout.settings.batch_size or 1), [], []
+    items = _spread(listing, 3 * size)
+    for ahead in (DeviceLane(reader, preprocessing, place, size), None):
+        with Decoders(reader, preprocessing, batch_size=size, workers=layout.workers, slots=1,
+                      ahead=ahead) as decoders:  # fmt: skip
+            for start in range(0, len(items), size):
+                if start == size:
+                    # The first batch starts processes, and tells nothing of their speed.
+                    started = time.perf_counter()
+                ticket = decoders.submit(items[start : start + size])
+                found = ticket.result().pixels.astype(np.int16)
+                ticket.release()
+            seconds.append(time.perf_counter() - started)
+            pixels.append(found)
+    differences = np.abs(pixels[0] - pixels[1]).mean(axis=(1, 2, 3))
+    if differences.max() > _ALIKE:
+        raise HeadstripError(
+            f"The route 'device' gives other pixels here, by {differences.max():.1f} of 255 in the "
+            "mean of an image. Use the route 'exact'."
+        )
+    there, here = seconds
+    return max(1, min(size, round(size * here / (there + here))))
+
+
 def measured(
     encoder: Encoder, listing: Listing, reader: Reader, settings: Settings,
     images: int | None = None,
@@ -232,16 +285,22 @@ def measured(
 
 def _sample(encoder: Encoder, listing: Listing, reader: Reader, size: int) -> list[np.ndarray]:
     """Decode images of the source, evenly taken, into whole batches."""
-    preprocessing = encoder.preprocessing
-    if preprocessing is None:
-        raise PreprocessingError("The encoder has no preprocessing. Pass one to build_encoder.")
     count = -(-_SAMPLE // size) * size
-    places = np.linspace(0, len(listing) - 1, count).astype(int)
-    batches = []
-    with Decoders(reader, preprocessing, batch_size=size, workers=1, slots=1) as decoders:
+    items, batches = _spread(listing, count), []
+    with Decoders(reader, _preprocessing(encoder), batch_size=size, workers=1, slots=1) as decoders:
         for start in range(0, count, size):
-            items = [listing.slice(p, p + 1)[0] for p in map(int, places[start : start + size])]
-            ticket = decoders.submit(items)
+            ticket = decoders.submit(items[start : start + size])
             batches.append(ticket.result().pixels.copy())
             ticket.release()
     return batches
+
+
+def _spread(listing: Listing, count: int) -> list[Item]:
+    places = np.linspace(0, len(listing) - 1, count).astype(int)
+    return [listing.slice(place, place + 1)[0] for place in map(int, places)]
+
+
+def _preprocessing(encoder: Encoder) -> Preprocessing:
+    if encoder.preprocessing is None:
+        raise PreprocessingError("The encoder has no preprocessing. Pass one to build_encoder.")
+    return encoder.preprocessing
