@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from tests.embed.conftest import SMALL, pixels
 from headstrip import HeadstripError, Preprocessing, PreprocessingError
 from headstrip.embed import device_lane
 from headstrip.embed.decode import decode_bytes
+from headstrip.embed.decoders import Decoders
 from headstrip.embed.device_lane import DeviceLane, device_pixels
 from headstrip.embed.engines.cosines import cosines
 from headstrip.embed.loading import load_embeddings
 from headstrip.embed.pixels import to_pixels
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import EmbedReport, Options, embed_source
+from headstrip.embed.sources import Item
 from headstrip.encoder import Encoder
 
 Save = Callable[..., Path]
@@ -83,9 +86,9 @@ def test_what_is_smaller_than_the_crop_has_its_border() -> None:
     "data",
     [
         b"", b"\xff\xd8", b"not a picture", encoded(form="PNG"), encoded(mode="CMYK"),
-        encoded(mode="L"), encoded()[:-400], encoded() + b"more",
+        encoded(mode="L"), encoded()[:-400], encoded() + b"more", encoded(progressive=True),
     ],
-    ids=["empty", "start", "text", "png", "cmyk", "grey", "torn", "trailing"],
+    ids=["empty", "start", "text", "png", "cmyk", "grey", "torn", "trailing", "progressive"],
 )  # fmt: skip
 def test_what_is_no_plain_jpeg_does_not_come_out(data: bytes) -> None:
     whole, found = device_pixels([encoded(), data], SMALL, CPU)
@@ -139,8 +142,8 @@ def test_rows_are_those_of_the_exact_route_but_for_rounding(
     encoder: Encoder, photos: Path, tmp_path: Path, workers: int
 ) -> None:
     embed(encoder, photos, tmp_path / "exact.parquet", route="exact")
-    report = embed(encoder, photos, tmp_path / "out.parquet", workers=workers, device_images=2)
-    assert (report.settings.route, report.settings.device_images) == ("device", 2)
+    report = embed(encoder, photos, tmp_path / "out.parquet", workers=workers, device_percent=40)
+    assert (report.settings.route, report.settings.device_percent) == ("device", 40)
     columns = ["path", "width", "height", "error", "size", "checksum"]
     assert (
         pq.read_table(tmp_path / "out.parquet", columns=columns).to_pylist()
@@ -150,7 +153,7 @@ def test_rows_are_those_of_the_exact_route_but_for_rounding(
     _, found, _ = load_embeddings(tmp_path / "out.parquet")
     assert ok.tolist().count(False) == report.bad == 2
     assert cosines(found[ok], exact[ok]).min() > 0.999
-    embed(encoder, photos, tmp_path / "again.parquet", workers=2 - workers, device_images=2)
+    embed(encoder, photos, tmp_path / "again.parquet", workers=2 - workers, device_percent=40)
     assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "out.parquet").read_bytes()
 
 
@@ -158,24 +161,71 @@ def test_the_share_is_measured_once_and_kept(
     encoder: Encoder, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.parquet"
-    share = embed(encoder, photos, out).settings.device_images
-    assert share in (1, 2, 3, 4)
+    share = embed(encoder, photos, out).settings.device_percent
+    assert 1 <= share <= 100
     (photos / "new.jpg").write_bytes(encoded(40))
     report = embed(encoder, photos, out)
-    assert (report.computed, report.settings.device_images) == (1, share)
+    assert (report.computed, report.settings.device_percent) == (1, share)
 
 
-def test_a_device_without_memory_leaves_all_to_the_others(
+def test_memory_that_is_gone_for_a_moment_changes_no_bit_and_for_ever_ends_the_run(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    embed(encoder, photos, tmp_path / "whole.parquet", device_percent=100)
+    cut, calls = device_lane._cut, []
+
+    def short(*asked: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cut(*asked)
+
+    monkeypatch.setattr(device_lane, "_MOMENT", 0.01)
+    monkeypatch.setattr(device_lane, "_cut", short)
+    embed(encoder, photos, tmp_path / "out.parquet", device_percent=100)
+    assert (tmp_path / "whole.parquet").read_bytes() == (tmp_path / "out.parquet").read_bytes()
+    monkeypatch.setattr(device_lane, "_cut", lambda *asked: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        embed(encoder, photos, tmp_path / "other.parquet", device_percent=100)
+
     def full(*_: Any) -> Any:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(device_lane, "_cut", full)
-    embed(encoder, photos, tmp_path / "exact.parquet", route="exact")
-    embed(encoder, photos, tmp_path / "out.parquet", device_images=4)
-    exact, found = (load_embeddings(tmp_path / f"{name}.parquet") for name in ("exact", "out"))
-    np.testing.assert_array_equal(exact[1], found[1])
+    with pytest.raises(HeadstripError, match=r"memory of cpu ran out.*the route 'exact'\."):
+        embed(encoder, photos, tmp_path / "other.parquet", device_percent=100)
+
+
+def test_the_bits_of_an_image_depend_on_no_other_one(
+    encoder: Encoder, photos: Path, tmp_path: Path
+) -> None:
+    embed(encoder, photos, tmp_path / "few.parquet", device_percent=50)
+    (photos / "0first.jpg").write_bytes(encoded(30))
+    embed(encoder, photos, tmp_path / "more.parquet", device_percent=50)
+    paths, few, ok = load_embeddings(tmp_path / "few.parquet")
+    names, more, _ = load_embeddings(tmp_path / "more.parquet")
+    again = more[[names.index(path) for path in paths]]
+    np.testing.assert_array_equal(few[ok], again[ok])
+
+
+class _SlowReader:
+    """Reads one image for longer than any run."""
+
+    def read(self, item: Any) -> bytes:
+        if item.path == "08.jpg":
+            time.sleep(60)
+        raise OSError(5, "Input/output error")
+
+
+def test_a_lane_that_reads_for_ever_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_lane, "_PATIENCE", 0.1)
+    lane = DeviceLane(_SlowReader(), SMALL, CPU, 100)
+    given: list[Any] = []
+    with Decoders(_SlowReader(), SMALL, batch_size=2, workers=0, slots=1, ahead=lane) as decoders:
+        monkeypatch.setattr(decoders, "_decode", given.append)
+        decoders.submit([Item("08.jpg", 0, 0)])
+        started = time.perf_counter()
+    assert time.perf_counter() - started < 5
 
 
 def test_a_device_that_decodes_otherwise_is_refused(

@@ -33,16 +33,16 @@ def embed(encoder: Encoder, source: Any, out: Path, **asked: Any) -> EmbedReport
     [
         ("lanes", 0), ("lanes", True), ("lanes", "2"), ("workers", -1), ("workers", 1.5),
         ("max_errors", -1), ("timeout", 0), ("timeout", "5"), ("timeout", float("nan")),
-        ("timeout", float("inf")), ("timeout", True),
+        ("timeout", float("inf")), ("timeout", True), ("overwrite", "no"), ("exact", None),
     ],
 )  # fmt: skip
-def test_a_number_that_nothing_can_be_run_with_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"{name}=.* Pass a"):
+def test_a_value_that_nothing_can_be_run_with_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name}=.* Pass "):
         Options(**{name: value})
 
 
 @pytest.mark.parametrize(
-    "name", ["x.csv", "x.NPY", "x.jsonl", "x.npz", "x.TXT", "x.safetensors", "x.html"]
+    "name", ["x.csv", "x.NPY", "x.jsonl", "x.npz", "x.TXT", "x.safetensors", "x.html", "x.png"]
 )
 def test_a_name_that_promises_another_format_is_refused(
     encoder: Encoder, save: Save, tmp_path: Path, name: str
@@ -73,12 +73,33 @@ def test_a_list_is_not_replaced_by_what_is_made_of_it(
     assert listed.read_bytes() == before
 
 
-def test_an_image_of_a_folder_is_not_replaced(encoder: Encoder, save: Save) -> None:
+def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
     path = save("a.png", 1)
     before = path.read_bytes()
+    for source in (path.parent, iter([path])):
+        with pytest.raises(HeadstripError, match=r"Name a file that ends in \.parquet or \.npy\."):
+            embed(encoder, source, path, overwrite=True)
+    odd = path.rename(path.with_name("no suffix"))
     with pytest.raises(HeadstripError, match="is a file of the source"):
-        embed(encoder, path.parent, path, overwrite=True)
-    assert path.read_bytes() == before
+        embed(encoder, iter([odd]), odd, overwrite=True)
+    assert odd.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [({"channels_last": "no"}, "no truth value"), ({"device_percent": 101}, "Pass 1 to 100"),
+     ({"device_percent": 5, "route": "exact"}, "with the route 'device'")],
+)  # fmt: skip
+def test_settings_that_nothing_can_be_computed_with_are_refused(
+    asked: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        Settings(**asked)
+
+
+def test_an_iterable_has_the_exact_route_alone(encoder: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(HeadstripError, match="not by 'fast'"):
+        embed_source(encoder, images(0), tmp_path / "out", settings=Settings(route="fast"))
 
 
 def test_a_table_of_images_is_not_replaced(encoder: Encoder, save: Save, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def _look(
     from headstrip.embed.profile import measure_engines, profile
 
     if not is_profile:
-        used, measured = measure_engines(encoder, source, settings)
+        used, measured = measure_engines(encoder, source, settings, options)
         rows = [each.to_json() for each in measured]
         if as_json:
             print_json([{**row, **_layout_of(encoder, used)} for row in rows])

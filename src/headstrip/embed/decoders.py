@@ -35,10 +35,9 @@ _LARGEST_CHUNK = 8
 
 
 class Ahead(Protocol):
-    """What decodes the first ``images`` of each batch elsewhere; see ``DeviceLane``."""
+    """What decodes some images elsewhere; see ``DeviceLane``."""
 
-    @property
-    def images(self) -> int: ...  # noqa: D102
+    def takes(self, item: Item) -> bool: ...  # noqa: D102
     def start(  # noqa: D102
         self,
         slots: np.ndarray,
@@ -81,8 +80,8 @@ class Decoders:
             timeout: Seconds that one image may take, reading it included.
             route: "exact" for the pixels of the preprocessing, bit for bit; "fast" to make large
                 JPEGs smaller while they are decoded.
-            ahead: What decodes the first images of each batch elsewhere, None for nothing; what it
-                cannot is decoded here.
+            ahead: What decodes some images elsewhere, None for nothing; what it cannot is decoded
+                here.
 
         Raises:
             ValueError: A number is too small, or the route is unknown.
@@ -174,9 +173,10 @@ class Decoders:
             self._tickets.add(ticket)
         whole = Chunk(ticket, slot, range(len(items)), items)
         if self._ahead is not None and items:
-            first = self._ahead.images
-            self._ahead.put(Chunk(ticket, slot, whole.places[:first], items[:first]))
-            whole = Chunk(ticket, slot, whole.places[first:], items[first:])
+            taken = [place for place, item in enumerate(items) if self._ahead.takes(item)]
+            left = sorted({*whole.places} - {*taken})
+            self._ahead.put(Chunk(ticket, slot, taken, [items[place] for place in taken]))
+            whole = Chunk(ticket, slot, left, [items[place] for place in left])
         self._decode(whole)
         return ticket
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import queue
 import threading
+import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,9 +27,10 @@ from torchvision.transforms.v2 import functional
 from headstrip.embed.checksum import checksum_of
 from headstrip.embed.decode import open_image, reasons, turn_of
 from headstrip.embed.decoder_worker import Outcome
+from headstrip.embed.engines.memory import OutOfMemoryError, is_out_of_memory
 from headstrip.embed.modes import refuse_huge
 from headstrip.embed.pixels import on_canvas, window
-from headstrip.errors import HeadstripError, PreprocessingError
+from headstrip.errors import HeadstripError, PreprocessingError, one_line
 from headstrip.interrupting import interrupts_held
 
 if TYPE_CHECKING:
@@ -43,6 +46,12 @@ _INTERPOLATIONS = {
 
 _SAMPLINGS = (0, 1, 2)
 """4:4:4, 4:2:2 and 4:2:0, in Pillow's numbers: what every decoder reads."""
+
+_AT_ONCE, _MOST_PIXELS = 16, 1 << 24
+"""Images that are on the device at once, and pixels of each of them, at most."""
+
+_PATIENCE, _MOMENT = 2.0, 1.0
+"""Seconds that the end of the thread, and memory, is waited for."""
 
 _END = b"\xff\xd9"
 _T = Image.Transpose
@@ -127,7 +136,7 @@ class DeviceLane:
     """A thread that decodes some images of each batch where the network is."""
 
     def __init__(
-        self, reader: Reader, preprocessing: Preprocessing, place: torch.device, images: int
+        self, reader: Reader, preprocessing: Preprocessing, place: torch.device, percent: int
     ) -> None:
         """Take the parts; ``start`` starts it.
 
@@ -135,17 +144,18 @@ class DeviceLane:
             reader: What has the images' bytes.
             preprocessing: The steps; see ``check_device_route``.
             place: Where the network is.
-            images: How many of each batch are decoded there, the first ones: always the same, as
-                their last bits differ from those of the others.
+            percent: How many of a hundred images are decoded there. Their paths tell which: the
+                bits of an image depend on no other one, nor on what else is being done.
 
         Raises:
             PreprocessingError: The preprocessing is not for this route.
         """
         check_device_route(preprocessing)
-        self.images = images
+        self._percent = percent
         self._reader, self._preprocessing, self._place = reader, preprocessing, place
         self._chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
 
     def start(
         self, slots: np.ndarray, give: Callable[[Chunk], None], failed: Callable[[Any], None]
@@ -161,16 +171,22 @@ class DeviceLane:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def takes(self, item: Item) -> bool:
+        """Whether an image is decoded here, if it can be."""
+        return zlib.crc32(item.path.encode()) % 100 < self._percent
+
     def put(self, chunk: Chunk) -> None:
         """Have images decoded."""
-        self._chunks.put(chunk)
+        if chunk.items:
+            self._chunks.put(chunk)
 
     def close(self) -> None:
-        """End the thread, when it has done what it is at."""
+        """Have the thread end after the image that it is at; one that reads for ever is left."""
+        self._is_closed = True
         self._chunks.put(None)
         if self._thread is not None:
             with interrupts_held():
-                self._thread.join()
+                self._thread.join(_PATIENCE)
 
     def _run(self) -> None:
         try:
@@ -183,7 +199,16 @@ class DeviceLane:
             self._failed(error)
 
     def _fill(self, chunk: Chunk) -> None:
-        datas = [b"" if chunk.ticket.is_released else self._read(item) for item in chunk.items]
+        for start in range(0, len(chunk.items), _AT_ONCE):
+            if self._is_closed:
+                return
+            self._fill_some(replace(
+                chunk, places=chunk.places[start : start + _AT_ONCE],
+                items=chunk.items[start : start + _AT_ONCE],
+            ))  # fmt: skip
+
+    def _fill_some(self, chunk: Chunk) -> None:
+        datas = [b"" if self._is_unwanted(chunk) else self._read(item) for item in chunk.items]
         left = chunk
         # From the last one, so that the numbers of those before it stay.
         for at, came in reversed([*enumerate(self._came(datas))]):
@@ -194,17 +219,29 @@ class DeviceLane:
         if left.items:
             self._give(left)
 
+    def _is_unwanted(self, chunk: Chunk) -> bool:
+        return self._is_closed or chunk.ticket.is_released
+
     def _came(self, datas: Sequence[bytes]) -> list[Came | None]:
         try:
             return device_pixels(datas, self._preprocessing, self._place)
-        except RuntimeError:
-            # Out of memory, say: the others have it.
-            return [None] * len(datas)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Another program may have had it for a moment. The processes would give other bits.
+        time.sleep(_MOMENT)
+        try:
+            return [device_pixels([data], self._preprocessing, self._place)[0] for data in datas]
+        except RuntimeError as error:
+            raise OutOfMemoryError(
+                f"The memory of {self._place} ran out while JPEGs were decoded there "
+                f"({one_line(error)[:200]}). Use a smaller --batch-size, or the route 'exact'."
+            ) from error
 
     def _read(self, item: Item) -> bytes:
         try:
             return self._reader.read(item)
-        except HeadstripError:
+        except Exception:
             # Who reads it next says why.
             return b""
 
@@ -218,6 +255,9 @@ def _head_of(data: bytes, preprocessing: Preprocessing) -> _Head | None:
             image: Any = open_image(io.BytesIO(data))
             plain = image.format == "JPEG" and image.mode == "RGB"
             if not plain or get_sampling(image) not in _SAMPLINGS:
+                return None
+            # A progressive one may have any number of passes, and nobody can end a decoder here.
+            if image.info.get("progressive") or image.width * image.height > _MOST_PIXELS:
                 return None
             if image.info.get("adobe_transform", 1) != 1:
                 return None
@@ -240,7 +280,9 @@ def _decoded(heads: Sequence[_Head], place: torch.device) -> list[Tensor | None]
     encoded = [torch.frombuffer(bytearray(head.data), dtype=torch.uint8) for head in heads]
     try:
         images: list[Any] = decode_jpeg(encoded, ImageReadMode.RGB, device=place) if heads else []
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         images = [_alone(each, place) for each in encoded]
     return [
         image if image is not None and image.shape == (3, head.height, head.width) else None
@@ -251,7 +293,9 @@ def _decoded(heads: Sequence[_Head], place: torch.device) -> list[Tensor | None]
 def _alone(encoded: Tensor, place: torch.device) -> Any:
     try:
         return decode_jpeg([encoded], ImageReadMode.RGB, device=place)[0]
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         return None
 
 

@@ -116,7 +116,7 @@ def check_suffix(out: str | os.PathLike[str]) -> None:
         HeadstripError: It does.
     """
     suffix = os.path.splitext(os.fsdecode(out))[1]
-    if suffix != ".npy" and suffix.lower() in _OTHERS:
+    if suffix != ".npy" and suffix.lower() in _OTHERS | SUFFIXES:
         raise HeadstripError(
             f"{os.fsdecode(out)!r} cannot be written: embeddings go into Parquet or .npy, and not "
             f"into {suffix}. Name a file that ends in .parquet or .npy."

@@ -107,8 +107,8 @@ class Loop:
             return None
         from headstrip.embed.device_lane import DeviceLane
 
-        images = int(settings.device_images or settings.batch_size or 1)
-        return DeviceLane(self._task.reader, preprocessing, self._encoder.place()[0], images)
+        percent = int(settings.device_percent or 100)
+        return DeviceLane(self._task.reader, preprocessing, self._encoder.place()[0], percent)
 
     def __exit__(self, *_: object) -> None:
         """End the decoders, and put everything back."""

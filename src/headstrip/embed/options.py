@@ -46,6 +46,11 @@ class Options:
                 raise ValueError(
                     f"{name}={value!r} cannot be. Pass a whole number of {least} or more, or None."
                 )
+        for name in ("overwrite", "retry_failed", "checksum", "exact"):
+            if getattr(self, name) not in (True, False):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is no truth value. Pass True or False."
+                )
         is_number = isinstance(self.timeout, (int, float)) and not isinstance(self.timeout, bool)
         if not (is_number and 0 < self.timeout < math.inf):
             raise ValueError(

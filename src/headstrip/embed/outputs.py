@@ -60,14 +60,33 @@ def refusing(items: Iterable[Item], out: Path) -> Iterator[Item]:
     Raises:
         HeadstripError: A file of that name, written at the same moment, is of the source.
     """
-    written = {
-        file.name: os.stat(file).st_mtime_ns for file in (out, rows_file(out)) if file.exists()
-    }
+    written = _written(out)
     for item in items:
-        name = (item.place or item.path).rpartition("/")[2]
-        if name in written and item.modified == written[name]:
-            raise _is_source(out)
+        _check_item(item, written, out)
         yield item
+
+
+def refuse_own(items: Iterable[Item], out: Path) -> None:
+    """Refuse to write in the place of an item's file; see ``refusing``.
+
+    Raises:
+        HeadstripError: As ``refusing`` raises it.
+    """
+    written = _written(out)
+    for item in items:
+        _check_item(item, written, out)
+
+
+def _written(out: Path) -> dict[str, int]:
+    """Return when the files that are to be replaced were written, by their names."""
+    files = (file for file in (out, rows_file(out)) if file.exists())
+    return {file.name: os.stat(file).st_mtime_ns for file in files}
+
+
+def _check_item(item: Item, written: Mapping[str, int], out: Path) -> None:
+    name = (item.place or item.path).rpartition("/")[2]
+    if name in written and item.modified == written[name]:
+        raise _is_source(out)
 
 
 def _is_source(out: Path) -> HeadstripError:

@@ -36,8 +36,8 @@ class Settings:
         channels_last: Whether the network computes with the channels last.
         route: "exact" decodes and resizes as the preprocessing declares; "fast" decodes JPEGs
             at a fraction of their size; "device" decodes and resizes JPEGs where the network is.
-        device_images: Of the route "device", how many images of each batch are decoded there, the
-            first ones; the others as in "exact".
+        device_percent: Of the route "device", how many of a hundred images are decoded there, by
+            their paths; the others as in "exact".
         dtype: What is kept: "float32" or "float16".
         shard_rows: Rows of a shard, the most that is computed again after a run was ended.
     """
@@ -48,7 +48,7 @@ class Settings:
     threads: int | None = None
     channels_last: bool | None = None
     route: str | None = None
-    device_images: int | None = None
+    device_percent: int | None = None
     dtype: str | None = None
     shard_rows: int | None = None
 
@@ -58,13 +58,24 @@ class Settings:
         Raises:
             ValueError: A number is no whole one above zero, or a route or dtype is unknown.
         """
-        for name in ("batch_size", "threads", "shard_rows", "device_images"):
+        for name in ("batch_size", "threads", "shard_rows", "device_percent"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(f"{name}={value!r} is no whole number. Pass 1 or more.")
             if value is not None and value < 1:
                 what = "makes no batch" if name == "batch_size" else "is below 1"
                 raise ValueError(f"{name}={value!r} {what}. Pass 1 or more.")
+        if self.channels_last not in (None, True, False):
+            raise ValueError(
+                f"channels_last={self.channels_last!r} is no truth value. Pass True or False."
+            )
+        if self.device_percent is not None and (
+            self.route not in (None, "device") or self.device_percent > 100
+        ):
+            raise ValueError(
+                f"device_percent={self.device_percent!r} cannot be with route={self.route!r}. Pass "
+                "1 to 100, with the route 'device'."
+            )
         for name, known in (
             ("route", ROUTES), ("dtype", DTYPES), ("engine", _ENGINES), ("precision", _PRECISIONS),
         ):  # fmt: skip

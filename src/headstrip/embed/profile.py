@@ -121,7 +121,7 @@ def profile(
 
 
 def measure_engines(
-    encoder: Encoder, source: Source, settings: Settings
+    encoder: Encoder, source: Source, settings: Settings, options: Options | None = None
 ) -> tuple[Settings, list[Measured]]:
     """Measure how batches run best, and every engine and precision on images of a source.
 
@@ -131,6 +131,7 @@ def measure_engines(
         encoder: What embeds.
         source: Where the images are taken from, evenly.
         settings: An engine or a precision, to measure it alone; and how batches are run.
+        options: As ``embed_source``.
 
     Returns:
         The settings with which the engines were measured, and the measurements, against eager
@@ -138,4 +139,4 @@ def measure_engines(
     """
     with tempfile.TemporaryDirectory() as folder:
         listing = write_listing(Path(folder), source.describe(), source.items())
-        return calibrated(encoder, listing, source.reader(), settings)
+        return calibrated(encoder, listing, source.reader(), settings, options or Options())

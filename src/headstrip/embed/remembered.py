@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from headstrip.atomic import write_atomically
 from headstrip.embed.allocating import is_kept
 from headstrip.embed.layouts import usable_cores
@@ -32,7 +34,7 @@ def situation(encoder: Encoder, identity: str) -> dict[str, Any]:
     """
     return {
         "identity": identity, "machine": machine(), "cores": usable_cores(),
-        "device": str(encoder.place()[0].type), "versions": _versions(), "kept": is_kept(),
+        "device": _device(encoder), "versions": _versions(), "kept": is_kept(),
     }  # fmt: skip
 
 
@@ -56,6 +58,11 @@ def remember(of: Mapping[str, Any], value: Any) -> None:
 def _file(of: Mapping[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
     return cache_home() / _FOLDER / f"{digest[:32]}.json"
+
+
+def _device(encoder: Encoder) -> str:
+    place = encoder.place()[0]
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
 
 
 def _versions() -> dict[str, str | None]:

@@ -141,7 +141,7 @@ class Run:
         settings = asked.over(found.settings if found else Settings())
         settings = settled(
             encoder, self.listing, source.reader(), settings, self._say,
-            identity=str(now.encoder["identity"]),
+            identity=str(now.encoder["identity"]), options=options,
         )  # fmt: skip
         self.layout = lay_out(
             settings, lanes=options.lanes, workers=options.workers,

@@ -17,6 +17,7 @@ from headstrip.embed.layout import forward_of, lay_out
 from headstrip.embed.layouts import Layout as Batches
 from headstrip.embed.layouts import best_batch, seconds_an_image
 from headstrip.embed.listing import Listing
+from headstrip.embed.options import Options
 from headstrip.embed.plan import AUTO, Settings
 from headstrip.embed.remembered import recall, remember, situation
 from headstrip.embed.sources import Item, Reader
@@ -51,6 +52,7 @@ def settled(
     say: Callable[[str], None],
     *,
     identity: str,
+    options: Options,
 ) -> Settings:
     """Choose what was left open and is worth a measurement; the rest stays open.
 
@@ -63,6 +65,7 @@ def settled(
         settings: What was said, or settled before.
         say: Called with what was chosen of engines and precisions.
         identity: That of the encoder's fingerprint.
+        options: With how many processes images are decoded, and how long each may take.
 
     Returns:
         Settings in which nothing is "auto".
@@ -74,8 +77,10 @@ def settled(
     here = situation(encoder, identity)
     if on_cpu and _is_open(settings):
         settings = _laid_out(encoder, settings, len(listing), here)
+    if not on_cpu and settings.batch_size is None:
+        settings = fitting(encoder, settings)
     if AUTO in (settings.engine, settings.precision):
-        found, is_new = _engines(encoder, listing, reader, settings, here)
+        found, is_new = _engines(encoder, listing, reader, settings, here, options)
         best = choose(found)
         say(
             f"Of the engines here {best.engine} in {best.precision} is the fastest within the "
@@ -83,16 +88,14 @@ def settled(
             f"images/s, cosine {best.cosine_min:.6f} or more to eager torch in fp32."
         )
         settings = replace(settings, engine=best.engine, precision=best.precision)
-    if not on_cpu and settings.batch_size is None:
-        settings = fitting(encoder, settings)
-    if settings.route == "device" and settings.device_images is None:
-        images = device_share(encoder, listing, reader, settings)
-        settings = replace(settings, device_images=images)
+    if settings.route == "device" and settings.device_percent is None:
+        percent = device_share(encoder, listing, reader, settings, options)
+        settings = replace(settings, device_percent=percent)
     return settings
 
 
 def calibrated(
-    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings
+    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings, options: Options
 ) -> tuple[Settings, list[Measured]]:
     """Measure how batches are laid out best, and engines and precisions, and remember it.
 
@@ -102,6 +105,7 @@ def calibrated(
         reader: What reads them.
         settings: An engine or a precision, to measure it alone; and how batches are run, where it
             is not to be measured.
+        options: As in ``settled``.
 
     Returns:
         The settings with a layout, and the measurements.
@@ -111,7 +115,7 @@ def calibrated(
         best = best_batch(encoder, seconds=_MOST)
         remember(_of_layout(here), best._asdict())
         settings = _with(settings, best)
-    found = measured(encoder, listing, reader, settings)
+    found = measured(encoder, listing, reader, settings, options)
     _remember_engines(here, settings, found)
     return settings, found
 
@@ -142,18 +146,21 @@ def _with(settings: Settings, best: Batches) -> Settings:
 
 
 def _engines(
-    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings, here: Here
-) -> tuple[list[Measured], bool]:
+    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings, here: Here,
+    options: Options,
+) -> tuple[list[Measured], bool]:  # fmt: skip
     """Return measurements of the engines that are asked for, and whether they were made now."""
     try:
         found = [Measured(**_said(each)) for each in recall(_of_engines(here, settings))]
+        if any(one.engine not in ENGINES or one.precision not in PRECISIONS for one in found):
+            raise ValueError("engines of another version")
         rate = max(one.images_per_second for one in found if not one.unavailable)
         is_enough = not is_worth(len(listing), rate)
         if is_enough or all(one.unavailable != LEFT_OUT for one in found):
             return found, False
     except (TypeError, ValueError, AttributeError):
         pass
-    found = measured(encoder, listing, reader, settings, images=len(listing))
+    found = measured(encoder, listing, reader, settings, options, images=len(listing))
     _remember_engines(here, settings, found)
     return found, True
 
@@ -208,14 +215,17 @@ def fitting(encoder: Encoder, settings: Settings) -> Settings:
             return tried
 
 
-def device_share(encoder: Encoder, listing: Listing, reader: Reader, settings: Settings) -> int:
-    """Measure how many images of a batch are decoded where the network is, and how many beside it.
+def device_share(
+    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings, options: Options
+) -> int:
+    """Measure how many of a hundred images are decoded where the network is, the rest beside it.
 
     Args:
         encoder: What embeds.
         listing: Where images are taken from, evenly.
         reader: What reads them.
         settings: How batches are run.
+        options: As in ``settled``.
 
     Returns:
         So many that both would be done at the same time; 1 at least.
@@ -228,12 +238,12 @@ def device_share(encoder: Encoder, listing: Listing, reader: Reader, settings: S
     from headstrip.embed.device_lane import DeviceLane
 
     place, preprocessing = encoder.place()[0], _preprocessing(encoder)
-    layout = lay_out(settings, lanes=None, workers=None, device=place.type)
+    layout = lay_out(settings, lanes=None, workers=options.workers, device=place.type)
     size, seconds, pixels = int(layout.settings.batch_size or 1), [], []
     items = _spread(listing, 3 * size)
-    for ahead in (DeviceLane(reader, preprocessing, place, size), None):
+    for ahead in (DeviceLane(reader, preprocessing, place, 100), None):
         with Decoders(reader, preprocessing, batch_size=size, workers=layout.workers, slots=1,
-                      ahead=ahead) as decoders:  # fmt: skip
+                      timeout=options.timeout, ahead=ahead) as decoders:  # fmt: skip
             for start in range(0, len(items), size):
                 if start == size:
                     # The first batch starts processes, and tells nothing of their speed.
@@ -250,11 +260,11 @@ def device_share(encoder: Encoder, listing: Listing, reader: Reader, settings: S
             "mean of an image. Use the route 'exact'."
         )
     there, here = seconds
-    return max(1, min(size, round(size * here / (there + here))))
+    return max(1, round(100 * here / (there + here)))
 
 
 def measured(
-    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings,
+    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings, options: Options,
     images: int | None = None,
 ) -> list[Measured]:  # fmt: skip
     """Measure engines and precisions on images of the source.
@@ -265,6 +275,7 @@ def measured(
         reader: What reads them.
         settings: The engine and the precision, each of all where it is "auto" or None, and how
             batches are run.
+        options: As in ``settled``.
         images: As in ``calibrate``.
     """
     layout = lay_out(
@@ -277,17 +288,21 @@ def measured(
         p for p in PRECISIONS if settings.precision in (AUTO, None, p)
     )
     return calibrate(
-        encoder, _sample(encoder, listing, reader, size), engines, precisions,
+        encoder, _sample(encoder, listing, reader, size, options), engines, precisions,
         threads=int(layout.settings.threads or 1), lanes=layout.lanes,
         channels_last=bool(layout.settings.channels_last), images=images,
     )  # fmt: skip
 
 
-def _sample(encoder: Encoder, listing: Listing, reader: Reader, size: int) -> list[np.ndarray]:
+def _sample(
+    encoder: Encoder, listing: Listing, reader: Reader, size: int, options: Options
+) -> list[np.ndarray]:
     """Decode images of the source, evenly taken, into whole batches."""
     count = -(-_SAMPLE // size) * size
     items, batches = _spread(listing, count), []
-    with Decoders(reader, _preprocessing(encoder), batch_size=size, workers=1, slots=1) as decoders:
+    workers = 0 if options.workers == 0 else 1
+    with Decoders(reader, _preprocessing(encoder), batch_size=size, workers=workers, slots=1,
+                  timeout=options.timeout) as decoders:  # fmt: skip
         for start in range(0, count, size):
             ticket = decoders.submit(items[start : start + size])
             batches.append(ticket.result().pixels.copy())

@@ -20,6 +20,7 @@ from headstrip.embed.files import writing
 from headstrip.embed.images import to_picture
 from headstrip.embed.layout import forward_of, lay_out
 from headstrip.embed.options import Options
+from headstrip.embed.outputs import refuse_own
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.pixels import to_pixels
 from headstrip.embed.plan import AUTO, Plan, Settings, encoder_in_plan
@@ -96,6 +97,11 @@ def _check(out: Path, asked: Settings, options: Options) -> None:
             "Images of an iterable go into a Parquet file, by an engine that is named. Name a file "
             "that ends otherwise than .npy, and an engine and a precision other than auto."
         )
+    if asked.route not in (None, "exact"):
+        raise HeadstripError(
+            f"Images of an iterable are decoded by the route 'exact', and not by {asked.route!r}. "
+            "Leave the route out, or name a folder, a list or an archive."
+        )
     for name, usual in _USUAL.items():
         if (value := getattr(options, name)) not in usual:
             raise HeadstripError(
@@ -117,6 +123,7 @@ def _written(
     ):
         forward, pairs = forward_of(encoder, settings), source.pairs()
         while batch := list(islice(pairs, size)):
+            refuse_own([item for item, _ in batch], out)
             rows = _rows(encoder, source, batch, forward, size)
             pending.append(table_of(rows, schema))
             count += len(batch)
