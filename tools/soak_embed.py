@@ -97,8 +97,11 @@ def measure(count: int) -> None:
     """Embed so many images in this process, and print the samples as JSON."""
     import pyarrow.parquet as pq
 
+    from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.run import embed_source
 
+    # As `headstrip embed` does: what is freed stays with the process.
+    keep_freed_memory()
     encoder, samples, done = small_encoder(), [], threading.Event()
     with tempfile.TemporaryDirectory() as place:
         folder, out = Path(place) / "images", Path(place) / "out.parquet"
