@@ -189,13 +189,12 @@ def _look(
     if not is_profile:
         used, measured = measure_engines(encoder, source, settings, options)
         rows = [each.to_json() for each in measured]
+        layout = _layout_of(encoder, used)
         if as_json:
-            print_json([{**row, **_layout_of(encoder, used)} for row in rows])
+            print_json([{**row, **layout} for row in rows])
         else:
             click.echo(
-                "batches of {batch_size}, {lanes} at once with threads: {threads}".format(
-                    **_layout_of(encoder, used)
-                )
+                "batches of {batch_size}, {lanes} at once with threads: {threads}".format(**layout)
             )
             click.echo("\n".join(map(_engine_line, rows)))
         return

@@ -30,6 +30,7 @@ from headstrip.embed.decoder_worker import Outcome
 from headstrip.embed.engines.memory import OutOfMemoryError, is_out_of_memory
 from headstrip.embed.modes import refuse_huge
 from headstrip.embed.pixels import on_canvas, window
+from headstrip.embed.reduced import SIDES_SWAPPED
 from headstrip.errors import HeadstripError, PreprocessingError, one_line
 from headstrip.interrupting import interrupts_held
 
@@ -271,8 +272,8 @@ def _head_of(data: bytes, preprocessing: Preprocessing) -> _Head | None:
 
 def _shown(head: _Head) -> tuple[int, int]:
     """Return width and height as shown."""
-    is_swapped = head.turn in {_T.TRANSPOSE, _T.TRANSVERSE, _T.ROTATE_90, _T.ROTATE_270}
-    return (head.height, head.width) if is_swapped else (head.width, head.height)
+    size = (head.width, head.height)
+    return size[::-1] if head.turn in SIDES_SWAPPED else size
 
 
 def _decoded(heads: Sequence[_Head], place: torch.device) -> list[Tensor | None]:

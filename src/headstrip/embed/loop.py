@@ -18,7 +18,7 @@ from headstrip.embed.options import check_errors
 from headstrip.embed.parts import Shards
 from headstrip.embed.pipeline import Pipeline, Stages, Told, Work
 from headstrip.embed.priors import Priors
-from headstrip.embed.report import bad_row
+from headstrip.embed.report import first_bad
 from headstrip.embed.sources import Reader
 from headstrip.embed.table import Rows, table_of
 from headstrip.interrupting import interrupts_held
@@ -150,7 +150,6 @@ class Loop:
         self._task.shards.write(number, table)
         found = len(rows.items) - table["error"].null_count
         if found:
-            place = table["error"].is_valid().index(True).as_py()
-            self.example = bad_row(table, place)
+            self.example = first_bad(table)
         self.bad += found
         check_errors(self.bad, self._task.max_errors, self.example)

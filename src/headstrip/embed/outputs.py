@@ -60,33 +60,30 @@ def refusing(items: Iterable[Item], out: Path) -> Iterator[Item]:
     Raises:
         HeadstripError: A file of that name, written at the same moment, is of the source.
     """
-    written = _written(out)
+    own = OwnFiles(out)
     for item in items:
-        _check_item(item, written, out)
+        own.refuse(item)
         yield item
 
 
-def refuse_own(items: Iterable[Item], out: Path) -> None:
-    """Refuse to write in the place of an item's file; see ``refusing``.
+class OwnFiles:
+    """The files that a run is to replace, as they are before it."""
 
-    Raises:
-        HeadstripError: As ``refusing`` raises it.
-    """
-    written = _written(out)
-    for item in items:
-        _check_item(item, written, out)
+    def __init__(self, out: Path) -> None:
+        """Look when each of them was written."""
+        files = (file for file in (out, rows_file(out)) if file.exists())
+        self._out = out
+        self._written = {file.name: os.stat(file).st_mtime_ns for file in files}
 
+    def refuse(self, item: Item) -> None:
+        """Refuse an item whose file is one of them.
 
-def _written(out: Path) -> dict[str, int]:
-    """Return when the files that are to be replaced were written, by their names."""
-    files = (file for file in (out, rows_file(out)) if file.exists())
-    return {file.name: os.stat(file).st_mtime_ns for file in files}
-
-
-def _check_item(item: Item, written: Mapping[str, int], out: Path) -> None:
-    name = (item.place or item.path).rpartition("/")[2]
-    if name in written and item.modified == written[name]:
-        raise _is_source(out)
+        Raises:
+            HeadstripError: It has the name, and was written at the same moment.
+        """
+        name = (item.place or item.path).rpartition("/")[2]
+        if name in self._written and item.modified == self._written[name]:
+            raise _is_source(self._out)
 
 
 def _is_source(out: Path) -> HeadstripError:

@@ -26,7 +26,7 @@ Below it what was left out shows: docs/images.md has the cosines that this was c
 """
 
 _T = Image.Transpose
-_SIDES_SWAPPED = {_T.TRANSPOSE, _T.TRANSVERSE, _T.ROTATE_90, _T.ROTATE_270}
+SIDES_SWAPPED = {_T.TRANSPOSE, _T.TRANSVERSE, _T.ROTATE_90, _T.ROTATE_270}
 _LEFT_FROM_FAR = {_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.ROTATE_270, _T.TRANSVERSE}
 _UPPER_FROM_FAR = {_T.FLIP_TOP_BOTTOM, _T.ROTATE_180, _T.ROTATE_90, _T.TRANSVERSE}
 
@@ -76,12 +76,12 @@ def decode_reduced(data: bytes, preprocessing: Preprocessing) -> Reduced:
 def _read_jpeg(data: bytes, preprocessing: Preprocessing) -> Reduced:
     image = open_image(io.BytesIO(data))
     turn, (width, height) = turn_of(image), image.size
-    if turn in _SIDES_SWAPPED:
+    if turn in SIDES_SWAPPED:
         width, height = height, width
     box: Box = (0, 0, *image.size)
     least = _least(height, width, preprocessing)
     if least is not None:
-        drafted = image.draft(None, least[::-1] if turn in _SIDES_SWAPPED else least)
+        drafted = image.draft(None, least[::-1] if turn in SIDES_SWAPPED else least)
         box = box if drafted is None else drafted[1]
     image.load()
     if turn is None:
@@ -102,7 +102,7 @@ def _turned(box: Box, size: tuple[int, int], turn: Image.Transpose) -> Box:
     """Return where a box is in an image that was turned; ``size`` is its size before that."""
     left, upper, right, lower = box
     width, height = size
-    if turn in _SIDES_SWAPPED:
+    if turn in SIDES_SWAPPED:
         left, upper, right, lower = upper, left, lower, right
         width, height = height, width
     if turn in _LEFT_FROM_FAR:

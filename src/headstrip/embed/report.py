@@ -58,11 +58,11 @@ def bad_in(file: Path) -> tuple[int, str]:
             found = table.read_row_group(group, ["error"])["error"]
             count += len(found) - found.null_count
             if not example and found.null_count < len(found):
-                rows = table.read_row_group(group, ["path", "error"])
-                example = bad_row(rows, found.is_valid().index(True).as_py())
+                example = first_bad(table.read_row_group(group, ["path", "error"]))
     return count, example
 
 
-def bad_row(table: pa.Table, row: int) -> str:
-    """Return the path of a bad image, and its reason."""
+def first_bad(table: pa.Table) -> str:
+    """Return the path of the first bad image of rows that have one, and its reason."""
+    row = table["error"].is_valid().index(True).as_py()
     return f"{table['path'][row].as_py()!r}: {table['error'][row].as_py()}"

@@ -20,7 +20,7 @@ from headstrip.embed.files import writing
 from headstrip.embed.images import to_picture
 from headstrip.embed.layout import forward_of, lay_out
 from headstrip.embed.options import Options
-from headstrip.embed.outputs import refuse_own
+from headstrip.embed.outputs import OwnFiles
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.pixels import to_pixels
 from headstrip.embed.plan import AUTO, Plan, Settings, encoder_in_plan
@@ -121,9 +121,10 @@ def _written(
         open_writer(file, schema) as writer,
         encoder.evaluating(),
     ):
-        forward, pairs = forward_of(encoder, settings), source.pairs()
+        forward, pairs, own = forward_of(encoder, settings), source.pairs(), OwnFiles(out)
         while batch := list(islice(pairs, size)):
-            refuse_own([item for item, _ in batch], out)
+            for item, _ in batch:
+                own.refuse(item)
             rows = _rows(encoder, source, batch, forward, size)
             pending.append(table_of(rows, schema))
             count += len(batch)
