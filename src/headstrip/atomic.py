@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,22 +23,50 @@ def written_beside(
         within: Folder to write in, on the same file system; else that of ``path``.
         durable: Whether the file and its name are on the disk, not in memory, when it returns.
     """
-    # Of a long name a part alone: with what comes to it, it might be too long.
-    temporary = (within or path.parent) / f".{path.name[:40]}.{secrets.token_hex(4)}"
-    handle = os.open(temporary, _NEW, 0o666)
+    with written_together([path], within=within, durable=durable) as (file,):
+        yield file
+
+
+@contextmanager
+def written_together(
+    paths: Sequence[Path], *, within: Path | None = None, durable: bool = False
+) -> Iterator[Sequence[BinaryIO]]:
+    """Give files to write to that take their names, in this order, when the body is through.
+
+    No name is taken before all files are whole. A process that is killed between two of the names
+    leaves the first ones new and the others old: whoever reads them has to notice.
+
+    Args:
+        paths: The names, in one folder; files that have them are replaced.
+        within: As in ``written_beside``.
+        durable: As in ``written_beside``.
+    """
+    temporaries: list[Path] = []
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            if durable:
+        with ExitStack() as opened:
+            files: list[BinaryIO] = []
+            for path in paths:
+                # Of a long name a part alone: with what comes to it, it might be too long.
+                name = f".{path.name[:40]}.{secrets.token_hex(4)}"
+                temporary = (within or path.parent) / name
+                handle = os.open(temporary, _NEW, 0o666)
+                temporaries.append(temporary)
+                files.append(opened.enter_context(os.fdopen(handle, "wb")))
+            yield files
+            for file in files:
                 file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+                if durable:
+                    os.fsync(file.fileno())
+        for temporary, path in zip(temporaries, paths, strict=True):
+            os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
+        for temporary in temporaries:
+            # One that has its name already is not there any more.
+            with suppress(OSError):
+                os.unlink(temporary)
         raise
     if durable:
-        sync_folder(path.parent)
+        sync_folder(paths[0].parent)
 
 
 def write_atomically(

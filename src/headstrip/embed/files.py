@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from headstrip.embed.engines.memory import is_out_of_memory
 from headstrip.errors import HeadstripError
+from headstrip.system_errors import explain, explain_memory, explain_threads
 
 SUFFIXES = frozenset({
     ".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc",
@@ -138,24 +140,36 @@ def refuse_folder(error: OSError) -> NoReturn:
 
 
 @contextmanager
-def writing(out: Path, *, is_kept: bool = True) -> Iterator[None]:
-    """Turn what the system refuses into a sentence.
+def writing(out: Path, *, parts: Path | None = None) -> Iterator[None]:
+    """Turn what the system refuses into a sentence with the true cause.
 
     Args:
         out: What is written.
-        is_kept: Whether what is done is kept beside it.
+        parts: The folder that holds what is done so far, None where nothing is kept.
 
     Raises:
-        HeadstripError: It refused.
+        HeadstripError: It refused, or memory or threads ran out.
     """
+    what = f"{str(out)!r} could not be written"
     try:
         yield
+    except HeadstripError:
+        # Some of them are errors of the system's kinds as well.
+        raise
     except OSError as error:
-        kept = (
-            "What is done so far is kept beside it, in the folder that ends in .parts: make room "
-            "and run the same again."
-        )
-        raise HeadstripError(
-            f"{str(out)!r} could not be written ({error.strerror or error}). "
-            f"{kept if is_kept else 'Make room, or name another file.'}"
-        ) from error
+        raise HeadstripError(explain(error, what) + _kept(parts)) from error
+    except MemoryError as error:
+        raise HeadstripError(explain_memory(what) + _kept(parts)) from error
+    except RuntimeError as error:
+        if "can't start new thread" in str(error):
+            raise HeadstripError(explain_threads(what) + _kept(parts)) from error
+        if is_out_of_memory(error):
+            raise HeadstripError(explain_memory(what) + _kept(parts)) from error
+        raise
+
+
+def _kept(parts: Path | None) -> str:
+    """Say what is kept, where anything is."""
+    if parts is None or next(parts.glob("*/[0-9]*.parquet"), None) is None:
+        return ""
+    return f" What is done so far is kept in {str(parts)!r}: run the same line again to go on."

@@ -28,7 +28,10 @@ _SCHEMA = pa.schema(
         pa.field("offset", pa.int64(), nullable=False),
     ]
 )
-_FILE = "listing.arrow"
+FILE = "listing.arrow"
+"""Name of the listing, in the folder of the shards that are of it."""
+
+_MAGIC = b"ARROW1"
 
 
 class Listing:
@@ -42,10 +45,15 @@ class Listing:
     def __init__(self, table: pa.Table, digest: str) -> None:
         """Keep a sorted table; ``write_listing`` and ``read_listing`` give one."""
         self._table, self.digest = table, digest
+        self._rows = int(table.num_rows)
 
     def __len__(self) -> int:
         """Return the number of items."""
-        return int(self._table.num_rows)
+        return self._rows
+
+    def close(self) -> None:
+        """Let go of the file: Windows removes none that is mapped."""
+        self._table = self._table.schema.empty_table()
 
     def slice(self, start: int, stop: int) -> list[Item]:
         """Return the items from ``start`` up to ``stop``."""
@@ -100,7 +108,15 @@ def read_listing(folder: Path, digest: str) -> Listing:
 
 def listing_file(folder: Path, digest: str) -> Path:
     """Return where the listing of a digest is."""
-    return folder / digest[:16] / _FILE
+    return folder / digest[:16] / FILE
+
+
+def is_listing(path: Path) -> bool:
+    """Whether a file is one that ``write_listing`` wrote: a regular file, and no link to one."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def _batches(items: Iterable[Item]) -> Iterator[pa.RecordBatch]:

@@ -5,8 +5,8 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,14 +17,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headstrip import bounded_json
+from headstrip.embed.array_file import KEY as ARRAY
+from headstrip.embed.array_file import ArrayProblem, open_array, read_head
 from headstrip.embed.outputs import embeddings_file, is_rows, opened, rows_file
 from headstrip.embed.table import KEY
-from headstrip.errors import HeadstripError
+from headstrip.errors import HeadstripError, one_line
 
 _BLOCK_BYTES = 1 << 21
 _BLOCK_ROWS = 1 << 14
 _READ_BYTES = 1 << 20
 _REMEDY = "Name a file that `headstrip embed` wrote."
+_LOST = "It belongs beside {path!r}. Restore it, or write both again with --overwrite."
+_MEND = (
+    "A run was interrupted, or one of the two files was changed or replaced. Run the same "
+    "`headstrip embed` line again, which mends it, or restore both files from one copy."
+)
 
 
 def load_embeddings(
@@ -32,8 +40,10 @@ def load_embeddings(
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Load the paths and the embeddings of a file that ``headstrip embed`` wrote.
 
-    The array of a Parquet file is allocated once and filled a block of rows at a time; that of an
-    ``.npy`` file is mapped, read-only, and no more of it is in memory than is looked at.
+    The array of a Parquet file is allocated once and filled a block of rows at a time. That of an
+    ``.npy`` file is read once, to compare its sha256 with the one in the rows beside it, and is
+    then mapped, read-only: no more of it is in memory than is looked at. Copy it before you write
+    to the file while the array is in use.
 
     Args:
         path: The ``.parquet`` file; or the ``.npy`` file, whose ``.rows.parquet`` is beside it.
@@ -44,7 +54,8 @@ def load_embeddings(
         none; and a bool array of shape (rows,), False for an image that could not be embedded.
 
     Raises:
-        HeadstripError: There is no such file, it is damaged, or it holds something else.
+        HeadstripError: There is no such file, it is damaged, it holds something else, or the two
+            files of an ``.npy`` do not belong together.
 
     Example:
         >>> paths, embeddings, ok = load_embeddings("photos.parquet")  # doctest: +SKIP
@@ -52,8 +63,17 @@ def load_embeddings(
         (2, 1280)
     """
     file = open_embeddings(path)
-    array = file.mapped if file.mapped is not None else np.empty((file.rows, file.dim), file.dtype)
-    ok = np.empty(file.rows, bool)
+    try:
+        array = file.mapped
+        if array is None:
+            array = np.empty((file.rows, file.dim), file.dtype)
+        ok = np.empty(file.rows, bool)
+    except (MemoryError, ValueError) as error:
+        raise HeadstripError(
+            f"{str(file.path)!r} says that it has {file.rows:,} embeddings of {file.dim:,} "
+            "numbers, and there is not enough memory for them. Check the file, or search in it "
+            "with `headstrip neighbors`, which reads a few rows at a time."
+        ) from error
     paths: list[str] = []
     for block in file.blocks(into=array):
         ok[block.start : block.start + len(block.ok)] = block.ok
@@ -112,6 +132,8 @@ class EmbeddingsFile:
         start = 0
         table = rows_file(self.path)
         with _problems(table), _opened(table) as file:
+            if _metadata(table, file.schema_arrow) != self.metadata:
+                raise ValueError("it was replaced while it was read")
             for batch in file.iter_batches(size, columns=columns, use_threads=False):
                 stop = start + len(batch)
                 if self.mapped is None:
@@ -120,8 +142,12 @@ class EmbeddingsFile:
                     ok = _fill(batch["embedding"], out)
                 else:
                     out, ok = self.mapped[start:stop], _flags(batch["error"].is_null())
+                if stop > self.rows:
+                    raise ValueError("it has more rows than its footer says")
                 yield Block(start, _checked(batch["path"]), out, ok)
                 start = stop
+            if start != self.rows:
+                raise ValueError(f"it has {start} rows, and its footer says {self.rows}")
 
 
 def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
@@ -131,23 +157,22 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
         HeadstripError: There is no such file, it is damaged, or it holds something else.
     """
     place = Path(path)
-    mapped = _mapped(place) if place.suffix == ".npy" else None
-    table = rows_file(place)
-    _check_there(table)
+    table, is_array = rows_file(place), place.suffix == ".npy"
+    _check_there(place, remedy=_MEND if table != place and table.exists() else "Check the path.")
+    if is_array:
+        with _array_problems(place, _REMEDY), open(place, "rb") as array:
+            read_head(array)
+        _check_there(table, remedy=_LOST.format(path=str(place)))
     with _problems(table), _opened(table) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
-    _check_columns(table, schema, ["path", "embedding" if mapped is None else "error"])
+    _check_columns(table, schema, ["path", "error" if is_array else "embedding"])
     metadata = _metadata(table, schema)
-    if mapped is None:
-        kind = _kind(place, schema)
-        dtype = np.dtype(kind.value_type.to_pandas_dtype())
-        return EmbeddingsFile(place, rows, kind.list_size, dtype, metadata, None)
-    if len(mapped) != rows:
-        raise HeadstripError(
-            f"{str(place)!r} has {len(mapped)} rows, and {str(table)!r} has {rows}: they are not "
-            f"of one run. {_REMEDY}"
-        )
-    return EmbeddingsFile(place, rows, mapped.shape[1], mapped.dtype, metadata, mapped)
+    if is_array:
+        mapped = _mapped(place, table, rows, metadata)
+        return EmbeddingsFile(place, rows, mapped.shape[1], mapped.dtype, metadata, mapped)
+    kind = _kind(place, schema)
+    dtype = np.dtype(kind.value_type.to_pandas_dtype())
+    return EmbeddingsFile(place, rows, kind.list_size, dtype, metadata, None)
 
 
 @contextmanager
@@ -167,6 +192,8 @@ def _problems(path: Path) -> Iterator[None]:
     """Turn what reading a file raises into a sentence."""
     try:
         yield
+    except ArrayProblem:
+        raise
     except (OSError, pa.ArrowException, ValueError, EOFError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
         raise HeadstripError(
@@ -174,23 +201,36 @@ def _problems(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_there(path: Path) -> None:
-    if path.is_dir():
-        raise HeadstripError(f"{str(path)!r} is a folder. {_REMEDY}")
-    if not path.exists():
-        raise HeadstripError(f"There is no file {str(path)!r}. Check the path.")
+def _check_there(file: Path, remedy: str) -> None:
+    """Refuse what is not a file, before it is opened."""
+    try:
+        mode = os.stat(file).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise HeadstripError(f"There is no file {str(file)!r}. {remedy}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise HeadstripError(f"{str(file)!r} cannot be read ({reason}). Check the path.") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise HeadstripError(f"{str(file)!r} is {kind}. {_REMEDY}")
 
 
-def _mapped(path: Path) -> np.ndarray:
-    _check_there(path)
-    with _problems(path):
-        array: np.ndarray = np.lib.format.open_memmap(path, mode="r")
-    if array.ndim != 2 or not array.shape[1] or array.dtype not in (np.float32, np.float16):
+def _mapped(path: Path, table: Path, rows: int, metadata: dict[str, Any]) -> np.ndarray:
+    """Map an array that was checked against its rows."""
+    described = metadata.get(ARRAY)
+    with _array_problems(path, _REMEDY if described is None else _MEND), open(path, "rb") as file:
+        return open_array(file, str(table), rows, described)
+
+
+@contextmanager
+def _array_problems(path: Path, remedy: str) -> Iterator[None]:
+    try:
+        with _problems(path):
+            yield
+    except ArrayProblem as error:
         raise HeadstripError(
-            f"{str(path)!r} holds {array.dtype} of shape {array.shape}, and no embeddings. "
-            f"{_REMEDY}"
-        )
-    return array
+            f"{str(path)!r} cannot be read as a file of embeddings: it {error}. {remedy}"
+        ) from error
 
 
 def _check_columns(path: Path, schema: pa.Schema, names: list[str]) -> None:
@@ -229,7 +269,7 @@ def _metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
     if text is None:
         return {}
     with _problems(path):
-        found = json.loads(text)
+        found = bounded_json.parse(text, "the JSON in its metadata")
         if not isinstance(found, dict):
             raise ValueError("its metadata are no object")
     return found

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from headstrip.atomic import written_beside
+from headstrip.atomic import written_beside, written_together
+from headstrip.embed.array_file import KEY as ARRAY
+from headstrip.embed.array_file import ArrayWriter
+from headstrip.embed.damage import DamagedFile
 from headstrip.embed.outputs import rows_file
 from headstrip.embed.parts import Parts, Shards
-from headstrip.embed.table import open_writer
+from headstrip.embed.table import metadata_of, open_writer, with_metadata
 from headstrip.errors import HeadstripError
 
 _ROWS_PER_GROUP = 8192
 
 
 class DamagedShard(Exception):
-    """A shard whose pages are not those that were written; it is removed."""
+    """A shard that is gone, or whose bytes are not those that were written; it is removed."""
 
 
 def merge(parts: Parts, shards: Shards, out: Path) -> None:
@@ -35,7 +37,7 @@ def merge(parts: Parts, shards: Shards, out: Path) -> None:
     Raises:
         DamagedShard: The bytes of a shard changed on the disk.
         HeadstripError: The rows are not as many as the images.
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or a shard cannot be read; no shard is removed.
     """
     if out.suffix == ".npy":
         _merge_npy(parts, shards, out)
@@ -54,36 +56,40 @@ def merge(parts: Parts, shards: Shards, out: Path) -> None:
 def _merge_npy(parts: Parts, shards: Shards, out: Path) -> None:
     kind = shards.schema.field("embedding").type
     dtype = np.dtype(kind.value_type.to_pandas_dtype())
-    schema = shards.schema.remove(shards.schema.get_field_index("embedding"))
-    rows = 0
-    with ExitStack() as stack:
-        # The array has its name last: where it is, its rows are.
-        values = stack.enter_context(written_beside(out, within=parts.folder, durable=True))
-        beside = rows_file(out)
-        file = stack.enter_context(written_beside(beside, within=parts.folder, durable=True))
-        writer = stack.enter_context(open_writer(file, schema))
-        header = {"descr": dtype.str, "fortran_order": False,
-                  "shape": (shards.total, kind.list_size)}  # fmt: skip
-        np.lib.format.write_array_header_1_0(values, header)
-        for table in _groups(shards):
+    # The array has its name last: where it is, its rows are, and between the two names the digest
+    # in the rows says that they do not belong together.
+    files = written_together([rows_file(out), out], within=parts.folder, durable=True)
+    with files as (rows, values):
+        array = ArrayWriter(values, dtype, (shards.total, kind.list_size))
+        count = 0
+        for table in _groups(shards, ["embedding"]):
             column = table["embedding"].combine_chunks()
-            array = np.asarray(column.values).reshape(-1, kind.list_size).astype(dtype)
-            array[np.asarray(column.is_null())] = np.nan
-            values.write(array.tobytes())
-            writer.write_table(table.drop_columns(["embedding"]).cast(schema))
-            rows += table.num_rows
-        _check_rows(out, rows, shards)
+            block = np.asarray(column.values).reshape(-1, kind.list_size).astype(dtype)
+            block[np.asarray(column.is_null())] = np.nan
+            array.write(block)
+            count += table.num_rows
+        _check_rows(out, count, shards)
+        _write_rows(shards, rows, array.described())
 
 
-def _groups(shards: Shards) -> Iterator[pa.Table]:
+def _write_rows(shards: Shards, file: BinaryIO, described: dict[str, Any]) -> None:
+    """Write all columns but the embeddings, bound to the array by what describes it."""
+    metadata = {**(metadata_of(shards.schema) or {}), ARRAY: described}
+    schema = with_metadata(shards.schema, metadata)
+    schema = schema.remove(schema.get_field_index("embedding"))
+    with open_writer(file, schema) as writer:
+        for table in _groups(shards, schema.names):
+            writer.write_table(table.cast(schema))
+
+
+def _groups(shards: Shards, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the rows of all shards in order, in groups of about equal size."""
     pending: list[pa.Table] = []
     for number in range(len(shards)):
         try:
-            pending.append(shards.read(number))
-        except OSError as error:
-            if error.errno not in (None, errno.EIO, errno.ENOENT):
-                raise
+            pending.append(shards.read(number, columns))
+        except (DamagedFile, FileNotFoundError) as error:
+            # Nothing but damage removes a shard: one that cannot be read now may be good.
             shards.path(number).unlink(missing_ok=True)
             raise DamagedShard(os.fspath(shards.path(number))) from error
         if sum(map(len, pending)) >= _ROWS_PER_GROUP or number == len(shards) - 1:

@@ -1,12 +1,16 @@
-"""The folder beside a file of embeddings that holds what is done of it."""
+"""The folder beside a file of embeddings that holds what is done of it.
+
+Only files that headstrip can show to be its own are ever removed: their names are known, they are
+regular files in real folders, and beside shards there is the listing that they are of.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,18 +19,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from headstrip import bounded_json
 from headstrip.atomic import sync_folder, write_atomically
-from headstrip.embed.outputs import opened
+from headstrip.embed.damage import DamagedFile, damage_named
+from headstrip.embed.listing import FILE as LISTING
+from headstrip.embed.listing import is_listing
+from headstrip.embed.outputs import opened, rows_file
 from headstrip.embed.plan import Plan
 from headstrip.embed.table import metadata_of, parquet_bytes
 from headstrip.errors import HeadstripError
 from headstrip.interrupting import interrupts_held
+from headstrip.system_errors import explain
 
 _SHARD = "{:06d}.parquet"
 _LOCK = "lock"
 _STATE = "plan.json"
 _NUMBER = b"headstrip.shard"
 _GENERATION = re.compile(r"[0-9a-f]{16}")
+_SHARD_NAME = re.compile(r"[0-9]{6,12}\.parquet")
+_TEMPORARY = re.compile(r"\.(.{1,40})\.[0-9a-f]{8}", re.DOTALL)
+
+
+def parts_folder(out: Path) -> Path:
+    """Return the folder that holds what is done of a file."""
+    return out.with_name(out.name + ".parts")
 
 
 class Parts:
@@ -36,15 +52,15 @@ class Parts:
         folder: Where it is.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, out: Path) -> None:
         """Name the folder; ``opened_parts`` makes it and holds it."""
-        self.folder = folder
+        self.folder = parts_folder(out)
+        self._written = {_STATE, out.name[:40], rows_file(out).name[:40]}
 
     @property
     def plan(self) -> Plan | None:
         """The plan that the shards were begun with, None before ``begin``."""
-        plan: Plan | None = Plan.from_json(self._state().get("plan") or {})
-        return plan
+        return Plan.from_json(self._state().get("plan") or {})
 
     @property
     def anew(self) -> bool:
@@ -59,40 +75,152 @@ class Parts:
     def clear(self) -> None:
         """Remove the shards, and the plan after them."""
         for folder in self.generations():
-            shutil.rmtree(folder)
-        (self.folder / _STATE).unlink(missing_ok=True)
+            _remove_generation(folder)
+        if _is_regular(self.folder / _STATE):
+            (self.folder / _STATE).unlink()
 
     def _state(self) -> dict[str, Any]:
         try:
-            found = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = bounded_json.read(self.folder / _STATE, "The plan")
+        except (FileNotFoundError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 
     def generations(self) -> list[Path]:
         """Return the folders of listings, the one written to last first."""
-        found = [path for path in self.folder.iterdir() if _GENERATION.fullmatch(path.name)]
+        found = [path for path in self.folder.iterdir() if _is_generation(path)]
         return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+    def shards(self) -> list[Path]:
+        """Return all shards, those of the folder that was written to last first."""
+        return [path for folder in self.generations() for path in _shards_in(folder)]
 
     def has_shards(self) -> bool:
         """Whether anything is done."""
-        return any(True for folder in self.generations() for _ in folder.glob("[0-9]*.parquet"))
+        return self.folder.is_dir() and bool(self.shards())
 
     def sweep(self) -> None:
         """Remove what was being written when a run was ended."""
-        for folder in (self.folder, *self.generations()):
-            for path in folder.glob(".*"):
-                if path.is_file():
+        for path in self.folder.iterdir():
+            if _is_temporary(path, self._written):
+                path.unlink()
+        for folder in self.generations():
+            for path in folder.iterdir():
+                if _is_temporary(path, None):
                     path.unlink()
 
-    def remove(self) -> None:
-        """Remove all of it, the shards before what says that there are any."""
+    def remove(self) -> list[str]:
+        """Remove all of it that is headstrip's, the shards before what says that there are any.
+
+        Returns:
+            Names of what is left in the folder because headstrip did not write it.
+
+        Raises:
+            OSError: Something of it cannot be removed.
+        """
         self.clear()
+        self.sweep()
+        left = sorted(path.name for path in self.folder.iterdir() if path.name != _LOCK)
         with suppress(OSError):
-            self.sweep()
+            # Where the lock cannot be removed while it is held, releasing it does it.
             (self.folder / _LOCK).unlink(missing_ok=True)
             self.folder.rmdir()
         sync_folder(self.folder.parent)
+        return left
+
+    def refuse_others(self) -> None:
+        """Refuse a folder that has something else in it, or leads somewhere else.
+
+        Raises:
+            HeadstripError: It has.
+        """
+        if _is_link(self.folder):
+            raise HeadstripError(
+                f"{str(self.folder)!r} is a symbolic link, and headstrip removes files in the "
+                "folder of that name. Remove the link, or name another file."
+            )
+        for path in self.folder.iterdir():
+            if path.name == _STATE:
+                is_ours = _is_regular(path) and {"plan", "anew"} <= self._state().keys()
+            elif path.name.startswith("."):
+                # A system's own, such as .DS_Store, is left where it is.
+                continue
+            elif path.name == _LOCK:
+                is_ours = _is_regular(path)
+            else:
+                is_ours = _is_generation(path)
+            if not is_ours:
+                raise self._has_other(path)
+            if _is_generation(path):
+                self._refuse_in(path)
+
+    def _refuse_in(self, folder: Path) -> None:
+        for path in folder.iterdir():
+            known = path.name == LISTING or _SHARD_NAME.fullmatch(path.name)
+            if not path.name.startswith(".") and not (known and _is_regular(path)):
+                raise self._has_other(path)
+        if next(_shards_in(folder), None) is None:
+            return
+        if not is_listing(folder / LISTING):
+            raise self._has_other(folder)
+
+    def _has_other(self, path: Path) -> HeadstripError:
+        name = path.relative_to(self.folder).as_posix()
+        return HeadstripError(
+            f"The folder {str(self.folder)!r} is for what is done so far, and has {name!r} in "
+            "it, which headstrip did not write. Move that, or name another file."
+        )
+
+
+def _is_generation(path: Path) -> bool:
+    """Whether a path is a folder of shards: a real one, no link to another."""
+    return bool(_GENERATION.fullmatch(path.name)) and not _is_link(path) and path.is_dir()
+
+
+def _is_link(path: Path) -> bool:
+    # A junction of Windows is no symbolic link, and leads anywhere as well.
+    is_junction = getattr(os.path, "isjunction", lambda _: False)
+    return path.is_symlink() or bool(is_junction(path))
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _is_temporary(path: Path, written: set[str] | None) -> bool:
+    """Whether a file is one that was being written: of one of these names, or of a generation."""
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None or not _is_regular(path):
+        return False
+    if written is not None:
+        return match[1] in written
+    return match[1] == LISTING or bool(_SHARD_NAME.fullmatch(match[1]))
+
+
+def _shards_in(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if _SHARD_NAME.fullmatch(path.name) and _is_regular(path):
+            yield path
+
+
+def _remove_generation(folder: Path) -> None:
+    """Remove what is ours in a folder of shards: the listing, which shows what it is, at the end.
+
+    Shards without a listing are somebody else's, and stay.
+    """
+    if is_listing(folder / LISTING):
+        for path in _shards_in(folder):
+            path.unlink()
+    for path in folder.iterdir():
+        if _is_temporary(path, None):
+            path.unlink()
+    if next(_shards_in(folder), None) is None and _is_regular(folder / LISTING):
+        (folder / LISTING).unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager
@@ -107,12 +235,12 @@ def opened_parts(out: Path) -> Iterator[Parts]:
     Raises:
         HeadstripError: It cannot be made, has something else in it, or another process holds it.
     """
-    folder = out.with_name(out.name + ".parts")
-    parts, lock = Parts(folder), FileLock(folder / _LOCK)
+    parts = Parts(out)
+    folder, lock = parts.folder, FileLock(parts.folder / _LOCK)
     try:
         try:
             with interrupts_held():
-                _lock(folder, lock)
+                _lock(parts, lock)
         except Timeout as error:
             # It is an OSError too.
             raise HeadstripError(
@@ -120,8 +248,7 @@ def opened_parts(out: Path) -> Iterator[Parts]:
             ) from error
         except OSError as error:
             raise HeadstripError(
-                f"The folder {str(folder)!r} cannot be made ({error.strerror}). "
-                "Change the permissions there, or name another file."
+                explain(error, f"The folder {str(folder)!r} cannot be made")
             ) from error
         yield parts
     finally:
@@ -134,29 +261,19 @@ def opened_parts(out: Path) -> Iterator[Parts]:
             folder.rmdir()
 
 
-def _lock(folder: Path, lock: FileLock) -> None:
+def _lock(parts: Parts, lock: FileLock) -> None:
     """Lock the folder that stands there, and no other that was removed since."""
     while True:
-        folder.mkdir(exist_ok=True)
-        _refuse_others(folder)
+        if not _is_link(parts.folder):
+            parts.folder.mkdir(exist_ok=True)
+        parts.refuse_others()
         try:
             lock.acquire(timeout=0)
         except FileNotFoundError:
             continue
-        if (folder / _LOCK).exists():
+        if (parts.folder / _LOCK).exists():
             return
         lock.release()
-
-
-def _refuse_others(folder: Path) -> None:
-    """Refuse a folder that has something else in it: it is removed at the end."""
-    for path in folder.iterdir():
-        is_ours = path.name in {_LOCK, _STATE} or path.name.startswith(".")
-        if not is_ours and not _GENERATION.fullmatch(path.name):
-            raise HeadstripError(
-                f"The folder {str(folder)!r} is for what is done so far, and has {path.name!r} in "
-                "it. Move that, or name another file."
-            )
 
 
 class Shards:
@@ -186,23 +303,41 @@ class Shards:
         return self.folder / _SHARD.format(number)
 
     def is_done(self, number: int) -> bool:
-        """Whether a shard's file says itself that it is whole and this run's."""
+        """Whether a shard's file says itself that it is whole and this run's.
+
+        Raises:
+            OSError: It is there and cannot be read now.
+        """
         start, stop = self.bounds(number)
+        path = self.path(number)
         try:
-            with opened(self.path(number)) as source, pq.ParquetFile(source) as file:
+            with damage_named(path), opened(path) as source, pq.ParquetFile(source) as file:
                 is_same = file.schema_arrow.equals(self._schema_of(number), check_metadata=True)
                 return bool(is_same and file.metadata.num_rows == stop - start)
-        except (OSError, pa.ArrowException):
+        except (FileNotFoundError, DamagedFile):
             # A power cut leaves a file under its final name that is empty, or cut.
             return False
 
-    def read(self, number: int) -> pa.Table:
+    def read(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read a shard, its pages checked against their checksums.
 
+        Args:
+            number: Which.
+            columns: Which columns, None for all.
+
         Raises:
-            OSError: It is not there, or damaged.
+            DamagedFile: Its bytes are not those that were written.
+            OSError: It is not there, or cannot be read now.
         """
-        return read_checked(self.path(number)).cast(self.schema)
+        path = self.path(number)
+        # What the system refuses is raised here, and all that comes after is about the bytes.
+        data = path.read_bytes()
+        with damage_named(path):
+            source = pa.BufferReader(data)
+            with pq.ParquetFile(source, page_checksum_verification=True) as file:
+                table = file.read(columns and [*columns], use_threads=False)
+            fields = [self.schema.field(name) for name in table.column_names]
+            return table.cast(pa.schema(fields, self.schema.metadata))
 
     def _schema_of(self, number: int) -> pa.Schema:
         """Return a schema that says which shard it is of, so that none stands for another."""
@@ -214,26 +349,14 @@ class Shards:
         write_atomically(self.path(number), data, durable=True)
 
 
-def read_checked(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file whose pages are checked.
+def metadata_in(path: Path) -> dict[str, Any] | None:
+    """Return what a file of embeddings says of itself, None where there is no such file.
 
     Raises:
-        OSError: It is not there, or damaged.
+        OSError: It is there and cannot be read now.
     """
     try:
-        with (
-            opened(path) as source,
-            pq.ParquetFile(source, page_checksum_verification=True) as file,
-        ):
-            return file.read(columns, use_threads=False)
-    except pa.ArrowException as error:
-        raise OSError(f"{os.fspath(path)}: {error}") from error
-
-
-def metadata_in(path: Path) -> dict[str, Any] | None:
-    """Return what a file of embeddings says of itself, None where there is no such file."""
-    try:
-        with opened(path) as source:
+        with damage_named(path), opened(path) as source:
             return metadata_of(pq.read_schema(source))
-    except (OSError, pa.ArrowException):
+    except (FileNotFoundError, DamagedFile):
         return None

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headstrip.embed.array_file import read_rows
 from headstrip.embed.checksum import checksum_of
+from headstrip.embed.damage import DamagedFile, damage_named
 from headstrip.embed.outputs import embeddings_file, is_rows, opened
 from headstrip.embed.sources import Item, Reader
 from headstrip.embed.table import Rows
@@ -35,7 +37,8 @@ class Priors:
 
         Args:
             files: Parquet files of rows that were computed with the same plan, the newest first;
-                one that ends in ``.rows.parquet`` has its embeddings in the ``.npy`` beside it.
+                one that ends in ``.rows.parquet`` has its embeddings in the ``.npy`` beside it,
+                which has been checked to be its own.
             retry_failed: Whether the rows of bad images are not taken.
             reader: What reads an image's bytes, to compare their checksum; None compares the
                 size and the time of the file.
@@ -88,9 +91,9 @@ class Priors:
 def _groups_of(file: Path) -> list[_Group]:
     groups, start = [], 0
     try:
-        with opened(file) as source:
+        with damage_named(file), opened(file) as source:
             metadata = pq.read_metadata(source)
-    except (OSError, pa.ArrowException):
+    except (FileNotFoundError, DamagedFile):
         return []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -102,18 +105,19 @@ def _groups_of(file: Path) -> list[_Group]:
 
 
 def _read(group: _Group) -> pa.Table | None:
-    """Read a group of rows, or return None where it cannot be: they are computed again."""
+    """Read a group of rows, or return None where it is damaged: they are computed again."""
     try:
         with (
+            damage_named(group.file),
             opened(group.file) as source,
             pq.ParquetFile(source, page_checksum_verification=True) as file,
         ):
             table = file.read_row_group(group.number, use_threads=False)
-        if not is_rows(group.file):
-            return table
-        array = np.load(embeddings_file(group.file), mmap_mode="r")
-        part = np.ascontiguousarray(array[group.start : group.start + table.num_rows])
-        column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), array.shape[1])
-        return table.append_column("embedding", column)
-    except (OSError, ValueError, pa.ArrowException):
+            if not is_rows(group.file):
+                return table
+            stop = group.start + table.num_rows
+            part = read_rows(embeddings_file(group.file), group.start, stop)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), part.shape[1])
+            return table.append_column("embedding", column)
+    except (FileNotFoundError, DamagedFile):
         return None

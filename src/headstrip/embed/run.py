@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstrip.embed.array_file import KEY as ARRAY
 from headstrip.embed.described import environment_of, metadata_for, origin_of
 from headstrip.embed.files import check_out, check_suffix, writing
 from headstrip.embed.layout import lay_out
@@ -16,7 +17,7 @@ from headstrip.embed.loop import Loop, Task
 from headstrip.embed.merging import DamagedShard, merge
 from headstrip.embed.options import Options, check_errors
 from headstrip.embed.outputs import check_apart, refusing, rows_file
-from headstrip.embed.parts import Parts, Shards, metadata_in, opened_parts
+from headstrip.embed.parts import Parts, Shards, metadata_in, opened_parts, parts_folder
 from headstrip.embed.pipeline import Stages, Told
 from headstrip.embed.plan import Plan, Settings, check_plan, encoder_in_plan
 from headstrip.embed.report import EmbedReport, bad_in, count_bad
@@ -25,7 +26,9 @@ from headstrip.embed.sources import Source, source_of
 from headstrip.embed.sources.stream import StreamSource
 from headstrip.embed.streaming import embed_stream
 from headstrip.embed.table import metadata_of, schema_of
+from headstrip.embed.wholeness import broken_pair, damage_in
 from headstrip.errors import HeadstripError, PreprocessingError
+from headstrip.system_errors import explain
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
@@ -93,7 +96,7 @@ def embed_source(
             )
         return embed_stream(encoder, images, target, settings or Settings(), options, progress)
     check_apart(images.describe(), target)
-    with writing(target), opened_parts(target) as parts:
+    with writing(target, parts=parts_folder(target)), opened_parts(target) as parts:
         run = Run(encoder, images, target, parts, settings or Settings(), options, say, str(out))
         report = run.finish(progress or (lambda done, total: None), compute or compute_here)
     return replace(report, out=Path(out))
@@ -133,6 +136,7 @@ class Run:
         self.encoder, self.source, self.out = encoder, source, out
         self.parts, self.options, self._say = parts, options, say or (lambda sentence: None)
         self._shown, self._origin, self._bad = shown, origin_of(source), 0
+        self._broken: bool | None = None
         now = Plan(encoder_in_plan(encoder), asked, environment_of(encoder))
         found = self._found(now)
         parts.sweep()
@@ -164,9 +168,24 @@ class Run:
             except DamagedShard as damaged:
                 # It was removed, and is computed again.
                 self._say(f"{damaged} was damaged on the disk, and is computed again.")
-        self.parts.remove()
-        bad = count_bad(rows_file(self.out))
-        return EmbedReport(len(self.listing), bad, computed, self.out, self.plan.settings, stages)
+        rows, bad = len(self.listing), count_bad(rows_file(self.out))
+        self.listing.close()
+        self._remove_parts()
+        return EmbedReport(rows, bad, computed, self.out, self.plan.settings, stages)
+
+    def _remove_parts(self) -> None:
+        """Remove what was kept meanwhile; the file is whole, so nothing here ends the run."""
+        folder = str(self.parts.folder)
+        try:
+            left = self.parts.remove()
+        except OSError as error:
+            self._say(explain(error, f"The folder {folder!r} is not needed any more, and stays"))
+            return
+        if left:
+            self._say(
+                f"The folder {folder!r} has files that headstrip did not write "
+                f"({', '.join(left[:3])}): it stays."
+            )
 
     def _fill(self, progress: Progress, compute: Compute) -> tuple[Stages, int]:
         """Have all shards computed that are missing; return what it took, and how many images."""
@@ -219,13 +238,13 @@ class Run:
 
         They are shards of this and of other listings, and the file.
         """
-        files = [
-            path for folder in self.parts.generations() for path in sorted(folder.glob("[0-9]*"))
-        ]
+        files, table = self.parts.shards(), rows_file(self.out)
         if not self.parts.anew and os.path.lexists(self.out):
-            files.append(rows_file(self.out))
+            files.append(table)
         plan = self.plan.to_json()
         found = {path: metadata_in(path) or {} for path in files}
+        if found.get(table, {}).get("plan") == plan and self._is_broken_pair(found[table]):
+            del found[table]
         return {
             path: metadata.get("source")
             for path, metadata in found.items()
@@ -289,7 +308,26 @@ class Run:
         if self.options.retry_failed or self.options.checksum or self.parts.anew:
             return False
         metadata = metadata_in(rows_file(self.out))
-        return metadata == metadata_of(self.shards.schema) and self.out.exists()
+        if metadata is None or not self.out.exists():
+            return False
+        described = {name: value for name, value in metadata.items() if name != ARRAY}
+        if described != metadata_of(self.shards.schema) or self._is_broken_pair(metadata):
+            return False
+        problem = damage_in(rows_file(self.out))
+        if problem is not None:
+            self._say(f"{str(rows_file(self.out))!r} {problem}, and is written again.")
+        return problem is None
+
+    def _is_broken_pair(self, metadata: dict[str, Any]) -> bool:
+        """Whether the array is not that of its rows; it is looked at once, and said once."""
+        if self._broken is None:
+            problem = broken_pair(self.out, metadata)
+            self._broken = problem is not None
+            if problem is not None:
+                self._say(
+                    f"{self._shown!r} {problem}. Its rows are not used again, and it is replaced."
+                )
+        return self._broken
 
 
 def compute_here(run: Run, todo: Sequence[int], told: Told) -> tuple[Stages, int]:

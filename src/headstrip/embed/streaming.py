@@ -72,7 +72,7 @@ def embed_stream(
     schema = schema_of(encoder.output_dim, str(layout.settings.dtype), metadata)
     done = bad = 0
     batches = _written(encoder, source, out, schema, layout.settings)
-    with writing(out, is_kept=False), closing(batches):
+    with writing(out), closing(batches):
         for rows, errors in batches:
             done, bad = done + rows, bad + len(errors)
             if progress is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headstrip import bounded_json
 from headstrip.embed.sources import Item
 
 KEY = b"headstrip"
@@ -58,9 +59,8 @@ def schema_of(dim: int, dtype: str, metadata: Mapping[str, Any]) -> pa.Schema:
         dtype: What they are kept as, "float32" or "float16".
         metadata: Plain JSON values, kept under ``KEY``.
     """
-    text = json.dumps(metadata, sort_keys=True, default=repr)
     kind = pa.float16() if dtype == "float16" else pa.float32()
-    return pa.schema(
+    schema = pa.schema(
         [
             pa.field("path", pa.string(), nullable=False),
             # Parquet's own name for it: what is read back has the schema that was written.
@@ -71,9 +71,15 @@ def schema_of(dim: int, dtype: str, metadata: Mapping[str, Any]) -> pa.Schema:
             pa.field("size", pa.int64()),
             pa.field("modified", pa.int64()),
             pa.field("checksum", pa.string()),
-        ],
-        metadata={KEY: text},
+        ]
     )
+    return with_metadata(schema, metadata)
+
+
+def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
+    """Return a schema with metadata of its own: plain JSON values, kept under ``KEY``."""
+    text = json.dumps(metadata, sort_keys=True, default=repr)
+    return schema.with_metadata({KEY: text})
 
 
 def table_of(rows: Rows, schema: pa.Schema) -> pa.Table:
@@ -125,7 +131,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 def metadata_of(schema: pa.Schema) -> dict[str, Any] | None:
     """Return what ``schema_of`` kept in a schema, or None in one that it did not make."""
     try:
-        found = json.loads((schema.metadata or {})[KEY])
+        found = bounded_json.parse((schema.metadata or {})[KEY], "The metadata of a table")
     except (KeyError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -1,0 +1,184 @@
+"""The folder of what is done: what is removed of it, and what is left alone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from tests.embed.conftest import tiny_encoder
+
+from headstrip import HeadstripError
+from headstrip.embed.pipeline import Told
+from headstrip.embed.plan import Settings
+from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
+
+Compute = Callable[[Run, Sequence[int], Told], Any]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(6):
+        values = np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results" / "o.parquet"
+
+
+def embed(
+    source: Path, out: Path, said: list[str] | None = None, compute: Compute | None = None,
+    **asked: Any,
+) -> EmbedReport:  # fmt: skip
+    return embed_source(
+        tiny_encoder(), source, out, settings=Settings(batch_size=2, shard_rows=2, threads=1),
+        options=Options(workers=0, lanes=1, **asked), compute=compute,
+        say=None if said is None else said.append,
+    )  # fmt: skip
+
+
+def two_shards(run: Run, todo: Sequence[int], told: Told) -> NoReturn:
+    compute_here(run, todo[:2], told)
+    raise KeyboardInterrupt
+
+
+def begun(photos: Path, out: Path) -> list[Path]:
+    """Begin a run that is interrupted after two shards of three."""
+    with pytest.raises(KeyboardInterrupt):
+        embed(photos, out, compute=two_shards)
+    return sorted(parts(out).glob("*/[0-9]*.parquet"))
+
+
+def parts(out: Path) -> Path:
+    return out.with_name(out.name + ".parts")
+
+
+OTHERS = ["0123456789abcdef/mine.txt", "0123456789abcdef/000000.parquet", "notes.txt",
+          "0123456789abcdef/sub/a.jpg", "fedcba9876543210", "lock/mine", "plan.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_others_in_the_folder_are_named_and_stay(
+    photos: Path, out: Path, name: str, overwrite: bool
+) -> None:
+    mine = parts(out) / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(HeadstripError, match=r"which headstrip did not write\. Move that"):
+        embed(photos, out, overwrite=overwrite)
+    assert mine.read_text() == "mine"
+
+
+def test_a_file_put_among_the_shards_is_named_and_stays(photos: Path, out: Path) -> None:
+    shard, _ = begun(photos, out)
+    mine = shard.with_name("mine.parquet")
+    mine.write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(HeadstripError, match=r"has '[0-9a-f]{16}/mine.parquet' in it"):
+            embed(photos, out, overwrite=overwrite)
+    mine.unlink()
+    assert embed(photos, out).computed == 2
+
+
+@pytest.mark.parametrize("place", [".", "generation"])
+def test_what_comes_while_a_run_lasts_stays_and_is_named(
+    photos: Path, out: Path, place: str
+) -> None:
+    mine: list[Path] = []
+
+    def compute(run: Run, todo: Sequence[int], told: Told) -> Any:
+        folder = run.parts.folder if place == "." else run.shards.folder
+        mine.append(folder / "mine.txt")
+        mine[0].write_text("mine")
+        return compute_here(run, todo, told)
+
+    said: list[str] = []
+    assert embed(photos, out, said, compute).rows == 6
+    assert mine[0].read_text() == "mine"
+    assert [path for path in parts(out).rglob("*") if path.is_file()] == mine
+    assert "has files that headstrip did not write" in said[-1]
+
+
+def test_a_folder_that_is_a_link_is_refused(photos: Path, out: Path, tmp_path: Path) -> None:
+    shard, _ = begun(photos, out)
+    moved = tmp_path / "elsewhere"
+    shutil.move(parts(out), moved)
+    parts(out).symlink_to(moved)
+    for overwrite in (False, True):
+        with pytest.raises(HeadstripError, match="is a symbolic link"):
+            embed(photos, out, overwrite=overwrite)
+    assert (moved / shard.parent.name / shard.name).exists()
+    parts(out).unlink()
+    parts(out).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(HeadstripError, match="is a symbolic link"):
+        embed(photos, out)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_links_in_the_folder_are_not_followed(photos: Path, out: Path, tmp_path: Path) -> None:
+    shard, _ = begun(photos, out)
+    moved = tmp_path / "elsewhere"
+    shutil.move(shard.parent, moved)
+    shard.parent.symlink_to(moved)
+    with pytest.raises(HeadstripError, match="which headstrip did not write"):
+        embed(photos, out, overwrite=True)
+    assert len(list(moved.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", [".DS_Store", ".nfs0001", ".mine.png.12345678"])
+def test_hidden_files_of_others_stay(photos: Path, out: Path, name: str) -> None:
+    parts(out).mkdir()
+    (parts(out) / name).write_text("mine")
+    assert embed(photos, out).rows == 6
+    assert [path.name for path in parts(out).iterdir()] == [name]
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EMFILE, errno.EIO, errno.ENOMEM])
+@pytest.mark.parametrize("when", ["merging", "beginning"])
+def test_a_shard_that_cannot_be_read_now_is_kept_and_the_cause_is_said(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: int, when: str
+) -> None:
+    shards = begun(photos, out)
+    before = [path.read_bytes() for path in shards]
+
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *args: Any) -> Any:
+            if os.fsdecode(path) == str(shards[0]):
+                raise OSError(error, os.strerror(error), os.fsdecode(path))
+            return real(path, *args)
+
+        return call
+
+    if when == "merging":
+        monkeypatch.setattr(Path, "read_bytes", refusing(Path.read_bytes))
+    else:
+        monkeypatch.setattr(pa, "OSFile", refusing(pa.OSFile))
+    with pytest.raises(HeadstripError, match="could not be written") as caught:
+        embed(photos, out)
+    assert os.strerror(error) in str(caught.value)
+    assert "What is done so far is kept" in str(caught.value)
+    monkeypatch.undo()
+    assert [path.read_bytes() for path in shards] == before
+    assert embed(photos, out).computed == (0 if when == "merging" else 2)
+
+
+def test_a_plan_that_is_not_json_is_bounded(photos: Path, out: Path) -> None:
+    begun(photos, out)
+    for text in ("[" * 100_000, '{"plan": NaN, "anew": 1}', "{}"):
+        (parts(out) / "plan.json").write_text(text)
+        with pytest.raises(HeadstripError, match=r"has 'plan\.json' in it"):
+            embed(photos, out)
