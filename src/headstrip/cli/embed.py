@@ -146,6 +146,7 @@ def command(
             "which write nothing."
         )
     images = _check_paths(source, column, image_column, out)
+    _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
     encoder = build_image_encoder(context, name, weights, allow_versions, asked.pop("device"))
 
     from headstrip.embed.allocating import keep_freed_memory
@@ -248,6 +249,17 @@ def _check_paths(source: str, column: str, image_column: str | None, out: Path |
     except HeadstripError as error:
         raise UsageFailure(str(error)) from error
     return images
+
+
+def _refuse_inputs(out: Path | None, inputs: tuple[str, ...]) -> None:
+    """Refuse to write over a manifest or a weights file that the encoder is made of."""
+    for text in inputs:
+        file = Path(text)
+        if out is not None and text and file.is_file() and out.exists() and out.samefile(file):
+            raise UsageFailure(
+                f"{str(out)!r} is a file that the encoder is made of, and would be replaced. Name "
+                "another file to write."
+            )
 
 
 def _split(asked: dict[str, Any]) -> tuple[Settings, Options]:

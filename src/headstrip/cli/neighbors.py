@@ -79,9 +79,11 @@ def command(
     There is a line a neighbour: the cosine of the angle between the two embeddings, and the path.
     A bad image is told, the others are searched for, and the exit code is 1 then.
     """
+    from headstrip.embed.outputs import rows_file
+
     files = [embeddings, *([Path(weights)] if weights else [])]
     _check_paths(files, page)
-    _check_page(page, [*files, *map(Path, images)])
+    _check_page(page, [*files, rows_file(embeddings), *map(Path, images)])
 
     from headstrip.embed.loading import open_embeddings
     from headstrip.embed.neighbors import library_of, nearest
@@ -127,10 +129,19 @@ def _check_paths(files: list[Path], page: Path | None) -> None:
 
 
 def _check_page(page: Path | None, files: list[Path]) -> None:
-    """Refuse to write the page over what is read."""
+    """Refuse to write the page over what is read, or under the name of an image or a table."""
+    from headstrip.embed.files import SUFFIXES
+
+    if page is None:
+        return
     for file in files:
-        if page is not None and page.exists() and file.exists() and page.samefile(file):
+        if page.exists() and file.exists() and page.samefile(file):
             raise UsageFailure(f"--html {str(page)!r} is a file that is read. Name another page.")
+    if page.suffix.lower() in {*SUFFIXES, ".parquet", ".npy", ".tar"}:
+        raise UsageFailure(
+            f"--html {str(page)!r} is the name of another kind of file. Name a page that ends in "
+            ".html."
+        )
 
 
 def _pictures(root: str) -> Pictures:

@@ -19,6 +19,7 @@ from PIL import Image
 from headstrip.atomic import write_atomically
 from headstrip.embed.pictures import thumbnail
 from headstrip.errors import HeadstripError
+from headstrip.system_errors import explain
 
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
@@ -82,10 +83,7 @@ def write_gallery(path: Path, source: str, rows: Sequence[Sequence[Picture]]) ->
     try:
         write_atomically(path, gallery(source, rows).encode("ascii"))
     except OSError as error:
-        raise HeadstripError(
-            f"{str(path)!r} could not be written ({error.strerror or error}). Make room, or name "
-            "another file."
-        ) from error
+        raise HeadstripError(explain(error, f"{str(path)!r} could not be written")) from error
 
 
 def gallery(source: str, rows: Sequence[Sequence[Picture]]) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from headstrip.embed.sources.items import Item, shown_place
+from headstrip.embed.files import original_path
+from headstrip.embed.sources.items import Item, Reader, is_url
+from headstrip.embed.sources.opened import joined
 from headstrip.errors import HeadstripError
 
 ROWS = ".rows.parquet"
@@ -48,41 +50,80 @@ def check_apart(described: Mapping[str, Any], out: Path) -> None:
         out: The file to write, links resolved.
 
     Raises:
-        HeadstripError: They are one file.
+        HeadstripError: They are one file, whatever its names are.
     """
-    if described.get("where") in {shown_place(str(out)), shown_place(str(rows_file(out)))}:
-        raise _is_source(out)
+    where = described.get("where")
+    if isinstance(where, str) and not is_url(where):
+        OwnFiles(out, None).refuse_file(original_path(where))
 
 
-def refusing(items: Iterable[Item], out: Path) -> Iterator[Item]:
+def refusing(items: Iterable[Item], out: Path, reader: Reader) -> Iterator[Item]:
     """Yield the items of a source, and refuse to write in the place of one of their files.
 
     Raises:
-        HeadstripError: A file of that name, written at the same moment, is of the source.
+        HeadstripError: A file of the source would be replaced.
     """
-    own = OwnFiles(out)
+    own = OwnFiles(out, root_of(reader))
     for item in items:
         own.refuse(item)
         yield item
 
 
-class OwnFiles:
-    """The files that a run is to replace, as they are before it."""
+def root_of(reader: Reader) -> str | None:
+    """Return the folder or url that a reader's items are named from, None where it has none."""
+    root = getattr(reader, "root", None)
+    return root if isinstance(root, str) else None
 
-    def __init__(self, out: Path) -> None:
-        """Look when each of them was written."""
-        files = (file for file in (out, rows_file(out)) if file.exists())
-        self._out = out
-        self._written = {file.name: os.stat(file).st_mtime_ns for file in files}
+
+class OwnFiles:
+    """The files that a run is to replace, as they are before it.
+
+    Files are compared by device and inode, so that links of any kind and other spellings of a name
+    are seen through.
+    """
+
+    def __init__(self, out: Path, root: str | None) -> None:
+        """Look at each of them.
+
+        Args:
+            out: The file to write, links resolved.
+            root: Where the names of items start; None compares names and times alone.
+        """
+        self._out, self._root = out, root
+        found = {file.name: os.stat(file) for file in (out, rows_file(out)) if file.exists()}
+        self._files = {(stat.st_dev, stat.st_ino) for stat in found.values()}
+        self._written = {name: stat.st_mtime_ns for name, stat in found.items()}
 
     def refuse(self, item: Item) -> None:
         """Refuse an item whose file is one of them.
 
         Raises:
-            HeadstripError: It has the name, and was written at the same moment.
+            HeadstripError: It is.
         """
-        name = (item.place or item.path).rpartition("/")[2]
-        if name in self._written and item.modified == self._written[name]:
+        if not self._files:
+            return
+        name = item.place or item.path
+        if self._root is None:
+            last = name.rpartition("/")[2]
+            if last in self._written and item.modified == self._written[last]:
+                raise _is_source(self._out)
+        # Files that are one file were written at one moment: most need no second look.
+        elif not item.modified or item.modified in self._written.values():
+            place = joined(self._root, name)
+            if not is_url(place):
+                self.refuse_file(place)
+
+    def refuse_file(self, path: str | os.PathLike[str]) -> None:
+        """Refuse a file that is one of them; a path that leads nowhere is none.
+
+        Raises:
+            HeadstripError: It is.
+        """
+        try:
+            found = os.stat(path)
+        except (OSError, ValueError):
+            return
+        if (found.st_dev, found.st_ino) in self._files:
             raise _is_source(self._out)
 
 

@@ -140,7 +140,7 @@ class Run:
         now = Plan(encoder_in_plan(encoder), asked, environment_of(encoder))
         found = self._found(now)
         parts.sweep()
-        items = refusing(source.items(), out)
+        items = refusing(source.items(), out, source.reader())
         self.listing = write_listing(parts.folder, source.describe(), items)
         settings = asked.over(found.settings if found else Settings())
         settings = settled(

@@ -20,7 +20,7 @@ from headstrip.embed.files import writing
 from headstrip.embed.images import to_picture
 from headstrip.embed.layout import forward_of, lay_out
 from headstrip.embed.options import Options
-from headstrip.embed.outputs import OwnFiles
+from headstrip.embed.outputs import OwnFiles, root_of
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.pixels import to_pixels
 from headstrip.embed.plan import AUTO, Plan, Settings, encoder_in_plan
@@ -121,10 +121,15 @@ def _written(
         open_writer(file, schema) as writer,
         encoder.evaluating(),
     ):
-        forward, pairs, own = forward_of(encoder, settings), source.pairs(), OwnFiles(out)
+        forward, pairs = forward_of(encoder, settings), source.pairs()
+        own = OwnFiles(out, root_of(source.reader()))
         while batch := list(islice(pairs, size)):
-            for item, _ in batch:
-                own.refuse(item)
+            for item, image in batch:
+                if image is None:
+                    own.refuse(item)
+                elif filename := getattr(image, "filename", None):
+                    # A picture that PIL has opened is read when it is needed.
+                    own.refuse_file(filename)
             rows = _rows(encoder, source, batch, forward, size)
             pending.append(table_of(rows, schema))
             count += len(batch)

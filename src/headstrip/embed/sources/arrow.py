@@ -88,7 +88,7 @@ class ArrowReader:
 
     def __init__(self, root: str, column: str | None) -> None:
         """Take the dataset's folder, and the column of images."""
-        self._root, self._column = root, column
+        self.root, self._column = root, column
         self._shelf = Shelf(_Mapped, _AT_ONCE)
 
     def read(self, item: Item) -> bytes:
@@ -99,7 +99,7 @@ class ArrowReader:
         """
         with (
             image_errors(),
-            self._shelf.taken(joined(self._root, item.place)) as table,
+            self._shelf.taken(joined(self.root, item.place)) as table,
         ):
             refuse_changed(item.modified, table.written)
             column = image_column(table.schema, self._column, item.place) or ""

@@ -84,7 +84,7 @@ class TablesReader:
 
     def __init__(self, root: str, column: str | None) -> None:
         """Take where the files are, and the column of images."""
-        self._root = root
+        self.root = root
         self._shelf = Shelf(_Opening(column), _AT_ONCE)
 
     def read(self, item: Item) -> bytes:
@@ -95,7 +95,7 @@ class TablesReader:
         """
         with (
             image_errors(),
-            self._shelf.taken(joined(self._root, item.place)) as rows,
+            self._shelf.taken(joined(self.root, item.place)) as rows,
         ):
             refuse_changed(item.modified, rows.written())
             return image_of(rows.cell(item.offset))
