@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headstrip.errors import HeadstripError as HeadstripError
     from headstrip.errors import ImageError as ImageError
     from headstrip.errors import ManifestError as ManifestError
+    from headstrip.errors import OptionError as OptionError
     from headstrip.errors import PluginError as PluginError
     from headstrip.errors import PreprocessingError as PreprocessingError
     from headstrip.errors import UnknownBackboneError as UnknownBackboneError
@@ -42,8 +43,8 @@ _HOMES = {
     "encoder": ("Encoder",),
     "errors": (
         "CatalogError", "CatalogMismatchError", "CatalogMismatchWarning", "HeadNotFoundError",
-        "HeadstripError", "ImageError", "ManifestError", "PluginError", "PreprocessingError",
-        "UnknownBackboneError", "WeightsError",
+        "HeadstripError", "ImageError", "ManifestError", "OptionError", "PluginError",
+        "PreprocessingError", "UnknownBackboneError", "WeightsError",
     ),
     "factory": ("build_encoder", "strip_head"),
     "hookspecs": ("HeadStripper", "hookimpl"),

@@ -4,6 +4,7 @@ HeadstripError
 ├── UnknownBackboneError (ValueError)      the name is nobody's
 ├── HeadNotFoundError (ValueError)         the network is not shaped as its family says
 ├── PreprocessingError (ValueError)        an input or a size that the preprocessing cannot serve
+├── OptionError (ValueError)               an option that this machine cannot carry out
 ├── WeightsError (RuntimeError)            a weights file that is missing, damaged or another's
 ├── ManifestError (ValueError)             a manifest that is none, or describes another encoder
 ├── PluginError (RuntimeError)             a plugin broke its contract
@@ -38,6 +39,10 @@ class HeadNotFoundError(HeadstripError, ValueError):
 
 class PreprocessingError(HeadstripError, ValueError):
     """An input, or an input size, that the preprocessing cannot serve."""
+
+
+class OptionError(HeadstripError, ValueError):
+    """An option, or an argument, that this machine cannot carry out."""
 
 
 class WeightsError(HeadstripError, RuntimeError):

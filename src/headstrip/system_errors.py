@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from headstrip.errors import one_line
+from headstrip.memory import address_limit, shown_bytes
 
 _REMEDIES = {
     errno.ENOSPC: "Make room there, or write to another disk.",
@@ -32,6 +33,8 @@ _REMEDIES = {
     errno.ELOOP: "Symbolic links lead in a circle. Remove one of them, or choose another name.",
     errno.EBUSY: "Another program uses it. Close that program.",
 }
+_OF_THREADS = ("can't start new thread", "Failed to launch worker thread")
+_OF_LIBRARIES = "failed to map segment from shared object"
 _QUOTA = getattr(errno, "EDQUOT", None)
 _SHARING = frozenset({32, 33})
 """Numbers of Windows for a file that another program has open."""
@@ -56,14 +59,31 @@ write to another disk."
     return f"{what} ({reason}). {_remedy(error)}"
 
 
-def explain_memory(what: str) -> str:
-    """Say that something failed because memory ran out, and what to do."""
-    return f"{what}: memory ran out. {_REMEDIES[errno.ENOMEM].partition('. ')[2]}"
+def explain_exhaustion(error: BaseException, what: str) -> str | None:
+    """Say that something failed because memory or threads ran out; None where it was another cause.
 
+    Args:
+        error: What was raised: by Python, numpy, torch, pyarrow or the loader of libraries.
+        what: As in ``explain``.
+    """
+    # The commands that are light import no numpy.
+    from headstrip.embed.engines.memory import is_out_of_memory
 
-def explain_threads(what: str) -> str:
-    """Say that something failed because no thread or process could be started, and what to do."""
-    return f"{what}: no more threads could be started. {_REMEDIES[errno.EAGAIN]}"
+    said = str(error)
+    is_threads = any(words in said for words in _OF_THREADS)
+    is_memory = is_out_of_memory(error) or _OF_LIBRARIES in said
+    limit = address_limit()
+    if limit is not None and (is_memory or is_threads):
+        return (
+            f"{what}: memory ran out. This process may use {shown_bytes(limit)} of addresses "
+            "(`ulimit -v`). Raise that limit (`ulimit -v unlimited`)."
+        )
+    if is_threads:
+        return f"{what}: no more threads could be started. {_REMEDIES[errno.EAGAIN]}"
+    if is_memory:
+        return f"{what}: memory ran out. {_REMEDIES[errno.ENOMEM].partition('. ')[2]}"
+    cause = error.__cause__
+    return None if cause is None else explain_exhaustion(cause, what)
 
 
 def _remedy(error: OSError) -> str:

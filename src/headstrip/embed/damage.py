@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
+from headstrip.errors import HeadstripError, one_line
 
-class DamagedFile(Exception):
+
+class DamagedFile(HeadstripError):
     """A file whose bytes were read and are not those of a whole Parquet file."""
 
 
@@ -32,4 +34,7 @@ def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
         # The system's errors have a number; those that Parquet's reader makes up have none.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise DamagedFile(f"{os.fspath(path)}: {error}") from error
+        raise DamagedFile(
+            f"{os.fspath(path)!r} is damaged ({one_line(error)[:200].rstrip('.')}). Remove it, and "
+            "run the same `headstrip embed` line again."
+        ) from error

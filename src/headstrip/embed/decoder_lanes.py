@@ -50,8 +50,19 @@ class Lanes:
             for number in range(workers)
         ]
         self._threads.append(threading.Thread(target=self._watch, daemon=True))
-        for thread in self._threads:
-            thread.start()
+        self._start_threads()
+
+    def _start_threads(self) -> None:
+        """Start all threads, or end those that were started."""
+        started = []
+        try:
+            for thread in self._threads:
+                thread.start()
+                started.append(thread)
+        except BaseException:
+            self._threads = started
+            self.close()
+            raise
 
     @property
     def pids(self) -> list[int]:

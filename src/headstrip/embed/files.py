@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from headstrip.embed.engines.memory import is_out_of_memory
 from headstrip.errors import HeadstripError
-from headstrip.system_errors import explain, explain_memory, explain_threads
+from headstrip.system_errors import explain, explain_exhaustion
 
 SUFFIXES = frozenset({
     ".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc",
@@ -96,8 +95,14 @@ def check_out(out: str | os.PathLike[str]) -> Path:
         HeadstripError: Its folder does not exist or cannot be written to, or something that is
             no file stands there.
     """
-    path = Path(os.path.realpath(out))
     shown = os.fsdecode(out)
+    try:
+        path = Path(os.path.realpath(out))
+        path.exists()
+    except OSError as error:
+        raise HeadstripError(explain(error, f"{shown!r} cannot be written")) from error
+    except ValueError as error:
+        raise HeadstripError(f"{shown!r} cannot be written: {error}. Use another name.") from error
     if not path.parent.is_dir():
         raise HeadstripError(
             f"{shown!r} cannot be written: there is no folder {str(path.parent)!r}."
@@ -158,18 +163,20 @@ def writing(out: Path, *, parts: Path | None = None) -> Iterator[None]:
         raise
     except OSError as error:
         raise HeadstripError(explain(error, what) + _kept(parts)) from error
-    except MemoryError as error:
-        raise HeadstripError(explain_memory(what) + _kept(parts)) from error
-    except RuntimeError as error:
-        if "can't start new thread" in str(error):
-            raise HeadstripError(explain_threads(what) + _kept(parts)) from error
-        if is_out_of_memory(error):
-            raise HeadstripError(explain_memory(what) + _kept(parts)) from error
-        raise
+    except Exception as error:
+        said = explain_exhaustion(error, what)
+        if said is None:
+            raise
+        raise HeadstripError(said + _kept(parts)) from error
 
 
 def _kept(parts: Path | None) -> str:
     """Say what is kept, where anything is."""
-    if parts is None or next(parts.glob("*/[0-9]*.parquet"), None) is None:
+    try:
+        is_kept = parts is not None and any(parts.glob("*/[0-9]*.parquet"))
+    except OSError:
+        # What failed before may fail here too, and nothing is promised then.
+        is_kept = False
+    if not is_kept:
         return ""
     return f" What is done so far is kept in {str(parts)!r}: run the same line again to go on."

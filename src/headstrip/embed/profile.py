@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstrip.embed.calibrate import Measured
 from headstrip.embed.layout import lay_out
+from headstrip.embed.limits import check_addresses, check_limits
 from headstrip.embed.listing import write_listing
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.plan import Settings
@@ -137,6 +139,12 @@ def measure_engines(
         The settings with which the engines were measured, and the measurements, against eager
         torch in fp32.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        listing = write_listing(Path(folder), source.describe(), source.items())
-        return calibrated(encoder, listing, source.reader(), settings, options or Options())
+    options = options or Options()
+    check_limits(encoder, settings, options)
+    check_addresses(settings, options)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # Windows removes no folder in which a file is mapped.
+        closing(write_listing(Path(folder), source.describe(), source.items())) as listing,
+    ):
+        return calibrated(encoder, listing, source.reader(), settings, options)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from headstrip.embed.damage import damage_named
 from headstrip.embed.outputs import opened, rows_file
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.plan import Settings
@@ -40,7 +41,8 @@ class EmbedReport:
     def failed(self) -> Mapping[str, str]:
         """The reason for each bad image, by its path in the file; read from there."""
         is_bad = pc.field("error").is_valid()
-        with opened(rows_file(self.out)) as source:
+        table = rows_file(self.out)
+        with damage_named(table), opened(table) as source:
             table = pq.read_table(source, columns=["path", "error"], filters=is_bad)
         return dict(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
 
@@ -51,9 +53,18 @@ def count_bad(file: Path) -> int:
 
 
 def bad_in(file: Path) -> tuple[int, str]:
-    """Return how many rows of a file have an error, and the first of them with its reason."""
+    """Return how many rows of a file have an error, and the first of them with its reason.
+
+    Raises:
+        DamagedFile: It is damaged.
+        OSError: It cannot be read now.
+    """
     count, example = 0, ""
-    with opened(file) as source, pq.ParquetFile(source) as table:
+    with (
+        damage_named(file),
+        opened(file) as source,
+        pq.ParquetFile(source, page_checksum_verification=True) as table,
+    ):
         for group in range(table.metadata.num_row_groups):
             found = table.read_row_group(group, ["error"])["error"]
             count += len(found) - found.null_count

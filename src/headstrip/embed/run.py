@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstrip.embed.array_file import KEY as ARRAY
+from headstrip.embed.damage import DamagedFile
 from headstrip.embed.described import environment_of, metadata_for, origin_of
 from headstrip.embed.files import check_out, check_suffix, writing
 from headstrip.embed.layout import lay_out
+from headstrip.embed.limits import check_addresses, check_limits
 from headstrip.embed.listing import listing_file, write_listing
 from headstrip.embed.loop import Loop, Task
 from headstrip.embed.merging import DamagedShard, merge
@@ -76,6 +78,7 @@ def embed_source(
     Raises:
         HeadstripError: There is no such source, no image in it, the file cannot be written, or it
             has rows of another encoder or of other settings.
+        OptionError: A setting or an option is beyond this machine.
         PreprocessingError: The encoder takes clips, or has no preprocessing.
 
     Example:
@@ -88,6 +91,8 @@ def embed_source(
     check_suffix(out)
     images = source if isinstance(source, Source) else source_of(source)
     options = options or Options()
+    check_limits(encoder, settings or Settings(), options)
+    check_addresses(settings or Settings(), options)
     if isinstance(images, StreamSource):
         if compute is not None:
             raise HeadstripError(
@@ -95,10 +100,12 @@ def embed_source(
                 "folder, a list or an archive, or leave out compute=."
             )
         return embed_stream(encoder, images, target, settings or Settings(), options, progress)
-    check_apart(images.describe(), target)
-    with writing(target, parts=parts_folder(target)), opened_parts(target) as parts:
-        run = Run(encoder, images, target, parts, settings or Settings(), options, say, str(out))
-        report = run.finish(progress or (lambda done, total: None), compute or compute_here)
+    with writing(target, parts=parts_folder(target)):
+        check_apart(images.describe(), target)
+        with opened_parts(target) as parts:
+            asked = settings or Settings()
+            run = Run(encoder, images, target, parts, asked, options, say, str(out))
+            report = run.finish(progress or (lambda done, total: None), compute or compute_here)
     return replace(report, out=Path(out))
 
 
@@ -143,6 +150,7 @@ class Run:
         items = refusing(source.items(), out, source.reader())
         self.listing = write_listing(parts.folder, source.describe(), items)
         settings = asked.over(found.settings if found else Settings())
+        check_limits(encoder, settings, options)
         settings = settled(
             encoder, self.listing, source.reader(), settings, self._say,
             identity=str(now.encoder["identity"]), options=options,
@@ -224,14 +232,22 @@ class Run:
         """Count the bad images of the shards that are done, or refuse to go on with so many."""
         count = 0
         for number in sorted({*range(len(self.shards))} - {*todo}):
-            found, example = bad_in(self.shards.path(number))
+            try:
+                found, example = bad_in(self.shards.path(number))
+            except DamagedFile:
+                # Merging removes it; it is counted when it is computed again.
+                continue
             count += found
             check_errors(count, self.options.max_errors, example)
         return count
 
     def _is_again(self, number: int) -> bool:
-        retry = self.options.retry_failed
-        return self.options.checksum or (retry and count_bad(self.shards.path(number)) > 0)
+        if self.options.checksum or not self.options.retry_failed:
+            return self.options.checksum
+        try:
+            return count_bad(self.shards.path(number)) > 0
+        except DamagedFile:
+            return True
 
     def _priors(self) -> dict[Path, str | None]:
         """Return the files whose rows may hold, and which source each is of.

@@ -106,6 +106,9 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, what)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{what}={value!r} computes nothing. Pass 1 or more.")
+    from headstrip.embed.limits import check_threads
+
+    check_threads(settings.threads)
 
 
 def _check_encoder(encoder: Encoder) -> None:

@@ -1,0 +1,66 @@
+"""How much memory this process may use, as far as the system says. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUPS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+_STATM = Path("/proc/self/statm")
+_GIB = 1 << 30
+
+
+def memory_limit() -> int | None:
+    """Return the bytes of memory that this process can have at most, None where nobody says.
+
+    It is the least of the machine's memory, the container's and the process's own limit.
+    """
+    known = [_physical(), *map(_number_in, _CGROUPS), address_limit()]
+    return min((one for one in known if one is not None), default=None)
+
+
+def address_limit() -> int | None:
+    """Return the bytes of addresses that this process may use (``ulimit -v``), None for any."""
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limit.
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def addresses_used() -> int:
+    """Return the bytes of addresses that this process uses now, 0 where nobody says."""
+    try:
+        return int(_STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def shown_bytes(count: int) -> str:
+    """Write a number of bytes in GiB.
+
+    Example:
+        >>> shown_bytes(3 << 29)
+        '1.5 GiB'
+    """
+    return f"{count / _GIB:,.1f} GiB"
+
+
+def _physical() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _number_in(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
