@@ -12,21 +12,28 @@ HeadstripError
 │   └── CatalogMismatchError               the catalog claims what the build does not show
 └── ImageError (RuntimeError)              one image that cannot be read
 
-CatalogMismatchWarning (UserWarning)       the same claim outside ``strict=True``
+HeadstripWarning (UserWarning)
+└── CatalogMismatchWarning                 the same claim outside ``strict=True``
 
-A message says what was asked, what was found and what to do.
+A message says what was asked, what was found and what to do. It is one printable line, whatever
+file names, labels or errors of other libraries are quoted in it.
 """
 
 from __future__ import annotations
 
+from headstrip.printable import printable
+
 
 def one_line(error: BaseException) -> str:
     """Return what an error says in one line, or its kind where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 class HeadstripError(Exception):
     """The root of all errors that headstrip raises on purpose."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(_shown, args))
 
 
 class UnknownBackboneError(HeadstripError, ValueError):
@@ -65,9 +72,21 @@ class CatalogMismatchError(CatalogError):
     """A catalog row that claims another width than the built network has."""
 
 
-class CatalogMismatchWarning(UserWarning):
+class HeadstripWarning(UserWarning):
+    """The root of all warnings that headstrip issues."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(_shown, args))
+
+
+class CatalogMismatchWarning(HeadstripWarning):
     """A catalog row that claims another width than the built network has."""
 
 
 class ImageError(HeadstripError, RuntimeError):
     """One image that cannot be read."""
+
+
+def _shown(argument: object) -> object:
+    """Make an argument of an error printable: it is shown by the terminal that runs the program."""
+    return printable(argument) if isinstance(argument, str) else argument

@@ -6,15 +6,18 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from tests.distributions import SOURCES
 
 
-def in_terminal(*arguments: str, columns: int) -> str:
-    """Run a command there, and return what it showed."""
+def in_terminal(
+    *arguments: str, columns: int, program: Sequence[str] = ("-m", "headstrip.cli")
+) -> str:
+    """Run a command, or another program of Python's, there, and return what it showed."""
     master, slave = pty.openpty()
     child = subprocess.Popen(
-        [sys.executable, "-m", "headstrip.cli", *arguments],
+        [sys.executable, *program, *arguments],
         stdin=slave, stdout=slave, stderr=slave,
         env={**os.environ, "PYTHONPATH": str(SOURCES), "TERM": "xterm", "COLUMNS": str(columns)},
     )  # fmt: skip

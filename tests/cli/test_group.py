@@ -87,7 +87,8 @@ def test_a_broken_plugin_is_a_sentence_and_exit_code_1(run: Run, site: Path) -> 
 def test_debug_shows_where_an_error_comes_from(run: Run) -> None:
     result = run("--debug", "show", "resnet51")
     assert result.exit_code == 1
-    assert type(result.exception).__name__ == "UnknownBackboneError"
+    assert result.stderr.startswith("Traceback (most recent call last):\n")
+    assert "UnknownBackboneError: There is no backbone 'resnet51'." in result.stderr
 
 
 def test_an_error_that_nobody_foresaw_is_a_sentence_too(

@@ -55,10 +55,12 @@ def complete_backbone(context: click.Context, _: click.Parameter, incomplete: st
     try:
         registry = open_registry(context)
         with plugins_on_stderr():
-            return _completions(registry, incomplete)
+            found = _completions(registry, incomplete)
     except (HeadstripError, UsageFailure):
         # A shell that completes has no place for a message.
         return []
+    # A shell takes every line for one name, and a terminal shows it.
+    return [name for name in found if name.isprintable()]
 
 
 def _completions(registry: Registry, incomplete: str) -> list[str]:

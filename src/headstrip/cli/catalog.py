@@ -10,7 +10,7 @@ import click
 
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY, Failure, UsageFailure
-from headstrip.cli.output import json_option, plugins_on_stderr, print_json, printable, warn
+from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
 
 if TYPE_CHECKING:
     from headstrip.authoring import LiveRegistry, Rows
@@ -148,9 +148,9 @@ def _print(name: str, target: Path, rows: Rows, changes: Changes, as_json: bool)
         path = _shortest(target / file)
         rows_text = f"{count} row{'' if count == 1 else 's'}"
         rows_text += "" if changes[file] else ", nothing changed"
-        click.echo(printable(f"{path}: {rows_text}"))
+        print_line(f"{path}: {rows_text}")
         for line in changes[file]:
-            click.echo(printable(f"  {line}"))
+            print_line(f"  {line}")
 
 
 def _shortest(path: Path) -> Path:

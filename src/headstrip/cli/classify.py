@@ -9,7 +9,7 @@ import click
 
 from headstrip.cli.backbone import backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY
-from headstrip.cli.output import json_option, print_json, printable, warn
+from headstrip.cli.output import json_option, print_json, print_line, warn
 from headstrip.errors import ImageError, PreprocessingError
 
 if TYPE_CHECKING:
@@ -91,10 +91,10 @@ def _classify(encoder: Encoder, image: str, count: int) -> list[Guess]:
 
 
 def _print_guesses(image: str, guesses: list[Guess]) -> None:
-    click.echo(printable(image))
+    print_line(image)
     for guess in guesses:
-        label = guess.index if guess.label is None else printable(guess.label)
-        click.echo(f"  {guess.probability:.4f}  {label}")
+        label = guess.index if guess.label is None else guess.label
+        print_line(f"  {guess.probability:.4f}  {label}")
 
 
 def _as_json(guess: Guess) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import click
 
 from headstrip import __version__
 from headstrip.cli.failures import PARTLY
-from headstrip.cli.output import json_option, print_json, printable
+from headstrip.cli.output import json_option, print_json, print_line
 from headstrip.cli.plugins import checked_records
 from headstrip.errors import HeadstripError, one_line
 from headstrip.plugins import PluginRecord
@@ -141,17 +141,17 @@ def _is_disabled(record: PluginRecord) -> bool:
 
 def _print_report(report: dict[str, Any], problems: list[Problem]) -> None:
     for title, facts in report.items():
-        click.secho(title, bold=True)
+        print_line(title, bold=True)
         width = max(map(len, facts), default=0)
         for name, value in facts.items():
-            click.echo(f"  {name.ljust(width)}  {printable(_in_words(value))}")
+            print_line(f"  {name.ljust(width)}  {_in_words(value)}")
         if not facts:
-            click.echo("  none")
-    click.secho("problems", bold=True)
+            print_line("  none")
+    print_line("problems", bold=True)
     for problem in problems:
-        click.echo(printable(f"  {problem.found.rstrip('.')}. {problem.remedy}"))
+        print_line(f"  {problem.found.rstrip('.')}. {problem.remedy}")
     if not problems:
-        click.echo("  none")
+        print_line("  none")
 
 
 def _in_words(value: Any) -> str:

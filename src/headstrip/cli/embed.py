@@ -13,7 +13,7 @@ import click
 
 from headstrip.cli.backbone import backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY, UsageFailure
-from headstrip.cli.output import json_option, print_json, printable, warn
+from headstrip.cli.output import json_option, print_json, print_line, print_lines, warn
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
@@ -171,8 +171,8 @@ def command(
         print_json(_as_json(encoder, report))
     else:
         good = report.rows - report.bad
-        click.echo(
-            f"{printable(str(report.out))}: {report.rows} rows, {good} of them with an embedding "
+        print_line(
+            f"{report.out}: {report.rows} rows, {good} of them with an embedding "
             f"of {encoder.output_dim} numbers by {encoder.spec.qualified_name}"
         )
     if report.bad:
@@ -194,10 +194,11 @@ def _look(
         if as_json:
             print_json([{**row, **layout} for row in rows])
         else:
-            click.echo(
+            print_line(
                 "batches of {batch_size}, {lanes} at once with threads: {threads}".format(**layout)
             )
-            click.echo("\n".join(map(_engine_line, rows)))
+            for row in rows:
+                print_line(_engine_line(row))
         return
     with _progress() as progress:
         found = profile(encoder, source, settings=settings, options=options, progress=progress)
@@ -206,7 +207,7 @@ def _look(
         print_json(told)
         return
     busy = found.seconds * found.lanes
-    click.echo(
+    print_lines(
         f"{found.images} images in {found.seconds:.1f} s: "
         f"{told['images_per_second']:.1f} images/s\n"
         f"preparing {found.stages.prepared / found.seconds:4.0%} of the time, before all else\n"
@@ -228,7 +229,7 @@ def _layout_of(encoder: Encoder, settings: Settings) -> dict[str, int | None]:
 def _engine_line(row: dict[str, Any]) -> str:
     name = f"{row['engine']:<12} {row['precision']:<5}"
     if row["unavailable"]:
-        return f"{name} {printable(row['unavailable'])}"
+        return f"{name} {row['unavailable']}"
     return (
         f"{name} {row['images_per_second']:8.1f} images/s  cosine {row['cosine_min']:.7f} or more"
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
-from headstrip.errors import HeadstripError, OptionError, UnknownBackboneError
+from headstrip.errors import HeadstripError, OptionError, UnknownBackboneError, one_line
+from headstrip.printable import printable
 from headstrip.system_errors import explain_exhaustion
 
 PARTLY = 1
@@ -21,6 +25,9 @@ class Failure(click.ClickException):
     """A sentence on stderr, and the exit code of work that failed."""
 
     exit_code = PARTLY
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UsageFailure(Failure):
@@ -40,5 +47,18 @@ def failure_of(error: Exception) -> Failure:
     said = explain_exhaustion(error, "The command ended early")
     if said is not None:
         return Failure(said)
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    name = type(error).__name__
+    text = name if one_line(error) == name else f"{name}: {one_line(error)}"
     return Failure(f"{text.rstrip('.')}. `headstrip --debug ...` shows where it came from.")
+
+
+@contextmanager
+def printable_usage() -> Iterator[None]:
+    """Escape what a terminal would act on in what click says of arguments."""
+    try:
+        yield
+    except click.ClickException as error:
+        if not isinstance(error, click.exceptions.NoArgsIsHelpError):
+            # click declares it final, and quotes arguments in it as they are.
+            vars(error)["message"] = printable(error.message)
+        raise

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from importlib import import_module
 from typing import Any
 
 import click
 
 from headstrip import __version__
-from headstrip.cli.failures import INTERRUPTED, failure_of
-from headstrip.cli.output import warnings_as_sentences
+from headstrip.cli.failures import INTERRUPTED, PARTLY, failure_of, printable_usage
+from headstrip.cli.output import warn, warn_lines, warnings_as_sentences
 
 COMMANDS = {
     "catalog": "Write or check the catalog of a plugin of your own.",
@@ -47,13 +48,18 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options that stand before the command."""
+        with printable_usage():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; whatever it raises ends in a sentence and an exit code."""
         try:
-            with warnings_as_sentences():
+            with warnings_as_sentences(), printable_usage():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            warn("Interrupted.")
             ctx.exit(INTERRUPTED)
         except (
             click.ClickException,
@@ -64,7 +70,8 @@ class LazyGroup(click.Group):
             raise
         except Exception as error:
             if ctx.params["debug"]:
-                raise
+                warn_lines("".join(traceback.format_exception(error)).rstrip("\n"))
+                ctx.exit(PARTLY)
             raise failure_of(error) from error
 
 

@@ -11,7 +11,7 @@ import click
 
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
-from headstrip.cli.output import json_option, plugins_on_stderr, print_json, printable, warn
+from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
 
 if TYPE_CHECKING:
@@ -194,9 +194,9 @@ def _results(
 def _print(results: list[tuple[Query, list[Neighbor]]]) -> None:
     for query, neighbors in results:
         if query.error is None:
-            click.echo(printable(query.image))
+            print_line(query.image)
         for neighbor in neighbors:
-            click.echo(f"  {neighbor.similarity:.4f}  {printable(neighbor.path)}")
+            print_line(f"  {neighbor.similarity:.4f}  {neighbor.path}")
 
 
 def _write_page(

@@ -10,7 +10,7 @@ import click
 
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import Failure, UsageFailure
-from headstrip.cli.output import json_option, print_json, printable
+from headstrip.cli.output import json_option, print_json, print_line
 from headstrip.new_plugin import NewPlugin, name_problem, write_plugin
 from headstrip.registry import Registry
 
@@ -54,7 +54,7 @@ def command(context: click.Context, name: str, folder: Path | None, as_json: boo
         )  # fmt: skip
     else:
         for line in _next_steps(plugin, target):
-            click.echo(printable(line))
+            print_line(line)
 
 
 def _taken(registry: Registry, name: str) -> str | None:

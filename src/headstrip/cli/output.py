@@ -12,6 +12,10 @@ from typing import Any
 
 import click
 
+from headstrip.errors import one_line
+from headstrip.printable import printable as printable
+from headstrip.printable import printable_lines
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 """The option that every command has."""
 
@@ -27,13 +31,16 @@ class Column:
 def print_json(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     """Print what others will parse; no NaN, which is no JSON, is let through.
 
-    A list has one line an item: it is far faster written than indented.
+    A list has one line an item: it is far faster written than indented. Whoever parses it gets
+    every text back unchanged.
     """
     if isinstance(value, Mapping):
-        click.echo(json.dumps(value, indent=2, allow_nan=False))
-        return
-    lines = [json.dumps(item, allow_nan=False) for item in value]
-    click.echo("[\n" + ",\n".join(lines) + "\n]")
+        text = json.dumps(value, indent=2, allow_nan=False)
+    else:
+        lines = [json.dumps(item, allow_nan=False) for item in value]
+        text = "[\n" + ",\n".join(lines) + "\n]"
+    # The one control character that JSON leaves as it is.
+    click.echo(text.replace("\x7f", "\\u007f"))
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -69,28 +76,31 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         )
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)
 
 
-def printable(text: str) -> str:
-    """Escape what would move a terminal's cursor, or what no encoding can write."""
-    if text.isprintable():
-        return text
-    return "".join(map(_printable, text))
+def print_line(text: object, *, bold: bool = False) -> None:
+    """Print one line on stdout, with what a terminal would act on escaped."""
+    click.secho(printable(str(text)), bold=bold or None)
 
 
-def _printable(character: str) -> str:
-    if character.isprintable():
-        return character
-    if "\udc80" <= character <= "\udcff":
-        # A byte of a file's name that is not UTF-8.
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
+def print_lines(text: str) -> None:
+    """Print some lines on stdout.
+
+    A text from outside that is in one of them has to be ``printable`` before: a newline in it
+    would begin a line that headstrip did not write.
+    """
+    click.echo(printable_lines(text))
 
 
 def warn(text: str) -> None:
-    """Print a sentence on stderr."""
+    """Print a sentence on stderr, with what a terminal would act on escaped."""
     click.echo(printable(text), err=True)
+
+
+def warn_lines(text: str) -> None:
+    """Print some lines on stderr, such as a traceback."""
+    click.echo(printable_lines(text), err=True)
 
 
 @contextmanager
@@ -104,7 +114,7 @@ def plugins_on_stderr() -> Iterator[None]:
 def warnings_as_sentences() -> Iterator[None]:
     """Print what is warned of meanwhile without the line of code that warns."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: warn(f"Warning: {message}")
+        warnings.showwarning = lambda message, *_: warn(f"Warning: {one_line(message)}")
         yield
 
 

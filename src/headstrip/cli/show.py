@@ -9,7 +9,7 @@ import click
 from headstrip.catalog import format_shape
 from headstrip.cli.backbone import complete_backbone, open_registry, spec_as_json
 from headstrip.cli.failures import UsageFailure
-from headstrip.cli.output import json_option, plugins_on_stderr, print_json, printable
+from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line
 from headstrip.plugins import PluginRecord
 from headstrip.preprocessing import Preprocessing
 from headstrip.spec import BackboneSpec, WeightsEntry
@@ -44,12 +44,13 @@ def command(context: click.Context, name: str, as_json: bool) -> None:
         return
     _print_facts(spec.qualified_name, _spec_facts(spec, owner))
     for entry in chosen:
-        click.echo()
+        print_line("")
         _print_facts(
             entry.tag + (" (default)" if entry.tag == default else ""), _entry_facts(entry)
         )
     if not entries:
-        click.echo("\nNo pretrained weights.")
+        print_line("")
+        print_line("No pretrained weights.")
 
 
 def _chosen(
@@ -64,10 +65,10 @@ def _chosen(
 
 
 def _print_facts(title: str, facts: list[Fact]) -> None:
-    click.secho(printable(title), bold=True)
+    print_line(title, bold=True)
     width = max(len(key) for key, _ in facts)
     for key, value in facts:
-        click.echo(f"  {key.ljust(width)}  {printable(value)}")
+        print_line(f"  {key.ljust(width)}  {value}")
 
 
 def _spec_facts(spec: BackboneSpec, owner: PluginRecord) -> list[Fact]:

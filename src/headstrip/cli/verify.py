@@ -12,7 +12,7 @@ import click
 from headstrip.catalog import format_shape
 from headstrip.cli.backbone import complete_backbone, open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
-from headstrip.cli.output import json_option, plugins_on_stderr, print_json, printable, short_count
+from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, short_count
 from headstrip.registry import Registry
 from headstrip.spec import BackboneSpec
 from headstrip.suggestions import nothing_listed
@@ -46,11 +46,11 @@ def command(context: click.Context, pattern: str, everything: bool, as_json: boo
     for report in _reports(specs, everything or not _is_pattern(pattern)):
         reports.append(report)
         if not as_json:
-            click.echo(_line(report))
+            print_line(_line(report))
     if as_json:
         print_json([_as_json(report) for report in reports])
     else:
-        click.echo(_summary(reports))
+        print_line(_summary(reports))
     if any(report.wrong for report in reports):
         context.exit(PARTLY)
 
@@ -101,12 +101,12 @@ def _line(report: Report) -> str:
     counted = [result for result in report.results if result.status != "skipped"]
     passed = len(counted) - len(report.wrong)
     if not report.wrong:
-        return printable(f"{about}  passed {passed}/{len(counted)}")
+        return f"{about}  passed {passed}/{len(counted)}"
     failed = [result for result in report.wrong if result.status == "failed"]
     not_run = len(report.wrong) - len(failed)
     seen = "; ".join(f"{one.check}: {one.seen}" for one in failed or report.wrong)
     rest = f" ({not_run} not run)" if not_run else ""
-    return printable(f"{about}  failed {len(failed)}/{len(counted)}{rest}  {seen}")
+    return f"{about}  failed {len(failed)}/{len(counted)}{rest}  {seen}"
 
 
 def _summary(reports: list[Report]) -> str:

@@ -9,7 +9,7 @@ import click
 
 from headstrip.cli.backbone import complete_backbone, open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
-from headstrip.cli.output import Column, json_option, print_json, print_table, warn
+from headstrip.cli.output import Column, json_option, print_json, print_line, print_table, warn
 from headstrip.cli.weights_names import is_pattern, stored_weights
 from headstrip.cli.weights_rows import all_rows, cells, count, readable_size
 from headstrip.cli.weights_work import (
@@ -96,7 +96,7 @@ def path_(context: click.Context, name: str, as_json: bool) -> None:
     if as_json:
         print_json({"name": stored.name, "path": str(stored.path), "is_here": stored.is_here})
     else:
-        click.echo(str(stored.path))
+        print_line(stored.path)
     if not stored.is_here:
         warn(f"It is not there. {way_to(stored)}")
         context.exit(PARTLY)

@@ -12,7 +12,7 @@ import click
 
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
-from headstrip.cli.output import plugins_on_stderr, print_json, printable, warn
+from headstrip.cli.output import plugins_on_stderr, print_json, print_line, printable, warn
 from headstrip.cli.weights_names import (
     all_stored,
     is_path,
@@ -51,7 +51,7 @@ class Report:
         self._failed = self._failed or wrong
         self._rows.append(row)
         if not self._as_json:
-            click.echo(printable(line))
+            print_line(line)
 
     @contextmanager
     def piece(self, name: str) -> Iterator[None]:
@@ -189,7 +189,7 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageFailure(f"{question} There is no terminal to ask on: pass --yes.")
-    click.confirm(question, abort=True, err=True)
+    click.confirm(printable(question), abort=True, err=True)
 
 
 def size_of(paths: Iterable[Path]) -> int:

@@ -19,6 +19,7 @@ from PIL import Image
 from headstrip.atomic import write_atomically
 from headstrip.embed.pictures import thumbnail
 from headstrip.errors import HeadstripError
+from headstrip.printable import printable
 from headstrip.system_errors import explain
 
 _STYLE = """
@@ -98,16 +99,8 @@ def gallery(source: str, rows: Sequence[Sequence[Picture]]) -> str:
     return page.encode("ascii", "xmlcharrefreplace").decode()
 
 
-def visible(text: str) -> str:
-    r"""Write what is not seen, or turns the order of what is, as ``\n`` or ``\u202e``."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
 def _text(text: str) -> str:
-    return html.escape(visible(text))
+    return html.escape(printable(text))
 
 
 def _figure(picture: Picture) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from headstrip.printable import printable
+
 Level = Literal["meta", "real"]
 Status = Literal["passed", "failed", "skipped", "not run"]
 
@@ -75,6 +77,7 @@ class ConformanceError(AssertionError):
         lines = [f"  {result.sentence}" for result in failed]
         lines += [f"  {result.sentence} (not run)" for result in other[: 0 if failed else None]]
         left = f", and {len(other)} checks could not be run" if failed and other else ""
+        lines = [printable(line) for line in lines]
         super().__init__(f"{len(failed)} checks failed{left}:\n" + "\n".join(lines))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstrip import hub
+from headstrip.printable import printable
 from headstrip.weights import failures, transfer
 from headstrip.weights.addresses import checkpoints, file_name, mirrored
 from headstrip.weights.partial import Partial, digest_of
@@ -245,9 +246,17 @@ def _bar(name: str, answer: Answer) -> Iterator[Progress | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    # Not as markup: a server, or a catalog, chose the name.
+    title = TextColumn("{task.description}", markup=False)
+    columns = (title, BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(name, total=answer.total, completed=answer.start)
+        progress.add_task(printable(name), total=answer.total, completed=answer.start)
         yield progress

@@ -11,6 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headstrip.printable import printable
 from headstrip.weights.partial import last_change
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def _acquired(target: Path) -> BaseFileLock | None:
                 return None
             if not said and sys.stderr is not None:
                 print(
-                    f"headstrip: waiting for another process, which downloads {target}.",
+                    f"headstrip: waiting for another process, which downloads "
+                    f"{printable(str(target))}.",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip
             said = True

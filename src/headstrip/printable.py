@@ -1,0 +1,39 @@
+r"""Text from outside, made safe to print.
+
+File names, labels, catalogs, plugins, servers and other libraries' errors can contain characters
+that move a terminal's cursor, change its title, or reverse the order of what follows.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    r"""Replace every character that a reader cannot see by an escape sequence in ASCII.
+
+    Control characters, newlines, characters that change the direction of text, and bytes of file
+    names that are not UTF-8 are replaced. All other text stays as it is, so that calling this
+    twice changes nothing more.
+
+    Args:
+        text: Any text, such as the name of a file.
+
+    Returns:
+        The same text on one line, such as ``\x1b[2J`` with a backslash for the escape character.
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_visible, text))
+
+
+def printable_lines(text: str) -> str:
+    """Do what ``printable`` does, and keep the newlines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _visible(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":
+        # Python reads a byte of a file's name that is not UTF-8 so.
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
