@@ -65,9 +65,9 @@ def _write(site: Path, path: str, content: str | bytes) -> str:
 
 
 @contextmanager
-def on_path(site: Path) -> Iterator[Path]:
-    """Put ``site`` first on the path of this process, and forget its modules afterwards."""
-    sys.path.insert(0, str(site))
+def on_path(site: Path, *, last: bool = False) -> Iterator[Path]:
+    """Put ``site`` on the path of this process, first or last; forget its modules afterwards."""
+    sys.path.insert(len(sys.path) if last else 0, str(site))
     importlib.invalidate_caches()
     try:
         yield site

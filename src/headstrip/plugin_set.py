@@ -55,6 +55,11 @@ class PluginSet:
             self._look()
 
     @property
+    def disabled(self) -> frozenset[str]:
+        """Names of the plugins that the user does not want; ``*`` is all but the built-in ones."""
+        return frozenset(self._disabled)
+
+    @property
     def _plugins(self) -> dict[str, Plugin]:
         """All plugins by name, the third parties' too."""
         self._look()
@@ -128,13 +133,19 @@ class PluginSet:
                 plugin.rows = len(self._index.listed(()).get(plugin.name, {}))
                 if refused:
                     plugin.error = f"{len(refused)} of its rows are refused: {refused[0]}"
-        self._refuse_if_strict(plugin)
+        self.refuse_if_strict(plugin.record)
 
-    def _refuse_if_strict(self, plugin: Plugin) -> None:
-        if self._strict and plugin.error not in (None, DISABLED):
+    def refuse_if_strict(self, record: PluginRecord) -> None:
+        """Raise what is wrong with a plugin where the user asks for an error.
+
+        Raises:
+            PluginError: It is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+        """
+        if self._strict and record.error not in (None, DISABLED):
             raise PluginError(
-                f"The plugin {plugin.label} is unusable: {str(plugin.error).rstrip('.')}. "
-                f"{_STRICT}=1 asks for an error; remove the plugin, or unset the variable."
+                f"The plugin {record.name!r} ({record.origin}) is unusable: "
+                f"{str(record.error).rstrip('.')}. {_STRICT}=1 asks for an error; remove the "
+                "plugin, or unset the variable."
             )
 
     def _listed(self) -> dict[str, dict[str, BackboneSpec]]:

@@ -19,10 +19,11 @@ import pluggy
 from headstrip.contract import contract_problem
 from headstrip.errors import HeadstripError, PluginError
 from headstrip.hookspecs import API_VERSION, ENTRY_POINT_GROUP, HeadStripper
+from headstrip.metadata_folders import without_damage
 from headstrip.returns import REQUIRED, check_return
 from headstrip.spec import is_source
 
-Status = Literal["found", "loaded", "blocked", "failed"]
+Status = Literal["found", "loaded", "blocked", "failed", "damaged"]
 
 DISABLED = "disabled by HEADSTRIP_DISABLE_PLUGINS or --no-plugin"
 """Why a plugin is blocked that the user does not want."""
@@ -41,7 +42,8 @@ class PluginRecord:
         origin: ``built-in``, ``registered``, or distribution and version.
         module: Module that holds it.
         api: Version of the contract it was built for, None before it is loaded.
-        status: ``found`` in metadata, ``loaded``, ``blocked`` before import, or ``failed``.
+        status: ``found`` in metadata, ``loaded``, ``blocked`` before import, ``failed``, or
+            ``damaged`` where the distribution's own folder does not say what it has.
         rows: Number of backbones it lists.
         seconds: How long its import took, None before it is loaded.
         error: Why it is blocked or failed, what of it was refused, or what went wrong in a trial.
@@ -235,6 +237,7 @@ def _entry_points() -> list[metadata.EntryPoint]:
     except Exception:
         # One distribution whose metadata cannot be read, anybody's, hides all the others.
         found = [point for distribution in metadata.distributions() for point in _of(distribution)]
+    found = without_damage(found)
     # A distribution may be on the path twice; the first is the one in force.
     unique: dict[tuple[str, str, str], metadata.EntryPoint] = {}
     for point in found:

@@ -8,6 +8,7 @@ from headstrip.catalog import read_labels
 from headstrip.errors import CatalogError, PluginError, UnknownBackboneError
 from headstrip.families import BUILT_IN, SOURCE
 from headstrip.index import row_problem
+from headstrip.metadata_folders import damage_of
 from headstrip.plugin_set import CORE, RESERVED, PluginSet
 from headstrip.plugins import Plugin, PluginRecord
 from headstrip.spec import BackboneSpec, Name, WeightsEntry, parse_name
@@ -59,6 +60,16 @@ class Registry(PluginSet):
                     self._try(plugin)
         return [plugin.record for plugin in self._plugins.values()]
 
+    def check(self, name: str) -> PluginRecord:
+        """Load one plugin, build and strip its smallest backbone, and return what is known then.
+
+        Raises:
+            PluginError: It is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+        """
+        plugin = self._plugins[name]
+        self._try(plugin)
+        return plugin.record
+
     def resolve(self, name: str) -> tuple[BackboneSpec, Name]:
         """Find the one backbone that a name means.
 
@@ -80,11 +91,13 @@ class Registry(PluginSet):
                 spec = self._find(source, parts.backbone)
                 if spec is not None:
                     return self._usable(spec), parts
+            text = unknown_backbone(name, parts, self._listed(), self._unusable())
             raise UnknownBackboneError(
-                unknown_backbone(name, parts, self._listed(), self._unusable())
+                text if "timm" in self._listed() else text + damage_of("timm")
             )
         if parts.source != SOURCE and not self._is_source(parts.source):
-            raise UnknownBackboneError(unknown_source(name, parts, self._listed()))
+            text = unknown_source(name, parts, self._listed())
+            raise UnknownBackboneError(text + damage_of(parts.source))
         spec = self._find(parts.source, parts.backbone) or self._ask(parts)
         if spec is None:
             raise UnknownBackboneError(unknown_backbone(name, parts, self._listed(), {}))
@@ -213,12 +226,12 @@ class Registry(PluginSet):
                 "it has the hook backbones and ships no catalog.tsv, so nobody can find them; "
                 f"`headstrip catalog write {plugin.name}` writes one"
             )
-            self._refuse_if_strict(plugin)
+            self.refuse_if_strict(plugin.record)
         if specs:
             from headstrip.trial import trial_problem
 
             plugin.error = trial_problem(self, list(specs.values())) or plugin.error
-            self._refuse_if_strict(plugin)
+            self.refuse_if_strict(plugin.record)
 
 
 _current: Registry | None = None

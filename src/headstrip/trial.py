@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 
 
 def trial_problem(registry: Registry, specs: Sequence[BackboneSpec]) -> str | None:
-    """Say what goes wrong when the smallest of some backbones is built and stripped, or None."""
+    """Say what goes wrong when the smallest of some backbones is built and stripped, or None.
+
+    A width other than the catalog's is such a thing.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            measure(min(specs, key=lambda spec: spec.params), registry=registry)
+            smallest = min(specs, key=lambda spec: spec.params)
+            found = measure(smallest, registry=registry)
         except HeadstripError as error:
             return str(error)
+    if found.dim != smallest.dim:
+        return (
+            f"the catalog says width {smallest.dim} for {smallest.qualified_name!r}, and the "
+            f"network has {found.dim}; `headstrip catalog write {smallest.plugin}` corrects it"
+        )
     return None

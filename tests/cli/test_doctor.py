@@ -28,6 +28,12 @@ class Usage(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
+def _no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the project's own plugins out, which take seconds to import."""
+    monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "timm,hf,efficientnet-lite,example")
+
+
+@pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Torch's home, with room on its disk."""
     home = tmp_path / "torch"
@@ -38,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def told(run: Run, exit_code: int, *options: str) -> dict[str, Any]:
-    result = run(*options, "doctor", "--json")
+    result = run(*options, "doctor", "--timeout", "60", "--json")
     assert (result.exit_code, result.stderr) == (exit_code, "")
     report: dict[str, Any] = json.loads(result.stdout)
     return report
@@ -82,6 +88,20 @@ def test_a_broken_plugin_is_a_problem_with_what_to_do(run: Run, site: Path) -> N
         }
     ]
     assert "ImportError: no such symbol. Install another" in run("doctor").stdout
+
+
+def test_an_empty_folder_of_a_plugin_is_a_problem_that_names_it(run: Run, site: Path) -> None:
+    folder = site / "headstrip_ill-0.1.0.dist-info"
+    folder.mkdir()
+    report = told(run, 1)
+    assert report["problems"] == [
+        {
+            "problem": f"{folder} is empty",
+            "remedy": "Remove that folder, then run "
+            "`pip install --force-reinstall --no-deps headstrip-ill`.",
+        }
+    ]
+    assert f"  {folder} is empty. Remove that folder, then run" in run("doctor").stdout
 
 
 def test_a_plugin_that_one_disabled_oneself_is_none(run: Run, site: Path) -> None:

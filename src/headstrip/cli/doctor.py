@@ -14,10 +14,13 @@ from typing import Any
 import click
 
 from headstrip import __version__
+from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import json_option, print_json, print_line
-from headstrip.cli.plugins import checked_records
+from headstrip.cli.plugins import timeout_option
 from headstrip.errors import HeadstripError, one_line
+from headstrip.metadata_folders import damaged_folders
+from headstrip.plugin_checks import checked_records
 from headstrip.plugins import PluginRecord
 
 _DISTRIBUTIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
@@ -33,9 +36,10 @@ class Problem:
 
 
 @click.command(name="doctor")
+@timeout_option
 @json_option
 @click.pass_context
-def command(context: click.Context, as_json: bool) -> None:
+def command(context: click.Context, timeout: float, as_json: bool) -> None:
     """Say what is installed, and what is wrong with it.
 
     The exit code is 1 when a problem was found; what to do stands beside it.
@@ -46,7 +50,7 @@ def command(context: click.Context, as_json: bool) -> None:
         "devices": _devices(problems),
         "cache": _cache(problems),
         "environment": _environment(),
-        "plugins": _plugins(context, problems),
+        "plugins": _plugins(context, timeout, problems),
     }
     if as_json:
         found = [{"problem": problem.found, "remedy": problem.remedy} for problem in problems]
@@ -113,10 +117,15 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _plugins(context: click.Context, problems: list[Problem]) -> dict[str, str]:
+def _plugins(context: click.Context, timeout: float, problems: list[Problem]) -> dict[str, str]:
     """Say how each plugin is, the built-in ones aside."""
+    problems += [Problem(folder.found, folder.remedy) for folder in damaged_folders()]
     try:
-        records = checked_records(context)
+        records = [
+            record
+            for record in checked_records(open_registry(context), timeout)
+            if record.status != "damaged"
+        ]
     except HeadstripError as error:
         problems.append(Problem(str(error), "Install what it names anew, or uninstall it."))
         return {}
@@ -166,5 +175,6 @@ def _version(name: str) -> str | None:
     """Return the version of an installed distribution, None when it is not installed."""
     try:
         return version(name)
-    except PackageNotFoundError:
+    except (PackageNotFoundError, KeyError):
+        # Some Pythons raise the latter where a damaged folder does not state a version.
         return None

@@ -43,12 +43,22 @@ def print_json(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     click.echo(text.replace("\x7f", "\\u007f"))
 
 
-def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: with a head on a terminal, in a pipe a line a row and nothing else."""
+def print_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, always_head: bool = False
+) -> None:
+    """Print a table: with a head on a terminal, in a pipe a line a row and nothing else.
+
+    Args:
+        columns: Titles of the columns, and how they are aligned.
+        rows: The cells.
+        always_head: Whether the head is printed in a pipe too.
+    """
     rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout is not None and sys.stdout.isatty():
         _print_rich(columns, rows)
         return
+    if always_head:
+        rows = [[column.title for column in columns], *rows]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     pads = [str.rjust if column.is_number else str.ljust for column in columns]
     lines = ["  ".join(map(_padded, row, pads, widths)).rstrip() for row in rows]

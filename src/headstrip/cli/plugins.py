@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.output import Column, json_option, print_json, print_table
+from headstrip.plugin_checks import TIMEOUT, checked_records
 from headstrip.plugins import PluginRecord
 
 _COLUMNS = (
@@ -18,35 +19,29 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+timeout_option: Callable[[Any], Any] = click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, show_default=True,
+    metavar="SECONDS", help="Wait at most this long for each plugin.",
+)  # fmt: skip
+"""The option of the commands that load plugins."""
+
+
 @click.command(name="plugins")
+@timeout_option
 @json_option
 @click.pass_context
-def command(context: click.Context, as_json: bool) -> None:
+def command(context: click.Context, timeout: float, as_json: bool) -> None:
     """List plugins, and what is wrong with them.
 
-    Third parties' plugins are imported to be checked; the built-in ones wait until they are used.
+    headstrip loads each third-party plugin in a process of its own, and builds its smallest
+    backbone. The built-in plugins are listed without loading them. A damaged folder of an
+    installed distribution, which can hide a plugin, is a row too.
     """
-    records = checked_records(context)
+    records = checked_records(open_registry(context), timeout)
     if as_json:
         print_json([asdict(record) for record in records])
     else:
-        print_table(_COLUMNS, [_cells(record) for record in records])
-
-
-def checked_records(context: click.Context) -> list[PluginRecord]:
-    """Return all records, with the third parties' plugins imported.
-
-    What a plugin prints meanwhile is not shown: a broken one would show its own traceback.
-
-    Raises:
-        PluginError: A plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
-    """
-    # A real file, open until the command ends (click closes it, which ruff cannot see): a plugin
-    # may keep it as the stream of its log.
-    nowhere = context.with_resource(open(os.devnull, "w"))  # noqa: SIM115
-    registry = open_registry(context)
-    with redirect_stdout(nowhere), redirect_stderr(nowhere):
-        return registry.records(load=True)
+        print_table(_COLUMNS, [_cells(record) for record in records], always_head=True)
 
 
 def _cells(record: PluginRecord) -> list[str]:
