@@ -1,0 +1,289 @@
+"""Every measured number in README and docs is what the committed tables and constants say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from headstrip.catalog import read_catalog
+from headstrip.embed.sources import MAX_BYTES
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/README.md"))
+README = "README.md"
+# These tables are written by tools, and the sums at their heads are compared below.
+GENERATED = {"builds.md", "lossless.md", "memory.md", "timm-proofs.md", "weights-faults.md"}
+DOCUMENTS = [
+    README,
+    *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")) if path.name not in GENERATED),
+    *(f"plugins/{name}/README.md" for name in PLUGINS),
+]
+
+
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+@cache
+def measured(name: str) -> Any:
+    return json.loads(text_of(f"benchmarks/{name}.json"))
+
+
+@cache
+def proofs(document: str) -> Counter[tuple[str, str]]:
+    """Count the rows of a table of proofs by law, or mechanism, and outcome."""
+    rows = re.findall(r"^\| `[\w:]+` \|(.*)\|$", text_of(f"docs/{document}"), re.MULTILINE)
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows]
+    place = 0 if document == "builds.md" else 1
+    return Counter((row[place], row[-1].partition(":")[0]) for row in cells)
+
+
+def specs(folder: str) -> list[Any]:
+    return read_catalog(ROOT / folder / "catalog.tsv")
+
+
+TIMM = "plugins/headstrip-timm/src/headstrip_timm"
+LITE = "plugins/headstrip-efficientnet-lite/src/headstrip_efficientnet_lite"
+
+
+def rows_in(file: str) -> int:
+    lines = text_of(file).splitlines()
+    return sum(bool(line) and not line.startswith("#") for line in lines) - 1
+
+
+def input_side(name: str) -> str:
+    (spec,) = [spec for spec in specs("src/headstrip") if spec.name == name]
+    return str(spec.input_shape[-1])
+
+
+def images_a_second(way: str, name: str) -> float:
+    found = measured("embed")["results"][name]["images_per_second"]
+    if way == "dataloader":
+        return float(max(value for key, value in found.items() if key.startswith(way)))
+    if way == "floor":
+        return float(measured("embed")["results"][name]["floor"]["images_per_second"])
+    return float(found[way])
+
+
+def speed_row(way: str) -> list[str]:
+    networks = ("resnet50", "vit_b_16", "efficientnet_lite0")
+    return [f"{images_a_second(way, name):.1f}" for name in networks]
+
+
+def ratio(way: str) -> str:
+    return f"{images_a_second(way, 'resnet50') / images_a_second('dataloader', 'resnet50'):.1f}"
+
+
+def ray() -> list[str]:
+    many = measured("embed_ray")["images"][1]
+    here, there = (measured("embed_ray")["seconds"][way] for way in ("here", "ray"))
+    each = (there[1] - there[0]) / (here[1] - here[0])
+    return [
+        f"{there[0] - here[0]:.1f}", f"{each:.2f}", f"{many:,}", f"{there[1]:.1f}", f"{here[1]:.1f}"
+    ]  # fmt: skip
+
+
+def soak_difference() -> str:
+    few, many = re.findall(r"\| ([\d,]+) MiB \|", text_of("docs/memory.md"))
+    return str(int(many.replace(",", "")) - int(few.replace(",", "")))
+
+
+def built() -> list[str]:
+    rows = proofs("builds.md")
+    equal = {kind: count for (kind, outcome), count in rows.items() if outcome == "yes"}
+    not_run = sum(count for (_, outcome), count in rows.items() if outcome == "not run")
+    return [
+        f"{sum(rows.values()):,}", f"{sum(equal.values()):,}", f"{equal['hollow']:,}",
+        str(equal["ordinary"]), str(not_run),
+    ]  # fmt: skip
+
+
+class Claim(NamedTuple):
+    """A place in a document, and what has to stand in the groups of its pattern."""
+
+    document: str
+    pattern: str
+    numbers: Callable[[], list[str]]
+
+
+def exact(document: str) -> str:
+    return f"{proofs(document)['exact', 'yes']:,}"
+
+
+CLAIMS = [
+    Claim(README, r"(\d+) of torchvision's (\S+) classifiers",
+          lambda: [exact("lossless.md"), str(rows_in("src/headstrip/catalog.tsv"))]),
+    Claim(README, r"\[(\S+) of timm's (\S+) architectures\]",
+          lambda: [exact("timm-proofs.md"), f"{rows_in(f'{TIMM}/catalog.tsv'):,}"]),
+    Claim(README, r"# (\S+) architectures of timm, (\S+) sets of weights",
+          lambda: [f"{rows_in(f'{TIMM}/{name}.tsv'):,}" for name in ("catalog", "weights")]),
+    Claim(README, r"(\d+) pixels for `vit_h_14`, (\d+) for\s+`inception_v3`",
+          lambda: [input_side("vit_h_14"), input_side("inception_v3")]),
+    Claim(README, r"(\S+) times as many images a second as a DataLoader script with a ResNet-50 "
+          r"on a CPU, once calibrated\s+(\S+) times",
+          lambda: [ratio("headstrip first"), ratio("headstrip")]),
+    *(
+        Claim("docs/embed.md", rf"\| {title} \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|",
+              lambda way=way: speed_row(way))
+        for title, way in (
+            ("headstrip, calibrated", "headstrip"),
+            ("headstrip, its first run here", "headstrip first"),
+            ("a plain loop", "loop"),
+            ("DataLoader, the best of 0, 1 and 2 workers", "dataloader"),
+            ("transformers' pipeline", "transformers"),
+            ("Ray Data's template", "ray data"),
+            ("the floor: the network alone, and decoding alone, on all cores", "floor"),
+            ("headstrip `--engine auto --precision auto`", "headstrip auto"),
+        )
+    ),
+    Claim("docs/embed.md", r"Of `auto`'s time ([\d.]+), ([\d.]+) and ([\d.]+) s are",
+          lambda: [f"{found['preparing_seconds']['headstrip auto']:.1f}"
+                   for found in measured("embed")["results"].values()]),
+    Claim("docs/embed.md", r"a run over a million images took (\d+) MiB more than one over 10,000",
+          lambda: [soak_difference()]),
+    Claim("docs/embed.md", r"a cluster took ([\d.]+) s longer to start than a run without one, "
+          r"and ([\d.]+) of its time for each image\s+\(`benchmarks/embed_ray.py`: ([\d,]+) images "
+          r"by efficientnet_lite0 in ([\d.]+) s, and ([\d.]+) s without\)", ray),
+    Claim("docs/images.md", r"at most (\d+) MiB a file", lambda: [str(MAX_BYTES >> 20)]),
+    Claim("docs/sources.md", r"At most (\d+) MiB\s+of one image", lambda: [str(MAX_BYTES >> 20)]),
+    Claim("docs/weights.md", r"Of torchvision's and timm's (\S+)\s+architectures (\S+) were built "
+          r"both ways and compared, all equal: (\S+) without memory and (\S+) the ordinary way, "
+          r"\[one by\s+one\]\(builds.md\); the other (\d+) are", built),
+    Claim("plugins/headstrip-timm/README.md",
+          r"for headstrip, (\S+) in timm 1.0.31, and all (\S+) sets of their weights",
+          lambda: [f"{rows_in(f'{TIMM}/{name}.tsv'):,}" for name in ("catalog", "weights")]),
+    *(
+        Claim("plugins/headstrip-efficientnet-lite/README.md",
+              rf"`efficientnet-lite:{spec.name}` \| (\d+) x (\d+) \| (\d+) \| (\S+) M \|",
+              lambda spec=spec: [*map(str, spec.input_shape[1:]), str(spec.dim),
+                                 f"{spec.params / 1e6:.1f}"])
+        for spec in specs(LITE)
+    ),
+]  # fmt: skip
+
+# Numbers that no table has: where, which, and why. A new one needs a claim above, or a reason here.
+EXPLAINED = [
+    (README, r"less than 0\.1 s for a ViT-B", "compared below"),
+    ("docs/embed.md", r"1,024 rows", "a constant of headstrip.embed.layout"),
+    ("docs/embed.md", r"over 10,000\b", "the smaller run of the claim above"),
+    ("docs/embed.md", r"3 to 20 s", "limits of a constant fraction, in headstrip.embed.calibrate"),
+    ("docs/embed.md", r"first 2,000 images", "a constant of headstrip.embed.profile"),
+    ("docs/engines.md", r"Of those within 0\.999", "the tolerance"),
+    ("docs/images.md", r"89,478,485", "Pillow's default"),
+    ("docs/images.md", r"^\|.*\|$", "the rows are compared by tests/embed/test_hostile.py"),
+    ("docs/images.md", r"0\.99998", "measured on 15 photographs; no table is committed"),
+    ("docs/images.md", r"So 0\.999 holds", "the tolerance of engines.md"),
+    ("docs/images.md", r"16,777,216 pixels", "a constant of headstrip.embed.device_lane"),
+    ("docs/search.md", r"2 MiB at a time|some 50 MB", "a block's size, and Python's own memory"),
+    ("docs/sources.md", r"16 MiB of a Parquet", "a constant of headstrip.embed.sources.tables"),
+    ("docs/timm.md", r"119 architectures", "counted over timm 1.0.31 by building each"),
+    ("plugins/headstrip-efficientnet-lite/README.md", r"\d\d MB", "sizes of others' files"),
+]
+
+_UNITS = (
+    r"(?:times|ms|s|seconds?|minutes?|hours?|[kMGT]i?B|images/s|architectures|images a second)\b|%"
+)
+NUMBER = re.compile(
+    r"(?<![\w.,-])(?:"
+    r"(?:all|All) \d[\d,]*\b(?!\.)"
+    r"|\d{1,3}(?:,\d{3})+\b"
+    rf"|\d+(?:\.\d+)?[ -](?:{_UNITS})"
+    r"|\d+\.\d{3,}\b"
+    r"|\d+ of (?:torchvision|timm)'s"
+    r")"
+)
+# A limit is what the code does, and no measurement.
+LIMIT = re.compile(
+    r"(?:at most|up to|longer than|more than|less than|within|below|after|or more)\s+(?:about )?$"
+)
+NO_PROSE = re.compile(
+    r"^```.*?^```$|<!-- (tools/\S+) -->.*?<!-- end of the table -->|`[^`\n]*`",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def blanked(match: re.Match[str]) -> str:
+    return re.sub(r"[^\n]", " ", match[0])
+
+
+def measured_in(text: str) -> list[re.Match[str]]:
+    """Return the numbers in the prose of a document that look measured."""
+    prose = NO_PROSE.sub(blanked, text)
+    return [one for one in NUMBER.finditer(prose) if not LIMIT.search(prose[: one.start()])]
+
+
+def spans(document: str, patterns: list[str], text: str) -> list[tuple[int, int]]:
+    return [m.span() for one in patterns for m in re.finditer(one, text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize(
+    "claim", CLAIMS, ids=lambda claim: f"{claim.document}-{claim.pattern[:30]}"
+)
+def test_a_number_is_what_the_tables_say(claim: Claim) -> None:
+    found = re.search(claim.pattern, text_of(claim.document))
+    assert found, f"{claim.document} no longer says {claim.pattern!r}"
+    assert list(found.groups()) == claim.numbers()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_number_that_looks_measured_is_computed_or_explained(document: str) -> None:
+    text = text_of(document)
+    known = [one.pattern for one in CLAIMS if one.document == document]
+    known += [pattern for other, pattern, _ in EXPLAINED if other == document]
+    covered = spans(document, known, text)
+    unknown = [
+        f"{text.count(chr(10), 0, match.start()) + 1}: {match[0]}"
+        for match in measured_in(text)
+        if not any(start <= match.start() and match.end() <= end for start, end in covered)
+    ]
+    assert not unknown, f"{document} has numbers that no claim in {__name__} computes: {unknown}"
+
+
+@pytest.mark.parametrize(("document", "pattern", "why"), EXPLAINED)
+def test_every_explanation_is_of_a_number_that_is_there(
+    document: str, pattern: str, why: str
+) -> None:
+    assert re.search(pattern, text_of(document), re.MULTILINE), why
+
+
+def test_building_a_vit_b_takes_less_than_the_readme_says() -> None:
+    seconds = measured("build")["architectures"]["vit_b_16"]["ways"]["headstrip"]["build_s"]
+    assert seconds < 0.1
+
+
+@pytest.mark.parametrize("document", ["builds.md", "timm-proofs.md"])
+def test_the_sums_at_the_head_of_a_table_are_those_of_its_rows(document: str) -> None:
+    head = re.findall(
+        r"^\| ([\w-]+) \| (\d+) \| (\d+) \| (\d+) \|$", text_of(f"docs/{document}"), re.MULTILINE
+    )
+    counts = proofs(document)
+    outcomes = ("yes", "no", "not run")
+    assert {kind: [int(one) for one in row] for kind, *row in head} == {
+        kind: [counts[kind, outcome] for outcome in outcomes] for kind, _ in counts
+    }
+
+
+def test_the_difference_in_memory_is_that_of_its_table() -> None:
+    assert f"The difference is {soak_difference()} MiB" in text_of("docs/memory.md")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "numbers"),
+    [
+        ("It holds for all 1,265 of them, twice.", ["all 1,265"]),
+        ("It is 2.5 times as fast, and saves 40 % of 3 GiB.", ["2.5 times", "40 %", "3 GiB"]),
+        ("It takes 12 ms, 30 s or 14.2 images/s.", ["12 ms", "30 s", "14.2 images/s"]),
+        ("The least cosine is 0.99913.", ["0.99913"]),
+        ("Proven for 88 of torchvision's networks.", ["88 of torchvision's"]),
+        ("Wait at most 10 s for `1,000` images of 224 x 224 with torch 2.10.", []),
+    ],
+)
+def test_what_looks_measured_is_noticed(sentence: str, numbers: list[str]) -> None:
+    assert [match[0] for match in measured_in(sentence)] == numbers
