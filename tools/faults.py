@@ -21,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("src", "tests", "plugins", "tools", "docs", "benchmarks", "conftest.py", "pyproject.toml",
-          "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile")  # fmt: skip
+          "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile",
+          "hatch_build.py")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,49 @@ FAULTS = (
         "        return True",
         "tests/weights",
     ),
+    Fault(
+        "errors quote outside text as it is", "errors.py",
+        "    return printable(argument) if isinstance(argument, str) else argument\n",
+        "    return argument\n",
+        "tests/test_errors.py",
+    ),
+    Fault(
+        "click quotes arguments as they are", "cli/failures.py",
+        '            vars(error)["message"] = printable(error.message)\n', "            pass\n",
+        "tests/cli/test_outside_text.py",
+    ),
+    Fault(
+        "commands print outside text as it is", "cli/output.py",
+        "click.secho(printable(str(text)),", "click.secho(str(text),",
+        "tests/cli/test_outside_text.py",
+    ),
+    Fault(
+        "a folder without METADATA is not noticed", "metadata_folders.py",
+        "    if content is None or not _NAME.search(content) or not _is_text(content):\n",
+        "    if False:\n",
+        "tests/plugins",
+    ),
+    Fault(
+        "a damaged folder hides a plugin", "plugins.py",
+        "    found = without_damage(found)\n", "",
+        "tests/plugins",
+    ),
+    Fault(
+        "any distribution may own timm", "plugins.py",
+        "    if home and plugin.origin.partition(\" \")[0].lower() != home:\n",
+        "    if False:\n",
+        "tests/plugins",
+    ),
+    Fault(
+        "a slow plugin is waited for", "plugin_checks.py",
+        "    if not here.poll(timeout):\n", "    if not here.poll(None):\n",
+        "tests/cli/test_plugins.py",
+    ),
+    Fault(
+        "a catalog's wrong width passes the trial", "trial.py",
+        "    if found.dim != smallest.dim:\n", "    if False:\n",
+        "tests/cli/test_plugins.py",
+    ),
 )  # fmt: skip
 
 
@@ -218,6 +262,8 @@ def put_in(fault: Fault, folder: Path) -> None:
             shutil.copytree(source, folder / name, ignore=ignored)
         else:
             shutil.copy(source, folder / name)
+    # It says that every fault can be put in, which is untrue of a copy that has one.
+    (folder / "tests" / "test_faults.py").unlink()
     path = folder / "src" / "headstrip" / fault.file
     text = path.read_text(encoding="utf-8")
     if text.count(fault.old) != 1:

@@ -75,6 +75,26 @@ def test_a_name_that_cannot_stand_before_the_colon_is_blocked(site, name):
     assert record.error.startswith(f"the name {name!r} cannot be a source")
 
 
+@pytest.mark.parametrize(
+    ("name", "home"), [("timm", "headstrip-timm"), ("hf", "headstrip-transformers")]
+)
+@pytest.mark.parametrize("distribution", ["acme-networks", "headstrip-tim", "headstrip-timm-extra"])
+def test_a_source_that_belongs_to_one_distribution_is_nobody_elses(
+    name, home, distribution, tmp_path, monkeypatch
+):
+    # Alone on the path: the project's own distributions of these names are installed here.
+    install_distribution(tmp_path, distribution, {name: "acme"}, {"acme.py": MINIMAL})
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    record = found(name).record
+    assert (record.status, record.error) == ("blocked", f"the name {name!r} belongs to {home}")
+
+
+def test_the_distribution_that_a_source_belongs_to_has_it(tmp_path, monkeypatch):
+    install_distribution(tmp_path, "Headstrip-timm", {"timm": "acme"}, {"acme.py": MINIMAL})
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert found("timm").record.status == "found"
+
+
 def test_two_distributions_with_one_name_are_blocked_and_both_named(site):
     install_distribution(site, "one", {"acme": "one"}, {"one.py": MINIMAL})
     install_distribution(site, "other", {"acme": "other"}, {"other.py": MINIMAL}, version="3")
