@@ -80,15 +80,16 @@ def on_path(site: Path, *, last: bool = False) -> Iterator[Path]:
 
 
 def run_python(
-    *arguments: str, site: Path | None = None, **variables: str
+    *arguments: str, site: Path | None = None, input: str | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run Python in a process of its own, with ``site`` on its path and headstrip's sources."""
     path = [str(site)] if site else []
     path += [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(path)}
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False,
+        input=input,
+    )  # fmt: skip
 
 
 def catalog_of(*specs: BackboneSpec) -> str:

@@ -74,6 +74,11 @@ def offline() -> str | None:
     return _set("HEADSTRIP_OFFLINE")
 
 
+def hub_offline() -> str | None:
+    """Return the setting that forbids downloads from the Hugging Face hub, or None."""
+    return offline() or _set("HF_HUB_OFFLINE")
+
+
 def hub_file(location: str, *, offline: bool = False) -> Path:
     """Return the local file of ``hf:org/name[@revision][/file]``, downloading it if need be.
 

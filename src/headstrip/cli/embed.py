@@ -90,6 +90,16 @@ def _run_options(function: Any) -> Any:
         ),
         click.option("--image-column", help="Column of Parquet files that has the images."),
         click.option(
+            "--allow-scheme", "allow_schemes", metavar="NAME", multiple=True,
+            help="Read urls of this scheme too, such as ftp, also where a list has them. Repeat it "
+            "for several.",
+        ),
+        click.option(
+            "--allow-private", is_flag=True,
+            help="Read http urls of a list, and follow redirects, that lead to addresses that are "
+            "not public, such as 127.0.0.1.",
+        ),
+        click.option(
             "--on", type=click.Choice(["here", "ray"]), default="here", show_default=True,
             help="What computes: this process, or a Ray cluster.",
         ),
@@ -129,14 +139,16 @@ def _with(options: list[Decorator], function: Any) -> Any:
 @click.pass_context
 def command(
     context: click.Context, /, source: str, name: str, weights: str, allow_versions: bool,
-    out: Path | None, as_json: bool, column: str, image_column: str | None, on: str,
-    address: str | None, look: str | None, **asked: Any,
+    out: Path | None, as_json: bool, column: str, image_column: str | None,
+    allow_schemes: tuple[str, ...], allow_private: bool, on: str, address: str | None,
+    look: str | None, **asked: Any,
 ) -> None:  # fmt: skip
     """Embed images into a file.
 
-    SOURCE is a folder, a glob, a list of paths (.txt, .csv, .parquet), tar files, Parquet files or
-    a dataset folder with images in them, or an fsspec url. Every image is a row: path, embedding,
-    width, height and error. A bad image is a row with its reason, and the exit code is 1 then.
+    SOURCE is a folder, a glob, a list of paths (.txt, .csv, .jsonl, .parquet), tar files, Parquet
+    files or a dataset folder with images in them, or a url (http, https, s3, gs, az, abfs, hf).
+    Every image is a row: path, embedding, width, height and error. A bad image is a row with its
+    reason, and the exit code is 1 then.
 
     What is done is kept in OUT.parts: the same line goes on after any end.
     """
@@ -145,12 +157,16 @@ def command(
             "Name the file to write with -o OUT, or look first with --calibrate or --profile, "
             "which write nothing."
         )
-    images = _check_paths(source, column, image_column, out)
+    images = _check_paths(
+        source, out, column=column, image_column=image_column, allow_schemes=allow_schemes,
+        allow_private=allow_private,
+    )  # fmt: skip
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
     encoder = build_image_encoder(context, name, weights, allow_versions, asked.pop("device"))
 
     from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.run import embed_source
+    from headstrip.embed.sources.left_out import sentence
 
     keep_freed_memory()
     settings, options = _split(asked)
@@ -175,6 +191,8 @@ def command(
             f"{report.out}: {report.rows} rows, {good} of them with an embedding "
             f"of {encoder.output_dim} numbers by {encoder.spec.qualified_name}"
         )
+    if said := sentence(report.left_out):
+        warn(said)
     if report.bad:
         _warn_of(report)
         context.exit(PARTLY)
@@ -235,18 +253,20 @@ def _engine_line(row: dict[str, Any]) -> str:
     )
 
 
-def _check_paths(source: str, column: str, image_column: str | None, out: Path | None) -> Source:
+def _check_paths(source: str, out: Path | None, **options: Any) -> Source:
     """Refuse paths that cannot work before torch is imported and weights are fetched."""
     from headstrip.embed.files import check_out, check_suffix
     from headstrip.embed.sources import source_of
+    from headstrip.embed.sources.left_out import LeftOut, items_of, sentence
 
     try:
         if out is not None:
             check_out(out)
             check_suffix(out)
-        images = source_of(source, column=column, image_column=image_column)
-        if next(iter(images.items()), None) is None:
-            raise HeadstripError(f"There is no image in {source!r}. Check the path.")
+        images, left_out = source_of(source, **options), LeftOut()
+        if next(items_of(images, left_out.note), None) is None:
+            said = sentence(left_out.counts()) or "Check the path."
+            raise HeadstripError(f"There is no image in {source!r}. {said}")
     except HeadstripError as error:
         raise UsageFailure(str(error)) from error
     return images
@@ -317,6 +337,6 @@ def _as_json(encoder: Encoder, report: EmbedReport) -> dict[str, Any]:
         "out": str(report.out), "rows": report.rows, "dim": encoder.output_dim,
         "backbone": fingerprint.name, "weights": fingerprint.weights,
         "weights_sha256": fingerprint.weights_sha256, "identity": fingerprint.identity,
-        "bad": report.bad, "computed": report.computed,
+        "bad": report.bad, "computed": report.computed, "left_out": dict(report.left_out),
         "failed": [{"path": path, "error": error} for path, error in report.failed.items()],
     }  # fmt: skip

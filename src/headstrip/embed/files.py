@@ -9,6 +9,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,11 +25,29 @@ SUFFIXES = frozenset({
 """Suffixes of the files that are taken for images, in any case."""
 
 
+HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+"""Suffixes that are taken for images where pillow-heif is installed."""
+
 _OTHERS = frozenset({
     ".arrow", ".csv", ".feather", ".h5", ".hdf5", ".html", ".json", ".jsonl", ".npy", ".npz",
     ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".tsv", ".txt", ".xlsx", ".zip",
 })  # fmt: skip
 """Suffixes of files that are no Parquet, and that nothing here writes."""
+
+_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+_LOOKS_ESCAPED = re.compile(rb"\\(?=x[0-9a-f]{2})")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is taken for an image by the suffix of its name, in any case."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in SUFFIXES or (suffix in HEIF_SUFFIXES and heif_is_installed())
+
+
+@cache
+def heif_is_installed() -> bool:
+    """Whether pillow-heif is there, which decodes HEIC and HEIF."""
+    return find_spec("pillow_heif") is not None
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[str]:
@@ -52,7 +72,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
         os.path.relpath(os.path.join(place, name), root)
         for place, _, names in os.walk(root, onerror=refuse_folder)
         for name in names
-        if os.path.splitext(name)[1].lower() in SUFFIXES
+        if is_image(name)
     ]
     if not found:
         raise HeadstripError(
@@ -65,8 +85,8 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
 def stored_path(relative: str) -> str:
     r"""Write a relative path with ``/`` and as text, so that a table can hold it.
 
-    Bytes that are not UTF-8 become ``\xNN``, and so does a backslash in a name: ``original_path``
-    reads it back.
+    Bytes that are not UTF-8 become ``\xNN``, and so does a backslash that would be read as the
+    start of one: ``original_path`` reads it back.
     """
     return escape(os.fsencode(Path(relative).as_posix()))
 
@@ -78,13 +98,12 @@ def escape(name: bytes) -> str:
         >>> escape(b"gr\xfcn.jpg")
         'gr\\xfcn.jpg'
     """
-    return name.replace(b"\\", rb"\x5c").decode("utf-8", "backslashreplace")
+    return _LOOKS_ESCAPED.sub(rb"\\x5c", name).decode("utf-8", "backslashreplace")
 
 
 def original_path(stored: str) -> str:
     """Read a path that ``stored_path`` wrote, as this system takes it."""
-    escaped = re.compile(rb"\\x([0-9a-f]{2})")
-    raw = escaped.sub(lambda match: bytes.fromhex(match[1].decode()), stored.encode())
+    raw = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), stored.encode())
     return os.fsdecode(raw)
 
 
@@ -123,7 +142,7 @@ def check_suffix(out: str | os.PathLike[str]) -> None:
         HeadstripError: It does.
     """
     suffix = os.path.splitext(os.fsdecode(out))[1]
-    if suffix != ".npy" and suffix.lower() in _OTHERS | SUFFIXES:
+    if suffix != ".npy" and suffix.lower() in _OTHERS | SUFFIXES | HEIF_SUFFIXES:
         raise HeadstripError(
             f"{os.fsdecode(out)!r} cannot be written: embeddings go into Parquet or .npy, and not "
             f"into {suffix}. Name a file that ends in .parquet or .npy."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class EmbedReport:
         out: The file, as it was named.
         settings: How the embeddings were computed.
         stages: Seconds in each stage of this run.
+        left_out: Files of the source that were left out because of their suffix: how many by
+            suffix in lower case, ``""`` for none.
     """
 
     rows: int
@@ -36,6 +38,7 @@ class EmbedReport:
     out: Path
     settings: Settings
     stages: Stages
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def failed(self) -> Mapping[str, str]:

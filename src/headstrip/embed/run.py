@@ -25,6 +25,7 @@ from headstrip.embed.plan import Plan, Settings, check_plan, encoder_in_plan
 from headstrip.embed.report import EmbedReport, bad_in, count_bad
 from headstrip.embed.settling import settled
 from headstrip.embed.sources import Source, source_of
+from headstrip.embed.sources.left_out import LeftOut, items_of
 from headstrip.embed.sources.stream import StreamSource
 from headstrip.embed.streaming import embed_stream
 from headstrip.embed.table import metadata_of, schema_of
@@ -147,8 +148,10 @@ class Run:
         now = Plan(encoder_in_plan(encoder), asked, environment_of(encoder))
         found = self._found(now)
         parts.sweep()
-        items = refusing(source.items(), out, source.reader())
+        left_out = LeftOut()
+        items = refusing(items_of(source, left_out.note), out, source.reader())
         self.listing = write_listing(parts.folder, source.describe(), items)
+        self._left_out = left_out.counts()
         settings = asked.over(found.settings if found else Settings())
         check_limits(encoder, settings, options)
         settings = settled(
@@ -179,7 +182,9 @@ class Run:
         rows, bad = len(self.listing), count_bad(rows_file(self.out))
         self.listing.close()
         self._remove_parts()
-        return EmbedReport(rows, bad, computed, self.out, self.plan.settings, stages)
+        return EmbedReport(
+            rows, bad, computed, self.out, self.plan.settings, stages, self._left_out
+        )
 
     def _remove_parts(self) -> None:
         """Remove what was kept meanwhile; the file is whole, so nothing here ends the run."""

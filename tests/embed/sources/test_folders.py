@@ -259,3 +259,16 @@ def test_listing_and_reading_files_imports_nothing_heavy_and_no_source_imports_t
         "print({'torch', 'torchvision', 'fsspec'} & set(sys.modules))\n"
     )
     assert run_python("-c", code).stdout == "[b'1']\nset()\nset()\n"
+
+
+def test_times_that_no_column_holds_are_the_nearest_that_it_does(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.jpg": b"1", "b.jpg": b"2"})
+    os.utime(tmp_path / "a.jpg", (0, 13_569_465_600))
+    os.utime(tmp_path / "b.jpg", (0, -5))
+    if (tmp_path / "a.jpg").stat().st_mtime < 1e10:
+        pytest.skip("the file system does not hold such a time")
+    modified = {item.path: item.modified for item in source_of(tmp_path).items()}
+    assert modified == {"a.jpg": 2**63 - 1, "b.jpg": -5 * 10**9}
+    write_tar(tmp_path / "in" / "x.tar", {"c.jpg": b"3"})
+    os.utime(tmp_path / "in" / "x.tar", (0, 13_569_465_600))
+    assert contents(tmp_path / "in" / "x.tar") == {"x.tar/c.jpg": b"3"}

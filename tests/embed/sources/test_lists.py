@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,7 +34,7 @@ def test_a_text_file_has_a_path_a_line(folder: Path, start: str, newline: str) -
 
 
 def test_a_csv_has_its_paths_in_a_column(folder: Path) -> None:
-    (folder / "list.csv").write_text('id,path\n1,./in/a.jpg\n2,"b, c.jpg"\n\n3,gone.jpg\n')
+    (folder / "list.csv").write_text('id,path\n1,in/a.jpg\n2,"b, c.jpg"\n\n3,gone.jpg\n')
     assert contents(folder / "list.csv") == FOUND
     (folder / "list.csv").write_text('file,id\nin/a.jpg\n"b, c.jpg",2\ngone.jpg,3\n')
     assert contents(folder / "list.csv", column="file") == FOUND
@@ -90,7 +93,7 @@ def test_a_path_that_stands_there_twice_is_listed_twice(folder: Path) -> None:
         ("a.csv", "id,path\n1,a.jpg\n2,\n", "no path in column 'path' at line 3"),
         ("a.csv", "id,path\n1\n", "no path in column 'path' at line 2"),
         ("a.csv", f"path\n{'x' * 200_000}\n", r"a\.csv' cannot be read: field larger than"),
-        ("a.txt", "x" * (1 << 20) + "y\n", "a line has more than 1048576 bytes"),
+        ("a.txt", "x" * (1 << 20) + "y\n", "a line has more than 1048576 characters"),
         ("a.parquet", "no parquet", r"a\.parquet' cannot be read"),
     ],
 )
@@ -114,3 +117,114 @@ def test_several_lists_are_not_one(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.txt": b"", "b.txt": b""})
     with pytest.raises(HeadstripError, match=r"stands for 2 lists\. Name one file"):
         source_of(f"{tmp_path}/*.txt")
+
+
+def test_a_row_keeps_the_text_of_the_list(folder: Path) -> None:
+    rows = ["in/a.jpg", "./in/a.jpg", "in//a.jpg", "in/../in/a.jpg", f"{folder}/./in/a.jpg"]
+    (folder / "list.txt").write_text("\n".join(rows))
+    assert [item.path for item in source_of(folder / "list.txt").items()] == rows
+    assert contents(folder / "list.txt") == dict.fromkeys(rows, b"1")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a backslash stands between folders")
+def test_backslashes_are_slashes_where_no_file_is_named_so(folder: Path) -> None:
+    (folder / "list.txt").write_text("in\\a.jpg\r\n.\\in\\a.jpg\r\nC:\\in\\a.jpg\r\n")
+    assert contents(folder / "list.txt") == {
+        "in\\a.jpg": b"1", ".\\in\\a.jpg": b"1",
+        "C:\\in\\a.jpg": "it is a path of Windows, and no file is there. Write paths that are "
+        "relative to the list.",
+    }  # fmt: skip
+    (folder / "in\\a.jpg").write_bytes(b"another")
+    assert contents(folder / "list.txt")["in\\a.jpg"] == b"another"
+
+
+@pytest.mark.parametrize(("stored", "written"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_are_found_composed_and_apart(tmp_path: Path, stored: str, written: str) -> None:
+    there, row = (unicodedata.normalize(form, "été/café.jpg") for form in (stored, written))
+    write_files(tmp_path, {there: b"1", "list.txt": f"{row}\n".encode()})
+    assert list(contents(tmp_path / "list.txt").items()) == [(row, b"1")]
+    assert contents(tmp_path / row) == {unicodedata.normalize(stored, "café.jpg"): b"1"}
+
+
+def test_one_file_under_both_forms_is_each_its_own(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    write_files(tmp_path, {composed: b"1", apart: b"2"})
+    (tmp_path / "list.txt").write_text(f"{apart}\n{composed}\n", encoding="utf-8")
+    assert contents(tmp_path / "list.txt") == {apart: b"2", composed: b"1"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_lists_are_read_in_each_encoding_of_unicode(
+    tmp_path: Path, encoding: str, suffix: str
+) -> None:
+    write_files(tmp_path, {"grün.jpg": b"1", "写真.jpg": b"2"})
+    head = "path\r\n" if suffix == ".csv" else ""
+    (tmp_path / f"list{suffix}").write_bytes(f"{head}grün.jpg\r\n写真.jpg\r\n".encode(encoding))
+    assert contents(tmp_path / f"list{suffix}") == {"grün.jpg": b"1", "写真.jpg": b"2"}
+
+
+def test_a_list_in_latin_1_says_so_where_it_matters(tmp_path: Path) -> None:
+    write_files(tmp_path, {"grün.jpg": b"1", "a.jpg": b"2"})
+    (tmp_path / "list.txt").write_bytes("grün.jpg\na.jpg\n".encode("latin-1"))
+    assert contents(tmp_path / "list.txt") == {
+        r"gr\xfcn.jpg": "no file has this name, and the list is not in UTF-8. Save the list in "
+        "UTF-8, such as with `iconv -f LATIN1 -t UTF-8`.",
+        "a.jpg": b"2",
+    }  # fmt: skip
+
+
+def test_a_list_that_is_cut_within_a_letter_is_told(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("a.jpg\n".encode("utf-16")[:-1])
+    with pytest.raises(HeadstripError, match=r"list\.txt' cannot be read: .*truncated data"):
+        contents(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".JSONL"])
+def test_json_objects_a_line_have_their_paths_under_a_key(folder: Path, suffix: str) -> None:
+    rows = [{"path": name, "label": 1} for name in FOUND]
+    text = "\n\n".join(json.dumps(row) for row in rows)
+    (folder / f"list{suffix}").write_text(text)
+    assert contents(folder / f"list{suffix}") == FOUND
+    (folder / f"list{suffix}").write_text('{"file_name": "in/a.jpg"}\n')
+    assert contents(folder / f"list{suffix}", column="file_name") == {"in/a.jpg": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"file": "a.jpg"}', r"no column 'path'; its columns: 'file'"),
+        ('{"path": "a.jpg"}\n{"path": ""}', "no path in column 'path' at line 2"),
+        ('{"path": "a.jpg"}\n{"file": "a.jpg"}', "no path in column 'path' at line 2"),
+        ('{"path": 3}', "has '3' at line 1, and paths are text"),
+        ("[1]", "line 1 is not a JSON object"),
+        ("{", "line 1 is not a JSON object"),
+        ("[" * 200_000, "line 1 is not a JSON object"),
+    ],
+)
+def test_json_that_is_no_list_is_told(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(HeadstripError, match=said):
+        contents(tmp_path / "a.jsonl")
+
+
+def test_half_a_letter_of_json_is_a_row_without_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"path": "\\ud800.jpg"}\n')
+    assert list(contents(tmp_path / "a.jsonl").values()) == ["No such file or directory."]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("a.json", "Write one object a line, and name the file .jsonl"),
+        ("a.xlsx", "Save the sheet with the paths as .csv in UTF-8"),
+        ("a.XLS", "Save the sheet with the paths as .csv in UTF-8"),
+        ("a.ods", "Save the sheet with the paths as .csv in UTF-8"),
+        ("a.feather", "Write its paths to a .parquet, .csv or .jsonl"),
+        ("a.zip", "Unpack it, and name the folder"),
+    ],
+)
+def test_what_is_no_list_is_refused_with_what_to_do(tmp_path: Path, name: str, remedy: str) -> None:
+    write_files(tmp_path, {name: b"PK"})
+    with pytest.raises(HeadstripError, match=re.escape(remedy)):
+        source_of(tmp_path / name)

@@ -270,3 +270,18 @@ def test_a_folder_of_archives_leaves_other_files_out(tmp_path: Path) -> None:
         write_files(tmp_path, {"notes.txt": b"", "index.json": b""}) / "x.tar", {"a.jpg": b"1"}
     )
     assert contents(tmp_path) == {"x.tar/a.jpg": b"1"}
+
+
+@pytest.mark.parametrize("size", [2**63, 2**80])
+def test_a_size_that_no_column_holds_is_the_largest_that_it_does(tmp_path: Path, size: int) -> None:
+    link = header("a.jpg", type=tarfile.LNKTYPE, linkname="b.jpg", size=size)
+    (tmp_path / "x.tar").write_bytes(link + bytes(1024))
+    (item,) = source_of(tmp_path / "x.tar").items()
+    assert item.size == 2**63 - 1
+
+
+@pytest.mark.parametrize("when", [-1.5, 2**40, 1e300, float("nan"), float("inf")])
+def test_no_time_of_a_member_matters(tmp_path: Path, when: float) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        add(archive, "a.jpg", b"1", pax_headers={"mtime": repr(when), "atime": "x"})
+    assert contents(tmp_path / "x.tar") == {"x.tar/a.jpg": b"1"}

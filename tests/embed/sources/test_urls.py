@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -12,12 +14,16 @@ from typing import Any
 
 import pytest
 from tests.embed.sources.made import contents, write_files, write_images, write_tar
-from tests.servers import FaultServer, fault_server
+from tests.servers import FaultServer, Reply, fault_server
 
-from headstrip import HeadstripError
+from headstrip import HeadstripError, ImageError
 from headstrip.embed.sources import MAX_BYTES, source_of
+from headstrip.embed.sources.urls import stamp
 
 fsspec = pytest.importorskip("fsspec", reason="urls are read by fsspec")
+
+
+OPEN: dict[str, Any] = {"allow_schemes": ["memory", "file"], "allow_private": True}
 
 
 class Listing(SimpleHTTPRequestHandler):
@@ -43,29 +49,29 @@ def server() -> Iterator[FaultServer]:
 
 def test_what_is_below_a_url_is_named_relative_to_it(memory: Any) -> None:
     found = {"a.jpg": b"1", "in/b.png": b"2"}
-    assert contents("memory://photos") == contents("memory://photos/") == found
-    assert contents("memory://") == {f"photos/{name}": each for name, each in found.items()}
+    assert contents("memory://photos", **OPEN) == contents("memory://photos/", **OPEN) == found
+    assert contents("memory://", **OPEN) == {f"photos/{name}": each for name, each in found.items()}
 
 
 def test_a_url_may_be_a_pattern_or_one_image(memory: Any) -> None:
-    assert contents("memory://photos/**/*.png") == {"in/b.png": b"2"}
-    assert contents("memory://photos/*") == {"a.jpg": b"1"}
-    assert contents("memory://photos/in/b.png") == {"b.png": b"2"}
+    assert contents("memory://photos/**/*.png", **OPEN) == {"in/b.png": b"2"}
+    assert contents("memory://photos/*", **OPEN) == {"a.jpg": b"1"}
+    assert contents("memory://photos/in/b.png", **OPEN) == {"b.png": b"2"}
 
 
 def test_sizes_and_times_are_taken_from_the_driver(memory: Any, tmp_path: Path) -> None:
-    (item,) = source_of("memory://photos/a.jpg").items()
+    (item,) = source_of("memory://photos/a.jpg", **OPEN).items()
     assert item.size == 1
     assert item.modified > 0
     path = write_files(tmp_path, {"a.jpg": b"123"}) / "a.jpg"
-    (item,) = source_of(path.as_uri()).items()
+    (item,) = source_of(path.as_uri(), **OPEN).items()
     assert item.size == 3
     assert abs(item.modified - path.stat().st_mtime_ns) < 1000
 
 
 def test_files_of_this_machine_have_urls_too(tmp_path: Path) -> None:
     files = {"a.jpg": b"1", "in/b c.png": b"2"}
-    assert contents(f"file://{write_files(tmp_path, files)}") == files
+    assert contents(f"file://{write_files(tmp_path, files)}", **OPEN) == files
 
 
 def test_archives_tables_and_lists_are_read_by_url(memory: Any, tmp_path: Path) -> None:
@@ -73,17 +79,17 @@ def test_archives_tables_and_lists_are_read_by_url(memory: Any, tmp_path: Path) 
     memory.put(str(write_images(tmp_path / "y.parquet", [b"3"])), "/rows/y.parquet")
     memory.pipe("/photos/list.csv", b"path\nin/b.png\na.jpg\ngone.jpg\n")
     archive = {"x.tar/a.jpg": b"1", "x.tar/b.jpg": b"2"}
-    assert contents("memory://many/x.tar") == contents("memory://many") == archive
-    assert contents("memory://rows/y.parquet") == {"y.parquet/000000000": b"3"}
-    assert contents("memory://rows/*.parquet") == {"y.parquet/000000000": b"3"}
-    assert contents("memory://photos/list.csv") == {
+    assert contents("memory://many/x.tar", **OPEN) == contents("memory://many", **OPEN) == archive
+    assert contents("memory://rows/y.parquet", **OPEN) == {"y.parquet/000000000": b"3"}
+    assert contents("memory://rows/*.parquet", **OPEN) == {"y.parquet/000000000": b"3"}
+    assert contents("memory://photos/list.csv", **OPEN) == {
         "in/b.png": b"2", "a.jpg": b"1", "gone.jpg": "No such file or directory.",
     }  # fmt: skip
 
 
 def test_a_list_may_have_urls(memory: Any, tmp_path: Path) -> None:
     write_files(tmp_path, {"b.jpg": b"2", "l.txt": b"memory://photos/a.jpg\nb.jpg\nmemory://x/y\n"})
-    assert contents(tmp_path / "l.txt") == {
+    assert contents(tmp_path / "l.txt", **OPEN) == {
         "memory://photos/a.jpg": b"1", "b.jpg": b"2", "memory://x/y": "No such file or directory.",
     }  # fmt: skip
 
@@ -92,7 +98,7 @@ def test_https_is_read_where_a_list_names_it(server: FaultServer, tmp_path: Path
     there = server.put("/a.jpg", b"1" * 100_000)
     empty, gone = server.put("/empty.jpg", b""), server.url + "/gone.jpg"
     (tmp_path / "list.txt").write_text(f"{there}\n{empty}\n{gone}\n")
-    assert contents(tmp_path / "list.txt") == {
+    assert contents(tmp_path / "list.txt", **OPEN) == {
         there: b"1" * 100_000, empty: "the file is empty.", gone: "No such file or directory.",
     }  # fmt: skip
 
@@ -104,7 +110,7 @@ def test_a_page_of_links_is_a_folder(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        found = contents(f"http://127.0.0.1:{running.server_port}/")
+        found = contents(f"http://127.0.0.1:{running.server_port}/", **OPEN)
         running.shutdown()
         thread.join()
     assert found == {"a%20b.jpg": b"1", "in/c.jpg": b"2"}
@@ -112,13 +118,13 @@ def test_a_page_of_links_is_a_folder(tmp_path: Path) -> None:
 
 def test_one_image_behind_a_url_with_a_signature_is_told_without_it(server: FaultServer) -> None:
     url = server.put("/a.jpg?signature=secret", b"1")
-    source = source_of(url)
+    source = source_of(url, **OPEN)
     assert list(contents(source).values()) == [b"1"]
     assert source.describe() == {"kind": "files", "where": server.url + "/a.jpg"}
 
 
 def test_passwords_are_not_told(memory: Any) -> None:
-    where = source_of("memory://user:secret@photos/a.jpg").describe()["where"]
+    where = source_of("memory://user:secret@photos/a.jpg", **OPEN).describe()["where"]
     assert where == "memory://photos/a.jpg"
 
 
@@ -130,25 +136,160 @@ def test_no_more_than_the_limit_is_read_behind_a_url(
     monkeypatch.setattr("headstrip.embed.sources.items.MAX_BYTES", 3)
     memory.pipe("/photos/a.jpg", b"1" * (MAX_BYTES >> 20))
     (tmp_path / "list.txt").write_text("memory://photos/a.jpg\n")
-    assert contents(tmp_path / "list.txt") == {"memory://photos/a.jpg": said}
+    assert contents(tmp_path / "list.txt", **OPEN) == {"memory://photos/a.jpg": said}
 
 
 def test_a_driver_that_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"no driver for 'nobody' here .*Protocol not known"):
-        source_of("nobody://photos")
+        source_of("nobody://photos", allow_schemes=["nobody"])
     (tmp_path / "list.txt").write_text("nobody://photos/a.jpg\n")
-    (said,) = contents(tmp_path / "list.txt").values()
+    (said,) = contents(tmp_path / "list.txt", allow_schemes=["nobody"]).values()
     assert "no driver for 'nobody'" in str(said)
 
 
 def test_without_fsspec_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(HeadstripError, match=r"Run pip install 'headstrip\[fsspec\]'\."):
         source_of("s3://bucket/photos")
 
 
 def test_a_url_with_nothing_below_is_told(memory: Any) -> None:
     with pytest.raises(HeadstripError, match="'memory://none/' cannot be listed"):
-        source_of("memory://none/")
+        source_of("memory://none/", **OPEN)
     with pytest.raises(HeadstripError, match="'memory://none' cannot be listed"):
-        source_of("memory://none")
+        source_of("memory://none", **OPEN)
+
+
+def rows_of(tmp_path: Path, *urls: str, **options: Any) -> dict[str, bytes | str]:
+    (tmp_path / "list.txt").write_text("".join(f"{url}\n" for url in urls))
+    return contents(tmp_path / "list.txt", **options)
+
+
+def test_a_row_does_not_lead_to_a_private_address(server: FaultServer, tmp_path: Path) -> None:
+    url = server.put("/a.jpg", b"1")
+    assert "127.0.0.1, which is not a public address" in str(rows_of(tmp_path, url)[url])
+    assert server.asked == []
+    assert rows_of(tmp_path, url, allow_private=True) == {url: b"1"}
+
+
+def test_a_name_that_resolves_to_a_private_address_is_not_connected_to(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *how, **more: found("127.0.0.1", *how, **more)
+    )
+    server.put("/a.jpg", b"1")
+    url = server.url.replace("127.0.0.1", "photos.example.org") + "/a.jpg"
+    assert "127.0.0.1, which is not a public address" in str(rows_of(tmp_path, url)[url])
+    assert server.asked == []
+
+
+def test_what_is_typed_as_the_source_may_be_private_with_all_that_is_below(
+    server: FaultServer,
+) -> None:
+    server.put("/a.jpg", b"1")
+    assert contents(server.url + "/a.jpg") == {"a.jpg": b"1"}
+    server.put("/list.txt", f"a.jpg\n{server.url}/a.jpg\n".encode())
+    assert contents(server.url + "/list.txt") == {"a.jpg": b"1", server.url + "/a.jpg": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("OTHER/secret.jpg", "it is redirected, and it leads to 127.0.0.1, which is not a public"),
+        ("http://169.254.169.254/x.jpg", "it is redirected, and it leads to 169.254.169.254"),
+        ("http://[::ffff:10.0.0.1]/x.jpg", "it is redirected, and it leads to ::ffff:10.0.0.1"),
+        ("http://2130706433:PORT/secret.jpg", "it is redirected, and it leads to 2130706433"),
+        ("file:///etc/hostname", "it is redirected, and headstrip follows redirects to http and"),
+        ("reference://x", "it is redirected, and headstrip follows redirects to http and https"),
+        ("//localhost:PORT/secret.jpg", "it is redirected, and it leads to localhost"),
+    ],
+)
+def test_a_redirect_does_not_lead_to_a_private_address_or_to_a_file(
+    server: FaultServer, location: str, said: str
+) -> None:
+    with fault_server() as other:
+        other.put("/secret.jpg", b"secret")
+        port = other.url.rpartition(":")[2]
+        target = location.replace("OTHER", other.url).replace("PORT", port)
+        server.put("/list.txt", b"a.jpg\n")
+        source = source_of(server.url + "/list.txt")
+        (item,) = source.items()
+        server.usual = Reply(status=302, headers={"Location": target})
+        with pytest.raises(ImageError, match=re.escape(said)):
+            source.reader().read(item)
+        assert other.asked == []
+
+
+def test_a_redirect_within_the_server_that_was_typed_is_followed(server: FaultServer) -> None:
+    server.put("/list.txt", b"a.jpg\n")
+    source = source_of(server.url + "/list.txt")
+    (item,) = source.items()
+    server.usual = Reply(status=302, headers={"Location": "/b.jpg"})
+    with pytest.raises(ImageError):
+        source.reader().read(item)
+    assert "/b.jpg" in {asked.path for asked in server.asked}
+
+
+@pytest.mark.parametrize(
+    ("setting", "url"),
+    [
+        ("HEADSTRIP_OFFLINE", "https://example.org/a.jpg"),
+        ("HEADSTRIP_OFFLINE", "s3://bucket/a.jpg"),
+        ("HF_HUB_OFFLINE", "hf://datasets/org/name/a.jpg"),
+    ],
+)
+def test_offline_forbids_urls_as_it_forbids_weights(
+    setting: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(setting, "1")
+    said = f"{setting} forbids reading addresses of a network. Unset it"
+    assert str(rows_of(tmp_path, url)[url]).startswith(said)
+    with pytest.raises(HeadstripError, match=f"cannot be read: {setting} forbids"):
+        source_of(url)
+
+
+def test_offline_leaves_what_is_on_this_machine(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTRIP_OFFLINE", "1")
+    assert contents("memory://photos/in/b.png", **OPEN) == {"b.png": b"2"}
+    with pytest.raises(HeadstripError, match="offline=True forbids"):
+        source_of("https://example.org/photos/", offline=True)
+
+
+def test_a_relative_row_of_a_list_behind_a_url_makes_no_chain(memory: Any) -> None:
+    memory.pipe("/photos/list.txt", b"a.jpg::reference://x\nin/../a.jpg::file:///etc/hostname\n")
+    for said in contents("memory://photos/list.txt", **OPEN).values():
+        assert str(said).startswith("it chains several file systems with '::'")
+
+
+def test_a_scheme_to_allow_is_a_name() -> None:
+    with pytest.raises(HeadstripError, match="'a b' cannot be the scheme of an address"):
+        source_of("photos", allow_schemes=["a b"])
+
+
+@pytest.mark.parametrize("size", ["1" + "0" * 30, "-5", "x"])
+def test_a_length_that_makes_no_sense_is_a_row_that_says_so(
+    server: FaultServer, tmp_path: Path, size: str
+) -> None:
+    url = server.put("/a.jpg", b"1")
+    server.usual = Reply(headers={"Content-Length": size})
+    assert isinstance(rows_of(tmp_path, url, allow_private=True)[url], str)
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({"size": 10**30, "mtime": 1e30}, (2**63 - 1, 2**63 - 1)),
+        ({"size": -1, "mtime": float("nan")}, (0, 0)),
+        ({"size": float("inf"), "mtime": float("inf")}, (0, 0)),
+        ({"size": "7", "LastModified": "yesterday"}, (0, 0)),
+        ({"size": None, "mtime": -(10**40)}, (0, 1 - 2**63)),
+        ({"size": 7, "updated": "9999-12-31T23:59:59Z"}, (7, 2**63 - 1)),
+        ({"size": 7, "updated": "1900-01-01T00:00:00Z"}, (7, -2208988800 * 10**9)),
+    ],
+)
+def test_what_a_driver_says_fits_the_columns(info: Any, expected: tuple[int, int]) -> None:
+    assert stamp(info) == expected

@@ -13,7 +13,14 @@ from typing import Any
 import pyarrow as pa
 
 from headstrip.embed.sources.cells import image_column, image_of
-from headstrip.embed.sources.items import Item, failure, image_errors, row_name, shown_place
+from headstrip.embed.sources.items import (
+    Item,
+    failure,
+    image_errors,
+    row_name,
+    shown_place,
+    stamp_in,
+)
 from headstrip.embed.sources.opened import Shelf, joined, refuse_changed, unreadable
 from headstrip.errors import HeadstripError, ImageError
 
@@ -48,7 +55,7 @@ class ArrowSource:
         for name in self._files():
             place = joined(self.root, name)
             try:
-                written, table = os.stat(place).st_mtime_ns, _Mapped(place)
+                written, table = stamp_in(os.stat(place))[1], _Mapped(place)
             except (OSError, pa.ArrowException) as error:
                 raise unreadable(place, failure(error)) from error
             if image_column(table.schema, self.column, name) is None:
@@ -110,7 +117,7 @@ class _Mapped:
     """An Arrow file, whose bytes are in memory as far as they are looked at."""
 
     def __init__(self, place: str) -> None:
-        self.written = os.stat(place).st_mtime_ns
+        self.written = stamp_in(os.stat(place))[1]
         self._map = pa.memory_map(os.fsencode(place))
         try:
             reader = _stream_or_file(self._map)
@@ -154,7 +161,7 @@ def _read(place: str) -> dict[str, Any]:
     try:
         with open(place, "rb") as file:
             found = json.loads(file.read(_MOST_JSON))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise unreadable(place, failure(error)) from error
     return found if isinstance(found, dict) else {}
 
@@ -166,6 +173,6 @@ def _strings(place: str, key: str) -> list[str]:
         str(value.get("filename") if isinstance(value, dict) else value)
         for value in (values if isinstance(values, list) else [])
     ]
-    if not names or any(name in {"", ".."} or {"/", "\\"} & set(name) for name in names):
+    if not names or any(name in {"", ".."} or {"/", "\\", "\0"} & set(name) for name in names):
         raise unreadable(place, f"{key!r} does not name files that lie beside it")
     return names

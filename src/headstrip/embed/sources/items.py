@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from headstrip.embed.files import escape
+from headstrip.embed.sources.access import is_url
 from headstrip.errors import ImageError, one_line
 
 MAX_BYTES = 1 << 28
 """Bytes of one encoded image that are read at most."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _LONGEST = 300
+_MOST = (1 << 63) - 1
 
 
 class Item(NamedTuple):
@@ -24,8 +24,8 @@ class Item(NamedTuple):
     Attributes:
         path: Its name in a table, as ``stored_path`` writes it; unique in the source.
         size: Its bytes, 0 where they are not known before it is read.
-        modified: When it, or the file that holds it, was written, in ns since 1970; 0 where
-            nobody says.
+        modified: When it, or the file that holds it, was written, in ns since 1970; 0 where it
+            is not known. A time that 64 bits cannot hold is the nearest that they can.
         place: The file that holds it, for a reader to find it; empty where it is a file itself.
         offset: Where it is in that file: a byte or a row.
     """
@@ -75,9 +75,19 @@ class Source(Protocol):
         ...
 
 
-def is_url(text: str) -> bool:
-    """Whether a text names a file by protocol, as in ``s3://bucket/photo.jpg``."""
-    return _URL.match(text) is not None
+def in_column(value: int) -> int:
+    """Return the number nearest to ``value`` that a column of 64-bit integers can hold.
+
+    Example:
+        >>> in_column(13_569_465_600 * 10**9) == 2**63 - 1
+        True
+    """
+    return max(-_MOST, min(value, _MOST))
+
+
+def stamp_in(found: os.stat_result) -> tuple[int, int]:
+    """Return a file's bytes, and when it was written in ns since 1970, as columns can hold them."""
+    return in_column(found.st_size), in_column(found.st_mtime_ns)
 
 
 def row_name(place: str, row: int) -> str:

@@ -1,21 +1,32 @@
-"""Images that a file lists: a path a line, or a column of a table."""
+"""Images that a file lists: a path a line, or a column of a table or of JSON objects."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
-from headstrip.embed.files import stored_path
-from headstrip.embed.sources.files import FilesReader
-from headstrip.embed.sources.items import Item, failure, is_url, shown_place
-from headstrip.embed.sources.opened import joined, open_place, unreadable
-from headstrip.embed.sources.trees import stamp_of
+from headstrip.embed.sources.access import Access, is_url
+from headstrip.embed.sources.items import Item, failure, shown_place
+from headstrip.embed.sources.opened import open_place, unreadable
+from headstrip.embed.sources.rows import RowReader, listed
 from headstrip.errors import HeadstripError
 
+SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".tsv", ".txt"})
+"""Suffixes of the lists that are text."""
+
 _LONGEST_LINE = 1 << 20
+_SAMPLE = 1 << 12
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+"""Encodings by how a file starts. UTF-32 comes first, as UTF-16 starts like it."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +36,14 @@ class ListSource:
     Attributes:
         place: The list: an absolute path, or a url.
         suffix: What kind of list it is.
-        column: Which column of a table has the paths.
+        column: Which column of a table, or key of JSON objects, has the paths.
+        access: Which urls may be read.
     """
 
     place: str
     suffix: str
     column: str
+    access: Access
     is_stream = False
 
     def describe(self) -> dict[str, Any]:
@@ -48,12 +61,12 @@ class ListSource:
         try:
             for path in self._paths():
                 yield listed(root, path)
-        except (OSError, csv.Error) as error:
+        except (OSError, UnicodeError, csv.Error) as error:
             raise unreadable(shown_place(self.place), failure(error)) from error
 
-    def reader(self) -> FilesReader:
+    def reader(self) -> RowReader:
         """Return what reads them."""
-        return FilesReader(self._root())
+        return RowReader(self._root(), self.access)
 
     def _root(self) -> str:
         # A url has slashes on Windows too.
@@ -63,23 +76,24 @@ class ListSource:
         if self.suffix == ".parquet":
             from headstrip.embed.sources.tables import texts_of_column
 
-            yield from texts_of_column(self.place, self.column)
+            yield from texts_of_column(self.place, self.column, self.access)
             return
-        with open_place(self.place) as file:
-            lines = self._lines(file)
-            yield from self._plain(lines) if self.suffix == ".txt" else self._cells(lines)
+        with open_place(self.place, self.access) as file, _text_of(file) as text:
+            lines = self._lines(text)
+            if self.suffix == ".txt":
+                yield from self._plain(lines)
+            elif self.suffix in {".csv", ".tsv"}:
+                yield from self._cells(lines)
+            else:
+                yield from self._values(lines)
 
-    def _lines(self, file: BinaryIO) -> Iterator[str]:
-        """Yield lines with bytes that are not UTF-8 as the file system's names have them."""
-        start = True
-        while line := file.readline(_LONGEST_LINE + 1):
+    def _lines(self, text: TextIO) -> Iterator[str]:
+        while line := text.readline(_LONGEST_LINE + 1):
             if len(line) > _LONGEST_LINE:
                 raise unreadable(
-                    shown_place(self.place), f"a line has more than {_LONGEST_LINE} bytes"
+                    shown_place(self.place), f"a line has more than {_LONGEST_LINE} characters"
                 )
-            text = line.decode("utf-8", "surrogateescape")
-            yield text.removeprefix("\ufeff") if start else text
-            start = False
+            yield line
 
     def _plain(self, lines: Iterator[str]) -> Iterator[str]:
         for line in lines:
@@ -99,13 +113,49 @@ class ListSource:
                 raise no_path(shown_place(self.place), self.column, f"line {rows.line_num}")
             yield row[at]
 
+    def _values(self, lines: Iterator[str]) -> Iterator[str]:
+        """Yield the paths of JSON objects, one a line."""
+        shown, is_first = shown_place(self.place), True
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise unreadable(shown, f"line {number} is not a JSON object")
+            if is_first and self.column not in row:
+                raise no_column(shown, self.column, list(row))
+            is_first = False
+            value = row.get(self.column)
+            if value and not isinstance(value, str):
+                raise not_text(shown, self.column, value, f"line {number}")
+            if not value:
+                raise no_path(shown, self.column, f"line {number}")
+            yield value
 
-def listed(root: str, path: str) -> Item:
-    """Return the item of a path that someone wrote; relative ones start at ``root``."""
-    name = path.replace("\\", r"\x5c") if is_url(path) else stored_path(path)
-    name = name.encode("utf-8", "backslashreplace").decode()
-    place = joined(root, name)
-    return Item(name, 0, 0) if is_url(place) else Item(name, *stamp_of(place))
+
+def _text_of(file: BinaryIO) -> TextIO:
+    """Read a file as text; bytes that are not UTF-8 become what file names have in their place."""
+    encoding = _encoding(file.read(_SAMPLE))
+    file.seek(0)
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+    return io.TextIOWrapper(file, encoding, errors, newline="\n")
+
+
+def _encoding(start: bytes) -> str:
+    """Return how the text is encoded that starts with these bytes."""
+    for mark, encoding in _MARKS.items():
+        if start.startswith(mark):
+            return encoding
+    # Without a mark: every other byte of Latin letters in UTF-16 is 0.
+    zeros, pairs = (start[0::2].count(0), start[1::2].count(0)), len(start) // 2
+    if not zeros[0] and zeros[1] > pairs / 3:
+        return "utf-16-le"
+    if not zeros[1] and zeros[0] > pairs / 3:
+        return "utf-16-be"
+    return "utf-8-sig"
 
 
 def no_column(shown: str, column: str, columns: list[str]) -> HeadstripError:
@@ -121,4 +171,12 @@ def no_path(shown: str, column: str, where: str) -> HeadstripError:
     """Return the error of a row whose path is empty."""
     return HeadstripError(
         f"{shown!r} has no path in column {column!r} at {where}. Fill it in, or take it out."
+    )
+
+
+def not_text(shown: str, column: str, value: object, where: str) -> HeadstripError:
+    """Return the error of a row whose path is of another kind than text."""
+    return HeadstripError(
+        f"The column {column!r} of {shown!r} has {str(value)[:80]!r} at {where}, and paths are "
+        "text. Say which column has them, with --column or column=."
     )

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar, cast
 
 from headstrip.embed.files import original_path
-from headstrip.embed.sources.items import is_url
+from headstrip.embed.sources.access import Access, is_url
+from headstrip.embed.sources.items import stamp_in
 from headstrip.errors import HeadstripError, ImageError
 
 
@@ -80,29 +81,33 @@ def joined(root: str, stored: str) -> str:
     return os.path.join(root, original_path(stored))
 
 
-def open_place(place: str) -> BinaryIO:
+def open_place(place: str, access: Access) -> BinaryIO:
     """Open a file or a url, to be read at any position.
 
+    Args:
+        place: The file or the url.
+        access: Which urls may be read.
+
     Raises:
-        HeadstripError: A url's driver is missing.
+        HeadstripError: The url may not be read, or its driver is missing.
         OSError: It cannot be opened.
     """
     if is_url(place):
         from headstrip.embed.sources.urls import filesystem
 
-        files, path = filesystem(place)
+        files, path = filesystem(place, access)
         return cast(BinaryIO, files.open(path, "rb"))
     return open(place, "rb")
 
 
-def modified(place: str) -> int:
-    """Return when a file or url was written, in ns since 1970; 0 where nobody says."""
+def modified(place: str, access: Access) -> int:
+    """Return when a file or url was written, in ns since 1970; 0 where it is not known."""
     if is_url(place):
         from headstrip.embed.sources.urls import filesystem, stamp
 
-        files, path = filesystem(place)
+        files, path = filesystem(place, access)
         return stamp(files.info(path))[1]
-    return os.stat(place).st_mtime_ns
+    return stamp_in(os.stat(place))[1]
 
 
 def refuse_changed(listed: int, found: int) -> None:

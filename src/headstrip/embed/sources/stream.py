@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headstrip.embed.sources.files import FilesReader
+from headstrip.embed.sources.access import Access
 from headstrip.embed.sources.items import Item
-from headstrip.embed.sources.lists import listed
+from headstrip.embed.sources.rows import RowReader, listed
 from headstrip.errors import HeadstripError
 
 
@@ -24,8 +24,12 @@ class StreamSource:
 
     is_stream = True
 
-    def __init__(self, images: Iterable[Any]) -> None:
+    def __init__(self, images: Iterable[Any], access: Access | None = None) -> None:
         """Take the images; none is asked for yet.
+
+        Args:
+            images: The images.
+            access: Which urls may be read.
 
         Raises:
             HeadstripError: It is one image, or cannot be gone through.
@@ -40,7 +44,7 @@ class StreamSource:
                 f"A {type(images).__name__} is no source of images. Name a folder, a list or an "
                 "archive, or pass an iterable of paths, PIL images, uint8 arrays or bytes."
             )
-        self._images, self._root = images, os.getcwd()
+        self._images, self._root, self._access = images, os.getcwd(), access or Access()
 
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
@@ -76,6 +80,6 @@ class StreamSource:
         """Go through the images once, for their names; ``pairs`` has what they are too."""
         return (item for item, _ in self.pairs())
 
-    def reader(self) -> FilesReader:
+    def reader(self) -> RowReader:
         """Return what reads those that are paths."""
-        return FilesReader(self._root)
+        return RowReader(self._root, self._access)

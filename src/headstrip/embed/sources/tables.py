@@ -13,9 +13,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headstrip.embed.sources.access import Access
 from headstrip.embed.sources.cells import bytes_columns, image_column, image_of, leaf_of
 from headstrip.embed.sources.files import only
-from headstrip.embed.sources.items import Item, failure, image_errors, row_name, shown_place
+from headstrip.embed.sources.items import (
+    Item,
+    failure,
+    image_errors,
+    row_name,
+    shown_place,
+    stamp_in,
+)
+from headstrip.embed.sources.left_out import Note, unnoted
 from headstrip.embed.sources.opened import (
     Shelf,
     joined,
@@ -57,9 +66,13 @@ class TablesSource:
         Raises:
             HeadstripError: A file is damaged, or has no column of images.
         """
-        for file in only(self.tree, "parquet"):
+        return self.items_noting(unnoted)
+
+    def items_noting(self, note: Note) -> Iterator[Item]:
+        """List the rows as ``items`` does, and call ``note`` with each file left out."""
+        for file in only(self.tree, "parquet", note):
             place = joined(self.tree.root, file.path)
-            with opened_table(place, file.path) as table:
+            with opened_table(place, file.path, self.tree.access) as table:
                 rows, metadata = table.metadata.num_rows, table.schema_arrow.metadata
                 column = image_column(table.schema_arrow, self.column, file.path)
             if metadata and b"headstrip" in metadata:
@@ -70,22 +83,22 @@ class TablesSource:
                     f"{file.path!r} has no column with the bytes of images. Leave it out, or name "
                     "the file alone when it has a column of paths."
                 )
-            written = file.modified or modified(place)
+            written = file.modified or modified(place, self.tree.access)
             for row in range(rows):
                 yield Item(row_name(file.path, row), 0, written, file.path, row)
 
     def reader(self) -> TablesReader:
         """Return what reads them."""
-        return TablesReader(self.tree.root, self.column)
+        return TablesReader(self.tree.root, self.column, self.tree.access)
 
 
 class TablesReader:
     """Reads rows of Parquet files below a folder or a url: quickly in the order of the rows."""
 
-    def __init__(self, root: str, column: str | None) -> None:
-        """Take where the files are, and the column of images."""
+    def __init__(self, root: str, column: str | None, access: Access) -> None:
+        """Take where the files are, the column of images, and which urls may be read."""
         self.root = root
-        self._shelf = Shelf(_Opening(column), _AT_ONCE)
+        self._shelf = Shelf(_Opening(column, access), _AT_ONCE)
 
     def read(self, item: Item) -> bytes:
         """Return the image of a row.
@@ -104,9 +117,10 @@ class TablesReader:
 @dataclass(frozen=True)
 class _Opening:
     column: str | None
+    access: Access
 
     def __call__(self, place: str) -> _Rows:
-        return _Rows(place, self.column)
+        return _Rows(place, self.column, self.access)
 
 
 class _Rows:
@@ -115,10 +129,10 @@ class _Rows:
     _cells: Any
     _batches: Iterator[Any]
 
-    def __init__(self, place: str, column: str | None) -> None:
-        self._file = open_place(place)
+    def __init__(self, place: str, column: str | None, access: Access) -> None:
+        self._file = open_place(place, access)
         try:
-            self._place, self._modified = place, modified(place)
+            self._place, self._modified = place, modified(place, access)
             self._table = pq.ParquetFile(self._file, buffer_size=_BUFFER, pre_buffer=False)
             schema = self._table.schema_arrow
             self._column = image_column(schema, column, place) or ""
@@ -134,11 +148,10 @@ class _Rows:
     def written(self) -> int:
         """When the file that is open was written."""
         try:
-            written: int = os.fstat(self._file.fileno()).st_mtime_ns
+            return stamp_in(os.fstat(self._file.fileno()))[1]
         except (OSError, AttributeError):
             # It is no file of this system.
             return self._modified
-        return written
 
     def cell(self, row: int) -> Any:
         if not 0 <= row < self._starts[-1]:
@@ -195,14 +208,14 @@ class _Rows:
 
 
 @contextmanager
-def opened_table(place: str, shown: str) -> Iterator[pq.ParquetFile]:
+def opened_table(place: str, shown: str, access: Access) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file for its footer and its small columns.
 
     Raises:
         HeadstripError: It cannot be read.
     """
     try:
-        with open_place(place) as file:
+        with open_place(place, access) as file:
             yield pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
     except HeadstripError:
         raise
@@ -211,44 +224,41 @@ def opened_table(place: str, shown: str) -> Iterator[pq.ParquetFile]:
         raise unreadable(shown, failure(error)) from error
 
 
-def columns_with_bytes(place: str, shown: str) -> tuple[list[str], list[str]]:
+def columns_with_bytes(place: str, shown: str, access: Access) -> tuple[list[str], list[str]]:
     """Return the columns of a Parquet file, and those of them that may have images.
 
     Raises:
         HeadstripError: It cannot be read.
     """
-    with opened_table(place, shown) as table:
+    with opened_table(place, shown, access) as table:
         return table.schema_arrow.names, bytes_columns(table.schema_arrow)
 
 
-def has_images(place: str) -> bool:
+def has_images(place: str, access: Access) -> bool:
     """Whether a file is Parquet that has a column of bytes and can be read."""
     try:
-        return bool(columns_with_bytes(place, place)[1])
+        return bool(columns_with_bytes(place, place, access)[1])
     except HeadstripError:
         return False
 
 
-def texts_of_column(place: str, column: str) -> Iterator[str]:
+def texts_of_column(place: str, column: str, access: Access) -> Iterator[str]:
     """Yield the paths of a column of a Parquet file.
 
     Raises:
         HeadstripError: It cannot be read, has no such column, or a row has no path.
     """
-    from headstrip.embed.sources.lists import no_column, no_path
+    from headstrip.embed.sources.lists import no_column, no_path, not_text
 
     shown, row = shown_place(place), 0
-    with opened_table(place, shown) as table:
+    with opened_table(place, shown, access) as table:
         schema = table.schema_arrow
         if column not in schema.names:
             raise no_column(shown, column, schema.names)
         for batch in table.iter_batches(_PATHS_AT_ONCE, columns=[column], use_threads=False):
             for value in batch.column(0).to_pylist():
                 if value is not None and not isinstance(value, (str, bytes)):
-                    raise HeadstripError(
-                        f"The column {column!r} of {shown!r} has {value!r} at row {row}, and paths "
-                        "are text. Say which column has them, with --column or column=."
-                    )
+                    raise not_text(shown, column, value, f"row {row}")
                 if not value:
                     raise no_path(shown, column, f"row {row}")
                 yield os.fsdecode(value)

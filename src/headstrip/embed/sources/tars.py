@@ -7,9 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from headstrip.embed.files import SUFFIXES, escape
+from headstrip.embed.files import escape, is_image
+from headstrip.embed.sources.access import Access, is_url
 from headstrip.embed.sources.files import only
-from headstrip.embed.sources.items import Item, failure, image_errors, is_url, refuse_size
+from headstrip.embed.sources.items import (
+    Item,
+    failure,
+    image_errors,
+    in_column,
+    refuse_size,
+    stamp_in,
+)
+from headstrip.embed.sources.left_out import Note, unnoted
 from headstrip.embed.sources.opened import (
     Shelf,
     joined,
@@ -52,12 +61,17 @@ class TarSource:
         Raises:
             HeadstripError: An archive is damaged or compressed.
         """
-        for archive in only(self.tree, "tar"):
-            yield from _images(joined(self.tree.root, archive.path), archive)
+        return self.items_noting(unnoted)
+
+    def items_noting(self, note: Note) -> Iterator[Item]:
+        """List the images as ``items`` does, and call ``note`` with each file left out."""
+        for archive in only(self.tree, "tar", note):
+            place = joined(self.tree.root, archive.path)
+            yield from _images(place, archive, self.tree.access, note)
 
     def reader(self) -> TarReader:
         """Return what reads them."""
-        return TarReader(self.tree.root)
+        return TarReader(self.tree.root, self.tree.access)
 
 
 @dataclass(frozen=True)
@@ -65,8 +79,9 @@ class TarReader:
     """Reads members of archives below a folder or a url, at the places that their items have."""
 
     root: str
+    access: Access
     _shelf: Shelf[BinaryIO] = field(
-        default_factory=lambda: Shelf(open_place, _AT_ONCE), repr=False, compare=False
+        default_factory=lambda: Shelf(_open_file, _AT_ONCE), repr=False, compare=False
     )
 
     def read(self, item: Item) -> bytes:
@@ -90,24 +105,28 @@ class TarReader:
         if is_url(place):
             from headstrip.embed.sources.urls import filesystem
 
-            files, path = filesystem(place)
+            files, path = filesystem(place, self.access)
             return bytes(files.cat_file(path, start=item.offset, end=item.offset + item.size))
         with self._shelf.taken(place) as file:
-            refuse_changed(item.modified, os.fstat(file.fileno()).st_mtime_ns)
+            refuse_changed(item.modified, stamp_in(os.fstat(file.fileno()))[1])
             file.seek(item.offset)
             return file.read(item.size)
 
 
-def _images(place: str, archive: Item) -> Iterator[Item]:
+def _images(place: str, archive: Item, access: Access, note: Note) -> Iterator[Item]:
     try:
-        with open_place(place) as file:
+        with open_place(place, access) as file:
             _refuse_compressed(file, archive.path)
-            written = modified(place)
+            written = modified(place, access)
             for member in members(file, archive.path):
-                if member.kind != "folder" and _is_image(member.name):
-                    name, offset = _named(member)
-                    path = f"{archive.path}/{name}"
-                    yield Item(path, member.size, written, archive.path, offset)
+                if member.kind == "folder":
+                    continue
+                if not is_image(text := member.name.decode("latin-1")):
+                    note(text)
+                    continue
+                name, offset = _named(member)
+                path = f"{archive.path}/{name}"
+                yield Item(path, in_column(member.size), written, archive.path, offset)
     except HeadstripError:
         raise
     except Exception as error:
@@ -115,9 +134,8 @@ def _images(place: str, archive: Item) -> Iterator[Item]:
         raise unreadable(archive.path, failure(error)) from error
 
 
-def _is_image(name: bytes) -> bool:
-    suffix = os.path.splitext(name)[1].lower()
-    return suffix.decode("latin-1") in SUFFIXES
+def _open_file(place: str) -> BinaryIO:
+    return open(place, "rb")
 
 
 def _named(member: Member) -> tuple[str, int]:

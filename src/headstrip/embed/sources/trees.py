@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from headstrip.embed.files import SUFFIXES, escape, refuse_folder
-from headstrip.embed.sources.items import Item, shown_place
+from headstrip.embed.files import escape, is_image, refuse_folder
+from headstrip.embed.sources.access import Access
+from headstrip.embed.sources.items import Item, shown_place, stamp_in
+from headstrip.embed.sources.left_out import Note, unnoted
 from headstrip.embed.sources.patterns import Patterns, State
 from headstrip.errors import HeadstripError
 
@@ -35,8 +37,17 @@ class Tree(Protocol):
     @property
     def is_file(self) -> bool: ...  # noqa: D102
 
-    def files(self) -> Iterator[Item]:
-        """Yield the files that may be images or hold some, named relative to the root."""
+    @property
+    def access(self) -> Access:
+        """Which urls may be read for it."""
+        ...
+
+    def files(self, note: Note = unnoted) -> Iterator[Item]:
+        """Yield the files that may be images or hold some, named relative to the root.
+
+        Args:
+            note: Called with the name of each other file.
+        """
         ...
 
 
@@ -48,18 +59,21 @@ class FolderTree:
     where: str
     suffix: str = ""
     is_file = False
+    access = Access()
 
     @property
     def root(self) -> str:
         """The folder that all are below."""
         return self.patterns.root
 
-    def files(self) -> Iterator[Item]:
+    def files(self, note: Note = unnoted) -> Iterator[Item]:
         """Walk the folders; see ``Tree``."""
         pending = [("", self.patterns.start())]
         while pending:
             inner, states = pending.pop()
             folder = os.path.join(self.root, inner[:-1]) if inner else self.root
+            # What headstrip keeps there while it runs is no file of the source.
+            noted = unnoted if ".parts/" in inner else note
             with _listed(folder) as entries:
                 for entry in entries:
                     name = inner + entry.name
@@ -67,15 +81,15 @@ class FolderTree:
                         entered = self._enter(states, entry)
                         if entered:
                             pending.append((name + "/", entered))
-                    elif self._is_wanted(states, entry.name):
+                    elif not self.patterns.match(states, entry.name):
+                        continue
+                    elif self.suffix or kind_of(entry.name):
                         yield Item(escape(os.fsencode(name)), *_stamp(entry))
+                    else:
+                        noted(entry.name)
 
     def _enter(self, states: frozenset[State], entry: os.DirEntry[str]) -> frozenset[State]:
         return self.patterns.enter(states, entry.name, linked=_is_linked(entry))
-
-    def _is_wanted(self, states: frozenset[State], name: str) -> bool:
-        wanted = bool(self.suffix) or kind_of(name) is not None
-        return wanted and self.patterns.match(states, name)
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,7 @@ class NamedTree:
     paths: tuple[str, ...]
     where: str
     suffix: str
+    access = Access()
 
     @property
     def is_file(self) -> bool:
@@ -113,7 +128,7 @@ class NamedTree:
         root = os.path.commonpath([os.path.dirname(path) for path in paths])
         return cls(root, paths, where, suffix_of(paths[0]) or ".")
 
-    def files(self) -> Iterator[Item]:
+    def files(self, note: Note = unnoted) -> Iterator[Item]:
         """Yield them in the order given; see ``Tree``."""
         for path in self.paths:
             name = os.path.relpath(path, self.root).replace(os.sep, "/")
@@ -135,9 +150,9 @@ def suffix_of(name: str) -> str:
 
 def kind_of(name: str) -> str | None:
     """Return what a file is taken for by its suffix: ``image``, ``tar``, ``parquet`` or None."""
-    suffix = suffix_of(name)
-    if suffix in SUFFIXES:
+    if is_image(name):
         return "image"
+    suffix = suffix_of(name)
     if suffix == ".tar" or suffix in COMPRESSED:
         return "tar"
     return "parquet" if suffix == ".parquet" else None
@@ -150,7 +165,7 @@ def stamp_of(path: str) -> tuple[int, int]:
     except (OSError, ValueError):
         # The row says what reading it says.
         return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return stamp_in(found)
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
@@ -158,7 +173,7 @@ def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
         found = entry.stat()
     except OSError:
         return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return stamp_in(found)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

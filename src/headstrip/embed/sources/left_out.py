@@ -1,0 +1,91 @@
+"""The files that a source leaves out because of their suffix, counted by it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, runtime_checkable
+
+from headstrip.embed.files import HEIF_SUFFIXES, heif_is_installed
+from headstrip.embed.sources.items import Item, Source
+
+Note = Callable[[str], None]
+"""What is called with the name of each file that is left out."""
+
+NO_PICTURES = frozenset({
+    ".aae", ".arrow", ".avi", ".cfg", ".ckpt", ".cls", ".css", ".csv", ".db", ".doc", ".docx",
+    ".ds_store", ".feather", ".flac", ".gitattributes", ".gitignore", ".gitkeep", ".gz", ".h5",
+    ".hdf5", ".htm", ".html", ".ini", ".ipynb", ".js", ".json", ".jsonl", ".log", ".m4v", ".md",
+    ".md5", ".mkv", ".mov", ".mp3", ".mp4", ".ndjson", ".npy", ".npz", ".ods", ".onnx", ".parquet",
+    ".pdf", ".pkl", ".ppt", ".pptx", ".pt", ".pth", ".py", ".rar", ".rst", ".safetensors", ".sh",
+    ".sha256", ".sqlite", ".srt", ".tar", ".toml", ".tsv", ".txt", ".wav", ".webm", ".xls",
+    ".xlsx", ".xml", ".xmp", ".yaml", ".yml", ".zip", ".7z",
+})  # fmt: skip
+"""Suffixes of files that hold no picture; they are counted, and nobody is told of them."""
+
+_SUFFIX = re.compile(r"[^.].*(\.[a-z0-9_+-]{1,14})|(\.[a-z0-9_+-]{1,14})", re.DOTALL)
+_MOST_KINDS = 1000
+_SHOWN = 8
+
+
+class LeftOut:
+    """How many files were left out, by suffix."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._counts: Counter[str] = Counter()
+
+    def note(self, name: str) -> None:
+        """Count a file."""
+        match = _SUFFIX.fullmatch(name.rpartition("/")[2].lower())
+        suffix = (match[1] or match[2]) if match else ""
+        if suffix in self._counts or len(self._counts) < _MOST_KINDS:
+            self._counts[suffix] += 1
+        else:
+            self._counts[""] += 1
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of files by suffix in lower case, ``""`` for none; most files first."""
+        return dict(sorted(self._counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """A source that says which files it leaves out."""
+
+    def items_noting(self, note: Note) -> Iterator[Item]:
+        """List the images as ``items`` does, and call ``note`` with each file left out."""
+        ...
+
+
+def items_of(source: Source, note: Note) -> Iterator[Item]:
+    """List the images of a source, and call ``note`` with each file that it leaves out."""
+    return source.items_noting(note) if isinstance(source, Noting) else source.items()
+
+
+def unnoted(name: str) -> None:
+    """Take no note of a file that is left out."""
+
+
+def sentence(counts: Mapping[str, int]) -> str | None:
+    """Say which files were left out, or return None where none of them can be a picture.
+
+    Example:
+        >>> sentence({".ico": 2, "": 1, ".txt": 9})
+        '3 files were left out: 2 .ico, 1 without a suffix. Images are known by their suffix.'
+    """
+    shown = {suffix: count for suffix, count in counts.items() if suffix not in NO_PICTURES}
+    if not shown:
+        return None
+    total = sum(shown.values())
+    kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in shown.items()]
+    if len(kinds) > _SHOWN:
+        kinds[_SHOWN:] = [f"and files of {len(kinds) - _SHOWN} more kinds"]
+    text = (
+        f"{total} {'files were' if total > 1 else 'file was'} left out: {', '.join(kinds)}. "
+        "Images are known by their suffix."
+    )
+    if HEIF_SUFFIXES & shown.keys() and not heif_is_installed():
+        text += " Run pip install 'headstrip[heif]' to read .heic and .heif."
+    return text

@@ -1,0 +1,84 @@
+"""Rows that mean harm: docs/sources.md says what each gives, and none opens anything."""
+
+from __future__ import annotations
+
+import json
+import re
+from ast import literal_eval
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.distributions import run_python
+from tests.embed.sources.made import contents, image_table, write_files, write_tar
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "sources.md"
+LISTED = re.compile(r"^\| `(?P<row>.+?)` \| (?P<said>.+?) \|$", re.MULTILINE)
+PROGRAM = Path(__file__).with_name("hostile_rows.py")
+
+
+def documented() -> dict[str, str]:
+    """Return the rows of the document, written there as in a Python string."""
+    table = DOCUMENT.read_text(encoding="utf-8").partition("## Hostile rows")[2]
+    return {literal_eval(f'"{each["row"]}"'): each["said"] for each in LISTED.finditer(table)}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    rows = documented()
+    # What is typed as the source may be private, or have a password; `?` is a wildcard there.
+    typed = ("not a public address", "user name or a password", "a share of another machine")
+    sources = [row for row, said in rows.items() if not any(each in said for each in typed)]
+    order = {
+        "rows": list(rows), "sources": [row for row in sources if row.isprintable()],
+        "list": str(tmp_path_factory.mktemp("hostile") / "rows"),
+    }  # fmt: skip
+    ran = run_python(str(PROGRAM), input=json.dumps(order))
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+def test_there_are_sixty_and_more() -> None:
+    assert len(documented()) >= 60
+
+
+def test_none_opens_a_file_a_socket_or_a_process_however_it_is_handed_over(
+    told: dict[str, Any],
+) -> None:
+    assert told["opened"] == []
+
+
+def test_fsspec_is_not_even_imported_so_its_version_does_not_matter(told: dict[str, Any]) -> None:
+    assert told["fsspec"] is False
+
+
+@pytest.mark.parametrize("way", ["jsonl", "parquet", "iterable"])
+def test_each_says_what_the_document_says(told: dict[str, Any], way: str) -> None:
+    expected = documented()
+    for (row, said), found in zip(expected.items(), told["found"][way], strict=True):
+        assert found.startswith(said.removesuffix("...")), row
+        assert found == said or said.endswith("..."), row
+
+
+def test_none_is_a_source_either(told: dict[str, Any]) -> None:
+    assert "NOT REFUSED" not in told["found"]["source"]
+
+
+def test_names_in_an_archive_and_paths_beside_images_are_names_alone(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    write_tar(tmp_path / "x.tar", {"reference://a.jpg::data:,b.jpg": b"1"})
+    assert contents(tmp_path / "x.tar") == {"x.tar/reference:/a.jpg::data:,b.jpg": b"1"}
+    cells = image_table([b"2"])["image"].to_pylist()
+    cells[0]["path"] = "reference://a.jpg::data:,{}"
+    pq.write_table(image_table([b"2"]).set_column(0, "image", [cells]), tmp_path / "y.parquet")
+    assert contents(tmp_path / "y.parquet") == {"y.parquet/000000000": b"2"}
+
+
+def test_a_file_may_be_named_like_an_address(tmp_path: Path) -> None:
+    names = {"a::b.jpg": b"1", "data:,c.jpg": b"2", "reference:/d.jpg": b"3", "zip::e.jpg": b"4"}
+    write_files(tmp_path, names)
+    assert contents(tmp_path) == names
+    (tmp_path / "list.txt").write_text("".join(f"{name}\n" for name in names))
+    assert contents(tmp_path / "list.txt") == names
+    assert contents(tmp_path / "a::b.jpg") == {"a::b.jpg": b"1"}

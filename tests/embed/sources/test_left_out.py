@@ -1,0 +1,70 @@
+"""Files whose suffix is none of an image: left out, and counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.embed.sources.made import write_files, write_tar
+
+from headstrip import HeadstripError
+from headstrip.embed.sources import source_of
+from headstrip.embed.sources.left_out import LeftOut, items_of, sentence
+
+FILES = {
+    "a.jpg": b"1", "b.PNG": b"1", "c.ico": b"1", "d.ICO": b"1", "in/e.jxl": b"1", "in/f": b"1",
+    "notes.txt": b"1", ".DS_Store": b"1", "g.dng": b"1", "x.backup of monday": b"1",
+}  # fmt: skip
+COUNTS = {"": 2, ".ico": 2, ".dng": 1, ".ds_store": 1, ".jxl": 1, ".txt": 1}
+
+
+def left_out(what: Path | str) -> dict[str, int]:
+    counted = LeftOut()
+    assert list(items_of(source_of(what), counted.note))
+    return counted.counts()
+
+
+def test_a_folder_and_an_archive_and_a_pattern_count_what_they_leave_out(tmp_path: Path) -> None:
+    write_files(tmp_path / "photos", FILES)
+    assert left_out(tmp_path / "photos") == COUNTS
+    assert left_out(write_tar(tmp_path / "x.tar", FILES)) == COUNTS
+    assert left_out(f"{tmp_path}/photos/*") == {".ico": 2, "": 1, ".dng": 1, ".txt": 1}
+
+
+def test_a_pattern_that_names_a_suffix_leaves_nothing_out(tmp_path: Path) -> None:
+    write_files(tmp_path, FILES)
+    assert left_out(f"{tmp_path}/**/*.jpg") == {}
+    assert left_out(f"{tmp_path}/**/*.{{jpg,png,PNG}}") == {}
+
+
+def test_what_headstrip_keeps_while_it_runs_is_not_counted(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.jpg": b"1", "o.parquet.parts/lock": b"", "o.parquet.parts/x/1": b""})
+    assert left_out(tmp_path) == {}
+
+
+def test_suffixes_that_may_be_of_pictures_are_told() -> None:
+    assert sentence(COUNTS) == (
+        "6 files were left out: 2 without a suffix, 2 .ico, 1 .dng, 1 .jxl. "
+        "Images are known by their suffix."
+    )
+    assert sentence({".jxl": 1}) == (
+        "1 file was left out: 1 .jxl. Images are known by their suffix."
+    )
+    assert sentence({".txt": 5, ".json": 3}) is None
+    many = sentence({f".{number}": 1 for number in range(30)})
+    assert many is not None
+    assert "1 .7, and files of 22 more kinds." in many
+
+
+def test_kinds_without_end_are_counted_in_bounds() -> None:
+    counted = LeftOut()
+    for number in range(5000):
+        counted.note(f"x.{number}")
+    assert len(counted.counts()) <= 1001
+    assert sum(counted.counts().values()) == 5000
+
+
+def test_a_folder_with_no_other_pictures_says_what_is_there(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.jxl": b"1", "b.jxl": b"1"})
+    with pytest.raises(HeadstripError, match=r"There is no image in .* 2 files were left out: 2 "):
+        source_of(tmp_path)
