@@ -193,3 +193,54 @@ def test_a_device_that_is_not_there_is_a_sentence(
     assert result.exit_code == 2
     assert f"device='{device}' cannot be used here" in result.stderr
     assert not list(tmp_path.glob("out*"))
+
+
+def test_files_that_are_left_out_are_counted_on_stderr_and_in_json(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    for name in ("torn.jpg", "notes.jpg"):
+        (photos / name).unlink()
+    for name in ("a.jxl", "b.JXL", "scan", "notes.txt"):
+        (photos / name).touch()
+    line = (
+        "embed",
+        photos,
+        "-b",
+        NAME,
+        "--weights",
+        weights_of(NAME),
+        "-o",
+        tmp_path / "o.parquet",
+    )
+    said = "3 files were left out: 2 .jxl, 1 without a suffix. Images are known by their suffix.\n"
+    first, again = run(*line), run(*line, "--json")
+    assert (first.exit_code, first.stderr) == (again.exit_code, again.stderr) == (0, said)
+    assert json.loads(again.stdout)["left_out"] == {".jxl": 2, "": 1, ".txt": 1}
+
+
+def test_a_source_with_no_image_but_other_pictures_says_what_is_there(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.jxl").touch()
+    result = run("embed", tmp_path / "scans", "-b", NAME, "-o", tmp_path / "o.parquet")
+    assert result.exit_code == 2
+    assert "1 file was left out: 1 .jxl." in result.stderr
+
+
+def test_a_row_that_may_not_be_read_is_a_row_with_the_reason(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    out = tmp_path / "o.parquet"
+    (photos / "list.txt").write_text(
+        "./a.png\nreference://x.png::data:,{}\nftp://127.0.0.1/x.png\n"
+    )
+    weights = weights_of(NAME)
+    result = run("embed", photos / "list.txt", "-b", NAME, "--weights", weights, "-o", out)
+    assert result.exit_code == 1
+    found = dict(
+        zip(*pq.read_table(out, columns=["path", "error"]).to_pydict().values(), strict=True)
+    )
+    assert found["./a.png"] is None
+    assert found["reference://x.png::data:,{}"].startswith("it chains several file systems")
+    assert found["ftp://127.0.0.1/x.png"].startswith("headstrip does not read 'ftp:' addresses.")

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from headstrip.embed.heif import is_heif, open_heif
 from headstrip.errors import HeadstripError, ImageError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
@@ -143,6 +144,8 @@ def _read(file: BinaryIO) -> Image.Image:
 
 def open_image(file: BinaryIO) -> Image.Image:
     """Read the header of a file, with Pillow's warning of too many pixels as an error."""
+    if is_heif(file):
+        return open_heif(file)
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     # Two threads that change the filters at once would put back each other's.
