@@ -127,9 +127,11 @@ class Encoder(Guarded):
         """Turn one image, or one clip, into the input of this network.
 
         Args:
-            image: A PIL image, a path to an image file (turned as its EXIF orientation says), a
-                uint8 array (H, W, 3), or a uint8 tensor (3, H, W). For video a uint8 array or
-                tensor (T, H, W, 3).
+            image: A path to an image file, the bytes of one, a binary file object, or a PIL
+                image, which all give the same input: turned as the EXIF orientation says, with
+                transparent parts on the preprocessing's background; or a uint8 array (H, W, 3)
+                or a uint8 tensor (3, H, W), taken as it is. For video a uint8 array or tensor
+                (T, H, W, 3).
 
         Returns:
             float32 tensor of shape ``input_shape``, on the CPU.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 Fit = Literal["squash", "cover", "contain"]
+
+_BACKGROUNDS = ("white", "black", "keep")
+_NAMED = {"#ffffff": "white", "#000000": "black"}
+_COLOUR = re.compile("#[0-9a-fA-F]{6}")
+_RANGES = ("auto", "dtype")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,12 @@ class Preprocessing:
         crop_pct: Share of the resized sides that the crop keeps, as timm states it: the resize is
             the crop divided by it and rounded down, at another size of input too. None where the
             resize is a number of its own.
+        background: What is behind transparent parts of an image: "white", "black" or "#rrggbb";
+            "keep" drops the transparency and shows the colours that are stored below it.
+        value_range: Which numbers of an image with more than 8 bits a channel become 0 and 255:
+            (low, high), "dtype" for the whole range of their type, or "auto" for the range that
+            the file states, else that of the type, unless the image uses less than a quarter of
+            it, which is refused. Images of 8 bits stay as they are.
     """
 
     crop: tuple[int, int]
@@ -55,6 +67,8 @@ class Preprocessing:
     fit: Fit = "squash"
     fill: tuple[int, ...] | None = None
     crop_pct: float | None = None
+    background: str = "white"
+    value_range: str | tuple[float, float] = "auto"
 
     def __post_init__(self) -> None:
         """Make tuples of lists, and refuse what no image could be prepared with.
@@ -62,10 +76,11 @@ class Preprocessing:
         Raises:
             PreprocessingError: A size is not positive, the filter is unknown, a number is not
                 finite, a divisor is not above zero, mean and standard deviation differ in length,
-                the fit is unknown or has no (height, width) to fit, the fill is not one pixel, or
-                the share of the crop is not above zero.
+                the fit is unknown or has no (height, width) to fit, the fill is not one pixel, the
+                share of the crop is not above zero, or the background or the range of values is
+                not one.
         """
-        for name in ("crop", "resize", "mean", "std", "fill"):
+        for name in ("crop", "resize", "mean", "std", "fill", "value_range"):
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
@@ -73,6 +88,8 @@ class Preprocessing:
         self._check_numbers()
         self._check_fit()
         self._check_fill()
+        object.__setattr__(self, "background", parse_background(self.background))
+        _check_value_range(self.value_range)
 
     def _check_sizes(self) -> None:
         pairs = [self.crop] + ([self.resize] if isinstance(self.resize, tuple) else [])
@@ -251,6 +268,65 @@ class Preprocessing:
                 f"{data!r} does not describe a preprocessing ({error}). "
                 f"It needs {', '.join(field.name for field in fields(cls))}."
             ) from error
+
+
+def parse_value_range(text: str) -> str | tuple[float, float]:
+    """Read a range of values as the command line writes it.
+
+    Args:
+        text: "auto", "dtype" or "LOW,HIGH".
+
+    Returns:
+        What ``Preprocessing`` takes.
+
+    Raises:
+        PreprocessingError: It is none of these.
+
+    Example:
+        >>> parse_value_range("0,4095")
+        (0.0, 4095.0)
+    """
+    if text in _RANGES:
+        return text
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = math.nan
+    _check_value_range((low, high), text)
+    return low, high
+
+
+def parse_background(background: object) -> str:
+    """Return a background as ``Preprocessing`` records it: one colour has one name.
+
+    Raises:
+        PreprocessingError: It is not a colour.
+
+    Example:
+        >>> parse_background("#FFFFFF"), parse_background("#ffCC00")
+        ('white', '#ffcc00')
+    """
+    if not isinstance(background, str) or not (
+        background in _BACKGROUNDS or _COLOUR.fullmatch(background)
+    ):
+        raise PreprocessingError(
+            f"background={background!r} is not a colour. Pass 'white', 'black', '#rrggbb' such as "
+            "'#ffcc00', or 'keep' to drop the transparency."
+        )
+    colour = background.lower()
+    return _NAMED.get(colour, colour)
+
+
+def _check_value_range(value_range: object, shown: str | None = None) -> None:
+    if value_range in _RANGES:
+        return
+    is_range = isinstance(value_range, tuple) and len(value_range) == 2
+    if not is_range or not _are_numbers(value_range) or value_range[0] >= value_range[1]:  # type: ignore[index]
+        raise PreprocessingError(
+            f"value_range={value_range if shown is None else shown!r} is not a range of values. "
+            "Pass 'auto', 'dtype', or two finite numbers, the lower one first, such as (0, 4095) "
+            "(--value-range 0,4095)."
+        )
 
 
 def _is_positive(size: object) -> bool:

@@ -89,8 +89,8 @@ def png(width: int, height: int, depth: int, colour: int, *chunks: bytes) -> byt
     return PNG + chunk(b"IHDR", header) + b"".join(chunks) + chunk(b"IEND", b"")
 
 
-def deep_rgb() -> bytes:
-    rows = b"".join(b"\0" + bytes(range(40)) * 6 for _ in range(HEIGHT))
+def deep_rgb(numbers: bytes) -> bytes:
+    rows = b"".join(b"\0" + numbers * (WIDTH * 6 // len(numbers)) for _ in range(HEIGHT))
     return png(WIDTH, HEIGHT, 16, 2, chunk(b"IDAT", zlib.compress(rows)))
 
 
@@ -143,6 +143,32 @@ def greedy_tiff() -> bytes:
     return b"II*\0" + struct.pack("<I", 0x7FFFFFF0) + bytes(64)
 
 
+def deep_grey() -> Image.Image:
+    return Image.fromarray(np.resize(np.arange(4096, dtype=np.uint16), (HEIGHT, WIDTH)) * 3)
+
+
+def tagged(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another value, of 16 bits, of a tag that it has."""
+    changed = bytearray(data)
+    start = struct.unpack("<I", data[4:8])[0]
+    for at in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
+        if struct.unpack_from("<H", data, at)[0] == tag:
+            changed[at + 2 : at + 12] = struct.pack("<HIHH", 3, 1, value, 0)
+    return bytes(changed)
+
+
+def white_is_zero() -> bytes:
+    ramp = np.linspace(0, 65_535, WIDTH * HEIGHT).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    return tagged(saved(Image.fromarray(ramp), "TIFF"), 262, 0)
+
+
+def five_channels(kind: str) -> bytes:
+    """A TIFF of five channels of 8 bits, made of a grey one that is five times as wide."""
+    wide = saved(picture("L", width=WIDTH * 5), "TIFF", tiffinfo={277: 1})
+    changed = tagged(tagged(wide, 256, WIDTH), 277, 5)
+    return tagged(changed, 262, 2 if kind == "RGB" else 1)
+
+
 def int_tiff(values: list[int]) -> bytes:
     pixels = np.resize(np.array(values, np.int32), (HEIGHT, WIDTH))
     return saved(Image.fromarray(pixels), "TIFF")
@@ -190,7 +216,14 @@ kind("JPEG with noise in its middle", "jpg", broken_scan)
 kind("1-bit PNG", "png", lambda: saved(picture("1"), "PNG"))
 kind("16-bit grey PNG", "png", lambda: saved(
     Image.fromarray(np.full((HEIGHT, WIDTH), 40_000, np.uint16)), "PNG"))  # fmt: skip
-kind("16-bit colour PNG", "png", deep_rgb)
+kind("16-bit colour PNG", "png", lambda: deep_rgb(bytes(range(240))))
+kind("16-bit colour PNG, values of 12 bits", "png", lambda: deep_rgb(b"\x0f\xff\0\0\x01\0"))
+kind("16-bit grey TIFF, values of 12 bits", "tif", lambda: saved(deep_grey(), "TIFF"))
+kind("16-bit grey TIFF that states 12 bits", "tif", lambda: saved(
+    deep_grey(), "TIFF", tiffinfo={281: 4095}))  # fmt: skip
+kind("16-bit grey TIFF, white is zero", "tif", white_is_zero)
+kind("TIFF of 5 channels", "tif", lambda: five_channels("MinIsBlack"))
+kind("TIFF of 5 channels, RGB and others", "tif", lambda: five_channels("RGB"))
 kind("palette", "png", lambda: saved(picture("P"), "PNG"))
 kind("palette with transparency", "png", lambda: saved(
     picture("P"), "PNG", transparency=bytes(range(256))))  # fmt: skip

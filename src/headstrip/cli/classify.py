@@ -10,6 +10,7 @@ import click
 from headstrip.cli.backbone import backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import json_option, print_json, print_line, warn
+from headstrip.cli.pixels import pixel_options, steps_of, with_pixels
 from headstrip.errors import ImageError, PreprocessingError
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ class Guess:
     "-k", "count", type=click.IntRange(min=1), default=5, show_default=True,
     help="Classes to print for each image.",
 )  # fmt: skip
+@pixel_options
 @json_option
 @click.pass_context
 def command(
     context: click.Context, images: tuple[str, ...], name: str, weights: str,
-    allow_versions: bool, count: int, as_json: bool,
+    allow_versions: bool, count: int, as_json: bool, background: Any, value_range: Any,
 ) -> None:  # fmt: skip
     """Print the likeliest classes of images.
 
@@ -50,6 +52,7 @@ def command(
     bring none. A bad image is told, the others are classified, and the exit code is 1 then.
     """
     encoder = build_image_encoder(context, name, weights, allow_versions)
+    with_pixels(encoder, background, value_range)
     results: list[dict[str, Any]] = []
     for image in images:
         try:
@@ -74,9 +77,9 @@ def _classify(encoder: Encoder, image: str, count: int) -> list[Guess]:
         HeadNotFoundError: The encoder has no head.
         ImageError: The file cannot be read, or the network makes no numbers of it.
     """
-    from headstrip.embed.decode import decode
+    from headstrip.embed.images import read_picture
 
-    ready = encoder.preprocess(decode(image))
+    ready = encoder.preprocess(read_picture(image, steps_of(encoder)))
     device, dtype = encoder.place()
     with encoder.evaluating():
         logits = encoder.logits(ready[None].to(device, dtype))[0].float().cpu()

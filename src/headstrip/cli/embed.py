@@ -14,6 +14,7 @@ import click
 from headstrip.cli.backbone import backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.output import json_option, print_json, print_line, print_lines, warn
+from headstrip.cli.pixels import pixel_options, with_pixels
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def _with(options: list[Decorator], function: Any) -> Any:
     help="Parquet file to write, or .npy with a Parquet file beside it.",
 )  # fmt: skip
 @_settings_options
+@pixel_options
 @_run_options
 @click.option(
     "--calibrate",
@@ -141,7 +143,7 @@ def command(
     context: click.Context, /, source: str, name: str, weights: str, allow_versions: bool,
     out: Path | None, as_json: bool, column: str, image_column: str | None,
     allow_schemes: tuple[str, ...], allow_private: bool, on: str, address: str | None,
-    look: str | None, **asked: Any,
+    look: str | None, background: Any, value_range: Any, **asked: Any,
 ) -> None:  # fmt: skip
     """Embed images into a file.
 
@@ -163,6 +165,7 @@ def command(
     )  # fmt: skip
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
     encoder = build_image_encoder(context, name, weights, allow_versions, asked.pop("device"))
+    with_pixels(encoder, background, value_range)
 
     from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.run import embed_source

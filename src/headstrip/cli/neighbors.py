@@ -12,6 +12,7 @@ import click
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
+from headstrip.cli.pixels import pixel_options, steps_of, with_pixels
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
 
 if TYPE_CHECKING:
@@ -67,11 +68,13 @@ class Query(NamedTuple):
     "--root", metavar="SOURCE", default=".",
     help="Folder, or other source, that was embedded, for the pictures.  [default: where you are]",
 )  # fmt: skip
+@pixel_options
 @json_option
 @click.pass_context
 def command(
     context: click.Context, embeddings: Path, images: tuple[str, ...], count: int, index: Any,
-    weights: str | None, page: Path | None, root: str, as_json: bool,
+    weights: str | None, page: Path | None, root: str, as_json: bool, background: Any,
+    value_range: Any,
 ) -> None:  # fmt: skip
     """Find the images of a file of embeddings that are nearest to others.
 
@@ -91,7 +94,8 @@ def command(
     file = open_embeddings(embeddings)
     library_of(index)
     pictures = None if page is None else _pictures(root)
-    queries = _queries(_encoder(context, file, weights), images)
+    encoder = with_pixels(_encoder(context, file, weights), background, value_range)
+    queries = _queries(encoder, images)
     for query in queries:
         if query.error is not None:
             warn(f"Error: {query.image}: {query.error}")
@@ -167,13 +171,13 @@ def _encoder(context: click.Context, file: EmbeddingsFile, weights: str | None) 
 def _queries(encoder: Encoder, images: tuple[str, ...]) -> list[Query]:
     import numpy as np
 
-    from headstrip.embed.decode import decode
+    from headstrip.embed.images import read_picture
     from headstrip.embed.pictures import thumbnail
 
     queries = []
     for image in images:
         try:
-            picture = decode(image)
+            picture = read_picture(image, steps_of(encoder))
             (embedding,) = encoder.embed([picture], batch_size=1)
             if not np.isfinite(embedding).all() or not embedding.any():
                 raise ImageError("its embedding is zero or not finite.")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headstrip.embed.images import is_file
 from headstrip.errors import PreprocessingError
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ def _is_one(images: Any, axes: int) -> bool:
     """Whether this is one image, or one clip, of so many axes: its rows are not images."""
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim <= axes
-    return isinstance(images, (str, os.PathLike)) or not isinstance(images, Iterable)
+    # Bytes are numbers one by one, and a file is lines.
+    is_encoded = isinstance(images, (bytes, bytearray, memoryview)) or is_file(images)
+    is_path = isinstance(images, (str, os.PathLike))
+    return is_path or is_encoded or not isinstance(images, Iterable)
 
 
 def _batches(images: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -135,7 +135,7 @@ class EncoderUDF:
                 f"The batch has no column {self._column!r}, but {', '.join(map(repr, batch))}. "
                 "Pass column=NAME to EncoderUDF."
             )
-        images = [_image(each) for each in batch[self._column]]
+        images = list(batch[self._column])
         embeddings = self._encoder.embed(images, batch_size=max(1, len(images)))
         return {**batch, self._output: embeddings}
 
@@ -220,14 +220,6 @@ def _on_cpu(encoder: Encoder) -> Encoder:
     """Return an encoder that can be unpickled where there is no GPU."""
     is_there = encoder.place()[0].type == "cpu"
     return encoder if is_there else copy.deepcopy(encoder).cpu()
-
-
-def _image(value: Any) -> Any:
-    if isinstance(value, bytes):
-        from headstrip.embed.decode import decode_bytes
-
-        return decode_bytes(value)
-    return value
 
 
 def _check_ray() -> None:

@@ -12,17 +12,21 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from headstrip.embed.heif import is_heif, open_heif
+from headstrip.embed.sources.items import MAX_BYTES, refuse_size
+from headstrip.embed.tiff import unread_kind
 from headstrip.errors import HeadstripError, ImageError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 """The formats that are read, in Pillow's words. EPS, which runs another program, is not one."""
 
 _ORIENTATION = 0x0112
+_OTHER_ORIENTATIONS = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,14 +66,56 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
 def decode(path: str | os.PathLike[str]) -> Image.Image:
     """Read as ``load_image`` does, with nothing but the reason in the message of its error."""
+    with reasons(), opened_file(path) as file:
+        image = upright(open_image(file))
+    # As Pillow does for a path: who is given the image can ask the file how deep it is.
+    image.filename = os.fsdecode(path)  # type: ignore[attr-defined]
+    return image
+
+
+@contextmanager
+def opened_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open an image file.
+
+    Raises:
+        ImageError: It is not a regular file, is empty, or has more than ``MAX_BYTES``.
+        OSError: It cannot be opened.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        # A pipe would be waited for.
+        raise ImageError("it is no regular file.")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        refuse_size(size)
+        if not size:
+            raise ImageError("the file is empty.")
+        yield file
+
+
+def bytes_of(file: Any, most: int | None = None) -> bytes:
+    """Read a binary file object from its start, and leave its position as it was.
+
+    Args:
+        file: An object with ``read``; one that cannot seek is read from where it is.
+        most: How many bytes to read at most; None reads all of them.
+
+    Raises:
+        ImageError: It cannot be read, has more than ``MAX_BYTES``, or gives text.
+    """
     with reasons():
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            # A pipe would be waited for.
-            raise ImageError("it is no regular file.")
-        with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise ImageError("the file is empty.")
-            return _read(file)
+        can_seek = getattr(file, "seekable", lambda: hasattr(file, "seek"))()
+        position = file.tell() if can_seek else 0
+        if can_seek:
+            file.seek(0)
+        try:
+            data = file.read(MAX_BYTES + 1 if most is None else most)
+        finally:
+            if can_seek:
+                file.seek(position)
+        if isinstance(data, str):
+            raise ImageError("it was opened as text. Open it with mode 'rb'.")
+        refuse_size(len(data))
+        return bytes(data)
 
 
 def decode_bytes(data: bytes) -> Image.Image:
@@ -89,23 +135,46 @@ def decode_bytes(data: bytes) -> Image.Image:
         (2, 1)
     """
     with reasons():
-        if not data:
-            raise ImageError("the file is empty.")
-        return _read(io.BytesIO(data))
+        return upright(open_bytes(data))
 
 
-def decoded(image: Image.Image) -> Image.Image:
-    """Return an image of the caller's own with its pixels read, if its file was not yet.
+def open_bytes(data: bytes, page: int = 0) -> Image.Image:
+    """Read the header of an image file, given as bytes.
+
+    Args:
+        data: All bytes of the file.
+        page: Which page or frame, counted from 0.
 
     Raises:
-        ImageError: They cannot be read.
+        ImageError: There are no bytes, or too many.
     """
-    try:
-        with reasons():
-            image.load()
-    except ImageError as error:
-        raise ImageError(f"The pixels of {image!r} cannot be read: {error}") from error
+    refuse_size(len(data))
+    if not data:
+        raise ImageError("the file is empty.")
+    image = open_image(io.BytesIO(data))
+    if page:
+        try:
+            image.seek(page)
+        except EOFError as error:
+            raise ImageError(f"it has no page or frame {page + 1}.") from error
     return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Read the pixels of an image, and turn it as its EXIF orientation says.
+
+    Returns:
+        The image itself where nothing turns it. Another one has no orientation any more, so that
+        nothing turns it a second time.
+    """
+    _load(image)
+    # Pillow turns a TIFF itself when it loads it, and takes the orientation out.
+    turn = turn_of(image)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    _remove_orientation(turned)
+    return turned
 
 
 @contextmanager
@@ -134,16 +203,43 @@ def _reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _read(file: BinaryIO) -> Image.Image:
-    image = open_image(file)
-    image.load()
-    # Pillow turns a TIFF itself when it loads it, and takes the orientation out.
-    turn = turn_of(image)
-    return image if turn is None else image.transpose(turn)
+def _load(image: Any) -> None:
+    """Read the pixels of an image, those of a TIFF through its file object.
+
+    Pillow maps an uncompressed TIFF that has a name, with the width and height of the turned image,
+    which scrambles the pixels of one that lies on its side.
+    """
+    if not (isinstance(image, TiffImageFile) and image.tile):
+        image.load()
+        return
+    name, image.filename = image.filename, ""
+    try:
+        image.load()
+    finally:
+        image.filename = name
+
+
+def _remove_orientation(image: Image.Image) -> None:
+    """Take the orientation out of an image's metadata, and all of them where they are damaged."""
+    try:
+        exif = image.getexif()
+        exif.pop(_ORIENTATION, None)
+        data = exif.tobytes()
+    except Exception:
+        # Pillow writes EXIF data from what it read, and damaged ones stop it in many ways.
+        data = b""
+    if "exif" in image.info:
+        image.info["exif"] = data
+    for key in _OTHER_ORIENTATIONS:
+        image.info.pop(key, None)
 
 
 def open_image(file: BinaryIO) -> Image.Image:
-    """Read the header of a file, with Pillow's warning of too many pixels as an error."""
+    """Read the header of a file, with Pillow's warning of too many pixels as an error.
+
+    Raises:
+        ImageError: It is a TIFF whose pixels Pillow does not read; the message has their kind.
+    """
     if is_heif(file):
         return open_heif(file)
     Image.init()
@@ -152,13 +248,18 @@ def open_image(file: BinaryIO) -> Image.Image:
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(file, formats=formats)
+        try:
+            return Image.open(file, formats=formats)
+        except UnidentifiedImageError:
+            if (kind := unread_kind(file)) is not None:
+                raise ImageError(kind) from None
+            raise
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
     """Return how an image is turned to be as its EXIF orientation says, None for not at all.
 
-    ``ImageOps.exif_transpose`` writes the EXIF data anew as well, and fails where they are odd.
+    ``ImageOps.exif_transpose`` also rewrites the EXIF data, and fails where they are damaged.
     """
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from headstrip.embed.checksum import checksum_of
-from headstrip.embed.decode import decode_bytes, reasons
+from headstrip.embed.decode import open_bytes, reasons
+from headstrip.embed.modes import in_channels, read_samples, refuse_huge
 from headstrip.embed.pixels import Route, to_pixels, to_pixels_fast
-from headstrip.embed.reduced import decode_reduced
+from headstrip.embed.reduced import decode_reduced, is_jpeg
 from headstrip.embed.shared import Memory, attach
 from headstrip.errors import HeadstripError
 
@@ -104,14 +105,15 @@ def read_into(
         with reasons():
             data = reader.read(item)
             checksum = checksum_of(data)
-            if route == "fast":
+            if route == "fast" and is_jpeg(data):
                 reduced = decode_reduced(data, preprocessing)
                 width, height = reduced.width, reduced.height
                 pixels[...] = to_pixels_fast(reduced, preprocessing)
             else:
-                image = decode_bytes(data)
-                width, height = image.size
-                pixels[...] = to_pixels(image, preprocessing)
+                samples = read_samples(open_bytes(data), preprocessing)
+                width, height = samples.image.size
+                refuse_huge(height, width, preprocessing)
+                pixels[...] = to_pixels(in_channels(samples, preprocessing), preprocessing)
     except HeadstripError as error:
         pixels[...] = 0
         return Outcome(width, height, str(error), checksum)

@@ -10,9 +10,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from headstrip.embed.decode import decoded, load_image
-from headstrip.embed.modes import in_channels, refuse_huge
-from headstrip.errors import PreprocessingError
+from headstrip.embed.decode import (
+    bytes_of,
+    load_image,
+    open_bytes,
+    open_image,
+    opened_file,
+    reasons,
+)
+from headstrip.embed.modes import as_picture, refuse_huge
+from headstrip.errors import ImageError, PreprocessingError
 from headstrip.preprocessing import Preprocessing
 
 __all__ = ["load_image", "to_frames", "to_picture"]
@@ -21,38 +28,69 @@ __all__ = ["load_image", "to_frames", "to_picture"]
 def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor:
     """Turn one image into what ``preprocessing.transform()`` takes.
 
-    An image whose mode differs is converted as Pillow does: transparency is dropped, and grey,
-    palettes, CMYK and YCbCr become RGB. 16-bit grey is scaled to 8 bits, 65535 to 255; pixels of
-    mode ``I`` count as 16-bit.
+    A file and a PIL image of it give the same picture: it is turned as its EXIF orientation says,
+    numbers of more than 8 bits are scaled by ``value_range``, and transparent parts are put on the
+    ``background``; see ``docs/images.md``.
 
     Args:
-        image: A PIL image, taken as it is stored; a path to an image file, turned as its EXIF
-            orientation says; a uint8 array (H, W, 3), (H, W, 1) or (H, W); or a uint8 tensor
-            (C, H, W), whose resize differs from a PIL image's in its last bits.
+        image: A path to an image file; the bytes of one, or a binary file object that has them; a
+            PIL image; a uint8 array (H, W, 3), (H, W, 1) or (H, W); or a uint8 tensor (C, H, W),
+            whose resize differs from a PIL image's in its last bits. Arrays and tensors are taken
+            as they are.
         preprocessing: What the image is for.
 
     Returns:
         A PIL image of mode RGB (L for 1 channel), or the tensor itself.
 
     Raises:
-        PreprocessingError: It is none of these, has no pixels, or would be resized to more
-            pixels than Pillow takes for safe.
+        PreprocessingError: It is none of these, has no pixels, would be resized to more pixels
+            than Pillow takes for safe, or its pixels cannot be 8-bit RGB.
         ImageError: The file cannot be read.
     """
     if isinstance(image, Tensor):
         _check_tensor(image, preprocessing)
         refuse_huge(int(image.shape[-2]), int(image.shape[-1]), preprocessing)
         return image
-    if isinstance(image, (str, os.PathLike)):
-        picture = load_image(image)
-    elif isinstance(image, np.ndarray):
-        picture = _from_array(image)
-    elif isinstance(image, Image.Image):
-        picture = decoded(image)
-    else:
+    if isinstance(image, np.ndarray):
+        return as_picture(_from_array(image), preprocessing)
+    if not (isinstance(image, (*_ENCODED, str, os.PathLike, Image.Image)) or is_file(image)):
         raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")
-    refuse_huge(picture.height, picture.width, preprocessing)
-    return in_channels(picture, preprocessing.channels)
+    try:
+        return read_picture(image, preprocessing)
+    except ImageError as error:
+        if isinstance(image, Image.Image):
+            shown = f"pixels of {image!r}"
+        elif isinstance(image, (str, os.PathLike)):
+            shown = f"image {os.fspath(image)!r}"
+        else:
+            shown = f"image in the {type(image).__name__}"
+        raise ImageError(f"The {shown} cannot be read: {error}") from error
+
+
+def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image:
+    """Read an encoded or a PIL image as ``to_picture`` does, with the reason alone in its error.
+
+    Args:
+        image: A path, bytes, a binary file object or a PIL image.
+        preprocessing: What the image is for.
+
+    Raises:
+        PreprocessingError: Its pixels cannot be used.
+        ImageError: It cannot be read; the message is the reason and nothing else.
+    """
+    with reasons():
+        if isinstance(image, Image.Image):
+            return as_picture(image, preprocessing)
+        if isinstance(image, (str, os.PathLike)):
+            with opened_file(image) as file:
+                return as_picture(open_image(file), preprocessing)
+        data = bytes(image) if isinstance(image, _ENCODED) else bytes_of(image)
+        return as_picture(open_bytes(data), preprocessing)
+
+
+def is_file(value: Any) -> bool:
+    """Whether a value is a file object, or anything else that can be read from."""
+    return callable(getattr(value, "read", None))
 
 
 def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
@@ -93,9 +131,11 @@ def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
     return clip.permute(0, 3, 1, 2)
 
 
+_ENCODED = (bytes, bytearray, memoryview)
 _WANTED = (
-    "Pass a PIL image, a path to an image file, a uint8 array (height, width, 3), "
-    "(height, width, 1) or (height, width), or a uint8 tensor (channels, height, width)."
+    "Pass a PIL image, a path to an image file, the bytes of one, a binary file object, a uint8 "
+    "array (height, width, 3), (height, width, 1) or (height, width), or a uint8 tensor "
+    "(channels, height, width)."
 )
 
 

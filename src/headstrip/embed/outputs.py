@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from headstrip.embed.files import original_path
-from headstrip.embed.sources.items import Item, Reader, is_url
+from headstrip.embed.sources.access import is_url
+from headstrip.embed.sources.items import Item, Reader
 from headstrip.embed.sources.opened import joined
 from headstrip.errors import HeadstripError
 

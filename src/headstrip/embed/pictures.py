@@ -10,12 +10,15 @@ from PIL import Image
 
 from headstrip.embed.decode import decode, decode_bytes
 from headstrip.embed.files import original_path
-from headstrip.embed.modes import in_channels
+from headstrip.embed.modes import as_picture
 from headstrip.embed.sources import Item, Reader, Source
 from headstrip.errors import ImageError, PreprocessingError
+from headstrip.preprocessing import Preprocessing
 
 SIDE = 224
 """Pixels that the longer side of a small picture has at most."""
+
+_SHOWN = Preprocessing(crop=(SIDE, SIDE), resize=None, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 def pictures_of(
@@ -80,7 +83,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
     scale = min(1.0, SIDE / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     try:
-        picture = in_channels(image, 3).resize((width, height), reducing_gap=2.0)
+        picture = as_picture(image, _SHOWN).resize((width, height), reducing_gap=2.0)
     except (PreprocessingError, OSError, ValueError, MemoryError) as error:
         raise ImageError(f"{str(error).rstrip('.')}.") from error
     picture.info = {}

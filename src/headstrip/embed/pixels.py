@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from headstrip.embed.modes import in_channels, refuse_huge
+from headstrip.embed.modes import as_picture, refuse_huge
 
 if TYPE_CHECKING:
     from headstrip.embed.reduced import Reduced
@@ -34,7 +34,7 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Do all steps of a preprocessing that come before the division.
 
     Args:
-        image: An image whose pixels are read, upright.
+        image: An image; ``as_picture`` reads it.
         preprocessing: The steps.
 
     Returns:
@@ -51,8 +51,7 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         >>> to_pixels(Image.new("L", (12, 12), 9), half)[0, 0].tolist()
         [9, 9, 9]
     """
-    refuse_huge(image.height, image.width, preprocessing)
-    picture = in_channels(image, preprocessing.channels)
+    picture = as_picture(image, preprocessing)
     height, width = preprocessing.resized(picture.height, picture.width)
     if picture.size != (width, height):
         picture = picture.resize((width, height), _FILTERS[preprocessing.interpolation])
@@ -88,7 +87,7 @@ def to_pixels_fast(reduced: Reduced, preprocessing: Preprocessing) -> np.ndarray
     end_x, end_y = min(x + right * across, far_x), min(y + lower * down, far_y)
     box = (x + left * across, y + upper * down, end_x, end_y)
     size = (right - left, lower - upper)
-    picture = in_channels(reduced.image, preprocessing.channels)
+    picture = as_picture(reduced.image, preprocessing)
     picture = picture.resize(size, _FILTERS[preprocessing.interpolation], box)
     return on_canvas(np.asarray(picture), preprocessing)
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from headstrip.embed.decode import decode_bytes, open_image, reasons, turn_of
+from headstrip.embed.decode import open_bytes, open_image, reasons, turn_of, upright
+from headstrip.embed.modes import as_picture
 
 if TYPE_CHECKING:
     from headstrip.preprocessing import Preprocessing
@@ -53,7 +54,7 @@ def decode_reduced(data: bytes, preprocessing: Preprocessing) -> Reduced:
     """Read the bytes of an image file, a large JPEG at a half, a quarter or an eighth of its size.
 
     The decoder then computes that many pixels only (libjpeg's scaled inverse DCT). All other
-    images are read as ``decode_bytes`` reads them.
+    images are read as ``as_picture`` reads them.
 
     Args:
         data: All bytes of the file.
@@ -64,13 +65,19 @@ def decode_reduced(data: bytes, preprocessing: Preprocessing) -> Reduced:
         The image.
 
     Raises:
-        ImageError: As ``decode_bytes`` raises it.
+        ImageError: The file cannot be read; the message is the reason and nothing else.
+        PreprocessingError: Its pixels cannot be used.
     """
-    if data[:2] == b"\xff\xd8":
-        with reasons():
+    with reasons():
+        if is_jpeg(data):
             return _read_jpeg(data, preprocessing)
-    image = decode_bytes(data)
-    return Reduced(image, *image.size, (0, 0, *image.size))
+        image = as_picture(open_bytes(data), preprocessing)
+        return Reduced(image, *image.size, (0, 0, *image.size))
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Whether the bytes of a file begin as a JPEG does."""
+    return data[:2] == b"\xff\xd8"
 
 
 def _read_jpeg(data: bytes, preprocessing: Preprocessing) -> Reduced:
@@ -84,10 +91,9 @@ def _read_jpeg(data: bytes, preprocessing: Preprocessing) -> Reduced:
         drafted = image.draft(None, least[::-1] if turn in SIDES_SWAPPED else least)
         box = box if drafted is None else drafted[1]
     image.load()
-    if turn is None:
-        return Reduced(image, width, height, box)
-    box = _turned(box, image.size, turn)
-    return Reduced(image.transpose(turn), width, height, box)
+    if turn is not None:
+        box = _turned(box, image.size, turn)
+    return Reduced(upright(image), width, height, box)
 
 
 def _least(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int] | None:

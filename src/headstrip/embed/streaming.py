@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from headstrip.atomic import written_beside
 from headstrip.embed.checksum import checksum_of
-from headstrip.embed.decode import decode_bytes
+from headstrip.embed.decode import bytes_of
 from headstrip.embed.described import environment_of, metadata_for, origin_of
 from headstrip.embed.files import writing
-from headstrip.embed.images import to_picture
+from headstrip.embed.images import is_file, read_picture, to_picture
 from headstrip.embed.layout import forward_of, lay_out
 from headstrip.embed.options import Options
 from headstrip.embed.outputs import OwnFiles, root_of
@@ -154,10 +154,15 @@ def _rows(
     for slot, (item, image) in enumerate(batch):
         try:
             data = source.reader().read(item) if image is None else image
+            if is_file(data):
+                data = bytes_of(data)
             if isinstance(data, bytes):
                 rows.checksums[slot] = checksum_of(data)
-                data = decode_bytes(data)
-            picture: Any = to_picture(data, preprocessing)
+            picture: Any
+            if isinstance(data, np.ndarray):
+                picture = to_picture(data, preprocessing)
+            else:
+                picture = read_picture(data, preprocessing)
             rows.widths[slot], rows.heights[slot] = picture.size
             pixels[slot] = to_pixels(picture, preprocessing)
         except (ImageError, PreprocessingError) as error:

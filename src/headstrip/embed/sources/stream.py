@@ -16,7 +16,7 @@ from headstrip.errors import HeadstripError
 
 
 class StreamSource:
-    """Paths, encoded bytes, PIL images or arrays out of an iterable, each held until the next.
+    """Paths, bytes, file objects, PIL images or arrays of an iterable, each held until the next.
 
     A path is named as it was written, anything else by its number, which starts at
     ``000000001``. Nothing here remembers names, so a path that comes twice is two rows.
@@ -35,6 +35,7 @@ class StreamSource:
             HeadstripError: It is one image, or cannot be gone through.
         """
         is_one = isinstance(images, (bytes, bytearray, memoryview, Image.Image))
+        is_one = is_one or _is_file(images)
         if is_one or (isinstance(images, np.ndarray) and images.ndim < 4):
             raise HeadstripError(
                 f"The source is one image (a {type(images).__name__}). Put it in a list."
@@ -68,12 +69,13 @@ class StreamSource:
             if isinstance(image, (bytes, bytearray, memoryview)):
                 content = bytes(image)
                 yield Item(name, len(content), 0), content
-            elif isinstance(image, (Image.Image, np.ndarray)):
+            elif isinstance(image, (Image.Image, np.ndarray)) or _is_file(image):
                 yield Item(name, 0, 0), image
             else:
                 raise HeadstripError(
                     f"Image {number} of the iterable is a {type(image).__name__}. Pass paths, PIL "
-                    "images, uint8 arrays (height, width, 3) or bytes of image files."
+                    "images, uint8 arrays (height, width, 3), bytes of image files or binary file "
+                    "objects."
                 )
 
     def items(self) -> Iterator[Item]:
@@ -83,3 +85,7 @@ class StreamSource:
     def reader(self) -> RowReader:
         """Return what reads those that are paths."""
         return RowReader(self._root, self._access)
+
+
+def _is_file(value: Any) -> bool:
+    return callable(getattr(value, "read", None))

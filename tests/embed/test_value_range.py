@@ -1,0 +1,226 @@
+"""Images with more than 8 bits a channel: their black and white are stated, named, or asked for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.embed.conftest import tiny_encoder
+from tests.embed.deep_images import png, ppm, tiff
+
+from headstrip import HeadstripError, ImageError, Preprocessing, PreprocessingError
+from headstrip.embed.images import load_image, to_picture
+from headstrip.embed.run import embed_source
+from headstrip.preprocessing import parse_value_range
+
+STEPS = Preprocessing(crop=(8, 8), resize=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+GREY = np.random.default_rng(0).permutation(np.arange(42) * 6).astype(np.uint8).reshape(6, 7)
+COLOUR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=-1)
+GREY[0, 0], GREY[0, 1] = 0, 255
+
+
+def deepened(values: np.ndarray, bits: int = 16) -> np.ndarray:
+    """The same picture in more bits, in the type that holds them."""
+    most = (1 << bits) - 1
+    kind = np.uint16 if bits <= 16 else np.uint32
+    return np.round(values.astype(np.float64) * most / 255).astype(kind)
+
+
+def seen(image: Any, **changes: Any) -> np.ndarray:
+    return np.asarray(to_picture(image, replace(STEPS, **changes)))
+
+
+def three(values: np.ndarray) -> np.ndarray:
+    return np.stack([values] * 3, axis=-1) if values.ndim == 2 else values
+
+
+def refusal(image: Any, **changes: Any) -> str:
+    with pytest.raises(HeadstripError) as caught:
+        seen(image, **changes)
+    return str(caught.value)
+
+
+def white_zero(values: np.ndarray) -> np.ndarray:
+    return values.max(initial=0) - values
+
+
+WHOLE: dict[str, Callable[[], bytes]] = {
+    "grey TIFF": lambda: tiff(deepened(GREY), photometric=1),
+    "big-endian TIFF": lambda: tiff(deepened(GREY), photometric=1, order=">"),
+    "colour TIFF": lambda: tiff(deepened(COLOUR), photometric=2),
+    "big-endian colour TIFF": lambda: tiff(deepened(COLOUR), photometric=2, order=">"),
+    "TIFF, white is zero": lambda: tiff(65535 - deepened(GREY), photometric=0),
+    "signed TIFF": lambda: tiff(
+        (deepened(GREY).astype(np.int32) - 32768).astype(np.int16), photometric=1),
+    "unsigned TIFF of 32 bits": lambda: tiff(deepened(GREY, 32), photometric=1),
+    "signed TIFF of 32 bits": lambda: tiff(
+        (deepened(GREY, 32).astype(np.int64) - (1 << 31)).astype(np.int32), photometric=1),
+    "32 bits that hold 16": lambda: tiff(deepened(GREY).astype(np.int32), photometric=1),
+    "grey PNG": lambda: png(deepened(GREY)),
+    "colour PNG": lambda: png(deepened(COLOUR)),
+    "PGM": lambda: ppm(deepened(GREY), 65535),
+    "PPM": lambda: ppm(deepened(COLOUR), 65535),
+    "TIFF that states 12 bits": lambda: tiff(
+        deepened(GREY, 12), photometric=1, tags=[(281, "H", [4095])]),
+    "TIFF that states 10 bits of signed numbers": lambda: tiff(
+        deepened(GREY, 10).astype(np.int16) - 512, photometric=1,
+        tags=[(340, "h", [-512]), (341, "h", [511])]),
+    "colour TIFF that states 12 bits": lambda: tiff(
+        deepened(COLOUR, 12), photometric=2, tags=[(280, "H", [0] * 3), (281, "H", [4095] * 3)]),
+    "TIFF of floats that states 0 to 1": lambda: tiff(
+        (GREY / 255).astype(np.float32), photometric=1, tags=[(340, "f", [0]), (341, "f", [1])]),
+    "PGM of 12 bits": lambda: ppm(deepened(GREY, 12), 4095),
+    "PPM of 12 bits": lambda: ppm(deepened(COLOUR, 12), 4095),
+}  # fmt: skip
+"""Files that say what is black and white, or use the whole of their type."""
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_picture_in_more_bits_gives_the_pixels_that_it_has_in_eight(kind: str) -> None:
+    data = WHOLE[kind]()
+    expected = three(COLOUR if "colour" in kind or "PPM" in kind else GREY)
+    assert np.abs(seen(data).astype(int) - expected).max() <= (1 if "10" in kind else 0)
+    assert np.array_equal(seen(Image.open(io.BytesIO(data))), seen(data))
+
+
+NARROW: dict[str, Callable[[], bytes]] = {
+    "grey TIFF": lambda: tiff(deepened(GREY, 12), photometric=1),
+    "big-endian TIFF": lambda: tiff(deepened(GREY, 12), photometric=1, order=">"),
+    "colour TIFF": lambda: tiff(deepened(COLOUR, 12), photometric=2),
+    "big-endian colour TIFF": lambda: tiff(deepened(COLOUR, 12), photometric=2, order=">"),
+    "TIFF, white is zero": lambda: tiff(4095 - deepened(GREY, 12), photometric=0),
+    "signed TIFF": lambda: tiff(deepened(GREY, 12).astype(np.int16), photometric=1),
+    "TIFF of 32 bits": lambda: tiff(deepened(GREY, 12).astype(np.uint32), photometric=1),
+    "TIFF of floats": lambda: tiff(deepened(GREY, 12).astype(np.float32), photometric=1),
+    "grey PNG": lambda: png(deepened(GREY, 12)),
+    "colour PNG": lambda: png(deepened(COLOUR, 12)),
+    "PNG with alpha": lambda: png(
+        np.concatenate([deepened(COLOUR, 12), np.full((6, 7, 1), 65535, np.uint16)], axis=-1)),
+    "grey PNG with alpha": lambda: png(
+        np.stack([deepened(GREY, 12), np.full((6, 7), 65535, np.uint16)], axis=-1)),
+    "PGM": lambda: ppm(deepened(GREY, 12), 65535),
+    "PPM": lambda: ppm(deepened(COLOUR, 12), 65535),
+}  # fmt: skip
+"""12 bits in files that do not say so."""
+
+
+@pytest.mark.parametrize("kind", NARROW)
+def test_twelve_bits_that_nothing_states_are_refused_and_read_when_they_are_named(
+    kind: str,
+) -> None:
+    data = NARROW[kind]()
+    assert "value_range=(0, 4095)" in refusal(data) or "floating point" in refusal(data)
+    is_colour = "olour" in kind or "PPM" in kind or kind == "PNG with alpha"
+    expected = three(COLOUR if is_colour else GREY)
+    assert np.array_equal(seen(data, value_range=(0, 4095)), expected)
+    lazy = Image.open(io.BytesIO(data))
+    assert np.array_equal(seen(lazy, value_range=(0, 4095)), expected)
+    assert refusal(Image.open(io.BytesIO(data))) == refusal(data)
+
+
+@pytest.mark.parametrize("kind", ["colour TIFF", "colour PNG", "PNG with alpha"])
+def test_colour_whose_lower_bits_pillow_has_dropped_is_never_nearly_black(kind: str) -> None:
+    image = Image.open(io.BytesIO(NARROW[kind]()))
+    image.load()
+    assert "use too little" in refusal(image)
+    assert "Pass the path or the bytes" in refusal(image, value_range=(0, 4095))
+
+
+def test_dtype_takes_the_whole_range_of_the_type_unasked() -> None:
+    dark = seen(tiff(deepened(GREY, 12), photometric=1), value_range="dtype")
+    assert np.array_equal(dark, three(np.round(deepened(GREY, 12) / 257).astype(np.uint8)))
+    assert "floating point" in refusal(Image.new("F", (4, 4)), value_range="dtype")
+
+
+def test_values_beyond_the_range_are_clipped_and_white_stays_zero() -> None:
+    values = np.array([[0, 100, 200, 300, 65535]], np.uint16)
+    for photometric, expected in ((1, [0, 0, 128, 255, 255]), (0, [255, 255, 127, 0, 0])):
+        found = seen(tiff(values, photometric=photometric), value_range=(100, 300))
+        assert found[0, :, 0].tolist() == expected
+
+
+def test_a_file_whose_values_leave_what_it_states_is_refused() -> None:
+    told = refusal(tiff(deepened(GREY), photometric=1, tags=[(281, "H", [4095])]))
+    assert "states that its values are 0 to 4095, and they are 0 to 65535" in told
+
+
+def test_one_shade_is_refused_only_where_its_range_would_change_it() -> None:
+    for value, shade in ((0, 0), (40_000, 156), (65_535, 255)):
+        assert (seen(Image.fromarray(np.full((4, 4), value, np.uint16))) == shade).all()
+    assert "use too little" in refusal(Image.fromarray(np.full((4, 4), 4000, np.uint16)))
+
+
+def test_images_of_8_bits_keep_their_values_whatever_the_range() -> None:
+    for image in (Image.fromarray(GREY), Image.fromarray(COLOUR)):
+        assert np.array_equal(seen(image, value_range=(0, 4095)), three(np.asarray(image)))
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    values = np.array([[0, np.nan]], np.float32)
+    assert "not finite" in refusal(Image.fromarray(values), value_range=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "photometric", "planes", "told"),
+    [
+        (np.zeros((4, 4, 5), np.uint8), 1, 1, "it is a TIFF of 5 channels"),
+        (np.zeros((4, 4, 8), np.uint16), 1, 1, "it is a TIFF of 8 channels"),
+        (np.zeros((4, 4, 5), np.uint8), 2, 1, "it is a TIFF of 5 channels"),
+        (np.zeros((4, 4, 3), np.float32), 2, 1, "3 channels of 32 bits (floating point"),
+        (np.zeros((4, 4, 2), np.uint16), 1, 1, "2 channels of 16 bits (unsigned integers"),
+        (np.zeros((4, 4, 3), np.uint16), 2, 2, "stored plane by plane"),
+    ],
+)
+def test_a_tiff_that_cannot_be_shown_says_what_it_has(
+    values: np.ndarray, photometric: int, planes: int, told: str
+) -> None:
+    said = refusal(tiff(values, photometric=photometric, planes=planes))
+    assert told in said
+    assert "none of the formats" not in said
+
+
+def test_the_choice_is_read_as_it_is_written() -> None:
+    assert parse_value_range("auto") == "auto"
+    assert parse_value_range("-1000,3000.5") == (-1000.0, 3000.5)
+    for text in ("", "1", "5,5", "9,1", "0,inf", "nan,1", "1,2,3", "full"):
+        with pytest.raises(PreprocessingError, match="is not a range of values"):
+            parse_value_range(text)
+    with pytest.raises(PreprocessingError, match="is not a range of values"):
+        replace(STEPS, value_range=(1, "2"))  # type: ignore[arg-type]
+
+
+def test_a_range_is_recorded_and_the_usual_one_changes_no_identity() -> None:
+    encoder = tiny_encoder()
+    before = encoder.fingerprint.identity
+    assert encoder.preprocessing is not None
+    assert "value_range" not in encoder.preprocessing.to_json()
+    encoder.preprocessing = replace(encoder.preprocessing, value_range=(0, 4095))
+    assert encoder.fingerprint.identity != before
+    assert Preprocessing.from_json(encoder.preprocessing.to_json()) == encoder.preprocessing
+
+
+def test_rows_of_another_range_are_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tif").write_bytes(NARROW["grey TIFF"]())
+    encoder, out = tiny_encoder(), tmp_path / "out.parquet"
+    report = embed_source(encoder, tmp_path / "in", out)
+    assert "--value-range 0,4095" in report.failed["a.tif"]
+    assert encoder.preprocessing is not None
+    encoder.preprocessing = replace(encoder.preprocessing, value_range=(0, 4095))
+    with pytest.raises(HeadstripError, match="value_range"):
+        embed_source(encoder, tmp_path / "in", out)
+    assert not embed_source(encoder, tmp_path / "in", tmp_path / "new.parquet").bad
+
+
+def test_a_file_is_read_again_as_it_was_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(WHOLE["TIFF that states 12 bits"]())
+    assert np.array_equal(seen(load_image(path)), seen(path))
+    with pytest.raises(ImageError, match="the file is empty"):
+        seen(b"")
