@@ -18,13 +18,7 @@ from torch.nn import functional as F
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-_ELEMENTWISE = frozenset({
-    F.relu, F.relu6, F.elu, F.selu, F.celu, F.leaky_relu, F.gelu, F.silu, F.mish, F.hardtanh,
-    F.hardswish, F.hardsigmoid, F.softplus, F.softmax, F.log_softmax, F.normalize, F.dropout,
-    F.dropout2d, F.dropout3d, F.alpha_dropout, torch.relu, torch.sigmoid, torch.tanh,
-    torch.softmax, torch.nn.functional.sigmoid, torch.nn.functional.tanh, Tensor.relu,
-    Tensor.sigmoid, Tensor.tanh, Tensor.softmax,
-})  # fmt: skip
+_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 
 class ByShape(TorchFunctionMode):
@@ -58,15 +52,45 @@ def twin(x: Tensor) -> Tensor:
 
 
 def _is_meta(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_meta and value.is_floating_point()
+    return isinstance(value, Tensor) and value.is_meta and value.dtype in _DTYPES
 
 
-def _elementwise(x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
-    # A dtype, or an `out`, asks for something else than the input's twin.
-    if kwargs.get("dtype") is not None or kwargs.get("out") is not None:
+def _are_like(x: Tensor, others: Iterable[Any]) -> bool:
+    """Whether all are on meta and of the dtype of ``x``; None stands for what is left out."""
+    return all(one is None or (_is_meta(one) and one.dtype == x.dtype) for one in others)
+
+
+def _pointwise(x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+    # A tensor, `out` for example, or a dtype asks for something else than the input's twin.
+    if any(isinstance(value, (Tensor, torch.dtype)) for value in (*args, *kwargs.values())):
         return None
     # The flag may stand in any place; writing in place or not has the same shape either way.
     return x if kwargs.get("inplace") else twin(x)
+
+
+def _softmax(x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor | None:
+    # Its output is contiguous, whatever the input is.
+    found = _pointwise(x, *args, **kwargs) if _is_axis(x, dim) else None
+    return None if found is None else torch.empty(x.shape, dtype=x.dtype, device="meta")
+
+
+def _normalize(
+    x: Tensor, p: Any = 2.0, dim: Any = 1, *args: Any, **kwargs: Any
+) -> Tensor | None:  # fmt: skip
+    return _pointwise(x, *args, **kwargs) if _is_axis(x, dim) else None
+
+
+def _is_axis(x: Tensor, dim: Any) -> bool:
+    return isinstance(dim, int) and -x.ndim <= dim < x.ndim
+
+
+def _dropout(
+    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor | None:  # fmt: skip
+    if not 0 <= p <= 1:
+        return None
+    # In eval mode torch gives the input itself.
+    return twin(x) if training and not inplace else x
 
 
 def _batch_norm(
@@ -75,32 +99,39 @@ def _batch_norm(
     *args: Any, **kwargs: Any,
 ) -> Tensor | None:  # fmt: skip
     own = (running_mean, running_var, weight, bias)
-    fits = x.ndim > 1 and all(one is None or one.shape == (x.shape[1],) for one in own)
-    return twin(x) if fits and not training and running_mean is not None else None
+    if x.ndim < 2 or training or running_mean is None or running_var is None:
+        return None
+    fits = all(one is None or one.shape == (x.shape[1],) for one in own)
+    return twin(x) if fits and _are_like(x, own) else None
 
 
 def _layer_norm(
-    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, *args: Any,
-    **kwargs: Any,
+    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None,
+    bias: Tensor | None = None, *args: Any, **kwargs: Any,
 ) -> Tensor | None:  # fmt: skip
-    shape = tuple(normalized_shape)
+    shape, own = tuple(normalized_shape), (weight, bias)
     fits = shape and tuple(x.shape[-len(shape) :]) == shape
-    if not fits or (weight is not None and (tuple(weight.shape) != shape)):
+    if not fits or not all(one is None or tuple(one.shape) == shape for one in own):
         return None
-    return torch.empty(x.shape, dtype=x.dtype, device="meta")
+    return torch.empty(x.shape, dtype=x.dtype, device="meta") if _are_like(x, own) else None
 
 
-def _group_norm(x: Tensor, num_groups: int, *args: Any, **kwargs: Any) -> Tensor | None:
-    fits = x.ndim > 1 and x.shape[1] % num_groups == 0
-    return twin(x) if fits and x.ndim == 4 else None
+def _group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
+    *args: Any, **kwargs: Any,
+) -> Tensor | None:  # fmt: skip
+    own = (weight, bias)
+    if x.ndim != 4 or num_groups < 1 or x.shape[1] % num_groups or x.numel() == num_groups:
+        return None
+    plain = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    fits = plain and all(one is None or one.shape == (x.shape[1],) for one in own)
+    return twin(x) if fits and _are_like(x, own) else None
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    if not _is_meta(weight) or weight.ndim != 2 or x.ndim < 2:
+    if not _are_like(x, (weight, bias)) or weight.ndim != 2 or x.ndim < 2:
         return None
-    fits = x.shape[-1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
-    same = x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype)
-    if not fits or not same:
+    if x.shape[-1] != weight.shape[1] or (bias is not None and bias.shape != weight.shape[:1]):
         return None
     return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device="meta")
 
@@ -109,19 +140,21 @@ def _conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1,
 ) -> Tensor | None:  # fmt: skip
-    if x.ndim != 4 or not _is_meta(weight) or weight.ndim != 4 or isinstance(padding, str):
+    if x.ndim != 4 or not _are_like(x, (weight, bias)) or weight.ndim != 4:
+        return None
+    jumps, pads, steps = _pair(stride), _pair(padding), _pair(dilation)
+    if jumps is None or pads is None or steps is None:
+        return None
+    if min(*jumps, *steps, groups) < 1 or min(pads) < 0:
         return None
     fits = x.shape[1] == weight.shape[1] * groups and weight.shape[0] % groups == 0
-    same = x.dtype == weight.dtype and (
-        bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype)
-    )
     sides = [
         (side + 2 * pad - step * (kernel - 1) - 1) // jump + 1
         for side, kernel, jump, pad, step in zip(
-            x.shape[2:], weight.shape[2:], *map(_pair, (stride, padding, dilation)), strict=True
+            x.shape[2:], weight.shape[2:], jumps, pads, steps, strict=True
         )
     ]
-    if not fits or not same or min(sides) < 1:
+    if not fits or min(sides) < 1 or (bias is not None and bias.shape != weight.shape[:1]):
         return None
     last = torch.channels_last
     order = torch.contiguous_format if x.is_contiguous() else last
@@ -131,38 +164,84 @@ def _conv2d(
     return torch.empty(shape, dtype=x.dtype, device="meta", memory_format=order)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    one, other = (value, value) if isinstance(value, int) else value * (2 // len(value))
-    return one, other
+def _pair(value: Any) -> tuple[int, int] | None:
+    """Return a number for each axis; None for what is no such number, ``"same"`` for example."""
+    if isinstance(value, int):
+        return value, value
+    if not isinstance(value, (tuple, list)) or len(value) not in {1, 2}:
+        return None
+    return value[0], value[-1]
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any,
-    **kwargs: Any,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, **kwargs: Any,
 ) -> Any:  # fmt: skip
     fits = (
-        query.ndim == 4
+        _are_like(query, (key, value))
+        and query.ndim == key.ndim == value.ndim == 4
         and query.shape[:2] == key.shape[:2] == value.shape[:2]
         and query.shape[-1] == key.shape[-1]
         and key.shape[-2] == value.shape[-2]
-        and query.dtype == key.dtype == value.dtype
-        and (attn_mask is None or attn_mask.shape[-2:] == (query.shape[-2], key.shape[-2]))
     )
-    return query.new_empty((*query.shape[:-1], value.shape[-1])) if fits else None
+    if not fits or (attn_mask is not None and (is_causal or not _is_mask(attn_mask, query, key))):
+        return None
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
+def _is_mask(mask: Tensor, query: Tensor, key: Tensor) -> bool:
+    """Whether a mask goes with all scores, of shape (N, heads, length, length of the keys)."""
+    scores = (*query.shape[:-1], key.shape[-2])
+    fits = mask.ndim >= 2 and all(
+        one in {1, side} for one, side in zip(mask.shape[::-1], scores[::-1], strict=False)
+    )
+    return mask.ndim <= 4 and fits and mask.is_meta and mask.dtype in {torch.bool, query.dtype}
 
 
 def _multi_head_attention(
-    query: Tensor, key: Tensor, value: Tensor, embed_dim: int, *args: Any, **kwargs: Any
-) -> Any:
-    # Length, batch and width; with the weights asked for, torch has more to answer.
-    fits = query.ndim == 3 and query.shape == key.shape == value.shape
-    if not fits or query.shape[-1] != embed_dim or kwargs.get("need_weights", True):
+    query: Tensor, key: Tensor, value: Tensor, embed_dim_to_check: int, num_heads: int,
+    in_proj_weight: Tensor | None, in_proj_bias: Tensor | None, bias_k: Tensor | None,
+    bias_v: Tensor | None, add_zero_attn: bool, dropout_p: float, out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None, training: bool = True, key_padding_mask: Tensor | None = None,
+    need_weights: bool = True, attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False, q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None, v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None, static_v: Tensor | None = None, **kwargs: Any,
+) -> Any:  # fmt: skip
+    # Length, batch and width. With more than that to see to, torch answers.
+    rest = (bias_k, bias_v, key_padding_mask, attn_mask, static_k, static_v)
+    if query.ndim != 3 or need_weights or any(one is not None for one in rest):
         return None
-    return query.new_empty(query.shape), None
+    width, separate = query.shape[-1], (q_proj_weight, k_proj_weight, v_proj_weight)
+    projected = separate if use_separate_proj_weight else (in_proj_weight,)
+    rows = width if use_separate_proj_weight else 3 * width
+    fits = (
+        query.shape == key.shape == value.shape
+        and embed_dim_to_check == width
+        and num_heads > 0
+        and width % num_heads == 0
+        and all(one is not None and one.shape == (rows, width) for one in projected)
+        and (in_proj_bias is None or in_proj_bias.shape == (3 * width,))
+        and out_proj_weight.ndim == 2
+        and out_proj_weight.shape[1] == width
+        and (out_proj_bias is None or out_proj_bias.shape == out_proj_weight.shape[:1])
+        and _are_like(query, (key, value, *projected, in_proj_bias, out_proj_weight, out_proj_bias))
+    )
+    # The last projection may be to another width, as in CLIP's pooling.
+    shape = (*query.shape[:2], out_proj_weight.shape[0])
+    return (query.new_empty(shape), None) if fits else None
 
 
+_POINTWISE = (
+    F.relu, F.relu6, F.elu, F.selu, F.celu, F.leaky_relu, F.gelu, F.silu, F.mish, F.hardtanh,
+    F.hardswish, F.hardsigmoid, F.softplus, F.sigmoid, F.tanh, torch.relu, torch.sigmoid,
+    torch.tanh, Tensor.relu, Tensor.sigmoid, Tensor.tanh,
+)  # fmt: skip
 _ANSWERS: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(_POINTWISE, _pointwise),
+    **dict.fromkeys((F.softmax, F.log_softmax, torch.softmax, Tensor.softmax), _softmax),
+    F.normalize: _normalize,
+    F.dropout: _dropout,
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
     F.group_norm: _group_norm,
