@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headstrip.dtypes import computing_dtype
 from headstrip.errors import HeadNotFoundError, PreprocessingError
 from headstrip.guarded import Guarded
-from headstrip.predictors import Predictors
+from headstrip.predictors import Predictors, check_predictors
 from headstrip.preprocessing import Preprocessing
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Law
@@ -167,6 +167,28 @@ class Encoder(Guarded):
 
         return embed_images(self, images, batch_size)
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load values of backbone, head and predictors, those by the names of their attributes.
+
+        Args:
+            state_dict: What ``state_dict()`` of such an encoder gave.
+            strict: Whether the keys must be the same.
+            assign: As in ``torch.nn.Module.load_state_dict``.
+
+        Returns:
+            The missing and the unexpected keys, as every module does.
+
+        Raises:
+            WeightsError: The predictors are others; see ``Predictors.load_state_dict``. No value
+                has changed then.
+            RuntimeError: The keys or shapes of the backbone or the head are others.
+        """
+        if self.predictors is None or isinstance(self.predictors, Predictors):
+            check_predictors(self.predictors, state_dict, "predictors.", strict)
+        return super().load_state_dict(state_dict, strict, assign)
+
     def freeze(self) -> Encoder:
         """Stop the backbone from training: no gradients, and eval mode that survives ``train()``.
 
@@ -238,10 +260,13 @@ class Encoder(Guarded):
     def manifest(self) -> dict[str, Any]:
         """Write down what the encoder is made of; ``build_encoder`` makes the same one of it.
 
+        It has no values of predictors: a ``UserWarning`` says so where they were trained.
+
         Returns:
             Plain JSON values: the name, the weights and their sha256, the options, the
-            preprocessing, the dtype, the identity of the fingerprint, the names and classes of
-            the predictors, and the versions of what computes. See ``docs/reproducibility.md``.
+            preprocessing, the dtype, the identity of the fingerprint, a hash of the head, whether
+            the backbone is frozen, the names and classes of the predictors and whether they were
+            trained, and the versions of what computes. See ``docs/reproducibility.md``.
 
         Raises:
             ManifestError: A predictor has no number of classes.

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from typing import Any
+from urllib.parse import unquote
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from headstrip.errors import WeightsError
+
+_BY_POSITION = re.compile(r"[0-9]+")
+# torch keeps values of its own under such names, and refuses to where a module has the name.
+_TAKEN = re.compile(r"_.*|training|names", re.DOTALL)
+# The types that predictors are trained and stored in.
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Predictors(nn.ModuleList):
-    """Linear predictors with a name each, so that an attribute may be called ``type`` or ``a.b``.
+class Predictors(nn.Module):
+    """Linear predictors, each with the name of its attribute.
+
+    The name is part of the keys of the state dict, ``colour.weight``. An attribute may have any
+    name, such as ``type`` or ``a.b``: ``key_of`` says how the keys write it.
 
     Attributes:
         names: The attributes, in the order of the modules.
@@ -24,15 +40,35 @@ class Predictors(nn.ModuleList):
             classes: Number of classes of each attribute.
         """
         check_classes(classes)
-        super().__init__(nn.Linear(dim, count) for count in classes.values())
+        super().__init__()
         self.names = list(classes)
+        for name, count in classes.items():
+            # add_module refuses the names of methods, such as "type".
+            self._modules[key_of(name)] = nn.Linear(dim, count)
+        self._initial: frozenset[str] = frozenset()
         init_predictors(self)
 
-    def __getitem__(self, idx: int | slice) -> Any:
-        # nn.ModuleList would make the part of this class, which is more than a list of modules.
-        return (
-            nn.ModuleList(list(self)[idx]) if isinstance(idx, slice) else super().__getitem__(idx)
-        )
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self._modules.values())  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int | str | slice) -> Any:
+        if isinstance(index, slice):
+            return nn.ModuleList(list(self)[index])
+        return self._modules[self._key(index)]
+
+    def __setitem__(self, index: int | str, module: nn.Module) -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"A predictor must be a torch.nn.Module, got {module!r:.100}.")
+        self._modules[self._key(index)] = module
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # Pickles of earlier versions have the modules under their positions.
+        self._modules = dict(zip(map(key_of, self.names), self._modules.values(), strict=True))
+        self.__dict__.setdefault("_initial", frozenset())
 
     def named(self) -> dict[str, nn.Module]:
         """Return the predictor of each attribute."""
@@ -41,6 +77,201 @@ class Predictors(nn.ModuleList):
     def predict(self, embedding: Tensor) -> dict[str, Tensor]:
         """Map an embedding (N, dim) to the logits (N, classes) of each attribute."""
         return {name: module(embedding) for name, module in self.named().items()}
+
+    @property
+    def trained(self) -> bool:
+        """Whether the values differ from the initial ones by more than a change of dtype."""
+        return _digest(self, torch.float64) not in self._initial
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load values by the names of the attributes.
+
+        Keys by position, as earlier versions wrote them and as an ``nn.ModuleList`` has them,
+        load where the shapes say which attribute each one belongs to.
+
+        Args:
+            state_dict: Tensors by key.
+            strict: Whether the attributes must be the same.
+            assign: As in ``torch.nn.Module.load_state_dict``.
+
+        Raises:
+            WeightsError: The attributes, their classes or the width of the embedding differ, or
+                the keys are positions and the shapes leave open which attribute each belongs to.
+                No value has changed then.
+        """
+        check_predictors(self, state_dict, "", strict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def note_initial(self) -> None:
+        """Take the present values for the initial ones."""
+        dtypes = {*_DTYPES, *(one.dtype for one in self.parameters())}
+        self._initial = frozenset(_digest(self, dtype) for dtype in dtypes)
+
+    def _key(self, index: int | str) -> str:
+        return key_of(index) if isinstance(index, str) else list(self._modules)[index]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # This runs too where the predictors are part of another module that is loaded.
+        renamed = _by_name(self, state_dict, prefix)
+        _refuse_other_sizes(self, renamed, prefix)
+        state_dict.clear()
+        state_dict.update(renamed)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def key_of(name: str) -> str:
+    """Return the part of a state dict's key that names an attribute.
+
+    It is the name itself, but for what torch cannot keep a module under: a dot is written ``%2E``,
+    and ``%`` is ``%25``. A name of digits alone would look like a position, so ``12`` is written
+    ``%312``; so are names that begin with ``_``, ``training`` and ``names``. The empty name is
+    ``%``.
+
+    Example:
+        >>> key_of("colour"), key_of("a.b")
+        ('colour', 'a%2Eb')
+    """
+    key = name.replace("%", "%25").replace(".", "%2E") or "%"
+    if _BY_POSITION.fullmatch(name) or _TAKEN.fullmatch(name):
+        return f"%{ord(key[0]):X}{key[1:]}"
+    return key
+
+
+def check_predictors(
+    predictors: Predictors | None, state_dict: Mapping[str, Any], prefix: str, strict: bool
+) -> None:
+    """Refuse a state dict of other predictors.
+
+    Args:
+        predictors: Those to be loaded, None where there are none.
+        state_dict: What is to be loaded.
+        prefix: What the keys of predictors begin with.
+        strict: Whether the attributes must be the same.
+
+    Raises:
+        WeightsError: As ``Predictors.load_state_dict``.
+    """
+    if not isinstance(state_dict, Mapping):
+        return
+    if predictors is not None:
+        state_dict = _by_name(predictors, state_dict, prefix)
+        _refuse_other_sizes(predictors, state_dict, prefix)
+    if not strict:
+        return
+    mine = {key_of(name): name for name in predictors.names} if predictors is not None else {}
+    theirs = _groups(state_dict, prefix)
+    extra = [_name_of(key) for key in theirs if key not in mine]
+    missing = [name for key, name in mine.items() if key not in theirs]
+    if extra or missing:
+        differences = [f"has predictors of {_listed(extra)}, which the encoder lacks"] * bool(extra)
+        differences += [f"lacks those of {_listed(missing)}"] * bool(missing)
+        raise WeightsError(
+            f"The state dict {' and '.join(differences)}. Build the encoder with the state dict's "
+            "attributes, or pass strict=False to load those that both have."
+        )
+
+
+def _by_name(predictors: Predictors, state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return a state dict with the names of attributes in the place of positions.
+
+    Raises:
+        WeightsError: The shapes leave open which attribute a position belongs to.
+    """
+    groups = _groups(state_dict, prefix)
+    if not groups or not all(map(_BY_POSITION.fullmatch, groups)):
+        return dict(state_dict)
+    mine = {key_of(name): _shapes(module) for name, module in predictors.named().items()}
+    theirs = {position: _shapes(group) for position, group in groups.items()}
+    owners = {
+        position: [key for key in mine if mine[key] == theirs[position]] for position in groups
+    }
+    found = [keys[0] for keys in owners.values() if len(keys) == 1]
+    if len(mine) != len(groups) or len(set(found)) != len(groups):
+        sizes = ", ".join(f"{prefix}{place} {_sizes(shapes)}" for place, shapes in theirs.items())
+        named = ", ".join(f"{name!r} {_sizes(mine[key_of(name)])}" for name in predictors.names)
+        raise WeightsError(
+            f"The state dict has predictors by position ({sizes}), and these sizes do not say "
+            f"which attribute of the encoder ({named}) each one is. Rename its keys to the "
+            f"attributes that they were saved from, such as {prefix}{next(iter(groups))}.weight "
+            f"to {prefix}{next(iter(mine))}.weight."
+        )
+    names = {position: keys[0] for position, keys in owners.items()}
+    return {_renamed(key, prefix, names): value for key, value in state_dict.items()}
+
+
+def _renamed(key: str, prefix: str, names: Mapping[str, str]) -> str:
+    if not key.startswith(prefix):
+        return key
+    position, _, rest = key.removeprefix(prefix).partition(".")
+    return f"{prefix}{names[position]}.{rest}"
+
+
+def _refuse_other_sizes(predictors: Predictors, state_dict: Mapping[str, Any], prefix: str) -> None:
+    """Say in one sentence what torch says in two lines for each predictor."""
+    for name, module in predictors.named().items():
+        found = state_dict.get(f"{prefix}{key_of(name)}.weight")
+        if not isinstance(module, nn.Linear) or not isinstance(found, Tensor) or found.ndim != 2:
+            continue
+        (theirs, width), mine = found.shape, module.out_features
+        if width != module.in_features:
+            raise WeightsError(
+                f"The predictor of {name!r} in the state dict takes embeddings of {width} numbers, "
+                f"and this encoder gives {module.in_features}. Build the encoder whose predictors "
+                "were saved."
+            )
+        if theirs != mine:
+            raise WeightsError(
+                f"The predictor of {name!r} has {theirs} classes in the state dict and {mine} in "
+                f"the encoder. Build the encoder with predictors={{{name!r}: {theirs}}}."
+            )
+
+
+def _groups(state_dict: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
+    """Return the entries of each predictor: what stands between the prefix and the next dot."""
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in state_dict.items():
+        if isinstance(key, str) and key.startswith(prefix):
+            group, dot, rest = key.removeprefix(prefix).partition(".")
+            if dot:
+                groups.setdefault(group, {})[rest] = value
+    return groups
+
+
+def _shapes(tensors: nn.Module | Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    found = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
+    return {
+        key: tuple(one.shape)
+        for key, one in found.items()
+        if isinstance(one, Tensor) and not is_lazy(one)
+    }
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return "x".join(map(str, shapes.get("weight", ()))) or "of no weight"
+
+
+def _name_of(key: str) -> str:
+    """Return the attribute that a key names; of a position, the position."""
+    return "" if key == "%" else unquote(key)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"{name!r:.60}" for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _digest(predictors: Predictors, dtype: torch.dtype) -> str:
+    """Hash the values as they are after a cast, in one type, so that those of two casts compare."""
+    digest = hashlib.sha256()
+    for key, value in predictors.state_dict().items():
+        digest.update(f"{key} {tuple(value.shape)}".encode(errors="surrogatepass"))
+        if not value.is_meta and value.numel():
+            digest.update(value.detach().to("cpu", dtype).double().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def check_classes(classes: Mapping[str, int]) -> None:
@@ -87,7 +318,7 @@ def init_predictors(modules: Iterable[nn.Module]) -> None:
         raise ValueError(
             f"A {type(modules).__name__} is no collection of modules. Pass a list of them."
         )
-    modules = list(modules)
+    predictors, modules = modules, list(modules)
     for position, module in enumerate(modules):
         weight = getattr(module, "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
@@ -100,3 +331,5 @@ def init_predictors(modules: Iterable[nn.Module]) -> None:
         bias = getattr(module, "bias", None)
         if isinstance(bias, Tensor):
             nn.init.zeros_(bias)
+    if isinstance(predictors, Predictors):
+        predictors.note_initial()
