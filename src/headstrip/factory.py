@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -21,10 +22,12 @@ from headstrip.errors import (
     PreprocessingError,
     UnknownBackboneError,
 )
+from headstrip.families import SOURCE
 from headstrip.hollow import collector_held_back
+from headstrip.placement import logits_without_memory, strip_own, width_of_stripped
 from headstrip.predictors import Predictors, check_classes
 from headstrip.preprocessing import Preprocessing
-from headstrip.probe import ProbeError, probe_width
+from headstrip.probe import BATCH, HeadError, ProbeError
 from headstrip.registry import Registry, get_registry
 from headstrip.selection import WeightsArgument
 from headstrip.spec import BackboneSpec
@@ -135,7 +138,7 @@ def _build(
     spec, stripped, entry = built.spec, built.stripped, built.selection.entry
     chosen = _preprocessing(registry, built, preprocessing)
     shape = chosen.input_shape if chosen else built.input_shape
-    dim = embedding_width(stripped, spec, shape, given=preprocessing is not None)
+    dim = width_of_built(built, shape, given=preprocessing is not None)
     if not spec.dim:
         # A plugin that was registered need not have measured it.
         spec = replace(spec, dim=dim)
@@ -211,26 +214,80 @@ def strip_head(model: nn.Module, *, family: str) -> Stripped:
         raise HeadNotFoundError(
             f"A {type(model).__name__} is no network. Pass a torch.nn.Module and its family."
         )
-    plugin, own = get_registry().stripper(family)
-    return strip_with(plugin, own, model, None, None, family)
+    registry = get_registry()
+    plugin, own = registry.stripper(family)
+    try:
+        return strip_own(
+            model,
+            lambda: strip_with(plugin, own, model, None, None, family),
+            _inputs_of(registry, family),
+        )
+    except (HeadError, ProbeError) as error:
+        what = "the head" if isinstance(error, HeadError) else "without its head it"
+        raise HeadNotFoundError(
+            f"The family {family!r} takes the wrong layer of this {type(model).__name__} for its "
+            f"head: {what} {error}. Name the family that the network belongs to, or take its head "
+            "off with headstrip.detach(network, path)."
+        ) from error
+
+
+def _inputs_of(registry: Registry, family: str) -> list[tuple[int, ...]]:
+    """Return the commonest inputs of a family's backbones."""
+    own = family.removeprefix(f"{SOURCE}:")
+    counts = Counter(spec.input_shape for spec in registry.specs() if spec.family == own)
+    return [shape for shape, _ in counts.most_common(3)]
+
+
+def width_of_built(built: Built, shape: tuple[int, ...], *, given: bool = False) -> int:
+    """Probe the width of a network that was built; see ``embedding_width``."""
+    entry, path = built.selection.entry, built.selection.path
+
+    def untouched() -> tuple[int, ...] | None:
+        if path is not None:
+            # The file may have classes of its own.
+            return None
+        if entry is not None and entry.num_classes is not None:
+            return (BATCH, entry.num_classes)
+        return logits_without_memory(lambda: build_network(built.spec, built.options), shape)
+
+    return embedding_width(built.stripped, built.spec, shape, untouched, given=given)
+
+
+def build_network(
+    spec: BackboneSpec, options: Mapping[str, Any], registry: Registry | None = None
+) -> nn.Module:
+    """Have the owner of a backbone build it, head included."""
+    owner = (registry or get_registry()).owner(spec)
+    about = spec.qualified_name
+    model: nn.Module = owner.call("build_model", about, spec=spec, options=dict(options))
+    return model
 
 
 def embedding_width(
     stripped: Stripped,
     spec: BackboneSpec,
     shape: tuple[int, ...],
+    untouched: Callable[[], tuple[int, ...] | None],
     *,
     given: bool = False,
     registry: Registry | None = None,
 ) -> int:
-    """Probe the width of a backbone.
+    """Probe the width of a backbone, and whether its head gives the network's logits.
+
+    Args:
+        stripped: The network's parts.
+        spec: The backbone.
+        shape: Its input without the batch axis.
+        untouched: See ``width_of_stripped``.
+        given: Whether the user chose the shape.
+        registry: Where its plugins are, by default those of this process.
 
     Raises:
-        PluginError: What was stripped is no encoder.
-        PreprocessingError: The same where the user gave the ``shape``.
+        PluginError: What was stripped is no encoder, or its head was in another place.
+        PreprocessingError: It does not take the ``shape``, which the user chose.
     """
     try:
-        return probe_width(stripped.backbone, shape)
+        return width_of_stripped(stripped, shape, untouched)
     except ProbeError as error:
         if given:
             raise PreprocessingError(
@@ -241,6 +298,13 @@ def embedding_width(
         raise PluginError(
             f"{spec.qualified_name} is no encoder as strip_head of the plugin {plugin.label} "
             f"leaves it: it {error}. Report it to the plugin's author."
+        ) from error
+    except HeadError as error:
+        plugin, _ = (registry or get_registry()).stripper(spec.family)
+        raise PluginError(
+            f"strip_head of the plugin {plugin.label} takes the wrong layer of "
+            f"{spec.qualified_name} for its head: the head {error}. Report it to the plugin's "
+            "author, who has to name the layer that gives the logits."
         ) from error
 
 

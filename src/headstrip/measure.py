@@ -11,7 +11,8 @@ import torch
 
 from headstrip.construction import strip_with
 from headstrip.errors import HeadstripError
-from headstrip.factory import embedding_width
+from headstrip.factory import build_network, embedding_width
+from headstrip.placement import logits_without_memory
 from headstrip.registry import Registry, get_registry
 from headstrip.shapes import without_memory
 from headstrip.spec import BackboneSpec
@@ -63,9 +64,13 @@ def _measured(
         **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
     }  # fmt: skip
     with without_memory() if light else nullcontext():
-        model = registry.owner(spec).call("build_model", about, spec=spec, options=merged)
+        model = build_network(spec, merged, registry)
     params = sum(parameter.numel() for parameter in model.parameters())
     stripped = strip_with(plugin, family, model.eval(), spec, entry, about)
     shape = stripped.input_shape or (entry and entry.input_shape) or spec.input_shape
-    dim = embedding_width(stripped, spec, shape, registry=registry)
+
+    def untouched() -> tuple[int, ...] | None:
+        return logits_without_memory(lambda: build_network(spec, merged, registry), shape)
+
+    dim = embedding_width(stripped, spec, shape, untouched, registry=registry)
     return replace(spec, input_shape=shape, dim=dim, params=params, law=stripped.law)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from headstrip.construction import Wish, build_stripped
-from headstrip.factory import embedding_width
+from headstrip.factory import width_of_built
 from headstrip.predictors import init_predictors as init_predictors
 from headstrip.weights.reading import Reading
 
@@ -48,4 +48,4 @@ def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, in
     wish = Wish(Reading(mapped=False))
     built = build_stripped(name, weights="DEFAULT" if pretrained else None, wish=wish)
     backbone = built.stripped.backbone.train()
-    return backbone, embedding_width(built.stripped, built.spec, built.input_shape)
+    return backbone, width_of_built(built, built.input_shape)

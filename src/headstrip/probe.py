@@ -12,6 +12,7 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from torch.nn.parameter import is_lazy
 from headstrip.dtypes import computing_dtype
 from headstrip.shapes import ByShape, twin
 
-_BATCH = 2
+BATCH = 2
+"""Inputs in the batch with which a network is probed."""
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks",
@@ -45,6 +47,25 @@ class ProbeError(Exception):
     """A network whose output is no embedding, or that does not take its input."""
 
 
+class HeadError(Exception):
+    """A head that does not take what its backbone gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One forward of a backbone, and of the head on what came out.
+
+    Attributes:
+        output: What the backbone gave.
+        logits: What the head gave of it; None without a head.
+        passed: What the watched module passed on, call by call.
+    """
+
+    output: Any
+    logits: Any
+    passed: tuple[Any, ...]
+
+
 def probe_width(backbone: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Return the width of a backbone's embedding in eval mode.
 
@@ -59,51 +80,129 @@ def probe_width(backbone: nn.Module, input_shape: tuple[int, ...]) -> int:
     Raises:
         ProbeError: The output is not a tensor of shape (N, dim), or the network fails.
     """
-    if any(map(is_lazy, (*backbone.parameters(), *backbone.buffers()))):
-        raise ProbeError("has lazy parameters, which have no shape before its first batch")
-    try:
-        output = _run_on_meta(backbone, input_shape)
-    except Exception:
-        # Whatever stops a network on meta (data-dependent code, an op without a meta kernel),
-        # the real forward either shows the width or the true error.
-        output = _run_for_real(backbone, input_shape)
+    return width_of(run_once(backbone, input_shape).output, input_shape)
+
+
+def width_of(output: Any, input_shape: tuple[int, ...]) -> int:
+    """Return the width of what a backbone gave.
+
+    Raises:
+        ProbeError: It is not a tensor of shape (N, dim).
+    """
     if not isinstance(output, Tensor):
         raise ProbeError(f"gave a {type(output).__name__} instead of a tensor")
-    if output.ndim != 2 or output.shape[0] != _BATCH:
+    if output.ndim != 2 or output.shape[0] != BATCH:
         raise ProbeError(
-            f"gave shape {tuple(output.shape)} for input {(_BATCH, *input_shape)} "
+            f"gave shape {tuple(output.shape)} for input {(BATCH, *input_shape)} "
             "instead of (N, dim)"
         )
     return int(output.shape[1])
 
 
-def _run_on_meta(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
-    modules = list(backbone.modules())
+def run_once(
+    backbone: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    head: nn.Module | None = None,
+    watched: nn.Module | None = None,
+) -> Run:
+    """Run a network once in eval mode, without memory where that is possible, without a trace.
+
+    Args:
+        backbone: The network.
+        input_shape: Its input without the batch axis.
+        head: What runs on its output then, if that is a tensor.
+        watched: An ``nn.Identity`` in the network whose outputs are noted.
+
+    Raises:
+        ProbeError: The network fails, or has lazy parameters.
+        HeadError: The head fails.
+    """
+    if any(map(is_lazy, (*backbone.parameters(), *backbone.buffers()))):
+        raise ProbeError("has lazy parameters, which have no shape before its first batch")
+    try:
+        return run_on_meta(backbone, input_shape, head=head, watched=watched)
+    except Exception:
+        # Whatever stops a network on meta (data-dependent code, an op without a meta kernel),
+        # the real forward either shows the width or the true error.
+        return _run_for_real(backbone, input_shape, head, watched)
+
+
+def run_on_meta(
+    backbone: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    head: nn.Module | None = None,
+    watched: nn.Module | None = None,
+) -> Run:
+    """Do what ``run_once`` does without memory, or raise whatever stops the network there."""
+    modules = _modules(backbone, head)
     if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
         raise NotImplementedError("a scripted module keeps its tensors where no twin can stand in")
     dtype = computing_dtype(backbone)
     with _untouched(modules, own=False), torch.no_grad():
         _become_meta(modules)
-        x = torch.empty((_BATCH, *input_shape), dtype=dtype, device="meta")
+        passed = _watch(watched)
+        x = torch.empty((BATCH, *input_shape), dtype=dtype, device="meta")
         with ByShape():
-            return backbone(x)
+            output = backbone(x)
+            return Run(output, _logits(head, output), tuple(passed))
 
 
-def _run_for_real(backbone: nn.Module, input_shape: tuple[int, ...]) -> Any:
+def _run_for_real(
+    backbone: nn.Module,
+    input_shape: tuple[int, ...],
+    head: nn.Module | None,
+    watched: nn.Module | None,
+) -> Run:
     parameter = next((p for p in backbone.parameters() if p.is_floating_point()), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     dtype = computing_dtype(backbone)
-    modules = list(backbone.modules())
-    with _untouched(modules, own=True), torch.inference_mode(), _values_kept(backbone):
+    modules = _modules(backbone, head)
+    whole = nn.ModuleList([backbone] if head is None else [backbone, head])
+    with _untouched(modules, own=True), torch.inference_mode(), _values_kept(whole):
         for module in modules:
             module.__dict__["training"] = False
+        passed = _watch(watched)
         try:
-            return backbone(torch.zeros((_BATCH, *input_shape), dtype=dtype, device=device))
+            output = backbone(torch.zeros((BATCH, *input_shape), dtype=dtype, device=device))
         except Exception as error:
-            text = " ".join(str(error).split())
             raise ProbeError(
-                f"failed on input {(_BATCH, *input_shape)} with {type(error).__name__}: {text}"
+                f"failed on input {(BATCH, *input_shape)} with {_in_words(error)}"
             ) from error
+        try:
+            return Run(output, _logits(head, output), tuple(passed))
+        except Exception as error:
+            raise HeadError(
+                f"fails on what the backbone gives, {tuple(output.shape)}: {_in_words(error)}"
+            ) from error
+
+
+def _modules(*networks: nn.Module | None) -> list[nn.Module]:
+    """List the modules of some networks, each once."""
+    whole = (one for network in networks if network is not None for one in network.modules())
+    return list(dict.fromkeys(whole))
+
+
+def _logits(head: nn.Module | None, output: Any) -> Any:
+    return head(output) if head is not None and isinstance(output, Tensor) else None
+
+
+def _watch(module: nn.Module | None) -> list[Any]:
+    """Return a list that takes what an ``nn.Identity`` passes on, until it is put back."""
+    passed: list[Any] = []
+
+    def forward(value: Any) -> Any:
+        passed.append(value)
+        return value
+
+    if module is not None:
+        module.__dict__["forward"] = forward
+    return passed
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _become_meta(modules: list[nn.Module]) -> None:
@@ -161,7 +260,7 @@ def _untouched(modules: list[nn.Module], *, own: bool) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module in modules:
-            stack.callback(_restore, module, _snapshot(module, own))
+            stack.callback(restore, module, snapshot(module, own=own))
             for name in _HOOKS:
                 module.__dict__[name] = OrderedDict()
         for name in _GLOBAL_HOOKS:
@@ -172,7 +271,10 @@ def _untouched(modules: list[nn.Module], *, own: bool) -> Iterator[None]:
         yield
 
 
-def _snapshot(module: nn.Module, own: bool) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
+Snapshot = tuple[dict[str, Any], list[tuple[Any, Any]]]
+
+
+def snapshot(module: nn.Module, *, own: bool) -> Snapshot:
     """Copy a module's attributes, and the contents of the containers among and in them."""
     state = dict(module.__dict__)
     # Hooks are taken out before anything runs.
@@ -184,8 +286,9 @@ def _snapshot(module: nn.Module, own: bool) -> tuple[dict[str, Any], list[tuple[
     ]
 
 
-def _restore(module: nn.Module, snapshot: tuple[dict[str, Any], list[tuple[Any, Any]]]) -> None:
-    state, containers = snapshot
+def restore(module: nn.Module, taken: Snapshot) -> None:
+    """Give a module the attributes that it had when a snapshot was taken."""
+    state, containers = taken
     for container, contents in containers:
         _refill(container, contents)
     module.__dict__.clear()
@@ -227,10 +330,10 @@ def tensors_within(model: nn.Module) -> list[Tensor]:
 
 
 @contextmanager
-def _values_kept(backbone: nn.Module) -> Iterator[None]:
+def _values_kept(model: nn.Module) -> Iterator[None]:
     """Put back the values of all tensors of a network, which a real forward may change in place."""
     kept = [
-        (tensor, tensor.detach().clone()) for tensor in tensors_within(backbone)
+        (tensor, tensor.detach().clone()) for tensor in tensors_within(model)
         if not tensor.is_meta and tensor.layout is torch.strided
     ]  # fmt: skip
     try:

@@ -152,13 +152,14 @@ def _missing(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> lis
 
 
 def head(subject: Subject) -> str:
-    """The head maps (N, dim) to (N, classes)."""
+    """The head maps (N, dim) to (N, classes), and stood where the network's logits come from."""
     light, entry = subject.light, subject.entry
     if light.stripped.head is None:
         raise Skipped(f"the law is {light.stripped.law!r}, so there is no head")
     shape = head_output(light.stripped, light.dim)
     if len(shape) != 2 or shape[0] != 2:
         raise Broken(f"the head maps (2, {light.dim}) to {shape}, and not to (2, classes)")
+    subject.check_place()
     return f"{light.dim} to {shape[1]}" + (f", weights {entry.tag}" if entry else "")
 
 

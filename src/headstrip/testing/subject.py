@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from headstrip.construction import strip_with
 from headstrip.errors import HeadstripError
 from headstrip.plugins import Plugin
-from headstrip.probe import ProbeError, probe_width
+from headstrip.placement import logits_without_memory, width_of_stripped
+from headstrip.probe import HeadError, ProbeError, probe_width
 from headstrip.registry import Registry
 from headstrip.shapes import without_memory
 from headstrip.spec import BackboneSpec, WeightsEntry
@@ -208,6 +209,22 @@ class Subject:
             return probe_width(backbone, shape)
         except ProbeError as error:
             raise Broken(f"as strip_head leaves it, it {error}") from error
+
+    def check_place(self) -> None:
+        """Refuse a head that does not give the untouched network's logits.
+
+        Raises:
+            Broken: It does not.
+        """
+        light, options = self.light, self.plain_options(self.entry)
+        try:
+            width_of_stripped(
+                light.stripped,
+                light.shape,
+                lambda: logits_without_memory(lambda: self._built(options), light.shape),
+            )
+        except (HeadError, ProbeError) as error:
+            raise Broken(f"strip_head took the wrong layer for the head: it {error}") from error
 
     def smaller_shape(self) -> tuple[int, ...]:
         """Return a smaller input that gives an embedding of the same width, or the declared one."""
