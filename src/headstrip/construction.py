@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from headstrip.building import Builder, Mechanism
+from headstrip.building import Builder as Builder
+from headstrip.building import Mechanism
 from headstrip.building import Wish as Wish
 from headstrip.building import strip_with as strip_with
 from headstrip.registry import get_registry

@@ -18,6 +18,7 @@ class Index:
         self._specs: dict[str, dict[str, BackboneSpec]] = {}
         self._tables: dict[str, WeightsTable] = {}
         self._live: set[str] = set()
+        self._in_files: set[str] = set()
 
     def read(
         self, source: str, folder: Path, problem_of: Callable[[BackboneSpec], str | None]
@@ -42,11 +43,13 @@ class Index:
         good = [spec for spec in specs if problems[spec.name] is None]
         if good:
             self.replace(source, good)
+            self._in_files.add(source)
         self._tables.update(tables)
         return [problem for problem in problems.values() if problem is not None]
 
     def replace(self, source: str, specs: Iterable[BackboneSpec]) -> None:
         """Make ``specs`` all that a source lists."""
+        self._in_files.discard(source)
         self._specs[source] = {spec.name: spec for spec in specs}
 
     def add_live(self, spec: BackboneSpec) -> None:
@@ -61,6 +64,10 @@ class Index:
         """
         spec = self._specs.get(source, {}).get(name)
         return None if spec is None or spec.qualified_name in self._live else spec
+
+    def is_in_file(self, spec: BackboneSpec) -> bool:
+        """Whether a backbone was read from a catalog file."""
+        return spec.source in self._in_files and spec.qualified_name not in self._live
 
     def entries(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
         """Return the weights that the source's table has, None where its plugin must be asked.

@@ -18,6 +18,23 @@ from headstrip.shapes import without_memory
 from headstrip.spec import BackboneSpec
 
 
+def completed(spec: BackboneSpec, registry: Registry) -> BackboneSpec:
+    """Fill in what a plugin left out of a backbone that no catalog lists.
+
+    That is the width and the number of parameters where they are 0, with the law, which are then
+    measured, and the default weights where they are None: the first that ``weights`` lists.
+
+    Raises:
+        HeadstripError: It cannot be built or stripped.
+    """
+    if registry.is_in_catalog(spec):
+        return spec
+    if spec.default_weights is None:
+        entries = registry.weights(spec)
+        spec = replace(spec, default_weights=entries[0].tag if entries else None)
+    return spec if spec.dim and spec.params else measure(spec, registry=registry)
+
+
 def measure(
     spec: BackboneSpec,
     options: Mapping[str, Any] | None = None,

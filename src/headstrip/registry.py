@@ -124,6 +124,11 @@ class Registry(PluginSet):
         owner = self.owner(spec)
         return tuple(owner.call("weights", spec.qualified_name, spec=spec) or ())
 
+    def is_in_catalog(self, spec: BackboneSpec) -> bool:
+        """Whether a catalog file lists a backbone, and not only a plugin of this process."""
+        self._look()
+        return self._index.is_in_file(spec)
+
     def listed_weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
         """Return the sets of weights that a table lists; no plugin is asked.
 

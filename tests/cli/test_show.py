@@ -160,3 +160,23 @@ def test_a_backbone_without_weights_says_so_and_a_plugins_noise_is_not_on_stdout
     assert result.stdout.endswith("\nNo pretrained weights.\n")
     assert "noise" not in result.stdout
     assert run("show", "other:plain.own").stderr.endswith("It has none.\n")
+
+
+FOUND = """
+from tests.testing.test_files import Found
+
+plugin = Found()
+"""
+
+
+def test_what_a_plugin_found_and_did_not_measure_is_measured(run: Run, site: Path) -> None:
+    install_distribution(
+        site, "headstrip-lab", {"lab": "lab_found:plugin"}, {"lab_found.py": FOUND}
+    )
+    result = run("show", "lab:tiny")
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.stdout.split())
+    assert "width 6 parameters 221" in shown
+    assert "V1 (default)" in shown
+    (found,) = [json.loads(run("show", "lab:tiny", "--json").stdout)]
+    assert (found["dim"], found["params"], found["default_weights"]) == (6, 221, "V1")

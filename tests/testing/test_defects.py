@@ -448,7 +448,28 @@ DEFECTS = [
         with_entries("Nowhere", replace(WEIGHTS, locations=())),
         "weights", "V1: no location says where its file is, and the plugin has no load_model",
     ),
-    (with_entries("NoHash", replace(WEIGHTS, sha256="hash")), "weights", "sha256 is 'hash'"),
+    (with_entries("NoHash", replace(WEIGHTS, sha256="hash")), "loading", "sha256 is 'hash'"),
+    (with_entries("ShortHash", replace(WEIGHTS, sha256="abc")), "loading", "or at least the first"),
+    (
+        with_entries("LongHash", replace(WEIGHTS, sha256="0" * 65)),
+        "loading", "V1: sha256 is '000",
+    ),
+    (
+        with_entries("NoServer", replace(WEIGHTS, locations=("https:///tiny.pth",))),
+        "loading", "V1: the location 'https:///tiny.pth' is not valid: it is no address",
+    ),
+    (
+        with_entries("NoHub", replace(WEIGHTS, locations=("hf:tiny",))),
+        "loading", "V1: the location 'hf:tiny' is not valid: 'hf:tiny' is no place on the Hugging",
+    ),
+    (
+        with_entries("NoPackage", replace(WEIGHTS, locations=("dist:no-such-thing/x.pth",))),
+        "loading", "V1: its file cannot be used: The weights 'V1' of lab:tiny could not be had.",
+    ),
+    (
+        with_entries("NoFile", replace(WEIGHTS, locations=("/nowhere/tiny.pth",))),
+        "loading", "There is no file '/nowhere/tiny.pth'",
+    ),
     (
         with_entries("NoLabels", replace(WEIGHTS, labels="imagenet-1k")),
         "weights", "has 1000 labels for 5 classes",

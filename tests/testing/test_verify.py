@@ -41,7 +41,7 @@ def test_a_plugin_that_keeps_the_contract_passes_all_checks(judge, plugin):
 
 def test_without_memory_only_the_first_checks_are_run(judge):
     results = judge(Lab(), "meta")
-    assert list(results) == list(CHECKS)[:8]
+    assert list(results) == list(CHECKS)[:9]
     assert {one.status for one in results.values()} == {"passed"}
 
 

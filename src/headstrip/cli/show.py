@@ -35,6 +35,11 @@ def command(context: click.Context, name: str, as_json: bool) -> None:
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
         entries = registry.weights(spec)
+        if not (spec.dim and spec.params):
+            # A catalog states both. What a plugin described just now has imported torch anyway.
+            from headstrip.measure import completed
+
+            spec = completed(spec, registry)
     default = entries[0].tag if entries else None
     owner = next(record for record in registry.records() if record.name == spec.plugin)
     chosen = _chosen(spec, entries, parts.tag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -18,7 +19,7 @@ from headstrip.spec import BackboneSpec
 from headstrip.suggestions import nothing_listed
 
 if TYPE_CHECKING:
-    from headstrip.testing.report import Report
+    from headstrip.testing.report import Level, Report
 
 _WILDCARDS = frozenset("*?[")
 
@@ -26,24 +27,32 @@ _WILDCARDS = frozenset("*?[")
 @click.command(name="verify")
 @click.argument("pattern", metavar="NAME|PATTERN", shell_complete=complete_backbone)
 @click.option(
-    "--all", "everything", is_flag=True, help="Run all that match for real, however large."
+    "--all", "everything", is_flag=True, help="Run every check of all that match, however large."
 )
+@click.option("--meta", "light", is_flag=True, help="Run nothing for real: no memory is needed.")
 @json_option
 @click.pass_context
-def command(context: click.Context, pattern: str, everything: bool, as_json: bool) -> None:
+def command(
+    context: click.Context, pattern: str, everything: bool, light: bool, as_json: bool
+) -> None:
     """Check that backbones keep the contract.
 
     NAME is one backbone: it is built with random weights and run on the CPU through every check.
     A PATTERN such as 'timm:vit_*' or 'mylab:*' does so for those with up to 30M parameters, and
-    runs the checks that take no memory (meta) for the others. No weights are downloaded. There is
-    one line a backbone: its name, law, the input it was run on, how it was checked (real, meta),
-    and how many checks passed, or what was seen where one failed.
+    for the others runs the checks that take no memory (meta) and one real forward (once). Weights
+    in files of this machine are loaded, and nothing is downloaded. There is one line a backbone:
+    its name, law, the input it was run on, how it was checked (real, once, meta), how many checks
+    passed, or what was seen where one failed, and 'weights not read' where a set of its weights is
+    not on this machine.
     """
+    if everything and light:
+        raise UsageFailure("--all and --meta exclude each other. Leave one of them out.")
     registry = open_registry(context)
     with plugins_on_stderr():
         specs = _chosen(registry, pattern)
+    real: bool | None = True if everything or not _is_pattern(pattern) else None
     reports = []
-    for report in _reports(specs, everything or not _is_pattern(pattern)):
+    for report in _reports(specs, False if light else real):
         reports.append(report)
         if not as_json:
             print_line(_line(report))
@@ -85,13 +94,13 @@ def _reason(registry: Registry, pattern: str) -> str:
     return f": {reason}" if reason else "; `headstrip list` prints all names"
 
 
-def _reports(specs: list[BackboneSpec], everything: bool) -> Iterator[Report]:
+def _reports(specs: list[BackboneSpec], real: bool | None) -> Iterator[Report]:
     """Verify one after the other; what plugins print meanwhile goes to stderr."""
     from headstrip.testing.suite import REAL_PARAMS, level_of, report_on
 
     for spec in specs:
         with plugins_on_stderr():
-            report = report_on(spec, level_of(spec, everything or REAL_PARAMS))
+            report = report_on(spec, level_of(spec, REAL_PARAMS if real is None else real))
         yield report
 
 
@@ -101,7 +110,8 @@ def _line(report: Report) -> str:
     counted = [result for result in report.results if result.status != "skipped"]
     passed = len(counted) - len(report.wrong)
     if not report.wrong:
-        return f"{about}  passed {passed}/{len(counted)}"
+        unread = ", weights not read" if report.unread else ""
+        return f"{about}  passed {passed}/{len(counted)}{unread}"
     failed = [result for result in report.wrong if result.status == "failed"]
     not_run = len(report.wrong) - len(failed)
     seen = "; ".join(f"{one.check}: {one.seen}" for one in failed or report.wrong)
@@ -113,18 +123,24 @@ def _summary(reports: list[Report]) -> str:
     from headstrip.testing.suite import REAL_PARAMS
 
     failed = sum(bool(report.wrong) for report in reports)
-    real = sum(report.level == "real" for report in reports)
-    meta = len(reports) - real
-    how = f"{real} run for real"
-    if meta:
-        how += f", {meta} of more than {short_count(REAL_PARAMS)} parameters without memory"
+    levels = Counter(report.level for report in reports)
+    how: dict[Level, str] = {
+        "real": "run for real",
+        "once": f"of more than {short_count(REAL_PARAMS)} parameters run once",
+        "meta": "without memory",
+    }
+    counts = [f"{levels[level]} {words}" for level, words in how.items() if levels[level]]
     verdict = f"{failed} failed" if failed else "all passed"
-    return f"{len(reports)} backbone{'s' if len(reports) != 1 else ''} ({how}): {verdict}"
+    unread = sum(bool(report.unread) for report in reports)
+    if unread:
+        verdict += f", weights of {unread} not read"
+    return f"{len(reports)} backbone{'s'[: len(reports) != 1]} ({', '.join(counts)}): {verdict}"
 
 
 def _as_json(report: Report) -> dict[str, Any]:
     return {
         "backbone": report.backbone, "level": report.level, "law": report.law,
         "input_shape": report.input_shape, "passed": not report.wrong,
+        "weights_not_read": report.unread,
         "results": [asdict(result) for result in report.results],
     }  # fmt: skip

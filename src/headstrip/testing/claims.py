@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headstrip.catalog import format_shape
 from headstrip.index import row_problem
+from headstrip.measure import completed
 from headstrip.registry import Registry
 from headstrip.rows import row_of_spec
 from headstrip.state_dicts import is_under
@@ -35,7 +36,7 @@ def listing(subject: Subject) -> str:
         subject.registry.listed_weights(found)
     if tried:
         raise Broken(f"resolving the name called {tried[0]}, and must do without a network")
-    if found != subject.spec:
+    if found != subject.spec and completed(found, subject.registry) != subject.spec:
         raise Broken(f"{subject.name!r} resolves to {found}, and was listed as {subject.spec}")
     return "listed and resolved without a network"
 
@@ -58,7 +59,7 @@ def _listing_problem(subject: Subject) -> str | None:
 def build(subject: Subject) -> str:
     """The owner builds the network, strip_head takes its head off, and both run on their input."""
     light = subject.light
-    if subject.level == "meta":
+    if subject.level != "real":
         return f"built, stripped and probed at {format_shape(light.shape)}"
     return f"built, stripped and run at {format_shape(subject.pair.shape)}"
 
@@ -94,6 +95,8 @@ def width(subject: Subject) -> str:
     if subject.level == "real":
         seen["the probe sees for real"] = subject.pair.dim
         seen["the forward gives"] = subject.pair.embedding.shape[1]
+    if subject.level == "once":
+        seen["one real forward gives"] = subject.once
     if len(set(seen.values())) > 1:
         raise Broken(f"the widths differ: {', '.join(f'{how} {n}' for how, n in seen.items())}")
     return f"{subject.spec.dim} wide"

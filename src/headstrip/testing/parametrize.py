@@ -77,8 +77,9 @@ def parametrize_with_backbones(
     Args:
         name: The plugin, or the source, whose backbones are checked.
         backbones: Names or shell patterns of those that are, by default all.
-        real: Those with at most so many parameters are checked for real, the others without
-            memory; True for all of them, False for none.
+        real: Those with at most so many parameters run through every check; of the others, the
+            checks that take no memory and one real forward. True: all of them run through every
+            check. False: nothing runs for real.
 
     Raises:
         PluginError: There are no such backbones.

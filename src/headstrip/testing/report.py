@@ -8,7 +8,7 @@ from typing import Literal
 
 from headstrip.printable import printable
 
-Level = Literal["meta", "real"]
+Level = Literal["meta", "once", "real"]
 Status = Literal["passed", "failed", "skipped", "not run"]
 
 
@@ -44,10 +44,12 @@ class Report:
 
     Attributes:
         backbone: Qualified name.
-        level: ``real``, or ``meta`` for the checks that take no memory.
+        level: ``real`` for every check; ``once`` for the checks that take no memory and one real
+            forward; ``meta`` without it.
         law: The law that strip_head states, None where it did not come so far.
         input_shape: Input of the comparisons without the batch axis, None likewise.
         results: One a check, in their order.
+        unread: Tags of the weights whose files were not read, because they are not on this machine.
     """
 
     backbone: str
@@ -55,6 +57,7 @@ class Report:
     law: str | None
     input_shape: tuple[int, ...] | None
     results: tuple[Result, ...]
+    unread: tuple[str, ...] = ()
 
     @property
     def wrong(self) -> tuple[Result, ...]:

@@ -7,18 +7,19 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from headstrip.construction import strip_with
 from headstrip.errors import HeadstripError
-from headstrip.plugins import Plugin
 from headstrip.placement import logits_without_memory, width_of_stripped
+from headstrip.plugins import Plugin
 from headstrip.probe import HeadError, ProbeError, probe_width
 from headstrip.registry import Registry
 from headstrip.shapes import without_memory
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped
-from headstrip.testing.pair import Pair, make_pair, smaller
+from headstrip.testing.pair import Pair, embedding_of, make_pair, smaller
 from headstrip.testing.perturb import FastRandom
 from headstrip.testing.report import Broken, Level, NotRun
 from headstrip.testing.states import Snapshot, generator_states, seed_generators, tensors_of
@@ -93,13 +94,20 @@ class Fresh:
 
 
 class Subject:
-    """One backbone, checked without memory (``meta``) or for real."""
+    """One backbone, checked at one of the levels of ``verify``.
+
+    Attributes:
+        made: What its checks share.
+        tried: Calls to the network.
+        unread: Tags of the weights whose file is not on this machine.
+    """
 
     def __init__(self, registry: Registry, spec: BackboneSpec, level: Level) -> None:
         """Note what is to be checked; nothing is built yet."""
         self.registry, self.spec, self.level = registry, spec, level
         self.made: dict[str, Any] = {}
         self.tried: list[str] = []
+        self.unread: list[str] = []
 
     @property
     def name(self) -> str:
@@ -131,6 +139,19 @@ class Subject:
     def pair(self) -> Pair:
         """The untouched network and its stripped twin, with the same perturbed values."""
         return make_pair(self)
+
+    @Once
+    def once(self) -> int:
+        """The width that one real forward gives, with random values that cost little."""
+        shape = self.smaller_shape()
+        stripped = self.strip(self.build(self.options(self.entry), seed=0).eval(), self.entry)
+        stripped.backbone.eval()
+        seed_generators(3)
+        embedding = embedding_of(stripped.backbone, torch.randn(1, *shape))
+        if stripped.head is not None:
+            with torch.no_grad():
+                stripped.head.eval()(embedding)
+        return int(embedding.shape[1])
 
     @Once
     def single(self) -> Tensor:
@@ -182,7 +203,7 @@ class Subject:
         """Whether anything was built with values."""
         light = self.made.get("light")
         tensors = light.tensors.values() if isinstance(light, Light) else ()
-        return self.level == "real" or not all(tensor.is_meta for tensor in tensors)
+        return self.level != "meta" or not all(tensor.is_meta for tensor in tensors)
 
     def quick_values(self) -> AbstractContextManager[object]:
         """Return a context in which a large network gets its values quickly."""

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from headstrip.errors import PluginError, UnknownBackboneError
+from headstrip.measure import completed
 from headstrip.registry import get_registry
 from headstrip.spec import BackboneSpec
 from headstrip.suggestions import nothing_listed
-from headstrip.testing import claims, copies, proof, tables, training
+from headstrip.testing import claims, copies, files, proof, tables, training
 from headstrip.testing.pair import Pair
 from headstrip.testing.report import (
     Broken,
@@ -43,8 +44,9 @@ META_CHECKS: dict[str, Check] = {
     "parameters": claims.parameters,
     "head": claims.head,
     "weights": tables.weights,
+    "loading": files.loading,
 }
-"""The checks that take no memory; ``build`` and ``width`` look at more when it is for real."""
+"""The checks that take no memory; ``build`` and ``width`` look at more at the other levels."""
 
 REAL_CHECKS: dict[str, Check] = {
     "offline": tables.offline,
@@ -74,8 +76,9 @@ def verify(qualified_name: str, *, level: Level = "real") -> list[Result]:
     """Check one backbone; the global random number generators do not move.
 
     Args:
-        qualified_name: Its name, such as ``torchvision:resnet18``; no file of weights is read.
-        level: ``real`` for every check, on the CPU; ``meta`` for those that take no memory.
+        qualified_name: Its name, such as ``torchvision:resnet18``; nothing is downloaded.
+        level: ``real`` for every check, on the CPU; ``meta`` for those that take no memory;
+            ``once`` for those and one real forward.
 
     Returns:
         A result a check, in their order.
@@ -111,18 +114,19 @@ def report_of(subject: Subject) -> Report:
         # What a cycle holds would stay for the next one to come on top.
         subject.made.clear()
         gc.collect()
-    return Report(subject.name, level, law, shape, results)
+    return Report(subject.name, level, law, shape, results, tuple(subject.unread))
 
 
 def spec_of(name: str) -> BackboneSpec:
     """Resolve the name of a backbone; raises ``UnknownBackboneError`` also where it has a tag."""
-    spec, parts = get_registry().resolve(name)
+    registry = get_registry()
+    spec, parts = registry.resolve(name)
     if parts.tag is not None:
         raise UnknownBackboneError(
             f"{name!r} has the tag {parts.tag!r}, and a backbone is verified with all its weights. "
             f"Name it {spec.qualified_name!r}."
         )
-    return spec
+    return completed(spec, registry)
 
 
 def checks_of(level: Level) -> dict[str, Check]:
@@ -156,7 +160,8 @@ def level_of(spec: BackboneSpec, real: Real) -> Level:
 
     Args:
         spec: The backbone.
-        real: True for real, False without memory, a number for real up to so many parameters.
+        real: True for real, False without memory, a number for real up to so many parameters and
+            one real forward above.
 
     Raises:
         ValueError: It is none of these.
@@ -166,8 +171,9 @@ def level_of(spec: BackboneSpec, real: Real) -> Level:
             f"real={real!r} is a {type(real).__name__}. Pass True, False, or the number of "
             "parameters up to which backbones are run for real."
         )
-    limit = float("inf") if real is True else -1 if real is False else real
-    return "real" if spec.params <= limit else "meta"
+    if isinstance(real, bool):
+        return "real" if real else "meta"
+    return "real" if spec.params <= real else "once"
 
 
 def choose(name: str, backbones: Collection[str] | None) -> list[BackboneSpec]:
@@ -181,7 +187,7 @@ def choose(name: str, backbones: Collection[str] | None) -> list[BackboneSpec]:
     if not specs:
         raise PluginError(_no_plugin(name))
     if backbones is None:
-        return specs
+        return [completed(spec, registry) for spec in specs]
     patterns = [backbones] if isinstance(backbones, str) else list(backbones)
     if not patterns:
         raise PluginError(f"backbones={backbones!r} names none of {name!r}. Leave it out for all.")
@@ -190,7 +196,8 @@ def choose(name: str, backbones: Collection[str] | None) -> list[BackboneSpec]:
             raise PluginError(
                 f"No backbone of {name!r} is {pattern!r}. `headstrip list '{name}:*'` prints them."
             )
-    return [spec for spec in specs if any(_means(spec, pattern) for pattern in patterns)]
+    chosen = [spec for spec in specs if any(_means(spec, pattern) for pattern in patterns)]
+    return [completed(spec, registry) for spec in chosen]
 
 
 def _no_plugin(name: str) -> str:
@@ -216,8 +223,9 @@ def check_plugin(
     Args:
         name: The plugin, or the source, whose backbones are checked.
         backbones: Names or shell patterns of those that are, by default all.
-        real: Those with at most so many parameters are checked for real, the others without
-            memory; True for all of them, False for none.
+        real: Those with at most so many parameters run through every check; of the others, the
+            checks that take no memory and one real forward. True: all of them run through every
+            check. False: nothing runs for real.
 
     Raises:
         ConformanceError: Checks failed; the message lists them all.

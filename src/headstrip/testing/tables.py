@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +19,6 @@ from headstrip.testing.report import Broken, Skipped
 from headstrip.testing.states import blocked_network
 from headstrip.testing.subject import Light, Subject
 
-_SHA256 = re.compile(r"[0-9a-fA-F]{0,64}")
 _PICTURE = (203, 317)
 """Height and width of the picture: neither square nor a size that anything is resized to."""
 
@@ -52,8 +50,6 @@ def _faults(subject: Subject, entry: WeightsEntry) -> Iterator[str]:
         subject.registry.labels(subject.spec, entry)
     except HeadstripError as error:
         yield str(error)
-    if not _SHA256.fullmatch(entry.sha256):
-        yield f"sha256 is {entry.sha256!r}, and no hexadecimal number"
     if not entry.locations and not subject.owner.implements("load_model"):
         yield "no location says where its file is, and the plugin has no load_model"
     gives = entry.preprocessing.input_shape if entry.preprocessing else entry.input_shape
