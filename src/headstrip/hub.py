@@ -24,6 +24,7 @@ _LOCATION = re.compile(
     r"(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[^/@\s]+))?"
     r"(?:/(?P<file>[^@\s]+))?"
 )
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f\\:]")
 # Seconds for a connection to come about.
 _CONNECT = 5.0
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -61,7 +62,9 @@ def parse(location: str) -> HubLocation:
         HubLocation(id='timm/resnet50.a1_in1k', revision='main', file='model.safetensors')
     """
     match = _LOCATION.fullmatch(location)
-    if match is None or {"", ".", ".."} & set((match["file"] or "file").split("/")):
+    parts = (part for text in match.groups() for part in (text or "x").split("/")) if match else ()
+    # They become names of folders, and a colon or a backslash leads elsewhere on Windows.
+    if match is None or any(part in {"", ".", ".."} or _NO_NAME.search(part) for part in parts):
         raise WeightsError(
             f"{location!r} is no place on the Hugging Face hub. "
             "Write hf:org/name[@revision][/file], such as 'hf:timm/resnet50.a1_in1k'."

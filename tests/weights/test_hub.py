@@ -438,7 +438,9 @@ def test_a_location_is_split_into_what_it_was_made_of(
     "location",
     ["hf:", "hf:name", "hf:/name", "hf:org/", "hf:org/name@", "hf:org/name@/x", "hf:org/name/",
      "hf:org/name/../x", "hf:org/name//x", "hf:org/name/./x", "hf:or g/name", "hf://org/name",
-     "hf:org/name\n", "org/name", "hf:org/name@a@b"],
+     "hf:org/name\n", "org/name", "hf:org/name@a@b", "hf:../..", "hf:org/..", "hf:org/name@..",
+     "hf:org/name@.", "hf:org/name@a\\..\\b", "hf:org/name/C:x", "hf:org/name/a\\..\\x",
+     "hf:org/name@\0", "hf:org/name/x\0", "hf:org/name@refs/pr/.."],
 )  # fmt: skip
 def test_what_is_no_location_is_a_sentence(location: str) -> None:
     with pytest.raises(WeightsError, match=r"is no place on the Hugging Face hub\. Write hf:org"):

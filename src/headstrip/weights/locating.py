@@ -10,7 +10,7 @@ from headstrip.shards import is_index
 from headstrip.spec import WeightsEntry
 from headstrip.weights.caches import Caches
 from headstrip.weights.downloading import download
-from headstrip.weights.folders import file_in_package
+from headstrip.weights.folders import file_in_package, file_of_location
 
 
 def locate(entry: WeightsEntry, about: str, *, offline: bool = False) -> Path:
@@ -51,7 +51,7 @@ def _locate_one(location: str, sha256: str, offline: bool) -> Path:
         return hub_file(location, offline=offline)
     if location.startswith("dist:"):
         return _in_distribution(location)
-    path = Path(location).expanduser()
+    path = file_of_location(location)
     if not path.is_file():
         raise WeightsError(f"There is no file {location!r}. {_advice(path)}")
     return path
