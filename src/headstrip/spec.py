@@ -128,8 +128,8 @@ def parse_name(text: str) -> Name:
     """Split a backbone's name into its parts.
 
     Args:
-        text: ``[source:]arch[.weights]``. A name with a ``/`` in it (a hub id) is not split at
-            dots; its revision follows ``@``.
+        text: ``[source:]arch[.weights]``. A name with a ``/`` or a backslash in it (a hub id, a
+            path) is not split at dots; its revision follows ``@``.
 
     Raises:
         UnknownBackboneError: ``text`` is not of this form.
@@ -146,7 +146,8 @@ def parse_name(text: str) -> Name:
     source, colon, rest = text.partition(":")
     if not colon:
         source, rest = "", text
-    if "/" in rest:
+    # A backslash is in the paths of Windows.
+    if "/" in rest or "\\" in rest:
         arch, at, detail = rest.partition("@")
         name = Name(arch, source or None, revision=detail or None)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,11 +15,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from tests.embed.conftest import tiny_encoder
+from tests.embed.like_windows import like_windows
 
-from headstrip import HeadstripError
+from headstrip import HeadstripError, load_embeddings
 from headstrip.embed.pipeline import Told
 from headstrip.embed.plan import Settings
+from headstrip.embed.profile import measure_engines
 from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
+from headstrip.embed.sources import source_of
 
 Compute = Callable[[Run, Sequence[int], Told], Any]
 
@@ -155,9 +159,12 @@ def test_a_shard_that_cannot_be_read_now_is_kept_and_the_cause_is_said(
     shards = begun(photos, out)
     before = [path.read_bytes() for path in shards]
 
+    left = [shards[0]]
+
     def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Any, *args: Any) -> Any:
-            if os.fsdecode(path) == str(shards[0]):
+            if left and os.fsdecode(path) == str(shards[0]):
+                left.pop()
                 raise OSError(error, os.strerror(error), os.fsdecode(path))
             return real(path, *args)
 
@@ -182,3 +189,50 @@ def test_a_plan_that_is_not_json_is_bounded(photos: Path, out: Path) -> None:
         (parts(out) / "plan.json").write_text(text)
         with pytest.raises(HeadstripError, match=r"has 'plan\.json' in it"):
             embed(photos, out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a process can see what it maps")
+@pytest.mark.parametrize("name", ["o.parquet", "o.npy"])
+def test_no_file_is_removed_or_replaced_while_it_is_open_or_mapped(
+    photos: Path, out: Path, name: str
+) -> None:
+    target = out.with_name(name)
+    begun(photos, target)
+    with like_windows():
+        embed(photos, target)
+        embed(photos, target)
+        (photos / "0.png").unlink()
+        shutil.copy(photos / "1.png", photos / "9.png")
+        embed(photos, target, retry_failed=True)
+        embed(photos, target, checksum=True)
+        embed(photos, target, overwrite=True)
+        load_embeddings(target)
+        embed(photos, target)
+        begun(photos, target.with_name(f"again-{name}"))
+        embed(photos, target.with_name(f"again-{name}"), overwrite=True)
+    assert not list(out.parent.glob("*.parts"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a process can see what it maps")
+def test_looking_first_leaves_nothing_mapped(photos: Path) -> None:
+    with like_windows():
+        measure_engines(
+            tiny_encoder(), source_of(photos), Settings(batch_size=1, threads=1, engine="torch"),
+            Options(workers=0),
+        )  # fmt: skip
+
+
+def test_a_disk_that_damages_a_shard_again_and_again_ends_the_run(photos: Path, out: Path) -> None:
+    rounds: list[int] = []
+
+    def damaging(run: Run, todo: Sequence[int], told: Told) -> Any:
+        done = compute_here(run, todo, told)
+        rounds.append(len(todo))
+        shard = run.shards.path(1)
+        shard.write_bytes(shard.read_bytes().replace(b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfc"))
+        return done
+
+    with pytest.raises(HeadstripError, match=r"damaged 3 times.*000001\.parquet"):
+        embed(photos, out, compute=damaging)
+    assert rounds == [3, 1, 1]
+    assert embed(photos, out).rows == 6

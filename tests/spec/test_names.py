@@ -29,6 +29,8 @@ DETAILS = st.from_regex(r"[\w.-]{1,12}", fullmatch=True)
         ("efficientnet-lite:b0", Name("b0", "efficientnet-lite")),
         ("9lab:net", Name("net", "9lab")),
         ("lab:a:b", Name("a:b", "lab")),
+        ("hf:C:\\models\\own.v2", Name("C:\\models\\own.v2", "hf")),
+        ("hf:C:/models/own.v2", Name("C:/models/own.v2", "hf")),
     ],
 )
 def test_a_name_has_these_parts(text, name):

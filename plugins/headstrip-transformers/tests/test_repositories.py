@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,6 +167,20 @@ def test_a_folder_in_the_hub_s_layout_is_named_by_its_path(
         with torch.inference_mode():
             logits = build(name).logits(pixels("dinov2"))
             assert torch.equal(logits, network(pixels("dinov2")).logits)
+
+
+@pytest.mark.parametrize("name", ["C:\\own.v2", "C:/own.v2", ".\\own"])
+def test_a_path_of_windows_is_a_folder_and_no_id_of_the_hub(
+    name: str, tmp_path: Path, no_sockets: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_sockets()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"no file config\.json in the folder"):
+        build(f"hf:{name}")
+    if os.name == "posix":
+        # There it is a name like any other, and so stands for what Windows would find.
+        folder_of(tmp_path / name, files_of(network_of("dinov2"), processor("dinov2")))
+        assert build(f"hf:{name}").output_dim == WIDTHS["dinov2"]
 
 
 def test_a_path_without_a_dot_before_it_is_a_sentence() -> None:

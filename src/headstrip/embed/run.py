@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,9 @@ __all__ = ["Compute", "EmbedReport", "Options", "Progress", "Run", "compute_here
 Progress = Callable[[int, int], None]
 Said = Callable[[str], None]
 Compute = Callable[["Run", Sequence[int], Told], tuple[Stages, int]]
+
+_DAMAGES = 3
+"""Times that a shard may be damaged on the disk before the run ends."""
 
 
 def embed_source(
@@ -106,8 +110,13 @@ def embed_source(
         with opened_parts(target) as parts:
             asked = settings or Settings()
             run = Run(encoder, images, target, parts, asked, options, say, str(out))
-            report = run.finish(progress or (lambda done, total: None), compute or compute_here)
+            with closing(run.listing):
+                report = run.finish(progress or _ignore, compute or compute_here)
     return replace(report, out=Path(out))
+
+
+def _ignore(done: int, total: int) -> None:
+    """Take progress that nobody asked for."""
 
 
 def check_encoder(encoder: Encoder) -> None:
@@ -169,7 +178,7 @@ class Run:
 
     def finish(self, progress: Progress, compute: Compute) -> EmbedReport:
         """Compute what is missing, and write the file."""
-        stages, computed = Stages(), 0
+        stages, computed, damages = Stages(), 0, 0
         while not self._is_written():
             stages, more = self._fill(progress, compute)
             computed += more
@@ -178,8 +187,15 @@ class Run:
                 break
             except DamagedShard as damaged:
                 # It was removed, and is computed again.
+                damages += 1
+                if damages == _DAMAGES:
+                    raise HeadstripError(
+                        f"Files were damaged {damages} times between writing and reading them, at "
+                        f"last {damaged}. Check the disk, or write to another one."
+                    ) from damaged
                 self._say(f"{damaged} was damaged on the disk, and is computed again.")
         rows, bad = len(self.listing), count_bad(rows_file(self.out))
+        # Windows removes no file that is mapped.
         self.listing.close()
         self._remove_parts()
         return EmbedReport(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from headstrip_transformers.towers import TOWERS, Tower, config_class
 
 _FILES = ("model.safetensors", "model.safetensors.index.json")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_FOLDERS = ("/", "./", "../", "~/")
+_FOLDER = re.compile(r"/|~/|\\|(\.\.?|[A-Za-z]:)[/\\]")
+"""How the path of a folder begins: on Windows with a backslash or a drive too."""
+
 _WHOLE = {tower.whole: kind for kind, tower in TOWERS.items() if tower.whole}
 _CLASSIFIER = "ForImageClassification"
 _PATCHES = {"siglip2", "siglip2_vision_model"}
@@ -62,12 +65,12 @@ class Checkpoint:
 
 def is_repository(name: str) -> bool:
     """Whether a name means a repository or a folder, and no model type."""
-    return "/" in name
+    return "/" in name or is_folder(name)
 
 
 def is_folder(name: str) -> bool:
     """Whether a name is the path of a folder: from the root, the home, or one begun with a dot."""
-    return name.startswith(_FOLDERS)
+    return _FOLDER.match(name) is not None
 
 
 def read_json(name: str, filename: str) -> dict[str, Any]:
