@@ -78,6 +78,7 @@ class Encoder(Guarded):
         if head is not None:
             # An unused parameter that asks for a gradient stops DistributedDataParallel.
             head.requires_grad_(False)
+        self._guard(backbone, head)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:

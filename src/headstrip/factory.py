@@ -72,9 +72,14 @@ def build_encoder(
             warning.
         verify: ``"changed"`` hashes the weights file when it is not as it was when it was hashed
             last, by size, time and inode; ``"always"`` reads every byte of it.
-        map: Whether the parameters are the file's own pages, mapped copy-on-write, instead of
-            copies; by default wherever that is safe: not over a network, nor with
-            ``HEADSTRIP_MAP=0``.
+        map: Whether the parameters are the pages of the file itself, mapped copy-on-write, instead
+            of copies in memory. By default headstrip maps what lies in a cache that nobody edits
+            (torch hub's, the Hugging Face hub's, an installed package, headstrip's own), except
+            on a network file system, and reads every file that you name by its path. ``False``
+            reads any file, as does ``HEADSTRIP_MAP=0``. ``True`` maps any file; it is dangerous:
+            whoever cuts a mapped file short or overwrites it in place (``torch.save`` does
+            both) makes the encoder unusable, and ends the process if a parameter is read past
+            the encoder. See ``docs/weights.md``.
         offline: Open no socket; ``HEADSTRIP_OFFLINE=1`` does it for all calls.
         allow_versions: Whether other libraries may compute than a manifest names; the last bits
             of embeddings may differ then.

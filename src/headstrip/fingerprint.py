@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from headstrip.own_loading import keeps_more
 from headstrip.state_dicts import extra_states
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ def fingerprint_of(encoder: Encoder) -> Fingerprint:
     }
     for name in sorted(tensors):
         _add(digest, name, tensors[name])
-    for name, value in sorted(extra_states(encoder.backbone.state_dict()).items()):
-        _add_other(digest, name, value)
+    # Taking the state dict of an encoder copies what is mapped.
+    if keeps_more(encoder.backbone):
+        for name, value in sorted(extra_states(encoder.backbone.state_dict()).items()):
+            _add_other(digest, name, value)
     return Fingerprint(
         identity=digest.hexdigest(),
         name=encoder.spec.qualified_name,

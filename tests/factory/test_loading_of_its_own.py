@@ -323,7 +323,9 @@ def test_a_shape_that_a_hook_does_not_change_is_told_by_its_name(saved):
 
 def test_what_was_copied_from_a_file_does_not_mind_what_becomes_of_it(saved):
     path = saved(network("halves").state_dict())
-    kept, free = (build_encoder(f"nets:{name}", weights=path) for name in ("halves", "reads"))
+    kept, free = (
+        build_encoder(f"nets:{name}", weights=path, map=True) for name in ("halves", "reads")
+    )
     path.write_bytes(b"another file")
     assert free(images()).isfinite().all()
     # Its hook may have kept what it was given.

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from headstrip.atomic import write_atomically
+from headstrip.weights.aligning import align
+from headstrip.weights.copying import read_parts
 from headstrip.weights.description import restore, take_apart
 from headstrip.weights.mapping import guard, map_file
 from headstrip.weights.parsing import Parsed
@@ -31,13 +33,16 @@ _LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) (\w+):(\w+) (\d+)")
 _DTYPES = {str(dtype): dtype for dtype in DTYPES.values()}
 
 
-def parse_again(path: Path, file: BinaryIO, sha256: str, limit: int | None) -> Parsed | None:
-    """Return the content of a mapped file whose layout is known, None where it is not.
+def parse_again(
+    path: Path, file: BinaryIO, sha256: str, *, mapped: bool, limit: int | None
+) -> Parsed | None:
+    """Return the content of a file whose layout is known, None where it is not.
 
     Args:
         path: The file, for messages.
         file: The file, open, whose bytes have the hash.
         sha256: Hexadecimal sha256 of it.
+        mapped: Whether to map it; else its tensors are read into memory.
         limit: The most bytes of tensors that it may hold, None for any.
 
     Raises:
@@ -51,12 +56,20 @@ def parse_again(path: Path, file: BinaryIO, sha256: str, limit: int | None) -> P
         held = sum(size for _, size in layout["storages"])
         if limit is not None and held > limit:
             raise too_large(path, held, limit)
+        if not mapped:
+            size = os.fstat(file.fileno()).st_size
+            parts = read_parts(file, _places(layout, size))
+            content = restore(_tensors(parts, layout), layout["description"])
+            align(content)
+            return Parsed(content, None, 0)
         # Before the mapping: what changes from now on is noticed.
         watch = guard(path, file)
         whole = map_file(file)
         if whole is None:
             return None
-        return Parsed(restore(_tensors(whole, layout), layout["description"]), watch, held)
+        # One for each, as torch has it: saving one tensor must not save the file.
+        parts = [whole[start : start + count] for start, count in _places(layout, whole.nbytes())]
+        return Parsed(restore(_tensors(parts, layout), layout["description"]), watch, held)
     # No layout, or one that is damaged: the file is parsed.
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, RecursionError) as error:
         if isinstance(error, RuntimeError) and type(error).__module__.startswith("headstrip"):
@@ -92,14 +105,15 @@ def _layout_of(sha256: str) -> Path:
     return cache_home() / "layouts" / f"{sha256}.json"
 
 
-def _tensors(whole: torch.UntypedStorage, layout: dict[str, Any]) -> dict[str, Tensor]:
-    size = whole.nbytes()
-    storages: list[Any] = []
+def _places(layout: dict[str, Any], size: int) -> list[tuple[int, int]]:
+    """Return where each storage starts in a file of so many bytes, and how many bytes it has."""
     for start, count in layout["storages"]:
         if not 0 <= start <= start + count <= size:
             raise ValueError("a storage lies outside the file")
-        # One for each, as torch has it: saving one tensor must not save the file.
-        storages.append(whole[start : start + count])
+    return [(start, count) for start, count in layout["storages"]]
+
+
+def _tensors(storages: list[torch.UntypedStorage], layout: dict[str, Any]) -> dict[str, Tensor]:
     tensors = {}
     for name, dtype, storage, offset, shape, stride in layout["tensors"]:
         empty = torch.empty(0, dtype=_DTYPES[dtype])

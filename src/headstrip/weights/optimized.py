@@ -68,7 +68,7 @@ def optimize(path: Path) -> Path:
         WeightsError: The file is none of weights, holds what cannot be converted, or there is no
             room for the other one.
     """
-    from headstrip.weights.mapping import guard, may_map
+    from headstrip.weights.mapping import guard
     from headstrip.weights.parsing import parse
     from headstrip.weights.trust import hash_of
 
@@ -78,7 +78,7 @@ def optimize(path: Path) -> Path:
             sha256 = hash_of(file)
             if (found := optimized(sha256)) is not None:
                 return found
-            content = parse(path, file, mapped=may_map(path), checked=False).content
+            content = parse(path, file, mapped=False, checked=False).content
     except OSError as error:
         raise WeightsError(
             f"The weights file {str(path)!r} cannot be read ({one_line(error)}). "

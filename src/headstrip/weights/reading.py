@@ -23,6 +23,7 @@ from headstrip.weights.layout import note_layout, parse_again
 from headstrip.weights.mapping import Guard, may_map
 from headstrip.weights.optimized import optimized
 from headstrip.weights.parsing import Parsed, parse
+from headstrip.weights.shared_caches import lies_in_a_cache
 from headstrip.weights.trust import (
     Expectation,
     Seen,
@@ -47,7 +48,8 @@ class Reading:
     Attributes:
         verify: ``changed`` to hash a file that is not as it was when it was hashed last;
             ``always`` to hash it in any case.
-        mapped: Whether to map it; None for wherever that is safe.
+        mapped: Whether to map it; None for mapping what lies in a cache, and reading what a user
+            named by its path.
         limit: The most bytes of tensors that it may hold, None for any.
         locations: Where it may be from.
         name: What the user asked for, for messages; empty for a file of the user's own.
@@ -135,7 +137,9 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     copy = optimized(seen.sha256)
     of_copy = _parse_copy(copy, how) if copy is not None else None
     checked = bool(expected.sha256) or seen.facts.get(_CHECKED, False)
-    parsed = of_copy or _parse(path, file, seen, how, checked=checked)
+    # A file without a name that headstrip knows was named by its path: it is the user's own.
+    mapped = bool(how.name) and _is_safe_to_map(path) if how.mapped is None else how.mapped
+    parsed = of_copy or _parse(path, file, seen, how, mapped=mapped, checked=checked)
     if seen.fresh:
         remember(path, seen.stat, seen.sha256, origin=_origin(path))
     if of_copy is None and not seen.facts.get(_CHECKED):
@@ -145,10 +149,13 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     return WeightsFile(path, seen.sha256, parsed.content, guards, filled, seen.stat)
 
 
-def _parse(path: Path, file: BinaryIO, seen: Seen, how: Reading, *, checked: bool) -> Parsed:
+def _parse(
+    path: Path, file: BinaryIO, seen: Seen, how: Reading, *, mapped: bool, checked: bool
+) -> Parsed:
     """Parse an open file, or map what was found in the same bytes before."""
-    mapped = may_map(path) if how.mapped is None else how.mapped
-    again = parse_again(path, file, seen.sha256, how.limit) if mapped and checked else None
+    again = (
+        parse_again(path, file, seen.sha256, mapped=mapped, limit=how.limit) if checked else None
+    )
     parsed = again or parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
     _refuse_changed(path, file, seen)
     if again is None:
@@ -156,6 +163,10 @@ def _parse(path: Path, file: BinaryIO, seen: Seen, how: Reading, *, checked: boo
     if parsed.guard is not None:
         parsed.guard.sha256 = seen.sha256
     return parsed
+
+
+def _is_safe_to_map(path: Path) -> bool:
+    return lies_in_a_cache(path) and may_map(path)
 
 
 def _parse_copy(copy: Path, how: Reading) -> Parsed | None:
@@ -170,7 +181,8 @@ def _parse_copy(copy: Path, how: Reading) -> Parsed | None:
     with suppress(WeightsError, OSError), open(copy, "rb") as file:
         seen = identify(copy, file, always=how.verify == "always")
         compare(copy, seen.sha256, Expectation(record.sha256, "its first use"))
-        parsed = _parse(copy, file, seen, how, checked=True)
+        mapped = _is_safe_to_map(copy) if how.mapped is None else how.mapped
+        parsed = _parse(copy, file, seen, how, mapped=mapped, checked=True)
         if seen.fresh:
             remember(copy, seen.stat, seen.sha256, origin="optimized")
         return parsed

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headstrip.weights.aligning import ALIGNMENT
+from headstrip.weights.copying import read_parts
 from headstrip.weights.mapping import map_file
 from headstrip.weights.problems import too_large
 from headstrip.weights.safetensors_header import Entry, read_header
@@ -34,51 +35,14 @@ def read_safetensors(
         entry for entry in header.entries if storage is not None and entry.start % ALIGNMENT == 0
     ]
     kept = {entry.name for entry in aligned}
-    tensors = _copies(file, [entry for entry in header.entries if entry.name not in kept])
+    others = [entry for entry in header.entries if entry.name not in kept]
+    parts = read_parts(file, [(entry.start, entry.size) for entry in others])
+    tensors = {entry.name: _tensor(part, entry) for entry, part in zip(others, parts, strict=True)}
     if storage is not None:
         for entry in aligned:
             part = storage[entry.start : entry.start + entry.size]
             tensors[entry.name] = _tensor(part, entry)
     return tensors, header.metadata, sum(entry.size for entry in aligned)
-
-
-def _copies(file: BinaryIO, entries: list[Entry]) -> dict[str, Tensor]:
-    """Read tensors into one piece of memory, each where it is aligned there.
-
-    What stands in a row in the file and in memory is read in one go.
-    """
-    places, end = [], 0
-    for entry in entries:
-        places.append(end)
-        end += -(-entry.size // ALIGNMENT) * ALIGNMENT
-    memory = torch.empty(end, dtype=torch.uint8, device="cpu")
-    view = memory.numpy().data
-    row = 0
-    for index, entry in enumerate(entries):
-        following = index + 1
-        if (
-            following == len(entries)
-            or entry.size % ALIGNMENT
-            or entries[following].start != entry.start + entry.size
-        ):
-            first = entries[row]
-            _fill(file, first.start, view[places[row] : places[index] + entry.size])
-            row = following
-    storage = memory.untyped_storage()
-    return {
-        entry.name: _tensor(storage[place : place + entry.size], entry)
-        for entry, place in zip(entries, places, strict=True)
-    }
-
-
-def _fill(file: BinaryIO, start: int, view: memoryview) -> None:
-    file.seek(start)
-    done = 0
-    while done < len(view):
-        count = file.readinto(view[done:])  # type: ignore[attr-defined]
-        if not count:
-            raise ValueError("it ends before its last tensor does")
-        done += count
 
 
 def _tensor(storage: torch.UntypedStorage, entry: Entry) -> Tensor:

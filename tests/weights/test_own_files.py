@@ -1,0 +1,340 @@
+"""A file that the user named by its path may be saved over, cut, replaced and deleted."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.weights.files import (
+    SAVERS,
+    State,
+    save_legacy,
+    save_safetensors,
+    save_zip,
+    sha256_of,
+    state_of,
+)
+from torch import nn
+
+from headstrip import (
+    BackboneSpec,
+    Stripped,
+    WeightsEntry,
+    WeightsError,
+    build_encoder,
+    detach,
+    hookimpl,
+    register_plugin,
+)
+from headstrip.registry import use_registry
+from headstrip.weights.optimized import optimize
+from headstrip.weights.shared_caches import lies_in_a_cache
+
+NAME = "lab:net"
+
+
+def mapped_from(path: Path) -> bool:
+    """Whether this process maps a file."""
+    real = os.path.realpath(path)
+    return f" {real}\n" in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+def holds(backbone: nn.Module, state: State) -> bool:
+    """Whether a backbone has the values that were saved."""
+    return all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
+
+
+class Tiny(nn.Module):
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 256, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(256, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(x))
+
+
+class Plugin:
+    FAMILIES = ("tiny",)
+    locations: tuple[str, ...] = ("https://example.invalid/net.pth",)
+
+    @hookimpl
+    def backbones(self) -> tuple[BackboneSpec, ...]:
+        return (BackboneSpec("net", "lab", "lab:tiny", "lab", "image", (3, 8, 8), 256, 0, "V1"),)
+
+    @hookimpl
+    def weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
+        return (WeightsEntry("V1", self.locations, num_classes=3),)
+
+    @hookimpl
+    def build_model(self, spec: BackboneSpec, options: dict[str, int]) -> nn.Module:
+        return Tiny(**options)
+
+    @hookimpl
+    def strip_head(self, model: nn.Module) -> Stripped:
+        return detach(model, "fc")
+
+
+@pytest.fixture(autouse=True)
+def lab() -> Iterator[Plugin]:
+    plugin = Plugin()
+    use_registry(None)
+    register_plugin(plugin, "lab")
+    yield plugin
+    use_registry(None)
+
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="what a process maps is read from /proc"
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    return Tiny().state_dict()
+
+
+def saved_by_torch(part: nn.Module, path: Path) -> None:
+    torch.save(part.state_dict(), path)
+
+
+def saved_by_safetensors(part: nn.Module, path: Path) -> None:
+    save_file(part.state_dict(), path)
+
+
+def saved_whole(part: nn.Module, path: Path) -> None:
+    torch.save(part, path)
+
+
+def cut_short(part: nn.Module, path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def emptied(part: nn.Module, path: Path) -> None:
+    open(path, "wb").close()
+
+
+def deleted(part: nn.Module, path: Path) -> None:
+    path.unlink()
+
+
+def replaced(part: nn.Module, path: Path) -> None:
+    path.with_name("other").write_bytes(b"another file")
+    path.with_name("other").replace(path)
+
+
+ALL = (saved_by_torch, saved_by_safetensors, saved_whole, cut_short, emptied, deleted, replaced)
+
+
+@pytest.mark.parametrize("change", ALL, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("kind", SAVERS)
+@pytest.mark.parametrize("mapped", [None, False], ids=["default", "off"])
+def test_whatever_happens_to_the_file_the_encoder_keeps_what_it_loaded(
+    change: Callable[[nn.Module, Path], None], kind: str, mapped: bool | None, tmp_path: Path,
+    state: State,
+) -> None:  # fmt: skip
+    path = SAVERS[kind](state, tmp_path / "own")
+    encoder = build_encoder(NAME, weights=path, map=mapped)
+    change(encoder, path)
+    change(encoder.backbone, path) if path.exists() else None
+    assert all(
+        torch.equal(value, state[key]) for key, value in encoder.backbone.state_dict().items()
+    )
+    assert encoder(torch.zeros(1, 3, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("change", [saved_by_torch, saved_by_safetensors])
+@pytest.mark.parametrize("part", ["encoder", "backbone"])
+def test_a_state_dict_of_a_mapped_encoder_may_be_saved_over_its_file(
+    change: Callable[[nn.Module, Path], None], part: str, tmp_path: Path, state: State
+) -> None:
+    path = save_zip(state, tmp_path / "own")
+    encoder = build_encoder(NAME, weights=path, map=True)
+    assert mapped_from(path)
+    change(encoder if part == "encoder" else encoder.backbone, path)
+    assert all(
+        torch.equal(value, state[key]) for key, value in encoder.backbone.state_dict().items()
+    )
+    assert encoder(torch.zeros(1, 3, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("change", [saved_whole, cut_short, emptied])
+@pytest.mark.parametrize("part", ["encoder", "backbone"])
+def test_a_mapped_file_that_is_cut_gives_an_error_and_ends_no_process(
+    change: Callable[[nn.Module, Path], None], part: str, tmp_path: Path, state: State
+) -> None:
+    path = save_zip(state, tmp_path / "own")
+    encoder = build_encoder(NAME, weights=path, map=True)
+    with suppress(WeightsError):
+        change(encoder if part == "encoder" else encoder.backbone, path)
+    with pytest.raises(WeightsError, match="rewritten in place"):
+        encoder(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(WeightsError, match="rewritten in place"):
+        encoder.backbone.state_dict()
+
+
+@pytest.mark.parametrize("outlive", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_of_a_mapped_backbone_is_plain(
+    outlive: Callable[[nn.Module], nn.Module], tmp_path: Path, state: State
+) -> None:
+    path = save_zip(state, tmp_path / "own")
+    backbone = outlive(build_encoder(NAME, weights=path, map=True).backbone)
+    emptied(backbone, path)
+    assert holds(backbone, state)
+
+
+def test_a_mapped_backbone_outlives_its_encoder(tmp_path: Path, state: State) -> None:
+    path = save_zip(state, tmp_path / "own")
+    backbone = build_encoder(NAME, weights=path, map=True).backbone
+    torch.save(backbone.state_dict(), path)
+    assert holds(backbone, state)
+
+
+def test_taking_a_fingerprint_leaves_the_file_mapped(tmp_path: Path, state: State) -> None:
+    path = save_zip(state, tmp_path / "own")
+    encoder = build_encoder(NAME, weights=path, map=True)
+    assert encoder.fingerprint.weights_sha256 == sha256_of(path)
+    assert mapped_from(path)
+
+
+def weights_by_tag(path: Path) -> str:
+    return f"DEFAULT={path}"
+
+
+@pytest.mark.parametrize("argument", [str, Path, weights_by_tag], ids=["text", "path", "tag"])
+@pytest.mark.parametrize("save", [save_zip, save_legacy, save_safetensors])
+def test_no_way_to_name_a_file_maps_it(
+    argument: Callable[[Path], str | Path], save: Callable[[State, Path], Path], tmp_path: Path,
+    state: State,
+) -> None:  # fmt: skip
+    path = save(state, tmp_path / "own")
+    # The second time the layout of its tensors is known.
+    encoders = [build_encoder(NAME, weights=argument(path)) for _ in range(2)]
+    assert not mapped_from(path)
+    assert encoders
+
+
+def test_a_file_in_a_cache_that_was_named_by_its_path_is_not_mapped(
+    hub: Path, state: State
+) -> None:
+    path = save_zip(state, hub / "own")
+    encoder = build_encoder(NAME, weights=path)
+    assert not mapped_from(path)
+    assert encoder
+
+
+def test_a_manifests_file_is_not_mapped(tmp_path: Path, state: State) -> None:
+    path = save_zip(state, tmp_path / "own")
+    manifest = tmp_path / "encoder.json"
+    manifest.write_text(json.dumps(build_encoder(NAME, weights=path).manifest()))
+    encoder = build_encoder(manifest, weights=path)
+    torch.save(encoder.state_dict(), path)
+    assert not mapped_from(path)
+
+
+def test_an_optimized_copy_of_a_users_file_is_mapped_and_the_file_may_be_saved_over(
+    tmp_path: Path, state: State
+) -> None:
+    path = save_legacy(state, tmp_path / "own")
+    made = optimize(path)
+    encoder = build_encoder(NAME, weights=path)
+    assert mapped_from(made)
+    torch.save(encoder.state_dict(), path)
+    assert all(
+        torch.equal(value, state[key]) for key, value in encoder.backbone.state_dict().items()
+    )
+
+
+def test_an_optimized_copy_that_is_named_by_its_path_is_not_mapped(
+    tmp_path: Path, state: State
+) -> None:
+    made = optimize(save_zip(state, tmp_path / "own"))
+    encoder = build_encoder(NAME, weights=made)
+    assert not mapped_from(made)
+    assert encoder
+
+
+def test_a_published_file_in_torch_hubs_cache_is_mapped(
+    hub: Path, state: State, published: Callable[..., WeightsEntry]
+) -> None:
+    path = save_zip(state, hub / "net")
+    published(NAME, locations=("https://example.invalid/net.pth",), sha256=sha256_of(path))
+    encoder = build_encoder(NAME)
+    assert mapped_from(path)
+    torch.save(encoder.state_dict(), path)
+    assert all(
+        torch.equal(value, state[key]) for key, value in encoder.backbone.state_dict().items()
+    )
+
+
+def test_a_link_from_a_cache_to_a_users_file_is_not_mapped(
+    hub: Path, tmp_path: Path, state: State, published: Callable[..., WeightsEntry]
+) -> None:
+    path = save_zip(state, tmp_path / "mine")
+    (hub / "net.pth").symlink_to(path)
+    published(NAME, locations=("https://example.invalid/net.pth",), sha256=sha256_of(path))
+    encoder = build_encoder(NAME)
+    torch.save(encoder.state_dict(), path)
+    assert not mapped_from(path)
+
+
+def test_a_plugins_weights_at_a_plain_path_are_not_mapped(
+    tmp_path: Path, state: State, lab: Plugin
+) -> None:
+    path = save_zip(state, tmp_path / "tiny")
+    lab.locations = (str(path),)
+    encoder = build_encoder(NAME)
+    assert not mapped_from(path)
+    torch.save(encoder.state_dict(), path)
+    assert holds(encoder.backbone, state)
+
+
+def test_a_file_lies_in_a_cache_only_where_its_name_and_its_bytes_do(
+    hub: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.pth").touch()
+    (hub / "there.pth").touch()
+    (hub / "out.pth").symlink_to(tmp_path / "mine.pth")
+    (tmp_path / "in.pth").symlink_to(hub / "there.pth")
+    assert lies_in_a_cache(hub / "there.pth")
+    assert not lies_in_a_cache(hub / "out.pth")
+    assert not lies_in_a_cache(tmp_path / "in.pth")
+    assert not lies_in_a_cache(hub / ".." / ".." / ".." / "mine.pth")
+
+
+def test_a_file_that_an_installed_distribution_lists_lies_in_a_cache_and_a_checkouts_does_not() -> (
+    None
+):
+    assert lies_in_a_cache(Path(torch.__file__))
+    assert not lies_in_a_cache(Path(__file__))
+
+
+def test_saving_over_the_file_in_a_process_of_its_own_ends_well(
+    tmp_path: Path,
+) -> None:
+    state = state_of("squeezenet1_1")
+    path = save_zip(state, tmp_path / "own")
+    script = (
+        "import sys, torch; from headstrip import build_encoder\n"
+        "encoder = build_encoder('squeezenet1_1', weights=sys.argv[1])\n"
+        "torch.save(encoder.backbone.state_dict(), sys.argv[1])"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == 0
+    again = torch.load(path, weights_only=True)
+    assert all(torch.equal(value, state[key]) for key, value in again.items())
