@@ -17,6 +17,7 @@ from headstrip.hollow import Replaced, hollow_parameters, share_memory
 from headstrip.own_loading import has_a_say, is_as_given, keeps_more, load_as_torch
 from headstrip.plugins import Plugin
 from headstrip.selection import Selection
+from headstrip.several_states import refuse_several
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.state_dicts import (
     compare,
@@ -115,6 +116,9 @@ class Builder:
                 how = replace(how, locations=entry.locations, name=f"{self.about}.{entry.tag}")
                 found = locate(entry, self.about, offline=self.wish.offline)
                 self.read.append(read_weights(found, entry.sha256, how))
+            # Of published files a plugin knows which state dict they are for.
+            if path is not None or not self.owner.implements("adapt_state_dict"):
+                refuse_several(self.read[0].content, self.read[0].path)
         return self.read[0]
 
     @property

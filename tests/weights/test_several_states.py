@@ -1,0 +1,117 @@
+"""Which of several state dicts in one file is meant is never guessed, whatever builds of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.weights.files import save_legacy, save_zip
+from torch import Tensor, nn
+
+from headstrip import WeightsError, build_encoder
+from headstrip.several_states import refuse_several
+
+State = dict[str, Tensor]
+
+
+def network(seed: int, width: int = 4) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Linear(width, 2))
+
+
+def state(seed: int, width: int = 4) -> State:
+    return dict(network(seed, width).state_dict())
+
+
+def prefixed(one: State, prefix: str) -> State:
+    return {f"{prefix}{key}": value for key, value in one.items()}
+
+
+RAW, EMA = state(1), state(2)
+ADAM = {
+    "state": {0: {"step": torch.tensor(1.0), "exp_avg": RAW["0.weight"]}},
+    "param_groups": [{"lr": 0.1, "params": [0]}],
+}
+
+SEVERAL: list[tuple[Any, list[str]]] = [
+    ({"state_dict": RAW, "state_dict_ema": EMA}, ["['state_dict']", "['state_dict_ema']"]),
+    ({"state_dict": RAW, "model": EMA}, ["['state_dict']", "['model']"]),
+    ({"net": RAW, "network": EMA, "epoch": 3}, ["['net']", "['network']"]),
+    ({"model": RAW, "model_ema": prefixed(EMA, "module.")}, ["['model']", "['model_ema']"]),
+    ({"model": RAW, "teacher": EMA, "optimizer": ADAM}, ["['model']", "['teacher']"]),
+    ({"model": RAW, "best": {"weights": EMA}}, ["['model']", "['best']['weights']"]),
+    ({"checkpoint": {"model": RAW, "ema": EMA}}, ["['checkpoint']['model']"]),
+    ({"student": prefixed(RAW, "module."), "teacher": EMA}, ["['student']", "['teacher']"]),
+    ({"model": RAW, "ema": {"decay": 0.9, "shadow": EMA}}, ["['ema']['shadow']"]),
+    ({"model": RAW, "swa": {k: v for k, v in EMA.items() if "running" not in k}}, ["['swa']"]),
+    ({"model": {"state_dict": RAW}, "state_dict": EMA}, ["['model']['state_dict']"]),
+    ({"best_loss_model": EMA, "model": RAW}, ["['best_loss_model']"]),
+    ({"model": RAW, "net": state(3, width=8)}, ["['model']", "['net']"]),
+]  # fmt: skip
+
+ONE: list[Any] = [
+    RAW,
+    {"state_dict": RAW, "epoch": 3, "best": torch.tensor(0.5)},
+    {"model": RAW, "optimizer": ADAM, "lr_scheduler": {"last_epoch": 3}},
+    {"model": RAW, "optimizer": {"exp_avg": EMA, "exp_avg_sq": state(3)}},
+    {"model": RAW, "optimizer_state_dict": {"momentum_buffer": EMA}},
+    {"model": RAW, "criterion": {"center": torch.zeros(4)}, "scaler": {"scale": 1.0}},
+    {"model": RAW, "ema": {"decay": torch.tensor(0.9), "num_updates": torch.tensor(1)}},
+    {"model": RAW, "state_dict": RAW},
+    {"model": RAW, "state_dict": dict(RAW)},
+    {"model": {"state_dict": RAW}, "args": {"lr": 0.1}},
+    {"model": {"name": "net"}, "state_dict": RAW},
+    {"model": RAW, "model_ema": None},
+]
+
+
+@pytest.mark.parametrize(("content", "places"), SEVERAL)
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_several_are_refused_and_listed(content: Any, places: list[str], save, tmp_path) -> None:
+    loaded = torch.load(save(content, tmp_path / "x"), weights_only=True)
+    with pytest.raises(WeightsError, match="does not guess which one you mean") as caught:
+        refuse_several(loaded, "x.pth")
+    for place in places:
+        assert f"content{place} (" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ONE)
+def test_one_beside_other_things_is_not(content: Any, tmp_path: Path) -> None:
+    refuse_several(torch.load(save_zip(content, tmp_path / "x"), weights_only=True), "x.pth")
+
+
+def test_a_checkpoint_that_holds_itself_is_looked_at_once() -> None:
+    content: dict[str, Any] = {"model": RAW}
+    content["again"] = content
+    refuse_several(content, "x.pth")
+
+
+def test_the_error_says_how_to_save_the_one_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_zip({"model": RAW, "ema": EMA}, Path("x"))
+    with pytest.raises(WeightsError) as caught:
+        build_encoder("resnet18", weights="x.pth")
+    assert re.match(r"x\.pth holds 2 state dicts, and", str(caught.value))
+    code = str(caught.value).partition("by itself: ")[2].rstrip(".")
+    exec(code, {"torch": torch})
+    saved = torch.load("weights.pth", weights_only=True)
+    assert all(torch.equal(saved[key], value) for key, value in RAW.items())
+
+
+SOURCES = ["resnet18", "timm:resnet10t", "hf:vit", "efficientnet-lite:efficientnet_lite0"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("weights", ["{path}", "DEFAULT={path}"])
+def test_every_source_refuses_several(name: str, weights: str, tmp_path: Path) -> None:
+    if name.startswith("hf:"):
+        pytest.importorskip("headstrip_transformers")
+        weights = "{path}"
+    path = save_zip({"state_dict": RAW, "state_dict_ema": EMA}, tmp_path / "x")
+    with pytest.raises(WeightsError, match="holds 2 state dicts"):
+        build_encoder(name, weights=weights.format(path=path))
