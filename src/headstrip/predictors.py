@@ -120,7 +120,7 @@ class Predictors(nn.Module):
         _refuse_other_sizes(self, renamed, prefix)
         state_dict.clear()
         state_dict.update(renamed)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def key_of(name: str) -> str:
