@@ -301,6 +301,53 @@ FAULTS = (
         "    if found.dim != smallest.dim:\n", "    if False:\n",
         "tests/cli/test_plugins.py",
     ),
+    Fault(
+        "a row may have any scheme", "embed/sources/access.py",
+        "    if scheme not in SCHEMES | access.schemes:\n", "    if not scheme:\n",
+        "tests/embed/sources/test_hostile_rows.py",
+    ),
+    Fault(
+        "a row may chain file systems", "embed/sources/access.py",
+        '    if "::" in _HOST_IN_BRACKETS.sub("", rest, count=1):\n', "    if not rest:\n",
+        "tests/embed/sources/test_hostile_rows.py",
+    ),
+    Fault(
+        "a redirect leads anywhere", "embed/sources/http.py",
+        "        if why:\n", "        if not target:\n",
+        "tests/embed/sources/test_urls.py",
+    ),
+    Fault(
+        "a private address is connected to", "embed/sources/http.py",
+        "if is_private(address[0]) and not is_home:", "if not address:",
+        "tests/embed/sources/test_urls.py",
+    ),
+    Fault(
+        "offline forbids weights alone", "embed/sources/access.py",
+        '    return hub.hub_offline() if scheme == "hf" else hub.offline()\n',
+        "    return None\n",
+        "tests/embed/sources/test_urls.py",
+    ),
+    Fault(
+        "the path of a row is normalised", "embed/sources/rows.py",
+        "        return escape(os.fsencode(path))\n",
+        "        return escape(os.fsencode(os.path.normpath(path)))\n",
+        "tests/embed/sources/test_lists.py",
+    ),
+    Fault(
+        "files are left out in silence", "embed/sources/trees.py",
+        "                        noted(entry.name)\n", "                        continue\n",
+        "tests/embed/sources/test_left_out.py",
+    ),
+    Fault(
+        "a time beyond its column ends the run", "embed/sources/items.py",
+        "    return max(-_MOST, min(value, _MOST))\n", "    return value\n",
+        "tests/embed/sources",
+    ),
+    Fault(
+        "a location leads out of its package", "weights/folders.py",
+        "    if not is_inside or not", "    if not",
+        "tests/weights/test_locating.py",
+    ),
 )  # fmt: skip
 
 
