@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from headstrip import bounded_json
 from headstrip.atomic import write_atomically
 from headstrip.embed.allocating import is_kept
 from headstrip.embed.layouts import usable_cores
@@ -41,7 +42,7 @@ def situation(encoder: Encoder, identity: str) -> dict[str, Any]:
 def recall(of: Mapping[str, Any]) -> Any:
     """Return what was remembered of a situation; None where nothing was, or it cannot be read."""
     try:
-        found = json.loads(_file(of).read_text(encoding="utf-8"))
+        found = bounded_json.read(_file(of), "A measurement")
         return found["value"] if found["of"] == of else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

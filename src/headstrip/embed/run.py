@@ -167,6 +167,8 @@ class Run:
             encoder, self.listing, source.reader(), settings, self._say,
             identity=str(now.encoder["identity"]), options=options,
         )  # fmt: skip
+        # What was measured before comes from a file too.
+        check_limits(encoder, settings, options)
         self.layout = lay_out(
             settings, lanes=options.lanes, workers=options.workers,
             device=encoder.place()[0].type,
