@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headstrip.errors import PreprocessingError as PreprocessingError
     from headstrip.errors import UnknownBackboneError as UnknownBackboneError
     from headstrip.errors import WeightsError as WeightsError
+    from headstrip.errors import WeightsWarning as WeightsWarning
     from headstrip.factory import build_encoder as build_encoder
     from headstrip.factory import strip_head as strip_head
     from headstrip.hookspecs import HeadStripper as HeadStripper
@@ -44,7 +45,7 @@ _HOMES = {
     "errors": (
         "CatalogError", "CatalogMismatchError", "CatalogMismatchWarning", "HeadNotFoundError",
         "HeadstripError", "ImageError", "ManifestError", "OptionError", "PluginError",
-        "PreprocessingError", "UnknownBackboneError", "WeightsError",
+        "PreprocessingError", "UnknownBackboneError", "WeightsError", "WeightsWarning",
     ),
     "factory": ("build_encoder", "strip_head"),
     "hookspecs": ("HeadStripper", "hookimpl"),

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from headstrip.assigning import assign, is_hollow
 from headstrip.errors import WeightsError
-from headstrip.fitting import Plan, does_not_fit, limit_of, plan, refuse_larger
+from headstrip.fitting import Plan, limit_of, plan, refuse_larger
 from headstrip.hollow import Replaced, hollow_parameters, share_memory
+from headstrip.misfits import does_not_fit
 from headstrip.own_loading import has_a_say, is_as_given, keeps_more, load_as_torch
 from headstrip.plugins import Plugin
 from headstrip.selection import Selection
@@ -56,17 +57,34 @@ class _NotHollowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """Builds one network with its weights; holds what every step needs."""
+    """Builds one network with its weights; holds what every step needs.
+
+    Attributes:
+        owner: The plugin that builds.
+        stripper: The plugin that takes the head off, and its name for the family.
+        spec: The backbone.
+        selection: Its weights.
+        wish: What the call asks for besides.
+        given: The user's own constructor arguments.
+        read: The weights file, once it was read.
+        said: What that states of itself, once it was asked for.
+    """
 
     owner: Plugin
     stripper: tuple[Plugin, str]
     spec: BackboneSpec
     selection: Selection
     wish: Wish
+    given: Mapping[str, Any] = field(default_factory=dict)
     read: list[WeightsFile] = field(default_factory=list)
+    said: list[WeightsEntry | None] = field(default_factory=list)
 
     def build(self, options: Mapping[str, Any]) -> tuple[Stripped, WeightsFile | None, Mechanism]:
-        """Return the stripped network, its weights file, and how it was built."""
+        """Return the stripped network, its weights file, and how it was built.
+
+        Args:
+            options: Constructor arguments: the spec's, those of the weights, and the user's.
+        """
         entry = self.selection.entry
         if entry is None and self.selection.path is None:
             return self._stripped(self._model(options)), None, "ordinary"
@@ -126,6 +144,19 @@ class Builder:
         """The backbone, for messages."""
         return self.spec.qualified_name
 
+    @property
+    def stated(self) -> WeightsEntry | None:
+        """What the user's own file states of itself, once it was read."""
+        named = self.selection.is_named or not self.owner.implements("describe_file")
+        if self.selection.path is None or named or not self.read:
+            return None
+        if not self.said:
+            loaded = self.read[0].content
+            self.said.append(
+                self.owner.call("describe_file", self.about, loaded=loaded, spec=self.spec)
+            )
+        return self.said[0]
+
     def _filled(self, options: Mapping[str, Any], *, hollow: bool) -> Stripped:
         """Build the network that the file is for: its classes, or no head at all."""
         replaced = Replaced() if hollow else None
@@ -134,6 +165,10 @@ class Builder:
             raise _NotHollowError
         limit = limit_of(model)
         file = self._file(limit)
+        if (stated := self.stated) is not None:
+            own = {**dict(self.spec.options), **dict(stated.options), **self.given}
+            if own != options:
+                return self._filled(own, hollow=hollow)
         state = self._adapted(file, model)
         refuse_larger(file.path, state, limit)
         found = self._plan(file, model, state, options, hollow=hollow)
@@ -144,7 +179,7 @@ class Builder:
             model = self._model({**options, "num_classes": found.classes}, replaced)
             state = self._adapted(file, model)
             if not found.by_torch and (misfit := compare(model, state)).names:
-                raise does_not_fit(file.path, self.about, misfit, ())
+                raise does_not_fit(file.path, self.about, misfit, (), self.spec.input_shape)
         if replaced is not None:
             self._assign(model, state, file, replaced, headless=found.headless)
         elif found.by_torch:
@@ -174,7 +209,9 @@ class Builder:
         spare = None
         if has_a_say(model):
             spare = self._model(options, Replaced() if hollow else None)
-        return plan(file, self.about, fit, state, stripped, spare)
+        entry = self.stated or self.selection.entry
+        shape = stripped.input_shape or (entry and entry.input_shape) or self.spec.input_shape
+        return plan(file, self.about, fit, state, stripped, spare, shape)
 
     def _assign(
         self,

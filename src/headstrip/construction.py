@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,13 +14,17 @@ from headstrip.building import Builder as Builder
 from headstrip.building import Mechanism
 from headstrip.building import Wish as Wish
 from headstrip.building import strip_with as strip_with
+from headstrip.errors import WeightsError, WeightsWarning
 from headstrip.registry import get_registry
 from headstrip.selection import Selection, WeightsArgument, select_weights
-from headstrip.spec import BackboneSpec
+from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped
 from headstrip.weights.mapping import Guard
+from headstrip.weights.reading import WeightsFile
 
+_LOGGER = logging.getLogger("headstrip.factory")
 _NOTHING_BESIDES = Wish()
+_NONE = object()
 _RESERVED_OPTIONS = {
     "num_classes": "predictors={'name': classes} for classes of your own",
     "weights": "weights= to build_encoder itself",
@@ -42,6 +48,7 @@ class Built:
         mechanism: How it was built: ``hollow`` where no parameter had memory before the file's,
             ``ordinary`` where all were initialised.
         guards: What notices that a mapped weights file is rewritten in place.
+        states_itself: Whether the user's own file says what its weights are.
     """
 
     stripped: Stripped
@@ -52,6 +59,7 @@ class Built:
     sha256: str | None
     mechanism: Mechanism = "ordinary"
     guards: tuple[Guard, ...] = ()
+    states_itself: bool = False
 
 
 def build_stripped(
@@ -66,17 +74,93 @@ def build_stripped(
     registry = get_registry()
     spec, parts = registry.resolve(name)
     selection = select_weights(registry, spec, parts, weights)
-    entry = selection.entry
-    merged = {
-        **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
-    }  # fmt: skip
-    builder = Builder(registry.owner(spec), registry.stripper(spec.family), spec, selection, wish)
+    builder = Builder(
+        registry.owner(spec), registry.stripper(spec.family), spec, selection, wish, options or {}
+    )
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
-        stripped, file, mechanism = builder.build(merged)
+        (stripped, file, mechanism), merged = _build(builder)
+    if (stated := builder.stated) is not None:
+        selection = replace(selection, entry=completed(stated, selection.entry))
+        merged = {**dict(spec.options), **dict(stated.options), **builder.given}
+    entry = selection.entry
     shape = stripped.input_shape or (entry and entry.input_shape) or spec.input_shape
     sha256, guards = (file.sha256, file.guards) if file else (None, ())
-    return Built(stripped, spec, selection, merged, shape, sha256, mechanism, guards)
+    return Built(
+        stripped, spec, selection, merged, shape, sha256, mechanism, guards, stated is not None
+    )
+
+
+def _build(
+    builder: Builder,
+) -> tuple[tuple[Stripped, WeightsFile | None, Mechanism], dict[str, Any]]:
+    """Build with the options that the weights demand, and return those too.
+
+    A file whose user named no tag need not have been trained with the options of the default
+    weights. Where it fits the network without them, it is built without; where it does not, they
+    may be what its shapes ask for.
+    """
+    spec, selection = builder.spec, builder.selection
+    entry = selection.entry
+    demanded = dict(entry.options if entry else ())
+    every = {**dict(spec.options), **demanded, **builder.given}
+    if selection.is_named or entry is None:
+        return builder.build(every), every
+    # An option whose value is the tag itself says no more than which set of weights it is.
+    kept = {key: value for key, value in demanded.items() if value == entry.tag}
+    fewer = {**dict(spec.options), **kept, **builder.given}
+    if fewer == every:
+        return builder.build(every), every
+    try:
+        built = builder.build(fewer)
+    except WeightsError:
+        # What cannot be read would not be read a second time either.
+        if not builder.read or builder.stated is not None:
+            raise
+        built = builder.build(every)
+        _LOGGER.info(
+            "%s fits %s with the options of its weights %s alone: %s",
+            selection.path, builder.about, entry.tag, demanded,
+        )  # fmt: skip
+        return built, every
+    if builder.stated is None:
+        left = {key: value for key, value in every.items() if fewer.get(key, _NONE) != value}
+        _warn_of_options(builder, left, {key: fewer[key] for key in left if key in fewer})
+    return built, fewer
+
+
+def _warn_of_options(builder: Builder, left: Mapping[str, Any], instead: Mapping[str, Any]) -> None:
+    """Say which options a file was built without that may change its numbers.
+
+    Args:
+        builder: What built it.
+        left: The options of the default weights that were left out.
+        instead: What the network was built with in their place, where that is known.
+    """
+    path, entry = builder.selection.path, builder.selection.entry
+    assert entry is not None
+    shown = ", ".join(f"{key}={value!r}" for key, value in left.items())
+    used = ", ".join(f"{key}={value!r}" for key, value in instead.items()) or "its own defaults"
+    warnings.warn(
+        f"{path} does not say whether its network was trained with {shown}, as the weights "
+        f"{entry.tag!r} of {builder.about} were. headstrip builds it with {used}. If that is "
+        f"wrong, pass weights='{entry.tag}={path}'; if it is right, pass options={instead or left} "
+        "with your own values, and this warning does not come again.",
+        WeightsWarning,
+        # Where build_encoder was called.
+        stacklevel=6,
+    )
+
+
+def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntry:
+    """Return what a file states of itself, and of the default weights what it does not state."""
+    if default is None:
+        return stated
+    return replace(
+        stated,
+        input_shape=stated.input_shape or default.input_shape,
+        preprocessing=stated.preprocessing or default.preprocessing,
+    )
 
 
 def _check_options(options: object) -> None:

@@ -13,7 +13,8 @@ HeadstripError
 └── ImageError (RuntimeError)              one image that cannot be read
 
 HeadstripWarning (UserWarning)
-└── CatalogMismatchWarning                 the same claim outside ``strict=True``
+├── CatalogMismatchWarning                 the same claim outside ``strict=True``
+└── WeightsWarning                         weights that may not be what the user takes them for
 
 A message says what was asked, what was found and what to do. It is one printable line, whatever
 file names, labels or errors of other libraries are quoted in it.
@@ -81,6 +82,10 @@ class HeadstripWarning(UserWarning):
 
 class CatalogMismatchWarning(HeadstripWarning):
     """A catalog row that claims another width than the built network has."""
+
+
+class WeightsWarning(HeadstripWarning):
+    """Weights that may not be what the user takes them for."""
 
 
 class ImageError(HeadstripError, RuntimeError):

@@ -149,7 +149,7 @@ def _build(
         spec = replace(spec, dim=dim)
     elif not options and dim != spec.dim:
         _report_mismatch(spec, dim, strict)
-    has_labels = entry and built.selection.path is None and stripped.head is not None
+    has_labels = _has_labels(built)
     encoder = Encoder(
         stripped.backbone,
         stripped.head,
@@ -167,6 +167,16 @@ def _build(
         weights_file=path.name if (path := built.selection.path) else None,
     )
     return encoder.to(device=wish.device, dtype=wish.dtype)
+
+
+def _has_labels(built: Built) -> bool:
+    """Whether the labels of the weights are those of the head: not where the file may differ."""
+    head, entry = built.stripped.head, built.selection.entry
+    if head is None or entry is None:
+        return False
+    if built.selection.path is None:
+        return True
+    return built.states_itself and getattr(head, "out_features", None) == entry.num_classes
 
 
 def _predictors(dim: int, classes: Mapping[str, int] | None) -> Predictors | None:

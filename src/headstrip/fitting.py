@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from headstrip.errors import WeightsError
+from headstrip.misfits import does_not_fit
 from headstrip.own_loading import taken
 from headstrip.state_dicts import Fit, is_under
 from headstrip.surgery import Stripped
@@ -45,6 +46,7 @@ def plan(
     state: Mapping[str, Any],
     stripped: Stripped,
     spare: nn.Module | None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> Plan:
     """Say how a state dict that does not fit as it is goes into a network.
 
@@ -55,6 +57,7 @@ def plan(
         state: The adapted state dict.
         stripped: Such a network without its head.
         spare: Another such network, for trying; None where it has no say in how it is loaded.
+        input_shape: Input of the network without the batch axis, for messages.
 
     Raises:
         WeightsError: It does not.
@@ -67,25 +70,12 @@ def plan(
             fit, names, by_torch = found.fit, found.state, True
             paths = _heads(fit, stripped)
     if fit.outside(paths):
-        raise does_not_fit(file.path, about, fit, paths)
+        raise does_not_fit(file.path, about, fit, paths, input_shape)
     if not fit.names:
         return Plan(by_torch=by_torch)
     headless = not any(is_under(key, paths) for key in names)
     classes = None if headless else _classes(fit, names, file)
     return Plan(headless, classes, by_torch)
-
-
-def does_not_fit(path: Path, about: str, fit: Fit, paths: tuple[str, ...]) -> WeightsError:
-    """Return the error for a file with tensors outside some dotted paths that do not fit."""
-    outside = fit.outside(paths)
-    wrong = set(outside)
-    return WeightsError(
-        f"{path} does not fit {about}: {len(outside)} tensors are missing, "
-        f"unknown or of another shape{_shown('missing', fit.missing, wrong)}"
-        f"{_shown('unknown', fit.unexpected, wrong)}"
-        f"{_shown('of another shape', fit.reshaped, wrong)}. Name the backbone that it "
-        "was made for, or save its state dict without a prefix such as 'module.'."
-    )
 
 
 def limit_of(model: nn.Module) -> int:
@@ -112,12 +102,6 @@ def _size(tensors: Iterable[Tensor]) -> int:
 def _heads(fit: Fit, stripped: Stripped) -> tuple[str, ...]:
     """Return where the heads are; what a network without any has no place for may be one."""
     return fit.unexpected if stripped.law == "headless" else stripped.paths
-
-
-def _shown(problem: str, names: tuple[str, ...], chosen: set[str]) -> str:
-    """Show a few of the names that have a problem."""
-    shown = [repr(name) for name in names if name in chosen]
-    return f"; {problem}: {', '.join(shown[:2])}{' ...' if shown[2:] else ''}" if shown else ""
 
 
 def _classes(fit: Fit, state: Mapping[str, Any], file: WeightsFile) -> int:

@@ -102,6 +102,26 @@ class HeadStripper:
         """
 
     @hookspec(firstresult=True)
+    def describe_file(self, loaded: object, spec: BackboneSpec) -> WeightsEntry | None:
+        """Describe a user's own weights file by what the file says of itself.
+
+        Core calls it for a file that the user named by its path alone, once it is read and before
+        its tensors go into a network; never for published weights, and not where the user named a
+        tag (``weights="TAG=path"``). A plugin without the hook describes no file.
+
+        Args:
+            loaded: The object as read, perhaps nested: a checkpoint with its own settings.
+            spec: The backbone asked for.
+
+        Returns:
+            What the file states, None where it states nothing. Core uses ``options``,
+            ``input_shape``, ``preprocessing``, ``labels`` and ``num_classes``; what is None there
+            is that of the default weights, and the labels hold only where the head has that
+            number of classes. ``locations`` and ``sha256`` are left empty. Never guess: options
+            that change numbers in silence are worse than none.
+        """
+
+    @hookspec(firstresult=True)
     def load_model(self, spec: BackboneSpec, entry: WeightsEntry) -> nn.Module | None:
         """Return the complete network with its weights in.
 

@@ -208,7 +208,9 @@ def _weights_argument(
 ) -> str | os.PathLike[str]:
     tag, file, sha256 = (wanted["weights"][key] for key in ("tag", "file", "sha256"))
     if given is not None:
-        return Path(given) if tag is None else f"{tag}={os.fspath(given)}"
+        # A file that was named without a tag need not have the options of its weights.
+        plain = entry is None or not dict(entry.options).keys() <= wanted["options"].keys()
+        return Path(given) if plain else f"{tag}={os.fspath(given)}"
     is_published = file is None and not (sha256 and entry and not sha256.startswith(entry.sha256))
     if tag is None or not is_published:
         raise ManifestError(

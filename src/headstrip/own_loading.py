@@ -140,9 +140,10 @@ def _taken(model: nn.Module, state: dict[str, Any], source: object) -> Taken | N
         return None
     missing, unexpected = ends[0]
     reshaped = tuple(key for key, value in seen.items() if value.shape != own[key].shape)
+    shapes = tuple((tuple(seen[key].shape), tuple(own[key].shape)) for key in reshaped)
     left = {key: every[key] for key in unexpected if key in every}
     lost = tuple(key for key in missing if not key.endswith(COUNTER))
-    return Taken(Fit(lost, unexpected, reshaped), {**seen, **left})
+    return Taken(Fit(lost, unexpected, reshaped, shapes), {**seen, **left})
 
 
 def _as_stated(state: Mapping[str, Any], source: object) -> OrderedDict[str, Any]:

@@ -44,6 +44,8 @@ def _check_items(value: Any, item_type: type) -> str | None:
 def _expected_type(hook: str) -> type:
     if hook == "find_backbone":
         return BackboneSpec
+    if hook == "describe_file":
+        return WeightsEntry
     if hook == "preprocessing":
         return Preprocessing
     if hook == "adapt_state_dict":

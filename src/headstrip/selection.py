@@ -24,10 +24,12 @@ class Selection:
     Attributes:
         entry: Whose options and preprocessing apply, None for random weights.
         path: The user's own file, None for the entry's.
+        is_named: Whether the user named the tag, for a file of the user's own too.
     """
 
     entry: WeightsEntry | None
     path: Path | None = None
+    is_named: bool = True
 
 
 def select_weights(
@@ -84,7 +86,7 @@ def _path(
     """Read ``wanted`` as a file, None when it is a tag."""
     default = entries[0] if entries else None
     if not isinstance(wanted, str):
-        return Selection(default, Path(wanted).expanduser())
+        return Selection(default, Path(wanted).expanduser(), is_named=False)
     tags = {entry.tag for entry in entries} | {"DEFAULT"}
     if wanted in tags:
         return None
@@ -99,7 +101,7 @@ def _path(
         entry = default if tag == "DEFAULT" else _by_tag(tag, entries, registry, spec)
         return Selection(entry, Path(file).expanduser())
     if wanted.endswith(_SUFFIXES) or os.sep in wanted:
-        return Selection(default, named)
+        return Selection(default, named, is_named=False)
     return None
 
 

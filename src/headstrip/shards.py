@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstrip.errors import WeightsError
+from headstrip.weights.shared_caches import lies_in_a_cache
 
 # The index came from elsewhere: it must not lead to files outside its folder.
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors")
@@ -50,6 +51,13 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path} is not the JSON file it should be ({' '.join(str(error).split())}). "
-            f"Remove {path.resolve()}: a downloaded file is fetched again."
+            f"{_remedy(path)}"
         ) from error
     return content
+
+
+def _remedy(path: Path) -> str:
+    """Say what to do about a damaged file: one in a cache is fetched again, a user's own is not."""
+    if lies_in_a_cache(path):
+        return f"Remove {path.resolve()} from the cache, and headstrip fetches it again."
+    return "Correct it, or save it again with save_pretrained."

@@ -131,11 +131,13 @@ class Fit:
         missing: Names that the network has and the file lacks.
         unexpected: Names that the file has and the network lacks.
         reshaped: Names that both have, with another shape.
+        shapes: The two shapes of each of these, the file's first.
     """
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     reshaped: tuple[str, ...]
+    shapes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -156,14 +158,16 @@ def compare(model: nn.Module, state: Mapping[str, Any]) -> Fit:
     """Compare the names and shapes of a state dict with those of a network."""
     own = model.state_dict()
     missing = [key for key in own if key not in state and not key.endswith(COUNTER)]
+    reshaped = tuple(
+        key
+        for key in own
+        if key in state and not is_extra(key) and own[key].shape != state[key].shape
+    )
     return Fit(
         tuple(missing),
         tuple(key for key in state if key not in own),
-        tuple(
-            key
-            for key in own
-            if key in state and not is_extra(key) and own[key].shape != state[key].shape
-        ),
+        reshaped,
+        tuple((tuple(state[key].shape), tuple(own[key].shape)) for key in reshaped),
     )
 
 

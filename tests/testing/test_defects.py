@@ -381,6 +381,24 @@ class FixedSize(Lab):
         return detach(model, "fc", input_shape=(3, 16, 16))
 
 
+class DescribesOnlyDicts(Lab):
+    @hookimpl
+    def describe_file(self, loaded, spec):
+        return WEIGHTS if "settings" in loaded else None
+
+
+class DescribesAPublishedFile(Lab):
+    @hookimpl
+    def describe_file(self, loaded, spec):
+        return WEIGHTS
+
+
+class DescribesOtherClasses(Lab):
+    @hookimpl
+    def describe_file(self, loaded, spec):
+        return replace(WEIGHTS, locations=(), labels="imagenet-1k")
+
+
 class ClassesWithoutAHead(HeadlessLab):
     ENTRIES = (replace(WEIGHTS, options=(("num_classes", 0),)),)
 
@@ -437,6 +455,9 @@ DEFECTS = [
     (Guessing, "refusal", "strip_head took a network of another kind for one of its family"),
     (Stumbling, "refusal", "strip_head raised no HeadNotFoundError"),
     (ChangingWhatItRefuses, "refusal", "strip_head refused a network and changed it"),
+    (DescribesOnlyDicts, "describe-file", "raised TypeError: argument of type 'NoneType'"),
+    (DescribesAPublishedFile, "describe-file", "of a OrderedDict does not fit: it has a location"),
+    (DescribesOtherClasses, "describe-file", "has 1000 labels for 5 classes"),
     (OtherShape, "preprocessing", "of 'without weights' gives (3, 8, 8) instead of (3, 16, 16)"),
     (WrongPath, "build", "or the path of its head; its last Linear is at 'fc'."),
     (Maps, "build", "as strip_head leaves it, it gave shape (2, 6, 1, 1)"),

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models import _builder
 
-from headstrip import Preprocessing, WeightsError, build_encoder
+from headstrip import Preprocessing, WeightsError, WeightsWarning, build_encoder
 from headstrip.testing import perturb
 from headstrip_timm.loading import adapted, recipe_of
 
@@ -348,3 +348,33 @@ def test_what_another_thread_loads_meanwhile_is_loaded(monkeypatch, tmp_path):
         done.set()
         thread.join()
     assert not differing(loaded, torch.load(tmp_path / "file.pth", weights_only=True))
+
+
+def test_a_checkpoint_that_holds_its_configuration_has_its_preprocessing(tmp_path):
+    model = timm.create_model("resnet10t", num_classes=7)
+    stated = {**model.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "input_size": (3, 96, 96)}
+    path = tmp_path / "own.pth"
+    torch.save({"state_dict": model.state_dict(), "pretrained_cfg": stated}, path)
+    encoder = build_encoder("timm:resnet10t", weights=path)
+    assert encoder.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert encoder.input_shape == (3, 96, 96)
+    plain = tmp_path / "plain.pth"
+    torch.save(model.state_dict(), plain)
+    assert build_encoder("timm:resnet10t", weights=plain).preprocessing.mean != (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("stated", [{"mean": "grey"}, {"input_size": 3}, {"crop_mode": "other"}])
+def test_a_configuration_that_timm_cannot_read_is_a_sentence(tmp_path, stated):
+    path = tmp_path / "own.pth"
+    state = timm.create_model("resnet10t").state_dict()
+    torch.save({"state_dict": state, "pretrained_cfg": stated}, path)
+    with pytest.raises(WeightsError, match="timm cannot read the 'pretrained_cfg'"):
+        build_encoder("timm:resnet10t", weights=path)
+
+
+def test_an_epsilon_of_published_weights_is_not_that_of_a_plain_file(tmp_path):
+    path = tmp_path / "own.pth"
+    torch.save(timm.create_model("fbnetc_100").state_dict(), path)
+    with pytest.warns(WeightsWarning, match=r"bn_eps=0\.001"):
+        encoder = build_encoder("timm:fbnetc_100", weights=path)
+    assert encoder.backbone.bn1.eps == 1e-5

@@ -21,7 +21,9 @@ class AuxiliaryFamily(TorchvisionFamily):
     AUXILIARY: ClassVar[tuple[str, ...]]
     """Names of the auxiliary heads in the network."""
 
-    OPTIONS: ClassVar[Mapping[str, Any]] = {"aux_logits": False, "init_weights": True}
+    OPTIONS: ClassVar[Mapping[str, Any]] = {
+        "aux_logits": False, "init_weights": True, "transform_input": False
+    }  # fmt: skip
 
     def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask for the normalisation that the network was trained with, in the network."""

@@ -61,6 +61,7 @@ REAL_CHECKS: dict[str, Check] = {
     "dtype": copies.dtype,
     "num_classes": claims.classes,
     "preprocessing": tables.preprocessing,
+    "describe-file": tables.describe_file,
     "refusal": copies.refusal,
 }
 """The checks that run the network, besides."""

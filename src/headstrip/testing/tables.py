@@ -57,6 +57,18 @@ def _faults(subject: Subject, entry: WeightsEntry) -> Iterator[str]:
         yield f"its preprocessing gives {gives}, and its input_shape is {entry.input_shape}"
 
 
+def _described_faults(subject: Subject, entry: WeightsEntry) -> Iterator[str]:
+    if entry.locations or entry.sha256:
+        yield "it has a location or a sha256, and describes a file that was read already"
+    try:
+        subject.registry.labels(subject.spec, entry)
+    except HeadstripError as error:
+        yield str(error)
+    gives = entry.preprocessing.input_shape if entry.preprocessing else entry.input_shape
+    if entry.input_shape and gives != entry.input_shape:
+        yield f"its preprocessing gives {gives}, and its input_shape is {entry.input_shape}"
+
+
 def _misfits(subject: Subject, entries: tuple[WeightsEntry, ...]) -> Iterator[str]:
     """Build once for each kind of row, and say where the network is another than the row says."""
     kinds: dict[object, WeightsEntry] = {}
@@ -115,6 +127,26 @@ def preprocessing(subject: Subject) -> str:
     for steps, (tag, shape) in declared.items():
         _prepare(steps, tag, shape)
     return f"{len(declared)} distinct, each gives its input"
+
+
+def describe_file(subject: Subject) -> str:
+    """The plugin describes a plain state dict, and a checkpoint of one, without an error."""
+    if not subject.owner.implements("describe_file"):
+        raise Skipped("the plugin has no describe_file")
+    state = subject.light.stripped.backbone.state_dict()
+    described = 0
+    files: tuple[object, ...] = (state, {"state_dict": state, "epoch": 3}, [], None)
+    for loaded in files:
+        entry = subject.owner.call(
+            "describe_file", subject.name, loaded=loaded, spec=subject.spec
+        )  # fmt: skip
+        if entry is None:
+            continue
+        described += 1
+        problem = next(_described_faults(subject, entry), None) or _misfit(subject, entry)
+        if problem:
+            raise Broken(f"what it says of a {type(loaded).__name__} does not fit: {problem}")
+    return f"4 files without settings, {described} described"
 
 
 def _prepare(steps: Preprocessing, tag: str, shape: tuple[int, ...]) -> None:

@@ -29,6 +29,7 @@ from headstrip.weights.records import (
     recorded,
     remember,
 )
+from headstrip.weights.shared_caches import lies_in_a_cache
 
 __all__ = [
     "SHARED", "Expectation", "Record", "Seen", "cache_home", "compare", "expectation", "forget",
@@ -223,8 +224,8 @@ def _links(path: Path) -> Iterator[Path]:
 def _remedy(path: Path, name: str, origin: str) -> str:
     if origin == "optimized":
         return "Remove it: it is a copy, and `headstrip weights optimize` makes another."
-    if name:
-        return f"Run `headstrip weights repair {name}`."
-    if origin in SHARED or hub_blob(path):
-        return "Run `headstrip weights repair` with the name of these weights."
-    return "Get the file again."
+    if not (origin in SHARED or hub_blob(path) or lies_in_a_cache(path)):
+        return "It is your own file: copy it again from where it came from, or save it again."
+    return f"Run `headstrip weights repair {name or 'NAME'}`" + (
+        "." if name else " with the name of these weights."
+    )

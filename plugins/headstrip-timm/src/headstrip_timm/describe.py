@@ -12,6 +12,7 @@ import timm
 from timm.data.config import resolve_data_config
 from timm.models import PretrainedCfg
 
+from headstrip.errors import PreprocessingError, WeightsError, one_line
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip_timm.heads import family_of
 from headstrip_timm.preprocessing import preprocessing_of
@@ -70,6 +71,34 @@ def claim(name: str) -> BackboneSpec:
 def describe_weights(name: str) -> tuple[WeightsEntry, ...]:
     """Describe the sets of weights of an architecture, timm's default first."""
     return tuple(_entry(name, config_of(name, tag), tag) for tag in tags_of(name))
+
+
+def describe_config(name: str, stated: Mapping[str, Any]) -> WeightsEntry:
+    """Describe a file by the ``pretrained_cfg`` in it: its input, preprocessing and classes.
+
+    Args:
+        name: The architecture, whose own configuration has what is not stated.
+        stated: What ``model.pretrained_cfg`` held, or a part of it.
+
+    Raises:
+        WeightsError: timm cannot read it.
+    """
+    config = {**config_of(name), **stated}
+    try:
+        resolve: Any = resolve_data_config
+        preprocessing = preprocessing_of(resolve(pretrained_cfg=config))
+        classes = int(config["num_classes"] or 0) or None
+    except (PreprocessingError, TypeError, ValueError, AttributeError, LookupError) as error:
+        raise WeightsError(
+            f"timm cannot read the 'pretrained_cfg' in the file ({one_line(error)[:200]}). Save "
+            "the checkpoint without it, or pass weights='TAG=path' for the preprocessing of a tag."
+        ) from error
+    return WeightsEntry(
+        "pretrained_cfg",
+        num_classes=classes,
+        input_shape=preprocessing.input_shape,
+        preprocessing=preprocessing,
+    )
 
 
 def _entry(name: str, config: Mapping[str, Any], tag: str) -> WeightsEntry:

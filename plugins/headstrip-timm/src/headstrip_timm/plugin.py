@@ -16,7 +16,7 @@ from headstrip.measure import measure
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped
 from headstrip_timm import heads
-from headstrip_timm.describe import claim, describe_weights, has_tag
+from headstrip_timm.describe import claim, describe_config, describe_weights, has_tag
 from headstrip_timm.loading import adapted
 
 FAMILIES = heads.FAMILIES
@@ -61,6 +61,13 @@ def adapt_state_dict(
 ) -> dict[str, Tensor]:
     """Return what timm itself would load; see ``loading``."""
     return adapted(loaded, model, _options.get(model, {}))
+
+
+@hookimpl
+def describe_file(loaded: object, spec: BackboneSpec) -> WeightsEntry | None:
+    """Describe a checkpoint that holds a network's ``pretrained_cfg`` beside its tensors."""
+    stated = loaded.get("pretrained_cfg") if isinstance(loaded, Mapping) else None
+    return describe_config(spec.name, stated) if isinstance(stated, Mapping) else None
 
 
 @hookimpl
