@@ -16,8 +16,8 @@ def contract_problem(target: Any) -> str | None:
     """Say how a plugin's object breaks the contract where pluggy would let it pass, or None."""
     if inspect.isclass(target):
         return f"it is the class {target.__name__}; its entry point must name an instance"
-    api = getattr(target, "API_VERSION", API_VERSION)
-    if api != API_VERSION:
+    api = stated_version(target)
+    if type(api) is not int or api != API_VERSION:
         return f"it was built for version {api!r} of the plugin API, and this is {API_VERSION}"
     hooks = {hook: found for hook in HOOKS if callable(found := getattr(target, hook, None))}
     problems = (
@@ -27,6 +27,11 @@ def contract_problem(target: Any) -> str | None:
         _families_problem(getattr(target, "FAMILIES", ()), "strip_head" in hooks),
     )
     return next((problem for problem in problems if problem), None)
+
+
+def stated_version(target: Any) -> Any:
+    """Return the version of the plugin API that a plugin states; one that states none has 1."""
+    return getattr(target, "API_VERSION", 1)
 
 
 def _unknown_hook(target: Any) -> str | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headstrip.surgery import Stripped
 
 API_VERSION = 1
-"""Version of this contract; a plugin built for another one sets its own ``API_VERSION``."""
+"""Version of this contract; a plugin states the one it was built for as its ``API_VERSION``."""
 
 ENTRY_POINT_GROUP = "headstrip"
 
@@ -31,8 +31,9 @@ hookimpl = pluggy.HookimplMarker("headstrip")
 class HeadStripper:
     """All hooks a plugin may implement.
 
-    A plugin also says, as plain attributes: ``FAMILIES``, a tuple of the names of the families
-    whose head it takes off, and ``API_VERSION`` where it was built for another version.
+    A plugin also says, as plain attributes: ``API_VERSION``, the version of this contract that it
+    was built for, and ``FAMILIES``, a tuple of the names of the families whose head it takes off.
+    One without ``API_VERSION`` counts as built for version 1.
     """
 
     @hookspec(firstresult=True)

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from headstrip import __version__
 from headstrip.families import BUILT_IN, SOURCE
 from headstrip.spec import is_source
 
@@ -54,7 +55,16 @@ class NewPlugin:
     def _text(self, path: str) -> str:
         template = TEMPLATES / f"{Path(path).name}.txt"
         text = template.read_text(encoding="utf-8")
-        return text.replace("{{name}}", self.name).replace("{{package}}", self.package)
+        values = {"name": self.name, "package": self.package, "range": _compatible(__version__)}
+        for key, value in values.items():
+            text = text.replace(f"{{{{{key}}}}}", value)
+        return text
+
+
+def _compatible(version: str) -> str:
+    """Return the releases that keep the plugin API of one: those of its minor version."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return f">={major}.{minor},<{major}.{minor + 1}"
 
 
 def name_problem(name: str) -> str | None:

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import pluggy
 
-from headstrip.contract import contract_problem
+from headstrip.contract import contract_problem, stated_version
 from headstrip.errors import HeadstripError, PluginError
-from headstrip.hookspecs import API_VERSION, ENTRY_POINT_GROUP, HeadStripper
+from headstrip.hookspecs import ENTRY_POINT_GROUP, HeadStripper
 from headstrip.metadata_folders import without_damage
 from headstrip.returns import REQUIRED, check_return
 from headstrip.spec import is_source
@@ -174,7 +174,7 @@ class Plugin:
         return self.target
 
     def _register(self, target: Any) -> None:
-        api = getattr(target, "API_VERSION", API_VERSION)
+        api = stated_version(target)
         self.api = api if isinstance(api, int) else None
         problem = contract_problem(target)
         if problem:
@@ -222,7 +222,7 @@ def _block_reason(plugin: Plugin, count: int, disabled: set[str], reserved: set[
     if name in reserved:
         return f"the name {name!r} belongs to headstrip itself"
     home = HOMES.get(name)
-    if home and plugin.origin.partition(" ")[0].lower() != home:
+    if home and plugin.origin.partition(" ")[0].lower().replace("_", "-") != home:
         return f"the name {name!r} belongs to {home}"
     if not is_source(name):
         return f"the name {name!r} cannot be a source: it has more than letters, digits, - and _"

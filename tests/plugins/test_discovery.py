@@ -132,3 +132,21 @@ def test_a_name_that_is_disabled_says_so_before_anything_else(site):
         install_distribution(site, name, {"vgg": name}, {f"{name}.py": MINIMAL})
     [plugin] = [plugin for plugin in find_plugins(["vgg"], ["vgg"]) if plugin.name == "vgg"]
     assert plugin.record.error.startswith("disabled by")
+
+
+@pytest.mark.parametrize(
+    ("name", "home"), [("timm", "headstrip-timm"), ("hf", "headstrip-transformers")]
+)
+@pytest.mark.parametrize("own", [True, False])
+def test_some_sources_belong_to_one_distribution(tmp_path, monkeypatch, name, home, own):
+    for number, distribution in enumerate(
+        [home, home.replace("-", "_").upper()] if own else [f"{home}-2", "headstrip", "acme"]
+    ):
+        site = tmp_path / str(number)
+        files = {"acme/__init__.py": MINIMAL}
+        install_distribution(site, distribution, {name: "acme"}, files)
+        # Nothing else is installed: neither is the home.
+        monkeypatch.setattr(sys, "path", [str(site)])
+        record = found(name).record
+        expected = ("found", None) if own else ("blocked", f"the name {name!r} belongs to {home}")
+        assert (record.status, record.error) == expected

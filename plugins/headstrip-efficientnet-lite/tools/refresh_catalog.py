@@ -29,10 +29,8 @@ from pathlib import Path
 import timm
 
 import headstrip_efficientnet_lite
-from headstrip.catalog import write_catalog, write_weights
-from headstrip.measure import measure
-from headstrip.preprocessing import Preprocessing
-from headstrip.spec import BackboneSpec, WeightsEntry, freeze
+from headstrip import BackboneSpec, Preprocessing, WeightsEntry
+from headstrip.plugin_api import freeze, measure, write_catalog, write_weights
 from headstrip_efficientnet_lite import plugin
 
 PACKAGE = Path(headstrip_efficientnet_lite.__file__).parent

@@ -22,11 +22,9 @@ from pathlib import Path
 import timm
 
 import headstrip_timm
-from headstrip.catalog import write_catalog, write_weights
-from headstrip.errors import HeadstripError
-from headstrip.measure import measure
+from headstrip import BackboneSpec, HeadstripError
+from headstrip.plugin_api import measure, write_catalog, write_weights
 from headstrip.rows import row_of_spec
-from headstrip.spec import BackboneSpec
 from headstrip_timm.describe import claim, describe_weights
 
 PACKAGE = Path(headstrip_timm.__file__).parent

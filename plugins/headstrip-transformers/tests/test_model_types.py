@@ -25,6 +25,13 @@ def test_a_type_builds_at_random_without_a_network(
     assert encoder(pixels(kind)).shape == (2, WIDTHS[kind])
 
 
+@pytest.mark.parametrize("kind", [kind for kind in TOWERS if TOWERS[kind].output == "logits"])
+def test_a_head_at_random_has_the_two_classes_that_transformers_gives_it(kind: str) -> None:
+    encoder = build_encoder(f"hf:{kind}", weights=None, options=OPTIONS[kind])
+    assert encoder.head is not None
+    assert encoder.head(encoder(pixels(kind))).shape == (2, 2)
+
+
 def test_the_attention_of_transformers_can_be_chosen() -> None:
     for attention in ("eager", "sdpa"):
         options = {**OPTIONS["clip_vision_model"], "attn_implementation": attention}

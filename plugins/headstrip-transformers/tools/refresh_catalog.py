@@ -18,8 +18,7 @@ import sys
 from pathlib import Path
 
 import headstrip_transformers
-from headstrip.catalog import write_catalog, write_weights
-from headstrip.measure import measure
+from headstrip.plugin_api import measure, write_catalog, write_weights
 from headstrip_transformers.plugin import claim
 from headstrip_transformers.towers import TOWERS
 

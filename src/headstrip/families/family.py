@@ -12,7 +12,7 @@ from torchvision.models import WeightsEnum
 
 from headstrip.errors import HeadNotFoundError
 from headstrip.families import SOURCE
-from headstrip.hookspecs import hookimpl
+from headstrip.hookspecs import API_VERSION, hookimpl
 from headstrip.preprocessing import Preprocessing
 from headstrip.probe import probe_width
 from headstrip.shapes import without_memory
@@ -26,6 +26,7 @@ LABELS = {1000: "imagenet-1k", 400: "kinetics-400"}
 class TorchvisionFamily:
     """A built-in plugin; a family adds its name, its module and its ``strip_head``."""
 
+    API_VERSION: ClassVar[int] = API_VERSION
     FAMILIES: ClassVar[tuple[str, ...]]
     MODULE: ClassVar[str]
     """Module whose constructors are this family's."""

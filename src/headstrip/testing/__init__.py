@@ -13,6 +13,7 @@ For authors of plugins, in their own tests::
 
 from __future__ import annotations
 
+from headstrip.testing.family import check_family as check_family
 from headstrip.testing.parametrize import parametrize_with_backbones as parametrize_with_backbones
 from headstrip.testing.perturb import perturb as perturb
 from headstrip.testing.report import ConformanceError as ConformanceError
@@ -23,6 +24,6 @@ from headstrip.testing.suite import check_plugin as check_plugin
 from headstrip.testing.suite import verify as verify
 
 __all__ = [
-    "CHECKS", "REAL_PARAMS", "ConformanceError", "Result", "check_plugin",
-    "parametrize_with_backbones", "perturb", "verify",
+    "CHECKS", "REAL_PARAMS", "ConformanceError", "Result", "check_family",
+    "check_plugin", "parametrize_with_backbones", "perturb", "verify",
 ]  # fmt: skip

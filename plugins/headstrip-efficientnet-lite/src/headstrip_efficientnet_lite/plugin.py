@@ -13,11 +13,10 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from headstrip.hookspecs import hookimpl
-from headstrip.spec import BackboneSpec, WeightsEntry
-from headstrip.state_dicts import plain_state_dict
-from headstrip.surgery import Stripped, detach
+from headstrip import BackboneSpec, Stripped, WeightsEntry, detach, hookimpl
+from headstrip.plugin_api import plain_state_dict
 
+API_VERSION = 1
 FAMILIES = ("efficientnet_lite",)
 
 # The weights were trained in TensorFlow. timm's networks without this prefix have the same names

@@ -12,8 +12,8 @@ import timm
 from timm.data.config import resolve_data_config
 from timm.models import PretrainedCfg
 
-from headstrip.errors import PreprocessingError, WeightsError, one_line
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip import BackboneSpec, PreprocessingError, WeightsEntry, WeightsError
+from headstrip.plugin_api import one_line
 from headstrip_timm.heads import family_of
 from headstrip_timm.preprocessing import preprocessing_of
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import timm
 from torch import nn
 
-from headstrip.catalog import read_catalog
-from headstrip.errors import HeadNotFoundError
+from headstrip import HeadNotFoundError
+from headstrip.plugin_api import read_catalog
 
 _CATALOG = Path(__file__).with_name("catalog.tsv")
 _MODELS = "timm.models."

@@ -27,8 +27,7 @@ from typing import Any, cast
 from timm.layers.classifier import ClassifierHead
 from torch import Tensor, nn
 
-from headstrip.errors import HeadNotFoundError
-from headstrip.surgery import Stripped, detach
+from headstrip import HeadNotFoundError, Stripped, detach
 from headstrip_timm.adapters import (
     AveragedHeads,
     BranchHeads,

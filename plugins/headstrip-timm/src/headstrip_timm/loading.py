@@ -19,9 +19,8 @@ from timm.models import clean_state_dict as without_prefixes
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from headstrip.errors import WeightsError
-from headstrip.shapes import without_memory
-from headstrip.state_dicts import plain_state_dict
+from headstrip import WeightsError
+from headstrip.plugin_api import plain_state_dict, without_memory
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where timm's ``load_state_dict`` looks for the weights of a checkpoint, in its order."""

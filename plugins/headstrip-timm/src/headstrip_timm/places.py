@@ -9,7 +9,7 @@ from timm.layers.attention_pool2d import AttentionPool2d, RotAttentionPool2d
 from timm.layers.classifier import ClassifierHead
 from torch import nn
 
-from headstrip.errors import HeadNotFoundError
+from headstrip import HeadNotFoundError
 from headstrip_timm.families import OWN, refuse_replaced
 
 POOLS_AFTER = (AttentionPool2d, RotAttentionPool2d)

@@ -10,15 +10,20 @@ import timm
 from timm.models import get_deprecated_models
 from torch import Tensor, nn
 
-from headstrip.errors import PluginError, UnknownBackboneError
-from headstrip.hookspecs import hookimpl
-from headstrip.measure import measure
-from headstrip.spec import BackboneSpec, WeightsEntry
-from headstrip.surgery import Stripped
+from headstrip import (
+    BackboneSpec,
+    PluginError,
+    Stripped,
+    UnknownBackboneError,
+    WeightsEntry,
+    hookimpl,
+)
+from headstrip.plugin_api import measure
 from headstrip_timm import heads
 from headstrip_timm.describe import claim, describe_config, describe_weights, has_tag
 from headstrip_timm.loading import adapted
 
+API_VERSION = 1
 FAMILIES = heads.FAMILIES
 
 _options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from headstrip.errors import PreprocessingError
-from headstrip.preprocessing import Fit, Preprocessing
+from headstrip import Preprocessing, PreprocessingError
+from headstrip.plugin_api import Fit
 
 _CROP_PCT = 0.875
 """What timm's transform takes where the config states none."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import transformers
 
-from headstrip.spec import Pairs, freeze
+from headstrip.plugin_api import Pairs, freeze
 from headstrip_transformers.towers import Tower, config_class
 
 _NO_TEXT = {"bos_token_id": None, "eos_token_id": None}

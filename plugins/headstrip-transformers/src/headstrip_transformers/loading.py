@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from headstrip.errors import WeightsError
-from headstrip.state_dicts import plain_state_dict
+from headstrip import WeightsError
+from headstrip.plugin_api import plain_state_dict
 from headstrip_transformers.towers import VisionTower
 
 _TOWER = "vision_model."

@@ -8,18 +8,23 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from headstrip.errors import HeadNotFoundError
-from headstrip.hookspecs import hookimpl
-from headstrip.measure import measure
-from headstrip.preprocessing import Preprocessing
-from headstrip.spec import BackboneSpec, WeightsEntry
-from headstrip.surgery import Stripped, detach
+from headstrip import (
+    BackboneSpec,
+    HeadNotFoundError,
+    Preprocessing,
+    Stripped,
+    WeightsEntry,
+    detach,
+    hookimpl,
+)
+from headstrip.plugin_api import measure
 from headstrip_transformers import repository, towers
 from headstrip_transformers.configs import config_of, input_shape_of
 from headstrip_transformers.loading import adapted
 from headstrip_transformers.towers import HEAD, TOWERS, VisionTower, network_class
 
 SOURCE = "hf"
+API_VERSION = 1
 FAMILIES = tuple(TOWERS)
 
 

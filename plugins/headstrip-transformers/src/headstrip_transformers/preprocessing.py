@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headstrip.errors import PreprocessingError
-from headstrip.preprocessing import Preprocessing
+from headstrip import Preprocessing, PreprocessingError
 
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstrip.errors import (
+from headstrip import (
     HeadstripError,
+    Preprocessing,
     PreprocessingError,
     UnknownBackboneError,
     WeightsError,
-    one_line,
 )
-from headstrip.hub import hub_json, parse
-from headstrip.preprocessing import Preprocessing
-from headstrip.rows import format_shape
-from headstrip.shards import read_object
+from headstrip.plugin_api import (
+    format_shape,
+    hub_json,
+    one_line,
+    parse_hub_location,
+    read_json_object,
+)
 from headstrip_transformers.configs import input_shape_of, options_of, vision_part
 from headstrip_transformers.preprocessing import preprocessing_of
 from headstrip_transformers.towers import TOWERS, Tower, config_class
@@ -89,13 +92,13 @@ def read_json(name: str, filename: str) -> dict[str, Any]:
             f"There is no file {filename} in the folder {name!r}. Name a folder that "
             "transformers' save_pretrained wrote."
         )
-    return read_object(path)
+    return read_json_object(path)
 
 
 def _check_id(name: str) -> None:
     """Refuse what is neither a repository's id nor a path, with the path where a folder is."""
     try:
-        fits = parse(f"hf:{name}").file is None
+        fits = parse_hub_location(f"hf:{name}").file is None
     except WeightsError:
         fits = False
     if fits:
@@ -116,7 +119,7 @@ def weights_locations(name: str) -> tuple[str, ...]:
 
 def revision_of(name: str) -> str:
     """Return the tag of the weights: the revision that a name states."""
-    return "main" if is_folder(name) else parse(f"hf:{name}").revision or "main"
+    return "main" if is_folder(name) else parse_hub_location(f"hf:{name}").revision or "main"
 
 
 def read_checkpoint(name: str) -> Checkpoint:

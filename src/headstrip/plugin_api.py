@@ -1,0 +1,31 @@
+"""What plugins need besides the names of ``headstrip`` itself.
+
+A plugin imports from ``headstrip``, from this module and, in its tests, from
+``headstrip.testing``. Everything else of headstrip may change in any release; what is here changes
+only together with ``API_VERSION``.
+"""
+
+from __future__ import annotations
+
+from headstrip.catalog import format_shape as format_shape
+from headstrip.catalog import read_catalog as read_catalog
+from headstrip.catalog import write_catalog as write_catalog
+from headstrip.catalog import write_weights as write_weights
+from headstrip.errors import one_line as one_line
+from headstrip.hookspecs import API_VERSION as API_VERSION
+from headstrip.hub import HubLocation as HubLocation
+from headstrip.hub import hub_json as hub_json
+from headstrip.hub import parse as parse_hub_location
+from headstrip.measure import measure as measure
+from headstrip.preprocessing import Fit as Fit
+from headstrip.shapes import without_memory as without_memory
+from headstrip.shards import read_object as read_json_object
+from headstrip.spec import Pairs as Pairs
+from headstrip.spec import freeze as freeze
+from headstrip.state_dicts import plain_state_dict as plain_state_dict
+
+__all__ = [
+    "API_VERSION", "Fit", "HubLocation", "Pairs", "format_shape", "freeze", "hub_json", "measure",
+    "one_line", "parse_hub_location", "plain_state_dict", "read_catalog", "read_json_object",
+    "without_memory", "write_catalog", "write_weights",
+]  # fmt: skip

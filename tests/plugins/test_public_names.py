@@ -1,0 +1,117 @@
+"""What the plugins of this repository use of headstrip is public, and what they state of it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import headstrip
+from headstrip import contract, hookspecs, plugin_api
+from headstrip.errors import PluginError
+from headstrip.new_plugin import NewPlugin
+from headstrip.registry import Registry
+
+tomllib = pytest.importorskip("tomllib", reason="the standard library has it from 3.11 on")
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = sorted(
+    path for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists()
+)
+SOURCES = [*(file for plugin in PLUGINS for file in sorted((plugin / "src").rglob("*.py")))]
+MODULES = {
+    "example": "headstrip_example", "timm": "headstrip_timm.plugin",
+    "hf": "headstrip_transformers.plugin",
+    "efficientnet-lite": "headstrip_efficientnet_lite.plugin",
+}  # fmt: skip
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_plugin_imports_public_names_alone(file):
+    public = {
+        "headstrip": set(headstrip.__all__), "headstrip.plugin_api": set(plugin_api.__all__),
+    }  # fmt: skip
+    used = [
+        (module, name)
+        for module, name in imported(ast.parse(file.read_text(encoding="utf-8")))
+        if module.partition(".")[0] == "headstrip"
+    ]
+    assert [(module, name) for module, name in used if name not in public.get(module, ())] == []
+
+
+def test_every_public_name_for_plugins_is_there():
+    assert plugin_api.__all__ == sorted(plugin_api.__all__)
+    assert all(getattr(plugin_api, name) is not None for name in plugin_api.__all__)
+
+
+def requirements(text: str) -> list[Requirement]:
+    return [Requirement(one) for one in tomllib.loads(text)["project"]["dependencies"]]
+
+
+@pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
+def test_a_plugin_asks_for_the_releases_that_keep_its_contract(plugin):
+    text = (plugin / "pyproject.toml").read_text(encoding="utf-8")
+    (core,) = [one for one in requirements(text) if one.name == "headstrip"]
+    assert headstrip.__version__ in core.specifier
+    assert not core.specifier.contains("0.2.0") or headstrip.__version__ >= "0.2"
+
+
+def test_a_new_plugin_states_its_contract_and_its_core():
+    files = NewPlugin("mylab").files()
+    (core,) = requirements(files["pyproject.toml"])
+    assert core.specifier.contains(headstrip.__version__)
+    assert len(core.specifier) == 2
+    assert f"API_VERSION = {hookspecs.API_VERSION}\n" in files["src/headstrip_mylab/__init__.py"]
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_a_plugin_states_its_version_of_the_contract(module):
+    plugin = importlib.import_module(module)
+    assert plugin.API_VERSION == hookspecs.API_VERSION
+    assert contract.contract_problem(plugin) is None
+
+
+def test_the_built_in_plugins_are_of_this_version():
+    registry = Registry(disabled=["*"])
+    plugin, _ = registry.stripper("resnet")
+    assert plugin.record.api == hookspecs.API_VERSION
+
+
+class Stateless:
+    """States no version."""
+
+    @headstrip.hookimpl
+    def weights(self, spec):
+        return ()
+
+
+@pytest.fixture
+def next_version(monkeypatch):
+    for module in (hookspecs, contract):
+        monkeypatch.setattr(module, "API_VERSION", 2)
+
+
+def test_a_plugin_that_states_none_was_built_for_the_first(next_version):
+    problem = contract.contract_problem(Stateless())
+    assert problem == "it was built for version 1 of the plugin API, and this is 2"
+    with pytest.raises(PluginError, match="built for version 1 of the plugin API"):
+        Registry(disabled=["*"]).register(Stateless(), "mylab")
+
+
+@pytest.mark.parametrize("version", [True, 1.0])
+def test_a_version_is_a_whole_number(version):
+    plugin = Stateless()
+    plugin.API_VERSION = version
+    assert "was built for version" in contract.contract_problem(plugin)
