@@ -31,7 +31,7 @@ class Fault:
 
     Attributes:
         name: What goes wrong.
-        file: Path under ``src/headstrip``.
+        file: Path from ``src/headstrip``.
         old: Text that stands there once.
         new: Text in its place.
         tests: Where the test that ought to notice is.
@@ -347,6 +347,46 @@ FAULTS = (
         "a location leads out of its package", "weights/folders.py",
         "    if not is_inside or not", "    if not",
         "tests/weights/test_locating.py",
+    ),
+    Fault(
+        "any distribution owns timm", "plugins.py",
+        '    if home and plugin.origin.partition(" ")[0].lower().replace("_", "-") != home:\n',
+        "    if False:\n",
+        "tests/plugins/test_discovery.py",
+    ),
+    Fault(
+        "a head at random has other classes than its library's",
+        "../../plugins/headstrip-transformers/src/headstrip_transformers/configs.py",
+        'labels = {} if classes is None else {"num_labels": classes or 1}',
+        'labels = {"num_labels": 1000 if classes is None else classes or 1}',
+        "plugins/headstrip-transformers/tests/test_model_types.py",
+    ),
+    Fault(
+        "attention is as wide as its input", "shapes.py",
+        "    shape = (*query.shape[:2], out_proj_weight.shape[0])\n",
+        "    shape = tuple(query.shape)\n",
+        "tests/probe/test_by_shape.py",
+    ),
+    Fault(
+        "a hidden layer is taken for the head", "placement.py",
+        "        _check_last(stripped, run)\n", "        pass\n",
+        "tests/factory/test_head_place.py",
+    ),
+    Fault(
+        "verify loads no weights", "testing/files.py",
+        "                problem = _load(subject, replace(entry, locations=(location,)))\n",
+        "                problem = None\n",
+        "tests/testing/test_files.py",
+    ),
+    Fault(
+        "verify runs no large network", "testing/claims.py",
+        '    if subject.level == "once":\n', "    if False:\n",
+        "tests/testing/test_files.py",
+    ),
+    Fault(
+        "a plugin that states no version fits any", "contract.py",
+        'getattr(target, "API_VERSION", 1)', 'getattr(target, "API_VERSION", API_VERSION)',
+        "tests/plugins/test_public_names.py",
     ),
 )  # fmt: skip
 

@@ -92,7 +92,8 @@ def build_encoder(
         ValueError: The name's tag and ``weights`` differ, or ``options`` or ``predictors`` cannot
             be used.
         WeightsError: There are no such weights, or the file is missing, damaged or another's.
-        PluginError: The plugin that owns the name cannot be used, or broke its contract.
+        PluginError: The plugin that owns the name cannot be used, or broke its contract; it took
+            off a layer that does not give the logits, for example.
         PreprocessingError: The network does not take what the preprocessing gives.
         CatalogMismatchError: See ``strict``.
         ManifestError: What a manifest describes cannot be built here; each difference is named.
@@ -216,7 +217,8 @@ def strip_head(model: nn.Module, *, family: str) -> Stripped:
         The two parts; ``backbone`` is ``model`` without its head.
 
     Raises:
-        HeadNotFoundError: The network is not shaped as the family is. It is unchanged then.
+        HeadNotFoundError: The network is not shaped as the family is, or the layer that the family
+            takes off does not give its logits. It is unchanged then.
         PluginError: There is no such family.
 
     Example:
