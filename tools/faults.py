@@ -177,7 +177,7 @@ FAULTS = (
     ),
     Fault(
         "constructor arguments of the weights ignored", "construction.py",
-        "**dict(entry.options if entry else ()),", "",
+        "demanded = dict(entry.options if entry else ())", "demanded = {}",
         "tests/factory tests/weights",
     ),
     Fault(
