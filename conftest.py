@@ -19,6 +19,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
+        # The servers of the tests speak plain http.
+        os.environ["HEADSTRIP_ALLOW_HTTP"] = "1"
         os.environ["HEADSTRIP_CACHE"] = tempfile.mkdtemp(prefix="headstrip-")
 
 

@@ -265,6 +265,11 @@ def _forbidden() -> str | None:
     return offline() or by_hub
 
 
+def is_set(variable: str) -> bool:
+    """Whether an environment variable says yes."""
+    return os.environ.get(variable, "").strip().upper() in _TRUE
+
+
 def _set(variable: str) -> str | None:
     value = os.environ.get(variable, "").strip().upper()
     # Of headstrip's own a value that is neither forbids: that is the safe side.

@@ -193,6 +193,20 @@ def test_fetch_says_that_a_file_which_is_there_is_wrong(run: Run, cache: Path) -
     assert "Run `headstrip weights repair lab:net.named`." in result.stderr
 
 
+@pytest.mark.filterwarnings("always::headstrip.WeightsWarning")
+def test_fetch_warns_of_plain_http_without_a_hash_unless_it_is_allowed(
+    run: Run, cache: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADSTRIP_ALLOW_HTTP")
+    server.put("/plain.pth", NET)
+    for allowed in ([], ["--allow-http"]):
+        result = run("weights", "fetch", "lab:net.plain", *allowed)
+        assert result.exit_code == 0
+        assert ("over plain http" in result.stderr) is not bool(allowed)
+        (cache / "plain.pth").unlink()
+    assert "HEADSTRIP_ALLOW_HTTP" not in os.environ
+
+
 def test_verify_says_ok_wrong_or_recorded(
     run: Run, cache: Path, site: Path, offline: Callable[[], None]
 ) -> None:

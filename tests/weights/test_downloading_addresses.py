@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import ssl
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tests.children import Children
 from tests.servers import FaultServer, Reply, fault_server
 
-from headstrip import WeightsError
+from headstrip import WeightsError, WeightsWarning
 from headstrip.weights.addresses import checkpoints, file_name
 from headstrip.weights.downloading import download
 
@@ -241,3 +242,38 @@ def test_a_host_without_a_proxy_is_asked_itself(
     monkeypatch.setenv("http_proxy", dead_url)
     server.put("/x.pth", BODY)
     assert download(f"{server.url}/x.pth").read_bytes() == BODY
+
+
+def test_plain_http_without_a_hash_is_warned_of(
+    server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADSTRIP_ALLOW_HTTP")
+    server.put("/x.pth", BODY)
+    with pytest.warns(WeightsWarning, match=r"over plain http, and no sha256.*--allow-http"):
+        download(f"{server.url}/x.pth")
+    assert (hub / "x.pth").read_bytes() == BODY
+
+
+def test_a_mirror_without_encryption_is_warned_of(
+    server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HEADSTRIP_ALLOW_HTTP")
+    monkeypatch.setenv("HEADSTRIP_MIRROR", f"https://down.example={server.url}")
+    server.put("/x.pth", BODY)
+    with pytest.warns(WeightsWarning, match="over plain http"):
+        download("https://down.example/x.pth")
+
+
+@pytest.mark.parametrize("allowed", ["1", "yes", "ON"])
+def test_a_hash_or_permission_silences_the_warning(
+    allowed: str, server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = hashlib.sha256(BODY).hexdigest()
+    for path in ("/x.pth", f"/y-{digest[:8]}.pth", "/z.pth"):
+        server.put(path, BODY)
+    monkeypatch.delenv("HEADSTRIP_ALLOW_HTTP")
+    download(f"{server.url}/x.pth", digest)
+    download(f"{server.url}/y-{digest[:8]}.pth")
+    monkeypatch.setenv("HEADSTRIP_ALLOW_HTTP", allowed)
+    download(f"{server.url}/z.pth")
+    assert len(list(hub.iterdir())) == 3

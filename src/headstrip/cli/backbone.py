@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from headstrip.spec import BackboneSpec
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
+
+_ALLOW_HTTP = "HEADSTRIP_ALLOW_HTTP"
 
 
 def open_registry(context: click.Context) -> Registry:
@@ -77,7 +80,7 @@ def _completions(registry: Registry, incomplete: str) -> list[str]:
 
 
 def backbone_option(function: Any) -> Any:
-    """Add ``-b NAME``, ``--weights`` and ``--allow-versions`` to a command."""
+    """Add ``-b NAME``, ``--weights``, ``--allow-versions`` and ``--allow-http`` to a command."""
     weights = click.option(
         "--weights",
         default="DEFAULT",
@@ -99,7 +102,34 @@ def backbone_option(function: Any) -> Any:
         is_flag=True,
         help="Have other versions of libraries compute than a manifest names.",
     )
-    return name(weights(versions(function)))
+    return name(weights(versions(allow_http_option(function))))
+
+
+def allow_http_option(function: Any) -> Any:
+    """Add ``--allow-http`` to a command that may download weights."""
+    return click.option(
+        "--allow-http",
+        is_flag=True,
+        expose_value=False,
+        callback=_allow_http,
+        help="Download weights over plain http without a warning, where no sha256 is known.",
+    )(function)
+
+
+def _allow_http(context: click.Context, _: click.Parameter, allowed: bool) -> None:
+    """Set the environment variable that the download reads, for as long as the command runs."""
+    if not allowed:
+        return
+    before = os.environ.get(_ALLOW_HTTP)
+    os.environ[_ALLOW_HTTP] = "1"
+
+    def put_back() -> None:
+        if before is None:
+            os.environ.pop(_ALLOW_HTTP, None)
+        else:
+            os.environ[_ALLOW_HTTP] = before
+
+    context.call_on_close(put_back)
 
 
 def build_image_encoder(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from headstrip.cli.backbone import complete_backbone, open_registry
+from headstrip.cli.backbone import allow_http_option, complete_backbone, open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.output import Column, json_option, print_json, print_line, print_table, warn
 from headstrip.cli.weights_names import is_pattern, stored_weights
@@ -105,6 +105,7 @@ def path_(context: click.Context, name: str, as_json: bool) -> None:
 @command.command(name="fetch")
 @_names
 @_yes
+@allow_http_option
 @json_option
 @click.pass_context
 def fetch(context: click.Context, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
@@ -156,6 +157,7 @@ def verify(context: click.Context, names: tuple[str, ...], everything: bool, as_
 
 @command.command(name="repair")
 @_names
+@allow_http_option
 @json_option
 @click.pass_context
 def repair(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:

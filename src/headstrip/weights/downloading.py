@@ -12,12 +12,14 @@ import random
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headstrip import hub
+from headstrip.errors import WeightsWarning
 from headstrip.printable import printable
 from headstrip.weights import failures, transfer
 from headstrip.weights.addresses import checkpoints, file_name, mirrored
@@ -50,6 +52,7 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
     - ``HEADSTRIP_MIRROR``: where files are asked for instead, ``PREFIX=INSTEAD`` with commas
       between. They are hashed all the same.
     - ``HEADSTRIP_OFFLINE=1``: as ``offline``.
+    - ``HEADSTRIP_ALLOW_HTTP=1``: silences the warning about unencrypted downloads without a hash.
     - ``TORCH_HOME``: where the cache is, ``$TORCH_HOME/hub/checkpoints``.
     - ``https_proxy``, ``http_proxy``, ``no_proxy``: as everywhere.
 
@@ -60,6 +63,9 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
             that is there is compared when it is read.
         offline: Whether to use what is in the cache and open no socket.
 
+    Warns:
+        WeightsWarning: The connection is not encrypted, and no hash says which bytes must come.
+
     Raises:
         WeightsError: The file is not there and cannot be downloaded, or is another.
     """
@@ -69,10 +75,34 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
         if not _is_there(url, target):
             if setting := "offline=True" if offline else hub.offline():
                 raise failures.forbidden(url, target, setting)
-            Download(url, target, (sha256 or hash_in_name(target.name)).lower()).run()
+            expected = (sha256 or hash_in_name(target.name)).lower()
+            warn_of_http(url, expected)
+            Download(url, target, expected).run()
     except ValueError as error:
         raise failures.bad_address(url, folder, error) from error
     return target
+
+
+def warn_of_http(url: str, expected: str) -> None:
+    """Warn of a download that anybody on the way can replace: no encryption, and no hash.
+
+    Args:
+        url: Address of the file.
+        expected: Hexadecimal sha256 that it must have, or its first digits; empty for any.
+
+    Raises:
+        ValueError: ``HEADSTRIP_MIRROR`` has something else than pairs of addresses in it.
+    """
+    address = mirrored(url)
+    if expected or not address.startswith("http://") or hub.is_set("HEADSTRIP_ALLOW_HTTP"):
+        return
+    warnings.warn(
+        f"headstrip downloads {address} over plain http, and no sha256 says which bytes must come: "
+        "anybody on the way can replace the file. Use an https address, or state the sha256; "
+        "HEADSTRIP_ALLOW_HTTP=1 (--allow-http) silences this.",
+        WeightsWarning,
+        stacklevel=2,
+    )
 
 
 def _is_there(url: str, target: Path) -> bool:

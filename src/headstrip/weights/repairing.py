@@ -12,7 +12,7 @@ from headstrip import hub
 from headstrip.errors import WeightsError, one_line
 from headstrip.weights import failures
 from headstrip.weights.caches import Stored
-from headstrip.weights.downloading import Download
+from headstrip.weights.downloading import Download, warn_of_http
 from headstrip.weights.removing import repaired_name, repository_of
 from headstrip.weights.trust import (
     Expectation,
@@ -55,6 +55,7 @@ def _download_again(stored: Stored) -> None:
     digits = "" if expected.said_by == "its first use" else expected.sha256
     fresh = repaired_name(target)
     try:
+        warn_of_http(url, digits)
         Download(url, fresh, digits).run()
         _replace(target, fresh, Expectation(digits, expected.said_by), stored)
     except ValueError as error:
