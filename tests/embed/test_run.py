@@ -24,6 +24,7 @@ from headstrip.embed.parts import opened_parts
 from headstrip.embed.pipeline import Told
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
+from headstrip.embed.sources import source_of
 from headstrip.encoder import Encoder
 
 Save = Callable[..., Path]
@@ -525,3 +526,43 @@ def test_a_file_of_another_source_that_looks_the_same_is_read_again(
     embed(encoder, other, clean)
     assert np.array_equal(found, embeddings_of(clean)["same.bmp"])
     assert any("has rows of another source" in sentence for sentence in said)
+
+
+def test_one_image_from_the_year_2400_is_a_row_as_any_other(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    os.utime(photos / "a.png", (13_569_465_600, 13_569_465_600))
+    if (photos / "a.png").stat().st_mtime < 1e10:
+        pytest.skip("the file system does not hold such a time")
+    report = embed(encoder, photos, out)
+    rows = {row["path"]: row for row in pq.read_table(out).to_pylist()}
+    assert rows["a.png"]["modified"] == 2**63 - 1
+    assert rows["a.png"]["error"] is None
+    assert embed(encoder, photos, out).computed == 0 < report.computed
+
+
+def test_the_rows_of_a_list_join_with_it_and_a_second_run_reads_none(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    rows = ["./a.png", "a.png", f"../{photos.name}/a.png"]
+    (photos / "list.txt").write_text("\n".join(rows))
+    assert embed(encoder, photos / "list.txt", out).computed == 3
+    assert set(pq.read_table(out)["path"].to_pylist()) == set(rows)
+    assert embed(encoder, photos / "list.txt", out).computed == 0
+
+
+def test_a_row_that_was_refused_is_tried_again_once_it_is_allowed(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    pytest.importorskip("fsspec", reason="urls are read by fsspec")
+    (photos / "list.txt").write_text(f"a.png\n{(photos / 'a.png').as_uri()}\n")
+    assert embed(encoder, photos / "list.txt", out).bad == 1
+    allowed = source_of(photos / "list.txt", allow_schemes=["file"])
+    report = embed(encoder, allowed, out)
+    assert (report.bad, report.computed) == (0, 1)
+    assert len({*embeddings_of(out)}) == 2
+
+
+def test_files_that_are_left_out_are_counted(encoder: Encoder, photos: Path, out: Path) -> None:
+    (photos / "scan.jxl").touch()
+    assert dict(embed(encoder, photos, out).left_out) == {".jxl": 1}

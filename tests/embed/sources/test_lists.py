@@ -196,7 +196,7 @@ def test_json_objects_a_line_have_their_paths_under_a_key(folder: Path, suffix: 
         ('{"file": "a.jpg"}', r"no column 'path'; its columns: 'file'"),
         ('{"path": "a.jpg"}\n{"path": ""}', "no path in column 'path' at line 2"),
         ('{"path": "a.jpg"}\n{"file": "a.jpg"}', "no path in column 'path' at line 2"),
-        ('{"path": 3}', "has '3' at line 1, and paths are text"),
+        ('{"path": 3}', "has 3 at line 1, and paths are text"),
         ("[1]", "line 1 is not a JSON object"),
         ("{", "line 1 is not a JSON object"),
         ("[" * 200_000, "line 1 is not a JSON object"),

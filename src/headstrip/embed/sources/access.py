@@ -8,6 +8,7 @@ import socket
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from headstrip import hub
@@ -75,6 +76,14 @@ class Access:
                 )
         home = origin(source) if scheme_of(source) in HTTP else ""
         return cls(frozenset(lower), private, offline, home)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was allowed by name, as plain JSON values.
+
+        Rows that were refused without it are tried again with it.
+        """
+        schemes = {"allow_schemes": sorted(self.schemes)} if self.schemes else {}
+        return {**schemes, "allow_private": True} if self.private else dict(schemes)
 
 
 def is_url(text: str) -> bool:

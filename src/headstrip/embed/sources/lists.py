@@ -48,7 +48,7 @@ class ListSource:
 
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
-        kind = {"kind": "list", "where": shown_place(self.place)}
+        kind = {"kind": "list", "where": shown_place(self.place), **self.access.describe()}
         return kind if self.suffix == ".txt" else {**kind, "column": self.column}
 
     def items(self) -> Iterator[Item]:
@@ -177,6 +177,6 @@ def no_path(shown: str, column: str, where: str) -> HeadstripError:
 def not_text(shown: str, column: str, value: object, where: str) -> HeadstripError:
     """Return the error of a row whose path is of another kind than text."""
     return HeadstripError(
-        f"The column {column!r} of {shown!r} has {str(value)[:80]!r} at {where}, and paths are "
+        f"The column {column!r} of {shown!r} has {repr(value)[:80]} at {where}, and paths are "
         "text. Say which column has them, with --column or column=."
     )
