@@ -144,6 +144,8 @@ def test_what_is_not_there_or_no_table_is_a_sentence(tmp_path: Path) -> None:
     for name, told in {
         "none.parquet": "There is no file '.*none.parquet'",
         "none.npy": "There is no file '.*none.npy'",
+        f"{'x' * 300}.npy": "File name too long",
+        "nul\0.npy": "embedded null",
         ".": "is a folder",
         "text.parquet": "cannot be read as a file of embeddings",
         "empty.parquet": "cannot be read as a file of embeddings",
@@ -214,3 +216,17 @@ def test_the_metadata_are_plain_values(tmp_path: Path) -> None:
         file = open_embeddings(write(tmp_path / "out", PATHS, vectors(), metadata=told))
         assert file.metadata == json.loads(json.dumps(told))
         assert (file.rows, file.dim, file.dtype) == (4, 3, np.float32)
+
+
+def test_rows_without_end_and_embeddings_without_end_are_refused(tmp_path: Path) -> None:
+    count, file = 20_000_000, tmp_path / "x.parquet"
+    same = pa.DictionaryArray.from_arrays(np.zeros(count, np.int8), ["a.png"])
+    table = pa.table({"path": same, "error": same})
+    pq.write_table(table, tmp_path / "x.rows.parquet", compression="zstd", store_schema=False)
+    np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
+    with pytest.raises(HeadstripError, match=r"20,000,000 rows in [\d,]+ bytes, which no run"):
+        open_embeddings(tmp_path / "x.npy")
+    wide = pa.nulls(1, pa.list_(pa.float32(), (1 << 20) + 1))
+    pq.write_table(pa.table({"path": ["a"], "embedding": wide}), file)
+    with pytest.raises(HeadstripError, match="of a fixed size, up to 1048576"):
+        open_embeddings(file)

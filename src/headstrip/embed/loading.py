@@ -23,10 +23,17 @@ from headstrip.embed.array_file import ArrayProblem, open_array, read_head
 from headstrip.embed.outputs import embeddings_file, is_rows, opened, rows_file
 from headstrip.embed.table import KEY
 from headstrip.errors import HeadstripError, one_line
+from headstrip.memory import memory_limit, shown_bytes
 
 _BLOCK_BYTES = 1 << 21
 _BLOCK_ROWS = 1 << 14
 _READ_BYTES = 1 << 20
+_ROWS_A_BYTE = 256
+"""Rows that one byte of a file may stand for: far more than different paths ever come to."""
+
+_WIDEST = 1 << 20
+"""Numbers of the widest embedding that is read; the catalogs' widest have some ten thousand."""
+
 _REMEDY = "Name a file that `headstrip embed` wrote."
 _LOST = "It belongs beside {path!r}. Restore it, or write both again with --overwrite."
 _MEND = (
@@ -63,22 +70,28 @@ def load_embeddings(
         (2, 1280)
     """
     file = open_embeddings(path)
-    try:
-        array = file.mapped
-        if array is None:
-            array = np.empty((file.rows, file.dim), file.dtype)
-        ok = np.empty(file.rows, bool)
-    except (MemoryError, ValueError) as error:
-        raise HeadstripError(
-            f"{str(file.path)!r} says that it has {file.rows:,} embeddings of {file.dim:,} "
-            "numbers, and there is not enough memory for them. Check the file, or search in it "
-            "with `headstrip neighbors`, which reads a few rows at a time."
-        ) from error
+    array = file.mapped if file.mapped is not None else _allocated(file)
+    ok = np.empty(file.rows, bool)
     paths: list[str] = []
     for block in file.blocks(into=array):
         ok[block.start : block.start + len(block.ok)] = block.ok
         paths += block.paths.to_pylist()
     return paths, array, ok
+
+
+def _allocated(file: EmbeddingsFile) -> np.ndarray:
+    """Allocate the array of a file that is not mapped, if there is memory for it."""
+    size, limit = file.rows * file.dim * file.dtype.itemsize, memory_limit()
+    try:
+        if limit is not None and size > limit:
+            raise MemoryError
+        return np.empty((file.rows, file.dim), file.dtype)
+    except (MemoryError, ValueError) as error:
+        raise HeadstripError(
+            f"{str(file.path)!r} has {file.rows:,} embeddings of {file.dim:,} numbers, which take "
+            f"{shown_bytes(size)}, and there is less memory. Write an .npy instead, which is "
+            "mapped, or search with `headstrip neighbors`, which reads a few rows at a time."
+        ) from error
 
 
 class Block(NamedTuple):
@@ -158,13 +171,16 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
     """
     place = Path(path)
     table, is_array = rows_file(place), place.suffix == ".npy"
-    _check_there(place, remedy=_MEND if table != place and table.exists() else "Check the path.")
+    # Unlike Path.exists, this takes a name that is too long.
+    is_half = table != place and os.path.exists(table)
+    _check_there(place, remedy=_MEND if is_half else "Check the path.")
     if is_array:
         with _array_problems(place, _REMEDY), open(place, "rb") as array:
             read_head(array)
         _check_there(table, remedy=_LOST.format(path=str(place)))
     with _problems(table), _opened(table) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
+    _check_rows(table, rows)
     _check_columns(table, schema, ["path", "error" if is_array else "embedding"])
     metadata = _metadata(table, schema)
     if is_array:
@@ -250,16 +266,26 @@ def _check_columns(path: Path, schema: pa.Schema, names: list[str]) -> None:
         )
 
 
+def _check_rows(table: Path, rows: int) -> None:
+    """Refuse rows without end: repeated ones take no room in a file, and all time to be read."""
+    size = table.stat().st_size
+    if rows > _ROWS_A_BYTE * size:
+        raise HeadstripError(
+            f"{str(table)!r} says that it has {rows:,} rows in {size:,} bytes, which no run "
+            f"writes. {_REMEDY}"
+        )
+
+
 def _kind(path: Path, schema: pa.Schema) -> pa.FixedSizeListType:
     kind = schema.field("embedding").type
     if (
         not pa.types.is_fixed_size_list(kind)
         or kind.value_type not in (pa.float32(), pa.float16())
-        or not kind.list_size
+        or not 0 < kind.list_size <= _WIDEST
     ):
         raise HeadstripError(
             f"The column 'embedding' of {str(path)!r} is {kind}, and has to be a list of float32 "
-            f"or float16 of a fixed size. {_REMEDY}"
+            f"or float16 of a fixed size, up to {_WIDEST}. {_REMEDY}"
         )
     return kind
 
