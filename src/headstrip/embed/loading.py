@@ -28,7 +28,7 @@ from headstrip.memory import memory_limit, shown_bytes
 _BLOCK_BYTES = 1 << 21
 _BLOCK_ROWS = 1 << 14
 _READ_BYTES = 1 << 20
-_ROWS_A_BYTE = 256
+_ROWS_A_BYTE = 64
 """Rows that one byte of a file may stand for: far more than different paths ever come to."""
 
 _WIDEST = 1 << 20
