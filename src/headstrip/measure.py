@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from headstrip.construction import strip_with
-from headstrip.errors import HeadstripError
+from headstrip.errors import HeadstripError, ManifestError
 from headstrip.factory import build_network, embedding_width
+from headstrip.limits import MOST_PARAMETERS, bounded_network
 from headstrip.placement import logits_without_memory
 from headstrip.registry import Registry, get_registry
 from headstrip.shapes import without_memory
@@ -56,11 +57,14 @@ def measure(
         they are seen.
 
     Raises:
-        HeadstripError: It cannot be built or stripped, or is no encoder then.
+        HeadstripError: It cannot be built or stripped, is no encoder then, or is larger than any
+            network.
     """
     registry = registry or get_registry()
     try:
         return _measured(registry, spec, options, light=True)
+    except ManifestError:
+        raise
     except HeadstripError:
         with torch.random.fork_rng(devices=[]):
             return _measured(registry, spec, options, light=False)
@@ -80,7 +84,10 @@ def _measured(
     merged = {
         **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
     }  # fmt: skip
-    with without_memory() if light else nullcontext():
+    bounded = bounded_network(
+        MOST_PARAMETERS, f"The configuration of {about}", "Compare it with the library's own."
+    )
+    with bounded, without_memory() if light else nullcontext():
         model = build_network(spec, merged, registry)
     params = sum(parameter.numel() for parameter in model.parameters())
     stripped = strip_with(plugin, family, model.eval(), spec, entry, about)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, TypeVar, cast
 
+from headstrip import bounded_json
 from headstrip.errors import CatalogError, PreprocessingError
 from headstrip.preprocessing import Preprocessing
 from headstrip.spec import (
@@ -32,6 +33,8 @@ WEIGHTS_COLUMNS = (
 
 UNREADABLE = (ValueError, TypeError, AttributeError, RecursionError, PreprocessingError)
 """What reading a row may raise."""
+
+_MOST_IN_A_CELL = 1 << 20
 
 _Value = TypeVar("_Value", BackboneSpec, WeightsEntry)
 
@@ -103,7 +106,7 @@ def entry_from_row(row: list[str]) -> WeightsEntry:
         num_classes=_count(classes, least=1) if classes else None,
         input_shape=parse_shape(shape) if shape else None,
         labels=labels or None,
-        preprocessing=Preprocessing.from_json(json.loads(preprocessing)) if preprocessing else None,
+        preprocessing=Preprocessing.from_json(_parsed(preprocessing)) if preprocessing else None,
         license=license_ or None,
         metrics=_pairs(metrics),
     )
@@ -128,14 +131,18 @@ def _count(text: str, least: int = 0) -> int:
 
 
 def _pairs(text: str) -> Pairs:
-    data = json.loads(text) if text else {}
+    data = _parsed(text) if text else {}
     if not isinstance(data, dict):
         raise ValueError(f"{text} is no JSON object")
     return cast("Pairs", freeze(data))
 
 
+def _parsed(text: str) -> Any:
+    return bounded_json.parse(text, "a cell", max_bytes=_MOST_IN_A_CELL)
+
+
 def _texts(text: str) -> tuple[str, ...]:
-    data = json.loads(text) if text else []
+    data = _parsed(text) if text else []
     if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
         raise ValueError(f"{text} is no JSON array of strings")
     return tuple(data)

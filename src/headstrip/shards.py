@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from headstrip.errors import WeightsError
+from headstrip import bounded_json
+from headstrip.errors import WeightsError, one_line
 from headstrip.weights.shared_caches import lies_in_a_cache
 
 # The index came from elsewhere: it must not lead to files outside its folder.
@@ -45,12 +45,12 @@ def read_object(path: Path) -> dict[str, Any]:
         WeightsError: It cannot be read, or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = bounded_json.read(path, "it")
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}, and no object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} is not the JSON file it should be ({' '.join(str(error).split())}). "
+            f"{path} is not the JSON file it should be ({one_line(error).removesuffix('.')}). "
             f"{_remedy(path)}"
         ) from error
     return content

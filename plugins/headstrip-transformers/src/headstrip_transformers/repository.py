@@ -32,6 +32,7 @@ _FOLDER = re.compile(r"/|~/|\\|(\.\.?|[A-Za-z]:)[/\\]")
 
 _WHOLE = {tower.whole: kind for kind, tower in TOWERS.items() if tower.whole}
 _CLASSIFIER = "ForImageClassification"
+_MOST = 1_000_000
 _PATCHES = {"siglip2", "siglip2_vision_model"}
 
 
@@ -135,6 +136,7 @@ def read_checkpoint(name: str) -> Checkpoint:
     tower_kind = _WHOLE.get(kind, kind)
     try:
         part = dict(_image_part(stated, kind))
+        _refuse_large_numbers({**part, "num_labels": stated.get("num_labels")})
         config = vision_part(config_class(TOWERS[tower_kind]).from_dict(part))
     # transformers checks fields in ways that change with its releases.
     except Exception as error:
@@ -233,6 +235,15 @@ def _model_type(name: str, stated: dict[str, Any]) -> str:
             f"It has {known}."
         )
     return kind
+
+
+def _refuse_large_numbers(value: Any) -> None:
+    """Refuse numbers that transformers would loop up to; core parsed no file deeper than 64."""
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _refuse_large_numbers(inner)
+    elif isinstance(value, int) and abs(value) > _MOST:
+        raise ValueError(f"the number {value} is out of range")
 
 
 def _classes(stated: dict[str, Any], tower: Tower) -> int | None:
