@@ -25,7 +25,7 @@ from headstrip.weights.reading import WeightsFile
 _LOGGER = logging.getLogger("headstrip.factory")
 _NOTHING_BESIDES = Wish()
 _NONE = object()
-_RESERVED_OPTIONS = {
+RESERVED_OPTIONS = {
     "num_classes": "predictors={'name': classes} for classes of your own",
     "weights": "weights= to build_encoder itself",
     "pretrained": "weights= to build_encoder itself",
@@ -170,7 +170,7 @@ def _check_options(options: object) -> None:
             f"options={options!r} is a {type(options).__name__}. "
             "Pass a mapping of constructor arguments, such as {'image_size': 384}."
         )
-    for name, instead in _RESERVED_OPTIONS.items():
+    for name, instead in RESERVED_OPTIONS.items():
         if name in (options or {}):
             raise ValueError(
                 f"options has {name}={dict(options or {})[name]!r}, which headstrip sets itself. "

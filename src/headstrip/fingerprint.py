@@ -79,6 +79,20 @@ def fingerprint_of(encoder: Encoder) -> Fingerprint:
     )
 
 
+def head_digest(encoder: Encoder) -> str | None:
+    """Hash the tensors of an encoder's head; no embedding depends on them, and the logits do.
+
+    Returns:
+        Hexadecimal sha256, None without a head.
+    """
+    if encoder.head is None:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.head.state_dict().items()):
+        _add_other(digest, name, tensor)
+    return digest.hexdigest()
+
+
 def environment() -> dict[str, str]:
     """Return the versions of what computes."""
     return {

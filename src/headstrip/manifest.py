@@ -2,33 +2,88 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from headstrip import __version__
+from headstrip import bounded_json
+from headstrip.construction import RESERVED_OPTIONS
 from headstrip.encoder import Encoder
 from headstrip.errors import ManifestError, PreprocessingError, one_line
 from headstrip.factory import build_encoder
-from headstrip.manifest_form import FORMAT, as_json, checked, is_json, refuse_differences
+from headstrip.fingerprint import head_digest
+from headstrip.limits import (
+    refuse_large_network,
+    refuse_large_options,
+    refuse_large_predictors,
+    refuse_large_preprocessing,
+)
+from headstrip.manifest_form import (
+    FORMAT,
+    as_json,
+    checked,
+    has_trained_predictors,
+    is_json,
+    predicted,
+    refuse_differences,
+)
+from headstrip.predictors import Predictors
 from headstrip.preprocessing import Preprocessing
+from headstrip.published import changed_since, distributions_of, find_described
 from headstrip.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 
-_REQUIREMENT = re.compile(r"[A-Za-z0-9][\w.-]*")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_SETTLED = ("options", "preprocessing", "predictors", "dtype")
+_SETTLED = ("options", "preprocessing", "dtype")
 
 
 def manifest_of(encoder: Encoder) -> dict[str, Any]:
     """Write down what an encoder is made of, as plain JSON values.
+
+    A manifest has no values of predictors. A ``UserWarning`` says so where they were trained.
+
+    Args:
+        encoder: What ``build_encoder`` gave.
+
+    Returns:
+        What ``embedding_manifest`` returns, and: ``predictors``, a list of objects with ``name``,
+        ``classes`` and ``trained``, whether the values differ from the initial ones; ``head``, a
+        hash of the head's tensors, None without a head; ``frozen``.
+
+    Raises:
+        ManifestError: A predictor has no number of classes.
+        PluginError: The plugin that builds such encoders is not in this process.
+    """
+    named = encoder.predictors.named() if encoder.predictors is not None else {}
+    classes = {name: _classes(name, module) for name, module in named.items()}
+    trained = encoder.predictors is not None and encoder.predictors.trained
+    if trained:
+        warnings.warn(
+            f"The predictors of {encoder.spec.qualified_name} were trained, and a manifest has no "
+            f"values of theirs. {_SAVE}",
+            stacklevel=3,
+        )
+    return {
+        **embedding_manifest(encoder),
+        "predictors": [
+            {"name": name, "classes": count, "trained": trained} for name, count in classes.items()
+        ],
+        "head": head_digest(encoder),
+        "frozen": encoder.frozen,
+    }
+
+
+_SAVE = "Save them with torch.save(encoder.predictors.state_dict(), path)."
+
+
+def embedding_manifest(encoder: Encoder) -> dict[str, Any]:
+    """Write down what the embeddings of an encoder depend on: a manifest without predictors.
 
     Args:
         encoder: What ``build_encoder`` gave.
@@ -37,18 +92,16 @@ def manifest_of(encoder: Encoder) -> dict[str, Any]:
         ``format``; ``name`` with the tag of its weights; ``weights`` (``tag``, ``sha256`` of the
         file, ``file``: the name of a file of the user's own); ``options``, and under ``not_json``
         what those are that JSON cannot hold; ``preprocessing``; ``dtype``; ``input_shape``;
-        ``law``; ``output_dim``; ``predictors``: names and classes; ``identity`` of the fingerprint,
-        computed now; ``versions`` of what computes.
+        ``law``; ``output_dim``; ``predictors``, empty; ``identity`` of the fingerprint, computed
+        now; ``versions`` of what computes.
 
     Raises:
-        ManifestError: A predictor has no number of classes.
         PluginError: The plugin that builds such encoders is not in this process.
     """
     fingerprint, spec, weights = encoder.fingerprint, encoder.spec, encoder.weights
     tag = weights.tag if weights else None
     plain = {key: value for key, value in encoder.options.items() if is_json(value)}
     others = {key: value for key, value in encoder.options.items() if key not in plain}
-    predictors = encoder.predictors.named() if encoder.predictors else {}
     return {
         "format": FORMAT,
         "name": _tagged(spec, tag),
@@ -64,9 +117,9 @@ def manifest_of(encoder: Encoder) -> dict[str, Any]:
         "input_shape": list(encoder.input_shape),
         "law": encoder.law,
         "output_dim": encoder.output_dim,
-        "predictors": [[name, _classes(name, module)] for name, module in predictors.items()],
+        "predictors": [],
         "identity": fingerprint.identity,
-        "versions": {**fingerprint.environment, **_distributions(spec)},
+        "versions": {**fingerprint.environment, **distributions_of(spec)},
     }
 
 
@@ -77,11 +130,12 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         ManifestError: The file cannot be read, or holds none.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = bounded_json.read(Path(path).expanduser(), "it")
+    except (OSError, ValueError) as error:
+        reason = one_line(error)[:300].removesuffix(".")
         raise ManifestError(
-            f"{os.fspath(path)!r} cannot be read as a manifest ({one_line(error)[:200]}). "
-            "Name a file that json.dumps(encoder.manifest()) was written to."
+            f"{os.fspath(path)!r} cannot be read as a manifest: {reason}. Name a file that "
+            "json.dumps(encoder.manifest()) was written to."
         ) from error
     return checked(content, f"{os.fspath(path)!r}")
 
@@ -91,27 +145,30 @@ def build_from_manifest(
     *,
     allow_versions: bool = False,
     weights: str | os.PathLike[str] | None = None,
+    predictors: Mapping[str, int] | None = None,
     **place: Any,
 ) -> Encoder:
     """Build the encoder that a manifest describes, bit for bit, or refuse.
 
-    Predictors have their names and classes, and are initialised anew: what they learnt is in no
-    manifest.
+    Predictors that were not trained have their names and classes, and new initial values.
 
     Args:
         manifest: What ``manifest_of`` gave, or the path of a JSON file with it.
         allow_versions: Whether other libraries than the manifest names may compute. The last bits
             of embeddings may differ then.
         weights: Where the weights file is, when it is one of the user's own.
+        predictors: Attributes and classes of new predictors instead of the manifest's; an empty
+            mapping for none.
         place: What ``build_encoder`` takes besides and the manifest does not settle, such as
             ``device``.
 
     Raises:
-        ManifestError: It is no manifest, its encoder cannot be built again, or what is built here
-            differs; each difference is named.
+        ManifestError: It is no manifest, its encoder cannot be built again, what is built here
+            differs (each difference is named), its predictors were trained, or it describes what
+            is far larger than such an encoder.
         ValueError: ``place`` has what the manifest settles.
         WeightsError: The weights are missing or damaged.
-        UnknownBackboneError: The name is nobody's here.
+        UnknownBackboneError: No installed source has the name.
         PluginError: The plugin that owns the name cannot be used.
     """
     if isinstance(manifest, (str, os.PathLike)):
@@ -124,23 +181,35 @@ def build_from_manifest(
             "Leave it out, or build by name."
         )
     _refuse_what_no_file_has(wanted)
-    spec, _ = get_registry().resolve(wanted["name"])
-    entries = {entry.tag: entry for entry in get_registry().weights(spec)}
-    entry = entries.get(wanted["weights"]["tag"])
+    if predictors is None:
+        _refuse_trained_predictors(wanted)
+    about = f"The manifest of {wanted['name']}"
+    preprocessing = preprocessing_in(wanted)
+    spec, entry = find_described(wanted)
+    options = _changed_options(spec, entry, wanted["options"])
+    if options:
+        _check_options(spec, entry, options, about)
+    classes = predicted(wanted) if predictors is None else dict(predictors)
     encoder = build_encoder(
         spec.qualified_name,
         **{
             **place,
-            "weights": _weights_argument(wanted, entry, weights),
-            "options": _changed_options(spec, entry, wanted["options"]),
-            "preprocessing": _preprocessing(wanted),
-            "predictors": dict(wanted["predictors"]) or None,
+            "weights": _weights_argument(wanted, spec, entry, weights),
+            "options": options,
+            "preprocessing": preprocessing,
             "dtype": _dtype(wanted),
         },
     )
     if wanted["preprocessing"] is None:
         encoder.preprocessing = None
+    if wanted.get("frozen"):
+        encoder.freeze()
     refuse_differences(wanted, manifest_of(encoder), allow_versions)
+    if classes:
+        if predictors is None:
+            refuse_large_predictors(classes, encoder.output_dim, about)
+        made = Predictors(encoder.output_dim, classes)
+        encoder.predictors = made.to(device=place.get("device"), dtype=_dtype(wanted))
     return encoder
 
 
@@ -166,24 +235,6 @@ def _classes(name: str, module: nn.Module) -> int:
     return module.out_features
 
 
-def _distributions(spec: BackboneSpec) -> dict[str, str]:
-    """Return the versions of headstrip, of the plugin's distribution, and of what that requires."""
-    found = {"headstrip": __version__}
-    distribution, _, version = get_registry().owner(spec).origin.partition(" ")
-    if not version:
-        return found
-    found[distribution] = version
-    for requirement in metadata.requires(distribution) or ():
-        name = _REQUIREMENT.match(requirement)
-        if name and "extra ==" not in requirement and name[0] not in found:
-            try:
-                found[name[0]] = metadata.version(name[0])
-            except metadata.PackageNotFoundError:
-                # Its marker is for another platform.
-                continue
-    return found
-
-
 def _refuse_what_no_file_has(wanted: Mapping[str, Any]) -> None:
     """Refuse random weights, and options that only the process had that built with them."""
     if wanted["weights"]["tag"] is None and wanted["weights"]["sha256"] is None:
@@ -203,21 +254,52 @@ def _refuse_what_no_file_has(wanted: Mapping[str, Any]) -> None:
         )
 
 
+def _refuse_trained_predictors(wanted: Mapping[str, Any]) -> None:
+    if has_trained_predictors(wanted):
+        classes = predicted(wanted)
+        first = dict(list(classes.items())[:3])
+        raise ManifestError(
+            f"The manifest of {wanted['name']} is of an encoder with {len(classes)} predictors "
+            f"that were, or may have been, trained, and has no values of theirs. Pass "
+            f"predictors={first!r:.200}{', with all of them,' if first != classes else ''} for new "
+            "ones and load what torch.save(encoder.predictors.state_dict(), path) wrote with "
+            "encoder.predictors.load_state_dict, or pass predictors={} to build none."
+        )
+
+
+def _check_options(
+    spec: BackboneSpec, entry: WeightsEntry | None, options: Mapping[str, Any], about: str
+) -> None:
+    """Refuse options of a manifest that are headstrip's own, or make what is far too large."""
+    if reserved := sorted({*options} & {*RESERVED_OPTIONS}):
+        raise ManifestError(
+            f"{about} has the option {reserved[0]}={options[reserved[0]]!r:.100}, which headstrip "
+            "sets itself. Write encoder.manifest() again."
+        )
+    refuse_large_options(options, about)
+    own = {**dict(spec.options), **dict(entry.options if entry else ())}
+    refuse_large_network(get_registry().owner(spec), spec, {**own, **options}, about)
+
+
 def _weights_argument(
-    wanted: Mapping[str, Any], entry: WeightsEntry | None, given: str | os.PathLike[str] | None
+    wanted: Mapping[str, Any],
+    spec: BackboneSpec,
+    entry: WeightsEntry | None,
+    given: str | os.PathLike[str] | None,
 ) -> str | os.PathLike[str]:
     tag, file, sha256 = (wanted["weights"][key] for key in ("tag", "file", "sha256"))
     if given is not None:
         # A file that was named without a tag need not have the options of its weights.
         plain = entry is None or not dict(entry.options).keys() <= wanted["options"].keys()
         return Path(given) if plain else f"{tag}={os.fspath(given)}"
-    is_published = file is None and not (sha256 and entry and not sha256.startswith(entry.sha256))
-    if tag is None or not is_published:
+    if tag is None or file is not None:
         raise ManifestError(
-            f"The weights of {wanted['name']} are no published ones but a file of somebody's own"
+            f"The weights of {wanted['name']} were read from a file of the user's own"
             f"{f' ({file})' if file else ''}, with the sha256 {sha256}. Pass weights=path, where "
             "it is here."
         )
+    if problem := changed_since(wanted, spec, entry):
+        raise ManifestError(problem)
     return str(tag)
 
 
@@ -234,17 +316,24 @@ def _changed_options(
     return changed or None
 
 
-def _preprocessing(wanted: Mapping[str, Any]) -> Preprocessing | None:
-    if wanted["preprocessing"] is None:
+def preprocessing_in(wanted: Mapping[str, Any]) -> Preprocessing | None:
+    """Return the preprocessing that a manifest describes.
+
+    Raises:
+        ManifestError: It is damaged, or its images would not fit in memory.
+    """
+    described, about = wanted["preprocessing"], f"The manifest of {wanted['name']}"
+    if described is None:
         return None
     try:
-        return Preprocessing.from_json(wanted["preprocessing"])
+        preprocessing = Preprocessing.from_json(described)
     # A number of a thousand digits is more than a float.
     except (PreprocessingError, OverflowError) as error:
         raise ManifestError(
-            f"The manifest of {wanted['name']} is damaged: {one_line(error)[:300]} Take "
-            "encoder.manifest() anew."
+            f"{about} is damaged: {one_line(error)[:300]} Write encoder.manifest() again."
         ) from error
+    refuse_large_preprocessing(described, about)
+    return preprocessing
 
 
 def _dtype(wanted: Mapping[str, Any]) -> torch.dtype | None:

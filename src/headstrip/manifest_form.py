@@ -11,6 +11,8 @@ import torch
 
 from headstrip import __version__
 from headstrip.errors import ManifestError
+from headstrip.limits import refuse_unbounded
+from headstrip.published import written_with
 from headstrip.spec import LAWS
 
 FORMAT = 1
@@ -18,7 +20,9 @@ FORMAT = 1
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Where the user's own file is, and Python, which computes nothing itself, may differ.
-_NOT_COMPARED = {"weights.file", "versions.python"}
+_NOT_COMPARED = {"weights.file", "versions.python", "predictors"}
+_MOST_SHOWN = 8
+_MOST_TEXT = 1_000
 
 
 def is_json(value: object) -> bool:
@@ -53,12 +57,15 @@ def checked(content: Any, about: str) -> dict[str, Any]:
         raise ManifestError(
             f"{about} is no manifest: it has no 'format'. Take encoder.manifest(), as it is."
         )
+    refuse_unbounded(content, about)
     if content["format"] != FORMAT:
         raise ManifestError(
-            f"{about} has the format {content['format']!r}, and this headstrip ({__version__}) "
-            f"reads {FORMAT}. Install the headstrip that it names under 'versions'."
+            f"{about} has the format {content['format']!r:.100}, and this headstrip "
+            f"({__version__}) reads {FORMAT}. Install the headstrip that it names under 'versions'."
         )
-    for key, (is_right, words) in _FIELDS.items():
+    for key, (is_right, words) in {**_FIELDS, **_LATER_FIELDS}.items():
+        if key in _LATER_FIELDS and key not in content:
+            continue
         if key not in content or not is_right(content[key]):
             found = f"{content[key]!r:.100}" if key in content else "nothing"
             raise ManifestError(
@@ -69,7 +76,7 @@ def checked(content: Any, about: str) -> dict[str, Any]:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+    return isinstance(value, str) and 0 < len(value) <= _MOST_TEXT
 
 
 def _is_hash(value: object) -> bool:
@@ -100,13 +107,40 @@ def _is_texts(value: object) -> bool:
 def _is_predictors(value: object) -> bool:
     if not isinstance(value, list) or not all(map(_is_predictor, value)):
         return False
-    return len({name for name, _ in value}) == len(value)
+    return len({_pair(one)[0] for one in value}) == len(value)
 
 
-def _is_predictor(pair: object) -> bool:
-    if not isinstance(pair, list) or len(pair) != 2:
-        return False
-    return isinstance(pair[0], str) and _is_count(pair[1])
+def _is_predictor(value: object) -> bool:
+    if isinstance(value, dict):
+        return (
+            {"name", "classes", "trained"} <= value.keys()
+            and _is_named_count(value["name"], value["classes"])
+            and isinstance(value["trained"], bool)
+        )
+    return isinstance(value, list) and len(value) == 2 and _is_named_count(*value)
+
+
+def _is_named_count(name: object, classes: object) -> bool:
+    return isinstance(name, str) and len(name) <= _MOST_TEXT and _is_count(classes)
+
+
+def _pair(predictor: Any) -> tuple[str, int]:
+    if isinstance(predictor, dict):
+        return predictor["name"], predictor["classes"]
+    return predictor[0], predictor[1]
+
+
+def predicted(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Return the attributes in a manifest, and their numbers of classes."""
+    return dict(map(_pair, manifest["predictors"]))
+
+
+def has_trained_predictors(manifest: Mapping[str, Any]) -> bool:
+    """Whether predictors in a manifest have learnt something, or may have.
+
+    Manifests of earlier versions have pairs of name and classes, which do not say it.
+    """
+    return any(not isinstance(one, dict) or one["trained"] for one in manifest["predictors"])
 
 
 def _is_dtype(value: object) -> bool:
@@ -127,9 +161,14 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "law": (lambda value: value in LAWS, f"one of {', '.join(LAWS)}"),
     "output_dim": (_is_count, "a whole number above zero"),
-    "predictors": (_is_predictors, "a list of pairs: a name, and its number of classes"),
+    "predictors": (_is_predictors, "a list of objects with name, classes and trained"),
     "identity": (_is_hash, "a sha256"),
     "versions": (_is_texts, "an object of versions"),
+}
+# Manifests of embeddings, and earlier ones, lack them.
+_LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "head": (lambda value: value is None or _is_hash(value), "a sha256, or null"),
+    "frozen": (lambda value: isinstance(value, bool), "true or false"),
 }
 
 
@@ -141,6 +180,7 @@ def refuse_differences(
     Raises:
         ManifestError: They differ.
     """
+    found = {key: value for key, value in found.items() if key in wanted or key in _FIELDS}
     here, there = dict(_flat(found)), dict(_flat(wanted))
     differ = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     differ = [key for key in differ if key not in _NOT_COMPARED]
@@ -148,18 +188,20 @@ def refuse_differences(
         differ = [key for key in differ if not key.startswith("versions.")]
     if differ:
         shown = "; ".join(
-            f"{key} is {there.get(key)!r} in the manifest and {here.get(key)!r} here"
-            for key in differ
+            f"{key} is {there.get(key)!r:.200} in the manifest and {here.get(key)!r:.200} here"
+            for key in differ[:_MOST_SHOWN]
         )
+        if len(differ) > _MOST_SHOWN:
+            shown += f"; and {len(differ) - _MOST_SHOWN} more"
         raise ManifestError(
             f"What is built here is not the encoder of the manifest of {wanted['name']}: {shown}. "
-            f"{_remedy(differ)}"
+            f"{_remedy(differ, wanted)}"
         )
 
 
 def _flat(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the comparable parts of a manifest: the entries of its objects one by one."""
-    for key in ("name", *_FIELDS):
+    for key in (*_FIELDS, *(later for later in _LATER_FIELDS if later in manifest)):
         value = manifest[key]
         if isinstance(value, Mapping):
             yield from ((f"{key}.{inner}", part) for inner, part in value.items())
@@ -167,11 +209,26 @@ def _flat(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _remedy(differ: list[str]) -> str:
+def _remedy(differ: list[str], wanted: Mapping[str, Any]) -> str:
     if "weights.sha256" in differ:
-        return "Pass weights=path of the file with that hash."
+        hint = "Pass weights=path of the file with that hash."
+        written = written_with(wanted)
+        is_own = wanted["weights"]["file"] is not None or not written
+        return hint if is_own else f"{hint} The manifest was written with {written}."
     if all(key.startswith("versions.") for key in differ):
         return "Install those versions, or pass allow_versions=True (--allow-versions)."
+    if differ == ["head"]:
+        return (
+            "Its head was changed after it was built. Save the head with "
+            "torch.save(encoder.head.state_dict(), path), build by name, and load it into "
+            "encoder.head."
+        )
+    if set(differ) == {"identity", "head"}:
+        return (
+            "It was changed after it was built, such as by training. Save it with "
+            "torch.save(encoder.state_dict(), path), build by name, and load it with "
+            "encoder.load_state_dict."
+        )
     if differ == ["identity"]:
         return (
             "It was changed after it was built, such as by training. Save it with "

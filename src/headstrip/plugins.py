@@ -32,6 +32,9 @@ HOMES = {"timm": "headstrip-timm", "hf": "headstrip-transformers"}
 """Sources that one distribution alone may bring: bare names are timm's after torchvision's, and a
 hub id must not mean another network because of what is installed."""
 
+FIRST_PARTY = {**HOMES, "efficientnet-lite": "headstrip-efficientnet-lite"}
+"""The distributions that headstrip's own projects bring sources with."""
+
 
 @dataclass(frozen=True, slots=True)
 class PluginRecord:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 
 from headstrip.families import SOURCE
-from headstrip.plugins import HOMES, PluginRecord
+from headstrip.plugins import FIRST_PARTY, PluginRecord
 from headstrip.spec import Name
 
 BARE_SOURCES = (SOURCE, "timm")
@@ -48,7 +48,8 @@ def unknown_backbone(
 
 def unknown_source(name: str, parts: Name, listed: Mapping[str, Collection[str]]) -> str:
     """Say that there is no source of that name, and which backbone may have been meant."""
-    known = "`pip install headstrip-timm` brings it. " if parts.source == "timm" else ""
+    home = FIRST_PARTY.get(parts.source or "")
+    known = f"`pip install {home}` brings it. " if home else ""
     elsewhere = [source for source, names in listed.items() if parts.backbone in names]
     near = elsewhere or difflib.get_close_matches(parts.source or "", listed, n=_MOST)
     hint = (
@@ -63,7 +64,11 @@ def nothing_listed(source: str, records: Iterable[PluginRecord]) -> str | None:
     """Say why a source lists no backbone, None where nothing is known of it."""
     record = next((record for record in records if record.name == source), None)
     if record is None:
-        return f"`pip install {HOMES[source]}` brings {source!r}" if source in HOMES else None
+        return (
+            f"`pip install {FIRST_PARTY[source]}` brings {source!r}"
+            if source in FIRST_PARTY
+            else None
+        )
     if record.error:
         return f"{source!r} is {record.status}: {record.error.rstrip('.')}"
     if record.rows or record.origin in {"built-in", "registered"}:
@@ -80,7 +85,7 @@ def _of_the_hub(
     hint = f"A name with a slash is that of a repository or a folder: write hf:{arch}."
     if "hf" in unusable:
         return f"{hint} The plugin 'hf' cannot be used: {unusable['hf'].rstrip('.')}."
-    return hint if "hf" in listed else f"{hint} `pip install {HOMES['hf']}` brings 'hf'."
+    return hint if "hf" in listed else f"{hint} `pip install {FIRST_PARTY['hf']}` brings 'hf'."
 
 
 def joined(names: Iterable[str]) -> str:

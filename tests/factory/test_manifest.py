@@ -327,7 +327,7 @@ def test_a_plugins_distribution_and_its_library_are_among_the_versions(tmp_path:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("<!doctype html>", r"cannot be read as a manifest \(Expecting value"),
+        ("<!doctype html>", r"cannot be read as a manifest: it is not valid JSON \(Expecting"),
         ('{"format": 1', "cannot be read as a manifest"),
         ("[" * 100_000, "cannot be read as a manifest"),
         ("[]", "is no manifest: it has no 'format'"),

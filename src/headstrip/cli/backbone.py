@@ -174,8 +174,13 @@ def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encode
     from headstrip.factory import build_encoder
 
     try:
+        # No command uses predictors, and a manifest of trained ones has no values of theirs.
         return build_encoder(
-            name, weights=weights, allow_versions=allow_versions, device=_place(device)
+            name,
+            weights=weights,
+            predictors={},
+            allow_versions=allow_versions,
+            device=_place(device),
         )
     except ValueError as error:
         raise UsageFailure(str(error)) from error

@@ -161,11 +161,13 @@ def _pictures(root: str) -> Pictures:
 
 
 def _encoder(context: click.Context, file: EmbeddingsFile, weights: str | None) -> Encoder:
-    from headstrip.embed.origin import build_encoder_of
+    from headstrip.embed.origin import build_encoder_of, check_width
 
     open_registry(context)
     with plugins_on_stderr():
-        return build_encoder_of(file, weights=weights)
+        encoder = build_encoder_of(file, weights=weights)
+    check_width(file, encoder)
+    return encoder
 
 
 def _queries(encoder: Encoder, images: tuple[str, ...]) -> list[Query]:

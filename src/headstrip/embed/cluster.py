@@ -17,7 +17,7 @@ from headstrip.embed.listing import read_listing
 from headstrip.embed.loop import Loop, Task
 from headstrip.embed.options import check_errors
 from headstrip.embed.pipeline import Stages, Told
-from headstrip.errors import HeadstripError, ManifestError
+from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
     from headstrip.embed.run import Compute, Run
@@ -207,13 +207,12 @@ def _for_share(task: Task, run: Run, share: int) -> Any:
 
 def _portable(encoder: Encoder) -> Any:
     """Return what an actor builds the encoder from: names where they suffice, else itself."""
-    try:
-        manifest = encoder.manifest()
-    except ManifestError:
-        return _on_cpu(encoder)
+    from headstrip.manifest import embedding_manifest
+
+    manifest = embedding_manifest(encoder)
     if manifest["weights"]["tag"] is None or manifest["weights"]["file"] or manifest["not_json"]:
         return _on_cpu(encoder)
-    return {**manifest, "predictors": []}
+    return manifest
 
 
 def _on_cpu(encoder: Encoder) -> Encoder:

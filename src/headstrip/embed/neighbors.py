@@ -68,7 +68,7 @@ def find_neighbors(
         >>> find_neighbors("photos.parquet", ["cat.jpg"], k=1)  # doctest: +SKIP
         [[Neighbor(path='cat.png', similarity=0.998..., row=0)]]
     """
-    from headstrip.embed.origin import build_encoder_of, check_encoder
+    from headstrip.embed.origin import build_encoder_of, check_encoder, check_width
 
     file = open_embeddings(embeddings)
     _check(k, index)
@@ -77,6 +77,7 @@ def find_neighbors(
         encoder = build_encoder_of(file)
     else:
         check_encoder(file, encoder)
+    check_width(file, encoder)
     return nearest(file, encoder.embed(images, batch_size=1), k, index=index)
 
 

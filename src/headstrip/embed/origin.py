@@ -12,6 +12,10 @@ from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
+    from headstrip.spec import BackboneSpec, WeightsEntry
+
+_WEIGHTS = ("tag", "sha256", "file")
+_MOST_TEXT = 1_000
 
 
 def build_encoder_of(
@@ -28,46 +32,54 @@ def build_encoder_of(
         ManifestError: What is built here is another encoder; each difference is named.
     """
     from headstrip.factory import build_encoder
-    from headstrip.preprocessing import Preprocessing
+    from headstrip.manifest import preprocessing_in
+    from headstrip.manifest_form import checked
+    from headstrip.published import find_described
 
-    described = _described(file)
+    described, about = _described(file), f"The manifest in {str(file.path)!r}"
+    if "format" in described:
+        described = checked(described, about)
     tag, sha256 = described["weights"].get("tag"), described["weights"].get("sha256")
     if sha256 is None and tag is None:
         raise HeadstripError(
             f"{str(file.path)!r} has embeddings of {described['name']} with random weights, which "
             "nobody can build again. Embed the images anew, with weights."
         )
-    if weights is None and not _is_published(described):
-        raise HeadstripError(
-            f"{str(file.path)!r} has embeddings of {described['name']} with the weights of a file "
-            f"of somebody's own, whose sha256 is {sha256}. Say with --weights (weights=) where it "
-            "is."
-        )
+    if weights is None and (problem := _not_published(described, *find_described(described))):
+        raise HeadstripError(f"{str(file.path)!r} has embeddings of {described['name']}. {problem}")
     if "format" in described:
         # The last bits, which other versions may change, are far below what tells images apart.
-        encoder = build_encoder(described, weights=weights or "DEFAULT", allow_versions=True)
+        encoder = build_encoder(
+            described, weights=weights or "DEFAULT", predictors={}, allow_versions=True
+        )
     else:
         own = tag if weights is None else f"{tag}={os.fspath(weights)}" if tag else weights
-        preprocessing = described["preprocessing"]
         encoder = build_encoder(
-            described["name"],
-            weights=own,
-            preprocessing=Preprocessing.from_json(preprocessing) if preprocessing else None,
+            described["name"], weights=own, preprocessing=preprocessing_in(described)
         )
     check_encoder(file, encoder)
     return encoder
 
 
-def _is_published(described: Mapping[str, Any]) -> bool:
-    """Whether the weights are those that are to be had under their tag."""
-    from headstrip.registry import get_registry
+def _not_published(
+    described: Mapping[str, Any], spec: BackboneSpec, entry: WeightsEntry | None
+) -> str | None:
+    """Say why the tag of a file's encoder does not give its weights here, None where it does."""
+    from headstrip.published import changed_since
 
     weights = described["weights"]
-    spec, _ = get_registry().resolve(described["name"])
-    entries = {entry.tag: entry for entry in get_registry().weights(spec)}
-    entry, sha256 = entries.get(weights.get("tag")), weights.get("sha256")
-    differs = entry is not None and sha256 is not None and not sha256.startswith(entry.sha256)
-    return weights.get("tag") is not None and not weights.get("file") and not differs
+    problem = changed_since(described, spec, entry)
+    # Earlier files do not say whether the weights were a file of the user's own.
+    is_own = weights.get("tag") is None or weights.get("file") or "file" not in weights
+    if problem and not is_own:
+        return problem.replace("weights=path", "--weights PATH (weights=path)")
+    if problem or weights.get("tag") is None or weights.get("file"):
+        name = f" ({weights['file']})" if weights.get("file") else ""
+        return (
+            f"Its weights were read from a file of the user's own{name}, whose sha256 is "
+            f"{weights.get('sha256')}. Say with --weights (weights=) where it is."
+        )
+    return None
 
 
 def check_encoder(file: EmbeddingsFile, encoder: Encoder) -> None:
@@ -94,6 +106,19 @@ def check_encoder(file: EmbeddingsFile, encoder: Encoder) -> None:
     )
 
 
+def check_width(file: EmbeddingsFile, encoder: Encoder) -> None:
+    """Refuse a file whose embeddings are not as wide as those of its encoder.
+
+    Raises:
+        HeadstripError: They are not.
+    """
+    if file.dim != encoder.output_dim:
+        raise HeadstripError(
+            f"{str(file.path)!r} has embeddings of {file.dim} numbers, and its encoder "
+            f"{encoder.spec.qualified_name} gives {encoder.output_dim}. Embed the images again."
+        )
+
+
 def _described(file: EmbeddingsFile) -> dict[str, Any]:
     """Return a file's encoder: a whole manifest, or those fields of one that there are.
 
@@ -103,18 +128,17 @@ def _described(file: EmbeddingsFile) -> dict[str, Any]:
     metadata = file.metadata
     found = metadata.get("manifest") or metadata.get("encoder")
     if not found and isinstance(fingerprint := metadata.get("fingerprint"), Mapping):
-        weights = {
-            "tag": fingerprint.get("weights"), "sha256": fingerprint.get("weights_sha256")
-        }  # fmt: skip
+        named = {"tag": fingerprint.get("weights"), "sha256": fingerprint.get("weights_sha256")}
         found = {
-            **fingerprint, "weights": weights, "options": metadata.get("options"),
+            **fingerprint, "weights": named, "options": metadata.get("options"),
             "preprocessing": metadata.get("preprocessing"),
         }  # fmt: skip
     if (
         not isinstance(found, Mapping)
-        or not all(isinstance(found.get(key), str) for key in ("name", "identity", "dtype"))
-        or not isinstance(found.get("weights"), Mapping)
-        or "preprocessing" not in found
+        or not all(_is_text(found.get(key)) for key in ("name", "identity", "dtype"))
+        or not isinstance(weights := found.get("weights"), Mapping)
+        or not all(weights.get(key) is None or _is_text(weights[key]) for key in _WEIGHTS)
+        or not isinstance(found.get("preprocessing", ""), (Mapping, type(None)))
     ):
         raise HeadstripError(
             f"{str(file.path)!r} does not say which encoder its embeddings are of. Name a file as "
@@ -122,6 +146,10 @@ def _described(file: EmbeddingsFile) -> dict[str, Any]:
             "anew."
         )
     return dict(found)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MOST_TEXT
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

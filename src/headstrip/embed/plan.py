@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from headstrip.errors import HeadstripError, ManifestError, PluginError
+from headstrip.errors import HeadstripError, PluginError
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
@@ -154,17 +154,17 @@ class Plan:
 
 def encoder_in_plan(encoder: Encoder) -> dict[str, Any]:
     """Write down what an encoder is made of, also where no manifest can be."""
+    from headstrip.manifest import embedding_manifest
+
     try:
-        manifest = encoder.manifest()
-    except (ManifestError, PluginError):
+        return embedding_manifest(encoder)
+    except PluginError:
         fingerprint = encoder.fingerprint
         return {
             "name": fingerprint.name, "identity": fingerprint.identity, "dtype": fingerprint.dtype,
             "weights": {"tag": fingerprint.weights, "sha256": fingerprint.weights_sha256},
             "preprocessing": encoder.preprocessing and encoder.preprocessing.to_json(),
         }  # fmt: skip
-    # No embedding depends on them, and their names may be many.
-    return {**manifest, "predictors": []}
 
 
 def check_plan(now: Plan, found: Plan, out: str) -> None:
