@@ -286,12 +286,6 @@ FAULTS = (
         "tests/plugins",
     ),
     Fault(
-        "any distribution may own timm", "plugins.py",
-        "    if home and plugin.origin.partition(\" \")[0].lower() != home:\n",
-        "    if False:\n",
-        "tests/plugins",
-    ),
-    Fault(
         "a slow plugin is waited for", "plugin_checks.py",
         "    if not here.poll(timeout):\n", "    if not here.poll(None):\n",
         "tests/cli/test_plugins.py",
@@ -387,6 +381,72 @@ FAULTS = (
         "a plugin that states no version fits any", "contract.py",
         'getattr(target, "API_VERSION", 1)', 'getattr(target, "API_VERSION", API_VERSION)',
         "tests/plugins/test_public_names.py",
+    ),
+    Fault(
+        "predictors are loaded by position", "predictors.py",
+        "    if len(mine) != len(groups) or len(set(found)) != len(groups):\n",
+        "    found = list(mine)\n    owners = dict(zip(theirs, ([key] for key in mine)))\n"
+        "    if len(mine) != len(groups):\n",
+        "tests/predictors",
+    ),
+    Fault(
+        "two names of attributes have one key", "predictors.py",
+        'name.replace("%", "%25").replace(".", "%2E")', 'name.replace(".", "%2E")',
+        "tests/predictors",
+    ),
+    Fault(
+        "trained predictors are built at random", "manifest.py",
+        "    if predictors is None:\n        _refuse_trained_predictors(wanted)\n", "",
+        "tests/factory",
+    ),
+    Fault(
+        "training is not noticed", "predictors.py",
+        "        return _digest(self, torch.float64) not in self._initial\n",
+        "        return not self._initial\n",
+        "tests/predictors tests/factory",
+    ),
+    Fault(
+        "a changed head is rebuilt from the file", "manifest_form.py",
+        '    "head": (lambda value: value is None or _is_hash(value), "a sha256, or null"),\n', "",
+        "tests/factory",
+    ),
+    Fault(
+        "options of a manifest make a network of any size", "manifest.py",
+        "    refuse_large_network(", "    (lambda *_: None)(",
+        "tests/factory/test_bounds.py",
+    ),
+    Fault(
+        "numbers in options are not bounded", "limits.py",
+        "abs(value) > most:", "abs(value) > most and most < MOST_NUMBER:",
+        "tests/factory/test_bounds.py",
+    ),
+    Fault(
+        "predictors of any size are built", "manifest.py",
+        "            refuse_large_predictors(classes, encoder.output_dim, about)\n",
+        "            pass\n",
+        "tests/factory/test_bounds.py",
+    ),
+    Fault(
+        "environments: keys of the old file alone are left out", "embed/plan.py",
+        "for key in sorted({*self.environment, *found.environment})",
+        "for key in sorted(self.environment)",
+        "tests/embed/test_plan.py",
+    ),
+    Fault(
+        "versions of the manifest alone are left out", "manifest_form.py",
+        "for key in {**there, **here} if", "for key in here if",
+        "tests/factory/test_manifest.py",
+    ),
+    Fault(
+        "the dtype of a plan is not compared", "embed/plan.py",
+        'for key in ("name", "weights", "options", "preprocessing", "dtype")',
+        'for key in ("name", "weights", "options", "preprocessing")',
+        "tests/embed/test_plan.py",
+    ),
+    Fault(
+        "the dtype of a manifest is not compared", "manifest_form.py",
+        '_NOT_COMPARED = {"weights.file",', '_NOT_COMPARED = {"dtype", "weights.file",',
+        "tests/factory/test_manifest.py",
     ),
 )  # fmt: skip
 

@@ -19,6 +19,7 @@ from torchvision import models
 from headstrip import BackboneSpec, Encoder, HeadstripError, Preprocessing, build_encoder
 from headstrip.errors import ManifestError
 from headstrip.manifest import build_from_manifest, manifest_of, read_manifest
+from headstrip.manifest_form import refuse_differences
 from headstrip.registry import get_registry
 
 NAME = "shufflenet_v2_x0_5"
@@ -262,6 +263,21 @@ def test_other_versions_are_named_and_may_be_allowed(
     ):
         assert part in str(caught.value)
     assert are_equal(built, build_from_manifest(manifest, weights=file, allow_versions=True))
+
+
+@pytest.mark.parametrize("field", ["dtype", "law", "output_dim", "identity"])
+def test_a_single_field_that_differs_is_enough(manifest: dict[str, Any], field: str) -> None:
+    other = {"dtype": "float64", "law": "declared", "output_dim": 7, "identity": "0" * 64}[field]
+    with pytest.raises(ManifestError, match=rf"manifest of .*: {field} is .* and .*{other}"):
+        refuse_differences(manifest, {**manifest, field: other}, allow_versions=True)
+
+
+@pytest.mark.parametrize("side", ["manifest", "here"])
+def test_a_version_that_one_side_lacks_differs(manifest: dict[str, Any], side: str) -> None:
+    more = {**manifest, "versions": {**manifest["versions"], "flash": "2.0"}}
+    sides = (more, manifest) if side == "manifest" else (manifest, more)
+    with pytest.raises(ManifestError, match=r"versions\.flash is .*None"):
+        refuse_differences(*sides, allow_versions=False)
 
 
 def test_other_versions_allow_no_other_bits(manifest: dict[str, Any], tmp_path: Path) -> None:

@@ -100,3 +100,26 @@ def test_without_the_hub_s_plugin_a_bare_name_with_a_slash_says_how_to_get_it(si
     install_distribution(site, "headstrip-transformers", {}, {})
     said = message("facebook/dinov2-base")
     assert "write hf:facebook/dinov2-base. `pip install headstrip-transformers` brings" in said
+
+
+@pytest.mark.parametrize(
+    ("source", "distribution"),
+    [
+        ("timm", "headstrip-timm"), ("hf", "headstrip-transformers"),
+        ("efficientnet-lite", "headstrip-efficientnet-lite"),
+    ],
+)  # fmt: skip
+def test_a_source_of_headstrips_own_that_is_not_installed_is_named_with_its_distribution(
+    site, source, distribution
+):
+    registry = Registry()
+    if source in registry.sources():
+        install_distribution(site, distribution, {}, {})
+        registry = Registry()
+    told = message(f"{source}:some_net", registry)
+    assert f"There is no source {source!r}" in told
+    assert f"`pip install {distribution}` brings it." in told
+
+
+def test_a_source_of_nobody_suggests_no_distribution(site):
+    assert "pip install" not in message("xyz:some_net")

@@ -1,0 +1,52 @@
+"""How the plans of two runs are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headstrip import HeadstripError
+from headstrip.embed.plan import Plan, Settings, check_plan
+
+ENCODER = {
+    "name": "torchvision:resnet18.IMAGENET1K_V1", "identity": "a" * 64, "dtype": "float32",
+    "weights": {"tag": "IMAGENET1K_V1", "sha256": "b" * 64, "file": None}, "options": {},
+    "preprocessing": None,
+}  # fmt: skip
+ENVIRONMENT = {"torch": "2.10.0", "processor": "x86_64"}
+
+
+def plan_of(environment: dict[str, str] = ENVIRONMENT, **changes: Any) -> Plan:
+    return Plan({**ENCODER, **changes}, Settings(), environment)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "told"),
+    [
+        ({**ENVIRONMENT, "openvino": "2026.1"}, ENVIRONMENT, "openvino was '2026.1' and is None"),
+        (ENVIRONMENT, {**ENVIRONMENT, "openvino": "2026.1"}, "openvino was None and is '2026.1'"),
+        (ENVIRONMENT, {**ENVIRONMENT, "torch": "2.11.0"}, "torch was '2.10.0' and is '2.11.0'"),
+    ],
+)
+def test_every_difference_of_the_environments_is_named(
+    then: dict[str, str], now: dict[str, str], told: str
+) -> None:
+    assert plan_of(now).changes(plan_of(then)) == [told]
+
+
+def test_equal_environments_have_no_difference() -> None:
+    assert plan_of().changes(plan_of(dict(reversed(ENVIRONMENT.items())))) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "torchvision:resnet34"), ("weights", {"tag": None}), ("options", {"x": 1}),
+        ("preprocessing", {"crop": 1}), ("dtype", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_the_one_field_of_the_encoder_that_differs_is_named(field: str, value: Any) -> None:
+    other = plan_of(**{field: value, "identity": "c" * 64})
+    with pytest.raises(HeadstripError, match=rf"run's: {field} is .* there, and .* here\. Name"):
+        check_plan(plan_of(), other, "out.parquet")

