@@ -24,6 +24,7 @@ from headstrip.errors import (
 )
 from headstrip.families import SOURCE
 from headstrip.hollow import collector_held_back
+from headstrip.patches import PatchWatch, unseen
 from headstrip.placement import logits_without_memory, strip_own, width_of_stripped
 from headstrip.predictors import Predictors, check_classes
 from headstrip.preprocessing import Preprocessing
@@ -301,11 +302,16 @@ def embedding_width(
 
     Raises:
         PluginError: What was stripped is no encoder, or its head was in another place.
-        PreprocessingError: It does not take the ``shape``, which the user chose.
+        PreprocessingError: It does not take the ``shape``, which the user chose; or the patches of
+            the network do not divide the shape, so that pixels are left out.
     """
+    watch = PatchWatch(shape)
     try:
-        return width_of_stripped(stripped, shape, untouched)
+        width = width_of_stripped(stripped, shape, untouched, watch)
     except ProbeError as error:
+        watch.look_at(stripped.backbone)
+        if (problem := unseen(watch, shape)) is not None:
+            raise PreprocessingError(f"{spec.qualified_name} {problem}") from error
         if given:
             raise PreprocessingError(
                 f"{spec.qualified_name} does not take what the preprocessing gives, {shape}: it "
@@ -323,6 +329,9 @@ def embedding_width(
             f"{spec.qualified_name} for its head: the head {error}. Report it to the plugin's "
             "author, who has to name the layer that gives the logits."
         ) from error
+    if (problem := unseen(watch, shape)) is not None:
+        raise PreprocessingError(f"{spec.qualified_name} {problem}")
+    return width
 
 
 def _preprocessing(

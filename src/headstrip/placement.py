@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +26,10 @@ Shape = tuple[int, ...]
 
 
 def width_of_stripped(
-    stripped: Stripped, input_shape: Shape, untouched: Callable[[], Shape | None]
+    stripped: Stripped,
+    input_shape: Shape,
+    untouched: Callable[[], Shape | None],
+    watch: AbstractContextManager[Any] | None = None,
 ) -> int:
     """Return the width of a stripped network's embedding, and look at where its head was.
 
@@ -37,6 +41,7 @@ def width_of_stripped(
         untouched: Returns the shape of the untouched network's logits for a batch of two, None
             where it is not known. It is called only where the network itself does not show that
             its head was its last layer.
+        watch: A mode of torch's that the network runs in, such as a ``PatchWatch``.
 
     Raises:
         ProbeError: The backbone gives no embedding, or fails.
@@ -44,9 +49,10 @@ def width_of_stripped(
     """
     head = stripped.head
     if head is None or any(map(is_lazy, head.parameters())):
-        return width_of(run_once(stripped.backbone, input_shape).output, input_shape)
+        run = run_once(stripped.backbone, input_shape, watch=watch)
+        return width_of(run.output, input_shape)
     place = _place(stripped)
-    run = run_once(stripped.backbone, input_shape, head=head, watched=place)
+    run = run_once(stripped.backbone, input_shape, head=head, watched=place, watch=watch)
     width = width_of(run.output, input_shape)
     _check_logits(run.logits)
     if place is not None and stripped.law == "exact" and next(head.children(), None) is None:

@@ -11,7 +11,7 @@ import copy
 import random
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,7 @@ def run_once(
     *,
     head: nn.Module | None = None,
     watched: nn.Module | None = None,
+    watch: AbstractContextManager[Any] | None = None,
 ) -> Run:
     """Run a network once in eval mode, without memory where that is possible, without a trace.
 
@@ -113,6 +114,7 @@ def run_once(
         input_shape: Its input without the batch axis.
         head: What runs on its output then, if that is a tensor.
         watched: An ``nn.Identity`` in the network whose outputs are noted.
+        watch: A mode of torch's that the network runs in, such as a ``PatchWatch``.
 
     Raises:
         ProbeError: The network fails, or has lazy parameters.
@@ -121,11 +123,11 @@ def run_once(
     if any(map(is_lazy, (*backbone.parameters(), *backbone.buffers()))):
         raise ProbeError("has lazy parameters, which have no shape before its first batch")
     try:
-        return run_on_meta(backbone, input_shape, head=head, watched=watched)
+        return run_on_meta(backbone, input_shape, head=head, watched=watched, watch=watch)
     except Exception:
         # Whatever stops a network on meta (data-dependent code, an op without a meta kernel),
         # the real forward either shows the width or the true error.
-        return _run_for_real(backbone, input_shape, head, watched)
+        return _run_for_real(backbone, input_shape, head, watched, watch)
 
 
 def run_on_meta(
@@ -134,6 +136,7 @@ def run_on_meta(
     *,
     head: nn.Module | None = None,
     watched: nn.Module | None = None,
+    watch: AbstractContextManager[Any] | None = None,
 ) -> Run:
     """Do what ``run_once`` does without memory, or raise whatever stops the network there."""
     modules = _modules(backbone, head)
@@ -144,7 +147,7 @@ def run_on_meta(
         _become_meta(modules)
         passed = _watch(watched)
         x = torch.empty((BATCH, *input_shape), dtype=dtype, device="meta")
-        with ByShape():
+        with ByShape(), watch or nullcontext():
             output = backbone(x)
             return Run(output, _logits(head, output), tuple(passed))
 
@@ -154,6 +157,7 @@ def _run_for_real(
     input_shape: tuple[int, ...],
     head: nn.Module | None,
     watched: nn.Module | None,
+    watch: AbstractContextManager[Any] | None,
 ) -> Run:
     parameter = next((p for p in backbone.parameters() if p.is_floating_point()), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
@@ -165,7 +169,8 @@ def _run_for_real(
             module.__dict__["training"] = False
         passed = _watch(watched)
         try:
-            output = backbone(torch.zeros((BATCH, *input_shape), dtype=dtype, device=device))
+            with watch or nullcontext():
+                output = backbone(torch.zeros((BATCH, *input_shape), dtype=dtype, device=device))
         except Exception as error:
             raise ProbeError(
                 f"failed on input {(BATCH, *input_shape)} with {_in_words(error)}"

@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from headstrip.errors import PreprocessingError
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
-from headstrip.spec import WeightsEntry
+from headstrip.patches import Cut, described
+from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.state_dicts import plain_state_dict
 from headstrip.surgery import Stripped, detach, find
 
@@ -28,6 +30,18 @@ class ViT(TorchvisionFamily):
         """Ask for the image size of the position embedding."""
         size = meta["min_size"][0]
         return {} if size == 224 else {"image_size": size}
+
+    @hookimpl
+    def build_model(self, spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
+        """Build the architecture, and refuse an image size that its patches do not divide."""
+        size, patch = options.get("image_size"), int(spec.name.rpartition("_")[2])
+        if isinstance(size, int) and size > 0:
+            cut = Cut((patch, patch), (patch, patch), (0, 0))
+            if any(left := cut.left_out((size, size))):
+                problem = described(cut, (size, size), left)
+                raise PreprocessingError(f"{spec.qualified_name} {problem}")
+        model: nn.Module = super().build_model(spec, options)
+        return model
 
     def strip(self, model: nn.Module) -> Stripped:
         """Take the head off."""
