@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from headstrip import Preprocessing, PreprocessingError, build_encoder
 from headstrip.patches import PatchWatch, unseen
-from headstrip.probe import probe_width
+from headstrip.probe import run_once
 
 STEPS = Preprocessing(crop=(224, 224), resize=None, mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -35,7 +35,7 @@ class Cutting(nn.Module):
 
 def problem(network: nn.Module, *shape: int) -> str | None:
     watch = PatchWatch(shape)
-    probe_width(network, shape, watch=watch)
+    run_once(network, shape, watch=watch)
     return unseen(watch, shape)
 
 
