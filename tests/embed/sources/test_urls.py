@@ -293,3 +293,13 @@ def test_a_length_that_makes_no_sense_is_a_row_that_says_so(
 )
 def test_what_a_driver_says_fits_the_columns(info: Any, expected: tuple[int, int]) -> None:
     assert stamp(info) == expected
+
+
+def test_a_server_that_sends_whole_archives_gives_no_wrong_image(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    archive = write_tar(tmp_path / "x.tar", {"a.jpg": b"1", "b.jpg": b"2"})
+    server.put("/x.tar", archive.read_bytes())
+    found = contents(server.url + "/x.tar")
+    assert list(found) == ["x.tar/a.jpg", "x.tar/b.jpg"]
+    assert {str(each)[:26] for each in found.values()} == {"the server sends more than"}

@@ -99,6 +99,11 @@ class TarReader:
             raise ImageError("the file is empty.")
         if len(content) < item.size:
             raise ImageError("the archive ends within it.")
+        if len(content) > item.size:
+            raise ImageError(
+                "the server sends more than the part that was asked for. Download the archive, and "
+                "name the file."
+            )
         return content
 
     def _content(self, place: str, item: Item) -> bytes:
