@@ -40,7 +40,9 @@ _LOOKS_ESCAPED = re.compile(rb"\\(?=x[0-9a-f]{2})")
 
 def is_image(name: str) -> bool:
     """Whether a file is taken for an image by the suffix of its name, in any case."""
-    suffix = os.path.splitext(name)[1].lower()
+    # Of `.jpg` too, which `splitext` takes for a name without a suffix.
+    _, dot, end = name.rpartition(".")
+    suffix = dot + end.lower()
     return suffix in SUFFIXES or (suffix in HEIF_SUFFIXES and heif_is_installed())
 
 

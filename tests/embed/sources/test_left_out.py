@@ -68,3 +68,10 @@ def test_a_folder_with_no_other_pictures_says_what_is_there(tmp_path: Path) -> N
     write_files(tmp_path, {"a.jxl": b"1", "b.jxl": b"1"})
     with pytest.raises(HeadstripError, match=r"There is no image in .* 2 files were left out: 2 "):
         source_of(tmp_path)
+
+
+def test_a_name_that_is_a_suffix_and_no_more_is_that_of_an_image(tmp_path: Path) -> None:
+    write_files(tmp_path / "photos", {".jpg": b"1", "....PNG": b"2", "in/..jpg": b"3"})
+    assert left_out(tmp_path / "photos") == {}
+    write_tar(tmp_path / "x.tar", {".jpg": b"1", "....PNG": b"2"})
+    assert left_out(tmp_path / "x.tar") == {}
