@@ -103,6 +103,44 @@ FAULTS = (
         "tests/embed/test_run.py",
     ),
     Fault(
+        "a PIL image is not turned", "embed/images.py",
+        "        if isinstance(image, Image.Image):\n            return as_picture",
+        "        if isinstance(image, Image.Image):\n            image.info.pop('exif', None)\n"
+        "            image.getexif().clear()\n            return as_picture",
+        "tests/embed/test_same_picture.py",
+    ),
+    Fault(
+        "alpha dropped", "embed/modes.py",
+        'None if preprocessing.background == "keep" else _alpha(samples)', "None",
+        "tests/embed/test_background.py",
+    ),
+    Fault(
+        "white is zero ignored", "embed/modes.py",
+        "255 - pixels if scale.is_inverted else pixels", "pixels",
+        "tests/embed/test_value_range.py",
+    ),
+    Fault(
+        "an unknown range guessed", "embed/modes.py",
+        "    if not is_plain and (largest - least < quarter or black < 0 <= least):\n",
+        "    if False:\n",
+        "tests/embed/test_value_range.py",
+    ),
+    Fault(
+        "upper bytes taken for lower ones", "embed/samples.py",
+        '("B" if order == "L" else "L")', "order",
+        "tests/embed/test_value_range.py",
+    ),
+    Fault(
+        "every page is the first", "embed/pages.py",
+        "open_bytes(data, max(0, page - 1))", "open_bytes(data, 0)",
+        "tests/embed/test_pages.py",
+    ),
+    Fault(
+        "rows beyond the last patch left out", "patches.py",
+        "for cut, sizes in watch.cuts:", "for cut, sizes in ():",
+        "tests/probe/test_patches.py",
+    ),
+    Fault(
         "orientation ignored", "embed/decode.py",
         "    turn = turn_of(image)\n", "    turn = None\n",
         "tests/embed",

@@ -10,7 +10,7 @@ import click
 from headstrip.cli.backbone import backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import json_option, print_json, print_line, warn
-from headstrip.cli.pixels import pixel_options, steps_of, with_pixels
+from headstrip.cli.pixels import pixel_options, steps_of, warn_of_pages_in, with_pixels
 from headstrip.errors import ImageError, PreprocessingError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def command(
         results.append({"image": image, "classes": [_as_json(g) for g in guesses], "error": None})
         if not as_json:
             _print_guesses(image, guesses)
+    warn_of_pages_in(images)
     if as_json:
         print_json(results)
     if any(result["error"] for result in results):

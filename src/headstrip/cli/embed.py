@@ -14,7 +14,7 @@ import click
 from headstrip.cli.backbone import backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.output import json_option, print_json, print_line, print_lines, warn
-from headstrip.cli.pixels import pixel_options, with_pixels
+from headstrip.cli.pixels import pixel_options, warn_of_pages, with_pixels
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ def _run_options(function: Any) -> Any:
         click.option(
             "--device", metavar="DEVICE", default="auto", show_default=True,
             help="Where the network runs, such as cpu or cuda:1; auto is a GPU where there is one.",
+        ),
+        click.option(
+            "--pages", type=click.Choice(["first", "all"]), default="first", show_default=True,
+            help="Embed the first page of a file, or each as a row of its own, such as a.tif#2.",
         ),
         click.option("--workers", type=click.IntRange(min=0), help="Processes that decode."),
         click.option("--lanes", type=click.IntRange(min=1), help="Batches in the network at once."),
@@ -196,6 +200,7 @@ def command(
         )
     if said := sentence(report.left_out):
         warn(said)
+    warn_of_pages(report.stages.several, report.stages.severals, "Pass --pages all for all.")
     if report.bad:
         _warn_of(report)
         context.exit(PARTLY)
@@ -341,5 +346,6 @@ def _as_json(encoder: Encoder, report: EmbedReport) -> dict[str, Any]:
         "backbone": fingerprint.name, "weights": fingerprint.weights,
         "weights_sha256": fingerprint.weights_sha256, "identity": fingerprint.identity,
         "bad": report.bad, "computed": report.computed, "left_out": dict(report.left_out),
+        "several_pages": report.stages.severals,
         "failed": [{"path": path, "error": error} for path, error in report.failed.items()],
     }  # fmt: skip

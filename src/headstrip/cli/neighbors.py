@@ -12,7 +12,7 @@ import click
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
-from headstrip.cli.pixels import pixel_options, steps_of, with_pixels
+from headstrip.cli.pixels import pixel_options, steps_of, warn_of_pages_in, with_pixels
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def command(
     for query in queries:
         if query.error is not None:
             warn(f"Error: {query.image}: {query.error}")
+    warn_of_pages_in(images)
     good = [query.embedding for query in queries if query.embedding is not None]
     found = nearest(file, good, count, index=index) if good else []
     if good and not any(found):

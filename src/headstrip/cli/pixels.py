@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from headstrip.cli.failures import UsageFailure
+from headstrip.cli.output import warn
 from headstrip.errors import PreprocessingError
 
 if TYPE_CHECKING:
@@ -57,6 +58,32 @@ def steps_of(encoder: Encoder) -> Preprocessing:
         encoder.preprocess(None)
     assert encoder.preprocessing is not None
     return encoder.preprocessing
+
+
+def warn_of_pages(several: Mapping[str, int], count: int, remedy: str = "") -> None:
+    """Say on stderr that files have more pages or frames than the one that is used.
+
+    Args:
+        several: Some of them, with their numbers of pages.
+        count: How many there are.
+        remedy: What to do about it.
+    """
+    if count:
+        named = ", ".join(f"{path}: {pages}" for path, pages in several.items())
+        more = ", ..." if count > len(several) else ""
+        files = "file has" if count == 1 else "files have"
+        warn(
+            f"{count} {files} several pages or frames, and only the first is used "
+            f"({named}{more}). {remedy}".rstrip()
+        )
+
+
+def warn_of_pages_in(images: Iterable[str]) -> None:
+    """Say on stderr which of some image files have more than one page or frame."""
+    from headstrip.embed.pages import count_pages_of
+
+    several = {image: pages for image in images if (pages := count_pages_of(image)) > 1}
+    warn_of_pages(several, len(several))
 
 
 def _checked_background(

@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from headstrip.embed.checksum import checksum_of
-from headstrip.embed.decode import open_bytes, reasons
+from headstrip.embed.decode import reasons
 from headstrip.embed.modes import in_channels, read_samples, refuse_huge
+from headstrip.embed.pages import count_pages, page_of
 from headstrip.embed.pixels import Route, to_pixels, to_pixels_fast
 from headstrip.embed.reduced import decode_reduced, is_jpeg
 from headstrip.embed.shared import Memory, attach
@@ -42,12 +43,14 @@ class Outcome(NamedTuple):
         height: Pixels as shown, None where the image could not be read.
         error: Why there are no pixels of it, None where there are.
         checksum: What ``checksum_of`` makes of its bytes, None where they could not be read.
+        pages: Pages or frames of its file; 1 where it is itself one of them.
     """
 
     width: int | None
     height: int | None
     error: str | None
     checksum: str | None
+    pages: int = 1
 
 
 class Order(NamedTuple):
@@ -101,6 +104,7 @@ def read_into(
         Its size as shown, or why it cannot be used. Nothing is raised.
     """
     width = height = checksum = None
+    pages = 1
     try:
         with reasons():
             data = reader.read(item)
@@ -110,14 +114,15 @@ def read_into(
                 width, height = reduced.width, reduced.height
                 pixels[...] = to_pixels_fast(reduced, preprocessing)
             else:
-                samples = read_samples(open_bytes(data), preprocessing)
+                pages = 1 if item.page else count_pages(data, exact=False)
+                samples = read_samples(page_of(data, item.page), preprocessing)
                 width, height = samples.image.size
                 refuse_huge(height, width, preprocessing)
                 pixels[...] = to_pixels(in_channels(samples, preprocessing), preprocessing)
     except HeadstripError as error:
         pixels[...] = 0
         return Outcome(width, height, str(error), checksum)
-    return Outcome(width, height, None, checksum)
+    return Outcome(width, height, None, checksum, pages)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ _SCHEMA = pa.schema(
         pa.field("modified", pa.int64(), nullable=False),
         pa.field("place", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
+        pa.field("page", pa.int32(), nullable=False),
     ]
 )
 FILE = "listing.arrow"
@@ -152,4 +153,6 @@ def _digest(described: Mapping[str, Any], table: pa.Table) -> str:
             digest.update(json.dumps(values).encode())
         for name in ("size", "modified", "offset"):
             digest.update(np.ascontiguousarray(part[name].to_numpy(), "<i8").tobytes())
+        if pc.any(pc.greater(part["page"], 0)).as_py():
+            digest.update(np.ascontiguousarray(part["page"].to_numpy(), "<i8").tobytes())
     return digest.hexdigest()

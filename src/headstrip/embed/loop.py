@@ -146,6 +146,9 @@ class Loop:
 
     def _finished(self, number: int, rows: Rows) -> None:
         """Write a shard that is full."""
+        for item, pages in zip(rows.items, rows.pages, strict=True):
+            if pages > 1:
+                self.stages.note_pages(item.path, pages)
         table = table_of(rows, self._task.shards.schema)
         self._task.shards.write(number, table)
         found = len(rows.items) - table["error"].null_count

@@ -22,6 +22,8 @@ class Options:
             are refused.
         max_errors: Bad images after which the run ends, None for any number.
         timeout: Seconds that the decoding of an image may take.
+        pages: "first" embeds the first page of a TIFF, or frame of an animation; "all" gives each
+            page a row of its own, named ``a.tif#1``, ``a.tif#2`` and so on.
     """
 
     workers: int | None = None
@@ -32,6 +34,7 @@ class Options:
     exact: bool = False
     max_errors: int | None = None
     timeout: float = 60.0
+    pages: str = "first"
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be run with.
@@ -51,6 +54,8 @@ class Options:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is no truth value. Pass True or False."
                 )
+        if self.pages not in ("first", "all"):
+            raise ValueError(f"pages={self.pages!r} is unknown. Pass 'first' or 'all'.")
         is_number = isinstance(self.timeout, (int, float)) and not isinstance(self.timeout, bool)
         if not (is_number and 0 < self.timeout < math.inf):
             raise ValueError(

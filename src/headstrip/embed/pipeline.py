@@ -25,6 +25,7 @@ Finished = Callable[[int, Rows], None]
 Told = Callable[[int], None]
 
 _LOOK = 0.2
+_NAMED = 5
 _MOMENT = 1.0
 
 
@@ -54,6 +55,9 @@ class Stages:
         written: The writer, making and writing shards.
         fed: The caller, waiting because all is being worked on.
         prepared: The caller, starting decoders and having an engine take over the network.
+        several: Files of which the first of several pages or frames was used, and how many they
+            have; the first few of them.
+        severals: How many such files there are.
     """
 
     decoded: float = 0.0
@@ -61,12 +65,21 @@ class Stages:
     written: float = 0.0
     fed: float = 0.0
     prepared: float = 0.0
+    several: dict[str, int] = field(default_factory=dict)
+    severals: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, stage: str, seconds: float) -> None:
         """Add the seconds of one thread."""
         with self._lock:
             setattr(self, stage, getattr(self, stage) + seconds)
+
+    def note_pages(self, path: str, pages: int) -> None:
+        """Note a file of which the first of several pages or frames was used."""
+        with self._lock:
+            self.severals += 1
+            if len(self.several) < _NAMED:
+                self.several[path] = pages
 
 
 class Pipeline:
@@ -212,6 +225,7 @@ class Pipeline:
             rows.widths[place], rows.heights[place] = decoded.widths[slot], decoded.heights[slot]
             rows.errors[place] = decoded.errors[slot]
             rows.checksums[place] = decoded.checksums[slot]
+            rows.pages[place] = decoded.pages[slot]
         if any(error is None for error in decoded.errors[: len(places)]):
             rows.embeddings[places] = self._through(decoded.pixels)[: len(places)]
             self.stages.add("forward", time.perf_counter() - ready)

@@ -27,7 +27,8 @@ class EmbedReport:
         computed: Number of images that were read in this run; the others were done before.
         out: The file, as it was named.
         settings: How the embeddings were computed.
-        stages: Seconds in each stage of this run.
+        stages: Seconds in each stage of this run, and the files in it that have several pages of
+            which the first was used.
         left_out: Files of the source that were left out because of their suffix: how many by
             suffix in lower case, ``""`` for none.
     """

@@ -20,12 +20,13 @@ from headstrip.embed.loop import Loop, Task
 from headstrip.embed.merging import DamagedShard, merge
 from headstrip.embed.options import Options, check_errors
 from headstrip.embed.outputs import check_apart, refusing, rows_file
+from headstrip.embed.pages import PagedReader, paged
 from headstrip.embed.parts import Parts, Shards, metadata_in, opened_parts, parts_folder
 from headstrip.embed.pipeline import Stages, Told
 from headstrip.embed.plan import Plan, Settings, check_plan, encoder_in_plan
 from headstrip.embed.report import EmbedReport, bad_in, count_bad
 from headstrip.embed.settling import settled
-from headstrip.embed.sources import Source, source_of
+from headstrip.embed.sources import Reader, Source, source_of
 from headstrip.embed.sources.left_out import LeftOut, items_of
 from headstrip.embed.sources.stream import StreamSource
 from headstrip.embed.streaming import embed_stream
@@ -157,14 +158,17 @@ class Run:
         now = Plan(encoder_in_plan(encoder), asked, environment_of(encoder))
         found = self._found(now)
         parts.sweep()
+        self._reader: Reader = source.reader()
         left_out = LeftOut()
-        items = refusing(items_of(source, left_out.note), out, source.reader())
+        items = refusing(items_of(source, left_out.note), out, self._reader)
+        if options.pages == "all":
+            items, self._reader = paged(items, self._reader), PagedReader(self._reader)
         self.listing = write_listing(parts.folder, source.describe(), items)
         self._left_out = left_out.counts()
         settings = asked.over(found.settings if found else Settings())
         check_limits(encoder, settings, options)
         settings = settled(
-            encoder, self.listing, source.reader(), settings, self._say,
+            encoder, self.listing, self._reader, settings, self._say,
             identity=str(now.encoder["identity"]), options=options,
         )  # fmt: skip
         # What was measured before comes from a file too.
@@ -239,7 +243,7 @@ class Run:
         # Two files of the same name, size and time may differ where they are not the same file.
         is_elsewhere = any(origin != self._origin for origin in priors.values())
         return Task(
-            self.source.reader(), self.shards, tuple(priors), self.layout, options.retry_failed,
+            self._reader, self.shards, tuple(priors), self.layout, options.retry_failed,
             options.checksum or is_elsewhere, options.max_errors, self._bad, options.timeout,
         )  # fmt: skip
 

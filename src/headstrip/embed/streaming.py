@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _USUAL: dict[str, tuple[Any, ...]] = {
     "workers": (None, 0), "lanes": (None, 1), "timeout": (Options().timeout,),
-    "retry_failed": (False,), "checksum": (False,), "exact": (False,),
+    "retry_failed": (False,), "checksum": (False,), "exact": (False,), "pages": ("first",),
 }  # fmt: skip
 """What the options are that mean nothing for images that pass by once."""
 

@@ -32,6 +32,7 @@ class Rows:
         heights: Pixels from top to bottom, None where they are not known.
         errors: Why an image was not embedded, else None.
         checksums: What ``checksum_of`` makes of the bytes, None where there were none to read.
+        pages: Pages or frames of the file of an image that was read in this run, else 1. No column.
     """
 
     items: list[Item]
@@ -40,6 +41,7 @@ class Rows:
     heights: list[int | None]
     errors: list[str | None]
     checksums: list[str | None]
+    pages: list[int]
 
     @classmethod
     def empty(cls, items: Sequence[Item], dim: int) -> Rows:
@@ -47,7 +49,7 @@ class Rows:
         count = len(items)
         return cls(
             list(items), np.zeros((count, dim), np.float32),
-            [None] * count, [None] * count, [None] * count, [None] * count,
+            [None] * count, [None] * count, [None] * count, [None] * count, [1] * count,
         )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ class Decoded:
         heights: Pixels of each image as shown, None where it could not be read.
         errors: Why there are no pixels of an image, None where there are.
         checksums: What ``checksum_of`` makes of its bytes, None where they could not be read.
+        pages: Pages or frames of its file.
     """
 
     pixels: np.ndarray
@@ -32,6 +33,7 @@ class Decoded:
     heights: list[int | None]
     errors: list[str | None]
     checksums: list[str | None]
+    pages: list[int]
 
 
 class Ticket:
@@ -72,6 +74,7 @@ class Ticket:
             [outcome.height for outcome in done],
             [outcome.error for outcome in done],
             [outcome.checksum for outcome in done],
+            [outcome.pages for outcome in done],
         )
 
     def release(self) -> None:

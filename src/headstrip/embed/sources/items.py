@@ -28,6 +28,7 @@ class Item(NamedTuple):
             is not known. A time that 64 bits cannot hold is the nearest that they can.
         place: The file that holds it, for a reader to find it; empty where it is a file itself.
         offset: Where it is in that file: a byte or a row.
+        page: Which page or frame of the file, counted from 1; 0 where the first stands for all.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Item(NamedTuple):
     modified: int
     place: str = ""
     offset: int = 0
+    page: int = 0
 
 
 class Reader(Protocol):
