@@ -74,8 +74,29 @@ def test_the_file_of_an_earlier_headstrip_is_read(tmp_path: Path) -> None:
     assert open_embeddings(tmp_path / "out.parquet").metadata == told
 
 
-def test_an_array_is_mapped_and_cannot_be_written_to(tmp_path: Path) -> None:
-    _, array, _ = load_embeddings(write_npy(tmp_path / "out", PATHS, vectors()))
+def test_an_array_is_the_callers_own_and_its_file_may_be_saved_over(tmp_path: Path) -> None:
+    file = write_npy(tmp_path / "out", PATHS, vectors())
+    code = (
+        "import numpy as np; from headstrip import load_embeddings\n"
+        f"array = load_embeddings({str(file)!r})[1]\n"
+        "array[0] = 7\n"
+        "kept = array.copy()\n"
+        f"np.save({str(file)!r}, array[:1])\n"
+        "assert np.array_equal(array, kept, equal_nan=True)\n"
+        f"print(np.load({str(file)!r})[0, 0])"
+    )
+    done = run_python("-c", code)
+    assert (done.returncode, done.stdout.strip()) == (0, "7.0"), done.stderr
+
+
+def test_a_file_that_is_compressed_is_not_mapped(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "out", PATHS, vectors())
+    with pytest.raises(HeadstripError, match=r"compressed.*Leave out map=True"):
+        load_embeddings(file, map=True)
+
+
+def test_an_array_is_mapped_on_request_and_cannot_be_written_to(tmp_path: Path) -> None:
+    _, array, _ = load_embeddings(write_npy(tmp_path / "out", PATHS, vectors()), map=True)
     assert isinstance(array, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 0

@@ -43,17 +43,18 @@ _MEND = (
 
 
 def load_embeddings(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str], *, map: bool = False
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Load the paths and the embeddings of a file that ``headstrip embed`` wrote.
 
-    The array of a Parquet file is allocated once and filled a block of rows at a time. That of an
-    ``.npy`` file is read once, to compare its sha256 with the one in the rows beside it, and is
-    then mapped, read-only: no more of it is in memory than is looked at. Copy it before you write
-    to the file while the array is in use.
+    The array is allocated once and filled a block of rows at a time. It is yours: you can change
+    it, and save another array under the name of the file.
 
     Args:
         path: The ``.parquet`` file; or the ``.npy`` file, whose ``.rows.parquet`` is beside it.
+        map: Whether to map an ``.npy`` file, read-only, so that only what you look at takes
+            memory. Do not write to the file while the array is in use: a mapped file that gets
+            shorter ends the process.
 
     Returns:
         The paths, as ``stored_path`` writes them, in the order of the file; the embeddings, an
@@ -61,8 +62,9 @@ def load_embeddings(
         none; and a bool array of shape (rows,), False for an image that could not be embedded.
 
     Raises:
-        HeadstripError: There is no such file, it is damaged, it holds something else, or the two
-            files of an ``.npy`` do not belong together.
+        HeadstripError: There is no such file, it is damaged, it holds something else, the two
+            files of an ``.npy`` do not belong together, there is not enough memory, or ``map`` is
+            asked of a Parquet file, which is compressed.
 
     Example:
         >>> paths, embeddings, ok = load_embeddings("photos.parquet")  # doctest: +SKIP
@@ -70,17 +72,25 @@ def load_embeddings(
         (2, 1280)
     """
     file = open_embeddings(path)
-    array = file.mapped if file.mapped is not None else _allocated(file)
+    if map and file.mapped is None:
+        raise HeadstripError(
+            f"{str(file.path)!r} is compressed, so map=True cannot map it. Leave out map=True, or "
+            "have `headstrip embed` write an .npy file."
+        )
+    array = file.mapped if map and file.mapped is not None else _allocated(file)
     ok = np.empty(file.rows, bool)
     paths: list[str] = []
     for block in file.blocks(into=array):
-        ok[block.start : block.start + len(block.ok)] = block.ok
+        rows = slice(block.start, block.start + len(block.ok))
+        ok[rows] = block.ok
+        if file.mapped is not None and not map:
+            array[rows] = block.embeddings
         paths += block.paths.to_pylist()
     return paths, array, ok
 
 
 def _allocated(file: EmbeddingsFile) -> np.ndarray:
-    """Allocate the array of a file that is not mapped, if there is memory for it."""
+    """Allocate the array of a file, if there is memory for it."""
     size, limit = file.rows * file.dim * file.dtype.itemsize, memory_limit()
     try:
         if limit is not None and size > limit:
@@ -89,9 +99,16 @@ def _allocated(file: EmbeddingsFile) -> np.ndarray:
     except (MemoryError, ValueError) as error:
         raise HeadstripError(
             f"{str(file.path)!r} has {file.rows:,} embeddings of {file.dim:,} numbers, which take "
-            f"{shown_bytes(size)}, and there is less memory. Write an .npy instead, which is "
-            "mapped, or search with `headstrip neighbors`, which reads a few rows at a time."
+            f"{shown_bytes(size)}, and there is less memory. {_too_large(file)}, or search with "
+            "`headstrip neighbors`, which reads a few rows at a time."
         ) from error
+
+
+def _too_large(file: EmbeddingsFile) -> str:
+    """Say how the embeddings of a file can be used that do not fit in memory."""
+    if file.mapped is not None:
+        return "Pass map=True to load_embeddings"
+    return "Write an .npy instead and pass map=True to load_embeddings"
 
 
 class Block(NamedTuple):
