@@ -12,6 +12,7 @@ MIB = 2**20
 NOISE = 0.02
 """Share of a warm forward below which the difference to another is noise, and counts as this."""
 
+FLOORS = ("map", "read", "copy")
 RIVALS = ("notes", "torchvision", "timm")
 Measured = dict[str, Any]
 Value = float | None
@@ -83,13 +84,15 @@ def _rows(measured: dict[str, Measured]) -> Iterator[Row]:
     least = {"notes": 60, "torchvision": 25, "timm": 15}
     for way in ways:
         target = _mean_at_least(least[way]) if way in least else None
-        if way in ("map", "read"):
+        if way in FLOORS:
             continue
         yield row(f"ratio to headstrip: {way}", _ratio(_of(way, "build_s"), own), "x", target)
     yield row("  best of notes, torchvision, timm", _ratio(_best, own), "x", _each_at_least(3))
     floor = _ratio(own, _of("map", "build_s"))
     yield row("headstrip to mapping the file alone", floor, "x", _each_at_most(4))
     yield row("headstrip to reading every byte", _ratio(own, _of("read", "build_s")), "x")
+    copied = _ratio(_of("path", "build_s"), _of("copy", "build_s"))
+    yield row("a file by its path to copying every byte", copied, "x")
     first = _extra("headstrip")
     yield row("first embedding less a warm one, ms: headstrip", _times(first, 1000), "")
     for way, target in (("notes", 25), ("torchvision", None), ("timm", 6), ("transformers", None)):
@@ -97,7 +100,7 @@ def _rows(measured: dict[str, Measured]) -> Iterator[Row]:
             goal = _mean_at_least(target) if target else None
             yield row(f"  ratio to headstrip: {way}", _ratio(_extra(way), first), "x", goal)
     yield from _memory_rows(
-        row, [way for way in ("headstrip", *ways) if way not in ("map", "read")]
+        row, [way for way in ("headstrip", *ways) if way not in FLOORS]
     )
     for way in ("headstrip", *ways):
         yield row(f"imports, s: {way}", _of(way, "imports_s"), "s")

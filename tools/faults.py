@@ -256,7 +256,7 @@ FAULTS = (
     ),
     Fault(
         "a rewritten file is not noticed", "guarded.py",
-        "            guard.check()\n", "            pass\n",
+        "        for guard in self._guards:\n            guard.check()\n", "        pass\n",
         "tests/factory",
     ),
     Fault(
@@ -485,6 +485,52 @@ FAULTS = (
         "the dtype of a manifest is not compared", "manifest_form.py",
         '_NOT_COMPARED = {"weights.file",', '_NOT_COMPARED = {"dtype", "weights.file",',
         "tests/factory/test_manifest.py",
+    ),
+    Fault(
+        "a file of the user's own is mapped", "weights/reading.py",
+        "mapped = bool(how.name) and _is_safe_to_map(path) if", "mapped = may_map(path) if",
+        "tests/weights/test_own_files.py",
+    ),
+    Fault(
+        "a link out of a cache counts as in it", "weights/shared_caches.py",
+        "        and any(_is_inside(real, os.path.realpath(folder)) for folder in folders)\n", "",
+        "tests/weights/test_own_files.py",
+    ),
+    Fault(
+        "a state dict of mapped pages is given away", "guarded.py",
+        "            _copy_into_memory(self)\n", "            pass\n",
+        "tests/weights/test_own_files.py",
+    ),
+    Fault(
+        "one of two state dicts is guessed", "building.py",
+        "                refuse_several(self.read[0].content, self.read[0].path)\n",
+        "                pass\n",
+        "tests/weights/test_several_states.py",
+    ),
+    Fault(
+        "an optimizer's state is a second state dict", "several_states.py",
+        "_OPTIMIZER.search(key.lower()) is not None", "False",
+        "tests/weights/test_several_states.py",
+    ),
+    Fault(
+        "a plain file has the options of the default weights", "construction.py",
+        "    if selection.is_named or entry is None:\n", "    if True:\n",
+        "tests/weights/test_own_file_options.py",
+    ),
+    Fault(
+        "what a file states of itself is not asked for", "building.py",
+        "        if self.selection.path is None or named or not self.read:\n", "        if True:\n",
+        "tests/weights/test_own_file_options.py",
+    ),
+    Fault(
+        "a user is told to remove a file", "shards.py",
+        "    if lies_in_a_cache(path):\n", "    if True:\n",
+        "tests/weights/test_own_files.py",
+    ),
+    Fault(
+        "plain http is not warned of", "weights/downloading.py",
+        'not address.startswith("http://")', "True",
+        "tests/weights/test_downloading_addresses.py",
     ),
 )  # fmt: skip
 

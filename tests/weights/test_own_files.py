@@ -37,7 +37,9 @@ from headstrip import (
     register_plugin,
 )
 from headstrip.registry import use_registry
+from headstrip.shards import read_object
 from headstrip.weights.optimized import optimize
+from headstrip.weights.reading import read_weights
 from headstrip.weights.shared_caches import lies_in_a_cache
 
 NAME = "lab:net"
@@ -338,3 +340,13 @@ def test_saving_over_the_file_in_a_process_of_its_own_ends_well(
     assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == 0
     again = torch.load(path, weights_only=True)
     assert all(torch.equal(value, state[key]) for key, value in again.items())
+
+
+def test_no_message_says_to_remove_a_file_of_ones_own(tmp_path: Path, hub: Path) -> None:
+    for folder, remedy in ((tmp_path, "Correct it, or save it again"), (hub, "Remove .* cache")):
+        (folder / "config.json").write_text("{")
+        with pytest.raises(WeightsError, match=remedy):
+            read_object(folder / "config.json")
+    path = save_zip({"a": torch.zeros(3)}, tmp_path / "own")
+    with pytest.raises(WeightsError, match="It is your own file: copy it again"):
+        read_weights(path, "deadbeef")

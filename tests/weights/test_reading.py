@@ -51,7 +51,7 @@ def test_a_wrong_hash_names_the_file_what_was_expected_and_what_was_found(
     path = save(STATE, tmp_path / "x")
     with pytest.raises(WeightsError) as caught:
         read_weights(path, "deadbeef")
-    for part in (str(path), "deadbeef was expected", sha256_of(path), "Get the file again"):
+    for part in (str(path), "deadbeef was expected", sha256_of(path), "copy it again"):
         assert part in str(caught.value)
 
 

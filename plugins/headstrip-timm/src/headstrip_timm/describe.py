@@ -93,8 +93,12 @@ def describe_config(name: str, stated: Mapping[str, Any]) -> WeightsEntry:
             f"timm cannot read the 'pretrained_cfg' in the file ({one_line(error)[:200]}). Save "
             "the checkpoint without it, or pass weights='TAG=path' for the preprocessing of a tag."
         ) from error
+    # The network takes its input from its configuration, and some build for that size alone.
+    overlay = {"input_size": preprocessing.input_shape}
+    own = preprocessing.input_shape == tuple(config_of(name)["input_size"])
     return WeightsEntry(
         "pretrained_cfg",
+        options=() if own else (("pretrained_cfg_overlay", overlay),),
         num_classes=classes,
         input_shape=preprocessing.input_shape,
         preprocessing=preprocessing,
