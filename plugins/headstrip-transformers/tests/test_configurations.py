@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from hf_checkpoints import PROCESSOR, Serve, files_of, network_of, processor, whole
 from transformers import CLIPConfig
 
-from headstrip import PluginError, Preprocessing, PreprocessingError, UnknownBackboneError
+from headstrip import (
+    HeadstripError,
+    PluginError,
+    Preprocessing,
+    PreprocessingError,
+    UnknownBackboneError,
+)
 from headstrip import build_encoder as build
 from headstrip_transformers.towers import TOWERS
 
@@ -141,3 +148,28 @@ def test_the_input_is_that_of_the_image_processor(serve: Serve) -> None:
         encoder = build("hf:lab/net")
         assert build("hf:lab/net", options={"image_size": 16}, weights=None).input_shape[1] == 16
     assert encoder.input_shape == encoder.spec.input_shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("stated", "sentence"),
+    [
+        ({"num_hidden_layers": 10**9}, "the number 1000000000 is out of range"),
+        ({"num_labels": 10**12, "id2label": None}, "the number 1000000000000 is out of range"),
+        ({"hidden_size": 10**6, "intermediate_size": 10**6}, "more than 20,000,000,000 param"),
+        ({"image_size": 10**6, "patch_size": 1}, "more than 20,000,000,000 parameters"),
+    ],
+)
+def test_a_configuration_of_any_size_builds_nothing(
+    stated: dict, sentence: str, tmp_path: Path
+) -> None:
+    files = files_of(network_of("vit"), processor("vit"))
+    config = json.loads(files["config.json"]) | stated
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(HeadstripError, match=sentence):
+        build(f"hf:{tmp_path}", weights=None)
+
+
+def test_a_configuration_of_any_depth_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a":' * 10**6)
+    with pytest.raises(HeadstripError, match="more than 64 lists and objects inside each other"):
+        build(f"hf:{tmp_path}", weights=None)
