@@ -158,7 +158,7 @@ def test_input_size_and_preprocessing_are_those_of_the_weights(name, shape):
 def test_weights_can_demand_constructor_arguments(tmp_path):
     model = models.googlenet(init_weights=False, transform_input=True)
     torch.save(model.state_dict(), tmp_path / "googlenet.pth")
-    encoder = build_encoder("googlenet", weights=tmp_path / "googlenet.pth")
+    encoder = build_encoder("googlenet", weights=f"DEFAULT={tmp_path / 'googlenet.pth'}")
     assert encoder.backbone.transform_input is True
     assert encoder.options["transform_input"] is True
     assert build_encoder("googlenet", weights=None).backbone.transform_input is False

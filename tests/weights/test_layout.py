@@ -127,10 +127,44 @@ def test_the_limit_holds_for_it_too(tmp_path: Path) -> None:
         read_weights(path, how=Reading(mapped=True, limit=3999))
 
 
-def test_a_file_that_is_not_mapped_has_none(tmp_path: Path, layouts: Path) -> None:
+def test_a_file_of_the_old_format_has_none(tmp_path: Path, layouts: Path) -> None:
     read_twice(save_legacy({"a": torch.rand(9)}, tmp_path / "x"))
-    read_weights(save_zip({"a": torch.rand(9)}, tmp_path / "y"), how=Reading(mapped=False))
     assert not layouts.exists()
+
+
+def equal_layers() -> dict[str, object]:
+    """Tensors of one size, some of them with the same values."""
+    same = torch.rand(40, 40)
+    return {"a": same, "b": torch.rand(40, 40), "c": same.clone(), "d": torch.zeros(40, 40)}
+
+
+@pytest.mark.parametrize("content", [checkpoint, equal_layers])
+def test_a_file_that_is_read_into_memory_is_parsed_twice_and_no_more(
+    content, tmp_path: Path, layouts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = content()
+    if content is checkpoint:
+        # A view that starts at no multiple of 64 bytes is moved.
+        del state["state_dict"]["same"]
+    path = save_zip(state, tmp_path / "y")
+    first = read_weights(path, how=Reading(mapped=False))
+    assert not layouts.exists()
+    read_weights(path, how=Reading(mapped=False))
+    assert (layouts / f"{sha256_of(path)}.json").is_file()
+    monkeypatch.setattr(torch, "load", None)
+    for mapped in (False, True):
+        assert same(first.content, read_weights(path, how=Reading(mapped=mapped)).content)
+
+
+def test_what_is_read_by_its_layout_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = save_zip(checkpoint(), tmp_path / "x")
+    read_weights(path, how=MAPPED)
+    copied = read_weights(path, how=Reading(mapped=False))
+    os.truncate(path, 10)
+    state = copied.content["state_dict"]  # type: ignore[index]
+    assert not copied.guards
+    assert same(state["a"], torch.arange(1000.0).reshape(10, 100))
+    assert all(one.data_ptr() % 64 == 0 for one in state.values() if one.numel())
 
 
 def test_other_bytes_under_the_same_name_are_parsed(tmp_path: Path) -> None:

@@ -16,6 +16,25 @@ _END_SIZE = 22
 _LOCAL_SIZE = 30
 
 
+def is_archive(file: BinaryIO) -> bool:
+    """Whether an open file begins as a zip archive does."""
+    file.seek(0)
+    return file.read(len(_LOCAL)) == _LOCAL
+
+
+def data_places(file: BinaryIO) -> list[tuple[int, int]]:
+    """Return where the bytes of each tensor start in an archive that was checked, and how many."""
+    places = []
+    for entry in zipfile.ZipFile(file).infolist():
+        if "/data/" in entry.filename:
+            file.seek(entry.header_offset)
+            local = file.read(_LOCAL_SIZE)
+            name, extra = (int.from_bytes(local[at : at + 2], "little") for at in (26, 28))
+            start = entry.header_offset + _LOCAL_SIZE + name + extra
+            places.append((start, entry.file_size))
+    return places
+
+
 def check_archive(file: BinaryIO, size: int, *, checksums: bool) -> int:
     """Check the directory of an archive, and its contents where they are not known to be right.
 

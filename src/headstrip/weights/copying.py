@@ -29,16 +29,12 @@ def read_parts(file: BinaryIO, places: Sequence[tuple[int, int]]) -> list[torch.
     """
     parts = [torch.empty(size, dtype=torch.uint8, device="cpu") for _, size in places]
     jobs = [(start, part.numpy().data) for (start, _), part in zip(places, parts, strict=True)]
-    large = sum(size for _, size in places) >= _WORTH_THREADS
-    if not hasattr(os, "preadv"):
-        for start, view in jobs:
-            _read_on(file, start, view)
-    elif large:
+    if hasattr(os, "preadv") and sum(size for _, size in places) >= _WORTH_THREADS:
         with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
             list(threads.map(lambda job: _read_at(file.fileno(), *job), jobs))
     else:
         for start, view in jobs:
-            _read_at(file.fileno(), start, view)
+            _read_on(file, start, view)
     return [part.untyped_storage() for part in parts]
 
 

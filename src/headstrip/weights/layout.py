@@ -1,7 +1,8 @@
-"""Where the tensors of a mapped file lie, written down once, so that the file is parsed once.
+"""Where the tensors of a file lie, written down once, so that the file is parsed once.
 
-Parsing takes longer than anything else in a build. What it found is kept in headstrip's cache
-under the sha256 of the file; the next build of the same bytes maps the file and makes the tensors.
+Parsing takes longer than anything else in a build from a mapped file. What it found is kept in
+headstrip's cache under the sha256 of the file; the next build of the same bytes maps the file, or
+reads its tensors, and makes nothing else.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from headstrip.atomic import write_atomically
 from headstrip.weights.aligning import align
+from headstrip.weights.archive import data_places, is_archive
 from headstrip.weights.copying import read_parts
 from headstrip.weights.description import restore, take_apart
 from headstrip.weights.mapping import guard, map_file
@@ -77,20 +81,22 @@ def parse_again(
         return None
 
 
-def note_layout(file: BinaryIO, sha256: str, parsed: Parsed) -> None:
+def note_layout(file: BinaryIO, sha256: str, parsed: Parsed, *, copied: bool = False) -> None:
     """Write down where the tensors of a file lie that was mapped whole; else nothing.
 
     Args:
         file: The file, open.
         sha256: Hexadecimal sha256 of it.
         parsed: What it holds.
+        copied: Whether to do it for an archive of torch too that was read into memory. Its tensors
+            are compared with the file for that, which takes as long as reading it.
     """
-    if not parsed.mapped_bytes:
+    if not parsed.mapped_bytes and not (copied and is_archive(file)):
         return
     # What no description has a form for, and what cannot be written, is parsed each time.
     with suppress(TypeError, ValueError, RecursionError, OSError):
         tensors, description = take_apart(parsed.content)
-        places = _Places(file)
+        places = _Places(file, _mapped(file) if parsed.mapped_bytes else _archived(file))
         rows = [[name, *places.row(tensor)] for name, tensor in tensors.items()]
         layout = {
             "format": _FORMAT, "storages": places.storages, "tensors": rows,
@@ -121,49 +127,75 @@ def _tensors(storages: list[torch.UntypedStorage], layout: dict[str, Any]) -> di
     return tensors
 
 
-class _Places:
-    """The storages of a mapped file, and where each of its tensors is in them."""
+Offset = Callable[[torch.UntypedStorage], int]
 
-    def __init__(self, file: BinaryIO) -> None:
-        stat = os.fstat(file.fileno())
+
+class _Places:
+    """The storages of a file, and where each of its tensors is in them."""
+
+    def __init__(self, file: BinaryIO, offset_of: Offset) -> None:
         self.storages: list[list[int]] = []
         self._indices: dict[int, int] = {}
-        self._mapped = [
-            (start, end, offset)
-            for start, end, offset, inode in _mappings()
-            if inode == stat.st_ino
-        ]
+        self._offset_of = offset_of
         self._file = file
 
     def row(self, tensor: Tensor) -> list[Any]:
         """Return the dtype, storage, offset, shape and strides of a tensor.
 
         Raises:
-            ValueError: It is in no mapping of the file.
+            ValueError: It is nowhere in the file as it stands.
         """
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
         if address not in self._indices:
             self._indices[address] = len(self.storages)
-            self.storages.append([self._offset(storage), storage.nbytes()])
+            offset = self._offset_of(storage) if storage.nbytes() else 0
+            self.storages.append([offset, storage.nbytes()])
         return [
             str(tensor.dtype), self._indices[address], tensor.storage_offset(),
             list(tensor.shape), list(tensor.stride()),
         ]  # fmt: skip
 
-    def _offset(self, storage: torch.UntypedStorage) -> int:
+
+def _mapped(file: BinaryIO) -> Offset:
+    """Return what finds a storage in a mapped file by its address."""
+    inode = os.fstat(file.fileno()).st_ino
+    mapped = [
+        (start, end, offset) for start, end, offset, other in _mappings() if other == inode
+    ]  # fmt: skip
+
+    def offset_of(storage: torch.UntypedStorage) -> int:
         address, size = storage.data_ptr(), storage.nbytes()
-        if not size:
-            return 0
-        for start, end, offset in self._mapped:
+        for start, end, offset in mapped:
             if start <= address and address + size <= end:
                 found = address - start + offset
                 # Several files may have one inode, of several devices.
-                self._file.seek(found)
+                file.seek(found)
                 ends = bytes(storage[: min(size, 64)].tolist())
-                if self._file.read(len(ends)) == ends:
+                if file.read(len(ends)) == ends:
                     return found
         raise ValueError("a tensor lies elsewhere")
+
+    return offset_of
+
+
+def _archived(file: BinaryIO) -> Offset:
+    """Return what finds a copied storage in an archive by its bytes: mostly the next of a size."""
+    waiting: defaultdict[int, list[int]] = defaultdict(list)
+    for start, size in data_places(file):
+        waiting[size].append(start)
+
+    def offset_of(storage: torch.UntypedStorage) -> int:
+        size = storage.nbytes()
+        copied = torch.empty(0, dtype=torch.uint8).set_(storage)
+        for start in waiting[size]:
+            (there,) = read_parts(file, [(start, size)])
+            if torch.equal(copied, torch.empty(0, dtype=torch.uint8).set_(there)):
+                waiting[size].remove(start)
+                return start
+        raise ValueError("a tensor lies elsewhere")
+
+    return offset_of
 
 
 def _mappings() -> list[tuple[int, int, int, int]]:

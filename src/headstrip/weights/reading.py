@@ -159,7 +159,8 @@ def _parse(
     parsed = again or parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
     _refuse_changed(path, file, seen)
     if again is None:
-        note_layout(file, seen.sha256, parsed)
+        # A file that is read a second time may be read a third time.
+        note_layout(file, seen.sha256, parsed, copied=not mapped and not seen.fresh)
     if parsed.guard is not None:
         parsed.guard.sha256 = seen.sha256
     return parsed

@@ -10,12 +10,10 @@ import torch
 from torch.serialization import get_default_mmap_options
 
 from headstrip.weights.aligning import align, tensors_in
-from headstrip.weights.archive import check_archive
+from headstrip.weights.archive import check_archive, is_archive
 from headstrip.weights.legacy import check_legacy
 from headstrip.weights.mapping import descriptor_path
 from headstrip.weights.problems import too_large
-
-_ZIP = b"PK\x03\x04"
 
 
 def read_torch(
@@ -31,8 +29,7 @@ def read_torch(
         WeightsError: It holds more bytes of tensors than ``limit``.
         Exception: Whatever the parsers meet in a file that is damaged or holds code.
     """
-    file.seek(0)
-    archive = file.read(len(_ZIP)) == _ZIP
+    archive = is_archive(file)
     held = check_archive(file, size, checksums=not checked) if archive else check_legacy(file, size)
     if limit is not None and held > limit:
         raise too_large(path, held, limit)
