@@ -144,9 +144,25 @@ def bomb(one: Case) -> object:
             print("THE CODE WAS EXECUTED", file=sys.stderr)
 
 
+@case("it holds two state dicts")
+def two_states(one: Case) -> object:
+    state = torch.load(one.file, weights_only=True)
+    average = {name: tensor.clone() for name, tensor in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": average}, one.file)
+    return one.build()
+
+
 @case("it is rewritten while an encoder uses it")
-def rewritten(one: Case) -> object:
+def saved_over(one: Case) -> object:
     encoder = build_encoder(NAME, weights=one.file)
+    torch.save({}, one.file)
+    encoder(torch.zeros(1, 3, 224, 224))
+    return "the encoder that was built, with the values that it loaded"
+
+
+@case("it is rewritten while an encoder uses it, `map=True`")
+def rewritten(one: Case) -> object:
+    encoder = build_encoder(NAME, weights=one.file, map=True)
     flip(one.file)
     os.utime(one.file, ns=(1, 1))
     return encoder(torch.zeros(1, 3, 224, 224))

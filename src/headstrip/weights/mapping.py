@@ -79,7 +79,7 @@ class Guard:
                 f"The file {self._path} was rewritten in place while it was in use: it had "
                 f"{size} bytes of time {mtime_ns}, and has {now.st_size} of time "
                 f"{now.st_mtime_ns}. Load it again; to replace a file safely write "
-                "another and rename it, or set HEADSTRIP_MAP=0."
+                "another and rename it, or leave out map=True (HEADSTRIP_MAP=0)."
             )
 
     def _is_as_it_was(self, now: os.stat_result) -> bool:
