@@ -125,7 +125,7 @@ BAD = {
     "none.jpg": "No such file or directory.",
     "raise": "the disk is on fire.",
     "refuse": "nobody may see it.",
-    "float.tif": "nothing says which of them are black and white.",
+    "float.tif": "The image has pixels of mode 'F', whose range is not known.",
 }
 
 

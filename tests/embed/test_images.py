@@ -93,9 +93,9 @@ def test_grey_arrays_and_single_channels_are_taken() -> None:
 @pytest.mark.parametrize(
     ("mode", "value", "told"),
     [
-        ("F", 0, "floating point, from 0 to 0, and nothing says which of them are black"),
-        ("I", -1, "32 bits, signed with values from -1 to -1, which use too little"),
-        ("I", 1 << 20, "32 bits, signed with values from 1048576 to 1048576, which use too"),
+        ("F", 0, "mode 'F', whose range is not known"),
+        ("I", -1, "mode 'I', which are not all within 0 and 65535"),
+        ("I", 1 << 20, "mode 'I', which are not all within 0 and 65535"),
     ],
 )
 def test_pixels_without_a_meaning_are_refused(mode: str, value: int, told: str) -> None:

@@ -235,9 +235,8 @@ def _range_of(values: np.ndarray, scale: Scale, value_range: str | Range) -> Ran
         return scale.stated
     if scale.whole is None:
         raise PreprocessingError(
-            f"The image has pixels in floating point, from {_text(least)} to {_text(largest)}, and "
-            "nothing says which of them are black and white. "
-            f"{_choice(least, largest, dtype=False)}"
+            "The image has pixels of mode 'F', whose range is not known. Their values are "
+            f"{_text(least)} to {_text(largest)}. {_choice(least, largest, dtype=False)}"
         )
     whole = scale.whole
     if whole[1] >= (1 << 31) - 1 and least >= 0 and largest < 1 << 16:
@@ -258,8 +257,11 @@ def _refuse_narrow(least: float, largest: float, scale: Scale, whole: Range | No
     # One black is as black in any range, and one light grey is not dark for want of a range.
     is_plain = least == largest and black == 0 and (largest == 0 or largest >= quarter)
     if not is_plain and (largest - least < quarter or black < 0 <= least):
+        kind = scale.kind
+        if white >= (1 << 31) - 1:
+            kind = f"mode 'I', which are not all within 0 and 65535 ({kind}),"
         raise PreprocessingError(
-            f"The image has pixels of {scale.kind} with values from {_text(least)} to "
+            f"The image has pixels of {kind} with values from {_text(least)} to "
             f"{_text(largest)}, which use too little of the range {_text(black)} to {_text(white)} "
             f"to say which of them are black and white. {_choice(least, largest)}"
         )
