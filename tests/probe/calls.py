@@ -210,7 +210,7 @@ def projected_attention(draw: st.DrawFn) -> Call:
     query = torch.rand(*((length, batch) if batched else (length,)), off(draw, width)).to(dtype)
     other = draw(st.booleans())
     key = torch.rand(keys, *query.shape[1:]).to(dtype) if other else query
-    weights = draw(st.sampled_from([None, True, False]))
+    weights = draw(st.sampled_from([None, True, False, False, False]))
     separate = draw(st.booleans())
     square = [values(draw, query, width, width) for _ in range(3)]
     extra: dict[str, Any] = {} if weights is None else {"need_weights": weights}

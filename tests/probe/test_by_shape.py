@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.probe.calls import CALLS, Call
 from tests.probe.mixed import mixed_network
@@ -43,15 +43,20 @@ def outcome(call: Call, device: str, mode: Any = nullcontext) -> Any:
     ]
 
 
+# A loaded machine draws slowly, which is no fault of a rule.
 @pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_call_gives_what_it_gives_for_real(calls, data):
     call = data.draw(calls)
-    real, found = outcome(call, "cpu"), outcome(call, "meta", ByShape)
+    found, on_meta = outcome(call, "meta", ByShape), outcome(call, "meta")
+    if found is None:
+        # The network runs for real then.
+        return
+    real = outcome(call, "cpu")
     # Torch's own functions for meta let some calls pass that fail for real, and some dtypes mix.
-    assert found in (None, real) or found == outcome(call, "meta")
-    if found is not None and real is not None:
+    assert found in (real, on_meta)
+    if real is not None:
         assert [one[0] for one in found if one] == [one[0] for one in real if one]
 
 
