@@ -99,9 +99,7 @@ def _rows(measured: dict[str, Measured]) -> Iterator[Row]:
         if way in ways:
             goal = _mean_at_least(target) if target else None
             yield row(f"  ratio to headstrip: {way}", _ratio(_extra(way), first), "x", goal)
-    yield from _memory_rows(
-        row, [way for way in ("headstrip", *ways) if way not in FLOORS]
-    )
+    yield from _memory_rows(row, [way for way in ("headstrip", *ways) if way not in FLOORS])
     for way in ("headstrip", *ways):
         yield row(f"imports, s: {way}", _of(way, "imports_s"), "s")
 
