@@ -64,7 +64,8 @@ def build_encoder(
             ``torch.load`` reads with ``weights_only=True``), ``"tag=path"`` for a file that has
             the options and the preprocessing of a tag other than the default, or None for random
             weights. A file with other classes, or without a head, loads, and the head follows it.
-        predictors: Attributes to predict and their numbers of classes, ``{"colour": 12}``.
+        predictors: Attributes to predict and their numbers of classes, ``{"colour": 12}``. With a
+            manifest they take the place of its own; ``{}`` builds none.
         preprocessing: Instead of that of the weights; or the tag of the weights whose one it is.
         options: Constructor arguments for the network; ``num_classes`` is headstrip's own.
         device: Where the encoder goes.

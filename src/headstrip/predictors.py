@@ -16,8 +16,21 @@ from torch.nn.parameter import is_lazy
 from headstrip.errors import WeightsError
 
 _BY_POSITION = re.compile(r"[0-9]+")
-# torch keeps values of its own under such names, and refuses to where a module has the name.
-_TAKEN = re.compile(r"_.*|training|names", re.DOTALL)
+# A module reaches its parts as attributes, so these names of its own are taken. The list is not
+# asked of torch, because keys must not change with its releases.
+_TAKEN = re.compile(
+    r"T_destination|add_module|apply|bfloat16|buffers|call_super_init|children|compile|"
+    r"cpu|cuda|double|dump_patches|eval|extra_repr|float|forward|get_buffer|"
+    r"get_extra_state|get_parameter|get_submodule|half|ipu|load_state_dict|modules|"
+    r"mtia|named|named_buffers|named_children|named_modules|named_parameters|names|"
+    r"note_initial|parameters|predict|register_backward_hook|register_buffer|"
+    r"register_forward_hook|register_forward_pre_hook|register_full_backward_hook|"
+    r"register_full_backward_pre_hook|register_load_state_dict_post_hook|"
+    r"register_load_state_dict_pre_hook|register_module|register_parameter|"
+    r"register_state_dict_post_hook|register_state_dict_pre_hook|requires_grad_|"
+    r"set_extra_state|set_submodule|share_memory|state_dict|to|to_empty|train|trained|"
+    r"training|type|xpu|zero_grad"
+)
 # The types that predictors are trained and stored in.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -43,7 +56,7 @@ class Predictors(nn.Module):
         super().__init__()
         self.names = list(classes)
         for name, count in classes.items():
-            # add_module refuses the names of methods, such as "type".
+            # add_module would refuse a name that a later torch gives to a method.
             self._modules[key_of(name)] = nn.Linear(dim, count)
         self._initial: frozenset[str] = frozenset()
         init_predictors(self)
@@ -128,15 +141,15 @@ def key_of(name: str) -> str:
 
     It is the name itself, but for what torch cannot keep a module under: a dot is written ``%2E``,
     and ``%`` is ``%25``. A name of digits alone would look like a position, so ``12`` is written
-    ``%312``; so are names that begin with ``_``, ``training`` and ``names``. The empty name is
-    ``%``.
+    ``%312``; so are names that begin with ``_`` and those that a module has itself, such as
+    ``type``. The empty name is ``%``.
 
     Example:
         >>> key_of("colour"), key_of("a.b")
         ('colour', 'a%2Eb')
     """
     key = name.replace("%", "%25").replace(".", "%2E") or "%"
-    if _BY_POSITION.fullmatch(name) or _TAKEN.fullmatch(name):
+    if _BY_POSITION.fullmatch(name) or name.startswith("_") or _TAKEN.fullmatch(name):
         return f"%{ord(key[0]):X}{key[1:]}"
     return key
 

@@ -161,7 +161,8 @@ def _row(
         back = from_row(row)
     except UNREADABLE as error:
         raise CatalogError(
-            f"{name!r} cannot be a row of a catalog ({error}). Give it plain JSON values."
+            f"{name!r} cannot be a row of a catalog ({str(error).removesuffix('.')}). Give it "
+            "plain JSON values."
         ) from error
     if name.startswith("#") or any(set(cell) & set("\t\n\r") for cell in row):
         raise CatalogError(

@@ -40,10 +40,10 @@ def test_each_attribute_is_predicted_by_its_own_layer() -> None:
 
 
 def test_the_keys_of_an_encoder_have_the_names_of_the_attributes() -> None:
-    encoder = build_encoder("squeezenet1_1", weights=None, predictors={"type": 3, "a.b": 2})
+    encoder = build_encoder("squeezenet1_1", weights=None, predictors={"colour": 3, "a.b": 2})
     assert [key for key in encoder.state_dict() if key.startswith("predictors")] == [
-        "predictors.type.weight",
-        "predictors.type.bias",
+        "predictors.colour.weight",
+        "predictors.colour.bias",
         "predictors.a%2Eb.weight",
         "predictors.a%2Eb.bias",
     ]

@@ -90,6 +90,20 @@ def test_an_attribute_of_any_name_is_saved_and_loaded(
     assert are_equal(again, other)
 
 
+def test_a_part_of_any_name_is_reached_by_its_path_and_called_functionally() -> None:
+    taken = [name for name in dir(nn.Module()) if not name.startswith("__")]
+    predictors = Predictors(3, dict.fromkeys([*taken, *dir(Predictors), "", "0", "a.b"], 2))
+    predictors.train().float().requires_grad_(True)
+    for name, parameter in predictors.named_parameters():
+        assert predictors.get_parameter(name) is parameter
+    single = Predictors(3, {"type": 2})
+    x = torch.rand(4, 3)
+    both = nn.Sequential(single)
+    both.forward = lambda x: single.predict(x)["type"]  # type: ignore[assignment, method-assign]
+    values = {name: 2 * value for name, value in both.named_parameters()}
+    assert torch.allclose(torch.func.functional_call(both, values, (x,)), 2 * both(x))
+
+
 def test_no_two_names_have_one_key() -> None:
     alphabet = ["", "0", "1", "3", ".", "%", "2", "E", "a"]
     texts = {"".join(letters) for letters in itertools.product(alphabet, repeat=4)}
