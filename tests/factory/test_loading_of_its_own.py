@@ -274,7 +274,7 @@ def test_old_names_in_a_file_that_is_not_pickled_are_loaded(tmp_path):
 
 def test_old_names_of_a_version_that_has_no_old_names_do_not_fit(saved):
     path = saved(renamed(network("oldnamesbyversion").state_dict(), "conv.", "stem."))
-    with pytest.raises(WeightsError, match=r"missing: 'conv\.weight'.*unknown: 'stem\.weight'"):
+    with pytest.raises(WeightsError, match=r"missing \('conv\.weight'.*unknown \('stem\.weight'"):
         build_encoder("nets:oldnamesbyversion", weights=path)
 
 
@@ -294,7 +294,7 @@ def test_what_a_network_forgives_is_forgiven(saved):
 def test_what_a_network_does_not_forgive_is_told(saved):
     state = network("forgives").state_dict()
     state["other"] = torch.zeros(3)
-    with pytest.raises(WeightsError, match=r"does not fit nets:forgives.*unknown: 'other'"):
+    with pytest.raises(WeightsError, match=r"does not fit nets:forgives.*unknown \('other'"):
         build_encoder("nets:forgives", weights=saved(state))
 
 
@@ -310,7 +310,7 @@ def test_the_old_form_of_torchs_weight_norm_is_loaded(saved):
 
 def test_a_hook_that_fails_on_a_file_of_another_network_is_no_traceback(saved):
     path = saved(renamed(network("refuses").state_dict(), "conv.", "stem."))
-    with pytest.raises(WeightsError, match=r"does not fit nets:refuses.*missing: 'conv\.weight'"):
+    with pytest.raises(WeightsError, match=r"does not fit nets:refuses.*missing \('conv\.weight'"):
         build_encoder("nets:refuses", weights=path)
 
 
@@ -366,14 +366,14 @@ def test_the_head_follows_a_file_with_more_than_tensors(saved):
 def test_a_file_that_lacks_what_the_network_keeps_besides_is_told(saved):
     state = network("extra").state_dict()
     del state["_extra_state"]
-    with pytest.raises(WeightsError, match="missing: '_extra_state'"):
+    with pytest.raises(WeightsError, match=r"missing \('_extra_state'"):
         build_encoder("nets:extra", weights=saved(state))
 
 
 def test_a_network_that_has_no_use_for_what_a_file_keeps_besides_says_so(saved):
     state = network("net").state_dict()
     state["_extra_state"] = 3
-    with pytest.raises(WeightsError, match="unknown: '_extra_state'"):
+    with pytest.raises(WeightsError, match=r"unknown \('_extra_state'"):
         build_encoder("nets:net", weights=saved(state))
 
 

@@ -404,7 +404,8 @@ def test_a_package_says_it_of_its_files(
     assert expectation(path, url=None) == said
 
 
-def test_other_bytes_are_an_error_that_says_all_of_it(path: Path) -> None:
+def test_other_bytes_are_an_error_that_says_all_of_it(hub: Path) -> None:
+    path = hub / "resnet50-0676ba61.pth"
     with pytest.raises(WeightsError) as raised:
         compare(path, sha256(b"x"), Expectation("0676ba61", "its name"), "resnet50.IMAGENET1K_V1")
     assert str(raised.value) == (
