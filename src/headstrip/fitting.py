@@ -66,7 +66,8 @@ def plan(
     names, by_torch = state, False
     if spare is not None and fit.outside(paths):
         found = taken(spare, state, file.content)
-        if found is not None and not found.fit.outside(_heads(found.fit, stripped)):
+        # By the network's own names, fewer tensors may be at fault.
+        if found is not None and _closer(found.fit, fit, stripped):
             fit, names, by_torch = found.fit, found.state, True
             paths = _heads(fit, stripped)
     if fit.outside(paths):
@@ -102,6 +103,11 @@ def _size(tensors: Iterable[Tensor]) -> int:
 def _heads(fit: Fit, stripped: Stripped) -> tuple[str, ...]:
     """Return where the heads are; what a network without any has no place for may be one."""
     return fit.unexpected if stripped.law == "headless" else stripped.paths
+
+
+def _closer(one: Fit, other: Fit, stripped: Stripped) -> bool:
+    faults = [len(fit.outside(_heads(fit, stripped))) for fit in (one, other)]
+    return faults[0] < faults[1]
 
 
 def _classes(fit: Fit, state: Mapping[str, Any], file: WeightsFile) -> int:
