@@ -31,7 +31,7 @@ from headstrip.preprocessing import Preprocessing
 from headstrip.probe import BATCH, HeadError, ProbeError
 from headstrip.registry import Registry, get_registry
 from headstrip.selection import WeightsArgument
-from headstrip.spec import BackboneSpec
+from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.surgery import Stripped
 from headstrip.weights.reading import VERIFY, Reading
 
@@ -269,7 +269,7 @@ def width_of_built(built: Built, shape: tuple[int, ...], *, given: bool = False)
             return (BATCH, entry.num_classes)
         return logits_without_memory(lambda: build_network(built.spec, built.options), shape)
 
-    return embedding_width(built.stripped, built.spec, shape, untouched, given=given)
+    return embedding_width(built.stripped, built.spec, shape, untouched, given=given, entry=entry)
 
 
 def build_network(
@@ -289,6 +289,7 @@ def embedding_width(
     untouched: Callable[[], tuple[int, ...] | None],
     *,
     given: bool = False,
+    entry: WeightsEntry | None = None,
     registry: Registry | None = None,
 ) -> int:
     """Probe the width of a backbone, and whether its head gives the network's logits.
@@ -299,19 +300,20 @@ def embedding_width(
         shape: Its input without the batch axis.
         untouched: See ``width_of_stripped``.
         given: Whether the user chose the shape.
+        entry: The weights, whose own size is never refused.
         registry: Where its plugins are, by default those of this process.
 
     Raises:
         PluginError: What was stripped is no encoder, or its head was in another place.
         PreprocessingError: It does not take the ``shape``, which the user chose; or the patches of
-            the network do not divide the shape, so that pixels are left out.
+            the network do not divide the shape, which is not its own, so that pixels are left out.
     """
     watch = PatchWatch(shape)
     try:
         width = width_of_stripped(stripped, shape, untouched, watch)
     except ProbeError as error:
         watch.look_at(stripped.backbone)
-        if (problem := unseen(watch, shape)) is not None:
+        if (problem := _left_out(watch, spec, shape, entry)) is not None:
             raise PreprocessingError(f"{spec.qualified_name} {problem}") from error
         if given:
             raise PreprocessingError(
@@ -330,9 +332,21 @@ def embedding_width(
             f"{spec.qualified_name} for its head: the head {error}. Report it to the plugin's "
             "author, who has to name the layer that gives the logits."
         ) from error
-    if (problem := unseen(watch, shape)) is not None:
+    if (problem := _left_out(watch, spec, shape, entry)) is not None:
         raise PreprocessingError(f"{spec.qualified_name} {problem}")
     return width
+
+
+def _left_out(
+    watch: PatchWatch, spec: BackboneSpec, shape: tuple[int, ...], entry: WeightsEntry | None
+) -> str | None:
+    """Say what a network leaves out of its input, where the user set the size.
+
+    Two of timm's SigLIP networks were trained at 384 pixels with patches of 14. What their authors
+    left out stays left out at that size.
+    """
+    own = (spec.input_shape, entry.input_shape if entry else None)
+    return None if shape in own else unseen(watch, shape)
 
 
 def _preprocessing(

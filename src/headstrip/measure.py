@@ -96,5 +96,7 @@ def _measured(
     def untouched() -> tuple[int, ...] | None:
         return logits_without_memory(lambda: build_network(spec, merged, registry), shape)
 
-    dim = embedding_width(stripped, spec, shape, untouched, registry=registry)
+    # What is measured is the network at its own size.
+    own = replace(spec, input_shape=shape)
+    dim = embedding_width(stripped, own, shape, untouched, registry=registry)
     return replace(spec, input_shape=shape, dim=dim, params=params, law=stripped.law)

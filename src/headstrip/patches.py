@@ -110,9 +110,13 @@ def unseen(watch: PatchWatch, input_shape: tuple[int, ...]) -> str | None:
     Returns:
         Two sentences without a subject, or None where it sees all.
     """
+    asked = tuple(input_shape[1:])
     for cut, sizes in watch.cuts:
-        if any(left := cut.left_out(sizes)):
-            return described(cut, tuple(input_shape[1:]), left)
+        # What the network has added behind the image is left out first.
+        added = [size - whole for size, whole in zip(sizes, asked, strict=True)]
+        left = [max(0, lost - more) for lost, more in zip(cut.left_out(sizes), added, strict=True)]
+        if any(left):
+            return described(cut, asked, tuple(left))
     return None
 
 

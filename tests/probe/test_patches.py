@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headstrip import Preprocessing, PreprocessingError, build_encoder
+from headstrip import BackboneSpec, Preprocessing, PreprocessingError, build_encoder
+from headstrip.factory import embedding_width
 from headstrip.patches import PatchWatch, unseen
 from headstrip.probe import run_once
+from headstrip.surgery import Stripped
 
 STEPS = Preprocessing(crop=(224, 224), resize=None, mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -81,6 +83,18 @@ def test_unfolded_patches_and_those_of_a_clip_are_seen_too() -> None:
     clips = Cutting(nn.Conv3d(3, 4, (2, 8, 8), (2, 8, 8)))
     assert problem(clips, 3, 4, 16, 16) is None
     assert "the last 3 columns" in str(problem(clips, 3, 4, 16, 19))
+
+
+def test_the_size_that_a_network_was_made_for_is_never_refused() -> None:
+    # As SigLIP's: 384 pixels, and patches of 14.
+    parts = Stripped(Cutting(nn.Conv2d(3, 4, 14, 14)), None, (), "headless", None)
+    spec = BackboneSpec(
+        name="made", source="tests", family="tests:made", plugin="tests", task="image",
+        input_shape=(3, 384, 384), dim=4, params=1, law="headless",
+    )  # fmt: skip
+    assert embedding_width(parts, spec, (3, 384, 384), lambda: None) == 4
+    with pytest.raises(PreprocessingError, match="Choose 392 x 378 or 406 x 392"):
+        embedding_width(parts, spec, (3, 400, 384), lambda: None)
 
 
 @pytest.mark.parametrize(
