@@ -233,7 +233,7 @@ def test_a_file_of_a_wider_network_is_refused(serve: Serve) -> None:
     wider = files_of(network_of("vit", hidden_size=64))
     with (
         serve({"lab/net": files | {"model.safetensors": wider["model.safetensors"]}}),
-        pytest.raises(WeightsError, match="of another shape"),
+        pytest.raises(WeightsError, match="have another shape"),
     ):
         build("hf:lab/net")
 
