@@ -91,7 +91,7 @@ def width_of(output: Any, input_shape: tuple[int, ...]) -> int:
     """
     if not isinstance(output, Tensor):
         raise ProbeError(f"gave a {type(output).__name__} instead of a tensor")
-    if output.ndim != 2 or output.shape[0] != BATCH:
+    if not _is_embedding(output):
         raise ProbeError(
             f"gave shape {tuple(output.shape)} for input {(BATCH, *input_shape)} "
             "instead of (N, dim)"
@@ -190,7 +190,12 @@ def _modules(*networks: nn.Module | None) -> list[nn.Module]:
 
 
 def _logits(head: nn.Module | None, output: Any) -> Any:
-    return head(output) if head is not None and isinstance(output, Tensor) else None
+    # Of what is no embedding, `width_of` says so.
+    return head(output) if head is not None and _is_embedding(output) else None
+
+
+def _is_embedding(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == BATCH
 
 
 def _watch(module: nn.Module | None) -> list[Any]:

@@ -154,7 +154,7 @@ CLAIMS = [
     Claim("docs/images.md", r"at most (\d+) MiB a file", lambda: [str(MAX_BYTES >> 20)]),
     Claim("docs/sources.md", r"At most (\d+) MiB\s+of one image", lambda: [str(MAX_BYTES >> 20)]),
     Claim("docs/weights.md", r"Of torchvision's and timm's (\S+)\s+architectures (\S+) were built "
-          r"both ways and compared, all equal: (\S+) without memory and (\S+) the ordinary way, "
+          r"both ways and\s+compared, all equal: (\S+) without memory and (\S+) the ordinary way, "
           r"\[one by\s+one\]\(builds.md\); the other (\d+) are", built),
     Claim("plugins/headstrip-timm/README.md",
           r"for headstrip, (\S+) in timm 1.0.31, and all (\S+) sets of their weights",
@@ -181,6 +181,17 @@ EXPLAINED = [
     ("docs/images.md", r"0\.99998", "measured on 15 photographs; no table is committed"),
     ("docs/images.md", r"So 0\.999 holds", "the tolerance of engines.md"),
     ("docs/images.md", r"16,777,216 pixels", "a constant of headstrip.embed.device_lane"),
+    ("docs/images.md", r"a TIFF 10,000 pages", "a constant of headstrip.embed.tiff"),
+    (
+        "docs/reproducibility.md",
+        r"numbers up to 100,000|may have 4 times|side of an image 16,384",
+        "constants of headstrip.limits",
+    ),
+    (
+        "docs/sources.md",
+        r"^\|.*\|$",
+        "the rows are compared by tests/embed/sources/test_hostile_rows.py",
+    ),
     ("docs/search.md", r"2 MiB at a time|some 50 MB", "a block's size, and Python's own memory"),
     ("docs/sources.md", r"16 MiB of a Parquet", "a constant of headstrip.embed.sources.tables"),
     ("docs/timm.md", r"119 architectures", "counted over timm 1.0.31 by building each"),

@@ -6,8 +6,7 @@ from torch import nn
 
 from headstrip import BackboneSpec, Stripped, detach, hookimpl
 
-API_VERSION = 1
-FAMILIES = ("tiny",)
+API_VERSION, FAMILIES = 1, ("tiny",)
 
 
 @hookimpl
