@@ -13,7 +13,7 @@ from torch import Tensor
 from headstrip.errors import WeightsError
 from headstrip.state_dicts import is_extra
 
-_DEPTH = 4
+_DEPTH = 8
 _NAMES = frozenset({
     "state_dict", "model_state_dict", "model", "net", "network", "module", "ema", "model_ema",
     "state_dict_ema", "ema_state_dict", "ema_model", "model_state_dict_ema",
@@ -50,6 +50,17 @@ class _Found:
     def is_named(self) -> bool:
         """Whether it is an entry for the weights of the network by its name."""
         return bool(self.keys) and self.keys[-1] in _NAMES
+
+    def shapes_by_end(self) -> set[tuple[str, tuple[int, ...]]]:
+        """Return each name, and all that is left of it without parts at its start, with its shape.
+
+        A program that wraps a network puts a prefix before its names, and may add a few of its own.
+        """
+        return {
+            (".".join(parts[start:]), tuple(tensor.shape))
+            for parts, tensor in ((name.split("."), one) for name, one in self.tensors.items())
+            for start in range(len(parts))
+        }
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of its tensors by name, without a prefix that all names have."""
@@ -116,16 +127,25 @@ def _state_dicts(loaded: object) -> Iterator[_Found]:
             # A checkpoint may hold a tensor or two beside its entries.
             if tensors and (len(tensors) >= others if keys else not others):
                 yield _Found(keys, tensors)
-            deeper += [
-                ((*keys, key), value)
-                for key, value in holder.items()
-                if isinstance(value, Mapping) and not is_extra(key) and not _is_of_an_optimizer(key)
-            ]
+            for key, value in holder.items():
+                if not is_extra(key) and not _is_of_an_optimizer(key):
+                    deeper += _mappings((*keys, key), value)
         level = deeper
 
 
+def _mappings(
+    keys: tuple[Any, ...], value: object
+) -> list[tuple[tuple[Any, ...], Mapping[Any, Any]]]:
+    """Return a mapping with the keys that lead to it, or those in a list, with their places."""
+    if isinstance(value, Mapping):
+        return [(keys, value)]
+    if not isinstance(value, (list, tuple)):
+        return []
+    return [((*keys, at), one) for at, one in enumerate(value) if isinstance(one, Mapping)]
+
+
 def _is_of_an_optimizer(key: object) -> bool:
-    return not isinstance(key, str) or _OPTIMIZER.search(key.lower()) is not None
+    return isinstance(key, str) and _OPTIMIZER.search(key.lower()) is not None
 
 
 def _compete(one: _Found, other: _Found) -> bool:
@@ -135,8 +155,10 @@ def _compete(one: _Found, other: _Found) -> bool:
         return False
     if one.is_named and other.is_named:
         return True
-    mine, theirs = one.shapes(), other.shapes()
-    return 2 * sum(theirs.get(name) == shape for name, shape in mine.items()) > less
+    return any(
+        2 * len(first.shapes().items() & second.shapes_by_end()) > less
+        for first, second in ((one, other), (other, one))
+    )
 
 
 def _without_aliases(found: list[_Found]) -> list[_Found]:

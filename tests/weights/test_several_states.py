@@ -50,6 +50,17 @@ SEVERAL: list[tuple[Any, list[str]]] = [
     ({"model": {"state_dict": RAW}, "state_dict": EMA}, ["['model']['state_dict']"]),
     ({"best_loss_model": EMA, "model": RAW}, ["['best_loss_model']"]),
     ({"model": RAW, "net": state(3, width=8)}, ["['model']", "['net']"]),
+    ({"state_dict": RAW, "averages": [None, EMA]}, ["['averages'][1]"]),
+    ({"state_dict": RAW, "swa": ({"weights": EMA}, 3)}, ["['swa'][0]['weights']"]),
+    ({"state_dict": RAW, 0: EMA}, ["[0]"]),
+    (
+        {"state_dict": RAW, "callbacks": {"EMA": {"state": {"weights": EMA}}}},
+        ["['callbacks']['EMA']['state']['weights']"],
+    ),
+    (
+        {"model": RAW, "swa": {"n_averaged": torch.tensor(3), **prefixed(EMA, "module.")}},
+        ["['swa']"],
+    ),
 ]  # fmt: skip
 
 ONE: list[Any] = [
@@ -65,6 +76,8 @@ ONE: list[Any] = [
     {"model": {"state_dict": RAW}, "args": {"lr": 0.1}},
     {"model": {"name": "net"}, "state_dict": RAW},
     {"model": RAW, "model_ema": None},
+    {"state_dict": RAW, "optimizer_states": [ADAM, ADAM]},
+    {"state_dict": RAW, "callbacks": {"Best": {"best_model_score": torch.tensor(0.5)}}},
 ]
 
 
