@@ -73,7 +73,8 @@ def test_a_new_plugin_states_its_contract_and_its_core():
     (core,) = requirements(files["pyproject.toml"])
     assert core.specifier.contains(headstrip.__version__)
     assert len(core.specifier) == 2
-    assert f"API_VERSION = {hookspecs.API_VERSION}\n" in files["src/headstrip_mylab/__init__.py"]
+    stated = f"API_VERSION, FAMILIES = {hookspecs.API_VERSION}, ("
+    assert stated in files["src/headstrip_mylab/__init__.py"]
 
 
 @pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
