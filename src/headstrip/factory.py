@@ -24,6 +24,7 @@ from headstrip.errors import (
 )
 from headstrip.families import SOURCE
 from headstrip.hollow import collector_held_back
+from headstrip.hub import offline_call
 from headstrip.patches import PatchWatch, unseen
 from headstrip.placement import logits_without_memory, strip_own, width_of_stripped
 from headstrip.predictors import Predictors, check_classes
@@ -118,18 +119,19 @@ def build_encoder(
     if map not in (None, True, False) or offline not in (True, False):
         wrong = f"offline={offline!r}" if map in (None, True, False) else f"map={map!r}"
         raise ValueError(f"{wrong} is no truth value. Pass True or False.")
-    if not isinstance(name, str) or name.endswith(".json"):
-        from headstrip.manifest import build_from_manifest
+    with offline_call(offline):
+        if not isinstance(name, str) or name.endswith(".json"):
+            from headstrip.manifest import build_from_manifest
 
-        own = None if weights == "DEFAULT" else cast("str | os.PathLike[str] | None", weights)
-        return build_from_manifest(
-            name, allow_versions=allow_versions, weights=own, predictors=predictors,
-            preprocessing=preprocessing, options=options, device=device, dtype=dtype,
-            strict=strict, verify=verify, map=map, offline=offline,
-        )  # fmt: skip
-    wish = Wish(Reading(verify, map), offline, place, dtype)
-    with collector_held_back():
-        return _build(name, weights, predictors, preprocessing, options, wish, strict)
+            own = None if weights == "DEFAULT" else cast("str | os.PathLike[str] | None", weights)
+            return build_from_manifest(
+                name, allow_versions=allow_versions, weights=own, predictors=predictors,
+                preprocessing=preprocessing, options=options, device=device, dtype=dtype,
+                strict=strict, verify=verify, map=map, offline=offline,
+            )  # fmt: skip
+        wish = Wish(Reading(verify, map), offline, place, dtype)
+        with collector_held_back():
+            return _build(name, weights, predictors, preprocessing, options, wish, strict)
 
 
 def _build(
@@ -250,11 +252,15 @@ def strip_head(model: nn.Module, *, family: str) -> Stripped:
         ) from error
 
 
+_COMMON_INPUTS = ((3, 224, 224), (3, 32, 32), (3, 64, 64), (1, 28, 28), (1, 32, 32))
+
+
 def _inputs_of(registry: Registry, family: str) -> list[tuple[int, ...]]:
     """Return the commonest inputs of a family's backbones."""
     own = family.removeprefix(f"{SOURCE}:")
     counts = Counter(spec.input_shape for spec in registry.specs() if spec.family == own)
-    return [shape for shape, _ in counts.most_common(3)]
+    # A family that has no backbones has networks of its users' own: these sizes are common.
+    return [shape for shape, _ in counts.most_common(3)] or [*_COMMON_INPUTS]
 
 
 def width_of_built(built: Built, shape: tuple[int, ...], *, given: bool = False) -> int:

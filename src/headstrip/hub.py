@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +32,7 @@ _NO_NAME = re.compile(r"[\x00-\x1f\x7f\\:]")
 _CONNECT = 5.0
 _TRUE = {"1", "ON", "YES", "TRUE"}
 _FALSE = {"", "0", "OFF", "NO", "FALSE"}
+_offline_call: ContextVar[bool] = ContextVar("offline_call", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,22 @@ def parse(location: str) -> HubLocation:
     return HubLocation(**match.groupdict())
 
 
+@contextmanager
+def offline_call(is_offline: bool) -> Iterator[None]:
+    """Forbid every download meanwhile, in this thread, where a call asks for it.
+
+    Plugins read configurations from the hub before there is any weights file.
+    """
+    token = _offline_call.set(is_offline or _offline_call.get())
+    try:
+        yield
+    finally:
+        _offline_call.reset(token)
+
+
 def offline() -> str | None:
-    """Return the setting that forbids every download, or None."""
-    return _set("HEADSTRIP_OFFLINE")
+    """Return the argument or the setting that forbids every download, or None."""
+    return "offline=True" if _offline_call.get() else _set("HEADSTRIP_OFFLINE")
 
 
 def hub_offline() -> str | None:

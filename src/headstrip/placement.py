@@ -148,6 +148,10 @@ def _check_last(stripped: Stripped, run: Run) -> None:
     path = stripped.paths[0]
     if not run.passed:
         raise HeadError(f"was at {path!r}, which the network's forward never calls")
+    if len(run.passed) > 1:
+        raise HeadError(
+            f"was at {path!r}, which the network's forward calls {len(run.passed)} times"
+        )
     last = {one.untyped_storage()._cdata for one in run.passed if isinstance(one, Tensor)}
     if run.output.untyped_storage()._cdata not in last:
         raise HeadError(

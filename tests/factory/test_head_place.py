@@ -47,6 +47,13 @@ class AsLogProbabilities(Net):
         return F.log_softmax(super().forward(x), dim=1)
 
 
+class UsedTwice(Net):
+    """Reads its logits off what its head made of what its head gave."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.fc(self.hidden(self.stem(x).mean((2, 3)))).relu())
+
+
 class ReadingAValue(Net):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x * (1 + int(x.sum().item() > 1e9)))
@@ -101,6 +108,7 @@ WRONG = [
     (Net, "aux", {"num_classes": 6}, "was at 'aux', which the network's forward never calls"),
     (AsLogProbabilities, "fc", {}, "was at 'fc', and the network's forward computes with what"),
     (ReadingAValue, "hidden", {"num_classes": 6}, "was at 'hidden', and the network's forward"),
+    (UsedTwice, "fc", {"num_classes": 6}, "which the network's forward calls 2 times"),
     (Net, "features", {"hidden": 5}, "gives the shape (2, 5), and the untouched network gives"),
 ]  # fmt: skip
 
@@ -136,6 +144,22 @@ def test_a_network_of_ones_own_is_refused_and_stays_whole(network, path, options
         strip_head(model, family="lab:net")
     assert everything(model) == before
     assert model(torch.rand(1, 3, 9, 9)).shape == (1, options.get("num_classes", 4))
+
+
+@pytest.mark.parametrize(("network", "path"), [
+    (Net, "hidden"), (Net, "aux"), (AsLogProbabilities, "fc"), (UsedTwice, "fc"),
+])  # fmt: skip
+def test_a_family_without_backbones_refuses_the_wrong_layer_too(network, path):
+    class Towers:
+        FAMILIES = ("own",)
+
+        @hookimpl
+        def strip_head(self, model):
+            return detach(model, path)
+
+    register_plugin(Towers(), "towers")
+    with pytest.raises(HeadNotFoundError, match="takes the wrong layer of this"):
+        strip_head(network(num_classes=6), family="towers:own")
 
 
 def test_a_network_of_ones_own_with_another_input_loses_its_head():

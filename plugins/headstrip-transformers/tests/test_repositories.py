@@ -145,6 +145,16 @@ def test_offline_a_repository_that_is_not_there_is_a_sentence(
             build("hf:lab/net")
 
 
+@pytest.mark.parametrize("name", ["hf:lab/net", "hf:lab/other@v2"])
+def test_offline_as_an_argument_opens_no_socket(
+    name: str, serve: Serve, no_sockets: Callable[[], None]
+) -> None:
+    with serve({"lab/net": files_of(network_of("vit"), processor("vit"))}):
+        no_sockets()
+        with pytest.raises(WeightsError, match="offline=True forbids"):
+            build(name, offline=True)
+
+
 def test_without_weights_nothing_but_the_configuration_is_read(serve: Serve) -> None:
     asked: list[str] = []
     with serve({"lab/net": files_of(network_of("vit"), processor("vit"))}, asked=asked):
@@ -201,6 +211,14 @@ def test_a_folder_that_is_there_is_told_with_its_path(
 def test_a_folder_without_an_image_processor_says_what_to_save(tmp_path: Path) -> None:
     folder_of(tmp_path / "own", files_of(network_of("vit"), None))
     with pytest.raises(PreprocessingError, match="save the image processor there too"):
+        build(f"hf:{tmp_path}/own")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", ""])
+def test_a_damaged_image_processor_is_not_said_to_be_missing(tmp_path: Path, content: str) -> None:
+    folder_of(tmp_path / "own", files_of(network_of("vit"), processor("vit")))
+    (tmp_path / "own" / "preprocessor_config.json").write_text(content)
+    with pytest.raises(PreprocessingError, match="is not the JSON file it should be"):
         build(f"hf:{tmp_path}/own")
 
 
