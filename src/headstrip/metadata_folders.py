@@ -6,6 +6,7 @@ a complete one after it. An installation that was interrupted leaves such folder
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import sys
@@ -177,7 +178,7 @@ def _damage(folder: Path) -> tuple[str | None, bool]:
     content = _read(folder / name)
     if content is None or not _NAME.search(content) or not _is_text(content):
         return _without_metadata(folder, name, content), True
-    return _without_entry_points(folder), False
+    return _without_entry_points(folder)
 
 
 def _without_metadata(folder: Path, name: str, content: bytes | None) -> str:
@@ -203,8 +204,22 @@ def _has_files(folder: Path) -> bool:
         return True
 
 
-def _without_entry_points(folder: Path) -> str | None:
-    """Say how the file that names plugins is damaged, or None."""
+def keeps_from_reading() -> DamagedFolder | None:
+    """Return the first folder with an ``entry_points.txt`` that is not UTF-8, or None.
+
+    Python raises an error there when any program asks for entry points, as torch does when it is
+    imported.
+    """
+    for name, folders in _by_name():
+        for folder in folders:
+            content = _read(folder / _ENTRY_POINTS)
+            if content and not _is_text(content):
+                return DamagedFolder(folder, name, f"has a damaged {_ENTRY_POINTS}")
+    return None
+
+
+def _without_entry_points(folder: Path) -> tuple[str | None, bool]:
+    """Say how the file that names plugins is damaged, and whether it may have named one."""
     content = _read(folder / _ENTRY_POINTS)
     if not content:
         recorded = re.search(
@@ -213,16 +228,25 @@ def _without_entry_points(folder: Path) -> str | None:
             re.MULTILINE,
         )
         if recorded is None or recorded[1] == b"0":
-            return None
-        return (
-            f"has lost its {_ENTRY_POINTS}" if content is None else f"has an empty {_ENTRY_POINTS}"
-        )
+            return None, False
+        lost = "has lost its" if content is None else "has an empty"
+        return f"{lost} {_ENTRY_POINTS}", False
+    if _are_entry_points(content):
+        return None, False
+    return f"has a damaged {_ENTRY_POINTS}", ENTRY_POINT_GROUP.encode() in content
+
+
+def _are_entry_points(content: bytes) -> bool:
+    """Whether a file is what the packaging specification says: sections of ``name = object``.
+
+    Python's own reader passes over what it does not understand.
+    """
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
     try:
-        metadata.Distribution.at(folder).entry_points.select(group=ENTRY_POINT_GROUP)
-    except Exception:
-        # Whatever the parser of this Python raises about a text that is no list of entry points.
-        return f"has a damaged {_ENTRY_POINTS}"
-    return None
+        parser.read_string(content.decode())
+    except (UnicodeDecodeError, configparser.Error):
+        return False
+    return True
 
 
 def _hidden_by(damaged: Path, folders: list[Path]) -> Path | None:

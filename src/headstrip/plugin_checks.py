@@ -18,12 +18,15 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from headstrip.errors import one_line
-from headstrip.metadata_folders import damaged_folders
+from headstrip.metadata_folders import damaged_folders, keeps_from_reading
 from headstrip.plugins import PluginRecord
 from headstrip.registry import Registry
 
 TIMEOUT = 10.0
 """Seconds that loading and trying one plugin may take."""
+
+UNREAD = "not loaded, because Python cannot read what is installed:"
+"""How the reason begins of a plugin that a damaged folder of another distribution keeps back."""
 
 # What building without memory imports besides is `torch._dynamo`.
 _IMPORTED_ONCE = ["headstrip.trial", "torchvision", "torch._dynamo"]
@@ -45,6 +48,13 @@ def checked_records(registry: Registry, timeout: float = TIMEOUT) -> list[Plugin
     """
     records = registry.records()
     others = [one for one in records if _is_to_be_checked(one)]
+    if (folder := keeps_from_reading()) is not None:
+        # No process that imports torch would come up.
+        records = [
+            replace(one, error=f"{UNREAD} {folder.found}") if one in others else one
+            for one in records
+        ]
+        others = []
     with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
         checked = dict(zip(
             [one.name for one in others],

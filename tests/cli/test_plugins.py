@@ -48,6 +48,24 @@ def _no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "timm,hf,efficientnet-lite,example")
 
 
+@pytest.mark.parametrize("command", ["plugins", "doctor"])
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "1e300"])
+def test_a_time_limit_that_is_none_is_a_sentence(run, command, seconds):
+    result = run(command, "--timeout", seconds)
+    assert result.exit_code == 2
+    assert "Invalid value for '--timeout'" in result.stderr
+
+
+def test_a_folder_that_python_cannot_read_is_the_one_problem(site):
+    install_distribution(site, "mine", {}, {})
+    (folder,) = site.glob("mine-*.dist-info")
+    (folder / "entry_points.txt").write_bytes(b"[headstrip]\nmin\xe9 = mine\n")
+    done = run_python("-m", "headstrip.cli", "doctor", "--json", site=site)
+    assert "Traceback" not in done.stderr
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert problem["problem"] == f"{folder} has a damaged entry_points.txt"
+
+
 def records_of(run: Run, *options: object) -> dict[str, dict[str, Any]]:
     result = run("plugins", "--json", *options)
     assert (result.exit_code, result.stderr) == (0, "")

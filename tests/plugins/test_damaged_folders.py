@@ -98,6 +98,15 @@ def an_empty_egg_file(site):
     return folder
 
 
+def written(text):
+    def written(site):
+        folder = install(site)
+        (folder / "entry_points.txt").write_text(text)
+        return folder
+
+    return written
+
+
 DAMAGES = [
     (emptied, "is empty"),
     (without_metadata, "has no METADATA that can be read"),
@@ -105,12 +114,17 @@ DAMAGES = [
     (garbled("METADATA"), "has a damaged METADATA"),
     (cut("entry_points.txt"), "has an empty entry_points.txt"),
     (garbled("entry_points.txt"), "has a damaged entry_points.txt"),
+    (written("[headstrip\nacme = acme_net\n"), "has a damaged entry_points.txt"),
+    (written("acme = acme_net\n"), "has a damaged entry_points.txt"),
+    (written("[headstrip]\nacme\n"), "has a damaged entry_points.txt"),
     (without_entry_points, "has lost its entry_points.txt"),
     (a_file, "is a file and not a folder"),
     (an_egg, "is empty"),
     (an_empty_egg_file, "is empty or cannot be read"),
 ]
-IDS = [f"{damage.__name__}-{problem.split()[-1]}" for damage, problem in DAMAGES]
+IDS = [
+    f"{at}-{damage.__name__}-{problem.split()[-1]}" for at, (damage, problem) in enumerate(DAMAGES)
+]
 
 
 @pytest.mark.parametrize(("damage", "problem"), DAMAGES, ids=IDS)
@@ -183,6 +197,18 @@ def test_what_an_interrupted_pip_left_does_not_block_the_plugin(site):
     left.rename(site / "~eadstrip_acme-0.9.dist-info")
     install(site)
     assert (found().status, found().origin) == ("found", f"{NAME} 1.0")
+
+
+@pytest.mark.parametrize(("content", "is_named"), [
+    (b"[headstrip\nmine = mine\n", True), (b"[headstrip]\nmin\xe9 = mine\n", True),
+    (b"[console_scripts]\nmine = mine:main\n", False), (b"[other\nmine = mine\n", False),
+])  # fmt: skip
+def test_a_distribution_of_any_name_is_named_where_it_may_have_had_a_plugin(
+    site, content, is_named
+):
+    folder = install_distribution(site, "mine", {}, {})
+    (folder / "entry_points.txt").write_bytes(content)
+    assert [one.path for one in damaged_folders()] == ([folder] if is_named else [])
 
 
 def test_what_has_nothing_to_do_with_headstrip_is_left_out(site):

@@ -19,8 +19,8 @@ from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import json_option, print_json, print_line
 from headstrip.cli.plugins import timeout_option
 from headstrip.errors import HeadstripError, one_line
-from headstrip.metadata_folders import damaged_folders
-from headstrip.plugin_checks import checked_records
+from headstrip.metadata_folders import damaged_folders, keeps_from_reading
+from headstrip.plugin_checks import UNREAD, checked_records
 from headstrip.plugins import PluginRecord
 
 _DISTRIBUTIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
@@ -44,11 +44,13 @@ def command(context: click.Context, timeout: float, as_json: bool) -> None:
 
     The exit code is 1 when a problem was found; what to do stands beside it.
     """
-    problems: list[Problem] = []
+    problems = [Problem(folder.found, folder.remedy) for folder in damaged_folders()]
+    is_readable = keeps_from_reading() is None
     report: dict[str, Any] = {
         "versions": _versions(),
-        "devices": _devices(problems),
-        "cache": _cache(problems),
+        # Where Python cannot read what is installed, torch cannot be imported, and that is why.
+        "devices": (devices := _devices(problems) if is_readable else {}),
+        "cache": _cache(problems) if devices else {},
         "environment": _environment(),
         "plugins": _plugins(context, timeout, problems),
     }
@@ -91,8 +93,6 @@ def _devices(problems: list[Problem]) -> dict[str, Any]:
 
 def _cache(problems: list[Problem]) -> dict[str, Any]:
     """Look at the folder that weights are downloaded to."""
-    if problems:
-        return {}
     import torch
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -119,7 +119,6 @@ def _environment() -> dict[str, str]:
 
 def _plugins(context: click.Context, timeout: float, problems: list[Problem]) -> dict[str, str]:
     """Say how each plugin is, the built-in ones aside."""
-    problems += [Problem(folder.found, folder.remedy) for folder in damaged_folders()]
     try:
         records = [
             record
@@ -135,13 +134,18 @@ def _plugins(context: click.Context, timeout: float, problems: list[Problem]) ->
             "Install another version of it, or uninstall it.",
         )
         for record in records
-        if record.error and not _is_disabled(record)
+        if record.error and not _is_disabled(record) and not _is_unread(record)
     ]
     return {
         f"{record.name} ({record.origin})": record.status
         for record in records
         if record.origin != "built-in"
     }
+
+
+def _is_unread(record: PluginRecord) -> bool:
+    """Whether a plugin was not loaded because of a damaged folder, which is a problem already."""
+    return (record.error or "").startswith(UNREAD)
 
 
 def _is_disabled(record: PluginRecord) -> bool:

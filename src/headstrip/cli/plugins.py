@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -19,8 +20,19 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+class _Seconds(click.FloatRange):
+    """A time limit of up to a day; of a number that is none no comparison says so."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
 timeout_option: Callable[[Any], Any] = click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=TIMEOUT, show_default=True,
+    "--timeout", type=_Seconds(min=0, max=86400, min_open=True), default=TIMEOUT,
+    show_default=True,
     metavar="SECONDS", help="Wait at most this long for each plugin.",
 )  # fmt: skip
 """The option of the commands that load plugins."""
