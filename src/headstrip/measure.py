@@ -33,7 +33,11 @@ def completed(spec: BackboneSpec, registry: Registry) -> BackboneSpec:
     if spec.default_weights is None:
         entries = registry.weights(spec)
         spec = replace(spec, default_weights=entries[0].tag if entries else None)
-    return spec if spec.dim and spec.params else measure(spec, registry=registry)
+    if spec.dim and spec.params:
+        return spec
+    # What the plugin does state is a claim, and stays one.
+    seen = measure(spec, registry=registry)
+    return replace(seen, dim=spec.dim or seen.dim, params=spec.params or seen.params)
 
 
 def measure(

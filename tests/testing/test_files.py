@@ -146,6 +146,14 @@ def test_what_a_plugin_left_out_is_measured(judge, plugin):
     assert {one.status for one in results.values()} == {"passed"}, results
 
 
+@pytest.mark.parametrize(("stated", "check"), [
+    ({"dim": 7, "params": 0}, "width"), ({"dim": 0, "params": 5}, "catalog"),
+])  # fmt: skip
+def test_what_a_plugin_did_state_stays_its_claim(judge, stated, check):
+    plugin = type("Claiming", (Lab,), {"SPEC": replace(TINY, **stated)})()
+    assert judge(plugin)[check].status == "failed"
+
+
 def test_check_plugin_measures_it_too(registry):
     registry.register(Unmeasured(), "lab")
     check_plugin("lab")
