@@ -46,12 +46,15 @@ def does_not_fit(
     advice = "" if len(outside) > len(reshaped) else _size_advice(about, reshaped, input_shape)
     return WeightsError(
         f"{path} does not fit {about}: {', '.join(filter(None, problems))}. "
-        + (
-            advice
-            or "Name the backbone that it was made for, or save its state dict without a prefix "
-            "such as 'module.'."
-        )
+        + (advice or _other_advice(fit, outside))
     )
+
+
+def _other_advice(fit: Fit, outside: set[str]) -> str:
+    # A prefix makes every name of the network a missing one, and every name of the file unknown.
+    is_prefixed = not outside.isdisjoint(fit.missing) and not outside.isdisjoint(fit.unexpected)
+    prefix = ", or save its state dict without a prefix such as 'module.'" if is_prefixed else ""
+    return f"Name the backbone that it was made for{prefix}."
 
 
 def _counted(items: list[str], one: str, many: str) -> str:

@@ -274,11 +274,25 @@ def test_a_file_of_another_network_is_refused_with_a_sentence(name, tmp_path):
         build_encoder(f"timm:{name}", weights=tmp_path / "file.pth")
 
 
-def test_a_filter_that_fails_on_a_file_is_told_with_a_sentence(tmp_path):
+def test_tensors_that_no_filter_can_resize_are_named_with_both_shapes(tmp_path):
     state = {**state_of("beit_base_patch16_224", **TINY_VIT), "pos_embed": torch.zeros(3)}
     torch.save({**state, "patch_embed.proj.weight": torch.zeros(3)}, tmp_path / "file.pth")
-    with pytest.raises(WeightsError, match="timm cannot read the file as weights of beit"):
+    with pytest.raises(
+        WeightsError, match=r"'patch_embed\.proj\.weight' is 3 in the file and 48x3"
+    ):
         build_encoder("timm:beit_base_patch16_224", weights=tmp_path / "file.pth", options=TINY_VIT)
+
+
+@pytest.mark.parametrize("tokens", [1 + 10 * 20, 131])
+def test_positions_of_images_that_are_not_square_are_named_with_both_shapes(tokens, tmp_path):
+    state = {**state_of("vit_tiny_patch16_224"), "pos_embed": torch.zeros(1, tokens, 192)}
+    torch.save(state, tmp_path / "file.pth")
+    with pytest.raises(WeightsError) as caught:
+        build_encoder("timm:vit_tiny_patch16_224", weights=tmp_path / "file.pth")
+    assert f"'pos_embed' is 1x{tokens}x192 in the file and 1x197x192 in the net" in str(
+        caught.value
+    )
+    assert "the file was made for another size of image" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}])

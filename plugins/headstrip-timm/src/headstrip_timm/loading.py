@@ -65,6 +65,9 @@ def adapted(loaded: object, model: nn.Module, options: Mapping[str, Any]) -> dic
         state, strict = _loaded(model, config, recipe_of(name, options))
     except Exception as error:
         # The filters raise what they happen to meet: KeyError, RuntimeError, ValueError and more.
+        if _has_other_shapes(file, model):
+            # Core compares it with the network, and says which tensors do not fit.
+            return plain_state_dict(file)
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
             f"timm cannot read the file as weights of {name} ({type(error).__name__}: {reason}). "
@@ -77,6 +80,14 @@ def adapted(loaded: object, model: nn.Module, options: Mapping[str, Any]) -> dic
     # the file lacks stay as they are built.
     own = model.state_dict()
     return {**_fresh_norms(model), **{key: value for key, value in state.items() if key in own}}
+
+
+def _has_other_shapes(file: Mapping[str, Any], model: nn.Module) -> bool:
+    """Whether a file has the network's own names, and some of its tensors other shapes."""
+    own = model.state_dict()
+    both = [name for name in own if isinstance(file.get(name), Tensor)]
+    differ = any(file[name].shape != own[name].shape for name in both)
+    return 2 * len(both) > len(own) and differ
 
 
 def _unwrapped(loaded: object) -> dict[str, Tensor]:
