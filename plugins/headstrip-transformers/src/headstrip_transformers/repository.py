@@ -177,11 +177,16 @@ def _stated_preprocessing(name: str) -> Preprocessing:
         part = stated.get("image_processor")
         return preprocessing_of(part if isinstance(part, dict) else stated, f"hf:{name}")
     # A network's own save_pretrained writes none.
-    advice = (
+    damaged = (
+        failure
+        for failure, filename in zip(failures, _PROCESSORS, strict=True)
+        if is_folder(name) and (Path(name).expanduser() / filename).exists()
+    )
+    missing = (
         f"There is no file {_PROCESSORS[0]} in the folder: save the image processor there too, "
         "with its own save_pretrained."
-        if is_folder(name) else failures[0]
-    )  # fmt: skip
+    )
+    advice = next(damaged, missing if is_folder(name) else failures[0])
     raise PreprocessingError(
         f"hf:{name} does not say how images are prepared. {advice} Or pass "
         "preprocessing=Preprocessing(...)."
