@@ -172,3 +172,17 @@ def test_a_file_with_one_byte_changed_is_read_or_refused(tmp_path: Path, save: C
             refused += 1
     assert refused > 150
     assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    ("folder", "remedy"),
+    [("torch/hub/checkpoints", "headstrip weights repair NAME"), ("mine", "save a state dict")],
+)
+def test_the_remedy_depends_on_whose_file_it_is(
+    folder: str, remedy: str, tmp_path: Path, mapped: bool
+) -> None:
+    path = tmp_path / folder / "net.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"PK\x03\x04 and no archive")
+    with pytest.raises(WeightsError, match=remedy):
+        contents(path, mapped=mapped)

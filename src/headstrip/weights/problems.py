@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
+from headstrip.weights.shared_caches import lies_in_a_cache
 
 START = 512
 """How many of a file's first bytes `instead` looks at."""
@@ -17,9 +18,15 @@ _TAR = 257
 
 def damaged(path: Path, problem: str) -> WeightsError:
     """Return the error for a file that is no file of weights."""
+    remedy = "Get the file again, or save a state dict."
+    if lies_in_a_cache(path):
+        remedy = (
+            "It lies in a cache or in an installed package: run `headstrip weights repair NAME` "
+            "with the name of these weights, or install the package again."
+        )
     return WeightsError(
         f"{path} is not a file of weights, or is damaged ({problem}). Nothing of it was executed. "
-        "Get the file again, or save a state dict."
+        f"{remedy}"
     )
 
 
