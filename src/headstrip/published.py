@@ -33,11 +33,23 @@ def find_described(described: Mapping[str, Any]) -> tuple[BackboneSpec, WeightsE
     try:
         spec, _ = registry.resolve(described["name"])
     except UnknownBackboneError as error:
-        written = written_with(described)
-        hint = f" It was written with {written}: install that." if written else ""
-        raise UnknownBackboneError(f"{error}{hint}") from error
+        raise UnknownBackboneError(f"{error}{_hint(described)}") from error
     entries = {entry.tag: entry for entry in registry.weights(spec)}
     return spec, entries.get(described["weights"].get("tag"))
+
+
+def _hint(described: Mapping[str, Any]) -> str:
+    """Say how to get a backbone that no installed source has, as far as a manifest tells."""
+    written = written_with(described)
+    if not written:
+        return ""
+    core = _named(_core_versions(), set()).split(", ")
+    if not {*written.split(", ")} <= {*core}:
+        return f" It was written with {written}: install that."
+    return (
+        f" It was written with {written}, which is installed. Where a plugin was registered in the "
+        "process that wrote it, register it here first, with headstrip.register_plugin."
+    )
 
 
 def changed_since(

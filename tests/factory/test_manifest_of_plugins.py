@@ -11,9 +11,19 @@ import pytest
 import torch
 from tests.distributions import catalog_of, install_distribution, on_path, weights_of
 from tests.embed.written import write_parquet
+from torch import nn
 from torchvision import models
 
-from headstrip import BackboneSpec, HeadstripError, ManifestError, WeightsEntry, build_encoder
+from headstrip import (
+    BackboneSpec,
+    HeadstripError,
+    ManifestError,
+    WeightsEntry,
+    build_encoder,
+    detach,
+    hookimpl,
+    register_plugin,
+)
 from headstrip.embed.loading import open_embeddings
 from headstrip.embed.origin import build_encoder_of
 from headstrip.registry import Registry, use_registry
@@ -125,6 +135,36 @@ def test_a_plugin_that_is_gone_is_named_by_its_distribution(
     for told in messages(written, tmp_path, HeadstripError):
         assert "There is no source 'acme'" in told
         assert "It was written with acme-vision 1.0: install that." in told
+
+
+def test_of_a_plugin_that_was_registered_the_manifest_says_to_register_it(
+    tmp_path: Path,
+) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Linear(5, 2))
+
+    class Lab:
+        FAMILIES = ("tiny",)
+
+        @hookimpl
+        def backbones(self):
+            return (BackboneSpec("net", "lab", "lab:tiny", "lab", "image", (3, 8, 8), 0, 0),)
+
+        @hookimpl
+        def build_model(self, spec, options):
+            return net()
+
+        @hookimpl
+        def strip_head(self, model):
+            return detach(model, "2")
+
+    register_plugin(Lab(), "lab")
+    weights = tmp_path / "net.pt"
+    torch.save(net().state_dict(), weights)
+    manifest = build_encoder("lab:net", weights=str(weights)).manifest()
+    use_registry(Registry())
+    with pytest.raises(HeadstripError, match=r"is installed\. .*headstrip\.register_plugin"):
+        build_encoder(manifest)
 
 
 def test_what_is_no_name_of_a_distribution_is_not_repeated(
