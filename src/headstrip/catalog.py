@@ -112,7 +112,8 @@ def read_labels(path: Path, count: int | None) -> tuple[str, ...]:
     labels = tuple(_read_text(path).rstrip("\n").split("\n"))
     if count is not None and len(labels) != count:
         raise CatalogError(
-            f"{path} has {len(labels)} labels for {count} classes. Install its distribution again."
+            f"{path} has {len(labels)} labels, and the weights that name it have {count} classes. "
+            "Report it to the author of the plugin that describes the weights."
         )
     return labels
 

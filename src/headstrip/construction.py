@@ -81,7 +81,8 @@ def build_stripped(
     with torch.inference_mode(False):
         (stripped, file, mechanism), merged = _build(builder)
     if (stated := builder.stated) is not None:
-        selection = replace(selection, entry=completed(stated, selection.entry))
+        described = completed(_with_own_classes(stated, stripped), selection.entry)
+        selection = replace(selection, entry=described)
         merged = {**dict(spec.options), **dict(stated.options), **builder.given}
     entry = selection.entry
     shape = stripped.input_shape or (entry and entry.input_shape) or spec.input_shape
@@ -150,6 +151,17 @@ def _warn_of_options(builder: Builder, left: Mapping[str, Any], instead: Mapping
         # Where build_encoder was called.
         stacklevel=6,
     )
+
+
+def _with_own_classes(stated: WeightsEntry, stripped: Stripped) -> WeightsEntry:
+    """Return a description of a file with the classes of the file's own head.
+
+    A checkpoint may keep the configuration of the network that it was trained from.
+    """
+    found = getattr(stripped.head, "out_features", None)
+    if stated.num_classes is None or found in (None, stated.num_classes):
+        return stated
+    return replace(stated, num_classes=found, labels=None)
 
 
 def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntry:

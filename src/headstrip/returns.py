@@ -29,7 +29,7 @@ def check_return(hook: str, value: Any) -> str | None:
         return _check_stripped(value)
     if isinstance(value, dict):
         return _check_state(value)
-    return None
+    return _check_entry(value) if isinstance(value, WeightsEntry) else None
 
 
 def _check_items(value: Any, item_type: type) -> str | None:
@@ -38,7 +38,46 @@ def _check_items(value: Any, item_type: type) -> str | None:
     for item in value:
         if not isinstance(item, item_type):
             return f"a {type(item).__name__} among its {item_type.__name__} items"
+        problem = _check_entry(item) if isinstance(item, WeightsEntry) else None
+        if problem:
+            return problem
     return None
+
+
+def _check_entry(entry: WeightsEntry) -> str | None:
+    """Say which field of a set of weights is of the wrong kind, or None."""
+    fits = {
+        "tag": isinstance(entry.tag, str) and bool(entry.tag),
+        "locations": _are_all(entry.locations, str),
+        "sha256": isinstance(entry.sha256, str),
+        "options": _are_options(entry.options) and "num_classes" not in dict(entry.options),
+        "num_classes": entry.num_classes is None or _is_count(entry.num_classes),
+        "input_shape": entry.input_shape is None or (
+            isinstance(entry.input_shape, tuple) and all(map(_is_count, entry.input_shape))
+        ),
+        "labels": isinstance(entry.labels, (str, type(None))),
+        "preprocessing": isinstance(entry.preprocessing, (Preprocessing, type(None))),
+        "license": isinstance(entry.license, (str, type(None))),
+        "metrics": _are_options(entry.metrics),
+    }  # fmt: skip
+    wrong = next((name for name, is_right in fits.items() if not is_right), None)
+    if wrong is None:
+        return None
+    return f"a WeightsEntry whose {wrong} cannot be {getattr(entry, wrong)!r:.100}"
+
+
+def _are_all(values: object, kind: type) -> bool:
+    return isinstance(values, tuple) and all(isinstance(value, kind) for value in values)
+
+
+def _are_options(pairs: object) -> bool:
+    return isinstance(pairs, tuple) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _expected_type(hook: str) -> type:
