@@ -22,6 +22,7 @@ from headstrip.hookspecs import ENTRY_POINT_GROUP, HeadStripper
 from headstrip.metadata_folders import without_damage
 from headstrip.returns import REQUIRED, check_return
 from headstrip.spec import is_source
+from headstrip.system_errors import explain_exhaustion
 
 Status = Literal["found", "loaded", "blocked", "failed", "damaged"]
 
@@ -289,4 +290,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, PluginError):
         return str(error)
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return explain_exhaustion(error, reason) or reason

@@ -25,8 +25,8 @@ _REMEDIES = {
     errno.EAGAIN: "The system allows no more processes or threads (`ulimit -u`). Use fewer "
     "(--workers, workers=; --lanes, lanes=; --threads, threads=), or end other programs.",
     errno.EIO: "The disk reports an error: check it, or use another.",
-    errno.ENOENT: "A file or folder is gone that was there before. Check that nothing else removes "
-    "or renames it.",
+    errno.ENOENT: "There is no such file or folder, or no new one can be made there. Check the "
+    "path, and that nothing else removes or renames it.",
     errno.ENOTDIR: "A part of the path is no folder. Check the path.",
     errno.EEXIST: "Something else has that name. Move it, or choose another name.",
     errno.EISDIR: "It is a folder. Choose another name.",

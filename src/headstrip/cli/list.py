@@ -153,8 +153,8 @@ def _nothing(registry: Registry, pattern: str | None, wanted: Mapping[str, Any])
     if pattern is None or any(_matches(spec, pattern) for spec in specs):
         given = sum(value is not None for value in (pattern, *wanted.values()))
         if given == 1:
-            return "No backbone is as the option wants it. `headstrip list` prints all names."
-        return "No backbone is as all the options together want it. Leave one of them out."
+            return "No backbone matches the option. `headstrip list` prints all names."
+        return "No backbone matches all the options together. Leave one of them out."
     wider = f"*{pattern.strip('*')}*"
     count = sum(_matches(spec, wider) for spec in specs)
     hint = f"{wider!r} matches {count}" if count else "`headstrip list` prints all names"

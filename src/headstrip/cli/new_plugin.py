@@ -13,6 +13,7 @@ from headstrip.cli.failures import Failure, UsageFailure
 from headstrip.cli.output import json_option, print_json, print_line
 from headstrip.new_plugin import NewPlugin, name_problem, write_plugin
 from headstrip.registry import Registry
+from headstrip.system_errors import explain
 
 
 @click.command(name="new-plugin")
@@ -46,7 +47,7 @@ def command(context: click.Context, name: str, folder: Path | None, as_json: boo
             "Choose another folder with `--to`."
         ) from error
     except OSError as error:
-        raise Failure(f"{str(target)!r} cannot be made ({error.strerror}).") from error
+        raise Failure(explain(error, f"{str(target)!r} cannot be made")) from error
     if as_json:
         print_json(
             {"plugin": name, "distribution": plugin.distribution, "package": plugin.package,

@@ -15,6 +15,7 @@ import numpy as np
 
 from headstrip.embed.decoder_worker import Order, Outcome, Setup
 from headstrip.errors import HeadstripError
+from headstrip.system_errors import explain
 
 # A module of the user's in the current folder does not stand for Python's own meanwhile, and the
 # user's main module is not imported again.
@@ -177,6 +178,6 @@ def _start(setup: Setup) -> subprocess.Popen[bytes]:
         )
     except OSError as error:
         raise HeadstripError(
-            f"No process can be started to decode images ({error.strerror or error}). End other "
-            "programs, or decode in this process with workers=0."
+            explain(error, "No process can be started to decode images")
+            + " With --workers 0 (workers=0) this process decodes them itself."
         ) from error

@@ -126,13 +126,16 @@ def check_out(out: str | os.PathLike[str]) -> Path:
         raise HeadstripError(f"{shown!r} cannot be written: {error}. Use another name.") from error
     if not path.parent.is_dir():
         raise HeadstripError(
-            f"{shown!r} cannot be written: there is no folder {str(path.parent)!r}."
+            f"{shown!r} cannot be written: there is no folder {str(path.parent)!r}. Make it, or "
+            "name another file."
         )
     if path.exists() and not path.is_file():
-        raise HeadstripError(f"{shown!r} cannot be written: it is there, and no file.")
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise HeadstripError(f"{shown!r} cannot be written: it is {kind}. Name a file.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise HeadstripError(
-            f"{shown!r} cannot be written: the folder {str(path.parent)!r} does not permit it."
+            f"{shown!r} cannot be written: the folder {str(path.parent)!r} takes no new files. "
+            "Change its permissions or how it is mounted, or name a file elsewhere."
         )
     return path
 
