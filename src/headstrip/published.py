@@ -33,13 +33,17 @@ def find_described(described: Mapping[str, Any]) -> tuple[BackboneSpec, WeightsE
     try:
         spec, _ = registry.resolve(described["name"])
     except UnknownBackboneError as error:
-        raise UnknownBackboneError(f"{error}{_hint(described)}") from error
+        raise UnknownBackboneError(f"{error}{to_install(described)}") from error
     entries = {entry.tag: entry for entry in registry.weights(spec)}
     return spec, entries.get(described["weights"].get("tag"))
 
 
-def _hint(described: Mapping[str, Any]) -> str:
-    """Say how to get a backbone that no installed source has, as far as a manifest tells."""
+def to_install(described: Mapping[str, Any]) -> str:
+    """Say how to get a backbone that no installed source has, as far as a manifest tells.
+
+    Returns:
+        A sentence with a space before it; empty where the manifest does not tell.
+    """
     written = written_with(described)
     if not written:
         return ""
@@ -107,6 +111,22 @@ def written_with(described: Mapping[str, Any]) -> str:
     if not isinstance(versions, Mapping):
         return ""
     return _named(versions, _CORE | _EVERYWHERE) or _named(versions, _EVERYWHERE)
+
+
+def versions_changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Say what the embeddings of a file were written with, and what is installed here.
+
+    Args:
+        there: The manifest in the file.
+        here: That of the encoder that was built now.
+
+    Returns:
+        A sentence with a space before it; empty where both are the same, or one is not known.
+    """
+    then, now = written_with(there), written_with(here)
+    if not then or not now or then == now:
+        return ""
+    return f" The file was written with {then}, and {now} is installed here."
 
 
 def _core_versions() -> dict[str, str]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from tests.distributions import catalog_of, install_distribution, on_path, weights_of
 from tests.embed.written import write_parquet
 from torch import nn
@@ -16,16 +18,20 @@ from torchvision import models
 
 from headstrip import (
     BackboneSpec,
+    Encoder,
     HeadstripError,
     ManifestError,
+    Preprocessing,
     WeightsEntry,
     build_encoder,
     detach,
     hookimpl,
     register_plugin,
 )
+from headstrip.cli import main
 from headstrip.embed.loading import open_embeddings
-from headstrip.embed.origin import build_encoder_of
+from headstrip.embed.origin import build_encoder_of, check_encoder
+from headstrip.embed.run import embed_source
 from headstrip.registry import Registry, use_registry
 
 NAME = "shufflenet_v2_x0_5"
@@ -40,12 +46,17 @@ def build_model(spec, options):
 """
 
 
-def install(site: Path, version: str, *entries: WeightsEntry) -> None:
-    """Install a version of a plugin in the place of any other."""
+def uninstall(site: Path) -> None:
     for old in site.glob("acme_vision-*"):
         for file in old.iterdir():
             file.unlink()
         old.rmdir()
+    use_registry(Registry())
+
+
+def install(site: Path, version: str, *entries: WeightsEntry) -> None:
+    """Install a version of a plugin in the place of any other."""
+    uninstall(site)
     tag = entries[0].tag if entries else None
     spec = BackboneSpec(
         "net", "acme", "shufflenet", "acme", "image", (3, 224, 224), 1024, 1366792, tag
@@ -188,3 +199,44 @@ def test_a_file_of_the_users_own_is_still_asked_for(
     written["weights"] = {"tag": "V1", "sha256": "ab" * 32, "file": "tuned.pth"}
     for told in messages(written, tmp_path, ManifestError):
         assert "were read from a file of the user's own (tuned.pth)" in told
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    Image.new("RGB", (32, 32), "green").save(folder / "leaf.png")
+    return folder
+
+
+def built() -> Encoder:
+    steps = Preprocessing(crop=(32, 32), resize=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return build_encoder("acme:net", preprocessing=steps)
+
+
+def test_going_on_with_changed_weights_names_both_versions(
+    site: Path, photographs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    install(site, "1.0", entry_of(tmp_path / "one.pth"))
+    embed_source(built(), photographs, out)
+    install(site, "2.0", entry_of(tmp_path / "two.pth"))
+    encoder = built()
+    told = "The file was written with acme-vision 1.0, and acme-vision 2.0 is installed here."
+    with pytest.raises(HeadstripError, match=told):
+        embed_source(encoder, photographs, out)
+    with pytest.raises(HeadstripError, match=told):
+        check_encoder(open_embeddings(out), encoder)
+
+
+def test_going_on_without_the_plugin_says_what_to_install(
+    site: Path, photographs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    install(site, "1.0", entry_of(tmp_path / "one.pth"))
+    embed_source(built(), photographs, out)
+    uninstall(site)
+    asked = [str(photographs), "-o", str(out), "-b"]
+    told = CliRunner().invoke(main, ["embed", *asked, "acme:net"]).stderr
+    assert "It was written with acme-vision 1.0: install that." in told
+    assert "acme-vision" not in CliRunner().invoke(main, ["embed", *asked, "other:net"]).stderr

@@ -15,7 +15,7 @@ from headstrip.cli.backbone import backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.output import json_option, print_json, print_line, print_lines, warn
 from headstrip.cli.pixels import pixel_options, warn_of_pages, with_pixels
-from headstrip.errors import HeadstripError
+from headstrip.errors import HeadstripError, UnknownBackboneError
 
 if TYPE_CHECKING:
     from headstrip.embed.plan import Settings
@@ -168,7 +168,8 @@ def command(
         allow_private=allow_private,
     )  # fmt: skip
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
-    encoder = build_image_encoder(context, name, weights, allow_versions, asked.pop("device"))
+    with _saying_what_to_install(out, name):
+        encoder = build_image_encoder(context, name, weights, allow_versions, asked.pop("device"))
     with_pixels(encoder, background, value_range)
 
     from headstrip.embed.allocating import keep_freed_memory
@@ -278,6 +279,17 @@ def _check_paths(source: str, out: Path | None, **options: Any) -> Source:
     except HeadstripError as error:
         raise UsageFailure(str(error)) from error
     return images
+
+
+@contextmanager
+def _saying_what_to_install(out: Path | None, name: str) -> Iterator[None]:
+    """Add to the error for an unknown backbone what the file that is there was written with."""
+    try:
+        yield
+    except UnknownBackboneError as error:
+        from headstrip.embed.origin import to_install_for
+
+        raise UnknownBackboneError(f"{error}{to_install_for(out, name) if out else ''}") from error
 
 
 def _refuse_inputs(out: Path | None, inputs: tuple[str, ...]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstrip.embed.loading import EmbeddingsFile
+from headstrip.embed.loading import EmbeddingsFile, open_embeddings
+from headstrip.embed.plan import encoder_in_plan
 from headstrip.errors import HeadstripError
+from headstrip.published import to_install, versions_changed
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
@@ -82,6 +85,23 @@ def _not_published(
     return None
 
 
+def to_install_for(path: Path, name: str) -> str:
+    """Say what to install for a backbone that is unknown here, where a file has embeddings of it.
+
+    Args:
+        path: The file that is to be written; often there is none yet.
+        name: What was asked for.
+
+    Returns:
+        A sentence with a space before it; empty where the file does not tell.
+    """
+    try:
+        described = _described(open_embeddings(path))
+    except HeadstripError:
+        return ""
+    return to_install(described) if f"{described['name']}.".startswith(f"{name}.") else ""
+
+
 def check_encoder(file: EmbeddingsFile, encoder: Encoder) -> None:
     """Refuse an encoder whose embeddings cannot be compared with a file's.
 
@@ -99,10 +119,11 @@ def check_encoder(file: EmbeddingsFile, encoder: Encoder) -> None:
         "dtype": fingerprint.dtype,
     }
     named = "; ".join(_differences(there, json.loads(json.dumps(here, default=repr))))
+    versions = versions_changed(there, encoder_in_plan(encoder))
     raise HeadstripError(
         f"{str(file.path)!r} has embeddings of another encoder: "
-        f"{named or 'the values of the parameters differ'}. Use the file's own encoder, or embed "
-        "the images anew with this one."
+        f"{named or 'the values of the parameters differ'}.{versions} Use the file's own encoder, "
+        "or embed the images anew with this one."
     )
 
 

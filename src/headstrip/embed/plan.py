@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from headstrip.errors import HeadstripError, PluginError
+from headstrip.published import versions_changed
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
@@ -180,8 +181,10 @@ def check_plan(now: Plan, found: Plan, out: str) -> None:
     """
     differences = now.refuses(found)
     if differences:
+        is_other = now.encoder.get("identity") != found.encoder.get("identity")
+        versions = versions_changed(found.encoder, now.encoder) if is_other else ""
         raise HeadstripError(
-            f"{out!r} has rows that do not go with this run's: {'; '.join(differences)}. "
+            f"{out!r} has rows that do not go with this run's: {'; '.join(differences)}.{versions} "
             "Name another file, or begin anew with --overwrite (overwrite=True)."
         )
 
