@@ -86,6 +86,18 @@ def test_what_is_no_network_fails():
         check_family(dict, "x:mine", input_shape=SHAPE)
 
 
+@pytest.mark.parametrize("factory", [Tiny(), None, "Tiny"])
+def test_what_is_no_function_is_refused(factory):
+    with pytest.raises(ValueError, match="Pass a function that makes a new network"):
+        check_family(factory, "x:mine", input_shape=SHAPE)
+
+
+@pytest.mark.parametrize("shape", [16, (3, 0, 16), (3, "16", 16), None])
+def test_what_is_no_shape_is_refused(shape):
+    with pytest.raises(ValueError, match="is no shape of an input"):
+        check_family(Tiny, "x:mine", input_shape=shape)
+
+
 def test_one_network_given_twice_is_refused():
     model = Tiny()
     with pytest.raises(ValueError, match="returned one network twice"):

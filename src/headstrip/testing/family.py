@@ -68,13 +68,22 @@ def check_family(
     Raises:
         ConformanceError: Checks failed; the message lists them all.
         PluginError: There is no such family.
-        ValueError: ``factory`` gives the same network each time.
+        ValueError: ``factory`` is no function, or gives the same network each time, or
+            ``input_shape`` is no shape.
 
     Example:
         >>> import torchvision
         >>> factory = lambda: torchvision.models.resnet18(num_classes=7)
         >>> check_family(factory, "resnet", input_shape=(3, 64, 64))
     """
+    _check_factory(factory)
+    if not isinstance(input_shape, tuple) or not all(
+        isinstance(size, int) and size > 0 for size in input_shape
+    ):
+        raise ValueError(
+            f"input_shape={input_shape!r} is no shape of an input. Pass sizes without the batch, "
+            "such as (3, 224, 224)."
+        )
     registry = get_registry()
     plugin, own = registry.stripper(family)
     with generators_kept():
@@ -101,6 +110,14 @@ def check_family(
     ]
     if wrong:
         raise ConformanceError(wrong)
+
+
+def _check_factory(factory: Factory) -> None:
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise ValueError(
+            f"factory is a {type(factory).__name__}. Pass a function that makes a new network, "
+            "such as a class or `lambda: Net()`."
+        )
 
 
 def _is_wrong(result: Result) -> bool:
