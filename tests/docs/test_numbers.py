@@ -180,7 +180,6 @@ EXPLAINED = [
     ("docs/images.md", r"^\|.*\|$", "the rows are compared by tests/embed/test_hostile.py"),
     ("docs/images.md", r"0\.99998", "measured on 15 photographs; no table is committed"),
     ("docs/images.md", r"So 0\.999 holds", "the tolerance of engines.md"),
-    ("docs/images.md", r"16,777,216 pixels", "a constant of headstrip.embed.device_lane"),
     ("docs/images.md", r"a TIFF 10,000 pages", "a constant of headstrip.embed.tiff"),
     (
         "docs/reproducibility.md",

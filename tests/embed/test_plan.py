@@ -50,3 +50,12 @@ def test_the_one_field_of_the_encoder_that_differs_is_named(field: str, value: A
     other = plan_of(**{field: value, "identity": "c" * 64})
     with pytest.raises(HeadstripError, match=rf"run's: {field} is .* there, and .* here\. Name"):
         check_plan(plan_of(), other, "out.parquet")
+
+
+def test_a_setting_that_an_earlier_version_had_is_passed_over_where_it_said_nothing() -> None:
+    written = plan_of().to_json()
+    written["settings"]["device_percent"] = None
+    assert Plan.from_json(written) == plan_of()
+    written["settings"]["device_percent"] = 50
+    assert Plan.from_json(written) is None
+    assert Plan.from_json({**written, "settings": []}) is None

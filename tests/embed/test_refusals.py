@@ -87,8 +87,8 @@ def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "match"),
-    [({"channels_last": "no"}, "no truth value"), ({"device_percent": 101}, "Pass 1 to 100"),
-     ({"device_percent": 5, "route": "exact"}, "with the route 'device'")],
+    [({"channels_last": "no"}, "no truth value"), ({"threads": 0}, "is below 1"),
+     ({"route": "device"}, "Pass one of exact, fast")],
 )  # fmt: skip
 def test_settings_that_nothing_can_be_computed_with_are_refused(
     asked: dict[str, Any], match: str

@@ -113,7 +113,7 @@ def test_the_file_says_what_its_embeddings_depend_on(
     assert told["preprocessing"] == SMALL.to_json()
     assert told["plan"]["settings"] == {
         "engine": "torch", "precision": "fp32", "batch_size": 3, "threads": 1,
-        "channels_last": True, "route": "exact", "device_percent": None, "dtype": "float32",
+        "channels_last": True, "route": "exact", "dtype": "float32",
         "shard_rows": 4,
     }  # fmt: skip
     assert told["plan"]["environment"]["torch"] == torch.__version__

@@ -45,9 +45,8 @@ def _settings_options(function: Any) -> Any:
             help="What the network computes with.",
         ),
         click.option(
-            "--route", type=click.Choice(["exact", "fast", "device"]),
-            help="exact decodes as declared; fast decodes JPEGs at a fraction of their size; "
-            "device decodes JPEGs where the network is.",
+            "--route", type=click.Choice(["exact", "fast"]),
+            help="exact decodes as declared; fast decodes JPEGs at a fraction of their size.",
         ),
         click.option(
             "--dtype", type=click.Choice(["float32", "float16"]), help="What is kept of a number.",

@@ -9,10 +9,10 @@ import math
 import os
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -29,23 +29,9 @@ if TYPE_CHECKING:
     from headstrip.embed.sources import Item, Reader
     from headstrip.preprocessing import Preprocessing
 
-__all__ = ["Ahead", "Decoded", "Decoders", "Ticket"]
+__all__ = ["Decoded", "Decoders", "Ticket"]
 
 _LARGEST_CHUNK = 8
-
-
-class Ahead(Protocol):
-    """What decodes some images elsewhere; see ``DeviceLane``."""
-
-    def takes(self, item: Item) -> bool: ...  # noqa: D102
-    def start(  # noqa: D102
-        self,
-        slots: np.ndarray,
-        give: Callable[[Chunk], None],
-        failed: Callable[[BaseException], None],
-    ) -> None: ...
-    def put(self, chunk: Chunk) -> None: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
 
 
 class Decoders:
@@ -66,7 +52,6 @@ class Decoders:
         slots: int,
         timeout: float = 60.0,
         route: str = "exact",
-        ahead: Ahead | None = None,
     ) -> None:
         """Keep what is to be done; the processes start with ``with``.
 
@@ -80,8 +65,6 @@ class Decoders:
             timeout: Seconds that one image may take, reading it included.
             route: "exact" for the pixels of the preprocessing, bit for bit; "fast" to make large
                 JPEGs smaller while they are decoded.
-            ahead: What decodes some images elsewhere, None for nothing; what it cannot is decoded
-                here.
 
         Raises:
             ValueError: A number is too small, or the route is unknown.
@@ -99,7 +82,6 @@ class Decoders:
         self._route: Route = "fast" if route == "fast" else "exact"
         self._shape = (slots, batch_size, *preprocessing.crop, preprocessing.channels)
         self._pickled = _pickled(reader) if workers else b""
-        self._ahead = ahead
         self._lanes: Lanes | None = None
         self._memory: Memory | None = None
         self._free: list[int] = []
@@ -113,12 +95,10 @@ class Decoders:
         self._failure, self._free = None, list(range(self._shape[0]))
         if not self._workers:
             self._slots = np.zeros(self._shape, np.uint8)
-            self._start_ahead()
             return self
         self._memory = allocate(self._workers, self._shape)
         self._counters, self._slots = attach(self._memory)
         self._lanes = Lanes(self._start, self._workers, self._timeout, self._fail)
-        self._start_ahead()
         return self
 
     def __exit__(
@@ -128,8 +108,6 @@ class Decoders:
         traceback: TracebackType | None,
     ) -> None:
         self.give_up()
-        if self._ahead is not None:
-            self._ahead.close()
         if self._lanes is not None:
             self._lanes.close()
         if self._memory is not None and isinstance(self._memory.handle, int):
@@ -171,18 +149,8 @@ class Decoders:
             slot = self._free.pop()
             ticket = Ticket(self._slots[slot], len(items), lambda: self._give_back(slot, ticket))
             self._tickets.add(ticket)
-        whole = Chunk(ticket, slot, range(len(items)), items)
-        if self._ahead is not None and items:
-            taken = [place for place, item in enumerate(items) if self._ahead.takes(item)]
-            left = sorted({*whole.places} - {*taken})
-            self._ahead.put(Chunk(ticket, slot, taken, [items[place] for place in taken]))
-            whole = Chunk(ticket, slot, left, [items[place] for place in left])
-        self._decode(whole)
+        self._decode(Chunk(ticket, slot, range(len(items)), items))
         return ticket
-
-    def _start_ahead(self) -> None:
-        if self._ahead is not None:
-            self._ahead.start(self._slots, self._decode, self._fail)
 
     def _decode(self, chunk: Chunk) -> None:
         """Have images decoded by the processes, or decode them in this one."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headstrip.embed.decoders import Ahead, Decoders
+from headstrip.embed.decoders import Decoders
 from headstrip.embed.layout import Layout, forward_of
 from headstrip.embed.listing import Listing
 from headstrip.embed.options import check_errors
@@ -25,7 +25,6 @@ from headstrip.interrupting import interrupts_held
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
-    from headstrip.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +86,7 @@ class Loop:
             decoders = Decoders(
                 task.reader, preprocessing, batch_size=int(settings.batch_size or 1),
                 workers=task.layout.workers, slots=task.layout.slots, timeout=task.timeout,
-                route="exact" if settings.route == "device" else str(settings.route),
-                ahead=self._ahead(preprocessing),
+                route=str(settings.route),
             )  # fmt: skip
             with interrupts_held():
                 self._decoders = stack.enter_context(decoders)
@@ -99,16 +97,6 @@ class Loop:
             self._stack = stack.pop_all()
         self.stages.add("prepared", time.perf_counter() - started)
         return self
-
-    def _ahead(self, preprocessing: Preprocessing) -> Ahead | None:
-        """Return what decodes where the network is, if the route is that."""
-        settings = self._task.layout.settings
-        if settings.route != "device":
-            return None
-        from headstrip.embed.device_lane import DeviceLane
-
-        percent = int(settings.device_percent or 100)
-        return DeviceLane(self._task.reader, preprocessing, self._encoder.place()[0], percent)
 
     def __exit__(self, *_: object) -> None:
         """End the decoders, and put everything back."""

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from headstrip.errors import HeadstripError, PluginError
 from headstrip.published import versions_changed
@@ -15,8 +15,7 @@ from headstrip.published import versions_changed
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
 
-Route = Literal["exact", "fast", "device"]
-ROUTES: tuple[Route, ...] = ("exact", "fast", "device")
+ROUTES = ("exact", "fast")
 DTYPES = ("float32", "float16")
 AUTO = "auto"
 """The engine, or the precision, that measures fastest within the tolerance."""
@@ -36,9 +35,7 @@ class Settings:
         threads: Threads of the processor that one batch has.
         channels_last: Whether the network computes with the channels last.
         route: "exact" decodes and resizes as the preprocessing declares; "fast" decodes JPEGs
-            at a fraction of their size; "device" decodes and resizes JPEGs where the network is.
-        device_percent: Of the route "device", how many of a hundred images are decoded there, by
-            their paths; the others as in "exact".
+            at a fraction of their size.
         dtype: What is kept: "float32" or "float16".
         shard_rows: Rows of a shard, the most that is computed again after a run was ended.
     """
@@ -49,7 +46,6 @@ class Settings:
     threads: int | None = None
     channels_last: bool | None = None
     route: str | None = None
-    device_percent: int | None = None
     dtype: str | None = None
     shard_rows: int | None = None
 
@@ -59,7 +55,7 @@ class Settings:
         Raises:
             ValueError: A number is no whole one above zero, or a route or dtype is unknown.
         """
-        for name in ("batch_size", "threads", "shard_rows", "device_percent"):
+        for name in ("batch_size", "threads", "shard_rows"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(f"{name}={value!r} is no whole number. Pass 1 or more.")
@@ -69,13 +65,6 @@ class Settings:
         if self.channels_last not in (None, True, False):
             raise ValueError(
                 f"channels_last={self.channels_last!r} is no truth value. Pass True or False."
-            )
-        if self.device_percent is not None and (
-            self.route not in (None, "device") or self.device_percent > 100
-        ):
-            raise ValueError(
-                f"device_percent={self.device_percent!r} cannot be with route={self.route!r}. Pass "
-                "1 to 100, with the route 'device'."
             )
         for name, known in (
             ("route", ROUTES), ("dtype", DTYPES), ("engine", _ENGINES), ("precision", _PRECISIONS),
@@ -124,9 +113,11 @@ class Plan:
     def from_json(cls, data: Mapping[str, Any]) -> Plan | None:
         """Read what ``to_json`` gave, or return None where it is something else."""
         try:
-            settings = Settings(**data["settings"])
+            # A setting that an earlier version had, and that was not used, is of no matter.
+            said = {name: value for name, value in data["settings"].items() if value is not None}
+            settings = Settings(**said)
             return cls(dict(data["encoder"]), settings, dict(data["environment"]))
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
     def refuses(self, found: Plan) -> list[str]:

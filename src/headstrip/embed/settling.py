@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from headstrip.embed.options import Options
 from headstrip.embed.plan import AUTO, Settings
 from headstrip.embed.remembered import recall, remember, situation
 from headstrip.embed.sources import Item, Reader
-from headstrip.errors import HeadstripError, PreprocessingError
+from headstrip.errors import PreprocessingError
 
 if TYPE_CHECKING:
     from headstrip.encoder import Encoder
@@ -33,9 +32,6 @@ _SAMPLE = 32
 
 _SHARE = 0.05
 """Share of a run's time that goes into finding out how batches are laid out, at most."""
-
-_ALIKE = 3.0
-"""Levels of 255 by which an image's pixels may differ between two decoders, in the mean."""
 
 _MANY = 100
 """Images among which one more is little."""
@@ -88,9 +84,6 @@ def settled(
             f"images/s, cosine {best.cosine_min:.6f} or more to eager torch in fp32."
         )
         settings = replace(settings, engine=best.engine, precision=best.precision)
-    if settings.route == "device" and settings.device_percent is None:
-        percent = device_share(encoder, listing, reader, settings, options)
-        settings = replace(settings, device_percent=percent)
     return settings
 
 
@@ -213,54 +206,6 @@ def fitting(encoder: Encoder, settings: Settings) -> Settings:
             size //= 2
         else:
             return tried
-
-
-def device_share(
-    encoder: Encoder, listing: Listing, reader: Reader, settings: Settings, options: Options
-) -> int:
-    """Measure how many of a hundred images are decoded where the network is, the rest beside it.
-
-    Args:
-        encoder: What embeds.
-        listing: Where images are taken from, evenly.
-        reader: What reads them.
-        settings: How batches are run.
-        options: As in ``settled``.
-
-    Returns:
-        So many that both would be done at the same time; 1 at least.
-
-    Raises:
-        PreprocessingError: The preprocessing is not for the route "device".
-        HeadstripError: The pixels of an image are not those of the route "exact", by more than
-            rounding.
-    """
-    from headstrip.embed.device_lane import DeviceLane
-
-    place, preprocessing = encoder.place()[0], _preprocessing(encoder)
-    layout = lay_out(settings, lanes=None, workers=options.workers, device=place.type)
-    size, seconds, pixels = int(layout.settings.batch_size or 1), [], []
-    items = _spread(listing, 3 * size)
-    for ahead in (DeviceLane(reader, preprocessing, place, 100), None):
-        with Decoders(reader, preprocessing, batch_size=size, workers=layout.workers, slots=1,
-                      timeout=options.timeout, ahead=ahead) as decoders:  # fmt: skip
-            for start in range(0, len(items), size):
-                if start == size:
-                    # The first batch starts processes, and tells nothing of their speed.
-                    started = time.perf_counter()
-                ticket = decoders.submit(items[start : start + size])
-                found = ticket.result().pixels.astype(np.int16)
-                ticket.release()
-            seconds.append(time.perf_counter() - started)
-            pixels.append(found)
-    differences = np.abs(pixels[0] - pixels[1]).mean(axis=(1, 2, 3))
-    if differences.max() > _ALIKE:
-        raise HeadstripError(
-            f"The route 'device' gives other pixels here, by {differences.max():.1f} of 255 in the "
-            "mean of an image. Use the route 'exact'."
-        )
-    there, here = seconds
-    return max(1, round(100 * here / (there + here)))
 
 
 def measured(
