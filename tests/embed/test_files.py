@@ -90,9 +90,9 @@ def test_a_plain_name_is_stored_as_it_is() -> None:
 def test_where_a_file_cannot_stand_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HeadstripError, match="there is no folder"):
         check_out(tmp_path / "none" / "out.parquet")
-    with pytest.raises(HeadstripError, match="it is there, and no file"):
+    with pytest.raises(HeadstripError, match="it is a folder"):
         check_out(tmp_path)
-    with pytest.raises(HeadstripError, match="it is there, and no file"):
+    with pytest.raises(HeadstripError, match="it is not a regular file"):
         check_out("/dev/null")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(HeadstripError, match="does not permit it"):
