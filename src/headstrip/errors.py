@@ -4,7 +4,7 @@ HeadstripError
 ├── UnknownBackboneError (ValueError)      the name is nobody's
 ├── HeadNotFoundError (ValueError)         the network is not shaped as its family says
 ├── PreprocessingError (ValueError)        an input or a size that the preprocessing cannot serve
-├── OptionError (ValueError)               an option that this machine cannot carry out
+├── OptionError (ValueError)               an option that means nothing, or is beyond this machine
 ├── WeightsError (RuntimeError)            a weights file that is missing, damaged or another's
 ├── ManifestError (ValueError)             a manifest that is none, or describes another encoder
 ├── PluginError (RuntimeError)             a plugin broke its contract
@@ -50,7 +50,7 @@ class PreprocessingError(HeadstripError, ValueError):
 
 
 class OptionError(HeadstripError, ValueError):
-    """An option, or an argument, that this machine cannot carry out."""
+    """An option, or an argument, with a value that means nothing or is beyond this machine."""
 
 
 class WeightsError(HeadstripError, RuntimeError):

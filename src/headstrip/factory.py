@@ -25,6 +25,7 @@ from headstrip.errors import (
 from headstrip.families import SOURCE
 from headstrip.hollow import collector_held_back
 from headstrip.hub import offline_call
+from headstrip.image_sizes import check_size, refused
 from headstrip.patches import PatchWatch, unseen
 from headstrip.placement import logits_without_memory, strip_own, width_of_stripped
 from headstrip.predictors import Predictors, check_classes
@@ -135,6 +136,28 @@ def build_encoder(
 
 
 def _build(
+    name: str,
+    weights: WeightsArgument,
+    predictors: Mapping[str, int] | None,
+    preprocessing: Preprocessing | str | None,
+    options: Mapping[str, Any] | None,
+    wish: Wish,
+    strict: bool,
+) -> Encoder:
+    spec, _ = get_registry().resolve(name)
+    if isinstance(options, Mapping):
+        check_size(spec, options)
+    try:
+        return _assembled(name, weights, predictors, preprocessing, options, wish, strict)
+    except (PluginError, PreprocessingError) as error:
+
+        def build(size: Mapping[str, Any]) -> nn.Module:
+            return build_network(spec, {**dict(spec.options), **(options or {}), **size})
+
+        raise refused(spec, options or {}, error, build) from error
+
+
+def _assembled(
     name: str,
     weights: WeightsArgument,
     predictors: Mapping[str, int] | None,

@@ -6,12 +6,11 @@ import math
 from pathlib import Path
 
 from headstrip.errors import WeightsError
+from headstrip.image_sizes import OPTIONS as IMAGE_SIZE_OPTIONS
 from headstrip.state_dicts import Fit
 
 _POSITIONS = ("pos_embed", "pos_embedding", "position_embedding", "positional_embedding")
 _MOST_PREFIX_TOKENS = 16
-_OPTIONS = {"torchvision": "image_size", "hf": "image_size", "timm": "img_size"}
-"""How the libraries call the size of the image in their constructors."""
 
 Shape = tuple[int, ...]
 
@@ -82,7 +81,7 @@ def _size_advice(
             "Its position embedding is for another number of patches: the file was made for "
             "another size of image, or of patch. Build the network for that size."
         )
-    option = _OPTIONS.get(about.partition(":")[0])
+    option = IMAGE_SIZE_OPTIONS.get(about.partition(":")[0])
     how = f"Pass options={{{option!r}: {size}}}" if option else "Build the network for that size"
     return (
         f"The file was made for images of {size}x{size}, and the network is for "

@@ -8,7 +8,15 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from headstrip import HeadNotFoundError, PluginError, Preprocessing, WeightsError, build_encoder
+from headstrip import (
+    HeadNotFoundError,
+    OptionError,
+    PluginError,
+    Preprocessing,
+    PreprocessingError,
+    WeightsError,
+    build_encoder,
+)
 from headstrip.measure import measure
 from headstrip.registry import get_registry
 from headstrip.shapes import without_memory
@@ -179,3 +187,29 @@ def test_the_input_is_that_of_the_weights_where_the_network_takes_any_size():
         entry=entry,
     )
     assert stripped.input_shape == entry.input_shape == (3, 392, 392)
+
+
+@pytest.mark.parametrize("size", ["96", 96.0, True, -32, 0, (96,), (96, 0), [32, 32, 32], {}])
+def test_what_is_no_size_of_an_image_is_refused(size):
+    with pytest.raises(OptionError, match="is no size of an image"):
+        encoder_of(VIT, img_size=size)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "near"),
+    [
+        ("timm:vit_tiny_r_s16_p8_224", 70, "64 x 64 or 96 x 96"),
+        ("timm:levit_128s", (230, 200), "224 x 192 or 256 x 224"),
+        ("timm:hiera_tiny_224", 230, "224 x 224 or 256 x 256"),
+        ("timm:xcit_nano_12_p16_224", 120, "96 x 96 or 128 x 128"),
+        ("timm:twins_svt_small", 50, "32 x 32 or 64 x 64"),
+    ],
+)
+def test_a_size_that_the_network_does_not_take_is_refused_with_near_ones(name, size, near):
+    with pytest.raises(PreprocessingError, match=f"does not take images of .* such as {near}"):
+        encoder_of(name, img_size=size)
+
+
+def test_what_has_another_cause_than_the_size_is_told_as_it_is():
+    with pytest.raises(PluginError, match="keyword argument 'colour'"):
+        encoder_of("timm:levit_128s", img_size=224, colour="red")
