@@ -1,13 +1,12 @@
 """Photographs to a Parquet file: headstrip against the ways that people go, and against the floor.
 
 Each figure comes from a process of its own; the ways take turns, and the median of the repeats
-counts. All ways but "headstrip auto" compute in fp32 with eager torch. "headstrip" has measured the
-layout of its batches on this machine before, as `headstrip embed --calibrate` does once and long
-runs do themselves; "headstrip first" has not. "headstrip auto" has measured the engines in its
-first small batch, and takes over the network anew in the run that is timed: "of it preparing". The
-floor is what no pipeline can go below: seconds of processor for the network alone, on batches that
-are decoded, and for decoding and resizing alone, added and spread over the cores. Quote the ratios.
-The photographs are cut out of those of scikit-image.
+counts. All ways but "headstrip calibrated" compute in fp32 with eager torch. "headstrip" is the
+command without any option. "headstrip calibrated" has the options that `headstrip embed
+--calibrate` printed before, and its engine takes over the network anew in the run that is timed:
+"of it preparing". The floor is what no pipeline can go below: seconds of processor for the network
+alone, on batches that are decoded, and for decoding and resizing alone, added and spread over the
+cores. Quote the ratios. The photographs are cut out of those of scikit-image.
 
     python benchmarks/embed.py                                   all of it
     python benchmarks/embed.py --only resnet50 --repeat 1 --ways headstrip loop
@@ -57,19 +56,12 @@ def make_photographs(folder: Path, count: int) -> None:
         cut.save(folder / f"{number:04d}.jpg", quality=90)
 
 
-def measure(
-    way: str, name: str, photographs: Path, layout: dict[str, float] | None = None
-) -> dict[str, float] | None:
+def measure(way: str, name: str, photographs: Path) -> dict[str, float] | None:
     """Measure one way in a process of its own; None, with the reason said, where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-W", "ignore", str(HERE / "embed_ways.py"),
                    way, name, str(photographs), str(Path(folder) / "out.parquet")]  # fmt: skip
-        # What headstrip measured lies beside the photographs; who begins has a cache of its own.
-        cache = Path(folder) if way == "headstrip first" else photographs.with_name("cache")
-        environment = {**os.environ, "HEADSTRIP_CACHE": str(cache), "LAYOUT": json.dumps(layout)}
-        ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=LIMIT, check=False, env=environment
-        )
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     if ended.returncode:
         print(f"{name}: {way} failed: {ended.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
         return None
@@ -82,21 +74,19 @@ def compare(name: str, ways: list[str], photographs: Path, repeat: int) -> dict[
     rates: dict[str, list[float]] = {way: [] for way in ways}
     prepared: dict[str, list[float]] = {way: [] for way in ways}
     floors: list[dict[str, float]] = []
-    layout = measure("calibrate", name, photographs)
     for _ in range(repeat):
         for way in ways:
             found = measure(way, name, photographs)
             if found is not None:
                 rates[way].append(found["images"] / found["seconds"])
                 prepared[way].append(found["prepared"])
-        found = measure("floor", name, photographs, layout)
+        found = measure("floor", name, photographs)
         if found is not None:
             floors.append(found)
     count = len(list(photographs.glob("*.jpg")))
     decode = statistics.median(each["decode"] for each in floors)
     forward = statistics.median(each["forward"] for each in floors)
     return {
-        "layout": layout,
         "images_per_second": {way: statistics.median(r) for way, r in rates.items() if r},
         "preparing_seconds": {
             way: statistics.median(each) for way, each in prepared.items() if any(each)
@@ -110,16 +100,18 @@ def compare(name: str, ways: list[str], photographs: Path, repeat: int) -> dict[
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Write the results in lines: images a second, and headstrip's ratios."""
-    lines = [f"{'backbone':<20} {'way':<16} {'images/s':>9} {'headstrip is':>13} {'auto is':>9}"]
+    lines = [
+        f"{'backbone':<20} {'way':<20} {'images/s':>9} {'headstrip is':>13} {'calibrated is':>14}"
+    ]
     for name, result in results.items():
         rates, floor = result["images_per_second"], result["floor"]["images_per_second"]
-        ours, auto = rates.get("headstrip"), rates.get("headstrip auto")
+        ours, calibrated = rates.get("headstrip"), rates.get("headstrip calibrated")
         rows = sorted(rates.items(), key=lambda pair: -pair[1])
         for way, rate in [("the floor", floor), *rows]:
-            ratios = [f"{each / rate:.2f}x" if each else "" for each in (ours, auto)]
-            lines.append(f"{name:<20} {way:<16} {rate:>9.1f} {ratios[0]:>13} {ratios[1]:>9}")
-        if seconds := result["preparing_seconds"].get("headstrip auto"):
-            lines.append(f"{name:<20} of auto's time {seconds:.1f} s are preparing")
+            ratios = [f"{each / rate:.2f}x" if each else "" for each in (ours, calibrated)]
+            lines.append(f"{name:<20} {way:<20} {rate:>9.1f} {ratios[0]:>13} {ratios[1]:>14}")
+        if seconds := result["preparing_seconds"].get("headstrip calibrated"):
+            lines.append(f"{name:<20} of the calibrated run's time {seconds:.1f} s are preparing")
     return "\n".join(lines)
 
 

@@ -183,28 +183,26 @@ def headstrip_way(name: str, **asked: Any) -> Embed:
     return embed
 
 
-def calibrate(name: str, folder: Path) -> dict[str, float]:
-    """Have headstrip measure the layout of its batches, as `headstrip embed --calibrate` does."""
+def calibrated_way(name: str) -> Embed:
+    """The same, with the options that `headstrip embed --calibrate` prints."""
     from headstrip.embed.allocating import keep_freed_memory
+    from headstrip.embed.calibrate import choose
     from headstrip.embed.plan import Settings
     from headstrip.embed.profile import measure_engines
     from headstrip.embed.sources import source_of
 
     keep_freed_memory()
-    encoder = headstrip_encoder(name)
-    eager = Settings(engine="torch", precision="fp32")
-    started = time.perf_counter()
-    found, _ = measure_engines(encoder, source_of(folder), eager)
-    return {
-        "seconds": time.perf_counter() - started, "batch_size": int(found.batch_size or 0),
-        "threads": int(found.threads or 0), "channels_last": bool(found.channels_last),
-    }  # fmt: skip
+    found, measured = measure_engines(headstrip_encoder(name), source_of(sys.argv[3]), Settings())
+    best = choose(measured)
+    return headstrip_way(
+        name, batch_size=found.batch_size, threads=found.threads, engine=best.engine,
+        precision=best.precision,
+    )  # fmt: skip
 
 
 WAYS: dict[str, Callable[[str], Embed]] = {
     "headstrip": headstrip_way,
-    "headstrip first": headstrip_way,
-    "headstrip auto": lambda name: headstrip_way(name, engine="auto", precision="auto"),
+    "headstrip calibrated": calibrated_way,
     "loop": loop_way,
     "dataloader 0": lambda name: dataloader_way(name, 0),
     "dataloader 1": lambda name: dataloader_way(name, 1),
@@ -231,6 +229,7 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.layout import forward_of, lay_out
     from headstrip.embed.pixels import to_pixels
+    from headstrip.embed.plan import Settings
 
     keep_freed_memory()
     encoder = headstrip_encoder(name)
@@ -242,7 +241,7 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
         started = time.process_time()
         pixels = list(cores.map(decode, paths))
         decoded = time.process_time() - started
-    layout = lay_out(layout_of(), lanes=None, workers=None, device="cpu")
+    layout = lay_out(Settings(), lanes=None, workers=None, device="cpu")
     size = int(layout.settings.batch_size or 1)
     batches = [np.stack(pixels[start : start + size]) for start in range(0, len(pixels), size)]
     batches = [batch for batch in batches if len(batch) == size]
@@ -259,15 +258,6 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     return {"decode": decoded, "forward": spent * len(paths) / (len(batches) * size)}
 
 
-def layout_of() -> Any:
-    """Return the layout that ``calibrate`` found, which the caller hands over."""
-    from headstrip.embed.plan import Settings
-
-    names = ("batch_size", "threads", "channels_last")
-    found = json.loads(os.environ["LAYOUT"])
-    return Settings(**{name: found[name] for name in names})
-
-
 def photographs(folder: Path) -> list[str]:
     """List the photographs of the benchmark."""
     return sorted(map(str, folder.glob("*.jpg")))
@@ -277,9 +267,8 @@ def main() -> None:
     """Measure one way, and print what it took."""
     way, name, folder, out = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
     paths = photographs(folder)
-    if way in ("floor", "calibrate"):
-        found = floor(name, paths) if way == "floor" else calibrate(name, folder)
-        print(json.dumps(found))
+    if way == "floor":
+        print(json.dumps(floor(name, paths)))
         return
     embed = WAYS[way](name)
     warm = folder.with_name(f"{folder.name}-warm")

@@ -25,7 +25,7 @@ from demo import BACKBONE, photographs
 from headstrip import build_encoder
 from headstrip.embed.calibrate import TOLERANCE, Measured, calibrate, choose
 from headstrip.embed.engines import ENGINES
-from headstrip.embed.layouts import usable_cores
+from headstrip.embed.layout import cores
 from headstrip.embed.pixels import to_pixels
 from headstrip.encoder import Encoder
 
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", action="append", choices=ENGINES, dest="engines")
     parser.add_argument("--write", action="store_true", help="put the table into docs/engines.md")
     arguments = parser.parse_args(argv)
-    encoder, lanes = build_encoder(BACKBONE), usable_cores()
+    encoder, lanes = build_encoder(BACKBONE), cores()
     batches = batches_of(encoder)
     measured = calibrate(encoder, batches, arguments.engines, lanes=lanes)
     lines = lines_of(measured, sum(map(len, batches)), lanes)

@@ -62,6 +62,7 @@ def test_json_names_the_file_and_every_bad_image(
     assert [bad["path"] for bad in told["failed"]][:2] == ["bad0.png", "bad1.png"]
     assert len(told["failed"]) == 9
     assert told["identity"] == build_encoder(NAME, weights=weights_of(NAME)).fingerprint.identity
+    assert (told["weights_file"], told["weights"]) == (Path(weights_of(NAME)).name, "IMAGENET1K_V1")
     assert len(result.stderr.splitlines()) == 7
     assert result.stderr.endswith("and 4 more; the column `error` of the file has all of them.\n")
 
@@ -143,6 +144,11 @@ def test_looking_first_writes_nothing(
     (row,) = json.loads(result.stdout)
     assert (row["engine"], row["precision"]) == ("torch", "fp32")
     assert row["cosine_min"] > 0.99999
+    result = run(
+        "embed", photos, "-b", NAME, "--weights", weights, "--calibrate", "--engine", "torch",
+        "--precision", "fp32", "--batch-size", "2",
+    )  # fmt: skip
+    assert "within the tolerance: --batch-size 2 --threads 1 --engine torch" in result.stdout
     assert sorted(tmp_path.rglob("*")) == before
 
 

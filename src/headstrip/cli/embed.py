@@ -132,7 +132,8 @@ def _with(options: list[Decorator], function: Any) -> Any:
     "--calibrate",
     "look",
     flag_value="calibrate",
-    help="Measure every engine and precision on images of SOURCE, and write nothing.",
+    help="Measure batches, engines and precisions on images of SOURCE, print the fastest options "
+    "and write nothing.",
 )
 @click.option(
     "--profile",
@@ -211,6 +212,7 @@ def _look(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Print what the engines, or the stages of a run, measure."""
+    from headstrip.embed.calibrate import choose
     from headstrip.embed.profile import measure_engines, profile
 
     if not is_profile:
@@ -225,6 +227,11 @@ def _look(
             )
             for row in rows:
                 print_line(_engine_line(row))
+            best = choose(measured)
+            print_line(
+                f"The fastest within the tolerance: --batch-size {layout['batch_size']} --threads "
+                f"{layout['threads']} --engine {best.engine} --precision {best.precision}"
+            )
         return
     with _progress() as progress:
         found = profile(encoder, source, settings=settings, options=options, progress=progress)
@@ -355,6 +362,7 @@ def _as_json(encoder: Encoder, report: EmbedReport) -> dict[str, Any]:
     return {
         "out": str(report.out), "rows": report.rows, "dim": encoder.output_dim,
         "backbone": fingerprint.name, "weights": fingerprint.weights,
+        "weights_file": encoder.weights_file,
         "weights_sha256": fingerprint.weights_sha256, "identity": fingerprint.identity,
         "bad": report.bad, "computed": report.computed, "left_out": dict(report.left_out),
         "several_pages": report.stages.severals,

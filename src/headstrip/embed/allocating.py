@@ -33,8 +33,3 @@ def keep_freed_memory() -> bool:
             is_set = any(tell(_MMAP_THRESHOLD, size) for size in _SIZES)
             _kept = bool(is_set and tell(_TRIM_THRESHOLD, (1 << 31) - 1))
     return _kept
-
-
-def is_kept() -> bool:
-    """Whether ``keep_freed_memory`` took effect in this process."""
-    return _kept

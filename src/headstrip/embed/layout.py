@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from headstrip.encoder import Encoder
 
 _SHARD_ROWS = 1024
-_BATCH, _DEVICE_BATCH = 4, 128
+CPU_BATCH, _DEVICE_BATCH = 16, 128
+"""Images of a batch on the processor, and on another device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def lay_out(settings: Settings, *, lanes: int | None, workers: int | None, devic
     on_device = device != "cpu"
     threads = settings.threads or (count if on_device else 1)
     chosen = settings.over(Settings(
-        engine="torch", precision="fp32", batch_size=_DEVICE_BATCH if on_device else _BATCH,
+        engine="torch", precision="fp32", batch_size=_DEVICE_BATCH if on_device else CPU_BATCH,
         threads=threads, channels_last=True, route="exact", dtype="float32",
         shard_rows=_SHARD_ROWS,
     ))  # fmt: skip

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstrip.embed.calibrate import Measured
+from headstrip.embed.engine_choice import calibrated
 from headstrip.embed.layout import lay_out
 from headstrip.embed.limits import check_addresses, check_limits
 from headstrip.embed.listing import write_listing
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import Options, Progress, embed_source
-from headstrip.embed.settling import calibrated
 from headstrip.embed.sources import Item, Reader, Source
 
 if TYPE_CHECKING:
@@ -127,12 +127,11 @@ def measure_engines(
 ) -> tuple[Settings, list[Measured]]:
     """Measure how batches run best, and every engine and precision on images of a source.
 
-    What was found is remembered in the cache, and runs on this machine that leave it open use it.
-
     Args:
         encoder: What embeds.
         source: Where the images are taken from, evenly.
-        settings: An engine or a precision, to measure it alone; and how batches are run.
+        settings: An engine or a precision, to measure it alone; and how batches are
+            run, where that is not to be measured.
         options: As ``embed_source``.
 
     Returns:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headstrip.embed.array_file import KEY as ARRAY
 from headstrip.embed.damage import DamagedFile
 from headstrip.embed.described import environment_of, metadata_for, origin_of
+from headstrip.embed.engine_choice import chosen
 from headstrip.embed.files import check_out, check_suffix, writing
 from headstrip.embed.layout import lay_out
 from headstrip.embed.limits import check_addresses, check_limits
@@ -25,7 +26,6 @@ from headstrip.embed.parts import Parts, Shards, metadata_in, opened_parts, part
 from headstrip.embed.pipeline import Stages, Told
 from headstrip.embed.plan import Plan, Settings, check_plan, encoder_in_plan
 from headstrip.embed.report import EmbedReport, bad_in, count_bad
-from headstrip.embed.settling import settled
 from headstrip.embed.sources import Reader, Source, source_of
 from headstrip.embed.sources.left_out import LeftOut, items_of
 from headstrip.embed.sources.stream import StreamSource
@@ -167,12 +167,7 @@ class Run:
         self._left_out = left_out.counts()
         settings = asked.over(found.settings if found else Settings())
         check_limits(encoder, settings, options)
-        settings = settled(
-            encoder, self.listing, self._reader, settings, self._say,
-            identity=str(now.encoder["identity"]), options=options,
-        )  # fmt: skip
-        # What was measured before comes from a file too.
-        check_limits(encoder, settings, options)
+        settings = chosen(encoder, self.listing, self._reader, settings, self._say, options)
         self.layout = lay_out(
             settings, lanes=options.lanes, workers=options.workers,
             device=encoder.place()[0].type,

@@ -7,23 +7,24 @@ import torch
 from tests.embed.engines.networks import Failing, with_backbone
 
 from headstrip import PreprocessingError, build_encoder
-from headstrip.embed.layouts import BATCH_SIZES, Layout, best_batch, images_per_second, usable_cores
+from headstrip.embed.batch_tuning import BATCH_SIZES, Batches, best_batch, images_per_second
+from headstrip.embed.layout import cores as usable_cores
 
 
 @pytest.mark.parametrize("cores", [1, 2])
-def test_the_fastest_layout_uses_the_cores_that_it_may(encoder, cores):
-    layout = best_batch(encoder, seconds=0.5, cores=cores)
-    assert layout.lanes * layout.threads == cores
-    assert layout.batch_size in BATCH_SIZES
+def test_the_fastest_batches_use_the_cores_that_they_may(encoder, cores):
+    found = best_batch(encoder, seconds=0.5, cores=cores)
+    assert found.lanes * found.threads == cores
+    assert found.batch_size in BATCH_SIZES
 
 
-def test_a_network_that_is_too_slow_to_try_others_has_the_first_layout(encoder):
-    assert best_batch(encoder, seconds=0) == Layout(4, usable_cores(), 1, True)
+def test_a_network_that_is_too_slow_to_try_others_has_the_batches_of_a_plain_run(encoder):
+    assert best_batch(encoder, seconds=0) == Batches(16, usable_cores(), 1)
 
 
 def test_measuring_leaves_the_threads_of_the_process_alone(encoder):
     before = torch.get_num_threads()
-    images_per_second(encoder, Layout(1, 1, before + 1, True))
+    images_per_second(encoder, Batches(1, 1, before + 1))
     assert torch.get_num_threads() == before
 
 
@@ -31,7 +32,7 @@ def test_measuring_leaves_the_threads_of_the_process_alone(encoder):
 def test_what_stops_a_lane_is_raised_and_ends_the_others(encoder, lanes):
     failing = with_backbone(encoder, Failing())
     with pytest.raises(NotImplementedError, match="this network cannot be run"):
-        images_per_second(failing, Layout(1, lanes, 1, True))
+        images_per_second(failing, Batches(1, lanes, 1))
 
 
 def test_an_encoder_without_preprocessing_is_refused():

@@ -1,8 +1,10 @@
-"""How many images at once, in how many threads, are fastest for eager torch on this machine."""
+"""How many images at once, in how many threads, are fastest for eager torch on this machine.
+
+Only ``--calibrate`` measures it: a plain run has a fixed rule, ``layout.lay_out``.
+"""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,13 +15,16 @@ import numpy as np
 import torch
 
 from headstrip.embed.engines import compile_encoder
+from headstrip.embed.layout import CPU_BATCH
+from headstrip.embed.layout import cores as usable_cores
 from headstrip.interrupting import interrupts_held
 
 if TYPE_CHECKING:
     from headstrip.embed.engines import Forward
     from headstrip.encoder import Encoder
 
-BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+BATCH_SIZES = (16, 8, 4, 32, 2, 1)
+"""What is tried, that which gains most often first."""
 
 _BETTER = 1.05
 
@@ -27,30 +32,27 @@ _DECODING = 0.003
 """Seconds of a core that a photograph of 500 x 375 pixels takes until it is 224 x 224."""
 
 
-class Layout(NamedTuple):
-    """How the work is laid out.
+class Batches(NamedTuple):
+    """How batches go through the network.
 
     Attributes:
         batch_size: Images of a batch.
         lanes: Batches in the network at once.
         threads: Threads of the processor for each of them.
-        channels_last: Whether the channels are last in memory.
     """
 
     batch_size: int
     lanes: int
     threads: int
-    channels_last: bool
 
 
-def best_batch(encoder: Encoder, *, seconds: float = 3.0, cores: int | None = None) -> Layout:
-    """Find the fastest layout for eager torch in fp32 on the CPU, by a short measurement.
+def best_batch(encoder: Encoder, *, seconds: float = 3.0, cores: int | None = None) -> Batches:
+    """Find the fastest batches for eager torch in fp32 on the CPU, by a short measurement.
 
-    It begins with batches of 4, one thread each, channels last, and tries other sizes, each with a
-    thread for every batch and with all threads for one, and the channels first. What another one
-    gains must be 5 %, and what would not be done in the time that is left is not tried: a network
-    that is slow on this machine has the first. Others that use the processor at the same time make
-    it a guess.
+    It begins with what a plain run has, and tries other sizes, each with a thread for every batch
+    and with all threads for one. What another one gains must be 5 %, and what would not be done in
+    the time that is left is not tried: a network that is slow on this machine has the first. Others
+    that use the processor at the same time make it a guess.
 
     Args:
         encoder: An encoder of images, with a preprocessing, on the CPU.
@@ -58,48 +60,44 @@ def best_batch(encoder: Encoder, *, seconds: float = 3.0, cores: int | None = No
         cores: Threads of the processor to use; None for all that this process may.
 
     Returns:
-        The layout; ``lanes * threads`` is ``cores``.
+        The batches; ``lanes * threads`` is ``cores``.
 
     Raises:
         PreprocessingError: The encoder takes clips, or has no preprocessing.
 
     Example:
         >>> best_batch(encoder)  # doctest: +SKIP
-        Layout(batch_size=4, lanes=2, threads=1, channels_last=True)
+        Batches(batch_size=16, lanes=2, threads=1)
     """
     cores = cores or usable_cores()
-    best, until = Layout(4, cores, 1, True), time.perf_counter() + seconds
+    best, until = Batches(CPU_BATCH, cores, 1), time.perf_counter() + seconds
     if _ROUNDS * best.batch_size * seconds_an_image(encoder) > seconds:
         return best
     rate = images_per_second(encoder, best)
     first, shortest = best, _seconds_each(best, rate)
-    for change in _others(cores):
-        layout = best._replace(**change)  # type: ignore[arg-type]
-        images = _ROUNDS * layout.batch_size * layout.lanes
-        if layout in (first, best) or time.perf_counter() + images / rate > until:
+    for other in _others(cores):
+        images = _ROUNDS * other.batch_size * other.lanes
+        if other == first or time.perf_counter() + images / rate > until:
             continue
-        found = images_per_second(encoder, layout)
-        if _BETTER * _seconds_each(layout, found) < shortest:
-            best, rate, shortest = layout, found, _seconds_each(layout, found)
+        found = images_per_second(encoder, other)
+        if _BETTER * _seconds_each(other, found) < shortest:
+            best, rate, shortest = other, found, _seconds_each(other, found)
     return best
 
 
-def _seconds_each(layout: Layout, rate: float) -> float:
+def _seconds_each(batches: Batches, rate: float) -> float:
     """Return what an image takes in a run, whose decoders take a core from the network at times.
 
     Threads that share a batch all wait for the one whose core is taken.
     """
-    return 1 / rate + _DECODING / layout.lanes
+    return 1 / rate + _DECODING / batches.lanes
 
 
-def images_per_second(encoder: Encoder, layout: Layout) -> float:
-    """Run a layout over blank images, two batches a lane after a first one."""
-    forward = compile_encoder(
-        encoder, batch_size=layout.batch_size, threads=layout.threads,
-        channels_last=layout.channels_last,
-    )  # fmt: skip
-    images = (_ROUNDS - 1) * layout.batch_size * layout.lanes
-    return images / _seconds(forward, layout)
+def images_per_second(encoder: Encoder, batches: Batches) -> float:
+    """Run blank images, two batches a lane after a first one."""
+    forward = compile_encoder(encoder, batch_size=batches.batch_size, threads=batches.threads)
+    images = (_ROUNDS - 1) * batches.batch_size * batches.lanes
+    return images / _seconds(forward, batches)
 
 
 def seconds_an_image(encoder: Encoder) -> float:
@@ -113,34 +111,25 @@ def seconds_an_image(encoder: Encoder) -> float:
     return time.perf_counter() - started
 
 
-def usable_cores() -> int:
-    """Return how many of the machine's cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 _ROUNDS = 3
 
 
-def _others(cores: int) -> Iterator[dict[str, int | bool]]:
-    """Yield what is tried, that which gains most often first."""
+def _others(cores: int) -> Iterator[Batches]:
     # Threads that share a batch wait for each other, and read the parameters once.
     threads = [count for count in (cores, 1, 2) if cores % count == 0]
-    for size in (4, 8, 16, 2, 1, 32):
+    for size in BATCH_SIZES:
         for count in dict.fromkeys(threads):
-            yield {"batch_size": size, "lanes": cores // count, "threads": count}
-    yield {"channels_last": False}
+            yield Batches(size, cores // count, count)
 
 
-def _seconds(forward: Forward, layout: Layout) -> float:
+def _seconds(forward: Forward, batches: Batches) -> float:
     """Return how long all lanes take for their batches after the first."""
     pixels = np.zeros(forward.pixels_shape, np.uint8)
     started: list[float] = []
-    begun = threading.Barrier(layout.lanes, lambda: started.append(time.perf_counter()))
+    begun = threading.Barrier(batches.lanes, lambda: started.append(time.perf_counter()))
 
     def lane() -> None:
-        torch.set_num_threads(layout.threads)
+        torch.set_num_threads(batches.threads)
         try:
             forward(pixels)
         except BaseException:
@@ -153,10 +142,10 @@ def _seconds(forward: Forward, layout: Layout) -> float:
     before = torch.get_num_threads()
     try:
         # All lanes, or they wait for each other for ever.
-        with ThreadPoolExecutor(layout.lanes) as pool:
+        with ThreadPoolExecutor(batches.lanes) as pool:
             try:
                 with interrupts_held():
-                    lanes = [pool.submit(lane) for _ in range(layout.lanes)]
+                    lanes = [pool.submit(lane) for _ in range(batches.lanes)]
             except RuntimeError:
                 begun.abort()
                 raise

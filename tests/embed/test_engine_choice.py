@@ -1,0 +1,129 @@
+"""What is measured because it was asked for, and what a plain run does instead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstrip.embed import engine_choice
+from headstrip.embed.batch_tuning import Batches
+from headstrip.embed.calibrate import LEFT_OUT, Measured, calibrate, is_worth
+from headstrip.embed.plan import Settings
+from headstrip.embed.profile import measure_engines
+from headstrip.embed.run import Options, embed_source
+from headstrip.embed.sources import source_of
+from headstrip.encoder import Encoder
+
+Save = Callable[..., Path]
+
+FAST = Measured("torch", "bf16", 40.0, 0.9999, 0.9999, 0.1)
+EAGER = Measured("torch", "fp32", 20.0, 1.0, 1.0, 0.1)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def photos(save: Save) -> Path:
+    return save("a.png", 1).parent
+
+
+def run(encoder: Encoder, photos: Path, out: Path, **asked: Any) -> tuple[Settings, list[str]]:
+    said: list[str] = []
+    options = Options(workers=0, overwrite=True)
+    report = embed_source(
+        encoder, photos, out, settings=Settings(**asked), options=options, say=said.append
+    )
+    return report.settings, said
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str, answer: Any) -> list[int]:
+    """Have a measurement give an answer, and count how often it is made."""
+    calls: list[int] = []
+
+    def measure(*_: Any, **__: Any) -> Any:
+        calls.append(1)
+        return answer
+
+    monkeypatch.setattr(engine_choice, name, measure)
+    return calls
+
+
+def test_auto_measures_and_a_run_that_goes_on_keeps_what_it_chose(
+    encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch, "measured", [EAGER, FAST])
+    first, said = run(encoder, photos, tmp_path / "1.parquet", precision="auto")
+    assert (first.precision, len(calls)) == ("bf16", 1)
+    assert "within the tolerance: 40.0 images/s" in said[0]
+    settings = Settings(precision="auto")
+    report = embed_source(encoder, photos, tmp_path / "1.parquet", settings=settings)
+    assert (report.settings.precision, len(calls)) == ("bf16", 1)
+    run(encoder, photos, tmp_path / "2.parquet", precision="auto")
+    assert len(calls) == 2
+
+
+def test_a_plain_run_measures_nothing_and_keeps_nothing_for_the_next(
+    encoder: Encoder, save: Save, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(120):
+        folder = save(f"{number}.png", number).parent
+    calls = counted(monkeypatch, "measured", []) + counted(monkeypatch, "best_batch", None)
+    outs = [tmp_path / "1" / "out.parquet", tmp_path / "2" / "out.parquet"]
+    for out in outs:
+        out.parent.mkdir()
+        settings, said = run(encoder, folder, out)
+        assert (settings.batch_size, settings.threads, said) == (16, 1, [])
+    assert not calls
+    assert not (cache / "measured").exists()
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+def test_what_calibrate_finds_is_printed_and_changes_no_run_after_it(
+    encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted(monkeypatch, "best_batch", Batches(2, 1, 3))
+    used, _ = measure_engines(encoder, source_of(photos), Settings(engine="torch"))
+    assert (used.batch_size, used.threads) == (2, 3)
+    settings, _ = run(encoder, photos, tmp_path / "1.parquet")
+    assert (settings.batch_size, settings.threads) == (16, 1)
+    used, _ = measure_engines(encoder, source_of(photos), Settings(engine="torch", batch_size=5))
+    assert (used.batch_size, used.threads) == (5, None)
+
+
+def test_an_engine_that_takes_longer_than_it_saves_is_left_out_and_a_slow_one_soon_given_up(
+    encoder: Encoder,
+) -> None:
+    batches = [np.zeros((2, *encoder.input_shape[1:], 3), np.uint8)] * 3
+    torch, compiled = calibrate(encoder, batches, ["torch", "compile"], ["fp32"], images=10)
+    assert torch.unavailable is None
+    assert compiled.unavailable == LEFT_OUT
+    assert not is_worth(1000, 10.0)
+    assert is_worth(10_000, 10.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_that_is_freed_can_be_kept() -> None:
+    code = (
+        "import numpy as np, resource\n"
+        "from headstrip.embed.allocating import keep_freed_memory\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(20):\n"
+        "        np.ones(1 << 24, np.uint8)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "first = faults()\n"
+        "if keep_freed_memory():\n"
+        "    assert keep_freed_memory()\n"
+        "    assert faults() < first / 2, first\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
