@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -11,22 +11,25 @@ from typing import Any
 from torch import Tensor
 
 from headstrip.errors import WeightsError
-from headstrip.state_dicts import is_extra
+from headstrip.state_dicts import WRAPPERS, is_extra
 
 _DEPTH = 8
-_NAMES = frozenset({
-    "state_dict", "model_state_dict", "model", "net", "network", "module", "ema", "model_ema",
-    "state_dict_ema", "ema_state_dict", "ema_model", "model_state_dict_ema",
-})  # fmt: skip
-"""Entries under which programs keep the weights of the network, or an average of them."""
 
-_OPTIMIZER = re.compile(
-    r"(^|[_.-])opt(im|ims|imizer|imizers)?([_.-]|$)|momentum|velocity|exp_avg|gradients?\b|\bgrads?\b"
+_OPTIMIZER = re.compile(r"(^|[_.-])opt(im|ims|imizer|imizers)?([_.-]|$)")
+_SLOT = re.compile(
+    r"(max_)?exp_avg(_sq)?s?|exp_inf|momentum(_buffers?)?|velocity|square_avg|grad_avg|acc_delta|"
+    r"(grad(ient)?s?)(_buffers?)?"
 )
 """Entries of an optimizer, which may name its tensors as the network's are named."""
 
+_NETWORK = re.compile(r"model|net|encoder|teacher|student|best|ema|swa|average|weights")
+"""Of these, "opt_model" and the like are none."""
+
 _LEAST = 4
 """How many times larger the largest of two alternatives may be."""
+
+_FEWEST = 3
+"""Tensors whose shapes and order tell a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,12 @@ class _Found:
     Attributes:
         keys: The keys that lead to it, outermost first.
         tensors: Its tensors by name.
+        has_names: Whether it states the names; else they are its places in a list.
     """
 
     keys: tuple[Any, ...]
     tensors: dict[str, Tensor]
+    has_names: bool = True
 
     @property
     def place(self) -> str:
@@ -49,7 +54,7 @@ class _Found:
     @property
     def is_named(self) -> bool:
         """Whether it is an entry for the weights of the network by its name."""
-        return bool(self.keys) and self.keys[-1] in _NAMES
+        return bool(self.keys) and self.keys[-1] in WRAPPERS
 
     def shapes_by_end(self) -> set[tuple[str, tuple[int, ...]]]:
         """Return each name, and all that is left of it without parts at its start, with its shape.
@@ -78,8 +83,9 @@ def refuse_several(loaded: object, path: object) -> None:
     """Refuse a checkpoint with more than one state dict that may be the weights of the network.
 
     Two are alternatives where both stand under names for the weights (``state_dict``, ``model``,
-    ``ema`` ...), or where half of their tensors have the same names and shapes. The state of an
-    optimizer is none, and two keys for the very same tensors are one state dict.
+    ``ema`` ...), where half of their tensors have the same names and shapes, or where they have the
+    same shapes in the same order, whatever their names: averages are kept as lists too. The state
+    of an optimizer is none, and two keys for the very same tensors are one state dict.
 
     Args:
         loaded: The object as read.
@@ -107,9 +113,7 @@ def refuse_several(loaded: object, path: object) -> None:
 
 def _state_dicts(loaded: object) -> Iterator[_Found]:
     """Yield the state dicts in what a file holds, outermost first."""
-    level: list[tuple[tuple[Any, ...], Mapping[Any, Any]]] = []
-    if isinstance(loaded, Mapping):
-        level.append(((), loaded))
+    level = _holders((), loaded)
     seen: set[int] = set()
     for _ in range(_DEPTH):
         deeper = []
@@ -118,34 +122,44 @@ def _state_dicts(loaded: object) -> Iterator[_Found]:
             if id(holder) in seen:
                 continue
             seen.add(id(holder))
-            tensors = {
-                key: value
-                for key, value in holder.items()
-                if isinstance(key, str) and isinstance(value, Tensor) and not is_extra(key)
-            }
-            others = sum(not is_extra(key) for key in holder) - len(tensors)
+            entries = {key: value for key, value in _entries(holder) if not is_extra(key)}
+            tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
+            others = len(entries) - len(tensors)
             # A checkpoint may hold a tensor or two beside its entries.
             if tensors and (len(tensors) >= others if keys else not others):
-                yield _Found(keys, tensors)
-            for key, value in holder.items():
-                if not is_extra(key) and not _is_of_an_optimizer(key):
-                    deeper += _mappings((*keys, key), value)
+                has_names = all(isinstance(key, str) for key in tensors)
+                named = {str(key): value for key, value in tensors.items()}
+                yield _Found(keys, named, has_names)
+            for key, value in entries.items():
+                if not _is_of_an_optimizer(key):
+                    deeper += _holders((*keys, key), value)
         level = deeper
 
 
-def _mappings(
-    keys: tuple[Any, ...], value: object
-) -> list[tuple[tuple[Any, ...], Mapping[Any, Any]]]:
-    """Return a mapping with the keys that lead to it, or those in a list, with their places."""
-    if isinstance(value, Mapping):
-        return [(keys, value)]
-    if not isinstance(value, (list, tuple)):
-        return []
-    return [((*keys, at), one) for at, one in enumerate(value) if isinstance(one, Mapping)]
+def _holders(keys: tuple[Any, ...], value: object) -> list[tuple[tuple[Any, ...], Any]]:
+    """Return what may hold tensors, with the keys that lead to it, or nothing."""
+    return [(keys, value)] if isinstance(value, (Mapping, list, tuple)) else []
+
+
+def _entries(holder: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the entries of a mapping, the pairs in a list of pairs, or a list with its places."""
+    if isinstance(holder, Mapping):
+        return holder.items()
+    if holder and all(isinstance(one, (list, tuple)) and _is_pair(one) for one in holder):
+        return ((name, tensor) for name, tensor in holder)
+    return enumerate(holder)
+
+
+def _is_pair(one: Sequence[Any]) -> bool:
+    return len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], Tensor)
 
 
 def _is_of_an_optimizer(key: object) -> bool:
-    return isinstance(key, str) and _OPTIMIZER.search(key.lower()) is not None
+    if not isinstance(key, str):
+        return False
+    name = key.lower()
+    is_optimizer = _OPTIMIZER.search(name) is not None and _NETWORK.search(name) is None
+    return is_optimizer or _SLOT.fullmatch(name) is not None
 
 
 def _compete(one: _Found, other: _Found) -> bool:
@@ -155,9 +169,21 @@ def _compete(one: _Found, other: _Found) -> bool:
         return False
     if one.is_named and other.is_named:
         return True
+    if 2 * less > more and _has_shapes_of(one, other):
+        return True
     return any(
         2 * len(first.shapes().items() & second.shapes_by_end()) > less
         for first, second in ((one, other), (other, one))
+    )
+
+
+def _has_shapes_of(one: _Found, other: _Found) -> bool:
+    """Whether the shapes of the smaller are among those of the larger, in its order."""
+    less, more = sorted((one, other), key=lambda found: len(found.tensors))
+    rest = iter(more.tensors.values())
+    return len(less.tensors) >= _FEWEST and all(
+        any(tensor.shape == candidate.shape for candidate in rest)
+        for tensor in less.tensors.values()
     )
 
 
@@ -165,14 +191,19 @@ def _without_aliases(found: list[_Found]) -> list[_Found]:
     """Leave out state dicts that hold the very tensors of one before them."""
     different: list[_Found] = []
     for one in found:
-        if not any(_is_same(one.tensors, other.tensors) for other in different):
+        if not any(_is_same(one, other) for other in different):
             different.append(one)
     return different
 
 
-def _is_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        tensor is other[name] or _is_view_of(tensor, other[name]) for name, tensor in one.items()
+def _is_same(one: _Found, other: _Found) -> bool:
+    if one.has_names and other.has_names and one.tensors.keys() != other.tensors.keys():
+        return False
+    is_by_name = one.tensors.keys() == other.tensors.keys()
+    others = [other.tensors[name] for name in one.tensors] if is_by_name else other.tensors.values()
+    return len(one.tensors) == len(other.tensors) and all(
+        tensor is another or _is_view_of(tensor, another)
+        for tensor, another in zip(one.tensors.values(), others, strict=True)
     )
 
 

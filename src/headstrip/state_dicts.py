@@ -18,7 +18,11 @@ COUNTER = "num_batches_tracked"
 
 # What torch calls that which a module keeps besides its tensors.
 _EXTRA = "_extra_state"
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model", "net", "network", "module", "state_dict_ema",
+    "model_ema", "ema", "ema_state_dict", "ema_model", "model_state_dict_ema",
+)  # fmt: skip
+"""Entries under which programs keep the weights of the network, or an average of them."""
 _DEPTH = 3
 
 
@@ -28,8 +32,7 @@ def plain_state_dict(loaded: object) -> dict[str, Tensor]:
     What modules keep in it besides their tensors is left out: see ``extra_states``.
 
     Args:
-        loaded: The object as read: a state dict, or a dict with one under ``state_dict``,
-            ``model_state_dict``, ``model``, ``net`` or ``network``.
+        loaded: The object as read: a state dict, or a dict with one under a name in ``WRAPPERS``.
 
     Raises:
         WeightsError: There is no mapping of names to tensors in it.
@@ -71,9 +74,9 @@ def _is_named_tensor(item: tuple[Any, Any]) -> bool:
 def _unwrapped(loaded: object) -> Any:
     state: Any = loaded
     # One step for each at most: a damaged checkpoint may hold itself.
-    for _ in _WRAPPERS:
+    for _ in WRAPPERS:
         if isinstance(state, Mapping):
-            inner = (state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping))
+            inner = (state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping))
             state = next(inner, state)
     return state
 

@@ -42,16 +42,29 @@ def test_every_format_fills_the_encoder(save: Save, tmp_path: Path, shufflenet: 
     assert encoder.weights_sha256 == sha256_of(path)
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "net", "network"])
+@pytest.mark.parametrize(
+    "wrapper", ["state_dict", "model_state_dict", "model", "net", "network", "module", "ema"]
+)
 def test_a_checkpoint_fills_the_encoder(tmp_path: Path, shufflenet: State, wrapper: str) -> None:
     path = save_zip({wrapper: shufflenet, "epoch": 90}, tmp_path / "own")
     assert holds(build_encoder(NAME, weights=path), shufflenet)
 
 
+@pytest.mark.parametrize("wrapper", ["net", "module", "ema", "model_ema", "state_dict_ema"])
+def test_all_sources_look_for_the_weights_under_the_same_names(
+    tmp_path: Path, wrapper: str
+) -> None:
+    pytest.importorskip("headstrip_timm")
+    for name in ("torchvision:resnet18", "timm:resnet18"):
+        state = {**build_encoder(name, weights=None).backbone.state_dict()}
+        path = save_zip({wrapper: state}, tmp_path / "x")
+        assert holds(build_encoder(name, weights=path), state)
+
+
 @pytest.mark.parametrize(
     ("wrap", "place"),
     [
-        (lambda state: {"ema": state, "epoch": 3}, "content['ema']"),
+        (lambda state: {"teacher": state, "epoch": 3}, "content['teacher']"),
         (lambda state: {"a": {"b": state}}, "content['a']['b']"),
         (lambda state: {"teacher": state, "student": state}, "content['teacher'] and content["),
     ],

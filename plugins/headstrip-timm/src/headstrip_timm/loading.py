@@ -96,8 +96,9 @@ def _unwrapped(loaded: object) -> dict[str, Tensor]:
     if isinstance(state, Mapping):
         inner = (state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping))
         state = next(inner, state)
-    if not isinstance(state, Mapping) or not state or not all(isinstance(k, str) for k in state):
-        # It says what is wrong with it.
+    has_tensors = isinstance(state, Mapping) and any(isinstance(v, Tensor) for v in state.values())
+    if not has_tensors or not all(isinstance(k, str) for k in state):
+        # Other programs have other wrappers; without any, it says what is wrong with the file.
         state = plain_state_dict(loaded)
     return dict(without_prefixes(dict(state)))
 
