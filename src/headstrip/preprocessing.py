@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from headstrip.errors import PreprocessingError
@@ -264,8 +264,16 @@ class Preprocessing:
         try:
             return cls(**data)
         except TypeError as error:
+            named = data if isinstance(data, Mapping) else {}
+            needed = [field.name for field in fields(cls) if field.default is MISSING]
+            if missing := [name for name in needed if name not in named]:
+                problem = f"it has no {', '.join(missing)}"
+            elif unknown := sorted(map(str, {*named} - {field.name for field in fields(cls)})):
+                problem = f"it has an unknown {', '.join(unknown)}"
+            else:
+                problem = str(error)
             raise PreprocessingError(
-                f"{data!r} does not describe a preprocessing ({error}). "
+                f"{data!r} does not describe a preprocessing: {problem}. "
                 f"It needs {', '.join(field.name for field in fields(cls))}."
             ) from error
 

@@ -228,7 +228,7 @@ def _problems(path: Path) -> Iterator[None]:
     except ArrayProblem:
         raise
     except (OSError, pa.ArrowException, ValueError, EOFError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200].rstrip(".")
         raise HeadstripError(
             f"{str(path)!r} cannot be read as a file of embeddings ({reason}). {_REMEDY}"
         ) from error
