@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ from headstrip.state_dicts import (
 from headstrip.surgery import Stripped
 from headstrip.weights.locating import locate
 from headstrip.weights.reading import Reading, WeightsFile, read_weights
+
+_LOGGER = logging.getLogger("headstrip.factory")
 
 Mechanism = Literal["hollow", "ordinary"]
 
@@ -110,11 +113,22 @@ class Builder:
             stripped = self._filled(options, hollow=True)
         except WeightsError:
             raise
+        except _NotHollowError as reason:
+            self._log_ordinary(str(reason))
+            return None
         # Whatever it is that a network does with tensors that have no values.
-        except Exception:
+        except Exception as error:
+            self._log_ordinary(f"its constructor needs values ({type(error).__name__})")
+            _LOGGER.debug("What it raised:", exc_info=True)
             return None
         parts = (stripped.backbone, stripped.head)
-        return None if any(part is not None and is_hollow(part) for part in parts) else stripped
+        if any(part is not None and is_hollow(part) for part in parts):
+            self._log_ordinary("some of its tensors are in no weights file")
+            return None
+        return stripped
+
+    def _log_ordinary(self, reason: str) -> None:
+        _LOGGER.info("%s is initialised before its weights are loaded: %s", self.about, reason)
 
     @property
     def _loads_itself(self) -> bool:
@@ -137,6 +151,10 @@ class Builder:
             # Of published files a plugin knows which state dict they are for.
             if path is not None or not self.owner.implements("adapt_state_dict"):
                 refuse_several(self.read[0].content, self.read[0].path)
+            _LOGGER.info(
+                "%s has its weights from %s, %s", self.about, self.read[0].path,
+                "mapped" if self.read[0].guards else "read into memory",
+            )  # fmt: skip
         return self.read[0]
 
     @property
@@ -162,7 +180,7 @@ class Builder:
         replaced = Replaced() if hollow else None
         model = self._model(options, replaced)
         if hollow and keeps_more(model):
-            raise _NotHollowError
+            raise _NotHollowError("its modules keep more than tensors in a state dict")
         limit = limit_of(model)
         file = self._file(limit)
         if (stated := self.stated) is not None:
@@ -173,7 +191,7 @@ class Builder:
         refuse_larger(file.path, state, limit)
         found = self._plan(file, model, state, options, hollow=hollow)
         if hollow and found.by_torch:
-            raise _NotHollowError
+            raise _NotHollowError("it changes the names in a state dict while it is loaded")
         if found.classes is not None:
             replaced = Replaced() if hollow else None
             model = self._model({**options, "num_classes": found.classes}, replaced)
@@ -224,7 +242,7 @@ class Builder:
     ) -> None:
         """Make the file's tensors the network's own."""
         if share_memory(model):
-            raise _NotHollowError
+            raise _NotHollowError("some of its parameters share memory")
         own_way = has_a_say(model)
         given = assign(
             model, state, file.content, headless=headless, device=self.wish.device,
@@ -233,9 +251,9 @@ class Builder:
         if own_way and not is_as_given(model, given):
             # What it did may have been done to the file's tensors themselves.
             self.read.clear()
-            raise _NotHollowError
+            raise _NotHollowError("it changes its tensors while they are loaded")
         if replaced.is_held(model):
-            raise _NotHollowError
+            raise _NotHollowError("something besides its modules holds its parameters")
 
     def _load(
         self, model: nn.Module, state: Mapping[str, Any], file: WeightsFile, *, headless: bool

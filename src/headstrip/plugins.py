@@ -7,6 +7,7 @@ it is not a sandbox: a plugin's code runs with all rights of the process.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from headstrip.metadata_folders import without_damage
 from headstrip.returns import REQUIRED, check_return
 from headstrip.spec import is_source
 from headstrip.system_errors import explain_exhaustion
+
+_LOGGER = logging.getLogger("headstrip.plugins")
 
 Status = Literal["found", "loaded", "blocked", "failed", "damaged"]
 
@@ -113,6 +116,7 @@ class Plugin:
                 raise PluginError(self._unusable()) from error
             self.seconds = time.perf_counter() - started
             self.status = "loaded"
+            _LOGGER.debug("loaded the plugin %s in %.2f s", self.label, self.seconds)
             return
         raise PluginError(self._unusable())
 

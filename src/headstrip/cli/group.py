@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from importlib import import_module
 from typing import Any
@@ -79,13 +80,24 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="headstrip")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    help="Print what headstrip decides and why; -vv prints details too.",
+)
+@click.option(
     "--no-plugin",
     multiple=True,
     metavar="NAME",
     help="Do without a plugin; '*' is all but the built-in ones. May be given more than once.",
 )
-def main(debug: bool, no_plugin: tuple[str, ...]) -> None:
+@click.pass_context
+def main(context: click.Context, debug: bool, verbose: int, no_plugin: tuple[str, ...]) -> None:
     """Pretrained vision models as encoders: head off, pooling kept, width known.
 
     Exit codes: 0 done, 1 some work failed and was reported, 2 the command was not understood.
     """
+    if verbose or os.environ.get("HEADSTRIP_LOG"):
+        from headstrip.cli.logs import logs_printed
+
+        context.with_resource(logs_printed(verbose))

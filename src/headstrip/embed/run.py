@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ __all__ = ["Compute", "EmbedReport", "Options", "Progress", "Run", "compute_here
 Progress = Callable[[int, int], None]
 Said = Callable[[str], None]
 Compute = Callable[["Run", Sequence[int], Told], tuple[Stages, int]]
+
+_LOGGER = logging.getLogger("headstrip.embed")
 
 _DAMAGES = 3
 """Times that a shard may be damaged on the disk before the run ends."""
@@ -176,6 +179,11 @@ class Run:
         if parts.plan is None:
             parts.begin(self.plan, anew=options.overwrite)
         self.shards = self._open_shards()
+        _LOGGER.info(
+            "embedding with %s; %d batches in the network at once, %d processes that decode",
+            ", ".join(f"{name}={value}" for name, value in asdict(self.layout.settings).items()),
+            self.layout.lanes, self.layout.workers,
+        )  # fmt: skip
 
     def finish(self, progress: Progress, compute: Compute) -> EmbedReport:
         """Compute what is missing, and write the file."""
@@ -223,6 +231,10 @@ class Run:
         if self.options.max_errors is not None:
             self._bad = self._bad_before(todo)
         done = total - sum(stop - start for start, stop in map(self.shards.bounds, todo))
+        _LOGGER.info(
+            "%d of %d images are done; %d of %d shards are to do",
+            done, total, len(todo), len(self.shards),
+        )  # fmt: skip
         progress(done, total)
 
         def told(rows: int) -> None:

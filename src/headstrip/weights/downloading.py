@@ -7,6 +7,7 @@ final name is whole. Nothing here imports torch.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import random
 import shutil
@@ -30,6 +31,8 @@ from headstrip.weights.waiting import one_at_a_time
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+_LOGGER = logging.getLogger("headstrip.weights")
 
 _FIRST_WAIT = 0.5
 # A server that wants to be left alone for longer is not waited for.
@@ -144,6 +147,7 @@ class Download:
             raise failures.local_failure(self._url, self._target, self._total, error) from error
 
     def _until_done(self) -> None:
+        _LOGGER.info("downloading %s to %s", self._address, self._target)
         self._partial = Partial.adopt(self._target)
         if not self._expected:
             # Nobody would notice what a loss of power left in place of its last bytes.
@@ -172,6 +176,7 @@ class Download:
                 wait = max(min(wait, _LONGEST_WAIT), error.wait or 0)
                 if hopeless or failed > self._retries or wait > _LONGEST_WAIT:
                     raise
+                _LOGGER.info("trying again in %.1f s: %s", wait, error)
                 time.sleep(wait)
 
     def _attempt(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from headstrip.errors import WeightsError
@@ -11,6 +12,8 @@ from headstrip.spec import WeightsEntry
 from headstrip.weights.caches import Caches
 from headstrip.weights.downloading import download
 from headstrip.weights.folders import file_in_package, file_of_location
+
+_LOGGER = logging.getLogger("headstrip.weights")
 
 
 def locate(entry: WeightsEntry, about: str, *, offline: bool = False) -> Path:
@@ -39,6 +42,7 @@ def locate(entry: WeightsEntry, about: str, *, offline: bool = False) -> Path:
         try:
             return _locate_one(location, entry.sha256, offline)
         except WeightsError as error:
+            _LOGGER.info("%s cannot be used: %s", location, error)
             failures.append(str(error))
     reasons = " ".join(failures) or "No location is known."
     raise WeightsError(f"The weights {entry.tag!r} of {about} could not be had. {reasons}")
