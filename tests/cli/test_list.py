@@ -85,8 +85,8 @@ def test_a_value_that_cannot_be_read_is_a_usage_error(
     [
         (["resnet"], "No backbone matches 'resnet'; '*resnet*' matches "),
         (["nobody*"], "No backbone matches 'nobody*'; `headstrip list` prints all names."),
-        (["--dim", "7"], "No backbone is as the option wants it."),
-        (["vit*", "--dim", "7"], "No backbone is as all the options together want it."),
+        (["--dim", "7"], "No backbone matches the option."),
+        (["vit*", "--dim", "7"], "No backbone matches all the options together."),
     ],
 )
 def test_nothing_found_is_told_on_stderr(run: Run, arguments: list[str], told: str) -> None:
@@ -177,5 +177,5 @@ def test_a_plugin_without_a_catalog_is_told_so(run: Run, site: Path) -> None:
 
 
 def test_one_option_alone_is_not_called_several(run: Run) -> None:
-    assert "as the option wants it" in run("list", "--license", "nothing").stderr
+    assert "matches the option" in run("list", "--license", "nothing").stderr
     assert "all the options together" in run("list", "vit*", "--license", "nothing").stderr
