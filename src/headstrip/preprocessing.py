@@ -21,6 +21,8 @@ _BACKGROUNDS = ("white", "black", "keep")
 _NAMED = {"#ffffff": "white", "#000000": "black"}
 _COLOUR = re.compile("#[0-9a-fA-F]{6}")
 _RANGES = ("auto", "dtype")
+_LARGEST, _SMALLEST = 3.4e38, 1.2e-38
+"""The largest and the smallest normal number of 32-bit floating point, to two digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,15 +327,32 @@ def parse_background(background: object) -> str:
     return _NAMED.get(colour, colour)
 
 
+def is_usable_range(low: float, high: float) -> bool:
+    """Whether 32-bit pixels can be scaled from one number to another, without overflow.
+
+    Example:
+        >>> is_usable_range(0, 4095), is_usable_range(0, 1e308), is_usable_range(0, 1e-320)
+        (True, False, False)
+    """
+    return -_LARGEST <= low <= _LARGEST and low < high <= _LARGEST and high - low >= _SMALLEST
+
+
 def _check_value_range(value_range: object, shown: str | None = None) -> None:
     if value_range in _RANGES:
         return
+    shown = repr(value_range if shown is None else shown)
     is_range = isinstance(value_range, tuple) and len(value_range) == 2
     if not is_range or not _are_numbers(value_range) or value_range[0] >= value_range[1]:  # type: ignore[index]
         raise PreprocessingError(
-            f"value_range={value_range if shown is None else shown!r} is not a range of values. "
+            f"value_range={shown} is not a range of values. "
             "Pass 'auto', 'dtype', or two finite numbers, the lower one first, such as (0, 4095) "
             "(--value-range 0,4095)."
+        )
+    if not is_usable_range(*value_range):  # type: ignore[misc]
+        raise PreprocessingError(
+            f"value_range={shown} is not a range of values that 32-bit pixels can have. Pass two "
+            f"numbers from -{_LARGEST:.1e} to {_LARGEST:.1e} that are at least {_SMALLEST:.1e} "
+            "apart, such as (0, 4095) (--value-range 0,4095)."
         )
 
 
@@ -354,7 +373,7 @@ def _is_pixel(values: object, channels: int) -> bool:
 
 def _are_numbers(values: object) -> bool:
     return isinstance(values, tuple) and bool(values) and all(
-        isinstance(value, (int, float)) and math.isfinite(value) for value in values
+        isinstance(value, (int, float)) and -math.inf < value < math.inf for value in values
     )  # fmt: skip
 
 

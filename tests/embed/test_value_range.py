@@ -85,7 +85,9 @@ WHOLE: dict[str, Callable[[], bytes]] = {
 def test_a_picture_in_more_bits_gives_the_pixels_that_it_has_in_eight(kind: str) -> None:
     data = WHOLE[kind]()
     expected = three(COLOUR if "colour" in kind or "PPM" in kind else GREY)
-    assert np.abs(seen(data).astype(int) - expected).max() <= (1 if "10" in kind else 0)
+    assert np.abs(seen(data).astype(int) - expected).max() <= (
+        1 if "10" in kind or "states 7" in kind else 0
+    )
     assert np.array_equal(seen(Image.open(io.BytesIO(data))), seen(data))
 
 
@@ -193,6 +195,30 @@ def test_the_choice_is_read_as_it_is_written() -> None:
             parse_value_range(text)
     with pytest.raises(PreprocessingError, match="is not a range of values"):
         replace(STEPS, value_range=(1, "2"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-1e308, 1e308), (0, 1e39), (-1e200, 0), (1e-320, 2e-320), (0, 1e-300), (0, 10**400)],
+)
+def test_a_range_that_no_pixels_have_is_refused_wherever_it_enters(low: float, high: float) -> None:
+    data = replace(STEPS, value_range=(0, 1)).to_json() | {"value_range": [low, high]}
+    for make in (
+        lambda: replace(STEPS, value_range=(low, high)),
+        lambda: Preprocessing.from_json(data),
+        lambda: parse_value_range(f"{low},{high}"),
+    ):
+        with pytest.raises(PreprocessingError, match="is not a range of values"):
+            make()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bounds", [(-3e38, 3e38), (0, 2e-38), (-2e-38, 0), (1e30, 3e30)])
+def test_the_widest_and_the_narrowest_range_scale_their_ends(bounds: tuple[float, float]) -> None:
+    values = np.array([[*bounds, sum(bounds) / 2]], np.float32)
+    found = seen(Image.fromarray(values), value_range=bounds)[0, :, 0].tolist()
+    assert found[:2] == [0, 255]
+    assert found[2] in {127, 128}
 
 
 def test_a_range_is_recorded_and_the_usual_one_changes_no_identity() -> None:
