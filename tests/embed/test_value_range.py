@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.embed.conftest import tiny_encoder
-from tests.embed.deep_images import png, ppm, tiff
+from tests.embed.deep_images import PACKED, png, ppm, tiff
 
 from headstrip import HeadstripError, ImageError, Preprocessing, PreprocessingError
 from headstrip.embed.images import load_image, to_picture
@@ -134,6 +134,38 @@ def test_colour_whose_lower_bits_pillow_has_dropped_is_never_nearly_black(kind: 
     assert "Pass the path or the bytes" in refusal(image, value_range=(0, 4095))
 
 
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "strips": {"rows": 2}, "strips of one row": {"rows": 1}, "tiles": {"tile": 16},
+    "small tiles": {"tile": 16, "repeat": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("predictor", [False, True], ids=["", "predictor"])
+@pytest.mark.parametrize("compression", PACKED)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("alpha", [False, True], ids=["RGB", "RGBA"])
+def test_a_range_is_used_however_a_colour_tiff_stores_its_pixels(
+    layout: str, compression: str, predictor: bool, order: str, alpha: bool
+) -> None:
+    options = dict(LAYOUTS[layout])
+    colour = np.tile(COLOUR, (options.get("repeat", 1),) * 2 + (1,))
+    options.pop("repeat", None)
+    values = deepened(colour, 12)
+    if alpha:
+        opaque = np.full((*values.shape[:2], 1), 65535, np.uint16)
+        values = np.concatenate([values, opaque], axis=-1)
+    options |= {"compression": compression, "order": order, "photometric": 2}
+    options |= {"predictor": predictor and compression != "none"}
+    bare = tiff(values, **options)
+    assert "use too little" in refusal(bare)
+    for image in (bare, Image.open(io.BytesIO(bare))):
+        assert np.array_equal(seen(image, value_range=(0, 4095)), colour)
+    stating = tiff(values, tags=[(280, "H", [0]), (281, "H", [4095])], **options)
+    for image in (stating, Image.open(io.BytesIO(stating))):
+        assert np.array_equal(seen(image), colour)
+
+
 def test_dtype_takes_the_whole_range_of_the_type_unasked() -> None:
     dark = seen(tiff(deepened(GREY, 12), photometric=1), value_range="dtype")
     assert np.array_equal(dark, three(np.round(deepened(GREY, 12) / 257).astype(np.uint8)))
@@ -219,6 +251,15 @@ def test_the_widest_and_the_narrowest_range_scale_their_ends(bounds: tuple[float
     found = seen(Image.fromarray(values), value_range=bounds)[0, :, 0].tolist()
     assert found[:2] == [0, 255]
     assert found[2] in {127, 128}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bounds", [(-1e308, 1e308), (0, float("inf")), (0, 1e-310)])
+def test_a_range_that_no_pixels_have_states_nothing(bounds: tuple[float, float]) -> None:
+    tags = [(340, "d", [bounds[0]]), (341, "d", [bounds[1]])]
+    data = tiff((GREY / 255).astype(np.float32), photometric=1, tags=tags)
+    assert "range is not known" in refusal(data)
+    assert np.array_equal(seen(data, value_range=(0, 1)), three(GREY))
 
 
 def test_a_range_is_recorded_and_the_usual_one_changes_no_identity() -> None:

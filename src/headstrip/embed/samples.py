@@ -16,6 +16,7 @@ from PIL import Image
 from headstrip.embed import tiff
 from headstrip.embed.decode import bytes_of, open_bytes, opened_file, upright
 from headstrip.errors import ImageError, PreprocessingError
+from headstrip.preprocessing import is_usable_range
 
 Range = tuple[float, float]
 
@@ -144,28 +145,30 @@ def _scale_of_tiff(image: Image.Image, tags: Any) -> Scale | None:
         and not is_colour
     )
     if image.mode == "F":
-        return Scale("floating point", None, _stated(tags, None), is_inverted)
+        return Scale("floating point", None, _stated(tags, None, 1), is_inverted)
     # Pillow reads 12 bits as they are into 16.
     half = 1 << (bits - 1)
     whole = (-half, half - 1) if form == tiff.SIGNED else (0, 2 * half - 1)
     kind = f"{bits} bits{', signed' if form == tiff.SIGNED else ''}"
-    stated = whole if bits not in {16, 32} else _stated(tags, whole)
+    colours = _COLOURS.get(image.mode, 1)
+    stated = whole if bits not in {8, 16, 32} else _stated(tags, whole, colours)
     return Scale(kind, whole, stated, is_inverted, is_colour)
 
 
-def _stated(tags: Any, whole: Range | None) -> Range | None:
+def _stated(tags: Any, whole: Range | None, colours: int) -> Range | None:
     """Return the range that the tags of a TIFF state, None where it says no more than the type."""
     largest = [tags[tag] for tag in (tiff.SMAX_VALUE, tiff.MAX_VALUE) if tag in tags]
     least = [tags[tag] for tag in (tiff.SMIN_VALUE, tiff.MIN_VALUE) if tag in tags]
     if not largest or (whole is None and not least):
         return None
-    black = _flat(least[0], min) if least else (whole or (0.0, 0.0))[0]
-    white = _flat(largest[0], max)
-    return (black, white) if black < white and (black, white) != whole else None
+    black = _flat(least[0], min, colours) if least else (whole or (0.0, 0.0))[0]
+    white = _flat(largest[0], max, colours)
+    return (black, white) if is_usable_range(black, white) and (black, white) != whole else None
 
 
-def _flat(value: Any, choose: Any) -> float:
-    return float(choose(value) if isinstance(value, tuple) else value)
+def _flat(value: Any, choose: Any, colours: int) -> float:
+    """Choose one number of those that a tag has for each channel; alpha is no colour."""
+    return float(choose(value[:colours]) if isinstance(value, tuple) else value)
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
@@ -256,6 +259,7 @@ def _rawmode(image: Any) -> str:
 def _set_rawmode(image: Any, rawmode: str) -> None:
     """Have Pillow unpack the pixels of an image that is not read yet in another way."""
     image.tile = [
-        (name, box, at, (rawmode, *args[1:]) if isinstance(args, tuple) else rawmode)
-        for name, box, at, args in image.tile
+        # Pillow reads parts of a tile by their names, so that it must stay a named tuple.
+        tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
+        for tile in image.tile
     ]
