@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.embed.conftest import tiny_encoder
-from tests.embed.deep_images import png
+from tests.embed.deep_images import png, shallow_png
 
 from headstrip import HeadstripError, Preprocessing, PreprocessingError
-from headstrip.embed.images import to_picture
+from headstrip.embed.images import load_image, to_picture
 from headstrip.embed.run import embed_source
 
 STEPS = Preprocessing(crop=(8, 8), resize=8, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -85,6 +85,7 @@ def stored(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
 GREY = Image.fromarray(PIXELS[..., 0])
 PALETTE = Image.fromarray(PIXELS).quantize(16)
 DEEP = PIXELS.astype(np.uint16) * 257
+COUNT = np.arange(42).reshape(6, 7)
 HIDDEN: dict[str, Callable[[], bytes]] = {
     "palette, one colour": lambda: stored(PALETTE, transparency=PALETTE.getpixel((0, 0))),
     "palette, alpha for each": lambda: stored(PALETTE, transparency=bytes(
@@ -95,6 +96,10 @@ HIDDEN: dict[str, Callable[[], bytes]] = {
         Image.fromarray(PIXELS), transparency=tuple(map(int, PIXELS[0, 0]))),
     "1 bit": lambda: stored(
         Image.fromarray(np.arange(42).reshape(6, 7) == 0), transparency=1),
+    "2-bit grey, one shade": lambda: shallow_png((COUNT + 2) % 4, 2, (b"tRNS", b"\0\2")),
+    "4-bit grey, one shade": lambda: shallow_png((COUNT + 9) % 16, 4, (b"tRNS", b"\0\x09")),
+    "4-bit grey, one shade with more bits": lambda: shallow_png(
+        (COUNT + 9) % 16, 4, (b"tRNS", b"\xff\xf9")),
     "16-bit grey, one shade": lambda: png(
         DEEP[..., 0], (b"tRNS", struct.pack(">H", DEEP[0, 0, 0]))),
     "16-bit colour, one of them": lambda: png(DEEP, (b"tRNS", struct.pack(">3H", *DEEP[0, 0]))),
@@ -129,6 +134,21 @@ def test_every_way_to_be_transparent_shows_the_background(kind: str, steps: Prep
             assert np.array_equal(found[-1, -1], seen(data, "keep", steps)[-1, -1])
         for image in (lazy, loaded):
             assert np.array_equal(seen(image, "black", steps), seen(data, "black", steps))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_each_grey_of_few_bits_can_be_the_transparent_one(bits: int, tmp_path: Path) -> None:
+    shades = np.arange(1 << bits)[None]
+    path = tmp_path / "a.png"
+    for key in shades[0]:
+        path.write_bytes(shallow_png(shades, bits, (b"tRNS", bytes([0, key]))))
+        expected = np.where(shades == key, 7, shades * (255 // shades.max()))
+        turned = Image.open(path)
+        turned.getexif()[0x0112] = 2
+        turned.load()
+        for image in (path, Image.open(path), load_image(path)):
+            assert np.array_equal(seen(image, "#070707")[..., 0], expected)
+        assert np.array_equal(seen(turned, "#070707")[:, ::-1, 0], expected)
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.sampled_from(sorted(COLOURS)))

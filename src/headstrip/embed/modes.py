@@ -130,15 +130,14 @@ def _alpha(samples: Samples) -> Image.Image | None:
         return image.getchannel(image.mode[-1])
     if image.mode == "P" and image.has_transparency_data:
         return _converted(_without_odd_transparency(image), "RGBA").getchannel("A")
-    key = image.info.get("transparency")
+    key = samples.key
     if key is None or image.mode not in {"1", "L", "RGB", "I"} | _WIDE_GREY:
         return None
     values = np.asarray(image) if samples.deep is None else samples.deep
-    key = tuple(key) if isinstance(key, (tuple, list)) else (key,)
     bands = values.shape[2] if values.ndim == 3 else 1
-    if len(key) != bands or not all(isinstance(part, int) for part in key):
+    if len(key) != bands:
         return None
-    if samples.deep is None and image.mode == "RGB" and max(key) > 255:
+    if samples.deep is None and image.mode == "RGB" and (samples.scale or max(key) > 255):
         # The upper 8 bits are all that there is to compare.
         key = tuple(part >> 8 for part in key)
     if image.mode == "1":

@@ -58,11 +58,14 @@ class Samples:
         scale: What they mean, None where they have 8 bits or fewer.
         deep: uint16 array (height, width, bands) of a colour image of 16 bits, None where the
             upper 8 bits are enough or the lower ones cannot be had any more.
+        key: The transparent colour of an image of grey or RGB, in numbers as ``image`` has them,
+            or ``deep``; None where there is none.
     """
 
     image: Image.Image
     scale: Scale | None = None
     deep: np.ndarray | None = None
+    key: tuple[int, ...] | None = None
 
 
 def samples_of(image: Image.Image, *, is_range_given: bool) -> Samples:
@@ -79,17 +82,36 @@ def samples_of(image: Image.Image, *, is_range_given: bool) -> Samples:
     tags = tiff.tags_of(image)
     if (excess := tiff.excess_channels(tags)) is not None:
         raise PreprocessingError(_sentence(excess))
-    scale, deep = _scale_before_reading(image), None
+    scale, deep, key = _scale_before_reading(image), None, _transparent_colour(image)
     if scale is not None and scale.is_colour:
         if tiff.number(tags, tiff.PLANES, 1) == 2:
             raise PreprocessingError(
                 "The image is a TIFF of 16-bit colour that is stored plane by plane, which Pillow "
                 "misreads. Save it with interleaved channels (planar configuration 1)."
             )
-        if is_range_given or scale.stated or "transparency" in image.info:
+        is_key_deep = key is not None and image.mode == "RGB"
+        if is_range_given or scale.stated or is_key_deep or image.format == "PPM":
             deep = _deep(image)
     image = upright(image)
-    return Samples(image, scale or _scale_of_mode(image), deep)
+    return Samples(image, scale or _scale_of_mode(image), deep, key)
+
+
+def _transparent_colour(image: Image.Image) -> tuple[int, ...] | None:
+    """Return the transparent colour that a file names, in numbers as Pillow gives its pixels.
+
+    Pillow leaves the colour of a PNG as it is stored, and scales grey of 2 and 4 bits to 8. What
+    it gave a PNG's copy cannot be told from 8 bits.
+    """
+    named = image.info.get("transparency")
+    key = tuple(named) if isinstance(named, (tuple, list)) else (named,)
+    if image.mode == "P" or not all(isinstance(part, int) for part in key):
+        return None
+    if image.format == "PNG" and image.mode in {"L", "RGB"}:
+        bits = _bits_of_png(image) or (16 if max(key) > 255 else 8)
+        most = (1 << bits) - 1
+        # Only so many bits of the stored numbers count.
+        return tuple((part & most) * max(1, 255 // most) for part in key)
+    return key
 
 
 def _sentence(reason: str) -> str:
@@ -173,12 +195,17 @@ def _flat(value: Any, choose: Any, colours: int) -> float:
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """Whether a file that is still open, or what it left behind, has more than 8 bits a channel."""
-    key = image.info.get("transparency")
-    if isinstance(key, tuple) and max(key) > 255:
-        return True
     if image.format == "JPEG2000":
         return _bits_of_jpeg_2000(image) > 8
-    return image.format == "PNG" and _head_of(image)[24:25] == b"\x10"
+    if image.format == "PNG" and (bits := _bits_of_png(image)):
+        return bits > 8
+    key = image.info.get("transparency")
+    return isinstance(key, tuple) and max(key) > 255
+
+
+def _bits_of_png(image: Image.Image) -> int:
+    """Return the bits of a number in a PNG, 0 where its file is gone."""
+    return int.from_bytes(_head_of(image)[24:25], "big")
 
 
 def _bits_of_jpeg_2000(image: Image.Image) -> int:
