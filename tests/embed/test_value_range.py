@@ -58,6 +58,12 @@ WHOLE: dict[str, Callable[[], bytes]] = {
     "TIFF, white is zero": lambda: tiff(65535 - deepened(GREY), photometric=0),
     "signed TIFF": lambda: tiff(
         (deepened(GREY).astype(np.int32) - 32768).astype(np.int16), photometric=1),
+    "signed TIFF of 8 bits": lambda: tiff((GREY.astype(int) - 128).astype(np.int8), photometric=1),
+    "big-endian signed TIFF of 8 bits": lambda: tiff(
+        (GREY.astype(int) - 128).astype(np.int8), photometric=1, order=">", rows=2,
+        compression="zlib"),
+    "signed TIFF of 8 bits that states 7": lambda: tiff(
+        (GREY // 2).astype(np.int8), photometric=1, tags=[(340, "b", [0]), (341, "b", [127])]),
     "unsigned TIFF of 32 bits": lambda: tiff(deepened(GREY, 32), photometric=1),
     "signed TIFF of 32 bits": lambda: tiff(
         (deepened(GREY, 32).astype(np.int64) - (1 << 31)).astype(np.int32), photometric=1),
@@ -164,6 +170,20 @@ def test_a_range_is_used_however_a_colour_tiff_stores_its_pixels(
     stating = tiff(values, tags=[(280, "H", [0]), (281, "H", [4095])], **options)
     for image in (stating, Image.open(io.BytesIO(stating))):
         assert np.array_equal(seen(image), colour)
+
+
+def test_signed_bytes_are_scaled_as_other_signed_numbers() -> None:
+    def of(*values: int, tags: Any = ()) -> bytes:
+        return tiff(np.array([values], np.int8), photometric=1, tags=tags)
+
+    assert seen(of(-128, -1, 0, 127))[0, :, 0].tolist() == [0, 127, 128, 255]
+    assert seen(of(-3, -3), value_range="dtype")[0, :, 0].tolist() == [125, 125]
+    assert seen(of(-10, 0, 10, 90), value_range=(0, 20))[0, :, 0].tolist() == [0, 0, 128, 255]
+    for unclear in (of(0, 60, 127), of(-1, -1), of(-8, 8)):
+        assert "pixels of 8 bits, signed" in refusal(unclear)
+        loaded = Image.open(io.BytesIO(unclear))
+        loaded.load()
+        assert refusal(loaded) == refusal(unclear)
 
 
 def test_dtype_takes_the_whole_range_of_the_type_unasked() -> None:

@@ -205,6 +205,9 @@ def _numbers(image: Image.Image, scale: Scale) -> np.ndarray:
     if values.dtype == np.int32 and scale.whole is not None and scale.whole[1] >= 1 << 31:
         # Pillow has no mode for unsigned numbers of 32 bits.
         values = values.view(np.uint32)
+    if values.dtype == np.uint8:
+        # Pillow has no mode for signed numbers of 8 bits either.
+        values = values.view(np.int8)
     return values
 
 

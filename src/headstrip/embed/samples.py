@@ -30,7 +30,7 @@ _SIZ = b"\xff\x4f\xff\x51"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What the numbers of an image with more than 8 bits for each of them mean.
+    """What the numbers of an image mean that are signed or have more than 8 bits.
 
     Attributes:
         kind: Their type in a few words, such as "16 bits".
@@ -55,7 +55,7 @@ class Samples:
 
     Attributes:
         image: The pixels.
-        scale: What they mean, None where they have 8 bits or fewer.
+        scale: What they mean, None where they have 8 bits or fewer and no sign.
         deep: uint16 array (height, width, bands) of a colour image of 16 bits, None where the
             upper 8 bits are enough or the lower ones cannot be had any more.
         key: The transparent colour of an image of grey or RGB, in numbers as ``image`` has them,
@@ -156,12 +156,13 @@ def _scale_of_mode(image: Image.Image) -> Scale | None:
 
 def _scale_of_tiff(image: Image.Image, tags: Any) -> Scale | None:
     is_colour = image.mode in _COLOURS
-    if not (is_colour or image.mode in {"I", "F"} or image.mode.startswith("I;16")):
-        return None
     bits = tiff.number(tags, tiff.BITS, 1)
-    if is_colour and bits <= 8:
-        return None
     form = tiff.number(tags, tiff.FORMAT, tiff.UNSIGNED)
+    # Pillow reads signed bytes into a mode of unsigned ones.
+    is_signed_bytes = image.mode == "L" and bits == 8 and form == tiff.SIGNED
+    is_deep = image.mode in {"I", "F"} or image.mode.startswith("I;16") or (is_colour and bits > 8)
+    if not (is_deep or is_signed_bytes):
+        return None
     is_inverted = (
         tiff.number(tags, tiff.PHOTOMETRIC, tiff.WHITE_IS_ZERO) == tiff.WHITE_IS_ZERO
         and not is_colour
