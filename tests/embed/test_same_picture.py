@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 from tests.embed.conftest import pixels, tiny_encoder
-from tests.embed.deep_images import png, tiff
+from tests.embed.deep_images import plain_ppm, png, shallow_png, tiff
 
 from headstrip import HeadstripError, ImageError, PreprocessingError
 from headstrip.embed.images import load_image
@@ -138,6 +138,11 @@ def test_every_orientation_is_seen_upright(form: str, orientation: int, tmp_path
 DEEP = {
     "PNG": png(np.asarray(PICTURE).astype(np.uint16) * 257),
     "PNG of 12 bits": png(np.asarray(PICTURE).astype(np.uint16) * 16),
+    "PNG of 4 bits, one shade transparent": shallow_png(
+        np.asarray(PICTURE)[..., 0] >> 4, 4, (b"tRNS", b"\0\x07")
+    ),
+    "PPM of digits": plain_ppm(np.asarray(PICTURE).astype(np.uint16) * 16, 4095),
+    "signed TIFF": tiff((np.asarray(PICTURE)[..., 0] ^ 128).view(np.int8), photometric=1),
     "TIFF, white is zero": tiff(np.asarray(of_mode("I;16")), photometric=0),
     "TIFF that states its range": tiff(
         np.asarray(of_mode("I;16")) >> 4, photometric=1, tags=[(281, "H", [4095])]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.embed.conftest import tiny_encoder
-from tests.embed.deep_images import PACKED, png, ppm, tiff
+from tests.embed.deep_images import PACKED, plain_ppm, png, ppm, tiff
 
 from headstrip import HeadstripError, ImageError, Preprocessing, PreprocessingError
 from headstrip.embed.images import load_image, to_picture
@@ -83,6 +83,9 @@ WHOLE: dict[str, Callable[[], bytes]] = {
         (GREY / 255).astype(np.float32), photometric=1, tags=[(340, "f", [0]), (341, "f", [1])]),
     "PGM of 12 bits": lambda: ppm(deepened(GREY, 12), 4095),
     "PPM of 12 bits": lambda: ppm(deepened(COLOUR, 12), 4095),
+    "PGM of digits, 12 bits": lambda: plain_ppm(deepened(GREY, 12), 4095),
+    "PPM of digits, 12 bits": lambda: plain_ppm(deepened(COLOUR, 12), 4095),
+    "PPM of digits": lambda: plain_ppm(deepened(COLOUR), 65535),
 }  # fmt: skip
 """Files that say what is black and white, or use the whole of their type."""
 
@@ -114,6 +117,8 @@ NARROW: dict[str, Callable[[], bytes]] = {
         np.stack([deepened(GREY, 12), np.full((6, 7), 65535, np.uint16)], axis=-1)),
     "PGM": lambda: ppm(deepened(GREY, 12), 65535),
     "PPM": lambda: ppm(deepened(COLOUR, 12), 65535),
+    "PGM of digits": lambda: plain_ppm(deepened(GREY, 12), 65535),
+    "PPM of digits": lambda: plain_ppm(deepened(COLOUR, 12), 65535),
 }  # fmt: skip
 """12 bits in files that do not say so."""
 
@@ -184,6 +189,61 @@ def test_signed_bytes_are_scaled_as_other_signed_numbers() -> None:
         loaded = Image.open(io.BytesIO(unclear))
         loaded.load()
         assert refusal(loaded) == refusal(unclear)
+
+
+VEILED: dict[str, Callable[[np.ndarray, np.ndarray], bytes]] = {
+    "colour PNG with alpha": lambda values, hidden: png(
+        np.dstack([three(values), np.where(hidden, 0, 65535)]).astype(np.uint16)),
+    "grey PNG with alpha": lambda values, hidden: png(
+        np.dstack([values, np.where(hidden, 0, 65535)]).astype(np.uint16)),
+    "colour TIFF with alpha": lambda values, hidden: tiff(
+        np.dstack([three(values), np.where(hidden, 0, 65535)]).astype(np.uint16), photometric=2),
+    "colour TIFF with premultiplied alpha": lambda values, hidden: tiff(
+        np.dstack([three(values), np.where(hidden, 0, 65535)]).astype(np.uint16), photometric=2,
+        tags=[(338, "H", [1])]),
+    "grey PNG, one shade": lambda values, hidden: png(
+        values, (b"tRNS", int(values[hidden][0]).to_bytes(2, "big"))),
+    "colour PNG, one of them": lambda values, hidden: png(
+        three(values), (b"tRNS", int(values[hidden][0]).to_bytes(2, "big") * 3)),
+}  # fmt: skip
+"""Files whose hidden pixels have one value."""
+
+
+def veiled(kind: str, values: np.ndarray, below: int) -> bytes:
+    hidden = np.arange(values.size).reshape(values.shape) % 5 == 0
+    return VEILED[kind](np.where(hidden, below, values).astype(np.uint16), hidden)
+
+
+@pytest.mark.parametrize("kind", VEILED)
+def test_pixels_that_nobody_sees_do_not_decide_on_the_range(kind: str) -> None:
+    ramp = np.arange(1, 43, dtype=np.uint16).reshape(6, 7)
+    assert "use too little" in refusal(veiled(kind, ramp * 90, 65535))
+    lazy, loaded = (Image.open(io.BytesIO(veiled(kind, ramp * 90, 65535))) for _ in range(2))
+    loaded.load()
+    assert "use too little" in refusal(lazy)
+    assert "use too little" in refusal(loaded)
+    assert "use too little" in refusal(veiled(kind, ramp + 60_000, 0))
+    wide = seen(veiled(kind, ramp * 1560, 7), background="black")
+    assert abs(int(wide[5, 6, 0]) - 42 * 1560 / 257) <= 1
+
+
+@pytest.mark.parametrize("kind", VEILED)
+def test_an_image_of_which_nobody_sees_anything_is_its_background(kind: str) -> None:
+    hidden = np.ones((4, 4), bool)
+    data = VEILED[kind](np.full((4, 4), 900, np.uint16), hidden)
+    for choice in ("auto", "dtype"):
+        assert (seen(data, value_range=choice, background="#010203") == [1, 2, 3]).all()
+    if "premultiplied" not in kind:
+        assert "use too little" in refusal(data, background="keep")
+
+
+def test_hidden_pixels_may_leave_what_a_file_states() -> None:
+    values = np.dstack([deepened(COLOUR, 12), np.full((6, 7), 65535, np.uint16)])
+    values[0] = [65535, 65535, 65535, 0]
+    data = tiff(values, photometric=2, tags=[(281, "H", [4095, 4095, 4095, 65535])])
+    assert np.array_equal(seen(data)[1:], COLOUR[1:])
+    assert (seen(data)[0] == 255).all()
+    assert "states that its values are 0 to 4095" in refusal(data, background="keep")
 
 
 def test_dtype_takes_the_whole_range_of_the_type_unasked() -> None:
@@ -311,3 +371,41 @@ def test_a_file_is_read_again_as_it_was_loaded(tmp_path: Path) -> None:
     assert np.array_equal(seen(load_image(path)), seen(path))
     with pytest.raises(ImageError, match="the file is empty"):
         seen(b"")
+
+
+@pytest.mark.parametrize("write", [ppm, plain_ppm])
+@pytest.mark.parametrize("values", [GREY, COLOUR], ids=["grey", "colour"])
+def test_every_way_to_pass_a_ppm_gives_one_answer(
+    values: np.ndarray, write: Callable[[np.ndarray, int], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.ppm"
+    path.write_bytes(write(deepened(values, 10), 1023))
+    with path.open("rb") as file:
+        for each in (path, path.read_bytes(), file, Image.open(path)):
+            assert np.array_equal(seen(each), three(values))
+    loaded = Image.open(path)
+    loaded.load()
+    for each in (loaded, load_image(path)):
+        assert np.array_equal(seen(each), three(values))
+        if values.ndim == 3:
+            assert "Pass the path or the bytes" in refusal(each, value_range=(0, 511))
+    half = np.clip(np.rint(deepened(values, 10) * (255 / 511)), 0, 255)
+    dark = np.rint(deepened(values, 10) * (255 / 65535))
+    for choice, expected in (((0, 511), half), ("dtype", dark)):
+        known = [path, path.read_bytes(), Image.open(path)] + [loaded] * (values.ndim == 2)
+        for each in known:
+            assert np.array_equal(seen(each, value_range=choice), three(expected))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"P3 2 1 4095\n1 2 3 4 5", "not enough image data"),
+        (b"P3 2 1 4095\n1 2 3 4 5 4096", "too large"),
+        (b"P3 2 1 4095\n1 2 3 4 5 -6", "negative"),
+        (b"P3 2 1 4095\n1 2 3 4 5 six", "invalid literal"),
+    ],
+)
+def test_a_damaged_ppm_of_digits_says_what_is_wrong(data: bytes, told: str) -> None:
+    assert told in refusal(data)
+    assert told in refusal(data, value_range=(0, 1))

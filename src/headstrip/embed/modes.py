@@ -6,7 +6,7 @@ torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -74,13 +74,15 @@ def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
             f"tensor ({channels}, height, width)."
         )
     alpha = None if preprocessing.background == "keep" else _alpha(samples)
+    least = 255 if alpha is None else alpha.getextrema()[0]
     picture = samples.image
     if samples.scale is not None:
-        picture = _scaled(samples, preprocessing.value_range)
+        visible = np.asarray(alpha) > 0 if least == 0 else None
+        picture = _scaled(samples, preprocessing.value_range, visible)
     if picture.mode in _PLAIN:
         # Pillow warns when it drops a palette's transparency in one step.
         picture = _converted(_without_odd_transparency(picture), _PLAIN[picture.mode])
-    if alpha is not None and alpha.getextrema()[0] != 255:
+    if alpha is not None and least != 255:
         base = Image.new("RGB", picture.size, ImageColor.getrgb(preprocessing.background)[:3])
         picture = Image.composite(_converted(picture, "RGB"), base, alpha)
     return _converted(picture, mode)
@@ -158,43 +160,62 @@ def _without_odd_transparency(image: Image.Image) -> Image.Image:
     return plain
 
 
-def _scaled(samples: Samples, value_range: str | Range) -> Image.Image:
-    """Scale numbers of more than 8 bits to 0 to 255."""
+def _scaled(samples: Samples, value_range: str | Range, visible: np.ndarray | None) -> Image.Image:
+    """Scale numbers that are signed or have more than 8 bits to 0 to 255.
+
+    Args:
+        samples: The image.
+        value_range: Which numbers become 0 and 255.
+        visible: bool array (height, width), False where nobody sees a pixel; None for nowhere.
+    """
     image, scale, deep = samples.image, samples.scale, samples.deep
     assert scale is not None
     if not scale.is_colour:
         if isinstance(value_range, tuple) and not scale.unit:
             raise _too_late()
-        values = _numbers(image, scale)
-        black, white = _range_of(values, scale, value_range)
-        pixels = _to_8_bits(values, black * (scale.unit or 1), white * (scale.unit or 1))
+        values, unit = _numbers(image, scale), scale.unit or 1.0
+        black, white = _range_of(_chosen(values, visible), unit, scale, value_range)
+        pixels = _to_8_bits(values, black * unit, white * unit)
         return Image.fromarray(255 - pixels if scale.is_inverted else pixels)
     colours = 4 if image.mode == "CMYK" else 3
     if deep is None:
-        return _upper_bits(image, colours, scale, value_range)
-    found = _range_of(deep[..., :colours], scale, value_range)
-    if found == scale.whole:
+        return _upper_bits(image, colours, scale, value_range, visible)
+    values = deep[..., :colours]
+    found = _range_of(_chosen(values, visible), 1.0, scale, value_range)
+    if found == scale.whole and scale.unit == 1:
         return image
-    pixels = _to_8_bits(deep[..., :colours], *found)
+    pixels = _to_8_bits(values, *found)
     return Image.fromarray(pixels, "CMYK") if colours == 4 else Image.fromarray(pixels)
 
 
+def _chosen(values: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
+    return values if visible is None else values[visible]
+
+
 def _upper_bits(
-    image: Image.Image, colours: int, scale: Scale, value_range: str | Range
+    image: Image.Image,
+    colours: int,
+    scale: Scale,
+    value_range: str | Range,
+    visible: np.ndarray | None,
 ) -> Image.Image:
     """Take the upper 8 bits of 16-bit colour, which Pillow gives, where they are enough."""
-    if isinstance(value_range, tuple) or (value_range == "auto" and scale.stated):
+    # Pillow scales a PPM, so that the largest number that it states is white.
+    is_scaled = scale.unit != 1
+    needs_lower = value_range == "dtype" if is_scaled else value_range == "auto" and scale.stated
+    if isinstance(value_range, tuple) or needs_lower:
         raise _too_late()
-    if value_range == "auto":
-        bounds: Any = image.getextrema()[:colours]
-        least, largest = min(low for low, _ in bounds), max(high for _, high in bounds)
-        _refuse_narrow(least << 8, (largest << 8) + 255 * (largest > 0), scale)
+    if value_range == "auto" and not is_scaled:
+        values = _chosen(np.asarray(image)[..., :colours], visible)
+        if values.size:
+            least, largest = int(values.min()), int(values.max())
+            _refuse_narrow(least << 8, (largest << 8) + 255 * (largest > 0), scale)
     return image
 
 
 def _too_late() -> PreprocessingError:
     return PreprocessingError(
-        "The image has 16 bits a channel, and Pillow has reduced them already, so that no value "
+        "The image has more than 8 bits a channel, of which Pillow gives only 8, so that no value "
         "range can be chosen. Pass the path or the bytes of a PNG, PPM or TIFF file (interleaved, "
         "alpha not premultiplied), or convert the image to 8-bit RGB."
     )
@@ -211,8 +232,14 @@ def _numbers(image: Image.Image, scale: Scale) -> np.ndarray:
     return values
 
 
-def _range_of(values: np.ndarray, scale: Scale, value_range: str | Range) -> Range:
+def _range_of(values: np.ndarray, unit: float, scale: Scale, value_range: str | Range) -> Range:
     """Return which numbers become 0 and 255.
+
+    Args:
+        values: The numbers of all pixels that can be seen.
+        unit: What the file's numbers were multiplied by.
+        scale: What the file's numbers mean.
+        value_range: What was asked for.
 
     Raises:
         PreprocessingError: Nothing says so.
@@ -225,7 +252,9 @@ def _range_of(values: np.ndarray, scale: Scale, value_range: str | Range) -> Ran
         return value_range
     if value_range == "dtype" and scale.whole is not None:
         return scale.whole
-    unit = scale.unit or 1.0
+    if not values.size:
+        # Nobody sees any of them.
+        return scale.whole or (0, 1)
     least, largest = (float(bound) / unit for bound in (values.min(), values.max()))
     if scale.stated is not None and value_range == "auto":
         black, white = scale.stated

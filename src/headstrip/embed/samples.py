@@ -6,12 +6,14 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PpmImagePlugin import PpmImageFile
 
 from headstrip.embed import tiff
 from headstrip.embed.decode import bytes_of, open_bytes, opened_file, upright
@@ -132,15 +134,30 @@ def _scale_before_reading(image: Image.Image) -> Scale | None:
 
 def _scale_of_ppm(image: Image.Image) -> Scale | None:
     """Read the largest value that a PPM or PGM states; Pillow scales its numbers by it."""
-    tiles = getattr(image, "tile", None)
-    args = tiles[0][3] if tiles else None
-    largest = args[1] if isinstance(args, tuple) and len(args) == 2 else _WHOLE[1]
-    if image.mode == "I":
-        stated = None if largest == _WHOLE[1] else (0, largest)
-        return Scale("16 bits", _WHOLE, stated, unit=_WHOLE[1] / largest if tiles else 0.0)
-    if image.mode != "RGB" or args is None or largest <= 255 or len(args) != 2:
+    largest = _largest_of_ppm(image)
+    if image.mode == "I" and largest is None:
+        return Scale("16 bits", _WHOLE, unit=0.0)
+    if image.mode not in {"I", "RGB"} or largest is None or largest <= 255:
         return None
-    return Scale("16 bits", _WHOLE, (0, largest) if largest < _WHOLE[1] else None, is_colour=True)
+    most = _WHOLE[1]
+    stated = (0, largest) if largest < most else None
+    return Scale("16 bits", _WHOLE, stated, is_colour=image.mode == "RGB", unit=most / largest)
+
+
+def _largest_of_ppm(image: Image.Image) -> int | None:
+    """Return the largest value that the header of a PPM or PGM states, None where it is gone."""
+    opened: Any = image
+    if not getattr(image, "tile", None):
+        try:
+            opened = PpmImageFile(io.BytesIO(_head_of(image)))
+        except (SyntaxError, ValueError):
+            return None
+        if opened.size != image.size:
+            return None
+    args = opened.tile[0][3]
+    if isinstance(args, tuple):
+        return int(args[1])
+    return _WHOLE[1] if args == "I;16B" else 255
 
 
 def _scale_of_mode(image: Image.Image) -> Scale | None:
@@ -271,12 +288,20 @@ def _deep(image: Image.Image) -> np.ndarray | None:
 
 
 def _deep_of_ppm(data: bytes, image: Any) -> np.ndarray | None:
-    """Read the numbers of a binary PPM as they are."""
-    at, count = image.tile[0][2], image.width * image.height * 3
+    """Read the numbers of a PPM as they are."""
+    at, shape = image.tile[0][2], (image.height, image.width, 3)
+    if data[:2] == b"P3":
+        # Pillow reads digits of grey with 16 bits, and those of colour with 8.
+        largest = image.tile[0][3][1]
+        header = b"P2 %d %d %d\n" % (3 * image.width, image.height, largest)
+        grey = PpmImageFile(io.BytesIO(header + data[at:]))
+        values = np.asarray(grey).reshape(shape) * (largest / _WHOLE[1])
+        rounded: np.ndarray = np.rint(values).astype(np.uint16)
+        return rounded
+    count = image.width * image.height * 3
     if data[:2] != b"P6" or len(data) < at + 2 * count:
         return None
-    values = np.frombuffer(data, ">u2", count, at).reshape(image.height, image.width, 3)
-    return values.astype(np.uint16)
+    return np.frombuffer(data, ">u2", count, at).reshape(shape).astype(np.uint16)
 
 
 def _rawmode(image: Any) -> str:
