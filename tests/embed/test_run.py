@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.embed.conftest import SMALL
+from tests.embed.sources.made import write_images, write_tar
 
 from headstrip import HeadstripError, PreprocessingError, build_encoder
 from headstrip.embed.parts import opened_parts
@@ -539,6 +540,75 @@ def test_one_image_from_the_year_2400_is_a_row_as_any_other(
     assert rows["a.png"]["modified"] == 2**63 - 1
     assert rows["a.png"]["error"] is None
     assert embed(encoder, photos, out).computed == 0 < report.computed
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "tar", "parquet"])
+@pytest.mark.parametrize("year", [2300, 1500])
+def test_what_changes_at_a_time_that_no_column_holds_is_computed_again(
+    encoder: Encoder, tmp_path: Path, out: Path, kind: str, year: int
+) -> None:
+    files = {"a.bmp": "red", "b.bmp": "green"}
+    seconds = (year - 1970) * 31_556_952
+    place = write_dated(tmp_path / "photos", kind, files, seconds)
+    assert embed(encoder, place, out, shard_rows=1).computed == 2
+    assert embed(encoder, place, out, shard_rows=1).computed == 0
+    write_dated(tmp_path / "photos", kind, {**files, "a.bmp": "blue"}, seconds + 1)
+    assert embed(encoder, place, out, shard_rows=1).computed == 1
+    clean = out.with_name("clean.parquet")
+    embed(encoder, place, clean, shard_rows=1)
+    assert pq.read_table(out).equals(pq.read_table(clean))
+
+
+def test_what_changes_between_an_interruption_and_the_next_run_is_computed_again_at_any_time(
+    encoder: Encoder, tmp_path: Path, out: Path
+) -> None:
+    files, far = dict.fromkeys(("a.bmp", "b.bmp"), "red"), 13_569_465_600
+    place = write_dated(tmp_path / "photos", "folder", files, far)
+
+    def interrupting(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    settings = Settings(batch_size=1, shard_rows=1)
+    with pytest.raises(KeyboardInterrupt):
+        embed_source(encoder, place, out, settings=settings, options=HERE, progress=interrupting)
+    write_dated(place, "folder", dict.fromkeys(files, "blue"), far)
+    embed(encoder, place, out, shard_rows=1, batch_size=1)
+    clean = out.with_name("clean.parquet")
+    embed(encoder, place, clean, shard_rows=1, batch_size=1)
+    assert pq.read_table(out).equals(pq.read_table(clean))
+
+
+def test_a_source_is_not_replaced_whatever_its_time(
+    encoder: Encoder, tmp_path: Path, out: Path
+) -> None:
+    place = write_dated(tmp_path / "photos", "folder", {"a.bmp": "red"}, 13_569_465_600)
+    (place / "list.txt").write_text("a.bmp\nown\n")
+    (place / "own").write_bytes((place / "a.bmp").read_bytes())
+    os.utime(place / "own", (13_569_465_600, 13_569_465_600))
+    with pytest.raises(HeadstripError, match="is a file of the source, and would be replaced"):
+        embed(encoder, place / "list.txt", place / "own", overwrite=True)
+
+
+def write_dated(folder: Path, kind: str, colours: dict[str, str], seconds: int) -> Path:
+    """Write images of one size as a source of a kind, dated in seconds since 1970."""
+    folder.mkdir(exist_ok=True)
+    for name, colour in colours.items():
+        Image.new("RGB", (9, 9), colour).save(folder / name)
+    images = {name: (folder / name).read_bytes() for name in colours}
+    place = folder
+    if kind == "list":
+        place = folder / "list.txt"
+        place.write_text("\n".join(images))
+    elif kind == "tar":
+        place = write_tar(folder / "x.tar", images)
+    elif kind == "parquet":
+        place = write_images(folder / "x.parquet", images.values())
+    for file in folder.iterdir():
+        os.utime(file, (seconds, seconds))
+    if abs(file.stat().st_mtime - seconds) > 1:
+        pytest.skip("the file system does not hold such a time")
+    return place
 
 
 def test_the_rows_of_a_list_join_with_it_and_a_second_run_reads_none(

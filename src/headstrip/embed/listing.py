@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from headstrip.atomic import written_beside
 from headstrip.embed.sources import Item
+from headstrip.embed.sources.items import is_clipped
 from headstrip.errors import HeadstripError
 
 _AT_ONCE = 1 << 14
@@ -55,6 +56,15 @@ class Listing:
     def close(self) -> None:
         """Let go of the file: Windows removes none that is mapped."""
         self._table = self._table.schema.empty_table()
+
+    def has_clipped_times(self, start: int = 0, stop: int | None = None) -> bool:
+        """Whether an item from ``start`` up to ``stop`` may have changed and kept its time.
+
+        Its time is one that a column cannot hold, so equal times do not mean an unchanged file.
+        """
+        times = self._table["modified"].slice(start, None if stop is None else stop - start)
+        bounds = pc.min_max(times).as_py().values()
+        return any(bound is not None and is_clipped(bound) for bound in bounds)
 
     def slice(self, start: int, stop: int) -> list[Item]:
         """Return the items from ``start`` up to ``stop``."""

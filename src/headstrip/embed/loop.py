@@ -123,8 +123,9 @@ class Loop:
 
     def _works(self, numbers: Iterable[int]) -> Iterator[Work]:
         task = self._task
-        reader = task.reader if task.checksum else None
-        priors = Priors(task.priors, retry_failed=task.retry_failed, reader=reader)
+        priors = Priors(
+            task.priors, retry_failed=task.retry_failed, checksum=task.checksum, reader=task.reader
+        )
         for number in numbers:
             items = self._listing.slice(*task.shards.bounds(number))
             rows = Rows.empty(items, self._encoder.output_dim)

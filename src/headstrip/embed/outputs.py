@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from headstrip.embed.files import original_path
 from headstrip.embed.sources.access import is_url
-from headstrip.embed.sources.items import Item, Reader
+from headstrip.embed.sources.items import Item, Reader, stamp_in
 from headstrip.embed.sources.opened import joined
 from headstrip.errors import HeadstripError
 
@@ -93,7 +93,8 @@ class OwnFiles:
         self._out, self._root = out, root
         found = {file.name: os.stat(file) for file in (out, rows_file(out)) if file.exists()}
         self._files = {(stat.st_dev, stat.st_ino) for stat in found.values()}
-        self._written = {name: stat.st_mtime_ns for name, stat in found.items()}
+        # As items have it, which is not always as the file system has it.
+        self._written = {name: stamp_in(stat)[1] for name, stat in found.items()}
 
     def refuse(self, item: Item) -> None:
         """Refuse an item whose file is one of them.

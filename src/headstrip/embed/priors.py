@@ -15,6 +15,7 @@ from headstrip.embed.checksum import checksum_of
 from headstrip.embed.damage import DamagedFile, damage_named
 from headstrip.embed.outputs import embeddings_file, is_rows, opened
 from headstrip.embed.sources import Item, Reader
+from headstrip.embed.sources.items import is_clipped
 from headstrip.embed.table import Rows
 from headstrip.errors import ImageError
 
@@ -32,7 +33,9 @@ class _Group(NamedTuple):
 class Priors:
     """Files of rows, each sorted by path, that the rows of a listing are looked up in."""
 
-    def __init__(self, files: Iterable[Path], *, retry_failed: bool, reader: Reader | None) -> None:
+    def __init__(
+        self, files: Iterable[Path], *, retry_failed: bool, checksum: bool, reader: Reader
+    ) -> None:
         """Read the files' footers.
 
         Args:
@@ -40,11 +43,13 @@ class Priors:
                 one that ends in ``.rows.parquet`` has its embeddings in the ``.npy`` beside it,
                 which has been checked to be its own.
             retry_failed: Whether the rows of bad images are not taken.
-            reader: What reads an image's bytes, to compare their checksum; None compares the
-                size and the time of the file.
+            checksum: Whether to compare the checksum of every image's bytes. Otherwise the size
+                and the time of the file are compared, and the checksum where the time is one that
+                stands for several.
+            reader: What reads an image's bytes, to compare their checksum.
         """
         self._groups = [group for file in files for group in _groups_of(file)]
-        self._retry, self._reader = retry_failed, reader
+        self._retry, self._checksum, self._reader = retry_failed, checksum, reader
 
     def fill(self, rows: Rows) -> list[int]:
         """Fill in the rows that are known.
@@ -80,8 +85,11 @@ class Priors:
     def _holds(self, row: dict[str, Any], item: Item) -> bool:
         if row["error"] is not None and self._retry:
             return False
-        if self._reader is None:
-            return bool(row["size"] == item.size and row["modified"] == item.modified)
+        if not self._checksum:
+            if row["size"] != item.size or row["modified"] != item.modified:
+                return False
+            if not is_clipped(item.modified):
+                return True
         try:
             return bool(row["checksum"] == checksum_of(self._reader.read(item)))
         except ImageError:

@@ -276,8 +276,10 @@ class Run:
         return count
 
     def _is_again(self, number: int) -> bool:
-        if self.options.checksum or not self.options.retry_failed:
-            return self.options.checksum
+        if self.options.checksum or self.listing.has_clipped_times(*self.shards.bounds(number)):
+            return True
+        if not self.options.retry_failed:
+            return False
         try:
             return count_bad(self.shards.path(number)) > 0
         except DamagedFile:
@@ -356,6 +358,8 @@ class Run:
     def _is_written(self) -> bool:
         """Whether the file is there already, with nothing to be done to it."""
         if self.options.retry_failed or self.options.checksum or self.parts.anew:
+            return False
+        if self.listing.has_clipped_times():
             return False
         metadata = metadata_in(rows_file(self.out))
         if metadata is None or not self.out.exists():

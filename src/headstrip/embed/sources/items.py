@@ -25,7 +25,8 @@ class Item(NamedTuple):
         path: Its name in a table, as ``stored_path`` writes it; unique in the source.
         size: Its bytes, 0 where they are not known before it is read.
         modified: When it, or the file that holds it, was written, in ns since 1970; 0 where it
-            is not known. A time that 64 bits cannot hold is the nearest that they can.
+            is not known. A time that 64 bits cannot hold is the nearest that they can; see
+            ``is_clipped``.
         place: The file that holds it, for a reader to find it; empty where it is a file itself.
         offset: Where it is in that file: a byte or a row.
         page: Which page or frame of the file, counted from 1; 0 where the first stands for all.
@@ -85,6 +86,16 @@ def in_column(value: int) -> int:
         True
     """
     return max(-_MOST, min(value, _MOST))
+
+
+def is_clipped(modified: int) -> bool:
+    """Whether a time is one that ``in_column`` may have made of several.
+
+    Example:
+        >>> is_clipped(in_column(13_569_465_600 * 10**9)), is_clipped(10**18)
+        (True, False)
+    """
+    return abs(modified) >= _MOST
 
 
 def stamp_in(found: os.stat_result) -> tuple[int, int]:
