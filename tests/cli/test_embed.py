@@ -218,10 +218,20 @@ def test_files_that_are_left_out_are_counted_on_stderr_and_in_json(
         "-o",
         tmp_path / "o.parquet",
     )
-    said = "3 files were left out: 2 .jxl, 1 without a suffix. Images are known by their suffix.\n"
+    (photos / "linked").symlink_to(tmp_path, target_is_directory=True)
+    said = (
+        "3 files were left out: 2 .jxl, 1 without a suffix. Images are known by their suffix. "
+        "1 link to a folder was not followed. To follow one, name it in a pattern, such as "
+        "'photos/{**,link/**}'.\n"
+    )
     first, again = run(*line), run(*line, "--json")
     assert (first.exit_code, first.stderr) == (again.exit_code, again.stderr) == (0, said)
-    assert json.loads(again.stdout)["left_out"] == {".jxl": 2, "": 1, ".txt": 1}
+    assert json.loads(again.stdout)["left_out"] == {
+        ".jxl": 2,
+        "": 1,
+        ".txt": 1,
+        "links to folders": 1,
+    }
 
 
 def test_a_source_with_no_image_but_other_pictures_says_what_is_there(

@@ -29,8 +29,8 @@ class EmbedReport:
         settings: How the embeddings were computed.
         stages: Seconds in each stage of this run, and the files in it that have several pages of
             which the first was used.
-        left_out: Files of the source that were left out because of their suffix: how many by
-            suffix in lower case, ``""`` for none.
+        left_out: What was left out of the source: how many files by their suffix in lower case,
+            ``""`` for none, and how many ``links to folders``.
     """
 
     rows: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.embed.sources.made import write_files, write_tar
+from tests.embed.sources.made import contents, write_files, write_tar
 
 from headstrip import HeadstripError
 from headstrip.embed.sources import source_of
@@ -35,6 +35,30 @@ def test_a_pattern_that_names_a_suffix_leaves_nothing_out(tmp_path: Path) -> Non
     write_files(tmp_path, FILES)
     assert left_out(f"{tmp_path}/**/*.jpg") == {}
     assert left_out(f"{tmp_path}/**/*.{{jpg,png,PNG}}") == {}
+
+
+def test_links_to_folders_that_are_not_followed_are_counted(tmp_path: Path) -> None:
+    write_files(tmp_path, {"photos/in/a.jpg": b"1", "far/b.jpg": b"2"})
+    for name in ("one", "in/two"):
+        (tmp_path / "photos" / name).symlink_to(tmp_path / "far")
+    found = {"links to folders": 2}
+    assert left_out(tmp_path / "photos") == left_out(f"{tmp_path}/photos/**/*.jpg") == found
+    assert left_out(f"{tmp_path}/photos/*/*.jpg") == {}
+    followed = f"{tmp_path}/photos/{{**,one/**,in/two/**}}"
+    assert left_out(followed) == {}
+    assert sorted(contents(followed)) == ["in/a.jpg", "in/two/b.jpg", "one/b.jpg"]
+    assert sentence(found) == (
+        "2 links to folders were not followed. To follow one, name it in a pattern, such as "
+        "'photos/{**,link/**}'."
+    )
+
+
+def test_a_folder_of_links_to_folders_alone_says_so(tmp_path: Path) -> None:
+    write_files(tmp_path, {"far/b.jpg": b"2"})
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one").symlink_to(tmp_path / "far")
+    with pytest.raises(HeadstripError, match="1 link to a folder was not followed"):
+        source_of(tmp_path / "photos")
 
 
 def test_what_headstrip_keeps_while_it_runs_is_not_counted(tmp_path: Path) -> None:

@@ -1,17 +1,31 @@
-"""The files that a source leaves out because of their suffix, counted by it."""
+"""What a source leaves out: files by their suffix, and links to folders."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from headstrip.embed.files import HEIF_SUFFIXES, heif_is_installed
 from headstrip.embed.sources.items import Item, Source
 
-Note = Callable[[str], None]
-"""What is called with the name of each file that is left out."""
+LINKS = "links to folders"
+"""What links to folders are counted as, which have no suffix."""
+
+
+class Note(Protocol):
+    """What is called with the name of each file or link that is left out."""
+
+    def __call__(self, name: str, kind: str | None = None) -> None:
+        """Take note.
+
+        Args:
+            name: Its name.
+            kind: What it is counted as, None for its suffix.
+        """
+        ...
+
 
 NO_PICTURES = frozenset({
     ".aae", ".arrow", ".avi", ".cfg", ".ckpt", ".cls", ".css", ".csv", ".db", ".doc", ".docx",
@@ -30,14 +44,17 @@ _SHOWN = 8
 
 
 class LeftOut:
-    """How many files were left out, by suffix."""
+    """How many files were left out, by suffix, and how many links to folders."""
 
     def __init__(self) -> None:
         """Start with none."""
         self._counts: Counter[str] = Counter()
 
-    def note(self, name: str) -> None:
-        """Count a file."""
+    def note(self, name: str, kind: str | None = None) -> None:
+        """Count a file by its suffix, or what else is left out by its kind; see ``Note``."""
+        if kind is not None:
+            self._counts[kind] += 1
+            return
         match = _SUFFIX.fullmatch(name.rpartition("/")[2].lower())
         suffix = (match[1] or match[2]) if match else ""
         if suffix in self._counts or len(self._counts) < _MOST_KINDS:
@@ -46,7 +63,7 @@ class LeftOut:
             self._counts[""] += 1
 
     def counts(self) -> dict[str, int]:
-        """Return the number of files by suffix in lower case, ``""`` for none; most files first."""
+        """Return the number by suffix in lower case, ``""`` for none, and kind; the most first."""
         return dict(sorted(self._counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
@@ -64,7 +81,7 @@ def items_of(source: Source, note: Note) -> Iterator[Item]:
     return source.items_noting(note) if isinstance(source, Noting) else source.items()
 
 
-def unnoted(name: str) -> None:
+def unnoted(name: str, kind: str | None = None) -> None:
     """Take no note of a file that is left out."""
 
 
@@ -75,9 +92,27 @@ def sentence(counts: Mapping[str, int]) -> str | None:
         >>> sentence({".ico": 2, "": 1, ".txt": 9})
         '3 files were left out: 2 .ico, 1 without a suffix. Images are known by their suffix.'
     """
-    shown = {suffix: count for suffix, count in counts.items() if suffix not in NO_PICTURES}
+    sentences = [_of_files(counts), _of_links(counts.get(LINKS, 0))]
+    return " ".join(filter(None, sentences)) or None
+
+
+def _of_links(count: int) -> str:
+    if not count:
+        return ""
+    return (
+        f"{count} {'links to folders were' if count > 1 else 'link to a folder was'} not followed. "
+        "To follow one, name it in a pattern, such as 'photos/{**,link/**}'."
+    )
+
+
+def _of_files(counts: Mapping[str, int]) -> str:
+    shown = {
+        suffix: count
+        for suffix, count in counts.items()
+        if suffix not in NO_PICTURES and suffix != LINKS
+    }
     if not shown:
-        return None
+        return ""
     total = sum(shown.values())
     kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in shown.items()]
     if len(kinds) > _SHOWN:

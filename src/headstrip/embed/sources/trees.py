@@ -11,7 +11,7 @@ from typing import Protocol
 from headstrip.embed.files import escape, is_image, refuse_folder
 from headstrip.embed.sources.access import Access
 from headstrip.embed.sources.items import Item, shown_place, stamp_in
-from headstrip.embed.sources.left_out import Note, unnoted
+from headstrip.embed.sources.left_out import LINKS, Note, unnoted
 from headstrip.embed.sources.patterns import Patterns, State
 from headstrip.errors import HeadstripError
 
@@ -46,7 +46,8 @@ class Tree(Protocol):
         """Yield the files that may be images or hold some, named relative to the root.
 
         Args:
-            note: Called with the name of each other file.
+            note: Called with the name of each other file, and of each link to a folder that is not
+                followed.
         """
         ...
 
@@ -78,7 +79,7 @@ class FolderTree:
                 for entry in entries:
                     name = inner + entry.name
                     if _is_folder(entry):
-                        entered = self._enter(states, entry)
+                        entered = self._enter(states, entry, note)
                         if entered:
                             pending.append((name + "/", entered))
                     elif not self.patterns.match(states, entry.name):
@@ -88,8 +89,16 @@ class FolderTree:
                     else:
                         noted(entry.name)
 
-    def _enter(self, states: frozenset[State], entry: os.DirEntry[str]) -> frozenset[State]:
-        return self.patterns.enter(states, entry.name, linked=_is_linked(entry))
+    def _enter(
+        self, states: frozenset[State], entry: os.DirEntry[str], note: Note
+    ) -> frozenset[State]:
+        reached = self.patterns.enter(states, entry.name, linked=False)
+        if not reached or not _is_linked(entry):
+            return reached
+        followed = self.patterns.enter(states, entry.name, linked=True)
+        if not followed:
+            note(entry.name, LINKS)
+        return followed
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,8 @@ class UrlTree:
         start = len(root.rstrip("/"))
         for path, info in self._found(files).items():
             name = path[start:].lstrip("/")
-            if info.get("type", "file") != "file":
+            # What is neither, such as a link, is a row that says why it cannot be read.
+            if info.get("type", "file") == "directory":
                 continue
             if self.suffix or kind_of(name):
                 yield Item(escape(name.encode("utf-8", "surrogateescape")), *stamp(info))
