@@ -22,12 +22,15 @@ class Item(NamedTuple):
     """One image of a source.
 
     Attributes:
-        path: Its name in a table, as ``stored_path`` writes it; unique in the source.
+        path: Its name in a table, unique in the source: the text of a row of a list where that is
+            text, otherwise as ``stored_path`` writes it.
         size: Its bytes, 0 where they are not known before it is read.
         modified: When it, or the file that holds it, was written, in ns since 1970; 0 where it
             is not known. A time that 64 bits cannot hold is the nearest that they can; see
             ``is_clipped``.
-        place: The file that holds it, for a reader to find it; empty where it is a file itself.
+        place: The file that holds it, for a reader to find it; empty where it is a file itself. For
+            a row of a list whose name ``original_path`` would misread, the row as ``stored_path``
+            writes it.
         offset: Where it is in that file: a byte or a row.
         page: Which page or frame of the file, counted from 1; 0 where the first stands for all.
     """

@@ -39,10 +39,12 @@ class RowReader:
             ImageError: It cannot be read, or may not.
         """
         with image_errors():
-            place = joined(self.root, item.path)
+            # The text of some rows cannot be read back, and is kept beside it in another form.
+            stored = item.place or item.path
+            place = joined(self.root, stored)
             if is_url(place):
                 return read_address(place, item, self.access)
-            path = original_path(item.path)
+            path = original_path(stored)
             found = located(self.root, path)
             if found is None:
                 raise ImageError(_why_missing(path))
@@ -54,11 +56,13 @@ def listed(root: str, path: str) -> Item:
 
     Its name is the text of the row and nothing else, so that the results can be joined to the list.
     """
-    name = _name(path)
+    stored = _stored(path)
+    name = path if _is_unicode(path) else stored
+    place = "" if stored == name else stored
     if is_url(name) or is_url(root):
-        return Item(name, 0, 0)
+        return Item(name, 0, 0, place)
     found = located(root, path)
-    return Item(name, 0, 0) if found is None else Item(name, *stamp_of(found))
+    return Item(name, *(stamp_of(found) if found is not None else (0, 0)), place)
 
 
 def located(root: str, path: str) -> str | None:
@@ -118,7 +122,17 @@ def _why_missing(path: str) -> str:
     return "No such file or directory."
 
 
-def _name(path: str) -> str:
+def _is_unicode(path: str) -> bool:
+    """Whether a column of text can hold a path unchanged."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _stored(path: str) -> str:
+    """Return a path as ``original_path`` reads it back."""
     try:
         return escape(os.fsencode(path))
     except UnicodeEncodeError:
