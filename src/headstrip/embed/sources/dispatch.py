@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, BinaryIO
 
 from headstrip.embed.sources.access import Access, is_url
 from headstrip.embed.sources.files import FilesSource
@@ -34,6 +36,9 @@ _REFUSED = {
     ".7z": _PACKED, ".gz": _PACKED, ".rar": _PACKED, ".zip": _PACKED,
 }  # fmt: skip
 """What files are that might be taken for a source, and what to do instead."""
+_SAMPLE = 1 << 12
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _DATASETS = ("state.json", "dataset_dict.json")
 
 
@@ -132,7 +137,40 @@ def _is_dataset(root: str) -> bool:
 def _kind_by_suffix(tree: Tree) -> str:
     if reason := _REFUSED.get(tree.suffix):
         raise HeadstripError(f"{tree.where!r} cannot be a source: it is {reason}.")
-    return "list" if tree.suffix in _LISTS else kind_of("x" + tree.suffix) or "image"
+    if tree.suffix in _LISTS:
+        return "list"
+    kind = kind_of("x" + tree.suffix)
+    if kind is None and isinstance(tree, NamedTree) and _is_text(tree.paths[0]):
+        raise HeadstripError(
+            f"{tree.where!r} cannot be a source: it is text, and not an image. If it is a list of "
+            "paths, give it the suffix by which headstrip knows lists: .txt (a path a line), .csv, "
+            ".tsv, .jsonl or .parquet."
+        )
+    return kind or "image"
+
+
+def _is_text(path: str) -> bool:
+    """Whether a file starts like text, and not like an image that is written in digits."""
+    try:
+        with _opened_regular(path) as file:
+            start = file.read(_SAMPLE)
+    except OSError:
+        # Reading it says why, in its row.
+        return False
+    if start.startswith((b"P1", b"P2", b"P3")):
+        return False
+    encoding = "utf-16" if start.startswith(_UTF16) else "utf-8"
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and _CONTROL.search(text) is None
+
+
+def _opened_regular(path: str) -> BinaryIO:
+    if not os.path.isfile(path):
+        raise OSError
+    return open(path, "rb")
 
 
 def _kind_of_first(tree: Tree) -> str:
