@@ -80,6 +80,93 @@ def test_a_path_need_not_be_utf8(tmp_path: Path, head: bytes) -> None:
     assert contents(place) == {r"\xff\x5cxfe.jpg": b"1"}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there a backslash stands between folders")
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl", ".parquet"])
+def test_a_row_that_looks_like_an_escaped_byte_keeps_its_text(tmp_path: Path, suffix: str) -> None:
+    write_files(tmp_path, {"in/xe9t.jpg": b"1", r"\x41.jpg": b"2"})
+    rows = {r"in\xe9t.jpg": b"1", r"\x41.jpg": b"2", r"\xfe": "No such file or directory."}
+    place = tmp_path / f"list{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"path": list(rows)}), place)
+    elif suffix == ".jsonl":
+        place.write_text("\n".join(json.dumps({"path": row}) for row in rows))
+    else:
+        place.write_text("\n".join(["path"] * (suffix == ".csv") + list(rows)))
+    assert contents(place) == rows
+
+
+def test_lines_may_end_as_on_an_old_mac(folder: Path) -> None:
+    (folder / "list.txt").write_bytes(b"in/a.jpg\rb, c.jpg\r\rgone.jpg\r")
+    assert contents(folder / "list.txt") == FOUND
+    (folder / "list.csv").write_bytes(b'path\rin/a.jpg\r"b, c.jpg"\rgone.jpg\r')
+    assert contents(folder / "list.csv") == FOUND
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (['1,"in/a.jpg', "2,x.jpg", "3,y.jpg"], "row that starts in line 2 is not closed"),
+        (["1,x.jpg", '2,"y.jpg', '3,"b, c.jpg"'], "row that starts in line 3 is not closed"),
+        (["1,x.jpg", '2,"', *["3,y.jpg"] * 30_000], "row that starts in line 3 is not closed"),
+        (["1,x.jpg", '2,"b" c.jpg'], "line 3 has text behind a closing quote"),
+    ],
+)
+def test_a_quote_that_is_not_closed_is_told(tmp_path: Path, rows: list[str], said: str) -> None:
+    (tmp_path / "a.csv").write_text("\n".join(["id,path", *rows]))
+    with pytest.raises(HeadstripError, match=said):
+        contents(tmp_path / "a.csv")
+
+
+def test_a_cell_may_have_several_lines(folder: Path) -> None:
+    (folder / "list.csv").write_bytes(b'path,text\r\nin/a.jpg,"one\r\ntwo ""x"""\r\n')
+    assert contents(folder / "list.csv") == {"in/a.jpg": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("a.csv", "file,x,file\na.jpg,1,b.jpg\n", "in its header"),
+        ("a.tsv", "file\tfile\na.jpg\tb.jpg\n", "in its header"),
+        ("a.jsonl", '{"file": "a.jpg"}\n{"file": "a.jpg", "file": "b.jpg"}', "in line 2"),
+    ],
+)
+def test_a_column_that_is_there_twice_is_refused(
+    tmp_path: Path, name: str, text: str, where: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(HeadstripError, match=f"has 'file' more than once {where}"):
+        contents(tmp_path / name, column="file")
+
+
+def test_columns_of_parquet_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    for cells in (["a.jpg"], [b"1"]):
+        table = pa.table([cells, cells], names=["file", "file"])
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(HeadstripError, match="'file' more than once"):
+            contents(tmp_path / "a.parquet", column="file")
+
+
+def test_other_keys_may_be_there_twice(folder: Path) -> None:
+    (folder / "a.jsonl").write_text('{"path": "in/a.jpg", "x": {"path": 1, "path": 2}, "x": 3}\n')
+    assert contents(folder / "a.jsonl") == {"in/a.jpg": b"1"}
+
+
+@pytest.mark.parametrize("name", ["l.lst", "list", "a.list"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_list_with_another_suffix_is_told_the_suffixes(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
+    (tmp_path / name).write_text("grün.jpg\nb.jpg\n", encoding=encoding)
+    with pytest.raises(HeadstripError, match=r"it is text.*\.txt .*\.csv, \.tsv, \.jsonl or"):
+        source_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"P3 1 1 255 1 2 3\n", b"\x89PNG\r\n\x1a\n\0", b""])
+def test_an_image_may_have_any_suffix(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.dat").write_bytes(content)
+    assert list(contents(tmp_path / "a.dat").values()) == [content or "the file is empty."]
+
+
 def test_a_path_that_stands_there_twice_is_listed_twice(folder: Path) -> None:
     (folder / "list.txt").write_text("in/a.jpg\nin/a.jpg\n")
     assert [item.path for item in source_of(folder / "list.txt").items()] == ["in/a.jpg"] * 2

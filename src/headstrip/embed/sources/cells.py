@@ -22,6 +22,12 @@ def image_column(schema: pa.Schema, asked: str | None, shown: str) -> str | None
         HeadstripError: There is no such column, it has no images, or several might be meant.
     """
     found = bytes_columns(schema)
+    for name in [asked] if asked is not None else found:
+        if schema.names.count(name) > 1:
+            raise HeadstripError(
+                f"{shown!r} has the column {name!r} more than once, and headstrip cannot tell "
+                "which one is meant. Rename one of them, or take it out."
+            )
     structs = [name for name in found if pa.types.is_struct(schema.field(name).type)]
     if asked is not None:
         if asked not in found:

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
@@ -101,17 +102,46 @@ class ListSource:
                 yield path
 
     def _cells(self, lines: Iterator[str]) -> Iterator[str]:
-        rows = csv.reader(lines, delimiter="\t" if self.suffix == ".tsv" else ",")
-        header = next(rows, [])
+        shown, rows = shown_place(self.place), self._rows(lines)
+        _, header = next(rows, (1, []))
         if self.column not in header:
-            raise no_column(shown_place(self.place), self.column, header)
+            raise no_column(shown, self.column, header)
+        if header.count(self.column) > 1:
+            raise repeated(shown, self.column, "in its header")
         at = header.index(self.column)
-        for row in rows:
+        for start, row in rows:
             if not row:
                 continue
             if at >= len(row) or not row[at]:
-                raise no_path(shown_place(self.place), self.column, f"line {rows.line_num}")
+                raise no_path(shown, self.column, f"line {start}")
             yield row[at]
+
+    def _rows(self, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+        """Yield the cells of each row, and the line that the row starts in."""
+        # Otherwise a quote that is not closed makes one row of several, without an error.
+        rows = csv.reader(lines, delimiter="\t" if self.suffix == ".tsv" else ",", strict=True)
+        while True:
+            start = rows.line_num + 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise self._bad_quote(start, rows.line_num, error) from error
+            yield start, row
+
+    def _bad_quote(self, start: int, end: int, error: csv.Error) -> HeadstripError:
+        shown, said = shown_place(self.place), failure(error)
+        if end > start or "unexpected end" in said:
+            why = f"a quote in the row that starts in line {start} is not closed"
+        elif "expected after" in said:
+            why = f"line {start} has text behind a closing quote"
+        else:
+            return unreadable(shown, said)
+        return HeadstripError(
+            f"{shown!r} cannot be read: {why}. Close the quote; write a quote that belongs to a "
+            'value twice ("").'
+        )
 
     def _values(self, lines: Iterator[str]) -> Iterator[str]:
         """Yield the paths of JSON objects, one a line."""
@@ -120,11 +150,13 @@ class ListSource:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_Object)
             except (ValueError, RecursionError):
                 row = None
-            if not isinstance(row, dict):
+            if not isinstance(row, _Object):
                 raise unreadable(shown, f"line {number} is not a JSON object")
+            if self.column in row.repeated:
+                raise repeated(shown, self.column, f"in line {number}")
             if is_first and self.column not in row:
                 raise no_column(shown, self.column, list(row))
             is_first = False
@@ -136,12 +168,22 @@ class ListSource:
             yield value
 
 
+class _Object(dict[str, Any]):
+    """A JSON object that knows which of its keys it has more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(key for key, _ in pairs) if len(pairs) > len(self) else Counter[str]()
+        self.repeated = {key for key, count in counts.items() if count > 1}
+
+
 def _text_of(file: BinaryIO) -> TextIO:
     """Read a file as text; bytes that are not UTF-8 become what file names have in their place."""
     encoding = _encoding(file.read(_SAMPLE))
     file.seek(0)
     errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
-    return io.TextIOWrapper(file, encoding, errors, newline="\n")
+    # Lines end in LF, CR LF or CR, and quoted cells keep theirs.
+    return io.TextIOWrapper(file, encoding, errors, newline="")
 
 
 def _encoding(start: bytes) -> str:
@@ -164,6 +206,14 @@ def no_column(shown: str, column: str, columns: list[str]) -> HeadstripError:
     return HeadstripError(
         f"{shown!r} has no column {column!r}; its columns: {known}. "
         "Say which one has the paths, with --column or column=."
+    )
+
+
+def repeated(shown: str, column: str, where: str) -> HeadstripError:
+    """Return the error of a list that has its column of paths more than once."""
+    return HeadstripError(
+        f"{shown!r} has {column!r} more than once {where}, and headstrip cannot tell which one is "
+        "meant. Rename one of them, or take it out."
     )
 
 

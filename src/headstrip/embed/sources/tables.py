@@ -77,6 +77,7 @@ class TablesSource:
                 column = image_column(table.schema_arrow, self.column, file.path)
             if metadata and b"headstrip" in metadata:
                 # What an earlier run wrote, among what it read.
+                note(file.path)
                 continue
             if column is None:
                 raise HeadstripError(
@@ -248,13 +249,15 @@ def texts_of_column(place: str, column: str, access: Access) -> Iterator[str]:
     Raises:
         HeadstripError: It cannot be read, has no such column, or a row has no path.
     """
-    from headstrip.embed.sources.lists import no_column, no_path, not_text
+    from headstrip.embed.sources.lists import no_column, no_path, not_text, repeated
 
     shown, row = shown_place(place), 0
     with opened_table(place, shown, access) as table:
         schema = table.schema_arrow
         if column not in schema.names:
             raise no_column(shown, column, schema.names)
+        if schema.names.count(column) > 1:
+            raise repeated(shown, column, "among its columns")
         for batch in table.iter_batches(_PATHS_AT_ONCE, columns=[column], use_threads=False):
             for value in batch.column(0).to_pylist():
                 if value is not None and not isinstance(value, (str, bytes)):
