@@ -152,8 +152,13 @@ FAULTS = (
     ),
     Fault(
         "a changed image is not noticed", "embed/priors.py",
-        'return bool(row["size"] == item.size and row["modified"] == item.modified)',
-        "return True",
+        'if row["size"] != item.size or row["modified"] != item.modified:',
+        "if False:",
+        "tests/embed/test_run.py",
+    ),
+    Fault(
+        "times that no column holds count as unchanged", "embed/priors.py",
+        "            if not is_clipped(item.modified):\n", "            if True:\n",
         "tests/embed/test_run.py",
     ),
     Fault(
@@ -509,7 +514,17 @@ FAULTS = (
     ),
     Fault(
         "an optimizer's state is a second state dict", "several_states.py",
-        "_OPTIMIZER.search(key.lower()) is not None", "False",
+        "return is_optimizer or _SLOT.fullmatch(name) is not None", "return False",
+        "tests/weights/test_several_states.py",
+    ),
+    Fault(
+        "a network under a name like an optimizer's is passed over", "several_states.py",
+        " and _NETWORK.search(name) is None", "",
+        "tests/weights/test_several_states.py",
+    ),
+    Fault(
+        "an average without names is passed over", "several_states.py",
+        "if 2 * less > more and _has_shapes_of(one, other):", "if False:",
         "tests/weights/test_several_states.py",
     ),
     Fault(

@@ -68,7 +68,9 @@ def test_absolute_paths_stay_what_they_are(folder: Path, tmp_path_factory) -> No
 
 def test_a_path_that_no_file_can_have_is_a_row(folder: Path) -> None:
     (folder / "list.txt").write_bytes(b"a\0b.jpg\n")
-    assert contents(folder / "list.txt") == {"a\0b.jpg": "embedded null byte."}
+    assert contents(folder / "list.txt") == {
+        "a\0b.jpg": "it has a zero byte in it, which no name of a file has. Check the list."
+    }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")

@@ -118,7 +118,7 @@ def _why_missing(path: str) -> str:
             "with `iconv -f LATIN1 -t UTF-8`."
         )
     if "\0" in path:
-        return "embedded null byte."
+        return "it has a zero byte in it, which no name of a file has. Check the list."
     return "No such file or directory."
 
 
