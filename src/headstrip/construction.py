@@ -149,7 +149,7 @@ def _warn_of_options(builder: Builder, left: Mapping[str, Any], instead: Mapping
         "with your own values, and this warning does not come again.",
         WeightsWarning,
         # Where build_encoder was called.
-        stacklevel=6,
+        stacklevel=7,
     )
 
 

@@ -413,4 +413,4 @@ def _report_mismatch(spec: BackboneSpec, dim: int, strict: bool) -> None:
     )
     if strict:
         raise CatalogMismatchError(message)
-    warnings.warn(message, CatalogMismatchWarning, stacklevel=4)
+    warnings.warn(message, CatalogMismatchWarning, stacklevel=5)

@@ -50,7 +50,7 @@ def _check_entry(entry: WeightsEntry) -> str | None:
         "tag": isinstance(entry.tag, str) and bool(entry.tag),
         "locations": _are_all(entry.locations, str),
         "sha256": isinstance(entry.sha256, str),
-        "options": _are_options(entry.options) and "num_classes" not in dict(entry.options),
+        "options": _are_options(entry.options) and not dict(entry.options).get("num_classes"),
         "num_classes": entry.num_classes is None or _is_count(entry.num_classes),
         "input_shape": entry.input_shape is None or (
             isinstance(entry.input_shape, tuple) and all(map(_is_count, entry.input_shape))

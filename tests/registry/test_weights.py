@@ -89,7 +89,9 @@ def test_labels_that_are_nowhere_are_an_error_that_says_who_names_them(site):
 def test_labels_are_one_a_class(site):
     install_source(site, "acme", ["net"], **{"labels/cells__txt": "red\nwhite\n"})
     entry = WeightsEntry("V1", labels="cells", num_classes=3)
-    with pytest.raises(CatalogError, match=r"cells\.txt has 2 labels for 3 classes"):
+    with pytest.raises(
+        CatalogError, match=r"cells\.txt has 2 labels, and the weights that name it have 3"
+    ):
         Registry().labels(spec_of("acme", "net"), entry)
 
 

@@ -457,7 +457,7 @@ DEFECTS = [
     (ChangingWhatItRefuses, "refusal", "strip_head refused a network and changed it"),
     (DescribesOnlyDicts, "describe-file", "raised TypeError: argument of type 'NoneType'"),
     (DescribesAPublishedFile, "describe-file", "of a OrderedDict does not fit: it has a location"),
-    (DescribesOtherClasses, "describe-file", "has 1000 labels for 5 classes"),
+    (DescribesOtherClasses, "describe-file", "and the weights that name it have 5 classes"),
     (OtherShape, "preprocessing", "of 'without weights' gives (3, 8, 8) instead of (3, 16, 16)"),
     (WrongPath, "build", "or the path of its head; its last Linear is at 'fc'."),
     (Maps, "build", "as strip_head leaves it, it gave shape (2, 6, 1, 1)"),
@@ -493,7 +493,7 @@ DEFECTS = [
     ),
     (
         with_entries("NoLabels", replace(WEIGHTS, labels="imagenet-1k")),
-        "weights", "has 1000 labels for 5 classes",
+        "weights", "and the weights that name it have 5 classes",
     ),
     (
         with_entries("Unwritable", replace(WEIGHTS, license="a\tb")),
