@@ -186,14 +186,14 @@ def headstrip_way(name: str, **asked: Any) -> Embed:
 def calibrated_way(name: str) -> Embed:
     """The same, with the options that `headstrip embed --calibrate` prints."""
     from headstrip.embed.allocating import keep_freed_memory
-    from headstrip.embed.calibrate import choose
+    from headstrip.embed.calibrate import choose_engine
     from headstrip.embed.plan import Settings
     from headstrip.embed.profile import measure_engines
     from headstrip.embed.sources import source_of
 
     keep_freed_memory()
     found, measured = measure_engines(headstrip_encoder(name), source_of(sys.argv[3]), Settings())
-    best = choose(measured)
+    best = choose_engine(measured)
     return headstrip_way(
         name, batch_size=found.batch_size, threads=found.threads, engine=best.engine,
         precision=best.precision,

@@ -23,7 +23,7 @@ from PIL import Image
 
 from demo import BACKBONE, photographs
 from headstrip import build_encoder
-from headstrip.embed.calibrate import TOLERANCE, Measured, calibrate, choose
+from headstrip.embed.calibrate import TOLERANCE, Measured, calibrate, choose_engine
 from headstrip.embed.engines import ENGINES
 from headstrip.embed.layout import cores
 from headstrip.embed.pixels import to_pixels
@@ -67,7 +67,7 @@ def _cells(one: Measured) -> list[str]:
 
 def lines_of(measured: Sequence[Measured], images: int, lanes: int) -> list[str]:
     """Write down the measurement, where and with what it was made, and what is chosen by it."""
-    best, today = choose(measured), datetime.date.today().isoformat()
+    best, today = choose_engine(measured), datetime.date.today().isoformat()
     where = f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), {lanes} cores"
     missing = [one for one in measured if one.unavailable]
     return [

@@ -10,7 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstrip.backbones import Backbone as Backbone
+    from headstrip.backbones import get_backbone as get_backbone
+    from headstrip.backbones import list_backbones as list_backbones
+    from headstrip.backbones import plugin_records as plugin_records
+    from headstrip.embed.allocating import keep_freed_memory as keep_freed_memory
+    from headstrip.embed.calibrate import calibrate as calibrate
+    from headstrip.embed.calibrate import choose_engine as choose_engine
+    from headstrip.embed.cluster import EncoderUDF as EncoderUDF
+    from headstrip.embed.decode import decode_bytes as decode_bytes
     from headstrip.embed.loading import load_embeddings as load_embeddings
+    from headstrip.embed.neighbors import find_neighbors as find_neighbors
+    from headstrip.embed.options import EmbedOptions as EmbedOptions
+    from headstrip.embed.pixels import to_pixels as to_pixels
+    from headstrip.embed.plan import EmbedSettings as EmbedSettings
+    from headstrip.embed.report import EmbedReport as EmbedReport
+    from headstrip.embed.run import embed_source as embed_source
+    from headstrip.embed.sources import source_of as source_of
     from headstrip.encoder import Encoder as Encoder
     from headstrip.errors import CatalogError as CatalogError
     from headstrip.errors import CatalogMismatchError as CatalogMismatchError
@@ -36,11 +52,24 @@ if TYPE_CHECKING:
     from headstrip.seeding import make_deterministic as make_deterministic
     from headstrip.spec import BackboneSpec as BackboneSpec
     from headstrip.spec import WeightsEntry as WeightsEntry
+    from headstrip.spec import parse_name as parse_name
     from headstrip.surgery import Stripped as Stripped
     from headstrip.surgery import detach as detach
 
 _HOMES = {
+    "backbones": ("Backbone", "get_backbone", "list_backbones", "plugin_records"),
+    "embed.allocating": ("keep_freed_memory",),
+    "embed.calibrate": ("calibrate", "choose_engine"),
+    "embed.cluster": ("EncoderUDF",),
+    "embed.decode": ("decode_bytes",),
     "embed.loading": ("load_embeddings",),
+    "embed.neighbors": ("find_neighbors",),
+    "embed.options": ("EmbedOptions",),
+    "embed.pixels": ("to_pixels",),
+    "embed.plan": ("EmbedSettings",),
+    "embed.report": ("EmbedReport",),
+    "embed.run": ("embed_source",),
+    "embed.sources": ("source_of",),
     "encoder": ("Encoder",),
     "errors": (
         "CatalogError", "CatalogMismatchError", "CatalogMismatchWarning", "HeadNotFoundError",
@@ -53,7 +82,7 @@ _HOMES = {
     "preprocessing": ("Preprocessing",),
     "registry": ("register_plugin",),
     "seeding": ("make_deterministic",),
-    "spec": ("BackboneSpec", "WeightsEntry"),
+    "spec": ("BackboneSpec", "WeightsEntry", "parse_name"),
     "surgery": ("Stripped", "detach"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,6 +1,7 @@
 """Everything that README and docs show is run, and prints what they say."""
 
 import doctest
+import importlib
 import re
 import shlex
 import subprocess
@@ -108,6 +109,24 @@ def check_console(body, terminal):
         assert checker.check_output(expected, ran.stdout, FLAGS), (
             f"$ {command}\n{ran.stdout}\nand the document says\n{expected}"
         )
+
+
+PUBLIC = {"headstrip", "headstrip.testing", "headstrip.plugin_api"}
+
+
+def test_documents_import_public_names_alone():
+    readmes = [*DOCUMENTS, *ROOT.glob("plugins/*/README.md"), ROOT / "README.md"]
+    for document in readmes:
+        text = document.read_text(encoding="utf-8")
+        for module, names in re.findall(
+            r"^(?:>>> |\.\.\. )?\s*from (headstrip[\w.]*) import (.+)$", text, re.MULTILINE
+        ):
+            if module.startswith("headstrip_"):
+                continue
+            assert module in PUBLIC, f"{document.name} imports {names} from {module}"
+            public = importlib.import_module(module).__all__
+            for name in names.strip("()").split(","):
+                assert name.strip() in public, f"{document.name} imports {name} from {module}"
 
 
 def test_every_link_to_a_file_leads_to_one():

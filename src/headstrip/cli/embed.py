@@ -212,7 +212,7 @@ def _look(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Print what the engines, or the stages of a run, measure."""
-    from headstrip.embed.calibrate import choose
+    from headstrip.embed.calibrate import choose_engine
     from headstrip.embed.profile import measure_engines, profile
 
     if not is_profile:
@@ -227,7 +227,7 @@ def _look(
             )
             for row in rows:
                 print_line(_engine_line(row))
-            best = choose(measured)
+            best = choose_engine(measured)
             print_line(
                 f"The fastest within the tolerance: --batch-size {layout['batch_size']} --threads "
                 f"{layout['threads']} --engine {best.engine} --precision {best.precision}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from headstrip.backbones import list_backbones, matches
 from headstrip.catalog import format_shape
 from headstrip.cli.backbone import open_registry, spec_as_json
 from headstrip.cli.failures import PARTLY
@@ -22,8 +22,6 @@ _COLUMNS = (
     Column("params", is_number=True), Column("input"), Column("default weights"),
 )  # fmt: skip
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
-
-Filter = Callable[[BackboneSpec], bool]
 
 
 def _count(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
@@ -57,7 +55,6 @@ def _size(
 @click.option("--law", type=click.Choice(LAWS), help="Only those whose logits follow so.")
 @click.option(
     "--license",
-    "licence",
     metavar="NAME",
     help="Only those with weights whose library states this licence, such as apache-2.0.",
 )
@@ -69,7 +66,7 @@ def _size(
 )
 @click.option(
     "--input",
-    "size",
+    "input_size",
     callback=_size,
     metavar="SIZE",
     help="Only those whose default input has this size.",
@@ -83,56 +80,14 @@ def command(context: click.Context, /, pattern: str | None, as_json: bool, **wan
     one line a backbone and nothing else.
     """
     registry = open_registry(context)
-    specs = registry.specs()
-    filters = _filters(registry, **wanted)
-    chosen = [
-        (registry.short_name(spec), spec)
-        for spec in specs
-        if _matches(spec, pattern) and all(fits(spec) for fits in filters)
-    ]
+    specs = list_backbones(pattern, **wanted)
     if as_json:
-        print_json([spec_as_json(spec) for _, spec in chosen])
-    elif chosen:
-        print_table(_COLUMNS, [_cells(name, spec) for name, spec in chosen])
-    if not chosen:
+        print_json([spec_as_json(spec) for spec in specs])
+    elif specs:
+        print_table(_COLUMNS, [_cells(registry.short_name(spec), spec) for spec in specs])
+    if not specs:
         warn(_nothing(registry, pattern, wanted))
         context.exit(PARTLY)
-
-
-def _matches(spec: BackboneSpec, pattern: str | None) -> bool:
-    return pattern is None or (
-        fnmatchcase(spec.name, pattern) or fnmatchcase(spec.qualified_name, pattern)
-    )
-
-
-def _filters(
-    registry: Registry,
-    source: str | None,
-    family: str | None,
-    task: str | None,
-    dim: int | None,
-    law: str | None,
-    licence: str | None,
-    max_params: int | None,
-    size: tuple[int, ...] | None,
-) -> list[Filter]:
-    """Make a function of each option that was given."""
-    filters: list[tuple[Any, Filter]] = [
-        (source, lambda spec: spec.source == source),
-        (family, lambda spec: spec.family == family),
-        (task, lambda spec: spec.task == task),
-        (dim, lambda spec: spec.dim == dim),
-        (law, lambda spec: spec.law == law),
-        (licence, lambda spec: _has_licence(registry, spec, (licence or "").lower())),
-        (max_params, lambda spec: spec.params <= (max_params or 0)),
-        (size, lambda spec: spec.input_shape[-len(size or ()) :] == size),
-    ]
-    return [function for value, function in filters if value is not None]
-
-
-def _has_licence(registry: Registry, spec: BackboneSpec, licence: str) -> bool:
-    entries = registry.listed_weights(spec)
-    return any((entry.license or "").lower() == licence for entry in entries)
 
 
 def _cells(name: str, spec: BackboneSpec) -> list[str]:
@@ -150,12 +105,12 @@ def _nothing(registry: Registry, pattern: str | None, wanted: Mapping[str, Any])
         reason = nothing_listed(source, registry.records())
         if reason:
             return f"No backbone of the source {source!r} is listed: {reason}."
-    if pattern is None or any(_matches(spec, pattern) for spec in specs):
+    if pattern is None or any(matches(spec, pattern) for spec in specs):
         given = sum(value is not None for value in (pattern, *wanted.values()))
         if given == 1:
             return "No backbone matches the option. `headstrip list` prints all names."
         return "No backbone matches all the options together. Leave one of them out."
     wider = f"*{pattern.strip('*')}*"
-    count = sum(_matches(spec, wider) for spec in specs)
+    count = sum(matches(spec, wider) for spec in specs)
     hint = f"{wider!r} matches {count}" if count else "`headstrip list` prints all names"
     return f"No backbone matches {pattern!r}; {hint}."

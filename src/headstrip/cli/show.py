@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
+from headstrip.backbones import Backbone, get_backbone
 from headstrip.catalog import format_shape
 from headstrip.cli.backbone import complete_backbone, open_registry, spec_as_json
 from headstrip.cli.failures import UsageFailure
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line
-from headstrip.plugins import PluginRecord
+from headstrip.errors import WeightsError
 from headstrip.preprocessing import Preprocessing
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import WeightsEntry
 
 _FILE_SIZE = "file size (MB)"
 _UNVERIFIED = "slow, unverified (the plugin loads these weights itself)"
@@ -33,40 +34,25 @@ def command(context: click.Context, name: str, as_json: bool) -> None:
     """
     registry = open_registry(context)
     with plugins_on_stderr():
-        spec, parts = registry.resolve(name)
-        entries = registry.weights(spec)
-        if not (spec.dim and spec.params):
-            # A catalog states both. What a plugin described just now has imported torch anyway.
-            from headstrip.measure import completed
-
-            spec = completed(spec, registry)
-    default = entries[0].tag if entries else None
-    owner = next(record for record in registry.records() if record.name == spec.plugin)
-    chosen = _chosen(spec, entries, parts.tag)
+        try:
+            found = get_backbone(name)
+        except WeightsError as error:
+            raise UsageFailure(str(error)) from error
+        spec = found.spec
+        default = next((entry.tag for entry in registry.weights(spec)), None)
     if as_json:
-        weights = [_entry_as_json(entry, entry.tag == default) for entry in chosen]
-        print_json({**spec_as_json(spec), "origin": owner.origin, "weights": weights})
+        weights = [_entry_as_json(entry, entry.tag == default) for entry in found.weights]
+        print_json({**spec_as_json(spec), "origin": found.origin, "weights": weights})
         return
-    _print_facts(spec.qualified_name, _spec_facts(spec, owner))
-    for entry in chosen:
+    _print_facts(spec.qualified_name, _spec_facts(found))
+    for entry in found.weights:
         print_line("")
         _print_facts(
             entry.tag + (" (default)" if entry.tag == default else ""), _entry_facts(entry)
         )
-    if not entries:
+    if not found.weights:
         print_line("")
         print_line("No pretrained weights.")
-
-
-def _chosen(
-    spec: BackboneSpec, entries: tuple[WeightsEntry, ...], tag: str | None
-) -> tuple[WeightsEntry, ...]:
-    """Return the set of weights that the name has a tag of, else all of them."""
-    chosen = tuple(entry for entry in entries if tag in (None, entry.tag))
-    if tag is not None and not chosen:
-        tags = ", ".join(entry.tag for entry in entries) or "none"
-        raise UsageFailure(f"{spec.qualified_name} has no weights {tag!r}. It has {tags}.")
-    return chosen
 
 
 def _print_facts(title: str, facts: list[Fact]) -> None:
@@ -76,14 +62,15 @@ def _print_facts(title: str, facts: list[Fact]) -> None:
         print_line(f"  {key.ljust(width)}  {value}")
 
 
-def _spec_facts(spec: BackboneSpec, owner: PluginRecord) -> list[Fact]:
+def _spec_facts(found: Backbone) -> list[Fact]:
+    spec = found.spec
     options = [("options", _pairs(dict(spec.options)))] if spec.options else []
     return [
         ("width", str(spec.dim)),
         ("parameters", f"{spec.params:,}"),
         ("law", spec.law),
         ("family", spec.family),
-        ("owner", f"{owner.name} ({owner.origin})"),
+        ("owner", f"{spec.plugin} ({found.origin})"),
         ("task", spec.task),
         ("input", format_shape(spec.input_shape)),
         *options,

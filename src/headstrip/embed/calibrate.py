@@ -105,7 +105,7 @@ def calibrate(
             has no preprocessing.
 
     Example:
-        >>> choose(calibrate(encoder, batches)).engine  # doctest: +SKIP
+        >>> choose_engine(calibrate(encoder, batches)).engine  # doctest: +SKIP
         'openvino'
     """
     if not pixels or len({batch.shape for batch in pixels}) != 1:
@@ -145,7 +145,7 @@ def is_worth(images: int, rate: float) -> bool:
     return _SAVES * images / rate > _SECONDS_TO_COMPILE
 
 
-def choose(measured: Sequence[Measured], tolerance: float = TOLERANCE) -> Measured:
+def choose_engine(measured: Sequence[Measured], tolerance: float = TOLERANCE) -> Measured:
     """Return the fastest whose every embedding is within the tolerance; of equals the first.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstrip.embed.batch_tuning import best_batch
-from headstrip.embed.calibrate import Measured, calibrate, choose
+from headstrip.embed.calibrate import Measured, calibrate, choose_engine
 from headstrip.embed.decoders import Decoders
 from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Precision
 from headstrip.embed.engines.memory import OutOfMemoryError
@@ -58,7 +58,9 @@ def chosen(
     if encoder.place()[0].type != "cpu" and settings.batch_size is None:
         settings = fitting(encoder, settings)
     if AUTO in (settings.engine, settings.precision):
-        best = choose(measured(encoder, listing, reader, settings, options, images=len(listing)))
+        best = choose_engine(
+            measured(encoder, listing, reader, settings, options, images=len(listing))
+        )
         say(
             f"Of the engines here {best.engine} in {best.precision} is the fastest within the "
             f"tolerance: {best.images_per_second:.1f} images/s, cosine {best.cosine_min:.6f} or "

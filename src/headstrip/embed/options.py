@@ -9,12 +9,12 @@ from headstrip.errors import HeadstripError
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EmbedOptions:
     """What a run does besides computing.
 
     Attributes:
         workers: Processes that decode; 0 decodes in this one, None is one a core.
-        lanes: Batches that are in the network at once, None for what measures best.
+        lanes: Batches that are in the network at once, None for as many as the cores run.
         overwrite: Whether a file that is there is begun anew.
         retry_failed: Whether the bad images of an earlier run are tried again.
         checksum: Whether the bytes of a file tell if it changed, not its size and time.
@@ -61,6 +61,10 @@ class Options:
             raise ValueError(
                 f"timeout={self.timeout!r} is no time. Pass a number of seconds above 0."
             )
+
+
+Options = EmbedOptions
+"""Its short name in this package."""
 
 
 def check_errors(bad: int, limit: int | None, example: str) -> None:

@@ -25,7 +25,7 @@ _PRECISIONS = ("fp32", "bf16", AUTO)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EmbedSettings:
     """How embeddings are computed and kept; None where it is not said.
 
     Attributes:
@@ -73,15 +73,15 @@ class Settings:
             if value is not None and value not in known:
                 raise ValueError(f"{name}={value!r} is unknown. Pass one of {', '.join(known)}.")
 
-    def over(self, other: Settings) -> Settings:
+    def over(self, other: EmbedSettings) -> EmbedSettings:
         """Return these settings, and the other's where these leave it open and it says anything."""
         mine, others = asdict(self), asdict(other)
-        return Settings(**{
+        return EmbedSettings(**{
             name: others[name] if value in (None, AUTO) and others[name] is not None else value
             for name, value in mine.items()
         })  # fmt: skip
 
-    def against(self, found: Settings) -> list[str]:
+    def against(self, found: EmbedSettings) -> list[str]:
         """Say where these ask for something else than what was found."""
         return [
             f"{field.name} is {getattr(found, field.name)!r} there, and {asked!r} is asked for"
@@ -89,6 +89,10 @@ class Settings:
             if (asked := getattr(self, field.name)) not in (None, AUTO)
             and asked != getattr(found, field.name)
         ]
+
+
+Settings = EmbedSettings
+"""Its short name in this package."""
 
 
 @dataclass(frozen=True, slots=True)

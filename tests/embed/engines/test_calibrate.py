@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from headstrip import HeadstripError, PreprocessingError
-from headstrip.embed.calibrate import Measured, calibrate, choose
+from headstrip.embed.calibrate import Measured, calibrate, choose_engine
 from headstrip.embed.engines.cosines import cosines
 
 FINITE = st.floats(-100, 100, width=32)
@@ -71,26 +71,26 @@ EAGER = Measured("torch", "fp32", 10, 1, 1, 0)
 
 
 def test_the_fastest_is_chosen():
-    assert choose([EAGER, fast := Measured("openvino", "fp32", 20, 0.9999, 1, 0)]) is fast
+    assert choose_engine([EAGER, fast := Measured("openvino", "fp32", 20, 0.9999, 1, 0)]) is fast
 
 
 def test_one_beyond_the_tolerance_is_not_chosen_however_fast():
-    assert choose([EAGER, Measured("torch", "bf16", 50, 0.9989, 0.9999, 0)]) is EAGER
+    assert choose_engine([EAGER, Measured("torch", "bf16", 50, 0.9989, 0.9999, 0)]) is EAGER
 
 
 def test_the_tolerance_is_the_callers():
     fast = Measured("torch", "bf16", 50, 0.9989, 0.9999, 0)
-    assert choose([EAGER, fast], tolerance=0.998) is fast
+    assert choose_engine([EAGER, fast], tolerance=0.998) is fast
 
 
 def test_one_that_is_missing_or_gives_no_numbers_is_not_chosen():
     missing = Measured("openvino", "fp32", unavailable="it is not installed.")
     broken = Measured("openvino", "bf16", 90, math.nan, math.nan, 0)
-    assert choose([missing, broken, EAGER]) is EAGER
+    assert choose_engine([missing, broken, EAGER]) is EAGER
     with pytest.raises(HeadstripError, match="No engine gives embeddings"):
-        choose([missing, broken])
+        choose_engine([missing, broken])
 
 
 @given(st.permutations([EAGER, Measured("compile", "fp32", 30, 1, 1, 9)]))
 def test_the_order_does_not_matter(measured):
-    assert choose(measured).engine == "compile"
+    assert choose_engine(measured).engine == "compile"

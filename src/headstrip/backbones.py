@@ -1,0 +1,134 @@
+"""Which backbones there are, and all that is known of one, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from headstrip.errors import WeightsError
+from headstrip.plugins import PluginRecord
+from headstrip.registry import Registry, get_registry
+from headstrip.spec import BackboneSpec, WeightsEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """All that is known of one backbone.
+
+    Attributes:
+        spec: Its name, family, width, parameters and input.
+        weights: Its sets of weights, the default first.
+        origin: The distribution that brings it, with its version; ``built-in`` for headstrip's own.
+    """
+
+    spec: BackboneSpec
+    weights: tuple[WeightsEntry, ...]
+    origin: str
+
+
+def list_backbones(
+    pattern: str | None = None,
+    *,
+    source: str | None = None,
+    family: str | None = None,
+    task: str | None = None,
+    dim: int | None = None,
+    law: str | None = None,
+    license: str | None = None,
+    max_params: float | None = None,
+    input_size: tuple[int, ...] | None = None,
+) -> list[BackboneSpec]:
+    """List the backbones of all installed sources, without importing torch or a plugin.
+
+    Args:
+        pattern: Shell pattern over the names, such as ``"vit*"`` or ``"timm:*"``; None for all.
+        source: Only those of one source, such as ``"torchvision"``.
+        family: Only those of one family, such as ``"resnet"``.
+        task: Only ``"image"`` or ``"video"``.
+        dim: Only those with embeddings of this width.
+        law: Only those with this head fidelity: ``"exact"``, ``"rounding"``, ``"declared"`` or
+            ``"headless"``.
+        license: Only those with weights whose library states this licence, such as
+            ``"apache-2.0"``, in any case.
+        max_params: Only those with at most so many parameters.
+        input_size: Only those whose default input ends in these sizes, such as ``(224, 224)``.
+
+    Returns:
+        Their specs, by source and name.
+
+    Example:
+        >>> [spec.name for spec in list_backbones("torchvision:vit_b*", max_params=90e6)]
+        ['vit_b_16', 'vit_b_32']
+    """
+    registry = get_registry()
+    filters: list[tuple[Any, Callable[[BackboneSpec], bool]]] = [
+        (pattern, lambda spec: matches(spec, pattern or "")),
+        (source, lambda spec: spec.source == source),
+        (family, lambda spec: spec.family == family),
+        (task, lambda spec: spec.task == task),
+        (dim, lambda spec: spec.dim == dim),
+        (law, lambda spec: spec.law == law),
+        (license, lambda spec: _has_license(registry, spec, (license or "").lower())),
+        (max_params, lambda spec: spec.params <= (max_params or 0)),
+        (input_size, lambda spec: _ends_in(spec.input_shape, input_size or ())),
+    ]
+    asked = [fits for value, fits in filters if value is not None]
+    return [spec for spec in registry.specs() if all(fits(spec) for fits in asked)]
+
+
+def get_backbone(name: str) -> Backbone:
+    """Return what ``headstrip show`` prints of a backbone.
+
+    Args:
+        name: As for ``build_encoder``. A tag in it (``resnet50.IMAGENET1K_V1``) leaves the other
+            sets of weights out.
+
+    Raises:
+        UnknownBackboneError: No installed source has it.
+        WeightsError: It has no weights of the tag in the name.
+
+    Example:
+        >>> found = get_backbone("resnet18")
+        >>> found.spec.dim, [entry.tag for entry in found.weights], found.origin
+        (512, ['IMAGENET1K_V1'], 'built-in')
+    """
+    registry = get_registry()
+    spec, parts = registry.resolve(name)
+    entries = registry.weights(spec)
+    if not (spec.dim and spec.params):
+        # A catalog states both. What a plugin described just now has imported torch anyway.
+        from headstrip.measure import completed
+
+        spec = completed(spec, registry)
+    chosen = tuple(entry for entry in entries if parts.tag in (None, entry.tag))
+    if parts.tag is not None and not chosen:
+        tags = ", ".join(entry.tag for entry in entries) or "none"
+        raise WeightsError(f"{spec.qualified_name} has no weights {parts.tag!r}. It has {tags}.")
+    owner = next(record for record in registry.records() if record.name == spec.plugin)
+    return Backbone(spec, chosen, owner.origin)
+
+
+def plugin_records() -> list[PluginRecord]:
+    """Return what is known of each plugin, built in or installed, without loading any.
+
+    Example:
+        >>> [(record.name, record.origin) for record in plugin_records()][0]
+        ('alexnet', 'built-in')
+    """
+    return get_registry().records()
+
+
+def matches(spec: BackboneSpec, pattern: str) -> bool:
+    """Whether a shell pattern matches the bare or the qualified name of a backbone."""
+    return fnmatchcase(spec.name, pattern) or fnmatchcase(spec.qualified_name, pattern)
+
+
+def _has_license(registry: Registry, spec: BackboneSpec, wanted: str) -> bool:
+    entries = registry.listed_weights(spec)
+    return any((entry.license or "").lower() == wanted for entry in entries)
+
+
+def _ends_in(shape: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+    return shape[-len(sizes) :] == tuple(sizes)

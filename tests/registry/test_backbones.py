@@ -1,0 +1,79 @@
+"""The backbones that there are, and all that is known of one, as data."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tests.distributions import run_python
+
+from headstrip import (
+    UnknownBackboneError,
+    WeightsError,
+    get_backbone,
+    list_backbones,
+    plugin_records,
+)
+from headstrip.cli import main
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ({}, []),
+        ({"pattern": "vit*"}, ["vit*"]),
+        ({"pattern": "torchvision:*", "dim": 768}, ["torchvision:*", "--dim", "768"]),
+        ({"source": "torchvision", "max_params": 3e6},
+         ["--source", "torchvision", "--max-params", "3M"]),
+        ({"family": "resnet", "input_size": (224, 224)},
+         ["--family", "resnet", "--input", "224"]),
+        ({"task": "video"}, ["--task", "video"]),
+        ({"law": "headless", "license": "Apache-2.0"},
+         ["--law", "headless", "--license", "apache-2.0"]),
+    ],
+)  # fmt: skip
+def test_the_list_is_that_of_the_command(asked: dict[str, Any], options: list[str]) -> None:
+    printed = json.loads(CliRunner().invoke(main, ["list", "--json", *options]).stdout)
+    found = list_backbones(**asked)
+    assert found
+    assert [spec.qualified_name for spec in found] == [one["qualified_name"] for one in printed]
+
+
+def test_what_nothing_matches_is_an_empty_list() -> None:
+    assert list_backbones("nobody*") == []
+    assert list_backbones(source="nobody") == []
+
+
+def test_a_backbone_has_its_weights_the_default_first() -> None:
+    found = get_backbone("resnet50")
+    assert (found.spec.dim, found.origin) == (2048, "built-in")
+    assert [entry.tag for entry in found.weights] == ["IMAGENET1K_V2", "IMAGENET1K_V1"]
+    (entry,) = get_backbone("resnet50.IMAGENET1K_V1").weights
+    assert entry.num_classes == 1000
+
+
+def test_an_unknown_name_or_tag_is_refused() -> None:
+    with pytest.raises(UnknownBackboneError, match="resnet51"):
+        get_backbone("resnet51")
+    with pytest.raises(WeightsError, match=r"has no weights 'V9'. It has IMAGENET1K_V2"):
+        get_backbone("resnet50.V9")
+
+
+def test_plugins_are_known_without_being_loaded() -> None:
+    records = {record.name: record for record in plugin_records()}
+    assert records["resnet"].origin == "built-in"
+    assert all(record.status != "failed" for record in records.values())
+
+
+def test_none_of_it_imports_torch() -> None:
+    code = (
+        "import sys, headstrip\n"
+        "assert headstrip.list_backbones('resnet*', dim=512)\n"
+        "assert headstrip.get_backbone('resnet18').weights\n"
+        "assert headstrip.plugin_records()\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
