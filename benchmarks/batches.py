@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 from pathlib import Path
 
 from embed_ways import headstrip_encoder
@@ -28,6 +29,9 @@ BACKBONES = (
     "resnet18", "resnet50", "vit_b_16", "convnext_tiny", "efficientnet_lite0", "mobilenet_v3_small",
 )  # fmt: skip
 SIZES = (4, 8, 16, 32)
+
+SECONDS = 4.0
+"""How long each rule runs in each turn, at least: one run of a fast network is over too soon."""
 
 
 def rules() -> dict[str, Batches]:
@@ -48,7 +52,10 @@ def measure(name: str, repeat: int) -> dict[str, float]:
     rates: dict[str, list[float]] = {rule: [] for rule in rules()}
     for _ in range(repeat):
         for rule, batches in rules().items():
+            until = time.perf_counter() + SECONDS
             rates[rule].append(images_per_second(encoder, batches))
+            while time.perf_counter() < until:
+                rates[rule].append(images_per_second(encoder, batches))
     return {rule: statistics.median(found) for rule, found in rates.items()}
 
 
