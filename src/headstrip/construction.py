@@ -15,6 +15,7 @@ from headstrip.building import Mechanism
 from headstrip.building import Wish as Wish
 from headstrip.building import strip_with as strip_with
 from headstrip.errors import WeightsError, WeightsWarning
+from headstrip.image_sizes import check_size
 from headstrip.registry import get_registry
 from headstrip.selection import Selection, WeightsArgument, select_weights
 from headstrip.spec import BackboneSpec, WeightsEntry
@@ -73,6 +74,7 @@ def build_stripped(
     _check_options(options)
     registry = get_registry()
     spec, parts = registry.resolve(name)
+    check_size(spec, options or {})
     selection = select_weights(registry, spec, parts, weights)
     builder = Builder(
         registry.owner(spec), registry.stripper(spec.family), spec, selection, wish, options or {}
@@ -149,7 +151,7 @@ def _warn_of_options(builder: Builder, left: Mapping[str, Any], instead: Mapping
         "with your own values, and this warning does not come again.",
         WeightsWarning,
         # Where build_encoder was called.
-        stacklevel=7,
+        stacklevel=6,
     )
 
 

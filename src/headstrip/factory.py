@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -25,7 +26,7 @@ from headstrip.errors import (
 from headstrip.families import SOURCE
 from headstrip.hollow import collector_held_back
 from headstrip.hub import offline_call
-from headstrip.image_sizes import check_size, refused
+from headstrip.image_sizes import refused_size
 from headstrip.patches import PatchWatch, unseen
 from headstrip.placement import logits_without_memory, strip_own, width_of_stripped
 from headstrip.predictors import Predictors, check_classes
@@ -131,33 +132,11 @@ def build_encoder(
                 strict=strict, verify=verify, map=map, offline=offline,
             )  # fmt: skip
         wish = Wish(Reading(verify, map), offline, place, dtype)
-        with collector_held_back():
+        with collector_held_back(), _size_explained(name, options):
             return _build(name, weights, predictors, preprocessing, options, wish, strict)
 
 
 def _build(
-    name: str,
-    weights: WeightsArgument,
-    predictors: Mapping[str, int] | None,
-    preprocessing: Preprocessing | str | None,
-    options: Mapping[str, Any] | None,
-    wish: Wish,
-    strict: bool,
-) -> Encoder:
-    spec, _ = get_registry().resolve(name)
-    if isinstance(options, Mapping):
-        check_size(spec, options)
-    try:
-        return _assembled(name, weights, predictors, preprocessing, options, wish, strict)
-    except (PluginError, PreprocessingError) as error:
-
-        def build(size: Mapping[str, Any]) -> nn.Module:
-            return build_network(spec, {**dict(spec.options), **(options or {}), **size})
-
-        raise refused(spec, options or {}, error, build) from error
-
-
-def _assembled(
     name: str,
     weights: WeightsArgument,
     predictors: Mapping[str, int] | None,
@@ -195,6 +174,24 @@ def _assembled(
         weights_file=path.name if (path := built.selection.path) else None,
     )
     return encoder.to(device=wish.device, dtype=wish.dtype)
+
+
+@contextmanager
+def _size_explained(name: str, options: Mapping[str, Any] | None) -> Iterator[None]:
+    """Name near sizes where a network cannot be built because of the size that was asked for."""
+    try:
+        yield
+    except PluginError as error:
+        if not options:
+            raise
+        spec, _ = get_registry().resolve(name)
+
+        def build(size: Mapping[str, Any]) -> nn.Module:
+            return build_network(spec, {**dict(spec.options), **options, **size})
+
+        if (found := refused_size(spec, options, error, build)) is not None:
+            raise found from error
+        raise
 
 
 def _has_labels(built: Built) -> bool:
@@ -413,4 +410,4 @@ def _report_mismatch(spec: BackboneSpec, dim: int, strict: bool) -> None:
     )
     if strict:
         raise CatalogMismatchError(message)
-    warnings.warn(message, CatalogMismatchWarning, stacklevel=5)
+    warnings.warn(message, CatalogMismatchWarning, stacklevel=4)

@@ -34,13 +34,13 @@ def check_size(spec: BackboneSpec, options: Mapping[str, Any]) -> None:
     )
 
 
-def refused(
+def refused_size(
     spec: BackboneSpec,
     options: Mapping[str, Any],
     error: HeadstripError,
     build: Callable[[Mapping[str, Any]], Any],
-) -> HeadstripError:
-    """Return the error for a network that could not be built, where the size may be to blame.
+) -> PreprocessingError | None:
+    """Return the error for a network that could not be built because of the size asked for.
 
     Args:
         spec: The backbone.
@@ -49,12 +49,12 @@ def refused(
         build: Builds the network, head included, with the options and those that it is given.
 
     Returns:
-        ``error`` itself where no size was asked for, or the network cannot be built in its own.
+        None where no size was asked for, or the network cannot be built in its own either.
     """
     option = OPTIONS.get(spec.source)
     asked = _sides(options.get(option)) if option else None
-    if option is None or asked is None or isinstance(error, PreprocessingError):
-        return error
+    if option is None or asked is None:
+        return None
 
     def fits(sides: tuple[int, int]) -> bool:
         size = sides[0] if sides[0] == sides[1] else sides
@@ -63,7 +63,7 @@ def refused(
 
     height, width = spec.input_shape[-2:]
     if fits(asked) or not fits((height, width)):
-        return error
+        return None
     near = [next(filter(fits, _near(asked, step)), None) for step in (-1, 1)]
     shown = " or ".join(f"{h} x {w}" for h, w in dict.fromkeys(filter(None, near)))
     # timm and torch often assert without a word.

@@ -215,5 +215,6 @@ def test_a_size_that_the_network_does_not_take_is_refused_with_near_ones(name, s
 
 
 def test_what_has_another_cause_than_the_size_is_told_as_it_is():
-    with pytest.raises(PluginError, match="keyword argument 'colour'"):
+    with pytest.raises(PluginError, match="keyword argument 'colour'") as caught:
         encoder_of("timm:levit_128s", img_size=224, colour="red")
+    assert caught.value.__cause__ is not caught.value
