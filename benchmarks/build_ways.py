@@ -155,7 +155,7 @@ def trust_generated(files: Files) -> None:
 
     All else is done as for the published one: found, compared with its hash, parsed, assigned.
     """
-    from headstrip.registry import Registry
+    from headstrip.registry.registry import Registry
 
     listed = Registry.weights
     name = Path(files.headstrip).name

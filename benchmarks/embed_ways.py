@@ -167,9 +167,9 @@ PREPARED: list[float] = []
 
 def headstrip_way(name: str, **asked: Any) -> Embed:
     """What this project does, decoders' start, resumable shards and all."""
-    from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.plan import Settings
     from headstrip.embed.run import embed_source
+    from headstrip.system.allocator import keep_freed_memory
 
     # As `headstrip embed` does.
     keep_freed_memory()
@@ -185,11 +185,11 @@ def headstrip_way(name: str, **asked: Any) -> Embed:
 
 def calibrated_way(name: str) -> Embed:
     """The same, with the options that `headstrip embed --calibrate` prints."""
-    from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.calibrate import choose_engine
     from headstrip.embed.plan import Settings
     from headstrip.embed.profile import measure_engines
     from headstrip.embed.sources import source_of
+    from headstrip.system.allocator import keep_freed_memory
 
     keep_freed_memory()
     found, measured = measure_engines(headstrip_encoder(name), source_of(sys.argv[3]), Settings())
@@ -226,10 +226,11 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     import torch
     from PIL import Image
 
-    from headstrip.embed.allocating import keep_freed_memory
-    from headstrip.embed.layout import forward_of, lay_out
-    from headstrip.embed.pixels import to_pixels
+    from headstrip.embed.engines import forward_of
+    from headstrip.embed.parallelism import lay_out
     from headstrip.embed.plan import Settings
+    from headstrip.images.pixels import to_pixels
+    from headstrip.system.allocator import keep_freed_memory
 
     keep_freed_memory()
     encoder = headstrip_encoder(name)

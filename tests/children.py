@@ -2,7 +2,7 @@
 
     with Children() as children:
         for at in itertools.count():
-            ended = children.run("headstrip.catalog:write_catalog", path, [], at=at)
+            ended = children.run("headstrip.registry.catalog:write_catalog", path, [], at=at)
             if ended.code != DIED:
                 break
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import headstrip
-from headstrip.catalog import write_catalog, write_weights
+from headstrip.registry.catalog import write_catalog, write_weights
 from headstrip.spec import BackboneSpec, WeightsEntry
 
 SOURCES = Path(headstrip.__file__).parents[1]

@@ -11,9 +11,11 @@ from tests.distributions import run_python
 import headstrip
 
 TORCH_FREE = (
-    "catalog", "cli.catalog", "cli.new_plugin", "cli.verify", "contract", "embed.sources", "errors",
-    "families", "hookspecs", "hub", "index", "new_plugin", "plugins", "preprocessing",
-    "registry", "returns", "rows", "shards", "spec", "suggestions",
+    "authoring.new_plugin", "cli.catalog", "cli.new_plugin",
+    "cli.verify", "contract", "embed.sources", "errors", "families", "hookspecs",
+    "images.preprocessing", "plugins.loader", "plugins.returns", "registry.catalog",
+    "registry.index", "registry.registry", "registry.rows", "registry.suggestions", "spec",
+    "weights.hub", "weights.sharded_checkpoint",
 )  # fmt: skip
 
 
@@ -46,7 +48,7 @@ def test_importing_resolving_and_listing_import_neither_torch_nor_numpy():
         "import sys, importlib, headstrip\n"
         f"for name in {TORCH_FREE!r}:\n"
         "    importlib.import_module(f'headstrip.{name}')\n"
-        "from headstrip.registry import get_registry\n"
+        "from headstrip.registry.registry import get_registry\n"
         "registry = get_registry()\n"
         "spec, parts = registry.resolve('resnet50.IMAGENET1K_V2')\n"
         "entries = registry.weights(spec)\n"

@@ -25,9 +25,9 @@ from demo import BACKBONE, photographs
 from headstrip import build_encoder
 from headstrip.embed.calibrate import TOLERANCE, Measured, calibrate, choose_engine
 from headstrip.embed.engines import ENGINES
-from headstrip.embed.layout import cores
-from headstrip.embed.pixels import to_pixels
-from headstrip.encoder import Encoder
+from headstrip.embed.parallelism import cores
+from headstrip.encoder.encoder import Encoder
+from headstrip.images.pixels import to_pixels
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "engines.md"
 BATCH_SIZE = 5

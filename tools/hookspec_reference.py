@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from headstrip import hookspecs, preprocessing, spec, surgery
-from headstrip.atomic import write_atomically
-from headstrip.returns import REQUIRED
+from headstrip import hookspecs, spec
+from headstrip.images import preprocessing
+from headstrip.network import head as surgery
+from headstrip.plugins.returns import REQUIRED
+from headstrip.system.atomic import write_atomically
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "hookspec.md"
 VALUES = (

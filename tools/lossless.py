@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from headstrip import BackboneSpec, build_encoder
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 from headstrip.testing import perturb
 
 SMALL = 128

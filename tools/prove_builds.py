@@ -28,9 +28,9 @@ from pathlib import Path
 from prove_builds_table import Proof, markdown, not_run, proven
 from proving import OVER, Worker, answer, ask_all
 
-from headstrip.atomic import write_atomically
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec
+from headstrip.system.atomic import write_atomically
 
 SOURCES = ("torchvision", "timm")
 SMALL = 30_000_000
@@ -45,7 +45,7 @@ def prove(name: str, folder: Path) -> Proof:
     import torch
     from prove_builds_twins import differences, in_eval, ordinary, same, write_weights
 
-    from headstrip.construction import build_stripped
+    from headstrip.factory.construction import build_stripped
 
     started = time.perf_counter()
     path = folder / "weights.pth"

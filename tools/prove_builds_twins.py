@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headstrip.construction import strip_with
-from headstrip.registry import get_registry
+from headstrip.factory.construction import strip_with
+from headstrip.network.head import Stripped
+from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry
-from headstrip.surgery import Stripped
 from headstrip.testing import perturb
 from headstrip.testing.perturb import FastRandom
 

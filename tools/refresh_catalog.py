@@ -14,11 +14,11 @@ from pathlib import Path
 from torchvision import models
 
 import headstrip
-from headstrip.atomic import write_atomically
-from headstrip.catalog import write_catalog, write_weights
 from headstrip.families import BUILT_IN
 from headstrip.families.family import LABELS, TorchvisionFamily
+from headstrip.registry.catalog import write_catalog, write_weights
 from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.system.atomic import write_atomically
 
 PACKAGE = Path(headstrip.__file__).parent
 

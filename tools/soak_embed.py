@@ -55,7 +55,7 @@ def small_encoder() -> Any:
     from torch import nn
 
     from headstrip import BackboneSpec, Preprocessing
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
     torch.manual_seed(0)
     shape = (3, SIDE, SIDE)
@@ -97,8 +97,8 @@ def measure(count: int) -> None:
     """Embed so many images in this process, and print the samples as JSON."""
     import pyarrow.parquet as pq
 
-    from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.run import embed_source
+    from headstrip.system.allocator import keep_freed_memory
 
     # As `headstrip embed` does: what is freed stays with the process.
     keep_freed_memory()

@@ -9,25 +9,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from headstrip._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from headstrip.backbones import Backbone as Backbone
     from headstrip.backbones import get_backbone as get_backbone
     from headstrip.backbones import list_backbones as list_backbones
     from headstrip.backbones import plugin_records as plugin_records
-    from headstrip.embed.allocating import keep_freed_memory as keep_freed_memory
+    from headstrip.compat.image_encoder import get_image_encoder as get_image_encoder
+    from headstrip.compat.image_encoder import init_predictors as init_predictors
     from headstrip.embed.calibrate import calibrate as calibrate
     from headstrip.embed.calibrate import choose_engine as choose_engine
     from headstrip.embed.cluster import EncoderUDF as EncoderUDF
-    from headstrip.embed.decode import decode_bytes as decode_bytes
-    from headstrip.embed.loading import load_embeddings as load_embeddings
-    from headstrip.embed.neighbors import find_neighbors as find_neighbors
     from headstrip.embed.options import EmbedOptions as EmbedOptions
-    from headstrip.embed.pixels import to_pixels as to_pixels
+    from headstrip.embed.output.loading import load_embeddings as load_embeddings
+    from headstrip.embed.output.report import EmbedReport as EmbedReport
     from headstrip.embed.plan import EmbedSettings as EmbedSettings
-    from headstrip.embed.report import EmbedReport as EmbedReport
     from headstrip.embed.run import embed_source as embed_source
     from headstrip.embed.sources import source_of as source_of
-    from headstrip.encoder import Encoder as Encoder
+    from headstrip.encoder.encoder import Encoder as Encoder
     from headstrip.errors import CatalogError as CatalogError
     from headstrip.errors import CatalogMismatchError as CatalogMismatchError
     from headstrip.errors import CatalogMismatchWarning as CatalogMismatchWarning
@@ -41,53 +41,54 @@ if TYPE_CHECKING:
     from headstrip.errors import UnknownBackboneError as UnknownBackboneError
     from headstrip.errors import WeightsError as WeightsError
     from headstrip.errors import WeightsWarning as WeightsWarning
-    from headstrip.factory import build_encoder as build_encoder
-    from headstrip.factory import strip_head as strip_head
+    from headstrip.factory.build import build_encoder as build_encoder
+    from headstrip.factory.build import strip_head as strip_head
     from headstrip.hookspecs import HeadStripper as HeadStripper
     from headstrip.hookspecs import hookimpl as hookimpl
-    from headstrip.notes import get_image_encoder as get_image_encoder
-    from headstrip.notes import init_predictors as init_predictors
-    from headstrip.preprocessing import Preprocessing as Preprocessing
-    from headstrip.registry import register_plugin as register_plugin
-    from headstrip.seeding import make_deterministic as make_deterministic
+    from headstrip.images.decode import decode_bytes as decode_bytes
+    from headstrip.images.pixels import to_pixels as to_pixels
+    from headstrip.images.preprocessing import Preprocessing as Preprocessing
+    from headstrip.network.head import Stripped as Stripped
+    from headstrip.network.head import detach as detach
+    from headstrip.registry.registry import register_plugin as register_plugin
+    from headstrip.reproducibility.seeding import make_deterministic as make_deterministic
+    from headstrip.search.neighbors import find_neighbors as find_neighbors
     from headstrip.spec import BackboneSpec as BackboneSpec
     from headstrip.spec import WeightsEntry as WeightsEntry
     from headstrip.spec import parse_name as parse_name
-    from headstrip.surgery import Stripped as Stripped
-    from headstrip.surgery import detach as detach
+    from headstrip.system.allocator import keep_freed_memory as keep_freed_memory
 
 _HOMES = {
     "backbones": ("Backbone", "get_backbone", "list_backbones", "plugin_records"),
-    "embed.allocating": ("keep_freed_memory",),
+    "system.allocator": ("keep_freed_memory",),
     "embed.calibrate": ("calibrate", "choose_engine"),
     "embed.cluster": ("EncoderUDF",),
-    "embed.decode": ("decode_bytes",),
-    "embed.loading": ("load_embeddings",),
-    "embed.neighbors": ("find_neighbors",),
+    "images.decode": ("decode_bytes",),
+    "embed.output.loading": ("load_embeddings",),
+    "search.neighbors": ("find_neighbors",),
     "embed.options": ("EmbedOptions",),
-    "embed.pixels": ("to_pixels",),
+    "images.pixels": ("to_pixels",),
     "embed.plan": ("EmbedSettings",),
-    "embed.report": ("EmbedReport",),
+    "embed.output.report": ("EmbedReport",),
     "embed.run": ("embed_source",),
     "embed.sources": ("source_of",),
-    "encoder": ("Encoder",),
+    "encoder.encoder": ("Encoder",),
     "errors": (
         "CatalogError", "CatalogMismatchError", "CatalogMismatchWarning", "HeadNotFoundError",
         "HeadstripError", "ImageError", "ManifestError", "OptionError", "PluginError",
         "PreprocessingError", "UnknownBackboneError", "WeightsError", "WeightsWarning",
     ),
-    "factory": ("build_encoder", "strip_head"),
+    "factory.build": ("build_encoder", "strip_head"),
     "hookspecs": ("HeadStripper", "hookimpl"),
-    "notes": ("get_image_encoder", "init_predictors"),
-    "preprocessing": ("Preprocessing",),
-    "registry": ("register_plugin",),
-    "seeding": ("make_deterministic",),
+    "compat.image_encoder": ("get_image_encoder", "init_predictors"),
+    "images.preprocessing": ("Preprocessing",),
+    "registry.registry": ("register_plugin",),
+    "reproducibility.seeding": ("make_deterministic",),
     "spec": ("BackboneSpec", "WeightsEntry", "parse_name"),
-    "surgery": ("Stripped", "detach"),
+    "network.head": ("Stripped", "detach"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__version__ = "0.1.0"
 __all__ = sorted([*_HOME_OF, "__version__"])
 
 

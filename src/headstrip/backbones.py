@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from headstrip.errors import WeightsError
-from headstrip.plugins import PluginRecord
-from headstrip.registry import Registry, get_registry
+from headstrip.plugins.loader import PluginRecord
+from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 
 
@@ -99,7 +99,7 @@ def get_backbone(name: str) -> Backbone:
     entries = registry.weights(spec)
     if not (spec.dim and spec.params):
         # A catalog states both. What a plugin described just now has imported torch anyway.
-        from headstrip.measure import completed
+        from headstrip.factory.measure import completed
 
         spec = completed(spec, registry)
     chosen = tuple(entry for entry in entries if parts.tag in (None, entry.tag))

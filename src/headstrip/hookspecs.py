@@ -15,9 +15,9 @@ import pluggy
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from headstrip.preprocessing import Preprocessing
+    from headstrip.images.preprocessing import Preprocessing
+    from headstrip.network.head import Stripped
     from headstrip.spec import BackboneSpec, WeightsEntry
-    from headstrip.surgery import Stripped
 
 API_VERSION = 1
 """Version of this contract; a plugin states the one it was built for as its ``API_VERSION``."""

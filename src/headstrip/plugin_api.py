@@ -7,22 +7,22 @@ only together with ``API_VERSION``.
 
 from __future__ import annotations
 
-from headstrip.catalog import format_shape as format_shape
-from headstrip.catalog import read_catalog as read_catalog
-from headstrip.catalog import write_catalog as write_catalog
-from headstrip.catalog import write_weights as write_weights
 from headstrip.errors import one_line as one_line
+from headstrip.factory.measure import measure as measure
 from headstrip.hookspecs import API_VERSION as API_VERSION
-from headstrip.hub import HubLocation as HubLocation
-from headstrip.hub import hub_json as hub_json
-from headstrip.hub import parse as parse_hub_location
-from headstrip.measure import measure as measure
-from headstrip.preprocessing import Fit as Fit
-from headstrip.shapes import without_memory as without_memory
-from headstrip.shards import read_object as read_json_object
+from headstrip.images.preprocessing import Fit as Fit
+from headstrip.network.meta_ops import without_memory as without_memory
+from headstrip.network.state_dicts import plain_state_dict as plain_state_dict
+from headstrip.registry.catalog import format_shape as format_shape
+from headstrip.registry.catalog import read_catalog as read_catalog
+from headstrip.registry.catalog import write_catalog as write_catalog
+from headstrip.registry.catalog import write_weights as write_weights
 from headstrip.spec import Pairs as Pairs
 from headstrip.spec import freeze as freeze
-from headstrip.state_dicts import plain_state_dict as plain_state_dict
+from headstrip.weights.hub import HubLocation as HubLocation
+from headstrip.weights.hub import hub_json as hub_json
+from headstrip.weights.hub import parse as parse_hub_location
+from headstrip.weights.sharded_checkpoint import read_object as read_json_object
 
 __all__ = [
     "API_VERSION", "Fit", "HubLocation", "Pairs", "format_shape", "freeze", "hub_json", "measure",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from headstrip.errors import UnknownBackboneError
-from headstrip.preprocessing import Preprocessing
+from headstrip.images.preprocessing import Preprocessing
 
 Task = Literal["image", "video"]
 Law = Literal["exact", "rounding", "declared", "headless"]

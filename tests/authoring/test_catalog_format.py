@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from headstrip.index import row_problem
-from headstrip.preprocessing import Preprocessing
-from headstrip.rows import (
+from headstrip.images.preprocessing import Preprocessing
+from headstrip.registry.index import row_problem
+from headstrip.registry.rows import (
     CATALOG_COLUMNS,
     UNREADABLE,
     WEIGHTS_COLUMNS,

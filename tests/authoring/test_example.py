@@ -8,8 +8,8 @@ import pytest
 
 import headstrip
 from headstrip import UnknownBackboneError, build_encoder
-from headstrip.authoring import FILES, LiveRegistry, changes, contents, live_rows
-from headstrip.registry import Registry
+from headstrip.authoring.catalog_writer import FILES, LiveRegistry, changes, contents, live_rows
+from headstrip.registry.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "plugins/headstrip-example/src/headstrip_example"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.authoring.environment import Environment
 
-from headstrip.new_plugin import NewPlugin
+from headstrip.authoring.new_plugin import NewPlugin
 
 EXAMPLE = Path(__file__).parents[2] / "plugins" / "headstrip-example"
 

@@ -14,7 +14,7 @@ from tests.distributions import on_path
 from torchvision import models
 
 from headstrip.cli import main
-from headstrip.registry import use_registry
+from headstrip.registry.registry import use_registry
 
 Run = Callable[..., Result]
 

@@ -12,8 +12,8 @@ import pytest
 from tests.cli.conftest import Run
 from tests.distributions import install_distribution, run_python
 
-from headstrip.catalog import WeightsTable, read_catalog
-from headstrip.registry import use_registry
+from headstrip.registry.catalog import WeightsTable, read_catalog
+from headstrip.registry.registry import use_registry
 from headstrip.spec import BackboneSpec
 
 CODE = """

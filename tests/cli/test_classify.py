@@ -21,7 +21,7 @@ WeightsOf = Callable[[str], Path]
 @pytest.fixture
 def published(weights_of: WeightsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the default weights' file in torch hub's cache, as a download puts it there."""
-    from headstrip.registry import get_registry
+    from headstrip.registry.registry import get_registry
 
     registry = get_registry()
     spec, _ = registry.resolve(NAME)

@@ -14,7 +14,7 @@ from tests.cli.conftest import Run
 from tests.distributions import install_distribution, run_python
 
 from headstrip import __version__
-from headstrip.registry import use_registry
+from headstrip.registry.registry import use_registry
 
 BROKEN = "raise ImportError('no such symbol')\n"
 

@@ -19,7 +19,7 @@ from tests.distributions import SOURCES, catalog_of, install_distribution, run_p
 from headstrip import BackboneSpec, __version__
 from headstrip.cli import main
 from headstrip.cli.group import COMMANDS
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 
 BROKEN = "print('noise')\nraise SystemExit('stop')\n"
 

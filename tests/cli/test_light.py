@@ -12,7 +12,7 @@ HEAVY = {
 
 TORCH_FREE = (
     "headstrip",
-    "headstrip.catalog",
+    "headstrip.registry.catalog",
     "headstrip.cli",
     "headstrip.cli.classify",
     "headstrip.cli.doctor",
@@ -28,10 +28,10 @@ TORCH_FREE = (
     "headstrip.families",
     "headstrip.hookspecs",
     "headstrip.plugins",
-    "headstrip.preprocessing",
+    "headstrip.images.preprocessing",
     "headstrip.registry",
-    "headstrip.returns",
-    "headstrip.selection",
+    "headstrip.plugins.returns",
+    "headstrip.factory.selection",
     "headstrip.spec",
     "headstrip.weights",
     "headstrip.weights.caches",

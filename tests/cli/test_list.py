@@ -11,7 +11,7 @@ from tests.cli.terminal import in_terminal
 from tests.distributions import catalog_of, install_distribution
 
 from headstrip import BackboneSpec
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 
 
 def names(output: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Run
 
-from headstrip.registry import Registry, use_registry
+from headstrip.registry.registry import Registry, use_registry
 
 NAME = "resnet18"
 WeightsOf = Callable[[str], Path]

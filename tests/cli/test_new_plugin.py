@@ -9,9 +9,9 @@ import pytest
 from tests.cli.conftest import Run
 from tests.distributions import install_distribution, run_python
 
-from headstrip.catalog import WeightsTable, read_catalog
 from headstrip.families import BUILT_IN
-from headstrip.index import row_problem
+from headstrip.registry.catalog import WeightsTable, read_catalog
+from headstrip.registry.index import row_problem
 
 FILES = [
     "README.md",

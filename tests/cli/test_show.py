@@ -11,7 +11,7 @@ from tests.cli.conftest import Run
 from tests.distributions import catalog_of, install_distribution, weights_of
 
 from headstrip import BackboneSpec, Preprocessing, WeightsEntry
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 
 
 def facts(output: str) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from tests.authoring.environment import Environment
 
-from headstrip.registry import use_registry
+from headstrip.registry.registry import use_registry
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -141,7 +141,7 @@ def test_the_family_that_contributing_quotes_is_the_real_one():
 
 
 def test_the_table_of_proofs_has_every_architecture():
-    from headstrip.registry import get_registry
+    from headstrip.registry.registry import get_registry
 
     rows = re.findall(
         r"^\| `(\w+)` \| (\d+) \| \w+ \| [\dx]+ \| (yes|no) \|$",
@@ -154,7 +154,7 @@ def test_the_table_of_proofs_has_every_architecture():
 
 
 def test_the_table_of_timms_proofs_has_every_architecture_and_no_failure():
-    from headstrip.registry import get_registry
+    from headstrip.registry.registry import get_registry
 
     rows = re.findall(
         r"^\| `(\w+)` \| (\d+) \| (\w+) \| [\dx-]+ \| (yes|no|not run: .*) \|$",

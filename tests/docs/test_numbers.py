@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from headstrip.catalog import read_catalog
 from headstrip.embed.sources import MAX_BYTES
+from headstrip.registry.catalog import read_catalog
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/README.md"))
@@ -170,7 +170,7 @@ CLAIMS = [
 # Numbers that no table has: where, which, and why. A new one needs a claim above, or a reason here.
 EXPLAINED = [
     (README, r"less than 0\.1 s for a ViT-B", "compared below"),
-    ("docs/embed.md", r"1,024 rows", "a constant of headstrip.embed.layout"),
+    ("docs/embed.md", r"1,024 rows", "a constant of headstrip.embed.parallelism"),
     ("docs/embed.md", r"over 10,000\b", "the smaller run of the claim above"),
     ("docs/embed.md", r"first 2,000 images", "a constant of headstrip.embed.profile"),
     ("docs/engines.md", r"Of those within 0\.999", "the tolerance"),
@@ -178,11 +178,11 @@ EXPLAINED = [
     ("docs/images.md", r"^\|.*\|$", "the rows are compared by tests/embed/test_hostile.py"),
     ("docs/images.md", r"0\.99998", "measured on 15 photographs; no table is committed"),
     ("docs/images.md", r"So 0\.999 holds", "the tolerance of engines.md"),
-    ("docs/images.md", r"a TIFF 10,000 pages", "a constant of headstrip.embed.tiff"),
+    ("docs/images.md", r"a TIFF 10,000 pages", "a constant of headstrip.images.tiff"),
     (
         "docs/reproducibility.md",
         r"numbers up to 100,000|may have 4 times|side of an image 16,384",
-        "constants of headstrip.limits",
+        "constants of headstrip.encoder.bounds",
     ),
     (
         "docs/sources.md",

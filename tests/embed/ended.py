@@ -33,7 +33,7 @@ _HANGS = 60.0
 def photographs(folder: Path, count: int) -> Path:
     """Write small pictures, every seventh of them bad."""
     from PIL import Image
-    from tests.embed.conftest import pixels
+    from tests.conftest import pixels
 
     folder.mkdir()
     for number in range(count):
@@ -99,7 +99,7 @@ class Case:
     def __init__(self, folder: Path, count: int, *, workers: int, shard: int = SHARD) -> None:
         """Write the pictures, and embed them once."""
         import torch
-        from tests.embed.conftest import tiny_encoder
+        from tests.conftest import tiny_encoder
 
         torch.set_num_threads(1)
         self.encoder = tiny_encoder()
@@ -218,7 +218,7 @@ def interrupted(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 def measured(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Interrupt the measurement of batch sizes."""
-    from tests.embed.conftest import tiny_encoder
+    from tests.conftest import tiny_encoder
 
     from headstrip.embed.batch_tuning import best_batch
 

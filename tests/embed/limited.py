@@ -19,7 +19,7 @@ from tests.embed.ended import Held, forked, photographs
 
 def runs(folder: Path, kind: str) -> Iterator[dict[str, object]]:
     """Run with one limit after the other, from far too little to enough."""
-    from tests.embed.conftest import tiny_encoder
+    from tests.conftest import tiny_encoder
 
     from headstrip.embed.plan import Settings
     from headstrip.embed.run import Options, embed_source

@@ -52,7 +52,7 @@ def main() -> None:
     import ray
     import torch
     from ray.cluster_utils import Cluster
-    from tests.embed.conftest import SMALL
+    from tests.conftest import SMALL
 
     from headstrip import build_encoder
     from headstrip.embed.cluster import on_ray

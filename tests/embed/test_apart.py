@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.embed.conftest import pixels, tiny_encoder
+from tests.conftest import pixels, tiny_encoder
 
 from headstrip import HeadstripError
 from headstrip.embed.plan import Settings

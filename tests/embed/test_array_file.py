@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.embed.conftest import pixels, tiny_encoder
+from tests.conftest import pixels, tiny_encoder
 from tests.failing import failing
 
 from headstrip import HeadstripError, load_embeddings
-from headstrip.embed.loading import open_embeddings
-from headstrip.embed.neighbors import nearest
+from headstrip.embed.output.loading import open_embeddings
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import EmbedReport, Options, embed_source
+from headstrip.search.neighbors import nearest
 
 Change = Callable[[Path], None]
 

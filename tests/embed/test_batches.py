@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.embed.conftest import pixels
+from tests.conftest import pixels
 
 from headstrip import PreprocessingError
-from headstrip.encoder import Encoder
+from headstrip.encoder.encoder import Encoder
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.embed.conftest import SMALL, pixels
+from tests.conftest import SMALL, pixels
 from tests.embed.on_ray import IMAGES
 
 from headstrip import HeadstripError

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import SMALL, pixels
 from tests.distributions import run_python
-from tests.embed.conftest import SMALL, pixels
 from tests.embed.readers import FolderReader, PickyReader
 
 from headstrip import HeadstripError, PreprocessingError
-from headstrip.embed.checksum import checksum_of
-from headstrip.embed.decoders import Decoded, Decoders
-from headstrip.embed.pixels import to_pixels
+from headstrip.embed.decoding.checksum import checksum_of
+from headstrip.embed.decoding.decoders import Decoded, Decoders
 from headstrip.embed.sources import Item
+from headstrip.images.pixels import to_pixels
 
 ROOT = Path(__file__).parents[2]
 STEPS = replace(SMALL, crop=(24, 24), resize=28)
@@ -221,7 +221,7 @@ def test_a_script_without_a_guard_of_its_main_part_works(folder: Path, tmp_path:
         "mark = 'imported'\n"
         "import sys\n"
         "from headstrip import Preprocessing\n"
-        "from headstrip.embed.decoders import Decoders\n"
+        "from headstrip.embed.decoding.decoders import Decoders\n"
         "from headstrip.embed.sources import Item\n"
         "from tests.embed.readers import FolderReader\n"
         "steps = Preprocessing(crop=(9, 9), resize=9, mean=(0.5,) * 3, std=(0.5,) * 3)\n"
@@ -305,7 +305,7 @@ def test_the_processes_end_with_a_parent_that_is_killed(folder: Path, name: str)
     code = (
         "import sys, time\n"
         "from headstrip import Preprocessing\n"
-        "from headstrip.embed.decoders import Decoders\n"
+        "from headstrip.embed.decoding.decoders import Decoders\n"
         "from headstrip.embed.sources import Item\n"
         "from tests.embed.readers import FolderReader\n"
         "steps = Preprocessing(crop=(9, 9), resize=9, mean=(0.5,) * 3, std=(0.5,) * 3)\n"

@@ -68,6 +68,7 @@ def test_a_run_that_is_killed_25_times_gives_what_one_run_gives(tmp_path: Path) 
     check_gone_on_with(last)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_at_any_moment_ends_and_is_gone_on_with(tmp_path: Path) -> None:
     interrupted = runs(tmp_path, "interrupted")
     codes = [run["code"] for run in interrupted]

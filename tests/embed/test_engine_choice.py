@@ -18,7 +18,7 @@ from headstrip.embed.plan import Settings
 from headstrip.embed.profile import measure_engines
 from headstrip.embed.run import Options, embed_source
 from headstrip.embed.sources import source_of
-from headstrip.encoder import Encoder
+from headstrip.encoder.encoder import Encoder
 
 Save = Callable[..., Path]
 
@@ -115,7 +115,7 @@ def test_an_engine_that_takes_longer_than_it_saves_is_left_out_and_a_slow_one_so
 def test_memory_that_is_freed_can_be_kept() -> None:
     code = (
         "import numpy as np, resource\n"
-        "from headstrip.embed.allocating import keep_freed_memory\n"
+        "from headstrip.system.allocator import keep_freed_memory\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(20):\n"

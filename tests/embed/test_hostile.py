@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.embed.conftest import MEAN, STD, pixels
-from tests.embed.hostile_images import KINDS, change_during_run, write_hostile
+from tests.conftest import MEAN, STD, pixels
+from tests.images.hostile_images import KINDS, change_during_run, write_hostile
 
 from headstrip import Preprocessing
-from headstrip.embed.decoders import Decoders
+from headstrip.embed.decoding.decoders import Decoders
 from headstrip.embed.sources import source_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "images.md"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.embed.conftest import tiny_encoder
+from tests.conftest import tiny_encoder
 from tests.failing import failing
 
 from headstrip import HeadstripError, OptionError

@@ -16,7 +16,7 @@ from tests.embed.written import write_npy, write_parquet
 
 import headstrip
 from headstrip import HeadstripError, load_embeddings
-from headstrip.embed.loading import open_embeddings
+from headstrip.embed.output.loading import open_embeddings
 
 PATHS = ["a.png", "b/torn.jpg", "c.png", "\\xff.png"]
 
@@ -52,7 +52,7 @@ def test_row_groups_and_blocks_of_any_size_come_in_order(
 ) -> None:
     paths, embeddings = [f"{number:03}.png" for number in range(100)], vectors(100)
     file = write_parquet(tmp_path / "out", paths, embeddings, bad=[7, 64], rows_per_group=23)
-    monkeypatch.setattr("headstrip.embed.loading._BLOCK_ROWS", 10)
+    monkeypatch.setattr("headstrip.embed.output.loading._BLOCK_ROWS", 10)
     found, array, ok = load_embeddings(file)
     assert found == paths
     assert np.array_equal(array[ok], embeddings[ok])

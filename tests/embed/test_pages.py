@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.embed.conftest import pixels, tiny_encoder
-from tests.embed.hostile_images import greedy_tiff, looping_tiff
+from tests.conftest import pixels, tiny_encoder
+from tests.images.hostile_images import greedy_tiff, looping_tiff
 
 from headstrip import HeadstripError
-from headstrip.embed.loading import load_embeddings
 from headstrip.embed.options import Options
+from headstrip.embed.output.loading import load_embeddings
 from headstrip.embed.pages import count_pages, page_named
-from headstrip.embed.pictures import picture_in
 from headstrip.embed.run import embed_source
+from headstrip.search.thumbnails import picture_in
 
 ENCODER = tiny_encoder()
 PAGES = [Image.fromarray(pixels(seed, 20, 30)) for seed in range(3)]

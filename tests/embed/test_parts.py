@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from tests.embed.conftest import tiny_encoder
+from tests.conftest import tiny_encoder
 from tests.embed.like_windows import like_windows
 
 from headstrip import HeadstripError, load_embeddings

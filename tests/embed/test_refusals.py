@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from headstrip import HeadstripError
-from headstrip.embed.loading import load_embeddings
+from headstrip.embed.output.loading import load_embeddings
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
 from headstrip.embed.sources import source_of
-from headstrip.encoder import Encoder
+from headstrip.encoder.encoder import Encoder
 
 Save = Callable[..., Path]
 

@@ -17,16 +17,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.embed.conftest import SMALL
+from tests.conftest import SMALL
 from tests.embed.sources.made import write_images, write_tar
 
 from headstrip import HeadstripError, PreprocessingError, build_encoder
-from headstrip.embed.parts import opened_parts
+from headstrip.embed.output.work_dir import opened_parts
 from headstrip.embed.pipeline import Told
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
 from headstrip.embed.sources import source_of
-from headstrip.encoder import Encoder
+from headstrip.encoder.encoder import Encoder
 
 Save = Callable[..., Path]
 

@@ -28,11 +28,11 @@ from headstrip import (
     hookimpl,
     register_plugin,
 )
-from headstrip.embed.loading import open_embeddings
-from headstrip.embed.origin import build_encoder_of
-from headstrip.manifest import manifest_of
-from headstrip.measure import measure
-from headstrip.registry import Registry, use_registry
+from headstrip.embed.output.loading import open_embeddings
+from headstrip.embed.rebuild_encoder import build_encoder_of
+from headstrip.encoder.manifest import manifest_of
+from headstrip.factory.measure import measure
+from headstrip.registry.registry import Registry, use_registry
 
 HUGE = 10**9
 SECONDS = 10

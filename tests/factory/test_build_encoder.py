@@ -24,7 +24,7 @@ from headstrip import (
     UnknownBackboneError,
     build_encoder,
 )
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 
 RESNEXT = ["resnext50_32x4d", "wide_resnet50_2", "densenet121", "mobilenet_v2"]
 

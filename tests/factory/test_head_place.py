@@ -20,7 +20,7 @@ from headstrip import (
     register_plugin,
     strip_head,
 )
-from headstrip.registry import use_registry
+from headstrip.registry.registry import use_registry
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from headstrip import (
     hookimpl,
     register_plugin,
 )
-from headstrip.construction import build_stripped
-from headstrip.registry import use_registry
+from headstrip.factory.construction import build_stripped
+from headstrip.registry.registry import use_registry
 
 SHAPE = (3, 8, 8)
 

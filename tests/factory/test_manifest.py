@@ -17,10 +17,10 @@ from torch import nn
 from torchvision import models
 
 from headstrip import BackboneSpec, Encoder, HeadstripError, Preprocessing, build_encoder
+from headstrip.encoder.manifest import manifest_of, refuse_differences
 from headstrip.errors import ManifestError, WeightsWarning
-from headstrip.manifest import build_from_manifest, manifest_of, read_manifest
-from headstrip.manifest_form import refuse_differences
-from headstrip.registry import get_registry
+from headstrip.factory.from_manifest import read_manifest
+from headstrip.registry.registry import get_registry
 
 NAME = "shufflenet_v2_x0_5"
 NARROW = {
@@ -111,7 +111,7 @@ def test_it_says_what_the_encoder_is_made_of(built: Encoder, manifest: dict[str,
 
 def test_published_weights_are_built_by_the_manifest_alone(published: str) -> None:
     encoder = build_encoder(published)
-    again = build_from_manifest(written(encoder))
+    again = build_encoder(written(encoder))
     assert are_equal(encoder, again)
     assert again.weights is not None
     assert again.weights.tag == "OURS"
@@ -129,7 +129,7 @@ def test_published_weights_are_built_by_the_manifest_alone(published: str) -> No
 )
 def test_what_was_asked_for_is_built_again(published: str, changes: dict[str, Any]) -> None:
     encoder = build_encoder(published, **changes)
-    again = build_from_manifest(written(encoder))
+    again = build_encoder(written(encoder))
     assert are_equal(encoder, again)
     assert (again.predictors and again.predictors.names) == (
         encoder.predictors and encoder.predictors.names
@@ -139,19 +139,19 @@ def test_what_was_asked_for_is_built_again(published: str, changes: dict[str, An
 def test_options_survive_at_any_depth(tmp_path: Path) -> None:
     path = saved(tmp_path, "mobilenet_v2", **NARROW)
     encoder = build_encoder("mobilenet_v2", weights=path, options=NARROW)
-    again = build_from_manifest(written(encoder), weights=path)
+    again = build_encoder(written(encoder), weights=path)
     assert are_equal(encoder, again)
     assert {key: again.options[key] for key in NARROW} == NARROW
 
 
 def test_a_file_of_ones_own_is_named_by_its_path(built: Encoder, file: Path) -> None:
-    assert are_equal(built, build_from_manifest(written(built), weights=file))
+    assert are_equal(built, build_encoder(written(built), weights=file))
 
 
 def test_a_file_of_ones_own_with_other_classes(tmp_path: Path) -> None:
     path = saved(tmp_path, num_classes=7)
     encoder = build_encoder(NAME, weights=path)
-    again = build_from_manifest(written(encoder), weights=path)
+    again = build_encoder(written(encoder), weights=path)
     assert are_equal(encoder, again)
     assert again.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
 
@@ -161,42 +161,45 @@ def test_a_file_of_ones_own_without_a_head(tmp_path: Path) -> None:
     state = torch.load(path, weights_only=True)
     torch.save({key: state[key] for key in state if not key.startswith("fc.")}, path)
     encoder = build_encoder(NAME, weights=path)
-    again = build_from_manifest(written(encoder), weights=path)
+    again = build_encoder(written(encoder), weights=path)
     assert are_equal(encoder, again)
     assert again.head is None
 
 
 def test_a_file_of_ones_own_is_asked_for(built: Encoder) -> None:
     with pytest.raises(ManifestError, match=rf"{built.weights_sha256}\. Pass weights=path"):
-        build_from_manifest(written(built))
+        build_encoder(written(built))
 
 
 def test_an_encoder_without_preprocessing_has_none_again(built: Encoder, file: Path) -> None:
     encoder = copy.deepcopy(built)
     encoder.preprocessing = None
-    assert are_equal(encoder, build_from_manifest(written(encoder), weights=file))
+    assert are_equal(encoder, build_encoder(written(encoder), weights=file))
 
 
 def test_a_manifest_is_read_from_a_file(built: Encoder, file: Path, tmp_path: Path) -> None:
     path = tmp_path / "encoder.json"
     path.write_text(json.dumps(manifest_of(built)), encoding="utf-8")
     assert read_manifest(path) == manifest_of(built)
-    assert are_equal(built, build_from_manifest(str(path), weights=file))
+    assert are_equal(built, build_encoder(str(path), weights=file))
 
 
 def test_where_it_goes_is_free_and_what_it_is_made_of_is_not(
     manifest: dict[str, Any], file: Path
 ) -> None:
-    assert build_from_manifest(manifest, weights=file, device="cpu").place()[0].type == "cpu"
-    with pytest.raises(ValueError, match=r"settles dtype=torch\.float64 already\. Leave it out"):
-        build_from_manifest(manifest, weights=file, dtype=torch.float64)
+    assert build_encoder(manifest, weights=file, device="cpu").place()[0].type == "cpu"
+    with pytest.raises(
+        ValueError,
+        match=r"states dtype already, and dtype=torch\.float64 was passed\. Leave it out",
+    ):
+        build_encoder(manifest, weights=file, dtype=torch.float64)
 
 
 def test_another_file_is_refused_by_both_hashes(manifest: dict[str, Any], tmp_path: Path) -> None:
     path = saved(tmp_path)
     other = build_encoder(NAME, weights=path)
     with pytest.raises(ManifestError) as caught:
-        build_from_manifest(manifest, weights=path)
+        build_encoder(manifest, weights=path)
     for part in (
         f"weights.sha256 is {manifest['weights']['sha256']!r} in the manifest",
         f"and {other.weights_sha256!r} here",
@@ -210,7 +213,7 @@ def test_a_trained_encoder_is_refused_by_its_identity(built: Encoder, file: Path
     encoder = copy.deepcopy(built)
     next(encoder.backbone.parameters()).data += 1
     with pytest.raises(ManifestError, match=r"identity is .* changed after it was built.*Save it"):
-        build_from_manifest(written(encoder), weights=file)
+        build_encoder(written(encoder), weights=file)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,7 @@ def test_each_difference_is_named_with_both_values(
     manifest: dict[str, Any], file: Path, key: str, value: object, shown: str
 ) -> None:
     with pytest.raises(ManifestError) as caught:
-        build_from_manifest({**manifest, key: value}, weights=file)
+        build_encoder({**manifest, key: value}, weights=file)
     assert shown in str(caught.value)
 
 
@@ -247,7 +250,7 @@ def test_an_option_that_the_weights_have_got_since_is_not_that_of_a_file(
 
     monkeypatch.setattr(registry, "weights", patched)
     with pytest.warns(WeightsWarning, match="inverted_residual"):
-        again = build_from_manifest(manifest, weights=file)
+        again = build_encoder(manifest, weights=file)
     assert again.fingerprint.identity == manifest["identity"]
 
 
@@ -256,14 +259,14 @@ def test_other_versions_are_named_and_may_be_allowed(
 ) -> None:
     manifest["versions"] |= {"torch": "1.0", "elsewhere": "2.0"}
     with pytest.raises(ManifestError) as caught:
-        build_from_manifest(manifest, weights=file)
+        build_encoder(manifest, weights=file)
     for part in (
         f"versions.torch is '1.0' in the manifest and {torch.__version__!r} here",
         "versions.elsewhere is '2.0' in the manifest and None here",
         "Install those versions, or pass allow_versions=True (--allow-versions).",
     ):
         assert part in str(caught.value)
-    assert are_equal(built, build_from_manifest(manifest, weights=file, allow_versions=True))
+    assert are_equal(built, build_encoder(manifest, weights=file, allow_versions=True))
 
 
 @pytest.mark.parametrize("field", ["dtype", "law", "output_dim", "identity"])
@@ -284,13 +287,13 @@ def test_a_version_that_one_side_lacks_differs(manifest: dict[str, Any], side: s
 def test_other_versions_allow_no_other_bits(manifest: dict[str, Any], tmp_path: Path) -> None:
     manifest["versions"]["torch"] = "1.0"
     with pytest.raises(ManifestError, match="identity is") as caught:
-        build_from_manifest(manifest, weights=saved(tmp_path), allow_versions=True)
+        build_encoder(manifest, weights=saved(tmp_path), allow_versions=True)
     assert "versions.torch" not in str(caught.value)
 
 
 def test_python_computes_nothing_and_may_differ(manifest: dict[str, Any], file: Path) -> None:
     manifest["versions"]["python"] = "3.0"
-    assert build_from_manifest(manifest, weights=file).output_dim == manifest["output_dim"]
+    assert build_encoder(manifest, weights=file).output_dim == manifest["output_dim"]
 
 
 def test_random_weights_cannot_be_built_again() -> None:
@@ -300,7 +303,7 @@ def test_random_weights_cannot_be_built_again() -> None:
     with pytest.raises(
         ManifestError, match=r"random weights.*torch\.save\(.*weights=path"
     ) as caught:
-        build_from_manifest(manifest)
+        build_encoder(manifest)
     assert manifest["identity"] in str(caught.value)
 
 
@@ -308,7 +311,7 @@ def test_random_weights_that_are_saved_can_be_built_again(tmp_path: Path) -> Non
     path = tmp_path / "random.pth"
     torch.save(build_encoder(NAME, weights=None).backbone.state_dict(), path)
     encoder = build_encoder(NAME, weights=path)
-    assert are_equal(encoder, build_from_manifest(written(encoder), weights=path))
+    assert are_equal(encoder, build_encoder(written(encoder), weights=path))
 
 
 def test_options_that_json_lacks_are_described_and_cannot_be_built_again(tmp_path: Path) -> None:
@@ -319,7 +322,7 @@ def test_options_that_json_lacks_are_described_and_cannot_be_built_again(tmp_pat
     manifest = written(encoder)
     assert manifest["options"] == {"dropout": 0.1}
     with pytest.raises(ManifestError, match=r"norm_layer=<class .*InstanceNorm2d.*weights=path"):
-        build_from_manifest(manifest, weights=path)
+        build_encoder(manifest, weights=path)
 
 
 def test_predictors_of_ones_own_are_in_no_manifest(file: Path) -> None:
@@ -338,7 +341,7 @@ def test_a_plugins_distribution_and_its_library_are_among_the_versions(tmp_path:
     manifest = written(encoder)
     assert manifest["versions"]["timm"] == timm.__version__
     assert "headstrip-timm" in manifest["versions"]
-    assert are_equal(encoder, build_from_manifest(manifest, weights=path))
+    assert are_equal(encoder, build_encoder(manifest, weights=path))
 
 
 @pytest.mark.parametrize(
@@ -357,13 +360,13 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: str, wor
     path = tmp_path / "encoder.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ManifestError, match=words) as caught:
-        build_from_manifest(path)
+        build_encoder(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere\.json' cannot be read as a manifest"):
-        build_from_manifest(tmp_path / "nowhere.json")
+        build_encoder(tmp_path / "nowhere.json")
 
 
 def preprocessing_of(key: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -384,7 +387,7 @@ def test_a_damaged_preprocessing_is_refused(
 ) -> None:
     damage(manifest)
     with pytest.raises(ManifestError, match="is damaged"):
-        build_from_manifest(manifest, weights=file)
+        build_encoder(manifest, weights=file)
 
 
 values = st.recursive(
@@ -407,7 +410,7 @@ def test_any_other_value_anywhere_is_a_sentence_or_the_same_encoder(
 ) -> None:
     changed = {**manifest_of(built), key: value}
     try:
-        outcome: Encoder | str = build_from_manifest(changed, weights=file)
+        outcome: Encoder | str = build_encoder(changed, weights=file)
     except HeadstripError as error:
         outcome = str(error)
     assert outcome.endswith(".") if isinstance(outcome, str) else are_equal(built, outcome)

@@ -15,10 +15,10 @@ from torch import nn
 from torchvision import models
 
 from headstrip import Encoder, ManifestError, build_encoder
-from headstrip.embed.loading import open_embeddings
-from headstrip.embed.neighbors import find_neighbors
-from headstrip.embed.origin import build_encoder_of
+from headstrip.embed.output.loading import open_embeddings
+from headstrip.embed.rebuild_encoder import build_encoder_of
 from headstrip.embed.run import Options, embed_source
+from headstrip.search.neighbors import find_neighbors
 
 NAME = "shufflenet_v2_x0_5"
 ATTRIBUTES = {"shape": 3, "colour": 3}

@@ -29,10 +29,10 @@ from headstrip import (
     register_plugin,
 )
 from headstrip.cli import main
-from headstrip.embed.loading import open_embeddings
-from headstrip.embed.origin import build_encoder_of, check_encoder
+from headstrip.embed.output.loading import open_embeddings
+from headstrip.embed.rebuild_encoder import build_encoder_of, check_encoder
 from headstrip.embed.run import embed_source
-from headstrip.registry import Registry, use_registry
+from headstrip.registry.registry import Registry, use_registry
 
 NAME = "shufflenet_v2_x0_5"
 CODE = f"""

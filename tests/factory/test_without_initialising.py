@@ -23,10 +23,10 @@ from headstrip import (
     hookimpl,
     register_plugin,
 )
-from headstrip.assigning import assign
-from headstrip.construction import build_stripped
-from headstrip.hollow import Replaced, hollow_parameters
-from headstrip.registry import use_registry
+from headstrip.factory.construction import build_stripped
+from headstrip.network.assigning import assign
+from headstrip.network.meta_init import Replaced, hollow_parameters
+from headstrip.registry.registry import use_registry
 
 SHAPE = (3, 8, 8)
 

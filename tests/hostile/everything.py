@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 
 from headstrip.errors import HeadstripError
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 
 
 def imported() -> list[str]:
@@ -41,10 +41,12 @@ def main() -> None:
     }
     facts["core"] = {name: attempt(name) for name in ("resnet18", "vgg11", "squeezenet1_1")}
     facts["after core"] = imported()
+    from headstrip.authoring.smoke_test import smoke_test_all
+
     facts["hostile"] = {name: attempt(name) for name in sys.argv[1:]}
     facts["records"] = {
         record.name: asdict(record)
-        for record in registry.records(load=True)
+        for record in smoke_test_all(registry)
         if record.origin != "built-in"
     }
     print(json.dumps(facts))

@@ -9,7 +9,8 @@ import pytest
 from tests.distributions import on_path, run_python
 
 from headstrip import PluginError
-from headstrip.registry import Registry
+from headstrip.authoring.smoke_test import smoke_test_all
+from headstrip.registry.registry import Registry
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,7 @@ def test_strict_makes_an_error_of_a_plugin_that_does_not_load(monkeypatch):
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "twice,vgg,four_dimensions")
     registry = Registry()
     with pytest.raises(PluginError, match=r"'import_error' .* cannot be used"):
-        registry.records(load=True)
+        smoke_test_all(registry)
 
 
 def test_strict_makes_an_error_of_a_plugin_that_fails_its_trial(monkeypatch):
@@ -79,7 +80,7 @@ def test_strict_makes_an_error_of_a_plugin_that_fails_its_trial(monkeypatch):
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", f"{others},wrong_argument,raising,non_module")
     with pytest.raises(PluginError, match=r"four_dimensions.* gave shape \(2, 8, 6, 6\)"):
-        Registry().records(load=True)
+        smoke_test_all(Registry())
 
 
 def test_a_disabled_core_family_is_unlisted_and_its_names_go_to_nobody_else(monkeypatch):

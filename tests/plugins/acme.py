@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from headstrip import BackboneSpec, HeadStripper, Preprocessing, detach, hookimpl
-from headstrip.plugins import Plugin
+from headstrip.plugins.loader import Plugin
 
 NET = BackboneSpec("net", "acme", "acme:net", "acme", "image", (3, 8, 8), 6, 1297)
 

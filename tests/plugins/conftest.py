@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headstrip.registry import Registry, use_registry
+from headstrip.registry.registry import Registry, use_registry
 
 
 @pytest.fixture(autouse=True)

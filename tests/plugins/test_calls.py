@@ -7,8 +7,8 @@ from tests.plugins.acme import Acme, answering, ask, plugin_with
 
 from headstrip import HeadNotFoundError, PluginError, WeightsError, hookimpl
 from headstrip.contract import HOOKS
-from headstrip.plugins import Plugin
-from headstrip.returns import REQUIRED
+from headstrip.plugins.loader import Plugin
+from headstrip.plugins.returns import REQUIRED
 
 
 def plugin_of(target):

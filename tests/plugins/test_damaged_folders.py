@@ -8,9 +8,9 @@ import pytest
 from tests.distributions import install_distribution, on_path
 
 from headstrip import UnknownBackboneError
-from headstrip.metadata_folders import damaged_folders
-from headstrip.plugins import find_plugins
-from headstrip.registry import Registry
+from headstrip.plugins.loader import find_plugins
+from headstrip.plugins.metadata_folders import damaged_folders
+from headstrip.registry.registry import Registry
 
 MINIMAL = "from headstrip import hookimpl\n@hookimpl\ndef weights(spec):\n    return ()\n"
 NAME = "headstrip-acme"

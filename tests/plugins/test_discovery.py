@@ -8,8 +8,8 @@ import pytest
 from tests.distributions import install_distribution, on_path
 
 from headstrip import PluginError
-from headstrip.plugins import find_plugins
-from headstrip.registry import Registry
+from headstrip.plugins.loader import find_plugins
+from headstrip.registry.registry import Registry
 
 MINIMAL = """
 from headstrip import hookimpl

@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 
 import headstrip
 from headstrip import contract, hookspecs, plugin_api
+from headstrip.authoring.new_plugin import NewPlugin
 from headstrip.errors import PluginError
-from headstrip.new_plugin import NewPlugin
-from headstrip.registry import Registry
+from headstrip.registry.registry import Registry
 
 tomllib = pytest.importorskip("tomllib", reason="the standard library has it from 3.11 on")
 

@@ -67,7 +67,7 @@ def test_headstrips_own_names_are_taken(name):
 
 
 def test_the_name_of_an_installed_plugin_is_taken(tmp_path):
-    from headstrip.registry import use_registry
+    from headstrip.registry.registry import use_registry
 
     install_distribution(tmp_path, "acme-networks", {"acme": "acme_networks"}, {})
     with on_path(tmp_path):

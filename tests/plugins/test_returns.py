@@ -8,8 +8,8 @@ from tests.plugins.acme import NET, answering, ask
 from torch import nn
 
 from headstrip import Preprocessing, Stripped, WeightsEntry
-from headstrip.plugins import Plugin
-from headstrip.returns import REQUIRED, check_return
+from headstrip.plugins.loader import Plugin
+from headstrip.plugins.returns import REQUIRED, check_return
 
 LINEAR = nn.Linear(3, 2)
 PIXELS = Preprocessing(crop=(8, 8), resize=None, mean=(0.0,), std=(1.0,))

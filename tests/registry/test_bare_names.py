@@ -13,7 +13,7 @@ from tests.distributions import on_path, run_python
 from tests.hostile.install import install_hostile
 
 from headstrip import UnknownBackboneError, build_encoder
-from headstrip.registry import BARE_SOURCES, Registry, use_registry
+from headstrip.registry.registry import BARE_SOURCES, Registry, use_registry
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 ALONE = Registry(disabled=["*"])
@@ -22,7 +22,7 @@ SMALL = ("squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "mnasnet0_
 MISTYPED = """
 import json, sys
 from headstrip import UnknownBackboneError
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 for name in ("resnet_50", "vit_b_61", "tiny", "net", "resnet50.IMAGENET1K_V1x", "Resnet50"):
     try:
         get_registry().resolve(name)

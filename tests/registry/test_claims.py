@@ -6,7 +6,7 @@ import pytest
 from tests.registry.sources import install_source, spec_of
 
 from headstrip import PluginError, WeightsEntry
-from headstrip.registry import Registry
+from headstrip.registry.registry import Registry
 
 
 def record_of(registry, name):

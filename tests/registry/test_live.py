@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models import _api
 
 from headstrip import PluginError, UnknownBackboneError, WeightsEntry, build_encoder
-from headstrip.registry import Registry, use_registry
+from headstrip.registry.registry import Registry, use_registry
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.registry.sources import install_source
 
 from headstrip import PluginError, UnknownBackboneError
-from headstrip.registry import Registry, get_registry, use_registry
+from headstrip.registry.registry import Registry, get_registry, use_registry
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from tests.distributions import catalog_of, install_distribution
 from tests.registry.sources import install_source, spec_of
 
 from headstrip import UnknownBackboneError
-from headstrip.registry import Registry
+from headstrip.registry.registry import Registry
 
 PIP = "pip install headstrip-timm"
 

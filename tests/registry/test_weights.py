@@ -9,7 +9,7 @@ from tests.distributions import run_python
 from tests.registry.sources import LIVE, install_source, spec_of
 
 from headstrip import BackboneSpec, CatalogError, PluginError, WeightsEntry
-from headstrip.registry import Registry
+from headstrip.registry.registry import Registry
 
 TWO = [("net", WeightsEntry("V2")), ("net", WeightsEntry("V1"))]
 
@@ -45,7 +45,7 @@ def test_a_plugin_that_cannot_be_asked_is_an_error(site):
 def test_those_of_torchvision_load_no_plugin():
     code = (
         "import sys\n"
-        "from headstrip.registry import get_registry\n"
+        "from headstrip.registry.registry import get_registry\n"
         "registry = get_registry()\n"
         "specs = [spec for spec in registry.specs() if spec.source == 'torchvision']\n"
         "print(sum(len(registry.weights(spec)) for spec in specs))\n"

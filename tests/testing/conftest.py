@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headstrip.registry import Registry, use_registry
+from headstrip.registry.registry import Registry, use_registry
 from headstrip.testing import verify
 
 

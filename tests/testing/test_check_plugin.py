@@ -8,7 +8,7 @@ from tests.testing.networks import TINY, Lab
 from tests.testing.test_defects import WrongPooling, WrongWidth
 
 from headstrip import PluginError
-from headstrip.registry import Registry, use_registry
+from headstrip.registry.registry import Registry, use_registry
 from headstrip.testing import (
     CHECKS,
     ConformanceError,

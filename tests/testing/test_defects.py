@@ -528,7 +528,7 @@ def test_a_defect_fails_one_check_which_says_what_it_saw(judge, defect, check, s
 def test_without_perturbing_a_head_of_zeros_is_no_proof_and_does_not_pass_for_one(
     judge, monkeypatch
 ):
-    monkeypatch.setattr("headstrip.testing.pair.perturb", lambda model: None)
+    monkeypatch.setattr("headstrip.testing.subject.perturb", lambda model: None)
     result = judge(WrongEmbeddingBehindAZeroHead())["lossless"]
     assert result.status == "failed"
     assert result.seen == "the logits of two different inputs are the same"

@@ -17,8 +17,8 @@ from tests.testing.networks import (
 )
 
 from headstrip import UnknownBackboneError, build_encoder, register_plugin
-from headstrip.measure import measure
-from headstrip.registry import get_registry
+from headstrip.factory.measure import measure
+from headstrip.registry.registry import get_registry
 from headstrip.testing import CHECKS, Result, check_plugin, parametrize_with_backbones, verify
 from headstrip.testing.subject import Subject
 

@@ -15,7 +15,7 @@ from tests.servers import FaultServer, fault_server
 from tests.weights.files import SAVERS, Server, State, state_of
 
 from headstrip import BackboneSpec, WeightsEntry
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 
 
 @pytest.fixture(params=SAVERS)

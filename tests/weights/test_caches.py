@@ -15,7 +15,7 @@ from tests.hub import use_hub
 from tests.lab import NET, PACKED, install_lab, named, sha256
 
 from headstrip import WeightsEntry, WeightsError
-from headstrip.registry import get_registry, use_registry
+from headstrip.registry.registry import get_registry, use_registry
 from headstrip.weights.caches import Caches, Stored
 from headstrip.weights.checking import check_stored
 from headstrip.weights.locating import locate

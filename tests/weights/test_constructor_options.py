@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from headstrip import BackboneSpec, WeightsEntry
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 
 SETS = [
     (spec, entry)

@@ -22,8 +22,8 @@ from tests.weights.files import Server, State, sha256_of
 from torchvision import models
 
 from headstrip import WeightsEntry, WeightsError, build_encoder
-from headstrip.hub import HubLocation, hub_file, hub_json, parse
 from headstrip.weights import locate, read_weights
+from headstrip.weights.hub import HubLocation, hub_file, hub_json, parse
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 SAFE = save(STATE)
@@ -147,7 +147,7 @@ def test_a_process_that_starts_offline_opens_no_socket(
             "opened = []\n"
             "hook = lambda event, _: opened.append(event) if 'socket' in event else None\n"
             "sys.addaudithook(hook)\n"
-            "from headstrip.hub import WeightsError, hub_file, hub_json\n"
+            "from headstrip.weights.hub import WeightsError, hub_file, hub_json\n"
             "print(hub_file('hf:org/name').name)\n"
             "try:\n"
             "    hub_json('org/name', 'config.json')\n"
@@ -163,7 +163,9 @@ def test_a_process_that_starts_offline_opens_no_socket(
 def test_the_mirror_in_hf_endpoint_is_asked_by_a_new_process(cache: Path) -> None:
     asked: list[str] = []
     with hub_server({"org/name": BOTH}, asked=asked) as url:
-        code = "from headstrip.hub import hub_json; print(hub_json('org/name', 'config.json'))"
+        code = (
+            "from headstrip.weights.hub import hub_json; print(hub_json('org/name', 'config.json'))"
+        )
         ran = run_python("-c", code, **hub_variables(url, cache))
     assert (ran.stdout, ran.stderr) == ("{'dim': 3}\n", "")
     assert asked == [f"{verb} /org/name/resolve/main/config.json" for verb in ("HEAD", "GET")]

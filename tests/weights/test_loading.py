@@ -17,7 +17,7 @@ from torchvision import models
 
 from headstrip import Encoder, HeadNotFoundError, WeightsEntry, WeightsError, build_encoder
 from headstrip.families.vit import plugin as vit
-from headstrip.state_dicts import compare, copy_into, refuse_unfilled
+from headstrip.network.state_dicts import compare, copy_into, refuse_unfilled
 
 Save = Callable[[object, Path], Path]
 NAME = "shufflenet_v2_x0_5"

@@ -10,8 +10,8 @@ from tests.weights.files import save_zip, state_of
 from torchvision import models
 
 from headstrip import WeightsError, build_encoder
-from headstrip.misfits import does_not_fit
-from headstrip.state_dicts import Fit
+from headstrip.factory.misfits import does_not_fit
+from headstrip.network.state_dicts import Fit
 
 TEXT = "x.pth does not fit lab:net: "
 

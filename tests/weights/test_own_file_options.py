@@ -26,7 +26,7 @@ from headstrip import (
     hookimpl,
     register_plugin,
 )
-from headstrip.registry import use_registry
+from headstrip.registry.registry import use_registry
 
 NORMAL = Preprocessing(crop=(8, 8), resize=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 OTHER = Preprocessing(crop=(8, 8), resize=10, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -11,8 +11,8 @@ import pytest
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
 from headstrip import BackboneSpec, WeightsError, build_encoder, hookimpl, register_plugin
-from headstrip.registry import Registry, get_registry, use_registry
-from headstrip.selection import Selection, select_weights
+from headstrip.factory.selection import Selection, select_weights
+from headstrip.registry.registry import Registry, get_registry, use_registry
 
 
 class Unpublished:

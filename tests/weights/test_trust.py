@@ -21,7 +21,7 @@ from tests.failing import failing
 from tests.weights.remembering import see
 
 from headstrip import WeightsError
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 from headstrip.weights.trust import (
     Expectation,
     cache_home,

@@ -11,7 +11,8 @@ import pytest
 
 import headstrip_efficientnet_lite
 from headstrip import UnknownBackboneError
-from headstrip.registry import Registry
+from headstrip.authoring.smoke_test import smoke_test_all
+from headstrip.registry.registry import Registry
 
 PACKAGE = Path(headstrip_efficientnet_lite.__file__).parent
 TOOL = Path(__file__).parents[1] / "tools" / "refresh_catalog.py"
@@ -19,7 +20,7 @@ NAMES = {f"efficientnet-lite:efficientnet_lite{number}" for number in range(3)}
 
 LIST = """
 import sys
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 registry = get_registry()
 for spec in registry.specs():
     if spec.source == "efficientnet-lite":
@@ -42,7 +43,7 @@ def test_listing_imports_neither_torch_nor_timm_nor_the_plugin():
 
 
 def test_the_plugin_loads_and_breaks_no_rule():
-    (record,) = [r for r in Registry().records(load=True) if r.name == "efficientnet-lite"]
+    (record,) = [r for r in smoke_test_all(Registry()) if r.name == "efficientnet-lite"]
     assert (record.status, record.rows, record.error) == ("loaded", 3, None)
     assert record.origin.startswith("headstrip-efficientnet-lite ")
 

@@ -9,10 +9,10 @@ import timm
 import torch
 
 from headstrip import build_encoder
-from headstrip.index import row_problem
-from headstrip.measure import measure
-from headstrip.registry import Registry, get_registry
-from headstrip.shapes import without_memory
+from headstrip.factory.measure import measure
+from headstrip.network.meta_ops import without_memory
+from headstrip.registry.index import row_problem
+from headstrip.registry.registry import Registry, get_registry
 from headstrip.testing.perturb import FastRandom
 from headstrip_timm.describe import claim, has_tag
 from headstrip_timm.families import FAMILIES, family_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 from headstrip.testing import parametrize_with_backbones
 from headstrip.testing.subject import Subject
 from headstrip.testing.suite import report_of, run_check

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from headstrip.errors import HeadNotFoundError
-from headstrip.probe import probe_width
-from headstrip.surgery import Stripped
+from headstrip.network.head import Stripped
+from headstrip.network.width import probe_width
 from headstrip.testing import perturb
 from headstrip_timm.heads import FAMILIES, family_of, reference, strip
 

@@ -9,7 +9,7 @@ import timm
 from tests.distributions import run_python
 
 from headstrip import PluginError, UnknownBackboneError, build_encoder
-from headstrip.registry import Registry, get_registry, use_registry
+from headstrip.registry.registry import Registry, get_registry, use_registry
 from headstrip_timm.describe import has_tag
 
 SMALL = "mobilenetv3_small_050"

@@ -17,10 +17,10 @@ from headstrip import (
     WeightsError,
     build_encoder,
 )
-from headstrip.measure import measure
-from headstrip.placement import logits_without_memory
-from headstrip.registry import get_registry
-from headstrip.shapes import without_memory
+from headstrip.factory.measure import measure
+from headstrip.network.head_check import logits_without_memory
+from headstrip.network.meta_ops import without_memory
+from headstrip.registry.registry import get_registry
 from headstrip.testing import perturb
 
 VIT = "timm:vit_tiny_patch16_224"

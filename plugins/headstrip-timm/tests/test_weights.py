@@ -16,8 +16,8 @@ from timm.models import _builder
 
 from headstrip import WeightsError, build_encoder
 from headstrip.cli import main
-from headstrip.registry import Registry, get_registry
-from headstrip.shapes import without_memory
+from headstrip.network.meta_ops import without_memory
+from headstrip.registry.registry import Registry, get_registry
 from headstrip.testing import perturb
 from headstrip.testing.states import blocked_network
 from headstrip_timm.describe import describe_weights

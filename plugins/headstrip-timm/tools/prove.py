@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 from proving import OVER, Worker, answer, ask_all
 
 from headstrip import BackboneSpec
-from headstrip.atomic import write_atomically
 from headstrip.plugin_api import format_shape
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
+from headstrip.system.atomic import write_atomically
 
 SOURCE = "timm"
 DOCUMENT = """\

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.hub import hub_in_use, socket_ban
 
-from headstrip import registry
+from headstrip.registry import registry
 
 # The folder's name is no package's, so its modules are found on the path.
 sys.path.append(str(Path(__file__).parent))

@@ -10,8 +10,8 @@ from tests.distributions import run_python
 
 import headstrip_transformers
 from headstrip import UnknownBackboneError
-from headstrip.catalog import read_catalog
-from headstrip.registry import Registry
+from headstrip.registry.catalog import read_catalog
+from headstrip.registry.registry import Registry
 from headstrip_transformers.towers import TOWERS
 
 PACKAGE = Path(headstrip_transformers.__file__).parent
@@ -32,7 +32,7 @@ def test_the_catalog_is_what_a_live_build_shows(tmp_path: Path) -> None:
 def test_listing_and_refusing_weights_import_neither_torch_nor_transformers() -> None:
     code = """
 import sys
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 registry = get_registry()
 assert len([spec for spec in registry.specs() if spec.source == "hf"]) == 13
 spec, _ = registry.resolve("hf:dinov2")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import headstrip_transformers
-from headstrip.catalog import read_catalog
+from headstrip.registry.catalog import read_catalog
 from headstrip_transformers.towers import TOWERS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

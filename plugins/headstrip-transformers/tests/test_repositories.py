@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from headstrip import Preprocessing, PreprocessingError, UnknownBackboneError, WeightsError
 from headstrip import build_encoder as build
-from headstrip.registry import get_registry
+from headstrip.registry.registry import get_registry
 from headstrip_transformers.towers import TOWERS
 
 WHOLE = ["aimv2_vision_model", "clip_vision_model", "siglip_vision_model"]

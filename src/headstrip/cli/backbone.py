@@ -11,11 +11,11 @@ import click
 from headstrip.cli.failures import UsageFailure
 from headstrip.cli.output import plugins_on_stderr
 from headstrip.errors import HeadstripError, WeightsError
-from headstrip.registry import Registry, get_registry, use_registry
+from headstrip.registry.registry import Registry, get_registry, use_registry
 from headstrip.spec import BackboneSpec
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 _ALLOW_HTTP = "HEADSTRIP_ALLOW_HTTP"
 
@@ -148,7 +148,7 @@ def build_image_encoder(
         UsageFailure: It takes clips, or there are no such weights, or no such device.
         HeadstripError: What ``build_encoder`` raises.
     """
-    from headstrip.selection import select_weights
+    from headstrip.factory.selection import select_weights
 
     registry = open_registry(context)
     if name.endswith(".json"):
@@ -171,7 +171,7 @@ def build_image_encoder(
 
 
 def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encoder:
-    from headstrip.factory import build_encoder
+    from headstrip.factory.build import build_encoder
 
     try:
         # No command uses predictors, and a manifest of trained ones has no values of theirs.

@@ -13,7 +13,7 @@ from headstrip.cli.failures import PARTLY, Failure, UsageFailure
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
 
 if TYPE_CHECKING:
-    from headstrip.authoring import LiveRegistry, Rows
+    from headstrip.authoring.catalog_writer import LiveRegistry, Rows
 
 Changes = dict[str, list[str]]
 
@@ -48,7 +48,7 @@ def write_command(context: click.Context, name: str, folder: Path | None, as_jso
     rows, files, changes = _asked(registry, target)
     if rows.problems:
         raise Failure(f"{' '.join(rows.problems)} Nothing was written.")
-    from headstrip import authoring
+    from headstrip.authoring import catalog_writer as authoring
 
     try:
         authoring.write(target, files)
@@ -93,7 +93,7 @@ def _registry(context: click.Context, name: str) -> LiveRegistry:
             f"The plugin {name!r} {reason}. Name the entry point of one of yours that is; "
             "`headstrip plugins` lists all of them."
         )
-    from headstrip.authoring import LiveRegistry
+    from headstrip.authoring.catalog_writer import LiveRegistry
 
     return LiveRegistry(name, context.find_root().params.get("no_plugin") or ())
 
@@ -117,7 +117,7 @@ def _package(registry: LiveRegistry) -> Path:
 
 def _asked(registry: LiveRegistry, target: Path) -> tuple[Rows, dict[str, bytes], Changes]:
     """Ask the plugin, and compare with the files of a folder."""
-    from headstrip import authoring
+    from headstrip.authoring import catalog_writer as authoring
 
     with plugins_on_stderr():
         rows = authoring.live_rows(registry)

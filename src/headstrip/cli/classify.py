@@ -14,7 +14,7 @@ from headstrip.cli.pixels import pixel_options, steps_of, warn_of_pages_in, with
 from headstrip.errors import ImageError, PreprocessingError
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _classify(encoder: Encoder, image: str, count: int) -> list[Guess]:
         HeadNotFoundError: The encoder has no head.
         ImageError: The file cannot be read, or the network makes no numbers of it.
     """
-    from headstrip.embed.images import read_picture
+    from headstrip.images.pictures import read_picture
 
     ready = encoder.preprocess(read_picture(image, steps_of(encoder)))
     device, dtype = encoder.place()

@@ -13,15 +13,15 @@ from typing import Any
 
 import click
 
-from headstrip import __version__
+from headstrip._version import __version__
+from headstrip.authoring.plugin_checks import UNREAD, checked_records
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import json_option, print_json, print_line
 from headstrip.cli.plugins import timeout_option
 from headstrip.errors import HeadstripError, one_line
-from headstrip.metadata_folders import damaged_folders, keeps_from_reading
-from headstrip.plugin_checks import UNREAD, checked_records
-from headstrip.plugins import PluginRecord
+from headstrip.plugins.loader import PluginRecord
+from headstrip.plugins.metadata_folders import damaged_folders, keeps_from_reading
 
 _DISTRIBUTIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
 _GB = 10**9

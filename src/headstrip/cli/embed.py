@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headstrip.embed.plan import Settings
     from headstrip.embed.run import EmbedReport, Options
     from headstrip.embed.sources import Source
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 _NAMED = 5
 _ENGINES = ("auto", "torch", "compile", "openvino", "onnxruntime")
@@ -172,9 +172,9 @@ def command(
         encoder = build_image_encoder(context, name, weights, allow_versions, asked.pop("device"))
     with_pixels(encoder, background, value_range)
 
-    from headstrip.embed.allocating import keep_freed_memory
     from headstrip.embed.run import embed_source
     from headstrip.embed.sources.left_out import sentence
+    from headstrip.system.allocator import keep_freed_memory
 
     keep_freed_memory()
     settings, options = _split(asked)
@@ -252,7 +252,7 @@ def _look(
 
 
 def _layout_of(encoder: Encoder, settings: Settings) -> dict[str, int | None]:
-    from headstrip.embed.layout import lay_out
+    from headstrip.embed.parallelism import lay_out
 
     layout = lay_out(settings, lanes=None, workers=None, device=encoder.place()[0].type)
     chosen = layout.settings
@@ -293,7 +293,7 @@ def _saying_what_to_install(out: Path | None, name: str) -> Iterator[None]:
     try:
         yield
     except UnknownBackboneError as error:
-        from headstrip.embed.origin import to_install_for
+        from headstrip.embed.rebuild_encoder import to_install_for
 
         raise UnknownBackboneError(f"{error}{to_install_for(out, name) if out else ''}") from error
 

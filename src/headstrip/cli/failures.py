@@ -9,7 +9,7 @@ import click
 
 from headstrip.errors import HeadstripError, OptionError, UnknownBackboneError, one_line
 from headstrip.printable import printable
-from headstrip.system_errors import explain_exhaustion
+from headstrip.system.os_errors import explain_exhaustion
 
 PARTLY = 1
 """Exit code: some of the work, or all of it, failed and was reported."""

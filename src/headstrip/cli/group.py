@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from headstrip import __version__
+from headstrip._version import __version__
 from headstrip.cli.failures import INTERRUPTED, PARTLY, failure_of, printable_usage
 from headstrip.cli.output import warn, warn_lines, warnings_as_sentences
 

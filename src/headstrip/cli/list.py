@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from headstrip.backbones import list_backbones, matches
-from headstrip.catalog import format_shape
 from headstrip.cli.backbone import open_registry, spec_as_json
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import Column, json_option, print_json, print_table, short_count, warn
-from headstrip.registry import Registry
+from headstrip.registry.catalog import format_shape
+from headstrip.registry.registry import Registry
+from headstrip.registry.suggestions import nothing_listed
 from headstrip.spec import LAWS, BackboneSpec
-from headstrip.suggestions import nothing_listed
 
 _COLUMNS = (
     Column("name"), Column("family"), Column("dim", is_number=True),

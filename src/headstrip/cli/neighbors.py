@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from headstrip.embed.loading import EmbeddingsFile
-    from headstrip.embed.neighbors import Neighbor
-    from headstrip.encoder import Encoder
+    from headstrip.embed.output.loading import EmbeddingsFile
+    from headstrip.encoder.encoder import Encoder
+    from headstrip.search.neighbors import Neighbor
 
     Pictures = Callable[[Iterable[str]], dict[str, Image.Image | str]]
 
@@ -82,14 +82,14 @@ def command(
     There is a line a neighbour: the cosine of the angle between the two embeddings, and the path.
     A bad image is told, the others are searched for, and the exit code is 1 then.
     """
-    from headstrip.embed.outputs import rows_file
+    from headstrip.embed.output.paths import rows_file
 
     files = [embeddings, *([Path(weights)] if weights else [])]
     _check_paths(files, page)
     _check_page(page, [*files, rows_file(embeddings), *map(Path, images)])
 
-    from headstrip.embed.loading import open_embeddings
-    from headstrip.embed.neighbors import library_of, nearest
+    from headstrip.embed.output.loading import open_embeddings
+    from headstrip.search.neighbors import library_of, nearest
 
     file = open_embeddings(embeddings)
     library_of(index)
@@ -155,14 +155,14 @@ def _pictures(root: str) -> Pictures:
     Raises:
         HeadstripError: There is no such source.
     """
-    from headstrip.embed.pictures import pictures_of
     from headstrip.embed.sources import source_of
+    from headstrip.search.thumbnails import pictures_of
 
     return partial(pictures_of, source_of(root), root)
 
 
 def _encoder(context: click.Context, file: EmbeddingsFile, weights: str | None) -> Encoder:
-    from headstrip.embed.origin import build_encoder_of, check_width
+    from headstrip.embed.rebuild_encoder import build_encoder_of, check_width
 
     open_registry(context)
     with plugins_on_stderr():
@@ -174,8 +174,8 @@ def _encoder(context: click.Context, file: EmbeddingsFile, weights: str | None) 
 def _queries(encoder: Encoder, images: tuple[str, ...]) -> list[Query]:
     import numpy as np
 
-    from headstrip.embed.images import read_picture
-    from headstrip.embed.pictures import thumbnail
+    from headstrip.images.pictures import read_picture
+    from headstrip.search.thumbnails import thumbnail
 
     queries = []
     for image in images:
@@ -210,7 +210,7 @@ def _write_page(
     page: Path, embeddings: Path, read: Pictures, results: list[tuple[Query, list[Neighbor]]]
 ) -> int:
     """Write the page, and return how many pictures are missing in it; each is told."""
-    from headstrip.embed.gallery import Picture, write_gallery
+    from headstrip.search.gallery import Picture, write_gallery
 
     pictures = read([one.path for _, neighbors in results for one in neighbors])
     missing = {path: why for path, why in pictures.items() if isinstance(why, str)}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
+from headstrip.authoring.new_plugin import NewPlugin, name_problem, write_plugin
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import Failure, UsageFailure
 from headstrip.cli.output import json_option, print_json, print_line
-from headstrip.new_plugin import NewPlugin, name_problem, write_plugin
-from headstrip.registry import Registry
-from headstrip.system_errors import explain
+from headstrip.registry.registry import Registry
+from headstrip.system.os_errors import explain
 
 
 @click.command(name="new-plugin")

@@ -13,8 +13,8 @@ from headstrip.cli.output import warn
 from headstrip.errors import PreprocessingError
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
-    from headstrip.preprocessing import Preprocessing
+    from headstrip.encoder.encoder import Encoder
+    from headstrip.images.preprocessing import Preprocessing
 
 
 def pixel_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,7 +89,7 @@ def warn_of_pages_in(images: Iterable[str]) -> None:
 def _checked_background(
     _context: click.Context, _option: click.Parameter, text: str | None
 ) -> str | None:
-    from headstrip.preprocessing import parse_background
+    from headstrip.images.preprocessing import parse_background
 
     return None if text is None else _told(parse_background, text)
 
@@ -97,7 +97,7 @@ def _checked_background(
 def _parsed_range(
     _context: click.Context, _option: click.Parameter, text: str | None
 ) -> str | tuple[float, float] | None:
-    from headstrip.preprocessing import parse_value_range
+    from headstrip.images.preprocessing import parse_value_range
 
     return None if text is None else _told(parse_value_range, text)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from headstrip.authoring.plugin_checks import TIMEOUT, checked_records
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.output import Column, json_option, print_json, print_table
-from headstrip.plugin_checks import TIMEOUT, checked_records
-from headstrip.plugins import PluginRecord
+from headstrip.plugins.loader import PluginRecord
 
 _COLUMNS = (
     Column("name"), Column("origin"), Column("status"), Column("rows", is_number=True),

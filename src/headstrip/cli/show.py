@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from headstrip.backbones import Backbone, get_backbone
-from headstrip.catalog import format_shape
 from headstrip.cli.backbone import complete_backbone, open_registry, spec_as_json
 from headstrip.cli.failures import UsageFailure
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line
 from headstrip.errors import WeightsError
-from headstrip.preprocessing import Preprocessing
+from headstrip.images.preprocessing import Preprocessing
+from headstrip.registry.catalog import format_shape
 from headstrip.spec import WeightsEntry
 
 _FILE_SIZE = "file size (MB)"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headstrip.catalog import format_shape
 from headstrip.cli.backbone import complete_backbone, open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, short_count
-from headstrip.registry import Registry
+from headstrip.registry.catalog import format_shape
+from headstrip.registry.registry import Registry
+from headstrip.registry.suggestions import nothing_listed
 from headstrip.spec import BackboneSpec
-from headstrip.suggestions import nothing_listed
 
 if TYPE_CHECKING:
     from headstrip.testing.report import Level, Report

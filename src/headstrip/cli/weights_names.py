@@ -12,8 +12,8 @@ from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import UsageFailure
 from headstrip.cli.output import plugins_on_stderr, warn
 from headstrip.errors import CatalogError
-from headstrip.registry import Registry
-from headstrip.selection import select_weights
+from headstrip.factory.selection import select_weights
+from headstrip.registry.registry import Registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.weights.caches import Caches, Stored
 from headstrip.weights.removing import partials

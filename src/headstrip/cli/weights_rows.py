@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headstrip.cli.weights_names import all_stored
-from headstrip.registry import Registry
+from headstrip.registry.registry import Registry
 from headstrip.weights.caches import Caches, Stored
 from headstrip.weights.optimized import optimized
 from headstrip.weights.removing import partials

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from headstrip.embed.engines import compile_encoder
-from headstrip.embed.layout import CPU_BATCH
-from headstrip.embed.layout import cores as usable_cores
-from headstrip.interrupting import interrupts_held
+from headstrip.embed.parallelism import CPU_BATCH
+from headstrip.embed.parallelism import cores as usable_cores
+from headstrip.system.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from headstrip.embed.engines import Forward
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 BATCH_SIZES = (16, 8, 4, 32, 2, 1)
 """What is tried, that which gains most often first."""

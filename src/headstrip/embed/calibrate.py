@@ -14,12 +14,12 @@ import torch
 
 from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Forward, Precision, compile_encoder
 from headstrip.embed.engines.cosines import cosines
-from headstrip.embed.engines.memory import is_out_of_memory
 from headstrip.errors import HeadstripError, PreprocessingError, one_line
-from headstrip.interrupting import interrupts_held
+from headstrip.system.interrupts import interrupts_held
+from headstrip.system.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 TOLERANCE = 0.999
 """Cosine to the reference that each embedding of an engine that is chosen automatically has."""

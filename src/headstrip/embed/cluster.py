@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstrip.embed.layout import cores, slots_for
 from headstrip.embed.listing import read_listing
 from headstrip.embed.loop import Loop, Task
 from headstrip.embed.options import check_errors
+from headstrip.embed.parallelism import cores, slots_for
 from headstrip.embed.pipeline import Stages, Told
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
     from headstrip.embed.run import Compute, Run
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 _AT_ONCE = 4
 _LOWEST = (2, 55)
@@ -68,8 +68,8 @@ class ShardActor:
         """
         from pathlib import Path
 
-        from headstrip import build_encoder
-        from headstrip.embed.allocating import keep_freed_memory
+        from headstrip.factory.build import build_encoder
+        from headstrip.system.allocator import keep_freed_memory
 
         keep_freed_memory()
         if isinstance(encoder, Mapping):
@@ -117,7 +117,7 @@ class EncoderUDF:
             output: Column that the embeddings are put in.
             build: What else ``build_encoder`` takes.
         """
-        from headstrip import build_encoder
+        from headstrip.factory.build import build_encoder
 
         self._encoder = build_encoder(name, **build)
         self._column, self._output = column, output
@@ -207,7 +207,7 @@ def _for_share(task: Task, run: Run, share: int) -> Any:
 
 def _portable(encoder: Encoder) -> Any:
     """Return what an actor builds the encoder from: names where they suffice, else itself."""
-    from headstrip.manifest import embedding_manifest
+    from headstrip.encoder.manifest import embedding_manifest
 
     manifest = embedding_manifest(encoder)
     if manifest["weights"]["tag"] is None or manifest["weights"]["file"] or manifest["not_json"]:

@@ -10,19 +10,19 @@ import numpy as np
 
 from headstrip.embed.batch_tuning import best_batch
 from headstrip.embed.calibrate import Measured, calibrate, choose_engine
-from headstrip.embed.decoders import Decoders
-from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Precision
-from headstrip.embed.engines.memory import OutOfMemoryError
-from headstrip.embed.layout import forward_of, lay_out
+from headstrip.embed.decoding.decoders import Decoders
+from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Precision, forward_of
 from headstrip.embed.listing import Listing
 from headstrip.embed.options import Options
+from headstrip.embed.parallelism import lay_out
 from headstrip.embed.plan import AUTO, Settings
 from headstrip.embed.sources import Item, Reader
 from headstrip.errors import PreprocessingError
+from headstrip.system.out_of_memory import OutOfMemoryError
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
-    from headstrip.preprocessing import Preprocessing
+    from headstrip.encoder.encoder import Encoder
+    from headstrip.images.preprocessing import Preprocessing
 
 _SAMPLE = 32
 """Images of the source that engines are compared on, at least."""

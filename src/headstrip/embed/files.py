@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from headstrip.errors import HeadstripError
-from headstrip.system_errors import explain, explain_exhaustion
+from headstrip.system.os_errors import explain, explain_exhaustion
 
 SUFFIXES = frozenset({
     ".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headstrip.embed.layout import cores, lay_out
+from headstrip.embed.parallelism import cores, lay_out
 from headstrip.errors import HeadstripError, OptionError
-from headstrip.memory import address_limit, addresses_used, memory_limit, shown_bytes
+from headstrip.system.memory import address_limit, addresses_used, memory_limit, shown_bytes
 
 if TYPE_CHECKING:
     from headstrip.embed.options import Options
     from headstrip.embed.plan import Settings
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 _MANY = 256
 """Threads, batches or processes at once that any machine may be asked for."""

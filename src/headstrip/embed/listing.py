@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headstrip.atomic import written_beside
 from headstrip.embed.sources import Item
 from headstrip.embed.sources.items import is_clipped
 from headstrip.errors import HeadstripError
+from headstrip.system.atomic import written_beside
 
 _AT_ONCE = 1 << 14
 _SCHEMA = pa.schema(

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headstrip.embed.decoders import Decoders
-from headstrip.embed.layout import Layout, forward_of
+from headstrip.embed.decoding.decoders import Decoders
+from headstrip.embed.engines import forward_of
 from headstrip.embed.listing import Listing
 from headstrip.embed.options import check_errors
-from headstrip.embed.parts import Shards
+from headstrip.embed.output.report import first_bad
+from headstrip.embed.output.reusable_rows import Priors
+from headstrip.embed.output.table import Rows, table_of
+from headstrip.embed.output.work_dir import Shards
+from headstrip.embed.parallelism import Layout
 from headstrip.embed.pipeline import Pipeline, Stages, Told, Work
-from headstrip.embed.priors import Priors
-from headstrip.embed.report import first_bad
 from headstrip.embed.sources import Reader
-from headstrip.embed.table import Rows, table_of
-from headstrip.interrupting import interrupts_held
+from headstrip.system.interrupts import interrupts_held
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from typing import Literal, get_args
 
 from PIL import Image
 
-from headstrip.embed import tiff
-from headstrip.embed.decode import open_bytes, opened_file, reasons
 from headstrip.embed.sources import Item, Reader
 from headstrip.errors import ImageError
+from headstrip.images import tiff
+from headstrip.images.decode import open_bytes, opened_file, reasons
 
 Pages = Literal["first", "all"]
 PAGES: tuple[Pages, ...] = get_args(Pages)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from headstrip.embed.engines.memory import OutOfMemoryError
-from headstrip.embed.table import Rows
-from headstrip.interrupting import interrupts_held
+from headstrip.embed.output.table import Rows
+from headstrip.system.interrupts import interrupts_held
+from headstrip.system.out_of_memory import OutOfMemoryError
 
 if TYPE_CHECKING:
-    from headstrip.embed.decoders import Decoders, Ticket
+    from headstrip.embed.decoding.decoders import Decoders, Ticket
 
 Forward = Callable[[np.ndarray], np.ndarray]
 Finished = Callable[[int, Rows], None]

@@ -10,10 +10,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from headstrip.errors import HeadstripError, PluginError
-from headstrip.published import versions_changed
+from headstrip.registry.distributions import versions_changed
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 ROUTES = ("exact", "fast")
 DTYPES = ("float32", "float16")
@@ -150,7 +150,7 @@ class Plan:
 
 def encoder_in_plan(encoder: Encoder) -> dict[str, Any]:
     """Write down what an encoder is made of, also where no manifest can be."""
-    from headstrip.manifest import embedding_manifest
+    from headstrip.encoder.manifest import embedding_manifest
 
     try:
         return embedding_manifest(encoder)

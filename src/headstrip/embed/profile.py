@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from headstrip.embed.calibrate import Measured
 from headstrip.embed.engine_choice import calibrated
-from headstrip.embed.layout import lay_out
 from headstrip.embed.limits import check_addresses, check_limits
 from headstrip.embed.listing import write_listing
+from headstrip.embed.parallelism import lay_out
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import Options, Progress, embed_source
 from headstrip.embed.sources import Item, Reader, Source
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 IMAGES = 2000
 """Images that are looked at."""

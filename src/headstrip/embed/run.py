@@ -10,34 +10,34 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstrip.embed.array_file import KEY as ARRAY
-from headstrip.embed.damage import DamagedFile
-from headstrip.embed.described import environment_of, metadata_for, origin_of
 from headstrip.embed.engine_choice import chosen
 from headstrip.embed.files import check_out, check_suffix, writing
-from headstrip.embed.layout import lay_out
 from headstrip.embed.limits import check_addresses, check_limits
 from headstrip.embed.listing import listing_file, write_listing
 from headstrip.embed.loop import Loop, Task
-from headstrip.embed.merging import DamagedShard, merge
 from headstrip.embed.options import Options, check_errors
-from headstrip.embed.outputs import check_apart, refusing, rows_file
+from headstrip.embed.output.array_file import KEY as ARRAY
+from headstrip.embed.output.damage import DamagedFile
+from headstrip.embed.output.merging import DamagedShard, merge
+from headstrip.embed.output.paths import check_apart, refusing, rows_file
+from headstrip.embed.output.provenance import environment_of, metadata_for, origin_of
+from headstrip.embed.output.report import EmbedReport, bad_in, count_bad
+from headstrip.embed.output.table import metadata_of, schema_of
+from headstrip.embed.output.wholeness import broken_pair, damage_in
+from headstrip.embed.output.work_dir import Parts, Shards, metadata_in, opened_parts, parts_folder
 from headstrip.embed.pages import PagedReader, paged
-from headstrip.embed.parts import Parts, Shards, metadata_in, opened_parts, parts_folder
+from headstrip.embed.parallelism import lay_out
 from headstrip.embed.pipeline import Stages, Told
 from headstrip.embed.plan import Plan, Settings, check_plan, encoder_in_plan
-from headstrip.embed.report import EmbedReport, bad_in, count_bad
 from headstrip.embed.sources import Reader, Source, source_of
 from headstrip.embed.sources.left_out import LeftOut, items_of
 from headstrip.embed.sources.stream import StreamSource
 from headstrip.embed.streaming import embed_stream
-from headstrip.embed.table import metadata_of, schema_of
-from headstrip.embed.wholeness import broken_pair, damage_in
 from headstrip.errors import HeadstripError, PreprocessingError
-from headstrip.system_errors import explain
+from headstrip.system.os_errors import explain
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 __all__ = ["Compute", "EmbedReport", "Options", "Progress", "Run", "compute_here", "embed_source"]
 

@@ -12,26 +12,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from headstrip.atomic import written_beside
-from headstrip.embed.checksum import checksum_of
-from headstrip.embed.decode import bytes_of
-from headstrip.embed.described import environment_of, metadata_for, origin_of
+from headstrip.embed.decoding.checksum import checksum_of
+from headstrip.embed.engines import forward_of
 from headstrip.embed.files import writing
-from headstrip.embed.images import is_file, read_picture, to_picture
-from headstrip.embed.layout import forward_of, lay_out
 from headstrip.embed.options import Options
-from headstrip.embed.outputs import OwnFiles, root_of
+from headstrip.embed.output.paths import OwnFiles, root_of
+from headstrip.embed.output.provenance import environment_of, metadata_for, origin_of
+from headstrip.embed.output.report import EmbedReport
+from headstrip.embed.output.table import Rows, open_writer, schema_of, table_of
+from headstrip.embed.parallelism import lay_out
 from headstrip.embed.pipeline import Stages
-from headstrip.embed.pixels import to_pixels
 from headstrip.embed.plan import AUTO, Plan, Settings, encoder_in_plan
-from headstrip.embed.report import EmbedReport
 from headstrip.embed.sources import Item
 from headstrip.embed.sources.stream import StreamSource
-from headstrip.embed.table import Rows, open_writer, schema_of, table_of
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
+from headstrip.images.decode import bytes_of
+from headstrip.images.pictures import is_file, read_picture, to_picture
+from headstrip.images.pixels import to_pixels
+from headstrip.system.atomic import written_beside
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 _USUAL: dict[str, tuple[Any, ...]] = {
     "workers": (None, 0), "lanes": (None, 1), "timeout": (Options().timeout,),

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
+from headstrip.network.state_dicts import plain_state_dict
 from headstrip.spec import WeightsEntry
-from headstrip.state_dicts import plain_state_dict
 
 # torchvision's files are older than its code: they say norm.1 where the module is norm1.
 _OLD_KEY = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")

@@ -13,12 +13,12 @@ from torchvision.models import WeightsEnum
 from headstrip.errors import HeadNotFoundError
 from headstrip.families import SOURCE
 from headstrip.hookspecs import API_VERSION, hookimpl
-from headstrip.preprocessing import Preprocessing
-from headstrip.probe import probe_width
-from headstrip.shapes import without_memory
+from headstrip.images.preprocessing import Preprocessing
+from headstrip.network.head import Stripped, detach
+from headstrip.network.meta_ops import without_memory
+from headstrip.network.state_dicts import plain_state_dict
+from headstrip.network.width import probe_width
 from headstrip.spec import BackboneSpec, Task, WeightsEntry, freeze
-from headstrip.state_dicts import plain_state_dict
-from headstrip.surgery import Stripped, detach
 
 LABELS = {1000: "imagenet-1k", 400: "kinetics-400"}
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from headstrip.families.family import TorchvisionFamily
-from headstrip.surgery import Stripped, detach
+from headstrip.network.head import Stripped, detach
 
 
 class MaxViT(TorchvisionFamily):

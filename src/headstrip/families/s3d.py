@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from headstrip.families.family import TorchvisionFamily
-from headstrip.surgery import Stripped, detach, find
+from headstrip.network.head import Stripped, detach, find
 
 
 class ConvolutionHead(nn.Module):

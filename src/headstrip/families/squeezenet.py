@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
-from headstrip.surgery import Stripped, find
+from headstrip.network.head import Stripped, find
 
 
 class SqueezeNet(TorchvisionFamily):

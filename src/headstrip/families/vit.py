@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from headstrip.errors import PreprocessingError
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
-from headstrip.patches import Cut, described
+from headstrip.network.head import Stripped, detach, find
+from headstrip.network.patches import Cut, described
+from headstrip.network.state_dicts import plain_state_dict
 from headstrip.spec import BackboneSpec, WeightsEntry
-from headstrip.state_dicts import plain_state_dict
-from headstrip.surgery import Stripped, detach, find
 
 # torchvision's files are older than its code: they name the layers that are numbered now.
 _OLD_LAYER = re.compile(r"\.mlp\.linear_([12])\.")

@@ -8,13 +8,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from headstrip.catalog import format_shape
-from headstrip.index import row_problem
-from headstrip.measure import completed
-from headstrip.registry import Registry
-from headstrip.rows import row_of_spec
-from headstrip.state_dicts import is_under
-from headstrip.surgery import Stripped
+from headstrip.factory.measure import completed
+from headstrip.network.head import Stripped
+from headstrip.network.state_dicts import is_under
+from headstrip.registry.catalog import format_shape
+from headstrip.registry.index import row_problem
+from headstrip.registry.registry import Registry
+from headstrip.registry.rows import row_of_spec
 from headstrip.testing.report import Broken, Skipped
 from headstrip.testing.states import blocked_network, some, tensors_of
 from headstrip.testing.subject import Subject, storage

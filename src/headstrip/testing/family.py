@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from headstrip.construction import strip_with
 from headstrip.errors import HeadstripError
-from headstrip.registry import Registry, get_registry
+from headstrip.factory.construction import strip_with
+from headstrip.network.head import Stripped
+from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec, Task, WeightsEntry
-from headstrip.surgery import Stripped
 from headstrip.testing.report import Broken, ConformanceError, Result
 from headstrip.testing.states import generators_kept
 from headstrip.testing.subject import Subject

@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from headstrip import hub
-from headstrip.construction import Builder, Wish
 from headstrip.errors import HeadstripError
-from headstrip.placement import width_of_stripped
-from headstrip.probe import HeadError, ProbeError
-from headstrip.selection import Selection
+from headstrip.factory.construction import Builder, Wish
+from headstrip.factory.selection import Selection
+from headstrip.network.head import Stripped
+from headstrip.network.head_check import width_of_stripped
+from headstrip.network.width import HeadError, ProbeError
 from headstrip.spec import WeightsEntry
-from headstrip.surgery import Stripped
 from headstrip.testing.claims import head_output
 from headstrip.testing.report import Broken, Skipped
 from headstrip.testing.subject import Subject
+from headstrip.weights import hub
 from headstrip.weights.addresses import file_name
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{8,64}|")

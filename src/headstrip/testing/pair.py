@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headstrip.surgery import Stripped
-from headstrip.testing.perturb import perturb
+from headstrip.network.head import Stripped
 from headstrip.testing.report import Broken
-from headstrip.testing.states import Snapshot, digest, generator_states, seed_generators
-
-if TYPE_CHECKING:
-    from headstrip.testing.subject import Subject
+from headstrip.testing.states import digest, seed_generators
 
 SMALL = 128
 """Side of the input, in pixels, for networks that take any size: the contract is the same."""
@@ -58,42 +54,6 @@ class Pair:
         return embedding_of(self.stripped.backbone, x)
 
 
-def make_pair(subject: Subject) -> Pair:
-    """Build a network twice, give both the same perturbed values, and strip the second.
-
-    Raises:
-        HeadstripError: The plugin failed at it.
-        Broken: The network does not run on its input.
-    """
-    declared = subject.light.shape
-    options = subject.options(subject.entry)
-    untouched = subject.build(options, seed=0)
-    states = generator_states()
-    twin = subject.build(options, seed=0)
-    unequal = _unequal(untouched, twin)
-    seed_generators(2)
-    with subject.quick_values():
-        perturb(untouched)
-    # A large one's values are there once.
-    twin.load_state_dict(untouched.state_dict(), assign=subject.is_large)
-    untouched.eval()
-    twin.eval()
-    shape, x, output = _run(untouched, subject.smaller_shape(), declared)
-    before = Snapshot(twin)
-    stripped = subject.strip(twin, subject.entry)
-    changed = before.changes("strip_head")
-    stripped.backbone.eval()
-    if stripped.head is not None:
-        stripped.head.eval()
-    settled = Snapshot(stripped.backbone)
-    dim = subject.probe(stripped.backbone, shape)
-    embedding = embedding_of(stripped.backbone, x)
-    changed += settled.changes("the forward", stripped.backbone)
-    return Pair(
-        untouched, stripped, shape, x, output, embedding, dim, unequal, tuple(changed), states
-    )
-
-
 def embedding_of(backbone: nn.Module, x: Tensor) -> Tensor:
     """Return the embedding of a batch, a tensor of shape (N, dim).
 
@@ -115,7 +75,7 @@ def smaller(shape: tuple[int, ...], task: str) -> tuple[int, ...]:
     return (shape[0], *frames, *(min(side, SMALL) for side in shape[-2:]))
 
 
-def _run(
+def run(
     untouched: nn.Module, small: tuple[int, ...], declared: tuple[int, ...]
 ) -> tuple[tuple[int, ...], Tensor, Any]:
     """Run the untouched network on the small input where it takes that, else on the declared."""
@@ -138,7 +98,7 @@ def _run(
     )
 
 
-def _unequal(one: nn.Module, other: nn.Module) -> tuple[str, ...]:
+def unequal(one: nn.Module, other: nn.Module) -> tuple[str, ...]:
     """Name the tensors that two networks do not share in value."""
     first, second = one.state_dict(), other.state_dict()
     names = [*first, *(name for name in second if name not in first)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from headstrip.registry import Registry, get_registry
+from headstrip.registry.registry import Registry, get_registry
 from headstrip.testing.report import ConformanceError, Level
 from headstrip.testing.subject import Subject
 from headstrip.testing.suite import (

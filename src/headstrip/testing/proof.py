@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstrip.catalog import format_shape
+from headstrip.registry.catalog import format_shape
 from headstrip.testing.pair import Pair
 from headstrip.testing.report import Broken, NotRun
 from headstrip.testing.subject import Subject

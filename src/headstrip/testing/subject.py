@@ -10,17 +10,17 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from headstrip.construction import strip_with
 from headstrip.errors import HeadstripError
-from headstrip.placement import logits_without_memory, width_of_stripped
-from headstrip.plugins import Plugin
-from headstrip.probe import HeadError, ProbeError, probe_width
-from headstrip.registry import Registry
-from headstrip.shapes import without_memory
+from headstrip.factory.construction import strip_with
+from headstrip.network.head import Stripped
+from headstrip.network.head_check import logits_without_memory, width_of_stripped
+from headstrip.network.meta_ops import without_memory
+from headstrip.network.width import HeadError, ProbeError, probe_width
+from headstrip.plugins.loader import Plugin
+from headstrip.registry.registry import Registry
 from headstrip.spec import BackboneSpec, WeightsEntry
-from headstrip.surgery import Stripped
-from headstrip.testing.pair import Pair, embedding_of, make_pair, smaller
-from headstrip.testing.perturb import FastRandom
+from headstrip.testing.pair import Pair, embedding_of, run, smaller, unequal
+from headstrip.testing.perturb import FastRandom, perturb
 from headstrip.testing.report import Broken, Level, NotRun
 from headstrip.testing.states import Snapshot, generator_states, seed_generators, tensors_of
 
@@ -132,13 +132,44 @@ class Subject:
 
     @Once
     def light(self) -> Light:
-        """The network as ``headstrip.measure`` builds it."""
+        """The network as ``headstrip.factory.measure`` builds it."""
         return self.build_light(self.entry, {})
 
     @Once
     def pair(self) -> Pair:
-        """The untouched network and its stripped twin, with the same perturbed values."""
-        return make_pair(self)
+        """The untouched network and its stripped twin, with the same perturbed values.
+
+        Raises:
+            HeadstripError: The plugin failed at it.
+            Broken: The network does not run on its input.
+        """
+        declared = self.light.shape
+        options = self.options(self.entry)
+        untouched = self.build(options, seed=0)
+        states = generator_states()
+        twin = self.build(options, seed=0)
+        differing = unequal(untouched, twin)
+        seed_generators(2)
+        with self.quick_values():
+            perturb(untouched)
+        # A large one's values are there once.
+        twin.load_state_dict(untouched.state_dict(), assign=self.is_large)
+        untouched.eval()
+        twin.eval()
+        shape, x, output = run(untouched, self.smaller_shape(), declared)
+        before = Snapshot(twin)
+        stripped = self.strip(twin, self.entry)
+        changed = before.changes("strip_head")
+        stripped.backbone.eval()
+        if stripped.head is not None:
+            stripped.head.eval()
+        settled = Snapshot(stripped.backbone)
+        dim = self.probe(stripped.backbone, shape)
+        embedding = embedding_of(stripped.backbone, x)
+        changed += settled.changes("the forward", stripped.backbone)
+        return Pair(
+            untouched, stripped, shape, x, output, embedding, dim, differing, tuple(changed), states
+        )
 
     @Once
     def once(self) -> int:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from headstrip.errors import PluginError, UnknownBackboneError
-from headstrip.measure import completed
-from headstrip.registry import get_registry
+from headstrip.factory.measure import completed
+from headstrip.registry.registry import get_registry
+from headstrip.registry.suggestions import nothing_listed
 from headstrip.spec import BackboneSpec
-from headstrip.suggestions import nothing_listed
 from headstrip.testing import claims, copies, files, proof, tables, training
 from headstrip.testing.pair import Pair
 from headstrip.testing.report import (

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from headstrip.errors import HeadstripError
-from headstrip.preprocessing import Preprocessing
-from headstrip.rows import row_of_entry
+from headstrip.images.preprocessing import Preprocessing
+from headstrip.registry.rows import row_of_entry
 from headstrip.spec import WeightsEntry
 from headstrip.testing.claims import head_output
 from headstrip.testing.report import Broken, Skipped
@@ -151,7 +151,7 @@ def describe_file(subject: Subject) -> str:
 
 def _prepare(steps: Preprocessing, tag: str, shape: tuple[int, ...]) -> None:
     # Both import torchvision's transforms.
-    from headstrip.embed.images import to_frames, to_picture
+    from headstrip.images.pictures import to_frames, to_picture
 
     values = np.random.default_rng(0).integers(0, 256, (*_PICTURE, steps.channels), np.uint8)
     if steps.frames is not None:
@@ -169,7 +169,7 @@ def _prepare(steps: Preprocessing, tag: str, shape: tuple[int, ...]) -> None:
 
 def offline(subject: Subject) -> str:
     """Building makes no network call, and build_encoder works with weights=None."""
-    from headstrip.factory import build_encoder
+    from headstrip.factory.build import build_encoder
 
     # What cannot be built at all is another check's to tell.
     _ = subject.light

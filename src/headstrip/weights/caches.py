@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 from headstrip.errors import WeightsError
-from headstrip.hub import WEIGHTS, parse
-from headstrip.shards import is_index, read_index
 from headstrip.spec import WeightsEntry
 from headstrip.weights.addresses import checkpoints, file_name
 from headstrip.weights.folders import (
@@ -22,6 +20,8 @@ from headstrip.weights.folders import (
     hub_folder,
     names_in,
 )
+from headstrip.weights.hub import WEIGHTS, parse
+from headstrip.weights.sharded_checkpoint import is_index, read_index
 from headstrip.weights.trust import Expectation, expectation
 
 Origin = Literal["download", "hub", "package", "own"]

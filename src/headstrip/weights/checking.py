@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from headstrip.errors import WeightsError, one_line
-from headstrip.shards import is_index, read_index
 from headstrip.weights.caches import Stored
+from headstrip.weights.sharded_checkpoint import is_index, read_index
 from headstrip.weights.trust import (
     Expectation,
     compare,

@@ -19,10 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headstrip import hub
 from headstrip.errors import WeightsWarning
 from headstrip.printable import printable
-from headstrip.weights import failures, transfer
+from headstrip.weights import failures, hub, transfer
 from headstrip.weights.addresses import checkpoints, file_name, mirrored
 from headstrip.weights.partial import Partial, digest_of
 from headstrip.weights.transfer import Answer, InterruptedTransferError, OtherFileError

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from headstrip.atomic import write_atomically
-from headstrip.weights.aligning import align
+from headstrip.network.aligning import align
+from headstrip.system.atomic import write_atomically
 from headstrip.weights.archive import data_places, is_archive
 from headstrip.weights.copying import read_parts
 from headstrip.weights.description import restore, take_apart

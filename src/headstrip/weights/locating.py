@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 from headstrip.errors import WeightsError
-from headstrip.hub import hub_file
-from headstrip.shards import is_index
 from headstrip.spec import WeightsEntry
 from headstrip.weights.caches import Caches
 from headstrip.weights.downloading import download
 from headstrip.weights.folders import file_in_package, file_of_location
+from headstrip.weights.hub import hub_file
+from headstrip.weights.sharded_checkpoint import is_index
 
 _LOGGER = logging.getLogger("headstrip.weights")
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from headstrip.atomic import sync_folder, written_beside
 from headstrip.errors import WeightsError, one_line
+from headstrip.system.atomic import sync_folder, written_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,14 +149,14 @@ def _write_safetensors(
 
 
 def _header(sha256: str, tensors: dict[str, Tensor], description: str) -> bytes:
-    import headstrip
+    from headstrip._version import __version__
     from headstrip.weights.description import PAD
     from headstrip.weights.safetensors_header import DTYPES
 
     names = {dtype: name for name, dtype in DTYPES.items()}
     metadata = {
         "source_sha256": sha256,
-        "headstrip": headstrip.__version__,
+        "headstrip": __version__,
         DESCRIPTION: description,
     }
     header: dict[str, Any] = {"__metadata__": metadata}

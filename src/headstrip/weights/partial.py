@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from headstrip.atomic import sync_folder
+from headstrip.system.atomic import sync_folder
 
 _FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # A writer gives up long before, when nothing comes.

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from headstrip.errors import WeightsError, one_line
-from headstrip.shards import is_index, read_index
-from headstrip.state_dicts import extra_states, plain_state_dict
+from headstrip.network.state_dicts import extra_states, plain_state_dict
 from headstrip.weights.addresses import checkpoints
 from headstrip.weights.layout import note_layout, parse_again
 from headstrip.weights.mapping import Guard, may_map
 from headstrip.weights.optimized import optimized
 from headstrip.weights.parsing import Parsed, parse
+from headstrip.weights.sharded_checkpoint import is_index, read_index
 from headstrip.weights.shared_caches import lies_in_a_cache
 from headstrip.weights.trust import (
     Expectation,

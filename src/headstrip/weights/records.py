@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from headstrip.atomic import write_atomically
+from headstrip.system.atomic import write_atomically
 
 SHARED = frozenset({"download", "hub", "optimized"})
 """Origins of files that nobody edits: bytes other than those of the first use are an error."""

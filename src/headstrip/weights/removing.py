@@ -10,14 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
-from headstrip.hub import parse
-from headstrip.shards import is_index
 from headstrip.spec import WeightsEntry
 from headstrip.weights.addresses import checkpoints, file_name
 from headstrip.weights.caches import Stored
 from headstrip.weights.folders import hub_folder
+from headstrip.weights.hub import parse
 from headstrip.weights.optimized import optimized
 from headstrip.weights.partial import leftovers
+from headstrip.weights.sharded_checkpoint import is_index
 from headstrip.weights.trust import forget, recorded
 
 # The hub's downloads do not tell whose they are; one that goes on is written to all the time.

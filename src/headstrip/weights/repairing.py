@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from headstrip import hub
 from headstrip.errors import WeightsError, one_line
-from headstrip.weights import failures
+from headstrip.weights import failures, hub
 from headstrip.weights.caches import Stored
 from headstrip.weights.downloading import Download, warn_of_http
 from headstrip.weights.removing import repaired_name, repository_of

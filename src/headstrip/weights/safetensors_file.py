@@ -8,7 +8,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from headstrip.weights.aligning import ALIGNMENT
+from headstrip.network.aligning import ALIGNMENT
 from headstrip.weights.copying import read_parts
 from headstrip.weights.mapping import map_file
 from headstrip.weights.problems import too_large

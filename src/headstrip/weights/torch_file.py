@@ -9,7 +9,7 @@ from typing import BinaryIO
 import torch
 from torch.serialization import get_default_mmap_options
 
-from headstrip.weights.aligning import align, tensors_in
+from headstrip.network.aligning import align, tensors_in
 from headstrip.weights.archive import check_archive, is_archive
 from headstrip.weights.legacy import check_legacy
 from headstrip.weights.mapping import descriptor_path

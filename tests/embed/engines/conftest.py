@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.embed.conftest import pixels
+from tests.conftest import pixels
 from tests.embed.engines.networks import Small, with_backbone
 
-from headstrip.encoder import Encoder
+from headstrip.encoder.encoder import Encoder
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import copy
 
 from torch import Tensor, nn
 
-from headstrip.encoder import Encoder
+from headstrip.encoder.encoder import Encoder
 
 
 class Small(nn.Sequential):

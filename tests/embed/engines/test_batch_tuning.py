@@ -8,7 +8,7 @@ from tests.embed.engines.networks import Failing, with_backbone
 
 from headstrip import PreprocessingError, build_encoder
 from headstrip.embed.batch_tuning import BATCH_SIZES, Batches, best_batch, images_per_second
-from headstrip.embed.layout import cores as usable_cores
+from headstrip.embed.parallelism import cores as usable_cores
 
 
 @pytest.mark.parametrize("cores", [1, 2])

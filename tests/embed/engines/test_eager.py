@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.embed.conftest import pixels
+from tests.conftest import pixels
 from torch import nn
 
 from headstrip import PreprocessingError, build_encoder

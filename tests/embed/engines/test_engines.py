@@ -151,7 +151,7 @@ def test_naming_the_engines_imports_no_torch():
     code = (
         "import sys\n"
         "from headstrip.embed.engines import ENGINES, PRECISIONS, Forward\n"
-        "from headstrip.embed.engines.memory import OutOfMemoryError\n"
+        "from headstrip.system.out_of_memory import OutOfMemoryError\n"
         "print(sorted({'torch', 'openvino', 'onnxruntime'} & set(sys.modules)))\n"
     )
     result = run_python("-c", code)

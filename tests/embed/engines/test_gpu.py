@@ -13,7 +13,7 @@ import torch
 from headstrip import HeadstripError
 from headstrip.embed.engines import compile_encoder
 from headstrip.embed.engines.cosines import cosines
-from headstrip.embed.engines.memory import OutOfMemoryError
+from headstrip.system.out_of_memory import OutOfMemoryError
 
 pytestmark = [
     pytest.mark.gpu,

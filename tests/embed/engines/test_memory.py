@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.embed.conftest import pixels
+from tests.conftest import pixels
 
 from headstrip import HeadstripError, ImageError
 from headstrip.embed.engine_choice import fitting
 from headstrip.embed.engines import compile_encoder
-from headstrip.embed.engines.memory import OutOfMemoryError, is_out_of_memory
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import embed_source
+from headstrip.system.out_of_memory import OutOfMemoryError, is_out_of_memory
 
 MORE_THAN_THERE_IS = 1 << 50
 

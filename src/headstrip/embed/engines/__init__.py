@@ -5,15 +5,25 @@ Importing it imports neither torch nor any engine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from headstrip.embed.engines.forward import Forward, Settings
+from headstrip.embed.limits import check_threads
+from headstrip.embed.plan import EmbedSettings
 from headstrip.errors import HeadstripError, PreprocessingError
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
-__all__ = ["ENGINES", "PRECISIONS", "Engine", "Forward", "Precision", "compile_encoder"]
+__all__ = [
+    "ENGINES",
+    "PRECISIONS",
+    "Engine",
+    "Forward",
+    "Precision",
+    "compile_encoder",
+    "forward_of",
+]
 
 Engine = Literal["torch", "compile", "openvino", "onnxruntime"]
 Precision = Literal["fp32", "bf16"]
@@ -78,6 +88,18 @@ def compile_encoder(
     return forward
 
 
+def forward_of(encoder: Encoder, settings: EmbedSettings) -> Forward:
+    """Make what maps uint8 pixels (batch_size, H, W, C) to float32 embeddings, for a run."""
+    return compile_encoder(
+        encoder,
+        engine=cast("Engine", settings.engine),
+        precision=cast("Precision", settings.precision),
+        batch_size=int(settings.batch_size or 1),
+        threads=int(settings.threads or 1),
+        channels_last=bool(settings.channels_last),
+    )
+
+
 def _made(encoder: Encoder, settings: Settings) -> Forward:
     if settings.engine == "openvino":
         from headstrip.embed.engines.openvino import OpenVINO
@@ -106,8 +128,6 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, what)
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{what}={value!r} computes nothing. Pass 1 or more.")
-    from headstrip.embed.limits import check_threads
-
     check_threads(settings.threads)
 
 

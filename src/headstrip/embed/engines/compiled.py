@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from headstrip.embed.engines.eager import Eager
-from headstrip.embed.engines.memory import is_out_of_memory
 from headstrip.errors import HeadstripError, one_line
+from headstrip.system.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from headstrip.embed.engines.forward import Forward, Settings
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 
 class Compiled(Eager):

@@ -16,7 +16,7 @@ from headstrip.embed.engines.staging import Staging
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 
 class Eager(Forward):

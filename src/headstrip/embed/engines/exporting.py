@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from headstrip.embed.engines.forward import Settings
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 
 def exported(encoder: Encoder, settings: Settings) -> ExportedProgram:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from headstrip.embed.engines.cosines import cosines
-from headstrip.embed.engines.memory import OutOfMemoryError, is_out_of_memory
 from headstrip.errors import HeadstripError, PreprocessingError
+from headstrip.system.out_of_memory import OutOfMemoryError, is_out_of_memory
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 
 _ALIKE = {"fp32": 0.9999, "bf16": 0.95}

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from headstrip.embed.normalise import Normalise
+from headstrip.embed.engines.normalise import Normalise
 
 if TYPE_CHECKING:
     from headstrip.embed.engines.forward import Settings
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 _CAST = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear,
          nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)  # fmt: skip

@@ -15,7 +15,7 @@ from headstrip.embed.engines.forward import Forward, Settings
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 _ERRORS_ONLY = 3
 

@@ -17,7 +17,7 @@ from headstrip.embed.engines.forward import Forward, Settings
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
-    from headstrip.encoder import Encoder
+    from headstrip.encoder.encoder import Encoder
 
 _TYPES = {"fp32": "f32", "bf16": "bf16"}
 _TELEMETRY = "openvino_telemetry"

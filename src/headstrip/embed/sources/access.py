@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from headstrip import hub
 from headstrip.errors import HeadstripError
+from headstrip.weights import hub
 
 SCHEMES = frozenset({"abfs", "abfss", "az", "gs", "hf", "http", "https", "s3"})
 """The schemes that are read without being allowed by name."""

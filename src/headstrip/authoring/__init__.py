@@ -1,0 +1,1 @@
+"""Tools for authors of plugins: a new project, catalogs, a smoke test."""

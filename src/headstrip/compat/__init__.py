@@ -1,0 +1,1 @@
+"""Drop-in replacements for code that others have."""

@@ -1,0 +1,1 @@
+"""Decoding images in processes beside the network."""

@@ -1,0 +1,1 @@
+"""The files that a run writes and reads: shards, tables, arrays."""

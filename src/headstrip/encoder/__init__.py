@@ -1,0 +1,1 @@
+"""The encoder: its embeddings, predictors, fingerprint and manifest."""

@@ -1,0 +1,254 @@
+"""Bounds on what a file may describe, checked before anything of that size is made.
+
+A manifest or a configuration may come from anybody. It could state a depth of 10**9, and building
+such a network would never end.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from headstrip.errors import ManifestError, PluginError
+from headstrip.network.meta_ops import without_memory
+from headstrip.plugins.loader import Plugin
+from headstrip.spec import BackboneSpec
+from headstrip.system.bounded_json import MAX_DEPTH
+
+MOST_NUMBER = 100_000
+"""The largest number in the options of a network: more classes than any published head has."""
+
+MOST_PARAMETERS = 20_000_000_000
+"""The most parameters of any network: three times those of the largest one in a catalog."""
+
+MOST_PREDICTED = 1 << 27
+"""The most weights that predictors which a manifest asks for may have: 0.5 GiB of float32."""
+
+_MOST_VALUES = 100_000
+_MOST_OPTIONS = 1_000
+_MOST_PIXELS = 1 << 24
+_MOST_SIDE = 1 << 14
+_GROWTH = 4
+_ALWAYS_ALLOWED = 20_000_000
+_MOST_PARTS = 20_000
+_MOST_NUMBER_IN_MEMORY = 4_096
+# No path, no address, no code: the name of an activation, a pooling or a layer.
+_WORD = re.compile(r"[\w.+-]{0,100}")
+
+
+def refuse_unbounded(value: object, about: str) -> None:
+    """Refuse plain values that are too many, too deep, or numbers of more than 64 bits.
+
+    ``bounded_json`` does as much for text.
+
+    Args:
+        value: A manifest, as ``json.loads`` or a caller gives it.
+        about: What it is, as the subject of the message.
+
+    Raises:
+        ManifestError: It is out of bounds.
+    """
+    level, count = [value], 0
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[object] = []
+        for one in level:
+            if isinstance(one, Mapping):
+                inner += [*one, *one.values()]
+            elif isinstance(one, (list, tuple)):
+                inner += one
+            elif isinstance(one, int) and abs(one) >= 1 << 63:
+                raise ManifestError(
+                    f"{about} is damaged: it has an integer of more than 64 bits. {_AGAIN}"
+                )
+        count += len(inner)
+        if count > _MOST_VALUES:
+            raise ManifestError(
+                f"{about} is damaged: it has more than {_MOST_VALUES:,} values. {_AGAIN}"
+            )
+        if not inner:
+            return
+        level = inner
+    raise ManifestError(
+        f"{about} is damaged: it has more than {MAX_DEPTH} lists and objects inside each other. "
+        f"{_AGAIN}"
+    )
+
+
+_AGAIN = "Write encoder.manifest() again."
+
+
+def refuse_large_options(options: Mapping[str, Any], about: str) -> None:
+    """Refuse options of a size that no published network has.
+
+    Args:
+        options: Constructor arguments that a file states.
+        about: What they are of, as the subject of the message.
+
+    Raises:
+        ManifestError: A number is too large, a text is no plain word, or there are too many.
+    """
+    _refuse_numbers(options, MOST_NUMBER, about)
+    for key, value in _leaves(options):
+        if isinstance(value, str) and not _WORD.fullmatch(value):
+            raise ManifestError(
+                f"{about} has the option {key}={value!r:.80}, and options in a file are numbers "
+                f"and plain words. {_BY_NAME}"
+            )
+
+
+_BY_NAME = "If you trust it, build by name with options=..."
+
+
+def _refuse_numbers(options: Mapping[str, Any], most: int, about: str) -> None:
+    leaves = list(_leaves(options))
+    if len(leaves) > _MOST_OPTIONS:
+        raise ManifestError(
+            f"{about} has {len(leaves)} values in its options, and {_MOST_OPTIONS} is the most "
+            f"that is built from a file. {_BY_NAME}"
+        )
+    for key, value in leaves:
+        if isinstance(value, (int, float)) and abs(value) > most:
+            raise ManifestError(
+                f"{about} has the option {key}={value!r:.40}, and {most:,} is the largest number "
+                f"that is built from a file. {_BY_NAME}"
+            )
+
+
+def _leaves(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the plain values in options, with the name of the option that each is in."""
+    for key, value in options.items():
+        waiting = [value]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, Mapping):
+                waiting += [*one, *one.values()]
+            elif isinstance(one, (list, tuple)):
+                waiting += one
+            else:
+                yield key, one
+
+
+def refuse_large_network(
+    owner: Plugin, spec: BackboneSpec, options: Mapping[str, Any], about: str
+) -> None:
+    """Refuse options that make a network much larger than the catalog says.
+
+    The network is built up to the limit: on the meta device, where it takes no memory, or for
+    real where its constructor computes with values. The global generators do not move.
+
+    Args:
+        owner: The plugin that builds it.
+        spec: The backbone.
+        options: All constructor arguments.
+        about: What they are of, as the subject of the message.
+
+    Raises:
+        ManifestError: It has more than 4 times the parameters of the catalog, and 20 million more,
+            or too many parts.
+        PluginError: It cannot be built.
+    """
+    most = _GROWTH * spec.params + _ALWAYS_ALLOWED
+    for memory in (without_memory(), nullcontext()):
+        try:
+            with torch.random.fork_rng(devices=[]), bounded_network(most, about, _BY_NAME), memory:
+                owner.call("build_model", spec.qualified_name, spec=spec, options=dict(options))
+            return
+        except PluginError:
+            if isinstance(memory, nullcontext):
+                raise
+            # Buffers are real before they are counted.
+            _refuse_numbers(options, _MOST_NUMBER_IN_MEMORY, about)
+
+
+@contextmanager
+def bounded_network(most: int, about: str, remedy: str) -> Iterator[None]:
+    """Stop this thread from making modules with more than ``most`` values in all.
+
+    Args:
+        most: Values of all parameters and buffers together.
+        about: What describes the network, as the subject of the message.
+        remedy: The message's last sentence.
+
+    Raises:
+        ManifestError: The modules have more values, or more than 20,000 parts.
+    """
+    thread, parts, values = threading.get_ident(), 0, 0
+
+    def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
+        nonlocal parts, values
+        if threading.get_ident() != thread:
+            return
+        parts += 1
+        values += part.numel() if isinstance(part, Tensor) else 0
+        if values > most or parts > _MOST_PARTS:
+            size = f"{most:,} parameters" if values > most else f"{_MOST_PARTS:,} parts"
+            raise ManifestError(
+                f"{about} describes a network of more than {size}, which is far more than such a "
+                f"network has. {remedy}"
+            )
+
+    with ExitStack() as stack:
+        for register in (
+            registration.register_module_parameter_registration_hook,
+            registration.register_module_buffer_registration_hook,
+            registration.register_module_module_registration_hook,
+        ):
+            stack.callback(register(count).remove)
+        yield
+
+
+def refuse_large_preprocessing(described: Mapping[str, Any], about: str) -> None:
+    """Refuse a preprocessing whose images would not fit in memory.
+
+    Args:
+        described: What ``Preprocessing.to_json`` gave, or something else that a file holds.
+        about: What it is of, as the subject of the message.
+
+    Raises:
+        ManifestError: A side, or the number of pixels, is too large.
+    """
+    pixels = 1
+    for field in ("crop", "resize", "frames"):
+        value = described.get(field)
+        stated = value if isinstance(value, (list, tuple)) else [value]
+        sides = [one for one in stated if isinstance(one, (int, float))]
+        if any(abs(one) > _MOST_SIDE for one in sides):
+            raise ManifestError(
+                f"{about} has a preprocessing with {field}={value!r:.60}, and {_MOST_SIDE:,} is "
+                "the most that is built from a file. If you trust it, build by name with "
+                "preprocessing=..."
+            )
+        for one in sides if field != "resize" else ():
+            pixels *= max(int(one), 1)
+    if pixels > _MOST_PIXELS:
+        raise ManifestError(
+            f"{about} has a preprocessing that gives {pixels:,} pixels, and {_MOST_PIXELS:,} is "
+            "the most that is built from a file. If you trust it, build by name with "
+            "preprocessing=..."
+        )
+
+
+def refuse_large_predictors(classes: Mapping[str, int], dim: int, about: str) -> None:
+    """Refuse predictors that would not fit in memory.
+
+    Args:
+        classes: Number of classes of each attribute.
+        dim: Width of the embedding.
+        about: What describes them, as the subject of the message.
+
+    Raises:
+        ManifestError: They have too many weights.
+    """
+    weights = sum(classes.values()) * dim
+    if weights > MOST_PREDICTED:
+        raise ManifestError(
+            f"{about} asks for predictors of {weights:,} weights, and {MOST_PREDICTED:,} is the "
+            "most that is built from a file. Pass predictors={'colour': 12} for those you want."
+        )

@@ -1,0 +1,153 @@
+"""What an embedding depends on, in a form that two files can be compared by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import marshal
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import metadata
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.images.preprocessing import Preprocessing
+from headstrip.network.load_hooks import keeps_more
+from headstrip.network.state_dicts import extra_states
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Identity and environment of an encoder.
+
+    Attributes:
+        identity: Hexadecimal sha256 over the name, the tensors of the backbone, its options, its
+            preprocessing and its dtype. Embeddings of two encoders that differ in it must not be
+            mixed.
+        name: Qualified name of the backbone.
+        weights: Tag of the weights, None for random ones.
+        weights_sha256: Hash of the weights file, None without one.
+        dtype: Dtype of the parameters.
+        environment: Versions of what computes; embeddings differ in their last bits at most.
+    """
+
+    identity: str
+    name: str
+    weights: str | None
+    weights_sha256: str | None
+    dtype: str
+    environment: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain JSON values."""
+        return asdict(self)
+
+
+def fingerprint_of(
+    backbone: nn.Module,
+    *,
+    name: str,
+    weights: str | None,
+    weights_sha256: str | None,
+    options: Mapping[str, Any],
+    preprocessing: Preprocessing | None,
+    dtype: torch.dtype,
+) -> Fingerprint:
+    """Hash the parts of an encoder that its embeddings depend on.
+
+    Args:
+        backbone: The network without its head.
+        name: Qualified name of the backbone.
+        weights: Tag of the weights, None for random ones.
+        weights_sha256: Hash of the weights file, None without one.
+        options: Constructor arguments of the network.
+        preprocessing: What turns an image into the input, or None.
+        dtype: Dtype of the parameters.
+    """
+    described = [name, options, preprocessing.to_json() if preprocessing else None, str(dtype)]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=_described).encode())
+    tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    for key in sorted(tensors):
+        _add(digest, key, tensors[key])
+    # Taking the state dict of an encoder copies what is mapped.
+    if keeps_more(backbone):
+        for key, value in sorted(extra_states(backbone.state_dict()).items()):
+            _add_other(digest, key, value)
+    return Fingerprint(
+        identity=digest.hexdigest(),
+        name=name,
+        weights=weights,
+        weights_sha256=weights_sha256,
+        dtype=str(dtype).removeprefix("torch."),
+        environment=environment(),
+    )
+
+
+def head_digest(head: nn.Module | None) -> str | None:
+    """Hash the tensors of a head: the logits depend on them, and no embedding does.
+
+    Returns:
+        Hexadecimal sha256, None without a head.
+    """
+    if head is None:
+        return None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(head.state_dict().items()):
+        _add_other(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, str]:
+    """Return the versions of what computes."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": metadata.version("torchvision"),
+        "machine": platform.machine(),
+    }
+
+
+def _described(option: Any) -> Any:
+    """Describe a constructor argument that JSON lacks, the same in every process."""
+    if isinstance(option, (set, frozenset)):
+        return sorted(map(repr, option))
+    if isinstance(option, partial):
+        return [_described(option.func), option.args, option.keywords]
+    if isinstance(option, FunctionType):
+        # Two lambdas share a name; what they do is in their code and in what it closes over.
+        cells = [_described(cell.cell_contents) for cell in option.__closure__ or ()]
+        code = hashlib.sha256(marshal.dumps(option.__code__)).hexdigest()
+        return [f"{option.__module__}.{option.__qualname__}", code, cells, option.__defaults__]
+    if hasattr(option, "__qualname__"):
+        return f"{option.__module__}.{option.__qualname__}"
+    # What has no name of its own is described by its address too.
+    return _ADDRESS.sub("", repr(option))
+
+
+def _add(digest: Any, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().flatten()
+    # Viewed as bytes: NumPy has no bfloat16. An empty tensor cannot be viewed so.
+    if flat.numel():
+        digest.update(flat.view(torch.uint8).numpy())
+
+
+def _add_other(digest: Any, name: str, value: Any) -> None:
+    """Add what a module keeps besides its tensors, whatever it is, tensors in it by their bits."""
+    if isinstance(value, Tensor):
+        _add(digest, name, value)
+    elif isinstance(value, (Mapping, list, tuple)):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        digest.update(f"{name} {type(value).__name__} {len(value)}".encode())
+        for key, item in items:
+            _add_other(digest, f"{name}[{key!r}]", item)
+    else:
+        digest.update(f"{name} {_ADDRESS.sub('', repr(value))}".encode())

@@ -1,0 +1,362 @@
+"""Manifests: what an encoder is made of as JSON, and how two of them are compared."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from headstrip._version import __version__
+from headstrip.encoder.bounds import refuse_unbounded
+from headstrip.encoder.fingerprint import Fingerprint, head_digest
+from headstrip.encoder.predictors import Predictors
+from headstrip.errors import ManifestError
+from headstrip.images.preprocessing import Preprocessing
+from headstrip.network.head import Law
+from headstrip.registry.distributions import distributions_of, written_with
+from headstrip.spec import LAWS, BackboneSpec, WeightsEntry
+
+FORMAT = 1
+"""Version of the form; a higher one was written by a later headstrip."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Where the user's own file is, and Python, which computes nothing itself, may differ.
+_NOT_COMPARED = {"weights.file", "versions.python", "predictors"}
+_MOST_SHOWN = 8
+_MOST_TEXT = 1_000
+_SAVE = "Save them with torch.save(encoder.predictors.state_dict(), path)."
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class Described(Protocol):
+    """What a manifest states of an encoder; the attributes are those of ``Encoder``."""
+
+    spec: BackboneSpec
+    weights: WeightsEntry | None
+    weights_sha256: str | None
+    weights_file: str | None
+    options: dict[str, Any]
+    preprocessing: Preprocessing | None
+    input_shape: tuple[int, ...]
+    law: Law
+    output_dim: int
+    predictors: Predictors | None
+    head: nn.Module | None
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Its identity, computed now."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone does not train."""
+
+
+def manifest_of(encoder: Described) -> dict[str, Any]:
+    """Write down what an encoder is made of, as plain JSON values.
+
+    A manifest has no values of predictors. A ``UserWarning`` says so where they were trained.
+
+    Args:
+        encoder: What ``build_encoder`` gave.
+
+    Returns:
+        What ``embedding_manifest`` returns, and: ``predictors``, a list of objects with ``name``,
+        ``classes`` and ``trained``, whether the values differ from the initial ones; ``head``, a
+        hash of the head's tensors, None without a head; ``frozen``.
+
+    Raises:
+        ManifestError: A predictor has no number of classes.
+        PluginError: The plugin that builds such encoders is not in this process.
+    """
+    named = encoder.predictors.named() if encoder.predictors is not None else {}
+    classes = {name: _classes(name, module) for name, module in named.items()}
+    trained = encoder.predictors is not None and encoder.predictors.trained
+    if trained:
+        warnings.warn(
+            f"The predictors of {encoder.spec.qualified_name} were trained, and a manifest has no "
+            f"values of theirs. {_SAVE}",
+            stacklevel=3,
+        )
+    return {
+        **embedding_manifest(encoder),
+        "predictors": [
+            {"name": name, "classes": count, "trained": trained} for name, count in classes.items()
+        ],
+        "head": head_digest(encoder.head),
+        "frozen": encoder.frozen,
+    }
+
+
+def embedding_manifest(encoder: Described) -> dict[str, Any]:
+    """Write down what the embeddings of an encoder depend on: a manifest without predictors.
+
+    Args:
+        encoder: What ``build_encoder`` gave.
+
+    Returns:
+        ``format``; ``name`` with the tag of its weights; ``weights`` (``tag``, ``sha256`` of the
+        file, ``file``: the name of a file of the user's own); ``options``, and under ``not_json``
+        what those are that JSON cannot hold; ``preprocessing``; ``dtype``; ``input_shape``;
+        ``law``; ``output_dim``; ``predictors``, empty; ``identity`` of the fingerprint, computed
+        now; ``versions`` of what computes.
+
+    Raises:
+        PluginError: The plugin that builds such encoders is not in this process.
+    """
+    fingerprint, spec, weights = encoder.fingerprint, encoder.spec, encoder.weights
+    tag = weights.tag if weights else None
+    plain = {key: value for key, value in encoder.options.items() if is_json(value)}
+    others = {key: value for key, value in encoder.options.items() if key not in plain}
+    return {
+        "format": FORMAT,
+        "name": _tagged(spec, tag),
+        "weights": {
+            "tag": tag,
+            "sha256": encoder.weights_sha256,
+            "file": encoder.weights_file,
+        },
+        "options": as_json(plain),
+        "not_json": {key: _ADDRESS.sub("", repr(value)) for key, value in others.items()},
+        "preprocessing": encoder.preprocessing.to_json() if encoder.preprocessing else None,
+        "dtype": fingerprint.dtype,
+        "input_shape": list(encoder.input_shape),
+        "law": encoder.law,
+        "output_dim": encoder.output_dim,
+        "predictors": [],
+        "identity": fingerprint.identity,
+        "versions": {**fingerprint.environment, **distributions_of(spec)},
+    }
+
+
+def _tagged(spec: BackboneSpec, tag: str | None) -> str:
+    # A hub id is not split at dots: it cannot carry a tag.
+    plain = tag is None or "/" in spec.name
+    return spec.qualified_name if plain else f"{spec.qualified_name}.{tag}"
+
+
+def _classes(name: str, module: nn.Module) -> int:
+    if not isinstance(module, nn.Linear):
+        raise ManifestError(
+            f"The predictor {name!r} is a {type(module).__name__}, and no manifest describes one. "
+            "Build the encoder without predictors, and keep yours beside it."
+        )
+    return module.out_features
+
+
+def is_json(value: object) -> bool:
+    """Whether JSON gives a value back as it was, but for tuples, which it makes lists of."""
+    if isinstance(value, (list, tuple)):
+        return all(map(is_json, value))
+    if type(value) is dict:
+        return all(isinstance(key, str) for key in value) and all(map(is_json, value.values()))
+    if type(value) is float:
+        return math.isfinite(value)
+    return value is None or type(value) in (bool, int, str)
+
+
+def as_json(value: Any) -> Any:
+    """Make lists of tuples, at any depth."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def checked(content: Any, about: str) -> dict[str, Any]:
+    """Return a manifest whose fields are of the right types.
+
+    Args:
+        content: What is to be one.
+        about: How a message begins that says where it came from.
+
+    Raises:
+        ManifestError: It is none, is damaged, or is of a later form.
+    """
+    if not isinstance(content, Mapping) or "format" not in content:
+        raise ManifestError(
+            f"{about} is no manifest: it has no 'format'. Take encoder.manifest(), as it is."
+        )
+    refuse_unbounded(content, about)
+    if content["format"] != FORMAT:
+        raise ManifestError(
+            f"{about} has the format {content['format']!r:.100}, and this headstrip "
+            f"({__version__}) reads {FORMAT}. Install the headstrip that it names under 'versions'."
+        )
+    for key, (is_right, words) in {**_FIELDS, **_LATER_FIELDS}.items():
+        if key in _LATER_FIELDS and key not in content:
+            continue
+        if key not in content or not is_right(content[key]):
+            found = f"{content[key]!r:.100}" if key in content else "nothing"
+            raise ManifestError(
+                f"{about} is damaged: {key!r} has to be {words}, and is {found}. Take "
+                "encoder.manifest() anew."
+            )
+    return dict(content)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MOST_TEXT
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_weights(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() >= {"tag", "sha256", "file"}
+        and all(value[key] is None or _is_text(value[key]) for key in ("tag", "file"))
+        and (value["sha256"] is None or _is_hash(value["sha256"]))
+    )
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict) and is_json(value)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+
+
+def _is_predictors(value: object) -> bool:
+    if not isinstance(value, list) or not all(map(_is_predictor, value)):
+        return False
+    return len({_pair(one)[0] for one in value}) == len(value)
+
+
+def _is_predictor(value: object) -> bool:
+    if isinstance(value, dict):
+        return (
+            {"name", "classes", "trained"} <= value.keys()
+            and _is_named_count(value["name"], value["classes"])
+            and isinstance(value["trained"], bool)
+        )
+    return isinstance(value, list) and len(value) == 2 and _is_named_count(*value)
+
+
+def _is_named_count(name: object, classes: object) -> bool:
+    return isinstance(name, str) and len(name) <= _MOST_TEXT and _is_count(classes)
+
+
+def _pair(predictor: Any) -> tuple[str, int]:
+    if isinstance(predictor, dict):
+        return predictor["name"], predictor["classes"]
+    return predictor[0], predictor[1]
+
+
+def predicted(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Return the attributes in a manifest, and their numbers of classes."""
+    return dict(map(_pair, manifest["predictors"]))
+
+
+def has_trained_predictors(manifest: Mapping[str, Any]) -> bool:
+    """Whether predictors in a manifest have learnt something, or may have.
+
+    Manifests of earlier versions have pairs of name and classes, which do not say it.
+    """
+    return any(not isinstance(one, dict) or one["trained"] for one in manifest["predictors"])
+
+
+def _is_dtype(value: object) -> bool:
+    dtype = getattr(torch, value, None) if isinstance(value, str) else None
+    return isinstance(dtype, torch.dtype) and dtype.is_floating_point
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (_is_text, "a backbone's name"),
+    "weights": (_is_weights, "an object with tag, sha256 and file"),
+    "options": (_is_object, "an object of constructor arguments"),
+    "not_json": (_is_texts, "an object of descriptions"),
+    "preprocessing": (lambda value: value is None or _is_object(value), "an object, or null"),
+    "dtype": (_is_dtype, "a floating-point type such as 'float32'"),
+    "input_shape": (
+        lambda value: isinstance(value, list) and bool(value) and all(map(_is_count, value)),
+        "a list of sizes",
+    ),
+    "law": (lambda value: value in LAWS, f"one of {', '.join(LAWS)}"),
+    "output_dim": (_is_count, "a whole number above zero"),
+    "predictors": (_is_predictors, "a list of objects with name, classes and trained"),
+    "identity": (_is_hash, "a sha256"),
+    "versions": (_is_texts, "an object of versions"),
+}
+# Manifests of embeddings, and earlier ones, lack them.
+_LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "head": (lambda value: value is None or _is_hash(value), "a sha256, or null"),
+    "frozen": (lambda value: isinstance(value, bool), "true or false"),
+}
+
+
+def refuse_differences(
+    wanted: Mapping[str, Any], found: Mapping[str, Any], allow_versions: bool
+) -> None:
+    """Compare what was asked for with what was built.
+
+    Raises:
+        ManifestError: They differ.
+    """
+    found = {key: value for key, value in found.items() if key in wanted or key in _FIELDS}
+    here, there = dict(_flat(found)), dict(_flat(wanted))
+    differ = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    differ = [key for key in differ if key not in _NOT_COMPARED]
+    if allow_versions:
+        differ = [key for key in differ if not key.startswith("versions.")]
+    if differ:
+        shown = "; ".join(
+            f"{key} is {there.get(key)!r:.200} in the manifest and {here.get(key)!r:.200} here"
+            for key in differ[:_MOST_SHOWN]
+        )
+        if len(differ) > _MOST_SHOWN:
+            shown += f"; and {len(differ) - _MOST_SHOWN} more"
+        raise ManifestError(
+            f"What is built here is not the encoder of the manifest of {wanted['name']}: {shown}. "
+            f"{_remedy(differ, wanted)}"
+        )
+
+
+def _flat(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the comparable parts of a manifest: the entries of its objects one by one."""
+    for key in (*_FIELDS, *(later for later in _LATER_FIELDS if later in manifest)):
+        value = manifest[key]
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", part) for inner, part in value.items())
+        else:
+            yield key, value
+
+
+def _remedy(differ: list[str], wanted: Mapping[str, Any]) -> str:
+    if "weights.sha256" in differ:
+        hint = "Pass weights=path of the file with that hash."
+        written = written_with(wanted)
+        is_own = wanted["weights"]["file"] is not None or not written
+        return hint if is_own else f"{hint} The manifest was written with {written}."
+    if all(key.startswith("versions.") for key in differ):
+        return "Install those versions, or pass allow_versions=True (--allow-versions)."
+    if differ == ["head"]:
+        return (
+            "Its head was changed after it was built. Save the head with "
+            "torch.save(encoder.head.state_dict(), path), build by name, and load it into "
+            "encoder.head."
+        )
+    if set(differ) == {"identity", "head"}:
+        return (
+            "It was changed after it was built, such as by training. Save it with "
+            "torch.save(encoder.state_dict(), path), build by name, and load it with "
+            "encoder.load_state_dict."
+        )
+    if differ == ["identity"]:
+        return (
+            "It was changed after it was built, such as by training. Save it with "
+            "torch.save(encoder.backbone.state_dict(), path), build with weights=path, and take "
+            "that encoder's manifest."
+        )
+    return "Build by name, and take that encoder's manifest."

@@ -1,0 +1,123 @@
+"""How a weights file that is not just as its network is goes into it, if it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from headstrip.errors import WeightsError
+from headstrip.factory.misfits import does_not_fit
+from headstrip.network.head import Stripped
+from headstrip.network.load_hooks import taken
+from headstrip.network.state_dicts import Fit, is_under
+from headstrip.weights.problems import too_large
+from headstrip.weights.reading import WeightsFile
+
+# A checkpoint may hold an optimizer's two moments and an average besides the weights, and in
+# float64 where the network has float32.
+_TIMES_THE_NETWORK = 8
+_AND_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a state dict goes into a network.
+
+    Attributes:
+        headless: Whether it has no head, and the network loses its own.
+        classes: How many classes the network has to have, None for those that it has.
+        by_torch: Whether torch has to load it, because the network changes its names.
+    """
+
+    headless: bool = False
+    classes: int | None = None
+    by_torch: bool = False
+
+
+def plan(
+    file: WeightsFile,
+    about: str,
+    fit: Fit,
+    state: Mapping[str, Any],
+    stripped: Stripped,
+    spare: nn.Module | None,
+    input_shape: tuple[int, ...] | None = None,
+) -> Plan:
+    """Say how a state dict that does not fit as it is goes into a network.
+
+    Args:
+        file: Where it is from.
+        about: The backbone, for messages.
+        fit: What does not fit.
+        state: The adapted state dict.
+        stripped: Such a network without its head.
+        spare: Another such network, for trying; None where it has no say in how it is loaded.
+        input_shape: Input of the network without the batch axis, for messages.
+
+    Raises:
+        WeightsError: It does not.
+    """
+    paths = _heads(fit, stripped)
+    names, by_torch = state, False
+    if spare is not None and fit.outside(paths):
+        found = taken(spare, state, file.content)
+        # By the network's own names, fewer tensors may be at fault.
+        if found is not None and _closer(found.fit, fit, stripped):
+            fit, names, by_torch = found.fit, found.state, True
+            paths = _heads(fit, stripped)
+    if fit.outside(paths):
+        raise does_not_fit(file.path, about, fit, paths, input_shape)
+    if not fit.names:
+        return Plan(by_torch=by_torch)
+    headless = not any(is_under(key, paths) for key in names)
+    classes = None if headless else _classes(fit, names, file)
+    return Plan(headless, classes, by_torch)
+
+
+def limit_of(model: nn.Module) -> int:
+    """Return the most bytes of tensors that a network's weights file may hold."""
+    tensors = (*model.parameters(), *model.buffers())
+    return _TIMES_THE_NETWORK * _size(tensors) + _AND_BYTES
+
+
+def refuse_larger(path: Path, state: Mapping[str, Any], limit: int) -> None:
+    """Refuse tensors that a file holds little of and that are large: expanded ones.
+
+    Raises:
+        WeightsError: They have more bytes than ``limit``.
+    """
+    size = _size(one for one in state.values() if isinstance(one, Tensor))
+    if size > limit:
+        raise too_large(path, size, limit)
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors if not is_lazy(one))
+
+
+def _heads(fit: Fit, stripped: Stripped) -> tuple[str, ...]:
+    """Return where the heads are; what a network without any has no place for may be one."""
+    return fit.unexpected if stripped.law == "headless" else stripped.paths
+
+
+def _closer(one: Fit, other: Fit, stripped: Stripped) -> bool:
+    faults = [len(fit.outside(_heads(fit, stripped))) for fit in (one, other)]
+    return faults[0] < faults[1]
+
+
+def _classes(fit: Fit, state: Mapping[str, Any], file: WeightsFile) -> int:
+    """Read the number of classes off the head's tensors in a file."""
+    names = fit.reshaped or fit.unexpected
+    tensors = [state[name] for name in names if isinstance(state.get(name), Tensor)]
+    counts = {int(tensor.shape[0]) for tensor in tensors if tensor.ndim}
+    if len(counts) != 1 or fit.missing or (fit.reshaped and fit.unexpected):
+        raise WeightsError(
+            f"{file.path} has a head of another kind ({', '.join(fit.names[:3])}). "
+            "Save the state dict without its head, or with a plain one."
+        )
+    return counts.pop()

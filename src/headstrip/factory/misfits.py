@@ -1,0 +1,116 @@
+"""Why a weights file does not fit a network, in words."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from headstrip.errors import WeightsError
+from headstrip.factory.image_sizes import OPTIONS as IMAGE_SIZE_OPTIONS
+from headstrip.network.state_dicts import Fit
+
+_POSITIONS = ("pos_embed", "pos_embedding", "position_embedding", "positional_embedding")
+_MOST_PREFIX_TOKENS = 16
+
+Shape = tuple[int, ...]
+
+
+def does_not_fit(
+    path: Path, about: str, fit: Fit, paths: tuple[str, ...], input_shape: Shape | None
+) -> WeightsError:
+    """Return the error for a file with tensors outside some dotted paths that do not fit.
+
+    Args:
+        path: The file.
+        about: Qualified name of the backbone.
+        fit: What does not fit.
+        paths: Where the heads are, whose tensors may differ.
+        input_shape: Input of the network without the batch axis, None where it is not known.
+    """
+    outside = set(fit.outside(paths))
+    shapes = dict(zip(fit.reshaped, fit.shapes, strict=True))
+    reshaped = {name: pair for name, pair in shapes.items() if name in outside}
+    problems = [
+        _counted([repr(name) for name in names if name in outside], one, many)
+        for names, one, many in (
+            (fit.missing, "tensor is missing", "tensors are missing"),
+            (fit.unexpected, "tensor is unknown", "tensors are unknown"),
+        )
+    ]
+    described = [
+        f"{name!r} is {_sized(mine)} in the file and {_sized(own)} in the network"
+        for name, (mine, own) in reshaped.items()
+    ]
+    problems.append(_counted(described, "tensor has another shape", "tensors have another shape"))
+    advice = "" if len(outside) > len(reshaped) else _size_advice(about, reshaped, input_shape)
+    return WeightsError(
+        f"{path} does not fit {about}: {', '.join(filter(None, problems))}. "
+        + (advice or _other_advice(fit, outside))
+    )
+
+
+def _other_advice(fit: Fit, outside: set[str]) -> str:
+    # A prefix makes every name of the network a missing one, and every name of the file unknown.
+    is_prefixed = not outside.isdisjoint(fit.missing) and not outside.isdisjoint(fit.unexpected)
+    prefix = ", or save its state dict without a prefix such as 'module.'" if is_prefixed else ""
+    return f"Name the backbone that it was made for{prefix}."
+
+
+def _counted(items: list[str], one: str, many: str) -> str:
+    """Say how many there are, and show two of them."""
+    if not items:
+        return ""
+    shown = ", ".join(items[:2]) + (" ..." if items[2:] else "")
+    return f"{len(items)} {one if len(items) == 1 else many} ({shown})"
+
+
+def _sized(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "one number"
+
+
+def _size_advice(
+    about: str, reshaped: dict[str, tuple[Shape, Shape]], input_shape: Shape | None
+) -> str:
+    """Say for which size of image a file was made whose position embeddings alone differ."""
+    if not all(any(part in name for part in _POSITIONS) for name in reshaped):
+        return ""
+    sizes = {_image_size(mine, own, input_shape) for mine, own in reshaped.values()}
+    size = sizes.pop() if len(sizes) == 1 else None
+    if size is None or input_shape is None:
+        return (
+            "Its position embedding is for another number of patches: the file was made for "
+            "another size of image, or of patch. Build the network for that size."
+        )
+    option = IMAGE_SIZE_OPTIONS.get(about.partition(":")[0])
+    how = f"Pass options={{{option!r}: {size}}}" if option else "Build the network for that size"
+    return (
+        f"The file was made for images of {size}x{size}, and the network is for "
+        f"{input_shape[-2]}x{input_shape[-1]}. {how}, or resize the position embedding."
+    )
+
+
+def _image_size(mine: Shape, own: Shape, input_shape: Shape | None) -> int | None:
+    """Find the side of the square images that a position embedding is for, None where unclear.
+
+    Args:
+        mine: Its shape in the file, (tokens, width) or (1, tokens, width).
+        own: Its shape in the network.
+        input_shape: Input of the network, channels first.
+    """
+    if input_shape is None or len(mine) != len(own) or len(own) < 2 or mine[-1] != own[-1]:
+        return None
+    side = input_shape[-1]
+    if input_shape[-2] != side or mine[:-2] != own[:-2]:
+        return None
+    for others in range(_MOST_PREFIX_TOKENS):
+        grid = _root(own[-2] - others)
+        if grid and side % grid == 0:
+            found = _root(mine[-2] - others)
+            return found * (side // grid) if found else None
+    return None
+
+
+def _root(count: int) -> int:
+    """Return the whole root of a square, 0 of anything else."""
+    root = math.isqrt(count) if count > 0 else 0
+    return root if root * root == count else 0

@@ -1,0 +1,268 @@
+"""One image file, read so that nothing in it can do more than fail.
+
+No switch of Pillow's is touched: what holds for a file that is read here holds for no other.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from headstrip.embed.sources.items import MAX_BYTES, refuse_size
+from headstrip.errors import HeadstripError, ImageError
+from headstrip.images.heif import is_heif, open_heif
+from headstrip.images.tiff import unread_kind
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
+"""The formats that are read, in Pillow's words. EPS, which runs another program, is not one."""
+
+_ORIENTATION = 0x0112
+_OTHER_ORIENTATIONS = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LONGEST = 1000
+_filters = threading.Lock()
+
+
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Read an image file, and turn it as its EXIF orientation says.
+
+    Of an animation it is the first frame.
+
+    Args:
+        path: A file of one of ``FORMATS``, whatever its suffix.
+
+    Returns:
+        The decoded image, in the file's own mode. The file is closed.
+
+    Raises:
+        ImageError: The file cannot be read; the message has the path and the reason.
+
+    Example:
+        >>> load_image("photo.jpg").size  # doctest: +SKIP
+        (640, 480)
+    """
+    try:
+        return decode(path)
+    except ImageError as error:
+        raise ImageError(f"The image {os.fspath(path)!r} cannot be read: {error}") from error
+
+
+def decode(path: str | os.PathLike[str]) -> Image.Image:
+    """Read as ``load_image`` does, with nothing but the reason in the message of its error."""
+    with reasons(), opened_file(path) as file:
+        image = upright(open_image(file))
+    # As Pillow does for a path: who is given the image can ask the file how deep it is.
+    image.filename = os.fsdecode(path)  # type: ignore[attr-defined]
+    return image
+
+
+@contextmanager
+def opened_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open an image file.
+
+    Raises:
+        ImageError: It is not a regular file, is empty, or has more than ``MAX_BYTES``.
+        OSError: It cannot be opened.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        # A pipe would be waited for.
+        raise ImageError("it is no regular file.")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        refuse_size(size)
+        if not size:
+            raise ImageError("the file is empty.")
+        yield file
+
+
+def bytes_of(file: Any, most: int | None = None) -> bytes:
+    """Read a binary file object from its start, and leave its position as it was.
+
+    Args:
+        file: An object with ``read``; one that cannot seek is read from where it is.
+        most: How many bytes to read at most; None reads all of them.
+
+    Raises:
+        ImageError: It cannot be read, has more than ``MAX_BYTES``, or gives text.
+    """
+    with reasons():
+        can_seek = getattr(file, "seekable", lambda: hasattr(file, "seek"))()
+        position = file.tell() if can_seek else 0
+        if can_seek:
+            file.seek(0)
+        try:
+            data = file.read(MAX_BYTES + 1 if most is None else most)
+        finally:
+            if can_seek:
+                file.seek(position)
+        if isinstance(data, str):
+            raise ImageError("it was opened as text. Open it with mode 'rb'.")
+        refuse_size(len(data))
+        return bytes(data)
+
+
+def decode_bytes(data: bytes) -> Image.Image:
+    """Read the bytes of an image file as ``decode`` reads the file.
+
+    Args:
+        data: All bytes of the file.
+
+    Returns:
+        The decoded image, in its own mode, turned as its EXIF orientation says.
+
+    Raises:
+        ImageError: They cannot be read; the message is the reason and nothing else.
+
+    Example:
+        >>> decode_bytes(b"P5 2 1 255 ab").size
+        (2, 1)
+    """
+    with reasons():
+        return upright(open_bytes(data))
+
+
+def open_bytes(data: bytes, page: int = 0) -> Image.Image:
+    """Read the header of an image file, given as bytes.
+
+    Args:
+        data: All bytes of the file.
+        page: Which page or frame, counted from 0.
+
+    Raises:
+        ImageError: There are no bytes, or too many.
+    """
+    refuse_size(len(data))
+    if not data:
+        raise ImageError("the file is empty.")
+    image = open_image(io.BytesIO(data))
+    if page:
+        try:
+            image.seek(page)
+        except EOFError as error:
+            raise ImageError(f"it has no page or frame {page + 1}.") from error
+    return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Read the pixels of an image, and turn it as its EXIF orientation says.
+
+    Returns:
+        The image itself where nothing turns it. Another one has no orientation any more, so that
+        nothing turns it a second time.
+    """
+    _load(image)
+    # Pillow turns a TIFF itself when it loads it, and takes the orientation out.
+    turn = turn_of(image)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    _remove_orientation(turned)
+    return turned
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Turn what reading an image raises into an ImageError with one sentence.
+
+    Errors of headstrip's own stay what they are.
+    """
+    try:
+        yield
+    except HeadstripError:
+        raise
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise ImageError(f"it is in none of the formats that are read ({known}).") from error
+    except Exception as error:
+        # Pillow's parsers raise what they happen to meet in a damaged file: OSError, SyntaxError,
+        # ValueError, struct.error, IndexError, MemoryError, NotImplementedError and more.
+        raise ImageError(f"{_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # A damaged file's own bytes may be in it, any number of them.
+    text = " ".join(text[:_LONGEST].split()).rstrip(".")
+    return text or type(error).__name__
+
+
+def _load(image: Any) -> None:
+    """Read the pixels of an image, those of a TIFF through its file object.
+
+    Pillow maps an uncompressed TIFF that has a name, with the width and height of the turned image,
+    which scrambles the pixels of one that lies on its side.
+    """
+    if not (isinstance(image, TiffImageFile) and image.tile):
+        image.load()
+        return
+    name, image.filename = image.filename, ""
+    try:
+        image.load()
+    finally:
+        image.filename = name
+
+
+def _remove_orientation(image: Image.Image) -> None:
+    """Take the orientation out of an image's metadata, and all of them where they are damaged."""
+    try:
+        exif = image.getexif()
+        exif.pop(_ORIENTATION, None)
+        data = exif.tobytes()
+    except Exception:
+        # Pillow writes EXIF data from what it read, and damaged ones stop it in many ways.
+        data = b""
+    if "exif" in image.info:
+        image.info["exif"] = data
+    for key in _OTHER_ORIENTATIONS:
+        image.info.pop(key, None)
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Read the header of a file, with Pillow's warning of too many pixels as an error.
+
+    Raises:
+        ImageError: It is a TIFF whose pixels Pillow does not read; the message has their kind.
+    """
+    if is_heif(file):
+        return open_heif(file)
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    # Two threads that change the filters at once would put back each other's.
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(file, formats=formats)
+        except UnidentifiedImageError:
+            if (kind := unread_kind(file)) is not None:
+                raise ImageError(kind) from None
+            raise
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how an image is turned to be as its EXIF orientation says, None for not at all.
+
+    ``ImageOps.exif_transpose`` also rewrites the EXIF data, and fails where they are damaged.
+    """
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        # Data that nobody can read turn nothing; every viewer shows the image as it is stored.
+        return None

@@ -1,0 +1,328 @@
+"""What the pixels of an image become: 8-bit RGB, or grey where a network takes one channel.
+
+Paths, bytes, file objects and PIL images all come through ``as_picture``. Nothing here imports
+torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from headstrip.errors import PreprocessingError
+from headstrip.images.samples import Range, Samples, Scale, samples_of
+
+if TYPE_CHECKING:
+    from headstrip.images.preprocessing import Preprocessing
+
+_MODES = {1: "L", 3: "RGB"}
+_PLAIN = {"RGBa": "RGBA", "La": "LA", "P": "RGBA", "PA": "RGBA"}
+"""Modes whose colours and alpha are read in another mode."""
+
+_SHARE = 4
+"""An image that uses less than one part in so many of its type's range does not say its white."""
+
+_AT_ONCE = 1 << 20
+
+
+def as_picture(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Turn an image, read or not, into the pixels that a preprocessing starts from.
+
+    Args:
+        image: A PIL image, whether its pixels are read or its file is still open.
+        preprocessing: Whose channels, ``value_range`` and ``background`` are used.
+
+    Returns:
+        An image of mode RGB, or L for 1 channel, turned as its EXIF orientation says; the same
+        one where nothing is to be done.
+
+    Raises:
+        PreprocessingError: It has no pixels, would be resized to too many, or its pixels cannot
+            be 8-bit RGB.
+        Exception: Whatever Pillow raises for a damaged file; see ``reasons``.
+    """
+    samples = read_samples(image, preprocessing)
+    refuse_huge(samples.image.height, samples.image.width, preprocessing)
+    return in_channels(samples, preprocessing)
+
+
+def read_samples(image: Image.Image, preprocessing: Preprocessing) -> Samples:
+    """Read what ``in_channels`` needs of an image; see ``samples_of``."""
+    return samples_of(image, is_range_given=isinstance(preprocessing.value_range, tuple))
+
+
+def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
+    """Convert an image to the mode that has the channels of a preprocessing.
+
+    Numbers of more than 8 bits are scaled to 0 to 255 as ``value_range`` says. Where alpha, or a
+    transparent colour, hides anything, the image is put on the ``background``. Grey, palettes,
+    CMYK, YCbCr and LAB become RGB as Pillow converts them.
+
+    Returns:
+        An image of mode RGB or L; the same one where nothing is to be done.
+
+    Raises:
+        PreprocessingError: No image has so many channels, or its pixels cannot be 8-bit RGB.
+    """
+    channels = preprocessing.channels
+    mode = _MODES.get(channels)
+    if mode is None:
+        raise PreprocessingError(
+            f"No image has the {channels} channels that the preprocessing takes. Pass a uint8 "
+            f"tensor ({channels}, height, width)."
+        )
+    alpha = None if preprocessing.background == "keep" else _alpha(samples)
+    least = 255 if alpha is None else alpha.getextrema()[0]
+    picture = samples.image
+    if samples.scale is not None:
+        visible = np.asarray(alpha) > 0 if least == 0 else None
+        picture = _scaled(samples, preprocessing.value_range, visible)
+    if picture.mode in _PLAIN:
+        # Pillow warns when it drops a palette's transparency in one step.
+        picture = _converted(_without_odd_transparency(picture), _PLAIN[picture.mode])
+    if alpha is not None and least != 255:
+        base = Image.new("RGB", picture.size, ImageColor.getrgb(preprocessing.background)[:3])
+        picture = Image.composite(_converted(picture, "RGB"), base, alpha)
+    return _converted(picture, mode)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image as Pillow does; the same one where it has the mode already.
+
+    Raises:
+        PreprocessingError: Pillow does not convert its mode.
+    """
+    if image.mode == mode:
+        return image
+    try:
+        return image.convert(mode)
+    except ValueError as error:
+        raise PreprocessingError(
+            f"The image has pixels of mode {image.mode!r}, which Pillow does not convert to "
+            f"{mode}. Convert it to 8-bit RGB."
+        ) from error
+
+
+def refuse_huge(height: int, width: int, preprocessing: Preprocessing) -> None:
+    """Refuse an image without pixels, and a strip that a resize would make fill the memory.
+
+    Raises:
+        PreprocessingError: It has no pixels, or would be resized to more than
+            ``PIL.Image.MAX_IMAGE_PIXELS``.
+    """
+    if not height or not width:
+        raise PreprocessingError(f"The image has no pixels: it is {width} wide and {height} high.")
+    grows, limit = isinstance(preprocessing.resize, int), Image.MAX_IMAGE_PIXELS
+    if not (grows or preprocessing.fit == "cover") or limit is None:
+        return
+    shorter, longer = sorted(preprocessing.resized(height, width))
+    if shorter * longer > limit:
+        raise PreprocessingError(
+            f"The image is {width} wide and {height} high: with its shorter side at {shorter} it "
+            f"would have more than {limit} pixels. Crop it."
+        )
+
+
+def _alpha(samples: Samples) -> Image.Image | None:
+    """Return how opaque each pixel is, mode L; None where the image has no transparency."""
+    image = samples.image
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
+        return image.getchannel(image.mode[-1])
+    if image.mode == "P" and image.has_transparency_data:
+        return _converted(_without_odd_transparency(image), "RGBA").getchannel("A")
+    key = samples.key
+    if key is None or image.mode not in {"1", "L", "RGB", "I"} | _WIDE_GREY:
+        return None
+    values = np.asarray(image) if samples.deep is None else samples.deep
+    bands = values.shape[2] if values.ndim == 3 else 1
+    if len(key) != bands:
+        return None
+    if samples.deep is None and image.mode == "RGB" and (samples.scale or max(key) > 255):
+        # The upper 8 bits are all that there is to compare.
+        key = tuple(part >> 8 for part in key)
+    if image.mode == "1":
+        key = (bool(key[0]),)
+    is_hidden = (values.reshape(*values.shape[:2], bands) == np.array(key)).all(axis=-1)
+    return Image.fromarray(np.where(is_hidden, np.uint8(0), np.uint8(255)))
+
+
+_WIDE_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
+
+
+def _without_odd_transparency(image: Image.Image) -> Image.Image:
+    """Return an image of a palette whose transparency, if any, is of a kind that Pillow knows."""
+    if image.mode != "P" or isinstance(image.info.get("transparency"), (bytes, int, type(None))):
+        return image
+    plain = image.copy()
+    del plain.info["transparency"]
+    return plain
+
+
+def _scaled(samples: Samples, value_range: str | Range, visible: np.ndarray | None) -> Image.Image:
+    """Scale numbers that are signed or have more than 8 bits to 0 to 255.
+
+    Args:
+        samples: The image.
+        value_range: Which numbers become 0 and 255.
+        visible: bool array (height, width), False where nobody sees a pixel; None for nowhere.
+    """
+    image, scale, deep = samples.image, samples.scale, samples.deep
+    assert scale is not None
+    if not scale.is_colour:
+        if isinstance(value_range, tuple) and not scale.unit:
+            raise _too_late()
+        values, unit = _numbers(image, scale), scale.unit or 1.0
+        black, white = _range_of(_chosen(values, visible), unit, scale, value_range)
+        pixels = _to_8_bits(values, black * unit, white * unit)
+        return Image.fromarray(255 - pixels if scale.is_inverted else pixels)
+    colours = 4 if image.mode == "CMYK" else 3
+    if deep is None:
+        return _upper_bits(image, colours, scale, value_range, visible)
+    values = deep[..., :colours]
+    found = _range_of(_chosen(values, visible), 1.0, scale, value_range)
+    if found == scale.whole and scale.unit == 1:
+        return image
+    pixels = _to_8_bits(values, *found)
+    return Image.fromarray(pixels, "CMYK") if colours == 4 else Image.fromarray(pixels)
+
+
+def _chosen(values: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
+    return values if visible is None else values[visible]
+
+
+def _upper_bits(
+    image: Image.Image,
+    colours: int,
+    scale: Scale,
+    value_range: str | Range,
+    visible: np.ndarray | None,
+) -> Image.Image:
+    """Take the upper 8 bits of 16-bit colour, which Pillow gives, where they are enough."""
+    # Pillow scales a PPM, so that the largest number that it states is white.
+    is_scaled = scale.unit != 1
+    needs_lower = value_range == "dtype" if is_scaled else value_range == "auto" and scale.stated
+    if isinstance(value_range, tuple) or needs_lower:
+        raise _too_late()
+    if value_range == "auto" and not is_scaled:
+        values = _chosen(np.asarray(image)[..., :colours], visible)
+        if values.size:
+            least, largest = int(values.min()), int(values.max())
+            _refuse_narrow(least << 8, (largest << 8) + 255 * (largest > 0), scale)
+    return image
+
+
+def _too_late() -> PreprocessingError:
+    return PreprocessingError(
+        "The image has more than 8 bits a channel, of which Pillow gives only 8, so that no value "
+        "range can be chosen. Pass the path or the bytes of a PNG, PPM or TIFF file (interleaved, "
+        "alpha not premultiplied), or convert the image to 8-bit RGB."
+    )
+
+
+def _numbers(image: Image.Image, scale: Scale) -> np.ndarray:
+    values: np.ndarray = np.asarray(image)
+    if values.dtype == np.int32 and scale.whole is not None and scale.whole[1] >= 1 << 31:
+        # Pillow has no mode for unsigned numbers of 32 bits.
+        values = values.view(np.uint32)
+    if values.dtype == np.uint8:
+        # Pillow has no mode for signed numbers of 8 bits either.
+        values = values.view(np.int8)
+    return values
+
+
+def _range_of(values: np.ndarray, unit: float, scale: Scale, value_range: str | Range) -> Range:
+    """Return which numbers become 0 and 255.
+
+    Args:
+        values: The numbers of all pixels that can be seen.
+        unit: What the file's numbers were multiplied by.
+        scale: What the file's numbers mean.
+        value_range: What was asked for.
+
+    Raises:
+        PreprocessingError: Nothing says so.
+    """
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise PreprocessingError(
+            "The image has pixels that are not finite numbers. Replace them before it is read."
+        )
+    if isinstance(value_range, tuple):
+        return value_range
+    if value_range == "dtype" and scale.whole is not None:
+        return scale.whole
+    if not values.size:
+        # Nobody sees any of them.
+        return scale.whole or (0, 1)
+    least, largest = (float(bound) / unit for bound in (values.min(), values.max()))
+    if scale.stated is not None and value_range == "auto":
+        black, white = scale.stated
+        if least < black or largest > white:
+            raise PreprocessingError(
+                f"The image states that its values are {_text(black)} to {_text(white)}, and they "
+                f"are {_text(least)} to {_text(largest)}. {_choice(least, largest)}"
+            )
+        return scale.stated
+    if scale.whole is None:
+        raise PreprocessingError(
+            "The image has pixels of mode 'F', whose range is not known. Their values are "
+            f"{_text(least)} to {_text(largest)}. {_choice(least, largest, dtype=False)}"
+        )
+    whole = scale.whole
+    if whole[1] >= (1 << 31) - 1 and least >= 0 and largest < 1 << 16:
+        # 32 bits often hold 16.
+        whole = (0, (1 << 16) - 1)
+    _refuse_narrow(least, largest, scale, whole)
+    return whole
+
+
+def _refuse_narrow(least: float, largest: float, scale: Scale, whole: Range | None = None) -> None:
+    """Refuse numbers that use so little of their type's range that they are of another one.
+
+    Raises:
+        PreprocessingError: They use less than a quarter of it, or have a sign and none has it.
+    """
+    black, white = whole or scale.whole or (0, 1)
+    quarter = (white - black) / _SHARE
+    # One black is as black in any range, and one light grey is not dark for want of a range.
+    is_plain = least == largest and black == 0 and (largest == 0 or largest >= quarter)
+    if not is_plain and (largest - least < quarter or black < 0 <= least):
+        kind = scale.kind
+        if white >= (1 << 31) - 1:
+            kind = f"mode 'I', which are not all within 0 and 65535 ({kind}),"
+        raise PreprocessingError(
+            f"The image has pixels of {kind} with values from {_text(least)} to "
+            f"{_text(largest)}, which use too little of the range {_text(black)} to {_text(white)} "
+            f"to say which of them are black and white. {_choice(least, largest)}"
+        )
+
+
+def _choice(least: float, largest: float, *, dtype: bool = True) -> str:
+    """Say how a user chooses, with an example that fits the numbers."""
+    if dtype and least >= 0:
+        black, white = 0.0, float((1 << max(1, int(largest).bit_length())) - 1)
+    else:
+        black, white = least, largest
+    if black >= white:
+        white = black + 1
+    whole = ', or value_range="dtype" (--value-range dtype) for the whole range' if dtype else ""
+    return (
+        f"Name black and white, such as value_range=({_text(black)}, {_text(white)}) "
+        f"(--value-range {_text(black)},{_text(white)}){whole}."
+    )
+
+
+def _text(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else f"{number:.6g}"
+
+
+def _to_8_bits(values: np.ndarray, black: float, white: float) -> np.ndarray:
+    """Scale numbers so that ``black`` becomes 0 and ``white`` 255, rounded; those beyond clip."""
+    pixels = np.empty(values.shape, np.uint8)
+    rows = max(1, _AT_ONCE // max(1, values[:1].size))
+    for start in range(0, len(values), rows):
+        part = values[start : start + rows].astype(np.float64)
+        scaled = np.rint((part - black) * 255 / (white - black))
+        pixels[start : start + rows] = np.clip(scaled, 0, 255)
+    return pixels

@@ -1,0 +1,165 @@
+"""What an image or a clip may be, and how it becomes what a preprocessing takes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from headstrip.errors import ImageError, PreprocessingError
+from headstrip.images.decode import (
+    bytes_of,
+    load_image,
+    open_bytes,
+    open_image,
+    opened_file,
+    reasons,
+)
+from headstrip.images.modes import as_picture, refuse_huge
+from headstrip.images.preprocessing import Preprocessing
+
+__all__ = ["load_image", "to_frames", "to_picture"]
+
+
+def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor:
+    """Turn one image into what ``preprocessing.transform()`` takes.
+
+    A file and a PIL image of it give the same picture: it is turned as its EXIF orientation says,
+    numbers of more than 8 bits are scaled by ``value_range``, and transparent parts are put on the
+    ``background``; see ``docs/images.md``.
+
+    Args:
+        image: A path to an image file; the bytes of one, or a binary file object that has them; a
+            PIL image; a uint8 array (H, W, 3), (H, W, 1) or (H, W); or a uint8 tensor (C, H, W),
+            whose resize differs from a PIL image's in its last bits. Arrays and tensors are taken
+            as they are.
+        preprocessing: What the image is for.
+
+    Returns:
+        A PIL image of mode RGB (L for 1 channel), or the tensor itself.
+
+    Raises:
+        PreprocessingError: It is none of these, has no pixels, would be resized to more pixels
+            than Pillow takes for safe, or its pixels cannot be 8-bit RGB.
+        ImageError: The file cannot be read.
+    """
+    if isinstance(image, Tensor):
+        _check_tensor(image, preprocessing)
+        refuse_huge(int(image.shape[-2]), int(image.shape[-1]), preprocessing)
+        return image
+    if isinstance(image, np.ndarray):
+        return as_picture(_from_array(image), preprocessing)
+    if not (isinstance(image, (*_ENCODED, str, os.PathLike, Image.Image)) or is_file(image)):
+        raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")
+    try:
+        return read_picture(image, preprocessing)
+    except ImageError as error:
+        if isinstance(image, Image.Image):
+            shown = f"pixels of {image!r}"
+        elif isinstance(image, (str, os.PathLike)):
+            shown = f"image {os.fspath(image)!r}"
+        else:
+            shown = f"image in the {type(image).__name__}"
+        raise ImageError(f"The {shown} cannot be read: {error}") from error
+
+
+def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image:
+    """Read an encoded or a PIL image as ``to_picture`` does, with the reason alone in its error.
+
+    Args:
+        image: A path, bytes, a binary file object or a PIL image.
+        preprocessing: What the image is for.
+
+    Raises:
+        PreprocessingError: Its pixels cannot be used.
+        ImageError: It cannot be read; the message is the reason and nothing else.
+    """
+    with reasons():
+        if isinstance(image, Image.Image):
+            return as_picture(image, preprocessing)
+        if isinstance(image, (str, os.PathLike)):
+            with opened_file(image) as file:
+                return as_picture(open_image(file), preprocessing)
+        data = bytes(image) if isinstance(image, _ENCODED) else bytes_of(image)
+        return as_picture(open_bytes(data), preprocessing)
+
+
+def is_file(value: Any) -> bool:
+    """Whether a value is a file object, or anything else that can be read from."""
+    return callable(getattr(value, "read", None))
+
+
+def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
+    """Turn one clip into what ``preprocessing.transform()`` takes.
+
+    Args:
+        clip: A uint8 array or tensor (T, H, W, 3).
+        preprocessing: What the clip is for; T is its ``frames``.
+
+    Returns:
+        uint8 tensor (T, 3, H, W).
+
+    Raises:
+        PreprocessingError: It is none of these, or has another number of frames.
+    """
+    if isinstance(clip, np.ndarray) and clip.dtype == np.uint8:
+        # torch warns of arrays that cannot be written to, and has no negative strides.
+        clip = torch.from_numpy(clip.copy())
+    if (
+        not isinstance(clip, Tensor)
+        or clip.dtype != torch.uint8
+        or clip.ndim != 4
+        or clip.shape[-1] != preprocessing.channels
+        or not clip.numel()
+    ):
+        raise PreprocessingError(
+            f"A clip cannot be {_described(clip)}. Pass a uint8 array or tensor of shape "
+            f"({preprocessing.frames}, height, width, {preprocessing.channels})."
+        )
+    frames = len(clip)
+    if frames != preprocessing.frames:
+        raise PreprocessingError(
+            f"The clip has {frames} frames, and {preprocessing.frames} are needed. Pass that many, "
+            f"or build_encoder(..., preprocessing=dataclasses.replace(encoder.preprocessing, "
+            f"frames={frames})) for an encoder of clips of this length."
+        )
+    refuse_huge(int(clip.shape[1]), int(clip.shape[2]), preprocessing)
+    return clip.permute(0, 3, 1, 2)
+
+
+_ENCODED = (bytes, bytearray, memoryview)
+_WANTED = (
+    "Pass a PIL image, a path to an image file, the bytes of one, a binary file object, a uint8 "
+    "array (height, width, 3), (height, width, 1) or (height, width), or a uint8 tensor "
+    "(channels, height, width)."
+)
+
+
+def _described(value: Any) -> str:
+    """Name what was passed: its type, and of an array the dtype and the shape."""
+    name = f"a {type(value).__name__}"
+    if isinstance(value, (np.ndarray, Tensor)):
+        return f"{name} of {str(value.dtype).removeprefix('torch.')} and shape {tuple(value.shape)}"
+    return name
+
+
+def _check_tensor(image: Tensor, preprocessing: Preprocessing) -> None:
+    channels = preprocessing.channels
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != channels:
+        raise PreprocessingError(
+            f"An image cannot be {_described(image)} where {channels} channels are needed. "
+            f"{_WANTED}"
+        )
+
+
+def _from_array(image: np.ndarray) -> Image.Image:
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    is_colour = image.ndim == 3 and image.shape[-1] == 3
+    if image.dtype != np.uint8 or not (is_colour or image.ndim == 2) or not image.size:
+        raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")
+    return Image.fromarray(np.ascontiguousarray(image))

@@ -1,0 +1,1 @@
+"""Work on torch modules: heads, widths, building without memory, state dicts."""

@@ -1,0 +1,120 @@
+"""A state dict put into a network as it is: nothing is copied that can stay where it lies."""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.network.aligning import ALIGNMENT
+from headstrip.network.state_dicts import ordered_state
+from headstrip.network.width import tensors_within
+
+
+def assign(
+    model: nn.Module,
+    state: Mapping[str, Any],
+    source: object,
+    *,
+    headless: bool = False,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Load a state dict that was compared with the network before.
+
+    The network's hollow parameters become the tensors themselves, in their dtype, layout and place;
+    those that it shares stay shared, and those that it does not share do not begin to. What has
+    memory, as buffers do, is filled: others may hold it, or a part of it.
+
+    Args:
+        model: The network; its parameters may be on the meta device.
+        state: The adapted state dict.
+        source: The object as read, whose versions of modules are carried over.
+        headless: Whether the head's tensors are missing, and stay as they are.
+        device: Where the tensors go, None for where they are.
+        dtype: Dtype of those that are floating-point, None for the network's.
+
+    Returns:
+        What the network was given, by name.
+
+    Raises:
+        WeightsError: A tensor is of another kind than the network's.
+    """
+    own = model.state_dict(keep_vars=True)
+    ordered = ordered_state(own, state, source)
+    fit = _Fitter(device, dtype)
+    for key in state:
+        if key in own:
+            ordered[key] = fit(own[key], ordered[key])
+    shared = _shared(model)
+    model.load_state_dict(ordered, strict=not headless, assign=True)
+    for places in shared:
+        first = places[0][0]._parameters[places[0][1]]
+        for module, name in places[1:]:
+            module._parameters[name] = first
+    return {key: ordered[key] for key in state if key in own}
+
+
+class _Fitter:
+    """Makes the tensors of a file fit for use where they lie."""
+
+    def __init__(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        self._device = device
+        self._dtype = dtype
+        self._used: list[tuple[int, int]] = []
+
+    def __call__(self, own: Tensor, given: Tensor) -> Tensor:
+        """Return ``given`` as it has to be in the place of ``own``."""
+        if not own.is_meta:
+            with torch.no_grad():
+                own.copy_(given)
+            return own
+        dtype = self._dtype if self._dtype is not None and own.is_floating_point() else own.dtype
+        # In two steps where a cast to the network's dtype would have come first.
+        made = given.detach().to(own.dtype).to(device=self._device, dtype=dtype)
+        if made.stride() != own.stride() and made.shape == own.shape:
+            made = torch.empty_strided(
+                own.shape, own.stride(), dtype=made.dtype, device=made.device
+            ).copy_(made)
+        elif made.device.type == "cpu" and made.data_ptr() % ALIGNMENT:
+            made = made.clone(memory_format=torch.preserve_format)
+        if made.device.type == "cpu" and made.numel() and not self._claim(made):
+            # Two names for one tensor in the file: where the network has two, training must not
+            # change both. Where it has one, it is made one again afterwards.
+            made = made.clone(memory_format=torch.preserve_format)
+        return made
+
+    def _claim(self, made: Tensor) -> bool:
+        """Note the memory of a tensor, if no other has any of it."""
+        start = made.data_ptr()
+        last = sum((n - 1) * step for n, step in zip(made.shape, made.stride(), strict=True))
+        end = start + (int(last) + 1) * made.element_size()
+        at = bisect.bisect(self._used, (start, end))
+        before = at and self._used[at - 1][1] > start
+        after = at < len(self._used) and self._used[at][0] < end
+        if before or after:
+            return False
+        self._used.insert(at, (start, end))
+        return True
+
+
+def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """List the places of each parameter that has more than one."""
+    places: defaultdict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places[id(parameter)].append((module, name))
+    return [found for found in places.values() if len(found) > 1]
+
+
+def is_hollow(model: nn.Module) -> bool:
+    """Whether any tensor of a network, in whatever attribute, has no memory, or named its place."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    if any(isinstance(value, torch.device) and value.type == "meta" for value in held):
+        return True
+    return any(tensor.is_meta for tensor in tensors_within(model))

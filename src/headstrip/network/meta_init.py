@@ -1,0 +1,117 @@
+"""Construction without the values that a weights file brings.
+
+Parameters lose their memory the moment a module takes them, and initialisers pass over them.
+Buffers, and constants that a constructor computes, are made as ever: they come out right whether
+a state dict has them or not.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from headstrip.network.meta_ops import NoValues, twin
+from headstrip.network.width import tensors_within
+
+_collecting = threading.Lock()
+_holders = 0
+_was_enabled = False
+
+
+class Replaced:
+    """The parameters that lost their memory, and those that came in their place."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        # Both are held, so that the id of an original is not given to another tensor meanwhile.
+        self.pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+
+    def is_held(self, model: nn.Module) -> bool:
+        """Whether anything but this and the modules of a network holds one of them, or its memory.
+
+        A closure, a list, or a module that is in no register would go on with a tensor that no
+        weights file ever fills.
+        """
+        ours = {id(one) for one in model.parameters()}
+        # How many references a pair of ours alone has differs between versions of Python.
+        alone = _counts({0: (object(), object())})[0]
+        for made, *counts in _counts(self.pairs):
+            if counts[0] > alone[1] or (made not in ours and counts[1] > alone[2]):
+                return True
+        memory = {one.untyped_storage().data_ptr() for one, _ in self.pairs.values()} - {0}
+        return any(
+            one.layout is torch.strided and one.untyped_storage().data_ptr() in memory
+            for one in tensors_within(model)
+            if not one.is_meta
+        )
+
+
+def _counts(pairs: Mapping[int, tuple[object, object]]) -> list[tuple[int, int, int]]:
+    """Return, for each pair, the id of the second and how many references both have."""
+    return [
+        (id(made), sys.getrefcount(original), sys.getrefcount(made))
+        for original, made in pairs.values()
+    ]
+
+
+def share_memory(model: nn.Module) -> bool:
+    """Whether two hollow parameters of a network would be one piece of memory if they had any."""
+    places = [one.untyped_storage()._cdata for one in model.parameters() if one.is_meta]
+    return len(places) != len(set(places))
+
+
+@contextmanager
+def hollow_parameters(replaced: Replaced) -> Iterator[None]:
+    """Have modules that this thread makes keep parameters without memory.
+
+    A parameter that two modules share stays one.
+
+    Args:
+        replaced: Takes what was replaced.
+    """
+    thread = threading.get_ident()
+    hollow = replaced.pairs
+
+    def register(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if threading.get_ident() != thread or parameter is None or parameter.is_meta:
+            return None
+        # A subclass (a lazy or a quantised parameter) has more to it than its values.
+        if type(parameter) is not nn.Parameter:
+            return None
+        if id(parameter) not in hollow:
+            made = nn.Parameter(twin(parameter), requires_grad=parameter.requires_grad)
+            hollow[id(parameter)] = parameter, made
+        return hollow[id(parameter)][1]
+
+    # Its annotation has no result, and its documentation one.
+    handle = register_module_parameter_registration_hook(register)  # type: ignore[arg-type]
+    try:
+        with NoValues():
+            yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def collector_held_back() -> Iterator[None]:
+    """Keep the cyclic garbage collector from running: with torch loaded a full run takes 0.2 s."""
+    global _holders, _was_enabled
+    with _collecting:
+        if not _holders:
+            _was_enabled = gc.isenabled()
+            gc.disable()
+        _holders += 1
+    try:
+        yield
+    finally:
+        with _collecting:
+            _holders -= 1
+            if not _holders and _was_enabled:
+                gc.enable()

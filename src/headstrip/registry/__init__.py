@@ -1,0 +1,1 @@
+"""Which backbones exist, which plugin owns each, and how a name is resolved."""

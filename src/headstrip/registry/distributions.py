@@ -1,0 +1,144 @@
+"""The backbone and the weights that a manifest names, as far as they are installed here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from headstrip._version import __version__
+from headstrip.errors import UnknownBackboneError
+from headstrip.registry.registry import get_registry
+from headstrip.spec import BackboneSpec, WeightsEntry
+
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][\w.-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9][\w.+!-]{0,60}")
+_EVERYWHERE = {"python", "torch", "machine"}
+_CORE = {"headstrip", "torchvision"}
+_MOST_NAMED = 5
+
+
+def find_described(described: Mapping[str, Any]) -> tuple[BackboneSpec, WeightsEntry | None]:
+    """Find the backbone of a manifest, and the weights that its tag names here.
+
+    Args:
+        described: A manifest, or those fields of one that an embeddings file has.
+
+    Raises:
+        UnknownBackboneError: No installed source has the name. The message says what the manifest
+            was written with.
+    """
+    registry = get_registry()
+    try:
+        spec, _ = registry.resolve(described["name"])
+    except UnknownBackboneError as error:
+        raise UnknownBackboneError(f"{error}{to_install(described)}") from error
+    entries = {entry.tag: entry for entry in registry.weights(spec)}
+    return spec, entries.get(described["weights"].get("tag"))
+
+
+def to_install(described: Mapping[str, Any]) -> str:
+    """Say how to get a backbone that no installed source has, as far as a manifest tells.
+
+    Returns:
+        A sentence with a space before it; empty where the manifest does not tell.
+    """
+    written = written_with(described)
+    if not written:
+        return ""
+    core = _named(_core_versions(), set()).split(", ")
+    if not {*written.split(", ")} <= {*core}:
+        return f" It was written with {written}: install that."
+    return (
+        f" It was written with {written}, which is installed. Where a plugin was registered in the "
+        "process that wrote it, register it here first, with headstrip.register_plugin."
+    )
+
+
+def changed_since(
+    described: Mapping[str, Any], spec: BackboneSpec, entry: WeightsEntry | None
+) -> str | None:
+    """Say why the tag of a manifest does not give its weights any more, None where it does.
+
+    Args:
+        described: As in ``find_described``; its weights are no file of the user's own.
+        spec: What ``find_described`` found.
+        entry: Likewise.
+    """
+    tag, sha256 = described["weights"].get("tag"), described["weights"].get("sha256")
+    if entry is not None and (sha256 is None or sha256.startswith(entry.sha256)):
+        return None
+    what = (
+        f"has no weights {tag!r} here"
+        if entry is None
+        else f"has other weights under the tag {tag!r} here, with the sha256 {entry.sha256}"
+    )
+    here = _named(distributions_of(spec), _CORE | _EVERYWHERE) or _named(_core_versions(), set())
+    then = written_with(described) or "other versions"
+    return (
+        f"{spec.qualified_name} {what}, and those of the manifest have the sha256 {sha256}. It was "
+        f"written with {then}, and {here} is installed here. Install what it was written with, or "
+        "pass weights=path of the file with that hash."
+    )
+
+
+def distributions_of(spec: BackboneSpec) -> dict[str, str]:
+    """Return the versions of headstrip, of the plugin's distribution, and of what that requires."""
+    found = {"headstrip": __version__}
+    distribution, _, version = get_registry().owner(spec).origin.partition(" ")
+    if not version:
+        return found
+    found[distribution] = version
+    for requirement in metadata.requires(distribution) or ():
+        name = _REQUIREMENT.match(requirement)
+        if name and "extra ==" not in requirement and name[0] not in found:
+            try:
+                found[name[0]] = metadata.version(name[0])
+            except metadata.PackageNotFoundError:
+                # Its marker is for another platform.
+                continue
+    return found
+
+
+def written_with(described: Mapping[str, Any]) -> str:
+    """Name the distributions that a manifest was written with, the plugin's before the core's.
+
+    Returns:
+        ``headstrip-timm 0.1.0, timm 1.0.31``; empty where it names none.
+    """
+    versions = described.get("versions") or described.get("environment")
+    if not isinstance(versions, Mapping):
+        return ""
+    return _named(versions, _CORE | _EVERYWHERE) or _named(versions, _EVERYWHERE)
+
+
+def versions_changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Say what the embeddings of a file were written with, and what is installed here.
+
+    Args:
+        there: The manifest in the file.
+        here: That of the encoder that was built now.
+
+    Returns:
+        A sentence with a space before it; empty where both are the same, or one is not known.
+    """
+    then, now = written_with(there), written_with(here)
+    if not then or not now or then == now:
+        return ""
+    return f" The file was written with {then}, and {now} is installed here."
+
+
+def _core_versions() -> dict[str, str]:
+    return {"headstrip": __version__, "torchvision": metadata.version("torchvision")}
+
+
+def _named(versions: Mapping[str, Any], without: set[str]) -> str:
+    """Name distributions; what cannot be a name or a version is left out."""
+    pairs = [
+        f"{name} {version}"
+        for name, version in versions.items()
+        if name not in without
+        and all(isinstance(part, str) and _PLAIN.fullmatch(part) for part in (name, version))
+    ]
+    return ", ".join(pairs[:_MOST_NAMED])

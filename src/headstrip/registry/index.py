@@ -1,0 +1,104 @@
+"""The index: which backbones each source lists, and the tables of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from headstrip.families import BUILT_IN
+from headstrip.registry.catalog import WeightsTable, read_catalog
+from headstrip.spec import BackboneSpec, WeightsEntry, is_backbone
+
+
+class Index:
+    """Backbones by source and name, out of catalogs, of plugins' answers, or registered."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._specs: dict[str, dict[str, BackboneSpec]] = {}
+        self._tables: dict[str, WeightsTable] = {}
+        self._live: set[str] = set()
+        self._in_files: set[str] = set()
+
+    def read(
+        self, source: str, folder: Path, problem_of: Callable[[BackboneSpec], str | None]
+    ) -> list[str]:
+        """Read the catalog and the weights table in a folder, where they are there.
+
+        Args:
+            source: Whose they are.
+            folder: Where they are.
+            problem_of: Says why a row is refused, or None.
+
+        Returns:
+            Why rows were refused, one reason a row.
+
+        Raises:
+            CatalogError: A file cannot be read; nothing of the source is listed then.
+        """
+        catalog, table = folder / "catalog.tsv", folder / "weights.tsv"
+        specs = read_catalog(catalog) if catalog.is_file() else []
+        tables = {source: WeightsTable(table)} if table.is_file() else {}
+        problems = {spec.name: problem_of(spec) for spec in specs}
+        good = [spec for spec in specs if problems[spec.name] is None]
+        if good:
+            self.replace(source, good)
+            self._in_files.add(source)
+        self._tables.update(tables)
+        return [problem for problem in problems.values() if problem is not None]
+
+    def replace(self, source: str, specs: Iterable[BackboneSpec]) -> None:
+        """Make ``specs`` all that a source lists."""
+        self._in_files.discard(source)
+        self._specs[source] = {spec.name: spec for spec in specs}
+
+    def add_live(self, spec: BackboneSpec) -> None:
+        """Add a backbone that a plugin described and no catalog lists."""
+        self._specs.setdefault(spec.source, {})[spec.name] = spec
+        self._live.add(spec.qualified_name)
+
+    def find(self, source: str, name: str) -> BackboneSpec | None:
+        """Return a backbone of a source, None where it lists none of that name.
+
+        What a plugin described live is asked of it anew: a folder may hold another network now.
+        """
+        spec = self._specs.get(source, {}).get(name)
+        return None if spec is None or spec.qualified_name in self._live else spec
+
+    def is_in_file(self, spec: BackboneSpec) -> bool:
+        """Whether a backbone was read from a catalog file."""
+        return spec.source in self._in_files and spec.qualified_name not in self._live
+
+    def entries(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
+        """Return the weights that the source's table has, None where its plugin must be asked.
+
+        Raises:
+            CatalogError: A row cannot be read.
+        """
+        table = self._tables.get(spec.source)
+        if table is None or spec.qualified_name in self._live:
+            return None
+        return table.entries(spec.name)
+
+    def listed(self, blocked: Iterable[str]) -> dict[str, dict[str, BackboneSpec]]:
+        """Return the backbones by source and name, without those of blocked plugins."""
+        hidden = set(blocked)
+        kept = {
+            source: {name: spec for name, spec in specs.items() if spec.plugin not in hidden}
+            for source, specs in self._specs.items()
+        }
+        return {source: specs for source, specs in kept.items() if specs}
+
+
+def row_problem(spec: BackboneSpec, owner: str) -> str | None:
+    """Say why a plugin may not list a backbone as it describes it, or None."""
+    if spec.source != owner:
+        return f"{spec.name!r} claims the source {spec.source!r}, which is not {owner!r}"
+    if spec.plugin != owner:
+        return f"{spec.name!r} names the plugin {spec.plugin!r}, which is not {owner!r}"
+    source, colon, _ = spec.family.partition(":")
+    if (source != owner) if colon else (spec.family not in BUILT_IN):
+        return f"{spec.name!r} names the family {spec.family!r}, not one of {owner!r} or core"
+    if not is_backbone(spec.name):
+        return f"{spec.name!r} is not of the form of a backbone's name, so nobody can ask for it"
+    return None

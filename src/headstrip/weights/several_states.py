@@ -1,0 +1,220 @@
+"""A checkpoint with several state dicts of one network: which is meant is never guessed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from torch import Tensor
+
+from headstrip.errors import WeightsError
+from headstrip.network.state_dicts import WRAPPERS, is_extra
+
+_DEPTH = 8
+
+_OPTIMIZER = re.compile(r"(^|[_.-])opt(im|ims|imizer|imizers)?([_.-]|$)")
+_SLOT = re.compile(
+    r"(max_)?exp_avg(_sq)?s?|exp_inf|momentum(_buffers?)?|velocity|square_avg|grad_avg|acc_delta|"
+    r"(grad(ient)?s?)(_buffers?)?"
+)
+"""Entries of an optimizer, which may name its tensors as the network's are named."""
+
+_NETWORK = re.compile(r"model|net|encoder|teacher|student|best|ema|swa|average|weights")
+"""Of these, "opt_model" and the like are none."""
+
+_LEAST = 4
+"""How many times larger the largest of two alternatives may be."""
+
+_FEWEST = 3
+"""Tensors whose shapes and order tell a network."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A state dict in a checkpoint.
+
+    Attributes:
+        keys: The keys that lead to it, outermost first.
+        tensors: Its tensors by name.
+        has_names: Whether it states the names; else they are its places in a list.
+    """
+
+    keys: tuple[Any, ...]
+    tensors: dict[str, Tensor]
+    has_names: bool = True
+
+    @property
+    def place(self) -> str:
+        """Where it is, as a subscript of the object as read."""
+        return "".join(f"[{key!r:.100}]" for key in self.keys)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is an entry for the weights of the network by its name."""
+        return bool(self.keys) and self.keys[-1] in WRAPPERS
+
+    def shapes_by_end(self) -> set[tuple[str, tuple[int, ...]]]:
+        """Return each name, and all that is left of it without parts at its start, with its shape.
+
+        A program that wraps a network puts a prefix before its names, and may add a few of its own.
+        """
+        return {
+            (".".join(parts[start:]), tuple(tensor.shape))
+            for parts, tensor in ((name.split("."), one) for name, one in self.tensors.items())
+            for start in range(len(parts))
+        }
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of its tensors by name, without a prefix that all names have."""
+        parts = [name.split(".") for name in self.tensors]
+        # What the first and the last in order have in common, all have.
+        ends = zip(min(parts)[:-1], max(parts)[:-1], strict=False)
+        common = len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
+        return {
+            ".".join(names[common:]): tuple(tensor.shape)
+            for names, tensor in zip(parts, self.tensors.values(), strict=True)
+        }
+
+
+def refuse_several(loaded: object, path: object) -> None:
+    """Refuse a checkpoint with more than one state dict that may be the weights of the network.
+
+    Two are alternatives where both stand under names for the weights (``state_dict``, ``model``,
+    ``ema`` ...), where half of their tensors have the same names and shapes, or where they have the
+    same shapes in the same order, whatever their names: averages are kept as lists too. The state
+    of an optimizer is none, and two keys for the very same tensors are one state dict.
+
+    Args:
+        loaded: The object as read.
+        path: Its file, for messages.
+
+    Raises:
+        WeightsError: There are several. The message lists them.
+    """
+    found = _without_aliases(list(_state_dicts(loaded)))
+    rivals = [
+        one for one in found if any(one is not other and _compete(one, other) for other in found)
+    ]
+    if not rivals:
+        return
+    listed = ", ".join(
+        f"content{one.place} ({_counted(one.tensors)})" for one in rivals[:6]
+    )  # fmt: skip
+    raise WeightsError(
+        f"{path} holds {len(rivals)} state dicts, and headstrip does not guess which one you mean: "
+        f"{listed}{' and more' if rivals[6:] else ''}. Save the one that you mean by itself: "
+        f"content = torch.load({str(path)!r}, weights_only=True); "
+        f"torch.save(content{rivals[0].place}, 'weights.pth')."
+    )
+
+
+def _state_dicts(loaded: object) -> Iterator[_Found]:
+    """Yield the state dicts in what a file holds, outermost first."""
+    level = _holders((), loaded)
+    seen: set[int] = set()
+    for _ in range(_DEPTH):
+        deeper = []
+        for keys, holder in level:
+            # A damaged checkpoint may hold itself.
+            if id(holder) in seen:
+                continue
+            seen.add(id(holder))
+            entries = {key: value for key, value in _entries(holder) if not is_extra(key)}
+            tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
+            others = len(entries) - len(tensors)
+            # A checkpoint may hold a tensor or two beside its entries.
+            if tensors and (len(tensors) >= others if keys else not others):
+                has_names = all(isinstance(key, str) for key in tensors)
+                named = {str(key): value for key, value in tensors.items()}
+                yield _Found(keys, named, has_names)
+            for key, value in entries.items():
+                if not _is_of_an_optimizer(key):
+                    deeper += _holders((*keys, key), value)
+        level = deeper
+
+
+def _holders(keys: tuple[Any, ...], value: object) -> list[tuple[tuple[Any, ...], Any]]:
+    """Return what may hold tensors, with the keys that lead to it, or nothing."""
+    return [(keys, value)] if isinstance(value, (Mapping, list, tuple)) else []
+
+
+def _entries(holder: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the entries of a mapping, the pairs in a list of pairs, or a list with its places."""
+    if isinstance(holder, Mapping):
+        return holder.items()
+    if holder and all(isinstance(one, (list, tuple)) and _is_pair(one) for one in holder):
+        return ((name, tensor) for name, tensor in holder)
+    return enumerate(holder)
+
+
+def _is_pair(one: Sequence[Any]) -> bool:
+    return len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], Tensor)
+
+
+def _is_of_an_optimizer(key: object) -> bool:
+    if not isinstance(key, str):
+        return False
+    name = key.lower()
+    is_optimizer = _OPTIMIZER.search(name) is not None and _NETWORK.search(name) is None
+    return is_optimizer or _SLOT.fullmatch(name) is not None
+
+
+def _compete(one: _Found, other: _Found) -> bool:
+    """Whether each of two state dicts may be the weights of the network."""
+    less, more = sorted((len(one.tensors), len(other.tensors)))
+    if _LEAST * less < more:
+        return False
+    if one.is_named and other.is_named:
+        return True
+    if 2 * less > more and _has_shapes_of(one, other):
+        return True
+    return any(
+        2 * len(first.shapes().items() & second.shapes_by_end()) > less
+        for first, second in ((one, other), (other, one))
+    )
+
+
+def _has_shapes_of(one: _Found, other: _Found) -> bool:
+    """Whether the shapes of the smaller are among those of the larger, in its order."""
+    less, more = sorted((one, other), key=lambda found: len(found.tensors))
+    rest = iter(more.tensors.values())
+    return len(less.tensors) >= _FEWEST and all(
+        any(tensor.shape == candidate.shape for candidate in rest)
+        for tensor in less.tensors.values()
+    )
+
+
+def _without_aliases(found: list[_Found]) -> list[_Found]:
+    """Leave out state dicts that hold the very tensors of one before them."""
+    different: list[_Found] = []
+    for one in found:
+        if not any(_is_same(one, other) for other in different):
+            different.append(one)
+    return different
+
+
+def _is_same(one: _Found, other: _Found) -> bool:
+    if one.has_names and other.has_names and one.tensors.keys() != other.tensors.keys():
+        return False
+    is_by_name = one.tensors.keys() == other.tensors.keys()
+    others = [other.tensors[name] for name in one.tensors] if is_by_name else other.tensors.values()
+    return len(one.tensors) == len(other.tensors) and all(
+        tensor is another or _is_view_of(tensor, another)
+        for tensor, another in zip(one.tensors.values(), others, strict=True)
+    )
+
+
+def _is_view_of(one: Tensor, other: Tensor) -> bool:
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+        and (one.numel() == 0 or one.data_ptr() == other.data_ptr())
+    )
+
+
+def _counted(tensors: dict[str, Tensor]) -> str:
+    return "1 tensor" if len(tensors) == 1 else f"{len(tensors)} tensors"

@@ -1,0 +1,129 @@
+"""The drop-ins: projects written with the notes' code go on unchanged."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from headstrip import UnknownBackboneError, WeightsError, get_image_encoder, init_predictors
+from headstrip.registry.registry import get_registry
+
+NAMES = ["resnet18", "vgg11", "vit_b_32", "convnext_tiny"]
+
+
+def notes_encoder(name):
+    """What ``get_image_encoder(name, pretrained=False)`` of apple2373/wbcatt does, in brief."""
+    model = getattr(torchvision.models, name)(weights=None)
+    place, leaf = {
+        "resnet": (model, "fc"),
+        "vgg": (getattr(model, "classifier", None), "6"),
+        "vit": (model, "heads"),
+        "convnext": (getattr(model, "classifier", None), "2"),
+    }[name.rstrip("0123456789_").split("_")[0].rstrip("0123456789")]
+    setattr(place, leaf, nn.Identity())
+    return model
+
+
+class NotesPredictor(nn.Module):
+    """The module whose state dict such a project saves."""
+
+    def __init__(self, image_encoder, dim, sizes):
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.attribute_predictors = nn.ModuleList([nn.Linear(dim, size) for size in sizes])
+        init_predictors(self.attribute_predictors)
+
+    def forward(self, x):
+        features = self.image_encoder(x).flatten(1)
+        return [predictor(features) for predictor in self.attribute_predictors]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_after_a_seed_the_parameters_are_bitwise_those_of_the_notes(name):
+    torch.manual_seed(5)
+    expected = notes_encoder(name).state_dict()
+    torch.manual_seed(5)
+    module, _ = get_image_encoder(name, pretrained=False)
+    found = module.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_module_is_the_plain_one_in_the_mode_of_the_notes(name):
+    module, dim = get_image_encoder(name, pretrained=False)
+    assert type(module) is type(getattr(torchvision.models, name)(weights=None))
+    assert all(part.training for part in module.modules())
+    assert module.eval()(torch.zeros(2, 3, 224, 224)).shape == (2, dim)
+
+
+def test_no_batch_goes_through_it_so_statistics_and_generator_stay():
+    torch.manual_seed(5)
+    notes_encoder("resnet18")
+    expected = torch.get_rng_state()
+    torch.manual_seed(5)
+    module, _ = get_image_encoder("resnet18", pretrained=False)
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert int(module.bn1.num_batches_tracked) == 0
+    assert float(module.bn1.running_mean.abs().sum()) == 0
+
+
+def test_a_projects_checkpoint_loads_strictly_and_predicts_the_same(tmp_path):
+    torch.manual_seed(0)
+    old = NotesPredictor(notes_encoder("resnet18"), 512, [12, 3, 2])
+    old(torch.randn(4, 3, 64, 64))
+    torch.save(old.state_dict(), tmp_path / "project.pth")
+    module, dim = get_image_encoder("resnet18", pretrained=False)
+    new = NotesPredictor(module, dim, [12, 3, 2])
+    state = torch.load(tmp_path / "project.pth", weights_only=True)
+    assert {key.partition(".")[0] for key in state} == {"image_encoder", "attribute_predictors"}
+    new.load_state_dict(state, strict=True)
+    x = torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        pairs = zip(old.eval()(x), new.eval()(x), strict=True)
+    assert all(torch.equal(before, after) for before, after in pairs)
+
+
+def test_names_that_the_notes_refuse_work():
+    module, dim = get_image_encoder("densenet121", pretrained=False)
+    assert dim == 1024
+    assert isinstance(module.classifier, nn.Identity)
+
+
+@pytest.mark.parametrize("name", ["resnet19", "timm.no_such_name", "", 5])
+def test_any_other_name_is_a_value_error(name):
+    with pytest.raises(ValueError, match=r"\w"):
+        get_image_encoder(name, pretrained=False)
+
+
+def test_the_later_form_of_timms_names_means_timm():
+    with pytest.raises(UnknownBackboneError, match="'timm:no_such_name'"):
+        get_image_encoder("timm.no_such_name")
+
+
+def test_pretrained_asks_for_the_default_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(torchvision.models.resnet18().state_dict(), cache / "resnet18-f37072fd.pth")
+    with pytest.raises(WeightsError, match=r"resnet18-f37072fd.pth is not the one.*f37072fd"):
+        get_image_encoder("resnet18")
+
+
+def test_the_network_is_independent_of_the_weights_file(tmp_path, monkeypatch):
+    model = torchvision.models.resnet18()
+    path = tmp_path / "published.pth"
+    torch.save(model.state_dict(), path)
+    registry = get_registry()
+    weights = registry.weights
+
+    def patched(spec):
+        return tuple(replace(one, locations=(str(path),), sha256="") for one in weights(spec))
+
+    monkeypatch.setattr(registry, "weights", patched)
+    module, _ = get_image_encoder("resnet18")
+    path.write_bytes(bytes(path.stat().st_size))
+    found = module.state_dict()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in found.items())

@@ -1,0 +1,100 @@
+"""The core's own catalog says what the installed torchvision shows, whole and exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tools.refresh_catalog import live_families, live_labels, live_specs, live_weights
+from torchvision import models
+
+from headstrip.registry.registry import Registry
+
+IMAGES = models.list_models(module=models)
+VIDEOS = models.list_models(module=models.video)
+SPECS = {spec.name: spec for spec in Registry().specs() if spec.source == "torchvision"}
+LIGHT = (
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "maxvit_t",
+    "mnasnet0_5", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1",
+    "swin_v2_t", "vgg11", "vit_b_32", "inception_v3", "r3d_18",
+)  # fmt: skip
+VIDEO_WIDTHS = {
+    "r3d_18": 512, "mc3_18": 512, "r2plus1d_18": 512, "s3d": 1024, "mvit_v1_b": 768,
+    "mvit_v2_s": 768, "swin3d_t": 768, "swin3d_s": 768, "swin3d_b": 1024,
+}  # fmt: skip
+
+
+def reference():
+    """Read widths that were measured by a real forward of each classifier, and its input."""
+    path = Path(__file__).parents[1] / "families" / "torchvision_dims.tsv"
+    rows = [line.split("\t") for line in path.read_text().splitlines() if line[0] != "#"]
+    return {name: (int(dim), int(size)) for name, dim, size in rows}
+
+
+def test_it_has_every_classifier_of_torchvision_and_nothing_else():
+    assert SPECS.keys() == {*IMAGES, *VIDEOS}
+    assert {name for name, spec in SPECS.items() if spec.task == "video"} == set(VIDEOS)
+
+
+def test_widths_of_images_are_those_that_a_forward_measured():
+    widths = {name: dim for name, (dim, _) in reference().items()}
+    assert {name: SPECS[name].dim for name in IMAGES} == widths
+
+
+def test_widths_of_videos_are_those_of_their_papers():
+    assert {name: SPECS[name].dim for name in VIDEOS} == VIDEO_WIDTHS
+
+
+def test_inputs_are_those_of_the_default_weights():
+    sizes = {name: (3, size, size) for name, (_, size) in reference().items()}
+    assert {name: SPECS[name].input_shape for name in IMAGES} == sizes
+
+
+@pytest.mark.parametrize("name", [*IMAGES, *VIDEOS])
+def test_parameters_and_default_weights_are_those_that_torchvision_states(name):
+    default = models.get_model_weights(name).DEFAULT
+    # Inception is built without its auxiliary head, which torchvision counts.
+    stated = 23_834_568 if name == "inception_v3" else default.meta["num_params"]
+    assert (SPECS[name].default_weights, SPECS[name].params) == (default.name, stated)
+
+
+def test_weights_are_those_of_the_live_library_the_default_first():
+    registry = Registry()
+    listed = [(name, entry) for name in SPECS for entry in registry.weights(SPECS[name])]
+    assert listed == live_weights(list(SPECS.values()))
+
+
+def test_every_set_of_weights_of_torchvision_is_there_with_its_address():
+    registry = Registry()
+    listed = {
+        (name, entry.tag): entry.locations
+        for name in SPECS
+        for entry in registry.weights(SPECS[name])
+    }
+    assert listed == {
+        (name, member.name): (member.url,)
+        for name in SPECS
+        for member in models.get_model_weights(name)
+    }
+
+
+def test_labels_are_those_of_the_live_library():
+    registry = Registry()
+    found = {
+        entry.labels: registry.labels(spec, entry)
+        for spec in SPECS.values()
+        for entry in registry.weights(spec)
+        if entry.labels
+    }
+    assert found == live_labels()
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_row_is_what_a_build_shows(name):
+    [live] = [spec for family in live_families() if (spec := family.find_backbone(name))]
+    assert live == SPECS[name]
+
+
+@pytest.mark.slow
+def test_the_catalog_is_what_building_every_architecture_shows():
+    assert live_specs() == list(SPECS.values())
