@@ -97,7 +97,7 @@ def test_an_error_that_nobody_foresaw_is_a_sentence_too(
     def fail(*_: object) -> None:
         raise RuntimeError("the sky\nfell.")
 
-    monkeypatch.setattr("headstrip.registry.Registry.short_name", fail)
+    monkeypatch.setattr("headstrip.registry.registry.Registry.short_name", fail)
     result = run("list")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: RuntimeError: the sky fell. `headstrip --debug")
@@ -105,7 +105,8 @@ def test_an_error_that_nobody_foresaw_is_a_sentence_too(
 
 def test_an_interruption_is_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "headstrip.registry.Registry.short_name", lambda *_: os.kill(os.getpid(), signal.SIGINT)
+        "headstrip.registry.registry.Registry.short_name",
+        lambda *_: os.kill(os.getpid(), signal.SIGINT),
     )
     result = run("list")
     assert result.exit_code == 130

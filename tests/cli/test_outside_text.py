@@ -226,7 +226,7 @@ def test_a_traceback_is_printed_visibly(run: Run, monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise RuntimeError(HOSTILE)
 
-    monkeypatch.setattr("headstrip.registry.Registry.short_name", fail)
+    monkeypatch.setattr("headstrip.registry.registry.Registry.short_name", fail)
     for options in ([], ["--debug"]):
         result = run(*options, "list")
         assert result.exit_code == 1

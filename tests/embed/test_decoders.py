@@ -243,8 +243,9 @@ def test_a_script_without_a_guard_of_its_main_part_works(folder: Path, tmp_path:
 
 
 def test_importing_the_decoders_imports_no_torch() -> None:
-    names = ("decoders", "decoder_worker", "pixels", "reduced", "modes", "decode", "shared")
-    code = "import sys\n" + "".join(f"import headstrip.embed.{name}\n" for name in names)
+    names = ("embed.decoding.decoders", "embed.decoding.decoder_worker", "images.decode",
+             "images.modes", "images.pixels", "images.reduced")  # fmt: skip
+    code = "import sys\n" + "".join(f"import headstrip.{name}\n" for name in names)
     done = run_python("-c", code + "print({'torch', 'torchvision'} & set(sys.modules))\n")
     assert (done.stdout, done.stderr) == ("set()\n", "")
 

@@ -17,7 +17,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from headstrip.authoring.smoke_test import smoke_test
 from headstrip.errors import one_line
 from headstrip.plugins.loader import PluginRecord
 from headstrip.plugins.metadata_folders import damaged_folders, keeps_from_reading
@@ -144,6 +143,9 @@ def _check(
     os.environ.pop(_STRICT, None)
     registry = Registry(disabled)
     try:
+        # Not at the top: the process that asks imports no torch.
+        from headstrip.authoring.smoke_test import smoke_test
+
         record = smoke_test(registry, name)
     except Exception as error:
         # A plugin's own errors are in its record; this is a torch that cannot be imported.
