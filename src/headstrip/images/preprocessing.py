@@ -264,7 +264,8 @@ class Preprocessing:
         ]
         if self.frames is not None:
             steps.append(ClipToVideo())
-        return v2.Compose(steps)
+        transform: nn.Module = v2.Compose(steps)
+        return transform
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults, as plain JSON values."""
