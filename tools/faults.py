@@ -349,12 +349,12 @@ FAULTS = (
         "tests/embed/sources/test_hostile_rows.py",
     ),
     Fault(
-        "a redirect leads anywhere", "embed/sources/http.py",
+        "a redirect leads anywhere", "embed/sources/urls.py",
         "        if why:\n", "        if not target:\n",
         "tests/embed/sources/test_urls.py",
     ),
     Fault(
-        "a private address is connected to", "embed/sources/http.py",
+        "a private address is connected to", "embed/sources/urls.py",
         "if is_private(address[0]) and not is_home:", "if not address:",
         "tests/embed/sources/test_urls.py",
     ),
@@ -366,18 +366,18 @@ FAULTS = (
     ),
     Fault(
         "the path of a row is normalised", "embed/sources/rows.py",
-        "        return escape(os.fsencode(path))\n",
-        "        return escape(os.fsencode(os.path.normpath(path)))\n",
+        "        return escape(os.fsencode(text))\n",
+        "        return escape(os.fsencode(os.path.normpath(text)))\n",
         "tests/embed/sources/test_lists.py",
     ),
     Fault(
         "files are left out in silence", "embed/sources/trees.py",
-        "                        noted(entry.name)\n", "                        continue\n",
+        "                    note_file(entry.name)\n", "                    continue\n",
         "tests/embed/sources/test_left_out.py",
     ),
     Fault(
         "a time beyond its column ends the run", "embed/sources/items.py",
-        "    return max(-_MOST, min(value, _MOST))\n", "    return value\n",
+        "    return max(-_MAX_INT64, min(value, _MAX_INT64))\n", "    return value\n",
         "tests/embed/sources",
     ),
     Fault(

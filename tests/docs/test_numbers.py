@@ -190,7 +190,7 @@ EXPLAINED = [
         "the rows are compared by tests/embed/sources/test_hostile_rows.py",
     ),
     ("docs/search.md", r"2 MiB at a time|some 50 MB", "a block's size, and Python's own memory"),
-    ("docs/sources.md", r"16 MiB of a Parquet", "a constant of headstrip.embed.sources.tables"),
+    ("docs/sources.md", r"16 MiB of a Parquet", "a constant of headstrip.embed.sources.parquet"),
     ("docs/timm.md", r"119 architectures", "counted over timm 1.0.31 by building each"),
     ("plugins/headstrip-efficientnet-lite/README.md", r"\d\d MB", "sizes of others' files"),
 ]

@@ -177,12 +177,12 @@ def test_a_file_whose_name_is_not_utf8_is_written_gone_on_with_and_read(
 
 def test_a_column_that_is_no_text_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": [7]}), tmp_path / "list.parquet")
-    with pytest.raises(HeadstripError, match=r"has 7 at row 0, and paths are text\. Say which"):
+    with pytest.raises(HeadstripError, match=r"has 7 at row 0, and paths are text\. Name the"):
         list(source_of(tmp_path / "list.parquet").items())
 
 
 def test_a_source_without_a_name_is_refused() -> None:
-    with pytest.raises(HeadstripError, match=r"named ''\. Name a folder"):
+    with pytest.raises(HeadstripError, match=r"empty text\. Name a folder"):
         source_of("")
 
 

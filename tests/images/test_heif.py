@@ -115,8 +115,7 @@ def test_without_the_extra_it_is_counted_or_named_with_what_to_install(
     program = (
         "import json, sys; sys.modules['pillow_heif'] = None\n"
         "from headstrip.images.decode import decode\n"
-        "from headstrip.embed.sources import source_of\n"
-        "from headstrip.embed.sources.left_out import LeftOut, items_of, sentence\n"
+        "from headstrip.embed.sources import LeftOut, items_of, sentence, source_of\n"
         "left = LeftOut()\n"
         f"items = [item.path for item in items_of(source_of({str(tmp_path)!r}), left.note)]\n"
         "try:\n"

@@ -173,7 +173,7 @@ def command(
     with_pixels(encoder, background, value_range)
 
     from headstrip.embed.run import embed_source
-    from headstrip.embed.sources.left_out import sentence
+    from headstrip.embed.sources import sentence
     from headstrip.system.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -271,8 +271,7 @@ def _engine_line(row: dict[str, Any]) -> str:
 def _check_paths(source: str, out: Path | None, **options: Any) -> Source:
     """Refuse paths that cannot work before torch is imported and weights are fetched."""
     from headstrip.embed.files import check_out, check_suffix
-    from headstrip.embed.sources import source_of
-    from headstrip.embed.sources.left_out import LeftOut, items_of, sentence
+    from headstrip.embed.sources import LeftOut, items_of, sentence, source_of
 
     try:
         if out is not None:

@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headstrip.embed.sources import Item
-from headstrip.embed.sources.items import is_clipped
+from headstrip.embed.sources import Item, is_clipped
 from headstrip.errors import HeadstripError
 from headstrip.system.atomic import written_beside
 
@@ -25,7 +24,7 @@ _SCHEMA = pa.schema(
         pa.field("path", pa.string(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("modified", pa.int64(), nullable=False),
-        pa.field("place", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("container", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("page", pa.int32(), nullable=False),
     ]
@@ -158,7 +157,7 @@ def _digest(described: Mapping[str, Any], table: pa.Table) -> str:
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for start in range(0, table.num_rows, _AT_ONCE):
         part = table.slice(start, _AT_ONCE)
-        for name in ("path", "place"):
+        for name in ("path", "container"):
             values = part[name].cast(pa.string()).to_pylist()
             digest.update(json.dumps(values).encode())
         for name in ("size", "modified", "offset"):

@@ -29,9 +29,7 @@ from headstrip.embed.pages import PagedReader, paged
 from headstrip.embed.parallelism import lay_out
 from headstrip.embed.pipeline import Stages, Told
 from headstrip.embed.plan import Plan, Settings, check_plan, encoder_in_plan
-from headstrip.embed.sources import Reader, Source, source_of
-from headstrip.embed.sources.left_out import LeftOut, items_of
-from headstrip.embed.sources.stream import StreamSource
+from headstrip.embed.sources import LeftOut, Reader, Source, StreamSource, items_of, source_of
 from headstrip.embed.streaming import embed_stream
 from headstrip.errors import HeadstripError, PreprocessingError
 from headstrip.system.os_errors import explain

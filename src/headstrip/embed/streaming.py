@@ -23,8 +23,7 @@ from headstrip.embed.output.table import Rows, open_writer, schema_of, table_of
 from headstrip.embed.parallelism import lay_out
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.plan import AUTO, Plan, Settings, encoder_in_plan
-from headstrip.embed.sources import Item
-from headstrip.embed.sources.stream import StreamSource
+from headstrip.embed.sources import Item, StreamSource
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
 from headstrip.images.decode import bytes_of
 from headstrip.images.pictures import is_file, read_picture, to_picture

@@ -203,6 +203,9 @@ def test_a_listing_that_breaks_off_is_told(tmp_path: Path, monkeypatch: pytest.M
         def __exit__(self, *_: object) -> None:
             self.entries.close()
 
+        def __iter__(self) -> Breaking:
+            return self
+
         def __next__(self) -> object:
             raise OSError(5, "Input/output error")
 

@@ -8,8 +8,7 @@ import pytest
 from tests.embed.sources.made import contents, write_files, write_tar
 
 from headstrip import HeadstripError
-from headstrip.embed.sources import source_of
-from headstrip.embed.sources.left_out import LeftOut, items_of, sentence
+from headstrip.embed.sources import LeftOut, items_of, sentence, source_of
 
 FILES = {
     "a.jpg": b"1", "b.PNG": b"1", "c.ico": b"1", "d.ICO": b"1", "in/e.jxl": b"1", "in/f": b"1",

@@ -69,7 +69,7 @@ def test_absolute_paths_stay_what_they_are(folder: Path, tmp_path_factory) -> No
 def test_a_path_that_no_file_can_have_is_a_row(folder: Path) -> None:
     (folder / "list.txt").write_bytes(b"a\0b.jpg\n")
     assert contents(folder / "list.txt") == {
-        "a\0b.jpg": "it has a zero byte in it, which no name of a file has. Check the list."
+        "a\0b.jpg": "it contains a zero byte, and no file name can. Check the list."
     }
 
 
@@ -177,7 +177,7 @@ def test_a_path_that_stands_there_twice_is_listed_twice(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "id,file\n1,a.jpg\n", r"no column 'path'; its columns: 'id', 'file'\. Say which"),
+        ("a.csv", "id,file\n1,a.jpg\n", r"no column 'path'; its columns: 'id', 'file'\. Name"),
         ("a.csv", "", "no column 'path'; its columns: none"),
         ("a.csv", "id,path\n1,a.jpg\n2,\n", "no path in column 'path' at line 3"),
         ("a.csv", "id,path\n1\n", "no path in column 'path' at line 2"),
@@ -305,7 +305,7 @@ def test_half_a_letter_of_json_is_a_row_without_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("a.json", "Write one object a line, and name the file .jsonl"),
+        ("a.json", "Write one object per line, and name the file .jsonl"),
         ("a.xlsx", "Save the sheet with the paths as .csv in UTF-8"),
         ("a.XLS", "Save the sheet with the paths as .csv in UTF-8"),
         ("a.ods", "Save the sheet with the paths as .csv in UTF-8"),

@@ -11,8 +11,7 @@ from PIL import Image
 from tests.embed.sources.made import write_files
 
 from headstrip import HeadstripError
-from headstrip.embed.sources import Source, source_of
-from headstrip.embed.sources.stream import StreamSource
+from headstrip.embed.sources import Source, StreamSource, source_of
 
 
 def stream(images: object) -> StreamSource:
@@ -67,5 +66,5 @@ def test_a_batch_of_arrays_is_a_stream_of_its_images() -> None:
 def test_what_is_no_image_is_told_with_its_place() -> None:
     with pytest.raises(HeadstripError, match="Image 2 of the iterable is a NoneType"):
         list(stream([b"1", None]).items())
-    with pytest.raises(HeadstripError, match="A int is no source of images"):
+    with pytest.raises(HeadstripError, match="A int cannot be a source of images"):
         source_of(3)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ def test_the_rows_of_a_parquet_file_are_named_by_it_and_their_number(tmp_path: P
     path = write_images(tmp_path / "x.parquet", [b"1", b"2", None, b""], row_group_size=3)
     found = {
         "x.parquet/000000000": b"1", "x.parquet/000000001": b"2", "x.parquet/000000002": NONE,
-        "x.parquet/000000003": "the row has an image of no bytes.",
+        "x.parquet/000000003": "the image in the row is empty.",
     }  # fmt: skip
     assert contents(path) == contents(path, image_column="image") == found
     assert source_of(path).describe()["kind"] == "parquet"

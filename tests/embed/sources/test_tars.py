@@ -96,7 +96,7 @@ def test_braces_name_archives_that_all_have_to_be_there(tmp_path: Path) -> None:
 def test_what_leads_out_or_elsewhere_is_a_row_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     out = "its name leads out of the archive: it is absolute, or has '..' in it."
-    link = "it is a link, and links in an archive are not followed."
+    link = "it is a link, and headstrip does not follow links in an archive."
     other = "it is no regular file."
     path = tmp_path / "in" / "x.tar"
     path.parent.mkdir()
@@ -135,7 +135,7 @@ def test_sparse_members_are_rows_that_say_so(tmp_path: Path) -> None:
             add(archive, "b.jpg", b"2")
         rest = file.getvalue()
     (tmp_path / "x.tar").write_bytes(bytes(old) + more + bytes(512) + rest)
-    sparse = "it is stored with holes (a sparse member), which is not read."
+    sparse = "it is a sparse member (stored with holes), and headstrip does not read those."
     assert contents(tmp_path / "x.tar") == {
         "x.tar/old.jpg": sparse, "x.tar/new.jpg": sparse, "x.tar/b.jpg": b"2",
     }  # fmt: skip
@@ -160,9 +160,9 @@ def test_pax_headers_of_all_members_and_of_the_next_are_heeded(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"x" * 512, "what is at byte 0 is no header"),
-        (header() + b"x" * 700, "what is at byte 512 is no header"),
-        (header(size=700) + b"x" * 600, "it ends at byte 1112, within a member that starts at 512"),
+        (b"x" * 512, "there is no valid header at byte 0"),
+        (header() + b"x" * 700, "there is no valid header at byte 512"),
+        (header(size=700) + b"x" * 600, "at byte 1112, within a member that starts at byte 512"),
         (header("a.json", size=1 << 40), "it ends at byte 512, within a member"),
         (header()[:300], "it ends within a header, at byte 300"),
         (header("x", type=tarfile.XHDTYPE, size=0), "it ends within a header, at byte 512"),
@@ -171,7 +171,7 @@ def test_pax_headers_of_all_members_and_of_the_next_are_heeded(tmp_path: Path) -
         (header("x", type=tarfile.XHDTYPE, size=9) + b"99 path=a".ljust(512, b"\0"), "is damaged"),
         (header("x", type=tarfile.XHDTYPE, size=9) + b"0 path=ab".ljust(512, b"\0"), "is damaged"),
         (header("x", type=tarfile.XHDTYPE, size=11) + b"11 size=-1\n".ljust(512, b"\0") + header(),
-         "has no size"),
+         "states no valid size"),
         (header() + bytes(1024) + header(), "it goes on after its end, at byte 1024"),
     ],
 )  # fmt: skip

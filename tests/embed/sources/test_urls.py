@@ -18,7 +18,7 @@ from tests.servers import FaultServer, Reply, fault_server
 
 from headstrip import HeadstripError, ImageError
 from headstrip.embed.sources import MAX_BYTES, source_of
-from headstrip.embed.sources.urls import stamp
+from headstrip.embed.sources.urls import size_and_time_in
 
 fsspec = pytest.importorskip("fsspec", reason="urls are read by fsspec")
 
@@ -292,7 +292,7 @@ def test_a_length_that_makes_no_sense_is_a_row_that_says_so(
     ],
 )
 def test_what_a_driver_says_fits_the_columns(info: Any, expected: tuple[int, int]) -> None:
-    assert stamp(info) == expected
+    assert size_and_time_in(info) == expected
 
 
 def test_a_server_that_sends_whole_archives_gives_no_wrong_image(

@@ -10,9 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from headstrip.embed.files import original_path
-from headstrip.embed.sources.access import is_url
-from headstrip.embed.sources.items import Item, Reader, stamp_in
-from headstrip.embed.sources.opened import joined
+from headstrip.embed.sources import Item, Reader, is_url, joined, size_and_time
 from headstrip.errors import HeadstripError
 
 ROWS = ".rows.parquet"
@@ -94,7 +92,7 @@ class OwnFiles:
         found = {file.name: os.stat(file) for file in (out, rows_file(out)) if file.exists()}
         self._files = {(stat.st_dev, stat.st_ino) for stat in found.values()}
         # As items have it, which is not always as the file system has it.
-        self._written = {name: stamp_in(stat)[1] for name, stat in found.items()}
+        self._written = {name: size_and_time(stat)[1] for name, stat in found.items()}
 
     def refuse(self, item: Item) -> None:
         """Refuse an item whose file is one of them.
@@ -104,7 +102,7 @@ class OwnFiles:
         """
         if not self._files:
             return
-        name = item.place or item.path
+        name = item.container or item.path
         if self._root is None:
             last = name.rpartition("/")[2]
             if last in self._written and item.modified == self._written[last]:

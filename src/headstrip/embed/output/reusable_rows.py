@@ -15,8 +15,7 @@ from headstrip.embed.output.array_file import read_rows
 from headstrip.embed.output.damage import DamagedFile, damage_named
 from headstrip.embed.output.paths import embeddings_file, is_rows, opened
 from headstrip.embed.output.table import Rows
-from headstrip.embed.sources import Item, Reader
-from headstrip.embed.sources.items import is_clipped
+from headstrip.embed.sources import Item, Reader, is_clipped
 from headstrip.errors import ImageError
 
 

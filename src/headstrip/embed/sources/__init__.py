@@ -1,10 +1,38 @@
-"""Where images come from: files, lists, archives, tables, urls, and Python itself.
+"""Where images come from: folders, lists, archives, tables, urls, and Python iterables.
 
-Nothing here imports torch. A source lists its items without holding them, and its reader, which is
-pickled in a few bytes, has the encoded bytes of each.
+``source_of`` turns what a user named into a ``Source``. A source lists its items without holding
+them, and its reader, which pickles to a few bytes, returns the encoded bytes of each. Nothing here
+imports torch.
 """
 
+from headstrip.embed.sources.access import is_url
 from headstrip.embed.sources.dispatch import source_of
-from headstrip.embed.sources.items import MAX_BYTES, Item, Reader, Source
+from headstrip.embed.sources.items import (
+    MAX_BYTES,
+    Item,
+    Reader,
+    Source,
+    is_clipped,
+    joined,
+    refuse_size,
+    size_and_time,
+)
+from headstrip.embed.sources.left_out import LeftOut, items_of, sentence
+from headstrip.embed.sources.stream import StreamSource
 
-__all__ = ["MAX_BYTES", "Item", "Reader", "Source", "source_of"]
+__all__ = [
+    "MAX_BYTES",
+    "Item",
+    "LeftOut",
+    "Reader",
+    "Source",
+    "StreamSource",
+    "is_clipped",
+    "is_url",
+    "items_of",
+    "joined",
+    "refuse_size",
+    "sentence",
+    "size_and_time",
+    "source_of",
+]

@@ -1,4 +1,4 @@
-"""Which addresses a source may be read from: what a list, a table or a server says is data."""
+"""Which addresses headstrip may read. Addresses in a list or from a server are untrusted data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headstrip.errors import HeadstripError
 from headstrip.weights import hub
 
 SCHEMES = frozenset({"abfs", "abfss", "az", "gs", "hf", "http", "https", "s3"})
-"""The schemes that are read without being allowed by name."""
+"""The schemes that may be read without ``allow_schemes``."""
 
 HTTP = frozenset({"http", "https"})
 
@@ -41,9 +41,9 @@ class Access:
     Attributes:
         schemes: Schemes that the user allowed besides ``SCHEMES``, in lower case.
         private: Whether http may lead to addresses that are not public.
-        offline: Whether no address of a network may be read.
+        offline: Whether addresses of a network are refused.
         home: Scheme, host and port of the address that the user typed as the source, which may be
-            one that is not public; empty for a source on this machine.
+            private; empty for a source on this machine.
     """
 
     schemes: frozenset[str] = frozenset()
@@ -53,19 +53,17 @@ class Access:
 
     @classmethod
     def of(
-        cls, source: str, schemes: Iterable[str] = (), *, private: bool = False,
+        cls,
+        source: str,
+        schemes: Iterable[str] = (),
+        *,
+        private: bool = False,
         offline: bool = False,
-    ) -> Access:  # fmt: skip
-        """Check what a user allowed.
-
-        Args:
-            source: The source as it was typed.
-            schemes: The schemes to allow, such as ``["ftp"]``.
-            private: See the attributes.
-            offline: See the attributes.
+    ) -> Access:
+        """Check what a user allowed for a source, given as it was typed; see the attributes.
 
         Raises:
-            HeadstripError: A scheme's name cannot be one.
+            HeadstripError: A scheme is not a valid name.
         """
         names = [schemes] if isinstance(schemes, str) else list(schemes)
         lower = [str(name).lower().removesuffix("://") for name in names]
@@ -78,9 +76,9 @@ class Access:
         return cls(frozenset(lower), private, offline, home)
 
     def describe(self) -> dict[str, Any]:
-        """Return what was allowed by name, as plain JSON values.
+        """Return what the user allowed, as plain JSON values.
 
-        Rows that were refused without it are tried again with it.
+        A later run that allows more reads the rows again that this one refused.
         """
         schemes = {"allow_schemes": sorted(self.schemes)} if self.schemes else {}
         return {**schemes, "allow_private": True} if self.private else dict(schemes)
@@ -97,14 +95,12 @@ def scheme_of(url: str) -> str:
 
 
 def refusal(url: str, access: Access, *, is_row: bool = False) -> str | None:
-    """Say why a url may not be read, or return None where it may.
-
-    Nothing is opened or resolved for it.
+    """Return why a url may not be read, or None where it may. Opens and resolves nothing.
 
     Args:
         url: The address.
         access: What is allowed.
-        is_row: Whether it is written in a list or a table, and so goes into the results.
+        is_row: Whether it is a row of a list, whose text goes into the results.
 
     Example:
         >>> refusal("https://example.org/cat.jpg", Access())
@@ -128,7 +124,7 @@ def refusal(url: str, access: Access, *, is_row: bool = False) -> str | None:
 
 
 def local_refusal(path: str) -> str | None:
-    """Say why a path that names no file here will never name one, or return None.
+    """Return why a missing path is not one that a file could have, or None.
 
     Example:
         >>> local_refusal("in/cat.jpg")
@@ -143,7 +139,7 @@ def local_refusal(path: str) -> str | None:
 
 
 def unknown_scheme(scheme: str) -> str:
-    """Return the sentence about a scheme that is not allowed."""
+    """Return the sentences about a scheme that is not allowed."""
     return (
         f"headstrip does not read '{scheme}:' addresses. Copy the file to this machine; or, where "
         f"you trust every address of the source, pass --allow-scheme {scheme} (allow_schemes=)."
@@ -159,7 +155,7 @@ def private_refusal(host: str) -> str:
 
 
 def origin(url: str) -> str:
-    """Return the scheme, host and port of an http url, empty where they cannot be read."""
+    """Return the scheme, host and port of an http url, empty where they are malformed."""
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme, 0)
@@ -169,9 +165,9 @@ def origin(url: str) -> str:
 
 
 def is_private(address: str) -> bool:
-    """Whether an IP address is anything but one of the public internet.
+    """Whether an IP address is not a public one.
 
-    IPv6 addresses that stand for an IPv4 address count as that one.
+    An IPv6 address that stands for an IPv4 address counts as that one.
 
     Example:
         >>> is_private("::ffff:10.0.0.1"), is_private("1.1.1.1")
@@ -186,7 +182,7 @@ def is_private(address: str) -> bool:
 
 
 def literal_address(host: str) -> str | None:
-    """Return the IP address that a host name spells, None for a name that has to be looked up.
+    """Return the IP address that a host name spells, None for a name that DNS has to resolve.
 
     Example:
         >>> literal_address("0x7f000001"), literal_address("example.org")
@@ -200,7 +196,7 @@ def literal_address(host: str) -> str | None:
     except ValueError:
         pass
     try:
-        # Systems take 127.1, 0x7f000001 and 2130706433 for addresses too.
+        # Systems accept 127.1, 0x7f000001 and 2130706433 as addresses too.
         return socket.inet_ntoa(socket.inet_aton(host))
     except (OSError, ValueError):
         return None
@@ -228,13 +224,11 @@ def _http_refusal(url: str, access: Access, is_row: bool) -> str | None:
 
 
 def _host(parts: SplitResult) -> str:
-    # Clients map digits and dots of other scripts to those of ASCII.
+    # Clients map digits and dots of other scripts to ASCII ones.
     return unicodedata.normalize("NFKC", parts.hostname or "").lower()
 
 
-def _inner(
-    address: ipaddress.IPv6Address,
-) -> ipaddress.IPv4Address | None:
+def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """Return the IPv4 address that an IPv6 address stands for."""
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

@@ -7,25 +7,26 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
 
-from headstrip.embed.sources.cells import image_column, image_of
 from headstrip.embed.sources.items import (
     Item,
-    failure,
-    image_errors,
-    row_name,
-    shown_place,
-    stamp_in,
+    Reader,
+    display_name,
+    joined,
+    reason_of,
+    size_and_time,
+    unreadable,
 )
-from headstrip.embed.sources.opened import Shelf, joined, refuse_changed, unreadable
+from headstrip.embed.sources.tables import TableReader, image_column, items_of_rows
 from headstrip.errors import HeadstripError, ImageError
 
-STATE, SPLITS = "state.json", "dataset_dict.json"
-_AT_ONCE = 4
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
+_MOST_OPEN = 4
 _MOST_JSON = 1 << 24
 
 
@@ -35,7 +36,7 @@ class ArrowSource:
 
     Attributes:
         root: Its folder, absolute.
-        column: Which column has the images, None where there is one only.
+        column: The column that has the images, None where only one can have them.
     """
 
     root: str
@@ -44,84 +45,60 @@ class ArrowSource:
 
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
-        return {"kind": "dataset", "where": shown_place(self.root), "column": self.column}
+        return {"kind": "dataset", "where": display_name(self.root), "column": self.column}
 
     def items(self) -> Iterator[Item]:
-        """List the rows; those without an image too.
+        """List the rows, those without an image too.
 
         Raises:
             HeadstripError: The dataset is damaged, or has no column of images.
         """
         for name in self._files():
-            place = joined(self.root, name)
+            location = joined(self.root, name)
             try:
-                written, table = stamp_in(os.stat(place))[1], _Mapped(place)
+                table = _ArrowTable(location, self.column)
             except (OSError, pa.ArrowException) as error:
-                raise unreadable(place, failure(error)) from error
-            if image_column(table.schema, self.column, name) is None:
-                raise HeadstripError(
-                    f"{place!r} has no column with the bytes of images. Save the dataset with its "
-                    "images, or name a list of their paths."
-                )
-            rows = len(table)
+                raise unreadable(location, reason_of(error)) from error
+            modified, rows, has_images = table.written(), len(table), table.column is not None
             table.close()
-            for row in range(rows):
-                yield Item(row_name(name, row), 0, written, name, row)
+            if not has_images:
+                raise HeadstripError(
+                    f"{location!r} has no column with the bytes of images. Save the dataset with "
+                    "its images, or name a list of their paths."
+                )
+            yield from items_of_rows(name, modified, rows)
 
-    def reader(self) -> ArrowReader:
-        """Return what reads them."""
-        return ArrowReader(self.root, self.column)
+    def reader(self) -> Reader:
+        """Return the reader of the items."""
+        return TableReader(self.root, partial(_ArrowTable, column=self.column), _MOST_OPEN)
 
     def _files(self) -> Iterator[str]:
-        if not os.path.exists(os.path.join(self.root, SPLITS)):
+        if not os.path.exists(os.path.join(self.root, _SPLITS)):
             yield from self._files_of("")
             return
-        for split in _strings(os.path.join(self.root, SPLITS), "splits"):
+        for split in _names_in(os.path.join(self.root, _SPLITS), "splits"):
             yield from self._files_of(split)
 
     def _files_of(self, split: str) -> Iterator[str]:
-        state = os.path.join(self.root, split, STATE)
-        if _read(state).get("_indices_data_files"):
+        state = os.path.join(self.root, split, _STATE)
+        if _json_object(state).get("_indices_data_files"):
             raise HeadstripError(
                 f"The dataset {self.root!r} has its rows in another order than its files. Save it "
                 "again after flatten_indices()."
             )
-        for name in _strings(state, "_data_files"):
+        for name in _names_in(state, "_data_files"):
             yield f"{split}/{name}" if split else name
 
 
-class ArrowReader:
-    """Reads rows of a saved dataset's files, in any order."""
+class _ArrowTable:
+    """An Arrow file. It is mapped, so only the bytes that are read take memory."""
 
-    def __init__(self, root: str, column: str | None) -> None:
-        """Take the dataset's folder, and the column of images."""
-        self.root, self._column = root, column
-        self._shelf = Shelf(_Mapped, _AT_ONCE)
-
-    def read(self, item: Item) -> bytes:
-        """Return the image of a row.
-
-        Raises:
-            ImageError: It has none, or the file was changed.
-        """
-        with (
-            image_errors(),
-            self._shelf.taken(joined(self.root, item.place)) as table,
-        ):
-            refuse_changed(item.modified, table.written)
-            column = image_column(table.schema, self._column, item.place) or ""
-            return image_of(table.cell(column, item.offset))
-
-
-class _Mapped:
-    """An Arrow file, whose bytes are in memory as far as they are looked at."""
-
-    def __init__(self, place: str) -> None:
-        self.written = stamp_in(os.stat(place))[1]
-        self._map = pa.memory_map(os.fsencode(place))
+    def __init__(self, location: str, column: str | None) -> None:
+        self._modified = size_and_time(os.stat(location))[1]
+        self._map = pa.memory_map(os.fsencode(location))
         try:
             reader = _stream_or_file(self._map)
-            self.schema: pa.Schema = reader.schema
+            self.column = image_column(reader.schema, column, location)
             self._batches = _batches(reader)
         except BaseException:
             self._map.close()
@@ -131,11 +108,14 @@ class _Mapped:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def cell(self, column: str, row: int) -> Any:
+    def written(self) -> int:
+        return self._modified
+
+    def cell(self, row: int) -> Any:
         if not 0 <= row < len(self):
             raise ImageError("its file has no such row.")
         at = bisect_right(self._starts, row) - 1
-        return self._batches[at].column(column)[row - self._starts[at]]
+        return self._batches[at].column(self.column)[row - self._starts[at]]
 
     def close(self) -> None:
         self._batches = []
@@ -143,7 +123,7 @@ class _Mapped:
 
 
 def _stream_or_file(source: pa.NativeFile) -> Any:
-    """Read the schema; ``save_to_disk`` writes streams, other programs files."""
+    """Read the schema; ``save_to_disk`` writes streams, other programs write files."""
     try:
         return pa.ipc.open_file(source)
     except pa.ArrowInvalid:
@@ -157,22 +137,22 @@ def _batches(reader: Any) -> list[pa.RecordBatch]:
     return [reader.get_batch(index) for index in range(reader.num_record_batches)]
 
 
-def _read(place: str) -> dict[str, Any]:
+def _json_object(path: str) -> dict[str, Any]:
     try:
-        with open(place, "rb") as file:
+        with open(path, "rb") as file:
             found = json.loads(file.read(_MOST_JSON))
     except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(place, failure(error)) from error
+        raise unreadable(path, reason_of(error)) from error
     return found if isinstance(found, dict) else {}
 
 
-def _strings(place: str, key: str) -> list[str]:
+def _names_in(path: str, key: str) -> list[str]:
     """Return the names of files or folders that a dataset's JSON lists."""
-    values = _read(place).get(key)
+    values = _json_object(path).get(key)
     names = [
         str(value.get("filename") if isinstance(value, dict) else value)
         for value in (values if isinstance(values, list) else [])
     ]
     if not names or any(name in {"", ".."} or {"/", "\\", "\0"} & set(name) for name in names):
-        raise unreadable(place, f"{key!r} does not name files that lie beside it")
+        raise unreadable(path, f"{key!r} does not name files that lie beside it")
     return names

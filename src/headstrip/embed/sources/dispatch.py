@@ -1,4 +1,4 @@
-"""What a user named, and the source that it is."""
+"""From what a user named to the source that it is."""
 
 from __future__ import annotations
 
@@ -6,40 +6,36 @@ import codecs
 import os
 import re
 from collections.abc import Iterable
-from typing import Any, BinaryIO
+from typing import Any
 
 from headstrip.embed.sources.access import Access, is_url
-from headstrip.embed.sources.files import FilesSource
-from headstrip.embed.sources.items import Source, shown_place
+from headstrip.embed.sources.files import FilesSource, opened_file
+from headstrip.embed.sources.items import Source, display_name, joined
 from headstrip.embed.sources.left_out import LeftOut, sentence
-from headstrip.embed.sources.patterns import Patterns, expand_braces, is_wild
+from headstrip.embed.sources.lists import SUFFIXES, ListSource
+from headstrip.embed.sources.patterns import expand_braces, is_wild
 from headstrip.embed.sources.rows import located
-from headstrip.embed.sources.trees import (
-    FolderTree,
-    NamedTree,
-    Tree,
-    kind_of,
-    suffix_of,
-    whole_folder,
-)
-from headstrip.errors import HeadstripError
+from headstrip.embed.sources.stream import StreamSource
+from headstrip.embed.sources.tar import TarSource
+from headstrip.embed.sources.trees import FolderTree, NamedTree, Tree, kind_of, suffix_of
+from headstrip.errors import HeadstripError, ImageError
 
-_LISTS = frozenset({".csv", ".jsonl", ".ndjson", ".tsv", ".txt"})
-_SHEET = "a spreadsheet. Save the sheet with the paths as .csv in UTF-8"
-_TABLE = "a table. Write its paths to a .parquet, .csv or .jsonl"
-_PACKED = "a packed archive. Unpack it, and name the folder"
 _REFUSED = {
-    ".json": "JSON in one piece. Write one object a line, and name the file .jsonl",
-    ".ods": _SHEET, ".numbers": _SHEET, ".xls": _SHEET, ".xlsb": _SHEET, ".xlsm": _SHEET,
-    ".xlsx": _SHEET, ".arrow": _TABLE, ".feather": _TABLE, ".h5": _TABLE, ".hdf5": _TABLE,
-    ".npy": _TABLE, ".npz": _TABLE, ".pickle": _TABLE, ".pkl": _TABLE, ".sqlite": _TABLE,
-    ".7z": _PACKED, ".gz": _PACKED, ".rar": _PACKED, ".zip": _PACKED,
-}  # fmt: skip
-"""What files are that might be taken for a source, and what to do instead."""
+    "JSON in one piece. Write one object per line, and name the file .jsonl": ".json",
+    "a spreadsheet. Save the sheet with the paths as .csv in UTF-8": (
+        ".numbers .ods .xls .xlsb .xlsm .xlsx"
+    ),
+    "a table. Write its paths to a .parquet, .csv or .jsonl": (
+        ".arrow .feather .h5 .hdf5 .npy .npz .pickle .pkl .sqlite"
+    ),
+    "a packed archive. Unpack it, and name the folder": ".7z .gz .rar .zip",
+}
+"""Suffixes of files that cannot be a source, by what they are and what to do instead."""
+
 _SAMPLE = 1 << 12
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
-_DATASETS = ("state.json", "dataset_dict.json")
+_SAVED_DATASET = ("state.json", "dataset_dict.json")
 
 
 def source_of(
@@ -57,105 +53,103 @@ def source_of(
         what: A folder, one image, a pattern such as ``photos/**/*.jpg`` or
             ``train-{000..012}.tar``, a list (``.txt``, ``.csv``, ``.tsv``, ``.jsonl``,
             ``.parquet``), a tar archive, Parquet with the bytes of images, a folder that
-            ``save_to_disk`` of Hugging Face's datasets wrote, a url of any of these; or an iterable
-            of paths, PIL images, uint8 arrays (height, width, 3) or bytes of image files.
-        column: Which column of a list has the paths.
-        image_column: Which column of a table has the bytes, where several might.
+            ``save_to_disk`` of Hugging Face's datasets wrote, a url of any of these but the last;
+            or an iterable of paths, PIL images, uint8 arrays (height, width, 3) or bytes of image
+            files.
+        column: The column of a list that has the paths.
+        image_column: The column of a table that has the bytes, where several may have them.
         allow_schemes: Schemes that urls may have besides http, https, s3, gs, az, abfs, abfss and
             hf, such as ``["ftp"]``. They hold for every row of a list.
         allow_private: Whether urls in a list, and redirects, may lead to addresses that are not
             public, such as 127.0.0.1.
-        offline: Refuse every url of a network; ``HEADSTRIP_OFFLINE=1`` does it for all calls.
+        offline: Refuse every url of a network. ``HEADSTRIP_OFFLINE=1`` does so for all calls.
 
     Raises:
-        HeadstripError: It is nothing of these, nothing of them is there, several are, or it is a
-            url that may not be read.
+        HeadstripError: It is none of these, there is no image, there are files of several kinds, or
+            it is a url that may not be read.
 
     Example:
         >>> source = source_of("photos")  # doctest: +SKIP
         >>> [item.path for item in source.items()]  # doctest: +SKIP
         ['cat.png', 'coffee.png']
     """
-    if not isinstance(what, (str, os.PathLike)):
-        from headstrip.embed.sources.stream import StreamSource
-
-        access = Access.of("", allow_schemes, private=allow_private, offline=offline)
-        return StreamSource(what, access)
-    text = os.fsdecode(what)
-    if not text:
-        raise HeadstripError("The source is named ''. Name a folder, a list or an archive.")
+    text = os.fsdecode(what) if isinstance(what, (str, os.PathLike)) else ""
     access = Access.of(text, allow_schemes, private=allow_private, offline=offline)
-    tree = _url_tree(text, access) if is_url(text) else _local_tree(text)
-    if isinstance(tree, FolderTree) and _is_dataset(tree.root):
+    if not isinstance(what, (str, os.PathLike)):
+        return StreamSource(what, access)
+    if not text:
+        raise HeadstripError("The source is an empty text. Name a folder, a list or an archive.")
+    tree = _remote_tree(text, access) if is_url(text) else _local_tree(text)
+    if isinstance(tree, FolderTree) and _is_saved_dataset(tree.root):
         from headstrip.embed.sources.arrow import ArrowSource
 
         return ArrowSource(tree.root, image_column)
-    kind = _kind_by_suffix(tree) if tree.suffix else _kind_of_first(tree)
-    if kind == "list":
-        return _list(tree, column, access)
+    kind = _kind_by_suffix(tree) if tree.suffix else _kind_by_files(tree)
     if kind == "tar":
-        from headstrip.embed.sources.tars import TarSource
-
         return TarSource(tree)
     if kind == "parquet":
-        return _tables(tree, column, image_column, access)
+        from headstrip.embed.sources.parquet import ParquetSource
+
+        if image_column is not None or not _is_table_of_paths(tree, column):
+            return ParquetSource(tree, image_column)
+        kind = "list"
+    if kind == "list":
+        return ListSource(_only_file(tree), tree.suffix, column, access)
     return FilesSource(tree)
 
 
-def _local_tree(text: str) -> Tree:
-    # What is there has the name that it has, wildcards and all; accents may be written otherwise.
-    text = located("", text) or text
-    if os.path.isdir(text):
-        return whole_folder(text)
-    if os.path.exists(text):
-        return NamedTree.of([text], _shown(text))
-    names = expand_braces(text)
-    wild = [name for name in names if is_wild(name)]
-    if not wild:
-        return NamedTree.of(names, _shown(text))
-    if len(wild) < len(names):
-        raise HeadstripError(f"{text!r} has names with wildcards and names without. Name one kind.")
-    suffixes = {suffix_of(name) for name in wild}
-    suffix = suffixes.pop() if len(suffixes) == 1 else ""
-    return FolderTree(Patterns.parse(wild), _shown(text), "" if is_wild(suffix) else suffix)
-
-
-def _url_tree(text: str, access: Access) -> Tree:
+def _remote_tree(text: str, access: Access) -> Tree:
     from headstrip.embed.sources.urls import UrlTree
 
     return UrlTree.of(text, access)
 
 
-def _shown(text: str) -> str:
-    return shown_place(os.path.abspath(text))
+def _local_tree(text: str) -> Tree:
+    # A file of this very name goes first, wildcards and all; accents may be in another form.
+    text = located("", text) or text
+    if os.path.isdir(text):
+        return FolderTree.of_folder(text)
+    shown = display_name(os.path.abspath(text))
+    if os.path.exists(text):
+        return NamedTree.of_names([text], shown)
+    names = expand_braces(text)
+    wild = [name for name in names if is_wild(name)]
+    if not wild:
+        return NamedTree.of_names(names, shown)
+    if len(wild) < len(names):
+        raise HeadstripError(f"{text!r} has names with wildcards and names without. Name one kind.")
+    suffixes = {suffix_of(name) for name in wild}
+    suffix = suffixes.pop() if len(suffixes) == 1 else ""
+    return FolderTree.of_patterns(wild, shown, "" if is_wild(suffix) else suffix)
 
 
-def _is_dataset(root: str) -> bool:
-    return any(os.path.isfile(os.path.join(root, name)) for name in _DATASETS)
+def _is_saved_dataset(folder: str) -> bool:
+    return any(os.path.isfile(os.path.join(folder, name)) for name in _SAVED_DATASET)
 
 
 def _kind_by_suffix(tree: Tree) -> str:
-    if reason := _REFUSED.get(tree.suffix):
-        raise HeadstripError(f"{tree.where!r} cannot be a source: it is {reason}.")
-    if tree.suffix in _LISTS:
+    for reason, suffixes in _REFUSED.items():
+        if tree.suffix in suffixes.split():
+            raise HeadstripError(f"{tree.where!r} cannot be a source: it is {reason}.")
+    if tree.suffix in SUFFIXES:
         return "list"
     kind = kind_of("x" + tree.suffix)
     if kind is None and isinstance(tree, NamedTree) and _is_text(tree.paths[0]):
         raise HeadstripError(
             f"{tree.where!r} cannot be a source: it is text, and not an image. If it is a list of "
-            "paths, give it the suffix by which headstrip knows lists: .txt (a path a line), .csv, "
-            ".tsv, .jsonl or .parquet."
+            "paths, give it the suffix of a list: .txt (one path per line), .csv, .tsv, .jsonl or "
+            ".parquet."
         )
     return kind or "image"
 
 
 def _is_text(path: str) -> bool:
-    """Whether a file starts like text, and not like an image that is written in digits."""
+    """Whether a file starts like text, and not like an image whose pixels are digits (P1 to P3)."""
     try:
-        with _opened_regular(path) as file:
+        with opened_file(path) as file:
             start = file.read(_SAMPLE)
-    except OSError:
-        # Reading it says why, in its row.
+    except (OSError, ImageError):
+        # Its row has the reason.
         return False
     if start.startswith((b"P1", b"P2", b"P3")):
         return False
@@ -167,57 +161,44 @@ def _is_text(path: str) -> bool:
     return bool(text) and _CONTROL.search(text) is None
 
 
-def _opened_regular(path: str) -> BinaryIO:
-    if not os.path.isfile(path):
-        raise OSError
-    return open(path, "rb")
+def _kind_by_files(tree: Tree) -> str:
+    """Return the kind of the first image or archive; tables count where there is neither.
 
-
-def _kind_of_first(tree: Tree) -> str:
-    """Return what the first image or archive says; tables count where there is neither.
-
-    What an earlier run wrote among the images is a table.
+    A table among images may be one that an earlier run wrote.
     """
-    kinds, left_out = set(), LeftOut()
+    has_tables, left_out = False, LeftOut()
     for item in tree.files(left_out.note):
         kind = kind_of(item.path)
         if kind != "parquet":
             return kind or "image"
-        kinds.add(kind)
-    if not kinds:
-        raise HeadstripError(
-            f"There is no image in {tree.where!r}, no .tar and no .parquet. "
-            + (
-                sentence(left_out.counts())
-                or "Images are known by their suffix, such as .jpg; check the path."
-            )
+        has_tables = True
+    if has_tables:
+        return "parquet"
+    raise HeadstripError(
+        f"There is no image in {tree.where!r}, no .tar and no .parquet. "
+        + (
+            sentence(left_out.counts())
+            or "Images are known by their suffix, such as .jpg; check the path."
         )
-    return "parquet"
+    )
 
 
-def _the_one(tree: Tree, kind: str) -> str:
-    """Return the place of a list, of which there can be one only."""
-    from headstrip.embed.sources.opened import joined
-
-    places = [joined(tree.root, item.path) for item, _ in zip(tree.files(), range(2), strict=False)]
-    if len(places) != 1:
-        raise HeadstripError(f"{tree.where!r} stands for {len(places)} {kind}s. Name one file.")
-    return places[0]
-
-
-def _list(tree: Tree, column: str, access: Access) -> Source:
-    from headstrip.embed.sources.lists import ListSource
-
-    return ListSource(_the_one(tree, "list"), tree.suffix, column, access)
+def _only_file(tree: Tree) -> str:
+    """Return the path or url of a list: several cannot be one source."""
+    found = [joined(tree.root, item.path) for item, _ in zip(tree.files(), range(2), strict=False)]
+    if len(found) != 1:
+        raise HeadstripError(
+            f"{tree.where!r} stands for {len(found)} lists. Name one file, as several lists cannot "
+            "be one source."
+        )
+    return found[0]
 
 
-def _tables(tree: Tree, column: str, image_column: str | None, access: Access) -> Source:
-    """Take a single table for a list of paths where it has no images, or its column is named."""
-    from headstrip.embed.sources.tables import TablesSource, columns_with_bytes
+def _is_table_of_paths(tree: Tree, column: str) -> bool:
+    """Whether a Parquet file has no images, or the user named another column than ``path``."""
+    from headstrip.embed.sources.parquet import columns_with_bytes
 
-    if image_column is None and tree.is_file:
-        names, with_bytes = columns_with_bytes(_the_one(tree, "table"), tree.where, access)
-        is_named = column in names and column != "path"
-        if is_named or not set(with_bytes) - {column}:
-            return _list(tree, column, access)
-    return TablesSource(tree, image_column)
+    if not tree.is_file:
+        return False
+    names, with_bytes = columns_with_bytes(_only_file(tree), tree.where, tree.access)
+    return (column in names and column != "path") or not set(with_bytes) - {column}

@@ -1,132 +1,137 @@
-"""Images that are files of their own: in folders, by patterns, or named one by one."""
+"""Images that are files of their own: in folders, by patterns, named one by one, or in lists."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from headstrip.embed.sources.access import Access, is_url, refusal
-from headstrip.embed.sources.items import Item, image_errors, refuse_size
-from headstrip.embed.sources.left_out import Note, unnoted
-from headstrip.embed.sources.opened import joined
+from headstrip.embed.sources.items import Item, Reader, image_errors, joined, refuse_size
+from headstrip.embed.sources.left_out import Note, ignore
+from headstrip.embed.sources.rows import file_of_row
 from headstrip.embed.sources.trees import Tree, kind_of
 from headstrip.errors import HeadstripError, ImageError
 
 
 @dataclass(frozen=True)
-class FilesSource:
-    """The images of a tree of files."""
+class TreeSource:
+    """What the sources have in common whose files are below a folder or a url."""
 
     tree: Tree
     is_stream = False
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the source is, as plain JSON values."""
-        return {"kind": "files", "where": self.tree.where}
+    file_kind = "image"
 
     def items(self) -> Iterator[Item]:
         """List the images.
 
         Raises:
-            HeadstripError: A folder cannot be listed, or a file holds many images.
+            HeadstripError: A folder or file cannot be read, or there are files of several kinds.
         """
-        return self.items_noting(unnoted)
+        return self.items_noting(ignore)
 
     def items_noting(self, note: Note) -> Iterator[Item]:
         """List the images as ``items`` does, and call ``note`` with each file left out."""
-        return only(self.tree, "image", note)
+        raise NotImplementedError
 
-    def reader(self) -> FilesReader:
-        """Return what reads them."""
-        return FilesReader(self.tree.root, self.tree.access)
+    def files(self, note: Note) -> Iterator[Item]:
+        """List the files of the source's kind, and refuse files of another kind that has images.
+
+        Where the user named a suffix, all files that have it count as of that kind.
+        """
+        for item in self.tree.files(note):
+            kind = self.file_kind if self.tree.suffix else kind_of(item.path)
+            if kind == self.file_kind:
+                yield item
+            elif kind in {"image", "tar"} or (kind == "parquet" and self._has_images(item)):
+                raise HeadstripError(
+                    f"{self.tree.where!r} mixes single images and files that hold many, or has "
+                    f"files of several kinds ({item.path!r} is one of them). Choose one kind with "
+                    "a pattern that ends in its suffix, such as '**/*.jpg' or '**/*.tar'."
+                )
+            else:
+                note(item.path)
+
+    def _has_images(self, item: Item) -> bool:
+        from headstrip.embed.sources.parquet import has_images
+
+        return has_images(joined(self.tree.root, item.path), self.tree.access)
+
+
+class FilesSource(TreeSource):
+    """The images of a tree of files."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the source is, as plain JSON values."""
+        return {"kind": "files", "where": self.tree.where}
+
+    def items_noting(self, note: Note) -> Iterator[Item]:
+        """List the images as ``items`` does, and call ``note`` with each file left out."""
+        return self.files(note)
+
+    def reader(self) -> Reader:
+        """Return the reader of the items."""
+        return FileReader(self.tree.root, self.tree.access)
 
 
 @dataclass(frozen=True)
-class FilesReader:
-    """Reads files below a folder or a url, and files whose paths are absolute."""
+class FileReader:
+    """Reads images that are files of their own, or urls.
+
+    Attributes:
+        root: The folder or url where relative paths start.
+        access: Which urls may be read.
+        is_list: Whether the items are rows of a list, whose spelling may differ from the file's.
+    """
 
     root: str
     access: Access
+    is_list: bool = False
 
     def read(self, item: Item) -> bytes:
         """Return the bytes of a file.
 
         Raises:
-            ImageError: It cannot be read.
+            ImageError: It cannot be read, or may not be.
         """
         with image_errors():
-            place = joined(self.root, item.path)
-            if is_url(place):
-                return read_address(place, item, self.access)
-            return read_file(place)
+            # The text of some rows cannot be read back, and is kept in another form as well.
+            location = joined(self.root, item.container or item.path)
+            if not is_url(location):
+                row = item.container or item.path
+                return read_file(file_of_row(self.root, row) if self.is_list else location)
+            if why := refusal(location, self.access, is_row=is_url(item.path)):
+                raise ImageError(why)
+            from headstrip.embed.sources.urls import read_url
+
+            return read_url(location, item.size, self.access)
 
 
-def only(tree: Tree, kind: str, note: Note) -> Iterator[Item]:
-    """Yield the files of one kind, and have none of another be passed over in silence.
-
-    A tree whose files all have one suffix that its user named has no other kind.
-
-    Args:
-        tree: The files.
-        kind: ``image``, ``tar`` or ``parquet``.
-        note: Called with the name of each file that is left out.
-
-    Raises:
-        HeadstripError: There are single images, and files that hold many.
-    """
-    for item in tree.files(note):
-        found = kind if tree.suffix else kind_of(item.path)
-        if found == kind:
-            yield item
-        elif found == "image" or found == "tar" or (kind != "parquet" and _has_images(tree, item)):
-            raise HeadstripError(
-                f"{tree.where!r} has single images and files that hold many, or files of several "
-                f"kinds ({item.path!r} is one). Name one kind by a pattern that ends in its "
-                "suffix, such as '**/*.jpg' or '**/*.tar'."
-            )
-        else:
-            note(item.path)
-
-
-def _has_images(tree: Tree, item: Item) -> bool:
-    from headstrip.embed.sources.tables import has_images
-
-    return has_images(joined(tree.root, item.path), tree.access)
-
-
-def read_address(url: str, item: Item, access: Access) -> bytes:
-    """Return the bytes behind a url.
-
-    Args:
-        url: The address.
-        item: Which image it is.
-        access: Which addresses may be read.
+@contextmanager
+def opened_file(path: str) -> Iterator[BinaryIO]:
+    """Open a file of this machine; never a pipe, which would be waited for.
 
     Raises:
-        ImageError: It may not be read, or is empty or too large.
-        Exception: Whatever fsspec's driver raises.
+        ImageError: It is not a regular file.
+        OSError: It cannot be opened.
     """
-    if why := refusal(url, access, is_row=is_url(item.path)):
-        raise ImageError(why)
-    from headstrip.embed.sources.urls import read_url
-
-    return read_url(url, item.size, access)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ImageError("it is no regular file.")
+    with open(path, "rb") as file:
+        yield file
 
 
 def read_file(path: str) -> bytes:
-    """Return the bytes of a file on this machine.
+    """Return the bytes of an image file on this machine.
 
     Raises:
-        ImageError: It is no file of bytes, is empty, or is too large.
+        ImageError: It is not a regular file, is empty, or is too large.
         OSError: It cannot be read.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        # A pipe would be waited for.
-        raise ImageError("it is no regular file.")
-    with open(path, "rb") as file:
+    with opened_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         refuse_size(size)
         content = file.read(size)

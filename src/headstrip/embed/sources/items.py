@@ -1,4 +1,4 @@
-"""What a source of images is: items with a name, and a reader that has their bytes."""
+"""What every source has in common: items with a name, and a reader that returns their bytes."""
 
 from __future__ import annotations
 
@@ -7,50 +7,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from headstrip.embed.files import escape
-from headstrip.embed.sources.access import is_url
-from headstrip.errors import ImageError, one_line
+from headstrip.embed.files import escape, original_path
+from headstrip.embed.sources.access import HTTP, is_url
+from headstrip.errors import HeadstripError, ImageError, one_line
 
 MAX_BYTES = 1 << 28
-"""Bytes of one encoded image that are read at most."""
+"""The largest encoded image that headstrip reads, in bytes."""
 
-_LONGEST = 300
-_MOST = (1 << 63) - 1
+_LONGEST_REASON = 300
+_MAX_INT64 = (1 << 63) - 1
 
 
 class Item(NamedTuple):
     """One image of a source.
 
     Attributes:
-        path: Its name in a table, unique in the source: the text of a row of a list where that is
-            text, otherwise as ``stored_path`` writes it.
+        path: Its name in a table, unique in the source: for a row of a list its text where that is
+            Unicode, otherwise as ``stored_path`` writes it.
         size: Its bytes, 0 where they are not known before it is read.
-        modified: When it, or the file that holds it, was written, in ns since 1970; 0 where it
-            is not known. A time that 64 bits cannot hold is the nearest that they can; see
-            ``is_clipped``.
-        place: The file that holds it, for a reader to find it; empty where it is a file itself. For
-            a row of a list whose name ``original_path`` would misread, the row as ``stored_path``
-            writes it.
-        offset: Where it is in that file: a byte or a row.
-        page: Which page or frame of the file, counted from 1; 0 where the first stands for all.
+        modified: When it, or the file that holds it, was written, in ns since 1970; 0 where that
+            is not known. A time that does not fit 64 bits is clipped; see ``is_clipped``.
+        container: The file that holds it; empty where the image is a file itself. For a row of a
+            list whose name ``original_path`` would misread, the row as ``stored_path`` writes it.
+        offset: Its position in that file: a byte or a row.
+        page: The page or frame of the file, counted from 1; 0 where the first stands for all.
     """
 
     path: str
     size: int
     modified: int
-    place: str = ""
+    container: str = ""
     offset: int = 0
     page: int = 0
 
 
 class Reader(Protocol):
-    """What has the bytes of a source's items; pickled, it is a name or two."""
+    """Reads the items of a source. It pickles to a few bytes, for worker processes."""
 
     def read(self, item: Item) -> bytes:
         """Return the encoded image.
 
         Raises:
-            ImageError: It cannot be read; the message is the reason and nothing else.
+            ImageError: It cannot be read. The message is the reason alone, without the path.
         """
         ...
 
@@ -61,7 +59,7 @@ class Source(Protocol):
 
     @property
     def is_stream(self) -> bool:
-        """Whether the items can be had once only."""
+        """Whether the items can be listed only once."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -72,90 +70,129 @@ class Source(Protocol):
         """List the images one by one, in any order.
 
         Raises:
-            HeadstripError: The source cannot be listed whole.
+            HeadstripError: The source cannot be listed completely.
         """
         ...
 
     def reader(self) -> Reader:
-        """Return what reads them."""
+        """Return the reader of the items."""
         ...
 
 
-def in_column(value: int) -> int:
+def clip_to_int64(value: int) -> int:
     """Return the number nearest to ``value`` that a column of 64-bit integers can hold.
 
     Example:
-        >>> in_column(13_569_465_600 * 10**9) == 2**63 - 1
+        >>> clip_to_int64(13_569_465_600 * 10**9) == 2**63 - 1
         True
     """
-    return max(-_MOST, min(value, _MOST))
+    return max(-_MAX_INT64, min(value, _MAX_INT64))
 
 
 def is_clipped(modified: int) -> bool:
-    """Whether a time is one that ``in_column`` may have made of several.
+    """Whether ``clip_to_int64`` may have returned this time for several different times.
 
     Example:
-        >>> is_clipped(in_column(13_569_465_600 * 10**9)), is_clipped(10**18)
+        >>> is_clipped(clip_to_int64(13_569_465_600 * 10**9)), is_clipped(10**18)
         (True, False)
     """
-    return abs(modified) >= _MOST
+    return abs(modified) >= _MAX_INT64
 
 
-def stamp_in(found: os.stat_result) -> tuple[int, int]:
-    """Return a file's bytes, and when it was written in ns since 1970, as columns can hold them."""
-    return in_column(found.st_size), in_column(found.st_mtime_ns)
+def size_and_time(found: os.stat_result) -> tuple[int, int]:
+    """Return a file's bytes and when it was written (ns since 1970), clipped to 64 bits."""
+    return clip_to_int64(found.st_size), clip_to_int64(found.st_mtime_ns)
 
 
-def row_name(place: str, row: int) -> str:
+def row_name(container: str, row: int) -> str:
     """Return the name of the image in a row of a file.
 
     Example:
         >>> row_name("data/train.parquet", 17)
         'data/train.parquet/000000017'
     """
-    return f"{place}/{row:09d}"
+    return f"{container}/{row:09d}"
 
 
-def shown_place(place: str) -> str:
-    """Return a place as a table may tell it: without a password or the signature of a url."""
-    if not is_url(place):
-        return escape(os.fsencode(place))
-    scheme, _, rest = place.partition("://")
+def joined(root: str, stored: str) -> str:
+    """Return where a stored path leads from a folder or a url; a url leads to itself."""
+    if is_url(stored):
+        return original_path(stored)
+    if is_url(root):
+        return f"{root}{'' if root.endswith('/') else '/'}{original_path(stored)}"
+    return os.path.join(root, original_path(stored))
+
+
+def display_name(location: str) -> str:
+    """Return a path or url as results may show it: no password, and no signature of a url."""
+    if not is_url(location):
+        return escape(os.fsencode(location))
+    scheme, _, rest = location.partition("://")
     host, slash, path = rest.partition("/")
-    if scheme.lower() in {"http", "https"}:
+    if scheme.lower() in HTTP:
         path = path.partition("?")[0]
     return escape(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".encode())
 
 
-def failure(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return in a few words why a file could not be read, without its name."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, FileNotFoundError):
-        # fsspec says so of a server that cannot be reached.
+        # fsspec raises this too when it cannot reach a server.
         cause = error.__cause__
         is_other = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
-        return failure(cause) if is_other and cause else "No such file or directory"
-    return one_line(error)[:_LONGEST].rstrip(".")
+        return reason_of(cause) if is_other and cause else "No such file or directory"
+    return one_line(error)[:_LONGEST_REASON].rstrip(".")
+
+
+def unreadable(shown: str, why: str) -> HeadstripError:
+    """Return the error for a file whose images cannot be listed."""
+    return HeadstripError(
+        f"{shown!r} cannot be read: {why}. Replace it, or leave it out of the source."
+    )
+
+
+def refuse_repeated(shown: str, column: str, count: int, where: str) -> None:
+    """Refuse a table or list that has a column more than once.
+
+    Raises:
+        HeadstripError: The count is over 1.
+    """
+    if count > 1:
+        raise HeadstripError(
+            f"{shown!r} has {column!r} more than once {where}, and headstrip cannot tell which one "
+            "is meant. Rename one of them, or remove it."
+        )
 
 
 @contextmanager
 def image_errors() -> Iterator[None]:
-    """Turn what reading raises into an ImageError with the reason alone."""
+    """Turn each error of reading one image into an ImageError with the reason alone."""
     try:
         yield
     except ImageError:
         raise
     except Exception as error:
-        # Drivers of remote files raise what their libraries do.
-        raise ImageError(f"{failure(error)}.") from error
+        # The drivers of remote files, and pyarrow, raise errors of many classes.
+        raise ImageError(f"{reason_of(error)}.") from error
 
 
 def refuse_size(size: int) -> None:
-    """Refuse an image of more bytes than are read.
+    """Refuse an image that is too large.
 
     Raises:
         ImageError: It has more than ``MAX_BYTES``.
     """
     if size > MAX_BYTES:
         raise ImageError(f"it has {size} bytes, and at most {MAX_BYTES} are read.")
+
+
+def refuse_changed(listed: int, found: int) -> None:
+    """Refuse to read from a file that was rewritten: another image may be at that position now.
+
+    Raises:
+        ImageError: Both times are known, and differ.
+    """
+    if listed and found and listed != found:
+        raise ImageError("the file that holds it was changed after it was listed.")

@@ -1,42 +1,30 @@
-"""What a source leaves out: files by their suffix, and links to folders."""
+"""What a source leaves out: files with other suffixes, and links to folders."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from headstrip.embed.files import HEIF_SUFFIXES, heif_is_installed
 from headstrip.embed.sources.items import Item, Source
 
 LINKS = "links to folders"
-"""What links to folders are counted as, which have no suffix."""
+"""What links to folders are counted as."""
 
+Note = Callable[[str], None]
+"""Called with the name of each file that is left out; that of a linked folder ends in a slash."""
 
-class Note(Protocol):
-    """What is called with the name of each file or link that is left out."""
-
-    def __call__(self, name: str, kind: str | None = None) -> None:
-        """Take note.
-
-        Args:
-            name: Its name.
-            kind: What it is counted as, None for its suffix.
-        """
-        ...
-
-
-NO_PICTURES = frozenset({
-    ".aae", ".arrow", ".avi", ".cfg", ".ckpt", ".cls", ".css", ".csv", ".db", ".doc", ".docx",
-    ".ds_store", ".feather", ".flac", ".gitattributes", ".gitignore", ".gitkeep", ".gz", ".h5",
-    ".hdf5", ".htm", ".html", ".ini", ".ipynb", ".js", ".json", ".jsonl", ".log", ".m4v", ".md",
-    ".md5", ".mkv", ".mov", ".mp3", ".mp4", ".ndjson", ".npy", ".npz", ".ods", ".onnx", ".parquet",
-    ".pdf", ".pkl", ".ppt", ".pptx", ".pt", ".pth", ".py", ".rar", ".rst", ".safetensors", ".sh",
-    ".sha256", ".sqlite", ".srt", ".tar", ".toml", ".tsv", ".txt", ".wav", ".webm", ".xls",
-    ".xlsx", ".xml", ".xmp", ".yaml", ".yml", ".zip", ".7z",
-})  # fmt: skip
-"""Suffixes of files that hold no picture; they are counted, and nobody is told of them."""
+_SUFFIXES_WITHOUT_PICTURES = """
+.aae .arrow .avi .cfg .ckpt .cls .css .csv .db .doc .docx .ds_store .feather .flac .gitattributes
+.gitignore .gitkeep .gz .h5 .hdf5 .htm .html .ini .ipynb .js .json .jsonl .log .m4v .md .md5 .mkv
+.mov .mp3 .mp4 .ndjson .npy .npz .ods .onnx .parquet .pdf .pkl .ppt .pptx .pt .pth .py .rar .rst
+.safetensors .sh .sha256 .sqlite .srt .tar .toml .tsv .txt .wav .webm .xls .xlsx .xml .xmp .yaml
+.yml .zip .7z
+"""
+NO_PICTURES = frozenset(_SUFFIXES_WITHOUT_PICTURES.split())
+"""Suffixes of files that hold no picture. They are counted, and ``sentence`` omits them."""
 
 _SUFFIX = re.compile(r"[^.].*(\.[a-z0-9_+-]{1,14})|(\.[a-z0-9_+-]{1,14})", re.DOTALL)
 _MOST_KINDS = 1000
@@ -50,26 +38,25 @@ class LeftOut:
         """Start with none."""
         self._counts: Counter[str] = Counter()
 
-    def note(self, name: str, kind: str | None = None) -> None:
-        """Count a file by its suffix, or what else is left out by its kind; see ``Note``."""
-        if kind is not None:
-            self._counts[kind] += 1
+    def note(self, name: str) -> None:
+        """Count a file by its suffix, or a link to a folder; see ``Note``."""
+        if name.endswith("/"):
+            self._counts[LINKS] += 1
             return
         match = _SUFFIX.fullmatch(name.rpartition("/")[2].lower())
         suffix = (match[1] or match[2]) if match else ""
-        if suffix in self._counts or len(self._counts) < _MOST_KINDS:
-            self._counts[suffix] += 1
-        else:
-            self._counts[""] += 1
+        if suffix not in self._counts and len(self._counts) >= _MOST_KINDS:
+            suffix = ""
+        self._counts[suffix] += 1
 
     def counts(self) -> dict[str, int]:
-        """Return the number by suffix in lower case, ``""`` for none, and kind; the most first."""
+        """Return the number by lower-case suffix (``""`` for none) and kind, largest first."""
         return dict(sorted(self._counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 @runtime_checkable
 class Noting(Protocol):
-    """A source that says which files it leaves out."""
+    """A source that reports which files it leaves out."""
 
     def items_noting(self, note: Note) -> Iterator[Item]:
         """List the images as ``items`` does, and call ``note`` with each file left out."""
@@ -81,12 +68,12 @@ def items_of(source: Source, note: Note) -> Iterator[Item]:
     return source.items_noting(note) if isinstance(source, Noting) else source.items()
 
 
-def unnoted(name: str, kind: str | None = None) -> None:
-    """Take no note of a file that is left out."""
+def ignore(name: str) -> None:
+    """Do not count a file that is left out."""
 
 
 def sentence(counts: Mapping[str, int]) -> str | None:
-    """Say which files were left out, or return None where none of them can be a picture.
+    """Return which files were left out, or None where none of them can be a picture.
 
     Example:
         >>> sentence({".ico": 2, "": 1, ".txt": 9})
@@ -106,11 +93,7 @@ def _of_links(count: int) -> str:
 
 
 def _of_files(counts: Mapping[str, int]) -> str:
-    shown = {
-        suffix: count
-        for suffix, count in counts.items()
-        if suffix not in NO_PICTURES and suffix != LINKS
-    }
+    shown = {kind: n for kind, n in counts.items() if kind not in NO_PICTURES and kind != LINKS}
     if not shown:
         return ""
     total = sum(shown.values())

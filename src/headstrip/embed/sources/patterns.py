@@ -1,10 +1,14 @@
-"""Patterns of paths: braces that count up, and wildcards that are met while folders are listed."""
+"""Patterns of paths: braces that are written out, and wildcards matched while folders are listed.
+
+``glob`` follows links to folders, keeps whole folders in memory, and would list a file twice that
+two patterns match.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -16,7 +20,7 @@ _WILD = re.compile(r"[*?\[]")
 _MOST_NAMES = 100_000
 _MOST_PATTERNS = 1_000
 
-State = tuple[int, int]
+Parts = tuple[str, ...]
 
 
 def is_wild(text: str) -> bool:
@@ -67,88 +71,76 @@ def _choices(group: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Patterns:
-    """Patterns under one folder, all met in one walk, so that no file is met twice.
+    """Patterns under one folder. One walk matches them all, so no file is met twice.
 
     Attributes:
-        root: The folder, absolute.
-        parts: What the names of the folders in it and of the file have to be, for each pattern.
-        hidden: Whether wildcards stand for names that start with a dot too.
+        rests: For each pattern the parts that are still to match, from this folder down.
+        hidden: Whether wildcards also match names that start with a dot.
     """
 
-    root: str
-    parts: tuple[tuple[str, ...], ...]
+    rests: frozenset[Parts]
     hidden: bool = False
 
-    @classmethod
-    def parse(cls, texts: Iterable[str]) -> Patterns:
-        """Read patterns as a shell does; ``**`` stands for any number of folders.
+    def enter(self, name: str, *, linked: bool) -> Patterns:
+        """Return the patterns of a folder in this one. Where none is left, nothing can match.
 
-        Raises:
-            HeadstripError: There are more than 1,000.
+        ``**`` never enters a link, so a loop of links ends.
         """
-        split = [_split(text) for text in texts]
-        if len(split) > _MOST_PATTERNS:
-            raise HeadstripError(
-                f"The braces make more than {_MOST_PATTERNS} patterns with wildcards. "
-                "Use a wildcard in their place."
-            )
-        root = os.path.commonpath([folder for folder, _ in split])
-        return cls(root, tuple(_below(root, folder) + parts for folder, parts in split))
+        entered: set[Parts] = set()
+        for rest in self.rests:
+            if rest[0] == "**":
+                if not linked and self._is_open(name):
+                    entered.update(_variants(rest))
+            elif len(rest) > 1 and self._meets(rest[0], name):
+                entered.update(_variants(rest[1:]))
+        return Patterns(frozenset(entered), self.hidden)
 
-    @classmethod
-    def everything(cls, root: str) -> Patterns:
-        """Return what every file of a folder, and of the folders in it, meets."""
-        return cls(os.path.abspath(root), (("**",),), hidden=True)
+    def match(self, name: str) -> bool:
+        """Whether a file of this folder matches."""
+        return any(len(rest) == 1 and self._meets(rest[0], name) for rest in self.rests)
 
-    def start(self) -> frozenset[State]:
-        """Return the state at the root."""
-        return self._closed({(index, 0) for index in range(len(self.parts))})
-
-    def enter(self, states: frozenset[State], name: str, *, linked: bool) -> frozenset[State]:
-        """Return the state in a folder; without one, nothing in it can match.
-
-        ``**`` enters no link, so no loop of links is walked.
-        """
-        reached = set()
-        for index, at in states:
-            if at + 1 < len(self.parts[index]) and self._meets(index, at, name):
-                reached.add((index, at + 1))
-            if self.parts[index][at] == "**" and not linked and self._is_open(name):
-                reached.add((index, at))
-        return self._closed(reached)
-
-    def match(self, states: frozenset[State], name: str) -> bool:
-        """Whether a file of a folder in this state is meant."""
-        return any(
-            at + 1 == len(self.parts[index])
-            and (self._meets(index, at, name) or (self._is_any(index, at) and self._is_open(name)))
-            for index, at in states
-        )
-
-    def _meets(self, index: int, at: int, name: str) -> bool:
-        part = self.parts[index][at]
-        if part == "**" or not (part.startswith(".") or self._is_open(name)):
+    def _meets(self, part: str, name: str) -> bool:
+        if not (part.startswith(".") or self._is_open(name)):
             return False
         return fnmatchcase(name, part) if is_wild(part) else name == part
-
-    def _is_any(self, index: int, at: int) -> bool:
-        return self.parts[index][at] == "**"
 
     def _is_open(self, name: str) -> bool:
         return self.hidden or not name.startswith(".")
 
-    def _closed(self, states: Iterable[State]) -> frozenset[State]:
-        """Add what follows each ``**``, which may stand for no folder at all."""
-        found = set()
-        for index, at in states:
-            found.add((index, at))
-            while self._is_any(index, at) and at + 1 < len(self.parts[index]):
-                at += 1
-                found.add((index, at))
-        return frozenset(found)
+
+EVERYTHING = Patterns(frozenset({("**",)}), hidden=True)
+"""Matches every file of a folder and of the folders in it."""
 
 
-def _split(text: str) -> tuple[str, tuple[str, ...]]:
+def parse_patterns(texts: Iterable[str]) -> tuple[str, Patterns]:
+    """Read patterns as a shell does; ``**`` stands for any number of folders.
+
+    Returns:
+        The folder that all of them are under, absolute, and the patterns below it.
+
+    Raises:
+        HeadstripError: There are more than 1,000.
+    """
+    split = [_split(text) for text in texts]
+    if len(split) > _MOST_PATTERNS:
+        raise HeadstripError(
+            f"The braces make more than {_MOST_PATTERNS} patterns with wildcards. "
+            "Use a wildcard in their place."
+        )
+    root = os.path.commonpath([folder for folder, _ in split])
+    rests = (_below(root, folder) + parts for folder, parts in split)
+    return root, Patterns(frozenset(each for rest in rests for each in _variants(rest)))
+
+
+def _variants(rest: Parts) -> Iterator[Parts]:
+    """Yield a pattern, and what is left of it where ``**`` at its start stands for no folder."""
+    yield rest
+    while rest[0] == "**" and len(rest) > 1:
+        rest = rest[1:]
+        yield rest
+
+
+def _split(text: str) -> tuple[str, Parts]:
     """Return the folder before the first wildcard, and the parts after it."""
     text = text.replace(os.altsep, os.sep) if os.altsep else text
     parts = text.split(os.sep)
@@ -157,6 +149,6 @@ def _split(text: str) -> tuple[str, tuple[str, ...]]:
     return os.path.abspath(folder or "."), tuple(p for p in parts[first:] if p not in {"", "."})
 
 
-def _below(root: str, folder: str) -> tuple[str, ...]:
+def _below(root: str, folder: str) -> Parts:
     inner = os.path.relpath(folder, root)
     return () if inner == os.curdir else tuple(inner.split(os.sep))

@@ -1,49 +1,49 @@
-"""Images that a program hands over one by one."""
+"""Images that a Python iterable yields one by one."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from headstrip.embed.sources.access import Access
-from headstrip.embed.sources.items import Item
-from headstrip.embed.sources.rows import RowReader, listed
+from headstrip.embed.sources.files import FileReader
+from headstrip.embed.sources.items import Item, Reader
+from headstrip.embed.sources.rows import item_of_row
 from headstrip.errors import HeadstripError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 
 class StreamSource:
-    """Paths, bytes, file objects, PIL images or arrays of an iterable, each held until the next.
+    """Paths, bytes, file objects, PIL images or arrays of an iterable; only one is held at a time.
 
-    A path is named as it was written, anything else by its number, which starts at
-    ``000000001``. Nothing here remembers names, so a path that comes twice is two rows.
+    The name of a path is its text. Other images are numbered from ``000000001``. Names are not
+    remembered, so a path that comes twice makes two rows.
     """
 
     is_stream = True
 
     def __init__(self, images: Iterable[Any], access: Access | None = None) -> None:
-        """Take the images; none is asked for yet.
+        """Take the images, without asking for one yet.
 
         Args:
             images: The images.
             access: Which urls may be read.
 
         Raises:
-            HeadstripError: It is one image, or cannot be gone through.
+            HeadstripError: It is a single image, or not iterable.
         """
-        is_one = isinstance(images, (bytes, bytearray, memoryview, Image.Image))
-        is_one = is_one or _is_file(images)
-        if is_one or (isinstance(images, np.ndarray) and images.ndim < 4):
+        if _is_image(images) and getattr(images, "ndim", 0) < 4:
             raise HeadstripError(
                 f"The source is one image (a {type(images).__name__}). Put it in a list."
             )
         if not isinstance(images, Iterable):
             raise HeadstripError(
-                f"A {type(images).__name__} is no source of images. Name a folder, a list or an "
-                "archive, or pass an iterable of paths, PIL images, uint8 arrays or bytes."
+                f"A {type(images).__name__} cannot be a source of images. Name a folder, a list or "
+                "an archive, or pass an iterable of paths, PIL images, uint8 arrays or bytes."
             )
         self._images, self._root, self._access = images, os.getcwd(), access or Access()
 
@@ -52,24 +52,23 @@ class StreamSource:
         return {"kind": "stream", "where": f"images of a {type(self._images).__name__}"}
 
     def pairs(self) -> Iterator[tuple[Item, bytes | np.ndarray | Image.Image | None]]:
-        """Go through the images once, in their order.
+        """List the images once, in their order.
 
         Yields:
-            Each one's item, and its encoded bytes, its array or the PIL image; None for a path,
-            which the reader reads.
+            The item of each image, and its encoded bytes, its array, its file object or the PIL
+            image; None for a path, which the reader reads.
 
         Raises:
-            HeadstripError: One is of another kind.
+            HeadstripError: One is of another type.
         """
         for number, image in enumerate(self._images, 1):
-            if isinstance(image, (str, os.PathLike)):
-                yield listed(self._root, os.fsdecode(image)), None
-                continue
             name = f"{number:09d}"
-            if isinstance(image, (bytes, bytearray, memoryview)):
+            if isinstance(image, (str, os.PathLike)):
+                yield item_of_row(self._root, os.fsdecode(image)), None
+            elif isinstance(image, (bytes, bytearray, memoryview)):
                 content = bytes(image)
                 yield Item(name, len(content), 0), content
-            elif isinstance(image, (Image.Image, np.ndarray)) or _is_file(image):
+            elif _is_image(image):
                 yield Item(name, 0, 0), image
             else:
                 raise HeadstripError(
@@ -79,13 +78,17 @@ class StreamSource:
                 )
 
     def items(self) -> Iterator[Item]:
-        """Go through the images once, for their names; ``pairs`` has what they are too."""
+        """List the images once, without their pixels; see ``pairs``."""
         return (item for item, _ in self.pairs())
 
-    def reader(self) -> RowReader:
-        """Return what reads those that are paths."""
-        return RowReader(self._root, self._access)
+    def reader(self) -> Reader:
+        """Return the reader of the images that are paths."""
+        return FileReader(self._root, self._access, is_list=True)
 
 
-def _is_file(value: Any) -> bool:
-    return callable(getattr(value, "read", None))
+def _is_image(value: Any) -> bool:
+    import numpy as np
+    from PIL import Image
+
+    kinds = (bytes, bytearray, memoryview, Image.Image, np.ndarray)
+    return isinstance(value, kinds) or callable(getattr(value, "read", None))

@@ -1,216 +1,316 @@
-"""The members of a tar archive, by its headers alone: nothing is extracted, and no list is kept.
+"""Images in tar archives, as WebDataset writes them: read where they are, never extracted.
 
-The formats are POSIX.1-1988 (ustar), POSIX.1-2001 (pax) and GNU's. ``tarfile`` keeps every member
-in memory, reads extended headers of any length, and calls itself for each one that follows another.
+``tarfile`` reads each header; the walk from one header to the next is our own. ``TarFile`` ends an
+archive without an error at a damaged header, calls itself for each extended header that follows
+another, reads extended headers of any length (before Python 3.11.10 in time that grows with the
+square of it), and reads the maps of sparse members.
 """
 
 from __future__ import annotations
 
+import os
+import tarfile
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple
 
-from headstrip.errors import HeadstripError
+from headstrip.embed.files import escape, is_image
+from headstrip.embed.sources.access import Access, is_url
+from headstrip.embed.sources.files import TreeSource
+from headstrip.embed.sources.items import (
+    Item,
+    Reader,
+    clip_to_int64,
+    image_errors,
+    joined,
+    reason_of,
+    refuse_changed,
+    refuse_size,
+    size_and_time,
+    unreadable,
+)
+from headstrip.embed.sources.left_out import Note
+from headstrip.embed.sources.opened import OpenFiles, open_location
+from headstrip.errors import HeadstripError, ImageError
 
-_BLOCK = 512
-_ZERO = bytes(_BLOCK)
+_BLOCK = tarfile.BLOCKSIZE
 _MOST_EXTENDED = 1 << 20
 _AFTER_END = 1 << 16
-_PAX, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK, _SPARSE = b"xX", b"g", b"L", b"K", b"S"
+_MOST_OPEN = 16
+_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_EXTENDED = (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _WITHOUT_DATA = b"123456"
-_REGULAR = b"0\x007"
-_OCTAL = frozenset(b"01234567")
+_UNPACKERS = {
+    "gunzip": (b"\x1f\x8b", (".gz", ".tgz")),
+    "bunzip2": (b"BZh", (".bz2", ".tbz2")),
+    "unxz": (b"\xfd7zXZ", (".xz", ".txz")),
+    "unzstd": (b"(\xb5/\xfd", (".zst",)),
+}
+"""How a compressed file starts, and how its name ends, by the program that unpacks it."""
+
+_REASONS = {
+    -1: "its name leads out of the archive: it is absolute, or has '..' in it.",
+    -2: "it is a link, and headstrip does not follow links in an archive.",
+    -3: "it is a sparse member (stored with holes), and headstrip does not read those.",
+    -4: "it is no regular file.",
+}
+"""Why a member is not read, by the number that its item has instead of an offset."""
+_LEADS_OUT, _LINK, _SPARSE, _OTHER = _REASONS
 
 
-class Member(NamedTuple):
-    """What a header says of one member.
+class TarSource(TreeSource):
+    """The images of the tar archives of a tree, each named by its archive and its name in it."""
 
-    Attributes:
-        name: Its path, as it was written.
-        kind: ``file``, ``folder``, ``link``, ``sparse`` or ``other``.
-        size: Bytes of its data.
-        offset: Where they start.
+    file_kind = "tar"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the source is, as plain JSON values."""
+        return {"kind": "tar", "where": self.tree.where}
+
+    def items_noting(self, note: Note) -> Iterator[Item]:
+        """List the images as ``items`` does, and call ``note`` with each file left out.
+
+        Raises:
+            HeadstripError: An archive is damaged or compressed.
+        """
+        for archive in self.files(note):
+            try:
+                location = joined(self.tree.root, archive.path)
+                with open_location(location, self.tree.access) as file:
+                    _refuse_compressed(file, archive.path)
+                    yield from _images(file, archive, note)
+            except _Damaged as error:
+                raise HeadstripError(
+                    f"The archive {archive.path!r} cannot be read: {error}. Download or create it "
+                    "again."
+                ) from error
+            except HeadstripError:
+                raise
+            except Exception as error:
+                # The drivers of remote files raise errors of their own classes.
+                raise unreadable(archive.path, reason_of(error)) from error
+
+    def reader(self) -> Reader:
+        """Return the reader of the items."""
+        return TarReader(self.tree.root, self.tree.access)
+
+
+@dataclass(frozen=True)
+class TarReader:
+    """Reads members of archives below a folder or a url, at the offsets of their items."""
+
+    root: str
+    access: Access
+    _files: OpenFiles[BinaryIO] = field(
+        default_factory=lambda: OpenFiles(_open_file, _MOST_OPEN), repr=False, compare=False
+    )
+
+    def read(self, item: Item) -> bytes:
+        """Return the data of a member.
+
+        Raises:
+            ImageError: headstrip does not read such a member, or the archive was changed.
+        """
+        with image_errors():
+            if item.offset < 0:
+                raise ImageError(_REASONS[item.offset])
+            refuse_size(item.size)
+            content = self._content(joined(self.root, item.container), item)
+        if not item.size:
+            raise ImageError("the file is empty.")
+        if len(content) < item.size:
+            raise ImageError("the archive ends within it.")
+        if len(content) > item.size:
+            raise ImageError(
+                "the server sends more than the part that headstrip asked for. Download the "
+                "archive, and name the file."
+            )
+        return content
+
+    def _content(self, location: str, item: Item) -> bytes:
+        if is_url(location):
+            from headstrip.embed.sources.urls import filesystem
+
+            files, path = filesystem(location, self.access)
+            return bytes(files.cat_file(path, start=item.offset, end=item.offset + item.size))
+        with self._files.using(location) as file:
+            refuse_changed(item.modified, size_and_time(os.fstat(file.fileno()))[1])
+            file.seek(item.offset)
+            return file.read(item.size)
+
+
+class _Damaged(Exception):
+    """An archive is damaged; the message says how and where."""
+
+
+class _Member(NamedTuple):
+    """One member: its name, whether it is a folder, and its data's bytes and offset.
+
+    Members that headstrip does not read have a key of ``_REASONS`` as their offset.
     """
 
     name: bytes
-    kind: str
+    is_folder: bool
     size: int
     offset: int
 
 
-class _Damaged(Exception):
-    """What is wrong with an archive."""
+def _open_file(location: str) -> BinaryIO:
+    return open(location, "rb")
 
 
-def members(file: BinaryIO, shown: str) -> Iterator[Member]:
-    """Yield the members of an archive in its order.
-
-    Args:
-        file: The archive, at any position.
-        shown: Its name, for errors.
-
-    Raises:
-        HeadstripError: It is no whole archive.
-    """
-    try:
-        yield from _Walk(file).members()
-    except _Damaged as error:
-        raise HeadstripError(
-            f"The archive {shown!r} cannot be read: {error}. Fetch or make it again."
-        ) from error
+def _images(file: BinaryIO, archive: Item, note: Note) -> Iterator[Item]:
+    for member in _members(file):
+        if member.is_folder:
+            continue
+        if not is_image(text := member.name.decode("latin-1")):
+            note(text)
+            continue
+        parts = [part for part in member.name.split(b"/") if part not in {b"", b"."}]
+        is_absolute = member.name.startswith(b"/")
+        name = (r"\x2f" if is_absolute else "") + escape(b"/".join(parts))
+        offset = _LEADS_OUT if is_absolute or b".." in parts else member.offset
+        path, size = f"{archive.path}/{name}", clip_to_int64(member.size)
+        yield Item(path, size, archive.modified, archive.path, offset)
 
 
-def is_header(block: bytes) -> bool:
-    """Whether 512 bytes have the sum that a header says of itself."""
-    said = block[148:156].split(b"\0")[0].strip(b" ")
-    if not said or not _OCTAL.issuperset(said):
-        return False
-    rest = block[:148] + b" " * 8 + block[156:]
-    surplus = sum(rest) - int(said, 8)
-    # Some archivers added bytes up as if they were signed.
-    return not surplus or surplus == 256 * sum(byte > 127 for byte in rest)
-
-
-class _Walk:
-    """Where a walk through an archive is, and what headers said of members to come."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._end = file, file.seek(0, 2)
-        self._at = 0
-        self._global: dict[bytes, bytes] = {}
-        self._next: dict[bytes, bytes] | None = None
-
-    def members(self) -> Iterator[Member]:
-        while (header := self._block()) is not None:
-            if header == _ZERO:
-                self._refuse_more()
-                return
-            start = self._at - _BLOCK
-            _check_sum(header, start)
-            kind = header[156:157]
-            size = _number(header[124:136], start)
-            if kind in _PAX or kind in _PAX_GLOBAL or kind in _LONG_NAME or kind in _LONG_LINK:
-                self._extend(kind, self._payload(size))
-            else:
-                yield self._member(header, kind, size, start)
-        raise _Damaged("it has no end mark, so it was cut, or is still being written")
-
-    def _member(self, header: bytes, kind: bytes, size: int, start: int) -> Member:
-        said = {**self._global, **(self._next or {})}
-        self._next = None
-        name = said.get(b"GNU.sparse.name") or said.get(b"path") or _name(header)
-        if b"size" in said:
-            size = _decimal(said[b"size"], start)
-        if kind in _SPARSE:
-            self._skip_map(header)
-        is_sparse = kind in _SPARSE or any(key.startswith(b"GNU.sparse") for key in said)
-        found = Member(name, _kind(kind, name, is_sparse), size, self._at)
-        if kind not in _WITHOUT_DATA:
-            self._skip(size)
-        return found
-
-    def _block(self) -> bytes | None:
-        self._file.seek(self._at)
-        block = self._file.read(_BLOCK)
-        if not block and self._at >= self._end and self._next is None:
-            return None
-        if len(block) < _BLOCK:
-            raise _Damaged(f"it ends within a header, at byte {self._end}")
-        self._at += _BLOCK
-        return block
-
-    def _payload(self, size: int) -> bytes:
-        """Return the data of a header that extends the next one."""
-        if size > _MOST_EXTENDED:
-            raise _Damaged(
-                f"a header at byte {self._at} has {size} bytes, and {_MOST_EXTENDED} are allowed"
-            )
-        payload = self._file.read(size)
-        self._skip(size)
-        return payload
-
-    def _skip(self, size: int) -> None:
-        if self._at + size > self._end:
-            raise _Damaged(
-                f"it ends at byte {self._end}, within a member that starts at {self._at}"
-            )
-        self._at += -(-size // _BLOCK) * _BLOCK
-
-    def _extend(self, kind: bytes, payload: bytes) -> None:
-        if kind in _PAX_GLOBAL:
-            self._global.update(_records(payload, self._at))
+def _members(file: BinaryIO) -> Iterator[_Member]:
+    """Walk from header to header; nothing is kept of a member once the next one is read."""
+    end, at = file.seek(0, os.SEEK_END), 0
+    for_all: dict[bytes, bytes] = {}
+    for_next: dict[bytes, bytes] | None = None
+    while True:
+        block = _block(file, at)
+        if not block and for_next is None:
+            raise _Damaged("it has no end mark, so it was cut off, or is still being written")
+        if block == bytes(_BLOCK):
+            _refuse_more(file, at + _BLOCK)
             return
-        self._next = self._next or {}
-        if kind in _LONG_NAME:
-            self._next[b"path"] = payload.rstrip(b"\0")
-        elif kind in _PAX:
-            self._next.update(_records(payload, self._at))
-
-    def _skip_map(self, header: bytes) -> None:
-        """Pass the blocks that say where the holes of a sparse member are."""
-        more = header[482]
-        while more:
-            block = self._block()
-            if block is None:
-                raise _Damaged(f"it ends within a header, at byte {self._end}")
-            more = block[504]
-
-    def _refuse_more(self) -> None:
-        """Refuse archives that were put one behind the other: readers stop at the first's end."""
-        if self._file.read(_AFTER_END).strip(b"\0"):
-            raise _Damaged(
-                f"it goes on after its end, at byte {self._at}: several archives were put "
-                "together, as `tar -A` would do it properly"
-            )
-
-
-def _check_sum(header: bytes, start: int) -> None:
-    if not is_header(header):
-        raise _Damaged(f"what is at byte {start} is no header")
+        header, at = _header(block, at, end), at + _BLOCK
+        if header.type in _EXTENDED:
+            payload = _payload(file, at, header.size)
+            at = _after_data(at, header.size, end)
+            if header.type == tarfile.XGLTYPE:
+                for_all.update(_pax_records(payload, at))
+                continue
+            for_next = for_next or {}
+            if header.type in _PAX:
+                for_next.update(_pax_records(payload, at))
+            elif header.type == tarfile.GNUTYPE_LONGNAME:
+                for_next[b"path"] = payload.rstrip(b"\0")
+            continue
+        extended, for_next = {**for_all, **(for_next or {})}, None
+        name = extended.get(b"GNU.sparse.name") or extended.get(b"path") or _name(block)
+        size = int(extended.get(b"size", header.size))
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            at = _after_sparse_map(file, block, at, end)
+        yield _member(name, header, size, at, extended)
+        if header.type not in _WITHOUT_DATA:
+            at = _after_data(at, size, end)
 
 
-def _number(field: bytes, start: int) -> int:
-    """Read a number in octal digits, or in GNU's base 256."""
-    if field[0] & 0x80:
-        if field[0] != 0x80:
-            raise _Damaged(f"the header at byte {start} has a negative size")
-        return int.from_bytes(field[1:], "big")
-    digits = field.split(b"\0")[0].strip(b" ")
-    if not _OCTAL.issuperset(digits):
-        raise _Damaged(f"the header at byte {start} has no size")
-    return int(digits or b"0", 8)
+def _member(
+    name: bytes, header: tarfile.TarInfo, size: int, at: int, extended: dict[bytes, bytes]
+) -> _Member:
+    # Before there were types, a folder was a file whose name ends in a slash.
+    is_folder = header.isdir() or (header.isreg() and name.endswith(b"/"))
+    if header.type == tarfile.GNUTYPE_SPARSE or any(k.startswith(b"GNU.sparse") for k in extended):
+        return _Member(name, False, size, _SPARSE)
+    if header.islnk() or header.issym():
+        return _Member(name, False, size, _LINK)
+    is_file = header.type in tarfile.REGULAR_TYPES
+    return _Member(name, is_folder, size, at if is_file else _OTHER)
 
 
-def _decimal(digits: bytes, start: int) -> int:
-    if not digits.isdigit() or len(digits) > 20:
-        raise _Damaged(f"the header at byte {start} has no size")
-    return int(digits)
+def _block(file: BinaryIO, at: int) -> bytes:
+    file.seek(at)
+    return file.read(_BLOCK)
 
 
-def _name(header: bytes) -> bytes:
-    name, prefix = header[:100].split(b"\0")[0], header[345:500].split(b"\0")[0]
-    return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
+def _header(block: bytes, at: int, end: int) -> tarfile.TarInfo:
+    if len(block) < _BLOCK:
+        raise _Damaged(f"it ends within a header, at byte {end}")
+    try:
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise _Damaged(f"there is no valid header at byte {at}") from error
+    if header.size < 0:
+        raise _Damaged(f"the header at byte {at} states a negative size")
+    return header
 
 
-def _kind(kind: bytes, name: bytes, is_sparse: bool) -> str:
-    if is_sparse:
-        return "sparse"
-    if kind in _REGULAR:
-        # Before there were kinds, a folder was a file whose name ends in a slash.
-        return "folder" if name.endswith(b"/") else "file"
-    return {b"1": "link", b"2": "link", b"5": "folder"}.get(kind, "other")
+def _payload(file: BinaryIO, at: int, size: int) -> bytes:
+    """Return the data of a header that extends the next one."""
+    if size > _MOST_EXTENDED:
+        raise _Damaged(
+            f"an extended header at byte {at} has {size} bytes, and {_MOST_EXTENDED} are allowed"
+        )
+    return file.read(size)
 
 
-def _records(payload: bytes, start: int) -> dict[bytes, bytes]:
+def _after_data(at: int, size: int, end: int) -> int:
+    """Return where the header after a member's data is."""
+    if at + size > end:
+        raise _Damaged(f"it ends at byte {end}, within a member that starts at byte {at}")
+    return at + -(-size // _BLOCK) * _BLOCK
+
+
+def _after_sparse_map(file: BinaryIO, block: bytes, at: int, end: int) -> int:
+    """Return the end of the blocks that say where the holes of a sparse member are."""
+    has_more = block[482]
+    while has_more:
+        block, at = _block(file, at), at + _BLOCK
+        if len(block) < _BLOCK:
+            raise _Damaged(f"it ends within a header, at byte {end}")
+        has_more = block[504]
+    return at
+
+
+def _name(block: bytes) -> bytes:
+    # GNU's own format has times where ustar has a prefix.
+    prefix = block[345:500] if block[257:263] == tarfile.POSIX_MAGIC[:6] else b""
+    parts = (prefix.split(b"\0")[0], block[:100].split(b"\0")[0])
+    return b"/".join(part for part in parts if part)
+
+
+def _pax_records(payload: bytes, at: int) -> dict[bytes, bytes]:
     """Read the records of a pax header, ``LENGTH KEY=VALUE``, that say where a member is."""
-    found, at = {}, 0
-    while at < len(payload) and payload[at]:
-        space = payload.find(b" ", at, at + 10)
-        digits = payload[at:space] if space > 0 else b""
-        end = at + int(digits) if digits.isdigit() else 0
-        if not space < end <= len(payload) or payload[end - 1] != ord("\n"):
-            raise _Damaged(f"the header before byte {start} is damaged")
-        key, _, value = payload[space + 1 : end - 1].partition(b"=")
+    found, start = {}, 0
+    while start < len(payload) and payload[start]:
+        space = payload.find(b" ", start, start + 10)
+        digits = payload[start:space] if space > 0 else b""
+        stop = start + int(digits) if digits.isdigit() else 0
+        if not space < stop <= len(payload) or payload[stop - 1] != ord("\n"):
+            raise _Damaged(f"the extended header before byte {at} is damaged")
+        key, _, value = payload[space + 1 : stop - 1].partition(b"=")
+        if key == b"size" and not (value.isdigit() and len(value) <= 20):
+            raise _Damaged(f"the extended header before byte {at} states no valid size")
         if key in {b"path", b"size"} or key.startswith(b"GNU.sparse."):
             found[key] = value
-        at = end
+        start = stop
     return found
+
+
+def _refuse_more(file: BinaryIO, at: int) -> None:
+    """Refuse archives that were put one after another: readers stop at the end of the first."""
+    if file.read(_AFTER_END).strip(b"\0"):
+        raise _Damaged(
+            f"it goes on after its end, at byte {at}, so several archives were put one after "
+            "another, which `tar -A` would do correctly"
+        )
+
+
+def _refuse_compressed(file: BinaryIO, name: str) -> None:
+    start = _block(file, 0)
+    try:
+        # The name of the first member may start like a compressed file.
+        _header(start, 0, 0)
+    except _Damaged:
+        by_start = [p for p, (magic, _) in _UNPACKERS.items() if start.startswith(magic)]
+        by_name = [p for p, (_, ends) in _UNPACKERS.items() if name.lower().endswith(ends)]
+        for program in by_start + by_name:
+            raise HeadstripError(
+                f"The archive {name!r} is compressed, so headstrip cannot jump to a member. "
+                f"Unpack it with {program}, and name the .tar; the images in it are compressed "
+                "already."
+            ) from None

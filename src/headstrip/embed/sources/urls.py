@@ -1,37 +1,54 @@
-"""Files that fsspec reaches: ``s3://``, ``gs://``, ``https://``, and what else a user allows."""
+"""Files behind urls, which fsspec reads: ``s3://``, ``gs://``, ``https://``, and what users allow.
+
+An http client checks each address when it connects, so neither a redirect nor a name that resolves
+to another address the second time leads to a machine that may not be read.
+"""
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import urljoin
 
 from headstrip.embed.files import escape
-from headstrip.embed.sources.access import HTTP, Access, refusal
-from headstrip.embed.sources.http import Client
+from headstrip.embed.sources.access import (
+    HTTP,
+    Access,
+    is_private,
+    origin,
+    private_refusal,
+    refusal,
+    scheme_of,
+)
 from headstrip.embed.sources.items import (
     MAX_BYTES,
     Item,
-    failure,
-    in_column,
+    clip_to_int64,
+    display_name,
+    reason_of,
     refuse_size,
-    shown_place,
 )
-from headstrip.embed.sources.left_out import Note, unnoted
+from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.patterns import is_wild
-from headstrip.embed.sources.trees import kind_of, suffix_of
+from headstrip.embed.sources.trees import Tree, kind_of, suffix_of
 from headstrip.errors import HeadstripError, ImageError
 
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-_NONE = "."
+_NO_SUFFIX = "."
+_origin: ContextVar[str] = ContextVar("origin", default="")
+"""Where the current request goes; empty once it was redirected to another server."""
 
 
 def filesystem(url: str, access: Access) -> tuple[Any, str]:
     """Return fsspec's file system of a url, and the path in it.
 
-    All that is read by url is read by what this returns. fsspec's own reading of urls, which
-    follows chains of file systems, is not used.
+    headstrip reads every url through this function. It does not use fsspec's own parsing of urls,
+    which follows chains of file systems.
 
     Args:
         url: The address.
@@ -41,12 +58,12 @@ def filesystem(url: str, access: Access) -> tuple[Any, str]:
         HeadstripError: The url may not be read, or fsspec or its driver is not installed.
     """
     if why := refusal(url, access):
-        raise HeadstripError(f"{shown_place(url)!r} cannot be read: {why}")
+        raise HeadstripError(f"{display_name(url)!r} cannot be read: {why}")
     try:
         from fsspec import get_filesystem_class
     except ImportError as error:
         raise HeadstripError(
-            f"{shown_place(url)!r} is a url, and fsspec, which reads it, is not installed. "
+            f"{display_name(url)!r} is a url, and fsspec, which reads it, is not installed. "
             "Run pip install 'headstrip[fsspec]'."
         ) from error
     scheme, _, rest = url.partition("://")
@@ -56,23 +73,23 @@ def filesystem(url: str, access: Access) -> tuple[Any, str]:
         driver = get_filesystem_class(scheme)
         options = driver._get_kwargs_from_urls(url)
         if scheme in HTTP:
-            options["get_client"] = Client(access)
+            options["get_client"] = _Client(access)
         return driver(**options), driver._strip_protocol(url)
     except (ImportError, TypeError, ValueError) as error:
         raise HeadstripError(
-            f"{shown_place(url)!r} cannot be read: fsspec has no driver for {scheme!r} here "
-            f"({failure(error)}). Install the package that fsspec names for it."
+            f"{display_name(url)!r} cannot be read: fsspec has no driver for {scheme!r} here "
+            f"({reason_of(error)}). Install the package that fsspec names for it."
         ) from error
 
 
-def stamp(info: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the bytes of a file, and when it was written in ns; 0 for what a driver omits.
+def size_and_time_in(info: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the bytes of a file and when it was written, in ns; 0 for what a driver omits.
 
-    What a server says is any number, and a column has 64 bits.
+    A server can state any number, so both are clipped to 64 bits.
     """
     size = info.get("size")
     times = (_nanoseconds(info[name]) for name in _TIMES if info.get(name) is not None)
-    known = in_column(max(0, size)) if isinstance(size, int) else 0
+    known = clip_to_int64(max(0, size)) if isinstance(size, int) else 0
     return known, next(filter(None, times), 0)
 
 
@@ -80,13 +97,13 @@ def read_url(url: str, size: int, access: Access) -> bytes:
     """Return the bytes behind a url.
 
     Args:
-        url: Of one image.
+        url: The address of one image.
         size: Its bytes, 0 where they are not known.
         access: Which addresses may be read.
 
     Raises:
         ImageError: It is empty, or larger than ``MAX_BYTES``.
-        Exception: Whatever fsspec's driver raises.
+        Exception: Any error of fsspec's driver.
     """
     refuse_size(size)
     files, path = filesystem(url, access)
@@ -101,64 +118,55 @@ def read_url(url: str, size: int, access: Access) -> bytes:
     return bytes(content)
 
 
-@dataclass(frozen=True)
-class UrlTree:
-    """What is below a url, or meets a pattern of one; see ``Tree``.
+@dataclass(frozen=True, kw_only=True)
+class UrlTree(Tree):
+    """Files below a url, or that match a pattern of one.
 
-    fsspec lists a place as a whole: unlike a folder here, it takes memory by the file.
+    fsspec lists a folder completely, so this takes memory per file, unlike a folder here.
     """
 
     url: str
-    root: str
-    access: Access
-    suffix: str = ""
-    is_file: bool = False
 
     @classmethod
     def of(cls, url: str, access: Access) -> UrlTree:
-        """Take a url that stands for a folder, one file, or a pattern.
+        """Return the files of a url that stands for a folder, one file, or a pattern.
 
         Raises:
             HeadstripError: The url may not be read, or fsspec or its driver is not installed.
         """
         filesystem(url, access)
         scheme, _, path = url.partition("://")
-        parts = path.split("/")
+        where, parts = display_name(url), path.split("/")
         wild = next((i for i, part in enumerate(parts) if _is_wild(scheme, part)), None)
-        suffix = suffix_of(parts[-1])
         if wild is None and _is_folder(url, access):
-            return cls(url, url, access)
+            return cls(url=url, root=url, where=where, access=access)
         first = len(parts) - 1 if wild is None else wild
         root = f"{scheme}://{'/'.join(parts[:first])}{'/' if first else ''}"
+        suffix = suffix_of(parts[-1])
         if wild is None:
-            return cls(url, root, access, suffix or _NONE, is_file=True)
-        return cls(url, root, access, "" if is_wild(suffix) else suffix)
+            suffix = suffix or _NO_SUFFIX
+        elif is_wild(suffix):
+            suffix = ""
+        is_file = wild is None
+        return cls(url=url, root=root, where=where, suffix=suffix, is_file=is_file, access=access)
 
-    @property
-    def where(self) -> str:
-        """What the tree is called in a table."""
-        return shown_place(self.url)
-
-    def files(self, note: Note = unnoted) -> Iterator[Item]:
-        """List the files.
-
-        Raises:
-            HeadstripError: They cannot be listed.
-        """
-        files, root = filesystem(self.root, self.access)
+    def files(self, note: Note = ignore) -> Iterator[Item]:
+        """List the files."""
+        _, root = filesystem(self.root, self.access)
         start = len(root.rstrip("/"))
-        for path, info in self._found(files).items():
+        for path, info in self._found().items():
             name = path[start:].lstrip("/")
-            # What is neither, such as a link, is a row that says why it cannot be read.
+            # Anything else, such as a link, is a row that says why it cannot be read.
             if info.get("type", "file") == "directory":
                 continue
             if self.suffix or kind_of(name):
-                yield Item(escape(name.encode("utf-8", "surrogateescape")), *stamp(info))
+                stored = escape(name.encode("utf-8", "surrogateescape"))
+                yield Item(stored, *size_and_time_in(info))
             else:
                 note(name)
 
-    def _found(self, files: Any) -> dict[str, Any]:
-        _, path = filesystem(self.url, self.access)
+    def _found(self) -> dict[str, Any]:
+        files, path = filesystem(self.url, self.access)
         try:
             if self.is_file:
                 found: dict[str, Any] = {path: files.info(path)}
@@ -167,7 +175,8 @@ class UrlTree:
             else:
                 found = files.glob(path, detail=True)
         except Exception as error:
-            raise _unlisted(self.where, failure(error)) from error
+            # Drivers raise errors of their own classes.
+            raise _unlisted(self.where, reason_of(error)) from error
         if not found:
             raise _unlisted(self.where, "nothing is there")
         return found
@@ -180,8 +189,8 @@ def _unlisted(where: str, why: str) -> HeadstripError:
 
 
 def _is_wild(scheme: str, part: str) -> bool:
-    """Whether a part of a url is a pattern; on the web a question mark is none."""
-    return "*" in part if scheme.lower() in {"http", "https"} else is_wild(part)
+    """Whether a part of a url is a pattern. On the web a question mark starts a query."""
+    return "*" in part if scheme.lower() in HTTP else is_wild(part)
 
 
 def _is_folder(url: str, access: Access) -> bool:
@@ -193,18 +202,69 @@ def _is_folder(url: str, access: Access) -> bool:
     try:
         return not files.isfile(path)
     except Exception as error:
-        raise _unlisted(shown_place(url), failure(error)) from error
+        # Drivers raise errors of their own classes.
+        raise _unlisted(display_name(url), reason_of(error)) from error
 
 
 def _nanoseconds(value: Any) -> int:
-    """Return a time that a driver states as ns since 1970, 0 where it is no time."""
+    """Return a time that a driver states as ns since 1970, 0 where it is not a time."""
     try:
         if isinstance(value, str):
             value = datetime.fromisoformat(value.replace("Z", "+00:00"))
         if isinstance(value, datetime):
             aware = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
             value = aware.timestamp()
-        return in_column(int(value * 10**9)) if isinstance(value, (int, float)) else 0
+        return clip_to_int64(int(value * 10**9)) if isinstance(value, (int, float)) else 0
     except (ValueError, OverflowError):
-        # NaN, an infinite number, or text that is no date.
+        # NaN, an infinite number, or text that is not a date.
         return 0
+
+
+@dataclass(frozen=True)
+class _Client:
+    """Makes the session of fsspec's HTTP driver. fsspec shares a session between equal ones."""
+
+    access: Access
+
+    async def __call__(self, **settings: Any) -> Any:
+        """Open a session in the running event loop."""
+        import aiohttp
+
+        checked: dict[str, Any] = {}
+        if not self.access.private:
+            checked["socket_factory"] = self._socket
+        try:
+            connector = aiohttp.TCPConnector(**checked)
+        except TypeError as error:
+            raise HeadstripError(
+                f"aiohttp {aiohttp.__version__} cannot check where it connects to. "
+                "Run pip install 'headstrip[fsspec]', which installs a newer one."
+            ) from error
+        trace = aiohttp.TraceConfig()
+        trace.on_request_start.append(self._start)
+        trace.on_request_redirect.append(self._redirect)
+        return aiohttp.ClientSession(connector=connector, trace_configs=[trace], **settings)
+
+    async def _start(self, session: Any, context: Any, request: Any) -> None:
+        _origin.set(origin(str(request.url)))
+
+    async def _redirect(self, session: Any, context: Any, request: Any) -> None:
+        headers = request.response.headers
+        target = urljoin(str(request.url), headers.get("Location") or headers.get("URI") or "")
+        is_same = origin(target) == _origin.get()
+        _origin.set(origin(target) if is_same else "")
+        # headstrip trusts the server that the user typed, not the ones it redirects to.
+        access = self.access if is_same else replace(self.access, home="")
+        if scheme_of(target) not in HTTP:
+            why: str | None = "headstrip follows redirects to http and https alone"
+        else:
+            why = refusal(target, access)
+        if why:
+            raise PermissionError(errno.EACCES, f"it is redirected, and {why.rstrip('.')}")
+
+    def _socket(self, found: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, address = found
+        is_home = bool(self.access.home) and _origin.get() == self.access.home
+        if is_private(address[0]) and not is_home:
+            raise PermissionError(errno.EACCES, private_refusal(address[0]))
+        return socket.socket(family, kind, protocol)

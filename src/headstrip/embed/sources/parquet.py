@@ -1,0 +1,204 @@
+"""Images whose bytes are in Parquet files."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headstrip.embed.sources.access import Access, is_url
+from headstrip.embed.sources.files import TreeSource
+from headstrip.embed.sources.items import (
+    Item,
+    Reader,
+    joined,
+    reason_of,
+    size_and_time,
+    unreadable,
+)
+from headstrip.embed.sources.left_out import Note
+from headstrip.embed.sources.opened import open_location
+from headstrip.embed.sources.tables import (
+    TableReader,
+    bytes_columns,
+    image_column,
+    items_of_rows,
+)
+from headstrip.errors import HeadstripError, ImageError
+
+_MOST_OPEN = 2
+_BATCH_BYTES = 1 << 24
+_BATCH_ROWS = 1024
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class ParquetSource(TreeSource):
+    """The images in the rows of a tree's Parquet files, named by file and row.
+
+    Attributes:
+        tree: The files.
+        column: The column that has the images, None where only one can have them.
+    """
+
+    column: str | None = None
+    file_kind = "parquet"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the source is, as plain JSON values."""
+        return {"kind": "parquet", "where": self.tree.where, "column": self.column}
+
+    def items_noting(self, note: Note) -> Iterator[Item]:
+        """List the rows, those without an image too, and call ``note`` with each file left out.
+
+        Raises:
+            HeadstripError: A file is damaged, or has no column of images.
+        """
+        for file in self.files(note):
+            location = joined(self.tree.root, file.path)
+            with opened_table(location, file.path, self.tree.access) as table:
+                rows, metadata = table.metadata.num_rows, table.schema_arrow.metadata
+                column = image_column(table.schema_arrow, self.column, file.path)
+            if metadata and b"headstrip" in metadata:
+                # headstrip wrote it in an earlier run.
+                note(file.path)
+                continue
+            if column is None:
+                raise HeadstripError(
+                    f"{file.path!r} has no column with the bytes of images. Leave it out; where it "
+                    "has a column of paths, name the file alone."
+                )
+            yield from items_of_rows(file.path, file.modified, rows)
+
+    def reader(self) -> Reader:
+        """Return the reader of the items."""
+        opening = partial(_ParquetTable, column=self.column, access=self.tree.access)
+        return TableReader(self.tree.root, opening, _MOST_OPEN)
+
+
+class _ParquetTable:
+    """A Parquet file, and the rows of it that were decoded last: quick in the order of rows."""
+
+    _cells: Any
+    _batches: Iterator[Any]
+
+    def __init__(self, location: str, column: str | None, access: Access) -> None:
+        self._file = open_location(location, access)
+        try:
+            self._modified = _modified(location, access)
+            self._table = pq.ParquetFile(self._file, buffer_size=_BUFFER, pre_buffer=False)
+            schema, metadata = self._table.schema_arrow, self._table.metadata
+            name = image_column(schema, column, location) or ""
+            is_struct = pa.types.is_struct(schema.field(name).type)
+            self._leaf = f"{name}.bytes" if is_struct else name
+            self._groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        except BaseException:
+            self._file.close()
+            raise
+        self._starts = [0, *accumulate(group.num_rows for group in self._groups)]
+        self._turn_to(None)
+
+    def written(self) -> int:
+        try:
+            return size_and_time(os.fstat(self._file.fileno()))[1]
+        except (OSError, AttributeError):
+            # A remote file has no descriptor.
+            return self._modified
+
+    def cell(self, row: int) -> Any:
+        if not 0 <= row < self._starts[-1]:
+            raise ImageError("its file has no such row.")
+        try:
+            group = bisect_right(self._starts, row) - 1
+            if group != self._group or row < self._first:
+                self._turn_to(group)
+            while row >= self._first + len(self._cells):
+                self._advance()
+        except BaseException:
+            self._turn_to(None)
+            raise
+        return self._cells[row - self._first]
+
+    def close(self) -> None:
+        self._turn_to(None)
+        self._table.close(force=True)
+        self._file.close()
+
+    def _turn_to(self, group: int | None) -> None:
+        """Start at the first row of a group; None forgets all rows."""
+        self._group, self._first = group, 0 if group is None else self._starts[group]
+        self._cells, self._batches = pa.nulls(0), iter(())
+        if group is not None:
+            self._batches = self._table.iter_batches(
+                self._batch_rows(group), [group], [self._leaf], use_threads=False
+            )
+
+    def _advance(self) -> None:
+        """Decode the next few rows, and release those before them first."""
+        self._first += len(self._cells)
+        self._cells = pa.nulls(0)
+        batch = next(self._batches, None)
+        if batch is None:
+            raise ImageError("its file has fewer rows than it states.")
+        self._cells = batch.column(0)
+
+    def _batch_rows(self, index: int) -> int:
+        """Return how many rows of a group make about 16 MiB, which are decoded at once."""
+        group = self._groups[index]
+        columns = map(group.column, range(group.num_columns))
+        sizes = {each.path_in_schema: each.total_uncompressed_size for each in columns}
+        bytes_per_row = max(1, sizes.get(self._leaf, _BATCH_BYTES) // max(1, group.num_rows))
+        return int(max(1, min(_BATCH_ROWS, _BATCH_BYTES // bytes_per_row)))
+
+
+def _modified(location: str, access: Access) -> int:
+    """Return when a url was written, in ns since 1970; 0 where that is not known, or a file."""
+    if not is_url(location):
+        return 0
+    from headstrip.embed.sources.urls import filesystem, size_and_time_in
+
+    files, path = filesystem(location, access)
+    return size_and_time_in(files.info(path))[1]
+
+
+@contextmanager
+def opened_table(location: str, shown: str, access: Access) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file for its footer and its small columns.
+
+    Raises:
+        HeadstripError: It cannot be read.
+    """
+    try:
+        with open_location(location, access) as file:
+            yield pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+    except HeadstripError:
+        raise
+    except Exception as error:
+        # pyarrow, and the drivers of remote files, raise errors of many classes.
+        raise unreadable(shown, reason_of(error)) from error
+
+
+def columns_with_bytes(location: str, shown: str, access: Access) -> tuple[list[str], list[str]]:
+    """Return the columns of a Parquet file, and those of them that may have images.
+
+    Raises:
+        HeadstripError: It cannot be read.
+    """
+    with opened_table(location, shown, access) as table:
+        return table.schema_arrow.names, bytes_columns(table.schema_arrow)
+
+
+def has_images(location: str, access: Access) -> bool:
+    """Whether a file is Parquet that has a column of bytes and can be read."""
+    try:
+        return bool(columns_with_bytes(location, location, access)[1])
+    except HeadstripError:
+        return False
