@@ -1,4 +1,4 @@
-"""The images of a source, sorted, in a file that is mapped: a million of them take no memory."""
+"""The images of a source, sorted, in a mapped file: a million of them take no memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SCHEMA = pa.schema(
     ]
 )
 FILE = "listing.arrow"
-"""Name of the listing, in the folder of the shards that are of it."""
+"""Name of the listing, in the folder of the shards that belong to it."""
 
 _MAGIC = b"ARROW1"
 
@@ -39,12 +39,12 @@ class Listing:
     """Items in the order of their paths, numbered from 0.
 
     Attributes:
-        digest: Hexadecimal sha256 over the source and all items: what is listed anew and equal has
-            the same.
+        digest: Hexadecimal sha256 over the source and all items. Two listings of an unchanged
+            source have the same digest.
     """
 
     def __init__(self, table: pa.Table, digest: str) -> None:
-        """Keep a sorted table; ``write_listing`` and ``read_listing`` give one."""
+        """Take a sorted table, as ``write_listing`` and ``read_listing`` do."""
         self._table, self.digest = table, digest
         self._rows = int(table.num_rows)
 
@@ -53,13 +53,13 @@ class Listing:
         return self._rows
 
     def close(self) -> None:
-        """Let go of the file: Windows removes none that is mapped."""
+        """Unmap the file: Windows cannot remove a file that is mapped."""
         self._table = self._table.schema.empty_table()
 
     def has_clipped_times(self, start: int = 0, stop: int | None = None) -> bool:
-        """Whether an item from ``start`` up to ``stop`` may have changed and kept its time.
+        """Whether the time of an item from ``start`` up to ``stop`` was clipped to 64 bits.
 
-        Its time is one that a column cannot hold, so equal times do not mean an unchanged file.
+        Equal times do not mean an unchanged file then.
         """
         times = self._table["modified"].slice(start, None if stop is None else stop - start)
         bounds = pc.min_max(times).as_py().values()
@@ -72,18 +72,18 @@ class Listing:
 
 
 def write_listing(folder: Path, described: Mapping[str, Any], items: Iterable[Item]) -> Listing:
-    """Sort items by path and write them into a folder of their own.
+    """Sort items by path, and write them into a new folder.
 
     Args:
-        folder: Where the folder is made, named by the listing's digest.
-        described: What the source says of itself, as plain JSON values.
+        folder: Where to create that folder, which is named by the listing's digest.
+        described: What the source's ``describe`` returns.
         items: Its items, in any order.
 
     Returns:
         The listing, mapped.
 
     Raises:
-        HeadstripError: There is no item, or two have the same path.
+        HeadstripError: There are no items, or two have the same path.
         OSError: The file cannot be written.
     """
     table = pa.Table.from_batches(_batches(items), _SCHEMA).unify_dictionaries()
@@ -106,7 +106,7 @@ def write_listing(folder: Path, described: Mapping[str, Any], items: Iterable[It
 
 
 def read_listing(folder: Path, digest: str) -> Listing:
-    """Map what ``write_listing`` wrote.
+    """Map a file that ``write_listing`` wrote.
 
     Raises:
         OSError: The file cannot be read.
@@ -117,12 +117,12 @@ def read_listing(folder: Path, digest: str) -> Listing:
 
 
 def listing_file(folder: Path, digest: str) -> Path:
-    """Return where the listing of a digest is."""
+    """Return the path of the listing with a digest."""
     return folder / digest[:16] / FILE
 
 
 def is_listing(path: Path) -> bool:
-    """Whether a file is one that ``write_listing`` wrote: a regular file, and no link to one."""
+    """Whether ``write_listing`` may have written a file: a regular Arrow file, not a link."""
     if path.is_symlink() or not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -148,8 +148,8 @@ def _refuse_twins(paths: pa.ChunkedArray) -> None:
     if pc.any(equal).as_py():
         twin = paths[pc.index(equal, True).as_py()].as_py()
         raise HeadstripError(
-            f"Two images of the source have the path {twin!r}, and rows are told apart by it. "
-            "Leave one out, or give it another name."
+            f"Two images of the source have the path {twin!r}, and the path identifies a row. "
+            "Leave one out, or rename it."
         )
 
 

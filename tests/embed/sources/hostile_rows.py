@@ -21,8 +21,20 @@ import headstrip.embed.sources.urls  # noqa: F401
 from headstrip import HeadstripError
 from headstrip.embed.sources import Source, source_of
 
-DANGERS = ("open", "socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system",
-           "os.spawn", "os.startfile", "urllib.", "ftplib.", "ctypes.dlopen")  # fmt: skip
+DANGERS = (
+    "open",
+    "socket.",
+    "subprocess.",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "os.system",
+    "os.spawn",
+    "os.startfile",
+    "urllib.",
+    "ftplib.",
+    "ctypes.dlopen",
+)
 
 
 def main() -> None:
@@ -44,9 +56,11 @@ def main() -> None:
     sys.addaudithook(heed)
     by_jsonl, by_parquet = lists_of(place)
     found = {
-        "jsonl": read(by_jsonl), "parquet": read(by_parquet), "iterable": read(source_of(rows)),
+        "jsonl": read(by_jsonl),
+        "parquet": read(by_parquet),
+        "iterable": read(source_of(rows)),
         "source": [refused(source_of, row) for row in order["sources"]],
-    }  # fmt: skip
+    }
     print(json.dumps({"found": found, "opened": list(opened), "fsspec": "fsspec" in sys.modules}))
 
 

@@ -19,9 +19,14 @@ from headstrip.embed.sources import MAX_BYTES, Item, Source, source_of
 from headstrip.embed.sources.patterns import expand_braces
 
 TREE = {
-    "a.jpg": b"1", "in/b.PNG": b"2", "in/deep/c.jpg": b"3", ".hidden/d.jpg": b"4",
-    "in/.e.jpg": b"5", "notes.txt": b"6", "in/jpg": b"7",
-}  # fmt: skip
+    "a.jpg": b"1",
+    "in/b.PNG": b"2",
+    "in/deep/c.jpg": b"3",
+    ".hidden/d.jpg": b"4",
+    "in/.e.jpg": b"5",
+    "notes.txt": b"6",
+    "in/jpg": b"7",
+}
 NAMES = st.binary(min_size=1, max_size=20).filter(
     lambda name: not set(name) & {0, 0x2F} and name not in (b".", b"..")
 )
@@ -29,9 +34,12 @@ NAMES = st.binary(min_size=1, max_size=20).filter(
 
 def test_a_folder_has_its_images_and_those_of_its_folders_and_hidden_ones(tmp_path: Path) -> None:
     assert contents(write_files(tmp_path, TREE)) == {
-        "a.jpg": b"1", "in/b.PNG": b"2", "in/deep/c.jpg": b"3", ".hidden/d.jpg": b"4",
+        "a.jpg": b"1",
+        "in/b.PNG": b"2",
+        "in/deep/c.jpg": b"3",
+        ".hidden/d.jpg": b"4",
         "in/.e.jpg": b"5",
-    }  # fmt: skip
+    }
 
 
 def test_an_item_has_the_size_and_the_time_of_its_file(tmp_path: Path) -> None:
@@ -93,8 +101,10 @@ def test_one_image_is_a_source_and_so_are_names_that_count_up(tmp_path: Path) ->
     write_files(tmp_path, {"a08.jpg": b"8", "a09.jpg": b"9", "a10.jpg": b"10"})
     assert contents(tmp_path / "a09.jpg") == {"a09.jpg": b"9"}
     assert contents(f"{tmp_path}/a{{08..10}}.jpg") == {
-        "a08.jpg": b"8", "a09.jpg": b"9", "a10.jpg": b"10",
-    }  # fmt: skip
+        "a08.jpg": b"8",
+        "a09.jpg": b"9",
+        "a10.jpg": b"10",
+    }
     with pytest.raises(HeadstripError, match=r"There is no file '.*a11\.jpg'"):
         source_of(f"{tmp_path}/a{{08..11}}.jpg")
 
@@ -139,9 +149,12 @@ def test_links_to_folders_are_not_walked_and_loops_of_links_are_rows(tmp_path: P
     (tmp_path / "in" / "two.jpg").symlink_to("one.jpg")
     loop = "Too many levels of symbolic links."
     found = {
-        "a.jpg": b"1", "there.jpg": b"2", "gone.jpg": "No such file or directory.",
-        "one.jpg": loop, "two.jpg": loop,
-    }  # fmt: skip
+        "a.jpg": b"1",
+        "there.jpg": b"2",
+        "gone.jpg": "No such file or directory.",
+        "one.jpg": loop,
+        "two.jpg": loop,
+    }
     assert contents(tmp_path / "in") == contents(f"{tmp_path}/in/**/*.jpg") == found
 
 
@@ -158,10 +171,11 @@ def test_what_is_no_file_of_bytes_is_a_row_that_says_so(tmp_path: Path) -> None:
     with open(tmp_path / "huge.jpg", "wb") as file:
         file.truncate(MAX_BYTES + 1)
     assert contents(tmp_path) == {
-        "empty.jpg": "the file is empty.", "folder.jpg/a.jpg": b"1",
+        "empty.jpg": "the file is empty.",
+        "folder.jpg/a.jpg": b"1",
         "pipe.jpg": "it is no regular file.",
         "huge.jpg": "it has 268435457 bytes, and at most 268435456 are read.",
-    }  # fmt: skip
+    }
 
 
 def test_a_file_that_disappears_is_a_row_that_says_so(tmp_path: Path) -> None:

@@ -30,9 +30,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     typed = ("not a public address", "user name or a password", "a share of another machine")
     sources = [row for row, said in rows.items() if not any(each in said for each in typed)]
     order = {
-        "rows": list(rows), "sources": [row for row in sources if row.isprintable()],
+        "rows": list(rows),
+        "sources": [row for row in sources if row.isprintable()],
         "list": str(tmp_path_factory.mktemp("hostile") / "rows"),
-    }  # fmt: skip
+    }
     ran = run_python(str(PROGRAM), input=json.dumps(order))
     assert ran.returncode == 0, ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout)

@@ -11,9 +11,17 @@ from headstrip import HeadstripError
 from headstrip.embed.sources import LeftOut, items_of, sentence, source_of
 
 FILES = {
-    "a.jpg": b"1", "b.PNG": b"1", "c.ico": b"1", "d.ICO": b"1", "in/e.jxl": b"1", "in/f": b"1",
-    "notes.txt": b"1", ".DS_Store": b"1", "g.dng": b"1", "x.backup of monday": b"1",
-}  # fmt: skip
+    "a.jpg": b"1",
+    "b.PNG": b"1",
+    "c.ico": b"1",
+    "d.ICO": b"1",
+    "in/e.jxl": b"1",
+    "in/f": b"1",
+    "notes.txt": b"1",
+    ".DS_Store": b"1",
+    "g.dng": b"1",
+    "x.backup of monday": b"1",
+}
 COUNTS = {"": 2, ".ico": 2, ".dng": 1, ".ds_store": 1, ".jxl": 1, ".txt": 1}
 
 

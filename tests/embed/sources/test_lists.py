@@ -219,10 +219,11 @@ def test_a_row_keeps_the_text_of_the_list(folder: Path) -> None:
 def test_backslashes_are_slashes_where_no_file_is_named_so(folder: Path) -> None:
     (folder / "list.txt").write_text("in\\a.jpg\r\n.\\in\\a.jpg\r\nC:\\in\\a.jpg\r\n")
     assert contents(folder / "list.txt") == {
-        "in\\a.jpg": b"1", ".\\in\\a.jpg": b"1",
+        "in\\a.jpg": b"1",
+        ".\\in\\a.jpg": b"1",
         "C:\\in\\a.jpg": "it is a path of Windows, and no file is there. Write paths that are "
         "relative to the list.",
-    }  # fmt: skip
+    }
     (folder / "in\\a.jpg").write_bytes(b"another")
     assert contents(folder / "list.txt")["in\\a.jpg"] == b"another"
 
@@ -260,7 +261,7 @@ def test_a_list_in_latin_1_says_so_where_it_matters(tmp_path: Path) -> None:
         r"gr\xfcn.jpg": "no file has this name, and the list is not in UTF-8. Save the list in "
         "UTF-8, such as with `iconv -f LATIN1 -t UTF-8`.",
         "a.jpg": b"2",
-    }  # fmt: skip
+    }
 
 
 def test_a_list_that_is_cut_within_a_letter_is_told(tmp_path: Path) -> None:

@@ -29,8 +29,13 @@ def test_paths_keep_their_names_and_the_rest_is_numbered(
     source = stream(["in/a.jpg", array, Path("in/a.jpg"), image, bytearray(b"22"), b"3"])
     pairs = list(source.pairs())
     assert [item.path for item, _ in pairs] == [
-        "in/a.jpg", "000000002", "in/a.jpg", "000000004", "000000005", "000000006",
-    ]  # fmt: skip
+        "in/a.jpg",
+        "000000002",
+        "in/a.jpg",
+        "000000004",
+        "000000005",
+        "000000006",
+    ]
     assert [each for _, each in pairs] == [None, array, None, image, b"22", b"3"]
     assert source.reader().read(pairs[0][0]) == b"1"
     assert [item.size for item, _ in pairs] == [1, 0, 1, 0, 2, 1]

@@ -19,9 +19,11 @@ NONE = "the row has no bytes of an image."
 def test_the_rows_of_a_parquet_file_are_named_by_it_and_their_number(tmp_path: Path) -> None:
     path = write_images(tmp_path / "x.parquet", [b"1", b"2", None, b""], row_group_size=3)
     found = {
-        "x.parquet/000000000": b"1", "x.parquet/000000001": b"2", "x.parquet/000000002": NONE,
+        "x.parquet/000000000": b"1",
+        "x.parquet/000000001": b"2",
+        "x.parquet/000000002": NONE,
         "x.parquet/000000003": "the image in the row is empty.",
-    }  # fmt: skip
+    }
     assert contents(path) == contents(path, image_column="image") == found
     assert source_of(path).describe()["kind"] == "parquet"
 
@@ -33,7 +35,7 @@ def test_a_dataset_folder_has_the_rows_of_all_its_files(tmp_path: Path) -> None:
     found = {
         "data/train-00000-of-00002.parquet/000000000": b"1",
         "data/train-00001-of-00002.parquet/000000000": b"2",
-    }  # fmt: skip
+    }
     assert contents(tmp_path) == found
     assert sorted(contents(f"{tmp_path}/data/*.parquet").values()) == [b"1", b"2"]
 
@@ -82,8 +84,13 @@ def test_a_large_row_group_is_not_decoded_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_told_and_a_damaged_page_is_a_row(tmp_path: Path) -> None:
-    path = write_images(tmp_path / "x.parquet", [b"1" * 5000, b"2"], row_group_size=1,
-                        compression="zstd", use_dictionary=False)  # fmt: skip
+    path = write_images(
+        tmp_path / "x.parquet",
+        [b"1" * 5000, b"2"],
+        row_group_size=1,
+        compression="zstd",
+        use_dictionary=False,
+    )
     raw = bytearray(path.read_bytes())
     start = pq.read_metadata(path).row_group(0).column(0).data_page_offset
     raw[start : start + 40] = b"\xff" * 40
@@ -130,13 +137,17 @@ def test_a_table_without_images_among_others_is_told(tmp_path: Path) -> None:
 
 
 def test_a_dataset_saved_to_disk_has_the_rows_of_its_files(tmp_path: Path) -> None:
-    save_to_disk(tmp_path, {"data-00000-of-00002.arrow": [b"1", None, b"2"],
-                            "data-00001-of-00002.arrow": [b"3"]})  # fmt: skip
+    save_to_disk(
+        tmp_path,
+        {"data-00000-of-00002.arrow": [b"1", None, b"2"], "data-00001-of-00002.arrow": [b"3"]},
+    )
     write_files(tmp_path, {"cache-123.arrow": b"", "stray.jpg": b""})
     assert contents(tmp_path) == {
-        "data-00000-of-00002.arrow/000000000": b"1", "data-00000-of-00002.arrow/000000001": NONE,
-        "data-00000-of-00002.arrow/000000002": b"2", "data-00001-of-00002.arrow/000000000": b"3",
-    }  # fmt: skip
+        "data-00000-of-00002.arrow/000000000": b"1",
+        "data-00000-of-00002.arrow/000000001": NONE,
+        "data-00000-of-00002.arrow/000000002": b"2",
+        "data-00001-of-00002.arrow/000000000": b"3",
+    }
     assert source_of(tmp_path).describe()["kind"] == "dataset"
 
 
@@ -147,7 +158,7 @@ def test_splits_saved_to_disk_are_one_source(tmp_path: Path) -> None:
     assert contents(tmp_path) == {
         "train/data-00000-of-00001.arrow/000000000": b"1",
         "test/data-00000-of-00001.arrow/000000000": b"2",
-    }  # fmt: skip
+    }
 
 
 def test_an_arrow_file_is_read_like_a_stream(tmp_path: Path) -> None:
@@ -170,10 +181,12 @@ def test_an_arrow_file_is_read_like_a_stream(tmp_path: Path) -> None:
         ("{", "cannot be read"),
         ('{"_data_files": [{"filename": "gone.arrow"}]}', r"gone\.arrow' cannot be read: No such"),
         ('{"_data_files": [{"filename": "bad.arrow"}]}', r"bad\.arrow' cannot be read"),
-        ('{"_data_files": [{"filename": "x"}], "_indices_data_files": [{"filename": "i"}]}',
-         "flatten_indices"),
+        (
+            '{"_data_files": [{"filename": "x"}], "_indices_data_files": [{"filename": "i"}]}',
+            "flatten_indices",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_dataset_is_told(tmp_path: Path, state: str, said: str) -> None:
     write_files(tmp_path, {"state.json": state.encode(), "bad.arrow": b"x" * 100})
     with pytest.raises(HeadstripError, match=said):

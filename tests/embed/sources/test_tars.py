@@ -24,8 +24,10 @@ NAMES = st.lists(
     st.binary(min_size=1, max_size=120).filter(
         lambda part: not {0, 0x2F} & set(part) and part not in (b".", b"..")
     ),
-    min_size=1, max_size=3, unique=True,
-)  # fmt: skip
+    min_size=1,
+    max_size=3,
+    unique=True,
+)
 
 
 def header(name: str = "a.jpg", **fields: object) -> bytes:
@@ -61,8 +63,10 @@ def test_a_name_that_ustar_splits_is_whole(tmp_path: Path) -> None:
     assert contents(path) == {f"x.tar/{name}": b"1"}
 
 
-@given(st.dictionaries(NAMES.map(b"/".join), st.binary(min_size=1, max_size=700), max_size=5),
-       st.sampled_from(sorted(FORMATS.values())[1:]))  # fmt: skip
+@given(
+    st.dictionaries(NAMES.map(b"/".join), st.binary(min_size=1, max_size=700), max_size=5),
+    st.sampled_from(sorted(FORMATS.values())[1:]),
+)
 def test_whatever_is_in_an_archive_is_what_tarfile_finds(
     files: dict[bytes, bytes], form: int
 ) -> None:
@@ -87,8 +91,9 @@ def test_braces_name_archives_that_all_have_to_be_there(tmp_path: Path) -> None:
     write_tar(tmp_path / "t-00.tar", {"x.jpg": b"1"})
     write_tar(tmp_path / "t-01.tar", {"x.jpg": b"2"})
     assert contents(f"{tmp_path}/t-{{00..01}}.tar") == {
-        "t-00.tar/x.jpg": b"1", "t-01.tar/x.jpg": b"2",
-    }  # fmt: skip
+        "t-00.tar/x.jpg": b"1",
+        "t-01.tar/x.jpg": b"2",
+    }
     with pytest.raises(HeadstripError, match=r"no file '.*t-02\.tar'"):
         source_of(f"{tmp_path}/t-{{00..02}}.tar")
 
@@ -113,11 +118,17 @@ def test_what_leads_out_or_elsewhere_is_a_row_that_says_so(tmp_path: Path) -> No
         add(archive, "./good//x.jpg", b"4")
         add(archive, "..jpg..jpg", b"5")
     assert contents(path) == {
-        rf"x.tar/\x2f{str(tmp_path)[1:]}/secret.jpg": out, "x.tar/../secret.jpg": out,
-        "x.tar/a/../../b.jpg": out, "x.tar/soft.jpg": link, "x.tar/hard.jpg": link,
-        "x.tar/device.jpg": other, "x.tar/pipe.jpg": other, "x.tar/empty.jpg": "the file is empty.",
-        "x.tar/good/x.jpg": b"4", "x.tar/..jpg..jpg": b"5",
-    }  # fmt: skip
+        rf"x.tar/\x2f{str(tmp_path)[1:]}/secret.jpg": out,
+        "x.tar/../secret.jpg": out,
+        "x.tar/a/../../b.jpg": out,
+        "x.tar/soft.jpg": link,
+        "x.tar/hard.jpg": link,
+        "x.tar/device.jpg": other,
+        "x.tar/pipe.jpg": other,
+        "x.tar/empty.jpg": "the file is empty.",
+        "x.tar/good/x.jpg": b"4",
+        "x.tar/..jpg..jpg": b"5",
+    }
     assert sorted(os.listdir(tmp_path)) == ["in", "secret.jpg"]
     assert os.listdir(path.parent) == ["x.tar"]
 
@@ -129,16 +140,21 @@ def test_sparse_members_are_rows_that_say_so(tmp_path: Path) -> None:
     more = bytes(504) + b"\1" + bytes(7) + bytes(512)
     with io.BytesIO() as file:
         with tarfile.open(fileobj=file, mode="w") as archive:
-            pax = {"GNU.sparse.major": "1", "GNU.sparse.name": "new.jpg",
-                   "GNU.sparse.realsize": str(1 << 60)}  # fmt: skip
+            pax = {
+                "GNU.sparse.major": "1",
+                "GNU.sparse.name": "new.jpg",
+                "GNU.sparse.realsize": str(1 << 60),
+            }
             add(archive, "GNUSparseFile.0/new.jpg", b"1", pax_headers=pax)
             add(archive, "b.jpg", b"2")
         rest = file.getvalue()
     (tmp_path / "x.tar").write_bytes(bytes(old) + more + bytes(512) + rest)
     sparse = "it is a sparse member (stored with holes), and headstrip does not read those."
     assert contents(tmp_path / "x.tar") == {
-        "x.tar/old.jpg": sparse, "x.tar/new.jpg": sparse, "x.tar/b.jpg": b"2",
-    }  # fmt: skip
+        "x.tar/old.jpg": sparse,
+        "x.tar/new.jpg": sparse,
+        "x.tar/b.jpg": b"2",
+    }
 
 
 def test_a_member_that_is_too_large_is_a_row_that_says_so(tmp_path: Path) -> None:
@@ -170,11 +186,15 @@ def test_pax_headers_of_all_members_and_of_the_next_are_heeded(tmp_path: Path) -
         (header("x", type=tarfile.GNUTYPE_LONGNAME, size=1 << 40), "and 1048576 are allowed"),
         (header("x", type=tarfile.XHDTYPE, size=9) + b"99 path=a".ljust(512, b"\0"), "is damaged"),
         (header("x", type=tarfile.XHDTYPE, size=9) + b"0 path=ab".ljust(512, b"\0"), "is damaged"),
-        (header("x", type=tarfile.XHDTYPE, size=11) + b"11 size=-1\n".ljust(512, b"\0") + header(),
-         "states no valid size"),
+        (
+            header("x", type=tarfile.XHDTYPE, size=11)
+            + b"11 size=-1\n".ljust(512, b"\0")
+            + header(),
+            "states no valid size",
+        ),
         (header() + bytes(1024) + header(), "it goes on after its end, at byte 1024"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_archive_is_told_and_where(tmp_path: Path, raw: bytes, said: str) -> None:
     text = refused(tmp_path / "x.tar", raw)
     assert text.startswith("The archive 'x.tar' cannot be read: ")
@@ -184,8 +204,10 @@ def test_a_damaged_archive_is_told_and_where(tmp_path: Path, raw: bytes, said: s
 def test_no_byte_of_a_header_can_do_more_than_refuse(tmp_path: Path) -> None:
     raw = write_tar(tmp_path / "x.tar", {"a.jpg": b"1", LONG: b"2"}).read_bytes()
 
-    @given(st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), max_size=8),
-           st.integers(0, len(raw)))  # fmt: skip
+    @given(
+        st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), max_size=8),
+        st.integers(0, len(raw)),
+    )
     def damaged(changes: list[tuple[int, int]], length: int) -> None:
         bad = bytearray(raw)
         for at, byte in changes:

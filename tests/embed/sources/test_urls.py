@@ -83,15 +83,19 @@ def test_archives_tables_and_lists_are_read_by_url(memory: Any, tmp_path: Path) 
     assert contents("memory://rows/y.parquet", **OPEN) == {"y.parquet/000000000": b"3"}
     assert contents("memory://rows/*.parquet", **OPEN) == {"y.parquet/000000000": b"3"}
     assert contents("memory://photos/list.csv", **OPEN) == {
-        "in/b.png": b"2", "a.jpg": b"1", "gone.jpg": "No such file or directory.",
-    }  # fmt: skip
+        "in/b.png": b"2",
+        "a.jpg": b"1",
+        "gone.jpg": "No such file or directory.",
+    }
 
 
 def test_a_list_may_have_urls(memory: Any, tmp_path: Path) -> None:
     write_files(tmp_path, {"b.jpg": b"2", "l.txt": b"memory://photos/a.jpg\nb.jpg\nmemory://x/y\n"})
     assert contents(tmp_path / "l.txt", **OPEN) == {
-        "memory://photos/a.jpg": b"1", "b.jpg": b"2", "memory://x/y": "No such file or directory.",
-    }  # fmt: skip
+        "memory://photos/a.jpg": b"1",
+        "b.jpg": b"2",
+        "memory://x/y": "No such file or directory.",
+    }
 
 
 def test_https_is_read_where_a_list_names_it(server: FaultServer, tmp_path: Path) -> None:
@@ -99,8 +103,10 @@ def test_https_is_read_where_a_list_names_it(server: FaultServer, tmp_path: Path
     empty, gone = server.put("/empty.jpg", b""), server.url + "/gone.jpg"
     (tmp_path / "list.txt").write_text(f"{there}\n{empty}\n{gone}\n")
     assert contents(tmp_path / "list.txt", **OPEN) == {
-        there: b"1" * 100_000, empty: "the file is empty.", gone: "No such file or directory.",
-    }  # fmt: skip
+        there: b"1" * 100_000,
+        empty: "the file is empty.",
+        gone: "No such file or directory.",
+    }
 
 
 def test_a_page_of_links_is_a_folder(tmp_path: Path) -> None:

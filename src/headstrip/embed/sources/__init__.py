@@ -7,6 +7,7 @@ imports torch.
 
 from headstrip.embed.sources.access import is_url
 from headstrip.embed.sources.dispatch import source_of
+from headstrip.embed.sources.files import items_of
 from headstrip.embed.sources.items import (
     MAX_BYTES,
     Item,
@@ -17,7 +18,7 @@ from headstrip.embed.sources.items import (
     refuse_size,
     size_and_time,
 )
-from headstrip.embed.sources.left_out import LeftOut, items_of, sentence
+from headstrip.embed.sources.left_out import LeftOut, sentence
 from headstrip.embed.sources.stream import StreamSource
 
 __all__ = [

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -59,7 +57,7 @@ class ArrowSource:
                 table = _ArrowTable(location, self.column)
             except (OSError, pa.ArrowException) as error:
                 raise unreadable(location, reason_of(error)) from error
-            modified, rows, has_images = table.written(), len(table), table.column is not None
+            modified, rows, has_images = table.written(), table.rows, table.has_images
             table.close()
             if not has_images:
                 raise HeadstripError(
@@ -97,28 +95,24 @@ class _ArrowTable:
         self._modified = size_and_time(os.stat(location))[1]
         self._map = pa.memory_map(os.fsencode(location))
         try:
-            reader = _stream_or_file(self._map)
-            self.column = image_column(reader.schema, column, location)
-            self._batches = _batches(reader)
+            table = _stream_or_file(self._map).read_all()
+            name = image_column(table.schema, column, location)
         except BaseException:
             self._map.close()
             raise
-        self._starts = [0, *accumulate(batch.num_rows for batch in self._batches)]
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
+        self.rows, self.has_images = int(table.num_rows), name is not None
+        self._cells = pa.nulls(0) if name is None else table.column(name)
 
     def written(self) -> int:
         return self._modified
 
     def cell(self, row: int) -> Any:
-        if not 0 <= row < len(self):
+        if not 0 <= row < len(self._cells):
             raise ImageError("its file has no such row.")
-        at = bisect_right(self._starts, row) - 1
-        return self._batches[at].column(self.column)[row - self._starts[at]]
+        return self._cells[row]
 
     def close(self) -> None:
-        self._batches = []
+        self._cells = pa.nulls(0)
         self._map.close()
 
 
@@ -129,12 +123,6 @@ def _stream_or_file(source: pa.NativeFile) -> Any:
     except pa.ArrowInvalid:
         source.seek(0)
         return pa.ipc.open_stream(source)
-
-
-def _batches(reader: Any) -> list[pa.RecordBatch]:
-    if isinstance(reader, pa.ipc.RecordBatchStreamReader):
-        return list(reader)
-    return [reader.get_batch(index) for index in range(reader.num_record_batches)]
 
 
 def _json_object(path: str) -> dict[str, Any]:

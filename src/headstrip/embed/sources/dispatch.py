@@ -13,7 +13,7 @@ from headstrip.embed.sources.files import FilesSource, opened_file
 from headstrip.embed.sources.items import Source, display_name, joined
 from headstrip.embed.sources.left_out import LeftOut, sentence
 from headstrip.embed.sources.lists import SUFFIXES, ListSource
-from headstrip.embed.sources.patterns import expand_braces, is_wild
+from headstrip.embed.sources.patterns import expand_braces, is_wild, parse_patterns
 from headstrip.embed.sources.rows import located
 from headstrip.embed.sources.stream import StreamSource
 from headstrip.embed.sources.tar import TarSource
@@ -120,7 +120,9 @@ def _local_tree(text: str) -> Tree:
         raise HeadstripError(f"{text!r} has names with wildcards and names without. Name one kind.")
     suffixes = {suffix_of(name) for name in wild}
     suffix = suffixes.pop() if len(suffixes) == 1 else ""
-    return FolderTree.of_patterns(wild, shown, "" if is_wild(suffix) else suffix)
+    suffix = "" if is_wild(suffix) else suffix
+    root, patterns = parse_patterns(wild)
+    return FolderTree(root=root, where=shown, suffix=suffix, patterns=patterns)
 
 
 def _is_saved_dataset(folder: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from headstrip.embed.sources.access import Access, is_url, refusal
-from headstrip.embed.sources.items import Item, Reader, image_errors, joined, refuse_size
+from headstrip.embed.sources.items import Item, Reader, Source, image_errors, joined, refuse_size
 from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.rows import file_of_row
 from headstrip.embed.sources.trees import Tree, kind_of
@@ -25,16 +25,20 @@ class TreeSource:
     is_stream = False
     file_kind = "image"
 
-    def items(self) -> Iterator[Item]:
-        """List the images.
+    def describe(self) -> dict[str, Any]:
+        """Return what the source is, as plain JSON values."""
+        return {"kind": self.file_kind, "where": self.tree.where}
+
+    def items(self, note: Note = ignore) -> Iterator[Item]:
+        """List the images, and call ``note`` with each file left out.
 
         Raises:
             HeadstripError: A folder or file cannot be read, or there are files of several kinds.
         """
-        return self.items_noting(ignore)
+        raise NotImplementedError
 
-    def items_noting(self, note: Note) -> Iterator[Item]:
-        """List the images as ``items`` does, and call ``note`` with each file left out."""
+    def reader(self) -> Reader:
+        """Return the reader of the items."""
         raise NotImplementedError
 
     def files(self, note: Note) -> Iterator[Item]:
@@ -66,15 +70,20 @@ class FilesSource(TreeSource):
 
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
-        return {"kind": "files", "where": self.tree.where}
+        return {**super().describe(), "kind": "files"}
 
-    def items_noting(self, note: Note) -> Iterator[Item]:
-        """List the images as ``items`` does, and call ``note`` with each file left out."""
+    def items(self, note: Note = ignore) -> Iterator[Item]:
+        """List the images, and call ``note`` with each file left out."""
         return self.files(note)
 
     def reader(self) -> Reader:
         """Return the reader of the items."""
         return FileReader(self.tree.root, self.tree.access)
+
+
+def items_of(source: Source, note: Note) -> Iterator[Item]:
+    """List the images of a source, and call ``note`` with each file that it leaves out."""
+    return source.items(note) if isinstance(source, TreeSource) else source.items()
 
 
 @dataclass(frozen=True)

@@ -104,16 +104,6 @@ def size_and_time(found: os.stat_result) -> tuple[int, int]:
     return clip_to_int64(found.st_size), clip_to_int64(found.st_mtime_ns)
 
 
-def row_name(container: str, row: int) -> str:
-    """Return the name of the image in a row of a file.
-
-    Example:
-        >>> row_name("data/train.parquet", 17)
-        'data/train.parquet/000000017'
-    """
-    return f"{container}/{row:09d}"
-
-
 def joined(root: str, stored: str) -> str:
     """Return where a stored path leads from a folder or a url; a url leads to itself."""
     if is_url(stored):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
 
 from headstrip.embed.files import HEIF_SUFFIXES, heif_is_installed
-from headstrip.embed.sources.items import Item, Source
 
 LINKS = "links to folders"
 """What links to folders are counted as."""
@@ -52,20 +50,6 @@ class LeftOut:
     def counts(self) -> dict[str, int]:
         """Return the number by lower-case suffix (``""`` for none) and kind, largest first."""
         return dict(sorted(self._counts.items(), key=lambda pair: (-pair[1], pair[0])))
-
-
-@runtime_checkable
-class Noting(Protocol):
-    """A source that reports which files it leaves out."""
-
-    def items_noting(self, note: Note) -> Iterator[Item]:
-        """List the images as ``items`` does, and call ``note`` with each file left out."""
-        ...
-
-
-def items_of(source: Source, note: Note) -> Iterator[Item]:
-    """List the images of a source, and call ``note`` with each file that it leaves out."""
-    return source.items_noting(note) if isinstance(source, Noting) else source.items()
 
 
 def ignore(name: str) -> None:

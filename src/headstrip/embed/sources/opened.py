@@ -7,36 +7,25 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 from headstrip.embed.sources.access import Access, is_url
 
 
-class Closable(Protocol):
-    """Has ``close``."""
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
-
-
-Opened = TypeVar("Opened", bound=Closable)
-
-
-class OpenFiles(Generic[Opened]):
+class OpenFiles:
     """The files most recently used. One thread at a time uses them; a pickle has none open."""
 
-    def __init__(self, opening: Callable[[str], Opened], limit: int) -> None:
+    def __init__(self, opening: Callable[[str], Any], limit: int) -> None:
         """Take the function that opens a path or url, and how many stay open."""
         self._opening, self._limit = opening, limit
         self._reset()
 
     def _reset(self) -> None:
-        self._opened: OrderedDict[str, Opened] = OrderedDict()
+        self._opened: OrderedDict[str, Any] = OrderedDict()
         self._lock, self._process = threading.Lock(), os.getpid()
 
     @contextmanager
-    def using(self, location: str) -> Iterator[Opened]:
+    def using(self, location: str) -> Iterator[Any]:
         """Open a file, or take the open one, for the length of the body."""
         if self._process != os.getpid():
             # A forked process shares file positions with its parent.

@@ -24,7 +24,7 @@ from headstrip.embed.sources.items import (
     size_and_time,
     unreadable,
 )
-from headstrip.embed.sources.left_out import Note
+from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.opened import open_location
 from headstrip.embed.sources.tables import (
     TableReader,
@@ -54,9 +54,9 @@ class ParquetSource(TreeSource):
 
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
-        return {"kind": "parquet", "where": self.tree.where, "column": self.column}
+        return {**super().describe(), "column": self.column}
 
-    def items_noting(self, note: Note) -> Iterator[Item]:
+    def items(self, note: Note = ignore) -> Iterator[Item]:
         """List the rows, those without an image too, and call ``note`` with each file left out.
 
         Raises:

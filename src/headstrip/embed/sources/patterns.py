@@ -39,7 +39,7 @@ def expand_braces(text: str) -> list[str]:
         ['train-08.tar', 'train-09.tar', 'train-10.tar']
     """
     for match in _GROUP.finditer(text):
-        count = _count(match[1])
+        count, choices = _choices(match[1])
         if not count:
             continue
         tails = expand_braces(text[match.end() :])
@@ -48,25 +48,22 @@ def expand_braces(text: str) -> list[str]:
                 f"{text!r} stands for more than {_MOST_NAMES} names. Name a folder instead."
             )
         head = text[: match.start()]
-        return [head + choice + tail for choice in _choices(match[1]) for tail in tails]
+        return [head + choice + tail for choice in choices for tail in tails]
     return [text]
 
 
-def _count(group: str) -> int:
-    if bounds := _RANGE.fullmatch(group):
-        return abs(int(bounds[2]) - int(bounds[1])) + 1
-    return group.count(",") + 1 if "," in group else 0
-
-
-def _choices(group: str) -> list[str]:
+def _choices(group: str) -> tuple[int, Iterable[str]]:
+    """Return how many texts the inside of braces stands for, and these; 0 for plain text."""
     bounds = _RANGE.fullmatch(group)
     if bounds is None:
-        return group.split(",")
+        choices = group.split(",")
+        return len(choices) if len(choices) > 1 else 0, choices
     first, last = int(bounds[1]), int(bounds[2])
     step = 1 if first <= last else -1
     padded = any(bound[0] == "0" and len(bound) > 1 for bound in bounds.groups())
     width = max(map(len, bounds.groups())) if padded else 0
-    return [f"{number:0{width}d}" for number in range(first, last + step, step)]
+    numbers = range(first, last + step, step)
+    return len(numbers), (f"{number:0{width}d}" for number in numbers)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from headstrip.embed.sources.items import (
     refuse_changed,
     refuse_repeated,
     refuse_size,
-    row_name,
 )
 from headstrip.embed.sources.opened import OpenFiles
 from headstrip.errors import HeadstripError, ImageError
@@ -60,9 +59,14 @@ class TableReader:
 
 
 def items_of_rows(container: str, modified: int, rows: int) -> Iterator[Item]:
-    """Name the rows of a file that was written at ``modified``."""
+    """List the rows of a file that was written at ``modified``.
+
+    Example:
+        >>> next(items_of_rows("data/train.parquet", 7, 1))[:2]
+        ('data/train.parquet/000000000', 0)
+    """
     for row in range(rows):
-        yield Item(row_name(container, row), 0, modified, container, row)
+        yield Item(f"{container}/{row:09d}", 0, modified, container, row)
 
 
 def image_column(schema: pa.Schema, chosen: str | None, shown: str) -> str | None:

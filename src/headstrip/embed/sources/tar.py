@@ -12,7 +12,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from headstrip.embed.files import escape, is_image
 from headstrip.embed.sources.access import Access, is_url
@@ -29,7 +29,7 @@ from headstrip.embed.sources.items import (
     size_and_time,
     unreadable,
 )
-from headstrip.embed.sources.left_out import Note
+from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.opened import OpenFiles, open_location
 from headstrip.errors import HeadstripError, ImageError
 
@@ -63,12 +63,8 @@ class TarSource(TreeSource):
 
     file_kind = "tar"
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the source is, as plain JSON values."""
-        return {"kind": "tar", "where": self.tree.where}
-
-    def items_noting(self, note: Note) -> Iterator[Item]:
-        """List the images as ``items`` does, and call ``note`` with each file left out.
+    def items(self, note: Note = ignore) -> Iterator[Item]:
+        """List the images, and call ``note`` with each file left out.
 
         Raises:
             HeadstripError: An archive is damaged or compressed.
@@ -101,7 +97,7 @@ class TarReader:
 
     root: str
     access: Access
-    _files: OpenFiles[BinaryIO] = field(
+    _files: OpenFiles = field(
         default_factory=lambda: OpenFiles(_open_file, _MOST_OPEN), repr=False, compare=False
     )
 
@@ -136,23 +132,12 @@ class TarReader:
         with self._files.using(location) as file:
             refuse_changed(item.modified, size_and_time(os.fstat(file.fileno()))[1])
             file.seek(item.offset)
-            return file.read(item.size)
+            content: bytes = file.read(item.size)
+            return content
 
 
 class _Damaged(Exception):
     """An archive is damaged; the message says how and where."""
-
-
-class _Member(NamedTuple):
-    """One member: its name, whether it is a folder, and its data's bytes and offset.
-
-    Members that headstrip does not read have a key of ``_REASONS`` as their offset.
-    """
-
-    name: bytes
-    is_folder: bool
-    size: int
-    offset: int
 
 
 def _open_file(location: str) -> BinaryIO:
@@ -160,33 +145,38 @@ def _open_file(location: str) -> BinaryIO:
 
 
 def _images(file: BinaryIO, archive: Item, note: Note) -> Iterator[Item]:
-    for member in _members(file):
-        if member.is_folder:
-            continue
-        if not is_image(text := member.name.decode("latin-1")):
+    for stored, size, offset in _members(file):
+        if not is_image(text := stored.decode("latin-1")):
             note(text)
             continue
-        parts = [part for part in member.name.split(b"/") if part not in {b"", b"."}]
-        is_absolute = member.name.startswith(b"/")
+        parts = [part for part in stored.split(b"/") if part not in {b"", b"."}]
+        is_absolute = stored.startswith(b"/")
         name = (r"\x2f" if is_absolute else "") + escape(b"/".join(parts))
-        offset = _LEADS_OUT if is_absolute or b".." in parts else member.offset
-        path, size = f"{archive.path}/{name}", clip_to_int64(member.size)
-        yield Item(path, size, archive.modified, archive.path, offset)
+        if is_absolute or b".." in parts:
+            offset = _LEADS_OUT
+        path = f"{archive.path}/{name}"
+        yield Item(path, clip_to_int64(size), archive.modified, archive.path, offset)
 
 
-def _members(file: BinaryIO) -> Iterator[_Member]:
-    """Walk from header to header; nothing is kept of a member once the next one is read."""
+def _members(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Walk from header to header, and forget each member before the next one.
+
+    Yields:
+        The name, bytes and offset of each member but folders. Where headstrip does not read the
+        member, a key of ``_REASONS`` stands for the offset.
+    """
     end, at = file.seek(0, os.SEEK_END), 0
     for_all: dict[bytes, bytes] = {}
     for_next: dict[bytes, bytes] | None = None
     while True:
-        block = _block(file, at)
-        if not block and for_next is None:
+        if at >= end and for_next is None:
             raise _Damaged("it has no end mark, so it was cut off, or is still being written")
-        if block == bytes(_BLOCK):
-            _refuse_more(file, at + _BLOCK)
+        block = _block(file, at, end)
+        at += _BLOCK
+        if not any(block):
+            _refuse_more(file, at)
             return
-        header, at = _header(block, at, end), at + _BLOCK
+        header = _header(block, at - _BLOCK)
         if header.type in _EXTENDED:
             payload = _payload(file, at, header.size)
             at = _after_data(at, header.size, end)
@@ -204,32 +194,32 @@ def _members(file: BinaryIO) -> Iterator[_Member]:
         size = int(extended.get(b"size", header.size))
         if header.type == tarfile.GNUTYPE_SPARSE:
             at = _after_sparse_map(file, block, at, end)
-        yield _member(name, header, size, at, extended)
+        # Before there were types, a folder was a file whose name ends in a slash.
+        if not (header.isdir() or (header.isreg() and name.endswith(b"/"))):
+            yield name, size, _reason_not_to_read(header, extended) or at
         if header.type not in _WITHOUT_DATA:
             at = _after_data(at, size, end)
 
 
-def _member(
-    name: bytes, header: tarfile.TarInfo, size: int, at: int, extended: dict[bytes, bytes]
-) -> _Member:
-    # Before there were types, a folder was a file whose name ends in a slash.
-    is_folder = header.isdir() or (header.isreg() and name.endswith(b"/"))
-    if header.type == tarfile.GNUTYPE_SPARSE or any(k.startswith(b"GNU.sparse") for k in extended):
-        return _Member(name, False, size, _SPARSE)
+def _reason_not_to_read(header: tarfile.TarInfo, extended: dict[bytes, bytes]) -> int:
+    """Return a key of ``_REASONS``, or 0."""
+    is_sparse = any(key.startswith(b"GNU.sparse.") for key in extended)
+    if is_sparse or header.type == tarfile.GNUTYPE_SPARSE:
+        return _SPARSE
     if header.islnk() or header.issym():
-        return _Member(name, False, size, _LINK)
-    is_file = header.type in tarfile.REGULAR_TYPES
-    return _Member(name, is_folder, size, at if is_file else _OTHER)
+        return _LINK
+    return 0 if header.isreg() else _OTHER
 
 
-def _block(file: BinaryIO, at: int) -> bytes:
+def _block(file: BinaryIO, at: int, end: int) -> bytes:
     file.seek(at)
-    return file.read(_BLOCK)
-
-
-def _header(block: bytes, at: int, end: int) -> tarfile.TarInfo:
+    block = file.read(_BLOCK)
     if len(block) < _BLOCK:
         raise _Damaged(f"it ends within a header, at byte {end}")
+    return block
+
+
+def _header(block: bytes, at: int) -> tarfile.TarInfo:
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
@@ -259,10 +249,8 @@ def _after_sparse_map(file: BinaryIO, block: bytes, at: int, end: int) -> int:
     """Return the end of the blocks that say where the holes of a sparse member are."""
     has_more = block[482]
     while has_more:
-        block, at = _block(file, at), at + _BLOCK
-        if len(block) < _BLOCK:
-            raise _Damaged(f"it ends within a header, at byte {end}")
-        has_more = block[504]
+        has_more = _block(file, at, end)[504]
+        at += _BLOCK
     return at
 
 
@@ -301,10 +289,11 @@ def _refuse_more(file: BinaryIO, at: int) -> None:
 
 
 def _refuse_compressed(file: BinaryIO, name: str) -> None:
-    start = _block(file, 0)
+    file.seek(0)
+    start = file.read(_BLOCK)
     try:
         # The name of the first member may start like a compressed file.
-        _header(start, 0, 0)
+        _header(start, 0)
     except _Damaged:
         by_start = [p for p, (magic, _) in _UNPACKERS.items() if start.startswith(magic)]
         by_name = [p for p, (_, ends) in _UNPACKERS.items() if name.lower().endswith(ends)]

@@ -10,7 +10,7 @@ from headstrip.embed.files import escape, is_image, refuse_folder
 from headstrip.embed.sources.access import Access
 from headstrip.embed.sources.items import Item, display_name, size_and_time
 from headstrip.embed.sources.left_out import Note, ignore
-from headstrip.embed.sources.patterns import EVERYTHING, Patterns, parse_patterns
+from headstrip.embed.sources.patterns import EVERYTHING, Patterns
 from headstrip.errors import HeadstripError
 
 COMPRESSED = (".tar.bz2", ".tar.gz", ".tar.xz", ".tar.zst", ".tbz2", ".tgz", ".txz")
@@ -59,12 +59,6 @@ class FolderTree(Tree):
         """Return all files of a folder, hidden ones too."""
         root = os.path.abspath(folder)
         return cls(root=root, where=display_name(root))
-
-    @classmethod
-    def of_patterns(cls, texts: Iterable[str], where: str, suffix: str) -> FolderTree:
-        """Return the files that match one of the patterns."""
-        root, patterns = parse_patterns(texts)
-        return cls(root=root, where=where, suffix=suffix, patterns=patterns)
 
     def files(self, note: Note = ignore) -> Iterator[Item]:
         """Walk the folders."""
