@@ -18,6 +18,7 @@ from headstrip.embed.sources.rows import located
 from headstrip.embed.sources.stream import StreamSource
 from headstrip.embed.sources.tar import TarSource
 from headstrip.embed.sources.trees import FolderTree, NamedTree, Tree, kind_of, suffix_of
+from headstrip.embed.sources.urls import UrlTree
 from headstrip.errors import HeadstripError, ImageError
 
 _REFUSED = {
@@ -79,8 +80,10 @@ def source_of(
         return StreamSource(what, access)
     if not text:
         raise HeadstripError("The source is an empty text. Name a folder, a list or an archive.")
-    tree = _remote_tree(text, access) if is_url(text) else _local_tree(text)
-    if isinstance(tree, FolderTree) and _is_saved_dataset(tree.root):
+    tree = UrlTree.of(text, access) if is_url(text) else _local_tree(text)
+    if isinstance(tree, FolderTree) and any(
+        os.path.isfile(os.path.join(tree.root, name)) for name in _SAVED_DATASET
+    ):
         from headstrip.embed.sources.arrow import ArrowSource
 
         return ArrowSource(tree.root, image_column)
@@ -96,12 +99,6 @@ def source_of(
     if kind == "list":
         return ListSource(_only_file(tree), tree.suffix, column, access)
     return FilesSource(tree)
-
-
-def _remote_tree(text: str, access: Access) -> Tree:
-    from headstrip.embed.sources.urls import UrlTree
-
-    return UrlTree.of(text, access)
 
 
 def _local_tree(text: str) -> Tree:
@@ -123,10 +120,6 @@ def _local_tree(text: str) -> Tree:
     suffix = "" if is_wild(suffix) else suffix
     root, patterns = parse_patterns(wild)
     return FolderTree(root=root, where=shown, suffix=suffix, patterns=patterns)
-
-
-def _is_saved_dataset(folder: str) -> bool:
-    return any(os.path.isfile(os.path.join(folder, name)) for name in _SAVED_DATASET)
 
 
 def _kind_by_suffix(tree: Tree) -> str:
@@ -198,7 +191,7 @@ def _only_file(tree: Tree) -> str:
 
 def _is_table_of_paths(tree: Tree, column: str) -> bool:
     """Whether a Parquet file has no images, or the user named another column than ``path``."""
-    from headstrip.embed.sources.parquet import columns_with_bytes
+    from headstrip.embed.sources.tables import columns_with_bytes
 
     if not tree.is_file:
         return False

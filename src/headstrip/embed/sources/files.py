@@ -14,6 +14,7 @@ from headstrip.embed.sources.items import Item, Reader, Source, image_errors, jo
 from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.rows import file_of_row
 from headstrip.embed.sources.trees import Tree, kind_of
+from headstrip.embed.sources.urls import read_url
 from headstrip.errors import HeadstripError, ImageError
 
 
@@ -60,7 +61,7 @@ class TreeSource:
                 note(item.path)
 
     def _has_images(self, item: Item) -> bool:
-        from headstrip.embed.sources.parquet import has_images
+        from headstrip.embed.sources.tables import has_images
 
         return has_images(joined(self.tree.root, item.path), self.tree.access)
 
@@ -108,14 +109,12 @@ class FileReader:
         """
         with image_errors():
             # The text of some rows cannot be read back, and is kept in another form as well.
-            location = joined(self.root, item.container or item.path)
+            stored = item.container or item.path
+            location = joined(self.root, stored)
             if not is_url(location):
-                row = item.container or item.path
-                return read_file(file_of_row(self.root, row) if self.is_list else location)
+                return read_file(file_of_row(self.root, stored) if self.is_list else location)
             if why := refusal(location, self.access, is_row=is_url(item.path)):
                 raise ImageError(why)
-            from headstrip.embed.sources.urls import read_url
-
             return read_url(location, item.size, self.access)
 
 

@@ -132,7 +132,7 @@ class ListSource:
             yield line
 
     def _table_values(self) -> Iterator[tuple[str, Any]]:
-        from headstrip.embed.sources.parquet import opened_table
+        from headstrip.embed.sources.tables import opened_table
 
         start = 0
         with opened_table(self.location, self._shown, self.access) as table:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from headstrip.embed.sources.access import Access, is_url
+from headstrip.embed.sources.urls import filesystem
 
 
 class OpenFiles:
@@ -59,8 +60,6 @@ def open_location(location: str, access: Access) -> BinaryIO:
         OSError: It cannot be opened.
     """
     if is_url(location):
-        from headstrip.embed.sources.urls import filesystem
-
         files, path = filesystem(location, access)
         return cast(BinaryIO, files.open(path, "rb"))
     return open(location, "rb")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from headstrip.embed.sources.access import Access, is_url
 from headstrip.embed.sources.files import TreeSource
@@ -20,24 +18,23 @@ from headstrip.embed.sources.items import (
     Item,
     Reader,
     joined,
-    reason_of,
     size_and_time,
-    unreadable,
 )
 from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.opened import open_location
 from headstrip.embed.sources.tables import (
     TableReader,
-    bytes_columns,
     image_column,
     items_of_rows,
+    opened_table,
+    parquet_file,
 )
+from headstrip.embed.sources.urls import filesystem, size_and_time_in
 from headstrip.errors import HeadstripError, ImageError
 
 _MOST_OPEN = 2
 _BATCH_BYTES = 1 << 24
 _BATCH_ROWS = 1024
-_BUFFER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class _ParquetTable:
         self._file = open_location(location, access)
         try:
             self._modified = _modified(location, access)
-            self._table = pq.ParquetFile(self._file, buffer_size=_BUFFER, pre_buffer=False)
+            self._table = parquet_file(self._file)
             schema, metadata = self._table.schema_arrow, self._table.metadata
             name = image_column(schema, column, location) or ""
             is_struct = pa.types.is_struct(schema.field(name).type)
@@ -163,42 +160,5 @@ def _modified(location: str, access: Access) -> int:
     """Return when a url was written, in ns since 1970; 0 where that is not known, or a file."""
     if not is_url(location):
         return 0
-    from headstrip.embed.sources.urls import filesystem, size_and_time_in
-
     files, path = filesystem(location, access)
     return size_and_time_in(files.info(path))[1]
-
-
-@contextmanager
-def opened_table(location: str, shown: str, access: Access) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file for its footer and its small columns.
-
-    Raises:
-        HeadstripError: It cannot be read.
-    """
-    try:
-        with open_location(location, access) as file:
-            yield pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
-    except HeadstripError:
-        raise
-    except Exception as error:
-        # pyarrow, and the drivers of remote files, raise errors of many classes.
-        raise unreadable(shown, reason_of(error)) from error
-
-
-def columns_with_bytes(location: str, shown: str, access: Access) -> tuple[list[str], list[str]]:
-    """Return the columns of a Parquet file, and those of them that may have images.
-
-    Raises:
-        HeadstripError: It cannot be read.
-    """
-    with opened_table(location, shown, access) as table:
-        return table.schema_arrow.names, bytes_columns(table.schema_arrow)
-
-
-def has_images(location: str, access: Access) -> bool:
-    """Whether a file is Parquet that has a column of bytes and can be read."""
-    try:
-        return bool(columns_with_bytes(location, location, access)[1])
-    except HeadstripError:
-        return False

@@ -1,22 +1,29 @@
-"""Images in the rows of tables: which column has them, and how a row is read."""
+"""Images in the rows of tables: how a table is opened, which column has them, how one is read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from headstrip.embed.sources.access import Access
 from headstrip.embed.sources.items import (
     Item,
     image_errors,
     joined,
+    reason_of,
     refuse_changed,
     refuse_repeated,
     refuse_size,
+    unreadable,
 )
-from headstrip.embed.sources.opened import OpenFiles
+from headstrip.embed.sources.opened import OpenFiles, open_location
 from headstrip.errors import HeadstripError, ImageError
+
+_BUFFER = 1 << 20
 
 
 class Table(Protocol):
@@ -67,6 +74,46 @@ def items_of_rows(container: str, modified: int, rows: int) -> Iterator[Item]:
     """
     for row in range(rows):
         yield Item(f"{container}/{row:09d}", 0, modified, container, row)
+
+
+def parquet_file(file: BinaryIO) -> pq.ParquetFile:
+    """Read the footer of a Parquet file; its columns are read in small pieces."""
+    return pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+
+
+@contextmanager
+def opened_table(location: str, shown: str, access: Access) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file for its footer and its small columns.
+
+    Raises:
+        HeadstripError: It cannot be read.
+    """
+    try:
+        with open_location(location, access) as file:
+            yield parquet_file(file)
+    except HeadstripError:
+        raise
+    except Exception as error:
+        # pyarrow, and the drivers of remote files, raise errors of many classes.
+        raise unreadable(shown, reason_of(error)) from error
+
+
+def columns_with_bytes(location: str, shown: str, access: Access) -> tuple[list[str], list[str]]:
+    """Return the columns of a Parquet file, and those of them that may have images.
+
+    Raises:
+        HeadstripError: It cannot be read.
+    """
+    with opened_table(location, shown, access) as table:
+        return table.schema_arrow.names, bytes_columns(table.schema_arrow)
+
+
+def has_images(location: str, access: Access) -> bool:
+    """Whether a file is Parquet that has a column of bytes and can be read."""
+    try:
+        return bool(columns_with_bytes(location, location, access)[1])
+    except HeadstripError:
+        return False
 
 
 def image_column(schema: pa.Schema, chosen: str | None, shown: str) -> str | None:

@@ -31,6 +31,7 @@ from headstrip.embed.sources.items import (
 )
 from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.opened import OpenFiles, open_location
+from headstrip.embed.sources.urls import filesystem
 from headstrip.errors import HeadstripError, ImageError
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -125,8 +126,6 @@ class TarReader:
 
     def _content(self, location: str, item: Item) -> bytes:
         if is_url(location):
-            from headstrip.embed.sources.urls import filesystem
-
             files, path = filesystem(location, self.access)
             return bytes(files.cat_file(path, start=item.offset, end=item.offset + item.size))
         with self._files.using(location) as file:
