@@ -366,8 +366,8 @@ FAULTS = (
     ),
     Fault(
         "the path of a row is normalised", "embed/sources/rows.py",
-        "        return escape(os.fsencode(text))\n",
-        "        return escape(os.fsencode(os.path.normpath(text)))\n",
+        "    name = text if _is_unicode(text) else stored\n",
+        "    name = os.path.normpath(text) if _is_unicode(text) else stored\n",
         "tests/embed/sources/test_lists.py",
     ),
     Fault(

@@ -1,4 +1,4 @@
-"""Read rows that mean harm in this process, and tell what it opened; run as a program.
+"""Read hostile rows in this process, and report what it opened; run as a program.
 
 Standard input is a JSON object: ``rows``, the texts, ``sources``, those to name as the source, and
 ``list``, a file to list the rows in. Standard output is one: what each way to hand the rows over
@@ -49,11 +49,11 @@ def main() -> None:
     read(source_of(["none"]))
     opened: list[str] = []
 
-    def heed(event: str, arguments: tuple[Any, ...]) -> None:
+    def record(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(DANGERS) and (event != "open" or arguments[0] not in lists):
             opened.append(f"{event} {arguments}")
 
-    sys.addaudithook(heed)
+    sys.addaudithook(record)
     by_jsonl, by_parquet = lists_of(place)
     found = {
         "jsonl": read(by_jsonl),

@@ -165,7 +165,7 @@ def test_a_link_to_a_folder_that_a_pattern_names_is_entered_once(tmp_path: Path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name here")
-def test_what_is_no_file_of_bytes_is_a_row_that_says_so(tmp_path: Path) -> None:
+def test_what_is_no_file_of_bytes_is_a_row_with_the_reason(tmp_path: Path) -> None:
     write_files(tmp_path, {"empty.jpg": b"", "folder.jpg/a.jpg": b"1"})
     os.mkfifo(tmp_path / "pipe.jpg")
     with open(tmp_path / "huge.jpg", "wb") as file:
@@ -178,7 +178,7 @@ def test_what_is_no_file_of_bytes_is_a_row_that_says_so(tmp_path: Path) -> None:
     }
 
 
-def test_a_file_that_disappears_is_a_row_that_says_so(tmp_path: Path) -> None:
+def test_a_file_that_disappears_is_a_row_with_the_reason(tmp_path: Path) -> None:
     source = source_of(write_files(tmp_path, {"a.jpg": b"1"}))
     (item,) = source.items()
     (tmp_path / "a.jpg").unlink()
@@ -186,7 +186,7 @@ def test_a_file_that_disappears_is_a_row_that_says_so(tmp_path: Path) -> None:
         source.reader().read(item)
 
 
-def test_a_folder_that_cannot_be_listed_is_told(
+def test_a_folder_that_cannot_be_listed_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = source_of(write_files(tmp_path, {"in/a.jpg": b"1"}))
@@ -203,7 +203,9 @@ def test_a_folder_that_cannot_be_listed_is_told(
         list(source.items())
 
 
-def test_a_listing_that_breaks_off_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_that_breaks_off_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = source_of(write_files(tmp_path, {"a.jpg": b"1"}))
     scandir = os.scandir
 
@@ -228,7 +230,7 @@ def test_a_listing_that_breaks_off_is_told(tmp_path: Path, monkeypatch: pytest.M
         list(source.items())
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"There is no file '.*none'\. Check the path\."):
         source_of(tmp_path / "none")
     with pytest.raises(HeadstripError, match=r"There is no image in .*, no \.tar and"):

@@ -1,4 +1,4 @@
-"""Rows that mean harm: docs/sources.md says what each gives, and none opens anything."""
+"""Hostile rows: each gives the error that docs/sources.md lists, and none opens anything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def documented() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     rows = documented()
     # What is typed as the source may be private, or have a password; `?` is a wildcard there.
     typed = ("not a public address", "user name or a password", "a share of another machine")
@@ -45,25 +45,25 @@ def test_there_are_sixty_and_more() -> None:
 
 
 def test_none_opens_a_file_a_socket_or_a_process_however_it_is_handed_over(
-    told: dict[str, Any],
+    result: dict[str, Any],
 ) -> None:
-    assert told["opened"] == []
+    assert result["opened"] == []
 
 
-def test_fsspec_is_not_even_imported_so_its_version_does_not_matter(told: dict[str, Any]) -> None:
-    assert told["fsspec"] is False
+def test_fsspec_is_not_even_imported_so_its_version_does_not_matter(result: dict[str, Any]) -> None:
+    assert result["fsspec"] is False
 
 
 @pytest.mark.parametrize("way", ["jsonl", "parquet", "iterable"])
-def test_each_says_what_the_document_says(told: dict[str, Any], way: str) -> None:
+def test_each_says_what_the_document_says(result: dict[str, Any], way: str) -> None:
     expected = documented()
-    for (row, said), found in zip(expected.items(), told["found"][way], strict=True):
+    for (row, said), found in zip(expected.items(), result["found"][way], strict=True):
         assert found.startswith(said.removesuffix("...")), row
         assert found == said or said.endswith("..."), row
 
 
-def test_none_is_a_source_either(told: dict[str, Any]) -> None:
-    assert "NOT REFUSED" not in told["found"]["source"]
+def test_none_is_a_source_either(result: dict[str, Any]) -> None:
+    assert "NOT REFUSED" not in result["found"]["source"]
 
 
 def test_names_in_an_archive_and_paths_beside_images_are_names_alone(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_what_headstrip_keeps_while_it_runs_is_not_counted(tmp_path: Path) -> No
     assert left_out(tmp_path) == {}
 
 
-def test_suffixes_that_may_be_of_pictures_are_told() -> None:
+def test_suffixes_that_may_be_of_pictures_are_reported() -> None:
     assert sentence(COUNTS) == (
         "6 files were left out: 2 without a suffix, 2 .ico, 1 .dng, 1 .jxl. "
         "Images are known by their suffix."

@@ -113,7 +113,7 @@ def test_lines_may_end_as_on_an_old_mac(folder: Path) -> None:
         (["1,x.jpg", '2,"b" c.jpg'], "line 3 has text behind a closing quote"),
     ],
 )
-def test_a_quote_that_is_not_closed_is_told(tmp_path: Path, rows: list[str], said: str) -> None:
+def test_a_quote_that_is_not_closed_is_reported(tmp_path: Path, rows: list[str], said: str) -> None:
     (tmp_path / "a.csv").write_text("\n".join(["id,path", *rows]))
     with pytest.raises(HeadstripError, match=said):
         contents(tmp_path / "a.csv")
@@ -155,7 +155,7 @@ def test_other_keys_may_be_there_twice(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["l.lst", "list", "a.list"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_a_list_with_another_suffix_is_told_the_suffixes(
+def test_a_list_with_another_suffix_gets_an_error_with_the_suffixes(
     tmp_path: Path, name: str, encoding: str
 ) -> None:
     (tmp_path / name).write_text("grün.jpg\nb.jpg\n", encoding=encoding)
@@ -186,7 +186,7 @@ def test_a_path_that_stands_there_twice_is_listed_twice(folder: Path) -> None:
         ("a.parquet", "no parquet", r"a\.parquet' cannot be read"),
     ],
 )
-def test_a_list_that_cannot_be_read_is_told(
+def test_a_list_that_cannot_be_read_is_reported(
     tmp_path: Path, name: str, content: str, said: str
 ) -> None:
     (tmp_path / name).write_text(content)
@@ -194,7 +194,7 @@ def test_a_list_that_cannot_be_read_is_told(
         contents(tmp_path / name)
 
 
-def test_a_parquet_list_without_its_column_or_a_path_is_told(tmp_path: Path) -> None:
+def test_a_parquet_list_without_its_column_or_a_path_is_reported(tmp_path: Path) -> None:
     pq.write_table(pa.table({"file": ["a.jpg", None]}), tmp_path / "a.parquet")
     with pytest.raises(HeadstripError, match="no column 'path'; its columns: 'file'"):
         contents(tmp_path / "a.parquet")
@@ -264,7 +264,7 @@ def test_a_list_in_latin_1_says_so_where_it_matters(tmp_path: Path) -> None:
     }
 
 
-def test_a_list_that_is_cut_within_a_letter_is_told(tmp_path: Path) -> None:
+def test_a_list_that_is_cut_within_a_letter_is_reported(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes("a.jpg\n".encode("utf-16")[:-1])
     with pytest.raises(HeadstripError, match=r"list\.txt' cannot be read: .*truncated data"):
         contents(tmp_path / "list.txt")
@@ -292,7 +292,7 @@ def test_json_objects_a_line_have_their_paths_under_a_key(folder: Path, suffix: 
         ("[" * 200_000, "line 1 is not a JSON object"),
     ],
 )
-def test_json_that_is_no_list_is_told(tmp_path: Path, text: str, said: str) -> None:
+def test_json_that_is_no_list_is_reported(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(HeadstripError, match=said):
         contents(tmp_path / "a.jsonl")

@@ -68,7 +68,7 @@ def test_a_batch_of_arrays_is_a_stream_of_its_images() -> None:
     assert len(list(stream(np.zeros((3, 2, 2, 3), np.uint8)).pairs())) == 3
 
 
-def test_what_is_no_image_is_told_with_its_place() -> None:
+def test_what_is_no_image_is_reported_with_its_number() -> None:
     with pytest.raises(HeadstripError, match="Image 2 of the iterable is a NoneType"):
         list(stream([b"1", None]).items())
     with pytest.raises(HeadstripError, match="A int cannot be a source of images"):

@@ -83,7 +83,7 @@ def test_a_large_row_group_is_not_decoded_as_a_whole(tmp_path: Path) -> None:
         assert pa.total_allocated_bytes() - before < 64 << 20
 
 
-def test_a_damaged_file_is_told_and_a_damaged_page_is_a_row(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_and_a_damaged_page_is_a_row(tmp_path: Path) -> None:
     path = write_images(
         tmp_path / "x.parquet",
         [b"1" * 5000, b"2"],
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_told_and_a_damaged_page_is_a_row(tmp_path: Path) -> N
         contents(path)
 
 
-def test_a_file_that_is_written_anew_gives_no_wrong_image(tmp_path: Path) -> None:
+def test_a_file_that_is_rewritten_gives_no_wrong_image(tmp_path: Path) -> None:
     path = write_images(tmp_path / "x.parquet", [b"1"])
     source = source_of(path)
     (item,) = source.items()
@@ -129,7 +129,7 @@ def test_images_beside_tables_of_images_are_a_mixture(tmp_path: Path) -> None:
         contents(tmp_path)
 
 
-def test_a_table_without_images_among_others_is_told(tmp_path: Path) -> None:
+def test_a_table_without_images_among_others_is_reported(tmp_path: Path) -> None:
     write_images(tmp_path / "x.parquet", [b"1"])
     pq.write_table(pa.table({"a": [1]}), tmp_path / "y.parquet")
     with pytest.raises(HeadstripError, match=r"'y\.parquet' has no column with the bytes"):
@@ -187,13 +187,13 @@ def test_an_arrow_file_is_read_like_a_stream(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_damaged_dataset_is_told(tmp_path: Path, state: str, said: str) -> None:
+def test_a_damaged_dataset_is_reported(tmp_path: Path, state: str, said: str) -> None:
     write_files(tmp_path, {"state.json": state.encode(), "bad.arrow": b"x" * 100})
     with pytest.raises(HeadstripError, match=said):
         contents(tmp_path)
 
 
-def test_a_dataset_without_images_is_told(tmp_path: Path) -> None:
+def test_a_dataset_without_images_is_reported(tmp_path: Path) -> None:
     save_to_disk(tmp_path, {"a.arrow": [b"1"]})
     with pytest.raises(HeadstripError, match="no column 'label' with the bytes of images"):
         contents(tmp_path, image_column="label")

@@ -98,7 +98,7 @@ def test_braces_name_archives_that_all_have_to_be_there(tmp_path: Path) -> None:
         source_of(f"{tmp_path}/t-{{00..02}}.tar")
 
 
-def test_what_leads_out_or_elsewhere_is_a_row_that_says_so(tmp_path: Path) -> None:
+def test_what_leads_out_or_elsewhere_is_a_row_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     out = "its name leads out of the archive: it is absolute, or has '..' in it."
     link = "it is a link, and headstrip does not follow links in an archive."
@@ -133,7 +133,7 @@ def test_what_leads_out_or_elsewhere_is_a_row_that_says_so(tmp_path: Path) -> No
     assert os.listdir(path.parent) == ["x.tar"]
 
 
-def test_sparse_members_are_rows_that_say_so(tmp_path: Path) -> None:
+def test_sparse_members_are_rows_with_the_reason(tmp_path: Path) -> None:
     old = bytearray(header("old.jpg", type=tarfile.GNUTYPE_SPARSE, size=512))
     old[482] = 1
     old[148:156] = b"%06o\0 " % (sum(old[:148]) + 8 * 32 + sum(old[156:]))
@@ -157,7 +157,7 @@ def test_sparse_members_are_rows_that_say_so(tmp_path: Path) -> None:
     }
 
 
-def test_a_member_that_is_too_large_is_a_row_that_says_so(tmp_path: Path) -> None:
+def test_a_member_that_is_too_large_is_a_row_with_the_reason(tmp_path: Path) -> None:
     size = (1 << 28) + 1
     with open(tmp_path / "x.tar", "wb") as file:
         file.write(header(size=size))
@@ -195,7 +195,9 @@ def test_pax_headers_of_all_members_and_of_the_next_are_heeded(tmp_path: Path) -
         (header() + bytes(1024) + header(), "it goes on after its end, at byte 1024"),
     ],
 )
-def test_a_damaged_archive_is_told_and_where(tmp_path: Path, raw: bytes, said: str) -> None:
+def test_a_damaged_archive_is_reported_with_its_position(
+    tmp_path: Path, raw: bytes, said: str
+) -> None:
     text = refused(tmp_path / "x.tar", raw)
     assert text.startswith("The archive 'x.tar' cannot be read: ")
     assert said in text
@@ -251,7 +253,7 @@ def test_a_member_may_be_named_like_the_start_of_a_compressed_file(tmp_path: Pat
     assert contents(path) == {"x.tar/BZh.jpg": b"1"}
 
 
-def test_an_archive_that_is_written_anew_gives_no_wrong_image(tmp_path: Path) -> None:
+def test_an_archive_that_is_rewritten_gives_no_wrong_image(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {"a.jpg": b"1", "b.jpg": b"2"})
     source = source_of(path)
     first, second = source.items()

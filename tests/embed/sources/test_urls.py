@@ -122,14 +122,14 @@ def test_a_page_of_links_is_a_folder(tmp_path: Path) -> None:
     assert found == {"a%20b.jpg": b"1", "in/c.jpg": b"2"}
 
 
-def test_one_image_behind_a_url_with_a_signature_is_told_without_it(server: FaultServer) -> None:
+def test_one_image_behind_a_url_with_a_signature_is_shown_without_it(server: FaultServer) -> None:
     url = server.put("/a.jpg?signature=secret", b"1")
     source = source_of(url, **OPEN)
     assert list(contents(source).values()) == [b"1"]
     assert source.describe() == {"kind": "files", "where": server.url + "/a.jpg"}
 
 
-def test_passwords_are_not_told(memory: Any) -> None:
+def test_passwords_are_not_shown(memory: Any) -> None:
     where = source_of("memory://user:secret@photos/a.jpg", **OPEN).describe()["where"]
     assert where == "memory://photos/a.jpg"
 
@@ -145,7 +145,7 @@ def test_no_more_than_the_limit_is_read_behind_a_url(
     assert contents(tmp_path / "list.txt", **OPEN) == {"memory://photos/a.jpg": said}
 
 
-def test_a_driver_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_driver_that_is_missing_is_reported(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"no driver for 'nobody' here .*Protocol not known"):
         source_of("nobody://photos", allow_schemes=["nobody"])
     (tmp_path / "list.txt").write_text("nobody://photos/a.jpg\n")
@@ -153,13 +153,13 @@ def test_a_driver_that_is_missing_is_told(tmp_path: Path) -> None:
     assert "no driver for 'nobody'" in str(said)
 
 
-def test_without_fsspec_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fsspec_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(HeadstripError, match=r"Run pip install 'headstrip\[fsspec\]'\."):
         source_of("s3://bucket/photos")
 
 
-def test_a_url_with_nothing_below_is_told(memory: Any) -> None:
+def test_a_url_with_nothing_below_is_reported(memory: Any) -> None:
     with pytest.raises(HeadstripError, match="'memory://none/' cannot be listed"):
         source_of("memory://none/", **OPEN)
     with pytest.raises(HeadstripError, match="'memory://none' cannot be listed"):
@@ -277,7 +277,7 @@ def test_a_scheme_to_allow_is_a_name() -> None:
 
 
 @pytest.mark.parametrize("size", ["1" + "0" * 30, "-5", "x"])
-def test_a_length_that_makes_no_sense_is_a_row_that_says_so(
+def test_a_length_that_makes_no_sense_is_a_row_with_the_reason(
     server: FaultServer, tmp_path: Path, size: str
 ) -> None:
     url = server.put("/a.jpg", b"1")
