@@ -38,10 +38,6 @@ class TreeSource:
         """
         raise NotImplementedError
 
-    def reader(self) -> Reader:
-        """Return the reader of the items."""
-        raise NotImplementedError
-
     def files(self, note: Note) -> Iterator[Item]:
         """List the files of the source's kind, and refuse files of another kind that has images.
 

@@ -21,7 +21,7 @@ from headstrip.embed.sources.items import (
     refuse_repeated,
     unreadable,
 )
-from headstrip.embed.sources.opened import open_location
+from headstrip.embed.sources.open_files import open_location
 from headstrip.embed.sources.rows import item_of_row
 from headstrip.errors import HeadstripError
 

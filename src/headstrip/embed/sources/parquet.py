@@ -21,7 +21,7 @@ from headstrip.embed.sources.items import (
     size_and_time,
 )
 from headstrip.embed.sources.left_out import Note, ignore
-from headstrip.embed.sources.opened import open_location
+from headstrip.embed.sources.open_files import open_location
 from headstrip.embed.sources.tables import (
     TableReader,
     image_column,

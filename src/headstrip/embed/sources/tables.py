@@ -20,7 +20,7 @@ from headstrip.embed.sources.items import (
     refuse_size,
     unreadable,
 )
-from headstrip.embed.sources.opened import OpenFiles, open_location
+from headstrip.embed.sources.open_files import OpenFiles, open_location
 from headstrip.errors import HeadstripError, ImageError
 
 _BUFFER = 1 << 20

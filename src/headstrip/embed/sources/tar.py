@@ -30,7 +30,7 @@ from headstrip.embed.sources.items import (
     unreadable,
 )
 from headstrip.embed.sources.left_out import Note, ignore
-from headstrip.embed.sources.opened import OpenFiles, open_location
+from headstrip.embed.sources.open_files import OpenFiles, open_location
 from headstrip.embed.sources.urls import filesystem
 from headstrip.errors import HeadstripError, ImageError
 
