@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from headstrip.embed.sources import MAX_BYTES
+from headstrip.images.size_limit import MAX_BYTES
 from headstrip.registry.catalog import read_catalog
 
 ROOT = Path(__file__).parents[2]

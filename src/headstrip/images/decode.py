@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from headstrip.embed.sources import MAX_BYTES, refuse_size
 from headstrip.errors import HeadstripError, ImageError
 from headstrip.images.heif import is_heif, open_heif
+from headstrip.images.size_limit import MAX_BYTES, refuse_size
 from headstrip.images.tiff import unread_kind
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")

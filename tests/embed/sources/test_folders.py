@@ -15,8 +15,9 @@ from tests.embed.sources.made import contents, write_files, write_tar
 
 from headstrip import HeadstripError
 from headstrip.embed.files import find_images, original_path, stored_path
-from headstrip.embed.sources import MAX_BYTES, Item, Source, source_of
+from headstrip.embed.sources import Item, Source, source_of
 from headstrip.embed.sources.patterns import expand_braces
+from headstrip.images.size_limit import MAX_BYTES
 
 TREE = {
     "a.jpg": b"1",

@@ -17,8 +17,9 @@ from tests.embed.sources.made import contents, write_files, write_images, write_
 from tests.servers import FaultServer, Reply, fault_server
 
 from headstrip import HeadstripError, ImageError
-from headstrip.embed.sources import MAX_BYTES, source_of
+from headstrip.embed.sources import source_of
 from headstrip.embed.sources.urls import size_and_time_in
+from headstrip.images.size_limit import MAX_BYTES
 
 fsspec = pytest.importorskip("fsspec", reason="urls are read by fsspec")
 
@@ -139,7 +140,7 @@ def test_no_more_than_the_limit_is_read_behind_a_url(
 ) -> None:
     said = "it has 4 bytes, and at most 3 are read."
     monkeypatch.setattr("headstrip.embed.sources.urls.MAX_BYTES", 3)
-    monkeypatch.setattr("headstrip.embed.sources.items.MAX_BYTES", 3)
+    monkeypatch.setattr("headstrip.images.size_limit.MAX_BYTES", 3)
     memory.pipe("/photos/a.jpg", b"1" * (MAX_BYTES >> 20))
     (tmp_path / "list.txt").write_text("memory://photos/a.jpg\n")
     assert contents(tmp_path / "list.txt", **OPEN) == {"memory://photos/a.jpg": said}

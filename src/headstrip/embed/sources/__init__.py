@@ -9,20 +9,17 @@ from headstrip.embed.sources.access import is_url
 from headstrip.embed.sources.dispatch import source_of
 from headstrip.embed.sources.files import items_of
 from headstrip.embed.sources.items import (
-    MAX_BYTES,
     Item,
     Reader,
     Source,
     is_clipped,
     joined,
-    refuse_size,
     size_and_time,
 )
 from headstrip.embed.sources.left_out import LeftOut, sentence
 from headstrip.embed.sources.stream import StreamSource
 
 __all__ = [
-    "MAX_BYTES",
     "Item",
     "LeftOut",
     "Reader",
@@ -32,7 +29,6 @@ __all__ = [
     "is_url",
     "items_of",
     "joined",
-    "refuse_size",
     "sentence",
     "size_and_time",
     "source_of",

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from headstrip.embed.sources.access import Access, is_url, refusal
-from headstrip.embed.sources.items import Item, Reader, Source, image_errors, joined, refuse_size
+from headstrip.embed.sources.items import Item, Reader, Source, image_errors, joined
 from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.rows import file_of_row
 from headstrip.embed.sources.trees import Tree, kind_of
 from headstrip.embed.sources.urls import read_url
 from headstrip.errors import HeadstripError, ImageError
+from headstrip.images.size_limit import refuse_size
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,6 @@ from headstrip.embed.files import escape, original_path
 from headstrip.embed.sources.access import HTTP, is_url
 from headstrip.errors import HeadstripError, ImageError, one_line
 
-MAX_BYTES = 1 << 28
-"""The largest encoded image that headstrip reads, in bytes."""
-
 _LONGEST_REASON = 300
 _MAX_INT64 = (1 << 63) - 1
 
@@ -166,16 +163,6 @@ def image_errors() -> Iterator[None]:
     except Exception as error:
         # The drivers of remote files, and pyarrow, raise errors of many classes.
         raise ImageError(f"{reason_of(error)}.") from error
-
-
-def refuse_size(size: int) -> None:
-    """Refuse an image that is too large.
-
-    Raises:
-        ImageError: It has more than ``MAX_BYTES``.
-    """
-    if size > MAX_BYTES:
-        raise ImageError(f"it has {size} bytes, and at most {MAX_BYTES} are read.")
 
 
 def refuse_changed(listed: int, found: int) -> None:

@@ -17,11 +17,11 @@ from headstrip.embed.sources.items import (
     reason_of,
     refuse_changed,
     refuse_repeated,
-    refuse_size,
     unreadable,
 )
 from headstrip.embed.sources.open_files import OpenFiles, open_location
 from headstrip.errors import HeadstripError, ImageError
+from headstrip.images.size_limit import refuse_size
 
 _BUFFER = 1 << 20
 

@@ -25,7 +25,6 @@ from headstrip.embed.sources.items import (
     joined,
     reason_of,
     refuse_changed,
-    refuse_size,
     size_and_time,
     unreadable,
 )
@@ -33,6 +32,7 @@ from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.open_files import OpenFiles, open_location
 from headstrip.embed.sources.urls import filesystem
 from headstrip.errors import HeadstripError, ImageError
+from headstrip.images.size_limit import refuse_size
 
 _BLOCK = tarfile.BLOCKSIZE
 _MOST_EXTENDED = 1 << 20

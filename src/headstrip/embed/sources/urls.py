@@ -26,17 +26,16 @@ from headstrip.embed.sources.access import (
     scheme_of,
 )
 from headstrip.embed.sources.items import (
-    MAX_BYTES,
     Item,
     clip_to_int64,
     display_name,
     reason_of,
-    refuse_size,
 )
 from headstrip.embed.sources.left_out import Note, ignore
 from headstrip.embed.sources.patterns import is_wild
 from headstrip.embed.sources.trees import Tree, kind_of, suffix_of
 from headstrip.errors import HeadstripError, ImageError
+from headstrip.images.size_limit import MAX_BYTES, refuse_size
 
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 _NO_SUFFIX = "."
