@@ -36,7 +36,8 @@ test-oldest-timm: $(OLDEST_TIMM)  ## Run timm's default tests on the oldest timm
 
 # Two minutes on two cores; what it measured is committed.
 soak: $(INSTALLED)  ## Embed a million images, and draw the memory that it took
-	$(BIN)/python tools/soak_embed.py --markdown docs/memory.md --svg docs/memory.svg
+	$(BIN)/python tools/soak_embed.py --markdown docs/reference/memory.md \
+		--svg docs/reference/memory.svg
 
 lint: $(INSTALLED)  ## Check style, format and types
 	$(BIN)/ruff check

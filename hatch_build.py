@@ -11,7 +11,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\]]+)\]\((?![a-z]+:|#)([^)#\s]+)(?:#[^)\s]*)?\)")
 _NOTE = (
-    "\nThe files named here, such as `docs/embed.md`, are in the source distribution, and the "
+    "\nThe files named here, such as `docs/index.md`, are in the source distribution, and the "
     "folder `docs` is installed as `share/doc/headstrip`.\n"
 )
 

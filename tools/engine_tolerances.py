@@ -1,10 +1,10 @@
-"""Engines and precisions on a real network and real photographs: the table in ``docs/engines.md``.
+"""Measure engines and precisions, and write the table of ``docs/reference/engines.md``.
 
-The photographs are the demo's. Each is embedded by every engine in every precision, and compared
-with eager torch in float32.
+The network and the photographs are the demo's. Every engine embeds each photograph
+in every precision, and the tool compares the result with eager torch in float32.
 
     python tools/engine_tolerances.py           # prints the table
-    python tools/engine_tolerances.py --write   # and puts it into docs/engines.md
+    python tools/engine_tolerances.py --write   # puts it into the page too
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from headstrip.embed.parallelism import cores
 from headstrip.encoder.encoder import Encoder
 from headstrip.images.pixels import to_pixels
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "engines.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "engines.md"
 BATCH_SIZE = 5
 """Divides the number of photographs."""
 
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and, if asked, write."""
     parser = argparse.ArgumentParser(description="Compare engines on a real network.")
     parser.add_argument("--engine", action="append", choices=ENGINES, dest="engines")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/engines.md")
+    parser.add_argument("--write", action="store_true", help="put the table into the page")
     arguments = parser.parse_args(argv)
     encoder, lanes = build_encoder(BACKBONE), cores()
     batches = batches_of(encoder)

@@ -1,4 +1,4 @@
-"""Write the reference of the hooks, docs/hookspec.md, out of their signatures and docstrings.
+"""Write docs/reference/hookspec.md from the signatures and docstrings of the hooks.
 
     python tools/hookspec_reference.py
 
@@ -20,11 +20,13 @@ from headstrip.network import head as surgery
 from headstrip.plugins.returns import REQUIRED
 from headstrip.system.atomic import write_atomically
 
-REFERENCE = Path(__file__).parents[1] / "docs" / "hookspec.md"
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "hookspec.md"
 VALUES = (
-    (spec, "BackboneSpec"), (spec, "WeightsEntry"), (preprocessing, "Preprocessing"),
+    (spec, "BackboneSpec"),
+    (spec, "WeightsEntry"),
+    (preprocessing, "Preprocessing"),
     (surgery, "Stripped"),
-)  # fmt: skip
+)
 FUNCTIONS = ((surgery, "detach"),)
 
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$", re.MULTILINE)
@@ -37,30 +39,32 @@ def reference() -> str:
     """Return the text of the reference."""
     contract = find(hookspecs, "HeadStripper")
     hooks = [node for node in contract.body if isinstance(node, ast.FunctionDef)]
-    return "\n".join([
+    lines = [
         "# The hooks of a plugin",
         "",
-        "[How to write a plugin](write-a-plugin.md) goes through one; this is the whole contract. "
-        "`tools/hookspec_reference.py` writes it out of the code.",
+        "This page is for authors of plugins who need the exact contract of a hook. "
+        "[Write a plugin](../tutorial/write-a-plugin.md) builds one step by step. "
+        "`tools/hookspec_reference.py` writes this page from the code.",
         "",
         *sections(module_text(hookspecs)),
         *sections(text_of(contract).partition("\n\n")[2]),
-        f"The version of this contract is {hookspecs.API_VERSION}, the entry-point group "
-        f"`{hookspecs.ENTRY_POINT_GROUP}`. A hook may leave out arguments that it does not need; "
-        "it has no defaults, no `*` and no `**`.",
+        f"The version of this contract is {hookspecs.API_VERSION}, the entry-point group is "
+        f"`{hookspecs.ENTRY_POINT_GROUP}`. A hook may leave out arguments that it does not need. "
+        "It must not have defaults, `*` or `**`.",
         "",
         "| hook | what it does |",
         "|---|---|",
         *(f"| [`{hook.name}`](#{hook.name}) | {inline(summary(hook))} |" for hook in hooks),
         "",
-        *(line for hook in hooks for line in function_lines(hook, "##")),
-        "## What they take and give",
-        "",
-        "All of these are names of `headstrip` itself.",
-        "",
-        *(line for module, name in VALUES for line in value_lines(find(module, name))),
-        *(line for module, name in FUNCTIONS for line in function_lines(find(module, name), "###")),
-    ]).rstrip() + "\n"  # fmt: skip
+    ]
+    for hook in hooks:
+        lines += function_lines(hook, "##")
+    lines += ["## Types", "", "All of these are names of `headstrip`.", ""]
+    for module, name in VALUES:
+        lines += value_lines(find(module, name))
+    for module, name in FUNCTIONS:
+        lines += function_lines(find(module, name), "###")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def function_lines(function: Node, level: str) -> Iterator[str]:
@@ -117,9 +121,10 @@ def find(module: ModuleType, name: str) -> Node:
     """Return a class or a function of a module, as source."""
     tree = ast.parse(inspect.getsource(module))
     (found,) = [
-        node for node in tree.body
+        node
+        for node in tree.body
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name
-    ]  # fmt: skip
+    ]
     return found
 
 

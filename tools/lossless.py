@@ -138,7 +138,7 @@ def main() -> None:
     """Print a row an architecture, and fail when one of them loses something."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"])
-    parser.add_argument("--markdown", action="store_true", help="rows as docs/lossless.md has them")
+    parser.add_argument("--markdown", action="store_true", help="print rows of Markdown")
     arguments = parser.parse_args()
     row = "| `{}` | {} | {} | {} | {} |" if arguments.markdown else "{:22} {:>6} {:9} {:>14} {:>9}"
     print(row.format("architecture", "width", "law", "input", "lossless").replace("`", ""))

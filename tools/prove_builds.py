@@ -9,8 +9,8 @@ networks of at most 30 million parameters an embedding.
 
     python tools/prove_builds.py                              every architecture
     python tools/prove_builds.py 'timm:vit_*' 'torchvision:*' --gib 12
-    python tools/prove_builds.py --markdown docs/builds.md --minutes 60
-    python tools/prove_builds.py --markdown docs/builds.md --go-on
+    python tools/prove_builds.py --markdown docs/reference/builds.md --minutes 60
+    python tools/prove_builds.py --markdown docs/reference/builds.md --go-on
 """
 
 from __future__ import annotations

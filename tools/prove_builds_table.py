@@ -12,12 +12,14 @@ from pathlib import Path
 DOCUMENT = """\
 # Builds, architecture by architecture
 
-Written by `python tools/prove_builds.py --markdown docs/builds.md`. Each network is built from one
-file twice: the ordinary way, on real memory with `load_state_dict` copying, and by headstrip. All
-parameters and buffers, persistent or not, every tensor, array and number that a module keeps in an
-attribute, and for networks of at most 30 million parameters an embedding, are compared bit for bit.
-`hollow`: no parameter had memory before the file's. `ordinary`: all were initialised and then
-overwritten, because the constructor needs their values, or keeps tensors made of them.
+This page is for readers who want to check that headstrip builds the same network as the library.
+`python tools/prove_builds.py --markdown docs/reference/builds.md` writes it. The tool builds each
+network twice from one file: the ordinary way, in real memory with `load_state_dict` copying, and
+with headstrip. It compares bit for bit: all parameters and buffers, persistent or not, every
+tensor, array and number that a module keeps in an attribute, and for networks of at most 30
+million parameters an embedding. `hollow`: no parameter had memory before headstrip assigned the
+file's tensor. `ordinary`: all parameters were initialised and then overwritten, because the
+constructor needs their values or keeps tensors computed from them.
 
 Made on {date} with torch {torch}, torchvision {torchvision} and timm {timm}, within {seconds} s and
 {gib} GiB an architecture.

@@ -1,8 +1,9 @@
 """Embed a million tiny images and ten thousand, and see that memory does not grow with them.
 
-The resident sets of the process and of its decoders are sampled twice a second, added, and drawn.
+The tool samples the resident sets of the process and of its decoders twice a second, and draws
+their sum.
 
-    python tools/soak_embed.py --markdown docs/memory.md --svg docs/memory.svg
+    python tools/soak_embed.py --markdown docs/reference/memory.md --svg docs/reference/memory.svg
 """
 
 from __future__ import annotations
@@ -171,17 +172,20 @@ def page(runs: list[dict[str, Any]]) -> str:
     return "\n".join([
         "# Memory over a million rows",
         "",
-        f"Measured on {date.today()} with `tools/soak_embed.py` on {os.cpu_count()} cores, Python "
+        "This page is for readers who want to know whether the memory of a run grows with the "
+        "number of images.",
+        "",
+        f"`tools/soak_embed.py` measured it on {date.today()} with {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, torch {version('torch')}, pyarrow {version('pyarrow')}: "
         f"images of {SIDE} x {SIDE} pixels in Parquet files, an encoder of one linear layer to "
-        f"{DIM} numbers, all settings as they are chosen. The resident sets of the process and "
-        "of its decoders are added; what processes share counts in each.",
+        f"{DIM} numbers, default settings. The peak is the sum of the resident sets of the process "
+        "and of its decoders. Memory that they share counts in each.",
         "",
         "| images | time | peak |",
         "| --- | --- | --- |",
         *rows,
         "",
-        f"The difference is {peaks[1] - peaks[0]:.0f} MiB; {ALLOWED} MiB are allowed.",
+        f"The difference is {peaks[1] - peaks[0]:.0f} MiB. The limit is {ALLOWED} MiB.",
         "",
         "![The resident set over each run](memory.svg)",
         "",

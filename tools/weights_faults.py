@@ -2,7 +2,7 @@
 """Go wrong in every way that weights files do, and print what a user sees each time.
 
     python tools/weights_faults.py                               print the table
-    python tools/weights_faults.py --markdown docs/weights-faults.md
+    python tools/weights_faults.py --markdown docs/reference/weights-faults.md
 
 Servers are real ones on 127.0.0.1, disks full or read-only real ones where root may mount them.
 """
@@ -33,9 +33,10 @@ from headstrip.weights.downloading import download
 
 NAME = "squeezenet1_1"
 DOCUMENT = """\
-# What goes wrong with weights files, and what is said
+# Faults of weights files
 
-Written by `python tools/weights_faults.py --markdown docs/weights-faults.md`.
+This page is for readers who want to know what headstrip prints when a weights file or a download is
+broken. `python tools/weights_faults.py --markdown docs/reference/weights-faults.md` writes it.
 
 | what goes wrong | what a user sees |
 |---|---|

@@ -20,7 +20,8 @@ from headstrip.registry.rows import (
 )
 from headstrip.spec import BackboneSpec, WeightsEntry
 
-PAGE = (Path(__file__).parents[2] / "docs" / "catalog.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "reference" / "catalog.md").read_text(encoding="utf-8")
 SPEC = BackboneSpec(
     "net", "mylab", "mylab:net", "mylab", "image", (3, 8, 8), 8, 9, "V1", (("width", 8),)
 )

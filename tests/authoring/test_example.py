@@ -22,7 +22,7 @@ def test_it_is_one_file_of_at_most_30_lines():
 
 def test_the_tutorial_quotes_the_whole_of_it():
     code = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
-    tutorial = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    tutorial = (ROOT / "docs" / "tutorial" / "write-a-plugin.md").read_text(encoding="utf-8")
     assert tutorial.count(f"\n```py\n{code}```\n") == 1
 
 

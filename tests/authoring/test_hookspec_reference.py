@@ -10,7 +10,7 @@ from headstrip.contract import HOOKS
 
 ROOT = Path(__file__).parents[2]
 TOOL = runpy.run_path(str(ROOT / "tools" / "hookspec_reference.py"))
-TEXT = (ROOT / "docs" / "hookspec.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "reference" / "hookspec.md").read_text(encoding="utf-8")
 
 
 def test_it_is_what_the_tool_writes_now():

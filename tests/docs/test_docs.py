@@ -16,7 +16,7 @@ from tests.authoring.environment import Environment
 from headstrip.registry.registry import use_registry
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_ELSEWHERE = {"sh", "text"}
 QUOTED = {"py": "**/*.py", "toml": "**/pyproject.toml"}
@@ -48,7 +48,7 @@ def blocks(path):
     return FENCE.findall(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_shows_is_true(document, photos):
     names, terminal = {}, Terminal(photos)
     for language, path, body in blocks(document):
@@ -145,7 +145,7 @@ def test_the_table_of_proofs_has_every_architecture():
 
     rows = re.findall(
         r"^\| `(\w+)` \| (\d+) \| \w+ \| [\dx]+ \| (yes|no) \|$",
-        (ROOT / "docs/lossless.md").read_text(encoding="utf-8"),
+        (ROOT / "docs/reference/lossless.md").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
     catalog = {s.name: str(s.dim) for s in get_registry().specs() if s.source == "torchvision"}
@@ -158,7 +158,7 @@ def test_the_table_of_timms_proofs_has_every_architecture_and_no_failure():
 
     rows = re.findall(
         r"^\| `(\w+)` \| (\d+) \| (\w+) \| [\dx-]+ \| (yes|no|not run: .*) \|$",
-        (ROOT / "docs/timm-proofs.md").read_text(encoding="utf-8"),
+        (ROOT / "docs/reference/timm-proofs.md").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
     catalog = {s.name: (str(s.dim), s.law) for s in get_registry().specs() if s.source == "timm"}

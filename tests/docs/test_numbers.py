@@ -18,11 +18,26 @@ from headstrip.registry.catalog import read_catalog
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/README.md"))
 README = "README.md"
+EMBED = "docs/how-to/embed-images.md"
+ENGINES = "docs/reference/engines.md"
+IMAGES = "docs/reference/images.md"
+SOURCES = "docs/reference/sources.md"
+WEIGHTS = "docs/reference/weights.md"
+SEARCH = "docs/how-to/search-embeddings.md"
+REPRODUCE = "docs/how-to/reproduce-runs.md"
+USE_TIMM = "docs/how-to/use-timm.md"
+LITE_README = "plugins/headstrip-efficientnet-lite/README.md"
+TIMM_README = "plugins/headstrip-timm/README.md"
+MEMORY = "docs/reference/memory.md"
 # These tables are written by tools, and the sums at their heads are compared below.
 GENERATED = {"builds.md", "lossless.md", "memory.md", "timm-proofs.md", "weights-faults.md"}
 DOCUMENTS = [
     README,
-    *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")) if path.name not in GENERATED),
+    *(
+        str(path.relative_to(ROOT))
+        for path in sorted(ROOT.glob("docs/**/*.md"))
+        if path.name not in GENERATED
+    ),
     *(f"plugins/{name}/README.md" for name in PLUGINS),
 ]
 
@@ -39,7 +54,9 @@ def measured(name: str) -> Any:
 @cache
 def proofs(document: str) -> Counter[tuple[str, str]]:
     """Count the rows of a table of proofs by law, or mechanism, and outcome."""
-    rows = re.findall(r"^\| `[\w:]+` \|(.*)\|$", text_of(f"docs/{document}"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `[\w:]+` \|(.*)\|$", text_of(f"docs/reference/{document}"), re.MULTILINE
+    )
     cells = [[cell.strip() for cell in row.split("|")] for row in rows]
     place = 0 if document == "builds.md" else 1
     return Counter((row[place], row[-1].partition(":")[0]) for row in cells)
@@ -86,12 +103,16 @@ def ray() -> list[str]:
     here, there = (measured("embed_ray")["seconds"][way] for way in ("here", "ray"))
     each = (there[1] - there[0]) / (here[1] - here[0])
     return [
-        f"{there[0] - here[0]:.1f}", f"{each:.2f}", f"{many:,}", f"{there[1]:.1f}", f"{here[1]:.1f}"
-    ]  # fmt: skip
+        f"{there[0] - here[0]:.1f}",
+        f"{each:.2f}",
+        f"{many:,}",
+        f"{there[1]:.1f}",
+        f"{here[1]:.1f}",
+    ]
 
 
 def soak_difference() -> str:
-    few, many = re.findall(r"\| ([\d,]+) MiB \|", text_of("docs/memory.md"))
+    few, many = re.findall(r"\| ([\d,]+) MiB \|", text_of(MEMORY))
     return str(int(many.replace(",", "")) - int(few.replace(",", "")))
 
 
@@ -100,9 +121,12 @@ def built() -> list[str]:
     equal = {kind: count for (kind, outcome), count in rows.items() if outcome == "yes"}
     not_run = sum(count for (_, outcome), count in rows.items() if outcome == "not run")
     return [
-        f"{sum(rows.values()):,}", f"{sum(equal.values()):,}", f"{equal['hollow']:,}",
-        str(equal["ordinary"]), str(not_run),
-    ]  # fmt: skip
+        f"{sum(rows.values()):,}",
+        f"{sum(equal.values()):,}",
+        f"{equal['hollow']:,}",
+        str(equal["ordinary"]),
+        str(not_run),
+    ]
 
 
 class Claim(NamedTuple):
@@ -118,19 +142,38 @@ def exact(document: str) -> str:
 
 
 CLAIMS = [
-    Claim(README, r"(\d+) of torchvision's (\S+) classifiers",
-          lambda: [exact("lossless.md"), str(rows_in("src/headstrip/catalog.tsv"))]),
-    Claim(README, r"\[(\S+) of timm's (\S+) architectures\]",
-          lambda: [exact("timm-proofs.md"), f"{rows_in(f'{TIMM}/catalog.tsv'):,}"]),
-    Claim(README, r"# (\S+) architectures of timm, (\S+) sets of weights",
-          lambda: [f"{rows_in(f'{TIMM}/{name}.tsv'):,}" for name in ("catalog", "weights")]),
-    Claim(README, r"(\d+) pixels for `vit_h_14`, (\d+) for\s+`inception_v3`",
-          lambda: [input_side("vit_h_14"), input_side("inception_v3")]),
-    Claim(README, r"(\S+) times as many images a second as a DataLoader script with a ResNet-50 "
-          r"on a CPU", lambda: [ratio("headstrip")]),
+    Claim(
+        README,
+        r"(\d+) of torchvision's (\S+) classifiers",
+        lambda: [exact("lossless.md"), str(rows_in("src/headstrip/catalog.tsv"))],
+    ),
+    Claim(
+        README,
+        r"\[(\S+) of timm's (\S+) architectures\]",
+        lambda: [exact("timm-proofs.md"), f"{rows_in(f'{TIMM}/catalog.tsv'):,}"],
+    ),
+    Claim(
+        README,
+        r"# (\S+) architectures of timm, (\S+) sets of weights",
+        lambda: [f"{rows_in(f'{TIMM}/{name}.tsv'):,}" for name in ("catalog", "weights")],
+    ),
+    Claim(
+        README,
+        r"(\d+) pixels for `vit_h_14`, (\d+) for\s+`inception_v3`",
+        lambda: [input_side("vit_h_14"), input_side("inception_v3")],
+    ),
+    Claim(
+        README,
+        r"(\S+) times as many images a second as a DataLoader script with a ResNet-50 "
+        r"on a CPU",
+        lambda: [ratio("headstrip")],
+    ),
     *(
-        Claim("docs/embed.md", rf"\| {title} \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|",
-              lambda way=way: speed_row(way))
+        Claim(
+            EMBED,
+            rf"\| {title} \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|",
+            lambda way=way: speed_row(way),
+        )
         for title, way in (
             ("headstrip, the fastest batches", "headstrip"),
             ("headstrip, batches of 4", "headstrip first"),
@@ -142,57 +185,92 @@ CLAIMS = [
             ("headstrip `--engine auto --precision auto`", "headstrip auto"),
         )
     ),
-    Claim("docs/embed.md", r"Of the last line's time ([\d.]+), ([\d.]+) and ([\d.]+) s are",
-          lambda: [f"{found['preparing_seconds']['headstrip auto']:.1f}"
-                   for found in measured("embed")["results"].values()]),
-    Claim("docs/embed.md", r"a run over a million images took (\d+) MiB more than one over 10,000",
-          lambda: [soak_difference()]),
-    Claim("docs/embed.md", r"a cluster took ([\d.]+) s longer to start than a run without one, "
-          r"and ([\d.]+) of its time for each image\s+\(`benchmarks/embed_ray.py`: ([\d,]+) images "
-          r"by efficientnet_lite0 in ([\d.]+) s, and ([\d.]+) s without\)", ray),
-    Claim("docs/images.md", r"at most (\d+) MiB a file", lambda: [str(MAX_BYTES >> 20)]),
-    Claim("docs/sources.md", r"At most (\d+) MiB\s+of one image", lambda: [str(MAX_BYTES >> 20)]),
-    Claim("docs/weights.md", r"Of torchvision's and timm's (\S+)\s+architectures (\S+) were built "
-          r"both ways and\s+compared, all equal: (\S+) without memory and (\S+) the ordinary way, "
-          r"\[one by\s+one\]\(builds.md\); the other (\d+) are", built),
-    Claim("plugins/headstrip-timm/README.md",
-          r"for headstrip, (\S+) in timm 1.0.31, and all (\S+) sets of their weights",
-          lambda: [f"{rows_in(f'{TIMM}/{name}.tsv'):,}" for name in ("catalog", "weights")]),
+    Claim(
+        EMBED,
+        r"Of the last line's time ([\d.]+), ([\d.]+) and ([\d.]+) s are",
+        lambda: [
+            f"{found['preparing_seconds']['headstrip auto']:.1f}"
+            for found in measured("embed")["results"].values()
+        ],
+    ),
+    Claim(
+        EMBED,
+        r"a run over a million images took (\d+) MiB more than one over 10,000",
+        lambda: [soak_difference()],
+    ),
+    Claim(
+        EMBED,
+        r"a cluster took ([\d.]+) s longer to start than a run without one, "
+        r"and ([\d.]+) of its time for each image\s+\(`benchmarks/embed_ray.py`: ([\d,]+) images "
+        r"by efficientnet_lite0 in ([\d.]+) s, and ([\d.]+) s without\)",
+        ray,
+    ),
+    Claim(IMAGES, r"at most (\d+) MiB a file", lambda: [str(MAX_BYTES >> 20)]),
+    Claim(SOURCES, r"At most (\d+) MiB\s+of one image", lambda: [str(MAX_BYTES >> 20)]),
+    Claim(
+        WEIGHTS,
+        r"Of torchvision's and timm's (\S+)\s+architectures (\S+) were built "
+        r"both ways and\s+compared, all equal: (\S+) without memory and (\S+) the ordinary way, "
+        r"\[one by\s+one\]\(builds.md\); the other (\d+) are",
+        built,
+    ),
+    Claim(
+        TIMM_README,
+        r"for headstrip, (\S+) in timm 1.0.31, and all (\S+) sets of their weights",
+        lambda: [f"{rows_in(f'{TIMM}/{name}.tsv'):,}" for name in ("catalog", "weights")],
+    ),
     *(
-        Claim("plugins/headstrip-efficientnet-lite/README.md",
-              rf"`efficientnet-lite:{spec.name}` \| (\d+) x (\d+) \| (\d+) \| (\S+) M \|",
-              lambda spec=spec: [*map(str, spec.input_shape[1:]), str(spec.dim),
-                                 f"{spec.params / 1e6:.1f}"])
+        Claim(
+            LITE_README,
+            rf"`efficientnet-lite:{spec.name}` \| (\d+) x (\d+) \| (\d+) \| (\S+) M \|",
+            lambda spec=spec: [
+                *map(str, spec.input_shape[1:]),
+                str(spec.dim),
+                f"{spec.params / 1e6:.1f}",
+            ],
+        )
         for spec in specs(LITE)
     ),
-]  # fmt: skip
+]
 
 # Numbers that no table has: where, which, and why. A new one needs a claim above, or a reason here.
 EXPLAINED = [
     (README, r"less than 0\.1 s for a ViT-B", "compared below"),
-    ("docs/embed.md", r"1,024 rows", "a constant of headstrip.embed.parallelism"),
-    ("docs/embed.md", r"over 10,000\b", "the smaller run of the claim above"),
-    ("docs/embed.md", r"first 2,000 images", "a constant of headstrip.embed.profile"),
-    ("docs/engines.md", r"Of those within 0\.999", "the tolerance"),
-    ("docs/images.md", r"89,478,485", "Pillow's default"),
-    ("docs/images.md", r"^\|.*\|$", "the rows are compared by tests/embed/test_hostile.py"),
-    ("docs/images.md", r"0\.99998", "measured on 15 photographs; no table is committed"),
-    ("docs/images.md", r"So 0\.999 holds", "the tolerance of engines.md"),
-    ("docs/images.md", r"a TIFF 10,000 pages", "a constant of headstrip.images.tiff"),
+    (EMBED, r"1,024 rows", "a constant of headstrip.embed.parallelism"),
+    (EMBED, r"over 10,000\b", "the smaller run of the claim above"),
+    (EMBED, r"first 2,000 images", "a constant of headstrip.embed.profile"),
+    (ENGINES, r"Of those within 0\.999", "the tolerance"),
+    (IMAGES, r"89,478,485", "Pillow's default"),
     (
-        "docs/reproducibility.md",
+        IMAGES,
+        r"^\|.*\|$",
+        "the rows are compared by tests/embed/test_hostile.py",
+    ),
+    (IMAGES, r"0\.99998", "measured on 15 photographs; no table is committed"),
+    (IMAGES, r"So 0\.999 holds", "the tolerance of engines.md"),
+    (IMAGES, r"a TIFF 10,000 pages", "a constant of headstrip.images.tiff"),
+    (
+        REPRODUCE,
         r"numbers up to 100,000|may have 4 times|side of an image 16,384",
         "constants of headstrip.encoder.bounds",
     ),
     (
-        "docs/sources.md",
+        SOURCES,
         r"^\|.*\|$",
         "the rows are compared by tests/embed/sources/test_hostile_rows.py",
     ),
-    ("docs/search.md", r"2 MiB at a time|some 50 MB", "a block's size, and Python's own memory"),
-    ("docs/sources.md", r"16 MiB of a Parquet", "a constant of headstrip.embed.sources.parquet"),
-    ("docs/timm.md", r"119 architectures", "counted over timm 1.0.31 by building each"),
-    ("plugins/headstrip-efficientnet-lite/README.md", r"\d\d MB", "sizes of others' files"),
+    (
+        SEARCH,
+        r"2 MiB at a time|some 50 MB",
+        "a block's size, and Python's own memory",
+    ),
+    (
+        SOURCES,
+        r"16 MiB of a Parquet",
+        "a constant of headstrip.embed.sources.parquet",
+    ),
+    (USE_TIMM, r"119 architectures", "counted over timm 1.0.31 by building each"),
+    (LITE_README, r"\d\d MB", "sizes of others' files"),
 ]
 
 _UNITS = (
@@ -269,7 +347,9 @@ def test_building_a_vit_b_takes_less_than_the_readme_says() -> None:
 @pytest.mark.parametrize("document", ["builds.md", "timm-proofs.md"])
 def test_the_sums_at_the_head_of_a_table_are_those_of_its_rows(document: str) -> None:
     head = re.findall(
-        r"^\| ([\w-]+) \| (\d+) \| (\d+) \| (\d+) \|$", text_of(f"docs/{document}"), re.MULTILINE
+        r"^\| ([\w-]+) \| (\d+) \| (\d+) \| (\d+) \|$",
+        text_of(f"docs/reference/{document}"),
+        re.MULTILINE,
     )
     counts = proofs(document)
     outcomes = ("yes", "no", "not run")
@@ -279,7 +359,7 @@ def test_the_sums_at_the_head_of_a_table_are_those_of_its_rows(document: str) ->
 
 
 def test_the_difference_in_memory_is_that_of_its_table() -> None:
-    assert f"The difference is {soak_difference()} MiB" in text_of("docs/memory.md")
+    assert f"The difference is {soak_difference()} MiB" in text_of(MEMORY)
 
 
 @pytest.mark.parametrize(

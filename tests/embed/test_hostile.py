@@ -1,4 +1,4 @@
-"""Files that have gone wrong: each gives the row that docs/images.md says, and none another's."""
+"""Broken and hostile files: each gives the row that docs/reference/images.md names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headstrip import Preprocessing
 from headstrip.embed.decoding.decoders import Decoders
 from headstrip.embed.sources import source_of
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "images.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "images.md"
 STEPS = Preprocessing(crop=(224, 224), resize=256, mean=MEAN, std=STD)
 BATCH = 8
 LISTED = re.compile(r"^\| (?P<title>[^|]+?) \| (?P<row>[^|]+?) \|$", re.MULTILINE)

@@ -1,6 +1,6 @@
 """Files that a folder of images may have in it, each of a kind that has gone wrong somewhere.
 
-``KINDS`` names them; docs/images.md says which row each of them gives.
+``KINDS`` names them; docs/reference/images.md says which row each of them gives.
 """
 
 from __future__ import annotations

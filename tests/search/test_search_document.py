@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.embed.written import write_parquet
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "search.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "search-embeddings.md"
 
 
 def test_the_document_reads_embeddings_into_faiss(

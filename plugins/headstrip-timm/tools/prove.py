@@ -8,8 +8,10 @@ limit, is a row that says so.
 
     python plugins/headstrip-timm/tools/prove.py                     every architecture
     python plugins/headstrip-timm/tools/prove.py 'vit_*' --seconds 60 --gib 20
-    python plugins/headstrip-timm/tools/prove.py --markdown docs/timm-proofs.md --minutes 60
-    python plugins/headstrip-timm/tools/prove.py --markdown docs/timm-proofs.md --go-on
+    python plugins/headstrip-timm/tools/prove.py --markdown PAGE --minutes 60
+    python plugins/headstrip-timm/tools/prove.py --markdown PAGE --go-on
+
+PAGE is docs/reference/timm-proofs.md.
 """
 
 from __future__ import annotations
@@ -40,12 +42,14 @@ SOURCE = "timm"
 DOCUMENT = """\
 # timm, architecture by architecture
 
-Written by `python plugins/headstrip-timm/tools/prove.py --markdown docs/timm-proofs.md`. Each
-network is built whole, twice; every parameter and running statistic of one is perturbed, the other
-gets its state dict and loses its head. What the law promises is compared on real forwards of three
-inputs on the CPU: `exact` bit for bit, `rounding` within 1e-6 of the largest logit; for `declared`
-and `headless` the embedding, bit for bit, with the plugin's own reference or with the untouched
-network's output. Networks that take any size are compared at 128 pixels.
+This page is for readers who want to check that headstrip loses nothing with a timm head. `python
+plugins/headstrip-timm/tools/prove.py --markdown docs/reference/timm-proofs.md` writes it. The tool
+builds each network twice, in real memory. It perturbs every parameter and running statistic of
+one, loads its state dict into the other, and takes the head off the other. Then it compares what
+the head fidelity (column `law`) promises, on real forward passes of three inputs on the CPU.
+`exact`: the logits, bit for bit. `rounding`: the logits, within 1e-6 of the largest one.
+`declared` and `headless`: the embedding, bit for bit, with the plugin's `reference` hook or with
+the untouched network's output. Networks that take any input size are compared at 128 pixels.
 
 Made on {date} with timm {timm} and torch {torch}, within {seconds} s and {gib} GiB an architecture.
 

@@ -295,7 +295,7 @@ class Encoder(Guarded):
             Plain JSON values: the name, the weights and their sha256, the options, the
             preprocessing, the dtype, the identity of the fingerprint, a hash of the head, whether
             the backbone is frozen, the names and classes of the predictors and whether they were
-            trained, and the versions of what computes. See ``docs/reproducibility.md``.
+            trained, and the versions of what computes. See ``docs/how-to/reproduce-runs.md``.
 
         Raises:
             ManifestError: A predictor has no number of classes.

@@ -89,7 +89,7 @@ def build_encoder(
             reads any file, as does ``HEADSTRIP_MAP=0``. ``True`` maps any file; it is dangerous:
             whoever cuts a mapped file short or overwrites it in place (``torch.save`` does
             both) makes the encoder unusable, and ends the process if a parameter is read past
-            the encoder. See ``docs/weights.md``.
+            the encoder. See ``docs/reference/weights.md``.
         offline: Open no socket; ``HEADSTRIP_OFFLINE=1`` does it for all calls.
         allow_versions: Whether other libraries may compute than a manifest names; the last bits
             of embeddings may differ then.

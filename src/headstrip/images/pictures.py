@@ -30,7 +30,7 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor
 
     A file and a PIL image of it give the same picture: it is turned as its EXIF orientation says,
     numbers of more than 8 bits are scaled by ``value_range``, and transparent parts are put on the
-    ``background``; see ``docs/images.md``.
+    ``background``; see ``docs/reference/images.md``.
 
     Args:
         image: A path to an image file; the bytes of one, or a binary file object that has them; a

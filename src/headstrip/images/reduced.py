@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 MARGIN = 3.0
 """How much larger than after the resize a reduced image is at least, each side.
 
-Below it what was left out shows: docs/images.md has the cosines that this was chosen by.
+Below it what was left out shows: docs/reference/images.md has the cosines that this was chosen by.
 """
 
 _T = Image.Transpose

@@ -1,4 +1,4 @@
-"""Hostile rows: each gives the error that docs/sources.md lists, and none opens anything."""
+"""Hostile rows: docs/reference/sources.md says what each gives, and none opens anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.distributions import run_python
 from tests.embed.sources.made import contents, image_table, write_files, write_tar
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "sources.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "sources.md"
 LISTED = re.compile(r"^\| `(?P<row>.+?)` \| (?P<said>.+?) \|$", re.MULTILINE)
 PROGRAM = Path(__file__).with_name("hostile_rows.py")
 
