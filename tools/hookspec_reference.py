@@ -46,6 +46,8 @@ def reference() -> str:
         "[Write a plugin](../tutorial/write-a-plugin.md) builds one step by step. "
         "`tools/hookspec_reference.py` writes this page from the code.",
         "",
+        "<!-- quoted from the code -->",
+        "",
         *sections(module_text(hookspecs)),
         *sections(text_of(contract).partition("\n\n")[2]),
         f"The version of this contract is {hookspecs.API_VERSION}, the entry-point group is "

@@ -38,6 +38,8 @@ DOCUMENT = """\
 This page is for readers who want to know what headstrip prints when a weights file or a download is
 broken. `python tools/weights_faults.py --markdown docs/reference/weights-faults.md` writes it.
 
+<!-- quoted from the code -->
+
 | what goes wrong | what a user sees |
 |---|---|
 {rows}

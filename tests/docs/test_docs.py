@@ -16,7 +16,9 @@ from tests.authoring.environment import Environment
 from headstrip.registry.registry import use_registry
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+INDEX = ROOT / "docs" / "index.md"
+DOCUMENTS = [ROOT / "README.md", *PAGES]
 FENCE = re.compile(r"^```(\w*)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_ELSEWHERE = {"sh", "text"}
 QUOTED = {"py": "**/*.py", "toml": "**/pyproject.toml"}
@@ -129,10 +131,33 @@ def test_documents_import_public_names_alone():
                 assert name.strip() in public, f"{document.name} imports {name} from {module}"
 
 
-def test_every_link_to_a_file_leads_to_one():
-    for document in (*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+LINKED = (*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
+LINK = re.compile(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)")
+
+
+def anchors(text):
+    """Return what links may point to in a page: each heading, as GitHub writes it."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_to_a_file_or_a_heading_leads_to_one(document):
+    for target, anchor in LINK.findall(FENCE.sub("", document.read_text(encoding="utf-8"))):
+        file = document.parent / target if target else document
+        assert file.exists(), f"{document.name} links to {target}"
+        if anchor:
+            headings = anchors(file.read_text(encoding="utf-8"))
+            assert anchor in headings, f"{document.name} links to #{anchor} of {file.name}"
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_says_first_whom_it_is_for_and_is_in_the_index(document):
+    text = document.read_text(encoding="utf-8")
+    assert re.match(r"# .+\n\nThis (page|guide|tutorial) is for ", text)
+    if document != INDEX:
+        links = [target for target, _ in LINK.findall(INDEX.read_text(encoding="utf-8"))]
+        assert str(document.relative_to(INDEX.parent)) in links
 
 
 def test_the_family_that_contributing_quotes_is_the_real_one():

@@ -53,11 +53,11 @@ the untouched network's output. Networks that take any input size are compared a
 
 Made on {date} with timm {timm} and torch {torch}, within {seconds} s and {gib} GiB an architecture.
 
-| law | passed | failed | not run |
+| head fidelity (`law`) | passed | failed | not run |
 |---|---|---|---|
 {counts}
 
-| architecture | width | law | input of the comparison | lossless |
+| architecture | width | `law` | input of the comparison | lossless |
 |---|---|---|---|---|
 {table}
 """
