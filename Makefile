@@ -39,9 +39,10 @@ soak: $(INSTALLED)  ## Embed a million images, and draw the memory that it took
 	$(BIN)/python tools/soak_embed.py --markdown docs/reference/memory.md \
 		--svg docs/reference/memory.svg
 
-lint: $(INSTALLED)  ## Check style, format and types
+lint: $(INSTALLED)  ## Check style, format, prose and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python tools/prose.py docs
 	$(BIN)/mypy
 
 coverage: $(INSTALLED)  ## Run the default tests, child processes included, and report what they miss

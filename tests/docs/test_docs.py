@@ -197,3 +197,13 @@ def test_the_make_targets_that_the_readme_names_exist():
     for language, _, body in blocks(ROOT / "README.md"):
         for target in re.findall(r"^make (\w+)", body, re.MULTILINE) if language == "sh" else ():
             assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+ROOTS = ("src", "tests", "tools", "docs", "plugins", "benchmarks")
+
+
+def test_every_path_that_contributing_names_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(rf"`((?:{'|'.join(ROOTS)})/[\w./-]+)`", text)
+    assert len(paths) > 60
+    assert [path for path in paths if not (ROOT / path).exists()] == []
