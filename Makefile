@@ -58,7 +58,7 @@ $(OLDEST_TIMM): plugins/headstrip-timm/pyproject.toml $(INSTALLED)
 		timm==$(shell sed -n 's/.*"timm>=\([0-9.]*\)".*/\1/p' plugins/headstrip-timm/pyproject.toml)
 	@touch $@
 
-# Core and plugins in one call: the plugins ask for a headstrip, and this is the one they shall get.
+# Core and plugins in one call: the plugins require headstrip, and must get this one.
 $(INSTALLED): pyproject.toml $(PLUGINS:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "headstrip needs Python >= 3.10")'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)

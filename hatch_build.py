@@ -30,7 +30,7 @@ def without_relative_links(text: str) -> str:
 def _named(link: re.Match[str]) -> str:
     label, path = link[1], link[2]
     plugin = re.match(r"plugins/([^/]+)/", path)
-    # A plugin is a distribution of its own.
+    # A plugin is a separate distribution.
     name = plugin[1] if plugin else path
     return f"`{name}`" if label.strip("`") == name else f"{label} (`{name}`)"
 

@@ -2,7 +2,7 @@
 
     python tools/hookspec_reference.py
 
-A test writes it anew and compares.
+A test runs the tool again and compares.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def text_of(node: Node) -> str:
 
 
 def module_text(module: ModuleType) -> str:
-    """Return what a module says of itself after its first sentence."""
+    """Return a module's docstring after its first sentence."""
     return inspect.cleandoc(module.__doc__ or "").partition("\n\n")[2]
 
 

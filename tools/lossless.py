@@ -27,7 +27,7 @@ from headstrip.registry.registry import get_registry
 from headstrip.testing import perturb
 
 SMALL = 128
-"""Side of the input for networks that take any size: the law does not depend on it."""
+"""Side of the input for networks that take any size: head fidelity does not depend on it."""
 
 SMALL_CLIP = 8
 """Frames of a clip for networks that take any number."""
@@ -47,7 +47,7 @@ class Proof:
         name: The architecture.
         dim: Width of the embedding that came out.
         claimed: Width that the catalog claims.
-        law: The law that the encoder states.
+        law: The head fidelity that the encoder states.
         input_shape: Input of the comparison, without the batch axis.
         equal: Whether logits, or the declared embedding, were bitwise equal.
         finite: Whether they were finite.
@@ -135,7 +135,7 @@ def names(patterns: list[str]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print a row an architecture, and fail when one of them loses something."""
+    """Print one row per architecture, and fail when one of them loses something."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--markdown", action="store_true", help="print rows of Markdown")

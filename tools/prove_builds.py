@@ -75,7 +75,7 @@ def worker(folder: Path) -> Worker:
         # Workers that share the cores wait for each other's threads.
         "OMP_NUM_THREADS": "1",
         **os.environ,
-        # What is noted of files that are gone a second later is nobody's.
+        # No record of these files is useful: they are removed a second later.
         "HEADSTRIP_CACHE": str(folder / "cache"),
     }
     return Worker(__file__, "--worker", str(folder), env=env)
@@ -137,7 +137,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print a row an architecture, and fail when one of them differs."""
+    """Print one row per architecture, and fail when one of them differs."""
     options = parse()
     if options.worker:
         work(options.worker)

@@ -1,4 +1,4 @@
-"""The table of `prove_builds.py`: written as a document, and read again to go on."""
+"""The table of `prove_builds.py`: written as a page, and read again to continue it."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _model(spec: BackboneSpec, options: dict[str, Any]) -> nn.Module:
 
 def differences(one: Stripped, other: Stripped) -> tuple[list[str], int]:
     """Compare two stripped networks, and return what differs and how many tensors there are."""
-    seen = [] if one.law == other.law else [f"the law: {one.law}, {other.law}"]
+    seen = [] if one.law == other.law else [f"head fidelity: {one.law}, {other.law}"]
     mine, theirs = dict(_all_of(one)), dict(_all_of(other))
     seen += [f"{path} is in one of them" for path in mine.keys() ^ theirs.keys()]
     seen += [

@@ -58,7 +58,7 @@ class Worker:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._env,
             )  # fmt: skip
             assert self._process.stdout is not None
-            # The import of torch and timm is nobody's proof.
+            # The time of importing torch and timm does not count for a proof.
             self._process.stdout.readline()
         return self._process
 

@@ -125,7 +125,7 @@ def measure(count: int) -> None:
 
 
 def in_a_process(count: int) -> dict[str, Any]:
-    """Measure in a process of its own."""
+    """Measure in a separate process."""
     command = [sys.executable, "-W", "ignore", __file__, "--measure", str(count)]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(ended.stdout)
@@ -133,7 +133,7 @@ def in_a_process(count: int) -> dict[str, Any]:
 
 
 def drawing(runs: list[dict[str, Any]]) -> str:
-    """Draw the resident set over the share of the run that is done, a line a run."""
+    """Draw the resident set over the share of the run that is done, one line per run."""
     width, height, left, bottom = 720, 300, 60, 40
     most = max(size for run in runs for _, size in run["samples"]) * 1.1
     lines = [

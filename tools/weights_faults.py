@@ -47,7 +47,7 @@ broken. `python tools/weights_faults.py --markdown docs/reference/weights-faults
 
 
 class Case:
-    """A folder with a weights file of one's own, and a server with another."""
+    """A folder with a weights file, and a server with another one."""
 
     def __init__(self, folder: Path, server: FaultServer) -> None:
         self.folder, self.server = folder, server
@@ -212,7 +212,7 @@ def replaced(one: Case) -> object:
     return one.download()
 
 
-@case("no server is there")
+@case("there is no server")
 def unreachable(one: Case) -> object:
     return download("http://127.0.0.1:9/x-00000000.pth")
 
@@ -276,7 +276,7 @@ def read_only(one: Case) -> object:
         return one.download()
 
 
-@case("an address with a name that is none: `/..`, `CON.pth`")
+@case("an address with a name that is not allowed: `/..`, `CON.pth`")
 def names(one: Case) -> object:
     return download(one.server.url + "/CON.pth")
 
@@ -298,7 +298,7 @@ def outcome(function: Callable[[Case], object]) -> str:
 
 
 def main() -> None:
-    """Print a line a case."""
+    """Print one line per case."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--markdown", type=Path, help="file to write the table to")
     arguments = parser.parse_args()

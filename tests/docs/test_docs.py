@@ -87,7 +87,7 @@ def check_python(name, body, names):
 
 
 class Terminal:
-    """Runs what a document types, in its folder; what it installs is there for what follows."""
+    """Runs the commands of a document in its folder, with everything that they installed before."""
 
     def __init__(self, folder):
         self.folder, self.environment = folder, None

@@ -55,7 +55,7 @@ def measured(name: str) -> Any:
 
 @cache
 def proofs(document: str) -> Counter[tuple[str, str]]:
-    """Count the rows of a table of proofs by law, or mechanism, and outcome."""
+    """Count the rows of a table of proofs by head fidelity or mechanism, and by outcome."""
     rows = re.findall(
         r"^\| `[\w:]+` \|(.*)\|$", text_of(f"docs/reference/{document}"), re.MULTILINE
     )
@@ -132,7 +132,7 @@ def built() -> list[str]:
 
 
 class Claim(NamedTuple):
-    """A place in a document, and what has to stand in the groups of its pattern."""
+    """A sentence of a document as a pattern, and the numbers that its groups must have."""
 
     document: str
     pattern: str

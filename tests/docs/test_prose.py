@@ -63,7 +63,7 @@ def test_a_name_in_code_is_not_a_phrase(tmp_path: Path, code: str) -> None:
     assert run(tmp_path, "messages", "docstrings", "comments") == 0
 
 
-def test_blocks_of_code_and_the_targets_of_links_are_no_prose(tmp_path: Path) -> None:
+def test_blocks_of_code_and_the_targets_of_links_are_not_prose(tmp_path: Path) -> None:
     write(tmp_path, "README.md", "```python\n>>> anew\n```\n\n[A page](anew.md) about `anew`.\n")
     assert run(tmp_path, "docs") == 0
 
@@ -75,7 +75,7 @@ def test_blocks_of_code_and_the_targets_of_links_are_no_prose(tmp_path: Path) ->
         ("comments", "x = 1\n# The run starts\n# anew.\n"),
     ],
 )
-def test_docstrings_and_comments_are_areas_of_their_own(
+def test_docstrings_and_comments_are_separate_areas(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], area: str, code: str
 ) -> None:
     write(tmp_path, "src/package/x.py", code)

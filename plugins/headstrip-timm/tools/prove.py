@@ -72,7 +72,7 @@ class Proof:
     Attributes:
         name: The architecture.
         dim: Width that the catalog claims.
-        law: The law that its strip states.
+        law: The head fidelity that its strip states.
         input: Input of the comparison.
         outcome: ``yes``, ``no``, or why it was not run.
         seen: What the kit saw.
@@ -161,7 +161,7 @@ def markdown(proofs: list[Proof], seconds: float, gib: float) -> str:
 
 
 def main() -> None:
-    """Print a row an architecture, and fail when one of them loses something."""
+    """Print one row per architecture, and fail when one of them loses something."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--seconds", type=float, default=60, help="limit of one proof")
