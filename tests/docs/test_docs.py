@@ -131,6 +131,14 @@ def test_documents_import_public_names_alone():
                 assert name.strip() in public, f"{document.name} imports {name} from {module}"
 
 
+@pytest.mark.parametrize("module", sorted(PUBLIC))
+def test_the_page_of_public_names_has_all_of_a_module(module):
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {re.escape(module)}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+    names = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert sorted(names) == sorted(importlib.import_module(module).__all__)
+
+
 LINKED = (*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
 LINK = re.compile(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)")
 
