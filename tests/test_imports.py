@@ -13,8 +13,8 @@ import headstrip
 TORCH_FREE = (
     "authoring.new_plugin", "cli.catalog", "cli.new_plugin",
     "cli.verify", "contract", "embed.sources", "errors", "families", "hookspecs",
-    "images.preprocessing", "plugins.loader", "plugins.returns", "registry.catalog",
-    "registry.index", "registry.registry", "registry.rows", "registry.suggestions", "spec",
+    "images.preprocessing", "plugins.commands", "plugins.loader", "plugins.validation",
+    "registry.catalog", "registry.index", "registry.registry", "registry.suggestions", "spec",
     "weights.hub", "weights.sharded_checkpoint",
 )  # fmt: skip
 

@@ -324,8 +324,8 @@ FAULTS = (
         "tests/plugins",
     ),
     Fault(
-        "a damaged folder hides a plugin", "plugins/loader.py",
-        "    found = without_damage(found)\n", "",
+        "a damaged folder hides a plugin", "plugins/entry_points.py",
+        "    found = without_damage(found, group)\n", "",
         "tests/plugins",
     ),
     Fault(
@@ -387,7 +387,7 @@ FAULTS = (
     ),
     Fault(
         "any distribution owns timm", "plugins/loader.py",
-        '    if home and plugin.origin.partition(" ")[0].lower().replace("_", "-") != home:\n',
+        '    if home and one.origin.partition(" ")[0].lower().replace("_", "-") != home:\n',
         "    if False:\n",
         "tests/plugins/test_discovery.py",
     ),
@@ -421,8 +421,9 @@ FAULTS = (
         "tests/testing/test_files.py",
     ),
     Fault(
-        "a plugin that states no version fits any", "contract.py",
-        'getattr(target, "API_VERSION", 1)', 'getattr(target, "API_VERSION", API_VERSION)',
+        "a plugin that states no version fits any", "plugins/validation.py",
+        'getattr(target, "API_VERSION", 1)',
+        'getattr(target, "API_VERSION", hookspecs.API_VERSION)',
         "tests/plugins/test_public_names.py",
     ),
     Fault(

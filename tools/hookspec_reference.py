@@ -17,7 +17,7 @@ from types import ModuleType
 from headstrip import hookspecs, spec
 from headstrip.images import preprocessing
 from headstrip.network import head as surgery
-from headstrip.plugins.returns import REQUIRED
+from headstrip.plugins.validation import REQUIRED
 from headstrip.system.atomic import write_atomically
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference" / "hookspec.md"

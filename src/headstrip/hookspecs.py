@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from headstrip.plugins import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 API_VERSION = 1
 """Version of this contract; a plugin states the one it was built for as its ``API_VERSION``."""
-
-ENTRY_POINT_GROUP = "headstrip"
 
 hookspec = pluggy.HookspecMarker("headstrip")
 hookimpl = pluggy.HookimplMarker("headstrip")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from headstrip.images.preprocessing import Preprocessing
-from headstrip.registry.index import row_problem
-from headstrip.registry.rows import (
+from headstrip.registry.catalog import (
     CATALOG_COLUMNS,
     UNREADABLE,
     WEIGHTS_COLUMNS,
@@ -18,6 +17,7 @@ from headstrip.registry.rows import (
     row_of_spec,
     spec_from_row,
 )
+from headstrip.registry.index import row_problem
 from headstrip.spec import BackboneSpec, WeightsEntry
 
 DOCS = Path(__file__).parents[2] / "docs"

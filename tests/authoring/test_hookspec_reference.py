@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 
 import headstrip
-from headstrip.contract import HOOKS
+from headstrip.plugins.validation import HOOKS
 
 ROOT = Path(__file__).parents[2]
 TOOL = runpy.run_path(str(ROOT / "tools" / "hookspec_reference.py"))

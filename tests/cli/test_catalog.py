@@ -210,11 +210,11 @@ def test_check_tells_a_change_of_order(package: Path, run: Run) -> None:
     [
         ({'source="mine"': 'source="theirs"'}, "claims the source 'theirs', which is not 'mine'"),
         ({'family="mine:net"': 'family="theirs:net"'}, "names the family 'theirs:net'"),
-        ({'"wide": 9': '"a b.c": 9'}, "'a b.c' is not of the form of a backbone's name"),
+        ({'"wide": 9': '"a b.c": 9'}, "'a b.c' does not have the form of a backbone's name"),
         ({"in WIDTHS.items()": "in 2 * [*WIDTHS.items()]"}, "lists 'narrow' twice"),
         ({"width, classes = ": "raise ValueError('no'); "}, "raised ValueError: no in build_model"),
         ({"dim=0": "default_weights='V1', dim=0"}, "names the default weights 'V1'"),
-        ({'("V2", "V1")': r'("V\t2", "V1")'}, "it has a tab or a line break in it"),
+        ({'("V2", "V1")': r'("V\t2", "V1")'}, "it contains a tab or a line break"),
         ({"(3, 8, 8)": "[3, 8, 8]"}, "another input_shape"),
         ({'("V2", "V1")': '("V1", "V1")'}, "have the same name: wide.V1"),
     ],

@@ -6,9 +6,8 @@ import pytest
 from tests.plugins.acme import Acme, answering, ask, plugin_with
 
 from headstrip import HeadNotFoundError, PluginError, WeightsError, hookimpl
-from headstrip.contract import HOOKS
 from headstrip.plugins.loader import Plugin
-from headstrip.plugins.returns import REQUIRED
+from headstrip.plugins.validation import HOOKS, REQUIRED
 
 
 def plugin_of(target):

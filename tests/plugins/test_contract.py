@@ -9,7 +9,7 @@ import pytest
 from tests.plugins.acme import Acme, plugin_with
 
 from headstrip import PluginError, hookimpl, register_plugin
-from headstrip.contract import HOOKS, contract_problem
+from headstrip.plugins.validation import HOOKS, contract_problem
 
 foreign = pluggy.HookimplMarker("somebody_elses")
 
@@ -47,7 +47,7 @@ def test_another_projects_marker_is_not_headstrips():
 def test_a_hook_that_wraps_others_or_may_be_unknown_is_refused(option):
     marked = hookimpl(**{option: True})(lambda self: None)
     problem = contract_problem(plugin_with(weights=marked))
-    assert problem == f"weights is marked {option}, and a plugin answers for itself alone"
+    assert problem == f"weights is marked {option}, which headstrip does not support"
 
 
 def test_a_hook_has_its_own_name_and_no_other():
@@ -73,7 +73,7 @@ def test_a_default_would_be_used_whatever_core_passes():
 )
 def test_hooks_have_plain_arguments(function, shown):
     problem = contract_problem(plugin_with(weights=hookimpl(function)))
-    assert problem == f"weights takes {shown}, and hooks have plain arguments only"
+    assert problem == f"weights takes {shown}, and hooks must have plain arguments only"
 
 
 def test_a_class_is_no_instance():
@@ -82,13 +82,13 @@ def test_a_class_is_no_instance():
 
 def test_a_misspelt_hook_is_named_with_the_one_that_may_be_meant():
     problem = contract_problem(plugin_with(strip_haed=hookimpl(strip_head), FAMILIES=("net",)))
-    assert "it marks strip_haed as a hook, and there is none" in problem
-    assert problem.endswith("strip_head may be meant")
+    assert "it marks strip_haed as a hook, and there is no hook" in problem
+    assert problem.endswith("did you mean strip_head?")
 
 
 def test_a_marked_function_like_no_hook_is_named_alone():
     problem = contract_problem(plugin_with(xyz=hookimpl(lambda self: None)))
-    assert problem == "it marks xyz as a hook, and there is none of that name"
+    assert problem == "it marks xyz as a hook, and there is no hook of that name"
 
 
 def test_a_plugin_has_a_hook():
@@ -100,7 +100,7 @@ def test_a_hooks_name_that_is_no_function_is_none_of_its_hooks():
 
 
 def test_families_need_strip_head_and_it_needs_them():
-    only_one = "FAMILIES and strip_head go together, and it has only one of them"
+    only_one = "FAMILIES and strip_head need each other, and it has only one of them"
     families = plugin_with(build_model=hookimpl(build_model), FAMILIES=("net",))
     assert contract_problem(families) == only_one
     assert contract_problem(plugin_with(strip_head=hookimpl(strip_head))) == only_one

@@ -9,7 +9,7 @@ from torch import nn
 
 from headstrip import Preprocessing, Stripped, WeightsEntry
 from headstrip.plugins.loader import Plugin
-from headstrip.plugins.returns import REQUIRED, check_return
+from headstrip.plugins.validation import REQUIRED, check_return
 
 LINEAR = nn.Linear(3, 2)
 PIXELS = Preprocessing(crop=(8, 8), resize=None, mean=(0.0,), std=(1.0,))

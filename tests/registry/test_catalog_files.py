@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from headstrip import BackboneSpec, CatalogError, WeightsEntry
 from headstrip.registry.catalog import (
+    CATALOG_COLUMNS,
+    WEIGHTS_COLUMNS,
     WeightsTable,
     read_catalog,
     read_labels,
@@ -18,7 +20,6 @@ from headstrip.registry.catalog import (
     write_catalog,
     write_weights,
 )
-from headstrip.registry.rows import CATALOG_COLUMNS, WEIGHTS_COLUMNS
 
 SPEC = BackboneSpec("net", "acme", "acme:net", "acme", "image", (3, 8, 8), 8, 1)
 

@@ -20,9 +20,12 @@ def record_of(registry, name):
         ({"plugin": "resnet"}, "'bad' names the plugin 'resnet', which is not 'acme'"),
         (
             {"family": "lab:net"},
-            "'bad' names the family 'lab:net', not one of 'acme' or core",
+            "'bad' names the family 'lab:net', which belongs neither to 'acme' nor to headstrip",
         ),
-        ({"family": "net"}, "'bad' names the family 'net', not one of 'acme' or core"),
+        (
+            {"family": "net"},
+            "'bad' names the family 'net', which belongs neither to 'acme' nor to headstrip",
+        ),
     ],
 )
 def test_a_row_that_claims_what_is_anothers_is_refused_and_the_record_says_so(
@@ -41,7 +44,7 @@ def test_a_row_that_nobody_can_ask_for_is_refused(site):
     package = install_source(site, "acme", ["net-large"])
     catalog = site / package / "catalog.tsv"
     catalog.write_text(catalog.read_text().replace("net-large", "net.large"))
-    assert "'net.large' is not of the form" in record_of(Registry(), "acme").error
+    assert "'net.large' does not have the form" in record_of(Registry(), "acme").error
 
 
 def test_a_row_of_a_family_of_the_plugins_own_is_taken(site):

@@ -46,7 +46,7 @@ def test_the_tag_of_the_weights_comes_back_with_the_backbone(registry):
 def test_a_bare_name_of_another_source_is_nobodys_and_the_error_has_the_qualified_form(registry):
     with pytest.raises(UnknownBackboneError) as caught:
         registry.resolve("acmenet")
-    assert str(caught.value) == "The bare name 'acmenet' is nobody's. Write acme:acmenet."
+    assert str(caught.value) == "The name 'acmenet' needs its source. Write acme:acmenet."
 
 
 def test_a_bare_name_of_several_other_sources_is_named_with_each(site):

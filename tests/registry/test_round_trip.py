@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 from tests.registry.strategies import ENTRIES, NAMES, SHAPES, SPECS
 
 from headstrip import BackboneSpec, CatalogError, WeightsEntry
-from headstrip.registry.catalog import WeightsTable, read_catalog, write_catalog, write_weights
-from headstrip.registry.rows import format_shape, parse_shape
+from headstrip.registry.catalog import (
+    WeightsTable,
+    format_shape,
+    parse_shape,
+    read_catalog,
+    write_catalog,
+    write_weights,
+)
 
 SPEC = BackboneSpec("net", "acme", "acme:net", "acme", "image", (3, 8, 8), 8, 1)
 
@@ -60,9 +66,9 @@ def test_weights_of_several_architectures_are_told_apart(path):
 
 @pytest.mark.parametrize("character", ["\t", "\n", "\r"])
 def test_tabs_and_line_breaks_are_refused(path, character):
-    with pytest.raises(CatalogError, match="it has a tab or a line break in it"):
+    with pytest.raises(CatalogError, match="it contains a tab or a line break"):
         write_catalog(path, [replace(SPEC, family=f"a{character}b")])
-    with pytest.raises(CatalogError, match="it has a tab or a line break in it"):
+    with pytest.raises(CatalogError, match="it contains a tab or a line break"):
         write_weights(path, [("net", WeightsEntry(f"V{character}1"))])
 
 
@@ -74,8 +80,8 @@ def test_a_name_that_would_be_read_as_a_comment_is_refused(path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"name": ""}, "a name of this form cannot be asked for"),
-        ({"name": "net.large"}, "a name of this form cannot be asked for"),
+        ({"name": ""}, "not have the form of a backbone"),
+        ({"name": "net.large"}, "not have the form of a backbone"),
         ({"task": "audio"}, "task 'audio'"),
         ({"dim": 0}, "0 is below 1"),
         ({"params": -1}, "-1 is below 0"),
@@ -97,7 +103,7 @@ def test_what_would_not_be_read_back_is_refused_with_its_reason(path, changes, r
     ("changes", "reason"),
     [
         ({"tag": ""}, "tag ''"),
-        ({"locations": (1,)}, "no JSON array of strings"),
+        ({"locations": (1,)}, "not a JSON array of strings"),
         ({"locations": ["https://example.org"]}, "another locations"),
         ({"num_classes": 0}, "0 is below 1"),
         ({"labels": "", "license": ""}, "another labels and license"),

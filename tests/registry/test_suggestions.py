@@ -90,8 +90,10 @@ def test_a_bare_name_with_a_slash_is_written_with_the_source_of_the_hub(site):
     files = {"hf_of_a_test/catalog.tsv": catalog_of(spec_of("hf", "vit"))}
     install_distribution(site, "headstrip-transformers", {"hf": "hf_of_a_test"}, files)
     said = message("facebook/dinov2-base@main")
-    assert said.endswith("is nobody's. A name with a slash is that of a repository or a folder: "
-                         "write hf:facebook/dinov2-base@main.")  # fmt: skip
+    assert said.endswith(
+        "needs its source. A name with a slash is a repository or a folder: "
+        "write hf:facebook/dinov2-base@main."
+    )
     blocked = Registry(disabled=["hf"])
     assert "The plugin 'hf' cannot be used: disabled by" in message("facebook/dinov2", blocked)
 
@@ -99,7 +101,7 @@ def test_a_bare_name_with_a_slash_is_written_with_the_source_of_the_hub(site):
 def test_without_the_hub_s_plugin_a_bare_name_with_a_slash_says_how_to_get_it(site):
     install_distribution(site, "headstrip-transformers", {}, {})
     said = message("facebook/dinov2-base")
-    assert "write hf:facebook/dinov2-base. `pip install headstrip-transformers` brings" in said
+    assert "write hf:facebook/dinov2-base. Install 'hf' with `pip install headstrip-tr" in said
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import timm
 import headstrip_timm
 from headstrip import BackboneSpec, HeadstripError
 from headstrip.plugin_api import measure, write_catalog, write_weights
-from headstrip.registry.rows import row_of_spec
+from headstrip.registry.catalog import row_of_spec
 from headstrip_timm.describe import claim, describe_weights
 
 PACKAGE = Path(headstrip_timm.__file__).parent

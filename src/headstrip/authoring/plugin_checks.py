@@ -19,7 +19,7 @@ from typing import Any
 
 from headstrip.errors import one_line
 from headstrip.plugins.loader import PluginRecord
-from headstrip.plugins.metadata_folders import damaged_folders, keeps_from_reading
+from headstrip.plugins.metadata_folders import DamagedFolder, damaged_folders
 from headstrip.registry.registry import Registry
 
 TIMEOUT = 10.0
@@ -48,7 +48,8 @@ def checked_records(registry: Registry, timeout: float = TIMEOUT) -> list[Plugin
     """
     records = registry.records()
     others = [one for one in records if _is_to_be_checked(one)]
-    if (folder := keeps_from_reading()) is not None:
+    damaged = damaged_folders()
+    if (folder := next((one for one in damaged if one.stops_python), None)) is not None:
         # No process that imports torch would come up.
         records = [
             replace(one, error=f"{UNREAD} {folder.found}") if one in others else one
@@ -61,7 +62,7 @@ def checked_records(registry: Registry, timeout: float = TIMEOUT) -> list[Plugin
             pool.map(lambda one: _checked(one, registry.disabled, timeout), others),
             strict=True,
         ))  # fmt: skip
-    found = [checked.get(one.name, one) for one in records] + _damaged_records()
+    found = [checked.get(one.name, one) for one in records] + _damaged_records(damaged)
     for record in found:
         registry.refuse_if_strict(record)
     return found
@@ -72,13 +73,13 @@ def _is_to_be_checked(record: PluginRecord) -> bool:
     return is_others and record.status in {"found", "loaded"}
 
 
-def _damaged_records() -> list[PluginRecord]:
+def _damaged_records(folders: list[DamagedFolder]) -> list[PluginRecord]:
     return [
         PluginRecord(
             one.distribution, one.distribution, "", None, "damaged", 0, None,
             f"{one.found}. {one.remedy}",
         )
-        for one in damaged_folders()
+        for one in folders
     ]  # fmt: skip
 
 

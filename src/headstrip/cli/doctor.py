@@ -21,7 +21,7 @@ from headstrip.cli.output import json_option, print_json, print_line
 from headstrip.cli.plugins import timeout_option
 from headstrip.errors import HeadstripError, one_line
 from headstrip.plugins.loader import PluginRecord
-from headstrip.plugins.metadata_folders import damaged_folders, keeps_from_reading
+from headstrip.plugins.metadata_folders import damaged_folders
 
 _DISTRIBUTIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
 _GB = 10**9
@@ -44,8 +44,9 @@ def command(context: click.Context, timeout: float, as_json: bool) -> None:
 
     The exit code is 1 when a problem was found; what to do stands beside it.
     """
-    problems = [Problem(folder.found, folder.remedy) for folder in damaged_folders()]
-    is_readable = keeps_from_reading() is None
+    damaged = damaged_folders()
+    problems = [Problem(folder.found, folder.remedy) for folder in damaged]
+    is_readable = not any(folder.stops_python for folder in damaged)
     report: dict[str, Any] = {
         "versions": _versions(),
         # Where Python cannot read what is installed, torch cannot be imported, and that is why.

@@ -1,1 +1,9 @@
-"""Finding, checking and loading the plugins that are installed."""
+"""Plugins of other distributions: the contract with them, and how they are found and loaded."""
+
+from __future__ import annotations
+
+ENTRY_POINT_GROUP = "headstrip"
+"""The entry-point group of plugins that bring backbones."""
+
+COMMAND_GROUP = "headstrip.commands"
+"""The entry-point group of plugins that bring commands."""

@@ -1,7 +1,7 @@
 """Folders of installed distributions that are damaged, and the plugins that they hide.
 
-Python takes the first folder that has a distribution's name, an empty one too, and does not look at
-a complete one after it. An installation that was interrupted leaves such folders.
+Python takes the first folder that has a distribution's name, even an empty one, and ignores a
+complete one after it. An interrupted installation leaves such folders.
 """
 
 from __future__ import annotations
@@ -16,31 +16,34 @@ from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 
-from headstrip.hookspecs import ENTRY_POINT_GROUP
+from headstrip.plugins import COMMAND_GROUP, ENTRY_POINT_GROUP
 
 _SUFFIXES = (".dist-info", ".egg-info")
 _LEFTOVER = "~"
 _ENTRY_POINTS = "entry_points.txt"
-# How pip renames a folder that it is about to remove: ~eadstrip_timm, ~-adstrip_timm.
+# How pip renames a folder before it removes it: ~eadstrip_timm, ~-adstrip_timm.
 _OURS = re.compile(r"~[-~.=%0-9]*h?e?a?d?strip")
 _NAME = re.compile(rb"^Name:\s*\S", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedFolder:
-    """One folder that does not say what is installed.
+    """One damaged folder of an installed distribution.
 
     Attributes:
         path: The folder.
         distribution: Name of the distribution, as far as the folder's name shows it.
         problem: What is wrong, in a clause without a subject, such as "is empty".
-        hides: A complete folder of the same distribution that Python does not look at, or None.
+        hides: A complete folder of the same distribution that Python ignores, or None.
+        stops_python: Whether Python raises an error when any program asks for entry points, as
+            torch does when it is imported.
     """
 
     path: Path
     distribution: str
     problem: str
     hides: Path | None = None
+    stops_python: bool = False
 
     @property
     def found(self) -> str:
@@ -59,59 +62,82 @@ class DamagedFolder:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Damage:
+    """What is wrong with one folder.
+
+    Attributes:
+        problem: As in ``DamagedFolder``.
+        may_be_plugin: Whether the folder may have named a plugin before it was damaged.
+        stops_python: As in ``DamagedFolder``.
+    """
+
+    problem: str
+    may_be_plugin: bool
+    stops_python: bool = False
+
+
 def damaged_folders() -> list[DamagedFolder]:
-    """Return the damaged folders on the path that a plugin may be missing for.
+    """Return the damaged folders on the path because of which a plugin may be missing.
 
     These are folders of distributions whose name begins with headstrip, folders that hide a
-    distribution with a plugin, and folders without a readable METADATA: nobody can say whether
-    such a distribution has a plugin.
+    distribution with a plugin, folders without a readable METADATA, which may have been a
+    plugin's, and folders that stop Python from reading entry points at all.
     """
     found = []
     for name, folders in _by_name():
         for folder in folders:
-            problem, is_unreadable = _damage(folder)
-            if problem is None:
+            damage = _damage(folder)
+            if damage is None:
                 continue
             hides = _hidden_by(folder, folders)
-            if hides or is_unreadable or name.startswith("headstrip"):
-                found.append(DamagedFolder(folder, name, problem, hides))
+            if damage.may_be_plugin or damage.stops_python or hides or name.startswith("headstrip"):
+                found.append(
+                    DamagedFolder(folder, name, damage.problem, hides, damage.stops_python)
+                )
     return found + _our_leftovers()
 
 
 def damage_of(source: str) -> str:
-    """Return the sentences to add where a source is missing because a folder is damaged."""
+    """Return the sentences for an error about a source that is missing for a damaged folder."""
     name = f"headstrip-{source}"
     folders = next((found for other, found in _by_name() if other == name), [])
     damaged = [
-        DamagedFolder(folder, name, problem)
+        DamagedFolder(folder, name, damage.problem)
         for folder in folders
-        if (problem := _damage(folder)[0]) is not None and not _hidden_by(folder, folders)
+        if (damage := _damage(folder)) is not None and not _hidden_by(folder, folders)
     ]
     damaged += [one for one in _our_leftovers() if one.distribution == name]
     return "".join(f" {one.found}. {one.remedy}" for one in damaged)
 
 
-def without_damage(points: list[metadata.EntryPoint]) -> list[metadata.EntryPoint]:
-    """Take from entry points what damaged folders name, and add what they hide.
+def without_damage(points: list[metadata.EntryPoint], group: str) -> list[metadata.EntryPoint]:
+    """Remove the entry points that damaged folders name, and add those that they hide.
 
     Args:
-        points: The entry points of plugins that Python sees.
+        points: The entry points of the group that Python sees.
+        group: The entry-point group.
     """
-    # Most distributions have one folder, which is not opened here: listing has to be quick.
+    # Most distributions have one folder. It is not opened here, because listing must be fast.
     hiding = {
         damaged: complete
         for _, folders in _by_name()
         if len(folders) > 1
         for damaged in folders
-        if _damage(damaged)[0] and (complete := _hidden_by(damaged, folders))
+        if _damage(damaged) and (complete := _hidden_by(damaged, folders))
     }
     kept = [point for point in points if not _is_of(point.dist, hiding)]
-    return kept + [point for complete in hiding.values() for point in _plugins_of(complete)]
+    return kept + [
+        point
+        for complete in hiding.values()
+        for point in _entry_points_of(complete)
+        if point.group == group
+    ]
 
 
 def _is_of(distribution: metadata.Distribution | None, folders: Iterable[Path]) -> bool:
-    """Whether a distribution is that of one of some folders, or of one that pip renamed."""
-    # importlib.metadata does not say in public which folder a distribution is.
+    """Whether a distribution's folder is one of ``folders``, or one that pip renamed."""
+    # importlib.metadata has no public name for the folder of a distribution.
     folder = getattr(distribution, "_path", None)
     if folder is None:
         return False
@@ -119,7 +145,7 @@ def _is_of(distribution: metadata.Distribution | None, folders: Iterable[Path]) 
 
 
 def _folders() -> Iterator[Path]:
-    """Yield all folders of metadata in the order of the path, each once."""
+    """Yield all metadata folders in the order of the path, each once."""
     seen = set()
     for entry in dict.fromkeys(sys.path):
         folder = Path(entry or os.curdir)
@@ -127,7 +153,7 @@ def _folders() -> Iterator[Path]:
             names = sorted(name for name in os.listdir(folder) if name.lower().endswith(_SUFFIXES))
             where = folder.resolve()
         except OSError:
-            # A zip archive, or a folder that is not there.
+            # A zip archive, or a folder that does not exist.
             continue
         if where not in seen:
             seen.add(where)
@@ -155,7 +181,7 @@ def _our_leftovers() -> list[DamagedFolder]:
 
 def _is_our_leftover(folder: Path) -> bool:
     return folder.name.startswith(_LEFTOVER) and (
-        _OURS.match(folder.name.lower()) is not None or bool(_plugins_of(folder))
+        _OURS.match(folder.name.lower()) is not None or bool(_entry_points_of(folder))
     )
 
 
@@ -167,26 +193,57 @@ def _leftover_name(folder: Path) -> str:
     return _name_of(Path(_OURS.sub("headstrip", folder.name.lower())))
 
 
-def _damage(folder: Path) -> tuple[str | None, bool]:
-    """Say what is wrong with a folder, and whether that keeps anybody from saying what it is."""
+def _damage(folder: Path) -> _Damage | None:
     if folder.suffix == ".egg-info" and not folder.is_dir():
-        # One file that has what a folder has in PKG-INFO.
-        return (None, False) if _read(folder) else ("is empty or cannot be read", True)
+        # One file with the content of a folder's PKG-INFO.
+        return None if _read(folder) else _Damage("is empty or cannot be read", True)
     if not folder.is_dir():
-        return "is a file and not a folder", True
+        return _Damage("is a file and not a folder", True)
     name = "METADATA" if folder.suffix == ".dist-info" else "PKG-INFO"
-    content = _read(folder / name)
+    content, points = _read(folder / name), _read(folder / _ENTRY_POINTS)
+    stops_python = bool(points) and not _is_text(points)
     if content is None or not _NAME.search(content) or not _is_text(content):
-        return _without_metadata(folder, name, content), True
-    return _without_entry_points(folder)
+        return _Damage(_problem_of_metadata(folder, name, content), True, stops_python)
+    problem = _problem_of_entry_points(folder, points)
+    if problem is None:
+        return None
+    return _Damage(problem, ENTRY_POINT_GROUP.encode() in (points or b""), stops_python)
 
 
-def _without_metadata(folder: Path, name: str, content: bytes | None) -> str:
-    if not _has_files(folder):
+def _problem_of_metadata(folder: Path, name: str, content: bytes | None) -> str:
+    try:
+        is_empty = not any(folder.iterdir())
+    except OSError:
+        is_empty = False
+    if is_empty:
         return "is empty"
-    if content is None:
-        return f"has no {name} that can be read"
-    return f"has a damaged {name}"
+    return f"has no {name} that can be read" if content is None else f"has a damaged {name}"
+
+
+def _problem_of_entry_points(folder: Path, content: bytes | None) -> str | None:
+    if content:
+        return None if _are_entry_points(content) else f"has a damaged {_ENTRY_POINTS}"
+    recorded = re.search(
+        rb"^[^,\n]*/entry_points\.txt,[^,\n]*,(\d*)\s*$",
+        _read(folder / "RECORD") or b"",
+        re.MULTILINE,
+    )
+    if recorded is None or recorded[1] == b"0":
+        return None
+    return f"{'has lost its' if content is None else 'has an empty'} {_ENTRY_POINTS}"
+
+
+def _are_entry_points(content: bytes) -> bool:
+    """Whether a file is what the packaging specification says: sections of ``name = object``.
+
+    Python's own reader skips what it does not understand.
+    """
+    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
+    try:
+        parser.read_string(content.decode())
+    except (UnicodeDecodeError, configparser.Error):
+        return False
+    return True
 
 
 def _is_text(content: bytes) -> bool:
@@ -197,75 +254,25 @@ def _is_text(content: bytes) -> bool:
     return True
 
 
-def _has_files(folder: Path) -> bool:
-    try:
-        return any(folder.iterdir())
-    except OSError:
-        return True
-
-
-def keeps_from_reading() -> DamagedFolder | None:
-    """Return the first folder with an ``entry_points.txt`` that is not UTF-8, or None.
-
-    Python raises an error there when any program asks for entry points, as torch does when it is
-    imported.
-    """
-    for name, folders in _by_name():
-        for folder in folders:
-            content = _read(folder / _ENTRY_POINTS)
-            if content and not _is_text(content):
-                return DamagedFolder(folder, name, f"has a damaged {_ENTRY_POINTS}")
-    return None
-
-
-def _without_entry_points(folder: Path) -> tuple[str | None, bool]:
-    """Say how the file that names plugins is damaged, and whether it may have named one."""
-    content = _read(folder / _ENTRY_POINTS)
-    if not content:
-        recorded = re.search(
-            rb"^[^,\n]*/entry_points\.txt,[^,\n]*,(\d*)\s*$",
-            _read(folder / "RECORD") or b"",
-            re.MULTILINE,
-        )
-        if recorded is None or recorded[1] == b"0":
-            return None, False
-        lost = "has lost its" if content is None else "has an empty"
-        return f"{lost} {_ENTRY_POINTS}", False
-    if _are_entry_points(content):
-        return None, False
-    return f"has a damaged {_ENTRY_POINTS}", ENTRY_POINT_GROUP.encode() in content
-
-
-def _are_entry_points(content: bytes) -> bool:
-    """Whether a file is what the packaging specification says: sections of ``name = object``.
-
-    Python's own reader passes over what it does not understand.
-    """
-    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
-    try:
-        parser.read_string(content.decode())
-    except (UnicodeDecodeError, configparser.Error):
-        return False
-    return True
-
-
 def _hidden_by(damaged: Path, folders: list[Path]) -> Path | None:
     """Return the first complete folder, if it names a plugin and a damaged one hides it.
 
-    Which of two folders in one place Python takes first is up to the file system.
+    Which of two folders in one place Python takes first depends on the file system.
     """
-    complete = next((folder for folder in folders if _damage(folder)[0] is None), None)
-    if complete is None or not _plugins_of(complete):
+    complete = next((folder for folder in folders if _damage(folder) is None), None)
+    if complete is None or not _entry_points_of(complete):
         return None
     is_first = folders.index(damaged) < folders.index(complete)
     return complete if is_first or damaged.parent == complete.parent else None
 
 
-def _plugins_of(folder: Path) -> list[metadata.EntryPoint]:
+def _entry_points_of(folder: Path) -> list[metadata.EntryPoint]:
+    """Return the plugins and commands that a folder names, none where it cannot be read."""
+    groups = (ENTRY_POINT_GROUP, COMMAND_GROUP)
     try:
-        return list(metadata.Distribution.at(folder).entry_points.select(group=ENTRY_POINT_GROUP))
+        return [one for one in metadata.Distribution.at(folder).entry_points if one.group in groups]
     except Exception:
-        # As above: it is damaged, which is said where it matters.
+        # Damaged metadata raise any error; `_damage` says what is wrong with them.
         return []
 
 

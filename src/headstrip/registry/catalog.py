@@ -1,70 +1,98 @@
 """Catalogs: the names, widths and weights of a source, as two files of tab-separated values.
 
-``catalog.tsv`` has a row an architecture, ``weights.tsv`` a row a set of weights; both lie in the
-package of their distribution and are written by a tool. A row is a claim that a build verifies.
+``catalog.tsv`` has one row per architecture, ``weights.tsv`` one row per set of weights. Both are
+in the package of their distribution, and a tool writes them. A row is a claim that a build checks.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
-from headstrip.errors import CatalogError
-from headstrip.registry.rows import (
-    CATALOG_COLUMNS,
-    UNREADABLE,
-    WEIGHTS_COLUMNS,
-    entry_from_row,
-    row_of_entry,
-    row_of_spec,
-    spec_from_row,
-)
-from headstrip.registry.rows import format_shape as format_shape
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.errors import CatalogError, PreprocessingError
+from headstrip.images.preprocessing import Preprocessing
+from headstrip.spec import LAWS, BackboneSpec, Law, Pairs, Task, WeightsEntry, freeze, is_backbone
+from headstrip.system import bounded_json
 from headstrip.system.atomic import write_atomically
 
-_Read = TypeVar("_Read")
+CATALOG_COLUMNS = (
+    "name",
+    "source",
+    "family",
+    "plugin",
+    "task",
+    "input_shape",
+    "dim",
+    "params",
+    "law",
+    "default_weights",
+    "options",
+)
+WEIGHTS_COLUMNS = (
+    "name",
+    "tag",
+    "locations",
+    "sha256",
+    "options",
+    "num_classes",
+    "input_shape",
+    "labels",
+    "preprocessing",
+    "license",
+    "metrics",
+)
+
+UNREADABLE = (ValueError, TypeError, AttributeError, RecursionError, PreprocessingError)
+"""What parsing a row may raise."""
+
+_MAX_CELL_BYTES = 1 << 20
+_REWRITE = "Write the file with the tool of its distribution, not by hand."
+
+_Value = TypeVar("_Value", BackboneSpec, WeightsEntry)
 
 
 def read_catalog(path: Path) -> list[BackboneSpec]:
     """Read the architectures of ``catalog.tsv``, in the order of the file.
 
     Raises:
-        CatalogError: The file cannot be read, a row is not one of a catalog, or two share a name.
+        CatalogError: The file or a row of it cannot be read, or two rows have the same name.
     """
     rows = _read_rows(path, CATALOG_COLUMNS)
-    _refuse_twice(path, [(row[0],) for row in rows])
-    return [_guarded(path, row, spec_from_row) for row in rows]
+    _refuse_duplicates(path, [(row[0],) for row in rows])
+    return [_parsed_row(path, row, spec_from_row) for row in rows]
 
 
 def write_catalog(path: Path, specs: Iterable[BackboneSpec]) -> None:
-    """Write ``catalog.tsv`` whole or not at all, sorted by name.
+    """Write ``catalog.tsv`` completely or not at all, sorted by name.
 
     Raises:
-        CatalogError: A value would not be read back as it is, one with a tab or a line break in
-            it for example, or two rows share a name.
+        CatalogError: Reading a value back would not give the same value, one with a tab or a line
+            break for example, or two rows have the same name.
     """
     ordered = sorted(specs, key=lambda spec: spec.name)
     rows = [row_of_spec(spec) for spec in ordered]
-    _refuse_twice(path, [(spec.name,) for spec in ordered])
+    _refuse_duplicates(path, [(spec.name,) for spec in ordered])
     _write_rows(path, CATALOG_COLUMNS, rows)
 
 
 class WeightsTable:
-    """The sets of weights of ``weights.tsv``; a row is parsed when it is asked for."""
+    """The sets of weights of ``weights.tsv``; a row is parsed when a caller asks for it."""
 
     def __init__(self, path: Path) -> None:
         """Read the file's lines.
 
         Raises:
-            CatalogError: The file cannot be read, or two rows share architecture and tag.
+            CatalogError: The file cannot be read, or two rows have the same architecture and tag.
         """
         self.path = path
         self._rows: dict[str, list[list[str]]] = {}
         rows = _read_rows(path, WEIGHTS_COLUMNS)
-        _refuse_twice(path, [(row[0], row[1]) for row in rows])
+        _refuse_duplicates(path, [(row[0], row[1]) for row in rows])
         for row in rows:
             self._rows.setdefault(row[0], []).append(row)
 
@@ -72,10 +100,10 @@ class WeightsTable:
         """Return the sets of weights of one architecture, the default first.
 
         Raises:
-            CatalogError: A row is not one of a weights table.
+            CatalogError: A row cannot be read.
         """
         rows = self._rows.get(name, [])
-        return tuple(_guarded(self.path, row, entry_from_row) for row in rows)
+        return tuple(_parsed_row(self.path, row, entry_from_row) for row in rows)
 
     def names(self) -> tuple[str, ...]:
         """Return the architectures that have weights, in the order of the file."""
@@ -83,31 +111,31 @@ class WeightsTable:
 
 
 def write_weights(path: Path, entries: Iterable[tuple[str, WeightsEntry]]) -> None:
-    """Write ``weights.tsv`` whole or not at all.
+    """Write ``weights.tsv`` completely or not at all.
 
     Args:
-        path: Where to.
-        entries: Pairs of architecture and weights, each architecture's default first.
+        path: Path of the file.
+        entries: Pairs of architecture and weights, the default of each architecture first.
 
     Raises:
-        CatalogError: A value would not be read back as it is, one with a tab or a line break in
-            it for example, or two rows share architecture and tag.
+        CatalogError: Reading a value back would not give the same value, one with a tab or a line
+            break for example, or two rows have the same architecture and tag.
     """
     pairs = list(entries)
     rows = [row_of_entry(name, entry) for name, entry in pairs]
-    _refuse_twice(path, [(name, entry.tag) for name, entry in pairs])
+    _refuse_duplicates(path, [(name, entry.tag) for name, entry in pairs])
     _write_rows(path, WEIGHTS_COLUMNS, rows)
 
 
 def read_labels(path: Path, count: int | None) -> tuple[str, ...]:
-    """Read the class labels of a file, one a line.
+    """Read the class labels of a file, one per line.
 
     Args:
         path: The file.
-        count: How many there must be, None for any.
+        count: The number of labels that there must be, None for any number.
 
     Raises:
-        CatalogError: The file cannot be read, or has another number of them.
+        CatalogError: The file cannot be read, or has another number of labels.
     """
     labels = tuple(_read_text(path).rstrip("\n").split("\n"))
     if count is not None and len(labels) != count:
@@ -118,13 +146,156 @@ def read_labels(path: Path, count: int | None) -> tuple[str, ...]:
     return labels
 
 
-def _guarded(path: Path, row: list[str], parse: Callable[[list[str]], _Read]) -> _Read:
+def row_of_spec(spec: BackboneSpec) -> list[str]:
+    """Write an architecture as a row of ``catalog.tsv``.
+
+    Raises:
+        CatalogError: Reading a value back would not give the same value.
+    """
+    return _checked_row(spec.name, spec, _cells_of_spec, spec_from_row)
+
+
+def row_of_entry(name: str, entry: WeightsEntry) -> list[str]:
+    """Write a set of weights of the architecture ``name`` as a row of ``weights.tsv``.
+
+    Raises:
+        CatalogError: Reading a value back would not give the same value.
+    """
+    return _checked_row(name, entry, partial(_cells_of_entry, name), entry_from_row)
+
+
+def spec_from_row(row: list[str]) -> BackboneSpec:
+    """Parse a row of ``catalog.tsv``; raises one of ``UNREADABLE``."""
+    name, source, family, plugin, task, shape, dim, params, law, default, options = row
+    if not name or task not in {"image", "video"} or law not in LAWS:
+        raise ValueError(f"name {name!r}, task {task!r}, law {law!r}")
+    return BackboneSpec(
+        name,
+        source,
+        family,
+        plugin,
+        cast("Task", task),
+        parse_shape(shape),
+        dim=_count(dim, least=1),
+        params=_count(params),
+        default_weights=default or None,
+        options=_pairs(options),
+        law=cast("Law", law),
+    )
+
+
+def entry_from_row(row: list[str]) -> WeightsEntry:
+    """Parse a row of ``weights.tsv``; raises one of ``UNREADABLE``."""
+    cells = dict(zip(WEIGHTS_COLUMNS, row, strict=True))
+    name, tag, classes, shape = (
+        cells[key] for key in ("name", "tag", "num_classes", "input_shape")
+    )
+    steps = cells["preprocessing"]
+    if not name or not tag:
+        raise ValueError(f"name {name!r}, tag {tag!r}")
+    return WeightsEntry(
+        tag=tag,
+        locations=_texts(cells["locations"]),
+        sha256=cells["sha256"],
+        options=_pairs(cells["options"]),
+        num_classes=_count(classes, least=1) if classes else None,
+        input_shape=parse_shape(shape) if shape else None,
+        labels=cells["labels"] or None,
+        preprocessing=Preprocessing.from_json(_parsed(steps)) if steps else None,
+        license=cells["license"] or None,
+        metrics=_pairs(cells["metrics"]),
+    )
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Read ``3x224x224`` as (3, 224, 224).
+
+    Raises:
+        ValueError: ``text`` is not positive integers joined by ``x``.
+    """
+    return tuple(_count(size, least=1) for size in text.split("x"))
+
+
+def format_shape(shape: Sequence[int]) -> str:
+    """Write (3, 224, 224) as ``3x224x224``."""
+    return "x".join(map(str, shape))
+
+
+def _cells_of_spec(spec: BackboneSpec) -> list[str]:
+    if not is_backbone(spec.name):
+        raise ValueError("the name does not have the form of a backbone's name")
+    return [
+        spec.name,
+        spec.source,
+        spec.family,
+        spec.plugin,
+        spec.task,
+        format_shape(spec.input_shape),
+        str(spec.dim),
+        str(spec.params),
+        spec.law,
+        spec.default_weights or "",
+        _dump(dict(spec.options)),
+    ]
+
+
+def _cells_of_entry(name: str, entry: WeightsEntry) -> list[str]:
+    return [
+        name,
+        entry.tag,
+        _dump(list(entry.locations)),
+        entry.sha256,
+        _dump(dict(entry.options)),
+        "" if entry.num_classes is None else str(entry.num_classes),
+        "" if entry.input_shape is None else format_shape(entry.input_shape),
+        entry.labels or "",
+        "" if entry.preprocessing is None else _dump(entry.preprocessing.to_json()),
+        entry.license or "",
+        _dump(dict(entry.metrics)),
+    ]
+
+
+def _checked_row(
+    name: str,
+    value: _Value,
+    to_row: Callable[[_Value], list[str]],
+    from_row: Callable[[list[str]], _Value],
+) -> list[str]:
+    """Make the row of a value, and refuse a row that does not give the value back."""
+    about = f"{name!r} cannot be a row of a catalog"
+    try:
+        row = to_row(value)
+        "".join(row).encode()
+        back = from_row(row)
+    except UNREADABLE as error:
+        reason = str(error).removesuffix(".")
+        raise CatalogError(f"{about} ({reason}). Give it plain JSON values.") from error
+    if name.startswith("#") or any(set(cell) & set("\t\n\r") for cell in row):
+        raise CatalogError(
+            f"{about}: it contains a tab or a line break, or begins with '#'. Remove that."
+        )
+    keys = [field.name for field in fields(value)]
+    lost = [key for key in keys if _comparable(value, key) != _comparable(back, key)]
+    if lost:
+        raise CatalogError(
+            f"{about}: reading it back would give another {' and '.join(lost)}. Give it tuples, "
+            "and None for what is empty."
+        )
+    return row
+
+
+def _comparable(value: _Value, key: str) -> Any:
+    """Return one field; the order of pairs means nothing, so they come sorted."""
+    found = getattr(value, key)
+    return freeze(dict(found)) if key in {"options", "metrics"} else found
+
+
+def _parsed_row(path: Path, row: list[str], parse: Callable[[list[str]], _Value]) -> _Value:
     try:
         return parse(row)
     except UNREADABLE as error:
         raise CatalogError(
-            f"The row of {row[0]!r} in {path} cannot be read ({error}). Write the file with the "
-            "tool that comes with its distribution, not by hand."
+            f"The row of {row[0]!r} in {path} cannot be read ({error}). {_REWRITE}"
         ) from error
 
 
@@ -133,14 +304,14 @@ def _read_rows(path: Path, columns: tuple[str, ...]) -> list[list[str]]:
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     if not rows or tuple(rows[0]) != columns:
         raise CatalogError(
-            f"{path} is not a catalog: its first line names other columns than "
-            f"{', '.join(columns)}. Write it with the tool that comes with its distribution."
+            f"{path} is not a catalog: its first line must name the columns "
+            f"{', '.join(columns)}. {_REWRITE}"
         )
     for row in rows[1:]:
         if len(row) != len(columns):
             raise CatalogError(
                 f"The row of {row[0]!r} in {path} has {len(row)} columns instead of "
-                f"{len(columns)}. Write the file with the tool that comes with its distribution."
+                f"{len(columns)}. {_REWRITE}"
             )
     return rows[1:]
 
@@ -154,7 +325,12 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _refuse_twice(path: Path, keys: Sequence[tuple[str, ...]]) -> None:
+def _write_rows(path: Path, columns: tuple[str, ...], rows: list[list[str]]) -> None:
+    text = "".join("\t".join(row) + "\n" for row in (list(columns), *rows))
+    write_atomically(path, text.encode())
+
+
+def _refuse_duplicates(path: Path, keys: Sequence[tuple[str, ...]]) -> None:
     if len(set(keys)) != len(keys):
         twice = sorted(".".join(key) for key, count in Counter(keys).items() if count > 1)
         raise CatalogError(
@@ -162,6 +338,30 @@ def _refuse_twice(path: Path, keys: Sequence[tuple[str, ...]]) -> None:
         )
 
 
-def _write_rows(path: Path, columns: tuple[str, ...], rows: list[list[str]]) -> None:
-    text = "".join("\t".join(row) + "\n" for row in (list(columns), *rows))
-    write_atomically(path, text.encode())
+def _count(text: str, least: int = 0) -> int:
+    number = int(text)
+    if number < least:
+        raise ValueError(f"{number} is below {least}")
+    return number
+
+
+def _pairs(text: str) -> Pairs:
+    data = _parsed(text) if text else {}
+    if not isinstance(data, dict):
+        raise ValueError(f"{text} is not a JSON object")
+    return cast("Pairs", freeze(data))
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    data = _parsed(text) if text else []
+    if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
+        raise ValueError(f"{text} is not a JSON array of strings")
+    return tuple(data)
+
+
+def _parsed(text: str) -> Any:
+    return bounded_json.parse(text, "a cell", max_bytes=_MAX_CELL_BYTES)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False) if value else ""

@@ -11,10 +11,10 @@ from headstrip.spec import BackboneSpec, WeightsEntry, is_backbone
 
 
 class Index:
-    """Backbones by source and name, out of catalogs, of plugins' answers, or registered."""
+    """Backbones by source and name: read from catalogs, registered, or described by a plugin."""
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Start empty."""
         self._specs: dict[str, dict[str, BackboneSpec]] = {}
         self._tables: dict[str, WeightsTable] = {}
         self._live: set[str] = set()
@@ -23,18 +23,18 @@ class Index:
     def read(
         self, source: str, folder: Path, problem_of: Callable[[BackboneSpec], str | None]
     ) -> list[str]:
-        """Read the catalog and the weights table in a folder, where they are there.
+        """Read ``catalog.tsv`` and ``weights.tsv`` of a folder, each where it exists.
 
         Args:
-            source: Whose they are.
+            source: The source that the files belong to.
             folder: Where they are.
-            problem_of: Says why a row is refused, or None.
+            problem_of: Returns why a row is refused, or None.
 
         Returns:
-            Why rows were refused, one reason a row.
+            One reason for each refused row.
 
         Raises:
-            CatalogError: A file cannot be read; nothing of the source is listed then.
+            CatalogError: A file cannot be read. The index lists nothing of the source then.
         """
         catalog, table = folder / "catalog.tsv", folder / "weights.tsv"
         specs = read_catalog(catalog) if catalog.is_file() else []
@@ -58,9 +58,10 @@ class Index:
         self._live.add(spec.qualified_name)
 
     def find(self, source: str, name: str) -> BackboneSpec | None:
-        """Return a backbone of a source, None where it lists none of that name.
+        """Return a backbone of a source, None where the source lists none of that name.
 
-        What a plugin described live is asked of it anew: a folder may hold another network now.
+        A backbone that a plugin described is not returned: the registry asks the plugin each time,
+        because a folder may contain another network by now.
         """
         spec = self._specs.get(source, {}).get(name)
         return None if spec is None or spec.qualified_name in self._live else spec
@@ -70,7 +71,7 @@ class Index:
         return spec.source in self._in_files and spec.qualified_name not in self._live
 
     def entries(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
-        """Return the weights that the source's table has, None where its plugin must be asked.
+        """Return the weights in the source's table, None where its plugin must be asked.
 
         Raises:
             CatalogError: A row cannot be read.
@@ -91,14 +92,19 @@ class Index:
 
 
 def row_problem(spec: BackboneSpec, owner: str) -> str | None:
-    """Say why a plugin may not list a backbone as it describes it, or None."""
+    """Return why a plugin may not list a backbone as it describes it, or None."""
     if spec.source != owner:
         return f"{spec.name!r} claims the source {spec.source!r}, which is not {owner!r}"
     if spec.plugin != owner:
         return f"{spec.name!r} names the plugin {spec.plugin!r}, which is not {owner!r}"
     source, colon, _ = spec.family.partition(":")
     if (source != owner) if colon else (spec.family not in BUILT_IN):
-        return f"{spec.name!r} names the family {spec.family!r}, not one of {owner!r} or core"
+        return (
+            f"{spec.name!r} names the family {spec.family!r}, which belongs neither to {owner!r} "
+            "nor to headstrip"
+        )
     if not is_backbone(spec.name):
-        return f"{spec.name!r} is not of the form of a backbone's name, so nobody can ask for it"
+        return (
+            f"{spec.name!r} does not have the form of a backbone's name, so no user can ask for it"
+        )
     return None

@@ -1,55 +1,240 @@
-"""The registry: which names there are, whose each one is, and who takes which head off."""
+"""The registry: which backbones exist, which plugin owns each, and how a name is resolved."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from threading import RLock
 
 from headstrip.errors import CatalogError, PluginError, UnknownBackboneError
 from headstrip.families import BUILT_IN, SOURCE
-from headstrip.plugins.loader import Plugin, PluginRecord
+from headstrip.plugins.loader import HOMES, Plugin, built_in, find_plugins
 from headstrip.plugins.metadata_folders import damage_of
+from headstrip.plugins.records import (
+    DISABLED,
+    PluginRecord,
+    disabled_by_environment,
+    is_strict,
+    unusable,
+)
 from headstrip.registry.catalog import read_labels
-from headstrip.registry.index import row_problem
-from headstrip.registry.plugin_set import CORE, RESERVED, PluginSet
+from headstrip.registry.index import Index, row_problem
 from headstrip.registry.suggestions import BARE_SOURCES as BARE_SOURCES
 from headstrip.registry.suggestions import joined, unknown_backbone, unknown_source
-from headstrip.spec import BackboneSpec, Name, WeightsEntry, parse_name
+from headstrip.spec import BackboneSpec, Name, WeightsEntry, is_source, parse_name
+
+CORE = Path(__file__).parents[1]
+"""Folder of headstrip's own catalog."""
+
+RESERVED = frozenset({*BUILT_IN, SOURCE, "headstrip"})
+"""Names that no third party's plugin can have."""
 
 
-class Registry(PluginSet):
-    """The names of all installed sources, and the plugins behind them.
+class Registry:
+    """The backbones of all installed sources, and the plugins that own them.
 
-    Reading the catalogs imports no plugin. A plugin is imported when a backbone of its own, or a
-    family of its own, is asked for. The third parties are looked for when a name is not core's.
+    Reading the catalogs imports no plugin. The registry imports a plugin when a caller asks for one
+    of its backbones or families. It searches the installed distributions for plugins when a
+    caller asks for anything that is not headstrip's own.
     """
 
-    def _entries(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
-        if spec.source != SOURCE:
-            self._look()
-        return self._index.entries(spec)
+    def __init__(self, disabled: Iterable[str] = (), unread: Iterable[str] = ()) -> None:
+        """Read headstrip's own catalog.
 
-    def _find(self, source: str, name: str) -> BackboneSpec | None:
-        if source != SOURCE:
-            self._look()
-        return self._index.find(source, name)
+        Args:
+            disabled: Names of plugins to block, besides those in ``HEADSTRIP_DISABLE_PLUGINS``.
+            unread: Names of plugins whose catalogs are not read, so that their hooks are called.
+
+        Raises:
+            PluginError: A plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+        """
+        self.disabled = frozenset({*disabled_by_environment(), *disabled})
+        self._unread = frozenset(unread)
+        self._strict = is_strict()
+        self._index = Index()
+        self._known = {name: built_in(name, CORE) for name in BUILT_IN}
+        self._has_searched = False
+        self._lock = RLock()
+        self._add_built_in()
+        if self._strict:
+            self._search()
 
     def specs(self) -> list[BackboneSpec]:
         """Return every backbone that the catalogs list, by source and name.
 
-        Those of a family that is disabled are left out.
+        Those of a disabled family are left out.
         """
         return [spec for source in self._listed().values() for spec in source.values()]
 
     def sources(self) -> list[str]:
-        """Return the names of the sources that list any backbone."""
+        """Return the names of the sources that list at least one backbone."""
         return list(self._listed())
 
     def records(self) -> list[PluginRecord]:
         """Return what is known of each plugin, without loading any."""
         return [plugin.record for plugin in self._plugins.values()]
 
+    def specs_of(self, name: str) -> list[BackboneSpec]:
+        """Return the backbones that a plugin's catalog lists."""
+        return list(self._listed().get(name, {}).values())
+
+    def resolve(self, name: str) -> tuple[BackboneSpec, Name]:
+        """Find the one backbone that a name means.
+
+        A bare name belongs to torchvision or else to timm, and to no other source.
+
+        Args:
+            name: ``[source:]arch[.weights]``.
+
+        Returns:
+            The backbone, and the parts of the name with the tag of its weights.
+
+        Raises:
+            UnknownBackboneError: No installed source has the name, or a bare name belongs to a
+                source whose names need a prefix.
+            PluginError: The plugin that owns the backbone cannot be used.
+        """
+        parts = parse_name(name)
+        if parts.source is None:
+            for source in BARE_SOURCES:
+                spec = self._find(source, parts.backbone)
+                if spec is not None:
+                    return self._usable(spec), parts
+            text = unknown_backbone(name, parts, self._listed(), self._unusable_plugins())
+            raise UnknownBackboneError(
+                text if "timm" in self._listed() else text + damage_of("timm")
+            )
+        if parts.source != SOURCE and (
+            parts.source not in self._plugins or parts.source in RESERVED
+        ):
+            text = unknown_source(name, parts, self._listed())
+            raise UnknownBackboneError(text + damage_of(parts.source))
+        spec = self._find(parts.source, parts.backbone) or self._ask_plugins(parts)
+        if spec is None:
+            raise UnknownBackboneError(unknown_backbone(name, parts, self._listed(), {}))
+        return self._usable(spec), parts
+
+    def short_name(self, spec: BackboneSpec) -> str:
+        """Return the shortest name that means a backbone: bare unless another source owns that."""
+        owners = (source for source in BARE_SOURCES if self._find(source, spec.name))
+        return spec.name if next(owners, None) == spec.source else spec.qualified_name
+
+    def weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
+        """Return the sets of weights of a backbone, the default first.
+
+        They are rows of its source's weights table. The registry asks the plugin where the source
+        has no table, or no catalog lists the backbone.
+
+        Raises:
+            CatalogError: A row of the weights table cannot be read.
+            PluginError: The plugin was asked and failed.
+        """
+        entries = self._table_entries(spec)
+        if entries is not None:
+            return entries
+        owner = self.owner(spec)
+        return tuple(owner.call("weights", spec.qualified_name, spec=spec) or ())
+
+    def listed_weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
+        """Return the sets of weights that a table lists, without asking a plugin.
+
+        Raises:
+            CatalogError: A row of the weights table cannot be read.
+        """
+        return self._table_entries(spec) or ()
+
+    def is_in_catalog(self, spec: BackboneSpec) -> bool:
+        """Whether a catalog file lists a backbone."""
+        self._search()
+        return self._index.is_in_file(spec)
+
+    def labels(self, spec: BackboneSpec, entry: WeightsEntry) -> tuple[str, ...] | None:
+        """Return the class labels of a set of weights, in the order of the logits.
+
+        Raises:
+            CatalogError: The file of labels is missing, or its number of labels is not the number
+                of classes.
+        """
+        if entry.labels is None:
+            return None
+        plugin = self._plugin(spec.plugin)
+        for folder in (plugin and plugin.package, CORE):
+            path = folder / "labels" / f"{entry.labels}.txt" if folder else None
+            if path and path.is_file():
+                return read_labels(path, entry.num_classes)
+        raise CatalogError(
+            f"{spec.qualified_name}.{entry.tag} names the labels {entry.labels!r}, and no file "
+            f"contains them. Report it to the author of the plugin {spec.plugin!r}."
+        )
+
+    def owner(self, spec: BackboneSpec) -> Plugin:
+        """Return the loaded plugin that builds a backbone.
+
+        Raises:
+            PluginError: It cannot be used, or is not installed.
+        """
+        return self._loaded(spec.plugin, spec.qualified_name)
+
+    def stripper(self, family: str) -> tuple[Plugin, str]:
+        """Return the loaded plugin that takes the head off a family, and its name for the family.
+
+        Args:
+            family: A core family such as ``resnet``, or ``source:family``.
+
+        Raises:
+            PluginError: No plugin has the family, or the plugin that has it cannot be used.
+        """
+        source, _, own = str(family).rpartition(":")
+        is_core = source in {"", SOURCE}
+        if is_core and own not in BUILT_IN:
+            near = difflib.get_close_matches(own, BUILT_IN, n=3) or BUILT_IN
+            raise PluginError(
+                f"There is no family {family!r}. headstrip has {joined(near)}. Write source:family "
+                "for the family of another source."
+            )
+        plugin = self._loaded(own if is_core else source, str(family))
+        if own not in plugin.families:
+            raise PluginError(
+                f"The plugin {plugin.label} has no family {own!r}. "
+                f"It has {', '.join(plugin.families) or 'none'}."
+            )
+        return plugin, own
+
+    def register(self, target: object, name: str) -> PluginRecord:
+        """Add a plugin object under a name; registering the name again replaces the object.
+
+        Raises:
+            PluginError: The name is taken, or the object breaks the contract.
+        """
+        before = self._plugins.get(name)
+        if (before and before.origin != "registered") or name in {*RESERVED, *HOMES}:
+            raise PluginError(
+                f"The name {name!r} is taken by {before.label if before else 'headstrip itself'}. "
+                "Register the plugin under another name."
+            )
+        if not is_source(name):
+            raise PluginError(
+                f"{name!r} cannot be the name of a source. Begin with a letter or a digit, and use "
+                "only letters, digits, '-' and '_'."
+            )
+        module = getattr(target, "__name__", type(target).__module__)
+        plugin = Plugin(name, "registered", module, target)
+        plugin.load()
+        specs = plugin.call("backbones", name) or ()
+        names = [spec.name for spec in specs]
+        problems = [problem for spec in specs if (problem := row_problem(spec, name))]
+        problems += [f"it names {one!r} twice" for one in names if names.count(one) > 1]
+        if problems:
+            raise PluginError(f"The plugin {plugin.label} was not registered: {problems[0]}.")
+        self._plugins[name] = plugin
+        self._index.replace(name, specs)
+        plugin.rows = len(specs)
+        return plugin.record
+
     def load_plugin(self, name: str) -> Plugin:
-        """Load one plugin, and return it with the reason where that failed.
+        """Load one plugin, and return it, with the reason in its record where that failed.
 
         Raises:
             PluginError: It is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
@@ -62,139 +247,93 @@ class Registry(PluginSet):
                 raise
         return plugin
 
-    def specs_of(self, name: str) -> list[BackboneSpec]:
-        """Return the backbones that a plugin's catalog lists."""
-        return list(self._listed().get(name, {}).values())
-
-    def resolve(self, name: str) -> tuple[BackboneSpec, Name]:
-        """Find the one backbone that a name means.
-
-        A bare name is torchvision's, else timm's, and nobody else's.
-
-        Args:
-            name: ``[source:]arch[.weights]``.
-
-        Returns:
-            The backbone, and the parts of the name with the tag of its weights.
+    def refuse_if_strict(self, record: PluginRecord) -> None:
+        """Raise an error for an unusable plugin where the user asked for that.
 
         Raises:
-            UnknownBackboneError: The name is nobody's, or only another source has it.
-            PluginError: The plugin that owns it cannot be used.
+            PluginError: It is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
         """
-        parts = parse_name(name)
-        if parts.source is None:
-            for source in BARE_SOURCES:
-                spec = self._find(source, parts.backbone)
-                if spec is not None:
-                    return self._usable(spec), parts
-            text = unknown_backbone(name, parts, self._listed(), self._unusable())
-            raise UnknownBackboneError(
-                text if "timm" in self._listed() else text + damage_of("timm")
-            )
-        if parts.source != SOURCE and not self._is_source(parts.source):
-            text = unknown_source(name, parts, self._listed())
-            raise UnknownBackboneError(text + damage_of(parts.source))
-        spec = self._find(parts.source, parts.backbone) or self._ask(parts)
-        if spec is None:
-            raise UnknownBackboneError(unknown_backbone(name, parts, self._listed(), {}))
-        return self._usable(spec), parts
+        if self._strict and record.error not in (None, DISABLED):
+            raise unusable(record)
 
-    def short_name(self, spec: BackboneSpec) -> str:
-        """Return the shortest name that means a backbone: bare where that is not another's."""
-        owners = (source for source in BARE_SOURCES if self._find(source, spec.name))
-        return spec.name if next(owners, None) == spec.source else spec.qualified_name
+    @property
+    def _plugins(self) -> dict[str, Plugin]:
+        """All plugins by name, third parties' included."""
+        self._search()
+        return self._known
 
-    def weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
-        """Return the sets of weights of a backbone, the default first.
+    def _plugin(self, name: str) -> Plugin | None:
+        return self._known.get(name) or self._plugins.get(name)
 
-        They are read from the weights table of its source; the plugin is asked for a backbone
-        that no catalog lists, and where the source has no table.
+    def _search(self) -> None:
+        """Find the plugins of installed distributions and read their catalogs, once."""
+        with self._lock:
+            if self._has_searched:
+                return
+            self._has_searched = True
+            for plugin in find_plugins(self.disabled, RESERVED):
+                # A built-in plugin keeps its name; the record of the other one says why it failed.
+                key = plugin.name if plugin.name not in self._known else f"{plugin.name} (intruder)"
+                self._known[key] = plugin
+                self._add_third_party(plugin)
 
-        Raises:
-            CatalogError: A row of the weights table cannot be read.
-            PluginError: The owner was asked and failed.
-        """
-        entries = self._entries(spec)
-        if entries is not None:
-            return entries
-        owner = self.owner(spec)
-        return tuple(owner.call("weights", spec.qualified_name, spec=spec) or ())
+    def _add_built_in(self) -> None:
+        self._index.read(SOURCE, CORE, lambda spec: None)
+        listed = self._index.listed(()).get(SOURCE, {})
+        for name in BUILT_IN:
+            plugin = self._known[name]
+            plugin.rows = sum(spec.plugin == name for spec in listed.values())
+            if name in self.disabled:
+                plugin.fail(DISABLED, "blocked")
 
-    def is_in_catalog(self, spec: BackboneSpec) -> bool:
-        """Whether a catalog file lists a backbone, and not only a plugin of this process."""
-        self._look()
-        return self._index.is_in_file(spec)
+    def _add_third_party(self, plugin: Plugin) -> None:
+        package = None if plugin.name in self._unread else plugin.package
+        if plugin.status == "found" and package is not None:
+            problem_of = partial(row_problem, owner=plugin.name)
+            try:
+                problems = self._index.read(plugin.name, package, problem_of)
+            except CatalogError as error:
+                plugin.fail(str(error))
+            else:
+                plugin.rows = len(self._index.listed(()).get(plugin.name, {}))
+                if problems:
+                    plugin.error = f"{len(problems)} of its rows are refused: {problems[0]}"
+        self.refuse_if_strict(plugin.record)
 
-    def listed_weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
-        """Return the sets of weights that a table lists; no plugin is asked.
+    def _listed(self) -> dict[str, dict[str, BackboneSpec]]:
+        plugins = self._plugins
+        return self._index.listed(name for name in BUILT_IN if plugins[name].status == "blocked")
 
-        Raises:
-            CatalogError: A row of the weights table cannot be read.
-        """
-        return self._entries(spec) or ()
+    def _unusable_plugins(self) -> dict[str, str]:
+        """Return the plugins that are installed and not in use, with the reasons."""
+        return {
+            name: plugin.error
+            for name, plugin in self._plugins.items()
+            if plugin.error and plugin.status in {"blocked", "failed"}
+        }
 
-    def labels(self, spec: BackboneSpec, entry: WeightsEntry) -> tuple[str, ...] | None:
-        """Return the class labels of a set of weights, in the order of the logits.
+    def _find(self, source: str, name: str) -> BackboneSpec | None:
+        if source != SOURCE:
+            self._search()
+        return self._index.find(source, name)
 
-        Raises:
-            CatalogError: The file of labels is missing, or has not one label a class.
-        """
-        if entry.labels is None:
-            return None
-        plugin = self._plugin(spec.plugin)
-        for folder in (plugin and plugin.package, CORE):
-            path = folder / "labels" / f"{entry.labels}.txt" if folder else None
-            if path and path.is_file():
-                return read_labels(path, entry.num_classes)
-        raise CatalogError(
-            f"{spec.qualified_name}.{entry.tag} names the labels {entry.labels!r}, and no file has "
-            f"them. Report it to whoever brings the plugin {spec.plugin!r}."
-        )
+    def _table_entries(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
+        if spec.source != SOURCE:
+            self._search()
+        return self._index.entries(spec)
 
-    def owner(self, spec: BackboneSpec) -> Plugin:
-        """Return the loaded plugin that builds a backbone.
-
-        Raises:
-            PluginError: It cannot be used, or there is none of that name.
-        """
-        return self._loaded(spec.plugin, spec.qualified_name)
-
-    def stripper(self, family: str) -> tuple[Plugin, str]:
-        """Return the loaded plugin that takes the head off a family, and its name for it.
-
-        Args:
-            family: A core family such as ``resnet``, or ``source:family``.
-
-        Raises:
-            PluginError: No plugin has the family, or the one that has it cannot be used.
-        """
-        source, _, own = str(family).rpartition(":")
-        core = source in {"", SOURCE}
-        if core and own not in BUILT_IN:
-            near = difflib.get_close_matches(own, BUILT_IN, n=3) or BUILT_IN
-            raise PluginError(
-                f"There is no family {family!r}. The core has {joined(near)}; another source's is "
-                "written source:family."
-            )
-        plugin = self._loaded(own if core else source, str(family))
-        if own not in plugin.families:
-            raise PluginError(
-                f"The plugin {plugin.label} has no family {own!r}. "
-                f"It has {', '.join(plugin.families) or 'none'}."
-            )
-        return plugin, own
-
-    def _ask(self, parts: Name) -> BackboneSpec | None:
-        """Ask the live plugins of a source for a name that its catalog lacks."""
+    def _ask_plugins(self, parts: Name) -> BackboneSpec | None:
+        """Ask the plugins of a source for a backbone that its catalog lacks."""
         name, source = parts.backbone, parts.source or SOURCE
-        plugins = self._known if source == SOURCE else self._plugins
-        for plugin in [plugins[key] for key in (BUILT_IN if source == SOURCE else (source,))]:
-            if source == SOURCE and plugin.status == "blocked":
+        is_core = source == SOURCE
+        plugins = self._known if is_core else self._plugins
+        for plugin in [plugins[key] for key in (BUILT_IN if is_core else (source,))]:
+            if is_core and plugin.status == "blocked":
                 continue
             spec: BackboneSpec | None = plugin.call("find_backbone", f"{source}:{name}", name=name)
             if spec is None:
                 continue
-            problem = row_problem(spec, plugin.name) if source != SOURCE else None
+            problem = None if is_core else row_problem(spec, plugin.name)
             if problem is None and spec.name != name:
                 problem = f"asked for {name!r}, it describes {spec.name!r}"
             if problem:
@@ -203,11 +342,18 @@ class Registry(PluginSet):
             return spec
         return None
 
-    def _is_source(self, name: str) -> bool:
-        return name in self._plugins and name not in RESERVED
+    def _loaded(self, name: str, about: str) -> Plugin:
+        plugin = self._plugin(name)
+        if plugin is None:
+            raise PluginError(
+                f"{about!r} needs the plugin {name!r}, which is not installed. "
+                f"Try `pip install headstrip-{name}`."
+            )
+        plugin.load()
+        return plugin
 
     def _usable(self, spec: BackboneSpec) -> BackboneSpec:
-        """Return a backbone whose name is not given to others while its family is disabled."""
+        """Return a backbone, or raise where its family is disabled: the name stays reserved."""
         plugin = self._plugin(spec.plugin)
         assert plugin is not None
         if plugin.status == "blocked":
@@ -227,7 +373,7 @@ def get_registry() -> Registry:
 
 
 def use_registry(registry: Registry | None) -> None:
-    """Make ``registry`` that of this process; None has it made anew on next use."""
+    """Replace the registry of this process; with None the next use makes a new one."""
     global _current
     _current = registry
 
@@ -235,8 +381,8 @@ def use_registry(registry: Registry | None) -> None:
 def register_plugin(plugin: object, name: str | None = None) -> PluginRecord:
     """Add a plugin that lives in this process, such as one written in a notebook.
 
-    It does what an entry point does: the backbones that its hook ``backbones`` lists are built
-    by ``build_encoder("name:...")``. Registering the same name again replaces it.
+    It does what an entry point does: ``build_encoder("name:...")`` builds the backbones that the
+    plugin's hook ``backbones`` lists. Registering the same name again replaces the plugin.
 
     Args:
         plugin: An object with functions marked ``@hookimpl``.

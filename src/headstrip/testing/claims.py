@@ -11,10 +11,9 @@ from torch import Tensor
 from headstrip.factory.measure import completed
 from headstrip.network.head import Stripped
 from headstrip.network.state_dicts import is_under
-from headstrip.registry.catalog import format_shape
+from headstrip.registry.catalog import format_shape, row_of_spec
 from headstrip.registry.index import row_problem
 from headstrip.registry.registry import Registry
-from headstrip.registry.rows import row_of_spec
 from headstrip.testing.report import Broken, Skipped
 from headstrip.testing.states import blocked_network, some, tensors_of
 from headstrip.testing.subject import Subject, storage

@@ -12,7 +12,7 @@ from PIL import Image
 
 from headstrip.errors import HeadstripError
 from headstrip.images.preprocessing import Preprocessing
-from headstrip.registry.rows import row_of_entry
+from headstrip.registry.catalog import row_of_entry
 from headstrip.spec import WeightsEntry
 from headstrip.testing.claims import head_output
 from headstrip.testing.report import Broken, Skipped

@@ -1,0 +1,98 @@
+"""Commands that other distributions add to ``headstrip``, loaded only when one of them runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from headstrip.errors import PluginError
+from headstrip.plugins import COMMAND_GROUP
+from headstrip.plugins.entry_points import declared
+from headstrip.plugins.records import DISABLED, PluginRecord
+
+if TYPE_CHECKING:
+    import click
+
+
+@dataclass(frozen=True, slots=True)
+class PluginCommand:
+    """One command of an installed distribution.
+
+    Attributes:
+        name: What stands after ``headstrip`` in a shell.
+        point: Where its code is.
+        record: What is known of it; its ``error`` says why it cannot be used, or is None.
+    """
+
+    name: str
+    point: metadata.EntryPoint
+    record: PluginRecord
+
+    def load(self) -> click.Command:
+        """Import the command.
+
+        Raises:
+            PluginError: It is disabled, its name is taken, or its entry point does not give a click
+                command.
+        """
+        import click
+
+        from headstrip.plugins.loader import reason_of
+
+        if self.record.error:
+            raise self._unusable(self.record.error)
+        try:
+            command = self.point.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # A SystemExit at import must not end the program either.
+            raise self._unusable(reason_of(error)) from error
+        if not isinstance(command, click.Command):
+            kind = type(command).__name__
+            raise self._unusable(f"{self.point.value} is a {kind} and not a click command")
+        return command
+
+    def tested(self) -> PluginRecord:
+        """Load the command, and return what is known of it then."""
+        started = time.perf_counter()
+        try:
+            self.load()
+        except PluginError as error:
+            record = replace(self.record, status="failed", error=str(error))
+        else:
+            record = replace(self.record, status="loaded")
+        return replace(record, seconds=time.perf_counter() - started)
+
+    def _unusable(self, reason: str) -> PluginError:
+        advice = "Allow it" if reason == DISABLED else "Install another version or remove it"
+        return PluginError(
+            f"The command {self.name!r} ({self.record.origin}) cannot be used: "
+            f"{reason.rstrip('.')}. {advice}; `headstrip plugins` lists all plugins."
+        )
+
+
+def find_commands(disabled: Collection[str], reserved: Collection[str]) -> list[PluginCommand]:
+    """List the commands of other distributions, sorted by name, without importing them.
+
+    Args:
+        disabled: Names of commands that the user does not want; ``*`` is all.
+        reserved: Names of headstrip's own commands.
+    """
+    commands = []
+    for one in declared(COMMAND_GROUP, disabled, reserved):
+        record = PluginRecord(
+            name=f"headstrip {one.name}",
+            origin=one.origin,
+            module=one.module,
+            api=None,
+            status="blocked" if one.problem else "found",
+            rows=0,
+            seconds=None,
+            error=one.problem,
+        )
+        commands.append(PluginCommand(one.name, one.point, record))
+    return commands

@@ -1,0 +1,65 @@
+"""What is known of each plugin, and which plugins the user does not want."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from headstrip.errors import PluginError
+
+Status = Literal["found", "loaded", "blocked", "failed", "damaged"]
+
+DISABLED = "disabled by HEADSTRIP_DISABLE_PLUGINS or --no-plugin"
+"""The reason for which a plugin is blocked that the user does not want."""
+
+_DISABLE = "HEADSTRIP_DISABLE_PLUGINS"
+_STRICT = "HEADSTRIP_STRICT_PLUGINS"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRecord:
+    """What is known of one plugin.
+
+    Attributes:
+        name: Entry-point name, which is also the source of the backbones of a third party's plugin;
+            ``headstrip NAME`` for a command.
+        origin: ``built-in``, ``registered``, or distribution and version.
+        module: Module that contains it.
+        api: Version of the plugin API that it was built for, None before it is loaded.
+        status: ``found`` in metadata, ``loaded``, ``blocked`` before import, ``failed``, or
+            ``damaged`` where the folder of an installed distribution is damaged.
+        rows: Number of backbones in its catalog.
+        seconds: How long its import took, None before it is loaded.
+        error: Why it is blocked or failed, which of its rows are refused, or what its smoke test
+            found.
+    """
+
+    name: str
+    origin: str
+    module: str
+    api: int | None
+    status: Status
+    rows: int
+    seconds: float | None
+    error: str | None
+
+
+def disabled_by_environment() -> frozenset[str]:
+    """Return the plugins in ``HEADSTRIP_DISABLE_PLUGINS``; ``*`` is all but the built-in ones."""
+    names = (name.strip() for name in os.environ.get(_DISABLE, "").split(","))
+    return frozenset(filter(None, names))
+
+
+def is_strict() -> bool:
+    """Whether ``HEADSTRIP_STRICT_PLUGINS=1`` asks for an error where a plugin is unusable."""
+    return os.environ.get(_STRICT, "") == "1"
+
+
+def unusable(record: PluginRecord) -> PluginError:
+    """Return the error for an unusable plugin where ``HEADSTRIP_STRICT_PLUGINS=1`` is set."""
+    return PluginError(
+        f"The plugin {record.name!r} ({record.origin}) is unusable: "
+        f"{str(record.error).rstrip('.')}. {_STRICT}=1 turns this into an error. Remove the "
+        "plugin, or unset the variable."
+    )
