@@ -27,6 +27,7 @@ def install_distribution(
     entry_points: Mapping[str, str],
     files: Mapping[str, str | bytes],
     version: str = "1.0",
+    commands: Mapping[str, str] | None = None,
 ) -> Path:
     """Install a distribution into the folder ``site``.
 
@@ -36,17 +37,24 @@ def install_distribution(
         entry_points: Of the group ``headstrip``: name of the plugin to its ``module:object``.
         files: Contents of its files, by path relative to ``site``.
         version: Version of the distribution.
+        commands: Entry points of the group ``headstrip.commands``.
 
     Returns:
         Its ``dist-info`` folder.
     """
     info = f"{name.replace('-', '_')}-{version}.dist-info"
-    lines = [f"{plugin} = {value}" for plugin, value in entry_points.items()]
+    groups = {"headstrip": entry_points, "headstrip.commands": commands or {}}
+    lines = [
+        line
+        for group, points in groups.items()
+        if points or group == "headstrip"
+        for line in (f"[{group}]", *(f"{plugin} = {value}" for plugin, value in points.items()))
+    ]
     everything = {
         **files,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/INSTALLER": "pip\n",
-        f"{info}/entry_points.txt": "\n".join(["[headstrip]", *lines, ""]),
+        f"{info}/entry_points.txt": "\n".join([*lines, ""]),
     }
     record = [_write(site, path, content) for path, content in everything.items()]
     _write(site, f"{info}/RECORD", "\n".join([*record, f"{info}/RECORD,,", ""]))

@@ -461,7 +461,7 @@ FAULTS = (
     ),
     Fault(
         "numbers in options are not bounded", "encoder/bounds.py",
-        "abs(value) > most:", "abs(value) > most and most < MOST_NUMBER:",
+        "abs(value) > most:", "abs(value) > most and most < MAX_NUMBER:",
         "tests/factory/test_bounds.py",
     ),
     Fault(
@@ -504,7 +504,7 @@ FAULTS = (
     ),
     Fault(
         "a state dict of mapped pages is given away", "encoder/file_watch.py",
-        "            _copy_into_memory(self)\n", "            pass\n",
+        "            _copy_into_memory(network)\n", "            pass\n",
         "tests/weights/test_own_files.py",
     ),
     Fault(

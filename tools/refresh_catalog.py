@@ -16,6 +16,7 @@ from torchvision import models
 import headstrip
 from headstrip.families import BUILT_IN
 from headstrip.families.family import LABELS, TorchvisionFamily
+from headstrip.plugin_api import measure
 from headstrip.registry.catalog import write_catalog, write_weights
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.system.atomic import write_atomically
@@ -29,12 +30,21 @@ def live_specs() -> list[BackboneSpec]:
     names = sorted(models.list_models(module=models) + models.list_models(module=models.video))
     specs = []
     for name in names:
-        found = [spec for family in families if (spec := family.find_backbone(name)) is not None]
+        found = [spec for family in families if (spec := live_spec(family, name)) is not None]
         if len(found) != 1:
             raise SystemExit(f"{name} is of {len(found)} families. Add one under families/.")
         print(f"{name:20s} {found[0].dim:6d}", file=sys.stderr)
         specs += found
     return specs
+
+
+def live_spec(family: TorchvisionFamily, name: str) -> BackboneSpec | None:
+    """Measure one architecture, None where it is of another family."""
+    spec = family.find_backbone(name)
+    if spec is None:
+        return None
+    demanded = next((dict(entry.options) for entry in family.weights(spec)), {})
+    return measure(spec, demanded)
 
 
 def live_families() -> list[TorchvisionFamily]:

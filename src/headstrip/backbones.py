@@ -1,4 +1,4 @@
-"""Which backbones there are, and all that is known of one, as data."""
+"""The backbones of all installed sources, and what is known of one, as data."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from headstrip.errors import WeightsError
-from headstrip.plugins.loader import PluginRecord
+from headstrip.plugins.records import PluginRecord
 from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """All that is known of one backbone.
+    """What is known of one backbone.
 
     Attributes:
         spec: Its name, family, width, parameters and input.
         weights: Its sets of weights, the default first.
         origin: The distribution that brings it, with its version; ``built-in`` for headstrip's own.
+        default_tag: Tag of its default weights, None where it has no weights.
     """
 
     spec: BackboneSpec
     weights: tuple[WeightsEntry, ...]
     origin: str
+    default_tag: str | None
 
 
 def list_backbones(
@@ -43,7 +45,7 @@ def list_backbones(
     """List the backbones of all installed sources, without importing torch or a plugin.
 
     Args:
-        pattern: Shell pattern over the names, such as ``"vit*"`` or ``"timm:*"``; None for all.
+        pattern: Shell pattern for the names, such as ``"vit*"`` or ``"timm:*"``; None for all.
         source: Only those of one source, such as ``"torchvision"``.
         family: Only those of one family, such as ``"resnet"``.
         task: Only ``"image"`` or ``"video"``.
@@ -52,7 +54,7 @@ def list_backbones(
             ``"headless"``.
         license: Only those with weights whose library states this licence, such as
             ``"apache-2.0"``, in any case.
-        max_params: Only those with at most so many parameters.
+        max_params: Only those with at most this number of parameters.
         input_size: Only those whose default input ends in these sizes, such as ``(224, 224)``.
 
     Returns:
@@ -79,15 +81,15 @@ def list_backbones(
 
 
 def get_backbone(name: str) -> Backbone:
-    """Return what ``headstrip show`` prints of a backbone.
+    """Return what ``headstrip show`` prints about a backbone.
 
     Args:
-        name: As for ``build_encoder``. A tag in it (``resnet50.IMAGENET1K_V1``) leaves the other
-            sets of weights out.
+        name: As for ``build_encoder``. With a tag (``resnet50.IMAGENET1K_V1``) the result has only
+            that set of weights.
 
     Raises:
         UnknownBackboneError: No installed source has it.
-        WeightsError: It has no weights of the tag in the name.
+        WeightsError: The backbone has no weights with this tag.
 
     Example:
         >>> found = get_backbone("resnet18")
@@ -97,8 +99,9 @@ def get_backbone(name: str) -> Backbone:
     registry = get_registry()
     spec, parts = registry.resolve(name)
     entries = registry.weights(spec)
+    default = entries[0].tag if entries else None
     if not (spec.dim and spec.params):
-        # A catalog states both. What a plugin described just now has imported torch anyway.
+        # Catalogs state both. A plugin that described the backbone just now has imported torch.
         from headstrip.factory.measure import completed
 
         spec = completed(spec, registry)
@@ -107,7 +110,7 @@ def get_backbone(name: str) -> Backbone:
         tags = ", ".join(entry.tag for entry in entries) or "none"
         raise WeightsError(f"{spec.qualified_name} has no weights {parts.tag!r}. It has {tags}.")
     owner = next(record for record in registry.records() if record.name == spec.plugin)
-    return Backbone(spec, chosen, owner.origin)
+    return Backbone(spec, chosen, owner.origin, default)
 
 
 def plugin_records() -> list[PluginRecord]:

@@ -1,23 +1,23 @@
-"""Everything headstrip raises on purpose.
+"""All errors and warnings that headstrip raises on purpose.
 
 HeadstripError
-├── UnknownBackboneError (ValueError)      the name is nobody's
-├── HeadNotFoundError (ValueError)         the network is not shaped as its family says
-├── PreprocessingError (ValueError)        an input or a size that the preprocessing cannot serve
-├── OptionError (ValueError)               an option that means nothing, or is beyond this machine
-├── WeightsError (RuntimeError)            a weights file that is missing, damaged or another's
-├── ManifestError (ValueError)             a manifest that is none, or describes another encoder
-├── PluginError (RuntimeError)             a plugin broke its contract
-├── CatalogError (RuntimeError)            a catalog file that cannot be read
-│   └── CatalogMismatchError               the catalog claims what the build does not show
-└── ImageError (RuntimeError)              one image that cannot be read
+├── UnknownBackboneError (ValueError)      no installed source has a backbone of this name
+├── HeadNotFoundError (ValueError)         the network does not have the head of its family
+├── PreprocessingError (ValueError)        the preprocessing cannot handle an input or a size
+├── OptionError (ValueError)               an option has an invalid value
+├── WeightsError (RuntimeError)            a weights file is missing, damaged or of another network
+├── ManifestError (ValueError)             a manifest is damaged or describes another encoder
+├── PluginError (RuntimeError)             a plugin cannot be loaded or broke its contract
+├── CatalogError (RuntimeError)            a catalog file cannot be read
+│   └── CatalogMismatchError               the catalog claims another width than the network has
+└── ImageError (RuntimeError)              an image cannot be read
 
 HeadstripWarning (UserWarning)
-├── CatalogMismatchWarning                 the same claim outside ``strict=True``
-└── WeightsWarning                         weights that may not be what the user takes them for
+├── CatalogMismatchWarning                 the same without ``strict=True``
+└── WeightsWarning                         weights may not be what the user expects
 
-A message says what was asked, what was found and what to do. It is one printable line, whatever
-file names, labels or errors of other libraries are quoted in it.
+A message says what the caller asked for, what headstrip found, and what to do. It is one printable
+line, also where it quotes file names, labels or errors of other libraries.
 """
 
 from __future__ import annotations
@@ -26,72 +26,72 @@ from headstrip.printable import printable
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says in one line, or its kind where it says nothing."""
+    """Return the message of an error on one line, or its type where it has no message."""
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 class HeadstripError(Exception):
-    """The root of all errors that headstrip raises on purpose."""
+    """The base of all errors that headstrip raises on purpose."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*map(_shown, args))
+        super().__init__(*map(_printable, args))
 
 
 class UnknownBackboneError(HeadstripError, ValueError):
-    """A name that no catalog and no plugin knows."""
+    """No installed source has a backbone of this name."""
 
 
 class HeadNotFoundError(HeadstripError, ValueError):
-    """A network without the head that its family promises."""
+    """A network does not have the head of its family."""
 
 
 class PreprocessingError(HeadstripError, ValueError):
-    """An input, or an input size, that the preprocessing cannot serve."""
+    """The preprocessing cannot handle an input, or the network its size."""
 
 
 class OptionError(HeadstripError, ValueError):
-    """An option, or an argument, with a value that means nothing or is beyond this machine."""
+    """An option or an argument has an invalid value, or one that this machine cannot handle."""
 
 
 class WeightsError(HeadstripError, RuntimeError):
-    """A weights file that is missing, damaged, or made for another network."""
+    """A weights file is missing, damaged, or of another network."""
 
 
 class ManifestError(HeadstripError, ValueError):
-    """A manifest that cannot be read, or whose encoder is not the one that can be built here."""
+    """A manifest cannot be read, or the encoder that is built for it differs from it."""
 
 
 class PluginError(HeadstripError, RuntimeError):
-    """A plugin that could not be loaded or broke the contract of a hook."""
+    """A plugin cannot be loaded, or broke the contract of a hook."""
 
 
 class CatalogError(HeadstripError, RuntimeError):
-    """A catalog file that cannot be read."""
+    """A catalog file cannot be read."""
 
 
 class CatalogMismatchError(CatalogError):
-    """A catalog row that claims another width than the built network has."""
+    """A catalog row claims another width than the network has."""
 
 
 class HeadstripWarning(UserWarning):
-    """The root of all warnings that headstrip issues."""
+    """The base of all warnings that headstrip issues."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*map(_shown, args))
+        super().__init__(*map(_printable, args))
 
 
 class CatalogMismatchWarning(HeadstripWarning):
-    """A catalog row that claims another width than the built network has."""
+    """A catalog row claims another width than the network has."""
 
 
 class WeightsWarning(HeadstripWarning):
-    """Weights that may not be what the user takes them for."""
+    """Weights may not be what the user expects."""
 
 
 class ImageError(HeadstripError, RuntimeError):
-    """One image that cannot be read."""
+    """An image cannot be read."""
 
 
-def _shown(argument: object) -> object:
-    """Make an argument of an error printable: it is shown by the terminal that runs the program."""
+def _printable(argument: object) -> object:
+    """Make an argument of an error safe to print in a terminal."""
     return printable(argument) if isinstance(argument, str) else argument

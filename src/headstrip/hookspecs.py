@@ -1,8 +1,8 @@
 """The contract between headstrip and the plugins that bring backbones.
 
-A plugin is a module, or an object, with functions marked ``@hookimpl``; its distribution names
-it under the entry-point group ``headstrip``. Every plugin has a plugin manager of its own, so a
-hook is called on the one plugin that owns the name or the family asked for, and on no other.
+A plugin is a module, or an object, with functions marked ``@hookimpl``. Its distribution names it
+under the entry-point group ``headstrip``. headstrip calls a hook only on the plugin that owns the
+name or the family that the user asked for.
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ if TYPE_CHECKING:
     from headstrip.spec import BackboneSpec, WeightsEntry
 
 API_VERSION = 1
-"""Version of this contract; a plugin states the one it was built for as its ``API_VERSION``."""
+"""Version of this contract; a plugin states the version that it was built for."""
 
 hookspec = pluggy.HookspecMarker("headstrip")
 hookimpl = pluggy.HookimplMarker("headstrip")
 
 
 class HeadStripper:
-    """All hooks a plugin may implement.
+    """All hooks that a plugin may implement.
 
-    A plugin also says, as plain attributes: ``API_VERSION``, the version of this contract that it
-    was built for, and ``FAMILIES``, a tuple of the names of the families whose head it takes off.
-    One without ``API_VERSION`` counts as built for version 1.
+    A plugin also has two plain attributes: ``API_VERSION``, the version of this contract that it
+    was built for, which is 1 where it is missing; and ``FAMILIES``, a tuple of the names of the
+    families whose head it takes off.
     """
 
     @hookspec(firstresult=True)
     def build_model(self, spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module | None:
         """Build the architecture, head included, randomly initialised.
 
-        Core calls it once for an encoder, again when a file has other classes, and for the
-        untouched twin of a proof; it may do so under ``torch.device("meta")``.
+        headstrip calls it once per encoder, again when a file has other classes, and for the
+        untouched network that a proof compares with. It may call it under
+        ``torch.device("meta")``.
 
         Args:
-            spec: The backbone asked for.
-            options: Constructor arguments: the spec's, over them those that the weights demand,
-                over them the user's. ``num_classes`` must be understood by every plugin.
+            spec: The backbone.
+            options: Constructor arguments: those of the spec, replaced by those that the weights
+                demand, replaced by those of the user. Every plugin must accept ``num_classes``.
 
         Returns:
-            A new network in train mode. Never weights, never the network.
+            A new network in train mode. Never load weights and never access the internet here.
         """
 
     @hookspec(firstresult=True)
@@ -62,104 +63,106 @@ class HeadStripper:
     ) -> Stripped | None:
         """Take the head off ``model``, in place.
 
-        Core calls it after the weights are in.
+        headstrip calls it after it has loaded the weights.
 
         Args:
-            model: A network as ``build_model`` returns it, or one of the user's own.
+            model: A network that ``build_model`` returned, or the user's own.
             family: One of this plugin's ``FAMILIES``.
-            spec: The backbone, None for a user's own network.
-            entry: The weights, None without.
+            spec: The backbone, None for the user's own network.
+            entry: The weights, None without weights.
 
         Returns:
-            The stripped parts. The eval forward of ``backbone`` maps (N, *input) to (N, dim).
+            The stripped parts. In eval mode ``backbone`` maps (N, *input) to (N, dim).
 
         Raises:
-            HeadNotFoundError: ``model`` is not shaped as the family is. Never guess.
+            HeadNotFoundError: ``model`` does not have the structure of the family. Never guess.
         """
 
     @hookspec(firstresult=True)
     def weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
         """List the sets of weights that ``weights.tsv`` does not have, the default first.
 
-        Core calls it when the catalog has no weights for ``spec``. It may read a configuration
-        from the network when building, and never when offline.
+        headstrip calls it when no table has weights for ``spec``. The hook may read a configuration
+        from the internet, except when offline.
         """
 
     @hookspec(firstresult=True)
     def adapt_state_dict(
         self, loaded: object, model: nn.Module, entry: WeightsEntry | None
     ) -> dict[str, Tensor] | None:
-        """Turn what a weights file holds into a state dict of ``model``.
+        """Turn the content of a weights file into a state dict of ``model``.
 
-        Core calls it with every file it has read for this plugin, and loads the result strictly.
+        headstrip calls it for every file that it reads for this plugin, and loads the result with
+        ``strict=True``.
 
         Args:
-            loaded: The object as read, perhaps nested.
-            model: The network that the result is for; its tensors may be on the meta device.
-            entry: The weights, None for a user's own file.
+            loaded: The content of the file, which may be nested.
+            model: The network to load it into; its tensors may be on the meta device.
+            entry: The weights, None for the user's own file.
 
         Returns:
-            Exactly the keys of ``model.state_dict()``, heads aside.
+            Exactly the keys of ``model.state_dict()``; those of heads may be missing.
         """
 
     @hookspec(firstresult=True)
     def describe_file(self, loaded: object, spec: BackboneSpec) -> WeightsEntry | None:
-        """Describe a user's own weights file by what the file says of itself.
+        """Describe the user's own weights file by what the file states.
 
-        Core calls it for a file that the user named by its path alone, once it is read and before
-        its tensors go into a network; never for published weights, and not where the user named a
-        tag (``weights="TAG=path"``). A plugin without the hook describes no file.
+        headstrip calls it for a file that the user passed by its path alone, after it has read the
+        file and before the tensors go into a network. It does not call it for published weights,
+        nor where the user named a tag (``weights="TAG=path"``). The hook is optional.
 
         Args:
-            loaded: The object as read, perhaps nested: a checkpoint with its own settings.
-            spec: The backbone asked for.
+            loaded: The content of the file, which may be nested: a checkpoint with its settings.
+            spec: The backbone.
 
         Returns:
-            What the file states, None where it states nothing. Core uses ``options``,
-            ``input_shape``, ``preprocessing``, ``labels`` and ``num_classes``; what is None there
-            is that of the default weights, and the labels hold only where the head has that
-            number of classes. ``locations`` and ``sha256`` are left empty. Never guess: options
-            that change numbers in silence are worse than none.
+            What the file states, None where it states nothing. headstrip uses ``options``,
+            ``input_shape``, ``preprocessing``, ``labels`` and ``num_classes``. Where one of them is
+            None, that of the default weights applies. The labels apply only where the head has that
+            number of classes. Leave ``locations`` and ``sha256`` empty. Never guess: wrong options
+            change the embeddings without an error.
         """
 
     @hookspec(firstresult=True)
     def load_model(self, spec: BackboneSpec, entry: WeightsEntry) -> nn.Module | None:
-        """Return the complete network with its weights in.
+        """Return the complete network with its weights loaded.
 
-        Only for a source whose loading is not "a state dict in a file": core can check nothing
-        of it, and ``headstrip show`` says so.
+        Only for a source whose weights are not a state dict in a file. headstrip cannot verify
+        these weights, and ``headstrip show`` says so.
         """
 
     @hookspec(firstresult=True)
     def preprocessing(self, spec: BackboneSpec) -> Preprocessing | None:
-        """Return the preprocessing for random weights, or None when there is none to assume."""
+        """Return the preprocessing for random weights, or None where none is known."""
 
     @hookspec(firstresult=True)
     def find_backbone(self, name: str) -> BackboneSpec | None:
         """Describe a backbone that is newer than the catalog, or return None.
 
         Args:
-            name: The name as it was asked for, without source and tag; a hub id has its revision.
+            name: The name that the user asked for, without source and tag; that of a hub id
+                contains its revision.
 
         Returns:
-            The backbone under exactly this name.
+            The backbone, with exactly this name.
         """
 
     @hookspec(firstresult=True)
     def backbones(self) -> tuple[BackboneSpec, ...] | None:
         """Describe every backbone of this plugin.
 
-        Core calls it for objects given to ``register_plugin``, which ship no catalog, and for
-        ``headstrip catalog``, which measures what each shows: there ``dim`` and ``params`` may be
-        0, and ``default_weights`` None where the first that ``weights`` lists are the default.
+        headstrip calls it for objects that are passed to ``register_plugin``, which have no
+        catalog, and for ``headstrip catalog``, which measures each backbone. ``dim`` and ``params``
+        may be 0. ``default_weights`` may be None, which means the first that ``weights`` lists.
         """
 
     @hookspec(firstresult=True)
     def reference(self, model: nn.Module, x: Tensor, family: str) -> Tensor | None:
         """Compute the embedding of an untouched network another way.
 
-        Core calls it where the law is ``declared``: the logits are no function of the embedding,
-        so this is what a proof compares the embedding with.
+        headstrip calls it where the law is ``declared``: the logits cannot be computed from the
+        embedding, so a proof compares the embedding with this one.
 
         Args:
             model: A network with its head on, in eval mode.
@@ -167,5 +170,5 @@ class HeadStripper:
             family: One of this plugin's ``FAMILIES``.
 
         Returns:
-            Tensor of shape (N, dim), bitwise what the stripped backbone gives.
+            Tensor of shape (N, dim), with the same bits as the output of the stripped backbone.
         """

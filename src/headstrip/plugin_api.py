@@ -1,8 +1,8 @@
-"""What plugins need besides the names of ``headstrip`` itself.
+"""What plugins may import besides the names of ``headstrip`` itself.
 
 A plugin imports from ``headstrip``, from this module and, in its tests, from
-``headstrip.testing``. Everything else of headstrip may change in any release; what is here changes
-only together with ``API_VERSION``.
+``headstrip.testing``. These names change only together with ``API_VERSION``; everything else in
+headstrip may change in any release.
 """
 
 from __future__ import annotations
@@ -25,7 +25,20 @@ from headstrip.weights.hub import parse as parse_hub_location
 from headstrip.weights.sharded_checkpoint import read_object as read_json_object
 
 __all__ = [
-    "API_VERSION", "Fit", "HubLocation", "Pairs", "format_shape", "freeze", "hub_json", "measure",
-    "one_line", "parse_hub_location", "plain_state_dict", "read_catalog", "read_json_object",
-    "without_memory", "write_catalog", "write_weights",
-]  # fmt: skip
+    "API_VERSION",
+    "Fit",
+    "HubLocation",
+    "Pairs",
+    "format_shape",
+    "freeze",
+    "hub_json",
+    "measure",
+    "one_line",
+    "parse_hub_location",
+    "plain_state_dict",
+    "read_catalog",
+    "read_json_object",
+    "without_memory",
+    "write_catalog",
+    "write_weights",
+]

@@ -1,7 +1,7 @@
 r"""Text from outside, made safe to print.
 
-File names, labels, catalogs, plugins, servers and other libraries' errors can contain characters
-that move a terminal's cursor, change its title, or reverse the order of what follows.
+File names, labels, catalogs, plugins, servers and errors of other libraries can contain characters
+that move a terminal's cursor, change its title, or reverse the order of the text after them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 def printable(text: str) -> str:
     r"""Replace every character that a reader cannot see by an escape sequence in ASCII.
 
-    Control characters, newlines, characters that change the direction of text, and bytes of file
-    names that are not UTF-8 are replaced. All other text stays as it is, so that calling this
-    twice changes nothing more.
+    These are control characters, newlines, characters that change the direction of text, and bytes
+    of file names that are not UTF-8. All other text stays unchanged, and so does the result of an
+    earlier call.
 
     Args:
         text: Any text, such as the name of a file.
@@ -34,6 +34,6 @@ def _visible(character: str) -> str:
     if character.isprintable():
         return character
     if "\udc80" <= character <= "\udcff":
-        # Python reads a byte of a file's name that is not UTF-8 so.
+        # Python represents a byte of a file name that is not UTF-8 in this way.
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

@@ -1,4 +1,4 @@
-"""What a backbone and a set of its weights are, and the grammar of their names."""
+"""Descriptions of a backbone and of a set of its weights, and the grammar of their names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def freeze(value: Any) -> Any:
-    """Return JSON-like ``value`` with lists as tuples and objects as sorted pairs: hashable."""
+    """Make a JSON-like ``value`` hashable: lists become tuples, objects sorted pairs."""
     if isinstance(value, Mapping):
         return tuple(sorted((str(key), freeze(item)) for key, item in value.items()))
     if isinstance(value, (list, tuple)):
@@ -29,20 +29,21 @@ def freeze(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class BackboneSpec:
-    """One architecture, as a catalog row claims it.
+    """One architecture, as a catalog row describes it.
 
     Attributes:
         name: Name within the source, such as ``resnet50``.
-        source: Who the name belongs to: ``torchvision``, or a plugin's entry-point name.
-        family: How its head is taken off; bare for the core's families, else ``source:family``.
-        plugin: Name of the plugin that is asked for it.
+        source: The owner of the name: ``torchvision``, or a plugin's entry-point name.
+        family: The kind of network, by which its head comes off; ``source:family`` for the families
+            of plugins.
+        plugin: Name of the plugin that builds it.
         task: ``image`` for input (N, C, H, W), ``video`` for (N, C, T, H, W).
         input_shape: Input of the default weights without the batch axis, channels first.
         dim: Width of the embedding; 0 where a plugin did not measure it.
-        params: Number of parameters, head included; likewise.
+        params: Number of parameters, the head's included; 0 where a plugin did not measure it.
         default_weights: Tag of the weights that ``"DEFAULT"`` means, or None.
         options: Constructor arguments, as pairs.
-        law: How the logits of the default weights' network follow from its embedding; see
+        law: Head fidelity: how the logits follow from the embedding, with the default weights; see
             ``Stripped``.
     """
 
@@ -60,7 +61,7 @@ class BackboneSpec:
 
     @property
     def qualified_name(self) -> str:
-        """The name that means this backbone whatever is installed: ``source:name``."""
+        """``source:name``, which means this backbone whatever is installed."""
         return f"{self.source}:{self.name}"
 
 
@@ -70,17 +71,17 @@ class WeightsEntry:
 
     Attributes:
         tag: Name of the set, such as ``IMAGENET1K_V1``.
-        locations: Where its file is, tried in order: ``https://...``,
+        locations: Where its file is; headstrip tries them in order. ``https://...``,
             ``hf:org/name[@revision][/file]`` for a repository of the Hugging Face hub,
             ``dist:DISTRIBUTION/path`` for a file inside an installed package, or a path.
-        sha256: Hexadecimal sha256 of the file, whole or its first digits; empty when unknown.
+        sha256: Hexadecimal sha256 of the file, or its first digits; empty when unknown.
         options: Constructor arguments that these weights demand, as pairs.
-        num_classes: Width of the head in the file, None when there is none that can be used.
-        input_shape: Input these weights were made for, without the batch axis.
+        num_classes: Width of the head in the file, None where it has no usable head.
+        input_shape: Input that these weights were trained for, without the batch axis.
         labels: Name of the set of class labels, such as ``imagenet-1k``.
         preprocessing: What turns an image into the input of these weights.
-        license: What the library states of the licence, or None.
-        metrics: What the library states of accuracy, GFLOPs and file size, as pairs.
+        license: The licence that the library states, or None.
+        metrics: Accuracy, GFLOPs and file size as the library states them, as pairs.
     """
 
     tag: str
@@ -95,6 +96,24 @@ class WeightsEntry:
     metrics: Pairs = ()
 
 
+def merged_options(
+    spec: BackboneSpec, entry: WeightsEntry | None, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the constructor arguments of a network.
+
+    Those of the backbone apply first; those that the weights demand replace them, and those that
+    the user gave replace both.
+    """
+    return {**dict(spec.options), **dict(entry.options if entry else ()), **(given or {})}
+
+
+def effective_shape(
+    built: tuple[int, ...] | None, entry: WeightsEntry | None, spec: BackboneSpec
+) -> tuple[int, ...]:
+    """Return the input of a network: that of the built one, else of its weights or the backbone."""
+    return built or (entry.input_shape if entry else None) or spec.input_shape
+
+
 @dataclass(frozen=True, slots=True)
 class Name:
     """The parts of ``[source:]arch[.weights]`` or of ``[source:]org/model[@revision]``."""
@@ -106,17 +125,17 @@ class Name:
 
     @property
     def backbone(self) -> str:
-        """What the source knows the backbone by: a hub id has its revision."""
+        """The name within the source; that of a hub id contains its revision."""
         return self.arch if self.revision is None else f"{self.arch}@{self.revision}"
 
 
 def is_source(name: object) -> bool:
-    """Whether ``name`` can stand before the colon, and so be a plugin's."""
+    """Whether ``name`` can be the name of a source, which stands before the colon."""
     return isinstance(name, str) and _SOURCE.fullmatch(name) is not None
 
 
 def is_backbone(name: str) -> bool:
-    """Whether ``name`` can stand after the colon for one architecture, whatever its weights."""
+    """Whether ``name`` can be the name of one architecture, which stands after the colon."""
     try:
         parts = parse_name(f"source:{name}")
     except UnknownBackboneError:
@@ -128,8 +147,8 @@ def parse_name(text: str) -> Name:
     """Split a backbone's name into its parts.
 
     Args:
-        text: ``[source:]arch[.weights]``. A name with a ``/`` or a backslash in it (a hub id, a
-            path) is not split at dots; its revision follows ``@``.
+        text: ``[source:]arch[.weights]``. In a name that contains ``/`` or a backslash (a hub id,
+            a path) dots separate nothing; its revision follows ``@``.
 
     Raises:
         UnknownBackboneError: ``text`` is not of this form.
@@ -146,7 +165,7 @@ def parse_name(text: str) -> Name:
     source, colon, rest = text.partition(":")
     if not colon:
         source, rest = "", text
-    # A backslash is in the paths of Windows.
+    # Paths of Windows contain backslashes.
     if "/" in rest or "\\" in rest:
         arch, at, detail = rest.partition("@")
         name = Name(arch, source or None, revision=detail or None)

@@ -110,7 +110,7 @@ def test_a_backbone_without_a_head_is_a_sentence(
     weights = weights_of("squeezenet1_1")
     result = run("classify", photos / "a.png", "-b", "squeezenet1_1", "--weights", weights)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "has no head to give logits" in result.stderr
+    assert "has no head that gives logits" in result.stderr
 
 
 def test_a_network_of_clips_is_a_usage_error(run: Run, photos: Path) -> None:

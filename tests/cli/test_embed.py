@@ -110,7 +110,7 @@ def test_a_warning_is_a_sentence_on_stderr(
     result = run(
         "embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", tmp_path / "o.parquet"
     )
-    assert "Warning: The catalog claims width 512" in result.stderr
+    assert "Warning: The catalog claims the width 512" in result.stderr
     assert "CatalogMismatchWarning" not in result.stderr
 
 

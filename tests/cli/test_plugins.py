@@ -194,3 +194,14 @@ def test_strict_plugins_refuse_a_damaged_folder(
     result = run("plugins")
     assert result.exit_code == 1
     assert str(damaged) in result.stderr
+
+
+def test_a_broken_command_of_a_plugin_is_a_record_and_a_problem(run: Run, site: Path) -> None:
+    files = {"acme_hello.py": "import nowhere"}
+    install_distribution(site, "acme", {}, files, commands={"hello": "acme_hello:hello"})
+    record = records_of(run, "--timeout", 60)["headstrip hello"]
+    assert (record["origin"], record["status"]) == ("acme 1.0", "failed")
+    assert record["error"] == "ModuleNotFoundError: No module named 'nowhere'"
+    report = json.loads(run("doctor", "--json", "--timeout", 60).stdout)
+    assert report["plugins"]["headstrip hello (acme 1.0)"] == "failed"
+    assert "the plugin 'headstrip hello' (acme 1.0)" in str(report["problems"])

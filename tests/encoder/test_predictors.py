@@ -112,7 +112,7 @@ def test_any_mapping_to_whole_numbers_will_do(classes: Any) -> None:
     ids=repr,
 )
 def test_what_is_no_number_of_classes_is_refused(classes: Any) -> None:
-    with pytest.raises(ValueError, match=r"predictors has .*, which is no attribute.*'colour': 12"):
+    with pytest.raises(ValueError, match=r"predictors has .*, which is not an attr.*'colour': 12"):
         build_encoder("squeezenet1_1", weights=None, predictors=classes)
 
 
@@ -189,5 +189,5 @@ def test_a_module_without_a_weight_is_named_and_nothing_is_changed(misfit: Any) 
 
 @pytest.mark.parametrize("modules", [nn.Linear(4, 2), None, 3], ids=repr)
 def test_what_is_no_collection_is_refused(modules: Any) -> None:
-    with pytest.raises(ValueError, match=r"is no collection of modules\. Pass a list"):
+    with pytest.raises(ValueError, match=r"is not a collection of modules\. Pass a list"):
         init_predictors(modules)

@@ -68,7 +68,7 @@ def refused(manifest: dict[str, Any], path: Path) -> str:
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("mobilenet_v2", {"width_mult": 1e300}, "largest number that is built from a file"),
+        ("mobilenet_v2", {"width_mult": 1e300}, "largest number that headstrip accepts"),
         ("mobilenet_v2", {"width_mult": 99_999}, "more than 34,019,488 parameters"),
         ("mobilenet_v2", {"dropout": -(10**18)}, "largest number"),
         ("mobilenet_v2", {"round_nearest": 90_000}, "parameters"),
@@ -108,14 +108,14 @@ def test_options_that_make_a_network_somewhat_larger_are_built(files: Any, tmp_p
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"predictors": [{"name": "a", "classes": 10**12, "trained": False}]}, "the most that is"),
+        ({"predictors": [{"name": "a", "classes": 10**12, "trained": False}]}, "accepts at most"),
         (
             {"predictors": [{"name": f"{i}", "classes": 9_999, "trained": False}
                             for i in range(20)]},
             "asks for predictors of",
         ),
         ({"preprocessing": {"crop": [HUGE, HUGE]}}, "preprocessing"),
-        ({"name": "torchvision:" + "x" * 10**6}, "'name' has to be"),
+        ({"name": "torchvision:" + "x" * 10**6}, "'name' must be"),
         ({"name": "torchvision:" + "resnet" * 160}, "There is no backbone"),
         ({"versions": {f"x{i}": "1" for i in range(30_000)}}, "more"),
         ({"versions": {f"x{i}": "1" for i in range(60_000)}}, "more than 100,000 values"),
@@ -138,7 +138,7 @@ def test_depth_is_bounded(files: Any, field: str) -> None:
     deep: Any = {}
     for _ in range(100_000):
         deep = {"a": [deep]}
-    assert "more than 64 lists and objects" in refused({**manifest, field: deep}, path)
+    assert "more than 64 nested lists and objects" in refused({**manifest, field: deep}, path)
 
 
 @pytest.mark.parametrize(

@@ -203,13 +203,13 @@ def test_a_preprocessing_can_be_given_or_borrowed_from_weights():
     encoder = build_encoder("resnet18", weights=None, preprocessing=given)
     assert encoder.preprocessing is given
     assert encoder.input_shape == (3, 96, 64)
-    with pytest.raises(PreprocessingError, match="no weights 'V9'"):
+    with pytest.raises(PreprocessingError, match="preprocessing='V9' is not a tag of weights"):
         build_encoder("resnet18", weights=None, preprocessing="V9")
 
 
 def test_a_preprocessing_that_the_network_cannot_take_is_refused_at_the_build():
     small = Preprocessing(crop=(96, 96), resize=96, mean=(0.5,) * 3, std=(0.5,) * 3)
-    with pytest.raises(PreprocessingError, match=r"does not take .*\(3, 96, 96\)"):
+    with pytest.raises(PreprocessingError, match=r"does not accept .*\(3, 96, 96\)"):
         build_encoder("vit_b_32", weights=None, preprocessing=small)
 
 
@@ -218,7 +218,7 @@ def test_a_wrong_catalog_claim_warns_and_the_probed_width_wins(monkeypatch):
     spec, parts = registry.resolve("resnet18")
     wrong = replace(spec, dim=500)
     monkeypatch.setattr(registry, "resolve", lambda name: (wrong, parts))
-    with pytest.warns(CatalogMismatchWarning, match="claims width 500 .* has 512"):
+    with pytest.warns(CatalogMismatchWarning, match="claims the width 500 .* has the width 512"):
         assert build_encoder("resnet18", weights=None).output_dim == 512
     with pytest.raises(CatalogMismatchError, match="500"):
         build_encoder("resnet18", weights=None, strict=True)
@@ -270,7 +270,7 @@ def test_an_encoder_says_what_it_is(encoder):
 
 def test_logits_without_a_head_say_why():
     encoder = build_encoder("squeezenet1_1", weights=None)
-    with pytest.raises(HeadNotFoundError, match="no function of the embedding"):
+    with pytest.raises(HeadNotFoundError, match="cannot be computed from the embedding"):
         encoder.logits(torch.zeros(1, 3, 64, 64))
 
 
@@ -315,7 +315,7 @@ def test_an_encoder_built_in_inference_mode_can_train(file):
     [
         ({"options": 5}, ValueError, r"options=5 is a int\..*mapping"),
         ({"options": {"weights": "DEFAULT"}}, ValueError, "options has weights='DEFAULT'"),
-        ({"dtype": "float16"}, ValueError, "dtype='float16'.*torch.bfloat16"),
+        ({"dtype": "float16"}, ValueError, "torch.bfloat16, got 'float16'"),
         ({"dtype": torch.int8}, ValueError, "floating-point"),
         ({"device": "nope"}, ValueError, "device='nope' cannot be used here"),
         ({"preprocessing": 5}, PreprocessingError, "preprocessing=5 is a int"),
@@ -354,7 +354,7 @@ class TestStrippingOnesOwnNetwork:
     def test_a_network_of_another_family_is_refused_and_unchanged(self, family):
         model = models.resnet18()
         keys = list(model.state_dict())
-        with pytest.raises(HeadNotFoundError, match="A ResNet is no network of the family"):
+        with pytest.raises(HeadNotFoundError, match="A ResNet is not a network of the family"):
             headstrip.strip_head(model, family=family)
         assert list(model.state_dict()) == keys
 
@@ -371,7 +371,7 @@ class TestStrippingOnesOwnNetwork:
                 return super().forward(x).softmax(1)
 
         model = Softmaxed(models.resnet.BasicBlock, [1, 1, 1, 1])
-        with pytest.raises(HeadNotFoundError, match="forward of its own"):
+        with pytest.raises(HeadNotFoundError, match="overrides forward"):
             headstrip.strip_head(model, family="resnet")
 
     def test_a_subclass_that_changes_no_forward_is_one_of_its_family(self):
@@ -400,7 +400,7 @@ class TestStrippingOnesOwnNetwork:
             headstrip.strip_head(models.resnet18(), family="resnets")
 
     def test_something_that_is_no_network_is_refused(self):
-        with pytest.raises(HeadNotFoundError, match="A str is no network"):
+        with pytest.raises(HeadNotFoundError, match=r"must be a torch\.nn\.Module, got a str"):
             headstrip.strip_head("resnet18", family="resnet")
 
     def test_a_vit_with_a_layer_before_its_head_loses_all_of_it(self):

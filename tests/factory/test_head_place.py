@@ -103,7 +103,7 @@ WRONG = [
     (Net, "hidden", {}, "the head fails on what the backbone gives, (2, 4): RuntimeError"),
     # Every layer is as wide as the next: shapes alone say nothing.
     (Net, "hidden", {"num_classes": 6}, "was at 'hidden', and the network's forward computes"),
-    (Net, "hidden", {"hidden": 5}, "is no encoder as strip_head .* leaves it: it failed on input"),
+    (Net, "hidden", {"hidden": 5}, "does not work as an encoder .*: it failed on input"),
     (Net, "aux", {}, "fails on what the backbone gives"),
     (Net, "aux", {"num_classes": 6}, "was at 'aux', which the network's forward never calls"),
     (AsLogProbabilities, "fc", {}, "was at 'fc', and the network's forward computes with what"),

@@ -350,10 +350,10 @@ def test_a_plugins_distribution_and_its_library_are_among_the_versions(tmp_path:
         ("<!doctype html>", r"cannot be read as a manifest: it is not valid JSON \(Expecting"),
         ('{"format": 1', "cannot be read as a manifest"),
         ("[" * 100_000, "cannot be read as a manifest"),
-        ("[]", "is no manifest: it has no 'format'"),
-        ('{"state_dict": 1}', "is no manifest: it has no 'format'"),
-        ('{"format": 2}', r"has the format 2, and this headstrip .* reads 1\. Install"),
-        ('{"format": 1}', "is damaged: 'name' has to be a backbone's name, and is nothing"),
+        ("[]", "is not a manifest: it has no 'format'"),
+        ('{"state_dict": 1}', "is not a manifest: it has no 'format'"),
+        ('{"format": 2}', r"has the format 2, and headstrip .* reads the format 1\. Install"),
+        ('{"format": 1}', "is damaged: 'name' must be a backbone's name, and is nothing"),
     ],
 )
 def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: str, words: str) -> None:

@@ -208,7 +208,7 @@ def test_what_is_not_an_image_is_refused_by_its_kind(tmp_path: Path) -> None:
     for one in (b"", io.BytesIO(), bytearray()):
         with pytest.raises(ImageError, match="the file is empty"):
             ENCODER.preprocess(one)
-        with pytest.raises(PreprocessingError, match="is not several images"):
+        with pytest.raises(PreprocessingError, match="embed takes several images"):
             ENCODER.embed(one)
         with pytest.raises(HeadstripError, match="is one image"):
             embed_source(ENCODER, one, tmp_path / "x.parquet")

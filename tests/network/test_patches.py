@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headstrip import BackboneSpec, Preprocessing, PreprocessingError, build_encoder
-from headstrip.factory.build import embedding_width
+from headstrip.factory.measure import embedding_width
 from headstrip.network.head import Stripped
 from headstrip.network.patches import PatchWatch, unseen
 from headstrip.network.width import run_once

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tools.refresh_catalog import live_families, live_labels, live_specs, live_weights
+from tools.refresh_catalog import live_families, live_labels, live_spec, live_specs, live_weights
 from torchvision import models
 
 from headstrip.registry.registry import Registry
@@ -91,7 +91,7 @@ def test_labels_are_those_of_the_live_library():
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_a_row_is_what_a_build_shows(name):
-    [live] = [spec for family in live_families() if (spec := family.find_backbone(name))]
+    [live] = [spec for family in live_families() if (spec := live_spec(family, name))]
     assert live == SPECS[name]
 
 

@@ -127,7 +127,7 @@ def test_a_tag_in_the_name_and_other_weights_are_a_conflict(weights: Any) -> Non
     ids=str,
 )
 def test_a_member_of_another_architecture_is_a_conflict(name: str, member: Any) -> None:
-    with pytest.raises(ValueError, match=r"Weights\.IMAGENET1K_V1 are not those of torchvision:"):
+    with pytest.raises(ValueError, match=r"Weights\.IMAGENET1K_V1 does not belong to torchvision:"):
         build_encoder(name, weights=member)
 
 
@@ -153,7 +153,7 @@ def test_an_unknown_tag_names_those_there_are(name: str, weights: str) -> None:
 
 
 def test_a_long_list_of_tags_is_cut_to_three() -> None:
-    with pytest.raises(WeightsError, match=r"It has (\w+, ){2}\w+( and more)?; a file is named"):
+    with pytest.raises(WeightsError, match=r"It has (\w+, ){2}\w+( and more)?; for a file, pass"):
         select("vit_b_16", "IMAGENET21K")
 
 
@@ -168,7 +168,7 @@ def test_a_backbone_without_weights_names_near_ones_that_have_some(
     with pytest.raises(WeightsError) as caught:
         select(f"own:{name}", weights)
     assert re.search(
-        rf"own:{name} has no pretrained weights\. These near it have some: {near}\. "
+        rf"own:{name} has no pretrained weights\. Similar backbones that have some: {near}\. "
         r"Pass weights=None for random ones",
         str(caught.value),
     )

@@ -192,7 +192,7 @@ def test_the_input_is_that_of_the_weights_where_the_network_takes_any_size():
 
 @pytest.mark.parametrize("size", ["96", 96.0, True, -32, 0, (96,), (96, 0), [32, 32, 32], {}])
 def test_what_is_no_size_of_an_image_is_refused(size):
-    with pytest.raises(OptionError, match="is no size of an image"):
+    with pytest.raises(OptionError, match="is not an image size"):
         encoder_of(VIT, img_size=size)
 
 
@@ -210,7 +210,7 @@ def test_a_size_that_the_network_does_not_take_is_refused_with_near_ones(name, s
     network = name.removeprefix("timm:")
     if logits_without_memory(lambda: timm.create_model(network), (3, 224, 224)) is None:
         pytest.skip("this timm cannot build it without memory, so no sizes can be tried")
-    with pytest.raises(PreprocessingError, match=f"does not take images of .* such as {near}"):
+    with pytest.raises(PreprocessingError, match=f"does not accept images of .* such as {near}"):
         encoder_of(name, img_size=size)
 
 

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from headstrip.errors import one_line
+from headstrip.plugins.commands import PluginCommand, find_commands
 from headstrip.plugins.loader import PluginRecord
 from headstrip.plugins.metadata_folders import DamagedFolder, damaged_folders
 from headstrip.registry.registry import Registry
@@ -33,7 +34,9 @@ _IMPORTED_ONCE = ["headstrip.authoring.smoke_test", "torchvision", "torch._dynam
 _STRICT = "HEADSTRIP_STRICT_PLUGINS"
 
 
-def checked_records(registry: Registry, timeout: float = TIMEOUT) -> list[PluginRecord]:
+def checked_records(
+    registry: Registry, timeout: float = TIMEOUT, commands: Iterable[PluginCommand] = ()
+) -> list[PluginRecord]:
     """Return what is known of each plugin, and of folders that keep one from being seen.
 
     The plugins of third parties are imported, and the smallest backbone of each is built and
@@ -42,11 +45,12 @@ def checked_records(registry: Registry, timeout: float = TIMEOUT) -> list[Plugin
     Args:
         registry: Where the plugins are.
         timeout: Seconds that one plugin may take.
+        commands: Commands of other distributions, which are imported in the same way.
 
     Raises:
         PluginError: One is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
     """
-    records = registry.records()
+    records = [*registry.records(), *(command.record for command in commands)]
     others = [one for one in records if _is_to_be_checked(one)]
     damaged = damaged_folders()
     if (folder := next((one for one in damaged if one.stops_python), None)) is not None:
@@ -130,6 +134,16 @@ def _end_of(process: BaseProcess) -> str:
     return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
 
 
+def _tested(registry: Registry, name: str) -> PluginRecord:
+    for command in find_commands(registry.disabled, ()):
+        if command.record.name == name:
+            return command.tested()
+    # It imports torch, which the commands that list plugins do without.
+    from headstrip.authoring.smoke_test import smoke_test
+
+    return smoke_test(registry, name)
+
+
 def _check(
     name: str, environment: Mapping[str, str], disabled: frozenset[str], answer: Connection
 ) -> None:
@@ -144,10 +158,7 @@ def _check(
     os.environ.pop(_STRICT, None)
     registry = Registry(disabled)
     try:
-        # Not at the top: the process that asks imports no torch.
-        from headstrip.authoring.smoke_test import smoke_test
-
-        record = smoke_test(registry, name)
+        record = _tested(registry, name)
     except Exception as error:
         # A plugin's own errors are in its record; this is a torch that cannot be imported.
         reason = f"it cannot be tried: {type(error).__name__}: {one_line(error)}"

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headstrip.cli.failures import UsageFailure
+from headstrip.cli.group import plugin_commands
 from headstrip.cli.output import plugins_on_stderr
 from headstrip.errors import HeadstripError, WeightsError
+from headstrip.plugins.records import is_strict
 from headstrip.registry.registry import Registry, get_registry, use_registry
 from headstrip.spec import BackboneSpec
 
@@ -24,14 +26,20 @@ def open_registry(context: click.Context) -> Registry:
     """Return the registry, without the plugins that ``--no-plugin`` names.
 
     Raises:
-        UsageFailure: There is no plugin of such a name.
+        UsageFailure: There is no plugin or command of such a name.
+        PluginError: One is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
     """
     root = context.find_root()
     names: Sequence[str] = root.params.get("no_plugin") or ()
-    if not names:
+    if not (names or is_strict()):
         return get_registry()
-    registry = Registry(disabled=names)
-    known = {record.name for record in registry.records()} | {"*"}
+    commands = plugin_commands(context)
+    registry = Registry(disabled=names) if names else get_registry()
+    for command in commands.values():
+        registry.refuse_if_strict(command.record)
+    if not names:
+        return registry
+    known = {record.name for record in registry.records()} | {"*", *commands}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageFailure(

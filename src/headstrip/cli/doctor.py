@@ -17,6 +17,7 @@ from headstrip._version import __version__
 from headstrip.authoring.plugin_checks import UNREAD, checked_records
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY
+from headstrip.cli.group import plugin_commands
 from headstrip.cli.output import json_option, print_json, print_line
 from headstrip.cli.plugins import timeout_option
 from headstrip.errors import HeadstripError, one_line
@@ -123,7 +124,9 @@ def _plugins(context: click.Context, timeout: float, problems: list[Problem]) ->
     try:
         records = [
             record
-            for record in checked_records(open_registry(context), timeout)
+            for record in checked_records(
+                open_registry(context), timeout, plugin_commands(context).values()
+            )
             if record.status != "damaged"
         ]
     except HeadstripError as error:

@@ -1,4 +1,4 @@
-"""The group of all commands, and how any of them ends."""
+"""The group of all commands, built in or of plugins, and how any of them ends."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from headstrip._version import __version__
 from headstrip.cli.failures import INTERRUPTED, PARTLY, failure_of, printable_usage
 from headstrip.cli.output import warn, warn_lines, warnings_as_sentences
+from headstrip.plugins.commands import PluginCommand, find_commands
+from headstrip.plugins.records import DISABLED, disabled_by_environment
+from headstrip.printable import printable
 
 COMMANDS = {
     "catalog": "Write or check the catalog of a plugin of your own.",
@@ -22,32 +26,73 @@ COMMANDS = {
     "neighbors": "Find the images of a file of embeddings that are nearest to others.",
     "new-plugin": "Write the folder of a plugin of your own.",
     "plugins": "List plugins, and what is wrong with them.",
-    "show": "Say all that is known of one backbone.",
+    "show": "Print what is known of one backbone.",
     "verify": "Check that backbones keep the contract.",
     "weights": "List, fetch, verify, repair and remove weights files.",
 }
-"""The commands and their short help, so that ``--help`` need not import them; a test compares."""
+"""headstrip's commands and their short help, so that ``--help`` imports none; a test compares."""
+
+
+def plugin_commands(context: click.Context) -> dict[str, PluginCommand]:
+    """Return the commands of other distributions that the user did not disable, by name.
+
+    Reading them imports no plugin. The ``error`` of a record says which cannot be used, and why.
+    """
+    named = context.find_root().params.get("no_plugin") or ()
+    disabled = {*disabled_by_environment(), *named}
+    return {one.name: one for one in find_commands(disabled, COMMANDS)}
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is called, and prints no traceback."""
+    """A group that imports a command when it runs, and prints no traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the commands."""
-        return list(COMMANDS)
+        """Return the names of all commands."""
+        return [name for name, _ in self._short_helps(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command, None when there is none of that name."""
-        if cmd_name not in COMMANDS:
+        """Import one command, None where there is no command of that name.
+
+        Raises:
+            PluginError: The command of a plugin cannot be used.
+        """
+        if cmd_name in COMMANDS:
+            module = import_module(f"headstrip.cli.{cmd_name.replace('-', '_')}")
+            command: click.Command = module.command
+            return command
+        found = plugin_commands(ctx).get(cmd_name)
+        # A shell that completes a command line shows no errors.
+        if found is None or ctx.resilient_parsing:
             return None
-        module = import_module(f"headstrip.cli.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
-        return command
+        return found.load()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands without importing them."""
+        """Write the commands without importing any."""
+        helps = self._short_helps(ctx)
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(helps[: len(COMMANDS)])
+        if len(helps) > len(COMMANDS):
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(helps[len(COMMANDS) :])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command without importing any, or an option."""
+        names = [
+            CompletionItem(name, help=text)
+            for name, text in self._short_helps(ctx)
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def _short_helps(self, ctx: click.Context) -> list[tuple[str, str]]:
+        """Return each command with its short help, headstrip's own first."""
+        helps = list(COMMANDS.items())
+        for name, command in plugin_commands(ctx).items():
+            if command.record.error == DISABLED or name in COMMANDS:
+                continue
+            problem = f"; cannot be used: {command.record.error}" if command.record.error else ""
+            helps.append((printable(name), printable(f"From {command.record.origin}{problem}.")))
+        return helps
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the options that stand before the command."""
@@ -89,7 +134,9 @@ class LazyGroup(click.Group):
     "--no-plugin",
     multiple=True,
     metavar="NAME",
-    help="Do without a plugin; '*' is all but the built-in ones. May be given more than once.",
+    # Before --help, which lists the commands of plugins.
+    is_eager=True,
+    help="Disable a plugin; '*' disables all but the built-in ones. Can be repeated.",
 )
 @click.pass_context
 def main(context: click.Context, debug: bool, verbose: int, no_plugin: tuple[str, ...]) -> None:

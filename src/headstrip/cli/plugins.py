@@ -11,6 +11,7 @@ import click
 
 from headstrip.authoring.plugin_checks import TIMEOUT, checked_records
 from headstrip.cli.backbone import open_registry
+from headstrip.cli.group import plugin_commands
 from headstrip.cli.output import Column, json_option, print_json, print_table
 from headstrip.plugins.loader import PluginRecord
 
@@ -46,10 +47,11 @@ def command(context: click.Context, timeout: float, as_json: bool) -> None:
     """List plugins, and what is wrong with them.
 
     headstrip loads each third-party plugin in a process of its own, and builds its smallest
-    backbone. The built-in plugins are listed without loading them. A damaged folder of an
-    installed distribution, which can hide a plugin, is a row too.
+    backbone. The built-in plugins are listed without loading them. A command that a distribution
+    adds is a row too, and so is a damaged folder of an installed distribution, which can hide a
+    plugin.
     """
-    records = checked_records(open_registry(context), timeout)
+    records = checked_records(open_registry(context), timeout, plugin_commands(context).values())
     if as_json:
         print_json([asdict(record) for record in records])
     else:

@@ -1,4 +1,4 @@
-"""``headstrip show``: all that is known of one backbone."""
+"""``headstrip show``: print what is known of one backbone."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Fact = tuple[str, str]
 @json_option
 @click.pass_context
 def command(context: click.Context, name: str, as_json: bool) -> None:
-    """Say all that is known of one backbone.
+    """Print what is known of one backbone.
 
-    NAME is one that `headstrip list` prints. Width, parameters, family and owner, and for each
-    set of weights its input, preprocessing and classes, and what its library states of accuracy,
-    cost and licence. A tag in the name (resnet50.IMAGENET1K_V1) shows that set alone.
+    NAME is a name that `headstrip list` prints. The command prints the width, parameters, family
+    and owner, and for each set of weights the input, the preprocessing, the classes, and the
+    accuracy, cost and licence that the library states. With a tag in the name
+    (resnet50.IMAGENET1K_V1) it prints only that set of weights.
     """
-    registry = open_registry(context)
+    open_registry(context)
     with plugins_on_stderr():
         try:
             found = get_backbone(name)
         except WeightsError as error:
             raise UsageFailure(str(error)) from error
-        spec = found.spec
-        default = next((entry.tag for entry in registry.weights(spec)), None)
+    spec, default = found.spec, found.default_tag
     if as_json:
         weights = [_entry_as_json(entry, entry.tag == default) for entry in found.weights]
         print_json({**spec_as_json(spec), "origin": found.origin, "weights": weights})
@@ -81,17 +81,20 @@ def _entry_facts(entry: WeightsEntry) -> list[Fact]:
     metrics = dict(entry.metrics)
     size = metrics.pop(_FILE_SIZE, None)
     options = [("options", _pairs(dict(entry.options)))] if entry.options else []
+    stated = [
+        (key, f"{value:g}" if isinstance(value, float) else str(value))
+        for key, value in metrics.items()
+    ]
     return [
         ("input", format_shape(entry.input_shape) if entry.input_shape else "not stated"),
         ("preprocessing", _in_words(entry.preprocessing) if entry.preprocessing else "not stated"),
         ("classes", _classes(entry)),
         *options,
-        *((key, f"{value:g}" if isinstance(value, float) else str(value))
-          for key, value in metrics.items()),
+        *stated,
         ("file size", f"{size:g} MB" if size else "not stated"),
         ("licence", entry.license or "not stated"),
         ("location", ", ".join(entry.locations) or _UNVERIFIED),
-    ]  # fmt: skip
+    ]
 
 
 def _classes(entry: WeightsEntry) -> str:
@@ -105,7 +108,7 @@ def _pairs(values: dict[str, Any]) -> str:
 
 
 def _in_words(preprocessing: Preprocessing) -> str:
-    """Say in words what is done to the pixels, in its order."""
+    """Describe the steps of a preprocessing in their order."""
     steps = []
     if preprocessing.frames is not None:
         steps.append(f"take {preprocessing.frames} frames")
@@ -119,13 +122,13 @@ def _in_words(preprocessing: Preprocessing) -> str:
     crop = f"crop the centre to {format_shape(preprocessing.crop)}"
     if preprocessing.fill is not None:
         crop += f" and fill up with ({_numbers(preprocessing.fill)})"
-    return ", ".join([
-        *steps,
+    steps += [
         crop,
         f"divide by {preprocessing.rescale:g}",
         f"subtract the mean ({_numbers(preprocessing.mean)})",
         f"divide by the standard deviation ({_numbers(preprocessing.std)})",
-    ])  # fmt: skip
+    ]
+    return ", ".join(steps)
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -134,10 +137,16 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _entry_as_json(entry: WeightsEntry, is_default: bool) -> dict[str, Any]:
     return {
-        "tag": entry.tag, "is_default": is_default,
-        "input_shape": entry.input_shape, "num_classes": entry.num_classes,
-        "labels": entry.labels, "options": dict(entry.options),
+        "tag": entry.tag,
+        "is_default": is_default,
+        "input_shape": entry.input_shape,
+        "num_classes": entry.num_classes,
+        "labels": entry.labels,
+        "options": dict(entry.options),
         "preprocessing": entry.preprocessing.to_json() if entry.preprocessing else None,
-        "license": entry.license, "metrics": dict(entry.metrics), "sha256": entry.sha256 or None,
-        "locations": entry.locations, "is_verified": bool(entry.locations),
-    }  # fmt: skip
+        "license": entry.license,
+        "metrics": dict(entry.metrics),
+        "sha256": entry.sha256 or None,
+        "locations": entry.locations,
+        "is_verified": bool(entry.locations),
+    }

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import nn
 
 from headstrip.encoder.predictors import init_predictors as init_predictors
-from headstrip.factory.build import width_of_built
 from headstrip.factory.construction import Wish, build_stripped
+from headstrip.factory.measure import width_of_built
 from headstrip.weights.reading import Reading
 
 _LATER_TIMM = "timm."

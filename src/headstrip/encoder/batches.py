@@ -1,4 +1,4 @@
-"""Several images, one batch after the other."""
+"""Dividing images into batches."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from headstrip.images.pictures import is_file
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse a number of images that makes no batch.
+    """Refuse a batch size that is not a positive integer.
 
     Raises:
-        ValueError: It is no whole number above zero.
+        ValueError: It is not a positive integer.
     """
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} makes no batch. Pass 1 or more.")
+        raise ValueError(f"batch_size={batch_size!r} must be a positive integer, such as 16.")
 
 
 def is_one(images: Any, axes: int) -> bool:
-    """Whether this is one image, or one clip, of so many axes: its rows are not images."""
+    """Whether ``images`` is a single image or clip, which has ``axes`` axes, and not several."""
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim <= axes
-    # Bytes are numbers one by one, and a file is lines.
+    # Iterating over bytes gives numbers, and over a file lines.
     is_encoded = isinstance(images, (bytes, bytearray, memoryview)) or is_file(images)
     is_path = isinstance(images, (str, os.PathLike))
     return is_path or is_encoded or not isinstance(images, Iterable)

@@ -1,6 +1,6 @@
-"""Bounds on what a file may describe, checked before anything of that size is made.
+"""Limits on what a file may describe, checked before anything of that size is built.
 
-A manifest or a configuration may come from anybody. It could state a depth of 10**9, and building
+A manifest or a configuration may come from anyone. It could state a depth of 10**9, and building
 such a network would never end.
 """
 
@@ -22,38 +22,41 @@ from headstrip.plugins.loader import Plugin
 from headstrip.spec import BackboneSpec
 from headstrip.system.bounded_json import MAX_DEPTH
 
-MOST_NUMBER = 100_000
+MAX_NUMBER = 100_000
 """The largest number in the options of a network: more classes than any published head has."""
 
-MOST_PARAMETERS = 20_000_000_000
-"""The most parameters of any network: three times those of the largest one in a catalog."""
+MAX_PARAMETERS = 20_000_000_000
+"""The largest number of parameters: three times that of the largest network in a catalog."""
 
-MOST_PREDICTED = 1 << 27
-"""The most weights that predictors which a manifest asks for may have: 0.5 GiB of float32."""
+MAX_PREDICTOR_WEIGHTS = 1 << 27
+"""The largest number of weights of the predictors of a manifest: 0.5 GiB of float32."""
 
-_MOST_VALUES = 100_000
-_MOST_OPTIONS = 1_000
-_MOST_PIXELS = 1 << 24
-_MOST_SIDE = 1 << 14
-_GROWTH = 4
+_MAX_VALUES = 100_000
+_MAX_OPTIONS = 1_000
+_MAX_PIXELS = 1 << 24
+_MAX_SIDE = 1 << 14
+_MAX_GROWTH = 4
 _ALWAYS_ALLOWED = 20_000_000
-_MOST_PARTS = 20_000
-_MOST_NUMBER_IN_MEMORY = 4_096
-# No path, no address, no code: the name of an activation, a pooling or a layer.
+_MAX_MODULE_PARTS = 20_000
+_MAX_NUMBER_IN_MEMORY = 4_096
+_WRITE_AGAIN = "Write encoder.manifest() again."
+_BUILD_BY_NAME = "If you trust it, build by name with options=..."
+_PASS_PREPROCESSING = "If you trust it, build by name with preprocessing=..."
+# The name of an activation, a pooling or a layer, and never a path, an address or code.
 _WORD = re.compile(r"[\w.+-]{0,100}")
 
 
 def refuse_unbounded(value: object, about: str) -> None:
-    """Refuse plain values that are too many, too deep, or numbers of more than 64 bits.
+    """Refuse plain values that are too many, too deeply nested, or integers of more than 64 bits.
 
-    ``bounded_json`` does as much for text.
+    ``bounded_json`` does the same for text.
 
     Args:
-        value: A manifest, as ``json.loads`` or a caller gives it.
+        value: A manifest, as ``json.loads`` or a caller returns it.
         about: What it is, as the subject of the message.
 
     Raises:
-        ManifestError: It is out of bounds.
+        ManifestError: A limit is exceeded.
     """
     level, count = [value], 0
     for _ in range(MAX_DEPTH + 1):
@@ -65,64 +68,57 @@ def refuse_unbounded(value: object, about: str) -> None:
                 inner += one
             elif isinstance(one, int) and abs(one) >= 1 << 63:
                 raise ManifestError(
-                    f"{about} is damaged: it has an integer of more than 64 bits. {_AGAIN}"
+                    f"{about} is damaged: it has an integer of more than 64 bits. {_WRITE_AGAIN}"
                 )
         count += len(inner)
-        if count > _MOST_VALUES:
+        if count > _MAX_VALUES:
             raise ManifestError(
-                f"{about} is damaged: it has more than {_MOST_VALUES:,} values. {_AGAIN}"
+                f"{about} is damaged: it has more than {_MAX_VALUES:,} values. {_WRITE_AGAIN}"
             )
         if not inner:
             return
         level = inner
     raise ManifestError(
-        f"{about} is damaged: it has more than {MAX_DEPTH} lists and objects inside each other. "
-        f"{_AGAIN}"
+        f"{about} is damaged: it has more than {MAX_DEPTH} nested lists and objects. {_WRITE_AGAIN}"
     )
 
 
-_AGAIN = "Write encoder.manifest() again."
-
-
 def refuse_large_options(options: Mapping[str, Any], about: str) -> None:
-    """Refuse options of a size that no published network has.
+    """Refuse options that no published network has.
 
     Args:
         options: Constructor arguments that a file states.
-        about: What they are of, as the subject of the message.
+        about: What has the options, as the subject of the message.
 
     Raises:
-        ManifestError: A number is too large, a text is no plain word, or there are too many.
+        ManifestError: A number is too large, a text is not a plain word, or there are too many.
     """
-    _refuse_numbers(options, MOST_NUMBER, about)
+    _refuse_numbers(options, MAX_NUMBER, about)
     for key, value in _leaves(options):
         if isinstance(value, str) and not _WORD.fullmatch(value):
             raise ManifestError(
-                f"{about} has the option {key}={value!r:.80}, and options in a file are numbers "
-                f"and plain words. {_BY_NAME}"
+                f"{about} has the option {key}={value!r:.80}, and options in a file must be "
+                f"numbers and plain words. {_BUILD_BY_NAME}"
             )
-
-
-_BY_NAME = "If you trust it, build by name with options=..."
 
 
 def _refuse_numbers(options: Mapping[str, Any], most: int, about: str) -> None:
     leaves = list(_leaves(options))
-    if len(leaves) > _MOST_OPTIONS:
+    if len(leaves) > _MAX_OPTIONS:
         raise ManifestError(
-            f"{about} has {len(leaves)} values in its options, and {_MOST_OPTIONS} is the most "
-            f"that is built from a file. {_BY_NAME}"
+            f"{about} has {len(leaves)} values in its options, and headstrip accepts at most "
+            f"{_MAX_OPTIONS} from a file. {_BUILD_BY_NAME}"
         )
     for key, value in leaves:
         if isinstance(value, (int, float)) and abs(value) > most:
             raise ManifestError(
                 f"{about} has the option {key}={value!r:.40}, and {most:,} is the largest number "
-                f"that is built from a file. {_BY_NAME}"
+                f"that headstrip accepts from a file. {_BUILD_BY_NAME}"
             )
 
 
 def _leaves(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the plain values in options, with the name of the option that each is in."""
+    """Yield the plain values in options, each with the name of its option."""
     for key, value in options.items():
         waiting = [value]
         while waiting:
@@ -140,44 +136,49 @@ def refuse_large_network(
 ) -> None:
     """Refuse options that make a network much larger than the catalog says.
 
-    The network is built up to the limit: on the meta device, where it takes no memory, or for
-    real where its constructor computes with values. The global generators do not move.
+    headstrip builds the network up to the limit: on the meta device, where it takes no memory, or
+    in memory where its constructor computes with values. The global generators do not change.
 
     Args:
-        owner: The plugin that builds it.
+        owner: The plugin that builds the network.
         spec: The backbone.
         options: All constructor arguments.
-        about: What they are of, as the subject of the message.
+        about: What has the options, as the subject of the message.
 
     Raises:
-        ManifestError: It has more than 4 times the parameters of the catalog, and 20 million more,
-            or too many parts.
+        ManifestError: It has 20 million parameters more than 4 times those in the catalog, or too
+            many modules, parameters and buffers.
         PluginError: It cannot be built.
     """
-    most = _GROWTH * spec.params + _ALWAYS_ALLOWED
+    most = _MAX_GROWTH * spec.params + _ALWAYS_ALLOWED
     for memory in (without_memory(), nullcontext()):
         try:
-            with torch.random.fork_rng(devices=[]), bounded_network(most, about, _BY_NAME), memory:
+            with (
+                torch.random.fork_rng(devices=[]),
+                bounded_network(most, about, _BUILD_BY_NAME),
+                memory,
+            ):
                 owner.call("build_model", spec.qualified_name, spec=spec, options=dict(options))
             return
         except PluginError:
             if isinstance(memory, nullcontext):
                 raise
-            # Buffers are real before they are counted.
-            _refuse_numbers(options, _MOST_NUMBER_IN_MEMORY, about)
+            # Memory for a buffer is allocated before the buffer is counted.
+            _refuse_numbers(options, _MAX_NUMBER_IN_MEMORY, about)
 
 
 @contextmanager
 def bounded_network(most: int, about: str, remedy: str) -> Iterator[None]:
-    """Stop this thread from making modules with more than ``most`` values in all.
+    """Stop this thread from building modules with more than ``most`` values in total.
 
     Args:
-        most: Values of all parameters and buffers together.
+        most: Largest number of values of all parameters and buffers together.
         about: What describes the network, as the subject of the message.
         remedy: The message's last sentence.
 
     Raises:
-        ManifestError: The modules have more values, or more than 20,000 parts.
+        ManifestError: The modules have more values, or more than 20,000 modules, parameters and
+            buffers.
     """
     thread, parts, values = threading.get_ident(), 0, 0
 
@@ -187,11 +188,11 @@ def bounded_network(most: int, about: str, remedy: str) -> Iterator[None]:
             return
         parts += 1
         values += part.numel() if isinstance(part, Tensor) else 0
-        if values > most or parts > _MOST_PARTS:
-            size = f"{most:,} parameters" if values > most else f"{_MOST_PARTS:,} parts"
+        if values > most or parts > _MAX_MODULE_PARTS:
+            size = f"{most:,} parameters" if values > most else f"{_MAX_MODULE_PARTS:,} parts"
             raise ManifestError(
-                f"{about} describes a network of more than {size}, which is far more than such a "
-                f"network has. {remedy}"
+                f"{about} describes a network of more than {size}, which is far more than this "
+                f"network needs. {remedy}"
             )
 
     with ExitStack() as stack:
@@ -208,30 +209,28 @@ def refuse_large_preprocessing(described: Mapping[str, Any], about: str) -> None
     """Refuse a preprocessing whose images would not fit in memory.
 
     Args:
-        described: What ``Preprocessing.to_json`` gave, or something else that a file holds.
-        about: What it is of, as the subject of the message.
+        described: What a file states in the form of ``Preprocessing.to_json``.
+        about: What has the preprocessing, as the subject of the message.
 
     Raises:
-        ManifestError: A side, or the number of pixels, is too large.
+        ManifestError: A side or the number of pixels is too large.
     """
     pixels = 1
     for field in ("crop", "resize", "frames"):
         value = described.get(field)
         stated = value if isinstance(value, (list, tuple)) else [value]
         sides = [one for one in stated if isinstance(one, (int, float))]
-        if any(abs(one) > _MOST_SIDE for one in sides):
+        if any(abs(one) > _MAX_SIDE for one in sides):
             raise ManifestError(
-                f"{about} has a preprocessing with {field}={value!r:.60}, and {_MOST_SIDE:,} is "
-                "the most that is built from a file. If you trust it, build by name with "
-                "preprocessing=..."
+                f"{about} has a preprocessing with {field}={value!r:.60}, and headstrip accepts at "
+                f"most {_MAX_SIDE:,} from a file. {_PASS_PREPROCESSING}"
             )
         for one in sides if field != "resize" else ():
             pixels *= max(int(one), 1)
-    if pixels > _MOST_PIXELS:
+    if pixels > _MAX_PIXELS:
         raise ManifestError(
-            f"{about} has a preprocessing that gives {pixels:,} pixels, and {_MOST_PIXELS:,} is "
-            "the most that is built from a file. If you trust it, build by name with "
-            "preprocessing=..."
+            f"{about} has a preprocessing that gives {pixels:,} pixels, and headstrip accepts at "
+            f"most {_MAX_PIXELS:,} from a file. {_PASS_PREPROCESSING}"
         )
 
 
@@ -241,14 +240,15 @@ def refuse_large_predictors(classes: Mapping[str, int], dim: int, about: str) ->
     Args:
         classes: Number of classes of each attribute.
         dim: Width of the embedding.
-        about: What describes them, as the subject of the message.
+        about: What describes the predictors, as the subject of the message.
 
     Raises:
         ManifestError: They have too many weights.
     """
     weights = sum(classes.values()) * dim
-    if weights > MOST_PREDICTED:
+    if weights > MAX_PREDICTOR_WEIGHTS:
         raise ManifestError(
-            f"{about} asks for predictors of {weights:,} weights, and {MOST_PREDICTED:,} is the "
-            "most that is built from a file. Pass predictors={'colour': 12} for those you want."
+            f"{about} asks for predictors of {weights:,} weights, and headstrip accepts at most "
+            f"{MAX_PREDICTOR_WEIGHTS:,} from a file. Pass predictors={{'colour': 12}} for those "
+            "that you need."
         )

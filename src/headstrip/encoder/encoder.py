@@ -1,15 +1,15 @@
-"""The encoder: a backbone without its head, its width, and what belongs to both."""
+"""The encoder: a backbone without its head, with its width, preprocessing and predictors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from headstrip.encoder.file_watch import Guarded
+from headstrip.encoder.file_watch import FileWatch
 from headstrip.encoder.predictors import Predictors, check_predictors
 from headstrip.errors import HeadNotFoundError, PreprocessingError
 from headstrip.images.preprocessing import Preprocessing
@@ -22,24 +22,26 @@ if TYPE_CHECKING:
 
     import numpy as np
     from PIL import Image
+    from typing_extensions import Self
 
     from headstrip.encoder.fingerprint import Fingerprint
     from headstrip.weights.mapping import Guard
 
 
-class Encoder(Guarded):
-    """A backbone that turns images into embeddings, as ``build_encoder`` gives it.
+class Encoder(nn.Module):
+    """A backbone that turns images into embeddings, as ``build_encoder`` returns it.
 
     Attributes:
         backbone: The network without its head.
-        head: The head that was taken off: (N, output_dim) to the network's own eval logits. It
-            does not train. None where the law is ``declared`` or ``headless``.
+        head: The head that was taken off. It maps (N, output_dim) to the logits that the network
+            has in eval mode, and does not train. None where the law is ``declared`` or
+            ``headless``.
         law: How ``head(encoder(x))`` relates to the untouched network's logits; see ``Stripped``.
         output_dim: Width of the embedding.
         spec: The backbone, as its catalog describes it.
         weights: The set of weights, None for random ones.
         weights_sha256: Hash of the weights file, None without one.
-        weights_file: Name of a weights file of the user's own, None for any other.
+        weights_file: Name of the weights file that the user passed, None for published weights.
         options: Constructor arguments of the network.
         input_shape: Input without the batch axis.
         preprocessing: What turns an image into the input, or None.
@@ -65,8 +67,9 @@ class Encoder(Guarded):
         guards: tuple[Guard, ...] = (),
         weights_file: str | None = None,
     ) -> None:
-        """Put the parts together; ``build_encoder`` does it."""
-        super().__init__(guards)
+        """Put the parts together; users call ``build_encoder`` instead."""
+        super().__init__()
+        self._watch = FileWatch(guards)
         self.backbone, self.head, self.law = backbone, head, law
         self.output_dim, self.spec, self.weights = output_dim, spec, weights
         self.weights_sha256, self.options = weights_sha256, dict(options)
@@ -78,34 +81,36 @@ class Encoder(Guarded):
         if head is not None:
             # An unused parameter that asks for a gradient stops DistributedDataParallel.
             head.requires_grad_(False)
-        self._guard(backbone, head)
+        for part in filter(None, (backbone, head)):
+            self._watch.copy_before_state_dict(self, part)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a batch (N, *input_shape) to embeddings (N, output_dim).
 
         Raises:
-            WeightsError: The parameters are a mapped file's pages, and another process has written
-                to that file since.
+            WeightsError: The parameters are pages of a mapped file, and another program has
+                written to that file since.
         """
-        self._check_before_computing()
+        if not torch.compiler.is_compiling():
+            self._check_guards()
         embedding: Tensor = self.backbone(x)
         return embedding
 
     def logits(self, x: Tensor) -> Tensor:
-        """Map a batch (N, *input_shape) to the logits (N, classes) of the head that was kept.
+        """Map a batch (N, *input_shape) to the logits (N, classes) of the head.
 
         Raises:
-            HeadNotFoundError: There is no head: the law is ``declared`` or ``headless``.
+            HeadNotFoundError: The encoder has no head: its law is ``declared`` or ``headless``.
         """
         if self.head is None:
             reason = (
                 "the weights file has none"
                 if self.law == "headless"
-                else "its logits are no function of the embedding"
+                else "its logits cannot be computed from the embedding"
             )
             raise HeadNotFoundError(
-                f"{self.spec.qualified_name} has no head to give logits: {reason}. "
+                f"{self.spec.qualified_name} has no head that gives logits: {reason}. "
                 "Use the embedding, or another backbone."
             )
         logits: Tensor = self.head(self(x))
@@ -128,17 +133,17 @@ class Encoder(Guarded):
         """Turn one image, or one clip, into the input of this network.
 
         Args:
-            image: A path to an image file, the bytes of one, a binary file object, or a PIL
-                image, which all give the same input: turned as the EXIF orientation says, with
-                transparent parts on the preprocessing's background; or a uint8 array (H, W, 3)
-                or a uint8 tensor (3, H, W), taken as it is. For video a uint8 array or tensor
-                (T, H, W, 3).
+            image: A path of an image file, the bytes of one, a binary file object, or a PIL
+                image. All of these give the same input: headstrip applies the EXIF orientation
+                and puts transparent parts on the preprocessing's background. Or a uint8 array
+                (H, W, 3) or a uint8 tensor (3, H, W), which is used without these steps. For
+                video a uint8 array or tensor (T, H, W, 3).
 
         Returns:
             float32 tensor of shape ``input_shape``, on the CPU.
 
         Raises:
-            PreprocessingError: The encoder has no preprocessing, or the input is of another kind.
+            PreprocessingError: The encoder has no preprocessing, or the input is none of these.
             ImageError: The file cannot be read.
         """
         from headstrip.images.pictures import to_frames, to_picture
@@ -149,19 +154,20 @@ class Encoder(Guarded):
         return ready
 
     def embed(self, images: Iterable[Any], *, batch_size: int = 16) -> np.ndarray:
-        """Embed images in eval mode, whatever the mode of the encoder.
+        """Embed images in eval mode; the encoder keeps the mode that it has.
 
         Args:
-            images: What ``preprocess`` takes, one after the other.
-            batch_size: Images that go through the network at once. The last bits of an embedding
-                depend on it.
+            images: An iterable of what ``preprocess`` takes.
+            batch_size: Number of images that go through the network at once. The last bits of an
+                embedding depend on it.
 
         Returns:
-            float32 array of shape (number of images, output_dim), in the order given.
+            float32 array of shape (number of images, output_dim), in the order of
+            ``images``.
 
         Raises:
-            PreprocessingError: The encoder has no preprocessing, ``images`` is one image, or an
-                input is of another kind.
+            PreprocessingError: The encoder has no preprocessing, ``images`` is one image, or one
+                of them is not what ``preprocess`` takes.
             ImageError: A file cannot be read.
             ValueError: ``batch_size`` is below 1.
         """
@@ -172,8 +178,8 @@ class Encoder(Guarded):
         check_batch_size(batch_size)
         if is_one(images, 3 if self.spec.task == "image" else 4):
             raise PreprocessingError(
-                f"images is a {type(images).__name__}, which is not several images. "
-                "Pass a list, or any other iterable, of images."
+                f"images is a {type(images).__name__}, and embed takes several images. "
+                "Pass a list, or another iterable, of images."
             )
         parts = [
             self._embed_batch(torch.stack([self.preprocess(image) for image in batch]))
@@ -191,10 +197,12 @@ class Encoder(Guarded):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load values of backbone, head and predictors, those by the names of their attributes.
+        """Load the values of backbone, head and predictors.
+
+        The values of predictors belong to the attributes that their keys name.
 
         Args:
-            state_dict: What ``state_dict()`` of such an encoder gave.
+            state_dict: What ``state_dict()`` of an encoder of the same kind returned.
             strict: Whether the keys must be the same.
             assign: As in ``torch.nn.Module.load_state_dict``.
 
@@ -202,18 +210,18 @@ class Encoder(Guarded):
             The missing and the unexpected keys, as every module does.
 
         Raises:
-            WeightsError: The predictors are others; see ``Predictors.load_state_dict``. No value
-                has changed then.
-            RuntimeError: The keys or shapes of the backbone or the head are others.
+            WeightsError: The state dict has other predictors; see ``Predictors.load_state_dict``.
+                No value has changed then.
+            RuntimeError: The backbone or the head has other keys or shapes.
         """
         if self.predictors is None or isinstance(self.predictors, Predictors):
             check_predictors(self.predictors, state_dict, "predictors.", strict)
         return super().load_state_dict(state_dict, strict, assign)
 
     def freeze(self) -> Encoder:
-        """Stop the backbone from training: no gradients, and eval mode that survives ``train()``.
+        """Stop the backbone from training: no gradients, and eval mode also after ``train()``.
 
-        The predictors go on training.
+        The predictors can still be trained.
 
         Returns:
             The encoder itself.
@@ -226,7 +234,7 @@ class Encoder(Guarded):
         return self.train(self.training)
 
     def unfreeze(self) -> Encoder:
-        """Let what ``freeze`` stopped train again.
+        """Let the parameters train again that ``freeze`` stopped.
 
         Returns:
             The encoder itself.
@@ -238,7 +246,7 @@ class Encoder(Guarded):
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Encoder:
-        """Set train or eval mode; the head stays in eval, a frozen backbone too.
+        """Set train or eval mode; the head and a frozen backbone stay in eval mode.
 
         Returns:
             The encoder itself.
@@ -251,7 +259,7 @@ class Encoder(Guarded):
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Encoder:
-        """Turn gradients on or off; never on for the head, nor for a frozen backbone.
+        """Turn gradients on or off; for the head and a frozen backbone they stay off.
 
         Returns:
             The encoder itself.
@@ -264,14 +272,14 @@ class Encoder(Guarded):
 
     @property
     def frozen(self) -> bool:
-        """Whether ``freeze`` is in force."""
+        """Whether the backbone is frozen; see ``freeze``."""
         return self._frozen
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What makes embeddings of this encoder comparable with others; see ``Fingerprint``.
+        """Identity and environment of this encoder's embeddings; see ``Fingerprint``.
 
-        The parameters are hashed when it is read, so a trained encoder has another one.
+        Reading it hashes the parameters, so training changes it.
         """
         from headstrip.encoder.fingerprint import fingerprint_of
 
@@ -287,9 +295,9 @@ class Encoder(Guarded):
         )
 
     def manifest(self) -> dict[str, Any]:
-        """Write down what the encoder is made of; ``build_encoder`` makes the same one of it.
+        """Describe the encoder as JSON, from which ``build_encoder`` builds the same encoder.
 
-        It has no values of predictors: a ``UserWarning`` says so where they were trained.
+        A manifest has no values of predictors. A ``UserWarning`` says so where they were trained.
 
         Returns:
             Plain JSON values: the name, the weights and their sha256, the options, the
@@ -298,16 +306,39 @@ class Encoder(Guarded):
             trained, and the versions of what computes. See ``docs/how-to/reproduce-runs.md``.
 
         Raises:
-            ManifestError: A predictor has no number of classes.
-            PluginError: The plugin that builds such encoders is not in this process.
+            ManifestError: A predictor is not a linear layer.
+            PluginError: The plugin that builds such encoders cannot be used in this process.
         """
         from headstrip.encoder.manifest import manifest_of
 
         return manifest_of(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle contains: copies of the tensors, which need no watch."""
+        self._check_guards()
+        return {**self.__dict__, "_watch": FileWatch()}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the tensors by name, as every module does; all of them are copies in memory.
+
+        Raises:
+            WeightsError: As ``forward``.
+        """
+        self._watch.copy_into_memory(self)
+        return super().state_dict(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast everything, as every module does."""
+        with self._watch.moving(self):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _check_guards(self) -> None:
+        self._watch.check()
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Run the body in eval and inference mode, and put every module's mode back."""
+        """Run the body in eval and inference mode, and restore every module's mode."""
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
@@ -318,28 +349,24 @@ class Encoder(Guarded):
                 module.training = mode
 
     def place(self) -> tuple[torch.device, torch.dtype]:
-        """Return the device and dtype that inputs must have."""
+        """Return the device and the dtype that inputs must have."""
         parameters = (one for one in self.backbone.parameters() if one.is_floating_point())
         first = next(parameters, None)
         device = torch.device("cpu") if first is None else first.device
         return device, computing_dtype(self.backbone)
 
     def extra_repr(self) -> str:
-        """Show what it is."""
+        """Return what ``repr`` shows of the encoder."""
         tag = self.weights.tag if self.weights else None
         return f"{self.spec.qualified_name}, weights={tag!r}, output_dim={self.output_dim}"
 
     def _preprocessing(self) -> Preprocessing:
         if self.preprocessing is None:
             tag = self.spec.default_weights
-            named = (
-                f", or the tag of the weights whose one it is to have, such as {tag!r}"
-                if tag
-                else ""
-            )
+            hint = f", or the tag of weights that state one, such as {tag!r}" if tag else ""
             why = "was built without weights, so it has" if self.weights is None else "states"
             raise PreprocessingError(
                 f"{self.spec.qualified_name} {why} no preprocessing. Pass "
-                f"preprocessing=Preprocessing(...){named}, to build_encoder."
+                f"preprocessing=Preprocessing(...){hint}, to build_encoder."
             )
         return self.preprocessing

@@ -1,4 +1,4 @@
-"""What an embedding depends on, in a form that two files can be compared by."""
+"""Fingerprints: what an embedding depends on, in a form in which two files can be compared."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Fingerprint:
     """Identity and environment of an encoder.
 
     Attributes:
-        identity: Hexadecimal sha256 over the name, the tensors of the backbone, its options, its
-            preprocessing and its dtype. Embeddings of two encoders that differ in it must not be
-            mixed.
+        identity: Hexadecimal sha256 of the name, the tensors of the backbone, its options, its
+            preprocessing and its dtype. Do not mix embeddings of two encoders that differ in it.
         name: Qualified name of the backbone.
         weights: Tag of the weights, None for random ones.
         weights_sha256: Hash of the weights file, None without one.
         dtype: Dtype of the parameters.
-        environment: Versions of what computes; embeddings differ in their last bits at most.
+        environment: Versions of the libraries that compute. If only they differ, at most the last
+            bits of embeddings differ.
     """
 
     identity: str
@@ -47,7 +47,7 @@ class Fingerprint:
     environment: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain JSON values."""
+        """Return the fingerprint as plain JSON values."""
         return asdict(self)
 
 
@@ -72,15 +72,15 @@ def fingerprint_of(
         preprocessing: What turns an image into the input, or None.
         dtype: Dtype of the parameters.
     """
-    described = [name, options, preprocessing.to_json() if preprocessing else None, str(dtype)]
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=_described).encode())
+    facts = [name, options, preprocessing.to_json() if preprocessing else None, str(dtype)]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_as_json).encode())
     tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     for key in sorted(tensors):
         _add(digest, key, tensors[key])
-    # Taking the state dict of an encoder copies what is mapped.
+    # Reading the state dict of an encoder copies mapped parameters, so it is read only if needed.
     if keeps_more(backbone):
         for key, value in sorted(extra_states(backbone.state_dict()).items()):
-            _add_other(digest, key, value)
+            _add_value(digest, key, value)
     return Fingerprint(
         identity=digest.hexdigest(),
         name=name,
@@ -92,7 +92,7 @@ def fingerprint_of(
 
 
 def head_digest(head: nn.Module | None) -> str | None:
-    """Hash the tensors of a head: the logits depend on them, and no embedding does.
+    """Hash the tensors of a head, on which the logits depend and no embedding does.
 
     Returns:
         Hexadecimal sha256, None without a head.
@@ -101,12 +101,12 @@ def head_digest(head: nn.Module | None) -> str | None:
         return None
     digest = hashlib.sha256()
     for name, tensor in sorted(head.state_dict().items()):
-        _add_other(digest, name, tensor)
+        _add_value(digest, name, tensor)
     return digest.hexdigest()
 
 
 def environment() -> dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of the libraries that compute embeddings."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -115,39 +115,39 @@ def environment() -> dict[str, str]:
     }
 
 
-def _described(option: Any) -> Any:
-    """Describe a constructor argument that JSON lacks, the same in every process."""
+def _as_json(option: Any) -> Any:
+    """Describe a constructor argument that JSON cannot express, the same in every process."""
     if isinstance(option, (set, frozenset)):
         return sorted(map(repr, option))
     if isinstance(option, partial):
-        return [_described(option.func), option.args, option.keywords]
+        return [_as_json(option.func), option.args, option.keywords]
     if isinstance(option, FunctionType):
-        # Two lambdas share a name; what they do is in their code and in what it closes over.
-        cells = [_described(cell.cell_contents) for cell in option.__closure__ or ()]
+        # Two lambdas have the same name, and differ in their code and in the values it uses.
+        cells = [_as_json(cell.cell_contents) for cell in option.__closure__ or ()]
         code = hashlib.sha256(marshal.dumps(option.__code__)).hexdigest()
         return [f"{option.__module__}.{option.__qualname__}", code, cells, option.__defaults__]
     if hasattr(option, "__qualname__"):
         return f"{option.__module__}.{option.__qualname__}"
-    # What has no name of its own is described by its address too.
+    # The repr of an object without a name contains its address, which differs each time.
     return _ADDRESS.sub("", repr(option))
 
 
 def _add(digest: Any, name: str, tensor: Tensor) -> None:
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     flat = tensor.detach().cpu().contiguous().flatten()
-    # Viewed as bytes: NumPy has no bfloat16. An empty tensor cannot be viewed so.
+    # Viewed as bytes, because NumPy has no bfloat16. An empty tensor cannot be viewed as bytes.
     if flat.numel():
         digest.update(flat.view(torch.uint8).numpy())
 
 
-def _add_other(digest: Any, name: str, value: Any) -> None:
-    """Add what a module keeps besides its tensors, whatever it is, tensors in it by their bits."""
+def _add_value(digest: Any, name: str, value: Any) -> None:
+    """Add a value of any type that a module stores besides its tensors; tensors in it by bits."""
     if isinstance(value, Tensor):
         _add(digest, name, value)
     elif isinstance(value, (Mapping, list, tuple)):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         digest.update(f"{name} {type(value).__name__} {len(value)}".encode())
         for key, item in items:
-            _add_other(digest, f"{name}[{key!r}]", item)
+            _add_value(digest, f"{name}[{key!r}]", item)
     else:
         digest.update(f"{name} {_ADDRESS.sub('', repr(value))}".encode())

@@ -1,4 +1,4 @@
-"""Manifests: what an encoder is made of as JSON, and how two of them are compared."""
+"""Manifests: an encoder described as JSON, the check of such JSON, and the comparison of two."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from headstrip.registry.distributions import distributions_of, written_with
 from headstrip.spec import LAWS, BackboneSpec, WeightsEntry
 
 FORMAT = 1
-"""Version of the form; a higher one was written by a later headstrip."""
+"""Version of the format; a later headstrip writes a higher one."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Where the user's own file is, and Python, which computes nothing itself, may differ.
+# The name of the user's file may differ, and so may Python, which does not change embeddings.
 _NOT_COMPARED = {"weights.file", "versions.python", "predictors"}
-_MOST_SHOWN = 8
-_MOST_TEXT = 1_000
+_MAX_SHOWN = 8
+_MAX_TEXT = 1_000
 _SAVE = "Save them with torch.save(encoder.predictors.state_dict(), path)."
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-class Described(Protocol):
-    """What a manifest states of an encoder; the attributes are those of ``Encoder``."""
+class DescribedEncoder(Protocol):
+    """The attributes of ``Encoder`` that a manifest describes."""
 
     spec: BackboneSpec
     weights: WeightsEntry | None
@@ -54,16 +54,16 @@ class Described(Protocol):
 
     @property
     def frozen(self) -> bool:
-        """Whether the backbone does not train."""
+        """Whether the backbone is frozen."""
 
 
-def manifest_of(encoder: Described) -> dict[str, Any]:
-    """Write down what an encoder is made of, as plain JSON values.
+def manifest_of(encoder: DescribedEncoder) -> dict[str, Any]:
+    """Describe an encoder as plain JSON values.
 
     A manifest has no values of predictors. A ``UserWarning`` says so where they were trained.
 
     Args:
-        encoder: What ``build_encoder`` gave.
+        encoder: What ``build_encoder`` returned.
 
     Returns:
         What ``embedding_manifest`` returns, and: ``predictors``, a list of objects with ``name``,
@@ -71,16 +71,16 @@ def manifest_of(encoder: Described) -> dict[str, Any]:
         hash of the head's tensors, None without a head; ``frozen``.
 
     Raises:
-        ManifestError: A predictor has no number of classes.
-        PluginError: The plugin that builds such encoders is not in this process.
+        ManifestError: A predictor is not a linear layer.
+        PluginError: The plugin that builds such encoders cannot be used in this process.
     """
     named = encoder.predictors.named() if encoder.predictors is not None else {}
     classes = {name: _classes(name, module) for name, module in named.items()}
     trained = encoder.predictors is not None and encoder.predictors.trained
     if trained:
         warnings.warn(
-            f"The predictors of {encoder.spec.qualified_name} were trained, and a manifest has no "
-            f"values of theirs. {_SAVE}",
+            f"The predictors of {encoder.spec.qualified_name} were trained, and a manifest has "
+            f"no values of predictors. {_SAVE}",
             stacklevel=3,
         )
     return {
@@ -93,21 +93,21 @@ def manifest_of(encoder: Described) -> dict[str, Any]:
     }
 
 
-def embedding_manifest(encoder: Described) -> dict[str, Any]:
-    """Write down what the embeddings of an encoder depend on: a manifest without predictors.
+def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
+    """Describe what the embeddings of an encoder depend on: a manifest without predictors.
 
     Args:
-        encoder: What ``build_encoder`` gave.
+        encoder: What ``build_encoder`` returned.
 
     Returns:
         ``format``; ``name`` with the tag of its weights; ``weights`` (``tag``, ``sha256`` of the
-        file, ``file``: the name of a file of the user's own); ``options``, and under ``not_json``
-        what those are that JSON cannot hold; ``preprocessing``; ``dtype``; ``input_shape``;
-        ``law``; ``output_dim``; ``predictors``, empty; ``identity`` of the fingerprint, computed
-        now; ``versions`` of what computes.
+        file, ``file``: the name of a file that the user passed); ``options``; ``not_json``,
+        descriptions of the options that JSON cannot express; ``preprocessing``; ``dtype``;
+        ``input_shape``; ``law``; ``output_dim``; ``predictors``, empty; ``identity`` of the
+        fingerprint, computed now; ``versions`` of the libraries that compute.
 
     Raises:
-        PluginError: The plugin that builds such encoders is not in this process.
+        PluginError: The plugin that builds such encoders cannot be used in this process.
     """
     fingerprint, spec, weights = encoder.fingerprint, encoder.spec, encoder.weights
     tag = weights.tag if weights else None
@@ -135,22 +135,22 @@ def embedding_manifest(encoder: Described) -> dict[str, Any]:
 
 
 def _tagged(spec: BackboneSpec, tag: str | None) -> str:
-    # A hub id is not split at dots: it cannot carry a tag.
-    plain = tag is None or "/" in spec.name
-    return spec.qualified_name if plain else f"{spec.qualified_name}.{tag}"
+    # A dot is part of a hub id, so no tag can follow it.
+    has_no_tag = tag is None or "/" in spec.name
+    return spec.qualified_name if has_no_tag else f"{spec.qualified_name}.{tag}"
 
 
 def _classes(name: str, module: nn.Module) -> int:
     if not isinstance(module, nn.Linear):
         raise ManifestError(
-            f"The predictor {name!r} is a {type(module).__name__}, and no manifest describes one. "
-            "Build the encoder without predictors, and keep yours beside it."
+            f"The predictor {name!r} is a {type(module).__name__}, and a manifest describes linear "
+            "layers only. Build the encoder without predictors, and keep yours beside it."
         )
     return module.out_features
 
 
 def is_json(value: object) -> bool:
-    """Whether JSON gives a value back as it was, but for tuples, which it makes lists of."""
+    """Whether JSON gives a value back unchanged, except that tuples become lists."""
     if isinstance(value, (list, tuple)):
         return all(map(is_json, value))
     if type(value) is dict:
@@ -161,31 +161,31 @@ def is_json(value: object) -> bool:
 
 
 def as_json(value: Any) -> Any:
-    """Make lists of tuples, at any depth."""
+    """Turn tuples into lists, at any depth."""
     if isinstance(value, dict):
         return {key: as_json(item) for key, item in value.items()}
     return [as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def checked(content: Any, about: str) -> dict[str, Any]:
-    """Return a manifest whose fields are of the right types.
+    """Return a manifest after checking the types of its fields.
 
     Args:
-        content: What is to be one.
-        about: How a message begins that says where it came from.
+        content: What should be a manifest.
+        about: Where it came from, as the subject of the message.
 
     Raises:
-        ManifestError: It is none, is damaged, or is of a later form.
+        ManifestError: It is not a manifest, is damaged, or has the format of another headstrip.
     """
     if not isinstance(content, Mapping) or "format" not in content:
         raise ManifestError(
-            f"{about} is no manifest: it has no 'format'. Take encoder.manifest(), as it is."
+            f"{about} is not a manifest: it has no 'format'. Pass what encoder.manifest() returns."
         )
     refuse_unbounded(content, about)
     if content["format"] != FORMAT:
         raise ManifestError(
-            f"{about} has the format {content['format']!r:.100}, and this headstrip "
-            f"({__version__}) reads {FORMAT}. Install the headstrip that it names under 'versions'."
+            f"{about} has the format {content['format']!r:.100}, and headstrip {__version__} reads "
+            f"the format {FORMAT}. Install the headstrip that it names under 'versions'."
         )
     for key, (is_right, words) in {**_FIELDS, **_LATER_FIELDS}.items():
         if key in _LATER_FIELDS and key not in content:
@@ -193,14 +193,14 @@ def checked(content: Any, about: str) -> dict[str, Any]:
         if key not in content or not is_right(content[key]):
             found = f"{content[key]!r:.100}" if key in content else "nothing"
             raise ManifestError(
-                f"{about} is damaged: {key!r} has to be {words}, and is {found}. Take "
-                "encoder.manifest() anew."
+                f"{about} is damaged: {key!r} must be {words}, and is {found}. Write "
+                "encoder.manifest() again."
             )
     return dict(content)
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _MOST_TEXT
+    return isinstance(value, str) and 0 < len(value) <= _MAX_TEXT
 
 
 def _is_hash(value: object) -> bool:
@@ -245,7 +245,7 @@ def _is_predictor(value: object) -> bool:
 
 
 def _is_named_count(name: object, classes: object) -> bool:
-    return isinstance(name, str) and len(name) <= _MOST_TEXT and _is_count(classes)
+    return isinstance(name, str) and len(name) <= _MAX_TEXT and _is_count(classes)
 
 
 def _pair(predictor: Any) -> tuple[str, int]:
@@ -254,15 +254,15 @@ def _pair(predictor: Any) -> tuple[str, int]:
     return predictor[0], predictor[1]
 
 
-def predicted(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Return the attributes in a manifest, and their numbers of classes."""
+def predictor_classes(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Return the attributes that a manifest has predictors of, with their numbers of classes."""
     return dict(map(_pair, manifest["predictors"]))
 
 
 def has_trained_predictors(manifest: Mapping[str, Any]) -> bool:
-    """Whether predictors in a manifest have learnt something, or may have.
+    """Whether predictors in a manifest were trained, or may have been.
 
-    Manifests of earlier versions have pairs of name and classes, which do not say it.
+    Manifests of earlier versions have pairs of name and classes, which do not state it.
     """
     return any(not isinstance(one, dict) or one["trained"] for one in manifest["predictors"])
 
@@ -284,12 +284,12 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a list of sizes",
     ),
     "law": (lambda value: value in LAWS, f"one of {', '.join(LAWS)}"),
-    "output_dim": (_is_count, "a whole number above zero"),
+    "output_dim": (_is_count, "a positive integer"),
     "predictors": (_is_predictors, "a list of objects with name, classes and trained"),
     "identity": (_is_hash, "a sha256"),
     "versions": (_is_texts, "an object of versions"),
 }
-# Manifests of embeddings, and earlier ones, lack them.
+# Manifests in embeddings files and those of earlier versions lack these.
 _LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "head": (lambda value: value is None or _is_hash(value), "a sha256, or null"),
     "frozen": (lambda value: isinstance(value, bool), "true or false"),
@@ -299,7 +299,12 @@ _LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def refuse_differences(
     wanted: Mapping[str, Any], found: Mapping[str, Any], allow_versions: bool
 ) -> None:
-    """Compare what was asked for with what was built.
+    """Compare a manifest with the manifest of the encoder that was built for it.
+
+    Args:
+        wanted: The manifest that the caller passed.
+        found: The manifest of the encoder.
+        allow_versions: Whether the versions of libraries may differ.
 
     Raises:
         ManifestError: They differ.
@@ -313,10 +318,10 @@ def refuse_differences(
     if differ:
         shown = "; ".join(
             f"{key} is {there.get(key)!r:.200} in the manifest and {here.get(key)!r:.200} here"
-            for key in differ[:_MOST_SHOWN]
+            for key in differ[:_MAX_SHOWN]
         )
-        if len(differ) > _MOST_SHOWN:
-            shown += f"; and {len(differ) - _MOST_SHOWN} more"
+        if len(differ) > _MAX_SHOWN:
+            shown += f"; and {len(differ) - _MAX_SHOWN} more"
         raise ManifestError(
             f"What is built here is not the encoder of the manifest of {wanted['name']}: {shown}. "
             f"{_remedy(differ, wanted)}"
@@ -324,7 +329,7 @@ def refuse_differences(
 
 
 def _flat(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the comparable parts of a manifest: the entries of its objects one by one."""
+    """Yield the fields of a manifest, with the entries of objects as fields of their own."""
     for key in (*_FIELDS, *(later for later in _LATER_FIELDS if later in manifest)):
         value = manifest[key]
         if isinstance(value, Mapping):
@@ -337,26 +342,27 @@ def _remedy(differ: list[str], wanted: Mapping[str, Any]) -> str:
     if "weights.sha256" in differ:
         hint = "Pass weights=path of the file with that hash."
         written = written_with(wanted)
-        is_own = wanted["weights"]["file"] is not None or not written
-        return hint if is_own else f"{hint} The manifest was written with {written}."
+        if wanted["weights"]["file"] is not None or not written:
+            return hint
+        return f"{hint} The manifest was written with {written}."
     if all(key.startswith("versions.") for key in differ):
         return "Install those versions, or pass allow_versions=True (--allow-versions)."
     if differ == ["head"]:
         return (
-            "Its head was changed after it was built. Save the head with "
+            "The head was changed after the encoder was built. Save the head with "
             "torch.save(encoder.head.state_dict(), path), build by name, and load it into "
             "encoder.head."
         )
     if set(differ) == {"identity", "head"}:
         return (
-            "It was changed after it was built, such as by training. Save it with "
+            "The encoder was changed after it was built, for example by training. Save it with "
             "torch.save(encoder.state_dict(), path), build by name, and load it with "
             "encoder.load_state_dict."
         )
     if differ == ["identity"]:
         return (
-            "It was changed after it was built, such as by training. Save it with "
-            "torch.save(encoder.backbone.state_dict(), path), build with weights=path, and take "
-            "that encoder's manifest."
+            "The encoder was changed after it was built, for example by training. Save it with "
+            "torch.save(encoder.backbone.state_dict(), path), build with weights=path, and use the "
+            "manifest of that encoder."
         )
-    return "Build by name, and take that encoder's manifest."
+    return "Build by name, and use the manifest of that encoder."

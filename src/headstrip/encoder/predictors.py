@@ -1,4 +1,4 @@
-"""Attribute predictors: one linear layer an attribute, on top of an embedding."""
+"""Attribute predictors: one linear layer per attribute, on top of an embedding."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn.parameter import is_lazy
 from headstrip.errors import WeightsError
 
 _BY_POSITION = re.compile(r"[0-9]+")
-# A module reaches its parts as attributes, so these names of its own are taken. The list is not
-# asked of torch, because keys must not change with its releases.
+# A module has attributes of these names, so no part of it can have one. The list is fixed and does
+# not come from torch, because keys must not change with a release of torch.
 _TAKEN = re.compile(
     r"T_destination|add_module|apply|bfloat16|buffers|call_super_init|children|compile|"
     r"cpu|cuda|double|dump_patches|eval|extra_repr|float|forward|get_buffer|"
@@ -31,7 +31,7 @@ _TAKEN = re.compile(
     r"set_extra_state|set_submodule|share_memory|state_dict|to|to_empty|train|trained|"
     r"training|type|xpu|zero_grad"
 )
-# The types that predictors are trained and stored in.
+# The types in which predictors are trained and stored.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -39,14 +39,14 @@ class Predictors(nn.Module):
     """Linear predictors, each with the name of its attribute.
 
     The name is part of the keys of the state dict, ``colour.weight``. An attribute may have any
-    name, such as ``type`` or ``a.b``: ``key_of`` says how the keys write it.
+    name, such as ``type`` or ``a.b``; ``key_of`` returns how the keys write it.
 
     Attributes:
         names: The attributes, in the order of the modules.
     """
 
     def __init__(self, dim: int, classes: Mapping[str, int]) -> None:
-        """Make one ``nn.Linear(dim, classes)`` an attribute, Kaiming-initialised.
+        """Make one Kaiming-initialised ``nn.Linear(dim, classes)`` per attribute.
 
         Args:
             dim: Width of the embedding.
@@ -56,7 +56,7 @@ class Predictors(nn.Module):
         super().__init__()
         self.names = list(classes)
         for name, count in classes.items():
-            # add_module would refuse a name that a later torch gives to a method.
+            # add_module refuses names of methods, also of those that a later torch adds.
             self._modules[key_of(name)] = nn.Linear(dim, count)
         self._initial: frozenset[str] = frozenset()
         init_predictors(self)
@@ -79,12 +79,12 @@ class Predictors(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        # Pickles of earlier versions have the modules under their positions.
+        # In pickles of earlier versions the positions are the names of the modules.
         self._modules = dict(zip(map(key_of, self.names), self._modules.values(), strict=True))
         self.__dict__.setdefault("_initial", frozenset())
 
     def named(self) -> dict[str, nn.Module]:
-        """Return the predictor of each attribute."""
+        """Return the predictors by the names of their attributes."""
         return dict(zip(self.names, self, strict=True))
 
     def predict(self, embedding: Tensor) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ class Predictors(nn.Module):
 
     @property
     def trained(self) -> bool:
-        """Whether the values differ from the initial ones by more than a change of dtype."""
+        """Whether the values differ from the initial values by more than a change of dtype."""
         return _digest(self, torch.float64) not in self._initial
 
     def load_state_dict(
@@ -101,8 +101,8 @@ class Predictors(nn.Module):
     ) -> Any:
         """Load values by the names of the attributes.
 
-        Keys by position, as earlier versions wrote them and as an ``nn.ModuleList`` has them,
-        load where the shapes say which attribute each one belongs to.
+        Earlier versions and an ``nn.ModuleList`` have positions as keys. These load where the
+        shapes show which attribute each position belongs to.
 
         Args:
             state_dict: Tensors by key.
@@ -111,14 +111,14 @@ class Predictors(nn.Module):
 
         Raises:
             WeightsError: The attributes, their classes or the width of the embedding differ, or
-                the keys are positions and the shapes leave open which attribute each belongs to.
+                the keys are positions and the shapes do not show which attribute each belongs to.
                 No value has changed then.
         """
         check_predictors(self, state_dict, "", strict)
         return super().load_state_dict(state_dict, strict, assign)
 
     def note_initial(self) -> None:
-        """Take the present values for the initial ones."""
+        """Remember the present values as the initial ones; ``trained`` compares with them."""
         dtypes = {*_DTYPES, *(one.dtype for one in self.parameters())}
         self._initial = frozenset(_digest(self, dtype) for dtype in dtypes)
 
@@ -128,7 +128,7 @@ class Predictors(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # This runs too where the predictors are part of another module that is loaded.
+        # torch calls this also where the predictors are part of another module that is loaded.
         renamed = _by_name(self, state_dict, prefix)
         _refuse_other_sizes(self, renamed, prefix)
         state_dict.clear()
@@ -139,10 +139,10 @@ class Predictors(nn.Module):
 def key_of(name: str) -> str:
     """Return the part of a state dict's key that names an attribute.
 
-    It is the name itself, but for what torch cannot keep a module under: a dot is written ``%2E``,
-    and ``%`` is ``%25``. A name of digits alone would look like a position, so ``12`` is written
-    ``%312``; so are names that begin with ``_`` and those that a module has itself, such as
-    ``type``. The empty name is ``%``.
+    It is the name itself, except for what cannot be the name of a module in torch. A dot becomes
+    ``%2E``, and ``%`` becomes ``%25``. The first character is escaped likewise in a name of digits,
+    which would look like a position (``12`` becomes ``%312``), in a name that begins with ``_``,
+    and in the name of an attribute of every module, such as ``type``. The empty name becomes ``%``.
 
     Example:
         >>> key_of("colour"), key_of("a.b")
@@ -160,8 +160,8 @@ def check_predictors(
     """Refuse a state dict of other predictors.
 
     Args:
-        predictors: Those to be loaded, None where there are none.
-        state_dict: What is to be loaded.
+        predictors: The predictors to load values into, None where there are none.
+        state_dict: The values to load.
         prefix: What the keys of predictors begin with.
         strict: Whether the attributes must be the same.
 
@@ -189,10 +189,10 @@ def check_predictors(
 
 
 def _by_name(predictors: Predictors, state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return a state dict with the names of attributes in the place of positions.
+    """Return a state dict with the names of attributes instead of positions.
 
     Raises:
-        WeightsError: The shapes leave open which attribute a position belongs to.
+        WeightsError: The shapes do not show which attribute a position belongs to.
     """
     groups = _groups(state_dict, prefix)
     if not groups or not all(map(_BY_POSITION.fullmatch, groups)):
@@ -204,11 +204,11 @@ def _by_name(predictors: Predictors, state_dict: Mapping[str, Any], prefix: str)
     }
     found = [keys[0] for keys in owners.values() if len(keys) == 1]
     if len(mine) != len(groups) or len(set(found)) != len(groups):
-        sizes = ", ".join(f"{prefix}{place} {_sizes(shapes)}" for place, shapes in theirs.items())
+        sizes = ", ".join(f"{prefix}{at} {_sizes(shapes)}" for at, shapes in theirs.items())
         named = ", ".join(f"{name!r} {_sizes(mine[key_of(name)])}" for name in predictors.names)
         raise WeightsError(
-            f"The state dict has predictors by position ({sizes}), and these sizes do not say "
-            f"which attribute of the encoder ({named}) each one is. Rename its keys to the "
+            f"The state dict has predictors by position ({sizes}), and these sizes do not show "
+            f"which attribute of the encoder ({named}) each one predicts. Rename its keys to the "
             f"attributes that they were saved from, such as {prefix}{next(iter(groups))}.weight "
             f"to {prefix}{next(iter(mine))}.weight."
         )
@@ -224,7 +224,7 @@ def _renamed(key: str, prefix: str, names: Mapping[str, str]) -> str:
 
 
 def _refuse_other_sizes(predictors: Predictors, state_dict: Mapping[str, Any], prefix: str) -> None:
-    """Say in one sentence what torch says in two lines for each predictor."""
+    """Refuse other sizes in one sentence, where torch writes two lines for each predictor."""
     for name, module in predictors.named().items():
         found = state_dict.get(f"{prefix}{key_of(name)}.weight")
         if not isinstance(module, nn.Linear) or not isinstance(found, Tensor) or found.ndim != 2:
@@ -244,7 +244,7 @@ def _refuse_other_sizes(predictors: Predictors, state_dict: Mapping[str, Any], p
 
 
 def _groups(state_dict: Mapping[str, Any], prefix: str) -> dict[str, dict[str, Any]]:
-    """Return the entries of each predictor: what stands between the prefix and the next dot."""
+    """Return the entries of each predictor, by the part of the key before the first dot."""
     groups: dict[str, dict[str, Any]] = {}
     for key, value in state_dict.items():
         if isinstance(key, str) and key.startswith(prefix):
@@ -268,7 +268,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _name_of(key: str) -> str:
-    """Return the attribute that a key names; of a position, the position."""
+    """Return the attribute that a key names, or the position that it is."""
     return "" if key == "%" else unquote(key)
 
 
@@ -278,7 +278,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _digest(predictors: Predictors, dtype: torch.dtype) -> str:
-    """Hash the values as they are after a cast, in one type, so that those of two casts compare."""
+    """Hash the values after a cast to ``dtype``, all as float64 so that two casts compare."""
     digest = hashlib.sha256()
     for key, value in predictors.state_dict().items():
         digest.update(f"{key} {tuple(value.shape)}".encode(errors="surrogatepass"))
@@ -288,10 +288,11 @@ def _digest(predictors: Predictors, dtype: torch.dtype) -> str:
 
 
 def check_classes(classes: Mapping[str, int]) -> None:
-    """Refuse what is no mapping of attributes to numbers of classes.
+    """Refuse what is not a mapping of attributes to numbers of classes.
 
     Raises:
-        ValueError: It is no mapping, a name is no string, or a number is below 1.
+        ValueError: It is not a mapping, a name is not a string, or a number is not a positive
+            integer.
     """
     if not isinstance(classes, Mapping):
         raise ValueError(
@@ -299,26 +300,26 @@ def check_classes(classes: Mapping[str, int]) -> None:
             "Pass a mapping of attributes to numbers of classes, such as {'colour': 12}."
         )
     for name, count in classes.items():
-        whole = isinstance(count, Integral) and not isinstance(count, bool)
-        if not isinstance(name, str) or not whole or count < 1:
+        is_integer = isinstance(count, Integral) and not isinstance(count, bool)
+        if not isinstance(name, str) or not is_integer or count < 1:
             raise ValueError(
-                f"predictors has {name!r}: {count!r}, which is no attribute with a number of "
+                f"predictors has {name!r}: {count!r}, which is not an attribute with a number of "
                 "classes. Write {'colour': 12}."
             )
 
 
 def init_predictors(modules: Iterable[nn.Module]) -> None:
-    """Initialise heads of your own as WBCAtt (NeurIPS 2023) does, in place.
+    """Initialise your own heads as WBCAtt (NeurIPS 2023) does, in place.
 
-    Weights are Kaiming-normal for a ReLU (He et al. 2015), biases zero. The weights are drawn
-    in order from torch's global generator, so a seed fixes them.
+    Weights are Kaiming-normal for a ReLU (He et al. 2015), biases zero. torch's global generator
+    draws the weights in order, so a seed fixes them.
 
     Args:
-        modules: Modules with a ``weight`` of two axes or more; a missing bias is fine.
+        modules: Modules with a ``weight`` of two axes or more; a bias may be missing.
 
     Raises:
-        ValueError: ``modules`` is no collection of modules, or one has no such weight, or one
-            that is computed from other parameters. None is changed then.
+        ValueError: ``modules`` is not a collection of modules, or a weight is missing, has fewer
+            axes, or is computed from other parameters. None is changed then.
 
     Example:
         >>> from torch import nn
@@ -329,7 +330,7 @@ def init_predictors(modules: Iterable[nn.Module]) -> None:
     """
     if not isinstance(modules, Iterable):
         raise ValueError(
-            f"A {type(modules).__name__} is no collection of modules. Pass a list of them."
+            f"A {type(modules).__name__} is not a collection of modules. Pass a list of them."
         )
     predictors, modules = modules, list(modules)
     for position, module in enumerate(modules):

@@ -1,11 +1,11 @@
-"""The factory: from a name to an encoder that is right."""
+"""build_encoder: from a name to an encoder; strip_head: from your own network to its parts."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -30,16 +30,16 @@ from headstrip.factory.from_manifest import (
     request_from_manifest,
 )
 from headstrip.factory.image_sizes import refused_size
+from headstrip.factory.measure import build_network, width_of_built
 from headstrip.factory.selection import WeightsArgument
 from headstrip.families import SOURCE
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.network.head import Stripped
-from headstrip.network.head_check import logits_without_memory, strip_own, width_of_stripped
+from headstrip.network.head_check import strip_own
 from headstrip.network.meta_init import collector_held_back
-from headstrip.network.patches import PatchWatch, unseen
-from headstrip.network.width import BATCH, HeadError, ProbeError
+from headstrip.network.width import HeadError, ProbeError
 from headstrip.registry.registry import Registry, get_registry
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import BackboneSpec, merged_options
 from headstrip.weights.hub import offline_call
 from headstrip.weights.reading import VERIFY, Reading
 
@@ -61,52 +61,56 @@ def build_encoder(
 ) -> Encoder:
     """Build an encoder: a pretrained backbone without its head.
 
-    With weights given, building draws nothing from torch's global generator; only the predictors
-    do. With ``weights=None`` the network is initialised from it first, then the predictors.
+    With weights, only the predictors draw from torch's global generator. With ``weights=None`` the
+    network draws from it first, then the predictors.
 
     Args:
         name: ``[source:]arch[.weights]``, such as ``vit_b_16`` or
-            ``torchvision:resnet50.IMAGENET1K_V1``; or a manifest, as ``encoder.manifest()`` gives
-            it, or the path of a JSON file with one, for the same encoder bit for bit.
+            ``torchvision:resnet50.IMAGENET1K_V1``; or a manifest, as ``encoder.manifest()``
+            returns it, or the path of a JSON file with one, for the same encoder bit for bit.
         weights: ``"DEFAULT"``, a tag, a path to a state dict (``.safetensors``, or anything that
             ``torch.load`` reads with ``weights_only=True``), ``"tag=path"`` for a file that has
             the options and the preprocessing of a tag other than the default, or None for random
-            weights. A file with other classes, or without a head, loads, and the head follows it.
-        predictors: Attributes to predict and their numbers of classes, ``{"colour": 12}``. With a
-            manifest they take the place of its own; ``{}`` builds none.
-        preprocessing: Instead of that of the weights; or the tag of the weights whose one it is.
-        options: Constructor arguments for the network; ``num_classes`` is headstrip's own.
-        device: Where the encoder goes.
-        dtype: Floating-point type of its parameters.
-        strict: Raise when the catalog claims another width than the network has, instead of
-            warning.
-        verify: ``"changed"`` hashes the weights file when it is not as it was when it was hashed
-            last, by size, time and inode; ``"always"`` reads every byte of it.
-        map: Whether the parameters are the pages of the file itself, mapped copy-on-write, instead
-            of copies in memory. By default headstrip maps what lies in a cache that nobody edits
-            (torch hub's, the Hugging Face hub's, an installed package, headstrip's own), except
-            on a network file system, and reads every file that you name by its path. ``False``
-            reads any file, as does ``HEADSTRIP_MAP=0``. ``True`` maps any file; it is dangerous:
-            whoever cuts a mapped file short or overwrites it in place (``torch.save`` does
-            both) makes the encoder unusable, and ends the process if a parameter is read past
-            the encoder. See ``docs/reference/weights.md``.
-        offline: Open no socket; ``HEADSTRIP_OFFLINE=1`` does it for all calls.
-        allow_versions: Whether other libraries may compute than a manifest names; the last bits
-            of embeddings may differ then.
+            weights. A file may have other classes or no head; the encoder's head is the file's.
+        predictors: Attributes to predict and their numbers of classes, ``{"colour": 12}``. They
+            replace the predictors of a manifest; ``{}`` builds none.
+        preprocessing: The preprocessing, or the tag of the weights that state it. By default it is
+            that of the weights.
+        options: Constructor arguments for the network, except ``num_classes``, which headstrip
+            sets.
+        device: Device of the encoder.
+        dtype: Floating-point dtype of its parameters.
+        strict: Whether to raise an error instead of a warning when the catalog claims another width
+            than the network has.
+        verify: ``"changed"`` hashes the weights file if its size, time or inode differ from those
+            at the last hash; ``"always"`` reads every byte of it.
+        map: Whether the parameters are pages of the weights file, mapped copy-on-write, instead of
+            copies in memory. By default headstrip maps files in caches that users do not edit
+            (torch hub's, the Hugging Face hub's, an installed package, headstrip's own), except on
+            a network file system, and reads files that you name by their path. ``False`` reads
+            every file, as does ``HEADSTRIP_MAP=0``. ``True`` maps every file, which is dangerous:
+            a program that truncates a mapped file or overwrites it in place (``torch.save`` does
+            both) makes the encoder unusable, and the process ends if anything reads a parameter
+            without going through the encoder. See ``docs/reference/weights.md``.
+        offline: Whether to open no socket; ``HEADSTRIP_OFFLINE=1`` sets it for all calls.
+        allow_versions: Whether to accept library versions other than those in a manifest. The last
+            bits of embeddings may differ then.
 
     Returns:
         The encoder, in eval mode.
 
     Raises:
-        UnknownBackboneError: The name is nobody's.
+        UnknownBackboneError: No installed source has the name.
         ValueError: The name's tag and ``weights`` differ, or ``options`` or ``predictors`` cannot
             be used.
-        WeightsError: There are no such weights, or the file is missing, damaged or another's.
-        PluginError: The plugin that owns the name cannot be used, or broke its contract; it took
-            off a layer that does not give the logits, for example.
-        PreprocessingError: The network does not take what the preprocessing gives.
+        WeightsError: There are no such weights, or the file is missing, damaged or of another
+            network.
+        PluginError: The plugin that owns the name cannot be used, or broke its contract, for
+            example by taking off a layer that does not give the logits.
+        PreprocessingError: The network does not accept the output of the preprocessing.
         CatalogMismatchError: See ``strict``.
-        ManifestError: What a manifest describes cannot be built here; each difference is named.
+        ManifestError: The encoder of a manifest cannot be built here. The message names each
+            difference.
 
     Example:
         >>> encoder = build_encoder("resnet18", weights=None, predictors={"colour": 12})
@@ -116,16 +120,18 @@ def build_encoder(
     if not isinstance(name, (str, Mapping, os.PathLike)):
         raise UnknownBackboneError(
             f"A backbone's name is a string, and {name!r:.100} is a {type(name).__name__}. Pass a "
-            "name such as 'resnet50', which `headstrip list` prints, or a manifest, as "
-            "encoder.manifest() gives it."
+            "name that `headstrip list` prints, such as 'resnet50', or a manifest that "
+            "encoder.manifest() returns."
         )
     check_classes(predictors or {})
-    place = _checked_place(device, dtype)
+    _check_dtype(dtype)
+    target = _checked_device(device)
     if verify not in VERIFY:
-        raise ValueError(f"verify={verify!r} is no way to verify. Pass 'changed' or 'always'.")
-    if map not in (None, True, False) or offline not in (True, False):
-        wrong = f"offline={offline!r}" if map in (None, True, False) else f"map={map!r}"
-        raise ValueError(f"{wrong} is no truth value. Pass True or False.")
+        raise ValueError(f"verify must be 'changed' or 'always', got {verify!r}.")
+    if map not in (None, True, False):
+        raise ValueError(f"map must be True, False or None, got {map!r}.")
+    if offline not in (True, False):
+        raise ValueError(f"offline must be True or False, got {offline!r}.")
     with offline_call(offline):
         if isinstance(name, str) and not name.endswith(".json"):
             request = BuildRequest(name, weights, predictors, preprocessing, options, dtype)
@@ -139,12 +145,12 @@ def build_encoder(
                 options=options,
                 dtype=dtype,
             )
-        wish = Wish(Reading(verify, map), offline, place, request.dtype)
-        with collector_held_back(), _size_explained(request.name, request.options):
+        wish = Wish(Reading(verify, map), offline, target, request.dtype)
+        with collector_held_back(), _similar_sizes_named(request.name, request.options):
             encoder = _build(request, wish, strict)
         if request.manifest is None:
             return encoder
-        return compare_with_manifest(encoder, request, place, allow_versions)
+        return compare_with_manifest(encoder, request, target, allow_versions)
 
 
 def _build(request: BuildRequest, wish: Wish, strict: bool) -> Encoder:
@@ -157,7 +163,7 @@ def _build(request: BuildRequest, wish: Wish, strict: bool) -> Encoder:
     shape = chosen.input_shape if chosen else built.input_shape
     dim = width_of_built(built, shape, given=request.preprocessing is not None)
     if not spec.dim:
-        # A plugin that was registered need not have measured it.
+        # A registered plugin need not state the width.
         spec = replace(spec, dim=dim)
     elif not request.options and dim != spec.dim:
         _report_mismatch(spec, dim, strict)
@@ -173,7 +179,7 @@ def _build(request: BuildRequest, wish: Wish, strict: bool) -> Encoder:
         options=built.options,
         input_shape=shape,
         preprocessing=chosen,
-        # Those of a manifest follow once the encoder was compared with it.
+        # For a manifest they follow after the comparison of the encoder with the manifest.
         predictors=None if request.manifest else _predictors(dim, request.predictors),
         labels=registry.labels(spec, entry) if entry and has_labels else None,
         guards=built.guards,
@@ -183,8 +189,8 @@ def _build(request: BuildRequest, wish: Wish, strict: bool) -> Encoder:
 
 
 @contextmanager
-def _size_explained(name: str, options: Mapping[str, Any] | None) -> Iterator[None]:
-    """Name near sizes where a network cannot be built because of the size that was asked for."""
+def _similar_sizes_named(name: str, options: Mapping[str, Any] | None) -> Iterator[None]:
+    """Name sizes that work where a network cannot be built with the image size in its options."""
     try:
         yield
     except PluginError as error:
@@ -193,7 +199,7 @@ def _size_explained(name: str, options: Mapping[str, Any] | None) -> Iterator[No
         spec, _ = get_registry().resolve(name)
 
         def build(size: Mapping[str, Any]) -> nn.Module:
-            return build_network(spec, {**dict(spec.options), **options, **size})
+            return build_network(spec, merged_options(spec, None, {**options, **size}))
 
         if (found := refused_size(spec, options, error, build)) is not None:
             raise found from error
@@ -201,7 +207,7 @@ def _size_explained(name: str, options: Mapping[str, Any] | None) -> Iterator[No
 
 
 def _has_labels(built: Built) -> bool:
-    """Whether the labels of the weights are those of the head: not where the file may differ."""
+    """Whether the labels of the weights are those of the head; a user's file may have others."""
     head, entry = built.stripped.head, built.selection.entry
     if head is None or entry is None:
         return False
@@ -211,44 +217,47 @@ def _has_labels(built: Built) -> bool:
 
 
 def _predictors(dim: int, classes: Mapping[str, int] | None) -> Predictors | None:
-    # Tensors made in inference mode could never train.
+    # Tensors that are created in inference mode cannot be trained.
     with torch.inference_mode(False):
         return Predictors(dim, classes) if classes else None
 
 
-def _checked_place(device: Any, dtype: Any) -> torch.device | None:
-    """Refuse a device or a dtype that no encoder can have, before anything is built."""
+def _check_dtype(dtype: Any) -> None:
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(
-            f"dtype={dtype!r} is no type for an encoder. Pass a floating-point torch.dtype, such "
-            "as torch.bfloat16."
+            f"dtype must be a floating-point torch.dtype, such as torch.bfloat16, got {dtype!r}."
         )
+
+
+def _checked_device(device: Any) -> torch.device | None:
+    """Return a device after checking that it can be used, before anything is built."""
+    if device is None:
+        return None
     try:
-        place = None if device is None else torch.empty(0, device=device).device
-        if place is not None and place.type == "meta":
-            raise RuntimeError("on the meta device tensors have no values")
-        return place
+        found = torch.empty(0, device=device).device
+        if found.type == "meta":
+            raise RuntimeError("tensors on the meta device have no values")
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise ValueError(
-            f"device={device!r} cannot be used here: {reason}. Pass a device that is, such as "
-            "'cpu'."
+            f"device={device!r} cannot be used here: {reason}. Pass another device, such as 'cpu'."
         ) from error
+    return found
 
 
 def strip_head(model: nn.Module, *, family: str) -> Stripped:
-    """Take the head off a network of your own. Changes the network, and gives it back.
+    """Take the head off your own network, in place.
 
     Args:
-        model: A network shaped as its family is, trained or not.
-        family: One of the core's, such as ``resnet``, or a plugin's, ``source:family``.
+        model: A network of the family, trained or not.
+        family: A family of torchvision, such as ``resnet``, or of a plugin, ``source:family``.
 
     Returns:
         The two parts; ``backbone`` is ``model`` without its head.
 
     Raises:
-        HeadNotFoundError: The network is not shaped as the family is, or the layer that the family
-            takes off does not give its logits. It is unchanged then.
+        HeadNotFoundError: The network does not have the structure of the family, or the layer that
+            the family takes off does not give its logits. The network is unchanged then.
         PluginError: There is no such family.
 
     Example:
@@ -259,7 +268,8 @@ def strip_head(model: nn.Module, *, family: str) -> Stripped:
     """
     if not isinstance(model, nn.Module):
         raise HeadNotFoundError(
-            f"A {type(model).__name__} is no network. Pass a torch.nn.Module and its family."
+            f"model must be a torch.nn.Module, got a {type(model).__name__}. Pass a network "
+            "and its family."
         )
     registry = get_registry()
     plugin, own = registry.stripper(family)
@@ -270,11 +280,11 @@ def strip_head(model: nn.Module, *, family: str) -> Stripped:
             _inputs_of(registry, family),
         )
     except (HeadError, ProbeError) as error:
-        what = "the head" if isinstance(error, HeadError) else "without its head it"
+        subject = "the head" if isinstance(error, HeadError) else "without its head it"
         raise HeadNotFoundError(
             f"The family {family!r} takes the wrong layer of this {type(model).__name__} for its "
-            f"head: {what} {error}. Name the family that the network belongs to, or take its head "
-            "off with headstrip.detach(network, path)."
+            f"head: {subject} {error}. Name the family that the network belongs to, or take its "
+            "head off with headstrip.detach(network, path)."
         ) from error
 
 
@@ -282,116 +292,24 @@ _COMMON_INPUTS = ((3, 224, 224), (3, 32, 32), (3, 64, 64), (1, 28, 28), (1, 32, 
 
 
 def _inputs_of(registry: Registry, family: str) -> list[tuple[int, ...]]:
-    """Return the commonest inputs of a family's backbones."""
+    """Return the most common inputs of a family's backbones."""
     own = family.removeprefix(f"{SOURCE}:")
     counts = Counter(spec.input_shape for spec in registry.specs() if spec.family == own)
-    # A family that has no backbones has networks of its users' own: these sizes are common.
+    # A family without backbones is for users' own networks, whose sizes only the user knows.
     return [shape for shape, _ in counts.most_common(3)] or [*_COMMON_INPUTS]
-
-
-def width_of_built(built: Built, shape: tuple[int, ...], *, given: bool = False) -> int:
-    """Probe the width of a network that was built; see ``embedding_width``."""
-    entry, path = built.selection.entry, built.selection.path
-
-    def untouched() -> tuple[int, ...] | None:
-        if path is not None:
-            # The file may have classes of its own.
-            return None
-        if entry is not None and entry.num_classes is not None:
-            return (BATCH, entry.num_classes)
-        return logits_without_memory(lambda: build_network(built.spec, built.options), shape)
-
-    return embedding_width(built.stripped, built.spec, shape, untouched, given=given, entry=entry)
-
-
-def build_network(
-    spec: BackboneSpec, options: Mapping[str, Any], registry: Registry | None = None
-) -> nn.Module:
-    """Have the owner of a backbone build it, head included."""
-    owner = (registry or get_registry()).owner(spec)
-    about = spec.qualified_name
-    model: nn.Module = owner.call("build_model", about, spec=spec, options=dict(options))
-    return model
-
-
-def embedding_width(
-    stripped: Stripped,
-    spec: BackboneSpec,
-    shape: tuple[int, ...],
-    untouched: Callable[[], tuple[int, ...] | None],
-    *,
-    given: bool = False,
-    entry: WeightsEntry | None = None,
-    registry: Registry | None = None,
-) -> int:
-    """Probe the width of a backbone, and whether its head gives the network's logits.
-
-    Args:
-        stripped: The network's parts.
-        spec: The backbone.
-        shape: Its input without the batch axis.
-        untouched: See ``width_of_stripped``.
-        given: Whether the user chose the shape.
-        entry: The weights, whose own size is never refused.
-        registry: Where its plugins are, by default those of this process.
-
-    Raises:
-        PluginError: What was stripped is no encoder, or its head was in another place.
-        PreprocessingError: It does not take the ``shape``, which the user chose; or the patches of
-            the network do not divide the shape, which is not its own, so that pixels are left out.
-    """
-    watch = PatchWatch(shape)
-    try:
-        width = width_of_stripped(stripped, shape, untouched, watch)
-    except ProbeError as error:
-        watch.look_at(stripped.backbone)
-        if (problem := _left_out(watch, spec, shape, entry)) is not None:
-            raise PreprocessingError(f"{spec.qualified_name} {problem}") from error
-        if given:
-            raise PreprocessingError(
-                f"{spec.qualified_name} does not take what the preprocessing gives, {shape}: it "
-                f"{error}. Pass the options that make it, or another preprocessing."
-            ) from error
-        plugin, _ = (registry or get_registry()).stripper(spec.family)
-        raise PluginError(
-            f"{spec.qualified_name} is no encoder as strip_head of the plugin {plugin.label} "
-            f"leaves it: it {error}. Report it to the plugin's author."
-        ) from error
-    except HeadError as error:
-        plugin, _ = (registry or get_registry()).stripper(spec.family)
-        raise PluginError(
-            f"strip_head of the plugin {plugin.label} takes the wrong layer of "
-            f"{spec.qualified_name} for its head: the head {error}. Report it to the plugin's "
-            "author, who has to name the layer that gives the logits."
-        ) from error
-    if (problem := _left_out(watch, spec, shape, entry)) is not None:
-        raise PreprocessingError(f"{spec.qualified_name} {problem}")
-    return width
-
-
-def _left_out(
-    watch: PatchWatch, spec: BackboneSpec, shape: tuple[int, ...], entry: WeightsEntry | None
-) -> str | None:
-    """Say what a network leaves out of its input, where the user set the size.
-
-    Two of timm's SigLIP networks were trained at 384 pixels with patches of 14. What their authors
-    left out stays left out at that size.
-    """
-    own = (spec.input_shape, entry.input_shape if entry else None)
-    return None if shape in own else unseen(watch, shape)
 
 
 def _preprocessing(
     registry: Registry, built: Built, given: Preprocessing | str | None
 ) -> Preprocessing | None:
-    """Choose the preprocessing: the one given, that of the weights, or the owner's."""
+    """Return the user's preprocessing, or that of the weights, or that of the owner."""
     if isinstance(given, Preprocessing):
         return given
     spec, entry = built.spec, built.selection.entry
     if given is not None and not isinstance(given, str):
         raise PreprocessingError(
             f"preprocessing={given!r} is a {type(given).__name__}. Pass a headstrip.Preprocessing, "
-            "or the tag of the weights whose one it is to be."
+            "or the tag of the weights that state it."
         )
     if given is not None:
         entries = registry.weights(spec)
@@ -399,8 +317,8 @@ def _preprocessing(
         tags |= {"DEFAULT": entries[0]} if entries else {}
         if given not in tags:
             raise PreprocessingError(
-                f"{spec.qualified_name} has no weights {given!r} whose preprocessing it could "
-                f"have. Name one of {', '.join(tags) or 'none'}, or pass a Preprocessing."
+                f"preprocessing={given!r} is not a tag of weights of {spec.qualified_name}. Pass "
+                f"one of its tags ({', '.join(tags) or 'it has none'}), or a Preprocessing."
             )
         entry = tags[given]
     chosen = entry.preprocessing if entry else None
@@ -411,8 +329,8 @@ def _preprocessing(
 
 def _report_mismatch(spec: BackboneSpec, dim: int, strict: bool) -> None:
     message = (
-        f"The catalog claims width {spec.dim} for {spec.qualified_name}, and the network has "
-        f"{dim}, which is used. Update the distribution that brings it."
+        f"The catalog claims the width {spec.dim} for {spec.qualified_name}, and the network has "
+        f"the width {dim}. headstrip uses {dim}. Update the distribution that brings the backbone."
     )
     if strict:
         raise CatalogMismatchError(message)

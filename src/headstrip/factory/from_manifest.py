@@ -1,4 +1,4 @@
-"""From a manifest to what has to be built, and whether what was built is the same encoder."""
+"""From a manifest to a build request, and the comparison of the built encoder with the manifest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from headstrip.encoder.manifest import (
     checked,
     has_trained_predictors,
     manifest_of,
-    predicted,
+    predictor_classes,
     refuse_differences,
 )
 from headstrip.encoder.predictors import Predictors
@@ -32,7 +32,7 @@ from headstrip.factory.selection import WeightsArgument
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.registry.distributions import changed_since, find_described
 from headstrip.registry.registry import get_registry
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import BackboneSpec, WeightsEntry, merged_options
 from headstrip.system import bounded_json
 
 
@@ -40,7 +40,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a manifest from a JSON file.
 
     Raises:
-        ManifestError: The file cannot be read, or holds none.
+        ManifestError: The file cannot be read, or does not contain a manifest.
     """
     try:
         content = bounded_json.read(Path(path).expanduser(), "it")
@@ -48,7 +48,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = one_line(error)[:300].removesuffix(".")
         raise ManifestError(
             f"{os.fspath(path)!r} cannot be read as a manifest: {reason}. Name a file that "
-            "json.dumps(encoder.manifest()) was written to."
+            "contains json.dumps(encoder.manifest())."
         ) from error
     return checked(content, f"{os.fspath(path)!r}")
 
@@ -58,14 +58,15 @@ class BuildRequest:
     """What ``build_encoder`` builds.
 
     Attributes:
-        name: Of the backbone, as ``build_encoder`` takes it.
-        weights: Which weights, as ``build_encoder`` takes them.
+        name: Name of the backbone, as for ``build_encoder``.
+        weights: The weights, as for ``build_encoder``.
         predictors: Attributes and their numbers of classes.
-        preprocessing: Instead of that of the weights, or the tag of the weights that have it.
+        preprocessing: The preprocessing, or the tag of the weights that state it; None for that of
+            the weights.
         options: Constructor arguments of the network.
-        dtype: Floating-point type of the parameters, None for the network's.
-        manifest: What the encoder is compared with after it is built, None without one.
-        replaces_predictors: Whether ``predictors`` take the place of the manifest's.
+        dtype: Floating-point dtype of the parameters, None for the network's.
+        manifest: The manifest to compare the built encoder with, None without one.
+        replaces_predictors: Whether ``predictors`` replace those of the manifest.
     """
 
     name: str
@@ -85,33 +86,34 @@ def request_from_manifest(
     predictors: Mapping[str, int] | None = None,
     **given: Any,
 ) -> BuildRequest:
-    """Return what has to be built for a manifest.
+    """Return what to build for a manifest.
 
     Args:
-        manifest: What ``encoder.manifest()`` gave, or the path of a JSON file with it.
-        weights: Path of the weights file, when it is one of the user's own.
-        predictors: Attributes and classes of new predictors instead of the manifest's; an empty
-            mapping for none.
-        given: What else the caller passed to ``build_encoder`` and a manifest states itself:
-            ``options``, ``preprocessing`` and ``dtype``, which must be None.
+        manifest: What ``encoder.manifest()`` returned, or the path of a JSON file with it.
+        weights: Path of the weights file, where the encoder was built from a user's file.
+        predictors: Attributes and classes of new predictors, which replace those of the manifest;
+            an empty mapping for none.
+        given: The arguments of ``build_encoder`` that a manifest states itself: ``options``,
+            ``preprocessing`` and ``dtype``. They must be None.
 
     Raises:
-        ManifestError: It is no manifest, its encoder cannot be built again, its predictors were
-            trained, or it describes what is far larger than such an encoder.
-        ValueError: The caller passed what the manifest states.
+        ManifestError: It is not a manifest, its encoder cannot be built again, its predictors were
+            trained, or it describes something far larger than such an encoder.
+        ValueError: The caller passed an argument that the manifest states.
         UnknownBackboneError: No installed source has the name.
         PluginError: The plugin that owns the name cannot be used.
     """
     if isinstance(manifest, (str, os.PathLike)):
         wanted = read_manifest(manifest)
     else:
-        wanted = checked(manifest, "What was passed as a manifest")
-    if twice := [name for name, value in given.items() if value is not None]:
-        raise ValueError(
-            f"The manifest of {wanted['name']} states {twice[0]} already, and "
-            f"{twice[0]}={given[twice[0]]!r} was passed. Leave it out, or build by name."
-        )
-    _refuse_what_no_file_has(wanted)
+        wanted = checked(manifest, "The manifest")
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"The manifest of {wanted['name']} states {name} already, and {name}={value!r} was "
+                "passed. Leave it out, or build by name."
+            )
+    _refuse_unrepeatable(wanted)
     if predictors is None:
         _refuse_trained_predictors(wanted)
     preprocessing = preprocessing_in(wanted)
@@ -122,7 +124,7 @@ def request_from_manifest(
     return BuildRequest(
         spec.qualified_name,
         _weights_argument(wanted, spec, entry, weights),
-        predicted(wanted) if predictors is None else dict(predictors),
+        predictor_classes(wanted) if predictors is None else dict(predictors),
         preprocessing,
         options,
         _dtype(wanted),
@@ -137,13 +139,13 @@ def compare_with_manifest(
     """Return the encoder as its manifest describes it, predictors included.
 
     Args:
-        encoder: What was built for the request, without predictors.
-        request: What ``request_from_manifest`` gave.
-        device: Where the predictors go, None for the CPU.
+        encoder: The encoder that was built for the request, without predictors.
+        request: What ``request_from_manifest`` returned.
+        device: Device of the predictors, None for the CPU.
         allow_versions: Whether library versions may differ from those in the manifest.
 
     Raises:
-        ManifestError: What was built differs; each difference is named.
+        ManifestError: The encoder differs. The message names each difference.
     """
     wanted, classes = request.manifest or {}, request.predictors or {}
     if wanted["preprocessing"] is None:
@@ -161,26 +163,26 @@ def compare_with_manifest(
 
 
 def _as_option(value: Any) -> Any:
-    """Make tuples of lists, at any depth: so catalogs hold options, and constructors take them."""
+    """Turn lists into tuples, at any depth, which is what catalogs and constructors have."""
     if isinstance(value, dict):
         return {key: _as_option(item) for key, item in value.items()}
     return tuple(map(_as_option, value)) if isinstance(value, list) else value
 
 
-def _refuse_what_no_file_has(wanted: Mapping[str, Any]) -> None:
-    """Refuse random weights, and options that only the process had that built with them."""
+def _refuse_unrepeatable(wanted: Mapping[str, Any]) -> None:
+    """Refuse random weights, and options that exist only in the process that built the encoder."""
     if wanted["weights"]["tag"] is None and wanted["weights"]["sha256"] is None:
         raise ManifestError(
             f"The manifest is of {wanted['name']} with random weights, identity "
-            f"{wanted['identity']}, which nobody can build again. Save them with "
-            "torch.save(encoder.backbone.state_dict(), path), build with weights=path, and take "
-            "that encoder's manifest."
+            f"{wanted['identity']}, which cannot be built again. Save the weights with "
+            "torch.save(encoder.backbone.state_dict(), path), build with weights=path, and use the "
+            "manifest of that encoder."
         )
     if wanted["not_json"]:
         shown = ", ".join(f"{key}={value}" for key, value in wanted["not_json"].items())
         raise ManifestError(
-            f"The manifest is of {wanted['name']} with options that JSON does not hold ({shown}), "
-            f"identity {wanted['identity']}. Save its weights with "
+            f"The manifest is of {wanted['name']} with options that JSON cannot express "
+            f"({shown}), identity {wanted['identity']}. Save its weights with "
             "torch.save(encoder.backbone.state_dict(), path), and build by name with weights=path "
             "and these options."
         )
@@ -188,29 +190,29 @@ def _refuse_what_no_file_has(wanted: Mapping[str, Any]) -> None:
 
 def _refuse_trained_predictors(wanted: Mapping[str, Any]) -> None:
     if has_trained_predictors(wanted):
-        classes = predicted(wanted)
+        classes = predictor_classes(wanted)
         first = dict(list(classes.items())[:3])
         raise ManifestError(
             f"The manifest of {wanted['name']} is of an encoder with {len(classes)} predictors "
-            f"that were, or may have been, trained, and has no values of theirs. Pass "
-            f"predictors={first!r:.200}{', with all of them,' if first != classes else ''} for new "
-            "ones and load what torch.save(encoder.predictors.state_dict(), path) wrote with "
-            "encoder.predictors.load_state_dict, or pass predictors={} to build none."
+            f"that were, or may have been, trained, and has no values of predictors. Pass "
+            f"predictors={first!r:.200}{' (with all of them)' if first != classes else ''} for new "
+            "ones, and load what torch.save(encoder.predictors.state_dict(), path) wrote with "
+            "encoder.predictors.load_state_dict. Or pass predictors={} to build none."
         )
 
 
 def _check_options(
     spec: BackboneSpec, entry: WeightsEntry | None, options: Mapping[str, Any], about: str
 ) -> None:
-    """Refuse options of a manifest that are headstrip's own, or make what is far too large."""
+    """Refuse options that headstrip sets itself, or that make a network far too large."""
     if reserved := sorted({*options} & {*RESERVED_OPTIONS}):
         raise ManifestError(
             f"{about} has the option {reserved[0]}={options[reserved[0]]!r:.100}, which headstrip "
             "sets itself. Write encoder.manifest() again."
         )
     refuse_large_options(options, about)
-    own = {**dict(spec.options), **dict(entry.options if entry else ())}
-    refuse_large_network(get_registry().owner(spec), spec, {**own, **options}, about)
+    owner = get_registry().owner(spec)
+    refuse_large_network(owner, spec, merged_options(spec, entry, options), about)
 
 
 def _weights_argument(
@@ -221,14 +223,14 @@ def _weights_argument(
 ) -> str | os.PathLike[str]:
     tag, file, sha256 = (wanted["weights"][key] for key in ("tag", "file", "sha256"))
     if given is not None:
-        # A file that was named without a tag need not have the options of its weights.
-        plain = entry is None or not dict(entry.options).keys() <= wanted["options"].keys()
-        return Path(given) if plain else f"{tag}={os.fspath(given)}"
+        # A file that was passed without a tag need not have the options of the weights.
+        has_no_tag = entry is None or not dict(entry.options).keys() <= wanted["options"].keys()
+        return Path(given) if has_no_tag else f"{tag}={os.fspath(given)}"
     if tag is None or file is not None:
         raise ManifestError(
             f"The weights of {wanted['name']} were read from a file of the user's own"
-            f"{f' ({file})' if file else ''}, with the sha256 {sha256}. Pass weights=path, where "
-            "it is here."
+            f"{f' ({file})' if file else ''} with the sha256 {sha256}. Pass weights=path of that "
+            "file."
         )
     if problem := changed_since(wanted, spec, entry):
         raise ManifestError(problem)
@@ -238,8 +240,8 @@ def _weights_argument(
 def _changed_options(
     spec: BackboneSpec, entry: WeightsEntry | None, options: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the options that the backbone and its weights do not have by themselves."""
-    own = {**dict(spec.options), **dict(entry.options if entry else ())}
+    """Return the options that differ from those of the backbone and its weights."""
+    own = merged_options(spec, entry)
     changed = {
         key: _as_option(value)
         for key, value in options.items()
@@ -259,7 +261,7 @@ def preprocessing_in(wanted: Mapping[str, Any]) -> Preprocessing | None:
         return None
     try:
         preprocessing = Preprocessing.from_json(described)
-    # A number of a thousand digits is more than a float.
+    # An integer of a thousand digits does not fit into a float.
     except (PreprocessingError, OverflowError) as error:
         raise ManifestError(
             f"{about} is damaged: {one_line(error)[:300]} Write encoder.manifest() again."
@@ -270,5 +272,5 @@ def preprocessing_in(wanted: Mapping[str, Any]) -> Preprocessing | None:
 
 def _dtype(wanted: Mapping[str, Any]) -> torch.dtype | None:
     dtype: torch.dtype = getattr(torch, wanted["dtype"])
-    # Some networks have parameters of more than one type: they keep them where nothing is asked.
+    # Some networks have parameters of several dtypes, which only None leaves as they are.
     return None if dtype == torch.get_default_dtype() else dtype

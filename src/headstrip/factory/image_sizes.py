@@ -1,4 +1,4 @@
-"""The size of its input that a user asks a network for, in its options."""
+"""The image size in the options of a network: its check, and sizes that work instead."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from headstrip.network.head_check import logits_without_memory
 from headstrip.spec import BackboneSpec
 
 OPTIONS = {"torchvision": "image_size", "hf": "image_size", "timm": "img_size"}
-"""What each source calls the option that sets the size."""
+"""The name of the option that sets the image size, by source."""
 
 _STEP = 32
-"""Networks halve their input five times, and most patches divide 32."""
+"""Networks halve their input five times, and most patch sizes divide 32."""
 
-_TRIES = 8
+_MAX_TRIES = 8
 
 
 def check_size(spec: BackboneSpec, options: Mapping[str, Any]) -> None:
-    """Refuse what is no size of an image.
+    """Refuse an option that is not the size of an image.
 
     Raises:
-        OptionError: The option is neither a whole number above zero nor a pair of them.
+        OptionError: The option is neither a positive integer nor a pair of them.
     """
     option = OPTIONS.get(spec.source)
     value = options.get(option) if option else None
     if value is None or _sides(value):
         return
     raise OptionError(
-        f"options={{{option!r}: {value!r}}} is no size of an image. Pass a whole number of pixels, "
-        f"or the height and the width, such as {{{option!r}: (224, 224)}}."
+        f"options={{{option!r}: {value!r}}} is not an image size. Pass a positive number of "
+        f"pixels, or the height and the width, such as {{{option!r}: (224, 224)}}."
     )
 
 
@@ -40,16 +40,17 @@ def refused_size(
     error: HeadstripError,
     build: Callable[[Mapping[str, Any]], Any],
 ) -> PreprocessingError | None:
-    """Return the error for a network that could not be built because of the size asked for.
+    """Return the error for a network that could not be built because of its image size.
 
     Args:
         spec: The backbone.
-        options: What the user asked for.
-        error: What was raised.
-        build: Builds the network, head included, with the options and those that it is given.
+        options: The options that the user passed.
+        error: The error of the build.
+        build: Builds the network, head included, with the user's options and those passed to it.
 
     Returns:
-        None where no size was asked for, or the network cannot be built in its own either.
+        None where the user passed no size, or the network cannot be built at its default size
+        either.
     """
     option = OPTIONS.get(spec.source)
     asked = _sides(options.get(option)) if option else None
@@ -64,28 +65,28 @@ def refused_size(
     height, width = spec.input_shape[-2:]
     if fits(asked) or not fits((height, width)):
         return None
-    near = [next(filter(fits, _near(asked, step)), None) for step in (-1, 1)]
-    shown = " or ".join(f"{h} x {w}" for h, w in dict.fromkeys(filter(None, near)))
-    # timm and torch often assert without a word.
+    similar = [next(filter(fits, _similar(asked, step)), None) for step in (-1, 1)]
+    shown = " or ".join(f"{h} x {w}" for h, w in dict.fromkeys(filter(None, similar)))
+    # timm and torch have assertions without a message.
     text = " ".join(str(error.__cause__ or error).split())[:200].rstrip(".")
     reason = f" ({text})" if text else ""
     return PreprocessingError(
-        f"{spec.qualified_name} does not take images of {asked[0]} x {asked[1]} pixels{reason}. "
+        f"{spec.qualified_name} does not accept images of {asked[0]} x {asked[1]} pixels{reason}. "
         f"Choose another {option} in the options, such as {shown or f'{height} x {width}'}."
     )
 
 
 def _sides(value: object) -> tuple[int, int] | None:
-    """Return the height and the width that an option asks for, None where it is no size."""
+    """Return the height and the width that an option sets, None where it is not a size."""
     sides = value if isinstance(value, (tuple, list)) else (value, value)
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         return None
     return sides[0], sides[1]
 
 
-def _near(asked: tuple[int, int], step: int) -> Iterator[tuple[int, int]]:
-    """Yield sizes that most networks take, from the one at hand on."""
+def _similar(asked: tuple[int, int], step: int) -> Iterator[tuple[int, int]]:
+    """Yield sizes that most networks accept, the most similar first."""
     height, width = ((side - (step < 0)) // _STEP + (step > 0) for side in asked)
-    for more in range(0, step * _TRIES, step):
+    for more in range(0, step * _MAX_TRIES, step):
         if min(height, width) + more > 0:
             yield (height + more) * _STEP, (width + more) * _STEP

@@ -1,29 +1,32 @@
-"""What a backbone shows when it is built: the live side of a catalog's claims."""
+"""Measuring backbones: the width of one that was built, and all that a catalog claims of one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
-from headstrip.encoder.bounds import MOST_PARAMETERS, bounded_network
-from headstrip.errors import HeadstripError, ManifestError
-from headstrip.factory.build import build_network, embedding_width
-from headstrip.factory.construction import strip_with
-from headstrip.network.head_check import logits_without_memory
+from headstrip.encoder.bounds import MAX_PARAMETERS, bounded_network
+from headstrip.errors import HeadstripError, ManifestError, PluginError, PreprocessingError
+from headstrip.factory.construction import Built, strip_with
+from headstrip.network.head import Stripped
+from headstrip.network.head_check import logits_without_memory, width_of_stripped
 from headstrip.network.meta_ops import without_memory
+from headstrip.network.patches import PatchWatch, unseen
+from headstrip.network.width import BATCH, HeadError, ProbeError
 from headstrip.registry.registry import Registry, get_registry
-from headstrip.spec import BackboneSpec
+from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
 
 
 def completed(spec: BackboneSpec, registry: Registry) -> BackboneSpec:
     """Fill in what a plugin left out of a backbone that no catalog lists.
 
-    That is the width and the number of parameters where they are 0, with the law, which are then
-    measured, and the default weights where they are None: the first that ``weights`` lists.
+    headstrip measures the width, the number of parameters and the law where one of the numbers is
+    0. Where the default weights are None, they become the first that the hook ``weights`` lists.
 
     Raises:
         HeadstripError: It cannot be built or stripped.
@@ -35,7 +38,7 @@ def completed(spec: BackboneSpec, registry: Registry) -> BackboneSpec:
         spec = replace(spec, default_weights=entries[0].tag if entries else None)
     if spec.dim and spec.params:
         return spec
-    # What the plugin does state is a claim, and stays one.
+    # What the plugin states is a claim, which a build checks.
     seen = measure(spec, registry=registry)
     return replace(seen, dim=spec.dim or seen.dim, params=spec.params or seen.params)
 
@@ -46,23 +49,23 @@ def measure(
     *,
     registry: Registry | None = None,
 ) -> BackboneSpec:
-    """Build a backbone without its weights, strip it, and write down what it shows.
+    """Build a backbone without its weights, take its head off, and measure the result.
 
-    It is built on the meta device, where it takes no memory, and for real where its constructor
-    computes with tensors. The global random number generators do not move.
+    headstrip builds it on the meta device, where it takes no memory, or in memory where its
+    constructor computes with tensors. The global random number generators do not change.
 
     Args:
-        spec: Which backbone; what it claims does not matter.
-        options: Constructor arguments over those of the spec and of its default weights.
-        registry: Where its plugins are, by default those of this process.
+        spec: The backbone; its claims do not matter.
+        options: Constructor arguments, which replace those of the spec and its default weights.
+        registry: The registry with its plugins, by default that of this process.
 
     Returns:
-        ``spec`` with ``input_shape``, ``dim``, ``params`` (the head's included) and ``law`` as
-        they are seen.
+        ``spec`` with the measured ``input_shape``, ``dim``, ``params`` (with the head's) and
+        ``law``.
 
     Raises:
-        HeadstripError: It cannot be built or stripped, is no encoder then, or is larger than any
-            network.
+        HeadstripError: It cannot be built or stripped, does not work as an encoder, or is larger
+            than any network.
     """
     registry = registry or get_registry()
     try:
@@ -85,22 +88,112 @@ def _measured(
     plugin, family = registry.stripper(spec.family)
     entries = registry.weights(spec) if spec.default_weights else ()
     entry = next((entry for entry in entries if entry.tag == spec.default_weights), None)
-    merged = {
-        **dict(spec.options), **dict(entry.options if entry else ()), **(options or {})
-    }  # fmt: skip
+    merged = merged_options(spec, entry, options)
     bounded = bounded_network(
-        MOST_PARAMETERS, f"The configuration of {about}", "Compare it with the library's own."
+        MAX_PARAMETERS, f"The configuration of {about}", "Compare it with that of its library."
     )
     with bounded, without_memory() if light else nullcontext():
         model = build_network(spec, merged, registry)
     params = sum(parameter.numel() for parameter in model.parameters())
     stripped = strip_with(plugin, family, model.eval(), spec, entry, about)
-    shape = stripped.input_shape or (entry and entry.input_shape) or spec.input_shape
+    shape = effective_shape(stripped.input_shape, entry, spec)
 
     def untouched() -> tuple[int, ...] | None:
         return logits_without_memory(lambda: build_network(spec, merged, registry), shape)
 
-    # What is measured is the network at its own size.
+    # The network is measured at its default size.
     own = replace(spec, input_shape=shape)
     dim = embedding_width(stripped, own, shape, untouched, registry=registry)
     return replace(spec, input_shape=shape, dim=dim, params=params, law=stripped.law)
+
+
+def width_of_built(built: Built, shape: tuple[int, ...], *, given: bool = False) -> int:
+    """Return the width of a network that was built; see ``embedding_width``."""
+    entry, path = built.selection.entry, built.selection.path
+
+    def untouched() -> tuple[int, ...] | None:
+        if path is not None:
+            # The file may have another number of classes.
+            return None
+        if entry is not None and entry.num_classes is not None:
+            return (BATCH, entry.num_classes)
+        return logits_without_memory(lambda: build_network(built.spec, built.options), shape)
+
+    return embedding_width(built.stripped, built.spec, shape, untouched, given=given, entry=entry)
+
+
+def build_network(
+    spec: BackboneSpec, options: Mapping[str, Any], registry: Registry | None = None
+) -> nn.Module:
+    """Call the owner of a backbone to build it, head included."""
+    owner = (registry or get_registry()).owner(spec)
+    about = spec.qualified_name
+    model: nn.Module = owner.call("build_model", about, spec=spec, options=dict(options))
+    return model
+
+
+def embedding_width(
+    stripped: Stripped,
+    spec: BackboneSpec,
+    shape: tuple[int, ...],
+    untouched: Callable[[], tuple[int, ...] | None],
+    *,
+    given: bool = False,
+    entry: WeightsEntry | None = None,
+    registry: Registry | None = None,
+) -> int:
+    """Return the width of a backbone, and check that its head gives the network's logits.
+
+    Args:
+        stripped: The network's parts.
+        spec: The backbone.
+        shape: Its input without the batch axis.
+        untouched: See ``width_of_stripped``.
+        given: Whether the user chose the shape.
+        entry: The weights, whose input size is never refused.
+        registry: The registry with its plugins, by default that of this process.
+
+    Raises:
+        PluginError: The stripped network does not work, or another layer is its head.
+        PreprocessingError: The network does not accept the ``shape`` that the user chose; or its
+            patches do not divide a shape that is not its default, so that it ignores pixels.
+    """
+    watch = PatchWatch(shape)
+    try:
+        width = width_of_stripped(stripped, shape, untouched, watch)
+    except ProbeError as error:
+        watch.look_at(stripped.backbone)
+        if (problem := _left_out(watch, spec, shape, entry)) is not None:
+            raise PreprocessingError(f"{spec.qualified_name} {problem}") from error
+        if given:
+            raise PreprocessingError(
+                f"{spec.qualified_name} does not accept {shape}, which the preprocessing gives: it "
+                f"{error}. Pass the options for this size, or another preprocessing."
+            ) from error
+        plugin, _ = (registry or get_registry()).stripper(spec.family)
+        raise PluginError(
+            f"{spec.qualified_name} does not work as an encoder after strip_head of the plugin "
+            f"{plugin.label}: it {error}. Report it to the plugin's author."
+        ) from error
+    except HeadError as error:
+        plugin, _ = (registry or get_registry()).stripper(spec.family)
+        raise PluginError(
+            f"strip_head of the plugin {plugin.label} takes the wrong layer of "
+            f"{spec.qualified_name} for its head: the head {error}. Report it to the plugin's "
+            "author: strip_head must name the layer that gives the logits."
+        ) from error
+    if (problem := _left_out(watch, spec, shape, entry)) is not None:
+        raise PreprocessingError(f"{spec.qualified_name} {problem}")
+    return width
+
+
+def _left_out(
+    watch: PatchWatch, spec: BackboneSpec, shape: tuple[int, ...], entry: WeightsEntry | None
+) -> str | None:
+    """Return what a network ignores of its input at a size that the user set, or None.
+
+    Two of timm's SigLIP networks were trained at 384 pixels with patches of 14. At that size they
+    ignore the same pixels as in training.
+    """
+    own = (spec.input_shape, entry.input_shape if entry else None)
+    return None if shape in own else unseen(watch, shape)

@@ -1,4 +1,4 @@
-"""Which weights a call means: a tag, a file, both, or none."""
+"""Which weights a call asks for: a tag, a file, both, or none."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The weights that a call means.
+    """The weights that a call asks for.
 
     Attributes:
-        entry: Whose options and preprocessing apply, None for random weights.
-        path: The user's own file, None for the entry's.
-        is_named: Whether the user named the tag, for a file of the user's own too.
+        entry: The weights whose options and preprocessing apply, None for random weights.
+        path: The user's own file, None for published weights.
+        is_named: Whether the user named the tag, alone or with a file.
     """
 
     entry: WeightsEntry | None
@@ -35,18 +35,18 @@ class Selection:
 def select_weights(
     registry: Registry, spec: BackboneSpec, name: Name, weights: WeightsArgument
 ) -> Selection:
-    """Find the weights that a name and a ``weights=`` argument mean together.
+    """Find the weights that a name and a ``weights=`` argument ask for together.
 
     Args:
-        registry: Where the entries come from.
+        registry: The registry that lists the weights.
         spec: The backbone.
         name: The parts of its name, perhaps with a tag.
         weights: ``"DEFAULT"``, a tag or a member of torchvision's enumerations, a path,
             ``"tag=path"``, or None for random weights.
 
     Raises:
-        ValueError: The tag in the name and ``weights`` differ, or ``weights`` is of another kind
-            or another architecture's.
+        ValueError: The tag in the name and ``weights`` differ, or ``weights`` has a wrong type or
+            belongs to another architecture.
         WeightsError: There is no such tag, or there are no weights at all.
     """
     if not isinstance(weights, (str, os.PathLike, Enum, type(None))):
@@ -59,8 +59,9 @@ def select_weights(
     if name.tag is not None and not is_its_file:
         if wanted not in ("DEFAULT", name.tag):
             raise ValueError(
-                f"The name asks for the weights {name.tag!r} and weights={weights!r} for others. "
-                "Leave one of them out; 'TAG=path' says whose preprocessing a file has."
+                f"The name asks for the weights {name.tag!r}, and weights={weights!r} for others. "
+                "Leave one of them out, or pass weights='TAG=path' for a file with the "
+                "preprocessing of a tag."
             )
         wanted = name.tag
     if wanted is None:
@@ -83,7 +84,7 @@ def _path(
     registry: Registry,
     spec: BackboneSpec,
 ) -> Selection | None:
-    """Read ``wanted`` as a file, None when it is a tag."""
+    """Return the selection where ``wanted`` is a file, None where it is a tag."""
     default = entries[0] if entries else None
     if not isinstance(wanted, str):
         return Selection(default, Path(wanted).expanduser(), is_named=False)
@@ -106,12 +107,12 @@ def _path(
 
 
 def _check_member(member: Enum, entry: WeightsEntry, spec: BackboneSpec) -> None:
-    """Refuse a member of another architecture's enumeration, whose tags are named alike."""
+    """Refuse a member of another architecture's enumeration that has the same tag."""
     url = getattr(member, "url", None)
     if url is not None and url not in entry.locations:
         raise ValueError(
-            f"weights={member!s} are not those of {spec.qualified_name}. "
-            f"Pass one of its own, such as {entry.tag!r}."
+            f"weights={member!s} does not belong to {spec.qualified_name}. "
+            f"Pass one of its own weights, such as {entry.tag!r}."
         )
 
 
@@ -121,39 +122,42 @@ def _by_tag(
     tags = {entry.tag: entry for entry in entries}
     if tag in tags:
         return tags[tag]
-    near = difflib.get_close_matches(tag, tags, n=3, cutoff=0.0)
+    similar = difflib.get_close_matches(tag, tags, n=3, cutoff=0.0)
     raise WeightsError(
         f"{spec.qualified_name} has no weights {tag!r}. {_elsewhere(registry, spec, tag)}"
-        f"It has {', '.join(near)}{' and more' if len(tags) > len(near) else ''}; "
-        f"{_as_path(tag) or 'a file is named by its path'}."
+        f"It has {', '.join(similar)}{' and more' if len(tags) > len(similar) else ''}; "
+        f"{_as_path(tag) or 'for a file, pass its path'}."
     )
 
 
 def _elsewhere(registry: Registry, spec: BackboneSpec, tag: str) -> str:
-    """Name the other sources whose backbone of that name has such weights."""
+    """Name the other sources that have a backbone of this name with these weights."""
     names = [
-        f"{other.qualified_name}.{tag}" for other in registry.specs()
+        f"{other.qualified_name}.{tag}"
+        for other in registry.specs()
         if other.name == spec.name and other.source != spec.source
-        and any(entry.tag == tag for entry in registry.listed_weights(other))
-    ]  # fmt: skip
+        if any(entry.tag == tag for entry in registry.listed_weights(other))
+    ]
     return f"Write {joined(names)}. " if names else ""
 
 
 def _as_path(wanted: str) -> str:
-    """Say how a file that is there is named, nothing where there is none."""
+    """Return how to name a file that exists in the working folder, or an empty text."""
     return f"the file of that name here is './{wanted}'" if Path(wanted).is_file() else ""
 
 
 def _no_weights(registry: Registry, spec: BackboneSpec, wanted: str) -> str:
     others = [
-        other for other in registry.specs()
+        other
+        for other in registry.specs()
         if other.source == spec.source and other.default_weights and other.task == spec.task
-    ]  # fmt: skip
+    ]
     family = [other.name for other in others if other.family == spec.family]
-    near = difflib.get_close_matches(spec.name, family or [o.name for o in others], n=3, cutoff=0.0)
-    hint = f" These near it have some: {', '.join(near)}." if near else ""
+    names = family or [other.name for other in others]
+    similar = difflib.get_close_matches(spec.name, names, n=3, cutoff=0.0)
+    hint = f" Similar backbones that have some: {', '.join(similar)}." if similar else ""
+    own = f": {path}" if (path := _as_path(wanted)) else ""
     return (
-        f"{spec.qualified_name} has no pretrained weights.{hint} "
-        "Pass weights=None for random ones, or a path to a file of your own"
-        f"{': ' + own if (own := _as_path(wanted)) else ''}."
+        f"{spec.qualified_name} has no pretrained weights.{hint} Pass weights=None for random "
+        f"ones, or the path of your own file{own}."
     )

@@ -1,4 +1,4 @@
-"""AlexNet: the head is ``classifier.6``; what it reads has passed a ReLU."""
+"""AlexNet: the head is ``classifier.6``, after a ReLU."""
 
 from __future__ import annotations
 

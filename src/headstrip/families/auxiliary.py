@@ -1,4 +1,4 @@
-"""Families with auxiliary heads, which help training and never reach the output here."""
+"""What families with auxiliary heads share: these only help training, and come off too."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from headstrip.spec import WeightsEntry
 
 
 class AuxiliaryFamily(TorchvisionFamily):
-    """A family of torchvision's with ``aux_logits`` and ``transform_input``."""
+    """A family whose constructors have ``aux_logits`` and ``transform_input``."""
 
     AUXILIARY: ClassVar[tuple[str, ...]]
     """Names of the auxiliary heads in the network."""
 
     OPTIONS: ClassVar[Mapping[str, Any]] = {
-        "aux_logits": False, "init_weights": True, "transform_input": False
-    }  # fmt: skip
+        "aux_logits": False,
+        "init_weights": True,
+        "transform_input": False,
+    }
 
     def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask for the normalisation that the network was trained with, in the network."""
+        """Return the option by which the network normalises its input as in training."""
         return {"transform_input": True}
 
     def strip(self, model: nn.Module) -> Stripped:
-        """Take the head and the auxiliary heads off."""
+        """Take the head and the auxiliary heads off a network of this family, in place."""
         stripped = detach(model, self.HEAD)
         had = tuple(name for name in self.AUXILIARY if getattr(model, name, None) is not None)
         for name in had:
             setattr(model, name, None)
-        # In train mode torchvision would return a tuple of its own with this flag on.
+        # In train mode torchvision returns a named tuple where this flag is set.
         model.aux_logits = False  # type: ignore[assignment]
         return replace(stripped, paths=(*stripped.paths, *had))
 
@@ -43,7 +45,7 @@ class AuxiliaryFamily(TorchvisionFamily):
     def adapt_state_dict(
         self, loaded: object, model: nn.Module, entry: WeightsEntry | None
     ) -> dict[str, Tensor]:
-        """Take the file without the auxiliary heads that the network does not have."""
+        """Return the file's state dict without auxiliary heads that the network does not have."""
         unused = tuple(f"{name}." for name in self.AUXILIARY if getattr(model, name, None) is None)
         state = plain_state_dict(loaded)
         return {key: value for key, value in state.items() if not key.startswith(unused)}

@@ -1,4 +1,4 @@
-"""ConvNeXt: the head is ``classifier[-1]``; its LayerNorm stays."""
+"""ConvNeXt: the head is ``classifier.2``; the LayerNorm before it stays."""
 
 from __future__ import annotations
 

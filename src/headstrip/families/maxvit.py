@@ -18,17 +18,17 @@ class MaxViT(TorchvisionFamily):
     MODULE = "torchvision.models.maxvit"
 
     def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask for the input size that the partitions are made for."""
+        """Return the input size that the partitions are made for."""
         size = tuple(meta["min_size"])
         return {} if size == (224, 224) else {"input_size": size}
 
     def strip(self, model: nn.Module) -> Stripped:
-        """Take the head off."""
+        """Take the head off a network of this family, in place."""
         return detach(model, "classifier.5", input_shape=_input_shape(model))
 
 
 def _input_shape(model: nn.Module) -> tuple[int, ...] | None:
-    """Read the input size back from the last block's grid: the stem and each block halve it."""
+    """Compute the input size from the last block's grid: the stem and each block halve it."""
     blocks = getattr(model, "blocks", None)
     if not blocks:
         return None

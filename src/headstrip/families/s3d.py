@@ -11,10 +11,10 @@ from headstrip.network.head import Stripped, detach, find
 
 
 class ConvolutionHead(nn.Module):
-    """A 1x1x1 convolution that reads an embedding."""
+    """A 1x1x1 convolution that maps an embedding to logits."""
 
     def __init__(self, convolution: nn.Module) -> None:
-        """Keep the network's own layer."""
+        """Use the layer of the network."""
         super().__init__()
         self.convolution = convolution
 
@@ -27,8 +27,9 @@ class ConvolutionHead(nn.Module):
 class S3D(TorchvisionFamily):
     """The built-in plugin of this family.
 
-    torchvision evaluates on 128 frames. The catalog says 16, where the pooling leaves one
-    position and the head is exact; on more, convolution and mean change places, which rounds.
+    torchvision evaluates on 128 frames. The catalog states 16, with which the pooling leaves one
+    position and the head is exact. With more frames the order of convolution and mean differs from
+    the network's, and the logits differ by rounding.
     """
 
     FAMILIES = ("s3d",)
@@ -36,7 +37,7 @@ class S3D(TorchvisionFamily):
     TASK = "video"
 
     def strip(self, model: nn.Module) -> Stripped:
-        """Take the head off."""
+        """Take the head off a network of this family, in place."""
         head = ConvolutionHead(find(model, "classifier.1", nn.Conv3d))
         return replace(detach(model, "classifier.1", kind=nn.Conv3d), head=head)
 

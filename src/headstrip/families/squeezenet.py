@@ -1,7 +1,7 @@
 """SqueezeNet: ``classifier`` is a convolution over the map, then ReLU, then the mean.
 
-The logits are no function of a pooled embedding: the ReLU stands between. The embedding is the
-spatial mean of ``features``, and there is no head to keep.
+The logits cannot be computed from a pooled embedding, because of the ReLU. The embedding is the
+spatial mean of ``features``, and the encoder has no head.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class SqueezeNet(TorchvisionFamily):
     MODULE = "torchvision.models.squeezenet"
 
     def strip(self, model: nn.Module) -> Stripped:
-        """Leave the mean in the place of the classifier."""
+        """Replace the classifier of a network by the mean, in place."""
         find(model, "features", nn.Sequential)
         find(model, "classifier.1", nn.Conv2d)
         model.set_submodule("classifier", nn.AdaptiveAvgPool2d(1))
@@ -28,7 +28,7 @@ class SqueezeNet(TorchvisionFamily):
 
     @hookimpl
     def reference(self, model: nn.Module, x: Tensor, family: str) -> Tensor:
-        """Compute the mean of the feature map by hand."""
+        """Compute the mean of the feature map."""
         features: Tensor = model.get_submodule("features")(x)
         return features.mean((2, 3))
 

@@ -1,4 +1,4 @@
-"""VGG: the head is ``classifier[6]``; what it reads has passed a ReLU."""
+"""VGG: the head is ``classifier.6``, after a ReLU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vision Transformer: the head is ``heads``, a pre-logits layer included where there is one."""
+"""Vision Transformer: the head is ``heads``, which may contain a pre-logits layer."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from headstrip.errors import PreprocessingError
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
 from headstrip.network.head import Stripped, detach, find
 from headstrip.network.patches import Cut, described
-from headstrip.network.state_dicts import plain_state_dict
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import BackboneSpec
 
-# torchvision's files are older than its code: they name the layers that are numbered now.
+# torchvision's files are older than its code: they have mlp.linear_1 where the module is mlp.0.
 _OLD_LAYER = re.compile(r"\.mlp\.linear_([12])\.")
 
 
@@ -27,7 +26,7 @@ class ViT(TorchvisionFamily):
     MODULE = "torchvision.models.vision_transformer"
 
     def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Ask for the image size of the position embedding."""
+        """Return the image size of the position embedding."""
         size = meta["min_size"][0]
         return {} if size == 224 else {"image_size": size}
 
@@ -44,23 +43,15 @@ class ViT(TorchvisionFamily):
         return model
 
     def strip(self, model: nn.Module) -> Stripped:
-        """Take the head off."""
+        """Take the head off a network of this family, in place."""
         find(model, "heads.head", nn.Linear)
         size = getattr(model, "image_size", None)
         shape = (3, size, size) if isinstance(size, int) else None
         return detach(model, "heads", kind=nn.Sequential, input_shape=shape)
 
-    @hookimpl
-    def adapt_state_dict(
-        self, loaded: object, model: nn.Module, entry: WeightsEntry | None
-    ) -> dict[str, Tensor]:
-        """Take the file with the old names renamed."""
-        state = plain_state_dict(loaded)
-        return {_OLD_LAYER.sub(_numbered, key): value for key, value in state.items()}
-
-
-def _numbered(old: re.Match[str]) -> str:
-    return f".mlp.{3 * (int(old[1]) - 1)}."
+    def renamed(self, key: str) -> str:
+        """Return the key of the network for a key of a weights file."""
+        return _OLD_LAYER.sub(lambda old: f".mlp.{3 * (int(old[1]) - 1)}.", key)
 
 
 plugin = ViT()

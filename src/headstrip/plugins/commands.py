@@ -38,41 +38,46 @@ class PluginCommand:
             PluginError: It is disabled, its name is taken, or its entry point does not give a click
                 command.
         """
-        import click
-
-        from headstrip.plugins.loader import reason_of
-
-        if self.record.error:
-            raise self._unusable(self.record.error)
-        try:
-            command = self.point.load()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            # A SystemExit at import must not end the program either.
-            raise self._unusable(reason_of(error)) from error
-        if not isinstance(command, click.Command):
-            kind = type(command).__name__
-            raise self._unusable(f"{self.point.value} is a {kind} and not a click command")
-        return command
+        reason, cause = self.record.error, None
+        if reason is None:
+            try:
+                return self._import()
+            except PluginError as error:
+                reason, cause = str(error), error.__cause__
+        advice = "Allow it" if reason == DISABLED else "Install another version or remove it"
+        raise PluginError(
+            f"The command {self.name!r} ({self.record.origin}) cannot be used: "
+            f"{reason.rstrip('.')}. {advice}; `headstrip plugins` lists all plugins."
+        ) from cause
 
     def tested(self) -> PluginRecord:
-        """Load the command, and return what is known of it then."""
+        """Import the command, and return what is known of it then."""
         started = time.perf_counter()
         try:
-            self.load()
+            self._import()
         except PluginError as error:
             record = replace(self.record, status="failed", error=str(error))
         else:
             record = replace(self.record, status="loaded")
         return replace(record, seconds=time.perf_counter() - started)
 
-    def _unusable(self, reason: str) -> PluginError:
-        advice = "Allow it" if reason == DISABLED else "Install another version or remove it"
-        return PluginError(
-            f"The command {self.name!r} ({self.record.origin}) cannot be used: "
-            f"{reason.rstrip('.')}. {advice}; `headstrip plugins` lists all plugins."
-        )
+    def _import(self) -> click.Command:
+        """Import the command; an error's message is the reason alone."""
+        import click
+
+        from headstrip.plugins.loader import reason_of
+
+        try:
+            command = self.point.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # A SystemExit at import must not end the program either.
+            raise PluginError(reason_of(error)) from error
+        if not isinstance(command, click.Command):
+            kind = type(command).__name__
+            raise PluginError(f"{self.point.value} is of the type {kind} and not a click command")
+        return command
 
 
 def find_commands(disabled: Collection[str], reserved: Collection[str]) -> list[PluginCommand]:

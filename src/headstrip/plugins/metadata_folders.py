@@ -201,7 +201,7 @@ def _damage(folder: Path) -> _Damage | None:
         return _Damage("is a file and not a folder", True)
     name = "METADATA" if folder.suffix == ".dist-info" else "PKG-INFO"
     content, points = _read(folder / name), _read(folder / _ENTRY_POINTS)
-    stops_python = bool(points) and not _is_text(points)
+    stops_python = points is not None and not _is_text(points)
     if content is None or not _NAME.search(content) or not _is_text(content):
         return _Damage(_problem_of_metadata(folder, name, content), True, stops_python)
     problem = _problem_of_entry_points(folder, points)

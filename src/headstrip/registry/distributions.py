@@ -1,4 +1,4 @@
-"""The backbone and the weights that a manifest names, as far as they are installed here."""
+"""The installed backbone and weights that a manifest names, and the versions that wrote it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][\w.-]*")
-_PLAIN = re.compile(r"[A-Za-z0-9][\w.+!-]{0,60}")
-_EVERYWHERE = {"python", "torch", "machine"}
+_SAFE_TO_SHOW = re.compile(r"[A-Za-z0-9][\w.+!-]{0,60}")
+_ENVIRONMENT = {"python", "torch", "machine"}
 _CORE = {"headstrip", "torchvision"}
-_MOST_NAMED = 5
+_MAX_SHOWN = 5
 
 
 def find_described(described: Mapping[str, Any]) -> tuple[BackboneSpec, WeightsEntry | None]:
-    """Find the backbone of a manifest, and the weights that its tag names here.
+    """Find the installed backbone of a manifest, and the weights that have its tag.
 
     Args:
-        described: A manifest, or those fields of one that an embeddings file has.
+        described: A manifest, or the fields of one that an embeddings file contains.
 
     Raises:
-        UnknownBackboneError: No installed source has the name. The message says what the manifest
-            was written with.
+        UnknownBackboneError: No installed source has the name. The message names the versions that
+            the manifest was written with.
     """
     registry = get_registry()
     try:
@@ -39,10 +39,10 @@ def find_described(described: Mapping[str, Any]) -> tuple[BackboneSpec, WeightsE
 
 
 def to_install(described: Mapping[str, Any]) -> str:
-    """Say how to get a backbone that no installed source has, as far as a manifest tells.
+    """Return how to get a backbone that no installed source has, as far as a manifest states it.
 
     Returns:
-        A sentence with a space before it; empty where the manifest does not tell.
+        A sentence after a space; empty where the manifest states no versions.
     """
     written = written_with(described)
     if not written:
@@ -59,32 +59,32 @@ def to_install(described: Mapping[str, Any]) -> str:
 def changed_since(
     described: Mapping[str, Any], spec: BackboneSpec, entry: WeightsEntry | None
 ) -> str | None:
-    """Say why the tag of a manifest does not give its weights any more, None where it does.
+    """Return why the tag of a manifest no longer means the same weights, or None.
 
     Args:
-        described: As in ``find_described``; its weights are no file of the user's own.
-        spec: What ``find_described`` found.
-        entry: Likewise.
+        described: As in ``find_described``, with published weights and not a file of the user.
+        spec: The backbone that ``find_described`` returned.
+        entry: The weights that ``find_described`` returned.
     """
     tag, sha256 = described["weights"].get("tag"), described["weights"].get("sha256")
     if entry is not None and (sha256 is None or sha256.startswith(entry.sha256)):
         return None
-    what = (
+    difference = (
         f"has no weights {tag!r} here"
         if entry is None
         else f"has other weights under the tag {tag!r} here, with the sha256 {entry.sha256}"
     )
-    here = _named(distributions_of(spec), _CORE | _EVERYWHERE) or _named(_core_versions(), set())
+    here = _named(distributions_of(spec), _CORE | _ENVIRONMENT) or _named(_core_versions(), set())
     then = written_with(described) or "other versions"
     return (
-        f"{spec.qualified_name} {what}, and those of the manifest have the sha256 {sha256}. It was "
-        f"written with {then}, and {here} is installed here. Install what it was written with, or "
-        "pass weights=path of the file with that hash."
+        f"{spec.qualified_name} {difference}, and the manifest's weights have the sha256 {sha256}. "
+        f"The manifest was written with {then}, and {here} is installed here. Install what it was "
+        "written with, or pass weights=path of the file with that hash."
     )
 
 
 def distributions_of(spec: BackboneSpec) -> dict[str, str]:
-    """Return the versions of headstrip, of the plugin's distribution, and of what that requires."""
+    """Return the versions of headstrip, of the plugin's distribution and of its requirements."""
     found = {"headstrip": __version__}
     distribution, _, version = get_registry().owner(spec).origin.partition(" ")
     if not version:
@@ -96,32 +96,32 @@ def distributions_of(spec: BackboneSpec) -> dict[str, str]:
             try:
                 found[name[0]] = metadata.version(name[0])
             except metadata.PackageNotFoundError:
-                # Its marker is for another platform.
+                # The requirement is for another platform.
                 continue
     return found
 
 
 def written_with(described: Mapping[str, Any]) -> str:
-    """Name the distributions that a manifest was written with, the plugin's before the core's.
+    """Return the distributions that a manifest was written with: the plugin's, else headstrip's.
 
     Returns:
-        ``headstrip-timm 0.1.0, timm 1.0.31``; empty where it names none.
+        Such as ``headstrip-timm 0.1.0, timm 1.0.31``; empty where the manifest names none.
     """
     versions = described.get("versions") or described.get("environment")
     if not isinstance(versions, Mapping):
         return ""
-    return _named(versions, _CORE | _EVERYWHERE) or _named(versions, _EVERYWHERE)
+    return _named(versions, _CORE | _ENVIRONMENT) or _named(versions, _ENVIRONMENT)
 
 
 def versions_changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Say what the embeddings of a file were written with, and what is installed here.
+    """Return what the embeddings of a file were written with, and what is installed here.
 
     Args:
         there: The manifest in the file.
-        here: That of the encoder that was built now.
+        here: The manifest of the encoder that was built now.
 
     Returns:
-        A sentence with a space before it; empty where both are the same, or one is not known.
+        A sentence after a space; empty where both are the same, or one of them is not known.
     """
     then, now = written_with(there), written_with(here)
     if not then or not now or then == now:
@@ -134,11 +134,11 @@ def _core_versions() -> dict[str, str]:
 
 
 def _named(versions: Mapping[str, Any], without: set[str]) -> str:
-    """Name distributions; what cannot be a name or a version is left out."""
+    """Join names and versions; leave out what cannot be a name or a version."""
     pairs = [
         f"{name} {version}"
         for name, version in versions.items()
         if name not in without
-        and all(isinstance(part, str) and _PLAIN.fullmatch(part) for part in (name, version))
+        and all(isinstance(part, str) and _SAFE_TO_SHOW.fullmatch(part) for part in (name, version))
     ]
-    return ", ".join(pairs[:_MOST_NAMED])
+    return ", ".join(pairs[:_MAX_SHOWN])

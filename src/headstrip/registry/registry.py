@@ -212,7 +212,7 @@ class Registry:
         if (before and before.origin != "registered") or name in {*RESERVED, *HOMES}:
             raise PluginError(
                 f"The name {name!r} is taken by {before.label if before else 'headstrip itself'}. "
-                "Register the plugin under another name."
+                "Register the plugin under another one."
             )
         if not is_source(name):
             raise PluginError(
