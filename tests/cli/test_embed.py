@@ -106,7 +106,7 @@ def test_a_warning_is_a_sentence_on_stderr(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("headstrip.factory.build.width_of_stripped", lambda *_: 7)
+    monkeypatch.setattr("headstrip.factory.measure.width_of_stripped", lambda *_: 7)
     result = run(
         "embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", tmp_path / "o.parquet"
     )

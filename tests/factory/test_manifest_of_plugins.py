@@ -214,29 +214,32 @@ def built() -> Encoder:
     return build_encoder("acme:net", preprocessing=steps)
 
 
-def test_going_on_with_changed_weights_names_both_versions(
-    site: Path, photographs: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def embedded(site: Path, photographs: Path, tmp_path: Path) -> Path:
+    """A file of embeddings that version 1.0 of the plugin gave."""
     out = tmp_path / "out.parquet"
     install(site, "1.0", entry_of(tmp_path / "one.pth"))
     embed_source(built(), photographs, out)
+    return out
+
+
+def test_going_on_with_changed_weights_names_both_versions(
+    site: Path, embedded: Path, photographs: Path, tmp_path: Path
+) -> None:
     install(site, "2.0", entry_of(tmp_path / "two.pth"))
     encoder = built()
-    told = "The file was written with acme-vision 1.0, and acme-vision 2.0 is installed here."
-    with pytest.raises(HeadstripError, match=told):
-        embed_source(encoder, photographs, out)
-    with pytest.raises(HeadstripError, match=told):
-        check_encoder(open_embeddings(out), encoder)
+    message = "The file was written with acme-vision 1.0, and acme-vision 2.0 is installed here."
+    with pytest.raises(HeadstripError, match=message):
+        embed_source(encoder, photographs, embedded)
+    with pytest.raises(HeadstripError, match=message):
+        check_encoder(open_embeddings(embedded), encoder)
 
 
 def test_going_on_without_the_plugin_says_what_to_install(
-    site: Path, photographs: Path, tmp_path: Path
+    site: Path, embedded: Path, photographs: Path
 ) -> None:
-    out = tmp_path / "out.parquet"
-    install(site, "1.0", entry_of(tmp_path / "one.pth"))
-    embed_source(built(), photographs, out)
     uninstall(site)
-    asked = [str(photographs), "-o", str(out), "-b"]
-    told = CliRunner().invoke(main, ["embed", *asked, "acme:net"]).stderr
-    assert "It was written with acme-vision 1.0: install that." in told
-    assert "acme-vision" not in CliRunner().invoke(main, ["embed", *asked, "other:net"]).stderr
+    command = ["embed", str(photographs), "-o", str(embedded), "-b"]
+    message = CliRunner().invoke(main, [*command, "acme:net"]).stderr
+    assert "It was written with acme-vision 1.0: install that." in message
+    assert "acme-vision" not in CliRunner().invoke(main, [*command, "other:net"]).stderr

@@ -13,14 +13,14 @@ from torchvision import models
 REASONS = {
     "import_error": "ModuleNotFoundError: No module named 'a_library_that_nobody_has'",
     "system_exit": "SystemExit: this plugin ends your program",
-    "misspelt_hook": "it marks strip_haed as a hook, and there is none of that name; strip_head",
+    "misspelt_hook": "it marks strip_haed as a hook, and there is no hook of that name; did you",
     "no_hooks": "it implements no hook",
     "wrong_argument": "Argument(s) {'pretrained'} are declared in the hookimpl",
     "twice": "more than one distribution names a plugin 'twice'",
     "vgg": "the name 'vgg' belongs to headstrip itself",
     "raising": "raised KeyError: 'build_model' in build_model for 'raising:net'",
     "non_module": "returned a dict instead of a Module from build_model for 'non_module:net'",
-    "four_dimensions": "leaves it: it gave shape (2, 8, 6, 6)",
+    "four_dimensions": "(hostile-four-dimensions 1.0): it gave shape (2, 8, 6, 6)",
     "other_api": "it was built for version 99 of the plugin API, and this is 1",
 }
 BUILDS = {

@@ -211,6 +211,13 @@ def test_a_distribution_of_any_name_is_named_where_it_may_have_had_a_plugin(
     assert [one.path for one in damaged_folders()] == ([folder] if is_named else [])
 
 
+def test_a_folder_that_stops_python_from_reading_any_entry_point_is_named(site):
+    folder = install_distribution(site, "mine", {}, {})
+    (folder / "entry_points.txt").write_bytes(b"[other]\nmin\xe9 = mine\n")
+    (seen,) = damaged_folders()
+    assert (seen.path, seen.stops_python, seen.may_be_plugin) == (folder, True, False)
+
+
 def test_what_has_nothing_to_do_with_headstrip_is_left_out(site):
     info = install_distribution(site, "other", {}, {})
     (info / "entry_points.txt").write_text("[other]\nno value\n")

@@ -26,7 +26,7 @@ from headstrip.errors import (
 from headstrip.factory.construction import Built, Wish, build_stripped, strip_with
 from headstrip.factory.from_manifest import (
     BuildRequest,
-    compare_with_manifest,
+    complete_from_manifest,
     request_from_manifest,
 )
 from headstrip.factory.image_sizes import refused_size
@@ -150,7 +150,7 @@ def build_encoder(
             encoder = _build(request, wish, strict)
         if request.manifest is None:
             return encoder
-        return compare_with_manifest(encoder, request, target, allow_versions)
+        return complete_from_manifest(encoder, request, target, allow_versions)
 
 
 def _build(request: BuildRequest, wish: Wish, strict: bool) -> Encoder:

@@ -84,7 +84,9 @@ def request_from_manifest(
     *,
     weights: str | os.PathLike[str] | None = None,
     predictors: Mapping[str, int] | None = None,
-    **given: Any,
+    preprocessing: Preprocessing | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> BuildRequest:
     """Return what to build for a manifest.
 
@@ -93,8 +95,9 @@ def request_from_manifest(
         weights: Path of the weights file, where the encoder was built from a user's file.
         predictors: Attributes and classes of new predictors, which replace those of the manifest;
             an empty mapping for none.
-        given: The arguments of ``build_encoder`` that a manifest states itself: ``options``,
-            ``preprocessing`` and ``dtype``. They must be None.
+        preprocessing: Must be None: a manifest states it, as it does ``options`` and ``dtype``.
+        options: Must be None.
+        dtype: Must be None.
 
     Raises:
         ManifestError: It is not a manifest, its encoder cannot be built again, its predictors were
@@ -107,7 +110,8 @@ def request_from_manifest(
         wanted = read_manifest(manifest)
     else:
         wanted = checked(manifest, "The manifest")
-    for name, value in given.items():
+    stated = {"preprocessing": preprocessing, "options": options, "dtype": dtype}
+    for name, value in stated.items():
         if value is not None:
             raise ValueError(
                 f"The manifest of {wanted['name']} states {name} already, and {name}={value!r} was "
@@ -116,27 +120,27 @@ def request_from_manifest(
     _refuse_unrepeatable(wanted)
     if predictors is None:
         _refuse_trained_predictors(wanted)
-    preprocessing = preprocessing_in(wanted)
+    steps = preprocessing_in(wanted)
     spec, entry = find_described(wanted)
-    options = _changed_options(spec, entry, wanted["options"])
-    if options:
-        _check_options(spec, entry, options, f"The manifest of {wanted['name']}")
+    changed = _changed_options(spec, entry, wanted["options"])
+    if changed:
+        _check_options(spec, entry, changed, f"The manifest of {wanted['name']}")
     return BuildRequest(
-        spec.qualified_name,
-        _weights_argument(wanted, spec, entry, weights),
-        predictor_classes(wanted) if predictors is None else dict(predictors),
-        preprocessing,
-        options,
-        _dtype(wanted),
-        wanted,
-        predictors is not None,
+        name=spec.qualified_name,
+        weights=_weights_argument(wanted, spec, entry, weights),
+        predictors=predictor_classes(wanted) if predictors is None else dict(predictors),
+        preprocessing=steps,
+        options=changed,
+        dtype=_dtype(wanted),
+        manifest=wanted,
+        replaces_predictors=predictors is not None,
     )
 
 
-def compare_with_manifest(
+def complete_from_manifest(
     encoder: Encoder, request: BuildRequest, device: torch.device | None, allow_versions: bool
 ) -> Encoder:
-    """Return the encoder as its manifest describes it, predictors included.
+    """Freeze an encoder as its manifest says, compare it with that, and add the predictors.
 
     Args:
         encoder: The encoder that was built for the request, without predictors.

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
@@ -34,16 +34,18 @@ class DamagedFolder:
         path: The folder.
         distribution: Name of the distribution, as far as the folder's name shows it.
         problem: What is wrong, in a clause without a subject, such as "is empty".
-        hides: A complete folder of the same distribution that Python ignores, or None.
+        may_be_plugin: Whether the folder may have named a plugin before it was damaged.
         stops_python: Whether Python raises an error when any program asks for entry points, as
             torch does when it is imported.
+        hides: A complete folder of the same distribution that Python ignores, or None.
     """
 
     path: Path
     distribution: str
     problem: str
-    hides: Path | None = None
+    may_be_plugin: bool = True
     stops_python: bool = False
+    hides: Path | None = None
 
     @property
     def found(self) -> str:
@@ -62,21 +64,6 @@ class DamagedFolder:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Damage:
-    """What is wrong with one folder.
-
-    Attributes:
-        problem: As in ``DamagedFolder``.
-        may_be_plugin: Whether the folder may have named a plugin before it was damaged.
-        stops_python: As in ``DamagedFolder``.
-    """
-
-    problem: str
-    may_be_plugin: bool
-    stops_python: bool = False
-
-
 def damaged_folders() -> list[DamagedFolder]:
     """Return the damaged folders on the path because of which a plugin may be missing.
 
@@ -90,11 +77,10 @@ def damaged_folders() -> list[DamagedFolder]:
             damage = _damage(folder)
             if damage is None:
                 continue
-            hides = _hidden_by(folder, folders)
-            if damage.may_be_plugin or damage.stops_python or hides or name.startswith("headstrip"):
-                found.append(
-                    DamagedFolder(folder, name, damage.problem, hides, damage.stops_python)
-                )
+            damage = replace(damage, hides=_hidden_by(folder, folders))
+            concerns_us = damage.may_be_plugin or damage.hides or name.startswith("headstrip")
+            if concerns_us or damage.stops_python:
+                found.append(damage)
     return found + _our_leftovers()
 
 
@@ -103,7 +89,7 @@ def damage_of(source: str) -> str:
     name = f"headstrip-{source}"
     folders = next((found for other, found in _by_name() if other == name), [])
     damaged = [
-        DamagedFolder(folder, name, damage.problem)
+        damage
         for folder in folders
         if (damage := _damage(folder)) is not None and not _hidden_by(folder, folders)
     ]
@@ -193,21 +179,27 @@ def _leftover_name(folder: Path) -> str:
     return _name_of(Path(_OURS.sub("headstrip", folder.name.lower())))
 
 
-def _damage(folder: Path) -> _Damage | None:
+def _damage(folder: Path) -> DamagedFolder | None:
+    """Return what is wrong with a folder itself, None where it is complete."""
+    distribution = _name_of(folder)
     if folder.suffix == ".egg-info" and not folder.is_dir():
         # One file with the content of a folder's PKG-INFO.
-        return None if _read(folder) else _Damage("is empty or cannot be read", True)
+        if _read(folder):
+            return None
+        return DamagedFolder(folder, distribution, "is empty or cannot be read")
     if not folder.is_dir():
-        return _Damage("is a file and not a folder", True)
+        return DamagedFolder(folder, distribution, "is a file and not a folder")
     name = "METADATA" if folder.suffix == ".dist-info" else "PKG-INFO"
     content, points = _read(folder / name), _read(folder / _ENTRY_POINTS)
     stops_python = points is not None and not _is_text(points)
     if content is None or not _NAME.search(content) or not _is_text(content):
-        return _Damage(_problem_of_metadata(folder, name, content), True, stops_python)
-    problem = _problem_of_entry_points(folder, points)
-    if problem is None:
+        problem = _problem_of_metadata(folder, name, content)
+        return DamagedFolder(folder, distribution, problem, stops_python=stops_python)
+    found = _problem_of_entry_points(folder, points)
+    if found is None:
         return None
-    return _Damage(problem, ENTRY_POINT_GROUP.encode() in (points or b""), stops_python)
+    may_be_plugin = ENTRY_POINT_GROUP.encode() in (points or b"")
+    return DamagedFolder(folder, distribution, found, may_be_plugin, stops_python)
 
 
 def _problem_of_metadata(folder: Path, name: str, content: bytes | None) -> str:
