@@ -17,6 +17,7 @@ from types import ModuleType
 from headstrip import hookspecs, spec
 from headstrip.images import preprocessing
 from headstrip.network import head as surgery
+from headstrip.plugins import ENTRY_POINT_GROUP
 from headstrip.plugins.validation import REQUIRED
 from headstrip.system.atomic import write_atomically
 
@@ -51,7 +52,7 @@ def reference() -> str:
         *sections(module_text(hookspecs)),
         *sections(text_of(contract).partition("\n\n")[2]),
         f"The version of this contract is {hookspecs.API_VERSION}, the entry-point group is "
-        f"`{hookspecs.ENTRY_POINT_GROUP}`. A hook may leave out arguments that it does not need. "
+        f"`{ENTRY_POINT_GROUP}`. A hook may leave out arguments that it does not need. "
         "It must not have defaults, `*` or `**`.",
         "",
         "| hook | what it does |",

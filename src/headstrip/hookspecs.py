@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from headstrip.plugins import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 

@@ -6,7 +6,6 @@ isolates faults, but it is not a sandbox: a plugin's code has all rights of the 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import time
 from collections.abc import Collection
@@ -27,6 +26,7 @@ from headstrip.plugins.records import Status
 from headstrip.plugins.validation import REQUIRED, check_return, contract_problem, stated_version
 from headstrip.spec import is_source
 from headstrip.system.os_errors import explain_exhaustion
+from headstrip.system.packages import package_folder
 
 _LOGGER = logging.getLogger("headstrip.plugins")
 
@@ -204,19 +204,6 @@ def _source_problem(one: Declared) -> str | None:
     if not is_source(one.name):
         return f"the name {one.name!r} cannot be a source: use only letters, digits, - and _"
     return None
-
-
-def package_folder(module: str) -> Path | None:
-    """Find the folder of a module's top-level package without importing anything.
-
-    It searches for the top level only: for a dotted name ``find_spec`` executes the parent package.
-    """
-    try:
-        spec = importlib.util.find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):
-        return None
-    locations = list(spec.submodule_search_locations or ()) if spec else []
-    return Path(locations[0]) if locations else None
 
 
 def reason_of(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from headstrip.errors import WeightsError
-from headstrip.plugins.loader import package_folder
+from headstrip.system.packages import package_folder
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f\\:]")
