@@ -98,9 +98,9 @@ FAULTS = (
     ),
     Fault(
         "bad image shifts its neighbours", "embed/pipeline.py",
-        "self._through(decoded.pixels)[: len(places)]",
-        "self._through(decoded.pixels)[::-1][: len(places)][::-1]",
-        "tests/embed/test_run.py",
+        "self._embed(decoded.pixels)[: len(batch)]",
+        "self._embed(decoded.pixels)[::-1][: len(batch)][::-1]",
+        "tests/embed/test_pipeline.py",
     ),
     Fault(
         "a PIL image is not turned", "images/pictures.py",

@@ -14,7 +14,7 @@ from tests.conftest import MEAN, STD, pixels
 from tests.images.hostile_images import KINDS, change_during_run, write_hostile
 
 from headstrip import Preprocessing
-from headstrip.embed.decoding.decoders import Decoders
+from headstrip.embed.decoding.pool import DecodePool
 from headstrip.embed.sources import source_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "images.md"
@@ -38,21 +38,19 @@ def documented() -> dict[str, str]:
     return rows
 
 
-def decoded(folder: Path, items: list, route: str, workers: int) -> dict[str, Row]:
+def decoded(folder: Path, items: list, mode: str, workers: int) -> dict[str, Row]:
     """Decode items in batches, and tell of each what a table would."""
     rows = {}
     reader = source_of(folder).reader()
-    with Decoders(
-        reader, STEPS, batch_size=BATCH, workers=workers, slots=3, route=route
-    ) as decoders:
+    with DecodePool(reader, STEPS, batch_size=BATCH, workers=workers, slots=3, mode=mode) as pool:
         for start in range(0, len(items), BATCH):
             batch = items[start : start + BATCH]
-            ticket = decoders.submit(batch)
-            found = ticket.result()
-            for place, item in enumerate(batch):
-                said = found.errors[place] or f"{found.widths[place]} x {found.heights[place]}"
-                rows[item.path] = Row(said, found.pixels[place].copy())
-            ticket.release()
+            future = pool.submit(batch)
+            found = future.result()
+            for item, image, pixels in zip(batch, found.images, found.pixels, strict=False):
+                said = image.error or f"{image.width} x {image.height}"
+                rows[item.path] = Row(said, pixels.copy())
+            pool.release(future)
     return rows
 
 
@@ -105,7 +103,7 @@ def test_no_neighbour_is_changed(hostile: dict[str, Row], place: Path) -> None:
         assert np.array_equal(hostile[path].pixels, row.pixels)
 
 
-def test_the_fast_route_gives_the_same_rows(hostile: dict[str, Row], place: Path) -> None:
+def test_the_fast_mode_gives_the_same_rows(hostile: dict[str, Row], place: Path) -> None:
     titles = {os.fsdecode(each.name): each.title for each in KINDS}
     items = [item for item in source_of(place).items() if item.path in titles]
     for path, row in decoded(place, items, "fast", 2).items():

@@ -16,7 +16,7 @@ from tests.images.hostile_images import greedy_tiff, looping_tiff
 from headstrip import HeadstripError
 from headstrip.embed.options import Options
 from headstrip.embed.output.loading import load_embeddings
-from headstrip.embed.pages import count_pages, page_named
+from headstrip.embed.pages import count_pages, split_page
 from headstrip.embed.run import embed_source
 from headstrip.search.thumbnails import picture_in
 
@@ -104,8 +104,8 @@ def test_the_picture_of_a_page_is_shown(folder: Path) -> None:
 
 
 def test_names_with_a_hash_are_told_from_pages() -> None:
-    assert page_named("a#b.tif") == ("a#b.tif", 0)
-    assert page_named("a.tif#\u0663") == ("a.tif#\u0663", 0)
+    assert split_page("a#b.tif") == ("a#b.tif", 0)
+    assert split_page("a.tif#\u0663") == ("a.tif#\u0663", 0)
 
 
 def test_pages_are_first_or_all_and_not_for_iterables(tmp_path: Path) -> None:

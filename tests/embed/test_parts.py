@@ -18,13 +18,13 @@ from tests.conftest import tiny_encoder
 from tests.embed.like_windows import like_windows
 
 from headstrip import HeadstripError, load_embeddings
-from headstrip.embed.pipeline import Told
+from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import Settings
 from headstrip.embed.profile import measure_engines
 from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
 from headstrip.embed.sources import source_of
 
-Compute = Callable[[Run, Sequence[int], Told], Any]
+Compute = Callable[[Run, Sequence[int], RowProgress], Any]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def embed(
     )  # fmt: skip
 
 
-def two_shards(run: Run, todo: Sequence[int], told: Told) -> NoReturn:
+def two_shards(run: Run, todo: Sequence[int], told: RowProgress) -> NoReturn:
     compute_here(run, todo[:2], told)
     raise KeyboardInterrupt
 
@@ -104,7 +104,7 @@ def test_what_comes_while_a_run_lasts_stays_and_is_named(
 ) -> None:
     mine: list[Path] = []
 
-    def compute(run: Run, todo: Sequence[int], told: Told) -> Any:
+    def compute(run: Run, todo: Sequence[int], told: RowProgress) -> Any:
         folder = run.parts.folder if place == "." else run.shards.folder
         mine.append(folder / "mine.txt")
         mine[0].write_text("mine")
@@ -225,7 +225,7 @@ def test_looking_first_leaves_nothing_mapped(photos: Path) -> None:
 def test_a_disk_that_damages_a_shard_again_and_again_ends_the_run(photos: Path, out: Path) -> None:
     rounds: list[int] = []
 
-    def damaging(run: Run, todo: Sequence[int], told: Told) -> Any:
+    def damaging(run: Run, todo: Sequence[int], told: RowProgress) -> Any:
         done = compute_here(run, todo, told)
         rounds.append(len(todo))
         shard = run.shards.path(1)

@@ -22,7 +22,7 @@ from tests.embed.sources.made import write_images, write_tar
 
 from headstrip import HeadstripError, PreprocessingError, build_encoder
 from headstrip.embed.output.work_dir import opened_parts
-from headstrip.embed.pipeline import Told
+from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
 from headstrip.embed.sources import source_of
@@ -432,7 +432,7 @@ def test_a_shard_that_is_not_whole_is_computed_again(
     expected = out.read_bytes()
     out.unlink()
 
-    def two(run: Run, todo: Sequence[int], told: Told) -> NoReturn:
+    def two(run: Run, todo: Sequence[int], told: RowProgress) -> NoReturn:
         compute_here(run, todo[:2], told)
         raise KeyboardInterrupt
 

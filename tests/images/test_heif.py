@@ -13,7 +13,7 @@ from tests.conftest import MEAN, STD, pixels
 from tests.distributions import run_python
 
 from headstrip import ImageError, Preprocessing
-from headstrip.embed.decoding.decoders import Decoders
+from headstrip.embed.decoding.pool import DecodePool
 from headstrip.embed.sources import source_of
 from headstrip.images.decode import decode_bytes, load_image
 
@@ -56,9 +56,9 @@ def test_it_is_turned_once(tmp_path: Path, photo: Image.Image) -> None:
     assert np.abs(np.asarray(image, int) - np.asarray(upright, int)).mean() < 3
 
 
-@pytest.mark.parametrize("route", ["exact", "fast"])
+@pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_processes_decode_it_beside_other_images(
-    tmp_path: Path, photo: Image.Image, route: str
+    tmp_path: Path, photo: Image.Image, mode: str
 ) -> None:
     whole = heic(photo)
     photo.save(tmp_path / "a.png")
@@ -67,16 +67,13 @@ def test_processes_decode_it_beside_other_images(
     source = source_of(tmp_path)
     items = sorted(source.items())
     assert [item.path for item in items] == ["a.png", "b.heic", "c.hif"]
-    with Decoders(
-        source.reader(), STEPS, batch_size=3, workers=1, slots=2, route=route
-    ) as decoders:
-        ticket = decoders.submit(items)
-        found = ticket.result()
-        assert list(found.widths) == [128, 128, None]
-        assert [error is None for error in found.errors] == [True, True, False]
+    pool = DecodePool(source.reader(), STEPS, batch_size=3, workers=1, slots=2, mode=mode)
+    with pool:
+        found = pool.submit(items).result()
+        assert [image.width for image in found.images] == [128, 128, None]
+        assert [image.error is None for image in found.images] == [True, True, False]
         near = np.abs(found.pixels[0].astype(int) - found.pixels[1].astype(int)).mean()
         assert near < 3
-        ticket.release()
 
 
 @pytest.mark.parametrize("keep", [16, 40, 200])

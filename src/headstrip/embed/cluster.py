@@ -16,7 +16,7 @@ from headstrip.embed.listing import read_listing
 from headstrip.embed.loop import Loop, Task
 from headstrip.embed.options import check_errors
 from headstrip.embed.parallelism import cores, slots_for
-from headstrip.embed.pipeline import Stages, Told
+from headstrip.embed.pipeline import RowProgress, Stages
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def on_ray(address: str | None = None, *, actors: int | None = None) -> Compute:
     """
     _check_ray()
 
-    def compute(run: Run, todo: Sequence[int], told: Told) -> tuple[Stages, int]:
+    def compute(run: Run, todo: Sequence[int], told: RowProgress) -> tuple[Stages, int]:
         with _connected(address):
             return _compute(run, todo, told, actors)
 
@@ -140,7 +140,9 @@ class EncoderUDF:
         return {**batch, self._output: embeddings}
 
 
-def _compute(run: Run, todo: Sequence[int], told: Told, actors: int | None) -> tuple[Stages, int]:
+def _compute(
+    run: Run, todo: Sequence[int], told: RowProgress, actors: int | None
+) -> tuple[Stages, int]:
     import ray
 
     ray.data.DataContext.get_current().enable_progress_bars = False

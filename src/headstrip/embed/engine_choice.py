@@ -10,7 +10,7 @@ import numpy as np
 
 from headstrip.embed.batch_tuning import best_batch
 from headstrip.embed.calibrate import Measured, calibrate, choose_engine
-from headstrip.embed.decoding.decoders import Decoders
+from headstrip.embed.decoding.pool import DecodePool
 from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Precision, forward_of
 from headstrip.embed.listing import Listing
 from headstrip.embed.options import Options
@@ -161,12 +161,15 @@ def _sample(
     count = -(-_SAMPLE // size) * size
     items, batches = _spread(listing, count), []
     workers = 0 if options.workers == 0 else 1
-    with Decoders(reader, _preprocessing(encoder), batch_size=size, workers=workers, slots=1,
-                  timeout=options.timeout) as decoders:  # fmt: skip
+    preprocessing, timeout = _preprocessing(encoder), options.timeout
+    pool = DecodePool(
+        reader, preprocessing, batch_size=size, workers=workers, slots=1, timeout=timeout
+    )
+    with pool:
         for start in range(0, count, size):
-            ticket = decoders.submit(items[start : start + size])
-            batches.append(ticket.result().pixels.copy())
-            ticket.release()
+            future = pool.submit(items[start : start + size])
+            batches.append(future.result().pixels.copy())
+            pool.release(future)
     return batches
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headstrip.embed.decoding.decoders import Decoders
+from headstrip.embed.decoding.pool import DecodePool
 from headstrip.embed.engines import forward_of
 from headstrip.embed.listing import Listing
 from headstrip.embed.options import check_errors
@@ -20,7 +20,7 @@ from headstrip.embed.output.reusable_rows import Priors
 from headstrip.embed.output.table import Rows, table_of
 from headstrip.embed.output.work_dir import Shards
 from headstrip.embed.parallelism import Layout
-from headstrip.embed.pipeline import Pipeline, Stages, Told, Work
+from headstrip.embed.pipeline import Pipeline, RowProgress, ShardTask, Stages
 from headstrip.embed.sources import Reader
 from headstrip.system.interrupts import interrupts_held
 
@@ -84,13 +84,13 @@ class Loop:
             self._encoder.preprocess(None)
             raise AssertionError
         with ExitStack() as stack:
-            decoders = Decoders(
+            pool = DecodePool(
                 task.reader, preprocessing, batch_size=int(settings.batch_size or 1),
                 workers=task.layout.workers, slots=task.layout.slots, timeout=task.timeout,
-                route=str(settings.route),
+                mode=str(settings.route),
             )  # fmt: skip
             with interrupts_held():
-                self._decoders = stack.enter_context(decoders)
+                self._pool = stack.enter_context(pool)
             stack.enter_context(self._encoder.evaluating())
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(int(settings.threads or 1))
@@ -103,7 +103,7 @@ class Loop:
         """End the decoders, and put everything back."""
         self._stack.close()
 
-    def run(self, numbers: Iterable[int], told: Told) -> None:
+    def run(self, numbers: Iterable[int], told: RowProgress) -> None:
         """Fill and write shards.
 
         Args:
@@ -116,13 +116,13 @@ class Loop:
         """
         layout = self._task.layout
         pipeline = Pipeline(
-            self._decoders, self._forward, self._finished,
-            batch_size=int(layout.settings.batch_size or 1), lanes=layout.lanes,
+            self._pool, self._forward, self._finished,
+            batch_size=int(layout.settings.batch_size or 1), inference_threads=layout.lanes,
             threads=int(layout.settings.threads or 1), slots=layout.slots, stages=self.stages,
         )  # fmt: skip
         pipeline.run(self._works(numbers), told)
 
-    def _works(self, numbers: Iterable[int]) -> Iterator[Work]:
+    def _works(self, numbers: Iterable[int]) -> Iterator[ShardTask]:
         task = self._task
         priors = Priors(
             task.priors, retry_failed=task.retry_failed, checksum=task.checksum, reader=task.reader
@@ -132,7 +132,7 @@ class Loop:
             rows = Rows.empty(items, self._encoder.output_dim)
             places = priors.fill(rows)
             self.computed += len(places)
-            yield Work(number, rows, places)
+            yield ShardTask(number, rows, places)
 
     def _finished(self, number: int, rows: Rows) -> None:
         """Write a shard that is full."""

@@ -1,4 +1,4 @@
-"""Files of several pages or frames: how many there are, and a row for each.
+"""Files with several pages or frames: how many a file has, and one item for each.
 
 Nothing here imports torch.
 """
@@ -9,42 +9,38 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from PIL import Image
 
 from headstrip.embed.sources import Item, Reader
 from headstrip.errors import ImageError
 from headstrip.images import tiff
-from headstrip.images.decode import open_bytes, opened_file, reasons
+from headstrip.images.decode import decoding_errors, open_bytes, opened_file
 
-Pages = Literal["first", "all"]
-PAGES: tuple[Pages, ...] = get_args(Pages)
-
-_QUICK = 1 << 23
-"""Bytes up to which the frames of a GIF are counted by a run that uses the first alone."""
+_LARGEST_GIF = 1 << 23
+"""Bytes up to which a run that uses only the first frame of a GIF counts all its frames."""
 
 
 def count_pages(data: bytes, *, exact: bool = True) -> int:
     """Count the pages of a TIFF, or the frames of an animation.
 
-    A JPEG is one picture, whatever previews or gain maps are stored behind it.
+    A JPEG counts as one picture, also where its file has previews or gain maps.
 
     Args:
         data: All bytes of the file.
-        exact: Whether a large GIF is gone through; otherwise 2 stands for "more than one".
+        exact: Whether to read all frames of a large GIF; otherwise 2 means "more than one".
 
     Returns:
-        The number, 1 for what cannot be read, ``tiff.MAX_PAGES`` for a TIFF of more.
+        The number: 1 for a file that cannot be read, at most ``tiff.MAX_PAGES`` for a TIFF.
     """
     if data[:2] == b"\xff\xd8":
         return 1
     try:
-        with reasons():
+        with decoding_errors():
             image = open_bytes(data)
             if image.format == "TIFF":
                 return tiff.count_pages(io.BytesIO(data))
-            if not exact and image.format == "GIF" and len(data) > _QUICK:
+            if not exact and image.format == "GIF" and len(data) > _LARGEST_GIF:
                 return 1 + bool(getattr(image, "is_animated", False))
             return int(getattr(image, "n_frames", 1))
     except ImageError:
@@ -52,67 +48,68 @@ def count_pages(data: bytes, *, exact: bool = True) -> int:
 
 
 def count_pages_of(path: str | os.PathLike[str]) -> int:
-    """Count the pages of a file as ``count_pages`` does, 1 for one that cannot be read."""
+    """Count the pages of a file as ``count_pages`` does, 1 for a file that cannot be read."""
     try:
-        with reasons(), opened_file(path) as file:
+        with decoding_errors(), opened_file(path) as file:
             return count_pages(file.read(), exact=False)
     except ImageError:
         return 1
 
 
-def paged(items: Iterable[Item], reader: Reader) -> Iterator[Item]:
-    """Put an item for each page in the place of each file that has several.
+def split_into_pages(items: Iterable[Item], reader: Reader) -> Iterator[Item]:
+    """Replace each file that has several pages by one item for each page.
 
     Args:
         items: The files of a source.
-        reader: What has their bytes; each is read, to count its pages.
+        reader: Reads their bytes; the function reads each file to count its pages.
 
     Yields:
-        A file of one page as it is; of any other one its pages, ``a.tif#1``, ``a.tif#2`` and so on.
+        A file of one page unchanged; of any other file its pages, ``a.tif#1``, ``a.tif#2``, ...
     """
     for item in items:
         try:
             count = count_pages(reader.read(item))
         except ImageError:
-            # Its row says why.
+            # Decoding fails too, and puts the reason into the row.
             count = 1
         if count == 1:
             yield item
-        for page in range(1, count + 1) if count > 1 else ():
+            continue
+        for page in range(1, count + 1):
             yield item._replace(path=f"{item.path}#{page}", page=page)
 
 
 @dataclass(frozen=True)
-class PagedReader:
-    """Reads the file of each page that ``paged`` lists.
+class PageReader:
+    """Reads the file of each page that ``split_into_pages`` yields.
 
     Attributes:
-        reader: What has the bytes of the files.
+        reader: Reads the bytes of the files.
     """
 
     reader: Reader
 
     def read(self, item: Item) -> bytes:
-        """Return the bytes of the whole file that a page is of.
+        """Return the bytes of the whole file that has the page.
 
         Raises:
-            ImageError: It cannot be read.
+            ImageError: The file cannot be read.
         """
         return self.reader.read(file_of(item))
 
 
 def file_of(item: Item) -> Item:
-    """Return the file that a page is of; an item that is a file already is returned as it is."""
+    """Return the file that has a page; an item that is a file already comes back unchanged."""
     if not item.page:
         return item
     return item._replace(path=item.path.rpartition("#")[0], page=0)
 
 
-def page_named(path: str) -> tuple[str, int]:
-    """Read a path that ``paged`` made: that of the file, and the page, counted from 1.
+def split_page(path: str) -> tuple[str, int]:
+    """Split the path of a page into the path of its file and the page's number, from 1.
 
     Example:
-        >>> page_named("scans/a.tif#12"), page_named("a.tif")
+        >>> split_page("scans/a.tif#12"), split_page("a.tif")
         (('scans/a.tif', 12), ('a.tif', 0))
     """
     file, hash_sign, number = path.rpartition("#")
@@ -122,9 +119,9 @@ def page_named(path: str) -> tuple[str, int]:
 
 
 def page_of(data: bytes, page: int) -> Image.Image:
-    """Open a page of a file, counted from 1; 0 is the first too.
+    """Open a page of a file, counted from 1; 0 opens the first one too.
 
     Raises:
-        ImageError: There is no such page.
+        ImageError: The file has no such page.
     """
     return open_bytes(data, max(0, page - 1))

@@ -1,11 +1,12 @@
-"""Images through decoders and network at once, into the rows of shards."""
+"""Runs decoding, the network and the writing of shards at the same time."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,30 +19,31 @@ from headstrip.system.interrupts import interrupts_held
 from headstrip.system.out_of_memory import OutOfMemoryError
 
 if TYPE_CHECKING:
-    from headstrip.embed.decoding.decoders import Decoders, Ticket
+    from headstrip.embed.decoding.pool import DecodedBatch, DecodePool
 
-Forward = Callable[[np.ndarray], np.ndarray]
-Finished = Callable[[int, Rows], None]
-Told = Callable[[int], None]
+RowProgress = Callable[[int], None]
+"""Gets the number of rows that were finished since the last call."""
 
-_LOOK = 0.2
-_NAMED = 5
-_MOMENT = 1.0
+_SECONDS_BETWEEN_CHECKS = 0.2
+_FULL_SHARDS = 4
+_FILES_NAMED = 5
+_SECONDS_TO_RETRY = 1.0
 
 
 @dataclass(slots=True)
-class Work:
-    """A shard to be filled.
+class ShardTask:
+    """A shard to fill.
 
     Attributes:
-        number: Which shard.
-        rows: Its rows, some of them filled already.
-        places: Rows that are to be computed.
+        number: Number of the shard.
+        rows: All rows of the shard; earlier runs may have computed some.
+        missing: Indices of the rows to compute.
+        pending: Batches of the shard that are not finished; the pipeline counts them.
     """
 
     number: int
     rows: Rows
-    places: list[int]
+    missing: list[int]
     pending: int = 0
 
 
@@ -50,13 +52,13 @@ class Stages:
     """Seconds that threads spent in each stage, added up.
 
     Attributes:
-        decoded: Lanes waiting for decoded images.
-        forward: Lanes in the network.
-        written: The writer, making and writing shards.
-        fed: The caller, waiting because all is being worked on.
-        prepared: The caller, starting decoders and having an engine take over the network.
-        several: Files of which the first of several pages or frames was used, and how many they
-            have; the first few of them.
+        decoded: Inference threads, waiting for decoded images.
+        forward: Inference threads, in the network.
+        written: The writer thread, making and writing shards.
+        fed: The caller's thread, waiting until the pipeline has room for a batch.
+        prepared: The caller's thread, starting workers and preparing the engine.
+        several: Number of pages of files with several of which the run used the first; for the
+            first few such files.
         severals: How many such files there are.
     """
 
@@ -75,220 +77,218 @@ class Stages:
             setattr(self, stage, getattr(self, stage) + seconds)
 
     def note_pages(self, path: str, pages: int) -> None:
-        """Note a file of which the first of several pages or frames was used."""
+        """Note a file of several pages or frames of which the run used the first."""
         with self._lock:
             self.severals += 1
-            if len(self.several) < _NAMED:
+            if len(self.several) < _FILES_NAMED:
                 self.several[path] = pages
 
 
 class Pipeline:
-    """Lanes that run the network while decoders decode and a thread writes.
+    """Inference threads that run the network while a pool decodes and a thread writes shards.
 
-    All queues are bounded. The first error of any thread ends all of them, and is raised by
-    ``run``.
+    All queues are bounded. ``run`` raises the first error of any thread, which ends all of them.
     """
 
     def __init__(
         self,
-        decoders: Decoders,
-        forward: Forward,
-        finished: Finished,
+        pool: DecodePool,
+        forward: Callable[[np.ndarray], np.ndarray],
+        write: Callable[[int, Rows], None],
         *,
         batch_size: int,
-        lanes: int,
+        inference_threads: int,
         threads: int,
         slots: int,
         stages: Stages,
     ) -> None:
-        """Take the parts.
+        """Keep the arguments; ``run`` starts the threads.
 
         Args:
-            decoders: What decodes; it has ``slots`` slots.
-            forward: Maps uint8 (batch_size, H, W, C) to float32 (batch_size, dim), from any
-                thread.
-            finished: Called with the number and the rows of each shard that is filled, in a
-                thread of its own.
+            pool: Decodes batches, ``slots`` of them at once; it must be open.
+            forward: Maps uint8 (batch_size, H, W, C) to float32 (batch_size, dim) in any thread.
+            write: Gets the number and the rows of each full shard, in the writer thread.
             batch_size: Images of a batch.
-            lanes: Batches that are in the network at once.
-            threads: Threads of the processor that each of them has.
+            inference_threads: Batches that are in the network at once.
+            threads: Threads of the processor for each of them.
             slots: Batches that are being decoded or wait for the network.
-            stages: What the seconds are added to.
+            stages: Gets the seconds of each stage.
         """
-        self._decoders, self._forward, self._finished = decoders, forward, finished
-        self._batch_size, self._lanes, self._threads = batch_size, lanes, threads
-        # Simple queues: Ctrl-C cannot come while Python holds a lock of theirs.
+        self._pool, self._forward, self._write = pool, forward, write
+        self._batch_size, self._threads = batch_size, threads
+        self._inference_threads = inference_threads
+        # Ctrl-C cannot interrupt a SimpleQueue while it holds a lock.
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(slots):
             self._free.put(None)
-        self._tasks: queue.SimpleQueue[tuple[Work, list[int], Ticket] | None] = queue.SimpleQueue()
-        self._full: queue.Queue[Work | None] = queue.Queue(maxsize=4)
-        self._told: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._started: list[threading.Thread] = []
-        self._failed: BaseException | None = None
+        self._batches: queue.SimpleQueue[
+            tuple[ShardTask, list[int], Future[DecodedBatch]] | None
+        ] = queue.SimpleQueue()
+        self._full: queue.Queue[ShardTask | None] = queue.Queue(maxsize=_FULL_SHARDS)
+        self._finished_rows: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._thread_ends: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._running: list[threading.Thread] = []
+        self._error: BaseException | None = None
         self._stopped = False
         self._lock = threading.Lock()
         self.stages = stages
 
-    def run(self, works: Iterable[Work], told: Told) -> None:
+    def run(self, tasks: Iterable[ShardTask], progress: RowProgress) -> None:
         """Fill all shards.
 
         Args:
-            works: The shards, taken as there is room.
-            told: Called in this thread with the number of rows done since it was called last.
+            tasks: The shards; the pipeline takes the next one when it has room.
+            progress: Called in this thread with the number of rows finished since the last call.
         """
         try:
             with interrupts_held():
-                self._start(self._writer)
-                for _ in range(self._lanes):
-                    self._start(self._lane)
-            for work in works:
-                self._feed(work, told)
-                self._tell(told)
-            self._close(told)
-            self._raise()
+                self._start(self._write_shards)
+                for _ in range(self._inference_threads):
+                    self._start(self._infer)
+            for task in tasks:
+                self._feed(task, progress)
+                self._report(progress)
+            self._close(progress)
+            self._raise_error()
         except BaseException:
             self._stopped = True
-            self._decoders.give_up()
+            self._pool.give_up()
             with interrupts_held():
-                self._close(lambda done: None)
+                self._close(lambda rows: None)
             raise
-        self._tell(told)
+        self._report(progress)
 
     def _start(self, target: Callable[[], None]) -> None:
-        """Start a thread whose end is told: joining one is not safe from interruptions."""
+        """Start a thread that announces its end, because Ctrl-C can break a join."""
 
         def until_ended() -> None:
             try:
                 target()
             finally:
-                self._started.remove(threading.current_thread())
-                self._ended.put(None)
+                self._running.remove(threading.current_thread())
+                self._thread_ends.put(None)
 
         thread = threading.Thread(target=until_ended, daemon=True)
-        self._started.append(thread)
+        self._running.append(thread)
         try:
             thread.start()
         except RuntimeError:
-            self._started.remove(thread)
+            self._running.remove(thread)
             raise
 
-    def _feed(self, work: Work, told: Told) -> None:
-        chunks = [
-            work.places[start : start + self._batch_size]
-            for start in range(0, len(work.places), self._batch_size)
+    def _feed(self, task: ShardTask, progress: RowProgress) -> None:
+        batches = [
+            task.missing[start : start + self._batch_size]
+            for start in range(0, len(task.missing), self._batch_size)
         ]
-        work.pending = len(chunks)
-        self._told.put(len(work.rows.items) - len(work.places))
-        if not chunks:
-            self._put_full(work)
-        for places in chunks:
+        task.pending = len(batches)
+        self._finished_rows.put(len(task.rows.items) - len(task.missing))
+        if not batches:
+            self._put_full(task)
+        for batch in batches:
             started = time.perf_counter()
             self._wait_for_room()
             self.stages.add("fed", time.perf_counter() - started)
-            self._raise()
+            self._raise_error()
             with interrupts_held():
-                ticket = self._decoders.submit([work.rows.items[place] for place in places])
-                self._tasks.put((work, places, ticket))
-            self._tell(told)
+                future = self._pool.submit([task.rows.items[row] for row in batch])
+                self._batches.put((task, batch, future))
+            self._report(progress)
 
     def _wait_for_room(self) -> None:
         while True:
             try:
-                return self._free.get(timeout=_LOOK)
+                return self._free.get(timeout=_SECONDS_BETWEEN_CHECKS)
             except queue.Empty:
-                self._raise()
+                self._raise_error()
 
-    def _lane(self) -> None:
-        # A new thread has as many threads for its batches as the process was started with.
+    def _infer(self) -> None:
+        """Take batches and run the network until there are no more: one inference thread."""
+        # torch gives a new thread the number of threads that the process started with.
         torch.set_num_threads(self._threads)
-        while (task := self._tasks.get()) is not None:
-            work, places, ticket = task
+        while (submitted := self._batches.get()) is not None:
+            task, batch, future = submitted
             try:
                 if not self._stopped:
-                    self._fill(work, places, ticket)
+                    self._fill(task, batch, future)
             except BaseException as error:
-                # Told to end, it may find its images gone.
+                # When the pipeline stops, batches fail because the pool gave up.
                 if not self._stopped:
                     self._fail(error)
             finally:
-                ticket.release()
+                self._pool.release(future)
                 self._free.put(None)
 
-    def _fill(self, work: Work, places: Sequence[int], ticket: Ticket) -> None:
-        rows, started = work.rows, time.perf_counter()
-        decoded = ticket.result()
+    def _fill(self, task: ShardTask, batch: list[int], future: Future[DecodedBatch]) -> None:
+        rows, started = task.rows, time.perf_counter()
+        decoded = future.result()
         ready = time.perf_counter()
         self.stages.add("decoded", ready - started)
-        for slot, place in enumerate(places):
-            rows.widths[place], rows.heights[place] = decoded.widths[slot], decoded.heights[slot]
-            rows.errors[place] = decoded.errors[slot]
-            rows.checksums[place] = decoded.checksums[slot]
-            rows.pages[place] = decoded.pages[slot]
-        if any(error is None for error in decoded.errors[: len(places)]):
-            rows.embeddings[places] = self._through(decoded.pixels)[: len(places)]
+        for row, image in zip(batch, decoded.images, strict=True):
+            rows.widths[row], rows.heights[row] = image.width, image.height
+            rows.errors[row], rows.checksums[row] = image.error, image.checksum
+            rows.pages[row] = image.pages
+        if any(image.error is None for image in decoded.images):
+            rows.embeddings[batch] = self._embed(decoded.pixels)[: len(batch)]
             self.stages.add("forward", time.perf_counter() - ready)
-        self._told.put(len(places))
+        self._finished_rows.put(len(batch))
         with self._lock:
-            work.pending -= 1
-            full = not work.pending
-        if full:
-            self._put_full(work)
+            task.pending -= 1
+            is_full = not task.pending
+        if is_full:
+            self._put_full(task)
 
-    def _through(self, pixels: np.ndarray) -> np.ndarray:
+    def _embed(self, pixels: np.ndarray) -> np.ndarray:
         try:
             return self._forward(pixels)
         except OutOfMemoryError:
-            # Another lane, or another program, may have had it for a moment.
-            time.sleep(_MOMENT)
+            # Another inference thread, or another program, may free the memory soon.
+            time.sleep(_SECONDS_TO_RETRY)
             return self._forward(pixels)
 
-    def _put_full(self, work: Work) -> None:
+    def _put_full(self, task: ShardTask) -> None:
         while not self._stopped:
-            try:
-                self._full.put(work, timeout=_LOOK)
-                return
-            except queue.Full:
-                continue
+            with suppress(queue.Full):
+                return self._full.put(task, timeout=_SECONDS_BETWEEN_CHECKS)
 
-    def _writer(self) -> None:
-        while (work := self._full.get()) is not None:
-            if self._stopped and self._failed is not None:
+    def _write_shards(self) -> None:
+        """Write full shards until there are no more: the writer thread."""
+        while (task := self._full.get()) is not None:
+            if self._error is not None:
                 continue
             started = time.perf_counter()
             try:
-                self._finished(work.number, work.rows)
+                self._write(task.number, task.rows)
             except BaseException as error:
                 self._fail(error)
             self.stages.add("written", time.perf_counter() - started)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            self._failed = self._failed or error
+            self._error = self._error or error
         self._stopped = True
 
-    def _raise(self) -> None:
-        if self._failed is not None:
-            raise self._failed
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
 
-    def _tell(self, told: Told) -> None:
-        done = 0
-        while not self._told.empty():
-            done += self._told.get()
-        if done and not self._stopped:
-            told(done)
+    def _report(self, progress: RowProgress) -> None:
+        rows = 0
+        while not self._finished_rows.empty():
+            rows += self._finished_rows.get()
+        if rows and not self._stopped:
+            progress(rows)
 
-    def _close(self, told: Told) -> None:
-        """Have the lanes end when they have done what there is, and the writer after them."""
-        for _ in range(self._lanes):
-            self._tasks.put(None)
-        self._await(1, told)
+    def _close(self, progress: RowProgress) -> None:
+        """End the inference threads after the last batch, and the writer thread after them."""
+        for _ in range(self._inference_threads):
+            self._batches.put(None)
+        self._wait_until_running(1, progress)
         self._full.put(None)
-        self._await(0, told)
+        self._wait_until_running(0, progress)
 
-    def _await(self, running: int, told: Told) -> None:
-        while len(self._started) > running:
+    def _wait_until_running(self, count: int, progress: RowProgress) -> None:
+        while len(self._running) > count:
             with suppress(queue.Empty):
-                self._ended.get(timeout=_LOOK)
-            self._tell(told)
+                self._thread_ends.get(timeout=_SECONDS_BETWEEN_CHECKS)
+            self._report(progress)

@@ -25,9 +25,9 @@ from headstrip.embed.output.report import EmbedReport, bad_in, count_bad
 from headstrip.embed.output.table import metadata_of, schema_of
 from headstrip.embed.output.wholeness import broken_pair, damage_in
 from headstrip.embed.output.work_dir import Parts, Shards, metadata_in, opened_parts, parts_folder
-from headstrip.embed.pages import PagedReader, paged
+from headstrip.embed.pages import PageReader, split_into_pages
 from headstrip.embed.parallelism import lay_out
-from headstrip.embed.pipeline import Stages, Told
+from headstrip.embed.pipeline import RowProgress, Stages
 from headstrip.embed.plan import Plan, Settings, check_plan, encoder_in_plan
 from headstrip.embed.sources import LeftOut, Reader, Source, StreamSource, items_of, source_of
 from headstrip.embed.streaming import embed_stream
@@ -41,7 +41,7 @@ __all__ = ["Compute", "EmbedReport", "Options", "Progress", "Run", "compute_here
 
 Progress = Callable[[int, int], None]
 Said = Callable[[str], None]
-Compute = Callable[["Run", Sequence[int], Told], tuple[Stages, int]]
+Compute = Callable[["Run", Sequence[int], RowProgress], tuple[Stages, int]]
 
 _LOGGER = logging.getLogger("headstrip.embed")
 
@@ -163,7 +163,8 @@ class Run:
         left_out = LeftOut()
         items = refusing(items_of(source, left_out.note), out, self._reader)
         if options.pages == "all":
-            items, self._reader = paged(items, self._reader), PagedReader(self._reader)
+            items = split_into_pages(items, self._reader)
+            self._reader = PageReader(self._reader)
         self.listing = write_listing(parts.folder, source.describe(), items)
         self._left_out = left_out.counts()
         settings = asked.over(found.settings if found else Settings())
@@ -382,7 +383,7 @@ class Run:
         return self._broken
 
 
-def compute_here(run: Run, todo: Sequence[int], told: Told) -> tuple[Stages, int]:
+def compute_here(run: Run, todo: Sequence[int], told: RowProgress) -> tuple[Stages, int]:
     """Fill shards in this process, and return what it took and how many images were read."""
     with Loop(run.encoder, run.listing, run.task()) as loop:
         loop.run(todo, told)

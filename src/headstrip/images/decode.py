@@ -66,7 +66,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
 def decode(path: str | os.PathLike[str]) -> Image.Image:
     """Read as ``load_image`` does, with nothing but the reason in the message of its error."""
-    with reasons(), opened_file(path) as file:
+    with decoding_errors(), opened_file(path) as file:
         image = upright(open_image(file))
     # As Pillow does for a path: who is given the image can ask the file how deep it is.
     image.filename = os.fsdecode(path)  # type: ignore[attr-defined]
@@ -102,7 +102,7 @@ def bytes_of(file: Any, most: int | None = None) -> bytes:
     Raises:
         ImageError: It cannot be read, has more than ``MAX_BYTES``, or gives text.
     """
-    with reasons():
+    with decoding_errors():
         can_seek = getattr(file, "seekable", lambda: hasattr(file, "seek"))()
         position = file.tell() if can_seek else 0
         if can_seek:
@@ -134,7 +134,7 @@ def decode_bytes(data: bytes) -> Image.Image:
         >>> decode_bytes(b"P5 2 1 255 ab").size
         (2, 1)
     """
-    with reasons():
+    with decoding_errors():
         return upright(open_bytes(data))
 
 
@@ -178,7 +178,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def reasons() -> Iterator[None]:
+def decoding_errors() -> Iterator[None]:
     """Turn what reading an image raises into an ImageError with one sentence.
 
     Errors of headstrip's own stay what they are.

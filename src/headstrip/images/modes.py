@@ -41,7 +41,7 @@ def as_picture(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     Raises:
         PreprocessingError: It has no pixels, would be resized to too many, or its pixels cannot
             be 8-bit RGB.
-        Exception: Whatever Pillow raises for a damaged file; see ``reasons``.
+        Exception: Whatever Pillow raises for a damaged file; see ``decoding_errors``.
     """
     samples = read_samples(image, preprocessing)
     refuse_huge(samples.image.height, samples.image.width, preprocessing)

@@ -13,11 +13,11 @@ from torch import Tensor
 from headstrip.errors import ImageError, PreprocessingError
 from headstrip.images.decode import (
     bytes_of,
+    decoding_errors,
     load_image,
     open_bytes,
     open_image,
     opened_file,
-    reasons,
 )
 from headstrip.images.modes import as_picture, refuse_huge
 from headstrip.images.preprocessing import Preprocessing
@@ -78,7 +78,7 @@ def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image:
         PreprocessingError: Its pixels cannot be used.
         ImageError: It cannot be read; the message is the reason and nothing else.
     """
-    with reasons():
+    with decoding_errors():
         if isinstance(image, Image.Image):
             return as_picture(image, preprocessing)
         if isinstance(image, (str, os.PathLike)):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headstrip.images.preprocessing import Preprocessing
     from headstrip.images.reduced import Reduced
 
-Route = Literal["exact", "fast"]
+DecodeMode = Literal["exact", "fast"]
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,

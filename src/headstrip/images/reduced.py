@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from headstrip.images.decode import open_bytes, open_image, reasons, turn_of, upright
+from headstrip.images.decode import decoding_errors, open_bytes, open_image, turn_of, upright
 from headstrip.images.modes import as_picture
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def decode_reduced(data: bytes, preprocessing: Preprocessing) -> Reduced:
         ImageError: The file cannot be read; the message is the reason and nothing else.
         PreprocessingError: Its pixels cannot be used.
     """
-    with reasons():
+    with decoding_errors():
         if is_jpeg(data):
             return _read_jpeg(data, preprocessing)
         image = as_picture(open_bytes(data), preprocessing)

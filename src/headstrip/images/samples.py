@@ -79,7 +79,7 @@ def samples_of(image: Image.Image, *, is_range_given: bool) -> Samples:
 
     Raises:
         PreprocessingError: It is a TIFF of more channels than are read.
-        Exception: Whatever Pillow raises for a damaged file; see ``reasons``.
+        Exception: Whatever Pillow raises for a damaged file; see ``decoding_errors``.
     """
     tags = tiff.tags_of(image)
     if (excess := tiff.excess_channels(tags)) is not None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from headstrip.embed.files import original_path
-from headstrip.embed.pages import page_named, page_of
+from headstrip.embed.pages import page_of, split_page
 from headstrip.embed.sources import Item, Reader, Source
 from headstrip.errors import ImageError, PreprocessingError
-from headstrip.images.decode import decode, decode_bytes, opened_file, reasons, upright
+from headstrip.images.decode import decode, decode_bytes, decoding_errors, opened_file, upright
 from headstrip.images.modes import as_picture
 from headstrip.images.preprocessing import Preprocessing
 
@@ -70,9 +70,9 @@ def picture_in(root: Path, stored: str) -> Image.Image | str:
     if relative.anchor or ".." in relative.parts:
         return "its path leads out of the folder."
     try:
-        file, page = page_named(os.fspath(root / relative))
+        file, page = split_page(os.fspath(root / relative))
         if page and not (root / relative).exists():
-            with reasons(), opened_file(file) as opened:
+            with decoding_errors(), opened_file(file) as opened:
                 return thumbnail(upright(page_of(opened.read(), page)))
         return thumbnail(decode(root / relative))
     except ImageError as error:

@@ -1,1 +1,1 @@
-"""Decoding images in processes beside the network."""
+"""Decoding images in worker processes while the network runs."""

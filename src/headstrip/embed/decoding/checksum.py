@@ -1,4 +1,4 @@
-"""What tells whether a file's bytes are those that were embedded."""
+"""The checksum that shows whether the bytes of an image changed."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import hashlib
 
 
 def checksum_of(data: bytes) -> str:
-    """Return the 32 hexadecimal digits of a 128-bit BLAKE2b hash (RFC 7693) of an image's bytes."""
+    """Return the 128-bit BLAKE2b hash (RFC 7693) of an image's bytes, 32 hexadecimal digits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

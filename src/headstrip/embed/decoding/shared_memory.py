@@ -1,4 +1,4 @@
-"""Memory of several processes, which is gone with the last of them, however they end."""
+"""Memory that several processes share, and that the system frees when the last of them ends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PAGE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Where shared memory is and what is in it.
+    """Where shared memory is and what it holds.
 
     Attributes:
         handle: A file descriptor, the same number in all processes; on Windows a name.
-        processes: How many have a row of counters.
-        shape: The slots': (slots, batch_size, H, W, C).
+        processes: Number of rows of counters.
+        shape: Shape of the slots: (slots, batch_size, H, W, C).
     """
 
     handle: int | str
@@ -30,7 +30,7 @@ class Memory:
 
     @property
     def start(self) -> int:
-        """Byte where the slots begin, after the counters."""
+        """Byte at which the slots begin, after the counters."""
         used = max(1, self.processes) * _COUNTERS * 8
         return -(-used // _PAGE) * _PAGE
 
@@ -41,9 +41,9 @@ class Memory:
 
 
 def allocate(processes: int, shape: tuple[int, ...]) -> Memory:
-    """Make memory that other processes can ``attach``; zeros.
+    """Allocate memory of zeros that other processes can ``attach``.
 
-    It has no name in the file system. The descriptor is the caller's to close.
+    It has no name in the file system. The caller closes the descriptor.
     """
     memory = Memory("", processes, shape)
     if os.name == "nt":
@@ -62,10 +62,10 @@ def attach(memory: Memory) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         int64 array (processes, 8) of counters, 64 bytes apart, and uint8 array ``memory.shape``.
-        It stays mapped as long as one of them is there.
+        The memory stays mapped while one of them exists.
     """
     if isinstance(memory.handle, str):
-        # mypy knows the arguments of the system that it runs on alone.
+        # mypy knows only the arguments of the system that it runs on.
         mapped = mmap.mmap(-1, memory.size, **{"tagname": memory.handle})  # type: ignore[arg-type]
     else:
         mapped = mmap.mmap(memory.handle, memory.size)
