@@ -226,7 +226,7 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     import torch
     from PIL import Image
 
-    from headstrip.embed.engines import forward_of
+    from headstrip.embed.engines.compile import forward_of
     from headstrip.embed.parallelism import lay_out
     from headstrip.embed.plan import Settings
     from headstrip.images.pixels import to_pixels

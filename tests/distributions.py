@@ -28,27 +28,29 @@ def install_distribution(
     files: Mapping[str, str | bytes],
     version: str = "1.0",
     commands: Mapping[str, str] | None = None,
+    group: str = "headstrip",
 ) -> Path:
     """Install a distribution into the folder ``site``.
 
     Args:
         site: Folder that is, or will be, on the path.
         name: Name of the distribution.
-        entry_points: Of the group ``headstrip``: name of the plugin to its ``module:object``.
+        entry_points: Of ``group``: name of the plugin to its ``module:object``.
         files: Contents of its files, by path relative to ``site``.
         version: Version of the distribution.
         commands: Entry points of the group ``headstrip.commands``.
+        group: Entry-point group.
 
     Returns:
         Its ``dist-info`` folder.
     """
     info = f"{name.replace('-', '_')}-{version}.dist-info"
-    groups = {"headstrip": entry_points, "headstrip.commands": commands or {}}
+    groups = {group: entry_points, "headstrip.commands": commands or {}}
     lines = [
         line
-        for group, points in groups.items()
-        if points or group == "headstrip"
-        for line in (f"[{group}]", *(f"{plugin} = {value}" for plugin, value in points.items()))
+        for header, points in groups.items()
+        if points or header == group
+        for line in (f"[{header}]", *(f"{key} = {value}" for key, value in points.items()))
     ]
     everything = {
         **files,

@@ -24,7 +24,7 @@ from PIL import Image
 from demo import BACKBONE, photographs
 from headstrip import build_encoder
 from headstrip.embed.calibrate import TOLERANCE, Measured, calibrate, choose_engine
-from headstrip.embed.engines import ENGINES
+from headstrip.embed.engines.registry import engine_names
 from headstrip.embed.parallelism import cores
 from headstrip.encoder.encoder import Encoder
 from headstrip.images.pixels import to_pixels
@@ -102,7 +102,7 @@ def write(lines: Sequence[str], document: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and, if asked, write."""
     parser = argparse.ArgumentParser(description="Compare engines on a real network.")
-    parser.add_argument("--engine", action="append", choices=ENGINES, dest="engines")
+    parser.add_argument("--engine", action="append", choices=engine_names(), dest="engines")
     parser.add_argument("--write", action="store_true", help="put the table into the page")
     arguments = parser.parse_args(argv)
     encoder, lanes = build_encoder(BACKBONE), cores()

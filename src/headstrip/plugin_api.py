@@ -7,6 +7,8 @@ headstrip may change in any release.
 
 from __future__ import annotations
 
+from headstrip.embed.engines.engine import Engine as Engine
+from headstrip.embed.engines.engine import EngineSettings as EngineSettings
 from headstrip.errors import one_line as one_line
 from headstrip.factory.measure import measure as measure
 from headstrip.hookspecs import API_VERSION as API_VERSION
@@ -26,6 +28,8 @@ from headstrip.weights.sharded_checkpoint import read_object as read_json_object
 
 __all__ = [
     "API_VERSION",
+    "Engine",
+    "EngineSettings",
     "Fit",
     "HubLocation",
     "Pairs",

@@ -16,7 +16,7 @@ from tests.conftest import tiny_encoder
 from tests.failing import failing
 
 from headstrip import HeadstripError, OptionError
-from headstrip.embed.engines import compile_encoder
+from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.files import check_out
 from headstrip.embed.plan import Settings
 from headstrip.embed.profile import measure_engines

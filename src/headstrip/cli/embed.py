@@ -24,9 +24,32 @@ if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
 _NAMED = 5
-_ENGINES = ("auto", "torch", "compile", "openvino", "onnxruntime")
 
 Decorator = Callable[[Any], Any]
+
+
+# Older releases of click accept no type argument.
+class _EngineName(click.ParamType):  # type: ignore[type-arg]
+    """The name of an engine, or auto. Names are looked up only when a command needs them."""
+
+    name = "engine"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Show all names in the help."""
+        from headstrip.embed.engines.registry import engine_names
+
+        return f"[{'|'.join(('auto', *engine_names()))}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse a name that no engine has."""
+        from headstrip.embed.engines.registry import check_engine
+
+        if value != "auto":
+            try:
+                check_engine(value)
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
+        return value
 
 
 def _settings_options(function: Any) -> Any:
@@ -37,7 +60,7 @@ def _settings_options(function: Any) -> Any:
             help="Images that go through the network at once.",
         ),
         click.option(
-            "--engine", type=click.Choice(_ENGINES),
+            "--engine", type=_EngineName(),
             help="What runs the network; auto is the fastest that stays within the tolerance.",
         ),
         click.option(

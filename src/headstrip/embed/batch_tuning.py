@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from headstrip.embed.engines import compile_encoder
+from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.parallelism import CPU_BATCH
 from headstrip.embed.parallelism import cores as usable_cores
 from headstrip.system.interrupts import interrupts_held
 
 if TYPE_CHECKING:
-    from headstrip.embed.engines import Forward
+    from headstrip.embed.engines.engine import Engine
     from headstrip.encoder.encoder import Encoder
 
 BATCH_SIZES = (16, 8, 4, 32, 2, 1)
@@ -122,7 +122,7 @@ def _others(cores: int) -> Iterator[Batches]:
             yield Batches(size, cores // count, count)
 
 
-def _seconds(forward: Forward, batches: Batches) -> float:
+def _seconds(forward: Engine, batches: Batches) -> float:
     """Return how long all lanes take for their batches after the first."""
     pixels = np.zeros(forward.pixels_shape, np.uint8)
     started: list[float] = []

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Forward, Precision, compile_encoder
-from headstrip.embed.engines.cosines import cosines
+from headstrip.embed.engines.compile import compile_encoder
+from headstrip.embed.engines.engine import PRECISIONS, Engine, Precision, cosines
+from headstrip.embed.engines.registry import engine_names, load_engine
 from headstrip.errors import HeadstripError, PreprocessingError, one_line
 from headstrip.system.interrupts import interrupts_held
 from headstrip.system.out_of_memory import is_out_of_memory
@@ -42,7 +43,7 @@ class Measured:
     """An engine in one precision, on this machine.
 
     Attributes:
-        engine: "torch", "compile", "openvino" or "onnxruntime".
+        engine: Name of the engine.
         precision: "fp32" or "bf16".
         images_per_second: With all lanes at work.
         cosine_min: Smallest cosine of an embedding to that of eager torch in fp32.
@@ -51,7 +52,7 @@ class Measured:
         unavailable: Why the engine cannot be used, or None; the numbers are NaN then.
     """
 
-    engine: Engine
+    engine: str
     precision: Precision
     images_per_second: float = math.nan
     cosine_min: float = math.nan
@@ -71,7 +72,7 @@ class Measured:
 def calibrate(
     encoder: Encoder,
     pixels: Sequence[np.ndarray],
-    engines: Sequence[Engine] | None = None,
+    engines: Sequence[str] | None = None,
     precisions: Sequence[Precision] | None = None,
     *,
     threads: int = 1,
@@ -119,13 +120,14 @@ def calibrate(
         forward = compile_encoder(encoder, channels_last=False, **layout)
         reference = np.concatenate([forward(batch) for batch in pixels])
         layout["channels_last"] = channels_last
-        asked = [(e, p) for e in engines or ENGINES for p in precisions or PRECISIONS]
-        found: dict[tuple[Engine, Precision], Measured] = {}
-        # Those that are fast and soon ready first: the others have a rate to be compared with.
-        for engine, precision in sorted(asked, key=lambda pair: _ORDER[pair[0]]):
+        asked = [(e, p) for e in engines or engine_names() for p in precisions or PRECISIONS]
+        found: dict[tuple[str, Precision], Measured] = {}
+        slow = {engine for engine, _ in asked if _is_slow_to_prepare(engine)}
+        # Engines that are slow to prepare come last, when there is a rate to compare with.
+        for engine, precision in sorted(asked, key=lambda pair: pair[0] in slow):
             rate = max((one.images_per_second for one in found.values() if not one.unavailable),
                        default=0.0)  # fmt: skip
-            if images is not None and engine == "compile" and rate and not is_worth(images, rate):
+            if images is not None and engine in slow and rate and not is_worth(images, rate):
                 found[engine, precision] = Measured(engine, precision, unavailable=LEFT_OUT)
                 continue
             found[engine, precision] = _measured(
@@ -137,7 +139,12 @@ def calibrate(
         torch.set_num_threads(before)
 
 
-_ORDER: dict[Engine, int] = {"openvino": 0, "onnxruntime": 1, "torch": 2, "compile": 3}
+def _is_slow_to_prepare(engine: str) -> bool:
+    try:
+        return load_engine(engine).slow_to_prepare
+    except HeadstripError:
+        # Measuring it gives the reason.
+        return False
 
 
 def is_worth(images: int, rate: float) -> bool:
@@ -166,7 +173,7 @@ def choose_engine(measured: Sequence[Measured], tolerance: float = TOLERANCE) ->
 
 
 def _measured(
-    encoder: Encoder, engine: Engine, precision: Precision, layout: dict[str, Any],
+    encoder: Encoder, engine: str, precision: Precision, layout: dict[str, Any],
     pixels: Sequence[np.ndarray], reference: np.ndarray, lanes: int, enough: float,
 ) -> Measured:  # fmt: skip
     started = time.perf_counter()
@@ -195,7 +202,7 @@ def _measured(
 
 
 def _run(
-    forward: Forward, pixels: Sequence[np.ndarray], lanes: int, threads: int
+    forward: Engine, pixels: Sequence[np.ndarray], lanes: int, threads: int
 ) -> tuple[np.ndarray, float]:
     """Return the embeddings in the order of the batches, and how long it took."""
     with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as pool:

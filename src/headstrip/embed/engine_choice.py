@@ -11,7 +11,9 @@ import numpy as np
 from headstrip.embed.batch_tuning import best_batch
 from headstrip.embed.calibrate import Measured, calibrate, choose_engine
 from headstrip.embed.decoding.pool import DecodePool
-from headstrip.embed.engines import ENGINES, PRECISIONS, Engine, Precision, forward_of
+from headstrip.embed.engines.compile import forward_of
+from headstrip.embed.engines.engine import PRECISIONS, Precision
+from headstrip.embed.engines.registry import engine_names
 from headstrip.embed.listing import Listing
 from headstrip.embed.options import Options
 from headstrip.embed.parallelism import lay_out
@@ -143,7 +145,7 @@ def measured(
         device=encoder.place()[0].type,
     )  # fmt: skip
     size = int(layout.settings.batch_size or 1)
-    engines: tuple[Engine, ...] = tuple(e for e in ENGINES if settings.engine in (AUTO, None, e))
+    engines = [name for name in engine_names() if settings.engine in (AUTO, None, name)]
     precisions: tuple[Precision, ...] = tuple(
         p for p in PRECISIONS if settings.precision in (AUTO, None, p)
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headstrip.embed.engines.registry import check_engine
 from headstrip.embed.parallelism import cores, lay_out
+from headstrip.embed.plan import AUTO
 from headstrip.errors import HeadstripError, OptionError
 from headstrip.system.memory import address_limit, addresses_used, memory_limit, shown_bytes
 
@@ -34,7 +36,10 @@ def check_limits(encoder: Encoder, settings: Settings, options: Options) -> None
 
     Raises:
         OptionError: A number is beyond the machine; the message names the option.
+        ValueError: No engine has the name.
     """
+    if settings.engine not in (None, AUTO):
+        check_engine(str(settings.engine))
     check_threads(settings.threads)
     _check_count("lanes", options.lanes)
     _check_count("workers", options.workers)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from headstrip.embed.decoding.pool import DecodePool
-from headstrip.embed.engines import forward_of
+from headstrip.embed.engines.compile import forward_of
 from headstrip.embed.listing import Listing
 from headstrip.embed.options import check_errors
 from headstrip.embed.output.report import first_bad

@@ -20,7 +20,6 @@ DTYPES = ("float32", "float16")
 AUTO = "auto"
 """The engine, or the precision, that measures fastest within the tolerance."""
 
-_ENGINES = ("torch", "compile", "openvino", "onnxruntime", AUTO)
 _PRECISIONS = ("fp32", "bf16", AUTO)
 
 
@@ -29,7 +28,8 @@ class EmbedSettings:
     """How embeddings are computed and kept; None where it is not said.
 
     Attributes:
-        engine: What runs the network: "torch", "compile", "openvino", "onnxruntime" or ``AUTO``.
+        engine: What runs the network: the name of an engine, or ``AUTO``. Runs check the name,
+            because files name engines of plugins that are not installed everywhere.
         precision: "fp32", "bf16" or ``AUTO``.
         batch_size: Images that go through the network at once.
         threads: Threads of the processor that one batch has.
@@ -67,7 +67,7 @@ class EmbedSettings:
                 f"channels_last={self.channels_last!r} is no truth value. Pass True or False."
             )
         for name, known in (
-            ("route", ROUTES), ("dtype", DTYPES), ("engine", _ENGINES), ("precision", _PRECISIONS),
+            ("route", ROUTES), ("dtype", DTYPES), ("precision", _PRECISIONS),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value not in known:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from headstrip.embed.decoding.checksum import checksum_of
-from headstrip.embed.engines import forward_of
+from headstrip.embed.engines.compile import forward_of
 from headstrip.embed.files import writing
 from headstrip.embed.options import Options
 from headstrip.embed.output.paths import OwnFiles, root_of

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from headstrip import HeadstripError, PreprocessingError
 from headstrip.embed.calibrate import Measured, calibrate, choose_engine
-from headstrip.embed.engines.cosines import cosines
+from headstrip.embed.engines.engine import cosines
 
 FINITE = st.floats(-100, 100, width=32)
 ROWS = arrays.arrays(np.float32, (3, 5), elements=FINITE)
@@ -63,7 +63,7 @@ def test_batches_that_are_not_alike_are_refused(encoder, shapes):
 
 
 def test_pixels_of_another_size_are_refused_and_not_taken_for_an_engine_that_is_missing(encoder):
-    with pytest.raises(PreprocessingError, match="Pass a uint8 array of shape"):
+    with pytest.raises(PreprocessingError, match="A batch must be a uint8 array of shape"):
         calibrate(encoder, [np.zeros((4, 32, 32, 3), np.uint8)], ["torch"], ["fp32"])
 
 

@@ -11,8 +11,8 @@ import torch
 from tests.embed.engines.networks import Failing, with_backbone
 
 from headstrip import HeadstripError
-from headstrip.embed.engines import compile_encoder
-from headstrip.embed.engines.cosines import cosines
+from headstrip.embed.engines.compile import compile_encoder
+from headstrip.embed.engines.engine import cosines
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,5 +37,5 @@ def test_embeddings_are_eager_torchs_and_no_thread_compiles_anew(small, batches)
 
 def test_what_cannot_be_compiled_is_named(encoder):
     failing = with_backbone(encoder, Failing())
-    with pytest.raises(HeadstripError, match=r"cannot take over .*this network cannot be run"):
+    with pytest.raises(HeadstripError, match=r"cannot run .*this network cannot be run"):
         compile_encoder(failing, engine="compile", batch_size=4, threads=1)

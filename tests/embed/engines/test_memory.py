@@ -15,7 +15,7 @@ from tests.conftest import pixels
 
 from headstrip import HeadstripError, ImageError
 from headstrip.embed.engine_choice import fitting
-from headstrip.embed.engines import compile_encoder
+from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import embed_source
 from headstrip.system.out_of_memory import OutOfMemoryError, is_out_of_memory
@@ -109,6 +109,6 @@ def test_memory_that_is_short_for_a_moment_costs_a_moment(encoder, tmp_path, mon
 
         return through
 
-    monkeypatch.setattr("headstrip.embed.engines.compile_encoder", short)
+    monkeypatch.setattr("headstrip.embed.engines.compile.compile_encoder", short)
     assert embed_source(encoder, tmp_path, tmp_path / "out.parquet").bad == 0
     assert not left

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from headstrip import Preprocessing
-from headstrip.embed.engines.normalise import Normalise
+from headstrip.embed.engines.network import Normalise
 
 CROP = (6, 7)
 BATCHES = arrays.arrays(np.uint8, (2, *CROP, 3))

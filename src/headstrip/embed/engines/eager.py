@@ -1,17 +1,15 @@
-"""The engine "torch": the network as it is, on the device where the encoder is."""
+"""The engine "torch": eager torch, on the device of the encoder."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from headstrip.embed.engines.forward import Forward, Settings
-from headstrip.embed.engines.network import pixels_network
-from headstrip.embed.engines.staging import Staging
+from headstrip.embed.engines.engine import Engine, EngineSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,53 +17,64 @@ if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
 
-class Eager(Forward):
+class Eager(Engine):
     """Eager torch, in inference mode."""
 
-    def __init__(self, encoder: Encoder, settings: Settings) -> None:
+    def __init__(self, encoder: Encoder, settings: EngineSettings) -> None:
         """Make a network that shares the encoder's tensors."""
         super().__init__(encoder, settings)
-        self._encoder, self._place = encoder, encoder.place()[0]
-        self._network: Callable[[Tensor], Tensor] = pixels_network(encoder, settings)
+        self._encoder = encoder
+        self._network: Callable[[Tensor], Tensor] = self.network_of(encoder)
         self._of_thread = threading.local()
 
-    def _compute(self, pixels: np.ndarray) -> np.ndarray:
-        # Shared tensors may be a mapped file's pages, which the encoder watches.
+    def compute(self, pixels: np.ndarray) -> np.ndarray:
+        """Embed one batch."""
+        # Shared tensors can be pages of a mapped file, which the encoder watches.
         self._encoder._check_guards()
+        is_bf16 = self.settings.precision == "bf16"
         with (
             torch.inference_mode(),
-            torch.autocast(self._place.type, torch.bfloat16, enabled=self.precision == "bf16"),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16),
         ):
-            if self._place.type == "cuda":
-                return self._staging().through(self._network, pixels)
-            embedding = self._network(as_tensor(pixels).to(self._place))
-            return embedding.cpu().contiguous().numpy()
+            if self.device.type == "cuda":
+                return self._buffers().run(self._network, pixels)
+            # torch warns about memory that is not writable.
+            batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+            return self._network(batch.to(self.device)).cpu().contiguous().numpy()
 
-    def _staging(self) -> Staging:
-        if not hasattr(self._of_thread, "staging"):
-            shape = (self.batch_size, self.output_dim)
-            self._of_thread.staging = Staging(self.pixels_shape, shape, self._place)
-        staging: Staging = self._of_thread.staging
-        return staging
+    def _buffers(self) -> _CudaBuffers:
+        if not hasattr(self._of_thread, "buffers"):
+            shape = (self.settings.batch_size, self.output_dim)
+            self._of_thread.buffers = _CudaBuffers(self.pixels_shape, shape, self.device)
+        buffers: _CudaBuffers = self._of_thread.buffers
+        return buffers
 
-    def _free(self) -> None:
-        super()._free()
-        if self._place.type == "cuda":
+    def free_memory(self) -> None:
+        """Give back the memory of a failed batch, that of the GPU too."""
+        super().free_memory()
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _chosen(self) -> dict[str, Any]:
-        return {"channels_last": self.channels_last}
 
-    def _machine(self) -> str:
-        if self._place.type == "cuda":
-            return torch.cuda.get_device_name(self._place)
-        return super()._machine()
+class _CudaBuffers:
+    """Pinned memory for one batch and its embeddings, and a CUDA stream, for one thread.
 
-    def _versions(self) -> dict[str, str]:
-        return {"torch": str(torch.__version__)}
+    With two such threads one batch travels while the GPU computes the other.
+    """
 
+    def __init__(
+        self, pixels: tuple[int, ...], embeddings: tuple[int, ...], device: torch.device
+    ) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pixels = torch.empty(pixels, dtype=torch.uint8, pin_memory=True)
+        self._embeddings = torch.empty(embeddings, dtype=torch.float32, pin_memory=True)
 
-def as_tensor(pixels: np.ndarray) -> Tensor:
-    """Return an array as a tensor, on the same memory if it may be written to."""
-    # torch warns of memory that may not.
-    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+    def run(self, network: Callable[[Tensor], Tensor], pixels: np.ndarray) -> np.ndarray:
+        """Send a batch through the network and wait for its embeddings."""
+        self._pixels.numpy()[...] = pixels
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            batch = self._pixels.to(self._device, non_blocking=True)
+            self._embeddings.copy_(network(batch), non_blocking=True)
+            self._stream.synchronize()
+        return self._embeddings.numpy().copy()

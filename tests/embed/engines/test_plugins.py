@@ -1,0 +1,187 @@
+"""Engines that other distributions bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.distributions import install_distribution, on_path, run_python
+
+from headstrip import HeadstripError
+from headstrip.embed.calibrate import calibrate
+from headstrip.embed.engines.compile import compile_encoder
+from headstrip.embed.engines.registry import ENTRY_POINT_GROUP, check_engine, engine_names
+from headstrip.embed.options import Options
+from headstrip.embed.plan import Settings
+from headstrip.embed.run import embed_source
+from headstrip.encoder.encoder import Encoder
+
+SIMPLE = """
+import torch
+from headstrip.plugin_api import Engine
+
+class Simple(Engine):
+    def __init__(self, encoder, settings):
+        super().__init__(encoder, settings)
+        self.network = self.network_of(encoder)
+
+    def compute(self, pixels):
+        with torch.inference_mode():
+            return self.network(torch.tensor(pixels)).numpy()
+"""
+OTHERS = """
+from headstrip import HeadstripError
+from simple_engine import Simple
+
+class Picky(Simple):
+    def __init__(self, encoder, settings):
+        raise HeadstripError("This engine needs a Tuesday. Use it then.")
+
+class Careless(Simple):
+    def __init__(self, encoder, settings):
+        settings.nothing
+
+class Wrong(Simple):
+    def compute(self, pixels):
+        return -super().compute(pixels)
+"""
+ENGINES = {
+    "simple": "simple_engine:Simple",
+    "careless": "other_engines:Careless",
+    "picky": "other_engines:Picky",
+    "wrong": "other_engines:Wrong",
+    "missing": "no_such_module:Engine",
+    "leaving": "leaving_engine:Engine",
+    "number": "number_engine:ENGINE",
+    "torch": "simple_engine:Simple",
+}
+FILES = {
+    "simple_engine.py": SIMPLE,
+    "other_engines.py": OTHERS,
+    "leaving_engine.py": "import sys\nsys.exit('bye')\n",
+    "number_engine.py": "ENGINE = 7\n",
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    site = tmp_path_factory.mktemp("site")
+    install_distribution(site, "acme-engines", ENGINES, FILES, group=ENTRY_POINT_GROUP)
+    return site
+
+
+@pytest.fixture
+def installed(site: Path) -> Iterator[None]:
+    with on_path(site):
+        yield
+
+
+pytestmark = pytest.mark.usefixtures("installed")
+
+
+def compiled(encoder: Encoder, engine: str) -> Any:
+    return compile_encoder(encoder, engine=engine, batch_size=4, threads=1)
+
+
+def test_engines_of_plugins_are_listed_behind_those_of_headstrip() -> None:
+    assert engine_names() == (
+        "torch", "compile", "openvino", "onnxruntime",
+        "careless", "leaving", "missing", "number", "picky", "simple", "wrong",
+    )  # fmt: skip
+
+
+def test_listing_them_imports_none_and_no_torch(site: Path) -> None:
+    code = (
+        "import sys\n"
+        "from headstrip.embed.engines.registry import engine_names\n"
+        "assert 'simple' in engine_names()\n"
+        "print(sorted({'torch', 'numpy', 'simple_engine', 'leaving_engine'} & set(sys.modules)))\n"
+    )
+    done = run_python("-c", code, site=site)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_run_embeds_with_one(encoder: Encoder, save: Callable[..., Path], tmp_path: Path) -> None:
+    photos, out = save("a.png", 1).parent, tmp_path / "out.parquet"
+    report = embed_source(
+        encoder, photos, out, settings=Settings(engine="simple"), options=Options(workers=0)
+    )
+    assert (report.settings.engine, report.rows, report.bad) == ("simple", 1, 0)
+
+
+def test_its_embeddings_are_what_it_computes(encoder: Encoder, batches: list[np.ndarray]) -> None:
+    forward = compiled(encoder, "simple")
+    expected = compile_encoder(encoder, batch_size=4, threads=1)(batches[0])
+    torch.set_num_threads(1)
+    np.testing.assert_allclose(forward(batches[0]), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("missing", r"cannot load the engine 'missing' of acme-engines: .*No module named"),
+        ("leaving", r"cannot load the engine 'leaving' of acme-engines: SystemExit: bye\. Install"),
+        ("number", r"'number' of acme-engines: number_engine:ENGINE is not a class derived from"),
+        ("picky", r"This engine needs a Tuesday\. Use it then\."),
+        ("careless", r"The engine 'careless' cannot run torchvision:shuff.*has no attribute"),
+        ("wrong", r"The engine 'wrong' makes another network of torchvision:shuff"),
+    ],
+)
+def test_one_that_is_broken_is_reported_in_a_sentence(
+    encoder: Encoder, engine: str, message: str
+) -> None:
+    with pytest.raises(HeadstripError, match=message):
+        compiled(encoder, engine)
+
+
+def test_broken_ones_leave_the_others_alone(encoder: Encoder, batches: list[np.ndarray]) -> None:
+    found = calibrate(encoder, batches[:1], ["leaving", "missing", "torch"], ["fp32"])
+    assert [one.unavailable is None for one in found] == [False, False, True]
+    assert "acme-engines" in str(found[0].unavailable)
+
+
+def test_a_plugin_replaces_no_engine_of_headstrip(encoder: Encoder) -> None:
+    assert type(compiled(encoder, "torch")).__module__.startswith("headstrip.")
+
+
+def test_the_help_of_embed_names_them_also_where_one_is_broken(site: Path) -> None:
+    done = run_python("-m", "headstrip.cli", "embed", "--help", site=site)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = "".join(done.stdout.split())
+    assert "[auto|torch|compile|openvino|onnxruntime|careless|leaving|missing|number" in text
+
+
+def test_an_unknown_engine_is_refused_with_the_names_before_anything_starts(
+    encoder: Encoder, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    message = r"There is no engine 'acme'\. Use one of torch, compile, .*simple, wrong\."
+    with pytest.raises(ValueError, match=message):
+        check_engine("acme")
+    photos, out = save("a.png", 1).parent, tmp_path / "new" / "out.parquet"
+    out.parent.mkdir()
+    with pytest.raises(ValueError, match=message):
+        embed_source(encoder, photos, out, settings=Settings(engine="acme"))
+    assert list(out.parent.iterdir()) == []
+    done = run_python(
+        "-m", "headstrip.cli", "embed", str(photos), "-b", "resnet18", "-o", str(out),
+        "--engine", "acme",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "There is no engine 'acme'. Use one of torch, compile," in " ".join(done.stderr.split())
+
+
+def test_a_run_that_goes_on_with_a_file_of_a_plugin_that_is_gone_names_its_engine(
+    encoder: Encoder, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    photos, out, site = save("a.png", 1).parent, tmp_path / "out.parquet", tmp_path / "site"
+    engines, files = {"gone": "gone_engine:Simple"}, {"gone_engine.py": SIMPLE}
+    install_distribution(site, "gone-engines", engines, files, group=ENTRY_POINT_GROUP)
+    with on_path(site):
+        embed_source(encoder, photos, out, settings=Settings(engine="gone"))
+    save("b.png", 2)
+    with pytest.raises(ValueError, match="There is no engine 'gone'"):
+        embed_source(encoder, photos, out)
