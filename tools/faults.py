@@ -103,7 +103,7 @@ FAULTS = (
         "tests/embed/test_pipeline.py",
     ),
     Fault(
-        "a PIL image is not turned", "images/pictures.py",
+        "a PIL image is not turned", "images/inputs.py",
         "        if isinstance(image, Image.Image):\n            return as_picture",
         "        if isinstance(image, Image.Image):\n            image.info.pop('exif', None)\n"
         "            image.getexif().clear()\n            return as_picture",

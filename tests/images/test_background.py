@@ -20,7 +20,8 @@ from tests.images.deep_images import png, shallow_png
 
 from headstrip import HeadstripError, Preprocessing, PreprocessingError
 from headstrip.embed.run import embed_source
-from headstrip.images.pictures import load_image, to_picture
+from headstrip.images.decode import load_image
+from headstrip.images.inputs import to_picture
 
 STEPS = Preprocessing(crop=(8, 8), resize=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 GREY_STEPS = replace(STEPS, mean=(0.5,), std=(0.5,))

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from headstrip import ImageError
-from headstrip.images.decode import FORMATS, decode
-from headstrip.images.pictures import load_image
+from headstrip.images.decode import FORMATS, decode, load_image
 
 Save = Callable[..., Path]
 
@@ -79,7 +78,7 @@ def test_a_truncated_file_says_so(save: Save) -> None:
 def test_a_text_file_named_jpg_says_which_formats_are_read(tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_text("not a picture")
-    assert "it is in none of the formats that are read (AVIF, BMP, " in reason(path)
+    assert "it is in none of the formats that headstrip reads (AVIF, BMP, " in reason(path)
 
 
 def test_an_empty_file_is_named_empty(tmp_path: Path) -> None:
@@ -92,8 +91,8 @@ def test_a_missing_file_a_folder_and_a_pipe_are_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     assert reason(tmp_path / "none.jpg") == "No such file or directory."
-    assert reason(tmp_path) == "it is no regular file."
-    assert reason(tmp_path / "pipe.jpg") == "it is no regular file."
+    assert reason(tmp_path) == "it is not a regular file."
+    assert reason(tmp_path / "pipe.jpg") == "it is not a regular file."
     assert reason(tmp_path / "loop.jpg") == "Too many levels of symbolic links."
     assert "null" in reason("a\0b.jpg")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import functional
 
 from headstrip import Preprocessing, PreprocessingError
-from headstrip.images.pictures import to_picture
+from headstrip.images.inputs import to_picture
 from headstrip.images.preprocessing import Fit
 
 PLAIN = Preprocessing(crop=(20, 24), resize=(20, 24), mean=(0.0,) * 3, std=(1.0,) * 3, rescale=1.0)
@@ -227,14 +227,16 @@ def test_a_transform_prints_fit_and_fill() -> None:
 
 @pytest.mark.parametrize("fit", ["stretch", "", None, ["cover"], 1], ids=str)
 def test_an_unknown_fit_is_refused_and_the_known_ones_are_named(fit: Any) -> None:
-    with pytest.raises(PreprocessingError, match=r"fit=.*squash, cover, contain"):
+    with pytest.raises(PreprocessingError, match=r"There is no fit .*squash, cover, contain"):
         replace(PLAIN, fit=fit)
 
 
 @pytest.mark.parametrize("fit", ["cover", "contain"])
 @pytest.mark.parametrize("resize", [256, None])
 def test_a_fit_without_a_height_and_width_is_refused(resize: int | None, fit: Any) -> None:
-    with pytest.raises(PreprocessingError, match=rf"'{fit}' says nothing .*\(height, width\)"):
+    with pytest.raises(
+        PreprocessingError, match=rf"'{fit}' needs a height and a width.*\(height, width\)"
+    ):
         replace(PLAIN, resize=resize, fit=fit)
 
 
@@ -252,7 +254,7 @@ def test_a_fill_that_is_no_pixel_is_refused(fill: Any) -> None:
 
 
 def test_json_with_a_fit_that_fits_nothing_is_refused() -> None:
-    with pytest.raises(PreprocessingError, match="says nothing about resize=256"):
+    with pytest.raises(PreprocessingError, match="got resize=256"):
         Preprocessing.from_json({**PLAIN.to_json(), "resize": 256, "fit": "cover"})
 
 
@@ -288,5 +290,5 @@ def test_a_resize_of_ones_own_is_scaled_whatever_the_share():
 
 @pytest.mark.parametrize("share", [0, -0.5, float("nan"), "0.9"])
 def test_a_share_that_is_no_number_above_zero_is_refused(share):
-    with pytest.raises(PreprocessingError, match=r"No crop keeps crop_pct=.*above zero"):
+    with pytest.raises(PreprocessingError, match=r"crop_pct must be a number above zero"):
         replace(SHARE, crop_pct=share)

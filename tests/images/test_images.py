@@ -14,7 +14,7 @@ from PIL import Image
 
 from headstrip import ImageError, Preprocessing, PreprocessingError
 from headstrip.encoder.encoder import Encoder
-from headstrip.images.pictures import to_frames, to_picture
+from headstrip.images.inputs import to_frames, to_picture
 
 RGB = Preprocessing(crop=(8, 8), resize=8, mean=(0.5,) * 3, std=(0.5,) * 3)
 GREY = Preprocessing(crop=(8, 8), resize=8, mean=(0.5,), std=(0.5,))
@@ -122,7 +122,7 @@ def test_anything_else_is_refused_by_type_dtype_and_shape(image: Any, told: str)
 
 
 def test_channels_that_no_image_has_are_told() -> None:
-    assert "the 2 channels" in refused(PIXELS, replace(RGB, mean=(0.5,) * 2, std=(0.5,) * 2))
+    assert "takes 2 channels" in refused(PIXELS, replace(RGB, mean=(0.5,) * 2, std=(0.5,) * 2))
 
 
 def test_a_strip_that_a_resize_would_make_huge_is_refused() -> None:

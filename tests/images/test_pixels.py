@@ -18,10 +18,9 @@ from torchvision.transforms import v2
 import headstrip
 from headstrip import Preprocessing, PreprocessingError
 from headstrip.images.decode import decode, decode_bytes
-from headstrip.images.pictures import to_picture
-from headstrip.images.pixels import to_pixels, to_pixels_fast
+from headstrip.images.inputs import to_picture
+from headstrip.images.pixels import MARGIN, decode_reduced, to_pixels, to_pixels_fast
 from headstrip.images.preprocessing import INTERPOLATIONS
-from headstrip.images.reduced import MARGIN, decode_reduced
 from headstrip.registry.catalog import WeightsTable
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -172,7 +171,7 @@ def test_a_large_jpeg_is_decoded_small_and_never_below_the_margin(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(800, 600), (803, 605)], ids=str)
-def test_the_fast_route_shows_the_same_part_whatever_the_orientation(
+def test_the_fast_mode_shows_the_same_part_whatever_the_orientation(
     size: tuple[int, int], orientation: int
 ) -> None:
     data = jpeg(*size, orientation)
@@ -185,7 +184,7 @@ def test_the_fast_route_shows_the_same_part_whatever_the_orientation(
 
 @given(preprocessings(), st.integers(1, 400), st.integers(1, 400), st.integers(1, 8))
 @settings(deadline=None, max_examples=100)
-def test_the_fast_route_takes_any_preprocessing_and_size(
+def test_the_fast_mode_takes_any_preprocessing_and_size(
     steps: Preprocessing, width: int, height: int, orientation: int
 ) -> None:
     fast = both(jpeg(width, height, orientation), steps)[1]
@@ -194,7 +193,7 @@ def test_the_fast_route_takes_any_preprocessing_and_size(
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_the_fast_route_takes_grey_and_cmyk(mode: str) -> None:
+def test_the_fast_mode_takes_grey_and_cmyk(mode: str) -> None:
     exact, fast = both(jpeg(800, 600, mode=mode), LARGE)
     assert np.abs(exact.astype(int) - fast).max() <= 4
 

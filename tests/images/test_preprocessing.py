@@ -185,7 +185,9 @@ def test_an_input_without_pixels_is_refused(shape: Any) -> None:
     ids=str,
 )  # fmt: skip
 def test_an_impossible_size_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(PreprocessingError, match=r"Sizes are whole numbers.*Pass crop="):
+    with pytest.raises(
+        PreprocessingError, match=r"All sizes must be integers above zero.*Pass crop="
+    ):
         replace(RESNET, **change)
 
 

@@ -21,7 +21,7 @@ from tests.images.deep_images import plain_ppm, png, shallow_png, tiff
 from headstrip import HeadstripError, ImageError, PreprocessingError
 from headstrip.embed.output.loading import load_embeddings
 from headstrip.embed.run import embed_source
-from headstrip.images.pictures import load_image
+from headstrip.images.decode import load_image
 
 MODES = {
     "JPEG": ["L", "RGB", "CMYK"],

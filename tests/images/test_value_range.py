@@ -16,7 +16,8 @@ from tests.images.deep_images import PACKED, plain_ppm, png, ppm, tiff
 
 from headstrip import HeadstripError, ImageError, Preprocessing, PreprocessingError
 from headstrip.embed.run import embed_source
-from headstrip.images.pictures import load_image, to_picture
+from headstrip.images.decode import load_image
+from headstrip.images.inputs import to_picture
 from headstrip.images.preprocessing import parse_value_range
 
 STEPS = Preprocessing(crop=(8, 8), resize=8, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -261,7 +262,7 @@ def test_values_beyond_the_range_are_clipped_and_white_stays_zero() -> None:
 
 def test_a_file_whose_values_leave_what_it_states_is_refused() -> None:
     told = refusal(tiff(deepened(GREY), photometric=1, tags=[(281, "H", [4095])]))
-    assert "states that its values are 0 to 4095, and they are 0 to 65535" in told
+    assert "states that its values are 0 to 4095, but they are 0 to 65535" in told
 
 
 def test_one_shade_is_refused_only_where_its_range_would_change_it() -> None:

@@ -78,7 +78,7 @@ def _classify(encoder: Encoder, image: str, count: int) -> list[Guess]:
         HeadNotFoundError: The encoder has no head.
         ImageError: The file cannot be read, or the network makes no numbers of it.
     """
-    from headstrip.images.pictures import read_picture
+    from headstrip.images.inputs import read_picture
 
     ready = encoder.preprocess(read_picture(image, steps_of(encoder)))
     device, dtype = encoder.place()

@@ -174,7 +174,7 @@ def _encoder(context: click.Context, file: EmbeddingsFile, weights: str | None) 
 def _queries(encoder: Encoder, images: tuple[str, ...]) -> list[Query]:
     import numpy as np
 
-    from headstrip.images.pictures import read_picture
+    from headstrip.images.inputs import read_picture
     from headstrip.search.thumbnails import thumbnail
 
     queries = []

@@ -87,7 +87,7 @@ class Loop:
             pool = DecodePool(
                 task.reader, preprocessing, batch_size=int(settings.batch_size or 1),
                 workers=task.layout.workers, slots=task.layout.slots, timeout=task.timeout,
-                mode=str(settings.route),
+                mode="fast" if settings.route == "fast" else "exact",
             )  # fmt: skip
             with interrupts_held():
                 self._pool = stack.enter_context(pool)

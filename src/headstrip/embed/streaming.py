@@ -26,7 +26,7 @@ from headstrip.embed.plan import AUTO, Plan, Settings, encoder_in_plan
 from headstrip.embed.sources import Item, StreamSource
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
 from headstrip.images.decode import bytes_of
-from headstrip.images.pictures import is_file, read_picture, to_picture
+from headstrip.images.inputs import is_file, read_picture, to_picture
 from headstrip.images.pixels import to_pixels
 from headstrip.system.atomic import written_beside
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from headstrip.images.pictures import is_file
+from headstrip.images.inputs import is_file
 
 
 def check_batch_size(batch_size: int) -> None:

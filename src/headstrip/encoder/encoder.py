@@ -146,7 +146,7 @@ class Encoder(nn.Module):
             PreprocessingError: The encoder has no preprocessing, or the input is none of these.
             ImageError: The file cannot be read.
         """
-        from headstrip.images.pictures import to_frames, to_picture
+        from headstrip.images.inputs import to_frames, to_picture
 
         preprocessing = self._preprocessing()
         convert = to_picture if self.spec.task == "image" else to_frames

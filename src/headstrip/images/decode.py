@@ -1,6 +1,6 @@
-"""One image file, read so that nothing in it can do more than fail.
+"""Reads one image file; whatever the file contains, the worst result is an ImageError.
 
-No switch of Pillow's is touched: what holds for a file that is read here holds for no other.
+headstrip changes none of Pillow's global settings, so other code reads images as before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headstrip.images.size_limit import MAX_BYTES, refuse_size
 from headstrip.images.tiff import unread_kind
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
-"""The formats that are read, in Pillow's words. EPS, which runs another program, is not one."""
+"""The formats that headstrip reads, in Pillow's words, besides HEIC. EPS would run a program."""
 
 _ORIENTATION = 0x0112
 _OTHER_ORIENTATIONS = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
@@ -41,12 +41,12 @@ _filters = threading.Lock()
 
 
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read an image file, and turn it as its EXIF orientation says.
+    """Read an image file and turn it upright as its EXIF orientation says.
 
-    Of an animation it is the first frame.
+    Of an animation the function reads the first frame.
 
     Args:
-        path: A file of one of ``FORMATS``, whatever its suffix.
+        path: A file of one of ``FORMATS``; the suffix does not matter.
 
     Returns:
         The decoded image, in the file's own mode. The file is closed.
@@ -65,10 +65,10 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode(path: str | os.PathLike[str]) -> Image.Image:
-    """Read as ``load_image`` does, with nothing but the reason in the message of its error."""
+    """Read as ``load_image`` does, with only the reason in the message of its error."""
     with decoding_errors(), opened_file(path) as file:
         image = upright(open_image(file))
-    # As Pillow does for a path: who is given the image can ask the file how deep it is.
+    # As Pillow does for a path: code that gets the image can find out how deep the file is.
     image.filename = os.fsdecode(path)  # type: ignore[attr-defined]
     return image
 
@@ -79,11 +79,11 @@ def opened_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Raises:
         ImageError: It is not a regular file, is empty, or has more than ``MAX_BYTES``.
-        OSError: It cannot be opened.
+        OSError: The system cannot open it.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
-        # A pipe would be waited for.
-        raise ImageError("it is no regular file.")
+        # Opening a pipe would wait.
+        raise ImageError("it is not a regular file.")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         refuse_size(size)
@@ -93,14 +93,14 @@ def opened_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def bytes_of(file: Any, most: int | None = None) -> bytes:
-    """Read a binary file object from its start, and leave its position as it was.
+    """Read a binary file object from its start and restore its position.
 
     Args:
-        file: An object with ``read``; one that cannot seek is read from where it is.
-        most: How many bytes to read at most; None reads all of them.
+        file: An object with ``read``; one that cannot seek is read from its position.
+        most: Largest number of bytes to read; None reads all.
 
     Raises:
-        ImageError: It cannot be read, has more than ``MAX_BYTES``, or gives text.
+        ImageError: The object cannot be read, has more than ``MAX_BYTES``, or gives text.
     """
     with decoding_errors():
         can_seek = getattr(file, "seekable", lambda: hasattr(file, "seek"))()
@@ -128,7 +128,7 @@ def decode_bytes(data: bytes) -> Image.Image:
         The decoded image, in its own mode, turned as its EXIF orientation says.
 
     Raises:
-        ImageError: They cannot be read; the message is the reason and nothing else.
+        ImageError: The bytes cannot be read; the message is only the reason.
 
     Example:
         >>> decode_bytes(b"P5 2 1 255 ab").size
@@ -146,7 +146,7 @@ def open_bytes(data: bytes, page: int = 0) -> Image.Image:
         page: Which page or frame, counted from 0.
 
     Raises:
-        ImageError: There are no bytes, or too many.
+        ImageError: There are no bytes, too many, or the file has no such page.
     """
     refuse_size(len(data))
     if not data:
@@ -160,15 +160,37 @@ def open_bytes(data: bytes, page: int = 0) -> Image.Image:
     return image
 
 
+def open_image(file: BinaryIO) -> Image.Image:
+    """Read the header of a file, with Pillow's warning of too many pixels as an error.
+
+    Raises:
+        ImageError: It is a TIFF whose pixels Pillow does not read; the message says which.
+    """
+    if is_heif(file):
+        return open_heif(file)
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    # The filters are global: two threads that change them at once would restore each other's.
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(file, formats=formats)
+        except UnidentifiedImageError:
+            if (kind := unread_kind(file)) is not None:
+                raise ImageError(kind) from None
+            raise
+
+
 def upright(image: Image.Image) -> Image.Image:
-    """Read the pixels of an image, and turn it as its EXIF orientation says.
+    """Read the pixels of an image and turn it as its EXIF orientation says.
 
     Returns:
-        The image itself where nothing turns it. Another one has no orientation any more, so that
-        nothing turns it a second time.
+        The same image where the orientation turns nothing. A turned image has no orientation, so
+        that no other code turns it again.
     """
     _load(image)
-    # Pillow turns a TIFF itself when it loads it, and takes the orientation out.
+    # Pillow turns a TIFF itself when it loads it, and removes the orientation.
     turn = turn_of(image)
     if turn is None:
         return image
@@ -177,37 +199,23 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-@contextmanager
-def decoding_errors() -> Iterator[None]:
-    """Turn what reading an image raises into an ImageError with one sentence.
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return the turn that the EXIF orientation of an image demands, None for no turn.
 
-    Errors of headstrip's own stay what they are.
+    ``ImageOps.exif_transpose`` also writes the EXIF data, and fails where they are damaged.
     """
     try:
-        yield
-    except HeadstripError:
-        raise
-    except UnidentifiedImageError as error:
-        known = ", ".join(FORMATS)
-        raise ImageError(f"it is in none of the formats that are read ({known}).") from error
-    except Exception as error:
-        # Pillow's parsers raise what they happen to meet in a damaged file: OSError, SyntaxError,
-        # ValueError, struct.error, IndexError, MemoryError, NotImplementedError and more.
-        raise ImageError(f"{_reason(error)}.") from error
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    # A damaged file's own bytes may be in it, any number of them.
-    text = " ".join(text[:_LONGEST].split()).rstrip(".")
-    return text or type(error).__name__
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        # Damaged EXIF data raise many types of errors. Viewers show such an image as it is stored.
+        return None
 
 
 def _load(image: Any) -> None:
     """Read the pixels of an image, those of a TIFF through its file object.
 
-    Pillow maps an uncompressed TIFF that has a name, with the width and height of the turned image,
-    which scrambles the pixels of one that lies on its side.
+    Pillow maps an uncompressed TIFF that has a name with the size of the turned image, which
+    scrambles the pixels of one that lies on its side.
     """
     if not (isinstance(image, TiffImageFile) and image.tile):
         image.load()
@@ -220,13 +228,13 @@ def _load(image: Any) -> None:
 
 
 def _remove_orientation(image: Image.Image) -> None:
-    """Take the orientation out of an image's metadata, and all of them where they are damaged."""
+    """Remove the orientation from an image's metadata, and all EXIF data if they are damaged."""
     try:
         exif = image.getexif()
         exif.pop(_ORIENTATION, None)
         data = exif.tobytes()
     except Exception:
-        # Pillow writes EXIF data from what it read, and damaged ones stop it in many ways.
+        # Pillow writes EXIF data from what it read; damaged ones raise many types of errors.
         data = b""
     if "exif" in image.info:
         image.info["exif"] = data
@@ -234,35 +242,27 @@ def _remove_orientation(image: Image.Image) -> None:
         image.info.pop(key, None)
 
 
-def open_image(file: BinaryIO) -> Image.Image:
-    """Read the header of a file, with Pillow's warning of too many pixels as an error.
+@contextmanager
+def decoding_errors() -> Iterator[None]:
+    """Turn what reading an image raises into an ImageError of one sentence.
 
-    Raises:
-        ImageError: It is a TIFF whose pixels Pillow does not read; the message has their kind.
-    """
-    if is_heif(file):
-        return open_heif(file)
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]
-    # Two threads that change the filters at once would put back each other's.
-    with _filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            return Image.open(file, formats=formats)
-        except UnidentifiedImageError:
-            if (kind := unread_kind(file)) is not None:
-                raise ImageError(kind) from None
-            raise
-
-
-def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """Return how an image is turned to be as its EXIF orientation says, None for not at all.
-
-    ``ImageOps.exif_transpose`` also rewrites the EXIF data, and fails where they are damaged.
+    headstrip's own errors pass unchanged.
     """
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:
-        # Data that nobody can read turn nothing; every viewer shows the image as it is stored.
-        return None
+        yield
+    except HeadstripError:
+        raise
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise ImageError(f"it is in none of the formats that headstrip reads ({known}).") from error
+    except Exception as error:
+        # Pillow's parsers raise many types for a damaged file: OSError, SyntaxError, ValueError,
+        # struct.error, IndexError, MemoryError, NotImplementedError and more.
+        raise ImageError(f"{_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # The text can contain any number of bytes of a damaged file.
+    text = " ".join(text[:_LONGEST].split()).rstrip(".")
+    return text or type(error).__name__

@@ -1,6 +1,6 @@
-"""HEIC and HEIF images, by pillow-heif where it is installed.
+"""HEIC and HEIF images, read by pillow-heif where it is installed.
 
-Pillow's own table of formats stays what it is: nothing is registered in the process that calls.
+headstrip registers nothing in Pillow, so other code reads images as before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LONGEST_BOX = 1 << 10
 
 
 def is_heif(file: BinaryIO) -> bool:
-    """Whether a file starts as HEIC or HEIF does, and is no AVIF; it is left at its start."""
+    """Whether a file begins as HEIC or HEIF does and is not AVIF; rewinds the file."""
     start = file.read(12)
     size = min(int.from_bytes(start[:4], "big"), _LONGEST_BOX)
     brands = file.read(max(0, size - len(start))) if start[4:8] == b"ftyp" else b""
@@ -26,7 +26,7 @@ def is_heif(file: BinaryIO) -> bool:
     if start[4:8] != b"ftyp":
         return False
     major = start[8:12]
-    # Behind the major brand and its version.
+    # The compatible brands follow the version, four bytes each.
     compatible = {brands[at : at + 4] for at in range(4, len(brands), 4)}
     return major in _HEVC or (major in _ANY_CODING and not compatible & _AV1)
 
@@ -34,13 +34,11 @@ def is_heif(file: BinaryIO) -> bool:
 def open_heif(file: BinaryIO) -> Image.Image:
     """Read the header of a HEIC or HEIF image.
 
-    The pixels come out upright: the file's own rotation is applied when they are read, and EXIF
-    says nothing beside it.
+    Reading the pixels applies the rotation that the file states; EXIF does not add another one.
 
     Raises:
-        ImageError: pillow-heif is not installed.
-        PIL.UnidentifiedImageError: The file is damaged.
-        PIL.Image.DecompressionBombError: It has more pixels than Pillow takes for safe.
+        ImageError: pillow-heif is not installed, or the file is damaged.
+        PIL.Image.DecompressionBombError: It has more pixels than Pillow's limit.
     """
     try:
         from pillow_heif import HeifImageFile

@@ -1,7 +1,6 @@
-"""What the pixels of an image become: 8-bit RGB, or grey where a network takes one channel.
+"""Converts the pixels of any image to 8-bit RGB, or to grey for a network with one channel.
 
-Paths, bytes, file objects and PIL images all come through ``as_picture``. Nothing here imports
-torch.
+Paths, bytes, file objects and PIL images all go through ``as_picture``. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -19,29 +18,30 @@ if TYPE_CHECKING:
 
 _MODES = {1: "L", 3: "RGB"}
 _PLAIN = {"RGBa": "RGBA", "La": "LA", "P": "RGBA", "PA": "RGBA"}
-"""Modes whose colours and alpha are read in another mode."""
+"""Modes whose colours and alpha headstrip reads in another mode."""
+_WIDE_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
 
 _SHARE = 4
-"""An image that uses less than one part in so many of its type's range does not say its white."""
+"""An image that uses less than one part in so many of its type's range may have another white."""
 
-_AT_ONCE = 1 << 20
+_VALUES_AT_ONCE = 1 << 20
 
 
 def as_picture(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Turn an image, read or not, into the pixels that a preprocessing starts from.
+    """Convert an image to the pixels that a preprocessing starts from.
 
     Args:
-        image: A PIL image, whether its pixels are read or its file is still open.
-        preprocessing: Whose channels, ``value_range`` and ``background`` are used.
+        image: A PIL image, of an open file too.
+        preprocessing: Has the channels, the ``value_range`` and the ``background``.
 
     Returns:
         An image of mode RGB, or L for 1 channel, turned as its EXIF orientation says; the same
-        one where nothing is to be done.
+        image where nothing changes.
 
     Raises:
-        PreprocessingError: It has no pixels, would be resized to too many, or its pixels cannot
-            be 8-bit RGB.
-        Exception: Whatever Pillow raises for a damaged file; see ``decoding_errors``.
+        PreprocessingError: The image has no pixels, would have too many after the resize, or does
+            not convert to 8-bit RGB.
+        Exception: Any error of Pillow for a damaged file; see ``decoding_errors``.
     """
     samples = read_samples(image, preprocessing)
     refuse_huge(samples.image.height, samples.image.width, preprocessing)
@@ -56,21 +56,22 @@ def read_samples(image: Image.Image, preprocessing: Preprocessing) -> Samples:
 def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
     """Convert an image to the mode that has the channels of a preprocessing.
 
-    Numbers of more than 8 bits are scaled to 0 to 255 as ``value_range`` says. Where alpha, or a
-    transparent colour, hides anything, the image is put on the ``background``. Grey, palettes,
-    CMYK, YCbCr and LAB become RGB as Pillow converts them.
+    Values of more than 8 bits are scaled to 0 to 255 as ``value_range`` says. An image whose alpha,
+    or transparent colour, hides anything is put on the ``background``. Pillow converts grey,
+    palettes, CMYK, YCbCr and LAB to RGB.
 
     Returns:
-        An image of mode RGB or L; the same one where nothing is to be done.
+        An image of mode RGB or L; the same image where nothing changes.
 
     Raises:
-        PreprocessingError: No image has so many channels, or its pixels cannot be 8-bit RGB.
+        PreprocessingError: The preprocessing has neither 1 nor 3 channels, or the image does not
+            convert to 8-bit RGB.
     """
     channels = preprocessing.channels
     mode = _MODES.get(channels)
     if mode is None:
         raise PreprocessingError(
-            f"No image has the {channels} channels that the preprocessing takes. Pass a uint8 "
+            f"The preprocessing takes {channels} channels, and an image has 1 or 3. Pass a uint8 "
             f"tensor ({channels}, height, width)."
         )
     alpha = None if preprocessing.background == "keep" else _alpha(samples)
@@ -78,7 +79,7 @@ def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
     picture = samples.image
     if samples.scale is not None:
         visible = np.asarray(alpha) > 0 if least == 0 else None
-        picture = _scaled(samples, preprocessing.value_range, visible)
+        picture = _scaled(samples, samples.scale, preprocessing.value_range, visible)
     if picture.mode in _PLAIN:
         # Pillow warns when it drops a palette's transparency in one step.
         picture = _converted(_without_odd_transparency(picture), _PLAIN[picture.mode])
@@ -88,28 +89,11 @@ def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
     return _converted(picture, mode)
 
 
-def _converted(image: Image.Image, mode: str) -> Image.Image:
-    """Convert an image as Pillow does; the same one where it has the mode already.
-
-    Raises:
-        PreprocessingError: Pillow does not convert its mode.
-    """
-    if image.mode == mode:
-        return image
-    try:
-        return image.convert(mode)
-    except ValueError as error:
-        raise PreprocessingError(
-            f"The image has pixels of mode {image.mode!r}, which Pillow does not convert to "
-            f"{mode}. Convert it to 8-bit RGB."
-        ) from error
-
-
 def refuse_huge(height: int, width: int, preprocessing: Preprocessing) -> None:
-    """Refuse an image without pixels, and a strip that a resize would make fill the memory.
+    """Refuse an image without pixels, and a strip that would fill the memory after the resize.
 
     Raises:
-        PreprocessingError: It has no pixels, or would be resized to more than
+        PreprocessingError: The image has no pixels, or the resize would give it more than
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     if not height or not width:
@@ -125,8 +109,25 @@ def refuse_huge(height: int, width: int, preprocessing: Preprocessing) -> None:
         )
 
 
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image as Pillow does; return the same image where it has the mode already.
+
+    Raises:
+        PreprocessingError: Pillow does not convert its mode.
+    """
+    if image.mode == mode:
+        return image
+    try:
+        return image.convert(mode)
+    except ValueError as error:
+        raise PreprocessingError(
+            f"The image has pixels of mode {image.mode!r}, which Pillow does not convert to "
+            f"{mode}. Convert it to 8-bit RGB."
+        ) from error
+
+
 def _alpha(samples: Samples) -> Image.Image | None:
-    """Return how opaque each pixel is, mode L; None where the image has no transparency."""
+    """Return how opaque each pixel is, mode L; None for an image without transparency."""
     image = samples.image
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"}:
         return image.getchannel(image.mode[-1])
@@ -140,7 +141,7 @@ def _alpha(samples: Samples) -> Image.Image | None:
     if len(key) != bands:
         return None
     if samples.deep is None and image.mode == "RGB" and (samples.scale or max(key) > 255):
-        # The upper 8 bits are all that there is to compare.
+        # Only the upper 8 bits are left to compare.
         key = tuple(part >> 8 for part in key)
     if image.mode == "1":
         key = (bool(key[0]),)
@@ -148,11 +149,8 @@ def _alpha(samples: Samples) -> Image.Image | None:
     return Image.fromarray(np.where(is_hidden, np.uint8(0), np.uint8(255)))
 
 
-_WIDE_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
-
-
 def _without_odd_transparency(image: Image.Image) -> Image.Image:
-    """Return an image of a palette whose transparency, if any, is of a kind that Pillow knows."""
+    """Return a palette image without a transparency of a type that Pillow does not know."""
     if image.mode != "P" or isinstance(image.info.get("transparency"), (bytes, int, type(None))):
         return image
     plain = image.copy()
@@ -160,20 +158,23 @@ def _without_odd_transparency(image: Image.Image) -> Image.Image:
     return plain
 
 
-def _scaled(samples: Samples, value_range: str | Range, visible: np.ndarray | None) -> Image.Image:
-    """Scale numbers that are signed or have more than 8 bits to 0 to 255.
+def _scaled(
+    samples: Samples, scale: Scale, value_range: str | Range, visible: np.ndarray | None
+) -> Image.Image:
+    """Scale values that are signed or have more than 8 bits to 0 to 255.
 
     Args:
         samples: The image.
-        value_range: Which numbers become 0 and 255.
-        visible: bool array (height, width), False where nobody sees a pixel; None for nowhere.
+        scale: What its values mean.
+        value_range: Which values become 0 and 255.
+        visible: bool array (height, width), False for fully transparent pixels; None where there
+            are none.
     """
-    image, scale, deep = samples.image, samples.scale, samples.deep
-    assert scale is not None
+    image, deep = samples.image, samples.deep
     if not scale.is_colour:
         if isinstance(value_range, tuple) and not scale.unit:
             raise _too_late()
-        values, unit = _numbers(image, scale), scale.unit or 1.0
+        values, unit = _values_of(image, scale), scale.unit or 1.0
         black, white = _range_of(_chosen(values, visible), unit, scale, value_range)
         pixels = _to_8_bits(values, black * unit, white * unit)
         return Image.fromarray(255 - pixels if scale.is_inverted else pixels)
@@ -199,8 +200,8 @@ def _upper_bits(
     value_range: str | Range,
     visible: np.ndarray | None,
 ) -> Image.Image:
-    """Take the upper 8 bits of 16-bit colour, which Pillow gives, where they are enough."""
-    # Pillow scales a PPM, so that the largest number that it states is white.
+    """Return the upper 8 bits of 16-bit colour, which Pillow gives, where they are enough."""
+    # Pillow scales a PPM so that the largest value that it states is white.
     is_scaled = scale.unit != 1
     needs_lower = value_range == "dtype" if is_scaled else value_range == "auto" and scale.stated
     if isinstance(value_range, tuple) or needs_lower:
@@ -215,77 +216,78 @@ def _upper_bits(
 
 def _too_late() -> PreprocessingError:
     return PreprocessingError(
-        "The image has more than 8 bits a channel, of which Pillow gives only 8, so that no value "
-        "range can be chosen. Pass the path or the bytes of a PNG, PPM or TIFF file (interleaved, "
+        "The image has more than 8 bits a channel, and Pillow has kept only 8, so headstrip cannot "
+        "apply a value range. Pass the path or the bytes of a PNG, PPM or TIFF file (interleaved, "
         "alpha not premultiplied), or convert the image to 8-bit RGB."
     )
 
 
-def _numbers(image: Image.Image, scale: Scale) -> np.ndarray:
+def _values_of(image: Image.Image, scale: Scale) -> np.ndarray:
     values: np.ndarray = np.asarray(image)
     if values.dtype == np.int32 and scale.whole is not None and scale.whole[1] >= 1 << 31:
-        # Pillow has no mode for unsigned numbers of 32 bits.
+        # Pillow has no mode for unsigned values of 32 bits.
         values = values.view(np.uint32)
     if values.dtype == np.uint8:
-        # Pillow has no mode for signed numbers of 8 bits either.
+        # Pillow has no mode for signed values of 8 bits either.
         values = values.view(np.int8)
     return values
 
 
 def _range_of(values: np.ndarray, unit: float, scale: Scale, value_range: str | Range) -> Range:
-    """Return which numbers become 0 and 255.
+    """Return which values become 0 and 255.
 
     Args:
-        values: The numbers of all pixels that can be seen.
-        unit: What the file's numbers were multiplied by.
-        scale: What the file's numbers mean.
-        value_range: What was asked for.
+        values: The values of all pixels that are not fully transparent.
+        unit: The factor by which the file's values were multiplied.
+        scale: What the file's values mean.
+        value_range: The setting.
 
     Raises:
-        PreprocessingError: Nothing says so.
+        PreprocessingError: Neither the file nor the setting determines the range.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise PreprocessingError(
-            "The image has pixels that are not finite numbers. Replace them before it is read."
+            "The image has pixels that are not finite numbers. Replace them and save it again."
         )
     if isinstance(value_range, tuple):
         return value_range
     if value_range == "dtype" and scale.whole is not None:
         return scale.whole
     if not values.size:
-        # Nobody sees any of them.
+        # All pixels are fully transparent.
         return scale.whole or (0, 1)
     least, largest = (float(bound) / unit for bound in (values.min(), values.max()))
     if scale.stated is not None and value_range == "auto":
         black, white = scale.stated
         if least < black or largest > white:
             raise PreprocessingError(
-                f"The image states that its values are {_text(black)} to {_text(white)}, and they "
-                f"are {_text(least)} to {_text(largest)}. {_choice(least, largest)}"
+                f"The image states that its values are {_text(black)} to {_text(white)}, but they "
+                f"are {_text(least)} to {_text(largest)}. {_advice(least, largest)}"
             )
         return scale.stated
     if scale.whole is None:
         raise PreprocessingError(
             "The image has pixels of mode 'F', whose range is not known. Their values are "
-            f"{_text(least)} to {_text(largest)}. {_choice(least, largest, dtype=False)}"
+            f"{_text(least)} to {_text(largest)}. {_advice(least, largest, dtype=False)}"
         )
     whole = scale.whole
     if whole[1] >= (1 << 31) - 1 and least >= 0 and largest < 1 << 16:
-        # 32 bits often hold 16.
+        # Files of 32 bits often hold values of 16.
         whole = (0, (1 << 16) - 1)
     _refuse_narrow(least, largest, scale, whole)
     return whole
 
 
 def _refuse_narrow(least: float, largest: float, scale: Scale, whole: Range | None = None) -> None:
-    """Refuse numbers that use so little of their type's range that they are of another one.
+    """Refuse values that use so little of their type's range that another range is likely.
 
     Raises:
-        PreprocessingError: They use less than a quarter of it, or have a sign and none has it.
+        PreprocessingError: They use less than a quarter of it, or the type is signed and no value
+            is negative.
     """
     black, white = whole or scale.whole or (0, 1)
     quarter = (white - black) / _SHARE
-    # One black is as black in any range, and one light grey is not dark for want of a range.
+    # An image of one value is fine if it is black or light: black is black in any range.
     is_plain = least == largest and black == 0 and (largest == 0 or largest >= quarter)
     if not is_plain and (largest - least < quarter or black < 0 <= least):
         kind = scale.kind
@@ -294,12 +296,12 @@ def _refuse_narrow(least: float, largest: float, scale: Scale, whole: Range | No
         raise PreprocessingError(
             f"The image has pixels of {kind} with values from {_text(least)} to "
             f"{_text(largest)}, which use too little of the range {_text(black)} to {_text(white)} "
-            f"to say which of them are black and white. {_choice(least, largest)}"
+            f"to say which of them are black and white. {_advice(least, largest)}"
         )
 
 
-def _choice(least: float, largest: float, *, dtype: bool = True) -> str:
-    """Say how a user chooses, with an example that fits the numbers."""
+def _advice(least: float, largest: float, *, dtype: bool = True) -> str:
+    """Say how to name black and white, with an example that fits the values."""
     if dtype and least >= 0:
         black, white = 0.0, float((1 << max(1, int(largest).bit_length())) - 1)
     else:
@@ -318,9 +320,9 @@ def _text(number: float) -> str:
 
 
 def _to_8_bits(values: np.ndarray, black: float, white: float) -> np.ndarray:
-    """Scale numbers so that ``black`` becomes 0 and ``white`` 255, rounded; those beyond clip."""
+    """Scale values so that ``black`` becomes 0 and ``white`` 255; round, and clip all others."""
     pixels = np.empty(values.shape, np.uint8)
-    rows = max(1, _AT_ONCE // max(1, values[:1].size))
+    rows = max(1, _VALUES_AT_ONCE // max(1, values[:1].size))
     for start in range(0, len(values), rows):
         part = values[start : start + rows].astype(np.float64)
         scaled = np.rint((part - black) * 255 / (white - black))

@@ -1,26 +1,36 @@
-"""From a PIL image to the pixels that a network is given, up to where they stop being bytes.
+"""From an image to the uint8 pixels that a network gets: all steps before the division.
 
-Nothing here imports torch, so that processes which decode start fast and stay small.
+Nothing here imports torch, so that the processes that decode start fast and stay small.
 """
 
 from __future__ import annotations
 
+import io
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
+from headstrip.images.decode import decoding_errors, open_image, turn_of, upright
 from headstrip.images.modes import as_picture, refuse_huge
 
 if TYPE_CHECKING:
     from headstrip.images.preprocessing import Preprocessing
-    from headstrip.images.reduced import Reduced
 
 DecodeMode = Literal["exact", "fast"]
+Box = tuple[float, float, float, float]
+
+MARGIN = 3.0
+"""How many times larger than after the resize each side of a reduced image is, at least.
+
+With less the difference is visible: docs/reference/images.md has the cosines behind this number.
+"""
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
-    # Pillow's own is the exact one; torchvision takes it for both.
+    # Pillow's own is the exact one; torchvision uses it for both.
     "nearest-exact": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -28,6 +38,11 @@ _FILTERS = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+_T = Image.Transpose
+_SWAP_SIDES = {_T.TRANSPOSE, _T.TRANSVERSE, _T.ROTATE_90, _T.ROTATE_270}
+_MIRROR_X = {_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.ROTATE_270, _T.TRANSVERSE}
+_MIRROR_Y = {_T.FLIP_TOP_BOTTOM, _T.ROTATE_180, _T.ROTATE_90, _T.TRANSVERSE}
 
 
 def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
@@ -38,7 +53,7 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         preprocessing: The steps.
 
     Returns:
-        uint8 array (H, W, C), H and W those of ``preprocessing.crop``; bit for bit what
+        uint8 array (H, W, C), H and W of ``preprocessing.crop``; bit for bit what
         ``preprocessing.transform()`` has after its ``PILToTensor``, channels last.
 
     Raises:
@@ -55,54 +70,117 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     height, width = preprocessing.resized(picture.height, picture.width)
     if picture.size != (width, height):
         picture = picture.resize((width, height), _FILTERS[preprocessing.interpolation])
-    shown = window(height, width, preprocessing)
-    if shown != (0, 0, width, height):
-        picture = picture.crop(shown)
-    return on_canvas(np.asarray(picture), preprocessing)
+    window = _window(height, width, preprocessing)
+    if window != (0, 0, width, height):
+        picture = picture.crop(window)
+    return _on_canvas(np.asarray(picture), preprocessing)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """An upright image that may be smaller than the image in the file.
+
+    Attributes:
+        image: Its pixels.
+        width: Width of the upright image in the file, in pixels.
+        height: Height of the upright image in the file, in pixels.
+        box: Where the whole picture is in ``image``: left, upper, right, lower. It is smaller than
+            ``image`` where a side of the image in the file is not a multiple of the reduction.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+    box: Box
+
+
+def decode_reduced(data: bytes, preprocessing: Preprocessing) -> Reduced:
+    """Read a JPEG; a large one at a half, a quarter or an eighth of its size.
+
+    The decoder then computes only that many pixels (libjpeg's scaled inverse DCT).
+
+    Args:
+        data: All bytes of a JPEG file.
+        preprocessing: The steps; each side of the reduced image is at least ``MARGIN`` times as
+            long as after the resize.
+
+    Raises:
+        ImageError: The file cannot be read; the message is only the reason.
+    """
+    with decoding_errors():
+        image = open_image(io.BytesIO(data))
+        turn, (width, height) = turn_of(image), image.size
+        if turn in _SWAP_SIDES:
+            width, height = height, width
+        box: Box = (0, 0, *image.size)
+        if preprocessing.resize is not None and height and width:
+            resized = preprocessing.resized(height, width)
+            least = math.ceil(resized[1] * MARGIN), math.ceil(resized[0] * MARGIN)
+            drafted = image.draft(None, least[::-1] if turn in _SWAP_SIDES else least)
+            box = box if drafted is None else drafted[1]
+        image.load()
+        if turn is not None:
+            box = _turned(box, image.size, turn)
+        return Reduced(upright(image), width, height, box)
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Whether the bytes of a file begin as a JPEG does."""
+    return data[:2] == b"\xff\xd8"
 
 
 def to_pixels_fast(reduced: Reduced, preprocessing: Preprocessing) -> np.ndarray:
-    """Do what ``to_pixels`` does, on an image that was made smaller while it was decoded.
+    """Do what ``to_pixels`` does for an image that was reduced while it was decoded.
 
-    Only what the crop shows is resized, which alone differs in a few last bits.
-
-    Args:
-        reduced: The image.
-        preprocessing: The steps.
+    The function resizes only what the crop shows, which by itself changes a few last bits.
 
     Returns:
         uint8 array (H, W, C).
 
     Raises:
-        PreprocessingError: As ``to_pixels`` raises it.
+        PreprocessingError: As in ``to_pixels``.
     """
     refuse_huge(reduced.height, reduced.width, preprocessing)
     height, width = preprocessing.resized(reduced.height, reduced.width)
     if (height, width) == (reduced.height, reduced.width):
         return to_pixels(reduced.image, preprocessing)
-    left, upper, right, lower = window(height, width, preprocessing)
+    left, upper, right, lower = _window(height, width, preprocessing)
     x, y, far_x, far_y = reduced.box
     across, down = (far_x - x) / width, (far_y - y) / height
-    # A product of floats may pass the edge by a last bit, which Pillow refuses.
+    # The last bit of a product can lie beyond the edge, which Pillow refuses.
     end_x, end_y = min(x + right * across, far_x), min(y + lower * down, far_y)
     box = (x + left * across, y + upper * down, end_x, end_y)
     size = (right - left, lower - upper)
     picture = as_picture(reduced.image, preprocessing)
     picture = picture.resize(size, _FILTERS[preprocessing.interpolation], box)
-    return on_canvas(np.asarray(picture), preprocessing)
+    return _on_canvas(np.asarray(picture), preprocessing)
 
 
-def window(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
-    """Return what the crop takes of a resized image: left, upper, right and lower."""
+def _turned(box: Box, size: tuple[int, int], turn: Image.Transpose) -> Box:
+    """Return where a box is after an image of a size was turned."""
+    left, upper, right, lower = box
+    width, height = size
+    if turn in _SWAP_SIDES:
+        left, upper, right, lower = upper, left, lower, right
+        width, height = height, width
+    if turn in _MIRROR_X:
+        left, right = width - right, width - left
+    if turn in _MIRROR_Y:
+        upper, lower = height - lower, height - upper
+    return left, upper, right, lower
+
+
+def _window(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+    """Return what the crop shows of a resized image: left, upper, right and lower."""
     upper, lower = _span(height, preprocessing.crop[0])
     left, right = _span(width, preprocessing.crop[1])
     return left, upper, right, lower
 
 
 def _span(size: int, crop: int) -> tuple[int, int]:
-    """Return where a central crop begins and ends in an axis: all of it where it is shorter.
+    """Return where a central crop begins and ends on one axis: all of a shorter axis.
 
-    The arithmetic is that of torchvision's ``CenterCrop``, halves to even.
+    The arithmetic is that of torchvision's ``CenterCrop``, which rounds halves to even.
     """
     if size <= crop:
         return 0, size
@@ -110,15 +188,15 @@ def _span(size: int, crop: int) -> tuple[int, int]:
     return start, start + crop
 
 
-def on_canvas(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Put an image in the middle of the crop, an odd pixel of border to the right and below.
+def _on_canvas(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Put an image in the middle of the crop; an odd pixel of border is on the right and below.
 
     Args:
-        pixels: uint8 array (height, width) or (height, width, C), no larger than the crop.
-        preprocessing: Whose crop and fill.
+        pixels: uint8 array (height, width) or (height, width, C), at most as large as the crop.
+        preprocessing: Has the crop and the fill.
 
     Returns:
-        uint8 array (H, W, C), H and W those of the crop.
+        uint8 array (H, W, C), H and W of the crop.
     """
     height, width = preprocessing.crop
     pixels = pixels.reshape(*pixels.shape[:2], -1)

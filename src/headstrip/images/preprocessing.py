@@ -1,4 +1,4 @@
-"""What turns an image, or a clip, into the input of a network: data first."""
+"""The steps that turn an image, or a clip, into the input of a network, as data."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ _LARGEST, _SMALLEST = 3.4e38, 1.2e-38
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """The steps from pixels to the input of a network, in the order of the attributes.
+    """The steps from pixels to the input of a network.
 
-    Two of them are equal when they give equal pixels' worth of steps, and ``to_json`` gives a
-    form that survives a file.
+    Two preprocessings are equal when all their steps are. ``to_json`` gives values for a file.
 
     Attributes:
         crop: Height and width of the central crop in pixels: the size of the input.
-        resize: Pixels of the shorter side before the crop, or (height, width), which ``fit`` says
-            the meaning of; None leaves the size as it is.
+        resize: Pixels of the shorter side before the crop, or (height, width), to which the image
+            is resized as ``fit`` says; None does not resize.
         interpolation: Filter of the resize, in torchvision's words.
-        antialias: Whether tensors are low-pass filtered when made smaller. PIL images always are.
+        antialias: Whether tensors get a low-pass filter when made smaller. PIL images always do.
         rescale: What the pixel values are divided by.
         mean: Subtracted from each channel after the division.
         std: What each channel is divided by after that.
@@ -48,14 +47,14 @@ class Preprocessing:
         fill: Pixel value of each channel, 0 to 255, around an image that is smaller than the crop.
             None is black.
         crop_pct: Share of the resized sides that the crop keeps, as timm states it: the resize is
-            the crop divided by it and rounded down, at another size of input too. None where the
-            resize is a number of its own.
+            the crop divided by this share and rounded down, also for another input size. None
+            where the resize does not follow from the crop.
         background: What is behind transparent parts of an image: "white", "black" or "#rrggbb";
             "keep" drops the transparency and shows the colours that are stored below it.
-        value_range: Which numbers of an image with more than 8 bits a channel become 0 and 255:
+        value_range: Which values of an image with more than 8 bits a channel become 0 and 255:
             (low, high), "dtype" for the whole range of their type, or "auto" for the range that
-            the file states, else that of the type, unless the image uses less than a quarter of
-            it, which is refused. Images of 8 bits stay as they are.
+            the file states, else that of the type; "auto" refuses an image that uses less than a
+            quarter of it. 8-bit images do not change.
     """
 
     crop: tuple[int, int]
@@ -73,14 +72,14 @@ class Preprocessing:
     value_range: str | tuple[float, float] = "auto"
 
     def __post_init__(self) -> None:
-        """Make tuples of lists, and refuse what no image could be prepared with.
+        """Convert lists to tuples, and check the values.
 
         Raises:
             PreprocessingError: A size is not positive, the filter is unknown, a number is not
                 finite, a divisor is not above zero, mean and standard deviation differ in length,
                 the fit is unknown or has no (height, width) to fit, the fill is not one pixel, the
                 share of the crop is not above zero, or the background or the range of values is
-                not one.
+                not valid.
         """
         for name in ("crop", "resize", "mean", "std", "fill", "value_range"):
             value = getattr(self, name)
@@ -100,7 +99,7 @@ class Preprocessing:
             size is None or _is_positive(size) for size in (single, self.frames)
         ):
             raise PreprocessingError(
-                f"Sizes are whole numbers of pixels above zero, and {self!r} has another. "
+                f"All sizes must be integers above zero, got {self!r}. "
                 "Pass crop=(height, width) and resize=shorter_side or (height, width)."
             )
         if self.interpolation not in INTERPOLATIONS:
@@ -126,19 +125,18 @@ class Preprocessing:
             )
         if self.crop_pct is not None and not _are_divisors((self.crop_pct,)):
             raise PreprocessingError(
-                f"No crop keeps crop_pct={self.crop_pct!r} of an image. "
-                "Pass a number above zero, such as 0.875, or None."
+                f"crop_pct must be a number above zero, such as 0.875, or None, got "
+                f"{self.crop_pct!r}."
             )
 
     def _check_fit(self) -> None:
         if self.fit not in get_args(Fit):
             raise PreprocessingError(
-                f"An image cannot be fitted as fit={self.fit!r}. "
-                f"Use one of {', '.join(get_args(Fit))}."
+                f"There is no fit {self.fit!r}. Use one of {', '.join(get_args(Fit))}."
             )
         if self.fit != "squash" and not isinstance(self.resize, tuple):
             raise PreprocessingError(
-                f"fit={self.fit!r} says nothing about resize={self.resize!r}. "
+                f"fit={self.fit!r} needs a height and a width, got resize={self.resize!r}. "
                 "Pass resize=(height, width), or leave fit out."
             )
 
@@ -146,7 +144,7 @@ class Preprocessing:
         if self.fill is not None and not _is_pixel(self.fill, self.channels):
             raise PreprocessingError(
                 f"fill={self.fill!r} is not a pixel of {self.channels} channels. "
-                "Pass one whole number from 0 to 255 for every channel, or None for black."
+                "Pass one integer from 0 to 255 for every channel, or None for black."
             )
 
     @property
@@ -156,15 +154,15 @@ class Preprocessing:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of what comes out: (C, H, W), or (C, T, H, W) for a clip."""
+        """Shape of the result: (C, H, W), or (C, T, H, W) for a clip."""
         frames = () if self.frames is None else (self.frames,)
         return (self.channels, *frames, *self.crop)
 
     def for_input(self, input_shape: tuple[int, ...]) -> Preprocessing:
-        """Return the same preprocessing for another size of input.
+        """Return the same preprocessing for another input size.
 
-        The resize follows the crop, so that as much of the image is seen: in proportion, or by
-        ``crop_pct`` where that is what it was worked out from. For sides that differ it covers
+        The resize follows the crop so that the network sees as much of the image: in proportion, or
+        by ``crop_pct`` where the resize follows from it. If the sides differ, the resize covers
         both.
 
         Args:
@@ -182,7 +180,7 @@ class Preprocessing:
         crop = (input_shape[-2], input_shape[-1])
         if not _is_pair(crop):
             raise PreprocessingError(
-                f"No input has the size {crop!r}. Pass whole numbers of pixels above zero."
+                f"The input size must be two integers above zero, got {crop!r}."
             )
         resize, fit = self._resize_for(crop)
         frames = None if self.frames is None else input_shape[1]
@@ -203,25 +201,26 @@ class Preprocessing:
         else:
             shorter = min(self.crop)
             sides = (
-                _scaled(self.resize, crop[0], shorter), _scaled(self.resize, crop[1], shorter)
-            )  # fmt: skip
+                _scaled(self.resize, crop[0], shorter),
+                _scaled(self.resize, crop[1], shorter),
+            )
         if isinstance(self.resize, tuple) and (share is None or self.fit != "cover"):
             return sides, self.fit
         # A shorter side alone would leave the longer side of the crop uncovered.
         return (sides[0], "squash") if crop[0] == crop[1] else (sides, "cover")
 
     def _is_by_share(self) -> bool:
-        """Whether the resize is what ``crop_pct`` makes of the crop, and no number of its own."""
+        """Whether the resize equals the crop divided by ``crop_pct``."""
         if self.crop_pct is None:
             return False
         sides = _divided(self.crop, self.crop_pct)
         return self.resize == sides or (sides[0] == sides[1] == self.resize)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width that an image has after the resize, before the crop.
+        """Return the height and width of an image after the resize, before the crop.
 
         The arithmetic is torchvision's for a shorter side, and that of timm's ``ResizeKeepRatio``
-        for "cover" and "contain"; no side becomes shorter than one pixel.
+        for "cover" and "contain". Each side has at least one pixel.
         """
         if self.resize is None:
             return height, width
@@ -235,7 +234,7 @@ class Preprocessing:
         return max(1, round(height / ratio)), max(1, round(width / ratio))
 
     def transform(self) -> nn.Module:
-        """Build the torchvision v2 transform that does these steps.
+        """Make the torchvision v2 transform that does these steps.
 
         Returns:
             A module that maps a PIL image, or a uint8 tensor (..., C, H, W), to a float32 tensor
@@ -278,7 +277,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """Read what ``to_json`` wrote.
+        """Make a preprocessing of the values that ``to_json`` returned.
 
         Raises:
             PreprocessingError: A field is missing, unknown, or has an impossible value.
@@ -310,7 +309,7 @@ def parse_value_range(text: str) -> str | tuple[float, float]:
         What ``Preprocessing`` takes.
 
     Raises:
-        PreprocessingError: It is none of these.
+        PreprocessingError: The text is none of these.
 
     Example:
         >>> parse_value_range("0,4095")
@@ -327,7 +326,7 @@ def parse_value_range(text: str) -> str | tuple[float, float]:
 
 
 def parse_background(background: object) -> str:
-    """Return a background as ``Preprocessing`` records it: one colour has one name.
+    """Check a background, and return the one name that its colour has in ``Preprocessing``.
 
     Raises:
         PreprocessingError: It is not a colour.
@@ -348,7 +347,7 @@ def parse_background(background: object) -> str:
 
 
 def is_usable_range(low: float, high: float) -> bool:
-    """Whether 32-bit pixels can be scaled from one number to another, without overflow.
+    """Whether 32-bit floating point can scale the values from ``low`` to ``high``.
 
     Example:
         >>> is_usable_range(0, 4095), is_usable_range(0, 1e308), is_usable_range(0, 1e-320)
@@ -370,7 +369,7 @@ def _check_value_range(value_range: object, shown: str | None = None) -> None:
         )
     if not is_usable_range(*value_range):  # type: ignore[misc]
         raise PreprocessingError(
-            f"value_range={shown} is not a range of values that 32-bit pixels can have. Pass two "
+            f"value_range={shown} is not a range of values of 32-bit floating point. Pass two "
             f"numbers from -{_LARGEST:.1e} to {_LARGEST:.1e} that are at least {_SMALLEST:.1e} "
             "apart, such as (0, 4095) (--value-range 0,4095)."
         )
@@ -385,16 +384,15 @@ def _is_pair(sizes: object) -> bool:
 
 
 def _is_pixel(values: object, channels: int) -> bool:
-    return isinstance(values, tuple) and len(values) == channels and all(
-        isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
-        for value in values
-    )  # fmt: skip
+    if not isinstance(values, tuple) or len(values) != channels:
+        return False
+    return all(type(value) is int and 0 <= value <= 255 for value in values)
 
 
 def _are_numbers(values: object) -> bool:
-    return isinstance(values, tuple) and bool(values) and all(
-        isinstance(value, (int, float)) and -math.inf < value < math.inf for value in values
-    )  # fmt: skip
+    if not isinstance(values, tuple) or not values:
+        return False
+    return all(isinstance(value, (int, float)) and -math.inf < value < math.inf for value in values)
 
 
 def _are_divisors(values: tuple[float, ...]) -> bool:
@@ -407,5 +405,5 @@ def _divided(crop: tuple[int, int], share: float) -> tuple[int, int]:
 
 
 def _scaled(size: int, new: int, old: int) -> int:
-    # A resize far below the crop would round to nothing.
+    # A resize far below the crop would round to zero.
     return max(1, round(size * new / old))

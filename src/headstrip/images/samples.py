@@ -1,7 +1,7 @@
-"""The pixels of an image as they are stored, and which of their values are black and white.
+"""The pixels of an image as the file stores them, and which of their values are black and white.
 
-An image that Pillow opened and a file are read here alike, so that they give the same pixels.
-Nothing here imports torch.
+An open file and an image that Pillow has read already give the same pixels. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from headstrip.images.preprocessing import is_usable_range
 
 Range = tuple[float, float]
 
-_WHOLE = (0, (1 << 16) - 1)
+_16_BITS = (0, (1 << 16) - 1)
 _COLOURS = {"RGB": 3, "RGBA": 3, "CMYK": 4}
-"""Modes that Pillow reads 16-bit colour as, with the number of bands that are not alpha."""
+"""Modes in which Pillow reads 16-bit colour, with the number of bands that are not alpha."""
 
 _HEAD = 1 << 12
 _SIZ = b"\xff\x4f\xff\x51"
@@ -32,15 +32,15 @@ _SIZ = b"\xff\x4f\xff\x51"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What the numbers of an image mean that are signed or have more than 8 bits.
+    """What the values of an image mean that are signed or have more than 8 bits.
 
     Attributes:
         kind: Their type in a few words, such as "16 bits".
-        whole: The least and the largest number of the type; None for floating point.
+        whole: The smallest and the largest value of the type; None for floating point.
         stated: Black and white as the file states them, None where it states nothing.
-        is_inverted: Whether the least number is white.
-        is_colour: Whether the image is colour: Pillow keeps the upper 8 bits of each number.
-        unit: What Pillow multiplied the file's numbers by; 0 where that is not known any more.
+        is_inverted: Whether the smallest value is white.
+        is_colour: Whether the image has colour: Pillow keeps the upper 8 bits of each value.
+        unit: The factor by which Pillow multiplied the file's values; 0 where it is not known.
     """
 
     kind: str
@@ -53,15 +53,15 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """An image with its pixels read, upright, in the mode that Pillow gives it.
+    """An upright image with its pixels read, in the mode that Pillow gives it.
 
     Attributes:
         image: The pixels.
-        scale: What they mean, None where they have 8 bits or fewer and no sign.
-        deep: uint16 array (height, width, bands) of a colour image of 16 bits, None where the
-            upper 8 bits are enough or the lower ones cannot be had any more.
-        key: The transparent colour of an image of grey or RGB, in numbers as ``image`` has them,
-            or ``deep``; None where there is none.
+        scale: What they mean, None where they have at most 8 bits and no sign.
+        deep: uint16 array (height, width, bands) of a 16-bit colour image, None where the upper 8
+            bits are enough or the lower ones are lost.
+        key: The transparent colour of a grey or RGB image, in the values of ``deep`` or else of
+            ``image``; None where there is none.
     """
 
     image: Image.Image
@@ -74,17 +74,17 @@ def samples_of(image: Image.Image, *, is_range_given: bool) -> Samples:
     """Read the pixels of an image, turned as its EXIF orientation says.
 
     Args:
-        image: An image whose pixels are read or not; those of an open file are read now.
-        is_range_given: Whether the caller names black and white, which takes all bits of colour.
+        image: An image; this reads the pixels of an open file.
+        is_range_given: Whether the caller names black and white, which needs all bits of colour.
 
     Raises:
-        PreprocessingError: It is a TIFF of more channels than are read.
-        Exception: Whatever Pillow raises for a damaged file; see ``decoding_errors``.
+        PreprocessingError: It is a TIFF of more channels than headstrip reads.
+        Exception: Any error of Pillow for a damaged file; see ``decoding_errors``.
     """
     tags = tiff.tags_of(image)
     if (excess := tiff.excess_channels(tags)) is not None:
-        raise PreprocessingError(_sentence(excess))
-    scale, deep, key = _scale_before_reading(image), None, _transparent_colour(image)
+        raise PreprocessingError(f"The image cannot be used: {excess}")
+    scale, deep, key = _scale_of_file(image), None, _transparent_colour(image)
     if scale is not None and scale.is_colour:
         if tiff.number(tags, tiff.PLANES, 1) == 2:
             raise PreprocessingError(
@@ -95,14 +95,14 @@ def samples_of(image: Image.Image, *, is_range_given: bool) -> Samples:
         if is_range_given or scale.stated or is_key_deep or image.format == "PPM":
             deep = _deep(image)
     image = upright(image)
-    return Samples(image, scale or _scale_of_mode(image), deep, key)
+    return Samples(image, scale or _scale_of_mode(image.mode), deep, key)
 
 
 def _transparent_colour(image: Image.Image) -> tuple[int, ...] | None:
-    """Return the transparent colour that a file names, in numbers as Pillow gives its pixels.
+    """Return the transparent colour that a file names, in the values that Pillow gives.
 
-    Pillow leaves the colour of a PNG as it is stored, and scales grey of 2 and 4 bits to 8. What
-    it gave a PNG's copy cannot be told from 8 bits.
+    Pillow keeps the colour of a PNG as it is stored, but scales grey of 2 and 4 bits to 8. For a
+    copy of such a PNG nothing tells that the grey had fewer than 8 bits.
     """
     named = image.info.get("transparency")
     key = tuple(named) if isinstance(named, (tuple, list)) else (named,)
@@ -111,41 +111,37 @@ def _transparent_colour(image: Image.Image) -> tuple[int, ...] | None:
     if image.format == "PNG" and image.mode in {"L", "RGB"}:
         bits = _bits_of_png(image) or (16 if max(key) > 255 else 8)
         most = (1 << bits) - 1
-        # Only so many bits of the stored numbers count.
+        # The format ignores the higher bits of the stored values.
         return tuple((part & most) * max(1, 255 // most) for part in key)
     return key
 
 
-def _sentence(reason: str) -> str:
-    return f"The image cannot be used: {reason}"
-
-
-def _scale_before_reading(image: Image.Image) -> Scale | None:
-    """Find out what a file says of its numbers while it is open, as far as it does."""
+def _scale_of_file(image: Image.Image) -> Scale | None:
+    """Read what an open file says about its values."""
     tags = tiff.tags_of(image)
     if tags:
         return _scale_of_tiff(image, tags)
     if image.format == "PPM":
         return _scale_of_ppm(image)
     if image.mode in _COLOURS and _is_deep_colour(image):
-        return Scale("16 bits", _WHOLE, is_colour=True)
-    return Scale("16 bits", _WHOLE) if image.mode == "I" and image.format == "PNG" else None
+        return Scale("16 bits", _16_BITS, is_colour=True)
+    return Scale("16 bits", _16_BITS) if image.mode == "I" and image.format == "PNG" else None
 
 
 def _scale_of_ppm(image: Image.Image) -> Scale | None:
-    """Read the largest value that a PPM or PGM states; Pillow scales its numbers by it."""
+    """Read the largest value that a PPM or PGM states; Pillow scales the values by it."""
     largest = _largest_of_ppm(image)
     if image.mode == "I" and largest is None:
-        return Scale("16 bits", _WHOLE, unit=0.0)
+        return Scale("16 bits", _16_BITS, unit=0.0)
     if image.mode not in {"I", "RGB"} or largest is None or largest <= 255:
         return None
-    most = _WHOLE[1]
+    most = _16_BITS[1]
     stated = (0, largest) if largest < most else None
-    return Scale("16 bits", _WHOLE, stated, is_colour=image.mode == "RGB", unit=most / largest)
+    return Scale("16 bits", _16_BITS, stated, is_colour=image.mode == "RGB", unit=most / largest)
 
 
 def _largest_of_ppm(image: Image.Image) -> int | None:
-    """Return the largest value that the header of a PPM or PGM states, None where it is gone."""
+    """Return the largest value that the header states, None where the header is gone."""
     opened: Any = image
     if not getattr(image, "tile", None):
         try:
@@ -157,62 +153,58 @@ def _largest_of_ppm(image: Image.Image) -> int | None:
     args = opened.tile[0][3]
     if isinstance(args, tuple):
         return int(args[1])
-    return _WHOLE[1] if args == "I;16B" else 255
+    return _16_BITS[1] if args == "I;16B" else 255
 
 
-def _scale_of_mode(image: Image.Image) -> Scale | None:
-    """Say what the numbers of a mode mean where no file says more."""
-    if image.mode.startswith("I;16"):
-        return Scale("16 bits", _WHOLE)
-    if image.mode == "I":
+def _scale_of_mode(mode: str) -> Scale | None:
+    """Return what the values of a mode mean where no file says more."""
+    if mode.startswith("I;16"):
+        return Scale("16 bits", _16_BITS)
+    if mode == "I":
         return Scale("32 bits, signed", (-(1 << 31), (1 << 31) - 1))
-    if image.mode == "F":
-        return Scale("floating point", None)
-    return None
+    return Scale("floating point", None) if mode == "F" else None
 
 
 def _scale_of_tiff(image: Image.Image, tags: Any) -> Scale | None:
     is_colour = image.mode in _COLOURS
     bits = tiff.number(tags, tiff.BITS, 1)
-    form = tiff.number(tags, tiff.FORMAT, tiff.UNSIGNED)
+    is_signed = tiff.number(tags, tiff.FORMAT, tiff.UNSIGNED) == tiff.SIGNED
     # Pillow reads signed bytes into a mode of unsigned ones.
-    is_signed_bytes = image.mode == "L" and bits == 8 and form == tiff.SIGNED
+    is_signed_bytes = image.mode == "L" and bits == 8 and is_signed
     is_deep = image.mode in {"I", "F"} or image.mode.startswith("I;16") or (is_colour and bits > 8)
     if not (is_deep or is_signed_bytes):
         return None
-    is_inverted = (
-        tiff.number(tags, tiff.PHOTOMETRIC, tiff.WHITE_IS_ZERO) == tiff.WHITE_IS_ZERO
-        and not is_colour
-    )
+    photometric = tiff.number(tags, tiff.PHOTOMETRIC, tiff.WHITE_IS_ZERO)
+    is_inverted = photometric == tiff.WHITE_IS_ZERO and not is_colour
     if image.mode == "F":
         return Scale("floating point", None, _stated(tags, None, 1), is_inverted)
-    # Pillow reads 12 bits as they are into 16.
+    # Pillow reads 12-bit values unchanged into 16 bits.
     half = 1 << (bits - 1)
-    whole = (-half, half - 1) if form == tiff.SIGNED else (0, 2 * half - 1)
-    kind = f"{bits} bits{', signed' if form == tiff.SIGNED else ''}"
+    whole = (-half, half - 1) if is_signed else (0, 2 * half - 1)
+    kind = f"{bits} bits{', signed' if is_signed else ''}"
     colours = _COLOURS.get(image.mode, 1)
     stated = whole if bits not in {8, 16, 32} else _stated(tags, whole, colours)
     return Scale(kind, whole, stated, is_inverted, is_colour)
 
 
 def _stated(tags: Any, whole: Range | None, colours: int) -> Range | None:
-    """Return the range that the tags of a TIFF state, None where it says no more than the type."""
+    """Return the range that the tags of a TIFF state, None where it equals that of the type."""
     largest = [tags[tag] for tag in (tiff.SMAX_VALUE, tiff.MAX_VALUE) if tag in tags]
-    least = [tags[tag] for tag in (tiff.SMIN_VALUE, tiff.MIN_VALUE) if tag in tags]
-    if not largest or (whole is None and not least):
+    smallest = [tags[tag] for tag in (tiff.SMIN_VALUE, tiff.MIN_VALUE) if tag in tags]
+    if not largest or (whole is None and not smallest):
         return None
-    black = _flat(least[0], min, colours) if least else (whole or (0.0, 0.0))[0]
-    white = _flat(largest[0], max, colours)
+    black = _one(smallest[0], min, colours) if smallest else (whole or (0.0, 0.0))[0]
+    white = _one(largest[0], max, colours)
     return (black, white) if is_usable_range(black, white) and (black, white) != whole else None
 
 
-def _flat(value: Any, choose: Any, colours: int) -> float:
-    """Choose one number of those that a tag has for each channel; alpha is no colour."""
+def _one(value: Any, choose: Any, colours: int) -> float:
+    """Choose one of the values that a tag has for each channel; alpha does not count."""
     return float(choose(value[:colours]) if isinstance(value, tuple) else value)
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether a file that is still open, or what it left behind, has more than 8 bits a channel."""
+    """Whether a file that is open, or was read, has more than 8 bits per channel."""
     if image.format == "JPEG2000":
         return _bits_of_jpeg_2000(image) > 8
     if image.format == "PNG" and (bits := _bits_of_png(image)):
@@ -222,7 +214,7 @@ def _is_deep_colour(image: Image.Image) -> bool:
 
 
 def _bits_of_png(image: Image.Image) -> int:
-    """Return the bits of a number in a PNG, 0 where its file is gone."""
+    """Return the bits of a value in a PNG, 0 where its file is gone."""
     return int.from_bytes(_head_of(image)[24:25], "big")
 
 
@@ -233,16 +225,10 @@ def _bits_of_jpeg_2000(image: Image.Image) -> int:
     return (start[at] & 0x7F) + 1 if 40 <= at < len(start) else 8
 
 
-def _file_of(image: Image.Image) -> bytes:
-    """Return all bytes of the file that an image is being read from, nothing where it is closed."""
-    file = getattr(image, "fp", None)
-    return b"" if file is None or getattr(file, "closed", False) else bytes_of(file)
-
-
 def _head_of(image: Image.Image) -> bytes:
-    """Return the start of the file that an image was read from, nothing where it is gone.
+    """Return the start of the file that an image was read from, nothing where the file is gone.
 
-    Pillow keeps the file, or its name, when the pixels are read, and not how deep they were.
+    When Pillow has read the pixels, it keeps the file or its name, but not the number of bits.
     """
     for file in (getattr(image, "fp", None), getattr(image, "_fp", None)):
         if hasattr(file, "read") and not getattr(file, "closed", False):
@@ -260,12 +246,14 @@ def _head_of(image: Image.Image) -> bytes:
 def _deep(image: Image.Image) -> np.ndarray | None:
     """Read all 16 bits of a colour image, of which Pillow gives the upper 8.
 
-    Pillow has raw modes for the upper bytes of both byte orders: those of the other order are the
-    lower bytes.
+    Pillow has raw modes for the upper bytes of both byte orders. The upper bytes of the other
+    order are the lower bytes of this one.
     """
-    data = _file_of(image) if getattr(image, "tile", None) else b""
-    page = image.tell()
-    if not data or image.format not in {"PNG", "TIFF", "PPM"} or (page and image.format == "PNG"):
+    file = getattr(image, "fp", None)
+    if not getattr(image, "tile", None) or file is None or getattr(file, "closed", False):
+        return None
+    data, page = bytes_of(file), image.tell()
+    if image.format not in {"PNG", "TIFF", "PPM"} or (page and image.format == "PNG"):
         return None
     if image.format == "PPM":
         return _deep_of_ppm(data, image)
@@ -275,7 +263,7 @@ def _deep(image: Image.Image) -> np.ndarray | None:
         # Pillow divides these by their alpha.
         return None
     if rawmode.startswith("LA;16"):
-        # Both bytes of both numbers, as four channels.
+        # Both bytes of both values, as four channels.
         _set_rawmode(lower, "RGBA")
         four = np.asarray(upright(lower)).astype(np.uint16)
         grey, alpha = four[..., 0] << 8 | four[..., 1], four[..., 2] << 8 | four[..., 3]
@@ -288,14 +276,14 @@ def _deep(image: Image.Image) -> np.ndarray | None:
 
 
 def _deep_of_ppm(data: bytes, image: Any) -> np.ndarray | None:
-    """Read the numbers of a PPM as they are."""
+    """Read the values of a PPM as the file stores them."""
     at, shape = image.tile[0][2], (image.height, image.width, 3)
     if data[:2] == b"P3":
-        # Pillow reads digits of grey with 16 bits, and those of colour with 8.
+        # Pillow reads digits of grey with 16 bits, and digits of colour with 8.
         largest = image.tile[0][3][1]
         header = b"P2 %d %d %d\n" % (3 * image.width, image.height, largest)
         grey = PpmImageFile(io.BytesIO(header + data[at:]))
-        values = np.asarray(grey).reshape(shape) * (largest / _WHOLE[1])
+        values = np.asarray(grey).reshape(shape) * (largest / _16_BITS[1])
         rounded: np.ndarray = np.rint(values).astype(np.uint16)
         return rounded
     count = image.width * image.height * 3
@@ -310,9 +298,9 @@ def _rawmode(image: Any) -> str:
 
 
 def _set_rawmode(image: Any, rawmode: str) -> None:
-    """Have Pillow unpack the pixels of an image that is not read yet in another way."""
+    """Make Pillow unpack the pixels of an unread image in another way."""
     image.tile = [
-        # Pillow reads parts of a tile by their names, so that it must stay a named tuple.
+        # Pillow reads the fields of a tile by name, so it must stay a named tuple.
         tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
         for tile in image.tile
     ]

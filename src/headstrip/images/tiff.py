@@ -1,4 +1,4 @@
-"""What a TIFF file says about its pixels.
+"""The tags of a TIFF file that describe its pixels, and its pages.
 
 Nothing here imports torch.
 """
@@ -18,19 +18,19 @@ WHITE_IS_ZERO, CMYK = 0, 5
 UNSIGNED, SIGNED, FLOATING = 1, 2, 3
 
 MAX_PAGES = 10_000
-"""The most pages of one file that are counted."""
+"""The largest number of pages that headstrip counts in a file."""
 
 _KINDS = {UNSIGNED: "unsigned integers", SIGNED: "signed integers", FLOATING: "floating point"}
 _MOST_CHANNELS = 4
 
 
 def tags_of(image: Image.Image) -> Mapping[int, Any]:
-    """Return the tags of an image that Pillow opened from a TIFF, nothing for another image."""
+    """Return the tags of an image that Pillow opened from a TIFF, else an empty mapping."""
     return image.tag_v2 if isinstance(image, TiffImageFile) else {}
 
 
 def number(tags: Mapping[int, Any], tag: int, default: int) -> Any:
-    """Return the value of a tag, the first where it has one for each channel."""
+    """Return the value of a tag, the first one of a tag with a value for each channel."""
     value = tags.get(tag, default)
     if isinstance(value, tuple):
         return value[0] if value else default
@@ -38,7 +38,7 @@ def number(tags: Mapping[int, Any], tag: int, default: int) -> Any:
 
 
 def excess_channels(tags: Mapping[int, Any]) -> str | None:
-    """Say that a TIFF has more channels than an image that can be shown, None where it has not."""
+    """Return why a TIFF has too many channels for an image, None where it has not."""
     channels = number(tags, CHANNELS, 1)
     most = _MOST_CHANNELS + (number(tags, PHOTOMETRIC, WHITE_IS_ZERO) == CMYK)
     if channels <= most:
@@ -50,10 +50,10 @@ def excess_channels(tags: Mapping[int, Any]) -> str | None:
 
 
 def unread_kind(file: BinaryIO) -> str | None:
-    """Say what pixels a TIFF has that Pillow does not read, None where the file is not a TIFF.
+    """Describe the pixels of a TIFF that Pillow does not read, None where the file is not a TIFF.
 
     Args:
-        file: A file that Pillow does not open, read from its start.
+        file: A file that Pillow does not open; its position changes.
     """
     try:
         file.seek(0)
@@ -66,12 +66,12 @@ def unread_kind(file: BinaryIO) -> str | None:
         file.seek(tags.next)
         tags.load(file)
     except Exception:
-        # Pillow's parser raises what it happens to meet in a damaged file.
+        # Pillow's parser raises many types of errors for a damaged file.
         return None
     if CHANNELS not in tags and BITS not in tags:
         return None
     channels, bits = number(tags, CHANNELS, 1), number(tags, BITS, 1)
-    kind = _KINDS.get(number(tags, FORMAT, UNSIGNED), "numbers of an unknown kind")
+    kind = _KINDS.get(number(tags, FORMAT, UNSIGNED), "values of an unknown kind")
     return excess_channels(tags) or (
         f"it is a TIFF of {channels} channel{'s' if channels != 1 else ''} of {bits} bits "
         f"({kind}, photometric interpretation {number(tags, PHOTOMETRIC, WHITE_IS_ZERO)}), which "
@@ -80,7 +80,7 @@ def unread_kind(file: BinaryIO) -> str | None:
 
 
 def count_pages(file: BinaryIO) -> int:
-    """Count the pages of a TIFF by its chain of directories, ``MAX_PAGES`` at most.
+    """Count the pages of a TIFF, at most ``MAX_PAGES``, by its chain of directories.
 
     Args:
         file: The file; its position changes.
@@ -106,6 +106,6 @@ def count_pages(file: BinaryIO) -> int:
             seen.add(at)
             (at,) = struct.unpack(order + offset_form, following)
     except (struct.error, OSError, OverflowError, ValueError):
-        # What is behind a damaged directory cannot be shown either.
+        # Pillow cannot show the pages behind a damaged directory either.
         pass
     return max(1, len(seen))

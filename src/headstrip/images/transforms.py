@@ -1,4 +1,4 @@
-"""The torchvision transform of a preprocessing, and what it takes in."""
+"""The steps of the torchvision transform that torchvision itself does in another way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FOR_TENSORS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 class Resize(nn.Module):
     """Resize as torchvision's own presets and timm do, PIL images and tensors alike.
 
-    ``v2.Resize`` computes 8-bit tensors in whole numbers, which gives other pixels.
+    ``v2.Resize`` computes 8-bit tensors with integers, which gives other pixels.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class Resize(nn.Module):
         Args:
             size_of: Maps the height and width of an image to the new ones.
             interpolation: Value of torchvision's ``InterpolationMode``.
-            antialias: Whether tensors are smoothed first, as PIL images always are.
-            shown: The new size, as ``repr`` shows it.
+            antialias: Whether tensors get a low-pass filter first, as PIL images always do.
+            shown: The new size for ``repr``.
         """
         super().__init__()
         self.size_of, self.interpolation = size_of, interpolation
@@ -44,7 +44,7 @@ class Resize(nn.Module):
         """Map a PIL image, or a tensor (..., C, H, W), to the same kind in the new size.
 
         Raises:
-            PreprocessingError: A tensor is to be resized with a filter that PIL alone has.
+            PreprocessingError: The image is a tensor, and only PIL has the filter.
         """
         mode = InterpolationMode(self.interpolation)
         size = list(self.size_of(*v2.functional.get_size(image)))
@@ -67,7 +67,7 @@ class Resize(nn.Module):
 class Pad(nn.Module):
     """Put a border of one colour around an image that is smaller than the crop.
 
-    An odd pixel goes to the right and to the bottom, as in torchvision's crop.
+    An odd pixel goes to the right and below, as in torchvision's crop.
     """
 
     def __init__(self, size: tuple[int, int], fill: tuple[int, ...]) -> None:

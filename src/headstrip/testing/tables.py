@@ -151,7 +151,7 @@ def describe_file(subject: Subject) -> str:
 
 def _prepare(steps: Preprocessing, tag: str, shape: tuple[int, ...]) -> None:
     # Both import torchvision's transforms.
-    from headstrip.images.pictures import to_frames, to_picture
+    from headstrip.images.inputs import to_frames, to_picture
 
     values = np.random.default_rng(0).integers(0, 256, (*_PICTURE, steps.channels), np.uint8)
     if steps.frames is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 from headstrip.embed.decoding.shared_memory import Memory, allocate, attach
 from headstrip.embed.decoding.worker import DecodeRequest, ImageResult, WorkerSetup, decode_into
 from headstrip.embed.decoding.worker_process import WorkerProcess
-from headstrip.errors import HeadstripError, PreprocessingError
+from headstrip.errors import HeadstripError
 from headstrip.images.pixels import DecodeMode
 from headstrip.system.interrupts import interrupts_held
 
@@ -92,13 +92,13 @@ class DecodePool:
         workers: int,
         slots: int,
         timeout: float = 60.0,
-        mode: str = "exact",
+        mode: DecodeMode = "exact",
     ) -> None:
-        """Check the arguments; ``with`` starts the workers.
+        """Keep the arguments; ``with`` starts the workers.
 
         Args:
             reader: Reads the bytes of the images; the pool pickles it for each worker.
-            preprocessing: The steps from an image to the input of a network.
+            preprocessing: The steps from an image to the input of a network; not for clips.
             batch_size: Images of a batch.
             workers: Number of processes. 0 decodes in ``submit``, which a decoder that crashes or
                 hangs ends or stops.
@@ -108,19 +108,11 @@ class DecodePool:
                 JPEGs at a fraction of their size.
 
         Raises:
-            ValueError: A number is too small, or the mode is unknown.
-            PreprocessingError: The preprocessing is for clips.
             HeadstripError: The pool cannot pickle the reader.
         """
-        _check(batch_size, workers, slots, timeout, mode)
-        if preprocessing.frames is not None:
-            raise PreprocessingError(
-                f"The preprocessing is for clips of {preprocessing.frames} frames, and this run "
-                "decodes images. Use a preprocessing whose frames is None."
-            )
         self._reader, self._preprocessing = reader, preprocessing
-        self._batch_size, self._workers, self._timeout = batch_size, workers, timeout
-        self._mode: DecodeMode = "fast" if mode == "fast" else "exact"
+        self._batch_size, self._workers = batch_size, workers
+        self._timeout, self._mode = timeout, mode
         self._shape = (slots, batch_size, *preprocessing.crop, preprocessing.channels)
         self._pickled = _pickled(reader) if workers else b""
         self._memory: Memory | None = None
@@ -203,14 +195,9 @@ class DecodePool:
             The future of the batch; pass it to ``release`` when its pixels are not needed any more.
 
         Raises:
-            ValueError: There are more images.
             HeadstripError: Nothing can be decoded: the workers cannot use the reader, or the system
                 starts no process.
         """
-        if len(items) > self._batch_size:
-            raise ValueError(
-                f"{len(items)} images are more than a batch of {self._batch_size}. Submit fewer."
-            )
         with self._changed:
             while not self._free and self._failure is None:
                 self._changed.wait()
@@ -384,20 +371,6 @@ class DecodePool:
                 processes = list(self._processes.values())
             for process in processes:
                 process.kill_if_late()
-
-
-def _check(batch_size: int, workers: int, slots: int, timeout: float, mode: str) -> None:
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("workers", workers, 0),
-        ("slots", slots, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value!r}.")
-    if not 0 < timeout < math.inf:
-        raise ValueError(f"timeout must be a number of seconds above 0, got {timeout!r}.")
-    if mode not in get_args(DecodeMode):
-        raise ValueError(f"The decode mode must be 'exact' or 'fast', got {mode!r}.")
 
 
 def _pickled(reader: Reader) -> bytes:

@@ -24,8 +24,13 @@ from headstrip.embed.pages import count_pages, page_of
 from headstrip.errors import HeadstripError
 from headstrip.images.decode import decoding_errors
 from headstrip.images.modes import in_channels, read_samples, refuse_huge
-from headstrip.images.pixels import DecodeMode, to_pixels, to_pixels_fast
-from headstrip.images.reduced import decode_reduced, is_jpeg
+from headstrip.images.pixels import (
+    DecodeMode,
+    decode_reduced,
+    is_jpeg,
+    to_pixels,
+    to_pixels_fast,
+)
 
 if TYPE_CHECKING:
     from headstrip.embed.sources import Item, Reader

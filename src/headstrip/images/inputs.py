@@ -1,4 +1,4 @@
-"""What an image or a clip may be, and how it becomes what a preprocessing takes."""
+"""What users can pass as an image or a clip, and how it becomes the input of a preprocessing."""
 
 from __future__ import annotations
 
@@ -11,40 +11,38 @@ from PIL import Image
 from torch import Tensor
 
 from headstrip.errors import ImageError, PreprocessingError
-from headstrip.images.decode import (
-    bytes_of,
-    decoding_errors,
-    load_image,
-    open_bytes,
-    open_image,
-    opened_file,
-)
+from headstrip.images.decode import bytes_of, decoding_errors, open_bytes, open_image, opened_file
 from headstrip.images.modes import as_picture, refuse_huge
 from headstrip.images.preprocessing import Preprocessing
 
-__all__ = ["load_image", "to_frames", "to_picture"]
+_ENCODED = (bytes, bytearray, memoryview)
+_WANTED = (
+    "Pass a PIL image, a path to an image file, the bytes of one, a binary file object, a uint8 "
+    "array (height, width, 3), (height, width, 1) or (height, width), or a uint8 tensor "
+    "(channels, height, width)."
+)
 
 
 def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor:
-    """Turn one image into what ``preprocessing.transform()`` takes.
+    """Convert one image to what ``preprocessing.transform()`` takes.
 
-    A file and a PIL image of it give the same picture: it is turned as its EXIF orientation says,
-    numbers of more than 8 bits are scaled by ``value_range``, and transparent parts are put on the
-    ``background``; see ``docs/reference/images.md``.
+    A file and a PIL image of it give the same picture, see ``docs/reference/images.md``: it is turned as its
+    EXIF orientation says, values of more than 8 bits are scaled by ``value_range``, and transparent
+    parts are put on the ``background``.
 
     Args:
         image: A path to an image file; the bytes of one, or a binary file object that has them; a
             PIL image; a uint8 array (H, W, 3), (H, W, 1) or (H, W); or a uint8 tensor (C, H, W),
-            whose resize differs from a PIL image's in its last bits. Arrays and tensors are taken
-            as they are.
+            whose resize differs from a PIL image's in its last bits. Nothing turns or scales
+            arrays and tensors.
         preprocessing: What the image is for.
 
     Returns:
         A PIL image of mode RGB (L for 1 channel), or the tensor itself.
 
     Raises:
-        PreprocessingError: It is none of these, has no pixels, would be resized to more pixels
-            than Pillow takes for safe, or its pixels cannot be 8-bit RGB.
+        PreprocessingError: The image is none of these, has no pixels, would have more pixels than
+            Pillow's limit after the resize, or does not convert to 8-bit RGB.
         ImageError: The file cannot be read.
     """
     if isinstance(image, Tensor):
@@ -68,15 +66,15 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor
 
 
 def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image:
-    """Read an encoded or a PIL image as ``to_picture`` does, with the reason alone in its error.
+    """Read an encoded image or a PIL image as ``to_picture`` does.
 
     Args:
         image: A path, bytes, a binary file object or a PIL image.
         preprocessing: What the image is for.
 
     Raises:
-        PreprocessingError: Its pixels cannot be used.
-        ImageError: It cannot be read; the message is the reason and nothing else.
+        PreprocessingError: headstrip cannot use its pixels.
+        ImageError: It cannot be read; the message is only the reason.
     """
     with decoding_errors():
         if isinstance(image, Image.Image):
@@ -89,12 +87,12 @@ def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image:
 
 
 def is_file(value: Any) -> bool:
-    """Whether a value is a file object, or anything else that can be read from."""
+    """Whether a value is a file object, or has another ``read`` method."""
     return callable(getattr(value, "read", None))
 
 
 def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
-    """Turn one clip into what ``preprocessing.transform()`` takes.
+    """Convert one clip to what ``preprocessing.transform()`` takes.
 
     Args:
         clip: A uint8 array or tensor (T, H, W, 3).
@@ -107,7 +105,7 @@ def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
         PreprocessingError: It is none of these, or has another number of frames.
     """
     if isinstance(clip, np.ndarray) and clip.dtype == np.uint8:
-        # torch warns of arrays that cannot be written to, and has no negative strides.
+        # torch warns about arrays that are not writable, and has no negative strides.
         clip = torch.from_numpy(clip.copy())
     if (
         not isinstance(clip, Tensor)
@@ -131,16 +129,8 @@ def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
     return clip.permute(0, 3, 1, 2)
 
 
-_ENCODED = (bytes, bytearray, memoryview)
-_WANTED = (
-    "Pass a PIL image, a path to an image file, the bytes of one, a binary file object, a uint8 "
-    "array (height, width, 3), (height, width, 1) or (height, width), or a uint8 tensor "
-    "(channels, height, width)."
-)
-
-
 def _described(value: Any) -> str:
-    """Name what was passed: its type, and of an array the dtype and the shape."""
+    """Name the type of a value, and the dtype and the shape of an array."""
     name = f"a {type(value).__name__}"
     if isinstance(value, (np.ndarray, Tensor)):
         return f"{name} of {str(value.dtype).removeprefix('torch.')} and shape {tuple(value.shape)}"
