@@ -70,8 +70,11 @@ def test_each_page_is_a_row(folder: Path, tmp_path: Path) -> None:
     report = embed_source(ENCODER, folder, tmp_path / "all.parquet", options=Options(pages="all"))
     assert (report.rows, report.bad, report.stages.severals) == (7, 0, 0)
     found = rows(tmp_path / "all.parquet")
-    assert list(found) == [*(f"a.tif#{n}" for n in (1, 2, 3)), *(f"b.gif#{n}" for n in (1, 2, 3)),
-                           "c.png"]  # fmt: skip
+    assert list(found) == [
+        *(f"a.tif#{n}" for n in (1, 2, 3)),
+        *(f"b.gif#{n}" for n in (1, 2, 3)),
+        "c.png",
+    ]
     for page, row in zip(PAGES, list(found.values()), strict=False):
         assert np.allclose(row, ENCODER.embed([page])[0], atol=1e-6)
     assert np.array_equal(found["a.tif#2"], found["c.png"])

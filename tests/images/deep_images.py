@@ -14,10 +14,18 @@ _FORMS = {"b": 6, "H": 3, "I": 4, "h": 8, "f": 11, "d": 12}
 
 
 def tiff(
-    values: np.ndarray, *, photometric: int, order: str = "<", bits: int | None = None,
-    planes: int = 1, tags: Sequence[Tag] = (), rows: int | None = None, tile: int | None = None,
-    compression: str = "none", predictor: bool = False,
-) -> bytes:  # fmt: skip
+    values: np.ndarray,
+    *,
+    photometric: int,
+    order: str = "<",
+    bits: int | None = None,
+    planes: int = 1,
+    tags: Sequence[Tag] = (),
+    rows: int | None = None,
+    tile: int | None = None,
+    compression: str = "none",
+    predictor: bool = False,
+) -> bytes:
     """Write a TIFF.
 
     Args:
@@ -53,11 +61,17 @@ def tiff(
     sample = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     extra = channels - (3 if photometric == 2 else 1)
     entries: list[Tag] = [
-        (256, "I", [width]), (257, "I", [height]), (259, "H", [number]), (262, "H", [photometric]),
-        (258, "H", [bits or values.dtype.itemsize * 8] * channels), (277, "H", [channels]),
-        (284, "H", [planes]), (317, "H", [2 if predictor else 1]),
-        (339, "H", [sample] * channels), *tags,
-    ]  # fmt: skip
+        (256, "I", [width]),
+        (257, "I", [height]),
+        (259, "H", [number]),
+        (262, "H", [photometric]),
+        (258, "H", [bits or values.dtype.itemsize * 8] * channels),
+        (277, "H", [channels]),
+        (284, "H", [planes]),
+        (317, "H", [2 if predictor else 1]),
+        (339, "H", [sample] * channels),
+        *tags,
+    ]
     if tile:
         entries += [(322, "I", [tile]), (323, "I", [tile])]
     else:
@@ -100,8 +114,10 @@ def _lzw(data: bytes) -> bytes:
 
 
 PACKED: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
-    "none": (1, bytes), "lzw": (5, _lzw), "zlib": (8, zlib.compress),
-}  # fmt: skip
+    "none": (1, bytes),
+    "lzw": (5, _lzw),
+    "zlib": (8, zlib.compress),
+}
 """Compressions of a TIFF: number and function."""
 
 

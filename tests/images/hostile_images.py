@@ -206,27 +206,39 @@ for number in range(1, 9):
 kind("PNG, EXIF orientation 6", "png", lambda: turned(6, "PNG"))
 kind("TIFF, EXIF orientation 6", "tif", lambda: turned(6, "TIFF"))
 kind("EXIF orientation 99", "jpg", lambda: turned(99))
-kind("EXIF data that nobody can read", "jpg", lambda: saved(
-    picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"))  # fmt: skip
+kind(
+    "EXIF data that nobody can read",
+    "jpg",
+    lambda: saved(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
+)
 kind("grey JPEG", "jpg", lambda: saved(picture("L"), "JPEG"))
 kind("CMYK JPEG", "jpg", lambda: saved(picture("CMYK"), "JPEG"))
 kind("progressive JPEG", "jpg", lambda: saved(picture(), "JPEG", progressive=True))
 kind("JPEG with rubbish behind its end", "jpg", lambda: saved(picture(), "JPEG") + bytes(5000))
 kind("JPEG with noise in its middle", "jpg", broken_scan)
 kind("1-bit PNG", "png", lambda: saved(picture("1"), "PNG"))
-kind("16-bit grey PNG", "png", lambda: saved(
-    Image.fromarray(np.full((HEIGHT, WIDTH), 40_000, np.uint16)), "PNG"))  # fmt: skip
+kind(
+    "16-bit grey PNG",
+    "png",
+    lambda: saved(Image.fromarray(np.full((HEIGHT, WIDTH), 40_000, np.uint16)), "PNG"),
+)
 kind("16-bit colour PNG", "png", lambda: deep_rgb(bytes(range(240))))
 kind("16-bit colour PNG, values of 12 bits", "png", lambda: deep_rgb(b"\x0f\xff\0\0\x01\0"))
 kind("16-bit grey TIFF, values of 12 bits", "tif", lambda: saved(deep_grey(), "TIFF"))
-kind("16-bit grey TIFF that states 12 bits", "tif", lambda: saved(
-    deep_grey(), "TIFF", tiffinfo={281: 4095}))  # fmt: skip
+kind(
+    "16-bit grey TIFF that states 12 bits",
+    "tif",
+    lambda: saved(deep_grey(), "TIFF", tiffinfo={281: 4095}),
+)
 kind("16-bit grey TIFF, white is zero", "tif", white_is_zero)
 kind("TIFF of 5 channels", "tif", lambda: five_channels("MinIsBlack"))
 kind("TIFF of 5 channels, RGB and others", "tif", lambda: five_channels("RGB"))
 kind("palette", "png", lambda: saved(picture("P"), "PNG"))
-kind("palette with transparency", "png", lambda: saved(
-    picture("P"), "PNG", transparency=bytes(range(256))))  # fmt: skip
+kind(
+    "palette with transparency",
+    "png",
+    lambda: saved(picture("P"), "PNG", transparency=bytes(range(256))),
+)
 kind("grey with alpha", "png", lambda: saved(picture("LA"), "PNG"))
 kind("colour with alpha", "png", lambda: saved(picture("RGBA"), "PNG"))
 kind("32-bit TIFF, values of 16 bits", "tif", lambda: int_tiff([0, 65_535]))
@@ -266,8 +278,11 @@ kind("20,000 x 1", "png", lambda: saved(picture(width=20_000, height=1), "PNG"))
 kind("1 x 20,000", "png", lambda: saved(picture(width=1, height=20_000), "PNG"))
 kind("PNG that says 12,000 x 10,000", "png", lambda: png(12_000, 10_000, 8, 2))
 kind("PNG that says 60,000 x 60,000", "png", lambda: png(60_000, 60_000, 8, 2))
-kind("1-bit PNG of 20,000 x 20,000", "png", lambda: png(
-    20_000, 20_000, 1, 0, chunk(b"IDAT", zlib.compress(bytes(2501 * 20_000)))))  # fmt: skip
+kind(
+    "1-bit PNG of 20,000 x 20,000",
+    "png",
+    lambda: png(20_000, 20_000, 1, 0, chunk(b"IDAT", zlib.compress(bytes(2501 * 20_000)))),
+)
 kind("JPEG that says 65,000 x 65,000", "jpg", huge_jpeg)
 kind("GIF that says 65,535 x 65,535", "gif", huge_gif)
 kind("BMP that says 50,000 x 50,000", "bmp", huge_bmp)
@@ -284,8 +299,11 @@ special("folder named .jpg", "jpg", os.mkdir)
 kind("file that is removed while the run is on", "removed.jpg", lambda: saved(picture(), "JPEG"))
 kind("file that is emptied while the run is on", "emptied.jpg", lambda: saved(picture(), "JPEG"))
 kind("name that is not UTF-8", b"caf\xe9.jpg", lambda: saved(picture(), "JPEG"))
-kind("name with a line break, quotes and a bidi mark", 'a\n"><b>\u202e.jpg'.encode(), lambda: saved(
-    picture(), "JPEG"))  # fmt: skip
+kind(
+    "name with a line break, quotes and a bidi mark",
+    'a\n"><b>\u202e.jpg'.encode(),
+    lambda: saved(picture(), "JPEG"),
+)
 kind("name with a backslash", b"a\\x41.jpg", lambda: saved(picture(), "JPEG"))
 
 

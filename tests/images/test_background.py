@@ -89,29 +89,39 @@ DEEP = PIXELS.astype(np.uint16) * 257
 COUNT = np.arange(42).reshape(6, 7)
 HIDDEN: dict[str, Callable[[], bytes]] = {
     "palette, one colour": lambda: stored(PALETTE, transparency=PALETTE.getpixel((0, 0))),
-    "palette, alpha for each": lambda: stored(PALETTE, transparency=bytes(
-        0 if index == PALETTE.getpixel((0, 0)) else 255 for index in range(16))),
+    "palette, alpha for each": lambda: stored(
+        PALETTE,
+        transparency=bytes(0 if index == PALETTE.getpixel((0, 0)) else 255 for index in range(16)),
+    ),
     "GIF": lambda: stored(PALETTE, "GIF", transparency=PALETTE.getpixel((0, 0))),
     "grey, one shade": lambda: stored(GREY, transparency=GREY.getpixel((0, 0))),
     "colour, one of them": lambda: stored(
-        Image.fromarray(PIXELS), transparency=tuple(map(int, PIXELS[0, 0]))),
-    "1 bit": lambda: stored(
-        Image.fromarray(np.arange(42).reshape(6, 7) == 0), transparency=1),
+        Image.fromarray(PIXELS), transparency=tuple(map(int, PIXELS[0, 0]))
+    ),
+    "1 bit": lambda: stored(Image.fromarray(np.arange(42).reshape(6, 7) == 0), transparency=1),
     "2-bit grey, one shade": lambda: shallow_png((COUNT + 2) % 4, 2, (b"tRNS", b"\0\2")),
     "4-bit grey, one shade": lambda: shallow_png((COUNT + 9) % 16, 4, (b"tRNS", b"\0\x09")),
     "4-bit grey, one shade with more bits": lambda: shallow_png(
-        (COUNT + 9) % 16, 4, (b"tRNS", b"\xff\xf9")),
+        (COUNT + 9) % 16, 4, (b"tRNS", b"\xff\xf9")
+    ),
     "16-bit grey, one shade": lambda: png(
-        DEEP[..., 0], (b"tRNS", struct.pack(">H", DEEP[0, 0, 0]))),
+        DEEP[..., 0], (b"tRNS", struct.pack(">H", DEEP[0, 0, 0]))
+    ),
     "16-bit colour, one of them": lambda: png(DEEP, (b"tRNS", struct.pack(">3H", *DEEP[0, 0]))),
-    "16-bit alpha": lambda: png(np.dstack([DEEP, np.full((6, 7), 65535, np.uint16) * (
-        np.arange(42).reshape(6, 7) > 0)]).astype(np.uint16)),
-    "16-bit grey with alpha": lambda: png(np.dstack([DEEP[..., 0], np.full(
-        (6, 7), 65535, np.uint16) * (np.arange(42).reshape(6, 7) > 0)]).astype(np.uint16)),
+    "16-bit alpha": lambda: png(
+        np.dstack(
+            [DEEP, np.full((6, 7), 65535, np.uint16) * (np.arange(42).reshape(6, 7) > 0)]
+        ).astype(np.uint16)
+    ),
+    "16-bit grey with alpha": lambda: png(
+        np.dstack(
+            [DEEP[..., 0], np.full((6, 7), 65535, np.uint16) * (np.arange(42).reshape(6, 7) > 0)]
+        ).astype(np.uint16)
+    ),
     "WebP": lambda: stored(_first_clear(), "WEBP", lossless=True, exact=True),
     "TIFF": lambda: stored(_first_clear(), "TIFF"),
     "AVIF": lambda: stored(_first_clear(), "AVIF", quality=100),
-}  # fmt: skip
+}
 """Files whose first pixel is transparent, and the last opaque."""
 
 

@@ -49,14 +49,18 @@ def border_of(out: Tensor, top: int, left: int, height: int, width: int) -> Tens
     ("preprocessing", "shape", "expected"),
     [
         (PLAIN, (30, 60), (20, 24)),
-        (COVER, (30, 60), (20, 40)), (COVER, (60, 30), (48, 24)), (COVER, (5, 6), (20, 24)),
-        (CONTAIN, (30, 60), (12, 24)), (CONTAIN, (60, 30), (20, 10)), (CONTAIN, (5, 6), (20, 24)),
+        (COVER, (30, 60), (20, 40)),
+        (COVER, (60, 30), (48, 24)),
+        (COVER, (5, 6), (20, 24)),
+        (CONTAIN, (30, 60), (12, 24)),
+        (CONTAIN, (60, 30), (20, 10)),
+        (CONTAIN, (5, 6), (20, 24)),
         (replace(PLAIN, resize=10), (30, 61), (10, 20)),
         (replace(PLAIN, resize=10), (61, 30), (20, 10)),
         (replace(PLAIN, resize=None), (30, 61), (30, 61)),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_the_size_after_the_resize_is_known_without_an_image(
     preprocessing: Preprocessing, shape: tuple[int, int], expected: tuple[int, int]
 ) -> None:
@@ -243,11 +247,23 @@ def test_a_fit_without_a_height_and_width_is_refused(resize: int | None, fit: An
 @pytest.mark.parametrize(
     "fill",
     [
-        (), (0,), (0, 0), (0, 0, 0, 0), (0, 0, 256), (0, -1, 0), (0.5, 0, 0), (1.0, 0, 0),
-        (True, 0, 0), ("0", 0, 0), 0, 128, "abc", {1, 2, 3},
+        (),
+        (0,),
+        (0, 0),
+        (0, 0, 0, 0),
+        (0, 0, 256),
+        (0, -1, 0),
+        (0.5, 0, 0),
+        (1.0, 0, 0),
+        (True, 0, 0),
+        ("0", 0, 0),
+        0,
+        128,
+        "abc",
+        {1, 2, 3},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_fill_that_is_no_pixel_is_refused(fill: Any) -> None:
     with pytest.raises(PreprocessingError, match=r"not a pixel of 3 channels.*0 to 255"):
         replace(PLAIN, fill=fill)

@@ -155,10 +155,14 @@ def both(data: bytes, steps: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("width", "height", "reduced"),
     [
-        (1600, 1200, (400, 300)), (1601, 1203, (401, 301)), (380, 380, (380, 380)),
-        (384, 384, (192, 192)), (4000, 387, (2000, 194)), (30, 20, (30, 20)),
+        (1600, 1200, (400, 300)),
+        (1601, 1203, (401, 301)),
+        (380, 380, (380, 380)),
+        (384, 384, (192, 192)),
+        (4000, 387, (2000, 194)),
+        (30, 20, (30, 20)),
     ],
-)  # fmt: skip
+)
 def test_a_large_jpeg_is_decoded_small_and_never_below_the_margin(
     width: int, height: int, reduced: tuple[int, int]
 ) -> None:

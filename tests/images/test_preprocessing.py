@@ -56,9 +56,11 @@ def test_json_brings_back_an_equal_one(preprocessing: Preprocessing) -> None:
 
 def test_json_leaves_out_what_is_the_default() -> None:
     assert RESNET.to_json() == {
-        "crop": [224, 224], "resize": 256,
-        "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
-    }  # fmt: skip
+        "crop": [224, 224],
+        "resize": 256,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
 
 
 def test_no_resize_survives_json() -> None:
@@ -68,12 +70,19 @@ def test_no_resize_survives_json() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"crop": (224, 225)}, {"resize": 255}, {"resize": None}, {"mean": (0.485, 0.456, 0.4)},
-        {"std": (0.229, 0.224, 0.2)}, {"interpolation": "bicubic"}, {"antialias": False},
-        {"rescale": 1.0}, {"frames": 16}, {"fill": (0, 0, 0)},
+        {"crop": (224, 225)},
+        {"resize": 255},
+        {"resize": None},
+        {"mean": (0.485, 0.456, 0.4)},
+        {"std": (0.229, 0.224, 0.2)},
+        {"interpolation": "bicubic"},
+        {"antialias": False},
+        {"rescale": 1.0},
+        {"frames": 16},
+        {"fill": (0, 0, 0)},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_another_value_makes_another_preprocessing(change: dict[str, Any]) -> None:
     assert replace(RESNET, **change) != RESNET
 
@@ -177,13 +186,27 @@ def test_an_input_without_pixels_is_refused(shape: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"crop": (0, 224)}, {"crop": (224, -1)}, {"crop": (224,)}, {"crop": (224, 224, 3)},
-        {"crop": 224}, {"crop": (224.0, 224)}, {"crop": (True, 224)}, {"crop": None},
-        {"resize": 0}, {"resize": -1}, {"resize": 256.0}, {"resize": (256,)}, {"resize": (0, 256)},
-        {"resize": "256"}, {"resize": True}, {"frames": 0}, {"frames": -1}, {"frames": 1.5},
+        {"crop": (0, 224)},
+        {"crop": (224, -1)},
+        {"crop": (224,)},
+        {"crop": (224, 224, 3)},
+        {"crop": 224},
+        {"crop": (224.0, 224)},
+        {"crop": (True, 224)},
+        {"crop": None},
+        {"resize": 0},
+        {"resize": -1},
+        {"resize": 256.0},
+        {"resize": (256,)},
+        {"resize": (0, 256)},
+        {"resize": "256"},
+        {"resize": True},
+        {"frames": 0},
+        {"frames": -1},
+        {"frames": 1.5},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_an_impossible_size_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(
         PreprocessingError, match=r"All sizes must be integers above zero.*Pass crop="
@@ -194,12 +217,20 @@ def test_an_impossible_size_is_refused(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"mean": ()}, {"mean": (0.5,)}, {"mean": 0.5}, {"mean": ("a", "b", "c")}, {"mean": "abc"},
-        {"mean": (math.nan, 0, 0)}, {"std": (0.5, 0.5)}, {"std": (0.2, 0, 0.2)},
-        {"std": (0.2, -0.2, 0.2)}, {"std": (math.inf, 1, 1)}, {"std": None},
+        {"mean": ()},
+        {"mean": (0.5,)},
+        {"mean": 0.5},
+        {"mean": ("a", "b", "c")},
+        {"mean": "abc"},
+        {"mean": (math.nan, 0, 0)},
+        {"std": (0.5, 0.5)},
+        {"std": (0.2, 0, 0.2)},
+        {"std": (0.2, -0.2, 0.2)},
+        {"std": (math.inf, 1, 1)},
+        {"std": None},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_numbers_that_normalise_nothing_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(PreprocessingError, match=r"do not normalise an image.*every channel"):
         replace(RESNET, **change)

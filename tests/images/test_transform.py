@@ -28,10 +28,14 @@ VIDEO = [
     for member in models.get_model_weights(name)
 ]
 SIZES = {
-    "landscape": (300, 200), "portrait": (200, 300), "photograph": (640, 427),
-    "smaller than the crop": (90, 60), "one pixel high": (9, 1), "one pixel wide": (1, 9),
+    "landscape": (300, 200),
+    "portrait": (200, 300),
+    "photograph": (640, 427),
+    "smaller than the crop": (90, 60),
+    "one pixel high": (9, 1),
+    "one pixel wide": (1, 9),
     "one pixel": (1, 1),
-}  # fmt: skip
+}
 
 
 def title(value: Any) -> str:

@@ -58,36 +58,48 @@ WHOLE: dict[str, Callable[[], bytes]] = {
     "big-endian colour TIFF": lambda: tiff(deepened(COLOUR), photometric=2, order=">"),
     "TIFF, white is zero": lambda: tiff(65535 - deepened(GREY), photometric=0),
     "signed TIFF": lambda: tiff(
-        (deepened(GREY).astype(np.int32) - 32768).astype(np.int16), photometric=1),
+        (deepened(GREY).astype(np.int32) - 32768).astype(np.int16), photometric=1
+    ),
     "signed TIFF of 8 bits": lambda: tiff((GREY.astype(int) - 128).astype(np.int8), photometric=1),
     "big-endian signed TIFF of 8 bits": lambda: tiff(
-        (GREY.astype(int) - 128).astype(np.int8), photometric=1, order=">", rows=2,
-        compression="zlib"),
+        (GREY.astype(int) - 128).astype(np.int8),
+        photometric=1,
+        order=">",
+        rows=2,
+        compression="zlib",
+    ),
     "signed TIFF of 8 bits that states 7": lambda: tiff(
-        (GREY // 2).astype(np.int8), photometric=1, tags=[(340, "b", [0]), (341, "b", [127])]),
+        (GREY // 2).astype(np.int8), photometric=1, tags=[(340, "b", [0]), (341, "b", [127])]
+    ),
     "unsigned TIFF of 32 bits": lambda: tiff(deepened(GREY, 32), photometric=1),
     "signed TIFF of 32 bits": lambda: tiff(
-        (deepened(GREY, 32).astype(np.int64) - (1 << 31)).astype(np.int32), photometric=1),
+        (deepened(GREY, 32).astype(np.int64) - (1 << 31)).astype(np.int32), photometric=1
+    ),
     "32 bits that hold 16": lambda: tiff(deepened(GREY).astype(np.int32), photometric=1),
     "grey PNG": lambda: png(deepened(GREY)),
     "colour PNG": lambda: png(deepened(COLOUR)),
     "PGM": lambda: ppm(deepened(GREY), 65535),
     "PPM": lambda: ppm(deepened(COLOUR), 65535),
     "TIFF that states 12 bits": lambda: tiff(
-        deepened(GREY, 12), photometric=1, tags=[(281, "H", [4095])]),
+        deepened(GREY, 12), photometric=1, tags=[(281, "H", [4095])]
+    ),
     "TIFF that states 10 bits of signed numbers": lambda: tiff(
-        deepened(GREY, 10).astype(np.int16) - 512, photometric=1,
-        tags=[(340, "h", [-512]), (341, "h", [511])]),
+        deepened(GREY, 10).astype(np.int16) - 512,
+        photometric=1,
+        tags=[(340, "h", [-512]), (341, "h", [511])],
+    ),
     "colour TIFF that states 12 bits": lambda: tiff(
-        deepened(COLOUR, 12), photometric=2, tags=[(280, "H", [0] * 3), (281, "H", [4095] * 3)]),
+        deepened(COLOUR, 12), photometric=2, tags=[(280, "H", [0] * 3), (281, "H", [4095] * 3)]
+    ),
     "TIFF of floats that states 0 to 1": lambda: tiff(
-        (GREY / 255).astype(np.float32), photometric=1, tags=[(340, "f", [0]), (341, "f", [1])]),
+        (GREY / 255).astype(np.float32), photometric=1, tags=[(340, "f", [0]), (341, "f", [1])]
+    ),
     "PGM of 12 bits": lambda: ppm(deepened(GREY, 12), 4095),
     "PPM of 12 bits": lambda: ppm(deepened(COLOUR, 12), 4095),
     "PGM of digits, 12 bits": lambda: plain_ppm(deepened(GREY, 12), 4095),
     "PPM of digits, 12 bits": lambda: plain_ppm(deepened(COLOUR, 12), 4095),
     "PPM of digits": lambda: plain_ppm(deepened(COLOUR), 65535),
-}  # fmt: skip
+}
 """Files that say what is black and white, or use the whole of their type."""
 
 
@@ -113,14 +125,16 @@ NARROW: dict[str, Callable[[], bytes]] = {
     "grey PNG": lambda: png(deepened(GREY, 12)),
     "colour PNG": lambda: png(deepened(COLOUR, 12)),
     "PNG with alpha": lambda: png(
-        np.concatenate([deepened(COLOUR, 12), np.full((6, 7, 1), 65535, np.uint16)], axis=-1)),
+        np.concatenate([deepened(COLOUR, 12), np.full((6, 7, 1), 65535, np.uint16)], axis=-1)
+    ),
     "grey PNG with alpha": lambda: png(
-        np.stack([deepened(GREY, 12), np.full((6, 7), 65535, np.uint16)], axis=-1)),
+        np.stack([deepened(GREY, 12), np.full((6, 7), 65535, np.uint16)], axis=-1)
+    ),
     "PGM": lambda: ppm(deepened(GREY, 12), 65535),
     "PPM": lambda: ppm(deepened(COLOUR, 12), 65535),
     "PGM of digits": lambda: plain_ppm(deepened(GREY, 12), 65535),
     "PPM of digits": lambda: plain_ppm(deepened(COLOUR, 12), 65535),
-}  # fmt: skip
+}
 """12 bits in files that do not say so."""
 
 
@@ -147,9 +161,11 @@ def test_colour_whose_lower_bits_pillow_has_dropped_is_never_nearly_black(kind: 
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "strips": {"rows": 2}, "strips of one row": {"rows": 1}, "tiles": {"tile": 16},
+    "strips": {"rows": 2},
+    "strips of one row": {"rows": 1},
+    "tiles": {"tile": 16},
     "small tiles": {"tile": 16, "repeat": 4},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -194,19 +210,26 @@ def test_signed_bytes_are_scaled_as_other_signed_numbers() -> None:
 
 VEILED: dict[str, Callable[[np.ndarray, np.ndarray], bytes]] = {
     "colour PNG with alpha": lambda values, hidden: png(
-        np.dstack([three(values), np.where(hidden, 0, 65535)]).astype(np.uint16)),
+        np.dstack([three(values), np.where(hidden, 0, 65535)]).astype(np.uint16)
+    ),
     "grey PNG with alpha": lambda values, hidden: png(
-        np.dstack([values, np.where(hidden, 0, 65535)]).astype(np.uint16)),
+        np.dstack([values, np.where(hidden, 0, 65535)]).astype(np.uint16)
+    ),
     "colour TIFF with alpha": lambda values, hidden: tiff(
-        np.dstack([three(values), np.where(hidden, 0, 65535)]).astype(np.uint16), photometric=2),
+        np.dstack([three(values), np.where(hidden, 0, 65535)]).astype(np.uint16), photometric=2
+    ),
     "colour TIFF with premultiplied alpha": lambda values, hidden: tiff(
-        np.dstack([three(values), np.where(hidden, 0, 65535)]).astype(np.uint16), photometric=2,
-        tags=[(338, "H", [1])]),
+        np.dstack([three(values), np.where(hidden, 0, 65535)]).astype(np.uint16),
+        photometric=2,
+        tags=[(338, "H", [1])],
+    ),
     "grey PNG, one shade": lambda values, hidden: png(
-        values, (b"tRNS", int(values[hidden][0]).to_bytes(2, "big"))),
+        values, (b"tRNS", int(values[hidden][0]).to_bytes(2, "big"))
+    ),
     "colour PNG, one of them": lambda values, hidden: png(
-        three(values), (b"tRNS", int(values[hidden][0]).to_bytes(2, "big") * 3)),
-}  # fmt: skip
+        three(values), (b"tRNS", int(values[hidden][0]).to_bytes(2, "big") * 3)
+    ),
+}
 """Files whose hidden pixels have one value."""
 
 

@@ -149,8 +149,15 @@ def test_bad_images_are_zeros_with_a_reason_and_the_others_are_what_they_are(
     assert errors(found)[6:] == [None, None]
     assert [image.width for image in found.images] == [None, None, None, None, None, 30, 90, 90]
     assert [image.checksum is None for image in found.images] == [
-        False, False, True, True, True, False, False, False
-    ]  # fmt: skip
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -244,9 +251,12 @@ def test_a_script_without_a_guard_of_its_main_part_works(folder: Path, tmp_path:
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     code = f"import sys; sys.path.remove(''); exec(open({str(script)!r}).read())"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True,
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
         env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    )
     assert (done.stdout, done.stderr) == ("[None, '[] None']\nFalse\n", "")
 
 
@@ -330,9 +340,11 @@ def test_the_processes_end_with_a_parent_that_is_killed(folder: Path, name: str)
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), name], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code, str(folder), name],
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": path},
-    ) as parent:  # fmt: skip
+    ) as parent:
         assert parent.stdout
         pids = [int(word) for word in parent.stdout.readline().split()]
         assert len(pids) == 2

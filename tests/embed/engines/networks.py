@@ -14,9 +14,13 @@ class Small(nn.Sequential):
 
     def __init__(self, width: int) -> None:
         super().__init__(
-            nn.Conv2d(3, 16, 3, stride=4), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(), nn.Linear(16, width),
-        )  # fmt: skip
+            nn.Conv2d(3, 16, 3, stride=4),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(16, width),
+        )
 
 
 class Branching(nn.Module):

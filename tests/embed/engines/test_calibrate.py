@@ -49,8 +49,9 @@ def test_each_engine_is_measured_in_each_precision_and_one_that_cannot_has_its_r
 ):
     found = calibrate(encoder, batches[:1], ["torch", "onnxruntime"], ["bf16"])
     assert [(one.engine, one.precision) for one in found] == [
-        ("torch", "bf16"), ("onnxruntime", "bf16"),
-    ]  # fmt: skip
+        ("torch", "bf16"),
+        ("onnxruntime", "bf16"),
+    ]
     assert 0.99 < found[0].cosine_min <= found[0].cosine_mean < 1
     assert "no convolutions in bfloat16" in found[1].unavailable
     assert json.loads(json.dumps(found[1].to_json()))["images_per_second"] is None

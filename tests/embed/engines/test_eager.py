@@ -51,8 +51,11 @@ def test_the_encoder_stays_as_it_is(encoder, batches, precision):
     for name, (one, place, dtype, stride, grad, values) in before.items():
         assert now[name] is one
         assert (one.data_ptr(), one.dtype, one.stride(), one.requires_grad) == (
-            place, dtype, stride, grad,
-        )  # fmt: skip
+            place,
+            dtype,
+            stride,
+            grad,
+        )
         assert torch.equal(one, values)
 
 

@@ -89,9 +89,18 @@ def compiled(encoder: Encoder, engine: str) -> Any:
 
 def test_engines_of_plugins_are_listed_behind_those_of_headstrip() -> None:
     assert engine_names() == (
-        "torch", "compile", "openvino", "onnxruntime",
-        "careless", "leaving", "missing", "number", "picky", "simple", "wrong",
-    )  # fmt: skip
+        "torch",
+        "compile",
+        "openvino",
+        "onnxruntime",
+        "careless",
+        "leaving",
+        "missing",
+        "number",
+        "picky",
+        "simple",
+        "wrong",
+    )
 
 
 def test_listing_them_imports_none_and_no_torch(site: Path) -> None:
@@ -167,9 +176,17 @@ def test_an_unknown_engine_is_refused_with_the_names_before_anything_starts(
         embed_source(encoder, photos, out, settings=Settings(engine="acme"))
     assert list(out.parent.iterdir()) == []
     done = run_python(
-        "-m", "headstrip.cli", "embed", str(photos), "-b", "resnet18", "-o", str(out),
-        "--engine", "acme",
-    )  # fmt: skip
+        "-m",
+        "headstrip.cli",
+        "embed",
+        str(photos),
+        "-b",
+        "resnet18",
+        "-o",
+        str(out),
+        "--engine",
+        "acme",
+    )
     assert done.returncode == 2
     assert "There is no engine 'acme'. Use one of torch, compile," in " ".join(done.stderr.split())
 
