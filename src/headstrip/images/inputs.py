@@ -26,9 +26,9 @@ _WANTED = (
 def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor:
     """Convert one image to what ``preprocessing.transform()`` takes.
 
-    A file and a PIL image of it give the same picture, see ``docs/reference/images.md``: it is turned as its
-    EXIF orientation says, values of more than 8 bits are scaled by ``value_range``, and transparent
-    parts are put on the ``background``.
+    A file and a PIL image of it give the same picture: it is turned as its EXIF orientation says,
+    values of more than 8 bits are scaled by ``value_range``, and transparent parts are put on the
+    ``background``. See ``docs/reference/images.md``.
 
     Args:
         image: A path to an image file; the bytes of one, or a binary file object that has them; a
