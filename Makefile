@@ -44,6 +44,7 @@ lint: $(INSTALLED)  ## Check style, format, prose and types
 	$(BIN)/ruff format --check
 	$(BIN)/python tools/prose.py docs
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 coverage: $(INSTALLED)  ## Run the default tests, child processes included, and report what they miss
 	$(PYTEST) --cov $(ARGS)
