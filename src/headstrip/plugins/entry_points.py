@@ -42,7 +42,7 @@ def declared(group: str, disabled: Collection[str], reserved: Collection[str]) -
         reserved: Names that belong to headstrip.
     """
     by_name: dict[str, list[metadata.EntryPoint]] = {}
-    for point in _entry_points(group):
+    for point in installed_entry_points(group):
         by_name.setdefault(point.name, []).append(point)
     found = []
     for name, points in sorted(by_name.items()):
@@ -58,7 +58,12 @@ def declared(group: str, disabled: Collection[str], reserved: Collection[str]) -
     return found
 
 
-def _entry_points(group: str) -> list[metadata.EntryPoint]:
+def installed_entry_points(group: str) -> list[metadata.EntryPoint]:
+    """List the entry points of a group, those of distributions earlier on the path first.
+
+    It skips distributions with damaged metadata, which `headstrip doctor` names, and adds the entry
+    points that a damaged folder hides.
+    """
     try:
         found = list(metadata.entry_points(group=group))
     except Exception:

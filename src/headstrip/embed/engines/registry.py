@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from headstrip.errors import HeadstripError, one_line
+from headstrip.plugins.entry_points import installed_entry_points
 
 if TYPE_CHECKING:
     from headstrip.embed.engines.engine import Engine
@@ -44,9 +45,7 @@ def check_engine(name: str) -> None:
     Raises:
         ValueError: No engine has the name.
     """
-    names = engine_names()
-    if name not in names:
-        raise ValueError(f"There is no engine {name!r}. Use one of {', '.join(names)}.")
+    _entry_point(name)
 
 
 def load_engine(name: str) -> type[Engine]:
@@ -56,8 +55,7 @@ def load_engine(name: str) -> type[Engine]:
         ValueError: No engine has the name.
         HeadstripError: The plugin that has the engine is broken.
     """
-    check_engine(name)
-    point = _entry_points()[name]
+    point = _entry_point(name)
     try:
         found = point.load()
     except KeyboardInterrupt:
@@ -72,26 +70,21 @@ def load_engine(name: str) -> type[Engine]:
     return found
 
 
+def _entry_point(name: str) -> metadata.EntryPoint:
+    points = _entry_points()
+    if name not in points:
+        raise ValueError(f"There is no engine {name!r}. Use one of {', '.join(points)}.")
+    return points[name]
+
+
 def _entry_points() -> dict[str, metadata.EntryPoint]:
-    try:
-        found = list(metadata.entry_points(group=ENTRY_POINT_GROUP))
-    except Exception:
-        # Damaged metadata of any distribution make this fail. Read one distribution at a time.
-        found = [point for one in metadata.distributions() for point in _entry_points_of(one)]
+    found = installed_entry_points(ENTRY_POINT_GROUP)
     # A plugin cannot replace an engine of headstrip, nor one of a plugin earlier on the path.
     return _BUILT_IN | {
         point.name: point
         for point in sorted(reversed(found), key=lambda point: point.name)
         if point.name not in _BUILT_IN
     }
-
-
-def _entry_points_of(distribution: metadata.Distribution) -> list[metadata.EntryPoint]:
-    try:
-        return list(distribution.entry_points.select(group=ENTRY_POINT_GROUP))
-    except Exception:
-        # `headstrip doctor` names distributions whose metadata are damaged.
-        return []
 
 
 def _broken(point: metadata.EntryPoint, reason: str) -> HeadstripError:
