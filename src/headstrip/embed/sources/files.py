@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from headstrip.images.size_limit import refuse_size
 
 
 @dataclass(frozen=True)
-class TreeSource:
+class TreeSource(ABC):
     """What the sources have in common whose files are below a folder or a url."""
 
     tree: Tree
@@ -31,13 +32,13 @@ class TreeSource:
         """Return what the source is, as plain JSON values."""
         return {"kind": self.file_kind, "where": self.tree.where}
 
+    @abstractmethod
     def items(self, note: Note = ignore) -> Iterator[Item]:
         """List the images, and call ``note`` with each file left out.
 
         Raises:
             HeadstripError: A folder or file cannot be read, or there are files of several kinds.
         """
-        raise NotImplementedError
 
     def files(self, note: Note) -> Iterator[Item]:
         """List the files of the source's kind, and refuse files of another kind that has images.

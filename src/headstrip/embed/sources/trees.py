@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ _LOCAL = Access()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tree:
+class Tree(ABC):
     """Files below a folder or a url. Subclasses list them.
 
     Attributes:
@@ -35,6 +36,7 @@ class Tree:
     is_file: bool = False
     access: Access = _LOCAL
 
+    @abstractmethod
     def files(self, note: Note = ignore) -> Iterator[Item]:
         """List the files that may be images or hold some, named relative to the root.
 
@@ -45,7 +47,6 @@ class Tree:
         Raises:
             HeadstripError: They cannot be listed.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
