@@ -7,7 +7,8 @@ import sys
 from dataclasses import asdict
 
 from headstrip.errors import HeadstripError
-from headstrip.registry.registry import get_registry
+from headstrip.plugins.records import PluginRecord
+from headstrip.registry.registry import Registry, get_registry
 
 
 def imported() -> list[str]:
@@ -27,6 +28,16 @@ def attempt(name: str) -> dict[str, object]:
     return {"name": encoder.spec.qualified_name, "dim": encoder.output_dim}
 
 
+def smoke_test_all(registry: Registry) -> list[PluginRecord]:
+    """Test all plugins of third parties in this process, and return the records of all plugins."""
+    from headstrip.authoring.smoke_test import smoke_test
+
+    for record in registry.records():
+        if record.status in {"found", "loaded"} and record.origin != "built-in":
+            smoke_test(registry, record.name)
+    return registry.records()
+
+
 def main() -> None:
     """Resolve, list, build and load, in this order."""
     registry = get_registry()
@@ -41,8 +52,6 @@ def main() -> None:
     }
     facts["core"] = {name: attempt(name) for name in ("resnet18", "vgg11", "squeezenet1_1")}
     facts["after core"] = imported()
-    from headstrip.authoring.smoke_test import smoke_test_all
-
     facts["hostile"] = {name: attempt(name) for name in sys.argv[1:]}
     facts["records"] = {
         record.name: asdict(record)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.distributions import on_path, run_python
+from tests.hostile.everything import smoke_test_all
 
 from headstrip import PluginError
-from headstrip.authoring.smoke_test import smoke_test_all
 from headstrip.registry.registry import Registry
 
 

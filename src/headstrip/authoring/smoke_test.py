@@ -27,18 +27,6 @@ def smoke_test(registry: Registry, name: str) -> PluginRecord:
     return plugin.record
 
 
-def smoke_test_all(registry: Registry) -> list[PluginRecord]:
-    """Test all plugins of third parties in this process, and return the records of all plugins.
-
-    Raises:
-        PluginError: One is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
-    """
-    for record in registry.records():
-        if record.status in {"found", "loaded"} and record.origin != "built-in":
-            smoke_test(registry, record.name)
-    return registry.records()
-
-
 def _problem(registry: Registry, plugin: Plugin) -> str | None:
     """Say what goes wrong when the smallest backbone is built and stripped, or None.
 
