@@ -186,8 +186,8 @@ def headstrip_way(name: str, **asked: Any) -> Embed:
 def calibrated_way(name: str) -> Embed:
     """The same, with the options that `headstrip embed --calibrate` prints."""
     from headstrip.embed.calibrate import choose_engine
+    from headstrip.embed.engine_choice import measure_engines
     from headstrip.embed.plan import Settings
-    from headstrip.embed.profile import measure_engines
     from headstrip.embed.sources import source_of
     from headstrip.system.allocator import keep_freed_memory
 
@@ -227,7 +227,7 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     from PIL import Image
 
     from headstrip.embed.engines.compile import forward_of
-    from headstrip.embed.parallelism import lay_out
+    from headstrip.embed.parallelism import choose_parallelism
     from headstrip.embed.plan import Settings
     from headstrip.images.pixels import to_pixels
     from headstrip.system.allocator import keep_freed_memory
@@ -242,7 +242,7 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
         started = time.process_time()
         pixels = list(cores.map(decode, paths))
         decoded = time.process_time() - started
-    layout = lay_out(Settings(), lanes=None, workers=None, device="cpu")
+    layout = choose_parallelism(Settings())
     size = int(layout.settings.batch_size or 1)
     batches = [np.stack(pixels[start : start + size]) for start in range(0, len(pixels), size)]
     batches = [batch for batch in batches if len(batch) == size]
@@ -250,9 +250,9 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     torch.set_num_threads(threads)
     with encoder.evaluating():
         forward = forward_of(encoder, layout.settings)
-        with ThreadPoolExecutor(layout.lanes, initializer=torch.set_num_threads,
+        with ThreadPoolExecutor(layout.inference_threads, initializer=torch.set_num_threads,
                                 initargs=(threads,)) as lanes:  # fmt: skip
-            list(lanes.map(forward, batches[: layout.lanes]))
+            list(lanes.map(forward, batches[: layout.inference_threads]))
             started = time.process_time()
             list(lanes.map(forward, batches))
             spent = time.process_time() - started

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from headstrip.embed.calibrate import calibrate as calibrate
     from headstrip.embed.calibrate import choose_engine as choose_engine
     from headstrip.embed.cluster import EncoderUDF as EncoderUDF
-    from headstrip.embed.options import EmbedOptions as EmbedOptions
     from headstrip.embed.output.loading import load_embeddings as load_embeddings
     from headstrip.embed.output.report import EmbedReport as EmbedReport
-    from headstrip.embed.plan import EmbedSettings as EmbedSettings
     from headstrip.embed.run import embed_source as embed_source
+    from headstrip.embed.settings import EmbedOptions as EmbedOptions
+    from headstrip.embed.settings import EmbedSettings as EmbedSettings
     from headstrip.embed.sources import source_of as source_of
     from headstrip.encoder.encoder import Encoder as Encoder
     from headstrip.errors import CatalogError as CatalogError
@@ -66,9 +66,8 @@ _HOMES = {
     "images.decode": ("decode_bytes",),
     "embed.output.loading": ("load_embeddings",),
     "search.neighbors": ("find_neighbors",),
-    "embed.options": ("EmbedOptions",),
     "images.pixels": ("to_pixels",),
-    "embed.plan": ("EmbedSettings",),
+    "embed.settings": ("EmbedOptions", "EmbedSettings"),
     "embed.output.report": ("EmbedReport",),
     "embed.run": ("embed_source",),
     "embed.sources": ("source_of",),

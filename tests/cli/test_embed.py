@@ -164,7 +164,7 @@ def test_the_engine_that_was_chosen_is_told(
     out = tmp_path / "out.parquet"
     line = ["embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out]
     result = run(*line, "--engine", "torch", "--precision", "auto")
-    assert result.stderr.startswith("Of the engines here torch in ")
+    assert result.stderr.startswith("headstrip chose the engine torch in ")
     chosen = json.loads(pq.read_schema(out).metadata[b"headstrip"])["plan"]["settings"]
     assert chosen["precision"] in {"fp32", "bf16"}
     assert run(*line, "--engine", "auto", "--precision", "auto").exit_code == 1

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from headstrip.embed import engine_choice
-from headstrip.embed.batch_tuning import Batches
-from headstrip.embed.calibrate import LEFT_OUT, Measured, calibrate, is_worth
+from headstrip.embed.calibrate import LEFT_OUT, Batches, Measured, calibrate, is_worth
+from headstrip.embed.engine_choice import measure_engines
 from headstrip.embed.plan import Settings
-from headstrip.embed.profile import measure_engines
 from headstrip.embed.run import Options, embed_source
 from headstrip.embed.sources import source_of
 from headstrip.encoder.encoder import Encoder

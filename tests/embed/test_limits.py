@@ -16,21 +16,21 @@ from tests.conftest import tiny_encoder
 from tests.failing import failing
 
 from headstrip import HeadstripError, OptionError
+from headstrip.embed.engine_choice import measure_engines
 from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.files import check_out
 from headstrip.embed.plan import Settings
-from headstrip.embed.profile import measure_engines
 from headstrip.embed.run import Options, embed_source
 from headstrip.embed.sources import source_of
 
 ROOT = Path(__file__).parents[2]
 ENORMOUS = [
     ({"threads": 100_000}, {}, r"--threads 100000 \(threads=100000\) is more than .* cores\. Pass"),
-    ({}, {"lanes": 100_000}, r"--lanes 100000 \(lanes=100000\) is more than this machine runs"),
+    ({}, {"lanes": 100_000}, r"--lanes 100000 \(lanes=100000\) is more than this machine can run"),
     ({}, {"workers": 10**30}, r"--workers 1000.* \(workers=1000.*\) is more than this machine"),
     ({"threads": 200}, {"lanes": 200}, r"--lanes 200 .* --threads 200 .* is 40000 threads"),
     ({"batch_size": 10**11}, {}, r"--batch-size 1000.* \(batch_size=1000.*\) needs at least"),
-    ({"batch_size": 10**30}, {}, r"--batch-size 1000.* this process can have .* Pass less than"),
+    ({"batch_size": 10**30}, {}, r"--batch-size 1000.* this process can use .* Pass less than"),
     ({"shard_rows": 10**12}, {}, r"--shard-rows 1000.* \(shard_rows=1000.*\) needs at least"),
 ]  # fmt: skip
 

@@ -27,10 +27,7 @@ def listed(folder: Path, items: list[Item], where: str = "t.tar") -> Listing:
 
 
 def digest_of(folder: Path, items: list[Item], where: str = "t.tar") -> str:
-    listing = listed(folder, items, where)
-    digest = listing.digest
-    listing.close()
-    return digest
+    return listed(folder, items, where).digest
 
 
 def test_the_order_in_which_images_are_listed_does_not_matter(tmp_path: Path) -> None:

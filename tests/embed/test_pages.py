@@ -14,10 +14,9 @@ from tests.conftest import pixels, tiny_encoder
 from tests.images.hostile_images import greedy_tiff, looping_tiff
 
 from headstrip import HeadstripError
-from headstrip.embed.options import Options
 from headstrip.embed.output.loading import load_embeddings
 from headstrip.embed.pages import count_pages, split_page
-from headstrip.embed.run import embed_source
+from headstrip.embed.run import Options, embed_source
 from headstrip.search.thumbnails import picture_in
 
 ENCODER = tiny_encoder()
@@ -112,7 +111,7 @@ def test_names_with_a_hash_are_told_from_pages() -> None:
 
 
 def test_pages_are_first_or_all_and_not_for_iterables(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="pages='second' is unknown"):
+    with pytest.raises(ValueError, match="pages='second' is not a valid value"):
         Options(pages="second")
     with pytest.raises(HeadstripError, match="pages='all'"):
         embed_source(ENCODER, iter(PAGES), tmp_path / "x.parquet", options=Options(pages="all"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,10 +22,11 @@ from tests.conftest import SMALL
 from tests.embed.sources.made import write_images, write_tar
 
 from headstrip import HeadstripError, PreprocessingError, build_encoder
-from headstrip.embed.output.work_dir import opened_parts
+from headstrip.embed.execute import execute
+from headstrip.embed.output.work_dir import open_work_dir
 from headstrip.embed.pipeline import RowProgress
-from headstrip.embed.plan import Settings
-from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
+from headstrip.embed.plan import RunPlan, Settings
+from headstrip.embed.run import EmbedReport, Options, embed_source
 from headstrip.embed.sources import source_of
 from headstrip.encoder.encoder import Encoder
 
@@ -294,7 +296,7 @@ def test_too_many_bad_images_end_the_run_and_what_is_done_is_kept(
         embed(encoder, photos, out, max_errors=1, shard_rows=1)
     assert not out.exists()
     shards = sorted(out.with_name("out.parquet.parts").glob("*/*.parquet"))
-    with pytest.raises(HeadstripError, match=r"2 images .* one is '.*\.jpg': .* What is done"):
+    with pytest.raises(HeadstripError, match=r"2 images .* one is '.*\.jpg': .* finished rows"):
         embed(encoder, photos, out, max_errors=1, shard_rows=1)
     assert sorted(out.with_name("out.parquet.parts").glob("*/*.parquet")) == shards
     assert embed(encoder, photos, out, shard_rows=1).computed < 4
@@ -311,9 +313,9 @@ def test_rows_of_another_encoder_are_refused_with_what_differs(
     with pytest.raises(HeadstripError, match="the values of the parameters differ"):
         embed(other, photos, out)
     larger = build_encoder("shufflenet_v2_x1_0", weights=None, preprocessing=SMALL)
-    with pytest.raises(HeadstripError, match=r"name is .*x0_5.* there, and .*x1_0.* here"):
+    with pytest.raises(HeadstripError, match=r"name is .*x0_5.* in the file and .*x1_0.* here"):
         embed(larger, photos, out)
-    with pytest.raises(HeadstripError, match="batch_size is 2 there, and 3 is asked for"):
+    with pytest.raises(HeadstripError, match="batch_size is 2 in the file and 3 is requested"):
         embed(encoder, photos, out, batch_size=3)
     assert out.read_bytes() == first
     assert list(out.parent.iterdir()) == [out]
@@ -325,7 +327,7 @@ def test_a_file_of_something_else_is_not_replaced(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     out.write_text("old")
-    with pytest.raises(HeadstripError, match="is there, and no file of embeddings"):
+    with pytest.raises(HeadstripError, match="exists, and headstrip can update only a file"):
         embed(encoder, photos, out)
     assert out.read_text() == "old"
     embed(encoder, photos, out, overwrite=True)
@@ -359,7 +361,7 @@ def test_paths_that_cannot_work_are_told_before_any_work(
         embed(encoder, photos / "none", out)
     with pytest.raises(HeadstripError, match="there is no folder"):
         embed(encoder, photos, out.parent / "none" / "out.parquet")
-    with pytest.raises(ValueError, match="makes no batch"):
+    with pytest.raises(ValueError, match="batch_size=0 must be an integer of 1 or more"):
         embed(encoder, photos, out, batch_size=0)
     assert list(out.parent.iterdir()) == []
 
@@ -409,7 +411,7 @@ def test_images_of_an_iterable_are_rows_in_their_order(
     assert rows[1]["embedding"] == rows[3]["embedding"]
     assert rows[0]["embedding"] == rows[4]["embedding"]
     assert rows[2]["error"].startswith("it is in none of the formats")
-    with pytest.raises(HeadstripError, match="is there"):
+    with pytest.raises(HeadstripError, match="exists, and headstrip cannot compare"):
         embed_source(encoder, images(), out)
     embed_source(encoder, photos, out.with_name("other.parquet"), settings=Settings(batch_size=2))
     assert np.array_equal(
@@ -432,8 +434,8 @@ def test_a_shard_that_is_not_whole_is_computed_again(
     expected = out.read_bytes()
     out.unlink()
 
-    def two(run: Run, todo: Sequence[int], told: RowProgress) -> NoReturn:
-        compute_here(run, todo[:2], told)
+    def two(plan: RunPlan, progress: RowProgress) -> NoReturn:
+        execute(replace(plan, todo=plan.todo[:2]), progress)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -456,7 +458,7 @@ def test_a_shard_that_is_not_whole_is_computed_again(
 
 def test_two_processes_do_not_write_one_file(encoder: Encoder, photos: Path, out: Path) -> None:
     with (
-        opened_parts(out),
+        open_work_dir(out),
         pytest.raises(HeadstripError, match="Another process is writing"),
     ):
         embed(encoder, photos, out)
@@ -493,7 +495,7 @@ def test_rows_beside_an_npy_that_are_of_something_else_are_not_replaced(
 ) -> None:
     rows = out.with_name("out.rows.parquet")
     pq.write_table(pa.table({"mine": [1]}), rows)
-    with pytest.raises(HeadstripError, match=r"out\.rows\.parquet' is there, and no file of"):
+    with pytest.raises(HeadstripError, match=r"out\.rows\.parquet' exists, and headstrip can"):
         embed(encoder, photos, out.with_suffix(".npy"))
     assert pq.read_table(rows).to_pydict() == {"mine": [1]}
 
@@ -586,7 +588,7 @@ def test_a_source_is_not_replaced_whatever_its_time(
     (place / "list.txt").write_text("a.bmp\nown\n")
     (place / "own").write_bytes((place / "a.bmp").read_bytes())
     os.utime(place / "own", (13_569_465_600, 13_569_465_600))
-    with pytest.raises(HeadstripError, match="is a file of the source, and would be replaced"):
+    with pytest.raises(HeadstripError, match="is a file of the source, and the run"):
         embed(encoder, place / "list.txt", place / "own", overwrite=True)
 
 

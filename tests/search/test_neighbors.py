@@ -227,7 +227,7 @@ def test_the_encoder_of_a_file_of_an_earlier_headstrip_is_built_too(
     file = open_embeddings(write_parquet(tmp_path / "out", ["a"], QUERY, metadata=told))
     encoder = build_encoder_of(file, weights=own)
     assert encoder.fingerprint.identity == made.fingerprint.identity
-    with pytest.raises(HeadstripError, match=r"Say with --weights \(weights=\) where it is"):
+    with pytest.raises(HeadstripError, match=r"with --weights PATH \(weights=path\)"):
         build_encoder_of(file)
     with pytest.raises(HeadstripError, match='dtype is "float32" in the file and "bfloat16" here'):
         check_encoder(file, made.to(torch.bfloat16))
@@ -278,15 +278,15 @@ def test_another_encoder_is_refused_and_the_difference_named(embedded: Path, own
 def test_weights_of_ones_own_are_asked_for_and_random_ones_refused(
     embedded: Path, tmp_path: Path, encoder: Encoder
 ) -> None:
-    with pytest.raises(HeadstripError, match=r"Say with --weights \(weights=\) where it is"):
+    with pytest.raises(HeadstripError, match=r"with --weights PATH \(weights=path\)"):
         find_neighbors(embedded, [pixels(1)])
     embed(encoder, tmp_path / "photos", tmp_path / "random.parquet")
-    with pytest.raises(HeadstripError, match="with random weights, which nobody can build again"):
+    with pytest.raises(HeadstripError, match="random weights, so its encoder cannot be built"):
         find_neighbors(tmp_path / "random.parquet", [pixels(1)])
 
 
 def test_a_file_that_does_not_name_its_encoder_is_a_sentence(tmp_path: Path) -> None:
     for metadata in (None, {}, {"manifest": {}}, {"manifest": [1]}, {"fingerprint": {"name": 1}}):
         file = write_parquet(tmp_path / "out", ["a"], QUERY, metadata=metadata)
-        with pytest.raises(HeadstripError, match="does not say which encoder"):
+        with pytest.raises(HeadstripError, match="does not name the encoder of its embeddings"):
             find_neighbors(file, [pixels(1)])

@@ -236,7 +236,8 @@ def _look(
 ) -> None:  # fmt: skip
     """Print what the engines, or the stages of a run, measure."""
     from headstrip.embed.calibrate import choose_engine
-    from headstrip.embed.profile import measure_engines, profile
+    from headstrip.embed.engine_choice import measure_engines
+    from headstrip.embed.profile import profile
 
     if not is_profile:
         used, measured = measure_engines(encoder, source, settings, options)
@@ -275,11 +276,14 @@ def _look(
 
 
 def _layout_of(encoder: Encoder, settings: Settings) -> dict[str, int | None]:
-    from headstrip.embed.parallelism import lay_out
+    from headstrip.embed.parallelism import choose_parallelism
 
-    layout = lay_out(settings, lanes=None, workers=None, device=encoder.place()[0].type)
-    chosen = layout.settings
-    return {"batch_size": chosen.batch_size, "lanes": layout.lanes, "threads": chosen.threads}
+    running = choose_parallelism(settings, device=encoder.place()[0].type)
+    return {
+        "batch_size": running.batch_size,
+        "lanes": running.inference_threads,
+        "threads": running.threads,
+    }
 
 
 def _engine_line(row: dict[str, Any]) -> str:

@@ -1,103 +1,99 @@
-"""The same shards on a Ray cluster: names go out, and each actor writes its own files."""
+"""Computes the shards of a plan on a Ray cluster: each actor writes the shards that it computes."""
 
 from __future__ import annotations
 
 import copy
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstrip.embed.execute import Execute, ShardExecutor
 from headstrip.embed.listing import read_listing
-from headstrip.embed.loop import Loop, Task
-from headstrip.embed.options import check_errors
-from headstrip.embed.parallelism import cores, slots_for
+from headstrip.embed.output.report import check_errors
+from headstrip.embed.parallelism import choose_parallelism, cores
 from headstrip.embed.pipeline import RowProgress, Stages
+from headstrip.embed.plan import RunPlan
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
-    from headstrip.embed.run import Compute, Run
     from headstrip.encoder.encoder import Encoder
 
-_AT_ONCE = 4
-_LOWEST = (2, 55)
+_SHARDS_PER_CALL = 4
+_OLDEST_RAY = (2, 55)
 
 
-def on_ray(address: str | None = None, *, actors: int | None = None) -> Compute:
-    """Return what has the shards of a run computed by Ray Data, for ``embed_source(compute=...)``.
+def on_ray(address: str | None = None, *, actors: int | None = None) -> Execute:
+    """Return a function for ``embed_source(compute=...)`` that computes shards with Ray Data.
 
-    Each actor of the pool runs the loop that a run on one machine runs, on four shards at a time,
-    and writes them where that run would: the folder of the file must be one that all nodes see
-    under the same name, and so must the images. A lost actor, or node, costs the shards it was at.
+    Each actor of the pool does what a run on one machine does, four shards at a time, and writes
+    them to the same place: all nodes must see the folder of the file, and the images, under the
+    same paths. A lost actor or node costs the shards that it was computing.
 
     Args:
-        address: Of a cluster, as ``ray.init`` takes it; None for a cluster of this machine alone,
-            unless the environment names one.
-        actors: Actors of the pool, None for one a GPU where the encoder is on one, or else one a
-            node.
+        address: Address of a cluster, as for ``ray.init``; None for the cluster that the
+            environment names, or a new one on this machine.
+        actors: Number of actors; None for one per GPU if the encoder is on one, else one per node.
 
     Raises:
-        HeadstripError: Ray is not installed, or older than 2.55, below which a cluster lets others
-            run code (CVE-2026-41486).
+        HeadstripError: Ray is not installed, or older than 2.55: anybody who reaches an older
+            cluster can run code in it (CVE-2026-41486).
     """
     _check_ray()
 
-    def compute(run: Run, todo: Sequence[int], told: RowProgress) -> tuple[Stages, int]:
+    def execute(plan: RunPlan, progress: RowProgress) -> tuple[Stages, int]:
         with _connected(address):
-            return _compute(run, todo, told, actors)
+            return _execute(plan, progress, actors)
 
-    return compute
+    return execute
 
 
 class ShardActor:
-    """An actor that fills shards: a loop that is ready, for all that it is given."""
+    """An actor that is ready to compute shards."""
 
-    def __init__(self, encoder: Any, place: str, parts: str, digest: str, task: Task) -> None:
-        """Build the encoder and start the decoders.
+    def __init__(self, plan: RunPlan, device: str, digest: str) -> None:
+        """Build the encoder and start the workers.
 
         Args:
-            encoder: A manifest, or the encoder itself where none can be written.
-            place: Kind of device that it goes to.
-            parts: The folder of parts.
-            digest: Which listing in it.
-            task: What the loop needs.
+            plan: The plan, with an encoder as ``_portable`` returns it, and without a listing.
+            device: Type of the device for the encoder.
+            digest: Digest of the listing, which is read from the work folder.
         """
-        from pathlib import Path
-
         from headstrip.factory.build import build_encoder
         from headstrip.system.allocator import keep_freed_memory
 
         keep_freed_memory()
+        encoder: Any = plan.encoder
         if isinstance(encoder, Mapping):
             encoder = build_encoder(dict(encoder), allow_versions=True)
-        encoder = encoder.to(place)
-        self._listing, self._task = read_listing(Path(parts), digest), task
-        self._loop = Loop(encoder, self._listing, task).__enter__()
+        listing = read_listing(plan.shards.folder.parent, digest)
+        self._plan = replace(plan, encoder=encoder.to(device), listing=listing)
+        self._executor = ShardExecutor(self._plan).__enter__()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Fill the shards whose numbers are in the column ``shard``."""
-        before, bad = self._loop.computed, self._loop.bad
+        """Compute the shards whose numbers are in the column ``shard``."""
+        executor, shards = self._executor, self._plan.shards
+        computed, bad = executor.computed, executor.bad
         numbers = [int(number) for number in batch["shard"]]
-        # A node that was lost may have written one before it was.
-        missing = [each for each in numbers if self._is_missing(each)]
-        self._loop.run(missing, lambda done: None)
-        rows = sum(stop - start for start, stop in map(self._task.shards.bounds, numbers))
+        # A node that was lost may have written one of them before.
+        executor.run([each for each in numbers if self._is_missing(each)], lambda rows: None)
         return {
-            "rows": np.array([rows]), "computed": np.array([self._loop.computed - before]),
-            "bad": np.array([self._loop.bad - bad]), "example": np.array([self._loop.example]),
-        }  # fmt: skip
+            "rows": np.array([shards.count_rows(numbers)]),
+            "computed": np.array([executor.computed - computed]),
+            "bad": np.array([executor.bad - bad]),
+            "example": np.array([executor.example]),
+        }
 
     def _is_missing(self, number: int) -> bool:
-        again = self._task.retry_failed or self._task.checksum
-        return again or not self._task.shards.is_done(number)
+        to_check = self._plan.options.retry_failed or self._plan.checks_bytes
+        return to_check or not self._plan.shards.is_done(number)
 
 
 class EncoderUDF:
-    """An encoder for ``map_batches`` of a pipeline of one's own.
+    """An encoder for ``map_batches`` in your own pipeline.
 
     Example:
         >>> images = ray.data.read_images("photos")  # doctest: +SKIP
@@ -112,10 +108,11 @@ class EncoderUDF:
         """Build the encoder.
 
         Args:
-            name: What ``build_encoder`` takes as the name.
-            column: Column of the images: what ``encoder.preprocess`` takes, or encoded bytes.
-            output: Column that the embeddings are put in.
-            build: What else ``build_encoder`` takes.
+            name: The name, as for ``build_encoder``.
+            column: Column of the images, which are encoded bytes or anything else that
+                ``encoder.preprocess`` accepts.
+            output: Column for the embeddings.
+            build: Other arguments of ``build_encoder``.
         """
         from headstrip.factory.build import build_encoder
 
@@ -126,9 +123,9 @@ class EncoderUDF:
         """Add the embeddings to a batch: float32 (rows, output_dim).
 
         Raises:
-            HeadstripError: There is no such column.
+            HeadstripError: The batch has no such column.
             ImageError: An image cannot be read.
-            PreprocessingError: It is no image.
+            PreprocessingError: A value of the column is not an image.
         """
         if self._column not in batch:
             raise HeadstripError(
@@ -140,87 +137,86 @@ class EncoderUDF:
         return {**batch, self._output: embeddings}
 
 
-def _compute(
-    run: Run, todo: Sequence[int], told: RowProgress, actors: int | None
-) -> tuple[Stages, int]:
+def _execute(plan: RunPlan, progress: RowProgress, actors: int | None) -> tuple[Stages, int]:
     import ray
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    place = run.encoder.place()[0].type
-    gpus = _gpus(place)
+    device = plan.encoder.place()[0].type
+    gpus = _gpus(device)
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     count = actors or gpus or max(1, sum(bool(node["Alive"]) for node in nodes))
     share = cores() if actors is None else max(1, cores() // count)
-    task = run.task()
-    # The bad images of all actors count together, here.
-    bad, limit, task = task.bad, task.max_errors, replace(task, max_errors=None)
-    if run.options.lanes is None or run.options.workers is None:
-        task = replace(task, layout=_for_share(task, run, share))
     numbers = ray.data.from_items(
-        [{"shard": number} for number in todo], override_num_blocks=-(-len(todo) // _AT_ONCE)
+        [{"shard": number} for number in plan.todo],
+        override_num_blocks=-(-len(plan.todo) // _SHARDS_PER_CALL),
     )
     done = numbers.map_batches(
         ShardActor,
-        fn_constructor_args=(
-            _portable(run.encoder), place, os.fspath(run.parts.folder), run.listing.digest, task
-        ),
-        batch_size=_AT_ONCE,
+        fn_constructor_args=(_for_actors(plan, device, share), device, plan.listing.digest),
+        batch_size=_SHARDS_PER_CALL,
         concurrency=count,
         num_cpus=None if gpus else share,
         num_gpus=1 if gpus else None,
-    )  # fmt: skip
-    computed = 0
+    )
+    computed, bad = 0, plan.bad_before
     for row in done.iter_rows():
         computed += int(row["computed"])
-        told(int(row["rows"]))
+        progress(int(row["rows"]))
         bad += int(row["bad"])
-        check_errors(bad, limit, str(row["example"]))
+        check_errors(bad, plan.options.max_errors, str(row["example"]))
     return Stages(), computed
 
 
-def _gpus(place: str) -> int:
-    """Return how many GPUs the cluster has for encoders that are on one, 0 for the others.
+def _gpus(device: str) -> int:
+    """Return how many GPUs the cluster has; 0 for an encoder that is not on a GPU.
 
     Raises:
         HeadstripError: The encoder is on a GPU, and the cluster has none.
     """
     import ray
 
-    if place == "cpu":
+    if device == "cpu":
         return 0
     found = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     if not found:
         raise HeadstripError(
-            f"The encoder is on {place!r}, and the cluster has no GPU. Use --device cpu "
+            f"The encoder is on {device!r}, and the cluster has no GPU. Use --device cpu "
             "(encoder.cpu()), or add nodes with GPUs."
         )
     return found
 
 
-def _for_share(task: Task, run: Run, share: int) -> Any:
-    """Lay out what an actor runs at once, on so many cores."""
-    threads = task.layout.settings.threads or 1
-    lanes = run.options.lanes or max(1, share // threads)
-    workers = share if run.options.workers is None else run.options.workers
-    slots = slots_for(lanes, workers)
-    return replace(task.layout, lanes=lanes, workers=workers, slots=slots)
+def _for_actors(plan: RunPlan, device: str, share: int) -> RunPlan:
+    """Return the plan as an actor receives it, for its share of the cores.
+
+    Actors read the listing from the work folder. The bad images of all actors are counted together,
+    so no actor has a limit.
+    """
+    portable: Any = _portable(plan.encoder)
+    listing: Any = None
+    return replace(
+        plan,
+        encoder=portable,
+        listing=listing,
+        todo=(),
+        parallelism=choose_parallelism(
+            plan.settings, plan.options, device=device, usable_cores=share
+        ),
+        options=replace(plan.options, max_errors=None),
+    )
 
 
 def _portable(encoder: Encoder) -> Any:
-    """Return what an actor builds the encoder from: names where they suffice, else itself."""
+    """Return a manifest if an actor can build the encoder from it, else the encoder."""
     from headstrip.encoder.manifest import embedding_manifest
 
     manifest = embedding_manifest(encoder)
     if manifest["weights"]["tag"] is None or manifest["weights"]["file"] or manifest["not_json"]:
-        return _on_cpu(encoder)
+        # On the CPU, so that a node without a GPU can unpickle it.
+        is_on_cpu = encoder.place()[0].type == "cpu"
+        return encoder if is_on_cpu else copy.deepcopy(encoder).cpu()
     return manifest
-
-
-def _on_cpu(encoder: Encoder) -> Encoder:
-    """Return an encoder that can be unpickled where there is no GPU."""
-    is_there = encoder.place()[0].type == "cpu"
-    return encoder if is_there else copy.deepcopy(encoder).cpu()
 
 
 def _check_ray() -> None:
@@ -231,16 +227,17 @@ def _check_ray() -> None:
             "Ray is not installed, and a cluster needs it. Run `pip install 'headstrip[ray]'`."
         ) from error
     found = tuple(int(part) for part in ray.__version__.split(".")[:2])
-    if found < _LOWEST:
+    if found < _OLDEST_RAY:
         raise HeadstripError(
-            f"Ray {ray.__version__} is installed, and a cluster of it lets others run code "
-            "(CVE-2026-41486). Run `pip install 'headstrip[ray]'`, which asks for 2.55 or newer."
+            f"Ray {ray.__version__} is installed, and anybody who reaches a cluster of it can run "
+            "code there (CVE-2026-41486). Run `pip install 'headstrip[ray]'`, which installs 2.55 "
+            "or newer."
         )
 
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
-    """Use the cluster that this process is connected to, or connect it meanwhile."""
+    """Use the cluster that this process is connected to, or connect to one."""
     import ray
 
     if ray.is_initialized():
@@ -248,13 +245,16 @@ def _connected(address: str | None) -> Iterator[None]:
         return
     try:
         ray.init(
-            address=address, include_dashboard=False, log_to_driver=False,
+            address=address,
+            include_dashboard=False,
+            log_to_driver=False,
             logging_level=logging.WARNING,
-        )  # fmt: skip
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise HeadstripError(
-            f"There is no Ray cluster at {address!r} ({' '.join(str(error).split())[:200]}). "
-            "Start one with `ray start --head`, or leave --address out."
+            f"headstrip cannot connect to a Ray cluster at {address!r} "
+            f"({' '.join(str(error).split())[:200]}). Start one with `ray start --head`, or leave "
+            "out --address."
         ) from error
     try:
         yield

@@ -1,4 +1,4 @@
-"""The images of a source, sorted, in a mapped file: a million of them take no memory."""
+"""The images of a source, sorted and numbered: a million of them take some 60 MB of memory."""
 
 from __future__ import annotations
 
@@ -41,50 +41,41 @@ class Listing:
     Attributes:
         digest: Hexadecimal sha256 over the source and all items. Two listings of an unchanged
             source have the same digest.
+        table: The items, one per row.
     """
 
     def __init__(self, table: pa.Table, digest: str) -> None:
-        """Take a sorted table, as ``write_listing`` and ``read_listing`` do."""
-        self._table, self.digest = table, digest
-        self._rows = int(table.num_rows)
+        """Take a sorted table, as ``list_items`` and ``read_listing`` do."""
+        self.table, self.digest = table, digest
 
     def __len__(self) -> int:
         """Return the number of items."""
-        return self._rows
-
-    def close(self) -> None:
-        """Unmap the file: Windows cannot remove a file that is mapped."""
-        self._table = self._table.schema.empty_table()
+        return int(self.table.num_rows)
 
     def has_clipped_times(self, start: int = 0, stop: int | None = None) -> bool:
         """Whether the time of an item from ``start`` up to ``stop`` was clipped to 64 bits.
 
         Equal times do not mean an unchanged file then.
         """
-        times = self._table["modified"].slice(start, None if stop is None else stop - start)
+        times = self.table["modified"].slice(start, None if stop is None else stop - start)
         bounds = pc.min_max(times).as_py().values()
         return any(bound is not None and is_clipped(bound) for bound in bounds)
 
     def slice(self, start: int, stop: int) -> list[Item]:
         """Return the items from ``start`` up to ``stop``."""
-        columns = self._table.slice(start, stop - start).to_pydict()
+        columns = self.table.slice(start, stop - start).to_pydict()
         return list(map(Item._make, zip(*(columns[name] for name in Item._fields), strict=True)))
 
 
-def write_listing(folder: Path, described: Mapping[str, Any], items: Iterable[Item]) -> Listing:
-    """Sort items by path, and write them into a new folder.
+def list_items(described: Mapping[str, Any], items: Iterable[Item]) -> Listing:
+    """Sort items by path.
 
     Args:
-        folder: Where to create that folder, which is named by the listing's digest.
         described: What the source's ``describe`` returns.
         items: Its items, in any order.
 
-    Returns:
-        The listing, mapped.
-
     Raises:
         HeadstripError: There are no items, or two have the same path.
-        OSError: The file cannot be written.
     """
     table = pa.Table.from_batches(_batches(items), _SCHEMA).unify_dictionaries()
     if not table.num_rows:
@@ -96,13 +87,27 @@ def write_listing(folder: Path, described: Mapping[str, Any], items: Iterable[It
         table = table.take(pc.sort_indices(paths)).combine_chunks()
         paths = table["path"]
     _refuse_twins(paths)
-    digest = _digest(described, table)
-    target = listing_file(folder, digest)
+    return Listing(table, _digest(described, table))
+
+
+def write_listing(folder: Path, described: Mapping[str, Any], items: Iterable[Item]) -> Listing:
+    """Sort items by path, and write them for other machines to read.
+
+    Args:
+        folder: Where to create a folder for the file, named by the listing's digest.
+        described: As in ``list_items``.
+        items: As in ``list_items``.
+
+    Raises:
+        HeadstripError: There are no items, or two have the same path.
+        OSError: The file cannot be written.
+    """
+    listing = list_items(described, items)
+    target = listing_file(folder, listing.digest)
     target.parent.mkdir(exist_ok=True)
     with written_beside(target) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-        writer.write_table(table, _AT_ONCE)
-    del table, paths
-    return read_listing(folder, digest)
+        writer.write_table(listing.table, _AT_ONCE)
+    return listing
 
 
 def read_listing(folder: Path, digest: str) -> Listing:

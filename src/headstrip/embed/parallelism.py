@@ -1,63 +1,85 @@
-"""How this machine carries out a plan, and what of it is chosen where nobody said."""
+"""The fixed rule: the settings of a run, and what runs at once, where the caller leaves them open.
+
+It depends on the device and the number of cores alone, so two runs on a machine give the same bits.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
-from headstrip.embed.plan import Settings
+from headstrip.embed.settings import EmbedOptions, EmbedSettings
 
 _SHARD_ROWS = 1024
 CPU_BATCH, _DEVICE_BATCH = 16, 128
-"""Images of a batch on the processor, and on another device."""
+"""Images of a batch on the CPU, and on another device."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What runs at once; no bit of an embedding depends on it, but on its settings.
+class Parallelism:
+    """Resolved settings, and what runs at once. No bit of an embedding depends on the latter.
 
     Attributes:
-        settings: How embeddings are computed and kept, nothing left open.
-        lanes: Batches that are in the network at once.
+        settings: How embeddings are computed and stored; nothing is None or "auto".
+        inference_threads: Batches that are in the network at once.
         workers: Processes that decode.
         slots: Batches that are being decoded or wait for the network.
     """
 
-    settings: Settings
-    lanes: int
+    settings: EmbedSettings
+    inference_threads: int
     workers: int
-    slots: int
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch."""
+        return int(self.settings.batch_size or 1)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads for each batch."""
+        return int(self.settings.threads or 1)
+
+    @property
+    def slots(self) -> int:
+        """Each inference thread works on one batch and has one ready; workers decode the others."""
+        return 2 * self.inference_threads + max(1, self.workers // 2)
 
 
-def lay_out(settings: Settings, *, lanes: int | None, workers: int | None, device: str) -> Layout:
-    """Choose what nobody said.
+def choose_parallelism(
+    settings: EmbedSettings,
+    options: EmbedOptions | None = None,
+    *,
+    device: str = "cpu",
+    usable_cores: int | None = None,
+) -> Parallelism:
+    """Apply the fixed rule to everything that is None.
 
-    On the processor one batch a core goes through the network, each in a thread of its own: threads
+    On the CPU one batch of 16 per core goes through the network, each in its own thread: threads
     that share a batch wait for each other after each layer.
 
     Args:
-        settings: What was said, or chosen before.
-        lanes: Batches in the network at once, None for as many as there are cores to run them.
-        workers: Processes that decode, 0 for none, None for one a core.
-        device: Where the network is.
+        settings: Settings that the caller, or the file that is resumed, has chosen.
+        options: Options of the run; those of ``EmbedOptions()`` if None.
+        device: Type of the device that the network is on.
+        usable_cores: Cores to use, None for all that this process may use.
     """
-    count = cores()
+    options, count = options or EmbedOptions(), usable_cores or cores()
     on_device = device != "cpu"
     threads = settings.threads or (count if on_device else 1)
-    chosen = settings.over(Settings(
-        engine="torch", precision="fp32", batch_size=_DEVICE_BATCH if on_device else CPU_BATCH,
-        threads=threads, channels_last=True, route="exact", dtype="float32",
+    fixed = EmbedSettings(
+        engine="torch",
+        precision="fp32",
+        batch_size=_DEVICE_BATCH if on_device else CPU_BATCH,
+        threads=threads,
+        channels_last=True,
+        route="exact",
+        dtype="float32",
         shard_rows=_SHARD_ROWS,
-    ))  # fmt: skip
-    if lanes is None:
-        lanes = 1 if on_device else max(1, count // threads)
-    workers = count if workers is None else workers
-    return Layout(chosen, lanes, workers, slots_for(lanes, workers))
-
-
-def slots_for(lanes: int, workers: int) -> int:
-    """Return how many batches wait at most: one a lane is in it, one is ready, some are decoded."""
-    return 2 * lanes + max(1, workers // 2)
+    )
+    inference_threads = options.lanes or (1 if on_device else max(1, count // threads))
+    workers = count if options.workers is None else options.workers
+    return Parallelism(settings.over(fixed), inference_threads, workers)
 
 
 def cores() -> int:

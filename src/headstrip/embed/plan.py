@@ -1,200 +1,317 @@
-"""What the bits of embeddings depend on: chosen once, written down, and kept by whoever goes on."""
+"""Plans a run: which rows exist, which settings apply, and which shards to compute."""
 
 from __future__ import annotations
 
-import json
-import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import cache
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstrip.errors import HeadstripError, PluginError
-from headstrip.registry.distributions import versions_changed
+from headstrip.embed.engine_choice import check_engine_setting, resolve_settings
+from headstrip.embed.limits import check_limits
+from headstrip.embed.listing import Listing, listing_file, write_listing
+from headstrip.embed.output.array_file import KEY as ARRAY
+from headstrip.embed.output.damage import DamagedFile, array_problem, table_problem
+from headstrip.embed.output.paths import check_items, rows_file
+from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
+from headstrip.embed.output.report import check_errors, count_bad
+from headstrip.embed.output.table import metadata_in, metadata_of, schema_of
+from headstrip.embed.output.work_dir import Shards, WorkDir
+from headstrip.embed.pages import PageReader, split_into_pages
+from headstrip.embed.parallelism import Parallelism, choose_parallelism
+from headstrip.embed.settings import EmbedOptions, EmbedSettings
+from headstrip.embed.sources import LeftOut, Reader, Source, items_of
+from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
-ROUTES = ("exact", "fast")
-DTYPES = ("float32", "float16")
-AUTO = "auto"
-"""The engine, or the precision, that measures fastest within the tolerance."""
-
-_PRECISIONS = ("fp32", "bf16", AUTO)
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedSettings:
-    """How embeddings are computed and kept; None where it is not said.
-
-    Attributes:
-        engine: What runs the network: the name of an engine, or ``AUTO``. Runs check the name,
-            because files name engines of plugins that are not installed everywhere.
-        precision: "fp32", "bf16" or ``AUTO``.
-        batch_size: Images that go through the network at once.
-        threads: Threads of the processor that one batch has.
-        channels_last: Whether the network computes with the channels last.
-        route: "exact" decodes and resizes as the preprocessing declares; "fast" decodes JPEGs
-            at a fraction of their size.
-        dtype: What is kept: "float32" or "float16".
-        shard_rows: Rows of a shard, the most that is computed again after a run was ended.
-    """
-
-    engine: str | None = None
-    precision: str | None = None
-    batch_size: int | None = None
-    threads: int | None = None
-    channels_last: bool | None = None
-    route: str | None = None
-    dtype: str | None = None
-    shard_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no embedding can be computed or kept with.
-
-        Raises:
-            ValueError: A number is no whole one above zero, or a route or dtype is unknown.
-        """
-        for name in ("batch_size", "threads", "shard_rows"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise ValueError(f"{name}={value!r} is no whole number. Pass 1 or more.")
-            if value is not None and value < 1:
-                what = "makes no batch" if name == "batch_size" else "is below 1"
-                raise ValueError(f"{name}={value!r} {what}. Pass 1 or more.")
-        if self.channels_last not in (None, True, False):
-            raise ValueError(
-                f"channels_last={self.channels_last!r} is no truth value. Pass True or False."
-            )
-        for name, known in (
-            ("route", ROUTES), ("dtype", DTYPES), ("precision", _PRECISIONS),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value not in known:
-                raise ValueError(f"{name}={value!r} is unknown. Pass one of {', '.join(known)}.")
-
-    def over(self, other: EmbedSettings) -> EmbedSettings:
-        """Return these settings, and the other's where these leave it open and it says anything."""
-        mine, others = asdict(self), asdict(other)
-        return EmbedSettings(**{
-            name: others[name] if value in (None, AUTO) and others[name] is not None else value
-            for name, value in mine.items()
-        })  # fmt: skip
-
-    def against(self, found: EmbedSettings) -> list[str]:
-        """Say where these ask for something else than what was found."""
-        return [
-            f"{field.name} is {getattr(found, field.name)!r} there, and {asked!r} is asked for"
-            for field in fields(self)
-            if (asked := getattr(self, field.name)) not in (None, AUTO)
-            and asked != getattr(found, field.name)
-        ]
-
+__all__ = ["EmbedSettings", "Notify", "RunPlan", "Settings", "make_plan", "plan_missing_shards"]
 
 Settings = EmbedSettings
-"""Its short name in this package."""
+"""The earlier name of ``EmbedSettings``."""
+
+Notify = Callable[[str], None]
+"""Gets a sentence for the user."""
+
+_LOGGER = logging.getLogger("headstrip.embed")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the rows of one file have in common.
+@dataclass(frozen=True)
+class RunPlan:
+    """Everything that a run does, here or on a cluster.
 
     Attributes:
-        encoder: The encoder's manifest, or what of it there is for one that was not built by name.
-        settings: How they are computed.
-        environment: Versions and machine: the last bits may differ with them.
+        encoder: The encoder.
+        listing: The images, numbered.
+        reader: Reads their bytes.
+        parallelism: The resolved settings, and what runs at once.
+        options: The options of the caller.
+        shards: Where the rows are written.
+        todo: Numbers of the shards to compute.
+        bad_before: Bad images in the other shards; 0 if ``max_errors`` is None.
+        reusable: Files of earlier rows, the newest first.
+        checks_bytes: Whether the bytes of an image decide if an earlier row is reused.
+        is_written: Whether the file is complete and there is nothing to do.
+        left_out: Number of files of the source that are not images, by suffix.
     """
 
-    encoder: dict[str, Any]
-    settings: Settings
-    environment: dict[str, str]
+    encoder: Encoder
+    listing: Listing
+    reader: Reader
+    parallelism: Parallelism
+    options: EmbedOptions
+    shards: Shards
+    todo: tuple[int, ...]
+    bad_before: int
+    reusable: tuple[Path, ...]
+    checks_bytes: bool
+    is_written: bool
+    left_out: dict[str, int]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan | None:
-        """Read what ``to_json`` gave, or return None where it is something else."""
-        try:
-            # A setting that an earlier version had, and that was not used, is of no matter.
-            said = {name: value for name, value in data["settings"].items() if value is not None}
-            settings = Settings(**said)
-            return cls(dict(data["encoder"]), settings, dict(data["environment"]))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None
-
-    def refuses(self, found: Plan) -> list[str]:
-        """Say why rows of another plan cannot stand beside this one's, if they cannot."""
-        return self._differences(found) + self.settings.against(found.settings)
-
-    def _differences(self, found: Plan) -> list[str]:
-        if self.encoder.get("identity") == found.encoder.get("identity"):
-            return []
-        named = [
-            f"{key} is {_short(found.encoder.get(key))} there, and {_short(self.encoder.get(key))} "
-            "here"
-            for key in ("name", "weights", "options", "preprocessing", "dtype")
-            if self.encoder.get(key) != found.encoder.get(key)
-        ]
-        return named or ["the values of the parameters differ"]
-
-    def changes(self, found: Plan) -> list[str]:
-        """Say in what the versions and the machine differ."""
-        return [
-            f"{key} was {found.environment.get(key)!r} and is {self.environment.get(key)!r}"
-            for key in sorted({*self.environment, *found.environment})
-            if self.environment.get(key) != found.environment.get(key)
-        ]
+    @property
+    def settings(self) -> EmbedSettings:
+        """How the embeddings are computed and stored; nothing is None or "auto"."""
+        return self.parallelism.settings
 
 
-def encoder_in_plan(encoder: Encoder) -> dict[str, Any]:
-    """Write down what an encoder is made of, also where no manifest can be."""
-    from headstrip.encoder.manifest import embedding_manifest
-
-    try:
-        return embedding_manifest(encoder)
-    except PluginError:
-        fingerprint = encoder.fingerprint
-        return {
-            "name": fingerprint.name, "identity": fingerprint.identity, "dtype": fingerprint.dtype,
-            "weights": {"tag": fingerprint.weights, "sha256": fingerprint.weights_sha256},
-            "preprocessing": encoder.preprocessing and encoder.preprocessing.to_json(),
-        }  # fmt: skip
-
-
-def check_plan(now: Plan, found: Plan, out: str) -> None:
-    """Refuse to go on with what was begun otherwise.
+def make_plan(
+    encoder: Encoder,
+    source: Source,
+    out: Path,
+    work_dir: WorkDir,
+    requested: EmbedSettings,
+    options: EmbedOptions,
+    *,
+    shown: str,
+    notify: Notify,
+) -> RunPlan:
+    """List the source, and decide what to compute and how.
 
     Args:
-        now: What this run would be; its settings are what its caller asked for.
-        found: What the rows that are there were computed with.
-        out: The file, as the message is to name it.
+        encoder: The encoder.
+        source: The images.
+        out: The file to write, links resolved.
+        work_dir: Its work folder, locked by this process.
+        requested: The settings of the caller; what is None is that of the existing rows, or is
+            chosen.
+        options: The options of the caller.
+        shown: The file, as messages name it.
+        notify: Called with each sentence that the user should read.
 
     Raises:
-        HeadstripError: The encoder differs, or another setting is asked for.
+        HeadstripError: The source has no images, or the file has rows of another encoder or of
+            other settings, or is something else.
+        OptionError: A setting or an option is too large for this machine.
+        ValueError: No installed engine has the name in the settings or in the existing rows.
     """
-    differences = now.refuses(found)
-    if differences:
-        is_other = now.encoder.get("identity") != found.encoder.get("identity")
-        versions = versions_changed(found.encoder, now.encoder) if is_other else ""
-        raise HeadstripError(
-            f"{out!r} has rows that do not go with this run's: {'; '.join(differences)}.{versions} "
-            "Name another file, or begin anew with --overwrite (overwrite=True)."
+    here, source_here = Provenance.of(encoder, requested), source_id(source)
+    earlier = _earlier_provenance(
+        here, source_here, out, work_dir, options, shown=shown, notify=notify
+    )
+    work_dir.remove_temporary_files()
+
+    reader, left_out = source.reader(), LeftOut()
+    items = check_items(items_of(source, left_out.note), out, reader)
+    if options.pages == "all":
+        items, reader = split_into_pages(items, reader), PageReader(reader)
+    listing = write_listing(work_dir.folder, source.describe(), items)
+
+    settings = requested.over(earlier.settings if earlier else EmbedSettings())
+    check_engine_setting(settings)
+    check_limits(encoder, settings, options)
+    settings = resolve_settings(encoder, listing, reader, settings, options, notify)
+    parallelism = choose_parallelism(settings, options, device=encoder.place()[0].type)
+    settings = parallelism.settings
+    _LOGGER.info(
+        "embedding with %s; %d inference threads, %d worker processes",
+        ", ".join(f"{name}={value}" for name, value in asdict(settings).items()),
+        parallelism.inference_threads,
+        parallelism.workers,
+    )
+
+    provenance = earlier or replace(here, settings=settings)
+    if work_dir.provenance is None:
+        work_dir.begin(provenance, replaces=options.overwrite)
+    metadata = metadata_for(provenance, source_here, listing.digest)
+    schema = schema_of(encoder.output_dim, str(settings.dtype), metadata)
+    folder = listing_file(work_dir.folder, listing.digest).parent
+    shards = Shards(folder, schema, int(settings.shard_rows or 0), len(listing))
+
+    existing = _reusable_metadata(out, work_dir, provenance, shown=shown, notify=notify)
+    is_written = existing is not None and _is_written(
+        out, existing, shards, listing, options, notify
+    )
+    numbers = [] if is_written else _shards_to_do(shards, listing, options)
+    files = _reusable_files(out, existing, work_dir, provenance) if numbers else {}
+    return RunPlan(
+        encoder=encoder,
+        listing=listing,
+        reader=reader,
+        parallelism=parallelism,
+        options=options,
+        shards=shards,
+        todo=tuple(numbers),
+        bad_before=0 if is_written else _count_bad_before(shards, numbers, options),
+        reusable=tuple(files),
+        # Two files with one name, size and time may differ if they belong to different sources.
+        checks_bytes=options.checksum or any(source != source_here for source in files.values()),
+        is_written=is_written,
+        left_out=left_out.counts(),
+    )
+
+
+def plan_missing_shards(plan: RunPlan) -> RunPlan:
+    """Return the plan for the shards that were damaged after they had been computed."""
+    shards = plan.shards
+    missing = [number for number in range(len(shards)) if not shards.is_done(number)]
+    bad = _count_bad_before(shards, missing, plan.options)
+    return replace(plan, todo=tuple(missing), bad_before=bad)
+
+
+def _earlier_provenance(
+    here: Provenance,
+    source_here: str,
+    out: Path,
+    work_dir: WorkDir,
+    options: EmbedOptions,
+    *,
+    shown: str,
+    notify: Notify,
+) -> Provenance | None:
+    """Return the provenance of the existing rows, None without any; refuse incompatible rows."""
+    earlier = work_dir.provenance
+    if options.overwrite:
+        if earlier is not None and here.conflicts(earlier):
+            work_dir.clear()
+            return None
+    elif earlier is None:
+        earlier = _provenance_in(out, source_here, shown=shown, notify=notify)
+    if earlier is None:
+        return None
+    here.check_compatible(earlier, shown)
+    if changes := "; ".join(here.changes(earlier)):
+        if options.exact:
+            raise HeadstripError(
+                f"{shown!r} has rows of another environment: {changes}. Leave out --exact "
+                "(exact=True), or name another file."
+            )
+        notify(
+            f"{shown!r} has rows of another environment, and the last bits of new rows may differ "
+            f"from theirs: {changes}."
         )
+    return earlier
 
 
-@cache
-def machine() -> str:
-    """Name the processor, as far as the system tells."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            models = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
-    except OSError:
-        models = []
-    return f"{platform.machine()} {models[0] if models else platform.processor()}".strip()
+def _provenance_in(out: Path, source_here: str, *, shown: str, notify: Notify) -> Provenance | None:
+    """Return the provenance of an existing file, None without one; refuse any other file."""
+    existing = [path for path in (out, rows_file(out)) if os.path.lexists(path)]
+    if not existing:
+        return None
+    metadata = metadata_in(rows_file(out)) or {}
+    provenance = Provenance.from_json(metadata.get("plan"))
+    if provenance is None:
+        raise HeadstripError(
+            f"{shown if existing[0] == out else str(existing[0])!r} exists, and headstrip can "
+            "update only a file of embeddings. Name another file, or replace this one with "
+            "--overwrite (overwrite=True)."
+        )
+    if metadata.get("source") != source_here:
+        notify(
+            f"{shown!r} has rows of another source. headstrip removes those of images that are not "
+            "in this source."
+        )
+    return provenance
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=repr)
-    return text if len(text) <= 160 else f"{text[:157]}..."
+def _reusable_metadata(
+    out: Path, work_dir: WorkDir, provenance: Provenance, *, shown: str, notify: Notify
+) -> dict[str, Any] | None:
+    """Return the metadata of the existing file if the run may use its rows, else None."""
+    if work_dir.replaces or not out.exists():
+        return None
+    metadata = metadata_in(rows_file(out))
+    if metadata is None or metadata.get("plan") != provenance.to_json():
+        return None
+    if problem := array_problem(out, metadata):
+        notify(f"{shown!r} {problem}. headstrip computes its rows again and replaces it.")
+        return None
+    return metadata
+
+
+def _is_written(
+    out: Path,
+    existing: dict[str, Any],
+    shards: Shards,
+    listing: Listing,
+    options: EmbedOptions,
+    notify: Notify,
+) -> bool:
+    """Whether the existing file is complete, whole, and of this listing."""
+    if options.retry_failed or options.checksum or listing.has_clipped_times():
+        return False
+    described = {name: value for name, value in existing.items() if name != ARRAY}
+    if described != metadata_of(shards.schema):
+        return False
+    if problem := table_problem(rows_file(out)):
+        notify(f"{str(rows_file(out))!r} {problem}. headstrip writes it again.")
+        return False
+    return True
+
+
+def _shards_to_do(shards: Shards, listing: Listing, options: EmbedOptions) -> list[int]:
+    """Return the numbers of the shards that are missing, or have rows to check again."""
+
+    def is_to_check(number: int) -> bool:
+        if options.checksum or listing.has_clipped_times(*shards.bounds(number)):
+            return True
+        if not options.retry_failed:
+            return False
+        try:
+            return count_bad(shards.path(number))[0] > 0
+        except DamagedFile:
+            return True
+
+    return [
+        number for number in range(len(shards)) if not shards.is_done(number) or is_to_check(number)
+    ]
+
+
+def _count_bad_before(shards: Shards, todo: Sequence[int], options: EmbedOptions) -> int:
+    """Count the bad images of the shards that are done, if their number is limited.
+
+    Raises:
+        HeadstripError: There are too many already.
+    """
+    bad = 0
+    if options.max_errors is None:
+        return bad
+    for number in sorted({*range(len(shards))} - {*todo}):
+        try:
+            found, example = count_bad(shards.path(number))
+        except DamagedFile:
+            # Merging will remove it, and its bad images count when it is computed again.
+            continue
+        bad += found
+        check_errors(bad, options.max_errors, example)
+    return bad
+
+
+def _reusable_files(
+    out: Path, existing: dict[str, Any] | None, work_dir: WorkDir, provenance: Provenance
+) -> dict[Path, str | None]:
+    """Return the files whose rows have this provenance, and the source that each is of.
+
+    They are shards of this and of earlier listings, and the existing file.
+    """
+    found = {path: metadata_in(path) or {} for path in work_dir.shard_files()}
+    if existing is not None:
+        found[rows_file(out)] = existing
+    plan = provenance.to_json()
+    return {
+        path: metadata.get("source")
+        for path, metadata in found.items()
+        if metadata.get("plan") == plan
+    }

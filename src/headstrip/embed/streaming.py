@@ -1,4 +1,4 @@
-"""Images that come one after the other, and cannot be come back to, into a file."""
+"""Embeds images that a program passes one after the other, and that cannot be read twice."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ import pyarrow as pa
 
 from headstrip.embed.decoding.checksum import checksum_of
 from headstrip.embed.engines.compile import forward_of
-from headstrip.embed.files import writing
-from headstrip.embed.options import Options
-from headstrip.embed.output.paths import OwnFiles, root_of
-from headstrip.embed.output.provenance import environment_of, metadata_for, origin_of
+from headstrip.embed.files import write_errors
+from headstrip.embed.output.paths import OutputFiles, root_of
+from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
 from headstrip.embed.output.report import EmbedReport
 from headstrip.embed.output.table import Rows, open_writer, schema_of, table_of
-from headstrip.embed.parallelism import lay_out
+from headstrip.embed.parallelism import Parallelism, choose_parallelism
 from headstrip.embed.pipeline import Stages
-from headstrip.embed.plan import AUTO, Plan, Settings, encoder_in_plan
+from headstrip.embed.settings import AUTO, EmbedOptions, EmbedSettings
 from headstrip.embed.sources import Item, StreamSource
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
 from headstrip.images.decode import bytes_of
@@ -33,46 +32,53 @@ from headstrip.system.atomic import written_beside
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
-_USUAL: dict[str, tuple[Any, ...]] = {
-    "workers": (None, 0), "lanes": (None, 1), "timeout": (Options().timeout,),
-    "retry_failed": (False,), "checksum": (False,), "exact": (False,), "pages": ("first",),
-}  # fmt: skip
-"""What the options are that mean nothing for images that pass by once."""
+_HERE = EmbedOptions(workers=0, lanes=1)
+"""A stream is decoded in this process, and one batch at a time goes through the network."""
 
-Pair = tuple[Item, Any]
-Forward = Callable[[np.ndarray], np.ndarray]
+_ALLOWED: dict[str, tuple[Any, ...]] = {
+    "workers": (None, 0),
+    "lanes": (None, 1),
+    "timeout": (_HERE.timeout,),
+    "retry_failed": (False,),
+    "checksum": (False,),
+    "exact": (False,),
+    "pages": ("first",),
+}
+"""Values of the options that have no meaning for a stream."""
 
 
 def embed_stream(
     encoder: Encoder,
     source: StreamSource,
     out: Path,
-    asked: Settings,
-    options: Options,
+    requested: EmbedSettings,
+    options: EmbedOptions,
     progress: Callable[[int, int], None] | None,
 ) -> EmbedReport:
-    """Embed images in their order, in this process, into a Parquet file that is whole or not there.
+    """Embed images in their order, in this process, into a Parquet file.
+
+    The file appears when it is complete.
 
     Args:
-        encoder: What embeds.
-        source: The images; they cannot be come back to.
+        encoder: The encoder.
+        source: The images; they are read once.
         out: The file.
-        asked: How they are embedded; what is left open is chosen and not measured.
+        requested: The settings of the caller; the fixed rule chooses those that are None.
         options: What else the run does.
-        progress: Called with the number of images done, twice: of all nobody knows how many.
+        progress: Called with the number of images done, twice: the number of all images is unknown.
 
     Raises:
-        HeadstripError: There is no image, one is of another kind, or more are bad than may be; the
-            file is there; or something is asked for that needs a source to come back to.
+        HeadstripError: There are no images, one is of an unknown type, too many are bad, the file
+            exists, or an option needs a source that can be read again.
     """
-    _check(out, asked, options)
-    layout = lay_out(asked, lanes=1, workers=0, device=encoder.place()[0].type)
-    plan = Plan(encoder_in_plan(encoder), layout.settings, environment_of(encoder))
-    metadata = metadata_for(plan, origin_of(source), None)
-    schema = schema_of(encoder.output_dim, str(layout.settings.dtype), metadata)
+    _check(out, requested, options)
+    running = choose_parallelism(requested, _HERE, device=encoder.place()[0].type)
+    provenance = Provenance.of(encoder, running.settings)
+    metadata = metadata_for(provenance, source_id(source), None)
+    schema = schema_of(encoder.output_dim, str(running.settings.dtype), metadata)
     done = bad = 0
-    batches = _written(encoder, source, out, schema, layout.settings)
-    with writing(out), closing(batches):
+    batches = _write(encoder, source, out, schema, running)
+    with write_errors(out), closing(batches):
         for rows, errors in batches:
             done, bad = done + rows, bad + len(errors)
             if progress is not None:
@@ -80,93 +86,100 @@ def embed_stream(
             if options.max_errors is not None and bad > options.max_errors:
                 raise HeadstripError(
                     f"{bad} images could not be embedded, and max_errors is {options.max_errors}; "
-                    f"the last: {errors[-1]} Nothing is written: mend them, or allow more."
+                    f"the last one: {errors[-1]} headstrip wrote no file. Repair the images, or "
+                    "raise max_errors."
                 )
-    return EmbedReport(done, bad, done, out, layout.settings, Stages())
+    return EmbedReport(done, bad, done, out, running.settings, Stages())
 
 
-def _check(out: Path, asked: Settings, options: Options) -> None:
-    """Refuse what cannot be done with images that pass by once."""
+def _check(out: Path, requested: EmbedSettings, options: EmbedOptions) -> None:
+    """Refuse what needs images that can be read again."""
     if os.path.lexists(out) and not options.overwrite:
         raise HeadstripError(
-            f"{str(out)!r} is there, and images of an iterable cannot be told from those in it. "
-            "Name another file, or replace it with overwrite=True."
+            f"{str(out)!r} exists, and headstrip cannot compare the images of an iterable with "
+            "those in it. Name another file, or replace it with overwrite=True."
         )
-    if out.suffix == ".npy" or AUTO in (asked.engine, asked.precision):
+    if out.suffix == ".npy" or AUTO in (requested.engine, requested.precision):
         raise HeadstripError(
-            "Images of an iterable go into a Parquet file, by an engine that is named. Name a file "
-            "that ends otherwise than .npy, and an engine and a precision other than auto."
+            "headstrip writes the images of an iterable to a Parquet file, with an engine and a "
+            "precision other than 'auto'. Name a file that does not end in .npy, and name the "
+            "engine and the precision."
         )
-    if asked.route not in (None, "exact"):
+    if requested.route not in (None, "exact"):
         raise HeadstripError(
-            f"Images of an iterable are decoded by the route 'exact', and not by {asked.route!r}. "
-            "Leave the route out, or name a folder, a list or an archive."
+            f"headstrip decodes the images of an iterable in the mode 'exact', not in "
+            f"{requested.route!r}. Leave out route=, or name a folder, a list or an archive."
         )
-    for name, usual in _USUAL.items():
-        if (value := getattr(options, name)) not in usual:
+    for name, allowed in _ALLOWED.items():
+        if (value := getattr(options, name)) not in allowed:
             raise HeadstripError(
-                f"Images of an iterable are embedded one batch after the other, in this process, "
-                f"and {name}={value!r} cannot be. Leave it out, or name a folder or a list."
+                "headstrip embeds the images of an iterable in this process, one batch after the "
+                f"other, and {name}={value!r} is not possible. Leave it out, or name a folder or "
+                "a list."
             )
 
 
-def _written(
-    encoder: Encoder, source: StreamSource, out: Path, schema: pa.Schema, settings: Settings
+def _write(
+    encoder: Encoder, source: StreamSource, out: Path, schema: pa.Schema, running: Parallelism
 ) -> Generator[tuple[int, list[str]], None, None]:
-    """Write the file, and yield the rows of each batch, with the errors among them."""
-    size, count = int(settings.batch_size or 1), 0
+    """Write the file, and yield the number of rows of each batch, and its errors."""
+    size, count = running.batch_size, 0
     pending: list[pa.Table] = []
     with (
         written_beside(out, durable=True) as file,
         open_writer(file, schema) as writer,
         encoder.evaluating(),
     ):
-        forward, pairs = forward_of(encoder, settings), source.pairs()
-        own = OwnFiles(out, root_of(source.reader()))
+        forward, pairs = forward_of(encoder, running.settings), source.pairs()
+        output = OutputFiles(out, root_of(source.reader()))
         while batch := list(islice(pairs, size)):
             for item, image in batch:
                 if image is None:
-                    own.refuse(item)
+                    output.check_item(item)
                 elif filename := getattr(image, "filename", None):
-                    # A picture that PIL has opened is read when it is needed.
-                    own.refuse_file(filename)
-            rows = _rows(encoder, source, batch, forward, size)
+                    # PIL reads the file of an open picture later.
+                    output.check_file(filename)
+            rows = _embed(encoder, source, batch, forward, size)
             pending.append(table_of(rows, schema))
             count += len(batch)
-            errors = pending[-1]["error"].drop_null().to_pylist()
-            yield len(batch), errors
-            if len(pending) * size >= int(settings.shard_rows or 1):
+            yield len(batch), pending[-1]["error"].drop_null().to_pylist()
+            if len(pending) * size >= int(running.settings.shard_rows or 1):
                 writer.write_table(pa.concat_tables(pending))
                 pending = []
         if not count:
-            raise HeadstripError("The iterable has no image. Pass one that has.")
+            raise HeadstripError("The iterable has no images. Pass one with images.")
         if pending:
             writer.write_table(pa.concat_tables(pending))
 
 
-def _rows(
-    encoder: Encoder, source: StreamSource, batch: list[Pair], forward: Forward, size: int
+def _embed(
+    encoder: Encoder,
+    source: StreamSource,
+    batch: list[tuple[Item, Any]],
+    forward: Callable[[np.ndarray], np.ndarray],
+    size: int,
 ) -> Rows:
+    """Decode and embed a batch of up to ``size`` images."""
     preprocessing = encoder.preprocessing
     assert preprocessing is not None
     rows = Rows.empty([item for item, _ in batch], encoder.output_dim)
     pixels = np.zeros((size, *preprocessing.crop, preprocessing.channels), np.uint8)
-    for slot, (item, image) in enumerate(batch):
+    for row, (item, image) in enumerate(batch):
         try:
             data = source.reader().read(item) if image is None else image
             if is_file(data):
                 data = bytes_of(data)
             if isinstance(data, bytes):
-                rows.checksums[slot] = checksum_of(data)
+                rows.checksums[row] = checksum_of(data)
             picture: Any
             if isinstance(data, np.ndarray):
                 picture = to_picture(data, preprocessing)
             else:
                 picture = read_picture(data, preprocessing)
-            rows.widths[slot], rows.heights[slot] = picture.size
-            pixels[slot] = to_pixels(picture, preprocessing)
+            rows.widths[row], rows.heights[row] = picture.size
+            pixels[row] = to_pixels(picture, preprocessing)
         except (ImageError, PreprocessingError) as error:
-            rows.errors[slot] = str(error)
+            rows.errors[row] = str(error)
     if None in rows.errors:
         rows.embeddings[:] = forward(pixels)[: len(batch)]
     return rows

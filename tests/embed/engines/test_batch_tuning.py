@@ -7,14 +7,14 @@ import torch
 from tests.embed.engines.networks import Failing, with_backbone
 
 from headstrip import PreprocessingError, build_encoder
-from headstrip.embed.batch_tuning import BATCH_SIZES, Batches, best_batch, images_per_second
+from headstrip.embed.calibrate import BATCH_SIZES, Batches, best_batch, images_per_second
 from headstrip.embed.parallelism import cores as usable_cores
 
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_the_fastest_batches_use_the_cores_that_they_may(encoder, cores):
     found = best_batch(encoder, seconds=0.5, cores=cores)
-    assert found.lanes * found.threads == cores
+    assert found.inference_threads * found.threads == cores
     assert found.batch_size in BATCH_SIZES
 
 

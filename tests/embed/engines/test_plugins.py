@@ -15,9 +15,8 @@ from headstrip import HeadstripError
 from headstrip.embed.calibrate import calibrate
 from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.engines.registry import ENTRY_POINT_GROUP, check_engine, engine_names
-from headstrip.embed.options import Options
 from headstrip.embed.plan import Settings
-from headstrip.embed.run import embed_source
+from headstrip.embed.run import Options, embed_source
 from headstrip.encoder.encoder import Encoder
 
 SIMPLE = """

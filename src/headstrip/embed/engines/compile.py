@@ -11,7 +11,7 @@ from headstrip.embed.engines.eager import Eager
 from headstrip.embed.engines.engine import Engine, EngineSettings
 from headstrip.embed.engines.registry import load_engine
 from headstrip.embed.limits import check_threads
-from headstrip.embed.plan import EmbedSettings
+from headstrip.embed.settings import EmbedSettings
 from headstrip.errors import HeadstripError, PreprocessingError, one_line
 from headstrip.system.out_of_memory import is_out_of_memory
 

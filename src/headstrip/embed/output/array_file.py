@@ -1,13 +1,14 @@
-"""The ``.npy`` file of embeddings: one strict layout, bound to its rows by a digest.
+"""The ``.npy`` file of embeddings: one strict layout, with its checksum in the file of rows.
 
-The metadata of the rows hold, under ``array``, the shape, the dtype and the sha256 of the whole
-``.npy`` file. Two files that are not of one run are noticed by it, and so is every changed byte.
-Nothing here imports torch.
+The metadata of the rows contain, under ``array``, the shape, the dtype and the sha256 of the whole
+``.npy`` file. They reveal two files of different runs, and every changed byte.
+This module does not import torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 KEY = "array"
-"""Where the metadata of the rows describe the array."""
+"""Key of the description of the array, in the metadata of the rows."""
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _LARGEST_HEADER = 1 << 12
@@ -30,17 +31,17 @@ _AT_ONCE = 1 << 20
 
 
 class ArrayProblem(ValueError):
-    """Why a file is not the array of its rows: a clause without its subject."""
+    """Why a file is not the array of its rows: a clause that continues the name of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the head of an ``.npy`` file says.
+    """The header of an ``.npy`` file.
 
     Attributes:
         dtype: As numpy writes it: ``<f4`` or ``<f2``.
         shape: (rows, dim).
-        offset: Byte where the values begin.
+        offset: Byte at which the values start.
     """
 
     dtype: str
@@ -55,10 +56,10 @@ class Head:
 
 
 class ArrayWriter:
-    """Writes an array of embeddings block by block, and describes what it wrote."""
+    """Writes an array of embeddings block by block, and computes its checksum."""
 
     def __init__(self, file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, int]) -> None:
-        """Write the head.
+        """Write the header.
 
         Args:
             file: Open for writing, empty.
@@ -68,15 +69,17 @@ class ArrayWriter:
         self._dtype, self._shape = dtype.newbyteorder("<"), shape
         self._sha256 = hashlib.sha256()
         self._file = file
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(_Tee(self._put), header)
+        fields = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, fields)
+        self._put(header.getvalue())
 
     def write(self, block: np.ndarray) -> None:
         """Write rows: an array of shape (any number of rows, dim)."""
         self._put(np.ascontiguousarray(block, self._dtype).tobytes())
 
-    def described(self) -> dict[str, Any]:
-        """Return what the metadata of the rows hold under ``KEY``, once all is written."""
+    def description(self) -> dict[str, Any]:
+        """Return the entry for the metadata of the rows, after the last block."""
         return {
             "sha256": self._sha256.hexdigest(),
             "shape": list(self._shape),
@@ -88,28 +91,21 @@ class ArrayWriter:
         self._file.write(data)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tee:
-    """What numpy writes a header to."""
-
-    write: Any
-
-
 def open_array(file: BinaryIO, beside: str, rows: int, described: Any) -> np.ndarray:
     """Check that a file is the array of its rows, and map it.
 
     Args:
         file: The ``.npy`` file, open for reading; it may be closed afterwards.
-        beside: Name of the file of rows, for errors.
-        rows: How many rows it has.
-        described: What their metadata hold under ``KEY``; None when an earlier headstrip wrote
-            them, and then only the head and the size are checked.
+        beside: Name of the file of rows, for error messages.
+        rows: Number of rows in that file.
+        described: The entry ``KEY`` of their metadata; None for files of an earlier headstrip, of
+            which only the header and the size are checked.
 
     Returns:
         Read-only array of shape (rows, dim), float32 or float16.
 
     Raises:
-        ArrayProblem: It is another file, or it was changed.
+        ArrayProblem: It is another file, or was changed.
         OSError: It cannot be read.
     """
     head = check_array(file, beside, rows, described)
@@ -123,17 +119,17 @@ def check_array(file: BinaryIO, beside: str, rows: int, described: Any) -> Head:
     head = read_head(file)
     if head.shape[0] != rows:
         raise ArrayProblem(
-            f"has {head.shape[0]} rows, and {beside!r} has {rows}: they are not of one run"
+            f"has {head.shape[0]} rows, and {beside!r} has {rows}: two different runs wrote them"
         )
     found = os.fstat(file.fileno()).st_size
     if found != head.size:
-        raise ArrayProblem(f"has {found} bytes, and its head promises {head.size}")
+        raise ArrayProblem(f"has {found} bytes, and its header requires {head.size}")
     if described is None:
         return head
     expected = _expected(described, beside)
     if (list(head.shape), head.dtype) != (expected["shape"], expected["dtype"]):
         raise ArrayProblem(
-            f"holds {head.dtype} of shape {head.shape}, and {beside!r} was written with "
+            f"contains {head.dtype} of shape {head.shape}, and {beside!r} describes "
             f"{expected['dtype']} of shape {tuple(expected['shape'])}"
         )
     if _sha256_of(file) != expected["sha256"]:
@@ -142,33 +138,35 @@ def check_array(file: BinaryIO, beside: str, rows: int, described: Any) -> Head:
 
 
 def read_head(file: BinaryIO) -> Head:
-    """Read the head of an ``.npy`` file; numpy's own parser takes more, and raises anything.
+    """Read the header of an ``.npy`` file.
+
+    The parser of numpy accepts more layouts, and raises exceptions of any type.
 
     Raises:
-        ArrayProblem: It is not the head of an array of embeddings.
+        ArrayProblem: It is not the header of an array of embeddings.
         OSError: The file cannot be read.
     """
     file.seek(0)
     start = file.read(len(_MAGIC) + 2)
     length = int.from_bytes(start[-2:], "little")
     if start[:-2] != _MAGIC or length > _LARGEST_HEADER:
-        raise ArrayProblem("does not begin as an .npy file")
+        raise ArrayProblem("does not start like an .npy file")
     text = file.read(length)
     match = _HEADER.fullmatch(text)
     if match is None or len(text) != length:
-        raise ArrayProblem("has a damaged head, or one that headstrip does not write")
+        raise ArrayProblem("has a damaged header, or one that headstrip does not write")
     descr, order = match[1].decode(), match[2].decode()
     shape = tuple(int(number) for number in match[3].split(b",") if number.strip())
     if descr not in _DTYPES or order != "False" or len(shape) != 2 or not shape[1]:
         layout = "columns" if order == "True" else "rows"
         raise ArrayProblem(
-            f"holds {_kind(descr)} of shape {shape}, in the order of {layout}, and no embeddings"
+            f"contains {_kind(descr)} of shape {shape} in order of {layout}, and not embeddings"
         )
     return Head(descr, (shape[0], shape[1]), len(start) + length)
 
 
 def read_rows(path: str | os.PathLike[str], start: int, stop: int) -> np.ndarray:
-    """Read some rows into memory; the array has to be checked already.
+    """Read some rows into memory, of an array that ``check_array`` accepted.
 
     Raises:
         ArrayProblem: The file is damaged.
@@ -180,12 +178,12 @@ def read_rows(path: str | os.PathLike[str], start: int, stop: int) -> np.ndarray
         file.seek(head.offset + start * dim * size)
         data = file.read((stop - start) * dim * size)
     if len(data) != (stop - start) * dim * size:
-        raise ArrayProblem("ends too early")
+        raise ArrayProblem("is too short")
     return np.frombuffer(data, head.dtype).reshape(stop - start, dim)
 
 
 def _expected(described: Any, beside: str) -> Mapping[str, Any]:
-    """Return a description whose form is right."""
+    """Return a description of the array after checking its form."""
     is_ours = (
         isinstance(described, Mapping)
         and isinstance(described.get("sha256"), str)
@@ -194,7 +192,7 @@ def _expected(described: Any, beside: str) -> Mapping[str, Any]:
         and isinstance(described.get("dtype"), str)
     )
     if not is_ours:
-        raise ArrayProblem(f"cannot be checked: {beside!r} does not describe it as headstrip does")
+        raise ArrayProblem(f"cannot be checked: {beside!r} describes it in an unknown form")
     found: Mapping[str, Any] = described
     return found
 

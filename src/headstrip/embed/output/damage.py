@@ -1,26 +1,32 @@
-"""Whether what a read raised says that a file is damaged, or that it cannot be read right now."""
+"""Tells damaged files from files that cannot be read right now."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from headstrip.embed.output.array_file import KEY as ARRAY
+from headstrip.embed.output.array_file import ArrayProblem, check_array
+from headstrip.embed.output.paths import open_for_arrow, rows_file
 from headstrip.errors import HeadstripError, one_line
 
 
 class DamagedFile(HeadstripError):
-    """A file whose bytes were read and are not those of a whole Parquet file."""
+    """The bytes of a file were read and are not those of a whole Parquet file."""
 
 
 @contextmanager
-def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raise ``DamagedFile`` where pyarrow could read the bytes of a file and not understand them.
+def damage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise ``DamagedFile`` when pyarrow can read the bytes of a file and cannot parse them.
 
-    What the system refuses (no permission, no file handle, a disk that fails, no memory) says
-    nothing about the file: it stays the error that it is.
+    When the system refuses to read (no permission, no file handle, a failing disk, no memory), the
+    file may be whole: that error stays what it is.
 
     Raises:
         DamagedFile: The file is damaged.
@@ -28,13 +34,73 @@ def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except MemoryError:
-        # pyarrow's own is an ArrowException as well.
+        # pyarrow's own MemoryError is an ArrowException as well.
         raise
     except (pa.ArrowException, OSError, EOFError, ValueError) as error:
-        # The system's errors have a number; those that Parquet's reader makes up have none.
+        # An OSError of the system has a number; one that the Parquet reader raises has none.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DamagedFile(
             f"{os.fspath(path)!r} is damaged ({one_line(error)[:200].rstrip('.')}). Remove it, and "
             "run the same `headstrip embed` line again."
         ) from error
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of this package; reading verifies the checksum of each page.
+
+    Raises:
+        DamagedFile: The file is damaged.
+        OSError: It does not exist, or cannot be read now.
+    """
+    with (
+        damage_errors(path),
+        open_for_arrow(path) as source,
+        pq.ParquetFile(source, page_checksum_verification=True) as file,
+    ):
+        yield file
+
+
+def table_problem(table: Path) -> str | None:
+    """Read all pages of a Parquet file; return what is wrong with it, or None.
+
+    Raises:
+        OSError: The file cannot be read now.
+    """
+    try:
+        with open_parquet(table) as file:
+            for number in range(file.metadata.num_row_groups):
+                file.read_row_group(number)
+    except (FileNotFoundError, DamagedFile):
+        return "is damaged"
+    return None
+
+
+def array_problem(out: Path, metadata: dict[str, Any]) -> str | None:
+    """Return why an ``.npy`` file is not the array of its rows; None if it is, or for Parquet.
+
+    Args:
+        out: The file of embeddings.
+        metadata: The metadata of its rows.
+
+    Raises:
+        OSError: A file exists and cannot be read now.
+    """
+    table = rows_file(out)
+    if table == out:
+        return None
+    if metadata.get(ARRAY) is None:
+        return "was written by an earlier headstrip, which stored no checksum of the array"
+    try:
+        with open_parquet(table) as parquet:
+            rows = parquet.metadata.num_rows
+        with open(out, "rb") as array:
+            check_array(array, str(table), rows, metadata[ARRAY])
+    except FileNotFoundError:
+        return "is missing"
+    except DamagedFile:
+        return "has damaged rows beside it"
+    except ArrayProblem as problem:
+        return str(problem)
+    return None

@@ -1,6 +1,6 @@
-"""Files of embeddings, read whole or block by block.
+"""Reads files of embeddings, whole or block by block.
 
-Nothing here imports torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.array_file import ArrayProblem, open_array, read_head
-from headstrip.embed.output.paths import embeddings_file, is_rows, opened, rows_file
+from headstrip.embed.output.paths import embeddings_file, is_rows, open_for_arrow, rows_file
 from headstrip.embed.output.table import KEY
 from headstrip.errors import HeadstripError, one_line
 from headstrip.system import bounded_json
@@ -28,17 +28,17 @@ from headstrip.system.memory import memory_limit, shown_bytes
 _BLOCK_BYTES = 1 << 21
 _BLOCK_ROWS = 1 << 14
 _READ_BYTES = 1 << 20
-_ROWS_A_BYTE = 64
-"""Rows that one byte of a file may stand for: far more than different paths ever come to."""
+_ROWS_PER_BYTE = 64
+"""Most rows per byte of a file: far more than a file with different paths can have."""
 
-_WIDEST = 1 << 20
-"""Numbers of the widest embedding that is read; the catalogs' widest have some ten thousand."""
+_MAX_DIM = 1 << 20
+"""Largest width of an embedding that is read; in the catalogs it is some ten thousand."""
 
 _REMEDY = "Name a file that `headstrip embed` wrote."
-_LOST = "It belongs beside {path!r}. Restore it, or write both again with --overwrite."
-_MEND = (
+_MISSING = "It belongs beside {path!r}. Restore it, or write both again with --overwrite."
+_REPAIR = (
     "A run was interrupted, or one of the two files was changed or replaced. Run the same "
-    "`headstrip embed` line again, which mends it, or restore both files from one copy."
+    "`headstrip embed` line again, which repairs it, or restore both files from one copy."
 )
 
 
@@ -47,24 +47,24 @@ def load_embeddings(
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Load the paths and the embeddings of a file that ``headstrip embed`` wrote.
 
-    The array is allocated once and filled a block of rows at a time. It is yours: you can change
-    it, and save another array under the name of the file.
+    The array is allocated once and filled block by block. You may change it, and save another
+    array under the name of the file.
 
     Args:
         path: The ``.parquet`` file; or the ``.npy`` file, whose ``.rows.parquet`` is beside it.
-        map: Whether to map an ``.npy`` file, read-only, so that only what you look at takes
-            memory. Do not write to the file while the array is in use: a mapped file that gets
-            shorter ends the process.
+        map: Whether to map an ``.npy`` file, read-only, so that only the rows you use take memory.
+            Do not write to the file while the array is in use: the operating system ends a process
+            whose mapped file gets shorter.
 
     Returns:
         The paths, as ``stored_path`` writes them, in the order of the file; the embeddings, an
-        array of shape (rows, dim), float32 or float16 as they are kept, with NaN where there is
-        none; and a bool array of shape (rows,), False for an image that could not be embedded.
+        array of shape (rows, dim), float32 or float16 as in the file, with NaN for a bad image;
+        and a bool array of shape (rows,), False for a bad image.
 
     Raises:
-        HeadstripError: There is no such file, it is damaged, it holds something else, the two
+        HeadstripError: The file does not exist, is damaged or contains something else, the two
             files of an ``.npy`` do not belong together, there is not enough memory, or ``map`` is
-            asked of a Parquet file, which is compressed.
+            True for a Parquet file, which is compressed.
 
     Example:
         >>> paths, embeddings, ok = load_embeddings("photos.parquet")  # doctest: +SKIP
@@ -75,7 +75,7 @@ def load_embeddings(
     if map and file.mapped is None:
         raise HeadstripError(
             f"{str(file.path)!r} is compressed, so map=True cannot map it. Leave out map=True, or "
-            "have `headstrip embed` write an .npy file."
+            "write an .npy file with `headstrip embed`."
         )
     array = file.mapped if map and file.mapped is not None else _allocated(file)
     ok = np.empty(file.rows, bool)
@@ -90,35 +90,29 @@ def load_embeddings(
 
 
 def _allocated(file: EmbeddingsFile) -> np.ndarray:
-    """Allocate the array of a file, if there is memory for it."""
+    """Allocate the array of a file, if there is enough memory."""
     size, limit = file.rows * file.dim * file.dtype.itemsize, memory_limit()
     try:
         if limit is not None and size > limit:
             raise MemoryError
         return np.empty((file.rows, file.dim), file.dtype)
     except (MemoryError, ValueError) as error:
+        how = "Pass" if file.mapped is not None else "Write an .npy instead and pass"
         raise HeadstripError(
             f"{str(file.path)!r} has {file.rows:,} embeddings of {file.dim:,} numbers, which take "
-            f"{shown_bytes(size)}, and there is less memory. {_too_large(file)}, or search with "
-            "`headstrip neighbors`, which reads a few rows at a time."
+            f"{shown_bytes(size)}, and there is less memory. {how} map=True to load_embeddings, or "
+            "search with `headstrip neighbors`, which reads a few rows at a time."
         ) from error
 
 
-def _too_large(file: EmbeddingsFile) -> str:
-    """Say how the embeddings of a file can be used that do not fit in memory."""
-    if file.mapped is not None:
-        return "Pass map=True to load_embeddings"
-    return "Write an .npy instead and pass map=True to load_embeddings"
-
-
 class Block(NamedTuple):
-    """Rows of a file that follow each other.
+    """Consecutive rows of a file.
 
     Attributes:
-        start: Number of the first of them.
+        start: Number of the first row.
         paths: Their paths, as pyarrow strings.
-        embeddings: Array of shape (rows of the block, dim), NaN where there is none.
-        ok: bool array: which of them have an embedding.
+        embeddings: Array of shape (rows of the block, dim), NaN for a bad image.
+        ok: bool array of shape (rows of the block,): which rows have an embedding.
     """
 
     start: int
@@ -129,15 +123,15 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbeddingsFile:
-    """A file of embeddings whose head was read.
+    """A file of embeddings, of which only the footer or header was read.
 
     Attributes:
-        path: The file, as it was named.
+        path: The file, as the caller named it.
         rows: Number of images.
         dim: Width of an embedding.
         dtype: float32 or float16.
-        metadata: What the file says of itself: plain JSON values, empty where it says nothing.
-        mapped: The array of an ``.npy`` file, None of a Parquet file.
+        metadata: The metadata of the file: plain JSON values, empty if it has none.
+        mapped: The array of an ``.npy`` file, None for a Parquet file.
     """
 
     path: Path
@@ -148,11 +142,11 @@ class EmbeddingsFile:
     mapped: np.ndarray | None = field(repr=False)
 
     def blocks(self, into: np.ndarray | None = None) -> Iterator[Block]:
-        """Yield all rows, a block that fits in 2 MiB at a time.
+        """Yield all rows in blocks of up to 2 MiB.
 
         Args:
-            into: Array of shape (rows, dim) that the embeddings are put into; without one each
-                block has its own.
+            into: Array of shape (rows, dim) to write the embeddings to; without one each block has
+                a new array.
 
         Raises:
             HeadstripError: The file is damaged.
@@ -181,38 +175,38 @@ class EmbeddingsFile:
 
 
 def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
-    """Read the head of a file of embeddings, and none of its rows.
+    """Read the footer or header of a file of embeddings, and none of its rows.
 
     Raises:
-        HeadstripError: There is no such file, it is damaged, or it holds something else.
+        HeadstripError: The file does not exist, is damaged or contains something else.
     """
-    place = Path(path)
-    table, is_array = rows_file(place), place.suffix == ".npy"
-    # Unlike Path.exists, this takes a name that is too long.
-    is_half = table != place and os.path.exists(table)
-    _check_there(place, remedy=_MEND if is_half else "Check the path.")
+    file_path = Path(path)
+    table, is_array = rows_file(file_path), file_path.suffix == ".npy"
+    # Unlike Path.exists, os.path.exists accepts a name that is too long.
+    has_rows = is_array and os.path.exists(table)
+    _check_file(file_path, remedy=_REPAIR if has_rows else "Check the path.")
     if is_array:
-        with _array_problems(place, _REMEDY), open(place, "rb") as array:
+        with _array_problems(file_path, _REMEDY), open(file_path, "rb") as array:
             read_head(array)
-        _check_there(table, remedy=_LOST.format(path=str(place)))
+        _check_file(table, remedy=_MISSING.format(path=str(file_path)))
     with _problems(table), _opened(table) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
     _check_rows(table, rows)
     _check_columns(table, schema, ["path", "error" if is_array else "embedding"])
     metadata = _metadata(table, schema)
     if is_array:
-        mapped = _mapped(place, table, rows, metadata)
-        return EmbeddingsFile(place, rows, mapped.shape[1], mapped.dtype, metadata, mapped)
-    kind = _kind(place, schema)
+        mapped = _map_array(file_path, table, rows, metadata)
+        return EmbeddingsFile(file_path, rows, mapped.shape[1], mapped.dtype, metadata, mapped)
+    kind = _embedding_type(file_path, schema)
     dtype = np.dtype(kind.value_type.to_pandas_dtype())
-    return EmbeddingsFile(place, rows, kind.list_size, dtype, metadata, None)
+    return EmbeddingsFile(file_path, rows, kind.list_size, dtype, metadata, None)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file so that a row group is read page by page, however large it is."""
+    """Open a Parquet file so that even a large row group is read page by page."""
     with (
-        opened(path) as source,
+        open_for_arrow(path) as source,
         pq.ParquetFile(
             source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True
         ) as file,
@@ -222,7 +216,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 @contextmanager
 def _problems(path: Path) -> Iterator[None]:
-    """Turn what reading a file raises into a sentence."""
+    """Raise a HeadstripError with the cause when a file cannot be read."""
     try:
         yield
     except ArrayProblem:
@@ -234,8 +228,8 @@ def _problems(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_there(file: Path, remedy: str) -> None:
-    """Refuse what is not a file, before it is opened."""
+def _check_file(file: Path, remedy: str) -> None:
+    """Refuse what is not a regular file, before it is opened."""
     try:
         mode = os.stat(file).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -248,10 +242,11 @@ def _check_there(file: Path, remedy: str) -> None:
         raise HeadstripError(f"{str(file)!r} is {kind}. {_REMEDY}")
 
 
-def _mapped(path: Path, table: Path, rows: int, metadata: dict[str, Any]) -> np.ndarray:
-    """Map an array that was checked against its rows."""
+def _map_array(path: Path, table: Path, rows: int, metadata: dict[str, Any]) -> np.ndarray:
+    """Compare an array with the description in its rows, and map it."""
     described = metadata.get(ARRAY)
-    with _array_problems(path, _REMEDY if described is None else _MEND), open(path, "rb") as file:
+    remedy = _REMEDY if described is None else _REPAIR
+    with _array_problems(path, remedy), open(path, "rb") as file:
         return open_array(file, str(table), rows, described)
 
 
@@ -270,39 +265,40 @@ def _check_columns(path: Path, schema: pa.Schema, names: list[str]) -> None:
     missing = [name for name in names if schema.get_field_index(name) < 0]
     if missing == ["embedding"] and is_rows(path):
         raise HeadstripError(
-            f"{str(path)!r} belongs to {str(embeddings_file(path))!r}. Name that one."
+            f"{str(path)!r} belongs to {str(embeddings_file(path))!r}. Name that file instead."
         )
     if missing:
         raise HeadstripError(
-            f"{str(path)!r} has no column {missing[0]!r}, so it is no file of embeddings. {_REMEDY}"
+            f"{str(path)!r} has no column {missing[0]!r}, so it is not a file of embeddings. "
+            f"{_REMEDY}"
         )
     if schema.field("path").type not in (pa.string(), pa.large_string()):
         raise HeadstripError(
-            f"The column 'path' of {str(path)!r} is {schema.field('path').type}, and has to be "
+            f"The column 'path' of {str(path)!r} is {schema.field('path').type}, and must be "
             f"string. {_REMEDY}"
         )
 
 
 def _check_rows(table: Path, rows: int) -> None:
-    """Refuse rows without end: repeated ones take no room in a file, and all time to be read."""
+    """Refuse a small file of very many equal rows, which would take hours to read."""
     size = table.stat().st_size
-    if rows > _ROWS_A_BYTE * size:
+    if rows > _ROWS_PER_BYTE * size:
         raise HeadstripError(
-            f"{str(table)!r} says that it has {rows:,} rows in {size:,} bytes, which no run "
-            f"writes. {_REMEDY}"
+            f"{str(table)!r} claims {rows:,} rows in {size:,} bytes, and headstrip writes no such "
+            f"file. {_REMEDY}"
         )
 
 
-def _kind(path: Path, schema: pa.Schema) -> pa.FixedSizeListType:
+def _embedding_type(path: Path, schema: pa.Schema) -> pa.FixedSizeListType:
     kind = schema.field("embedding").type
     if (
         not pa.types.is_fixed_size_list(kind)
         or kind.value_type not in (pa.float32(), pa.float16())
-        or not 0 < kind.list_size <= _WIDEST
+        or not 0 < kind.list_size <= _MAX_DIM
     ):
         raise HeadstripError(
-            f"The column 'embedding' of {str(path)!r} is {kind}, and has to be a list of float32 "
-            f"or float16 of a fixed size, up to {_WIDEST}. {_REMEDY}"
+            f"The column 'embedding' of {str(path)!r} is {kind}, and must be a list of float32 "
+            f"or float16 of a fixed size, up to {_MAX_DIM}. {_REMEDY}"
         )
     return kind
 
@@ -314,14 +310,14 @@ def _metadata(path: Path, schema: pa.Schema) -> dict[str, Any]:
     with _problems(path):
         found = bounded_json.parse(text, "the JSON in its metadata")
         if not isinstance(found, dict):
-            raise ValueError("its metadata are no object")
+            raise ValueError("its metadata are not a JSON object")
     return found
 
 
 def _fill(column: pa.FixedSizeListArray, out: np.ndarray) -> np.ndarray:
-    """Put a column into ``out``, NaN for null, and return which rows are not null."""
+    """Write a column to ``out``, NaN for null, and return which rows are not null."""
     ok = _flags(column.is_valid())
-    # `flatten` leaves out the null ones; where there are none it copies nothing.
+    # `flatten` leaves out null rows; without any it copies nothing.
     values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, out.shape[1])
     if len(values) == len(out):
         out[:] = values
@@ -331,7 +327,7 @@ def _fill(column: pa.FixedSizeListArray, out: np.ndarray) -> np.ndarray:
 
 
 def _checked(paths: pa.Array) -> pa.Array:
-    """Return paths that are text, each of them."""
+    """Return the paths after checking that each is valid text."""
     paths.validate(full=True)
     if paths.null_count:
         raise ValueError("a path is null")

@@ -1,4 +1,4 @@
-"""All shards into the one file that was asked for."""
+"""Merges all shards into the file that the caller named."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headstrip.embed.output.array_file import ArrayWriter
 from headstrip.embed.output.damage import DamagedFile
 from headstrip.embed.output.paths import rows_file
 from headstrip.embed.output.table import metadata_of, open_writer, with_metadata
-from headstrip.embed.output.work_dir import Parts, Shards
+from headstrip.embed.output.work_dir import Shards
 from headstrip.errors import HeadstripError
 from headstrip.system.atomic import written_beside, written_together
 
@@ -23,28 +23,28 @@ _ROWS_PER_GROUP = 8192
 
 
 class DamagedShard(Exception):
-    """A shard that is gone, or whose bytes are not those that were written; it is removed."""
+    """The shard of this path is missing or damaged; ``merge`` removed what was left of it."""
 
 
-def merge(parts: Parts, shards: Shards, out: Path) -> None:
+def merge(shards: Shards, out: Path, within: Path) -> None:
     """Write the file: a Parquet file, or an ``.npy`` with the other columns beside it.
 
     Args:
-        parts: Where it is written before it has its name.
-        shards: All of them are done.
-        out: The file; one that is there is replaced.
+        shards: The shards; each of them is done.
+        out: The file; an existing one is replaced.
+        within: Folder of the temporary files, on the same file system.
 
     Raises:
         DamagedShard: The bytes of a shard changed on the disk.
-        HeadstripError: The rows are not as many as the images.
-        OSError: The file cannot be written, or a shard cannot be read; no shard is removed.
+        HeadstripError: The number of rows is not the number of images.
+        OSError: The file cannot be written, or a shard cannot be read now; no shard is removed.
     """
     if out.suffix == ".npy":
-        _merge_npy(parts, shards, out)
+        _merge_npy(shards, out, within)
         return
     rows = 0
     with (
-        written_beside(out, within=parts.folder, durable=True) as file,
+        written_beside(out, within=within, durable=True) as file,
         open_writer(file, shards.schema) as writer,
     ):
         for table in _groups(shards):
@@ -53,12 +53,12 @@ def merge(parts: Parts, shards: Shards, out: Path) -> None:
         _check_rows(out, rows, shards)
 
 
-def _merge_npy(parts: Parts, shards: Shards, out: Path) -> None:
+def _merge_npy(shards: Shards, out: Path, within: Path) -> None:
     kind = shards.schema.field("embedding").type
     dtype = np.dtype(kind.value_type.to_pandas_dtype())
-    # The array has its name last: where it is, its rows are, and between the two names the digest
-    # in the rows says that they do not belong together.
-    files = written_together([rows_file(out), out], within=parts.folder, durable=True)
+    # The rows take their name first. If the process dies before the array takes its own, the
+    # checksum in the rows shows that the two files do not belong together.
+    files = written_together([rows_file(out), out], within=within, durable=True)
     with files as (rows, values):
         array = ArrayWriter(values, dtype, (shards.total, kind.list_size))
         count = 0
@@ -69,12 +69,12 @@ def _merge_npy(parts: Parts, shards: Shards, out: Path) -> None:
             array.write(block)
             count += table.num_rows
         _check_rows(out, count, shards)
-        _write_rows(shards, rows, array.described())
+        _write_rows(shards, rows, array.description())
 
 
-def _write_rows(shards: Shards, file: BinaryIO, described: dict[str, Any]) -> None:
-    """Write all columns but the embeddings, bound to the array by what describes it."""
-    metadata = {**(metadata_of(shards.schema) or {}), ARRAY: described}
+def _write_rows(shards: Shards, file: BinaryIO, description: dict[str, Any]) -> None:
+    """Write all columns but the embeddings, with the description of the array in the metadata."""
+    metadata = {**(metadata_of(shards.schema) or {}), ARRAY: description}
     schema = with_metadata(shards.schema, metadata)
     schema = schema.remove(schema.get_field_index("embedding"))
     with open_writer(file, schema) as writer:
@@ -89,7 +89,7 @@ def _groups(shards: Shards, columns: Sequence[str] | None = None) -> Iterator[pa
         try:
             pending.append(shards.read(number, columns))
         except (DamagedFile, FileNotFoundError) as error:
-            # Nothing but damage removes a shard: one that cannot be read now may be good.
+            # Any other error may be a passing one: the shard may be whole, and stays.
             shards.path(number).unlink(missing_ok=True)
             raise DamagedShard(os.fspath(shards.path(number))) from error
         if sum(map(len, pending)) >= _ROWS_PER_GROUP or number == len(shards) - 1:
@@ -100,6 +100,6 @@ def _groups(shards: Shards, columns: Sequence[str] | None = None) -> Iterator[pa
 def _check_rows(out: Path, found: int, shards: Shards) -> None:
     if found != shards.total:
         raise HeadstripError(
-            f"{str(out)!r} was not written: it would have {found} rows for {shards.total} images. "
-            "Report it."
+            f"headstrip did not write {str(out)!r}: it would have {found} rows for {shards.total} "
+            "images. Please report this error."
         )

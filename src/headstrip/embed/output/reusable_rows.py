@@ -1,4 +1,4 @@
-"""Rows of earlier runs that still hold."""
+"""Takes rows from earlier runs instead of computing them again."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from headstrip.embed.decoding.checksum import checksum_of
 from headstrip.embed.output.array_file import read_rows
-from headstrip.embed.output.damage import DamagedFile, damage_named
-from headstrip.embed.output.paths import embeddings_file, is_rows, opened
+from headstrip.embed.output.damage import DamagedFile, open_parquet
+from headstrip.embed.output.paths import embeddings_file, is_rows
 from headstrip.embed.output.table import Rows
 from headstrip.embed.sources import Item, Reader, is_clipped
 from headstrip.errors import ImageError
 
 
-class _Group(NamedTuple):
-    """A group of rows of a file, with the first and the last of its paths."""
+class _RowGroup(NamedTuple):
+    """A row group of a file: its first and last path, its number, and the row that it starts at."""
 
     first: str
     last: str
@@ -29,34 +28,34 @@ class _Group(NamedTuple):
     start: int
 
 
-class Priors:
-    """Files of rows, each sorted by path, that the rows of a listing are looked up in."""
+class ReusableRows:
+    """Files of earlier rows, each sorted by path."""
 
     def __init__(
         self, files: Iterable[Path], *, retry_failed: bool, checksum: bool, reader: Reader
     ) -> None:
-        """Read the files' footers.
+        """Read the footers of the files.
 
         Args:
-            files: Parquet files of rows that were computed with the same plan, the newest first;
-                one that ends in ``.rows.parquet`` has its embeddings in the ``.npy`` beside it,
-                which has been checked to be its own.
-            retry_failed: Whether the rows of bad images are not taken.
+            files: Parquet files of rows with the same provenance, the newest first. The embeddings
+                of one that ends in ``.rows.parquet`` are in the ``.npy`` beside it, which the
+                caller has compared with it.
+            retry_failed: Whether to compute the rows of bad images again.
             checksum: Whether to compare the checksum of every image's bytes. Otherwise the size
-                and the time of the file are compared, and the checksum where the time is one that
-                stands for several.
-            reader: What reads an image's bytes, to compare their checksum.
+                and the time of the file are compared, and the checksum only where the time was
+                clipped, so that different times look equal.
+            reader: Reads the bytes of an image, to compare their checksum.
         """
         self._groups = [group for file in files for group in _groups_of(file)]
         self._retry, self._checksum, self._reader = retry_failed, checksum, reader
 
     def fill(self, rows: Rows) -> list[int]:
-        """Fill in the rows that are known.
+        """Fill in the rows that earlier runs computed and whose images did not change.
 
         Returns:
-            The places of the others.
+            The indices of the other rows, in order.
         """
-        wanted = {item.path: place for place, item in enumerate(rows.items)}
+        wanted = {item.path: row for row, item in enumerate(rows.items)}
         first, last = rows.items[0].path, rows.items[-1].path
         for group in self._groups:
             if wanted and group.first <= last and group.last >= first:
@@ -66,59 +65,58 @@ class Priors:
         return sorted(wanted.values())
 
     def _take(self, table: pa.Table, rows: Rows, wanted: dict[str, int]) -> None:
-        found = table["path"].to_pylist()
-        hits = [(at, wanted[path]) for at, path in enumerate(found) if path in wanted]
+        """Fill in the wanted rows that a table has, and remove them from ``wanted``."""
+        hits = [at for at, path in enumerate(table["path"].to_pylist()) if path in wanted]
         if not hits:
             return
-        taken = table.take([at for at, _ in hits])
-        # Without its nulls: `flatten` leaves out what bad images have.
-        embeddings = np.asarray(taken["embedding"].combine_chunks().values).reshape(len(hits), -1)
-        columns = taken.drop_columns(["embedding"]).to_pylist()
-        for (_, place), row, embedding in zip(hits, columns, embeddings, strict=True):
-            if self._holds(row, rows.items[place]):
-                rows.embeddings[place] = embedding
-                rows.widths[place], rows.heights[place] = row["width"], row["height"]
-                rows.errors[place], rows.checksums[place] = row["error"], row["checksum"]
-                del wanted[row["path"]]
+        found = table.take(hits)
+        # `flatten` would leave out the rows of bad images, which are null.
+        embeddings = np.asarray(found["embedding"].combine_chunks().values).reshape(len(hits), -1)
+        columns = found.drop_columns(["embedding"]).to_pylist()
+        for earlier, embedding in zip(columns, embeddings, strict=True):
+            row = wanted.get(earlier["path"])
+            if row is None or not self._is_current(earlier, rows.items[row]):
+                continue
+            rows.embeddings[row] = embedding
+            rows.widths[row], rows.heights[row] = earlier["width"], earlier["height"]
+            rows.errors[row], rows.checksums[row] = earlier["error"], earlier["checksum"]
+            del wanted[earlier["path"]]
 
-    def _holds(self, row: dict[str, Any], item: Item) -> bool:
-        if row["error"] is not None and self._retry:
+    def _is_current(self, earlier: dict[str, Any], item: Item) -> bool:
+        """Whether an earlier row still describes an image."""
+        if earlier["error"] is not None and self._retry:
             return False
         if not self._checksum:
-            if row["size"] != item.size or row["modified"] != item.modified:
+            if earlier["size"] != item.size or earlier["modified"] != item.modified:
                 return False
             if not is_clipped(item.modified):
                 return True
         try:
-            return bool(row["checksum"] == checksum_of(self._reader.read(item)))
+            return bool(earlier["checksum"] == checksum_of(self._reader.read(item)))
         except ImageError:
             return False
 
 
-def _groups_of(file: Path) -> list[_Group]:
+def _groups_of(file: Path) -> list[_RowGroup]:
     groups, start = [], 0
     try:
-        with damage_named(file), opened(file) as source:
-            metadata = pq.read_metadata(source)
+        with open_parquet(file) as parquet:
+            metadata = parquet.metadata
     except (FileNotFoundError, DamagedFile):
         return []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         paths = group.column(0).statistics
         if paths is not None and paths.has_min_max:
-            groups.append(_Group(paths.min, paths.max, file, number, start))
+            groups.append(_RowGroup(paths.min, paths.max, file, number, start))
         start += group.num_rows
     return groups
 
 
-def _read(group: _Group) -> pa.Table | None:
-    """Read a group of rows, or return None where it is damaged: they are computed again."""
+def _read(group: _RowGroup) -> pa.Table | None:
+    """Read a row group; return None if it is damaged, so that its rows are computed again."""
     try:
-        with (
-            damage_named(group.file),
-            opened(group.file) as source,
-            pq.ParquetFile(source, page_checksum_verification=True) as file,
-        ):
+        with open_parquet(group.file) as file:
             table = file.read_row_group(group.number, use_threads=False)
             if not is_rows(group.file):
                 return table

@@ -1,4 +1,4 @@
-"""The rows of embeddings, and the Parquet table that they are in."""
+"""The rows of embeddings, and the Parquet table that stores them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headstrip.embed.output.damage import DamagedFile, open_parquet
 from headstrip.embed.sources import Item
 from headstrip.system import bounded_json
 
 KEY = b"headstrip"
-"""Where the file's own metadata has what the embeddings depend on, as JSON."""
+"""Key of the JSON that describes a file, in its Parquet metadata."""
 
 NOT_FINITE = "its embedding is not finite."
 
 
 @dataclass(slots=True)
 class Rows:
-    """Images of a table, in order, one place of each list an image.
+    """Images of a table, in order: each list has one entry per image.
 
     Attributes:
-        items: Where they are.
-        embeddings: float32 array of shape (number of images, dim); a bad image's is not read.
-        widths: Pixels from left to right as shown, None where they are not known.
-        heights: Pixels from top to bottom, None where they are not known.
-        errors: Why an image was not embedded, else None.
-        checksums: What ``checksum_of`` makes of the bytes, None where there were none to read.
-        pages: Pages or frames of the file of an image that was read in this run, else 1. No column.
+        items: The images.
+        embeddings: float32 array of shape (number of images, dim); that of a bad image is ignored.
+        widths: Pixels from left to right as shown, None if unknown.
+        heights: Pixels from top to bottom, None if unknown.
+        errors: Why an image has no embedding, else None.
+        checksums: What ``checksum_of`` returns for the bytes, None if none could be read.
+        pages: Pages or frames of the file of an image that this run read, else 1. Not stored.
     """
 
     items: list[Item]
@@ -45,12 +47,17 @@ class Rows:
 
     @classmethod
     def empty(cls, items: Sequence[Item], dim: int) -> Rows:
-        """Make rows that are to be filled."""
+        """Make rows to fill."""
         count = len(items)
         return cls(
-            list(items), np.zeros((count, dim), np.float32),
-            [None] * count, [None] * count, [None] * count, [None] * count, [1] * count,
-        )  # fmt: skip
+            items=list(items),
+            embeddings=np.zeros((count, dim), np.float32),
+            widths=[None] * count,
+            heights=[None] * count,
+            errors=[None] * count,
+            checksums=[None] * count,
+            pages=[1] * count,
+        )
 
 
 def schema_of(dim: int, dtype: str, metadata: Mapping[str, Any]) -> pa.Schema:
@@ -58,14 +65,14 @@ def schema_of(dim: int, dtype: str, metadata: Mapping[str, Any]) -> pa.Schema:
 
     Args:
         dim: Width of the embeddings.
-        dtype: What they are kept as, "float32" or "float16".
-        metadata: Plain JSON values, kept under ``KEY``.
+        dtype: Dtype of the stored embeddings, "float32" or "float16".
+        metadata: Plain JSON values, stored under ``KEY``.
     """
     kind = pa.float16() if dtype == "float16" else pa.float32()
     schema = pa.schema(
         [
             pa.field("path", pa.string(), nullable=False),
-            # Parquet's own name for it: what is read back has the schema that was written.
+            # Parquet's own name for the values: the schema that is read equals the written one.
             pa.field("embedding", pa.list_(pa.field("element", kind), dim)),
             pa.field("width", pa.int32()),
             pa.field("height", pa.int32()),
@@ -79,7 +86,7 @@ def schema_of(dim: int, dtype: str, metadata: Mapping[str, Any]) -> pa.Schema:
 
 
 def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
-    """Return a schema with metadata of its own: plain JSON values, kept under ``KEY``."""
+    """Return a schema with other metadata: plain JSON values, stored under ``KEY``."""
     text = json.dumps(metadata, sort_keys=True, default=repr)
     return schema.with_metadata({KEY: text})
 
@@ -88,14 +95,14 @@ def table_of(rows: Rows, schema: pa.Schema) -> pa.Table:
     """Make a table of rows; an embedding that is not finite becomes an error.
 
     Args:
-        rows: The rows; their errors are added to.
-        schema: What ``schema_of`` gave.
+        rows: The rows; errors are added to them.
+        schema: A schema that ``schema_of`` returned.
     """
     kind = schema.field("embedding").type
     with np.errstate(over="ignore"):
         values = rows.embeddings.astype(kind.value_type.to_pandas_dtype(), copy=False)
-    for place in np.flatnonzero(~np.isfinite(values).all(axis=1)):
-        rows.errors[place] = rows.errors[place] or _not_finite(rows.embeddings[place])
+    for row in np.flatnonzero(~np.isfinite(values).all(axis=1)):
+        rows.errors[row] = rows.errors[row] or _not_finite(rows.embeddings[row])
     bad = np.array([error is not None for error in rows.errors], bool)
     embedding = pa.FixedSizeListArray.from_arrays(
         pa.array(values.reshape(-1)), type=kind, mask=pa.array(bad)
@@ -113,17 +120,25 @@ def table_of(rows: Rows, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+def _not_finite(embedding: np.ndarray) -> str:
+    return "its embedding does not fit float16." if np.isfinite(embedding).all() else NOT_FINITE
+
+
 def open_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
-    """Open a writer of tables: zstd, a checksum on each page, statistics of the paths."""
+    """Open a writer of tables: zstd, a checksum for each page, statistics of the paths."""
     return pq.ParquetWriter(
-        file, schema, compression="zstd", write_page_checksum=True,
-        # Floats do not repeat: a dictionary of them is work for nothing.
-        use_dictionary=["error"], write_statistics=["path"],
-    )  # fmt: skip
+        file,
+        schema,
+        compression="zstd",
+        write_page_checksum=True,
+        # Embeddings hardly repeat: a dictionary of them costs time and saves nothing.
+        use_dictionary=["error"],
+        write_statistics=["path"],
+    )
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """Return a Parquet file of a table that is small."""
+    """Return the bytes of a Parquet file with a small table."""
     buffer = io.BytesIO()
     with open_writer(buffer, table.schema) as writer:
         writer.write_table(table)
@@ -131,7 +146,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def metadata_of(schema: pa.Schema) -> dict[str, Any] | None:
-    """Return what ``schema_of`` kept in a schema, or None in one that it did not make."""
+    """Return the metadata that ``schema_of`` stored in a schema; None for another schema."""
     try:
         found = bounded_json.parse((schema.metadata or {})[KEY], "The metadata of a table")
     except (KeyError, ValueError):
@@ -139,5 +154,14 @@ def metadata_of(schema: pa.Schema) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _not_finite(embedding: np.ndarray) -> str:
-    return "its embedding does not fit float16." if np.isfinite(embedding).all() else NOT_FINITE
+def metadata_in(path: Path) -> dict[str, Any] | None:
+    """Return the metadata of a file of embeddings; None for a missing, damaged or other file.
+
+    Raises:
+        OSError: The file exists and cannot be read now.
+    """
+    try:
+        with open_parquet(path) as file:
+            return metadata_of(file.schema_arrow)
+    except (FileNotFoundError, DamagedFile):
+        return None

@@ -1,7 +1,7 @@
-"""The folder beside a file of embeddings that holds what is done of it.
+"""The folder ``OUT.parts`` beside a file of embeddings, with the finished shards.
 
-Only files that headstrip can show to be its own are ever removed: their names are known, they are
-regular files in real folders, and beside shards there is the listing that they are of.
+headstrip removes only files that it can identify as its own: their names are known, they are
+regular files in real folders, and shards have the listing that they belong to beside them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from filelock import FileLock, Timeout
 
 from headstrip.embed.listing import FILE as LISTING
 from headstrip.embed.listing import is_listing
-from headstrip.embed.output.damage import DamagedFile, damage_named
-from headstrip.embed.output.paths import opened, rows_file
-from headstrip.embed.output.table import metadata_of, parquet_bytes
-from headstrip.embed.plan import Plan
+from headstrip.embed.output.damage import DamagedFile, damage_errors, open_parquet
+from headstrip.embed.output.paths import rows_file
+from headstrip.embed.output.provenance import Provenance
+from headstrip.embed.output.table import parquet_bytes
 from headstrip.errors import HeadstripError
 from headstrip.system import bounded_json
 from headstrip.system.atomic import sync_folder, write_atomically
@@ -35,49 +35,43 @@ _SHARD = "{:06d}.parquet"
 _LOCK = "lock"
 _STATE = "plan.json"
 _NUMBER = b"headstrip.shard"
-_GENERATION = re.compile(r"[0-9a-f]{16}")
+_LISTING_FOLDER = re.compile(r"[0-9a-f]{16}")
 _SHARD_NAME = re.compile(r"[0-9]{6,12}\.parquet")
 _TEMPORARY = re.compile(r"\.(.{1,40})\.[0-9a-f]{8}", re.DOTALL)
 
 
-def parts_folder(out: Path) -> Path:
-    """Return the folder that holds what is done of a file."""
+def work_folder(out: Path) -> Path:
+    """Return the folder with the finished shards of a file."""
     return out.with_name(out.name + ".parts")
 
 
-class Parts:
-    """``OUT.parts``, held by this process: a plan, and a folder of shards for each listing.
+class WorkDir:
+    """``OUT.parts``, locked by this process: its state, and a folder of shards for each listing.
 
     Attributes:
-        folder: Where it is.
+        folder: The path of the folder.
     """
 
     def __init__(self, out: Path) -> None:
-        """Name the folder; ``opened_parts`` makes it and holds it."""
-        self.folder = parts_folder(out)
-        self._written = {_STATE, out.name[:40], rows_file(out).name[:40]}
+        """Set the paths; ``open_work_dir`` creates and locks the folder."""
+        self.folder = work_folder(out)
+        self._temporary_of = {_STATE, out.name[:40], rows_file(out).name[:40]}
 
     @property
-    def plan(self) -> Plan | None:
-        """The plan that the shards were begun with, None before ``begin``."""
-        return Plan.from_json(self._state().get("plan") or {})
+    def provenance(self) -> Provenance | None:
+        """How the shards are computed; None before ``begin``."""
+        return Provenance.from_json(self._state().get("plan"))
 
     @property
-    def anew(self) -> bool:
-        """Whether the rows of a file that is there are not to be taken."""
+    def replaces(self) -> bool:
+        """Whether the run that ``begin`` recorded replaces an existing file, and uses no row."""
         return bool(self._state().get("anew"))
 
-    def begin(self, plan: Plan, *, anew: bool) -> None:
-        """Write down the plan, on the disk before any shard is."""
-        state = json.dumps({"plan": plan.to_json(), "anew": anew}, sort_keys=True, indent=1)
-        write_atomically(self.folder / _STATE, state.encode(), durable=True)
-
-    def clear(self) -> None:
-        """Remove the shards, and the plan after them."""
-        for folder in self.generations():
-            _remove_generation(folder)
-        if _is_regular(self.folder / _STATE):
-            (self.folder / _STATE).unlink()
+    def begin(self, provenance: Provenance, *, replaces: bool) -> None:
+        """Record how the shards are computed; it is on the disk before any shard is."""
+        state = {"plan": provenance.to_json(), "anew": replaces}
+        text = json.dumps(state, sort_keys=True, indent=1)
+        write_atomically(self.folder / _STATE, text.encode(), durable=True)
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -86,53 +80,53 @@ class Parts:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def generations(self) -> list[Path]:
-        """Return the folders of listings, the one written to last first."""
-        found = [path for path in self.folder.iterdir() if _is_generation(path)]
+    def shard_files(self) -> list[Path]:
+        """Return the shards of all listings; those of the listing written to last come first."""
+        return [path for folder in self._listing_folders() for path in _shards_in(folder)]
+
+    def _listing_folders(self) -> list[Path]:
+        found = [path for path in self.folder.iterdir() if _is_listing_folder(path)]
         return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
-    def shards(self) -> list[Path]:
-        """Return all shards, those of the folder that was written to last first."""
-        return [path for folder in self.generations() for path in _shards_in(folder)]
+    def clear(self) -> None:
+        """Remove the shards, and then the state."""
+        for folder in self._listing_folders():
+            _remove_shards(folder)
+        if _is_regular(self.folder / _STATE):
+            (self.folder / _STATE).unlink()
 
-    def has_shards(self) -> bool:
-        """Whether anything is done."""
-        return self.folder.is_dir() and bool(self.shards())
-
-    def sweep(self) -> None:
-        """Remove what was being written when a run was ended."""
+    def remove_temporary_files(self) -> None:
+        """Remove the files that were being written when an earlier run stopped."""
         for path in self.folder.iterdir():
-            if _is_temporary(path, self._written):
+            if _temporary_of(path) in self._temporary_of:
                 path.unlink()
-        for folder in self.generations():
-            for path in folder.iterdir():
-                if _is_temporary(path, None):
-                    path.unlink()
+        for folder in self._listing_folders():
+            _remove_temporary_files(folder)
 
     def remove(self) -> list[str]:
-        """Remove all of it that is headstrip's, the shards before what says that there are any.
+        """Remove everything that headstrip wrote, the shards before the state that announces them.
 
         Returns:
-            Names of what is left in the folder because headstrip did not write it.
+            Names of files in the folder that headstrip did not write, and that stay.
 
         Raises:
-            OSError: Something of it cannot be removed.
+            OSError: A file cannot be removed.
         """
         self.clear()
-        self.sweep()
+        self.remove_temporary_files()
         left = sorted(path.name for path in self.folder.iterdir() if path.name != _LOCK)
         with suppress(OSError):
-            # Where the lock cannot be removed while it is held, releasing it does it.
+            # Windows removes no locked file; `open_work_dir` does it after it released the lock.
             (self.folder / _LOCK).unlink(missing_ok=True)
             self.folder.rmdir()
         sync_folder(self.folder.parent)
         return left
 
-    def refuse_others(self) -> None:
-        """Refuse a folder that has something else in it, or leads somewhere else.
+    def check_contents(self) -> None:
+        """Refuse a folder that is a link, or contains what headstrip did not write.
 
         Raises:
-            HeadstripError: It has.
+            HeadstripError: It is, or does.
         """
         if _is_link(self.folder):
             raise HeadstripError(
@@ -140,45 +134,43 @@ class Parts:
                 "folder of that name. Remove the link, or name another file."
             )
         for path in self.folder.iterdir():
+            # Hidden files belong to the system, such as .DS_Store; headstrip leaves them alone.
+            if path.name.startswith("."):
+                continue
             if path.name == _STATE:
                 is_ours = _is_regular(path) and {"plan", "anew"} <= self._state().keys()
-            elif path.name.startswith("."):
-                # A system's own, such as .DS_Store, is left where it is.
-                continue
             elif path.name == _LOCK:
                 is_ours = _is_regular(path)
             else:
-                is_ours = _is_generation(path)
+                is_ours = _is_listing_folder(path)
             if not is_ours:
-                raise self._has_other(path)
-            if _is_generation(path):
-                self._refuse_in(path)
+                raise self._foreign(path)
+            if _is_listing_folder(path):
+                self._check_listing_folder(path)
 
-    def _refuse_in(self, folder: Path) -> None:
+    def _check_listing_folder(self, folder: Path) -> None:
         for path in folder.iterdir():
             known = path.name == LISTING or _SHARD_NAME.fullmatch(path.name)
             if not path.name.startswith(".") and not (known and _is_regular(path)):
-                raise self._has_other(path)
-        if next(_shards_in(folder), None) is None:
-            return
-        if not is_listing(folder / LISTING):
-            raise self._has_other(folder)
+                raise self._foreign(path)
+        if next(_shards_in(folder), None) is not None and not is_listing(folder / LISTING):
+            raise self._foreign(folder)
 
-    def _has_other(self, path: Path) -> HeadstripError:
+    def _foreign(self, path: Path) -> HeadstripError:
         name = path.relative_to(self.folder).as_posix()
         return HeadstripError(
-            f"The folder {str(self.folder)!r} is for what is done so far, and has {name!r} in "
-            "it, which headstrip did not write. Move that, or name another file."
+            f"headstrip keeps finished rows in the folder {str(self.folder)!r}, and it has "
+            f"{name!r} in it, which headstrip did not write. Move that, or name another file."
         )
 
 
-def _is_generation(path: Path) -> bool:
-    """Whether a path is a folder of shards: a real one, no link to another."""
-    return bool(_GENERATION.fullmatch(path.name)) and not _is_link(path) and path.is_dir()
+def _is_listing_folder(path: Path) -> bool:
+    """Whether a path is a folder of shards: a real one, not a link to another."""
+    return bool(_LISTING_FOLDER.fullmatch(path.name)) and not _is_link(path) and path.is_dir()
 
 
 def _is_link(path: Path) -> bool:
-    # A junction of Windows is no symbolic link, and leads anywhere as well.
+    # A junction of Windows is not a symbolic link, and leads to another folder too.
     is_junction = getattr(os.path, "isjunction", lambda _: False)
     return path.is_symlink() or bool(is_junction(path))
 
@@ -190,14 +182,10 @@ def _is_regular(path: Path) -> bool:
         return False
 
 
-def _is_temporary(path: Path, written: set[str] | None) -> bool:
-    """Whether a file is one that was being written: of one of these names, or of a generation."""
+def _temporary_of(path: Path) -> str | None:
+    """Return the name that a temporary file would have got, None for any other file."""
     match = _TEMPORARY.fullmatch(path.name)
-    if match is None or not _is_regular(path):
-        return False
-    if written is not None:
-        return match[1] in written
-    return match[1] == LISTING or bool(_SHARD_NAME.fullmatch(match[1]))
+    return match[1] if match and _is_regular(path) else None
 
 
 def _shards_in(folder: Path) -> Iterator[Path]:
@@ -206,17 +194,22 @@ def _shards_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _remove_generation(folder: Path) -> None:
-    """Remove what is ours in a folder of shards: the listing, which shows what it is, at the end.
+def _remove_temporary_files(folder: Path) -> None:
+    for path in folder.iterdir():
+        name = _temporary_of(path)
+        if name is not None and (name == LISTING or _SHARD_NAME.fullmatch(name)):
+            path.unlink()
 
-    Shards without a listing are somebody else's, and stay.
+
+def _remove_shards(folder: Path) -> None:
+    """Remove the files of headstrip in a folder of shards, the listing last: it identifies them.
+
+    Shards without a listing belong to somebody else, and stay.
     """
     if is_listing(folder / LISTING):
         for path in _shards_in(folder):
             path.unlink()
-    for path in folder.iterdir():
-        if _is_temporary(path, None):
-            path.unlink()
+    _remove_temporary_files(folder)
     if next(_shards_in(folder), None) is None and _is_regular(folder / LISTING):
         (folder / LISTING).unlink()
     with suppress(OSError):
@@ -224,70 +217,70 @@ def _remove_generation(folder: Path) -> None:
 
 
 @contextmanager
-def opened_parts(out: Path) -> Iterator[Parts]:
-    """Make the folder of parts, or find it, and let no other process write to it meanwhile.
+def open_work_dir(out: Path) -> Iterator[WorkDir]:
+    """Create the work folder, or open it, and lock it against other processes.
 
-    Nothing is left of it where no shard was done.
+    The folder is removed afterwards if it has no finished shard.
 
     Args:
-        out: The file that the parts are for.
+        out: The file of embeddings.
 
     Raises:
-        HeadstripError: It cannot be made, has something else in it, or another process holds it.
+        HeadstripError: The folder cannot be created, contains something else, or another process
+            has locked it.
     """
-    parts = Parts(out)
-    folder, lock = parts.folder, FileLock(parts.folder / _LOCK)
+    work_dir = WorkDir(out)
+    folder, lock = work_dir.folder, FileLock(work_dir.folder / _LOCK)
     try:
         try:
             with interrupts_held():
-                _lock(parts, lock)
+                _lock(work_dir, lock)
         except Timeout as error:
-            # It is an OSError too.
+            # Timeout is an OSError, so it comes first.
             raise HeadstripError(
                 f"Another process is writing {str(out)!r} now. Wait for it, or name another file."
             ) from error
         except OSError as error:
-            raise HeadstripError(
-                explain(error, f"The folder {str(folder)!r} cannot be made")
-            ) from error
-        yield parts
+            what = f"headstrip cannot create the folder {str(folder)!r}"
+            raise HeadstripError(explain(error, what)) from error
+        yield work_dir
     finally:
         with suppress(OSError):
-            if lock.is_locked and not parts.has_shards():
-                parts.remove()
+            if lock.is_locked and folder.is_dir() and not work_dir.shard_files():
+                work_dir.remove()
         lock.release()
         with suppress(OSError):
-            # Made and not locked, there is nothing in it.
+            # Removes a folder that was created and not locked.
             folder.rmdir()
 
 
-def _lock(parts: Parts, lock: FileLock) -> None:
-    """Lock the folder that stands there, and no other that was removed since."""
+def _lock(work_dir: WorkDir, lock: FileLock) -> None:
+    """Lock the folder; try again if another process removed it between creating and locking."""
     while True:
-        if not _is_link(parts.folder):
-            parts.folder.mkdir(exist_ok=True)
-        parts.refuse_others()
+        if not _is_link(work_dir.folder):
+            work_dir.folder.mkdir(exist_ok=True)
+        work_dir.check_contents()
         try:
             lock.acquire(timeout=0)
         except FileNotFoundError:
             continue
-        if (parts.folder / _LOCK).exists():
+        if (work_dir.folder / _LOCK).exists():
             return
         lock.release()
 
 
 class Shards:
-    """The shards of one listing: files of rows, each whole or not there.
+    """The shards of one listing: files of rows, each of which is whole or missing.
 
     Attributes:
-        folder: Where they are.
-        schema: What each of them has; its metadata tell one run's from another's.
-        rows: Rows of a shard; the last one has what is left.
-        total: Rows of all.
+        folder: The folder of the shards.
+        schema: Schema of each shard; its metadata identify the run.
+        rows: Rows of a shard; the last one may have fewer.
+        total: Rows of all shards.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows: int, total: int) -> None:
-        """Name the folder; it is there."""
+        """Keep the arguments; the folder must exist."""
         self.folder, self.schema, self.rows, self.total = folder, schema, rows, total
 
     def __len__(self) -> int:
@@ -295,68 +288,58 @@ class Shards:
         return -(-self.total // self.rows)
 
     def bounds(self, number: int) -> tuple[int, int]:
-        """Return the first row of a shard, and the one after its last."""
+        """Return the first row of a shard, and the row after its last."""
         return number * self.rows, min(self.total, (number + 1) * self.rows)
 
+    def count_rows(self, numbers: Sequence[int]) -> int:
+        """Return how many rows some shards have together."""
+        return sum(stop - start for start, stop in map(self.bounds, numbers))
+
     def path(self, number: int) -> Path:
-        """Return where a shard is, once it is done."""
+        """Return the path of a shard."""
         return self.folder / _SHARD.format(number)
 
     def is_done(self, number: int) -> bool:
-        """Whether a shard's file says itself that it is whole and this run's.
+        """Whether the footer of a shard says that it is whole and belongs to this run.
 
         Raises:
-            OSError: It is there and cannot be read now.
+            OSError: The shard exists and cannot be read now.
         """
         start, stop = self.bounds(number)
-        path = self.path(number)
         try:
-            with damage_named(path), opened(path) as source, pq.ParquetFile(source) as file:
+            with open_parquet(self.path(number)) as file:
                 is_same = file.schema_arrow.equals(self._schema_of(number), check_metadata=True)
                 return bool(is_same and file.metadata.num_rows == stop - start)
         except (FileNotFoundError, DamagedFile):
-            # A power cut leaves a file under its final name that is empty, or cut.
+            # A power cut can leave an empty or cut file under the final name.
             return False
 
     def read(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read a shard, its pages checked against their checksums.
+        """Read a shard, and verify the checksums of its pages.
 
         Args:
-            number: Which.
-            columns: Which columns, None for all.
+            number: Number of the shard.
+            columns: Names of the columns, None for all.
 
         Raises:
             DamagedFile: Its bytes are not those that were written.
-            OSError: It is not there, or cannot be read now.
+            OSError: It is missing, or cannot be read now.
         """
         path = self.path(number)
-        # What the system refuses is raised here, and all that comes after is about the bytes.
+        # Read first: whatever is raised afterwards is about the bytes, not about the system.
         data = path.read_bytes()
-        with damage_named(path):
+        with damage_errors(path):
             source = pa.BufferReader(data)
             with pq.ParquetFile(source, page_checksum_verification=True) as file:
                 table = file.read(columns and [*columns], use_threads=False)
             fields = [self.schema.field(name) for name in table.column_names]
             return table.cast(pa.schema(fields, self.schema.metadata))
 
-    def _schema_of(self, number: int) -> pa.Schema:
-        """Return a schema that says which shard it is of, so that none stands for another."""
-        return self.schema.with_metadata({**(self.schema.metadata or {}), _NUMBER: str(number)})
-
     def write(self, number: int, table: pa.Table) -> None:
-        """Write a shard, onto the disk before it has its name."""
+        """Write a shard; its bytes are on the disk before it has its name."""
         data = parquet_bytes(table.cast(self._schema_of(number)))
         write_atomically(self.path(number), data, durable=True)
 
-
-def metadata_in(path: Path) -> dict[str, Any] | None:
-    """Return what a file of embeddings says of itself, None where there is no such file.
-
-    Raises:
-        OSError: It is there and cannot be read now.
-    """
-    try:
-        with damage_named(path), opened(path) as source:
-            return metadata_of(pq.read_schema(source))
-    except (FileNotFoundError, DamagedFile):
-        return None
+    def _schema_of(self, number: int) -> pa.Schema:
+        """Return the schema with the number of a shard, so that no shard passes for another."""
+        return self.schema.with_metadata({**(self.schema.metadata or {}), _NUMBER: str(number)})

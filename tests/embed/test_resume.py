@@ -1,4 +1,4 @@
-"""The folder of what is done: what is removed of it, and what is left alone."""
+"""Runs that are resumed, and the folder of what is done: what is removed, and what stays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,13 +19,14 @@ from tests.conftest import tiny_encoder
 from tests.embed.like_windows import like_windows
 
 from headstrip import HeadstripError, load_embeddings
+from headstrip.embed.engine_choice import measure_engines
+from headstrip.embed.execute import execute
 from headstrip.embed.pipeline import RowProgress
-from headstrip.embed.plan import Settings
-from headstrip.embed.profile import measure_engines
-from headstrip.embed.run import EmbedReport, Options, Run, compute_here, embed_source
+from headstrip.embed.plan import RunPlan, Settings
+from headstrip.embed.run import EmbedReport, Options, embed_source
 from headstrip.embed.sources import source_of
 
-Compute = Callable[[Run, Sequence[int], RowProgress], Any]
+Compute = Callable[[RunPlan, RowProgress], Any]
 
 
 @pytest.fixture
@@ -54,8 +56,8 @@ def embed(
     )  # fmt: skip
 
 
-def two_shards(run: Run, todo: Sequence[int], told: RowProgress) -> NoReturn:
-    compute_here(run, todo[:2], told)
+def two_shards(plan: RunPlan, progress: RowProgress) -> NoReturn:
+    execute(replace(plan, todo=plan.todo[:2]), progress)
     raise KeyboardInterrupt
 
 
@@ -104,11 +106,11 @@ def test_what_comes_while_a_run_lasts_stays_and_is_named(
 ) -> None:
     mine: list[Path] = []
 
-    def compute(run: Run, todo: Sequence[int], told: RowProgress) -> Any:
-        folder = run.parts.folder if place == "." else run.shards.folder
+    def compute(plan: RunPlan, progress: RowProgress) -> Any:
+        folder = parts(out) if place == "." else plan.shards.folder
         mine.append(folder / "mine.txt")
         mine[0].write_text("mine")
-        return compute_here(run, todo, told)
+        return execute(plan, progress)
 
     said: list[str] = []
     assert embed(photos, out, said, compute).rows == 6
@@ -225,10 +227,10 @@ def test_looking_first_leaves_nothing_mapped(photos: Path) -> None:
 def test_a_disk_that_damages_a_shard_again_and_again_ends_the_run(photos: Path, out: Path) -> None:
     rounds: list[int] = []
 
-    def damaging(run: Run, todo: Sequence[int], told: RowProgress) -> Any:
-        done = compute_here(run, todo, told)
-        rounds.append(len(todo))
-        shard = run.shards.path(1)
+    def damaging(plan: RunPlan, progress: RowProgress) -> Any:
+        done = execute(plan, progress)
+        rounds.append(len(plan.todo))
+        shard = plan.shards.path(1)
         shard.write_bytes(shard.read_bytes().replace(b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfc"))
         return done
 

@@ -32,7 +32,7 @@ def image(tmp_path: Path) -> Path:
 
 def refused(source: object, out: Path) -> None:
     before = out.read_bytes()
-    with pytest.raises(HeadstripError, match="is a file of the source, and would be replaced"):
+    with pytest.raises(HeadstripError, match="is a file of the source, and the run"):
         embed_source(
             tiny_encoder(), source, out, settings=Settings(batch_size=1),
             options=Options(workers=None if not isinstance(source, (str, Path)) else 0,

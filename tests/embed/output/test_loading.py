@@ -140,10 +140,10 @@ BROKEN = pa.Array.from_buffers(
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        ({"name": ["a"]}, "has no column 'path', so it is no file of embeddings"),
+        ({"name": ["a"]}, "has no column 'path', so it is not a file of embeddings"),
         ({"path": ["a"]}, "has no column 'embedding'"),
         ({"path": [1], "embedding": VECTOR}, "The column 'path' of .* is int64"),
-        ({"path": ["a"], "embedding": ["b"]}, "'embedding' of .* is string, and has to be a list"),
+        ({"path": ["a"], "embedding": ["b"]}, "'embedding' of .* is string, and must be a list"),
         ({"path": ["a"], "embedding": [[1.0]]}, "of a fixed size"),
         ({"path": ["a"], "embedding": VECTOR.cast(pa.list_(pa.float64(), 2))}, "of float32"),
         ({"path": pa.array([None], pa.string()), "embedding": VECTOR}, "a path is null"),
@@ -208,13 +208,13 @@ def test_a_changed_byte_of_an_embedding_is_noticed(tmp_path: Path) -> None:
 
 def test_an_array_is_read_with_the_rows_beside_it_alone(tmp_path: Path) -> None:
     file = write_npy(tmp_path / "out", PATHS, vectors())
-    with pytest.raises(HeadstripError, match=r"belongs to '.*out\.npy'\. Name that one"):
+    with pytest.raises(HeadstripError, match=r"belongs to '.*out\.npy'\. Name that file instead"):
         load_embeddings(tmp_path / "out.rows.parquet")
     np.save(file, vectors(3))
-    with pytest.raises(HeadstripError, match=r"has 3 rows, and .* has 4: they are not of one run"):
+    with pytest.raises(HeadstripError, match=r"has 3 rows, and .* has 4: two different runs"):
         load_embeddings(file)
     np.save(file, vectors().astype(int))
-    with pytest.raises(HeadstripError, match="holds int64 of shape"):
+    with pytest.raises(HeadstripError, match="contains int64 of shape"):
         load_embeddings(file)
     np.save(file, np.array([{}]), allow_pickle=True)
     with pytest.raises(HeadstripError, match="cannot be read as a file of embeddings"):
@@ -245,7 +245,7 @@ def test_rows_without_end_and_embeddings_without_end_are_refused(tmp_path: Path)
     table = pa.table({"path": same, "error": same})
     pq.write_table(table, tmp_path / "x.rows.parquet", compression="zstd", store_schema=False)
     np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
-    with pytest.raises(HeadstripError, match=r"20,000,000 rows in [\d,]+ bytes, which no run"):
+    with pytest.raises(HeadstripError, match=r"20,000,000 rows in [\d,]+ bytes, and headstrip"):
         open_embeddings(tmp_path / "x.npy")
     wide = pa.nulls(1, pa.list_(pa.float32(), (1 << 20) + 1))
     pq.write_table(pa.table({"path": ["a"], "embedding": wide}), file)

@@ -1,0 +1,131 @@
+"""What callers of a run may choose: settings that change embeddings, and options that do not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+
+DECODE_MODES = ("exact", "fast")
+DTYPES = ("float32", "float16")
+AUTO = "auto"
+"""The engine, or the precision, that measures fastest within the tolerance."""
+
+_PRECISIONS = ("fp32", "bf16", AUTO)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSettings:
+    """How embeddings are computed and stored. Their bits depend on these; None leaves one open.
+
+    Attributes:
+        engine: What runs the network: the name of an engine, or "auto". Runs check the name,
+            because files name engines of plugins that are not installed everywhere.
+        precision: "fp32", "bf16" or "auto".
+        batch_size: Images that go through the network at once.
+        threads: CPU threads for each batch.
+        channels_last: Whether the network computes in the channels-last memory format.
+        route: Decode mode. "exact" decodes and resizes as the preprocessing declares; "fast"
+            decodes large JPEGs at a fraction of their size.
+        dtype: Dtype of the stored embeddings: "float32" or "float16".
+        shard_rows: Rows of a shard: at most so many rows are computed again after a run stopped.
+    """
+
+    engine: str | None = None
+    precision: str | None = None
+    batch_size: int | None = None
+    threads: int | None = None
+    channels_last: bool | None = None
+    route: str | None = None
+    dtype: str | None = None
+    shard_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check each value.
+
+        Raises:
+            ValueError: A number is not an integer of 1 or more, or another value is not valid.
+        """
+        for name in ("batch_size", "threads", "shard_rows"):
+            _check_integer(name, getattr(self, name), 1)
+        _check_choice("channels_last", self.channels_last, (None, True, False))
+        _check_choice("route", self.route, (None, *DECODE_MODES))
+        _check_choice("dtype", self.dtype, (None, *DTYPES))
+        _check_choice("precision", self.precision, (None, *_PRECISIONS))
+
+    def over(self, other: EmbedSettings) -> EmbedSettings:
+        """Return these settings, with the other's where these are None or "auto"."""
+        mine, others = asdict(self), asdict(other)
+        chosen = {
+            name: others[name] if value in (None, AUTO) and others[name] is not None else value
+            for name, value in mine.items()
+        }
+        return EmbedSettings(**chosen)
+
+    def conflicts(self, found: EmbedSettings) -> list[str]:
+        """Name each setting that is requested here and has another value in ``found``."""
+        return [
+            f"{field.name} is {getattr(found, field.name)!r} in the file and {asked!r} is requested"
+            for field in fields(self)
+            if (asked := getattr(self, field.name)) not in (None, AUTO)
+            and asked != getattr(found, field.name)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """What else a run does; no bit of an embedding depends on these.
+
+    Attributes:
+        workers: Processes that decode; 0 decodes in this process, None starts one per core.
+        lanes: Inference threads: batches that are in the network at once. None runs as many as
+            the cores allow.
+        overwrite: Whether to replace a file that exists, instead of updating it.
+        retry_failed: Whether to try the bad images of an earlier run again.
+        checksum: Whether to detect changed files by their bytes, not by size and time.
+        exact: Whether to refuse rows that other versions, or another machine, computed.
+        max_errors: Bad images after which the run stops; None for any number.
+        timeout: Seconds that decoding one image may take.
+        pages: "first" embeds the first page of a TIFF or frame of an animation; "all" gives each
+            page its own row, named ``a.tif#1``, ``a.tif#2`` and so on.
+    """
+
+    workers: int | None = None
+    lanes: int | None = None
+    overwrite: bool = False
+    retry_failed: bool = False
+    checksum: bool = False
+    exact: bool = False
+    max_errors: int | None = None
+    timeout: float = 60.0
+    pages: str = "first"
+
+    def __post_init__(self) -> None:
+        """Check each value.
+
+        Raises:
+            ValueError: A number is too small or of another type, or another value is not valid.
+        """
+        for name, least in (("workers", 0), ("lanes", 1), ("max_errors", 0)):
+            _check_integer(name, getattr(self, name), least)
+        for name in ("overwrite", "retry_failed", "checksum", "exact"):
+            _check_choice(name, getattr(self, name), (True, False))
+        _check_choice("pages", self.pages, ("first", "all"))
+        is_number = isinstance(self.timeout, (int, float)) and not isinstance(self.timeout, bool)
+        if not (is_number and 0 < self.timeout < math.inf):
+            raise ValueError(
+                f"timeout={self.timeout!r} is not a time. Pass a number of seconds above 0."
+            )
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (is_integer and value >= least):  # type: ignore[operator]
+        raise ValueError(
+            f"{name}={value!r} must be an integer of {least} or more. Pass one, or None."
+        )
+
+
+def _check_choice(name: str, value: object, known: tuple[object, ...]) -> None:
+    if value not in known:
+        choices = ", ".join(map(repr, known))
+        raise ValueError(f"{name}={value!r} is not a valid value. Pass one of {choices}.")

@@ -1,0 +1,128 @@
+"""All shards into one file: rows in order, whatever the format, or nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tests.embed.output.shards import DIM, shards_in, write
+from tests.failing import failing
+
+from headstrip import HeadstripError, load_embeddings
+from headstrip.embed.output.merging import DamagedShard, merge
+from headstrip.embed.output.work_dir import Shards
+
+OUTS = pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Shards:
+    shards = shards_in(tmp_path / "work" / "shards", 5)
+    write(shards, bad=("03",))
+    return shards
+
+
+def merged(shards: Shards, out: Path) -> None:
+    merge(shards, out, shards.folder.parent)
+
+
+@OUTS
+def test_rows_are_in_order_and_bad_images_have_none(
+    shards: Shards, tmp_path: Path, name: str
+) -> None:
+    merged(shards, tmp_path / name)
+    paths, embeddings, ok = load_embeddings(tmp_path / name)
+    assert paths == ["00", "01", "02", "03", "04"]
+    assert ok.tolist() == [True, True, True, False, True]
+    assert embeddings[ok].tolist() == [[float(number)] * DIM for number in (0, 1, 2, 4)]
+    assert np.isnan(embeddings[3]).all()
+
+
+def test_half_the_bytes_are_stored_as_float16(tmp_path: Path) -> None:
+    shards = shards_in(tmp_path / "work" / "shards", 3, dtype="float16")
+    write(shards)
+    for name in ("out.parquet", "out.npy"):
+        merged(shards, tmp_path / name)
+        assert load_embeddings(tmp_path / name)[1].dtype == np.float16
+
+
+@OUTS
+def test_the_size_of_shards_changes_no_byte(tmp_path: Path, name: str) -> None:
+    files = []
+    for rows in (1, 2, 5):
+        shards = shards_in(tmp_path / str(rows) / "shards", 5, rows=rows)
+        write(shards)
+        merged(shards, tmp_path / str(rows) / name)
+        files.append((tmp_path / str(rows) / name).read_bytes())
+    assert files[0] == files[1] == files[2]
+
+
+def test_the_parquet_file_has_the_schema_and_metadata_of_the_shards(
+    shards: Shards, tmp_path: Path
+) -> None:
+    merged(shards, tmp_path / "out.parquet")
+    found = pq.read_schema(tmp_path / "out.parquet")
+    assert found.equals(shards.schema)
+    assert found.metadata[b"headstrip"] == shards.schema.metadata[b"headstrip"]
+
+
+@OUTS
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_a_damaged_shard_is_removed_and_the_old_file_stays(
+    shards: Shards, tmp_path: Path, name: str, damage: str
+) -> None:
+    merged(shards, out := tmp_path / name)
+    before = out.read_bytes()
+    shards.path(1).unlink() if damage == "missing" else shards.path(1).write_bytes(b"")
+    with pytest.raises(DamagedShard, match=r"000001\.parquet"):
+        merged(shards, out)
+    assert [shards.path(number).exists() for number in range(3)] == [True, False, True]
+    assert out.read_bytes() == before
+    assert os.listdir(shards.folder.parent) == ["shards"]
+
+
+@OUTS
+def test_a_shard_that_cannot_be_read_now_stays(
+    shards: Shards, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        merged(shards, tmp_path / name)
+    assert all(shards.path(number).exists() for number in range(3))
+
+
+@OUTS
+def test_a_number_of_rows_that_is_not_that_of_the_images_is_refused(
+    shards: Shards, tmp_path: Path, name: str
+) -> None:
+    shards.total = 6
+    with pytest.raises(HeadstripError, match="it would have 5 rows for 6 images"):
+        merged(shards, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+@OUTS
+def test_a_disk_that_is_full_at_any_call_leaves_the_old_file(
+    shards: Shards, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / name
+    merged(shards, out)
+    before = out.read_bytes()
+    for at in range(100):
+        with failing("open", "write", "fsync", "replace", at=at) as calls:
+            try:
+                merged(shards, out)
+            except OSError:
+                assert calls.hit
+                assert out.read_bytes() == before
+                assert os.listdir(shards.folder.parent) == ["shards"]
+        if not calls.hit:
+            return
+    raise AssertionError("the calls do not end")

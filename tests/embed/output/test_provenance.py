@@ -1,0 +1,62 @@
+"""How the rows of two runs are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headstrip import HeadstripError
+from headstrip.embed.output.provenance import Provenance
+from headstrip.embed.settings import EmbedSettings
+
+ENCODER = {
+    "name": "torchvision:resnet18.IMAGENET1K_V1", "identity": "a" * 64, "dtype": "float32",
+    "weights": {"tag": "IMAGENET1K_V1", "sha256": "b" * 64, "file": None}, "options": {},
+    "preprocessing": None,
+}  # fmt: skip
+ENVIRONMENT = {"torch": "2.10.0", "processor": "x86_64"}
+
+
+def provenance(environment: dict[str, str] = ENVIRONMENT, **changes: Any) -> Provenance:
+    return Provenance({**ENCODER, **changes}, EmbedSettings(), environment)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "told"),
+    [
+        ({**ENVIRONMENT, "openvino": "2026.1"}, ENVIRONMENT, "openvino was '2026.1' and is None"),
+        (ENVIRONMENT, {**ENVIRONMENT, "openvino": "2026.1"}, "openvino was None and is '2026.1'"),
+        (ENVIRONMENT, {**ENVIRONMENT, "torch": "2.11.0"}, "torch was '2.10.0' and is '2.11.0'"),
+    ],
+)
+def test_every_difference_of_the_environments_is_named(
+    then: dict[str, str], now: dict[str, str], told: str
+) -> None:
+    assert provenance(now).changes(provenance(then)) == [told]
+
+
+def test_equal_environments_have_no_difference() -> None:
+    assert provenance().changes(provenance(dict(reversed(ENVIRONMENT.items())))) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "torchvision:resnet34"), ("options", {"x": 1}),
+        ("preprocessing", {"crop": 1}), ("dtype", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_the_one_field_of_the_encoder_that_differs_is_named(field: str, value: Any) -> None:
+    other = provenance(**{field: value, "identity": "c" * 64})
+    with pytest.raises(HeadstripError, match=rf"settings: {field} is .* file and .* here\. Name"):
+        provenance().check_compatible(other, "out.parquet")
+
+
+def test_a_setting_that_an_earlier_version_had_is_passed_over_where_it_said_nothing() -> None:
+    written = provenance().to_json()
+    written["settings"]["device_percent"] = None
+    assert Provenance.from_json(written) == provenance()
+    written["settings"]["device_percent"] = 50
+    assert Provenance.from_json(written) is None
+    assert Provenance.from_json({**written, "settings": []}) is None
