@@ -404,13 +404,13 @@ FAULTS = (
         "tests/factory/test_head_place.py",
     ),
     Fault(
-        "verify loads no weights", "testing/files.py",
+        "verify loads no weights", "testing/weights_checks.py",
         "                problem = _load(subject, replace(entry, locations=(location,)))\n",
         "                problem = None\n",
         "tests/testing/test_files.py",
     ),
     Fault(
-        "verify runs no large network", "testing/claims.py",
+        "verify runs no large network", "testing/catalog_checks.py",
         '    if subject.level == "once":\n', "    if False:\n",
         "tests/testing/test_files.py",
     ),

@@ -1,8 +1,8 @@
-"""Write docs/reference/hookspec.md from the signatures and docstrings of the hooks.
+"""Generate docs/reference/hookspec.md from the signatures and docstrings of the hooks.
 
     python tools/hookspec_reference.py
 
-A test runs the tool again and compares.
+A test compares the file with the generated text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType
 
 from headstrip import hookspecs, spec
 from headstrip.images import preprocessing
-from headstrip.network import head as surgery
+from headstrip.network import head
 from headstrip.plugins import ENTRY_POINT_GROUP
 from headstrip.plugins.validation import REQUIRED
 from headstrip.system.atomic import write_atomically
@@ -26,9 +26,9 @@ VALUES = (
     (spec, "BackboneSpec"),
     (spec, "WeightsEntry"),
     (preprocessing, "Preprocessing"),
-    (surgery, "Stripped"),
+    (head, "Stripped"),
 )
-FUNCTIONS = ((surgery, "detach"),)
+FUNCTIONS = ((head, "detach"),)
 
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example):$", re.MULTILINE)
 _ITEM = re.compile(r"^(\w+): ", re.MULTILINE)
@@ -53,7 +53,7 @@ def reference() -> str:
         *sections(text_of(contract).partition("\n\n")[2]),
         f"The version of this contract is {hookspecs.API_VERSION}, the entry-point group is "
         f"`{ENTRY_POINT_GROUP}`. A hook may leave out arguments that it does not need. "
-        "It must not have defaults, `*` or `**`.",
+        "It must not have default values, `*` or `**`.",
         "",
         "| hook | what it does |",
         "|---|---|",
@@ -94,7 +94,7 @@ def sections(text: str) -> Iterator[str]:
 
 
 def section(title: str, body: str) -> Iterator[str]:
-    """Yield one section: an item a line where it has names."""
+    """Yield one section, with one line per named item."""
     items = _ITEM.split(body)[1:] if title != "Returns" else []
     if not items:
         yield from (f"**{title}** {inline(joined(body))}", "")
@@ -111,7 +111,7 @@ def signature(function: Node) -> str:
     arguments = ast.unparse(function.args).removeprefix("self").removeprefix(", ")
     returns = ast.unparse(function.returns) if function.returns else "None"
     if function.name in REQUIRED:
-        # None is for pluggy alone: a plugin that has the hook answers it.
+        # A plugin that implements the hook must not return None.
         returns = returns.removesuffix(" | None")
     line = f"{function.name}({arguments}) -> {returns}"
     if len(line) <= 95:
@@ -137,7 +137,7 @@ def text_of(node: Node) -> str:
 
 
 def module_text(module: ModuleType) -> str:
-    """Return a module's docstring after its first sentence."""
+    """Return the docstring of a module after its first paragraph."""
     return inspect.cleandoc(module.__doc__ or "").partition("\n\n")[2]
 
 
@@ -152,7 +152,7 @@ def joined(text: str) -> str:
 
 
 def inline(text: str) -> str:
-    """Write a docstring's code as Markdown's."""
+    """Convert the code marks of a docstring to Markdown."""
     return text.replace("``", "`")
 
 

@@ -1,4 +1,4 @@
-r"""Text from outside, made safe to print.
+r"""Make text from outside safe to print.
 
 File names, labels, catalogs, plugins, servers and errors of other libraries can contain characters
 that move a terminal's cursor, change its title, or reverse the order of the text after them.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    r"""Replace every character that a reader cannot see by an escape sequence in ASCII.
+    r"""Replace every invisible character by an escape sequence in ASCII.
 
-    These are control characters, newlines, characters that change the direction of text, and bytes
-    of file names that are not UTF-8. All other text stays unchanged, and so does the result of an
-    earlier call.
+    The function replaces control characters, newlines, characters that change the direction of
+    text, and bytes of file names that are not UTF-8. It keeps all other text, so calling it twice
+    gives the same result.
 
     Args:
         text: Any text, such as the name of a file.
@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Do what ``printable`` does, and keep the newlines."""
+    """Escape text like ``printable``, but keep newlines."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -34,6 +34,6 @@ def _visible(character: str) -> str:
     if character.isprintable():
         return character
     if "\udc80" <= character <= "\udcff":
-        # Python represents a byte of a file name that is not UTF-8 in this way.
+        # Python represents a byte of a file name that is not UTF-8 this way.
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

@@ -32,15 +32,26 @@ class Environment:
         """Run its Python."""
         return subprocess.run(
             [str(self.folder / "bin" / "python"), *map(str, arguments)],
-            cwd=cwd, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def pip(self, verb: str, *arguments: object, cwd: Path | None = None) -> Ran:
         """Install or build folders without a network: their build backend is here already."""
         return self.run(
-            "-m", "pip", verb, "--quiet", "--disable-pip-version-check", "--no-index",
-            "--no-deps", "--no-build-isolation", *arguments, cwd=cwd,
-        )  # fmt: skip
+            "-m",
+            "pip",
+            verb,
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-index",
+            "--no-deps",
+            "--no-build-isolation",
+            *arguments,
+            cwd=cwd,
+        )
 
     def install(self, *arguments: object, cwd: Path | None = None) -> None:
         """Install folders, as users do."""

@@ -26,9 +26,17 @@ SPEC = BackboneSpec(
     "net", "mylab", "mylab:net", "mylab", "image", (3, 8, 8), 8, 9, "V1", (("width", 8),)
 )
 ENTRY = WeightsEntry(
-    "V1", ("file.pth",), "00ff", (("width", 8),), 10, (3, 8, 8), "digits",
-    Preprocessing((8, 8), 8, (0.5,), (0.5,)), "CC0-1.0", (("accuracy", 0.9),),
-)  # fmt: skip
+    "V1",
+    ("file.pth",),
+    "00ff",
+    (("width", 8),),
+    10,
+    (3, 8, 8),
+    "digits",
+    Preprocessing((8, 8), 8, (0.5,), (0.5,)),
+    "CC0-1.0",
+    (("accuracy", 0.9),),
+)
 
 
 def described(file):

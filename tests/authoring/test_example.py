@@ -46,7 +46,7 @@ def test_a_user_builds_it_by_its_whole_name():
 
 
 def test_an_option_that_it_has_not_is_refused():
-    with pytest.raises(headstrip.PluginError, match=r"num_classes alone, and not \['depth'\]"):
+    with pytest.raises(headstrip.PluginError, match=r"option num_classes, not \['depth'\]"):
         build_encoder("example:tiny", weights=None, options={"depth": 3})
 
 

@@ -59,8 +59,14 @@ def test_its_catalog_is_what_it_shows(environment, folder):
 
 @pytest.mark.parametrize(
     "path",
-    [*(f"src/headstrip_example/{name}" for name in ("__init__.py", "catalog.tsv", "weights.tsv")),
-     "src/headstrip_example/py.typed", "tests/test_contract.py"],
-)  # fmt: skip
+    [
+        *(
+            f"src/headstrip_example/{name}"
+            for name in ("__init__.py", "catalog.tsv", "weights.tsv")
+        ),
+        "src/headstrip_example/py.typed",
+        "tests/test_contract.py",
+    ],
+)
 def test_it_is_the_example_plugin_under_another_name(path):
     assert NewPlugin("example").files()[path] == (EXAMPLE / path).read_text(encoding="utf-8")

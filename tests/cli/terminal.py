@@ -18,9 +18,11 @@ def in_terminal(
     master, slave = pty.openpty()
     child = subprocess.Popen(
         [sys.executable, *program, *arguments],
-        stdin=slave, stdout=slave, stderr=slave,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
         env={**os.environ, "PYTHONPATH": str(SOURCES), "TERM": "xterm", "COLUMNS": str(columns)},
-    )  # fmt: skip
+    )
     os.close(slave)
     shown = b""
     with child:

@@ -131,7 +131,7 @@ def test_what_the_plugin_prints_goes_to_stderr(package: Path, run: Run) -> None:
 
 def test_a_plugin_that_is_an_installed_copy_is_told_of(install: Install, run: Run) -> None:
     install()
-    assert "the copy that is installed" in run("catalog", "write", "mine").stderr
+    assert "wrote into the installed copy" in run("catalog", "write", "mine").stderr
 
 
 def test_another_folder_can_be_named(install: Install, run: Run, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_check_tells_a_change_of_order(package: Path, run: Run) -> None:
     path.write_text(head + wide + narrow)
     result = run("catalog", "check", "mine")
     assert result.exit_code == 1
-    assert "the rows were in another order" in result.stdout
+    assert "the rows had another order" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -213,12 +213,12 @@ def test_check_tells_a_change_of_order(package: Path, run: Run) -> None:
         ({'"wide": 9': '"a b.c": 9'}, "'a b.c' does not have the form of a backbone's name"),
         ({"in WIDTHS.items()": "in 2 * [*WIDTHS.items()]"}, "lists 'narrow' twice"),
         ({"width, classes = ": "raise ValueError('no'); "}, "raised ValueError: no in build_model"),
-        ({"dim=0": "default_weights='V1', dim=0"}, "names the default weights 'V1'"),
+        ({"dim=0": "default_weights='V1', dim=0"}, "has default_weights='V1'"),
         ({'("V2", "V1")': r'("V\t2", "V1")'}, "it contains a tab or a line break"),
         ({"(3, 8, 8)": "[3, 8, 8]"}, "another input_shape"),
         ({'("V2", "V1")': '("V1", "V1")'}, "have the same name: wide.V1"),
     ],
-)  # fmt: skip
+)
 def test_a_row_that_cannot_be_is_a_sentence_and_the_old_files_stay(
     package: Path, install: Install, run: Run, changes: dict[str, str], said: str
 ) -> None:
@@ -235,7 +235,7 @@ def test_a_plugin_that_lists_nothing_is_told_of_the_hook(install: Install, run: 
     install(NOTHING_LISTED)
     result = run("catalog", "write", "mine")
     assert result.exit_code == 1
-    assert "The plugin 'mine' (mine 1.0) lists no backbones. Give it the hook" in result.stderr
+    assert "The plugin 'mine' (mine 1.0) lists no backbones. Implement the hook" in result.stderr
 
 
 def test_a_broken_plugin_is_a_sentence(install: Install, run: Run) -> None:
@@ -246,7 +246,7 @@ def test_a_broken_plugin_is_a_sentence(install: Install, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("nobody", "is not installed"), ("vgg", "is headstrip's own")]
+    ("name", "said"), [("nobody", "is not installed"), ("vgg", "is part of headstrip")]
 )
 def test_only_the_catalog_of_ones_own_plugin_is_written(run: Run, name: str, said: str) -> None:
     for verb in ("write", "check"):
@@ -260,7 +260,7 @@ def test_a_plugin_without_a_package_cannot_ship_a_catalog(run: Run, site: Path) 
     use_registry(None)
     result = run("catalog", "write", "mine")
     assert result.exit_code == 2
-    assert "is the module 'mine_net' and no package" in result.stderr
+    assert "is the module 'mine_net', which cannot contain" in result.stderr
 
 
 def test_a_plugin_that_is_disabled_is_not_asked(install: Install, run: Run) -> None:

@@ -13,10 +13,14 @@ def completed(line: str, site: Path | None = None) -> list[str]:
     words = line.split(" ")
     # timm has names that begin alike.
     done = run_python(
-        "-m", "headstrip.cli", site=site, _HEADSTRIP_COMPLETE="bash_complete",
+        "-m",
+        "headstrip.cli",
+        site=site,
+        _HEADSTRIP_COMPLETE="bash_complete",
         HEADSTRIP_DISABLE_PLUGINS="timm",
-        COMP_WORDS=line, COMP_CWORD=str(len(words) - 1),
-    )  # fmt: skip
+        COMP_WORDS=line,
+        COMP_CWORD=str(len(words) - 1),
+    )
     assert done.stderr == ""
     return [answer.partition(",")[2] for answer in done.stdout.split()]
 
@@ -32,11 +36,13 @@ def test_names_of_backbones_are_completed(line: str) -> None:
 
 def test_qualified_names_and_tags_are_completed() -> None:
     assert completed("headstrip show torchvision:vit_l") == [
-        "torchvision:vit_l_16", "torchvision:vit_l_32",
-    ]  # fmt: skip
+        "torchvision:vit_l_16",
+        "torchvision:vit_l_32",
+    ]
     assert completed("headstrip show resnet50.IMAGENET1K") == [
-        "resnet50.IMAGENET1K_V2", "resnet50.IMAGENET1K_V1",
-    ]  # fmt: skip
+        "resnet50.IMAGENET1K_V2",
+        "resnet50.IMAGENET1K_V1",
+    ]
 
 
 def test_what_is_nobodys_completes_to_nothing() -> None:

@@ -58,8 +58,10 @@ def test_it_says_what_is_installed(run: Run, cache: Path) -> None:
     assert set(report["versions"]) >= {"torchvision", "timm", "numpy", "pillow", "pyarrow"}
     assert report["devices"]["cpu threads"] == torch.get_num_threads()
     assert report["cache"] == {
-        "folder": str(cache / "hub" / "checkpoints"), "writable": True, "free GB": 10000.0
-    }  # fmt: skip
+        "folder": str(cache / "hub" / "checkpoints"),
+        "writable": True,
+        "free GB": 10000.0,
+    }
     assert report["environment"]["TORCH_HOME"] == str(cache)
     assert report["problems"] == []
 
@@ -70,8 +72,13 @@ def test_the_report_can_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
     assert [line for line in result.stdout.splitlines() if not line.startswith(" ")] == [
-        "versions", "devices", "cache", "environment", "plugins", "problems",
-    ]  # fmt: skip
+        "versions",
+        "devices",
+        "cache",
+        "environment",
+        "plugins",
+        "problems",
+    ]
     assert "cpu threads 1" in lines
     assert "writable yes" in lines
     assert lines[-2:] == ["problems", "none"]
@@ -127,7 +134,7 @@ def test_a_cache_that_takes_no_files_is_a_problem(run: Run, cache: Path) -> None
     report = told(run, 1)
     assert report["cache"]["writable"] is False
     assert report["problems"][0]["problem"] == (
-        f"weights cannot be downloaded: {cache} takes no files"
+        f"weights cannot be downloaded: {cache} is not writable"
     )
     assert report["problems"][0]["remedy"].startswith("Set TORCH_HOME")
 
@@ -135,7 +142,7 @@ def test_a_cache_that_takes_no_files_is_a_problem(run: Run, cache: Path) -> None
 def test_a_full_disk_is_a_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 10**13, 10**8))
     report = told(run, 1)
-    assert report["problems"][0]["problem"].startswith("0.1 GB are free for downloaded weights in")
+    assert report["problems"][0]["problem"].startswith("only 0.1 GB are free for")
 
 
 def test_a_torch_that_cannot_be_imported_is_a_problem(site: Path) -> None:

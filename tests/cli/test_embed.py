@@ -77,13 +77,19 @@ def test_json_names_the_file_and_every_bad_image(
         ("photos", NAME, "none.pth", "out.parquet", "There is no weights file 'none.pth'"),
         ("photos", f"{NAME}.IMAGENET1K_V1", "a.pth", "out.parquet", "Leave one of them out"),
         ("photos", "nobody", "DEFAULT", "out.parquet", "There is no backbone 'nobody'"),
-        ("photos", "r3d_18", "DEFAULT", "out.parquet", "takes clips, and this command takes"),
+        ("photos", "r3d_18", "DEFAULT", "out.parquet", "takes video clips, but this command takes"),
     ],
 )
 def test_what_cannot_work_is_a_usage_error_before_any_work(
-    run: Run, photos: Path, tmp_path: Path, folder: str, name: str, weights: str, out: str,
+    run: Run,
+    photos: Path,
+    tmp_path: Path,
+    folder: str,
+    name: str,
+    weights: str,
+    out: str,
     told: str,
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "empty").mkdir()
     result = run("embed", tmp_path / folder, "-b", name, "--weights", weights, "-o", tmp_path / out)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -103,9 +109,12 @@ def test_a_damaged_weights_file_is_exit_code_1(run: Run, photos: Path, tmp_path:
 
 @pytest.mark.filterwarnings("default")
 def test_a_warning_is_a_sentence_on_stderr(
-    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf,
+    run: Run,
+    photos: Path,
+    tmp_path: Path,
+    weights_of: WeightsOf,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("headstrip.factory.measure.width_of_stripped", lambda *_: 7)
     result = run(
         "embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", tmp_path / "o.parquet"
@@ -118,9 +127,16 @@ def test_a_terminal_gets_a_progress_bar(
     photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     shown = in_terminal(
-        "embed", str(photos), "-b", NAME, "--weights", str(weights_of(NAME)),
-        "-o", str(tmp_path / "out.parquet"), columns=100,
-    )  # fmt: skip
+        "embed",
+        str(photos),
+        "-b",
+        NAME,
+        "--weights",
+        str(weights_of(NAME)),
+        "-o",
+        str(tmp_path / "out.parquet"),
+        columns=100,
+    )
     assert "4/4" in shown
     assert "2 of 4 images could not be embedded" in shown
 
@@ -138,16 +154,37 @@ def test_looking_first_writes_nothing(
     result = run("embed", photos, "-b", NAME, "--weights", weights, "--profile")
     assert "The bottleneck is the " in result.stdout
     result = run(
-        "embed", photos, "-b", NAME, "--weights", weights, "--calibrate", "--engine", "torch",
-        "--precision", "fp32", "--json",
-    )  # fmt: skip
+        "embed",
+        photos,
+        "-b",
+        NAME,
+        "--weights",
+        weights,
+        "--calibrate",
+        "--engine",
+        "torch",
+        "--precision",
+        "fp32",
+        "--json",
+    )
     (row,) = json.loads(result.stdout)
     assert (row["engine"], row["precision"]) == ("torch", "fp32")
     assert row["cosine_min"] > 0.99999
     result = run(
-        "embed", photos, "-b", NAME, "--weights", weights, "--calibrate", "--engine", "torch",
-        "--precision", "fp32", "--batch-size", "2",
-    )  # fmt: skip
+        "embed",
+        photos,
+        "-b",
+        NAME,
+        "--weights",
+        weights,
+        "--calibrate",
+        "--engine",
+        "torch",
+        "--precision",
+        "fp32",
+        "--batch-size",
+        "2",
+    )
     assert "within the tolerance: --batch-size 2 --threads 1 --engine torch" in result.stdout
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -155,7 +192,7 @@ def test_looking_first_writes_nothing(
 def test_without_a_file_to_write_it_is_a_usage_error(run: Run, photos: Path) -> None:
     result = run("embed", photos, "-b", NAME)
     assert result.exit_code == 2
-    assert "Name the file to write with -o OUT" in result.stderr
+    assert "Pass -o OUT to write embeddings" in result.stderr
 
 
 def test_the_engine_that_was_chosen_is_told(
@@ -193,9 +230,17 @@ def test_a_device_that_is_not_there_is_a_sentence(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf, device: str
 ) -> None:
     result = run(
-        "embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", tmp_path / "out.parquet",
-        "--device", device,
-    )  # fmt: skip
+        "embed",
+        photos,
+        "-b",
+        NAME,
+        "--weights",
+        weights_of(NAME),
+        "-o",
+        tmp_path / "out.parquet",
+        "--device",
+        device,
+    )
     assert result.exit_code == 2
     assert f"device='{device}' cannot be used here" in result.stderr
     assert not list(tmp_path.glob("out*"))

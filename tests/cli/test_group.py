@@ -19,6 +19,7 @@ from tests.distributions import SOURCES, catalog_of, install_distribution, run_p
 from headstrip import BackboneSpec, __version__
 from headstrip.cli import main
 from headstrip.cli.group import COMMANDS
+from headstrip.cli.help_sections import SectionedCommand
 from headstrip.registry.registry import get_registry
 
 BROKEN = "print('noise')\nraise SystemExit('stop')\n"
@@ -49,6 +50,19 @@ def test_every_command_prints_json_and_has_help_for_every_option(name: str, run:
         assert "--json" in {flag for option in options for flag in option.opts}
         assert all(option.help for option in options)
     assert run(name, "-h").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["embed", "neighbors"])
+def test_help_under_headings_shows_every_option_once(name: str, run: Run) -> None:
+    found = command(name)
+    assert isinstance(found, SectionedCommand)
+    options = [option for option in found.params if isinstance(option, click.Option)]
+    assert {one for names in found.sections.values() for one in names} <= {
+        option.name for option in options
+    }
+    lines = [line.strip() for line in run(name, "--help").stdout.splitlines()]
+    for option in options:
+        assert sum(line.startswith(option.opts[0]) for line in lines) == 1
 
 
 def test_every_module_of_a_command_is_in_the_table() -> None:
@@ -100,7 +114,7 @@ def test_an_error_that_nobody_foresaw_is_a_sentence_too(
     monkeypatch.setattr("headstrip.registry.registry.Registry.short_name", fail)
     result = run("list")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: RuntimeError: the sky fell. `headstrip --debug")
+    assert result.stderr.startswith("Error: RuntimeError: the sky fell. Run `headstrip --debug")
 
 
 def test_an_interruption_is_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,15 +166,16 @@ def test_no_plugin_takes_built_in_ones_and_all(run: Run) -> None:
 def test_no_plugin_of_a_name_that_is_nobodys_is_told(run: Run) -> None:
     result = run("--no-plugin", "nobody", "list")
     assert result.exit_code == 2
-    assert "--no-plugin names 'nobody', and there is no such plugin" in result.stderr
+    assert "--no-plugin 'nobody': no such plugin is installed" in result.stderr
 
 
 def test_a_reader_that_stops_is_no_error() -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "headstrip.cli", "list", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(SOURCES)},
-    )  # fmt: skip
+    )
     assert child.stdout is not None
     assert child.stderr is not None
     with child, child.stdout, child.stderr:
@@ -185,11 +200,24 @@ def test_ctrl_c_while_a_folder_is_embedded_leaves_nothing(
     results = tmp_path / "results"
     results.mkdir()
     child = subprocess.Popen(
-        [sys.executable, "-m", "headstrip.cli", "embed", str(photos), "-b", "squeezenet1_1",
-         "--weights", str(weights), "-o", str(results / "out.parquet")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            "-m",
+            "headstrip.cli",
+            "embed",
+            str(photos),
+            "-b",
+            "squeezenet1_1",
+            "--weights",
+            str(weights),
+            "-o",
+            str(results / "out.parquet"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(SOURCES)},
-    )  # fmt: skip
+    )
     while child.poll() is None and not list(results.iterdir()):
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)

@@ -6,9 +6,17 @@ import pytest
 from tests.distributions import run_python
 
 HEAVY = {
-    "torch", "torchvision", "timm", "transformers", "huggingface_hub", "numpy", "PIL", "pyarrow",
-    "rich", "safetensors",
-}  # fmt: skip
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "huggingface_hub",
+    "numpy",
+    "PIL",
+    "pyarrow",
+    "rich",
+    "safetensors",
+}
 
 TORCH_FREE = (
     "headstrip",

@@ -42,15 +42,24 @@ def test_in_a_pipe_there_is_a_line_a_backbone_and_nothing_else(run: Run) -> None
 
 def test_a_line_has_width_parameters_input_and_weights(run: Run) -> None:
     assert run("list", "torchvision:resnet18").stdout.split() == [
-        "resnet18", "resnet", "512", "11.7M", "3x224x224", "IMAGENET1K_V1",
-    ]  # fmt: skip
+        "resnet18",
+        "resnet",
+        "512",
+        "11.7M",
+        "3x224x224",
+        "IMAGENET1K_V1",
+    ]
 
 
 @pytest.mark.parametrize("pattern", ["vit*", "torchvision:vit*", "vit_?_??"])
 def test_a_pattern_is_over_bare_and_qualified_names(run: Run, pattern: str) -> None:
     assert chosen(run, pattern) == [
-        "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32",
-    ]  # fmt: skip
+        "vit_b_16",
+        "vit_b_32",
+        "vit_h_14",
+        "vit_l_16",
+        "vit_l_32",
+    ]
 
 
 def test_options_narrow_it_down(run: Run) -> None:
@@ -66,8 +75,8 @@ def test_options_narrow_it_down(run: Run) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("--max-params", "many", "'many' is not a number such as 30M"),
-        ("--input", "big", "'big' is not a size such as 224"),
+        ("--max-params", "many", "'many' is not a number. Pass one such as 30M"),
+        ("--input", "big", "'big' is not a size. Pass one such as 224"),
         ("--dim", "wide", "'wide' is not a valid integer"),
         ("--task", "sound", "'sound' is not one of 'image', 'video'"),
     ],
@@ -83,10 +92,10 @@ def test_a_value_that_cannot_be_read_is_a_usage_error(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["resnet"], "No backbone matches 'resnet'; '*resnet*' matches "),
-        (["nobody*"], "No backbone matches 'nobody*'; `headstrip list` prints all names."),
+        (["resnet"], "No backbone matches 'resnet'. '*resnet*' matches "),
+        (["nobody*"], "No backbone matches 'nobody*'. Run `headstrip list` to see all names."),
         (["--dim", "7"], "No backbone matches the option."),
-        (["vit*", "--dim", "7"], "No backbone matches all the options together."),
+        (["vit*", "--dim", "7"], "No backbone matches all options together."),
     ],
 )
 def test_nothing_found_is_told_on_stderr(run: Run, arguments: list[str], told: str) -> None:
@@ -98,11 +107,19 @@ def test_nothing_found_is_told_on_stderr(run: Run, arguments: list[str], told: s
 def test_json_has_all_of_the_catalog(run: Run) -> None:
     (row,) = json.loads(run("list", "vit_h_14", "--json").stdout)
     assert row == {
-        "name": "vit_h_14", "source": "torchvision", "qualified_name": "torchvision:vit_h_14",
-        "family": "vit", "plugin": "vit", "task": "image", "input_shape": [3, 518, 518],
-        "dim": 1280, "params": 633470440, "law": "exact",
-        "default_weights": "IMAGENET1K_SWAG_E2E_V1", "options": {},
-    }  # fmt: skip
+        "name": "vit_h_14",
+        "source": "torchvision",
+        "qualified_name": "torchvision:vit_h_14",
+        "family": "vit",
+        "plugin": "vit",
+        "task": "image",
+        "input_shape": [3, 518, 518],
+        "dim": 1280,
+        "params": 633470440,
+        "law": "exact",
+        "default_weights": "IMAGENET1K_SWAG_E2E_V1",
+        "options": {},
+    }
     assert len(json.loads(run("list", "--json").stdout)) == len(get_registry().specs())
 
 
@@ -113,9 +130,8 @@ def test_json_of_nothing_is_an_empty_list(run: Run) -> None:
 
 def install(site: Path, source: str, *names: str) -> None:
     specs = [
-        BackboneSpec(name, source, "resnet", source, "image", (3, 8, 8), 4, 999)
-        for name in names
-    ]  # fmt: skip
+        BackboneSpec(name, source, "resnet", source, "image", (3, 8, 8), 4, 999) for name in names
+    ]
     module = f"listed_{source}"
     files = {f"{module}/__init__.py": "", f"{module}/catalog.tsv": catalog_of(*specs)}
     install_distribution(site, f"listed-{source}", {source: module}, files)
@@ -148,9 +164,7 @@ def test_a_licence_chooses_those_with_weights_under_it_and_imports_nothing(run: 
 
 
 def test_a_law_chooses_those_that_state_it(run: Run) -> None:
-    rows = json.loads(
-        run("list", "--law", "declared", "--source", "torchvision", "--json").stdout
-    )  # fmt: skip
+    rows = json.loads(run("list", "--law", "declared", "--source", "torchvision", "--json").stdout)
     assert [row["name"] for row in rows] == ["squeezenet1_0", "squeezenet1_1"]
 
 
@@ -166,7 +180,7 @@ def test_a_source_that_is_disabled_is_told_so(run: Run, arguments: list[str]) ->
     result = run("--no-plugin", "timm", "list", *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(
-        "No backbone of the source 'timm' is listed: 'timm' is blocked: disabled by "
+        "The source 'timm' lists no backbones: 'timm' is blocked: disabled by "
     )
 
 
@@ -178,4 +192,4 @@ def test_a_plugin_without_a_catalog_is_told_so(run: Run, site: Path) -> None:
 
 def test_one_option_alone_is_not_called_several(run: Run) -> None:
     assert "matches the option" in run("list", "--license", "nothing").stderr
-    assert "all the options together" in run("list", "vit*", "--license", "nothing").stderr
+    assert "all options together" in run("list", "vit*", "--license", "nothing").stderr

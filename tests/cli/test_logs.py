@@ -63,7 +63,7 @@ def test_an_unknown_level_is_a_usage_error(run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HEADSTRIP_LOG", "loud")
     result = run("list")
     assert result.exit_code == 2
-    assert "HEADSTRIP_LOG='loud' is not a level. Use one of warning, info, debug." in result.stderr
+    assert "'loud' is not a log level. Use one of warning, info, debug." in result.stderr
 
 
 def test_what_a_terminal_would_act_on_is_escaped_and_levels_are_put_back(

@@ -41,14 +41,14 @@ def test_the_folder_has_the_plugins_name_and_all_its_files(run: Run, here: Path)
     result = run("new-plugin", "mylab")
     assert result.exit_code == 0
     assert written(here) == [f"mylab/{file}" for file in FILES]
-    assert "headstrip-mylab is in ./mylab." in result.stdout
+    assert "Created headstrip-mylab in ./mylab" in result.stdout
     assert "  pip install -e ./mylab\n  headstrip verify 'mylab:*'\n" in result.stdout
 
 
 def test_the_choice_of_a_licence_is_the_authors_and_is_said_so(run: Run, here: Path) -> None:
     assert "has no licence yet" in run("new-plugin", "mylab").stdout
-    assert "No licence is chosen yet" in Path("mylab/pyproject.toml").read_text()
-    assert "choose a licence" in Path("mylab/README.md").read_text()
+    assert "Choose a licence" in Path("mylab/pyproject.toml").read_text()
+    assert "Choose a licence" in Path("mylab/README.md").read_text()
     assert not list(here.rglob("LICENSE*"))
 
 
@@ -81,7 +81,7 @@ def test_what_is_there_already_stays_as_it_is(run: Run, here: Path, thing: str) 
         place.symlink_to("nowhere")
     result = run("new-plugin", "mylab")
     assert result.exit_code == 2
-    assert "'mylab' is there already, and stays as it is" in result.stderr
+    assert "'mylab' already exists, and headstrip does not change it" in result.stderr
     assert [path.name for path in here.iterdir()] == ["mylab"]
     assert thing != "file" or place.read_text() == "mine"
 
@@ -89,7 +89,7 @@ def test_what_is_there_already_stays_as_it_is(run: Run, here: Path, thing: str) 
 def test_where_there_is_no_folder_nothing_is_made(run: Run, here: Path) -> None:
     result = run("new-plugin", "mylab", "--to", "no/where")
     assert result.exit_code == 2
-    assert "There is no folder 'no' to make it in." in result.stderr
+    assert "There is no folder 'no'. Create it" in result.stderr
     assert list(here.iterdir()) == []
 
 
@@ -97,7 +97,7 @@ def test_where_there_is_no_folder_nothing_is_made(run: Run, here: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_a_sentence(run: Run) -> None:
     result = run("new-plugin", "mylab", "--to", "/proc/mylab")
     assert result.exit_code == 1
-    assert "Error: '/proc/mylab' cannot be made (" in result.stderr
+    assert "Error: '/proc/mylab' cannot be created (" in result.stderr
 
 
 def test_a_disk_that_fills_up_leaves_nothing(
@@ -113,15 +113,34 @@ def test_a_disk_that_fills_up_leaves_nothing(
     monkeypatch.setattr(Path, "write_text", fill)
     result = run("new-plugin", "mylab")
     assert result.exit_code == 1
-    assert "'mylab' cannot be made (No space left on device)" in result.stderr
+    assert "'mylab' cannot be created (No space left on device)" in result.stderr
     assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "my lab", "my.lab", "my/lab", "../lab", "labör", "_lab", "lab-", "lab_", "-", "a:b",
-     "headstrip", "torchvision", "timm", "Timm", "hf", "example", "efficientnet_lite", *BUILT_IN],
-)  # fmt: skip
+    [
+        "",
+        "my lab",
+        "my.lab",
+        "my/lab",
+        "../lab",
+        "labör",
+        "_lab",
+        "lab-",
+        "lab_",
+        "-",
+        "a:b",
+        "headstrip",
+        "torchvision",
+        "timm",
+        "Timm",
+        "hf",
+        "example",
+        "efficientnet_lite",
+        *BUILT_IN,
+    ],
+)
 def test_a_name_that_no_new_plugin_can_have_is_refused(run: Run, here: Path, name: str) -> None:
     result = run("new-plugin", "--", name)
     assert result.exit_code == 2
@@ -133,7 +152,7 @@ def test_a_name_that_an_installed_plugin_has_is_refused(run: Run, site: Path) ->
     install_distribution(site, "their-nets", {"mylab": "their_nets"}, {"their_nets.py": ""})
     result = run("new-plugin", "mylab")
     assert result.exit_code == 2
-    assert "a plugin of that name is installed, of their-nets 1.0. Choose another." in result.stderr
+    assert "an installed plugin has that name (their-nets 1.0). Choose another" in result.stderr
 
 
 def test_the_name_of_ones_own_installed_plugin_is_not(run: Run, site: Path) -> None:

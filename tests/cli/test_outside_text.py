@@ -101,9 +101,12 @@ ARGUMENTS = [
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=range(len(ARGUMENTS)))
 def test_an_argument_is_quoted_visibly(
-    run: Run, arguments: list[str], options: list[str], tmp_path: Path,
+    run: Run,
+    arguments: list[str],
+    options: list[str],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = check(run(*arguments, *options))
     assert result.exit_code in {1, 2}
@@ -115,13 +118,27 @@ def _hostile_plugin(site: Path) -> None:
     """A plugin whose catalog, weights, labels and errors are hostile."""
     line = HOSTILE.replace("\n", "").replace("\r", "").replace("\udcff", "")
     spec = BackboneSpec(
-        "net", "evil", f"evil:{line}", "evil", "image", (3, 8, 8), 3, 9, f"T{line}",
-        ((line, line),), "exact",
-    )  # fmt: skip
+        "net",
+        "evil",
+        f"evil:{line}",
+        "evil",
+        "image",
+        (3, 8, 8),
+        3,
+        9,
+        f"T{line}",
+        ((line, line),),
+        "exact",
+    )
     entry = WeightsEntry(
-        f"T{line}", (f"https://example.org/{line}",), license=line, labels=line,
-        options=((line, line),), metrics=((line, line),), num_classes=2,
-    )  # fmt: skip
+        f"T{line}",
+        (f"https://example.org/{line}",),
+        license=line,
+        labels=line,
+        options=((line, line),),
+        metrics=((line, line),),
+        num_classes=2,
+    )
     files = {
         "evil_net/__init__.py": f"raise ValueError({HOSTILE!r})\n",
         "evil_net/catalog.tsv": catalog_of(spec),
@@ -151,9 +168,12 @@ def _hostile_plugin(site: Path) -> None:
     ids=" ".join,
 )
 def test_what_a_plugin_says_is_quoted_visibly(
-    run: Run, arguments: list[str], options: list[str], monkeypatch: pytest.MonkeyPatch,
+    run: Run,
+    arguments: list[str],
+    options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / f"home{HOSTILE}"))
     monkeypatch.setenv(f"HEADSTRIP_{HOSTILE}", HOSTILE)
     result = check(run(*arguments, *options))
@@ -164,9 +184,13 @@ def test_what_a_plugin_says_is_quoted_visibly(
 @pytest.mark.usefixtures("_hostile_plugin")
 def test_a_shell_completes_no_name_with_a_control_character(site: Path) -> None:
     done = run_python(
-        "-m", "headstrip.cli", site=site, _HEADSTRIP_COMPLETE="bash_complete",
-        COMP_WORDS="headstrip show evil:net.T", COMP_CWORD="2",
-    )  # fmt: skip
+        "-m",
+        "headstrip.cli",
+        site=site,
+        _HEADSTRIP_COMPLETE="bash_complete",
+        COMP_WORDS="headstrip show evil:net.T",
+        COMP_CWORD="2",
+    )
     assert done.stdout.strip() == ""
 
 

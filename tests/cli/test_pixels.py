@@ -90,7 +90,15 @@ def test_what_is_no_range_or_colour_is_refused_before_anything_is_built(
 
 def test_a_range_below_zero_is_no_option(run: Run, pictures: Path, weights_of: WeightsOf) -> None:
     result = run(
-        "classify", pictures / "12.tif", "-b", NAME, "--weights", weights_of(NAME),
-        "--value-range", "-1000,3000", "-k", 1,
-    )  # fmt: skip
+        "classify",
+        pictures / "12.tif",
+        "-b",
+        NAME,
+        "--weights",
+        weights_of(NAME),
+        "--value-range",
+        "-1000,3000",
+        "-k",
+        1,
+    )
     assert result.exit_code == 0

@@ -82,8 +82,13 @@ def _installed(site: Path) -> None:
 def test_a_row_says_what_became_of_a_plugin(run: Run) -> None:
     result = run("plugins", "--timeout", 60)
     assert result.stdout.splitlines()[0].split() == [
-        "name", "origin", "status", "rows", "seconds", "reason"
-    ]  # fmt: skip
+        "name",
+        "origin",
+        "status",
+        "rows",
+        "seconds",
+        "reason",
+    ]
     rows = {line.split()[0]: line.split() for line in result.stdout.splitlines()}
     assert result.exit_code == 0
     assert rows["good"][1:5] == ["good", "1.0", "loaded", "0"]
@@ -139,11 +144,17 @@ def test_a_plugin_that_hangs_crashes_or_ends_its_process_costs_itself_alone(
     assert (found["good"]["status"], found["good"]["error"]) == ("loaded", None)
 
 
-@pytest.mark.parametrize(("dim", "error"), [
-    (12, None),
-    (13, "the catalog says width 13 for 'net:net', and the network has 12; "
-         "`headstrip catalog write net` corrects it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dim", "error"),
+    [
+        (12, None),
+        (
+            13,
+            "the catalog claims width 13 for 'net:net', but the network has 12; "
+            "`headstrip catalog write net` corrects it",
+        ),
+    ],
+)
 def test_a_catalog_that_claims_another_width_is_reported(
     run: Run, site: Path, dim: int, error: str | None
 ) -> None:

@@ -49,7 +49,7 @@ def test_a_failure_says_which_check_and_what_was_seen(run: Run, site: Path) -> N
     assert first == "lab:tiny  exact  3x16x16  real  passed 23/23, weights not read"
     assert second == (
         "lab:wrong  exact  3x16x16  real  failed 1/23  width: the widths differ: the catalog "
-        "claims 7, the probe sees 6, the probe sees for real 6, the forward gives 6"
+        "claims 7, meta gives 6, meta gives after a real build 6, the forward pass gives 6"
     )
     assert last == "2 backbones (2 run for real): 1 failed, weights of 2 not read"
 
@@ -99,9 +99,12 @@ def test_json_has_every_result(run: Run, site: Path) -> None:
     result = run("verify", "lab:tiny", "--json")
     (report,) = json.loads(result.stdout)
     assert {key: report[key] for key in ("backbone", "level", "law", "input_shape", "passed")} == {
-        "backbone": "lab:tiny", "level": "real", "law": "exact", "input_shape": [3, 16, 16],
+        "backbone": "lab:tiny",
+        "level": "real",
+        "law": "exact",
+        "input_shape": [3, 16, 16],
         "passed": True,
-    }  # fmt: skip
+    }
     assert [one["check"] for one in report["results"]] == list(CHECKS)
     assert {one["status"] for one in report["results"]} == {"passed"}
 
@@ -109,7 +112,7 @@ def test_json_has_every_result(run: Run, site: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "reason"),
     [
-        ("lab:*", "No backbone matches 'lab:*'; `headstrip list` prints all names."),
+        ("lab:*", "No backbone matches 'lab:*'. Run `headstrip list` to see all names."),
         ("resnet51", "There is no backbone 'resnet51'."),
         ("resnet18.IMAGENET1K_V1", "has the tag 'IMAGENET1K_V1'"),
     ],

@@ -96,7 +96,7 @@ def test_settings_of_a_file_are_bounded_like_those_of_a_caller(
     ("number", "remedy"),
     [
         (errno.ENOSPC, "Make room there"), (errno.EACCES, "Change the permissions"),
-        (errno.EROFS, "file system that can be written to"), (errno.EDQUOT, "quota"),
+        (errno.EROFS, "writable file system"), (errno.EDQUOT, "quota"),
         (errno.EMFILE, "ulimit -n"), (errno.EIO, "The disk reports an error"),
         (errno.EFBIG, "ulimit -f"), (errno.ENOMEM, "not enough memory"),
     ],

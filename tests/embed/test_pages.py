@@ -126,8 +126,8 @@ def test_the_command_says_it_on_stderr_and_in_json(folder: Path, tmp_path: Path)
     done = CliRunner().invoke(main, [*line, str(tmp_path / "x.parquet"), "--json"])
     assert json.loads(done.stdout)["several_pages"] == 2
     assert done.stderr == (
-        "2 files have several pages or frames, and only the first is used (a.tif: 3, b.gif: 3). "
-        "Pass --pages all for all.\n"
+        "2 files have several pages or frames; headstrip used only the first (a.tif: 3, b.gif: 3). "
+        "Pass --pages all to embed every page.\n"
     )
     done = CliRunner().invoke(main, [*line, str(tmp_path / "y.parquet"), "--pages", "all"])
     assert (done.exit_code, done.stderr) == (0, "")

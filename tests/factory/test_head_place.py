@@ -100,16 +100,16 @@ def plugin(network: type[Net], path: str, **options: Any) -> object:
 
 
 WRONG = [
-    (Net, "hidden", {}, "the head fails on what the backbone gives, (2, 4): RuntimeError"),
+    (Net, "hidden", {}, "the head fails on the backbone's output of shape (2, 4): RuntimeError"),
     # Every layer is as wide as the next: shapes alone say nothing.
-    (Net, "hidden", {"num_classes": 6}, "was at 'hidden', and the network's forward computes"),
+    (Net, "hidden", {"num_classes": 6}, "was at 'hidden', but the network's forward pass computes"),
     (Net, "hidden", {"hidden": 5}, "does not work as an encoder .*: it failed on input"),
-    (Net, "aux", {}, "fails on what the backbone gives"),
-    (Net, "aux", {"num_classes": 6}, "was at 'aux', which the network's forward never calls"),
-    (AsLogProbabilities, "fc", {}, "was at 'fc', and the network's forward computes with what"),
-    (ReadingAValue, "hidden", {"num_classes": 6}, "was at 'hidden', and the network's forward"),
-    (UsedTwice, "fc", {"num_classes": 6}, "which the network's forward calls 2 times"),
-    (Net, "features", {"hidden": 5}, "gives the shape (2, 5), and the untouched network gives"),
+    (Net, "aux", {}, "fails on the backbone's output"),
+    (Net, "aux", {"num_classes": 6}, "was at 'aux', which the network's forward pass never calls"),
+    (AsLogProbabilities, "fc", {}, "was at 'fc', but the network's forward pass computes more"),
+    (ReadingAValue, "hidden", {"num_classes": 6}, "was at 'hidden', but the network's"),
+    (UsedTwice, "fc", {"num_classes": 6}, "which the network's forward pass calls 2 times"),
+    (Net, "features", {"hidden": 5}, "gives the shape (2, 5), but the untouched network gives"),
 ]  # fmt: skip
 
 

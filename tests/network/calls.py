@@ -60,17 +60,39 @@ def maybe(draw: st.DrawFn, make: Callable[[], Any]) -> Any:
 def pointwise(draw: st.DrawFn) -> Call:
     x = draw(inputs())
     function = draw(
-        st.sampled_from([
-            F.relu, F.relu6, F.elu, F.selu, F.celu, F.leaky_relu, F.silu, F.mish, F.hardtanh,
-            F.hardswish, F.hardsigmoid, F.gelu, F.softplus, F.sigmoid, F.tanh, torch.relu,
-            torch.sigmoid, torch.tanh, Tensor.relu, Tensor.sigmoid, Tensor.tanh,
-        ])
-    )  # fmt: skip
+        st.sampled_from(
+            [
+                F.relu,
+                F.relu6,
+                F.elu,
+                F.selu,
+                F.celu,
+                F.leaky_relu,
+                F.silu,
+                F.mish,
+                F.hardtanh,
+                F.hardswish,
+                F.hardsigmoid,
+                F.gelu,
+                F.softplus,
+                F.sigmoid,
+                F.tanh,
+                torch.relu,
+                torch.sigmoid,
+                torch.tanh,
+                Tensor.relu,
+                Tensor.sigmoid,
+                Tensor.tanh,
+            ]
+        )
+    )
     inplace = {F.relu, F.relu6, F.selu, F.silu, F.mish, F.hardswish, F.hardsigmoid}
     if function in inplace and draw(st.booleans()):
-        return Call(function, (x, True)) if draw(st.booleans()) else Call(
-            function, (x,), {"inplace": True}
-        )  # fmt: skip
+        return (
+            Call(function, (x, True))
+            if draw(st.booleans())
+            else Call(function, (x,), {"inplace": True})
+        )
     if function in {F.elu, F.celu, F.leaky_relu} and draw(st.booleans()):
         return Call(function, (x, 0.5), {"inplace": draw(st.booleans())})
     if function is F.gelu and draw(st.booleans()):
@@ -186,12 +208,16 @@ def attention(draw: st.DrawFn) -> Call:
     value = values(draw, query, *lead, keys, other)
     shapes = [(queries, keys), (1, keys), (lead[0], 1, queries, keys), (*lead, queries, keys)]
     mask = draw(
-        st.sampled_from([
-            None, None, torch.ones(draw(st.sampled_from(shapes)), dtype=torch.bool),
-            torch.zeros(draw(st.sampled_from(shapes)), dtype=query.dtype),
-            values(draw, query, queries, keys),
-        ])
-    )  # fmt: skip
+        st.sampled_from(
+            [
+                None,
+                None,
+                torch.ones(draw(st.sampled_from(shapes)), dtype=torch.bool),
+                torch.zeros(draw(st.sampled_from(shapes)), dtype=query.dtype),
+                values(draw, query, queries, keys),
+            ]
+        )
+    )
     causal = draw(st.booleans())
     if draw(st.booleans()):
         return Call(F.scaled_dot_product_attention, (query, key, value, mask, 0.0, causal))
@@ -226,18 +252,37 @@ def projected_attention(draw: st.DrawFn) -> Call:
         extra |= {"use_separate_proj_weight": True, **dict(zip(names, square, strict=True))}
     added = [torch.rand(1, 1, width).to(dtype)] * 2 if draw(st.integers(0, 3)) == 0 else [None] * 2
     positional = (
-        query, key, key, width, heads, None if separate else values(draw, query, 3 * width, width),
-        maybe(draw, lambda: values(draw, query, 3 * width)), *added, draw(st.booleans()), 0.0,
-        values(draw, query, out, width), maybe(draw, lambda: values(draw, query, out)),
-    )  # fmt: skip
+        query,
+        key,
+        key,
+        width,
+        heads,
+        None if separate else values(draw, query, 3 * width, width),
+        maybe(draw, lambda: values(draw, query, 3 * width)),
+        *added,
+        draw(st.booleans()),
+        0.0,
+        values(draw, query, out, width),
+        maybe(draw, lambda: values(draw, query, out)),
+    )
     extra["training"] = draw(st.booleans())
     if draw(st.booleans()):
         return Call(F.multi_head_attention_forward, positional, extra)
     names = (
-        "query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight",
-        "in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "dropout_p", "out_proj_weight",
+        "query",
+        "key",
+        "value",
+        "embed_dim_to_check",
+        "num_heads",
+        "in_proj_weight",
+        "in_proj_bias",
+        "bias_k",
+        "bias_v",
+        "add_zero_attn",
+        "dropout_p",
+        "out_proj_weight",
         "out_proj_bias",
-    )  # fmt: skip
+    )
     named = {**dict(zip(names, positional, strict=True)), **extra}
     return Call(F.multi_head_attention_forward, (), named)
 
@@ -249,9 +294,15 @@ def attention_module(draw: st.DrawFn) -> Call:
     width, own = heads * draw(st.integers(1, 4)), draw(st.sampled_from([None, 3]))
     first, batched = draw(st.booleans()), draw(st.booleans())
     module = nn.MultiheadAttention(
-        width, heads, bias=draw(st.booleans()), add_bias_kv=draw(st.booleans()),
-        add_zero_attn=draw(st.booleans()), kdim=own, vdim=own, batch_first=first,
-    ).eval()  # fmt: skip
+        width,
+        heads,
+        bias=draw(st.booleans()),
+        add_bias_kv=draw(st.booleans()),
+        add_zero_attn=draw(st.booleans()),
+        kdim=own,
+        vdim=own,
+        batch_first=first,
+    ).eval()
     length, keys, batch = draw(SIDES), draw(SIDES), draw(SIDES)
 
     def tokens(count: int, wide: int) -> Tensor:
@@ -276,8 +327,16 @@ class _Calling:
 
 
 CALLS = {
-    "pointwise": pointwise(), "softmax": softmax(), "normalize": normalize(),
-    "dropout": dropout(), "batch norm": batch_norm(), "layer norm": layer_norm(),
-    "group norm": group_norm(), "linear": linear(), "conv2d": conv2d(), "attention": attention(),
-    "projected attention": projected_attention(), "attention module": attention_module(),
-}  # fmt: skip
+    "pointwise": pointwise(),
+    "softmax": softmax(),
+    "normalize": normalize(),
+    "dropout": dropout(),
+    "batch norm": batch_norm(),
+    "layer norm": layer_norm(),
+    "group norm": group_norm(),
+    "linear": linear(),
+    "conv2d": conv2d(),
+    "attention": attention(),
+    "projected attention": projected_attention(),
+    "attention module": attention_module(),
+}

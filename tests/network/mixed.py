@@ -10,14 +10,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda x: F.relu(x, inplace=True), lambda x: F.relu6(x, True), F.elu, F.selu, F.celu,
-    lambda x: F.leaky_relu(x, 0.2), lambda x: F.gelu(x, approximate="tanh"), F.silu, F.mish,
-    F.hardtanh, F.hardswish, F.hardsigmoid, F.softplus, torch.relu, torch.sigmoid, torch.tanh,
-    lambda x: x.relu(), lambda x: x.sigmoid(), lambda x: x.tanh(), F.sigmoid, F.tanh,
-    lambda x: F.softmax(x, -1), lambda x: x.softmax(1), lambda x: torch.softmax(x, dim=-1),
-    lambda x: F.log_softmax(x, dim=1), lambda x: F.normalize(x, dim=-1),
-    lambda x: F.dropout(x, 0.5, False), lambda x: F.dropout(x, 0.1),
-)  # fmt: skip
+    lambda x: F.relu(x, inplace=True),
+    lambda x: F.relu6(x, True),
+    F.elu,
+    F.selu,
+    F.celu,
+    lambda x: F.leaky_relu(x, 0.2),
+    lambda x: F.gelu(x, approximate="tanh"),
+    F.silu,
+    F.mish,
+    F.hardtanh,
+    F.hardswish,
+    F.hardsigmoid,
+    F.softplus,
+    torch.relu,
+    torch.sigmoid,
+    torch.tanh,
+    lambda x: x.relu(),
+    lambda x: x.sigmoid(),
+    lambda x: x.tanh(),
+    F.sigmoid,
+    F.tanh,
+    lambda x: F.softmax(x, -1),
+    lambda x: x.softmax(1),
+    lambda x: torch.softmax(x, dim=-1),
+    lambda x: F.log_softmax(x, dim=1),
+    lambda x: F.normalize(x, dim=-1),
+    lambda x: F.dropout(x, 0.5, False),
+    lambda x: F.dropout(x, 0.1),
+)
 
 
 class Function(nn.Module):
@@ -44,14 +65,28 @@ class AttentionPool(nn.Module):
         x = torch.cat([x.mean(0, keepdim=True), x])
         bias = torch.cat([self.q.bias, self.k.bias, self.v.bias])
         parts = {
-            "use_separate_proj_weight": True, "q_proj_weight": self.q.weight,
-            "k_proj_weight": self.k.weight, "v_proj_weight": self.v.weight, "training": False,
+            "use_separate_proj_weight": True,
+            "q_proj_weight": self.q.weight,
+            "k_proj_weight": self.k.weight,
+            "v_proj_weight": self.v.weight,
+            "training": False,
             "need_weights": self.named,
-        }  # fmt: skip
+        }
         first = (
-            x, x, x, x.shape[-1], self.heads, None, bias, None, None, False, 0.0, self.c.weight,
+            x,
+            x,
+            x,
+            x.shape[-1],
+            self.heads,
+            None,
+            bias,
+            None,
+            None,
+            False,
+            0.0,
+            self.c.weight,
             self.c.bias,
-        )  # fmt: skip
+        )
         return F.multi_head_attention_forward(*first, **parts)[0][0]
 
 
@@ -99,11 +134,14 @@ def mixed_network(seed: int) -> tuple[nn.Module, tuple[int, ...]]:
         wider = 2 * draw.randint(1, 6)
         layers.append(
             nn.Conv2d(
-                channels, wider, draw.choice([1, 3, (1, 3)]),
+                channels,
+                wider,
+                draw.choice([1, 3, (1, 3)]),
                 stride=draw.choice([1, (1, 2)]),
-                padding=draw.choice([1, (1, 2), (1,)]), bias=draw.random() < 0.5,
+                padding=draw.choice([1, (1, 2), (1,)]),
+                bias=draw.random() < 0.5,
             )
-        )  # fmt: skip
+        )
         channels = wider
         norms = (nn.BatchNorm2d(wider), nn.GroupNorm(2, wider), nn.Identity())
         layers += [draw.choice(norms), Function(draw.choice(_ACTIVATIONS))]
@@ -111,13 +149,15 @@ def mixed_network(seed: int) -> tuple[nn.Module, tuple[int, ...]]:
             layers.append(nn.Conv2d(wider, wider, 3, padding="same", groups=2))
         if draw.random() < 0.2:
             layers.append(Function(lambda x: x.contiguous(memory_format=torch.channels_last)))
-    layers += draw.choice([
-        [nn.AdaptiveAvgPool2d(1), nn.Flatten()],
-        [nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.LayerNorm(2 * channels)],
-        [AttentionPool(channels, draw.randint(1, 9), 2, draw.random() < 0.5)],
-        [Attention(channels, draw)],
-        [Encoder(channels, draw.random() < 0.5)],
-    ])  # fmt: skip
+    layers += draw.choice(
+        [
+            [nn.AdaptiveAvgPool2d(1), nn.Flatten()],
+            [nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.LayerNorm(2 * channels)],
+            [AttentionPool(channels, draw.randint(1, 9), 2, draw.random() < 0.5)],
+            [Attention(channels, draw)],
+            [Encoder(channels, draw.random() < 0.5)],
+        ]
+    )
     layers += [Function(draw.choice(_ACTIVATIONS))]
     model = nn.Sequential(*layers)
     dtype = draw.choice([torch.float32, torch.float32, torch.float64])

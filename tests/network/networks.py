@@ -168,9 +168,19 @@ def without_parameters() -> nn.Module:
 
 
 ON_META = (
-    WithBatchNorm, Shared, Caching, Keeping, Drawing, Recurrent, with_weight_norm,
-    with_spectral_norm, with_parametrizations, in_half_precision, in_bfloat16, without_parameters,
-)  # fmt: skip
+    WithBatchNorm,
+    Shared,
+    Caching,
+    Keeping,
+    Drawing,
+    Recurrent,
+    with_weight_norm,
+    with_spectral_norm,
+    with_parametrizations,
+    in_half_precision,
+    in_bfloat16,
+    without_parameters,
+)
 NETWORKS = (*ON_META, DataDependent)
 
 

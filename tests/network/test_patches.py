@@ -89,9 +89,16 @@ def test_the_size_that_a_network_was_made_for_is_never_refused() -> None:
     # As SigLIP's: 384 pixels, and patches of 14.
     parts = Stripped(Cutting(nn.Conv2d(3, 4, 14, 14)), None, (), "headless", None)
     spec = BackboneSpec(
-        name="made", source="tests", family="tests:made", plugin="tests", task="image",
-        input_shape=(3, 384, 384), dim=4, params=1, law="headless",
-    )  # fmt: skip
+        name="made",
+        source="tests",
+        family="tests:made",
+        plugin="tests",
+        task="image",
+        input_shape=(3, 384, 384),
+        dim=4,
+        params=1,
+        law="headless",
+    )
     assert embedding_width(parts, spec, (3, 384, 384), lambda: None) == 4
     with pytest.raises(PreprocessingError, match="Choose 392 x 378 or 406 x 392"):
         embedding_width(parts, spec, (3, 400, 384), lambda: None)
@@ -104,12 +111,15 @@ def test_the_size_that_a_network_was_made_for_is_never_refused() -> None:
         ("swin_t", {"preprocessing": replace(STEPS, crop=(226, 224))}, "224 x 224 or 228 x 224"),
         ("convnext_tiny", {"preprocessing": replace(STEPS, crop=(230, 222))}, "228 x 220 or"),
         ("timm:vit_tiny_patch16_224", {"options": {"img_size": (360, 640)}}, "352 x 640 or"),
-        ("timm:vit_tiny_patch16_224",
-         {"options": {"img_size": (360, 640), "dynamic_img_size": True}}, "368 x 640"),
+        (
+            "timm:vit_tiny_patch16_224",
+            {"options": {"img_size": (360, 640), "dynamic_img_size": True}},
+            "368 x 640",
+        ),
         ("timm:pit_ti_224", {"options": {"img_size": 230}}, "224 x 224 or 232 x 232"),
         ("hf:vit", {"options": {"image_size": 230}}, "224 x 224 or 240 x 240"),
     ],
-)  # fmt: skip
+)
 def test_every_source_refuses_it_with_the_sizes_near(
     name: str, arguments: dict[str, Any], near: str
 ) -> None:
@@ -123,10 +133,18 @@ def test_every_source_refuses_it_with_the_sizes_near(
     [
         ("vit_b_16", {"options": {"image_size": 240}}),
         ("resnet18", {"preprocessing": replace(STEPS, crop=(227, 225))}),
-        ("timm:vit_tiny_patch16_224", {"options": {
-            "img_size": (360, 640), "dynamic_img_size": True, "dynamic_img_pad": True}}),
+        (
+            "timm:vit_tiny_patch16_224",
+            {
+                "options": {
+                    "img_size": (360, 640),
+                    "dynamic_img_size": True,
+                    "dynamic_img_pad": True,
+                }
+            },
+        ),
         ("hf:swin", {"preprocessing": replace(STEPS, crop=(226, 226))}),
     ],
-)  # fmt: skip
+)
 def test_what_divides_or_pads_is_built(name: str, arguments: dict[str, Any]) -> None:
     assert build_encoder(name, weights=None, **arguments).output_dim

@@ -88,10 +88,12 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
             parts.append(nn.Conv2d(channels, wider, 3, padding=1, stride=draw(st.integers(1, 2))))
             channels = wider
         parts += {
-            "norm": [nn.BatchNorm2d(channels)], "relu": [nn.ReLU(inplace=True)],
+            "norm": [nn.BatchNorm2d(channels)],
+            "relu": [nn.ReLU(inplace=True)],
             "pool": [nn.AdaptiveMaxPool2d(draw(st.integers(1, 4)))],
-            "residual": [Residual(channels)], "dropout": [nn.Dropout(0.5)],
-        }.get(layer, [])  # fmt: skip
+            "residual": [Residual(channels)],
+            "dropout": [nn.Dropout(0.5)],
+        }.get(layer, [])
     head = [nn.LazyLinear(draw(st.integers(1, 9)))] if draw(st.booleans()) else []
     model = nn.Sequential(*parts, nn.Flatten(), *head).eval()
     with torch.no_grad():

@@ -140,8 +140,13 @@ def test_hooks_do_not_run_and_stay(make: Callable[[], nn.Module], called: list[s
     assert everything(model) == before
     child(torch.rand(2, *SHAPE))
     assert sorted(called) == [
-        "always", "forward", "global forward", "global pre", "kwargs", "pre",
-    ]  # fmt: skip
+        "always",
+        "forward",
+        "global forward",
+        "global pre",
+        "kwargs",
+        "pre",
+    ]
 
 
 def test_the_handle_of_a_hook_still_removes_it(called: list[str]) -> None:

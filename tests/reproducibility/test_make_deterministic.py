@@ -420,8 +420,8 @@ class TestDevices:
         for _ in range(2):
             report = make_deterministic(0)
             reasons = dict(report.ineffective)
-            assert "CUDA had started" in reasons["CUBLAS_WORKSPACE_CONFIG=:4096:8"]
-            assert "without effect: CUBLAS_WORKSPACE_CONFIG" in str(report)
+            assert "CUDA has started" in reasons["CUBLAS_WORKSPACE_CONFIG=:4096:8"]
+            assert "no effect: CUBLAS_WORKSPACE_CONFIG" in str(report)
 
     def test_cublas_already_repeatable_when_cuda_started_holds(
         self, plug_in: Callable[..., FakeDevice], monkeypatch: pytest.MonkeyPatch

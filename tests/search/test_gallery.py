@@ -71,20 +71,38 @@ def test_what_is_not_seen_in_a_name_is_shown() -> None:
     page = Page(gallery("x", [[Picture(name, "", RED) for name in names]]))
     shown = [text for text in page.text if text.strip()]
     assert shown[-len(names) :] == [
-        "a\\nb", "\\u202egnp.exe", "\\x00", "\\xff", "שלום", "<b>", "a\\b",
-    ]  # fmt: skip
+        "a\\nb",
+        "\\u202egnp.exe",
+        "\\x00",
+        "\\xff",
+        "שלום",
+        "<b>",
+        "a\\b",
+    ]
 
 
 def test_nothing_is_fetched_and_nothing_is_run() -> None:
     elements = Page(page_of('"><script src=//x>')).elements
     assert {tag for tag, _ in elements} == {
-        "html", "head", "meta", "title", "style", "body", "h1", "bdi", "section", "figure", "img",
-        "figcaption", "b",
-    }  # fmt: skip
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "h1",
+        "bdi",
+        "section",
+        "figure",
+        "img",
+        "figcaption",
+        "b",
+    }
     (policy,) = [
-        dict(attributes)["content"] for _, attributes in elements
+        dict(attributes)["content"]
+        for _, attributes in elements
         if ("http-equiv", "Content-Security-Policy") in attributes
-    ]  # fmt: skip
+    ]
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert "unsafe" not in policy
@@ -144,9 +162,12 @@ def test_a_path_that_leads_out_of_the_folder_is_not_read(tmp_path: Path) -> None
     (tmp_path / "root").mkdir()
     RED.save(tmp_path / "secret.png")
     outside = [
-        "../secret.png", str(tmp_path / "secret.png"), r"\x2e\x2e/secret.png",
-        r"\x2e.\x2fsecret.png", "x/../../secret.png",
-    ]  # fmt: skip
+        "../secret.png",
+        str(tmp_path / "secret.png"),
+        r"\x2e\x2e/secret.png",
+        r"\x2e.\x2fsecret.png",
+        "x/../../secret.png",
+    ]
     for path in outside:
         assert picture_in(tmp_path / "root", path) == "its path leads out of the folder."
     RED.save(tmp_path / "root" / "..a.png")
@@ -217,9 +238,11 @@ def test_a_browser_shows_the_pictures_and_asks_no_server(tmp_path: Path) -> None
         write_gallery(tmp_path / "page.html", address, rows)
         screen = tmp_path / "screen.png"
         browse(
-            tmp_path / "page.html", tmp_path / "profile", f"--screenshot={screen}",
+            tmp_path / "page.html",
+            tmp_path / "profile",
+            f"--screenshot={screen}",
             "--window-size=1000,600",
-        )  # fmt: skip
+        )
         server.settimeout(0)
         with pytest.raises(BlockingIOError):
             server.accept()

@@ -48,9 +48,12 @@ def tables(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, set[int], int, int]
     queries = draw(st.lists(numbers.filter(any), min_size=1, max_size=3))
     bad = draw(st.sets(st.integers(0, max(rows - 1, 0)), max_size=rows))
     return (
-        np.array(embeddings, np.float32).reshape(rows, dim), np.array(queries, np.float32), bad,
-        draw(st.integers(1, 45)), draw(st.integers(1, 50)),
-    )  # fmt: skip
+        np.array(embeddings, np.float32).reshape(rows, dim),
+        np.array(queries, np.float32),
+        bad,
+        draw(st.integers(1, 45)),
+        draw(st.integers(1, 50)),
+    )
 
 
 @given(drawn=tables(), order=st.randoms(use_true_random=False))
@@ -62,9 +65,12 @@ def test_the_nearest_are_those_of_comparing_all_with_all(
     paths = [f"{number:02}.png" for number in range(len(embeddings))]
     order.shuffle(paths)
     file = write_parquet(
-        tmp_path_factory.mktemp("drawn") / "out", paths, embeddings, bad=sorted(bad),
+        tmp_path_factory.mktemp("drawn") / "out",
+        paths,
+        embeddings,
+        bad=sorted(bad),
         rows_per_group=rows_per_group,
-    )  # fmt: skip
+    )
     good = [row for row in range(len(paths)) if row not in bad and embeddings[row].any()]
     expected = [
         sorted(
@@ -72,7 +78,7 @@ def test_the_nearest_are_those_of_comparing_all_with_all(
             key=lambda pair: (-pair[1], pair[0]),
         )[:k]
         for query in queries
-    ]  # fmt: skip
+    ]
     found = nearest(open_embeddings(file), queries, k)
     # The twelfth decimal of a value that is half way between two is either.
     near = [[(path, pytest.approx(value, abs=2e-12)) for path, value in one] for one in expected]
@@ -145,10 +151,10 @@ def test_an_index_that_is_not_installed_is_a_sentence(
 def test_what_cannot_be_asked_is_a_sentence(tmp_path: Path) -> None:
     file = open_embeddings(write_parquet(tmp_path / "out", ["a"], QUERY))
     for queries, k, index, told in (
-        (QUERY, 0, "exact", "k=0 is no number of neighbours"),
+        (QUERY, 0, "exact", "k=0 is not a number of neighbours"),
         (QUERY, 5, "hnsw", "index='hnsw' is unknown. Pass one of exact, faiss, usearch"),
         (QUERY[0], 5, "exact", r"has the shape \(3,\)"),
-        (QUERY[:, :2], 5, "exact", "embeddings of 3 numbers"),
+        (QUERY[:, :2], 5, "exact", "the embeddings in .* have 3 numbers"),
         (np.vstack([QUERY, QUERY * 0]), 5, "exact", "Query 1 .* is zero or not finite"),
         (QUERY * np.float32(np.nan), 5, "exact", "Query 0 .* is zero or not finite"),
     ):
@@ -221,9 +227,12 @@ def test_the_encoder_of_a_file_of_an_earlier_headstrip_is_built_too(
 ) -> None:
     made = build_encoder(NAME, weights=own, preprocessing=SMALL)
     told = {
-        "headstrip": "0.1.0", "fingerprint": made.fingerprint.to_json(),
-        "preprocessing": SMALL.to_json(), "options": dict(made.options), "batch_size": 16,
-    }  # fmt: skip
+        "headstrip": "0.1.0",
+        "fingerprint": made.fingerprint.to_json(),
+        "preprocessing": SMALL.to_json(),
+        "options": dict(made.options),
+        "batch_size": 16,
+    }
     file = open_embeddings(write_parquet(tmp_path / "out", ["a"], QUERY, metadata=told))
     encoder = build_encoder_of(file, weights=own)
     assert encoder.fingerprint.identity == made.fingerprint.identity
@@ -239,9 +248,7 @@ def test_the_encoder_of_a_file_with_a_manifest_is_that_of_the_manifest(
 ) -> None:
     made = build_encoder(NAME, weights=own, preprocessing=SMALL, dtype=torch.bfloat16)
     manifest = made.manifest() | {"versions": {"torch": "1.0"}}
-    file = open_embeddings(
-        write_parquet(tmp_path / "out", ["a"], QUERY, metadata={key: manifest})
-    )  # fmt: skip
+    file = open_embeddings(write_parquet(tmp_path / "out", ["a"], QUERY, metadata={key: manifest}))
     encoder = build_encoder_of(file, weights=own)
     assert encoder.fingerprint.identity == made.fingerprint.identity
     assert encoder.place()[1] == torch.bfloat16

@@ -22,9 +22,13 @@ from headstrip import (
 
 PREPROCESSING = Preprocessing(crop=(16, 16), resize=18, mean=(0.5,) * 3, std=(0.25,) * 3)
 WEIGHTS = WeightsEntry(
-    "V1", ("https://weights.example/tiny.pth",), num_classes=5, input_shape=(3, 16, 16),
-    preprocessing=PREPROCESSING, license="apache-2.0",
-)  # fmt: skip
+    "V1",
+    ("https://weights.example/tiny.pth",),
+    num_classes=5,
+    input_shape=(3, 16, 16),
+    preprocessing=PREPROCESSING,
+    license="apache-2.0",
+)
 TINY = BackboneSpec("tiny", "lab", "lab:tiny", "lab", "image", (3, 16, 16), 6, 221, "V1")
 """168 of the stem, 12 of its norm, 6 unused, 35 of the head."""
 

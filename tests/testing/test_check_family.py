@@ -94,13 +94,13 @@ def test_what_is_no_function_is_refused(factory):
 
 @pytest.mark.parametrize("shape", [16, (3, 0, 16), (3, "16", 16), None])
 def test_what_is_no_shape_is_refused(shape):
-    with pytest.raises(ValueError, match="is no shape of an input"):
+    with pytest.raises(ValueError, match="is not an input shape"):
         check_family(Tiny, "x:mine", input_shape=shape)
 
 
 def test_one_network_given_twice_is_refused():
     model = Tiny()
-    with pytest.raises(ValueError, match="returned one network twice"):
+    with pytest.raises(ValueError, match="returned the same network twice"):
         check_family(lambda: model, "x:mine", input_shape=SHAPE)
 
 

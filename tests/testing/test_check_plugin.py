@@ -90,8 +90,8 @@ def test_backbones_are_chosen_by_name_or_pattern(registry, chosen):
     ("name", "backbones", "reason"),
     [
         ("nobody", None, "There is no plugin 'nobody' that lists backbones"),
-        ("lab", ["huge"], "No backbone of 'lab' is 'huge'"),
-        ("lab:tiny", None, r"Name the plugin 'lab', and backbones=\['tiny'\]\."),
+        ("lab", ["huge"], "No backbone of 'lab' matches 'huge'"),
+        ("lab:tiny", None, r"Pass the plugin 'lab', and backbones=\['tiny'\]\."),
     ],
 )
 def test_nothing_to_check_is_an_error(registry, name, backbones, reason):
@@ -119,8 +119,9 @@ def test_a_size_that_is_no_number_is_refused(registry, real):
 def test_a_built_in_family_is_a_plugin_too():
     ids = parameters_of(parametrize_with_backbones("squeezenet", real=False))
     assert {one.partition("-")[0] for one in ids} == {
-        "torchvision:squeezenet1_0", "torchvision:squeezenet1_1",
-    }  # fmt: skip
+        "torchvision:squeezenet1_0",
+        "torchvision:squeezenet1_1",
+    }
 
 
 def test_a_check_that_fails_raises_and_one_without_an_object_skips(registry):

@@ -421,24 +421,24 @@ DEFECTS = [
     (DeclaredWithoutReference, "lossless", "does not implement reference"),
     (DeclaredWithAnotherReference, "lossless", "the embedding differ"),
     (HeadlessWithAnotherPooling, "lossless", "the law 'headless' allows none"),
-    (WrongWidth, "width", "the catalog claims 7, the probe sees 6"),
-    (WrongParameters, "catalog", "params 186 where the network has 221"),
-    (WrongInput, "catalog", "input_shape (3, 32, 32) where the network has (3, 16, 16)"),
-    (WrongLaw, "law", "the catalog claims the law 'rounding', and strip_head says 'exact'"),
-    (HeadLeftBehind, "parameters", "the backbone still has the head's 'fc.weight', 'fc.bias'"),
+    (WrongWidth, "width", "the catalog claims 7, meta gives 6"),
+    (WrongParameters, "catalog", "params 186, but the network has 221"),
+    (WrongInput, "catalog", "input_shape (3, 32, 32), but the network has (3, 16, 16)"),
+    (WrongLaw, "law", "the catalog claims the law 'rounding', but strip_head states 'exact'"),
+    (HeadLeftBehind, "parameters", "still has tensors of the head: 'fc.weight', 'fc.bias'"),
     (MoreThanTheHeadGone, "parameters", "the backbone lacks 'unused'"),
-    (HeadCopied, "parameters", "the head has what the untouched network has not, 'weight'"),
-    (NewParameters, "parameters", "the backbone has what the untouched network has not, 'scale'"),
+    (HeadCopied, "parameters", "the head has tensors that the untouched network lacks: 'weight'"),
+    (NewParameters, "parameters", "tensors that the untouched network lacks: 'scale'"),
     (TrainMode, "state", "strip_head set 'the network', 'stem', 'norm' and 1 more to another mode"),
     (EvalModeOfAUsersNetwork, "state", "strip_head in train mode set 'the network'"),
     (StatisticsReset, "state", "strip_head changed the values of 'norm.num_batches_tracked'"),
-    (with_network(Counting), "state", "the forward changed the values of 'calls'"),
-    (with_network(Drawing), "state", "the forward moved torch's random number generator"),
-    (with_network(DrawingFromNumPy), "state", "the forward moved NumPy's random number"),
-    (with_network(DrawingFromPython), "state", "the forward moved Python's random number"),
-    (Seeding, "repeatable", "build_model sets torch's random number generator to a state of its"),
-    (SeedingPython, "repeatable", "build_model sets Python's random number generator"),
-    (Unrepeatable, "repeatable", "two builds of one seed differ in 'fc.weight'"),
+    (with_network(Counting), "state", "the forward pass changed the values of 'calls'"),
+    (with_network(Drawing), "state", "the forward pass moved torch's random number generator"),
+    (with_network(DrawingFromNumPy), "state", "the forward pass moved NumPy's random number"),
+    (with_network(DrawingFromPython), "state", "the forward pass moved Python's random number"),
+    (Seeding, "repeatable", "build_model seeds torch's random number generator"),
+    (SeedingPython, "repeatable", "build_model seeds Python's random number generator"),
+    (Unrepeatable, "repeatable", "two builds with one seed differ in 'fc.weight'"),
     (with_network(Neighbours), "batch", "another embedding in a batch of 3 than alone"),
     (with_network(Detached), "gradient", "no gradient reaches 'weight' of the first layer, 'stem'"),
     (with_network(DetachedWhole), "gradient", "the embedding has no gradient at all"),
@@ -448,71 +448,82 @@ DEFECTS = [
     (with_network(HiddenState), "state-dict", "a fresh build with this state dict gives another"),
     (with_network(OnlyFloat32), "dtype", "raised RuntimeError"),
     (with_network(BackToFloat32), "dtype", "the embedding is torch.float32"),
-    (with_network(OtherInFloat64), "dtype", "at most 0.001 is rounding"),
-    (Calling, "offline", "building it called create_connection(('127.0.0.1', 9)), and must do"),
-    (CallingToList, "listing", "called connect(('127.0.0.1', 9)), and must do without"),
+    (with_network(OtherInFloat64), "dtype", "rounding explains at most 0.001"),
+    (Calling, "offline", "building it called create_connection(('127.0.0.1', 9)), but must not"),
+    (CallingToList, "listing", "called connect(('127.0.0.1', 9)), but must not use"),
     (OwnClasses, "num_classes", "built with num_classes=7, its head gives 5 classes"),
-    (Guessing, "refusal", "strip_head took a network of another kind for one of its family"),
-    (Stumbling, "refusal", "strip_head raised no HeadNotFoundError"),
-    (ChangingWhatItRefuses, "refusal", "strip_head refused a network and changed it"),
+    (Guessing, "refusal", "strip_head accepted another kind of network as one of its family"),
+    (Stumbling, "refusal", "strip_head did not raise HeadNotFoundError"),
+    (ChangingWhatItRefuses, "refusal", "strip_head refused a network but changed it"),
     (DescribesOnlyDicts, "describe-file", "raised TypeError: argument of type 'NoneType'"),
-    (DescribesAPublishedFile, "describe-file", "of a OrderedDict does not fit: it has a location"),
+    (DescribesAPublishedFile, "describe-file", "for a OrderedDict is wrong: it has a location"),
     (DescribesOtherClasses, "describe-file", "and the weights that name it have 5 classes"),
     (OtherShape, "preprocessing", "of 'without weights' gives (3, 8, 8) instead of (3, 16, 16)"),
-    (WrongPath, "build", "or the path of its head; its last Linear is at 'fc'."),
-    (Maps, "build", "as strip_head leaves it, it gave shape (2, 6, 1, 1)"),
+    (WrongPath, "build", "or the path of its head (its last Linear is at 'fc')."),
+    (Maps, "build", "after strip_head, the backbone gave shape (2, 6, 1, 1)"),
     (Breaking, "build", "raised KeyError: 'tiny' in build_model for 'lab:tiny'"),
-    (with_entries("OtherDefault", WEIGHTS, default_weights="V2"), "weights", "are 'V2', and"),
+    (with_entries("OtherDefault", WEIGHTS, default_weights="V2"), "weights", "are 'V2', but"),
     (with_entries("NoDefault", default_weights="V1"), "weights", "are listed are None"),
     (with_entries("Twice", WEIGHTS, WEIGHTS), "weights", "'V1' is listed twice"),
     (
         with_entries("Nowhere", replace(WEIGHTS, locations=())),
-        "weights", "V1: no location says where its file is, and the plugin has no load_model",
+        "weights",
+        "V1: it has no location of a file, and the plugin has no load_model",
     ),
     (with_entries("NoHash", replace(WEIGHTS, sha256="hash")), "loading", "sha256 is 'hash'"),
     (with_entries("ShortHash", replace(WEIGHTS, sha256="abc")), "loading", "or at least the first"),
     (
         with_entries("LongHash", replace(WEIGHTS, sha256="0" * 65)),
-        "loading", "V1: sha256 is '000",
+        "loading",
+        "V1: sha256 is '000",
     ),
     (
         with_entries("NoServer", replace(WEIGHTS, locations=("https:///tiny.pth",))),
-        "loading", "V1: the location 'https:///tiny.pth' is not valid: it is no address",
+        "loading",
+        "V1: the location 'https:///tiny.pth' is not valid: it is no address",
     ),
     (
         with_entries("NoHub", replace(WEIGHTS, locations=("hf:tiny",))),
-        "loading", "V1: the location 'hf:tiny' is not valid: 'hf:tiny' is no place on the Hugging",
+        "loading",
+        "V1: the location 'hf:tiny' is not valid: 'hf:tiny' is no place on the Hugging",
     ),
     (
         with_entries("NoPackage", replace(WEIGHTS, locations=("dist:no-such-thing/x.pth",))),
-        "loading", "V1: its file cannot be used: The weights 'V1' of lab:tiny could not be had.",
+        "loading",
+        "V1: its file cannot be used: The weights 'V1' of lab:tiny could not be had.",
     ),
     (
         with_entries("NoFile", replace(WEIGHTS, locations=("/nowhere/tiny.pth",))),
-        "loading", "There is no file '/nowhere/tiny.pth'",
+        "loading",
+        "There is no file '/nowhere/tiny.pth'",
     ),
     (
         with_entries("NoLabels", replace(WEIGHTS, labels="imagenet-1k")),
-        "weights", "and the weights that name it have 5 classes",
+        "weights",
+        "and the weights that name it have 5 classes",
     ),
     (
         with_entries("Unwritable", replace(WEIGHTS, license="a\tb")),
-        "weights", "cannot be a row of a catalog",
+        "weights",
+        "cannot be a row of a catalog",
     ),
     (
         with_entries("BadOption", WEIGHTS, replace(WEIGHTS, tag="V2", options=(("size", 9),))),
-        "weights", "V2: with its options and input: The plugin 'lab' (registered) raised TypeError",
+        "weights",
+        "V2: with its options and input: The plugin 'lab' (registered) raised TypeError",
     ),
     (
         with_entries("TooSmall", WEIGHTS, TOO_SMALL),
-        "weights", "SMALL: with its options and input: as strip_head leaves it, it failed on input",
+        "weights",
+        "SMALL: with its options and input: after strip_head, the backbone failed",
     ),
-    (FixedSize, "weights", "V2: its input_shape is (3, 32, 32), and the network takes (3, 16, 16)"),
+    (FixedSize, "weights", "V2: its input_shape is (3, 32, 32), but the network takes (3, 16, 16)"),
     (
         ClassesWithoutAHead,
-        "weights", "V1: it states 5 classes, and the network has no head",
+        "weights",
+        "V1: it states 5 classes, but the network has no head",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -538,7 +549,7 @@ def test_what_cannot_be_built_is_told_once(judge):
     results = judge(Breaking())
     not_run = {name: one.seen for name, one in results.items() if one.status == "not run"}
     assert {"lossless", "width", "offline", "gradient"} < set(not_run)
-    assert not_run["lossless"].startswith("what it looks at could not be made: The plugin 'lab'")
+    assert not_run["lossless"].startswith("the object to check could not be made: The plugin 'lab'")
 
 
 @pytest.mark.parametrize("check", ["batch", "gradient", "deepcopy", "pickle", "state-dict"])
@@ -551,4 +562,4 @@ def test_an_embedding_that_is_not_finite_is_not_compared(judge, check):
 def test_a_head_of_another_shape_fails_twice(judge):
     results = judge(with_network(HeadOfMaps)())
     failed = {name: one.seen for name, one in results.items() if one.status == "failed"}
-    assert failed["head"] == "the head maps (2, 6) to (2, 5, 1), and not to (2, classes)"
+    assert failed["head"] == "the head maps (2, 6) to (2, 5, 1) instead of (2, classes)"

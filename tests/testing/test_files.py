@@ -57,14 +57,14 @@ def test_a_file_of_another_width_fails(judge, tmp_path):
 
 def test_a_file_with_other_classes_fails(judge, tmp_path):
     found = result_of(judge, with_file(saved(tmp_path / "seven.pth", Tiny(7))))
-    assert "its file has 7 classes, and 5 are stated" in found.seen
+    assert "its file has 7 classes, but 5 are stated" in found.seen
 
 
 def test_a_file_without_its_head_fails(judge, tmp_path):
     state = {key: one for key, one in Tiny().state_dict().items() if not key.startswith("fc.")}
     torch.save(state, tmp_path / "headless.pth")
     found = result_of(judge, with_file(tmp_path / "headless.pth"))
-    assert "its file has no head, and 5 classes are stated" in found.seen
+    assert "its file has no head, but 5 classes are stated" in found.seen
 
 
 def test_a_headless_network_loads(judge, tmp_path):
@@ -117,7 +117,7 @@ class WiderForReal(Tiny):
 def test_one_real_forward_shows_what_the_meta_device_hides(judge):
     plugin = type("Lying", (Lab,), {"NETWORK": WiderForReal, "strip": _strip})()
     assert judge(plugin, "meta")["width"].status == "passed"
-    assert "one real forward gives 12" in judge(plugin, "once")["width"].seen
+    assert "one real forward pass gives 12" in judge(plugin, "once")["width"].seen
 
 
 def _strip(self, model):
@@ -146,9 +146,13 @@ def test_what_a_plugin_left_out_is_measured(judge, plugin):
     assert {one.status for one in results.values()} == {"passed"}, results
 
 
-@pytest.mark.parametrize(("stated", "check"), [
-    ({"dim": 7, "params": 0}, "width"), ({"dim": 0, "params": 5}, "catalog"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stated", "check"),
+    [
+        ({"dim": 7, "params": 0}, "width"),
+        ({"dim": 0, "params": 5}, "catalog"),
+    ],
+)
 def test_what_a_plugin_did_state_stays_its_claim(judge, stated, check):
     plugin = type("Claiming", (Lab,), {"SPEC": replace(TINY, **stated)})()
     assert judge(plugin)[check].status == "failed"

@@ -15,7 +15,7 @@ from headstrip.testing.states import (
     Snapshot,
     blocked_network,
     digest,
-    generators_kept,
+    generators_restored,
     seed_generators,
 )
 
@@ -126,7 +126,7 @@ def test_a_snapshot_sees_flags_values_and_generators():
 
 def test_seeding_again_gives_the_same_state_and_it_is_put_back():
     before = torch.get_rng_state()
-    with generators_kept():
+    with generators_restored():
         seed_generators(7)
         first = torch.rand(3)
         seed_generators(7)

@@ -23,9 +23,13 @@ from headstrip.testing import CHECKS, Result, check_plugin, parametrize_with_bac
 from headstrip.testing.subject import Subject
 
 SMALL = [
-    "efficientnet_b0", "mobilenet_v3_small", "regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5",
+    "efficientnet_b0",
+    "mobilenet_v3_small",
+    "regnet_x_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
     "squeezenet1_1",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -57,12 +61,14 @@ def test_the_generators_of_the_caller_do_not_move(judge):
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     judge(Lab())
     assert before == (
-        random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    )  # fmt: skip
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+    )
 
 
 def test_a_name_with_a_tag_is_refused(registry):
-    with pytest.raises(UnknownBackboneError, match=r"Name it 'torchvision:resnet18'\."):
+    with pytest.raises(UnknownBackboneError, match=r"Pass 'torchvision:resnet18'\."):
         verify("resnet18.IMAGENET1K_V1")
 
 

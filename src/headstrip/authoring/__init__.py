@@ -1,1 +1,1 @@
-"""Tools for authors of plugins: a new project, catalogs, a smoke test."""
+"""Tools for plugin authors: create a project, write catalogs, run a smoke test."""

@@ -1,4 +1,4 @@
-"""The catalog of a plugin, asked of the plugin itself, and what its files say otherwise."""
+"""Write a plugin's catalog files from its hooks, and compare existing files with them."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from headstrip.registry.registry import Registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.system.atomic import write_atomically
 
-# Weights first: where the second is not written any more, no row names weights that no table has.
+# Weights come first: if writing stops in between, no backbone names weights that do not exist.
 FILES = ("weights.tsv", "catalog.tsv")
-"""The files of a catalog, in the order in which they are written."""
+"""The files of a catalog, in the order of writing."""
 
 _KEY_COLUMNS = {"weights.tsv": 2, "catalog.tsv": 1}
 
 
 class LiveRegistry(Registry):
-    """A registry that does not read the files of one plugin, and so asks the plugin itself."""
+    """A registry that calls one plugin's hooks instead of reading its catalog files."""
 
     def __init__(self, name: str, disabled: Iterable[str] = ()) -> None:
-        """Read the catalogs of all others.
+        """Read the catalogs of all other plugins.
 
         Raises:
             PluginError: Another plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
         """
-        # Its files may be those of another version of headstrip, which this one cannot read.
+        # Another version of headstrip may have written the plugin's files, so do not read them.
         super().__init__(disabled, unread=[name])
         self.name = name
 
     def live(self) -> Plugin:
-        """Return the one plugin, loaded.
+        """Load and return the plugin.
 
         Raises:
-            PluginError: It cannot be used, or is not installed.
+            PluginError: The plugin cannot be used, or is not installed.
         """
         return self._loaded(self.name, self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a plugin has, measured.
+    """The rows for a plugin's catalog files.
 
     Attributes:
-        specs: Its backbones by name.
-        weights: Pairs of backbone and weights, by name, each backbone's default first.
-        problems: Why others are left out, a sentence each.
+        specs: Its backbones, sorted by name.
+        weights: Pairs of backbone name and weights, sorted by name, each backbone's default first.
+        problems: One sentence for each backbone that was left out.
     """
 
     specs: tuple[BackboneSpec, ...]
@@ -61,10 +61,10 @@ class Rows:
 
 
 def live_rows(registry: LiveRegistry) -> Rows:
-    """Ask a plugin for its backbones and their weights, and measure each backbone.
+    """Call a plugin's hooks for its backbones and their weights, and measure each backbone.
 
-    A backbone may leave its width and its parameters 0, and its ``default_weights`` None where the
-    first of its weights is the default.
+    A plugin may return backbones with width and parameters 0, and with ``default_weights`` None if
+    the first of its weights is the default.
 
     Raises:
         PluginError: The plugin cannot be used, or lists no backbones.
@@ -74,7 +74,7 @@ def live_rows(registry: LiveRegistry) -> Rows:
     if not specs:
         raise PluginError(
             f"The plugin {plugin.label} lists no backbones. "
-            "Give it the hook backbones(), which returns a BackboneSpec for each."
+            "Implement the hook backbones() and return one BackboneSpec for each."
         )
     found: dict[str, BackboneSpec] = {}
     pairs, problems = [], []
@@ -92,10 +92,11 @@ def live_rows(registry: LiveRegistry) -> Rows:
 
 
 def _entries(registry: Registry, spec: BackboneSpec, owner: str) -> tuple[WeightsEntry, ...]:
-    """Ask for the weights of a backbone that the plugin may list.
+    """Return the weights of a backbone.
 
     Raises:
-        PluginError: It may not, or it names another default than the first.
+        PluginError: The plugin must not list this backbone, or the default weights are not the
+            first ones.
     """
     problem = row_problem(spec, owner)
     if problem:
@@ -104,18 +105,18 @@ def _entries(registry: Registry, spec: BackboneSpec, owner: str) -> tuple[Weight
     tags = [entry.tag for entry in entries]
     if spec.default_weights not in {None, *tags[:1]}:
         raise PluginError(
-            f"{spec.qualified_name} names the default weights {spec.default_weights!r}, and the "
-            f"first that weights() returns are {tags[0] if tags else None!r}. Return those first, "
-            "or leave default_weights out."
+            f"{spec.qualified_name} has default_weights={spec.default_weights!r}, but weights() "
+            f"returns {tags[0] if tags else None!r} first. Return the default weights first, or "
+            "leave default_weights out."
         )
     return entries
 
 
 def contents(rows: Rows) -> dict[str, bytes]:
-    """Return what the files of a catalog hold, by file.
+    """Return the content of each catalog file, by file name.
 
     Raises:
-        CatalogError: A value would not be read back as it is, or two rows share a name.
+        CatalogError: Reading a value back would give another one, or two rows have the same name.
     """
     with TemporaryDirectory() as folder:
         write_weights(Path(folder, "weights.tsv"), rows.weights)
@@ -124,20 +125,20 @@ def contents(rows: Rows) -> dict[str, bytes]:
 
 
 def changes(folder: Path, files: Mapping[str, bytes]) -> dict[str, list[str]]:
-    """Say row by row how the files in a folder differ from what they should hold.
+    """Compare the catalog files in a folder with their new content, row by row.
 
     Args:
-        folder: Where they are, or are not yet.
-        files: What ``contents`` returned.
+        folder: Folder with the files. They may be missing.
+        files: The result of ``contents``.
 
     Returns:
-        By file, a line a row; none for a file that is as it should be.
+        For each file, one line per row that differs.
     """
     return {file: _file_changes(folder / file, files[file]) for file in FILES}
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of a catalog, each whole or not at all."""
+    """Write the catalog files, each completely or not at all."""
     for file in FILES:
         write_atomically(folder / file, files[file])
 
@@ -160,7 +161,7 @@ def _file_changes(path: Path, data: bytes) -> list[str]:
             lines.append(f"{key}: added")
         elif row != old[key]:
             lines.append(f"{key}: {_row_changes(columns, old[key], row)}")
-    return lines or ["the rows were in another order, or written otherwise"]
+    return lines or ["the rows had another order or another notation"]
 
 
 def _table(data: bytes, keys: int) -> tuple[list[str], dict[str, list[str]]]:

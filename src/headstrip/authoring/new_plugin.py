@@ -1,4 +1,4 @@
-"""The folder of a new plugin, which is a whole one: it can be installed and keeps the contract."""
+"""Create the project of a new plugin, which can be installed and passes all checks at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headstrip.spec import is_source
 TEMPLATES = Path(__file__).parent / "templates"
 
 _PUBLISHED = ("efficientnet-lite", "example", "hf", "timm", "transformers")
-"""Names of plugins, or of distributions after ``headstrip-``, that exist."""
+"""Names of existing plugins, or of distributions without ``headstrip-``."""
 
 _FILES = (
     "pyproject.toml",
@@ -30,10 +30,10 @@ _FILES = (
 
 @dataclass(frozen=True, slots=True)
 class NewPlugin:
-    """What a new plugin is called.
+    """The names of a new plugin.
 
     Attributes:
-        name: Name of its entry point, and so the source of its backbones.
+        name: Name of its entry point, which is also the source of its backbones.
     """
 
     name: str
@@ -45,11 +45,11 @@ class NewPlugin:
 
     @property
     def package(self) -> str:
-        """Name of the package in it."""
+        """Name of its Python package."""
         return self.distribution.replace("-", "_").lower()
 
     def files(self) -> dict[str, str]:
-        """Return the text of each of its files, by path in its folder."""
+        """Return the text of each file, by path in the project folder."""
         return {path.format(package=self.package): self._text(path) for path in _FILES}
 
     def _text(self, path: str) -> str:
@@ -62,36 +62,36 @@ class NewPlugin:
 
 
 def _compatible(version: str) -> str:
-    """Return the releases that keep the plugin API of one: those of its minor version."""
+    """Return the range of releases with the same plugin API: those with the same minor version."""
     major, minor = (int(part) for part in version.split(".")[:2])
     return f">={major}.{minor},<{major}.{minor + 1}"
 
 
 def name_problem(name: str) -> str | None:
-    """Say why a new plugin cannot have a name, or None."""
+    """Return why a new plugin cannot have a name, or None if it can."""
     if not is_source(name) or not name[-1].isalnum():
         return (
-            "it is to be a source and part of a distribution's name: letters, digits, '-' and '_', "
-            "with a letter or a digit at both ends"
+            "a name consists of letters, digits, '-' and '_', and begins and ends with a letter or "
+            "a digit"
         )
-    # As package indexes compare names: `Timm` is `timm` to them.
+    # Package indexes ignore case, so `Timm` is the same as `timm`.
     plain = re.sub("[-_]+", "-", name.lower())
     if plain in {*(family.replace("_", "-") for family in BUILT_IN), SOURCE, "headstrip"}:
-        return "it belongs to headstrip itself"
+        return "headstrip itself uses that name"
     if plain in _PUBLISHED:
-        return "a plugin, or its distribution, has it already"
+        return "another plugin or distribution has that name"
     return None
 
 
 def write_plugin(plugin: NewPlugin, folder: Path) -> tuple[Path, ...]:
-    """Write the folder of a new plugin whole or not at all.
+    """Write the project of a new plugin, completely or not at all.
 
     Returns:
-        The files, in it.
+        Paths of the files.
 
     Raises:
-        FileExistsError: There is something of that name already.
-        OSError: It cannot be written.
+        FileExistsError: The folder exists already.
+        OSError: The folder cannot be written.
     """
     if folder.exists() or folder.is_symlink():
         raise FileExistsError(folder)

@@ -1,7 +1,6 @@
-"""Plugins of third parties, loaded and tried in processes of their own within a time limit.
+"""Load and try each third-party plugin in a separate process, with a time limit.
 
-A plugin that hangs, ends its process or crashes it costs its own record only, and slow ones are
-loaded beside each other.
+A plugin that hangs, exits or crashes affects only its own record. Plugins are loaded in parallel.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from headstrip.plugins.metadata_folders import DamagedFolder, damaged_folders
 from headstrip.registry.registry import Registry
 
 TIMEOUT = 10.0
-"""Seconds that loading and trying one plugin may take."""
+"""Time limit in seconds for loading and trying one plugin."""
 
 UNREAD = "not loaded, because Python cannot read what is installed:"
-"""How the reason begins of a plugin that a damaged folder of another distribution keeps back."""
+"""Start of the reason if a damaged folder of another distribution keeps a plugin from loading."""
 
-# What building without memory imports besides is `torch._dynamo`.
+# Building on the meta device also imports `torch._dynamo`.
 _IMPORTED_ONCE = ["headstrip.authoring.smoke_test", "torchvision", "torch._dynamo"]
 _STRICT = "HEADSTRIP_STRICT_PLUGINS"
 
@@ -37,60 +36,68 @@ _STRICT = "HEADSTRIP_STRICT_PLUGINS"
 def checked_records(
     registry: Registry, timeout: float = TIMEOUT, commands: Iterable[PluginCommand] = ()
 ) -> list[PluginRecord]:
-    """Return what is known of each plugin, and of folders that keep one from being seen.
+    """Return a record for each plugin, and for each damaged folder that may hide one.
 
-    The plugins of third parties are imported, and the smallest backbone of each is built and
-    stripped, in other processes: nothing is imported into this one.
+    headstrip imports third-party plugins in other processes, and builds and strips the smallest
+    backbone of each there. It imports nothing into this process.
 
     Args:
-        registry: Where the plugins are.
-        timeout: Seconds that one plugin may take.
+        registry: The registry that lists the plugins.
+        timeout: Time limit in seconds for one plugin.
         commands: Commands of other distributions, which are imported in the same way.
 
     Raises:
-        PluginError: One is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+        PluginError: A plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
     """
     records = [*registry.records(), *(command.record for command in commands)]
-    others = [one for one in records if _is_to_be_checked(one)]
+    third_party = [one for one in records if _needs_check(one)]
     damaged = damaged_folders()
     if (folder := next((one for one in damaged if one.stops_python), None)) is not None:
-        # No process that imports torch would come up.
+        # A process that imports torch would fail at its start.
         records = [
-            replace(one, error=f"{UNREAD} {folder.found}") if one in others else one
+            replace(one, error=f"{UNREAD} {folder.found}") if one in third_party else one
             for one in records
         ]
-        others = []
+        third_party = []
     with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
-        checked = dict(zip(
-            [one.name for one in others],
-            pool.map(lambda one: _checked(one, registry.disabled, timeout), others),
-            strict=True,
-        ))  # fmt: skip
+        checked = dict(
+            zip(
+                [one.name for one in third_party],
+                pool.map(lambda one: _checked(one, registry.disabled, timeout), third_party),
+                strict=True,
+            )
+        )
     found = [checked.get(one.name, one) for one in records] + _damaged_records(damaged)
     for record in found:
         registry.refuse_if_strict(record)
     return found
 
 
-def _is_to_be_checked(record: PluginRecord) -> bool:
-    is_others = record.origin not in {"built-in", "registered"}
-    return is_others and record.status in {"found", "loaded"}
+def _needs_check(record: PluginRecord) -> bool:
+    is_third_party = record.origin not in {"built-in", "registered"}
+    return is_third_party and record.status in {"found", "loaded"}
 
 
 def _damaged_records(folders: list[DamagedFolder]) -> list[PluginRecord]:
     return [
         PluginRecord(
-            one.distribution, one.distribution, "", None, "damaged", 0, None,
+            one.distribution,
+            one.distribution,
+            "",
+            None,
+            "damaged",
+            0,
+            None,
             f"{one.found}. {one.remedy}",
         )
         for one in folders
-    ]  # fmt: skip
+    ]
 
 
 def _checked(record: PluginRecord, disabled: frozenset[str], timeout: float) -> PluginRecord:
-    """Load one plugin in a process, and return what is known of it then."""
+    """Load one plugin in a process, and return its record."""
     methods = multiprocessing.get_all_start_methods()
-    # A server that has imported torch once, and forks; each fork would need seconds for that.
+    # A fork server imports torch once; otherwise each process would need seconds for that.
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(_IMPORTED_ONCE)
@@ -114,7 +121,7 @@ def _checked(record: PluginRecord, disabled: frozenset[str], timeout: float) -> 
 def _answer(
     record: PluginRecord, here: Connection, process: BaseProcess, timeout: float
 ) -> PluginRecord:
-    """Wait for what a process says of a plugin."""
+    """Wait for the record that a process sends."""
     if not here.poll(timeout):
         return replace(
             record,
@@ -138,7 +145,7 @@ def _tested(registry: Registry, name: str) -> PluginRecord:
     for command in find_commands(registry.disabled, ()):
         if command.record.name == name:
             return command.tested()
-    # It imports torch, which the commands that list plugins do without.
+    # Imported here, because the process that starts the checks must not import torch.
     from headstrip.authoring.smoke_test import smoke_test
 
     return smoke_test(registry, name)
@@ -147,24 +154,24 @@ def _tested(registry: Registry, name: str) -> PluginRecord:
 def _check(
     name: str, environment: Mapping[str, str], disabled: frozenset[str], answer: Connection
 ) -> None:
-    """Load a plugin in this process, try it, and send its record."""
-    # What it prints is not the command's, and would spoil a table or JSON.
+    """Load a plugin in this process, run its smoke test, and send its record."""
+    # Discard what the plugin prints, which would corrupt the command's table or JSON.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
     os.environ.clear()
     os.environ.update(environment)
-    # The caller has to know the reason, and raises the error.
+    # The caller needs the record, and raises the error itself.
     os.environ.pop(_STRICT, None)
     registry = Registry(disabled)
     try:
         record = _tested(registry, name)
     except Exception as error:
-        # A plugin's own errors are in its record; this is a torch that cannot be imported.
+        # Errors of the plugin are in its record. This one means that torch cannot be imported.
         reason = f"it cannot be tried: {type(error).__name__}: {one_line(error)}"
         found = next(one for one in registry.records() if one.name == name)
         record = replace(found, status="failed", error=reason)
     answer.send_bytes(json.dumps(asdict(record)).encode())
     answer.close()
-    # Threads that the plugin started are not waited for.
+    # Do not wait for threads that the plugin started.
     os._exit(0)

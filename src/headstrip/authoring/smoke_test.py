@@ -1,4 +1,4 @@
-"""The smoke test of a plugin: its smallest backbone, built without memory and stripped."""
+"""The smoke test of a plugin: build its smallest backbone on the meta device and strip it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from headstrip.registry.registry import Registry
 
 
 def smoke_test(registry: Registry, name: str) -> PluginRecord:
-    """Load one plugin, build and strip its smallest backbone, and return what is known then.
+    """Load one plugin, build and strip its smallest backbone, and return its record.
 
     Args:
-        registry: Where the plugin is.
+        registry: The registry that lists the plugin.
         name: Name of its entry point.
 
     Raises:
-        PluginError: It is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+        PluginError: The plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
     """
     plugin = registry.load_plugin(name)
     if plugin.status == "loaded":
@@ -28,15 +28,15 @@ def smoke_test(registry: Registry, name: str) -> PluginRecord:
 
 
 def _problem(registry: Registry, plugin: Plugin) -> str | None:
-    """Say what goes wrong when the smallest backbone is built and stripped, or None.
+    """Return what goes wrong when the smallest backbone is built and stripped, or None.
 
-    A width other than the catalog's is such a thing.
+    A width that differs from the catalog's is also a problem.
     """
     specs = registry.specs_of(plugin.name)
     if not specs:
         if plugin.error is None and plugin.implements("backbones"):
             return (
-                "it has the hook backbones and ships no catalog.tsv, so nobody can find them; "
+                "it has the hook backbones() but no catalog.tsv, so its backbones cannot be found; "
                 f"`headstrip catalog write {plugin.name}` writes one"
             )
         return None
@@ -49,7 +49,7 @@ def _problem(registry: Registry, plugin: Plugin) -> str | None:
             return str(error)
     if found.dim != smallest.dim:
         return (
-            f"the catalog says width {smallest.dim} for {smallest.qualified_name!r}, and the "
+            f"the catalog claims width {smallest.dim} for {smallest.qualified_name!r}, but the "
             f"network has {found.dim}; `headstrip catalog write {smallest.plugin}` corrects it"
         )
     return None

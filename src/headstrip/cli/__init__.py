@@ -1,6 +1,6 @@
-"""The command line: one module a command, each imported when it is called.
+"""The command line: one module per command, imported when the command is called.
 
-What lists and shows (``list``, ``show``, ``--help``) imports neither torch nor any plugin.
+``list``, ``show`` and ``--help`` import neither torch nor any plugin.
 """
 
 from __future__ import annotations

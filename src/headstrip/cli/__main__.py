@@ -1,4 +1,4 @@
-"""``python -m headstrip.cli`` is ``headstrip``."""
+"""Run ``headstrip`` as ``python -m headstrip.cli``."""
 
 from __future__ import annotations
 

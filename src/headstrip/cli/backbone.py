@@ -1,4 +1,4 @@
-"""The backbone that a command is about: its name, its weights, and the encoder made of them."""
+"""Options and helpers for commands that take a backbone: names, weights, and the encoder."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _ALLOW_HTTP = "HEADSTRIP_ALLOW_HTTP"
 
 
 def open_registry(context: click.Context) -> Registry:
-    """Return the registry, without the plugins that ``--no-plugin`` names.
+    """Return the registry without the plugins that ``--no-plugin`` names.
 
     Raises:
-        UsageFailure: There is no plugin or command of such a name.
-        PluginError: One is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+        UsageFailure: ``--no-plugin`` names a plugin or command that is not installed.
+        PluginError: A plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
     """
     root = context.find_root()
     names: Sequence[str] = root.params.get("no_plugin") or ()
@@ -43,8 +43,8 @@ def open_registry(context: click.Context) -> Registry:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageFailure(
-            f"--no-plugin names {unknown[0]!r}, and there is no such plugin. "
-            "`headstrip plugins` lists all of them."
+            f"--no-plugin {unknown[0]!r}: no such plugin is installed. "
+            "Run `headstrip plugins` to list the installed plugins."
         )
     use_registry(registry)
     root.call_on_close(lambda: use_registry(None))
@@ -52,25 +52,33 @@ def open_registry(context: click.Context) -> Registry:
 
 
 def spec_as_json(spec: BackboneSpec) -> dict[str, Any]:
-    """Return all that a catalog says of a backbone, as plain JSON values."""
+    """Return the catalog's row of a backbone as plain JSON values."""
     return {
-        "name": spec.name, "source": spec.source, "qualified_name": spec.qualified_name,
-        "family": spec.family, "plugin": spec.plugin, "task": spec.task,
-        "input_shape": spec.input_shape, "dim": spec.dim, "params": spec.params, "law": spec.law,
-        "default_weights": spec.default_weights, "options": dict(spec.options),
-    }  # fmt: skip
+        "name": spec.name,
+        "source": spec.source,
+        "qualified_name": spec.qualified_name,
+        "family": spec.family,
+        "plugin": spec.plugin,
+        "task": spec.task,
+        "input_shape": spec.input_shape,
+        "dim": spec.dim,
+        "params": spec.params,
+        "law": spec.law,
+        "default_weights": spec.default_weights,
+        "options": dict(spec.options),
+    }
 
 
 def complete_backbone(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Complete a backbone's name for a shell, or the tag of its weights after a dot."""
+    """Complete a backbone's name for the shell, or the weights tag after a dot."""
     try:
         registry = open_registry(context)
         with plugins_on_stderr():
             found = _completions(registry, incomplete)
     except (HeadstripError, UsageFailure):
-        # A shell that completes has no place for a message.
+        # A shell cannot show an error message while it completes a word.
         return []
-    # A shell takes every line for one name, and a terminal shows it.
+    # The shell reads one name per line and prints it: leave out names with control characters.
     return [name for name in found if name.isprintable()]
 
 
@@ -93,8 +101,9 @@ def backbone_option(function: Any) -> Any:
         "--weights",
         default="DEFAULT",
         metavar="TAG|PATH",
-        help="Tag of the weights, or a file of your own (TAG=PATH says whose preprocessing it "
-        "has).  [default: the backbone's first]",
+        help="Use these weights: a tag such as IMAGENET1K_V1, or your own file such as mine.pth. "
+        "TAG=PATH loads your file and uses the preprocessing of TAG.  [default: the backbone's "
+        "default weights]",
     )
     name = click.option(
         "-b",
@@ -103,12 +112,13 @@ def backbone_option(function: Any) -> Any:
         required=True,
         metavar="NAME",
         shell_complete=complete_backbone,
-        help="Backbone, as `headstrip list` names it, or a JSON file with an encoder's manifest.",
+        help="Use this backbone: a name from `headstrip list`, such as resnet50 or "
+        "timm:vit_base_patch16_224, or a JSON file with an encoder's manifest.",
     )
     versions = click.option(
         "--allow-versions",
         is_flag=True,
-        help="Have other versions of libraries compute than a manifest names.",
+        help="Accept library versions other than those in the manifest.",
     )
     return name(weights(versions(allow_http_option(function))))
 
@@ -120,41 +130,41 @@ def allow_http_option(function: Any) -> Any:
         is_flag=True,
         expose_value=False,
         callback=_allow_http,
-        help="Download weights over plain http without a warning, where no sha256 is known.",
+        help="Do not warn when weights without a known sha256 are downloaded over plain http.",
     )(function)
 
 
 def _allow_http(context: click.Context, _: click.Parameter, allowed: bool) -> None:
-    """Set the environment variable that the download reads, for as long as the command runs."""
+    """Set the environment variable that downloads read, until the command ends."""
     if not allowed:
         return
     before = os.environ.get(_ALLOW_HTTP)
     os.environ[_ALLOW_HTTP] = "1"
 
-    def put_back() -> None:
+    def restore() -> None:
         if before is None:
             os.environ.pop(_ALLOW_HTTP, None)
         else:
             os.environ[_ALLOW_HTTP] = before
 
-    context.call_on_close(put_back)
+    context.call_on_close(restore)
 
 
 def build_image_encoder(
     context: click.Context, name: str, weights: str, allow_versions: bool, device: str = "cpu"
 ) -> Encoder:
-    """Build an encoder of images, after everything that can be told without torch.
+    """Build an image encoder, after every check that needs no torch.
 
     Args:
-        context: Of the command.
-        name: What ``-b`` said.
-        weights: What ``--weights`` said.
-        allow_versions: What ``--allow-versions`` said.
-        device: Where it goes, "auto" for a GPU where there is one.
+        context: The command's context.
+        name: The value of ``-b``.
+        weights: The value of ``--weights``.
+        allow_versions: The value of ``--allow-versions``.
+        device: A torch device, or "auto" for a GPU if there is one.
 
     Raises:
-        UsageFailure: It takes clips, or there are no such weights, or no such device.
-        HeadstripError: What ``build_encoder`` raises.
+        UsageFailure: The backbone takes clips, or the weights or the device do not exist.
+        HeadstripError: As ``build_encoder``.
     """
     from headstrip.factory.selection import select_weights
 
@@ -165,15 +175,17 @@ def build_image_encoder(
         spec, parts = registry.resolve(name)
         if spec.task == "video":
             raise UsageFailure(
-                f"{spec.qualified_name} takes clips, and this command takes images. "
-                "`headstrip list --task image` lists those that do."
+                f"{spec.qualified_name} takes video clips, but this command takes images. "
+                "Run `headstrip list --task image` to list backbones for images."
             )
         try:
             path = select_weights(registry, spec, parts, weights).path
         except WeightsError as error:
             raise UsageFailure(str(error)) from error
         if path is not None and not path.is_file():
-            raise UsageFailure(f"There is no weights file {str(path)!r}. Check the path.")
+            raise UsageFailure(
+                f"There is no weights file {str(path)!r}. Check the path given to --weights."
+            )
 
         return _build(name, weights, allow_versions, device)
 
@@ -182,20 +194,20 @@ def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encode
     from headstrip.factory.build import build_encoder
 
     try:
-        # No command uses predictors, and a manifest of trained ones has no values of theirs.
+        # No command uses predictors, and a manifest does not contain their values.
         return build_encoder(
             name,
             weights=weights,
             predictors={},
             allow_versions=allow_versions,
-            device=_place(device),
+            device=_torch_device(device),
         )
     except ValueError as error:
         raise UsageFailure(str(error)) from error
 
 
-def _place(device: str) -> str:
-    """Return a device's name as torch has it."""
+def _torch_device(device: str) -> str:
+    """Return the name that torch uses for a device."""
     import torch
 
     if device != "auto":

@@ -1,4 +1,4 @@
-"""``headstrip catalog``: the catalog of a plugin of your own, written and checked."""
+"""``headstrip catalog``: write or check the catalog of your plugin."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ Changes = dict[str, list[str]]
 
 @click.group(name="catalog")
 def command() -> None:
-    """Write or check the catalog of a plugin of your own.
+    """Write or check the catalog of your plugin.
 
-    The installed plugin NAME is asked for its backbones() and for the weights(spec) of each. Every
-    backbone is built without memory and without weights, stripped, and measured.
+    headstrip calls the hooks backbones() and weights(spec) of the installed plugin NAME. It builds
+    each backbone without allocating memory and without weights, removes the head, and measures
+    the width.
     """
 
 
@@ -34,18 +35,20 @@ def command() -> None:
     "folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Folder to write into.  [default: the folder of the plugin's package]",
+    help="Write into this folder, such as src/headstrip_mylab.  [default: the installed "
+    "package's folder]",
 )
 @json_option
 @click.pass_context
 def write_command(context: click.Context, name: str, folder: Path | None, as_json: bool) -> None:
-    """Write catalog.tsv and weights.tsv, and say what changed.
+    """Write catalog.tsv and weights.tsv, and print what changed.
 
-    Both are replaced whole, or not at all where the plugin has something that cannot be a row.
+    headstrip replaces both files, or neither if a backbone or its weights cannot be written as a
+    row.
     """
     registry = _registry(context, name)
     target = folder or _package(registry)
-    rows, files, changes = _asked(registry, target)
+    rows, files, changes = _measured(registry, target)
     if rows.problems:
         raise Failure(f"{' '.join(rows.problems)} Nothing was written.")
     from headstrip.authoring import catalog_writer as authoring
@@ -54,13 +57,14 @@ def write_command(context: click.Context, name: str, folder: Path | None, as_jso
         authoring.write(target, files)
     except OSError as error:
         raise Failure(
-            f"{str(target)!r} cannot be written to ({error.strerror}). `--to` names another folder."
+            f"{str(target)!r} cannot be written to ({error.strerror}). Pass another folder with "
+            "--to."
         ) from error
     _print(name, target, rows, changes, as_json)
     if folder is None and _is_copy(registry):
         warn(
-            "Note: that is the copy that is installed. For your sources install them with "
-            "`pip install -e`, or name their folder with `--to`."
+            "Note: headstrip wrote into the installed copy of the plugin. To change your sources, "
+            "install them with `pip install -e`, or pass their folder with --to."
         )
 
 
@@ -69,10 +73,10 @@ def write_command(context: click.Context, name: str, folder: Path | None, as_jso
 @json_option
 @click.pass_context
 def check_command(context: click.Context, name: str, as_json: bool) -> None:
-    """Compare the plugin's files with what it shows now; exit code 1 where they differ."""
+    """Compare the plugin's files with its backbones. The exit code is 1 if they differ."""
     registry = _registry(context, name)
     target = _package(registry)
-    rows, _, changes = _asked(registry, target)
+    rows, _, changes = _measured(registry, target)
     for problem in rows.problems:
         warn(problem)
     _print(name, target, rows, changes, as_json)
@@ -81,17 +85,17 @@ def check_command(context: click.Context, name: str, as_json: bool) -> None:
 
 
 def _registry(context: click.Context, name: str) -> LiveRegistry:
-    """Return the registry in which the plugin is asked itself.
+    """Return a registry that calls the plugin instead of reading its catalog.
 
     Raises:
-        UsageFailure: No distribution that is installed has such a plugin.
+        UsageFailure: No installed distribution has such a plugin.
     """
     records = [record for record in open_registry(context).records() if record.name == name]
     if all(record.origin == "built-in" for record in records):
-        reason = "is headstrip's own" if records else "is not installed"
+        reason = "is part of headstrip" if records else "is not installed"
         raise UsageFailure(
-            f"The plugin {name!r} {reason}. Name the entry point of one of yours that is; "
-            "`headstrip plugins` lists all of them."
+            f"The plugin {name!r} {reason}. Pass the name of an installed third-party plugin; "
+            "`headstrip plugins` lists them."
         )
     from headstrip.authoring.catalog_writer import LiveRegistry
 
@@ -99,24 +103,24 @@ def _registry(context: click.Context, name: str) -> LiveRegistry:
 
 
 def _package(registry: LiveRegistry) -> Path:
-    """Return the folder that ships with the plugin.
+    """Return the folder of the plugin's package.
 
     Raises:
         PluginError: The plugin cannot be used.
-        UsageFailure: It is a module without one.
+        UsageFailure: The plugin is a single module, so it has no folder.
     """
     with plugins_on_stderr():
         plugin = registry.live()
     if plugin.package is None:
         raise UsageFailure(
-            f"The plugin {plugin.label} is the module {plugin.module!r} and no package, so no file "
-            "can be shipped with it. Make it a package."
+            f"The plugin {plugin.label} is the module {plugin.module!r}, which cannot contain a "
+            "catalog file. Turn it into a package: a folder with an __init__.py."
         )
     return plugin.package
 
 
-def _asked(registry: LiveRegistry, target: Path) -> tuple[Rows, dict[str, bytes], Changes]:
-    """Ask the plugin, and compare with the files of a folder."""
+def _measured(registry: LiveRegistry, target: Path) -> tuple[Rows, dict[str, bytes], Changes]:
+    """Measure the plugin's backbones, and compare them with the files in a folder."""
     from headstrip.authoring import catalog_writer as authoring
 
     with plugins_on_stderr():
@@ -126,7 +130,7 @@ def _asked(registry: LiveRegistry, target: Path) -> tuple[Rows, dict[str, bytes]
 
 
 def _is_copy(registry: LiveRegistry) -> bool:
-    """Whether the package lies beside its metadata, where pip puts what it installs."""
+    """Return whether the package is in the folder that pip installs into."""
     plugin = registry.live()
     distribution = plugin.target.dist if isinstance(plugin.target, metadata.EntryPoint) else None
     if distribution is None or plugin.package is None:

@@ -1,4 +1,4 @@
-"""``headstrip classify``: the likeliest classes of images."""
+"""``headstrip classify``: print the most likely classes of images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Guess:
     """One class of an image.
 
     Attributes:
-        index: Place of the class among the logits.
-        label: Its name, None when the weights bring no names.
+        index: Index of the class in the logits.
+        label: Its name, None if the weights have no labels.
         probability: Its softmax over all classes.
     """
 
@@ -32,24 +32,43 @@ class Guess:
     probability: float
 
 
-@click.command(name="classify")
+_EXAMPLES = """\b
+Example:
+  headstrip classify cat.jpg dog.jpg -b resnet50 -k 3
+"""
+
+
+@click.command(name="classify", epilog=_EXAMPLES)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @backbone_option
 @click.option(
-    "-k", "count", type=click.IntRange(min=1), default=5, show_default=True,
-    help="Classes to print for each image.",
-)  # fmt: skip
+    "-k",
+    "count",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Print the N most likely classes of each image.",
+)
 @pixel_options
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, images: tuple[str, ...], name: str, weights: str,
-    allow_versions: bool, count: int, as_json: bool, background: Any, value_range: Any,
-) -> None:  # fmt: skip
-    """Print the likeliest classes of images.
+    context: click.Context,
+    images: tuple[str, ...],
+    name: str,
+    weights: str,
+    allow_versions: bool,
+    count: int,
+    as_json: bool,
+    background: Any,
+    value_range: Any,
+) -> None:
+    """Print the most likely classes of images.
 
-    Each IMAGE is a file. The labels are those of the weights; a class is its number where they
-    bring none. A bad image is told, the others are classified, and the exit code is 1 then.
+    Each IMAGE is a file. headstrip prints the labels of the weights, or the class number if the
+    weights have no labels. If an image cannot be read, headstrip prints the reason, classifies
+    the others, and exits with code 1.
     """
     encoder = build_image_encoder(context, name, weights, allow_versions)
     with_pixels(encoder, background, value_range)
@@ -72,11 +91,11 @@ def command(
 
 
 def _classify(encoder: Encoder, image: str, count: int) -> list[Guess]:
-    """Return the likeliest classes of one image, the likeliest first.
+    """Return the most likely classes of one image, the most likely first.
 
     Raises:
         HeadNotFoundError: The encoder has no head.
-        ImageError: The file cannot be read, or the network makes no numbers of it.
+        ImageError: The file cannot be read, or its logits are not finite.
     """
     from headstrip.images.inputs import read_picture
 
@@ -85,7 +104,7 @@ def _classify(encoder: Encoder, image: str, count: int) -> list[Guess]:
     with encoder.evaluating():
         logits = encoder.logits(ready[None].to(device, dtype))[0].float().cpu()
     if not logits.isfinite().all():
-        raise ImageError("the network's output for it is not finite. Use other weights.")
+        raise ImageError("the network's output for this image is not finite. Use other weights.")
     best = logits.softmax(0).topk(min(count, len(logits)))
     labels = encoder.labels if encoder.labels and len(encoder.labels) == len(logits) else None
     return [

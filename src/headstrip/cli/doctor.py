@@ -1,4 +1,4 @@
-"""``headstrip doctor``: what is installed, and what is wrong with it."""
+"""``headstrip doctor``: print what is installed, and check it for problems."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _GB = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, and what to do."""
+    """One problem, and what to do about it."""
 
     found: str
     remedy: str
@@ -41,16 +41,16 @@ class Problem:
 @json_option
 @click.pass_context
 def command(context: click.Context, timeout: float, as_json: bool) -> None:
-    """Say what is installed, and what is wrong with it.
+    """Print what is installed, and check it for problems.
 
-    The exit code is 1 when a problem was found; what to do stands beside it.
+    Each problem is printed with what to do about it. The exit code is 1 if there is one.
     """
     damaged = damaged_folders()
     problems = [Problem(folder.found, folder.remedy) for folder in damaged]
     is_readable = not any(folder.stops_python for folder in damaged)
     report: dict[str, Any] = {
         "versions": _versions(),
-        # Where Python cannot read what is installed, torch cannot be imported, and that is why.
+        # If Python cannot read the installed metadata, importing torch fails for that reason.
         "devices": (devices := _devices(problems) if is_readable else {}),
         "cache": _cache(problems) if devices else {},
         "environment": _environment(),
@@ -71,7 +71,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _devices(problems: list[Problem]) -> dict[str, Any]:
-    """Import what computes, and say what it computes on."""
+    """Import torch and torchvision, and return the devices that torch can use."""
     for module in ("torch", "torchvision"):
         try:
             import_module(module)
@@ -79,7 +79,7 @@ def _devices(problems: list[Problem]) -> dict[str, Any]:
             problems.append(
                 Problem(
                     f"{module} cannot be imported: {one_line(error)}",
-                    "Install torch and torchvision anew, in versions that belong together: "
+                    "Reinstall matching versions of torch and torchvision: "
                     "`pip install --force-reinstall torch torchvision`.",
                 )
             )
@@ -94,19 +94,21 @@ def _devices(problems: list[Problem]) -> dict[str, Any]:
 
 
 def _cache(problems: list[Problem]) -> dict[str, Any]:
-    """Look at the folder that weights are downloaded to."""
+    """Check the folder that weights are downloaded to."""
     import torch
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    # What is not there yet is made in the nearest folder that is.
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    is_writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    free = shutil.disk_usage(there).free
-    remedy = "Set TORCH_HOME to a folder of yours on a disk with room."
+    # headstrip creates a missing folder, so its nearest existing parent decides.
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    is_writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    free = shutil.disk_usage(existing).free
+    remedy = "Set TORCH_HOME to a folder that you can write to, on a disk with free space."
     if not is_writable:
-        problems.append(Problem(f"weights cannot be downloaded: {there} takes no files", remedy))
+        problems.append(
+            Problem(f"weights cannot be downloaded: {existing} is not writable", remedy)
+        )
     elif free < _GB:
-        found = f"{free / _GB:.1f} GB are free for downloaded weights in {there}"
+        found = f"only {free / _GB:.1f} GB are free for downloaded weights in {existing}"
         problems.append(Problem(found, remedy))
     return {"folder": str(folder), "writable": is_writable, "free GB": round(free / _GB, 1)}
 
@@ -120,7 +122,7 @@ def _environment() -> dict[str, str]:
 
 
 def _plugins(context: click.Context, timeout: float, problems: list[Problem]) -> dict[str, str]:
-    """Say how each plugin is, the built-in ones aside."""
+    """Return the status of each plugin that is not built in."""
     try:
         records = [
             record
@@ -130,7 +132,7 @@ def _plugins(context: click.Context, timeout: float, problems: list[Problem]) ->
             if record.status != "damaged"
         ]
     except HeadstripError as error:
-        problems.append(Problem(str(error), "Install what it names anew, or uninstall it."))
+        problems.append(Problem(str(error), "Reinstall or uninstall the plugin that it names."))
         return {}
     problems += [
         Problem(
@@ -148,7 +150,7 @@ def _plugins(context: click.Context, timeout: float, problems: list[Problem]) ->
 
 
 def _is_unread(record: PluginRecord) -> bool:
-    """Whether a plugin was not loaded because of a damaged folder, which is a problem already."""
+    """Return whether a damaged folder, which is reported itself, kept the plugin from loading."""
     return (record.error or "").startswith(UNREAD)
 
 
@@ -184,5 +186,5 @@ def _version(name: str) -> str | None:
     try:
         return version(name)
     except (PackageNotFoundError, KeyError):
-        # Some Pythons raise the latter where a damaged folder does not state a version.
+        # Some Python versions raise KeyError if a damaged folder does not state a version.
         return None

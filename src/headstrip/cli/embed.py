@@ -1,4 +1,4 @@
-"""``headstrip embed``: a source of images into a file of embeddings."""
+"""``headstrip embed``: embed many images into one file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 
 from headstrip.cli.backbone import backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY, UsageFailure
+from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, print_json, print_line, print_lines, warn
 from headstrip.cli.pixels import pixel_options, warn_of_pages, with_pixels
 from headstrip.errors import HeadstripError, UnknownBackboneError
@@ -23,7 +24,31 @@ if TYPE_CHECKING:
     from headstrip.embed.sources import Source
     from headstrip.encoder.encoder import Encoder
 
-_NAMED = 5
+_SHOWN_FAILURES = 5
+
+_SECTIONS = {
+    "Encoder and output": ("name", "weights", "allow_versions", "allow_http", "out", "overwrite"),
+    "Reading images": (
+        "column",
+        "image_column",
+        "pages",
+        "background",
+        "value_range",
+        "allow_schemes",
+        "allow_private",
+    ),
+    "Settings that the embeddings depend on": (
+        "batch_size",
+        "threads",
+        "engine",
+        "precision",
+        "route",
+        "dtype",
+    ),
+    "Running": ("device", "lanes", "workers", "timeout", "max_errors", "on", "address"),
+    "Resuming": ("retry_failed", "checksum", "exact"),
+    "Measuring first": ("look",),
+}
 
 Decorator = Callable[[Any], Any]
 
@@ -53,85 +78,160 @@ class _EngineName(click.ParamType):  # type: ignore[type-arg]
 
 
 def _settings_options(function: Any) -> Any:
-    """Add what the bits of the embeddings depend on."""
+    """Add the options that the bits of the embeddings depend on."""
     options: list[Decorator] = [
         click.option(
-            "--batch-size", type=click.IntRange(min=1),
-            help="Images that go through the network at once.",
+            "--batch-size",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Send N images through the network at once.  "
+            "[default: 16 on a CPU, 128 on other devices]",
         ),
         click.option(
-            "--engine", type=_EngineName(),
-            help="What runs the network; auto is the fastest that stays within the tolerance.",
+            "--engine",
+            type=_EngineName(),
+            help="Choose the library that runs the network. auto measures the installed ones at "
+            "the start of the run and takes the fastest within the tolerance.  [default: torch]",
         ),
         click.option(
-            "--precision", type=click.Choice(["fp32", "bf16", "auto"]),
-            help="What the network computes with.",
+            "--precision",
+            type=click.Choice(["fp32", "bf16", "auto"]),
+            help="Choose the number format that the network computes with. auto measures, as for "
+            "--engine.  [default: fp32]",
         ),
         click.option(
-            "--route", type=click.Choice(["exact", "fast"]),
-            help="exact decodes as declared; fast decodes JPEGs at a fraction of their size.",
+            "--route",
+            type=click.Choice(["exact", "fast"]),
+            help="Choose the decode mode. exact decodes images as the preprocessing declares; "
+            "fast decodes JPEGs at a fraction of their size.  [default: exact]",
         ),
         click.option(
-            "--dtype", type=click.Choice(["float32", "float16"]), help="What is kept of a number.",
+            "--dtype",
+            type=click.Choice(["float32", "float16"]),
+            help="Store embeddings in this format.  [default: float32]",
         ),
         click.option(
-            "--threads", type=click.IntRange(min=1), help="Threads that one batch has.",
+            "--threads",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Compute each batch with N CPU threads.  "
+            "[default: 1 on a CPU, one per core on other devices]",
         ),
-    ]  # fmt: skip
+    ]
     return _with(options, function)
 
 
 def _run_options(function: Any) -> Any:
-    """Add what a run does besides."""
+    """Add the options that no bit of an embedding depends on."""
     options: list[Decorator] = [
         click.option(
-            "--device", metavar="DEVICE", default="auto", show_default=True,
-            help="Where the network runs, such as cpu or cuda:1; auto is a GPU where there is one.",
+            "--device",
+            metavar="DEVICE",
+            default="auto",
+            show_default=True,
+            help="Run the network on this device, such as cpu or cuda:1. auto uses a GPU when "
+            "there is one.",
         ),
         click.option(
-            "--pages", type=click.Choice(["first", "all"]), default="first", show_default=True,
-            help="Embed the first page of a file, or each as a row of its own, such as a.tif#2.",
-        ),
-        click.option("--workers", type=click.IntRange(min=0), help="Processes that decode."),
-        click.option("--lanes", type=click.IntRange(min=1), help="Batches in the network at once."),
-        click.option("--overwrite", is_flag=True, help="Begin anew where OUT is there."),
-        click.option("--retry-failed", is_flag=True, help="Try the bad images of OUT again."),
-        click.option(
-            "--checksum", is_flag=True,
-            help="Tell by a file's bytes whether it changed, not by its size and time.",
+            "--pages",
+            type=click.Choice(["first", "all"]),
+            default="first",
+            show_default=True,
+            help="Embed the first page or frame of a file, or all of them. With all, each page is "
+            "a row, such as a.tif#2.",
         ),
         click.option(
-            "--exact", is_flag=True,
-            help="Refuse to go on with rows of other versions, or of another machine.",
+            "--workers",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Decode images in N processes. 0 decodes in this process.  "
+            "[default: one per core]",
         ),
         click.option(
-            "--max-errors", type=click.IntRange(min=0), help="End after more bad images than that.",
+            "--lanes",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Run N batches through the network at the same time, each in its own inference "
+            "thread.  [default: the number of cores divided by --threads on a CPU, 1 on other "
+            "devices]",
         ),
         click.option(
-            "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,
-            show_default=True, help="Seconds that the decoding of an image may take.",
+            "--overwrite",
+            is_flag=True,
+            help="Overwrite OUT if it exists, and compute every row again.",
         ),
         click.option(
-            "--column", default="path", show_default=True,
-            help="Column of a list that has the paths.",
-        ),
-        click.option("--image-column", help="Column of Parquet files that has the images."),
-        click.option(
-            "--allow-scheme", "allow_schemes", metavar="NAME", multiple=True,
-            help="Read urls of this scheme too, such as ftp, also where a list has them. Repeat it "
-            "for several.",
+            "--retry-failed",
+            is_flag=True,
+            help="Try the images again that have an error in OUT.",
         ),
         click.option(
-            "--allow-private", is_flag=True,
-            help="Read http urls of a list, and follow redirects, that lead to addresses that are "
+            "--checksum",
+            is_flag=True,
+            help="Compare the bytes of each image to find out whether it changed. Without this "
+            "option, headstrip compares its size and modification time.",
+        ),
+        click.option(
+            "--exact",
+            is_flag=True,
+            help="Stop when rows in OUT were computed with other library versions or on another "
+            "machine. Without this option, headstrip prints the difference and continues.",
+        ),
+        click.option(
+            "--max-errors",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Stop when more than N images cannot be embedded.  [default: no limit]",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            default=60.0,
+            show_default=True,
+            help="Give up on an image that takes longer than this to decode.",
+        ),
+        click.option(
+            "--column",
+            metavar="NAME",
+            default="path",
+            show_default=True,
+            help="Read the paths from this column of a list, such as image_path.",
+        ),
+        click.option(
+            "--image-column",
+            metavar="NAME",
+            help="Read the images from this column of Parquet files, such as image.  "
+            "[default: the only column with images]",
+        ),
+        click.option(
+            "--allow-scheme",
+            "allow_schemes",
+            metavar="NAME",
+            multiple=True,
+            help="Also read URLs with this scheme, such as ftp, in SOURCE and in lists. Repeat "
+            "the option to allow several.",
+        ),
+        click.option(
+            "--allow-private",
+            is_flag=True,
+            help="Read http URLs in lists, and follow redirects, that lead to addresses that are "
             "not public, such as 127.0.0.1.",
         ),
         click.option(
-            "--on", type=click.Choice(["here", "ray"]), default="here", show_default=True,
-            help="What computes: this process, or a Ray cluster.",
+            "--on",
+            type=click.Choice(["here", "ray"]),
+            default="here",
+            show_default=True,
+            help="Compute in this process, or on a Ray cluster.",
         ),
-        click.option("--address", help="Address of the Ray cluster, as `ray.init` takes it."),
-    ]  # fmt: skip
+        click.option(
+            "--address",
+            metavar="ADDRESS",
+            help="Connect to the Ray cluster at this address, such as ray://head:10001.  "
+            "[default: the one that `ray.init` finds]",
+        ),
+    ]
     return _with(options, function)
 
 
@@ -141,13 +241,26 @@ def _with(options: list[Decorator], function: Any) -> Any:
     return function
 
 
-@click.command(name="embed")
+_EXAMPLES = """\b
+Examples:
+  headstrip embed photos -b resnet50 -o photos.parquet
+  headstrip embed 'photos/**/*.jpg' -b vit_b_16 -o photos.npy --dtype float16
+  headstrip embed images.csv --column file -b resnet50 -o images.parquet
+  headstrip embed photos -b resnet50 --calibrate
+"""
+
+
+@click.command(name="embed", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
 @click.argument("source")
 @backbone_option
 @click.option(
-    "-o", "--out", metavar="OUT", type=click.Path(path_type=Path),
-    help="Parquet file to write, or .npy with a Parquet file beside it.",
-)  # fmt: skip
+    "-o",
+    "--out",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="Write the embeddings to this file: photos.parquet, or photos.npy with the other columns "
+    "in photos.rows.parquet.",
+)
 @_settings_options
 @pixel_options
 @_run_options
@@ -155,44 +268,64 @@ def _with(options: list[Decorator], function: Any) -> Any:
     "--calibrate",
     "look",
     flag_value="calibrate",
-    help="Measure batches, engines and precisions on images of SOURCE, print the fastest options "
-    "and write nothing.",
+    help="Measure batch sizes, engines and precisions on images of SOURCE, print the fastest "
+    "options, and write nothing.",
 )
 @click.option(
     "--profile",
     "look",
     flag_value="profile",
-    help="Embed the first 2,000 images, say where the time goes, and write nothing.",
+    help="Embed the first 2,000 images, print where the time goes, and write nothing.",
 )
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, /, source: str, name: str, weights: str, allow_versions: bool,
-    out: Path | None, as_json: bool, column: str, image_column: str | None,
-    allow_schemes: tuple[str, ...], allow_private: bool, on: str, address: str | None,
-    look: str | None, background: Any, value_range: Any, **asked: Any,
-) -> None:  # fmt: skip
+    context: click.Context,
+    /,
+    source: str,
+    name: str,
+    weights: str,
+    allow_versions: bool,
+    out: Path | None,
+    as_json: bool,
+    column: str,
+    image_column: str | None,
+    allow_schemes: tuple[str, ...],
+    allow_private: bool,
+    on: str,
+    address: str | None,
+    look: str | None,
+    background: Any,
+    value_range: Any,
+    **others: Any,
+) -> None:
     """Embed images into a file.
 
     SOURCE is a folder, a glob, a list of paths (.txt, .csv, .jsonl, .parquet), tar files, Parquet
-    files or a dataset folder with images in them, or a url (http, https, s3, gs, az, abfs, hf).
-    Every image is a row: path, embedding, width, height and error. A bad image is a row with its
-    reason, and the exit code is 1 then.
+    files or a dataset folder that contain images, or a URL (http, https, s3, gs, az, abfs, hf).
 
-    What is done is kept in OUT.parts: the same line goes on after any end.
+    headstrip writes one row per image: path, embedding, width, height and error. An image that
+    cannot be embedded gets a row with the reason, and the exit code is 1.
+
+    Run the same command again to resume a run that stopped early, or to add new images:
+    headstrip keeps finished rows in OUT.parts, and uses the settings that OUT was started with.
     """
     if (out is None) == (look is None):
         raise UsageFailure(
-            "Name the file to write with -o OUT, or look first with --calibrate or --profile, "
-            "which write nothing."
+            "`headstrip embed` needs exactly one of -o OUT, --calibrate and --profile. Pass -o OUT "
+            "to write embeddings, or one of the others to measure and write nothing."
         )
     images = _check_paths(
-        source, out, column=column, image_column=image_column, allow_schemes=allow_schemes,
+        source,
+        out,
+        column=column,
+        image_column=image_column,
+        allow_schemes=allow_schemes,
         allow_private=allow_private,
-    )  # fmt: skip
+    )
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
-    with _saying_what_to_install(out, name):
-        encoder = build_image_encoder(context, name, weights, allow_versions, asked.pop("device"))
+    with _naming_what_to_install(out, name):
+        encoder = build_image_encoder(context, name, weights, allow_versions, others.pop("device"))
     with_pixels(encoder, background, value_range)
 
     from headstrip.embed.run import embed_source
@@ -200,10 +333,14 @@ def command(
     from headstrip.system.allocator import keep_freed_memory
 
     keep_freed_memory()
-    settings, options = _split(asked)
-    if out is None:
-        _look(encoder, images, look == "profile", settings, options, as_json)
+    settings, options = _split(others)
+    if look == "calibrate":
+        _calibrate(encoder, images, settings, options, as_json)
         return
+    if look == "profile":
+        _profile(encoder, images, settings, options, as_json)
+        return
+    assert out is not None
     compute = None
     if on == "ray":
         from headstrip.embed.cluster import on_ray
@@ -211,9 +348,15 @@ def command(
         compute = on_ray(address)
     with _progress() as progress:
         report = embed_source(
-            encoder, images, out, settings=settings, options=options, progress=progress, say=warn,
+            encoder,
+            images,
+            out,
+            settings=settings,
+            options=options,
+            progress=progress,
+            say=warn,
             compute=compute,
-        )  # fmt: skip
+        )
     if as_json:
         print_json(_as_json(encoder, report))
     else:
@@ -222,54 +365,61 @@ def command(
             f"{report.out}: {report.rows} rows, {good} of them with an embedding "
             f"of {encoder.output_dim} numbers by {encoder.spec.qualified_name}"
         )
-    if said := sentence(report.left_out):
-        warn(said)
-    warn_of_pages(report.stages.several, report.stages.severals, "Pass --pages all for all.")
+    if skipped := sentence(report.left_out):
+        warn(skipped)
+    warn_of_pages(
+        report.stages.several, report.stages.severals, "Pass --pages all to embed every page."
+    )
     if report.bad:
-        _warn_of(report)
+        _warn_of_failures(report)
         context.exit(PARTLY)
 
 
-def _look(
-    encoder: Encoder, source: Source, is_profile: bool, settings: Settings, options: Options,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Print what the engines, or the stages of a run, measure."""
+def _calibrate(
+    encoder: Encoder, source: Source, settings: Settings, options: Options, as_json: bool
+) -> None:
+    """Measure engines and precisions, and print the fastest options."""
     from headstrip.embed.calibrate import choose_engine
     from headstrip.embed.engine_choice import measure_engines
+
+    used, measured = measure_engines(encoder, source, settings, options)
+    rows = [each.to_json() for each in measured]
+    layout = _layout_of(encoder, used)
+    if as_json:
+        print_json([{**row, **layout} for row in rows])
+        return
+    print_line(
+        "batches of {batch_size}, {lanes} at once, threads per batch: {threads}".format(**layout)
+    )
+    for row in rows:
+        print_line(_engine_line(row))
+    best = choose_engine(measured)
+    print_line(
+        f"The fastest within the tolerance: --batch-size {layout['batch_size']} --threads "
+        f"{layout['threads']} --engine {best.engine} --precision {best.precision}"
+    )
+
+
+def _profile(
+    encoder: Encoder, source: Source, settings: Settings, options: Options, as_json: bool
+) -> None:
+    """Measure the stages of a run, and print where the time goes."""
     from headstrip.embed.profile import profile
 
-    if not is_profile:
-        used, measured = measure_engines(encoder, source, settings, options)
-        rows = [each.to_json() for each in measured]
-        layout = _layout_of(encoder, used)
-        if as_json:
-            print_json([{**row, **layout} for row in rows])
-        else:
-            print_line(
-                "batches of {batch_size}, {lanes} at once with threads: {threads}".format(**layout)
-            )
-            for row in rows:
-                print_line(_engine_line(row))
-            best = choose_engine(measured)
-            print_line(
-                f"The fastest within the tolerance: --batch-size {layout['batch_size']} --threads "
-                f"{layout['threads']} --engine {best.engine} --precision {best.precision}"
-            )
-        return
     with _progress() as progress:
         found = profile(encoder, source, settings=settings, options=options, progress=progress)
-    told = found.to_json()
+    values = found.to_json()
     if as_json:
-        print_json(told)
+        print_json(values)
         return
     busy = found.seconds * found.lanes
     print_lines(
         f"{found.images} images in {found.seconds:.1f} s: "
-        f"{told['images_per_second']:.1f} images/s\n"
-        f"preparing {found.stages.prepared / found.seconds:4.0%} of the time, before all else\n"
-        f"network   {found.stages.forward / busy:4.0%} of the time of {found.lanes} lanes\n"
-        f"waiting   {found.stages.decoded / busy:4.0%} for decoded images\n"
+        f"{values['images_per_second']:.1f} images/s\n"
+        f"preparing {found.stages.prepared / found.seconds:4.0%} of the time, before the rest\n"
+        f"network   {found.stages.forward / busy:4.0%} of the time of {found.lanes} inference "
+        "threads\n"
+        f"waiting   {found.stages.decoded / busy:4.0%} of it for decoded images\n"
         f"writing   {found.stages.written / found.seconds:4.0%} of the time of the writer\n"
         f"The bottleneck is the {found.bottleneck}."
     )
@@ -296,7 +446,7 @@ def _engine_line(row: dict[str, Any]) -> str:
 
 
 def _check_paths(source: str, out: Path | None, **options: Any) -> Source:
-    """Refuse paths that cannot work before torch is imported and weights are fetched."""
+    """Refuse paths that cannot work, before torch is imported and weights are downloaded."""
     from headstrip.embed.files import check_out, check_suffix
     from headstrip.embed.sources import LeftOut, items_of, sentence, source_of
 
@@ -306,16 +456,16 @@ def _check_paths(source: str, out: Path | None, **options: Any) -> Source:
             check_suffix(out)
         images, left_out = source_of(source, **options), LeftOut()
         if next(items_of(images, left_out.note), None) is None:
-            said = sentence(left_out.counts()) or "Check the path."
-            raise HeadstripError(f"There is no image in {source!r}. {said}")
+            reason = sentence(left_out.counts()) or "Check the path."
+            raise HeadstripError(f"There is no image in {source!r}. {reason}")
     except HeadstripError as error:
         raise UsageFailure(str(error)) from error
     return images
 
 
 @contextmanager
-def _saying_what_to_install(out: Path | None, name: str) -> Iterator[None]:
-    """Add to the error for an unknown backbone what the file that is there was written with."""
+def _naming_what_to_install(out: Path | None, name: str) -> Iterator[None]:
+    """Extend the error for an unknown backbone by the plugin that wrote the existing file."""
     try:
         yield
     except UnknownBackboneError as error:
@@ -325,28 +475,29 @@ def _saying_what_to_install(out: Path | None, name: str) -> Iterator[None]:
 
 
 def _refuse_inputs(out: Path | None, inputs: tuple[str, ...]) -> None:
-    """Refuse to write over a manifest or a weights file that the encoder is made of."""
+    """Refuse to overwrite a manifest or a weights file that the encoder is built from."""
     for text in inputs:
         file = Path(text)
         if out is not None and text and file.is_file() and out.exists() and out.samefile(file):
             raise UsageFailure(
-                f"{str(out)!r} is a file that the encoder is made of, and would be replaced. Name "
-                "another file to write."
+                f"-o {str(out)!r} would overwrite a file that the encoder is built from. Pass "
+                "another file to -o."
             )
 
 
-def _split(asked: dict[str, Any]) -> tuple[Settings, Options]:
+def _split(values: dict[str, Any]) -> tuple[Settings, Options]:
+    """Separate the settings that the embeddings depend on from the other options."""
     from headstrip.embed.plan import Settings
     from headstrip.embed.run import Options
 
     names = ("batch_size", "engine", "precision", "route", "dtype", "threads")
-    settings = Settings(**{name: asked.pop(name) for name in names})
-    return settings, Options(**asked)
+    settings = Settings(**{name: values.pop(name) for name in names})
+    return settings, Options(**values)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar with the rate on a terminal, and nothing in a pipe."""
+    """Show a progress bar with the rate on a terminal, and nothing in a pipe."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
@@ -368,17 +519,17 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
 
         def show(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
-            said = f"{speed:.1f} images/s" if speed else ""
-            bar.update(task, completed=done, total=total, rate=said)
+            text = f"{speed:.1f} images/s" if speed else ""
+            bar.update(task, completed=done, total=total, rate=text)
 
         yield show
 
 
-def _warn_of(report: EmbedReport) -> None:
+def _warn_of_failures(report: EmbedReport) -> None:
     warn(f"{report.bad} of {report.rows} images could not be embedded:")
-    for path, reason in islice(report.failed.items(), _NAMED):
+    for path, reason in islice(report.failed.items(), _SHOWN_FAILURES):
         warn(f"  {path}: {reason}")
-    more = report.bad - _NAMED
+    more = report.bad - _SHOWN_FAILURES
     if more > 0:
         warn(f"  and {more} more; the column `error` of the file has all of them.")
 
@@ -386,11 +537,17 @@ def _warn_of(report: EmbedReport) -> None:
 def _as_json(encoder: Encoder, report: EmbedReport) -> dict[str, Any]:
     fingerprint = encoder.fingerprint
     return {
-        "out": str(report.out), "rows": report.rows, "dim": encoder.output_dim,
-        "backbone": fingerprint.name, "weights": fingerprint.weights,
+        "out": str(report.out),
+        "rows": report.rows,
+        "dim": encoder.output_dim,
+        "backbone": fingerprint.name,
+        "weights": fingerprint.weights,
         "weights_file": encoder.weights_file,
-        "weights_sha256": fingerprint.weights_sha256, "identity": fingerprint.identity,
-        "bad": report.bad, "computed": report.computed, "left_out": dict(report.left_out),
+        "weights_sha256": fingerprint.weights_sha256,
+        "identity": fingerprint.identity,
+        "bad": report.bad,
+        "computed": report.computed,
+        "left_out": dict(report.left_out),
         "several_pages": report.stages.severals,
         "failed": [{"path": path, "error": error} for path, error in report.failed.items()],
-    }  # fmt: skip
+    }

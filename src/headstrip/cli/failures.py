@@ -1,4 +1,4 @@
-"""What a command ends with when it cannot do what was asked."""
+"""How a command ends when it cannot do its work: exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from headstrip.printable import printable
 from headstrip.system.os_errors import explain_exhaustion
 
 PARTLY = 1
-"""Exit code: some of the work, or all of it, failed and was reported."""
+"""Exit code: some or all of the work failed, and the command printed why."""
 
 USAGE = 2
-"""Exit code: what was asked for cannot be done as it was put."""
+"""Exit code: the arguments are wrong."""
 
 INTERRUPTED = 130
-"""Exit code: Ctrl-C, as shells write it."""
+"""Exit code: the user pressed Ctrl-C; shells use the same number."""
 
 
 class Failure(click.ClickException):
-    """A sentence on stderr, and the exit code of work that failed."""
+    """An error message on stderr, with the exit code for work that failed."""
 
     exit_code = PARTLY
 
@@ -31,34 +31,34 @@ class Failure(click.ClickException):
 
 
 class UsageFailure(Failure):
-    """A sentence on stderr, and the exit code of a command that was not understood."""
+    """An error message on stderr, with the exit code for wrong arguments."""
 
     exit_code = USAGE
 
 
 def failure_of(error: Exception) -> Failure:
-    """Turn what the library raised into a sentence and an exit code."""
+    """Turn an exception of the library into an error message and an exit code."""
     if isinstance(error, (UnknownBackboneError, OptionError)):
         return UsageFailure(str(error))
     if isinstance(error, HeadstripError):
         return Failure(str(error))
     if isinstance(error, ValueError):
         return UsageFailure(str(error))
-    said = explain_exhaustion(error, "The command ended early")
-    if said is not None:
-        return Failure(said)
+    explanation = explain_exhaustion(error, "The command ended early")
+    if explanation is not None:
+        return Failure(explanation)
     name = type(error).__name__
     text = name if one_line(error) == name else f"{name}: {one_line(error)}"
-    return Failure(f"{text.rstrip('.')}. `headstrip --debug ...` shows where it came from.")
+    return Failure(f"{text.rstrip('.')}. Run `headstrip --debug ...` to see where it came from.")
 
 
 @contextmanager
 def printable_usage() -> Iterator[None]:
-    """Escape what a terminal would act on in what click says of arguments."""
+    """Escape control characters in the errors that click raises about arguments."""
     try:
         yield
     except click.ClickException as error:
         if not isinstance(error, click.exceptions.NoArgsIsHelpError):
-            # click declares it final, and quotes arguments in it as they are.
+            # click declares `message` final, and quotes the arguments in it unescaped.
             vars(error)["message"] = printable(error.message)
         raise

@@ -18,16 +18,16 @@ from headstrip.plugins.records import DISABLED, disabled_by_environment
 from headstrip.printable import printable
 
 COMMANDS = {
-    "catalog": "Write or check the catalog of a plugin of your own.",
-    "classify": "Print the likeliest classes of images.",
-    "doctor": "Say what is installed, and what is wrong with it.",
+    "catalog": "Write or check the catalog of your plugin.",
+    "classify": "Print the most likely classes of images.",
+    "doctor": "Print what is installed, and check it for problems.",
     "embed": "Embed images into a file.",
     "list": "List backbones.",
-    "neighbors": "Find the images of a file of embeddings that are nearest to others.",
-    "new-plugin": "Write the folder of a plugin of your own.",
-    "plugins": "List plugins, and what is wrong with them.",
+    "neighbors": "Find the images in an embeddings file that are most similar to query images.",
+    "new-plugin": "Create the project of a new plugin.",
+    "plugins": "List plugins, and check that they work.",
     "show": "Print what is known of one backbone.",
-    "verify": "Check that backbones keep the contract.",
+    "verify": "Check that backbones work as headstrip promises.",
     "weights": "List, fetch, verify, repair and remove weights files.",
 }
 """headstrip's commands and their short help, so that ``--help`` imports none; a test compares."""

@@ -1,4 +1,4 @@
-"""What headstrip logs, printed on stderr where somebody asks for it."""
+"""Print headstrip's log records on stderr, for ``-v`` and ``HEADSTRIP_LOG``."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ _LEVELS = {"warning": logging.WARNING, "info": logging.INFO, "debug": logging.DE
 
 @contextmanager
 def logs_printed(verbose: int) -> Iterator[None]:
-    """Print meanwhile what is logged, from a level on.
+    """Print log records on stderr while the body runs.
 
     Args:
-        verbose: How often ``-v`` was given: once for decisions, twice for details. Without it,
-            ``HEADSTRIP_LOG`` may name the level.
+        verbose: Number of ``-v`` options: 1 prints decisions (INFO), 2 prints details (DEBUG), 0
+            uses the level in the environment variable ``HEADSTRIP_LOG``.
 
     Raises:
-        UsageFailure: It names another.
+        UsageFailure: ``HEADSTRIP_LOG`` is not the name of a level.
     """
     name = os.environ.get(VARIABLE, "").lower() or "warning"
     if name not in _LEVELS:
         raise UsageFailure(
-            f"{VARIABLE}={os.environ[VARIABLE]!r} is not a level. Use one of {', '.join(_LEVELS)}."
+            f"{VARIABLE}={os.environ[VARIABLE]!r} is not a log level. Use one of "
+            f"{', '.join(_LEVELS)}."
         )
-    asked = {0: _LEVELS[name], 1: min(logging.INFO, _LEVELS[name])}
+    levels = {0: _LEVELS[name], 1: min(logging.INFO, _LEVELS[name])}
     logger, handler = logging.getLogger("headstrip"), _OnStderr()
     before = logger.level
-    logger.setLevel(asked.get(verbose, logging.DEBUG))
+    logger.setLevel(levels.get(verbose, logging.DEBUG))
     logger.addHandler(handler)
     try:
         yield
@@ -44,10 +45,10 @@ def logs_printed(verbose: int) -> Iterator[None]:
 
 
 class _OnStderr(logging.Handler):
-    """Prints each record as lines, with what a terminal would act on escaped."""
+    """Prints each record, with control characters escaped."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one."""
+        """Print one record."""
         try:
             text = f"{record.name}: {printable(record.getMessage())}"
             if record.exc_info:

@@ -1,4 +1,4 @@
-"""``headstrip neighbors``: the images that are nearest to others."""
+"""``headstrip neighbors``: find the most similar images in an embeddings file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
+from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
 from headstrip.cli.pixels import pixel_options, steps_of, warn_of_pages_in, with_pixels
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
     from headstrip.search.neighbors import Neighbor
 
-    Pictures = Callable[[Iterable[str]], dict[str, Image.Image | str]]
+    ReadPictures = Callable[[Iterable[str]], dict[str, Image.Image | str]]
 
 
 class Query(NamedTuple):
-    """One image that was asked for.
+    """One query image.
 
     Attributes:
-        image: Its file, as it was named.
-        embedding: float32 array of shape (dim,), None where there is an error.
-        picture: A small copy for the page, or why there is none.
-        error: Why it was not embedded, else None.
+        image: Path of the file, as the user wrote it.
+        embedding: float32 array of shape (dim,), None if there is an error.
+        picture: Thumbnail for the page, or the reason why there is none.
+        error: Why the image could not be embedded, else None.
     """
 
     image: str
@@ -42,45 +43,91 @@ class Query(NamedTuple):
     error: str | None
 
 
-@click.command(name="neighbors")
+_SECTIONS = {
+    "Searching": ("images", "count", "index", "weights"),
+    "Reading query images": ("background", "value_range"),
+    "Output": ("page", "root", "as_json"),
+}
+_EXAMPLES = """\b
+Examples:
+  headstrip neighbors photos.parquet -q cat.jpg
+  headstrip neighbors photos.parquet -q cat.jpg --html page.html --root photos
+"""
+
+
+@click.command(name="neighbors", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.option(
-    "-q", "--query", "images", required=True, multiple=True, metavar="IMAGE",
-    help="Image whose neighbours are wanted. May be given more than once.",
-)  # fmt: skip
+    "-q",
+    "--query",
+    "images",
+    required=True,
+    multiple=True,
+    metavar="IMAGE",
+    help="Find the neighbours of this image file, such as cat.jpg. Repeat the option for several "
+    "images.",
+)
 @click.option(
-    "-k", "count", type=click.IntRange(min=1), default=5, show_default=True,
-    help="Neighbours to find for each.",
-)  # fmt: skip
+    "-k",
+    "count",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Find N neighbours for each query image.",
+)
 @click.option(
-    "--index", type=click.Choice(["exact", "faiss", "usearch"]), default="exact",
-    show_default=True, help="Compare all rows, or those that a library proposes.",
-)  # fmt: skip
+    "--index",
+    type=click.Choice(["exact", "faiss", "usearch"]),
+    default="exact",
+    show_default=True,
+    help="Choose how to search. exact compares the query with every row; faiss and usearch hold "
+    "all embeddings in memory and search faster (install headstrip[faiss] or headstrip[usearch]).",
+)
 @click.option(
-    "--weights", metavar="PATH",
-    help="Weights file of the encoder, where it was one of your own.",
-)  # fmt: skip
+    "--weights",
+    metavar="PATH",
+    help="Load the encoder's weights from this file, if EMBEDDINGS was computed with a weights "
+    "file of your own.  [default: the weights that EMBEDDINGS names]",
+)
 @click.option(
-    "--html", "page", metavar="PAGE", type=click.Path(path_type=Path),
-    help="HTML file to write, with the pictures in it.",
-)  # fmt: skip
+    "--html",
+    "page",
+    metavar="PAGE",
+    type=click.Path(path_type=Path),
+    help="Write an HTML page that shows the query images and their neighbours, such as page.html.",
+)
 @click.option(
-    "--root", metavar="SOURCE", default=".",
-    help="Folder, or other source, that was embedded, for the pictures.  [default: where you are]",
-)  # fmt: skip
+    "--root",
+    metavar="SOURCE",
+    default=".",
+    help="Read the pictures for --html from this source: the SOURCE that was given to `headstrip "
+    "embed`.  [default: the current folder]",
+)
 @pixel_options
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, embeddings: Path, images: tuple[str, ...], count: int, index: Any,
-    weights: str | None, page: Path | None, root: str, as_json: bool, background: Any,
+    context: click.Context,
+    embeddings: Path,
+    images: tuple[str, ...],
+    count: int,
+    index: Any,
+    weights: str | None,
+    page: Path | None,
+    root: str,
+    as_json: bool,
+    background: Any,
     value_range: Any,
-) -> None:  # fmt: skip
-    """Find the images of a file of embeddings that are nearest to others.
+) -> None:
+    """Find the images in an embeddings file that are most similar to query images.
 
-    EMBEDDINGS is what `headstrip embed` wrote; the encoder is built from what it says of itself.
-    There is a line a neighbour: the cosine of the angle between the two embeddings, and the path.
-    A bad image is told, the others are searched for, and the exit code is 1 then.
+    EMBEDDINGS is a file that `headstrip embed` wrote. headstrip builds the encoder that the file
+    names, embeds each query image with it, and compares the embeddings.
+
+    The command prints one line per neighbour: the cosine similarity (1 is the same direction), and
+    the path. If a query image cannot be read, it prints the reason, continues with the others, and
+    exits with code 1.
     """
     from headstrip.embed.output.paths import rows_file
 
@@ -100,12 +147,12 @@ def command(
         if query.error is not None:
             warn(f"Error: {query.image}: {query.error}")
     warn_of_pages_in(images)
-    good = [query.embedding for query in queries if query.embedding is not None]
-    found = nearest(file, good, count, index=index) if good else []
-    if good and not any(found):
+    embedded = [query.embedding for query in queries if query.embedding is not None]
+    found = nearest(file, embedded, count, index=index) if embedded else []
+    if embedded and not any(found):
         raise HeadstripError(
-            f"{str(embeddings)!r} has no embedding, only images that are bad. Its column 'error' "
-            "says why."
+            f"{str(embeddings)!r} contains no embeddings: none of its images could be embedded. "
+            "Read the reasons in its column 'error'."
         )
     results = _results(queries, found)
     missing = 0
@@ -115,12 +162,12 @@ def command(
         print_json([_as_json(query, neighbors) for query, neighbors in results])
     else:
         _print(results)
-    if missing or len(good) < len(queries):
+    if missing or len(embedded) < len(queries):
         context.exit(PARTLY)
 
 
 def _check_paths(files: list[Path], page: Path | None) -> None:
-    """Refuse paths that cannot work before anything heavy is imported."""
+    """Refuse paths that cannot work, before anything heavy is imported."""
     from headstrip.embed.files import check_out
 
     for file in files:
@@ -134,26 +181,27 @@ def _check_paths(files: list[Path], page: Path | None) -> None:
 
 
 def _check_page(page: Path | None, files: list[Path]) -> None:
-    """Refuse to write the page over what is read, or under the name of an image or a table."""
+    """Refuse to overwrite an input with the page, or to name it like an image or a table."""
     from headstrip.embed.files import SUFFIXES
 
     if page is None:
         return
     for file in files:
         if page.exists() and file.exists() and page.samefile(file):
-            raise UsageFailure(f"--html {str(page)!r} is a file that is read. Name another page.")
+            raise UsageFailure(
+                f"--html {str(page)!r} would overwrite an input file. Pass another file name."
+            )
     if page.suffix.lower() in {*SUFFIXES, ".parquet", ".npy", ".tar"}:
         raise UsageFailure(
-            f"--html {str(page)!r} is the name of another kind of file. Name a page that ends in "
-            ".html."
+            f"--html {str(page)!r} is not the name of a page. Pass a name that ends in .html."
         )
 
 
-def _pictures(root: str) -> Pictures:
-    """Return what reads pictures by their paths.
+def _pictures(root: str) -> ReadPictures:
+    """Return a function that reads pictures by their paths.
 
     Raises:
-        HeadstripError: There is no such source.
+        HeadstripError: The source does not exist.
     """
     from headstrip.embed.sources import source_of
     from headstrip.search.thumbnails import pictures_of
@@ -193,7 +241,7 @@ def _queries(encoder: Encoder, images: tuple[str, ...]) -> list[Query]:
 def _results(
     queries: list[Query], found: list[list[Neighbor]]
 ) -> list[tuple[Query, list[Neighbor]]]:
-    """Put each query and its neighbours together; a bad one has none."""
+    """Pair each query with its neighbours. A query that could not be embedded has none."""
     neighbors = iter(found)
     return [(query, [] if query.embedding is None else next(neighbors)) for query in queries]
 
@@ -207,25 +255,27 @@ def _print(results: list[tuple[Query, list[Neighbor]]]) -> None:
 
 
 def _write_page(
-    page: Path, embeddings: Path, read: Pictures, results: list[tuple[Query, list[Neighbor]]]
+    page: Path, embeddings: Path, read: ReadPictures, results: list[tuple[Query, list[Neighbor]]]
 ) -> int:
-    """Write the page, and return how many pictures are missing in it; each is told."""
+    """Write the page. Warn of each missing picture, and return their number."""
     from headstrip.search.gallery import Picture, write_gallery
 
     pictures = read([one.path for _, neighbors in results for one in neighbors])
-    missing = {path: why for path, why in pictures.items() if isinstance(why, str)}
-    for path, why in missing.items():
-        warn(f"No picture of {path}: {why}")
+    missing = {path: reason for path, reason in pictures.items() if isinstance(reason, str)}
+    for path, reason in missing.items():
+        warn(f"No picture of {path}: {reason}")
     rows = [
         [
-            Picture(query.image, "asked for", query.picture),
+            Picture(query.image, "query", query.picture),
             *(Picture(one.path, f"{one.similarity:.4f}", pictures[one.path]) for one in neighbors),
         ]
         for query, neighbors in results
     ]
     write_gallery(page, str(embeddings), rows)
     if missing:
-        warn(f"{page} lacks {len(missing)} pictures. Name with --root what was embedded.")
+        warn(
+            f"{page} lacks {len(missing)} pictures. Pass the source that was embedded with --root."
+        )
     return len(missing)
 
 
@@ -233,7 +283,9 @@ def _as_json(query: Query, neighbors: list[Neighbor]) -> dict[str, Any]:
     return {
         "query": query.image,
         "error": query.error,
-        "neighbors": None if query.error else [
+        "neighbors": None
+        if query.error
+        else [
             {"path": one.path, "similarity": one.similarity, "row": one.row} for one in neighbors
         ],
-    }  # fmt: skip
+    }

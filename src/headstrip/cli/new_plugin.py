@@ -1,4 +1,4 @@
-"""``headstrip new-plugin``: the folder of a plugin of your own."""
+"""``headstrip new-plugin``: create the project of a new plugin."""
 
 from __future__ import annotations
 
@@ -23,60 +23,76 @@ from headstrip.system.os_errors import explain
     "folder",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Folder to make.  [default: one named NAME, here]",
+    help="Create this folder, such as ~/code/mylab.  [default: NAME in the current folder]",
 )
 @json_option
 @click.pass_context
 def command(context: click.Context, name: str, folder: Path | None, as_json: bool) -> None:
-    """Write the folder of a plugin of your own.
+    """Create the project of a new plugin.
 
-    NAME is what stands before the colon in the names of its backbones. The plugin is complete: it
-    brings one tiny network, can be installed as it is, and keeps headstrip's contract.
+    NAME is the source in the names of its backbones, such as mylab in mylab:tiny. The project is
+    complete: it contains one tiny network, you can install it at once, and it passes all checks
+    of `headstrip verify`.
     """
     problem = name_problem(name) or _taken(open_registry(context), name)
     if problem:
-        raise UsageFailure(f"A new plugin cannot be called {name!r}: {problem}. Choose another.")
+        raise UsageFailure(
+            f"A new plugin cannot be called {name!r}: {problem}. Choose another name."
+        )
     plugin, target = NewPlugin(name), folder or Path(name)
     if not target.absolute().parent.is_dir():
-        raise UsageFailure(f"There is no folder {str(target.parent)!r} to make it in.")
+        raise UsageFailure(
+            f"There is no folder {str(target.parent)!r}. Create it, or pass another folder with "
+            "`--to`."
+        )
     try:
         files = write_plugin(plugin, target)
     except FileExistsError as error:
         raise UsageFailure(
-            f"{str(target)!r} is there already, and stays as it is. "
-            "Choose another folder with `--to`."
+            f"{str(target)!r} already exists, and headstrip does not change it. "
+            "Pass another folder with `--to`."
         ) from error
     except OSError as error:
-        raise Failure(explain(error, f"{str(target)!r} cannot be made")) from error
+        raise Failure(explain(error, f"{str(target)!r} cannot be created")) from error
     if as_json:
         print_json(
-            {"plugin": name, "distribution": plugin.distribution, "package": plugin.package,
-             "folder": str(target), "files": [str(file) for file in files]}
-        )  # fmt: skip
+            {
+                "plugin": name,
+                "distribution": plugin.distribution,
+                "package": plugin.package,
+                "folder": str(target),
+                "files": [str(file) for file in files],
+            }
+        )
     else:
         for line in _next_steps(plugin, target):
             print_line(line)
 
 
 def _taken(registry: Registry, name: str) -> str | None:
-    """Say which installed plugin has the name, unless the new one would take its place."""
+    """Return why an installed plugin occupies the name, or None.
+
+    A plugin of the same distribution does not: the new one would replace it.
+    """
     for record in registry.records():
         distribution, _, _ = record.origin.partition(" ")
-        if record.name == name and _plain(distribution) != _plain(NewPlugin(name).distribution):
-            return f"a plugin of that name is installed, of {record.origin}"
+        if record.name == name and _normalized(distribution) != _normalized(
+            NewPlugin(name).distribution
+        ):
+            return f"an installed plugin has that name ({record.origin})"
     return None
 
 
-def _plain(distribution: str) -> str:
+def _normalized(distribution: str) -> str:
     return re.sub("[-_.]+", "-", distribution.lower())
 
 
 def _next_steps(plugin: NewPlugin, folder: Path) -> list[str]:
-    # With no slash in it pip would take the path for the name of a distribution.
+    # Without a slash, pip would read the path as the name of a distribution.
     path = shlex.quote(str(folder) if folder.is_absolute() else f"./{folder}")
     return [
-        f"{plugin.distribution} is in {path}. It brings {plugin.name}:tiny, and has no licence "
-        "yet: choose one in its pyproject.toml.",
+        f"Created {plugin.distribution} in {path}, with the backbone {plugin.name}:tiny. It has no "
+        "licence yet: choose one in its pyproject.toml. Then run",
         f"  pip install -e {path}",
         f"  headstrip verify '{plugin.name}:*'",
     ]

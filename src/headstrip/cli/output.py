@@ -1,4 +1,4 @@
-"""How commands print: tables and JSON on stdout, everything else on stderr."""
+"""Printing for all commands: tables and JSON on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headstrip.printable import printable as printable
 from headstrip.printable import printable_lines
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-"""The option that every command has."""
+"""Every command has this option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +29,32 @@ class Column:
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
-    """Print what others will parse; no NaN, which is no JSON, is let through.
+    """Print a value as JSON.
 
-    A list has one line an item: it is far faster written than indented. Whoever parses it gets
-    every text back unchanged.
+    A list is printed with one line per item, which is much faster than indenting. Parsing the
+    output gives every text back unchanged.
+
+    Raises:
+        ValueError: The value contains NaN or an infinity, which JSON does not have.
     """
     if isinstance(value, Mapping):
         text = json.dumps(value, indent=2, allow_nan=False)
     else:
         lines = [json.dumps(item, allow_nan=False) for item in value]
         text = "[\n" + ",\n".join(lines) + "\n]"
-    # The one control character that JSON leaves as it is.
+    # DEL is the only control character that json.dumps does not escape.
     click.echo(text.replace("\x7f", "\\u007f"))
 
 
 def print_table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], *, always_head: bool = False
 ) -> None:
-    """Print a table: with a head on a terminal, in a pipe a line a row and nothing else.
+    """Print a table: with a heading on a terminal, and one plain line per row in a pipe.
 
     Args:
         columns: Titles of the columns, and how they are aligned.
         rows: The cells.
-        always_head: Whether the head is printed in a pipe too.
+        always_head: Whether to print the heading in a pipe too.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout is not None and sys.stdout.isatty():
@@ -70,19 +73,19 @@ def _padded(cell: str, pad: Callable[[str, int], str], width: int) -> str:
 
 
 def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    # 0.1 s to import, and for terminals alone.
+    # Importing rich takes 0.1 s, and only terminals need it.
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(columns):
-        # What is copied from a narrow terminal is the name; it stays in one piece.
+    for index, column in enumerate(columns):
+        # Users copy the name from the first column, so it must not wrap.
         table.add_column(
             column.title,
             justify="right" if column.is_number else "left",
             overflow="fold",
-            no_wrap=place == 0,
+            no_wrap=index == 0,
         )
     for row in rows:
         table.add_row(*row)
@@ -90,39 +93,39 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
 
 def print_line(text: object, *, bold: bool = False) -> None:
-    """Print one line on stdout, with what a terminal would act on escaped."""
+    """Print one line on stdout, with control characters escaped."""
     click.secho(printable(str(text)), bold=bold or None)
 
 
 def print_lines(text: str) -> None:
-    """Print some lines on stdout.
+    """Print several lines on stdout.
 
-    A text from outside that is in one of them has to be ``printable`` before: a newline in it
-    would begin a line that headstrip did not write.
+    Pass text from outside through ``printable`` first: otherwise a newline in it would start a
+    line that headstrip did not write.
     """
     click.echo(printable_lines(text))
 
 
 def warn(text: str) -> None:
-    """Print a sentence on stderr, with what a terminal would act on escaped."""
+    """Print one line on stderr, with control characters escaped."""
     click.echo(printable(text), err=True)
 
 
 def warn_lines(text: str) -> None:
-    """Print some lines on stderr, such as a traceback."""
+    """Print several lines on stderr, such as a traceback."""
     click.echo(printable_lines(text), err=True)
 
 
 @contextmanager
 def plugins_on_stderr() -> Iterator[None]:
-    """Send to stderr what plugins print meanwhile: stdout is the command's."""
+    """Send what plugins print to stderr while the body runs: stdout is the command's output."""
     with redirect_stdout(sys.stderr):
         yield
 
 
 @contextmanager
 def warnings_as_sentences() -> Iterator[None]:
-    """Print what is warned of meanwhile without the line of code that warns."""
+    """Print warnings as one line, without the line of code that raised them."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: warn(f"Warning: {one_line(message)}")
         yield

@@ -1,4 +1,4 @@
-"""``headstrip plugins``: who brings backbones, and what is wrong with whom."""
+"""``headstrip plugins``: list plugins, and check that they work."""
 
 from __future__ import annotations
 
@@ -16,27 +16,34 @@ from headstrip.cli.output import Column, json_option, print_json, print_table
 from headstrip.plugins.loader import PluginRecord
 
 _COLUMNS = (
-    Column("name"), Column("origin"), Column("status"), Column("rows", is_number=True),
-    Column("seconds", is_number=True), Column("reason"),
-)  # fmt: skip
+    Column("name"),
+    Column("origin"),
+    Column("status"),
+    Column("rows", is_number=True),
+    Column("seconds", is_number=True),
+    Column("reason"),
+)
 
 
 class _Seconds(click.FloatRange):
-    """A time limit of up to a day; of a number that is none no comparison says so."""
+    """A time limit of up to a day. click's own range check would accept NaN."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         seconds: float = super().convert(value, param, ctx)
         if math.isnan(seconds):
-            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+            self.fail(f"{value!r} is not a number of seconds. Pass one such as 30.", param, ctx)
         return seconds
 
 
 timeout_option: Callable[[Any], Any] = click.option(
-    "--timeout", type=_Seconds(min=0, max=86400, min_open=True), default=TIMEOUT,
+    "--timeout",
+    type=_Seconds(min=0, max=86400, min_open=True),
+    default=TIMEOUT,
     show_default=True,
-    metavar="SECONDS", help="Wait at most this long for each plugin.",
-)  # fmt: skip
-"""The option of the commands that load plugins."""
+    metavar="SECONDS",
+    help="Wait at most this long for each plugin, such as 30.",
+)
+"""Commands that load plugins have this option."""
 
 
 @click.command(name="plugins")
@@ -44,12 +51,11 @@ timeout_option: Callable[[Any], Any] = click.option(
 @json_option
 @click.pass_context
 def command(context: click.Context, timeout: float, as_json: bool) -> None:
-    """List plugins, and what is wrong with them.
+    """List plugins, and check that they work.
 
-    headstrip loads each third-party plugin in a process of its own, and builds its smallest
-    backbone. The built-in plugins are listed without loading them. A command that a distribution
-    adds is a row too, and so is a damaged folder of an installed distribution, which can hide a
-    plugin.
+    headstrip loads each third-party plugin in a separate process and builds its smallest backbone.
+    It lists built-in plugins without loading them. A command that a distribution adds gets a row
+    too, and so does a damaged folder of an installed distribution, which can hide a plugin.
     """
     records = checked_records(open_registry(context), timeout, plugin_commands(context).values())
     if as_json:
@@ -61,5 +67,10 @@ def command(context: click.Context, timeout: float, as_json: bool) -> None:
 def _cells(record: PluginRecord) -> list[str]:
     seconds = "-" if record.seconds is None else f"{record.seconds:.2f}"
     return [
-        record.name, record.origin, record.status, str(record.rows), seconds, record.error or "-"
-    ]  # fmt: skip
+        record.name,
+        record.origin,
+        record.status,
+        str(record.rows),
+        seconds,
+        record.error or "-",
+    ]

@@ -1,4 +1,4 @@
-"""``headstrip verify``: whether backbones keep the contract."""
+"""``headstrip verify``: check backbones with the conformance kit."""
 
 from __future__ import annotations
 
@@ -27,26 +27,34 @@ _WILDCARDS = frozenset("*?[")
 @click.command(name="verify")
 @click.argument("pattern", metavar="NAME|PATTERN", shell_complete=complete_backbone)
 @click.option(
-    "--all", "everything", is_flag=True, help="Run every check of all that match, however large."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Run every check on every backbone that matches, however large it is.",
 )
-@click.option("--meta", "light", is_flag=True, help="Run nothing for real: no memory is needed.")
+@click.option("--meta", "light", is_flag=True, help="Run only the checks that need no memory.")
 @json_option
 @click.pass_context
 def command(
     context: click.Context, pattern: str, everything: bool, light: bool, as_json: bool
 ) -> None:
-    """Check that backbones keep the contract.
+    """Check that backbones work as headstrip promises.
 
-    NAME is one backbone: it is built with random weights and run on the CPU through every check.
-    A PATTERN such as 'timm:vit_*' or 'mylab:*' does so for those with up to 30M parameters, and
-    for the others runs the checks that take no memory (meta) and one real forward (once). Weights
-    in files of this machine are loaded, and nothing is downloaded. There is one line a backbone:
-    its name, law, the input it was run on, how it was checked (real, once, meta), how many checks
-    passed, or what was seen where one failed, and 'weights not read' where a set of its weights is
-    not on this machine.
+    NAME is one backbone: headstrip builds it with random weights and runs every check on the CPU.
+
+    PATTERN is a shell pattern such as 'timm:vit_*' or 'mylab:*'. Backbones with up to 30M
+    parameters go through every check (real). Larger ones go through the checks that need no
+    memory, and one real forward pass (once). With --meta there is no real forward pass (meta).
+
+    headstrip loads weights files that are on this machine, and downloads nothing.
+
+    The command prints one line per backbone: its name, its head fidelity (exact, rounding, declared
+    or headless), the input size, how it was checked (real, once or meta), and how many checks
+    passed or what went wrong. 'weights not read' means that some of its weights files are not on
+    this machine.
     """
     if everything and light:
-        raise UsageFailure("--all and --meta exclude each other. Leave one of them out.")
+        raise UsageFailure("--all and --meta cannot be used together. Leave one of them out.")
     registry = open_registry(context)
     with plugins_on_stderr():
         specs = _chosen(registry, pattern)
@@ -69,33 +77,34 @@ def _is_pattern(text: str) -> bool:
 
 
 def _chosen(registry: Registry, pattern: str) -> list[BackboneSpec]:
-    """Return the backbone of a name, or all that a pattern matches, the smallest first.
+    """Return the named backbone, or all that match a pattern, the smallest first.
 
     Raises:
         UsageFailure: The pattern matches nothing.
-        UnknownBackboneError: The name is nobody's, or has a tag.
+        UnknownBackboneError: No backbone has the name, or the name has a tag.
     """
     if not _is_pattern(pattern):
-        # Torch, for one that a plugin has to be asked for or that is built anyway.
+        # This imports torch, which the checks of one backbone need anyway.
         from headstrip.testing.suite import spec_of
 
         return [spec_of(pattern)]
     specs = [
-        spec for spec in registry.specs()
+        spec
+        for spec in registry.specs()
         if fnmatchcase(spec.name, pattern) or fnmatchcase(spec.qualified_name, pattern)
-    ]  # fmt: skip
+    ]
     if not specs:
-        raise UsageFailure(f"No backbone matches {pattern!r}{_reason(registry, pattern)}.")
+        raise UsageFailure(f"No backbone matches {pattern!r}{_reason(registry, pattern)}")
     return sorted(specs, key=lambda spec: spec.params)
 
 
 def _reason(registry: Registry, pattern: str) -> str:
     reason = nothing_listed(pattern.partition(":")[0], registry.records())
-    return f": {reason}" if reason else "; `headstrip list` prints all names"
+    return f": {reason}." if reason else ". Run `headstrip list` to see all names."
 
 
 def _reports(specs: list[BackboneSpec], real: bool | None) -> Iterator[Report]:
-    """Verify one after the other; what plugins print meanwhile goes to stderr."""
+    """Yield the report on each backbone. What plugins print goes to stderr."""
     from headstrip.testing.suite import REAL_PARAMS, level_of, report_on
 
     for spec in specs:
@@ -139,8 +148,11 @@ def _summary(reports: list[Report]) -> str:
 
 def _as_json(report: Report) -> dict[str, Any]:
     return {
-        "backbone": report.backbone, "level": report.level, "law": report.law,
-        "input_shape": report.input_shape, "passed": not report.wrong,
+        "backbone": report.backbone,
+        "level": report.level,
+        "law": report.law,
+        "input_shape": report.input_shape,
+        "passed": not report.wrong,
         "weights_not_read": report.unread,
         "results": [asdict(result) for result in report.results],
-    }  # fmt: skip
+    }

@@ -1,57 +1,73 @@
-"""``headstrip weights``: which weights files are here, and whether they are what they should be."""
+"""``headstrip weights``: list, fetch, verify, repair and remove weights files."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from headstrip.cli.backbone import allow_http_option, complete_backbone, open_registry
 from headstrip.cli.failures import PARTLY, UsageFailure
-from headstrip.cli.output import Column, json_option, print_json, print_line, print_table, warn
-from headstrip.cli.weights_names import is_pattern, stored_weights
-from headstrip.cli.weights_rows import all_rows, cells, count, readable_size
-from headstrip.cli.weights_work import (
+from headstrip.cli.output import (
+    Column,
+    json_option,
+    plugins_on_stderr,
+    print_json,
+    print_line,
+    print_table,
+    printable,
+    warn,
+)
+from headstrip.cli.weights_arguments import (
+    StoredOrPath,
+    is_pattern,
+    stored_or_paths,
+    stored_weights,
+)
+from headstrip.cli.weights_report import (
     Report,
-    check,
-    confirm,
+    all_rows,
+    cells,
+    count,
     download_question,
-    fetched,
-    line_of,
-    name_of,
-    require_right,
-    row_of,
-    say,
+    how_to_get,
+    readable_size,
     size_of,
-    subjects,
-    way_to,
 )
 from headstrip.errors import WeightsError
 from headstrip.weights.caches import Caches, Stored
-from headstrip.weights.checking import check_stored
+from headstrip.weights.checking import Verdict, check_path, check_stored
 from headstrip.weights.removing import removable, remove
 from headstrip.weights.status import status
 
 _COLUMNS = (
-    Column("weights"), Column("size", is_number=True), Column("sha256"), Column("who says it"),
-    Column("state"), Column("path"),
-)  # fmt: skip
+    Column("weights"),
+    Column("size", is_number=True),
+    Column("sha256"),
+    Column("sha256 from"),
+    Column("state"),
+    Column("path"),
+)
 
 _names = click.argument(
     "names", nargs=-1, required=True, metavar="NAME|PATTERN...", shell_complete=complete_backbone
 )
-_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 @click.group(name="weights")
 def command() -> None:
     """List, fetch, verify, repair and remove weights files.
 
-    Names are [source:]arch[.weights], such as resnet50.IMAGENET1K_V1; without a tag they mean the
-    backbone's default weights. Downloads lie in the caches of torch hub and of the Hugging Face
-    hub. What is known of their bytes, and copies that `optimize` makes, lie in $HEADSTRIP_CACHE,
-    else in ~/.cache/headstrip.
+    Names are [source:]arch[.weights], such as resnet50.IMAGENET1K_V1. A name without a tag means
+    the backbone's default weights.
+
+    headstrip downloads into the caches of torch hub and of the Hugging Face hub. It keeps records
+    of checked files, and the copies that `optimize` makes, in $HEADSTRIP_CACHE (default:
+    ~/.cache/headstrip).
     """
 
 
@@ -60,12 +76,12 @@ def command() -> None:
 @json_option
 @click.pass_context
 def list_(context: click.Context, pattern: str | None, as_json: bool) -> None:
-    """List the weights files that are on this machine.
+    """List the weights files on this machine.
 
-    PATTERN is a shell pattern over their names, such as 'resnet*' or 'timm:*'. A row has the
-    name, size, the sha256 and who says it, whether the bytes were compared with it, and the
-    path. Names, sizes and times are looked at, no file is read. Files of your own are not
-    listed; copies that `optimize` made of them are.
+    PATTERN is a shell pattern for their names, such as 'resnet*' or 'timm:*'. Each row shows the
+    name, the size, the sha256 and where it is stated, whether the bytes were compared with it, and
+    the path. The command looks at names, sizes and times, and reads no file. It does not list your
+    own files, only the copies that `optimize` made of them.
     """
     caches = Caches()
     rows = all_rows(open_registry(context), caches, pattern)
@@ -76,8 +92,8 @@ def list_(context: click.Context, pattern: str | None, as_json: bool) -> None:
         sizes = {os.path.realpath(row["path"]): row["size"] for row in rows}
         warn(f"{count(len(sizes), 'file')}, {readable_size(sum(sizes.values()))}")
     if not rows:
-        of_it = "" if pattern is None else f" that match {pattern!r}"
-        warn(f"No weights{of_it} are in {caches.downloads}, in {caches.hub} or in a package.")
+        matching = "" if pattern is None else f" that match {pattern!r}"
+        warn(f"No weights{matching} are in {caches.downloads}, in {caches.hub} or in a package.")
         context.exit(PARTLY if pattern is not None else 0)
 
 
@@ -86,19 +102,22 @@ def list_(context: click.Context, pattern: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def path_(context: click.Context, name: str, as_json: bool) -> None:
-    """Print where the file of NAME is, or where it would have to be put.
+    """Print the path of the weights file of NAME.
 
-    The exit code is 1 when it is not there.
+    If the file is not on this machine, the command prints where it belongs and exits with code 1.
     """
     if is_pattern(name):
-        raise UsageFailure(f"{name!r} is a pattern. Name one set of weights.")
+        raise UsageFailure(
+            f"{name!r} is a pattern, and this command takes one name. Pass a name such as "
+            "'resnet50.IMAGENET1K_V1'."
+        )
     (stored,) = stored_weights(context, [name], here=False)
     if as_json:
         print_json({"name": stored.name, "path": str(stored.path), "is_here": stored.is_here})
     else:
         print_line(stored.path)
     if not stored.is_here:
-        warn(f"It is not there. {way_to(stored)}")
+        warn(f"There is no such file yet. {how_to_get(stored)}")
         context.exit(PARTLY)
 
 
@@ -109,23 +128,24 @@ def path_(context: click.Context, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def fetch(context: click.Context, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Download weights without building anything, and verify them.
+    """Download weights, and verify them.
 
-    A pattern such as 'resnet*' means all weights that match: it says how much that is, and asks.
+    NAME is a set of weights, such as resnet50.IMAGENET1K_V1. PATTERN, such as 'resnet*', means all
+    weights that match: the command prints their size and asks before it downloads.
     """
     chosen = stored_weights(context, names, here=False)
     missing = [stored for stored in chosen if not stored.is_here]
     if missing and any(map(is_pattern, names)):
-        confirm(download_question(missing), yes)
+        _confirm(download_question(missing), yes)
     elif missing:
         warn(download_question(missing).rstrip("?") + ".")
     report = Report(as_json)
     for stored in chosen:
         with report.piece(stored.name):
-            now = stored if stored.is_here else fetched(stored)
+            now = stored if stored.is_here else _download(stored)
             if status(now).state != "verified":
-                require_right(check_stored(now))
-            say(report, now, "is here" if stored.is_here else "fetched")
+                _require_right(check_stored(now))
+            report.add_done(now, "is here" if stored.is_here else "fetched")
     report.end(context)
 
 
@@ -133,25 +153,27 @@ def fetch(context: click.Context, names: tuple[str, ...], yes: bool, as_json: bo
 @click.argument(
     "names", nargs=-1, metavar="[NAME|PATTERN|PATH]...", shell_complete=complete_backbone
 )
-@click.option("--all", "everything", is_flag=True, help="All weights files on this machine.")
+@click.option("--all", "everything", is_flag=True, help="Verify all weights files on this machine.")
 @json_option
 @click.pass_context
 def verify(context: click.Context, names: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Read every byte of weights files, and compare it with what it must be.
+    """Read every byte of weights files, and compare their sha256 with the expected one.
 
-    A line a file: ok; wrong, with what was expected and found; or no expectation, where nobody
-    said which bytes it must have: those that it has are recorded. The exit code is 1 when any
-    is wrong.
+    The command prints one line per file: ok; wrong, with the expected and the actual sha256; or no
+    expectation, if no sha256 is known. In the last case headstrip records the sha256 and expects
+    it from then on. The exit code is 1 if any file is wrong.
     """
     if everything == bool(names):
-        raise UsageFailure("Name weights, a pattern over them or a file, or pass --all alone.")
+        raise UsageFailure(
+            "`headstrip weights verify` needs either names or --all. Pass a name, a pattern or a "
+            "file, or pass --all alone."
+        )
     report = Report(as_json)
-    for subject in subjects(context, names or ("*",)):
-        name = name_of(subject)
+    for weights in stored_or_paths(context, names or ("*",)):
+        name = _name_of(weights)
         with report.piece(name):
-            for verdict in check(subject):
-                wrong = verdict.outcome == "wrong"
-                report.add(line_of(name, verdict), wrong=wrong, **row_of(name, verdict))
+            for verdict in _check(weights):
+                report.add_verdict(name, verdict)
     report.end(context)
 
 
@@ -161,10 +183,10 @@ def verify(context: click.Context, names: tuple[str, ...], everything: bool, as_
 @json_option
 @click.pass_context
 def repair(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Read weights files, and fetch again those that are wrong.
+    """Verify weights files, and download again those that are wrong.
 
-    A file that is right is left alone. One that is wrong stays until the new one is there and
-    right. A pattern means the files on this machine.
+    headstrip does not touch a file that is right. It keeps a wrong file until the new one is
+    downloaded and verified. A pattern means the files on this machine.
     """
     from headstrip.weights.repairing import fetch_again
 
@@ -172,14 +194,14 @@ def repair(context: click.Context, names: tuple[str, ...], as_json: bool) -> Non
     for stored in stored_weights(context, names, here=True):
         with report.piece(stored.name):
             if not stored.is_here:
-                say(report, fetched(stored), "fetched")
+                report.add_done(_download(stored), "fetched")
                 continue
             wrong = [one for one in check_stored(stored) if one.outcome == "wrong"]
             for verdict in wrong:
                 fetch_again(stored, verdict.path)
             if wrong:
-                require_right(check_stored(stored))
-            say(report, stored, "fetched again" if wrong else "is right")
+                _require_right(check_stored(stored))
+            report.add_done(stored, "fetched again" if wrong else "is right")
     report.end(context)
 
 
@@ -189,9 +211,9 @@ def repair(context: click.Context, names: tuple[str, ...], as_json: bool) -> Non
 @json_option
 @click.pass_context
 def remove_(context: click.Context, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Remove weights files, with partial downloads, copies and records of them.
+    """Remove weights files, with their partial downloads, optimized copies and records.
 
-    A file of the Hugging Face hub's cache that another revision uses stays for that one.
+    A file in the Hugging Face hub's cache stays if another revision uses it.
     """
     report = Report(as_json)
     found: list[tuple[Stored, list[Path]]] = []
@@ -199,21 +221,26 @@ def remove_(context: click.Context, names: tuple[str, ...], yes: bool, as_json: 
         with report.piece(stored.name):
             paths = removable(stored)
             if not paths:
-                raise WeightsError(f"{stored.name} is not here: there is no {stored.path}.")
+                raise WeightsError(
+                    f"{stored.name} is not on this machine: there is no {stored.path}. Check the "
+                    "name, or run `headstrip weights list`."
+                )
             found.append((stored, paths))
     paths = [path for _, each in found for path in each]
     for path in paths:
         warn(f"{path}  {readable_size(size_of([path]))}")
     if found:
-        confirm(f"Remove {count(len(paths), 'file')}, {readable_size(size_of(paths))}?", yes)
+        _confirm(f"Remove {count(len(paths), 'file')}, {readable_size(size_of(paths))}?", yes)
     for stored, paths in found:
         with report.piece(stored.name):
             size = size_of(paths)
             remove(stored)
             report.add(
                 f"{stored.name}  removed  {readable_size(size)}",
-                name=stored.name, size=size, paths=[str(path) for path in paths],
-            )  # fmt: skip
+                name=stored.name,
+                size=size,
+                paths=[str(path) for path in paths],
+            )
     report.end(context)
 
 
@@ -224,23 +251,85 @@ def remove_(context: click.Context, names: tuple[str, ...], yes: bool, as_json: 
 @json_option
 @click.pass_context
 def optimize(context: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Convert weights files once into a form that needs no copy in memory.
+    """Convert weights files into a format that loads faster and needs less memory.
 
-    The converted copy lies in headstrip's cache, and is read instead of the file for as long as
-    the file has the same bytes.
+    headstrip keeps the converted copy in its cache, and loads it instead of the file as long as
+    the file does not change.
     """
     from headstrip.weights.optimized import optimize as convert
 
     report = Report(as_json)
-    for subject in subjects(context, names):
-        name = name_of(subject)
+    for weights in stored_or_paths(context, names):
+        name = _name_of(weights)
         with report.piece(name):
-            require_right(check(subject))
-            for file in subject.files() if isinstance(subject, Stored) else (subject,):
+            _require_right(_check(weights))
+            for file in weights.files() if isinstance(weights, Stored) else (weights,):
                 copy = convert(file)
                 before, after = size_of([file]), size_of([copy])
                 report.add(
                     f"{name}  {readable_size(before)} -> {readable_size(after)}  {copy}",
-                    name=name, path=str(file), size=before, copy=str(copy), copy_size=after,
-                )  # fmt: skip
+                    name=name,
+                    path=str(file),
+                    size=before,
+                    copy=str(copy),
+                    copy_size=after,
+                )
     report.end(context)
+
+
+def _name_of(weights: StoredOrPath) -> str:
+    return weights.name if isinstance(weights, Stored) else str(weights)
+
+
+def _check(weights: StoredOrPath) -> list[Verdict]:
+    """Read every byte of weights, and record their sha256.
+
+    Raises:
+        WeightsError: They are not on this machine.
+    """
+    if isinstance(weights, Path):
+        if not weights.exists():
+            raise WeightsError(f"There is no file {str(weights)!r}. Check the path.")
+        return [check_path(weights)]
+    if not weights.is_here:
+        raise WeightsError(
+            f"{weights.name} is not on this machine: there is no {weights.path}. "
+            f"`headstrip weights fetch {weights.name}` downloads it."
+        )
+    return check_stored(weights)
+
+
+def _require_right(verdicts: Iterable[Verdict]) -> None:
+    """Raise the problem of the first file that is wrong."""
+    for verdict in verdicts:
+        if verdict.outcome == "wrong":
+            raise WeightsError(verdict.problem)
+
+
+def _download(stored: Stored) -> Stored:
+    """Download the file of a set of weights, and return the set as it is then.
+
+    Raises:
+        WeightsError: The download failed.
+    """
+    from headstrip.weights.locating import locate
+
+    with plugins_on_stderr():
+        locate(stored.entry, stored.name)
+    found = Caches().find(stored.name, stored.entry)
+    assert found is not None
+    return found
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Ask on the terminal, unless ``--yes`` was given.
+
+    Raises:
+        UsageFailure: There is no terminal to ask on.
+        click.Abort: The answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageFailure(f"{question} There is no terminal to ask on: pass --yes.")
+    click.confirm(printable(question), abort=True, err=True)

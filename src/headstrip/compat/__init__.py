@@ -1,1 +1,1 @@
-"""Drop-in replacements for code that others have."""
+"""Drop-in replacements for functions of other projects."""

@@ -1,7 +1,7 @@
-"""Drop-ins for projects written with the code of WBCAtt (NeurIPS 2023).
+"""Drop-in replacements for the code of WBCAtt (NeurIPS 2023).
 
-The functions that this replaces stand in ``submission/traineval.py`` and
-``submission/attribute_predictor.py`` of apple2373/wbcatt on GitHub.
+They replace functions in ``submission/traineval.py`` and ``submission/attribute_predictor.py`` of
+apple2373/wbcatt on GitHub.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ _LATER_TIMM = "timm."
 
 
 def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, int]:
-    """Return a network without its head, and its width, as the notes' function does.
+    """Return a network without its head, and its width, as WBCAtt's function does.
 
-    The network is the plain one of its library with ``nn.Identity`` in the head's place, in
-    train mode, with the same ``state_dict`` keys, so a checkpoint of such a project loads
-    strictly. For the notes' own names and ``pretrained=False``, its parameters after a seed are
-    bitwise theirs. Unlike there, no batch goes through it: BatchNorm statistics and the state of
-    the random number generators stay as the constructor left them. Its parameters are copies:
-    what becomes of the weights file afterwards changes nothing.
+    The network is that of its library with ``nn.Identity`` in place of the head, in train mode. It
+    has the same ``state_dict`` keys, so a checkpoint of a WBCAtt project loads strictly. For the
+    names in WBCAtt's code and ``pretrained=False``, the parameters after a seed are bit for bit
+    the same. Unlike WBCAtt's function, this one sends no batch through the network: BatchNorm
+    statistics and random number generators stay as the constructor left them. The parameters are
+    copies, so they do not change when the weights file does.
 
     Args:
-        name: Any name that ``build_encoder`` takes, or the later form ``timm.NAME``.
+        name: Any name that ``build_encoder`` takes, or the form ``timm.NAME`` of WBCAtt's later
+            code.
         pretrained: Whether to load the default weights.
 
     Returns:
-        The module, mapping (N, *input) to (N, dim), and dim.
+        The module, which maps (N, *input) to (N, dim), and dim.
 
     Raises:
-        ValueError: The name is nobody's.
-        WeightsError: It has no pretrained weights, or they cannot be had.
+        ValueError: No installed source has a backbone of that name.
+        WeightsError: The backbone has no pretrained weights, or they cannot be loaded.
 
     Example:
         >>> encoder, dim = get_image_encoder("resnet18", pretrained=False)
@@ -44,7 +45,7 @@ def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, in
     """
     if isinstance(name, str) and name.startswith(_LATER_TIMM):
         name = f"timm:{name.removeprefix(_LATER_TIMM)}"
-    # Nobody would notice in a plain module that a file which it is mapped from is rewritten.
+    # A plain module cannot notice that the file it is mapped from is rewritten, so copy it.
     wish = Wish(Reading(mapped=False))
     built = build_stripped(name, weights="DEFAULT" if pretrained else None, wish=wish)
     backbone = built.stripped.backbone.train()

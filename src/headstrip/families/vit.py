@@ -12,7 +12,7 @@ from headstrip.errors import PreprocessingError
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
 from headstrip.network.head import Stripped, detach, find
-from headstrip.network.patches import Cut, described
+from headstrip.network.patches import Cut, describe
 from headstrip.spec import BackboneSpec
 
 # torchvision's files are older than its code: they have mlp.linear_1 where the module is mlp.0.
@@ -37,7 +37,7 @@ class ViT(TorchvisionFamily):
         if isinstance(size, int) and size > 0:
             cut = Cut((patch, patch), (patch, patch), (0, 0))
             if any(left := cut.left_out((size, size))):
-                problem = described(cut, (size, size), left)
+                problem = describe(cut, (size, size), left)
                 raise PreprocessingError(f"{spec.qualified_name} {problem}")
         model: nn.Module = super().build_model(spec, options)
         return model

@@ -1,6 +1,6 @@
-"""Tensors moved to where they start at a multiple of 64 bytes, as those that torch allocates do.
+"""Move tensors so that they start at a multiple of 64 bytes, like those that torch allocates.
 
-Kernels take another path for an address that is not, and give other bits.
+For other addresses, CPU kernels take another code path and give other bits.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ ALIGNMENT = 64
 
 
 def align(content: object) -> int:
-    """Move the tensors in what was read that do not start at a multiple of 64 bytes, in place.
+    """Move, in place, the tensors that do not start at a multiple of 64 bytes.
 
-    Tensors that share memory still share it where their distance allows that both are aligned.
+    Tensors that share memory still share it, if their distance allows both to be aligned.
+
+    Args:
+        content: Tensors in nested dicts, lists, tuples and sets.
 
     Returns:
-        The bytes of the storages that the tensors were in, each counted once, that were moved.
+        Number of bytes that were moved, counting shared bytes once.
     """
     spans: dict[tuple[int, int], list[_Span]] = {}
     for tensor in tensors_in(content):
@@ -31,7 +34,7 @@ def align(content: object) -> int:
 
 
 def tensors_in(content: object) -> Iterator[Tensor]:
-    """Return each tensor object in nested dicts, lists, tuples and sets once."""
+    """Yield each tensor in nested dicts, lists, tuples and sets once."""
     waiting, seen = [content], set[int]()
     while waiting:
         item = waiting.pop()
@@ -45,7 +48,7 @@ def tensors_in(content: object) -> Iterator[Tensor]:
 
 
 class _Span:
-    """A tensor and the bytes of its storage that it reaches."""
+    """A tensor, and the range of bytes of its storage that it uses."""
 
     def __init__(self, tensor: Tensor) -> None:
         last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
@@ -64,7 +67,7 @@ def _movable(tensor: Tensor) -> bool:
 
 
 def _runs(group: list[_Span]) -> list[list[_Span]]:
-    """Part the spans of one storage and one shift into those that overlap."""
+    """Divide the spans of one storage and one shift into groups that overlap."""
     runs: list[list[_Span]] = []
     end = -1
     for span in sorted(group, key=lambda span: span.start):

@@ -1,4 +1,4 @@
-"""The floating-point type that a network computes with."""
+"""Find the floating-point type that a network computes with."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.nn.parameter import is_lazy
 
 
 def computing_dtype(network: nn.Module) -> torch.dtype:
-    """Return the type that most values of a network have, which is that of its input.
+    """Return the dtype of most parameter values of a network, which is the dtype of its input.
 
-    A scale or a norm may be of a higher precision than all else.
+    Some parameters, such as scales and norms, may have a higher precision than the others.
 
     Returns:
-        float32 where it has no floating-point parameter.
+        The dtype; float32 if the network has no floating-point parameter.
     """
     counts: Counter[torch.dtype] = Counter()
-    # `parameters()` looks for those that are shared as well, which takes longer.
+    # `parameters()` also looks for shared parameters, which takes longer.
     registers = [module._parameters.values() for module in network.modules()]
     for parameter in chain.from_iterable(registers):
         if parameter is None or is_lazy(parameter) or not parameter.is_floating_point():

@@ -1,4 +1,4 @@
-"""Taking a head off a network, and keeping it."""
+"""Remove the head from a network, and keep it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ class Stripped:
 
     Attributes:
         backbone: The network without its head; its eval forward maps (N, *input) to (N, dim).
-        head: Module that maps (N, dim) to the network's own eval logits, or None.
+        head: Module that maps (N, dim) to the network's eval logits, or None.
         paths: Dotted paths of all heads in the network, the one that gives the logits first.
-        law: How ``head(backbone(x))`` relates to the untouched network's eval logits: ``exact``
-            bit for bit, ``rounding`` within 1e-6 relative, ``declared`` where the logits are no
-            function of the embedding, ``headless`` where there are no logits.
-        input_shape: Input without the batch axis where constructor options changed it.
+        law: The head fidelity: how ``head(backbone(x))`` relates to the untouched network's eval
+            logits. ``exact``: equal bit for bit. ``rounding``: equal within 1e-6 relative.
+            ``declared``: the logits are not a function of the embedding. ``headless``: the
+            network has no logits.
+        input_shape: Input without the batch axis, if constructor options changed it.
     """
 
     backbone: nn.Module
@@ -37,46 +38,46 @@ def find(model: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
     Args:
         model: The network.
         path: Dotted path, such as ``classifier.6``.
-        kind: What must be there.
+        kind: Type that the submodule must have.
 
     Raises:
-        HeadNotFoundError: There is nothing, or something else, at that path.
+        HeadNotFoundError: There is no submodule at that path, or it has another type.
     """
     try:
         found = model.get_submodule(path)
     except AttributeError:
         raise HeadNotFoundError(
-            f"A {type(model).__name__} was expected to have its head at {path!r}, and has nothing "
-            f"there. {_advice(model, kind)}"
+            f"This {type(model).__name__} has no module at {path!r}, where its head was expected. "
+            f"{_advice(model, kind)}"
         ) from None
     if isinstance(found, nn.Identity):
         raise HeadNotFoundError(
-            f"The head at {path!r} of this {type(model).__name__} is off already. "
-            "Use the network as it is, or build it anew."
+            f"The head at {path!r} of this {type(model).__name__} has already been removed. "
+            "Use the network without stripping it, or build it again."
         )
     if not isinstance(found, kind):
         raise HeadNotFoundError(
-            f"A {type(model).__name__} was expected to have a {kind.__name__} at {path!r}, and has "
-            f"a {type(found).__name__}. {_advice(model, kind)}"
+            f"This {type(model).__name__} has a {type(found).__name__} at {path!r}, where a "
+            f"{kind.__name__} was expected. {_advice(model, kind)}"
         )
     return found
 
 
 def _advice(model: nn.Module, kind: type[nn.Module]) -> str:
-    """Say where a head may be: of the kind wanted, the last is the likeliest."""
+    """Suggest where the head may be: most likely the last module of that type."""
     paths = [path for path, module in model.named_modules() if path and isinstance(module, kind)]
-    last = f"; its last {kind.__name__} is at {paths[-1]!r}" if paths else ""
-    return f"Name the family that the network belongs to, or the path of its head{last}."
+    last = f" (its last {kind.__name__} is at {paths[-1]!r})" if paths else ""
+    return f"Pass the family that the network belongs to, or the path of its head{last}."
 
 
 def _check_last(model: nn.Module, path: str) -> None:
-    """Refuse a layer that others follow in its sequence: it does not give the logits."""
+    """Refuse a layer with other layers after it in its sequence: it does not give the logits."""
     parent, _, leaf = path.rpartition(".")
     sequence = model.get_submodule(parent)
     if isinstance(sequence, nn.Sequential) and leaf != list(dict(sequence.named_children()))[-1]:
         raise HeadNotFoundError(
             f"Other layers follow the one at {path!r} of this {type(model).__name__}, so it does "
-            "not give the logits. Take those off first, or use headstrip.detach on the last one."
+            "not give the logits. Remove those first, or call headstrip.detach with the last one."
         )
 
 
@@ -87,20 +88,20 @@ def detach(
     kind: type[nn.Module] = nn.Linear,
     input_shape: tuple[int, ...] | None = None,
 ) -> Stripped:
-    """Put ``nn.Identity`` in the place of a head, and keep the head. Changes ``model``.
+    """Replace a head by ``nn.Identity``, and keep the head. Changes ``model`` in place.
 
     Args:
         model: The network.
         path: Dotted path of the head, such as ``fc`` or ``classifier.6``.
-        kind: What the head must be.
+        kind: Type that the head must have.
         input_shape: See ``Stripped``.
 
     Returns:
         The two parts; ``backbone`` is ``model``.
 
     Raises:
-        HeadNotFoundError: The network has no such head, or something follows it. It is unchanged
-            then.
+        HeadNotFoundError: The network has no such head, or other layers follow it. The network is
+            then unchanged.
 
     Example:
         >>> from torch import nn

@@ -1,4 +1,4 @@
-"""Whether the head that was taken off a network is the one that gives its logits."""
+"""Check that the head that was removed is the one that gives the network's logits."""
 
 from __future__ import annotations
 
@@ -31,37 +31,36 @@ def width_of_stripped(
     untouched: Callable[[], Shape | None],
     watch: AbstractContextManager[Any] | None = None,
 ) -> int:
-    """Return the width of a stripped network's embedding, and look at where its head was.
+    """Return the width of a stripped network's embedding, and check where its head was.
 
-    Nothing of the network changes, and where possible it runs without memory.
+    The network does not change, and it runs on the meta device if possible.
 
     Args:
-        stripped: Its parts.
-        input_shape: Its input without the batch axis.
-        untouched: Returns the shape of the untouched network's logits for a batch of two, None
-            where it is not known. It is called only where the network itself does not show that
-            its head was its last layer.
-        watch: A mode of torch's that the network runs in, such as a ``PatchWatch``.
+        stripped: The two parts of the network.
+        input_shape: Input without the batch axis.
+        untouched: Returns the shape of the untouched network's logits for a batch of two, None if
+            unknown. It is called only if the run does not show that the head was the last layer.
+        watch: A torch mode to run the network in, such as a ``PatchWatch``.
 
     Raises:
-        ProbeError: The backbone gives no embedding, or fails.
+        ProbeError: The backbone's output is not an embedding, or the backbone fails.
         HeadError: The head does not give the network's logits.
     """
     head = stripped.head
     if head is None or any(map(is_lazy, head.parameters())):
         run = run_once(stripped.backbone, input_shape, watch=watch)
         return width_of(run.output, input_shape)
-    place = _place(stripped)
-    run = run_once(stripped.backbone, input_shape, head=head, watched=place, watch=watch)
+    identity = _identity_of_head(stripped)
+    run = run_once(stripped.backbone, input_shape, head=head, watched=identity, watch=watch)
     width = width_of(run.output, input_shape)
     _check_logits(run.logits)
-    if place is not None and stripped.law == "exact" and next(head.children(), None) is None:
+    if identity is not None and stripped.law == "exact" and next(head.children(), None) is None:
         _check_last(stripped, run)
     else:
         expected = untouched()
         if expected is not None and tuple(run.logits.shape) != expected:
             raise HeadError(
-                f"gives the shape {tuple(run.logits.shape)}, and the untouched network gives "
+                f"gives the shape {tuple(run.logits.shape)}, but the untouched network gives "
                 f"{expected}"
             )
     return width
@@ -70,13 +69,13 @@ def width_of_stripped(
 def logits_without_memory(build: Callable[[], nn.Module], input_shape: Shape) -> Shape | None:
     """Return the shape of an untouched network's logits for a batch of two.
 
-    None where that takes memory: where it cannot be built or run on the meta device.
+    The result is None if the network cannot be built or run on the meta device.
     """
     try:
         with without_memory():
             network = build()
         output = run_on_meta(network, input_shape).output
-    # Whatever it is that a network does with tensors that have no values.
+    # A network may do anything with tensors that have no values, so any error is possible.
     except Exception:
         return None
     return tuple(output.shape) if isinstance(output, Tensor) else None
@@ -85,20 +84,20 @@ def logits_without_memory(build: Callable[[], nn.Module], input_shape: Shape) ->
 def strip_own(
     model: nn.Module, strip: Callable[[], Stripped], input_shapes: Iterable[Shape]
 ) -> Stripped:
-    """Strip a user's own network, and see that its head was the one that gave its logits.
+    """Strip a user's own network, and check that its head was the one that gave its logits.
 
     Args:
-        model: The network, which is as it was when this fails.
-        strip: Takes its head off.
-        input_shapes: Inputs that it may take. Where it runs on none of them without memory, or
-            gives no (N, classes), the place of its head is not looked at.
+        model: The network. It is unchanged if this fails.
+        strip: Removes the head.
+        input_shapes: Inputs that the network may take. If it runs on none of them on the meta
+            device, or gives no (N, classes), the check is left out.
 
     Raises:
         HeadError: The head does not give the network's logits.
-        ProbeError: The network without it gives no embedding.
+        ProbeError: The output of the network without its head is not an embedding.
     """
     known = next(_logits_of(model, input_shapes), None)
-    saved = [(module, snapshot(module, own=True)) for module in model.modules()]
+    saved = [(module, snapshot(module, module_state=True)) for module in model.modules()]
     try:
         stripped = strip()
         if known is not None and stripped.head is not None:
@@ -115,15 +114,15 @@ def _logits_of(model: nn.Module, input_shapes: Iterable[Shape]) -> Iterator[tupl
     for shape in input_shapes:
         try:
             output = run_on_meta(model, shape).output
-        # It is another input's network, or one that has to have values.
+        # The network takes another input, or does not run without values.
         except Exception:
             continue
         if isinstance(output, Tensor) and output.ndim == 2 and len(output) == BATCH:
             yield shape, tuple(output.shape)
 
 
-def _place(stripped: Stripped) -> nn.Module | None:
-    """Return the identity in the one place where a head was, None where there is another thing."""
+def _identity_of_head(stripped: Stripped) -> nn.Module | None:
+    """Return the ``nn.Identity`` that replaced the only head, None if there is no such module."""
     if len(stripped.paths) != 1:
         return None
     try:
@@ -135,25 +134,25 @@ def _place(stripped: Stripped) -> nn.Module | None:
 
 def _check_logits(logits: Any) -> None:
     if not isinstance(logits, Tensor):
-        raise HeadError(f"gives a {type(logits).__name__} and not a tensor of logits")
+        raise HeadError(f"gives a {type(logits).__name__} instead of a tensor of logits")
     if logits.ndim != 2 or logits.shape[0] != BATCH:
-        raise HeadError(f"gives the shape {tuple(logits.shape)} and not (N, classes)")
+        raise HeadError(f"gives the shape {tuple(logits.shape)} instead of (N, classes)")
 
 
 def _check_last(stripped: Stripped, run: Run) -> None:
-    """Refuse a place whose output is not the network's own output, or a view of it.
+    """Refuse a head whose replacement's output is not the network's output, or a view of it.
 
-    A single layer gives the untouched logits bit for bit only where nothing computes after it.
+    A single layer gives the untouched logits bit for bit only if no computation follows it.
     """
     path = stripped.paths[0]
     if not run.passed:
-        raise HeadError(f"was at {path!r}, which the network's forward never calls")
+        raise HeadError(f"was at {path!r}, which the network's forward pass never calls")
     if len(run.passed) > 1:
         raise HeadError(
-            f"was at {path!r}, which the network's forward calls {len(run.passed)} times"
+            f"was at {path!r}, which the network's forward pass calls {len(run.passed)} times"
         )
     last = {one.untyped_storage()._cdata for one in run.passed if isinstance(one, Tensor)}
     if run.output.untyped_storage()._cdata not in last:
         raise HeadError(
-            f"was at {path!r}, and the network's forward computes with what comes from there"
+            f"was at {path!r}, but the network's forward pass computes more with its output"
         )

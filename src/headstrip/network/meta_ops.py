@@ -1,9 +1,9 @@
-"""The meta device without what it wastes: layers answered by shape alone, no values to set.
+"""Make the meta device fast: compute only the shapes of layers, and set no values.
 
-On meta a layer computes nothing, and yet norms, activations and attention go through Python
-decompositions of milliseconds each: half a second for a large ViT. What is answered here has the
-shape and dtype that torch gives; whatever does not fit is left to torch, which has the error to
-raise.
+A layer computes nothing on meta, but torch runs norms, activations and attention through Python
+decompositions that take milliseconds each: half a second for a large ViT. The functions here return
+an empty tensor with the shape and dtype that torch would return. If the arguments do not fit, they
+return None, and torch handles the call and raises the error.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ from torch.overrides import TorchFunctionMode
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 
-class ByShape(TorchFunctionMode):
-    """Answers eval-mode layers on meta tensors without computing.
+def _functions(owner: Any, names: str) -> frozenset[Any]:
+    """Return the functions of a module or a class, by names separated by spaces."""
+    return frozenset(getattr(owner, name) for name in names.split())
 
-    Tensors that a forward makes on the default device are made on meta, where the others are.
+
+class ByShape(TorchFunctionMode):
+    """A torch mode that returns the shapes of eval-mode layers on meta tensors directly.
+
+    Tensors that a forward pass creates on the default device are created on meta instead.
     """
 
     def __torch_function__(
@@ -34,18 +39,18 @@ class ByShape(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Answer one call, or pass it on to torch."""
+        """Handle one call, or pass it to torch."""
         kwargs = kwargs or {}
-        if func in _MAKERS:
-            return func(*args, **_placed(kwargs))
-        answer = _ANSWERS.get(func) if args and _is_meta(args[0]) else None
-        found = answer(*args, **kwargs) if answer else None
+        if func in _CREATORS:
+            return func(*args, **_on_meta(kwargs))
+        shape_of = _SHAPE_FUNCTIONS.get(func) if args and _is_meta(args[0]) else None
+        found = shape_of(*args, **kwargs) if shape_of else None
         return func(*args, **kwargs) if found is None else found
 
 
 def twin(x: Tensor) -> Tensor:
-    """Return a tensor without memory that has the shape, the strides and the dtype of ``x``."""
-    # `empty_like` gets to the meta device through Python, which takes ten times as long.
+    """Return a meta tensor with the shape, the strides and the dtype of ``x``."""
+    # `empty_like` reaches the meta device through Python, which takes ten times as long.
     if x.is_contiguous():
         return torch.empty(x.shape, dtype=x.dtype, device="meta")
     return torch.empty_like(x, device="meta")
@@ -56,27 +61,25 @@ def _is_meta(value: Any) -> bool:
 
 
 def _are_like(x: Tensor, others: Iterable[Any]) -> bool:
-    """Whether all are on meta and of the dtype of ``x``; None stands for what is left out."""
+    """Return whether all tensors are on meta and have the dtype of ``x``. None is ignored."""
     return all(one is None or (_is_meta(one) and one.dtype == x.dtype) for one in others)
 
 
 def _pointwise(x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
-    # A tensor, `out` for example, or a dtype asks for something else than the input's twin.
+    # With another tensor, such as `out`, or a dtype, the result may differ from the input.
     if any(isinstance(value, (Tensor, torch.dtype)) for value in (*args, *kwargs.values())):
         return None
-    # The flag may stand in any place; writing in place or not has the same shape either way.
+    # The shape is the same with and without `inplace`, wherever that argument is.
     return x if kwargs.get("inplace") else twin(x)
 
 
 def _softmax(x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor | None:
-    # Its output is contiguous, whatever the input is.
+    # The output is contiguous even if the input is not.
     found = _pointwise(x, *args, **kwargs) if _is_axis(x, dim) else None
     return None if found is None else torch.empty(x.shape, dtype=x.dtype, device="meta")
 
 
-def _normalize(
-    x: Tensor, p: Any = 2.0, dim: Any = 1, *args: Any, **kwargs: Any
-) -> Tensor | None:  # fmt: skip
+def _normalize(x: Tensor, p: Any = 2.0, dim: Any = 1, *args: Any, **kwargs: Any) -> Tensor | None:
     return _pointwise(x, *args, **kwargs) if _is_axis(x, dim) else None
 
 
@@ -86,18 +89,23 @@ def _is_axis(x: Tensor, dim: Any) -> bool:
 
 def _dropout(
     x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor | None:  # fmt: skip
+) -> Tensor | None:
     if not 0 <= p <= 1:
         return None
-    # In eval mode torch gives the input itself.
+    # In eval mode torch returns the input itself.
     return twin(x) if training and not inplace else x
 
 
 def _batch_norm(
-    x: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
-    weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
-    *args: Any, **kwargs: Any,
-) -> Tensor | None:  # fmt: skip
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor | None:
     own = (running_mean, running_var, weight, bias)
     if x.ndim < 2 or training or running_mean is None or running_var is None:
         return None
@@ -106,9 +114,13 @@ def _batch_norm(
 
 
 def _layer_norm(
-    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None,
-    bias: Tensor | None = None, *args: Any, **kwargs: Any,
-) -> Tensor | None:  # fmt: skip
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor | None:
     shape, own = tuple(normalized_shape), (weight, bias)
     fits = shape and tuple(x.shape[-len(shape) :]) == shape
     if not fits or not all(one is None or tuple(one.shape) == shape for one in own):
@@ -117,9 +129,13 @@ def _layer_norm(
 
 
 def _group_norm(
-    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
-    *args: Any, **kwargs: Any,
-) -> Tensor | None:  # fmt: skip
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor | None:
     own = (weight, bias)
     if x.ndim != 4 or num_groups < 1 or x.shape[1] % num_groups or x.numel() == num_groups:
         return None
@@ -137,9 +153,14 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | N
 
 
 def _conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
-    dilation: Any = 1, groups: int = 1,
-) -> Tensor | None:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
     if x.ndim != 4 or not _are_like(x, (weight, bias)) or weight.ndim != 4:
         return None
     jumps, pads, steps = _pair(stride), _pair(padding), _pair(dilation)
@@ -165,7 +186,7 @@ def _conv2d(
 
 
 def _pair(value: Any) -> tuple[int, int] | None:
-    """Return a number for each axis; None for what is no such number, ``"same"`` for example."""
+    """Return one number for each axis; None for other values, such as ``"same"``."""
     if isinstance(value, int):
         return value, value
     if not isinstance(value, (tuple, list)) or len(value) not in {1, 2}:
@@ -174,9 +195,14 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, **kwargs: Any,
-) -> Any:  # fmt: skip
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **kwargs: Any,
+) -> Any:
     fits = (
         _are_like(query, (key, value))
         and query.ndim == key.ndim == value.ndim == 4
@@ -190,7 +216,7 @@ def _attention(
 
 
 def _is_mask(mask: Tensor, query: Tensor, key: Tensor) -> bool:
-    """Whether a mask goes with all scores, of shape (N, heads, length, length of the keys)."""
+    """Return whether a mask broadcasts to the scores, of shape (N, heads, length, key length)."""
     scores = (*query.shape[:-1], key.shape[-2])
     fits = mask.ndim >= 2 and all(
         one in {1, side} for one, side in zip(mask.shape[::-1], scores[::-1], strict=False)
@@ -199,16 +225,32 @@ def _is_mask(mask: Tensor, query: Tensor, key: Tensor) -> bool:
 
 
 def _multi_head_attention(
-    query: Tensor, key: Tensor, value: Tensor, embed_dim_to_check: int, num_heads: int,
-    in_proj_weight: Tensor | None, in_proj_bias: Tensor | None, bias_k: Tensor | None,
-    bias_v: Tensor | None, add_zero_attn: bool, dropout_p: float, out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None, training: bool = True, key_padding_mask: Tensor | None = None,
-    need_weights: bool = True, attn_mask: Tensor | None = None,
-    use_separate_proj_weight: bool = False, q_proj_weight: Tensor | None = None,
-    k_proj_weight: Tensor | None = None, v_proj_weight: Tensor | None = None,
-    static_k: Tensor | None = None, static_v: Tensor | None = None, **kwargs: Any,
-) -> Any:  # fmt: skip
-    # Length, batch and width. With more than that to see to, torch answers.
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    **kwargs: Any,
+) -> Any:
+    # Handle only input of shape (length, batch, width) without masks and extra biases.
     rest = (bias_k, bias_v, key_padding_mask, attn_mask, static_k, static_v)
     if query.ndim != 3 or need_weights or any(one is not None for one in rest):
         return None
@@ -227,17 +269,21 @@ def _multi_head_attention(
         and (out_proj_bias is None or out_proj_bias.shape == out_proj_weight.shape[:1])
         and _are_like(query, (key, value, *projected, in_proj_bias, out_proj_weight, out_proj_bias))
     )
-    # The last projection may be to another width, as in CLIP's pooling.
+    # The last projection may have another width, as in CLIP's pooling.
     shape = (*query.shape[:2], out_proj_weight.shape[0])
     return (query.new_empty(shape), None) if fits else None
 
 
+_ACTIVATIONS = (
+    "relu relu6 elu selu celu leaky_relu gelu silu mish hardtanh hardswish hardsigmoid softplus "
+    "sigmoid tanh"
+)
 _POINTWISE = (
-    F.relu, F.relu6, F.elu, F.selu, F.celu, F.leaky_relu, F.gelu, F.silu, F.mish, F.hardtanh,
-    F.hardswish, F.hardsigmoid, F.softplus, F.sigmoid, F.tanh, torch.relu, torch.sigmoid,
-    torch.tanh, Tensor.relu, Tensor.sigmoid, Tensor.tanh,
-)  # fmt: skip
-_ANSWERS: dict[Any, Callable[..., Any]] = {
+    *_functions(F, _ACTIVATIONS),
+    *_functions(torch, "relu sigmoid tanh"),
+    *_functions(Tensor, "relu sigmoid tanh"),
+)
+_SHAPE_FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(_POINTWISE, _pointwise),
     **dict.fromkeys((F.softmax, F.log_softmax, torch.softmax, Tensor.softmax), _softmax),
     F.normalize: _normalize,
@@ -254,13 +300,13 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Have constructors build on the meta device, and spend no time on values."""
+    """Make constructors build on the meta device and skip setting values."""
     with _OnMeta():
         yield
 
 
 class NoValues(TorchFunctionMode):
-    """Leave out what would only set the values of tensors that have no memory."""
+    """A torch mode that skips calls that only set the values of meta tensors."""
 
     def __torch_function__(
         self,
@@ -269,7 +315,7 @@ class NoValues(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Answer calls that only change values, and let all others pass."""
+        """Skip a call that only changes values, and run any other call."""
         if func in _VALUES:
             target = args[0] if args else next(iter((kwargs or {}).values()))
             if isinstance(target, Tensor) and target.is_meta:
@@ -278,9 +324,10 @@ class NoValues(TorchFunctionMode):
 
 
 class _OnMeta(NoValues):
-    """Make new tensors on the meta device too.
+    """A torch mode that also creates new tensors on the meta device.
 
-    ``torch.device("meta")`` does as much; one mode instead of two halves what a constructor costs.
+    ``torch.device("meta")`` does the same, but one mode instead of two halves the time that a
+    constructor takes.
     """
 
     def __torch_function__(
@@ -290,34 +337,32 @@ class _OnMeta(NoValues):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Place what makes tensors, and leave the rest to the other mode."""
-        if func in _MAKERS:
-            return func(*args, **_placed(kwargs or {}))
+        """Create tensors on meta, and let the base class handle other calls."""
+        if func in _CREATORS:
+            return func(*args, **_on_meta(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
 
-def _placed(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+def _on_meta(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     return kwargs if kwargs.get("device") is not None else {**kwargs, "device": "meta"}
 
 
-# What `torch.device` as a context acts on, by the documentation of `torch.set_default_device`.
-_MAKERS = {
-    torch.empty, torch.empty_permuted, torch.empty_strided, torch.ones, torch.zeros, torch.full,
-    torch.arange, torch.linspace, torch.logspace, torch.eye, torch.rand, torch.randn,
-    torch.randint, torch.randperm, torch.tensor, torch.as_tensor, torch.asarray,
-    torch.scalar_tensor, torch.tril_indices, torch.triu_indices,
-    torch.bartlett_window, torch.blackman_window, torch.hamming_window, torch.hann_window,
-    torch.kaiser_window, torch.sparse_coo_tensor, torch.sparse_csr_tensor,
-    torch.sparse_csc_tensor, torch.sparse_bsr_tensor, torch.sparse_bsc_tensor,
-    torch.sparse_compressed_tensor,
-}  # fmt: skip
+# Functions that create tensors on the default device, from the docs of
+# `torch.set_default_device`.
+_CREATORS = _functions(
+    torch,
+    "empty empty_permuted empty_strided ones zeros full arange linspace logspace eye rand randn "
+    "randint randperm tensor as_tensor asarray scalar_tensor tril_indices triu_indices "
+    "bartlett_window blackman_window hamming_window hann_window kaiser_window sparse_coo_tensor "
+    "sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor sparse_bsc_tensor "
+    "sparse_compressed_tensor",
+)
+# Functions that only set the values of a tensor.
 _VALUES = {
-    init.uniform_, init.normal_, init.constant_, init.kaiming_uniform_, init.kaiming_normal_,
-    *(
-        getattr(Tensor, name)
-        for name in (
-            "normal_", "uniform_", "erfinv_", "clamp_", "zero_", "fill_", "mul_", "add_", "div_",
-            "sub_", "trunc_", "bernoulli_", "exponential_",
-        )
+    *_functions(init, "uniform_ normal_ constant_ kaiming_uniform_ kaiming_normal_"),
+    *_functions(
+        Tensor,
+        "normal_ uniform_ erfinv_ clamp_ zero_ fill_ mul_ add_ div_ sub_ trunc_ bernoulli_ "
+        "exponential_",
     ),
-}  # fmt: skip
+}

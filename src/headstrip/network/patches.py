@@ -1,7 +1,7 @@
-"""Pixels that a network never sees, because its patches do not divide the size of its input.
+"""Detect pixels that a network ignores because its patches do not divide the input size.
 
-A convolution with a wide stride cuts the image into patches, and leaves out the rows and columns
-behind the last whole one. A network that pads its input first leaves nothing out.
+A convolution with a wide stride cuts the image into patches and ignores the rows and columns after
+the last complete patch. A network that pads its input first ignores nothing.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch.overrides import TorchFunctionMode
 Sizes = tuple[int, ...]
 
 _LEAST_STRIDE = 3
-"""Below it no patches are cut: a stride of 2 loses one row at most, as it does in every layer."""
+"""Smallest stride that counts as cutting patches: a stride of 2 ignores one row at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How a layer cuts an image, a number for each axis.
+    """How a layer cuts an image into patches, with one number per axis.
 
     Attributes:
         kernel: Pixels of a patch.
         stride: Pixels from one patch to the next.
-        padding: Pixels that the layer itself adds on both sides.
+        padding: Pixels that the layer adds on both sides.
     """
 
     kernel: Sizes
@@ -35,7 +35,7 @@ class Cut:
     padding: Sizes
 
     def left_out(self, sizes: Sizes) -> Sizes:
-        """Return how many pixels at the end of each axis are in no patch."""
+        """Return the number of pixels at the end of each axis that are in no patch."""
         return tuple(
             max(0, (size + 2 * padding - kernel) % stride - padding)
             if stride >= _LEAST_STRIDE
@@ -46,7 +46,7 @@ class Cut:
         )
 
     def nearest(self, sizes: Sizes) -> list[Sizes]:
-        """Return the sizes at hand that leave nothing out, the smaller first."""
+        """Return the nearest sizes without ignored pixels, the smaller first."""
         found = []
         for step in (-1, 1):
             near = list(sizes)
@@ -57,14 +57,14 @@ class Cut:
 
 
 class PatchWatch(TorchFunctionMode):
-    """Notes how a network cuts its input into patches, while it runs.
+    """A torch mode that records how a network cuts its input into patches.
 
     Attributes:
-        cuts: How each layer that takes the image cuts it, and the size that the image has there.
+        cuts: For each layer that takes the image, how it cuts it, and the size of the image there.
     """
 
     def __init__(self, input_shape: tuple[int, ...]) -> None:
-        """Take the input without the batch axis: channels, and the sizes of the other axes."""
+        """Create the mode for an input shape without the batch axis: channels, then sizes."""
         super().__init__()
         self._channels, self._sizes = input_shape[0], tuple(input_shape[1:])
         self.cuts: list[tuple[Cut, Sizes]] = []
@@ -76,7 +76,7 @@ class PatchWatch(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Look at one call, and pass it on."""
+        """Record the cut of one call, and run the call."""
         kwargs = kwargs or {}
         describe = _CUTTERS.get(func)
         if describe is not None:
@@ -87,12 +87,12 @@ class PatchWatch(TorchFunctionMode):
         sizes = tuple(x.shape[2:])
         if len(sizes) != len(self._sizes) or x.shape[1] != self._channels:
             return
-        # The image itself, or what the network made of it by padding.
+        # This is the image itself, or the padded image.
         if all(size >= whole for size, whole in zip(sizes, self._sizes, strict=True)):
             self.cuts.append((cut, sizes))
 
     def look_at(self, network: nn.Module) -> None:
-        """Note how the layers of a network that failed would have cut the image."""
+        """Record how the layers of a network that failed would have cut the image."""
         for module in network.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.in_channels == self._channels:
                 cut = _cut(module.kernel_size, module.stride, module.padding)
@@ -101,38 +101,38 @@ class PatchWatch(TorchFunctionMode):
 
 
 def unseen(watch: PatchWatch, input_shape: tuple[int, ...]) -> str | None:
-    """Say which pixels of its input a network never sees, and which sizes are near.
+    """Describe which pixels of its input a network ignores, and suggest other sizes.
 
     Args:
-        watch: What saw the network run.
-        input_shape: Its input without the batch axis.
+        watch: The mode in which the network ran.
+        input_shape: Input without the batch axis.
 
     Returns:
-        Two sentences without a subject, or None where it sees all.
+        Two sentences without a subject, or None if the network uses all pixels.
     """
-    asked = tuple(input_shape[1:])
+    requested = tuple(input_shape[1:])
     for cut, sizes in watch.cuts:
-        # What the network has added behind the image is left out first.
-        added = [size - whole for size, whole in zip(sizes, asked, strict=True)]
+        # Padding that the network added after the image is ignored first.
+        added = [size - whole for size, whole in zip(sizes, requested, strict=True)]
         left = [max(0, lost - more) for lost, more in zip(cut.left_out(sizes), added, strict=True)]
         if any(left):
-            return described(cut, asked, tuple(left))
+            return describe(cut, requested, tuple(left))
     return None
 
 
-def described(cut: Cut, asked: Sizes, left: Sizes) -> str:
-    """Say what a cut leaves out of an input of the size that was asked for."""
-    axes = ["frame", "row", "column"][-len(asked) :]
+def describe(cut: Cut, requested: Sizes, left: Sizes) -> str:
+    """Describe what a cut ignores of an input of the requested size."""
+    axes = ["frame", "row", "column"][-len(requested) :]
     lost = " and ".join(
         f"the last {f'{count} {axis}s' if count > 1 else axis}"
         for count, axis in zip(left, axes, strict=True)
         if count
     )
-    near = " or ".join(map(_text, cut.nearest(asked)))
+    near = " or ".join(map(_text, cut.nearest(requested)))
     return (
         f"cuts its input into patches of {_text(cut.kernel)} pixels, and would never see {lost} of "
-        f"an input of {_text(asked)}. Choose {near} where the size is set: in the options, or in "
-        "the crop of the preprocessing."
+        f"an input of {_text(requested)}. Choose {near} where the size is set: in the options, or "
+        "in the crop of the preprocessing."
     )
 
 
@@ -148,9 +148,14 @@ def _cut(kernel: Sizes, stride: Any, padding: Any) -> Cut:
 
 
 def _convolution(
-    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, *others: Any,
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    *others: Any,
     **named: Any,
-) -> tuple[Any, Cut]:  # fmt: skip
+) -> tuple[Any, Cut]:
     return x, _cut(tuple(weight.shape[2:]), stride, padding)
 
 

@@ -1,8 +1,9 @@
-"""The width of an embedding, without computing it and without a trace.
+"""Find the width of an embedding without computing it, and without changing the network.
 
-The network runs once on the meta device, where tensors have shapes and no memory: a meta twin
-stands in for every parameter and buffer meanwhile. Everything that a forward may change is put
-back. A network that cannot run there runs once for real, in eval and inference mode.
+The network runs once on the meta device, where tensors have shapes but no memory: each parameter
+and buffer is replaced by a meta tensor during the run. Afterwards everything that a forward pass
+may change is restored. A network that cannot run on meta runs once for real, in eval and inference
+mode.
 """
 
 from __future__ import annotations
@@ -25,40 +26,52 @@ from headstrip.network.dtypes import computing_dtype
 from headstrip.network.meta_ops import ByShape, twin
 
 BATCH = 2
-"""Inputs in the batch with which a network is probed."""
+"""Number of inputs in the batch for measuring the width."""
 _HOOKS = (
-    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
-    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
     "_backward_pre_hooks",
-)  # fmt: skip
+)
 _REGISTERS = ("_parameters", "_buffers")
-# What every module has in its attributes of its own accord.
-_OWN = frozenset({
-    *_HOOKS, *_REGISTERS, "_modules", "_non_persistent_buffers_set", "_state_dict_hooks",
-    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-})  # fmt: skip
-# Most attributes are of these types, and need no longer look.
+# Attributes that nn.Module itself defines.
+_MODULE_STATE = frozenset(
+    {
+        *_HOOKS,
+        *_REGISTERS,
+        "_modules",
+        "_non_persistent_buffers_set",
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+    }
+)
+# Most attributes have these types, which cannot contain tensors.
 _PLAIN = frozenset({bool, int, float, str, type(None)})
-_HOLDERS = (Tensor, dict, list, set, tuple, deque)
+_CONTAINERS = (Tensor, dict, list, set, tuple, deque)
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
 class ProbeError(Exception):
-    """A network whose output is no embedding, or that does not take its input."""
+    """The output of a network is not an embedding, or the network does not take its input."""
 
 
 class HeadError(Exception):
-    """A head that does not take what its backbone gives."""
+    """A head does not give the network's logits, or does not take the backbone's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One forward of a backbone, and of the head on what came out.
+    """The result of one forward pass of a backbone and its head.
 
     Attributes:
-        output: What the backbone gave.
-        logits: What the head gave of it; None without a head.
-        passed: What the watched module passed on, call by call.
+        output: Output of the backbone.
+        logits: Output of the head; None without a head.
+        passed: Outputs of the watched module, one per call.
     """
 
     output: Any
@@ -69,13 +82,13 @@ class Run:
 def probe_width(backbone: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Return the width of a backbone's embedding in eval mode.
 
-    Parameters, buffers, training flags, attributes, hooks and the states of the global random
-    number generators are afterwards what they were before; of attributes that are containers the
-    contents too, however deep. Hooks do not run.
+    Afterwards parameters, buffers, training flags, attributes (with the contents of containers, at
+    any depth), hooks and the states of the global random number generators are what they were
+    before. Hooks do not run.
 
     Args:
         backbone: A network that maps (N, *input_shape) to (N, dim).
-        input_shape: Its input without the batch axis.
+        input_shape: Input without the batch axis.
 
     Raises:
         ProbeError: The output is not a tensor of shape (N, dim), or the network fails.
@@ -84,10 +97,10 @@ def probe_width(backbone: nn.Module, input_shape: tuple[int, ...]) -> int:
 
 
 def width_of(output: Any, input_shape: tuple[int, ...]) -> int:
-    """Return the width of what a backbone gave.
+    """Return the width of a backbone's output.
 
     Raises:
-        ProbeError: It is not a tensor of shape (N, dim).
+        ProbeError: The output is not a tensor of shape (N, dim).
     """
     if not isinstance(output, Tensor):
         raise ProbeError(f"gave a {type(output).__name__} instead of a tensor")
@@ -107,14 +120,14 @@ def run_once(
     watched: nn.Module | None = None,
     watch: AbstractContextManager[Any] | None = None,
 ) -> Run:
-    """Run a network once in eval mode, without memory where that is possible, without a trace.
+    """Run a network once in eval mode, on the meta device if possible, and leave it unchanged.
 
     Args:
         backbone: The network.
-        input_shape: Its input without the batch axis.
-        head: What runs on its output then, if that is a tensor.
-        watched: An ``nn.Identity`` in the network whose outputs are noted.
-        watch: A mode of torch's that the network runs in, such as a ``PatchWatch``.
+        input_shape: Input without the batch axis.
+        head: Module to run on the output, if that is an embedding.
+        watched: An ``nn.Identity`` in the network whose outputs are recorded.
+        watch: A torch mode to run the network in, such as a ``PatchWatch``.
 
     Raises:
         ProbeError: The network fails, or has lazy parameters.
@@ -125,8 +138,8 @@ def run_once(
     try:
         return run_on_meta(backbone, input_shape, head=head, watched=watched, watch=watch)
     except Exception:
-        # Whatever stops a network on meta (data-dependent code, an op without a meta kernel),
-        # the real forward either shows the width or the true error.
+        # Networks fail on meta for many reasons: data-dependent code, an op without a meta kernel.
+        # The real forward pass then gives the width or the real error.
         return _run_for_real(backbone, input_shape, head, watched, watch)
 
 
@@ -138,14 +151,16 @@ def run_on_meta(
     watched: nn.Module | None = None,
     watch: AbstractContextManager[Any] | None = None,
 ) -> Run:
-    """Do what ``run_once`` does without memory, or raise whatever stops the network there."""
+    """Run a network on the meta device, like ``run_once``, and raise any error that it raises."""
     modules = _modules(backbone, head)
     if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
-        raise NotImplementedError("a scripted module keeps its tensors where no twin can stand in")
+        raise NotImplementedError(
+            "a scripted module keeps its tensors where they cannot be replaced"
+        )
     dtype = computing_dtype(backbone)
-    with _untouched(modules, own=False), torch.no_grad():
+    with _restored(modules, module_state=False), torch.no_grad():
         _become_meta(modules)
-        passed = _watch(watched)
+        passed = _record_outputs(watched)
         x = torch.empty((BATCH, *input_shape), dtype=dtype, device="meta")
         with ByShape(), watch or nullcontext():
             output = backbone(x)
@@ -164,33 +179,33 @@ def _run_for_real(
     dtype = computing_dtype(backbone)
     modules = _modules(backbone, head)
     whole = nn.ModuleList([backbone] if head is None else [backbone, head])
-    with _untouched(modules, own=True), torch.inference_mode(), _values_kept(whole):
+    with _restored(modules, module_state=True), torch.inference_mode(), _values_restored(whole):
         for module in modules:
             module.__dict__["training"] = False
-        passed = _watch(watched)
+        passed = _record_outputs(watched)
         try:
             with watch or nullcontext():
                 output = backbone(torch.zeros((BATCH, *input_shape), dtype=dtype, device=device))
         except Exception as error:
             raise ProbeError(
-                f"failed on input {(BATCH, *input_shape)} with {_in_words(error)}"
+                f"failed on input {(BATCH, *input_shape)} with {_describe(error)}"
             ) from error
         try:
             return Run(output, _logits(head, output), tuple(passed))
         except Exception as error:
             raise HeadError(
-                f"fails on what the backbone gives, {tuple(output.shape)}: {_in_words(error)}"
+                f"fails on the backbone's output of shape {tuple(output.shape)}: {_describe(error)}"
             ) from error
 
 
 def _modules(*networks: nn.Module | None) -> list[nn.Module]:
-    """List the modules of some networks, each once."""
+    """Return the modules of several networks, each once."""
     whole = (one for network in networks if network is not None for one in network.modules())
     return list(dict.fromkeys(whole))
 
 
 def _logits(head: nn.Module | None, output: Any) -> Any:
-    # Of what is no embedding, `width_of` says so.
+    # `width_of` raises the error for an output that is not an embedding.
     return head(output) if head is not None and _is_embedding(output) else None
 
 
@@ -198,8 +213,8 @@ def _is_embedding(output: Any) -> bool:
     return isinstance(output, Tensor) and output.ndim == 2 and output.shape[0] == BATCH
 
 
-def _watch(module: nn.Module | None) -> list[Any]:
-    """Return a list that takes what an ``nn.Identity`` passes on, until it is put back."""
+def _record_outputs(module: nn.Module | None) -> list[Any]:
+    """Make an ``nn.Identity`` record its outputs in the returned list, until it is restored."""
     passed: list[Any] = []
 
     def forward(value: Any) -> Any:
@@ -211,14 +226,14 @@ def _watch(module: nn.Module | None) -> list[Any]:
     return passed
 
 
-def _in_words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _become_meta(modules: list[nn.Module]) -> None:
-    """Put meta twins in place of all tensors of a network, and set it to eval.
+    """Replace all tensors of a network by meta tensors, and set it to eval mode.
 
-    What every module has of its own accord is replaced, and a forward changes the copies.
+    The attributes that nn.Module defines are copied, so a forward pass changes the copies.
     """
     twins: dict[int, Any] = {}
     for module in modules:
@@ -228,14 +243,13 @@ def _become_meta(modules: list[nn.Module]) -> None:
         for key in ("_modules", "_non_persistent_buffers_set"):
             state[key] = state[key].copy()
         held = [(key, value) for key, value in state.items() if type(value) not in _PLAIN]
-        state.update((key, _twin(value, twins)) for key, value in held if key not in _OWN)
+        state.update((key, _twin(value, twins)) for key, value in held if key not in _MODULE_STATE)
         state["training"] = False
 
 
 def _twin(value: Any, twins: dict[int, Any]) -> Any:
-    """Return a tensor's meta twin, and of a container one that holds the twins."""
-    # Most attributes hold none, and most containers are empty: what a forward puts into those is
-    # taken out of them again.
+    """Return the meta tensor for a tensor, or a copy of a container with meta tensors in it."""
+    # Empty containers need no copy: `restore` empties them again.
     if not isinstance(value, (Tensor, dict, list, tuple, deque)) or (
         not isinstance(value, Tensor) and not value
     ):
@@ -261,16 +275,16 @@ def _twin(value: Any, twins: dict[int, Any]) -> Any:
 
 
 @contextmanager
-def _untouched(modules: list[nn.Module], *, own: bool) -> Iterator[None]:
-    """Suspend hooks, and put back all that a forward may have changed.
+def _restored(modules: list[nn.Module], *, module_state: bool) -> Iterator[None]:
+    """Suspend hooks during the body, then restore all that a forward pass may have changed.
 
     Args:
-        modules: Those of the network.
-        own: Whether what every module has of its own accord is put back in its contents too.
+        modules: All modules of the network.
+        module_state: Whether to restore the contents of the containers that nn.Module defines.
     """
     with ExitStack() as stack:
         for module in modules:
-            stack.callback(restore, module, snapshot(module, own=own))
+            stack.callback(restore, module, snapshot(module, module_state=module_state))
             for name in _HOOKS:
                 module.__dict__[name] = OrderedDict()
         for name in _GLOBAL_HOOKS:
@@ -284,11 +298,11 @@ def _untouched(modules: list[nn.Module], *, own: bool) -> Iterator[None]:
 Snapshot = tuple[dict[str, Any], list[tuple[Any, Any]]]
 
 
-def snapshot(module: nn.Module, *, own: bool) -> Snapshot:
-    """Copy a module's attributes, and the contents of the containers among and in them."""
+def snapshot(module: nn.Module, *, module_state: bool) -> Snapshot:
+    """Copy a module's attributes, and the contents of containers in them at any depth."""
     state = dict(module.__dict__)
-    # Hooks are taken out before anything runs.
-    left_out = _HOOKS if own else _OWN
+    # `_restored` replaces the hooks before anything runs.
+    left_out = _HOOKS if module_state else _MODULE_STATE
     values = [value for key, value in state.items() if key not in left_out]
     containers = [found for found in _within(values) if isinstance(found, (dict, list, set, deque))]
     return state, [
@@ -297,7 +311,7 @@ def snapshot(module: nn.Module, *, own: bool) -> Snapshot:
 
 
 def restore(module: nn.Module, taken: Snapshot) -> None:
-    """Give a module the attributes that it had when a snapshot was taken."""
+    """Restore the attributes that a module had when the snapshot was taken."""
     state, containers = taken
     for container, contents in containers:
         _refill(container, contents)
@@ -314,12 +328,12 @@ def _refill(container: Any, contents: Any) -> None:
 
 
 def _within(values: Iterable[Any]) -> list[Any]:
-    """List the tensors and containers among values, those in containers too."""
+    """Return the tensors and containers among values, and those inside containers."""
     found: dict[int, Any] = {}
     waiting = list(values)
     while waiting:
         value = waiting.pop()
-        if type(value) in _PLAIN or not isinstance(value, _HOLDERS) or id(value) in found:
+        if type(value) in _PLAIN or not isinstance(value, _CONTAINERS) or id(value) in found:
             continue
         found[id(value)] = value
         if not isinstance(value, Tensor):
@@ -328,24 +342,25 @@ def _within(values: Iterable[Any]) -> list[Any]:
 
 
 def tensors_within(model: nn.Module) -> list[Tensor]:
-    """List the tensors of a network, each once: parameters, buffers, and those in attributes."""
+    """Return all tensors of a network, each once: parameters, buffers, and those in attributes."""
     held = (
         value
         for module in model.modules()
-        for value in _within(v for key, v in module.__dict__.items() if key not in _OWN)
+        for value in _within(v for key, v in module.__dict__.items() if key not in _MODULE_STATE)
     )
-    # A scripted module has its own in no attribute.
+    # The tensors of a scripted module are in no attribute.
     owned = (*model.parameters(), *model.buffers(), *held)
     return list({id(value): value for value in owned if isinstance(value, Tensor)}.values())
 
 
 @contextmanager
-def _values_kept(model: nn.Module) -> Iterator[None]:
-    """Put back the values of all tensors of a network, which a real forward may change in place."""
+def _values_restored(model: nn.Module) -> Iterator[None]:
+    """Restore the values of all tensors, which a real forward pass may change in place."""
     kept = [
-        (tensor, tensor.detach().clone()) for tensor in tensors_within(model)
+        (tensor, tensor.detach().clone())
+        for tensor in tensors_within(model)
         if not tensor.is_meta and tensor.layout is torch.strided
-    ]  # fmt: skip
+    ]
     try:
         yield
     finally:
@@ -356,9 +371,9 @@ def _values_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _random_states() -> Iterator[None]:
-    """Put back the states of Python's, NumPy's and torch's global generators."""
+    """Restore the states of Python's, NumPy's and torch's global generators."""
     python, numpy = random.getstate(), np.random.get_state()
-    # Forking every CUDA device warns and starts them; only those in use can be drawn from.
+    # Saving the state of an unused CUDA device would start it and warn.
     started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = list(range(torch.cuda.device_count())) if started else []
     with torch.random.fork_rng(devices=devices):

@@ -1,1 +1,1 @@
-"""Seeds and deterministic algorithms."""
+"""Seeding, deterministic algorithms, and datasets that are random in a repeatable way."""

@@ -1,4 +1,4 @@
-"""A dataset whose random items do not depend on who computes them, nor on when."""
+"""A dataset whose random items depend neither on the worker nor on the order of access."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ import numpy as np
 if TYPE_CHECKING:
     from torch.utils.data import Dataset as _Base
 else:
-    _Base = Generic  # a DataLoader asks for no base class, and torch is slow to import
+    # A DataLoader does not require torch's base class, and importing torch is slow.
+    _Base = Generic
 
 Item = TypeVar("Item", covariant=True)
 
 
 class MapStyle(Protocol[Item]):
-    """A dataset whose items are asked for by index."""
+    """A dataset that returns items by index."""
 
     def __getitem__(self, index: int, /) -> Item:
-        """Give one item."""
+        """Return one item."""
         ...
 
 
 class SeededDataset(_Base[Item]):
-    """A map-style dataset each item of which depends on (seed, epoch, index) alone.
+    """A map-style dataset whose items depend only on (seed, epoch, index).
 
-    Around each item `random`, numpy's global generator and torch's CPU generator are seeded,
-    and put back after it, so neither the worker nor the items before it matter, nor is the
-    training's own stream moved. An item is computed with one torch thread, as in a worker: a
-    sum over two threads rounds differently. Generators that the dataset holds itself are its
-    own affair. Attributes are read from and written to the wrapped dataset.
+    Before each item, this class seeds `random`, numpy's global generator and torch's CPU generator,
+    and restores them afterwards. So neither the worker nor earlier items matter, and the training's
+    own random streams do not move. An item is computed with one torch thread, as in a worker,
+    because a sum over two threads rounds differently. Generators that the dataset holds itself are
+    not seeded. Attributes are read from and written to the wrapped dataset.
     """
 
     _dataset: MapStyle[Item]
 
     def __init__(self, dataset: MapStyle[Item], seed: int) -> None:
-        """Wrap a dataset; `Determinism.dataset` does so with its own seed."""
+        """Wrap a dataset. `Determinism.dataset` calls this with its own seed."""
         import torch
 
         epoch = torch.zeros((), dtype=torch.int64, device="cpu")
         self.__setstate__({"_dataset": dataset, "_seed": checked("seed", seed), "_epoch": epoch})
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, before iterating; it reaches persistent workers too.
+        """Set the epoch before you iterate. It reaches persistent workers too.
 
-        Without it every epoch sees the same augmentations.
+        Without this call every epoch has the same augmentations.
         """
         self._epoch.fill_(checked("epoch", epoch))
         inner = getattr(self._dataset, "set_epoch", None)
@@ -57,31 +58,31 @@ class SeededDataset(_Base[Item]):
             inner(epoch)
 
     def __len__(self) -> int:
-        """Count the items."""
+        """Return the number of items."""
         return len(cast(Sized, self._dataset))
 
     def __getitem__(self, index: int) -> Item:
-        """Give an item, computed from random streams of its own."""
+        """Return an item, computed with random streams that belong to it alone."""
         try:
-            place = operator.index(index)
+            position = operator.index(index)
         except TypeError:
             raise TypeError(
-                f"index {index!r} is not an integer. Ask for one item by its position."
+                f"index {index!r} is not an integer. Pass the position of one item."
             ) from None
-        place += len(self) if place < 0 else 0
-        with ExitStack() as kept:
-            keep_streams(kept)
-            _keep_threads(kept)
-            seed_streams(self._seed, int(self._epoch), max(place, 0))
+        position += len(self) if position < 0 else 0
+        with ExitStack() as saved:
+            restore_streams_later(saved)
+            _use_one_thread(saved)
+            seed_streams(self._seed, int(self._epoch), max(position, 0))
             return self._dataset[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Give a batch item by item: the wrapped dataset's own way would share a stream."""
+        """Return a batch item by item: the dataset's own `__getitems__` would share a stream."""
         return [self[index] for index in indices]
 
     def __getattr__(self, name: str) -> Any:
         """Read from the wrapped dataset."""
-        # Copying and unpickling look for special methods, and on an object still empty.
+        # Copying and unpickling look up special methods on an object that is still empty.
         if name.startswith("__") or name == "_dataset":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._dataset, name)
@@ -91,7 +92,7 @@ class SeededDataset(_Base[Item]):
         setattr(self._dataset, name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a state, and share its epoch with workers: a copied tensor is private."""
+        """Restore a state, and share its epoch with workers: a copied tensor would be private."""
         vars(self).update(state)
         self._epoch.share_memory_()
 
@@ -100,18 +101,18 @@ def checked(what: str, value: int | np.integer[Any]) -> int:
     """Return a seed or an epoch as a plain integer.
 
     Raises:
-        TypeError: It is no integer.
-        ValueError: It is out of the range of numpy's seeds.
+        TypeError: The value is not an integer.
+        ValueError: The value is outside the range of numpy's seeds.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{what} {value!r} is not an integer. Give one in 0 <= {what} < 2**32.")
+        raise TypeError(f"{what} {value!r} is not an integer. Pass one in 0 <= {what} < 2**32.")
     if not 0 <= value < 2**32:
-        raise ValueError(f"{what} {value} is out of range. Give one in 0 <= {what} < 2**32.")
+        raise ValueError(f"{what} {value} is out of range. Pass one in 0 <= {what} < 2**32.")
     return int(value)
 
 
-def keep_streams(saved: ExitStack) -> None:
-    """Have the global streams of `random`, numpy and torch put back when ``saved`` closes."""
+def restore_streams_later(saved: ExitStack) -> None:
+    """Restore the global streams of `random`, numpy and torch when ``saved`` closes."""
     import torch
 
     saved.callback(torch.set_rng_state, torch.get_rng_state())
@@ -119,7 +120,7 @@ def keep_streams(saved: ExitStack) -> None:
     saved.callback(random.setstate, random.getstate())
 
 
-def _keep_threads(saved: ExitStack) -> None:
+def _use_one_thread(saved: ExitStack) -> None:
     import torch
 
     if (threads := torch.get_num_threads()) > 1:
@@ -128,11 +129,11 @@ def _keep_threads(saved: ExitStack) -> None:
 
 
 def seed_streams(*entropy: int) -> None:
-    """Seed the global streams of `random`, numpy and torch's CPU from several numbers."""
+    """Seed the global streams of `random`, numpy and torch's CPU generator from several numbers."""
     import torch
 
     words = np.random.SeedSequence(entropy).generate_state(8)
     random.seed(words[:2].tobytes())
     np.random.seed(words[2:6])
-    # Not torch.manual_seed: it would seed the devices as well.
+    # torch.manual_seed would seed the devices as well.
     torch.default_generator.manual_seed(int(words[6]) << 32 | int(words[7]))

@@ -1,4 +1,4 @@
-"""Repeatable runs: seed all there is, say what could not take effect, undo it on request."""
+"""Repeatable runs: seed every generator, report what has no effect, and undo it on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headstrip.reproducibility.seeded_dataset import (
     MapStyle,
     SeededDataset,
     checked,
-    keep_streams,
+    restore_streams_later,
     seed_streams,
 )
 
@@ -40,28 +40,27 @@ _cublas_set_late = False
 def make_deterministic(
     seed: int | np.integer[Any], *, algorithms: Algorithms = "warn"
 ) -> Determinism:
-    """Seed every random number generator and switch to repeatable algorithms, here and now.
+    """Seed every random number generator, and switch to repeatable algorithms.
 
     Seeds `random`, numpy's global generator, torch on the CPU and on every CUDA, MPS and XPU
-    device; sets PYTHONHASHSEED and CUBLAS_WORKSPACE_CONFIG (a repeatable value that is there
-    stays); turns cuDNN's benchmark off and its deterministic mode on. The same seed gives the
-    same streams, however often it is called. It does not reach `numpy.random.default_rng()`,
-    `os.urandom` and generators made before the call.
+    device; sets PYTHONHASHSEED and CUBLAS_WORKSPACE_CONFIG (a repeatable value that is already
+    set stays); turns cuDNN's benchmark off and its deterministic mode on. The same seed always
+    gives the same streams. The function cannot seed `numpy.random.default_rng()`, `os.urandom`
+    and generators that were created before the call.
 
     Args:
         seed: 0 <= seed < 2**32, the range of numpy's global generator.
-        algorithms: what torch does at an operation that it cannot repeat exactly. "warn", the
-            default, names the operation in a warning and goes on: existing training code keeps
-            running (the backward pass of adaptive pooling, of VGG for one, has no repeatable
-            CUDA form) and does not pass for repeatable in silence. "error" raises there, which
-            is right once a run must be exact. "off" allows such operations.
+        algorithms: What torch does at an operation that it cannot repeat exactly. "warn", the
+            default, warns and continues, so that existing training code runs: the backward pass
+            of adaptive pooling, for example in VGG, has no repeatable CUDA version. "error"
+            raises an error: use it when a run must be exact. "off" allows such operations.
 
     Returns:
-        The report of what was set. As a `with` block it puts every state back on leaving.
+        A report of what was set. Use it as a `with` block to restore every state at the end.
 
     Raises:
-        TypeError: the seed is not an integer.
-        ValueError: the seed is out of range, or `algorithms` is none of the three.
+        TypeError: The seed is not an integer.
+        ValueError: The seed is out of range, or `algorithms` is not one of the three values.
 
     Example:
         >>> import random
@@ -72,25 +71,25 @@ def make_deterministic(
     """
     if algorithms not in get_args(Algorithms):
         raise ValueError(
-            f"algorithms={algorithms!r} is not a known choice. Use 'error', 'warn' or 'off'."
+            f"algorithms={algorithms!r} is not a known choice. Pass 'error', 'warn' or 'off'."
         )
     return Determinism(checked("seed", seed), algorithms)
 
 
 @dataclass(frozen=True, eq=False)
 class Determinism:
-    """What `make_deterministic` set, the way back, and what a DataLoader needs.
+    """What `make_deterministic` set, how to undo it, and helpers for a DataLoader.
 
-    The first `with` covers everything since the call; entering again seeds again, and each
-    leaving puts back what its entering found. What a library reads once at its start, as
-    cuBLAS does the environment, it keeps. A pickled copy carries the report but no way back.
+    The first `with` block covers everything since the call. Entering again seeds again, and each
+    exit restores what its entry found. Settings that a library reads only once, as cuBLAS reads
+    the environment, cannot be undone. A pickled copy has the report, but cannot restore anything.
 
     Attributes:
-        seed: the seed.
-        algorithms: the choice that was made: "error", "warn" or "off".
-        applied: what was set and holds, one readable entry each.
-        ineffective: what was set but cannot take effect any more: (what, why).
-        absent: the kinds of device that this machine, or this torch, does not have.
+        seed: The seed.
+        algorithms: "error", "warn" or "off".
+        applied: What was set and is in effect, one readable entry each.
+        ineffective: What was set too late to have an effect, as pairs (what, why).
+        absent: Kinds of device that this machine, or this build of torch, does not have.
     """
 
     seed: int
@@ -108,33 +107,33 @@ class Determinism:
             self._saved.append(saved.pop_all())
 
     def __enter__(self) -> Self:
-        """Seed again, unless this is the first entry."""
+        """Seed again, except at the first entry."""
         if self._entered:
             self.__post_init__()
         vars(self).update(_entered=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Put every state back."""
+        """Restore every state."""
         self.restore()
 
     def restore(self) -> None:
-        """Put every state back that the call, or the last entry, found; else do nothing.
+        """Restore every state that the call, or the last entry, found. A second call does nothing.
 
-        CUDA and XPU are not started just to be asked for their state: if they had not started,
-        their generators get the CPU's earlier seed, as `torch.manual_seed` gives it to all.
+        `make_deterministic` does not start CUDA and XPU just to read their state. If they had not
+        started, their generators get the CPU's earlier seed, as with `torch.manual_seed`.
         """
         vars(self).update(_entered=True)
         if self._saved:
             self._saved.pop().close()
 
     def generator(self) -> torch.Generator:
-        """Give a new CPU generator with the seed, for `DataLoader(shuffle=True, generator=...)`.
+        """Return a new CPU generator with the seed, for `DataLoader(shuffle=True, generator=...)`.
 
-        Such a loader draws the order and one seed for its workers from it in every epoch, but
-        with `persistent_workers=True` that seed only once, so later orders differ; a sampler
-        with a generator of its own, `RandomSampler(dataset, generator=...)`, avoids it. Finish
-        each epoch: workers fetch ahead, and one left early has taken more of the generator.
+        The loader draws the order and one seed for its workers from it in every epoch. With
+        `persistent_workers=True` it draws that seed only once, so later orders differ; to avoid
+        this, pass a sampler with a separate generator: `RandomSampler(dataset, generator=...)`.
+        Finish each epoch: workers fetch ahead, so an epoch that stops early draws more numbers.
         """
         import torch
 
@@ -143,64 +142,64 @@ class Determinism:
     def worker_init_fn(self, worker_id: int) -> None:
         """Seed `random`, numpy and torch in a DataLoader's worker, and set its algorithms.
 
-        The streams follow from the seed, the worker and the seed that the loader drew for this
-        epoch: repeatable with the same number of workers, yet new in every epoch. They cannot
-        make random augmentations equal for different numbers of workers. A stream belongs to a
-        worker, and an item takes whatever comes next in it: with 2 workers the second batch
-        opens a stream, with 1 it continues one, with 0 it uses the training's own. For that,
-        each item needs a stream of its own: see `dataset`.
+        The streams depend on the seed, the worker's number and the seed that the loader drew for
+        this epoch. They are repeatable with the same number of workers, and new in every epoch.
+        With another number of workers, random augmentations differ: a stream belongs to a worker,
+        and each item takes the next numbers from it. If your data must not depend on the number of
+        workers, use `dataset`, which gives each item its own stream.
         """
         import torch
         from torch.utils.data import get_worker_info
 
         info = get_worker_info()
         seed_streams(self.seed, worker_id, worker_id if info is None else info.seed)
-        # Not use_deterministic_algorithms: it imports the compiler, seconds in a spawned worker.
+        # use_deterministic_algorithms imports the compiler, which takes a spawned worker seconds.
         torch.set_deterministic_debug_mode(_DEBUG_MODES[self.algorithms])
 
     def dataset(self, dataset: MapStyle[Item]) -> SeededDataset[Item]:
-        """Wrap a map-style dataset so that 0, 1, 2 or more workers give the same data.
+        """Wrap a map-style dataset so that the data does not depend on the number of workers.
 
         Raises:
-            TypeError: the dataset is iterable-style: its items have no index to seed by.
+            TypeError: The dataset is iterable-style, so its items have no index to seed with.
         """
         from torch.utils.data import IterableDataset
 
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
             raise TypeError(
-                f"a {type(dataset).__name__} has no items to ask for by index. "
+                f"A {type(dataset).__name__} cannot return items by index. "
                 "Pass a dataset with __getitem__ and __len__."
             )
         return SeededDataset(dataset, self.seed)
 
     def __str__(self) -> str:
-        """Show the report, an entry a line."""
+        """Return the report with one entry per line."""
         lines = [f"deterministic with seed {self.seed}"]
         lines += [f"  set: {entry}" for entry in self.applied]
-        lines += [f"  without effect: {what}: {why}" for what, why in self.ineffective]
+        lines += [f"  no effect: {what}: {reason}" for what, reason in self.ineffective]
         lines += [f"  not present: {', '.join(self.absent)}"] if self.absent else []
         return "\n".join(lines)
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave the saved states behind: they belong to this process."""
+        """Leave out the saved states, which belong to this process."""
         return vars(self) | {"_saved": [], "_entered": True}
 
 
 def _devices() -> dict[str, ModuleType]:
     import torch
 
-    # device_count() rather than is_available(), which can spoil CUDA in forked children.
+    # is_available() can break CUDA in forked child processes, so use device_count().
     modules = {name: getattr(torch, name, None) for name in ("cuda", "mps", "xpu")}
     return {name: module for name, module in modules.items() if module and module.device_count()}
 
 
 def _capture() -> ExitStack:
-    """Note each state that is about to change; closing the result puts them all back."""
+    """Record each state that is about to change. Closing the result restores all of them."""
     import torch
     from torch._inductor import config as inductor
 
     saved = ExitStack()
-    # Undone last to first, each even if one before it fails: devices, which may, come first.
+    # States are restored last to first, even if one fails. Restoring a device may fail, so
+    # devices are registered first and restored last.
     for name, device in _devices().items():
         saved.callback(_device_restorer(name, device))
     for module, flag in (
@@ -217,7 +216,7 @@ def _capture() -> ExitStack:
     )
     for variable in (_HASH_SEED, _CUBLAS):
         saved.callback(_set_variable, variable, os.environ.get(variable))
-    keep_streams(saved)
+    restore_streams_later(saved)
     return saved
 
 
@@ -257,9 +256,9 @@ def _seed_everything(seed: int, algorithms: Algorithms) -> dict[str, tuple[objec
     applied += ["cudnn.benchmark = False", "cudnn.deterministic = True"]
     applied.append(f"deterministic algorithms: {algorithms}")
     ineffective: list[tuple[str, str]] = []
-    for what, why in (_set_hash_seed(seed), _set_cublas(devices.get("cuda"))):
-        if why:
-            ineffective.append((what, why))
+    for what, reason in (_set_hash_seed(seed), _set_cublas(devices.get("cuda"))):
+        if reason:
+            ineffective.append((what, reason))
         else:
             applied.append(what)
     absent = tuple(name.upper() for name in ("cuda", "mps", "xpu") if name not in devices)
@@ -268,14 +267,14 @@ def _seed_everything(seed: int, algorithms: Algorithms) -> dict[str, tuple[objec
 
 def _set_hash_seed(seed: int) -> tuple[str, str]:
     os.environ[_HASH_SEED] = str(seed)
-    why = f"hashes are fixed when Python starts; start it with {_HASH_SEED}={seed}"
-    return f"{_HASH_SEED}={seed}", "" if _hash_seed_in_force() == str(seed) else why
+    reason = f"Python fixes hashes when it starts; start it with {_HASH_SEED}={seed}"
+    return f"{_HASH_SEED}={seed}", "" if _effective_hash_seed() == str(seed) else reason
 
 
-def _hash_seed_in_force() -> str | None:
+def _effective_hash_seed() -> str | None:
     if not sys.flags.hash_randomization:
         return "0"
-    # -E and -I pass the variable over, and -R a "0".
+    # Python ignores the variable with -E and -I, and the value "0" with -R.
     ignored = sys.flags.ignore_environment or _hash_seed_at_start == "0"
     return None if ignored else _hash_seed_at_start
 
@@ -283,7 +282,8 @@ def _hash_seed_in_force() -> str | None:
 def _read_hash_seed_at_start() -> str | None:
     try:
         block = Path("/proc/self/environ").read_bytes()
-    except OSError:  # outside Linux: what stands there as this module is imported
+    except OSError:
+        # Outside Linux, use the value at the time this module is imported.
         return os.environ.get(_HASH_SEED)
     variables = dict(entry.partition("=")[::2] for entry in os.fsdecode(block).split("\0"))
     return variables.get(_HASH_SEED)
@@ -296,8 +296,8 @@ def _set_cublas(cuda: ModuleType | None) -> tuple[str, str]:
         os.environ[_CUBLAS] = _CUBLAS_REPEATABLE[0]
         _cublas_set_late = started
     what = f"{_CUBLAS}={os.environ[_CUBLAS]}"
-    why = f"CUDA had started and may have read it already; set {what} before"
-    return what, why if started and _cublas_set_late else ""
+    reason = f"CUDA has started and may have read it already; set {what} before it starts"
+    return what, reason if started and _cublas_set_late else ""
 
 
 _hash_seed_at_start = _read_hash_seed_at_start()

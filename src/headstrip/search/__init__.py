@@ -1,1 +1,1 @@
-"""Nearest neighbours in a file of embeddings, and the page that shows them."""
+"""Search for nearest neighbours in an embeddings file, and show them on an HTML page."""

@@ -1,7 +1,7 @@
-"""Images and their neighbours as one HTML page that needs no network and runs no script.
+"""One HTML page with images and their neighbours, which loads nothing and runs no script.
 
-What a file is named, and what is in it, is somebody else's: names are shown as text with whatever
-is not visible in them escaped, pictures are small ones that were encoded here.
+Names and pictures come from outside and are not trusted: the page shows names as text with
+invisible characters escaped, and thumbnails that headstrip encoded itself.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Picture:
     """One picture of the page.
 
     Attributes:
-        name: What is written under it.
-        note: What is written above its name, such as how near it is.
-        image: The image, of any size and mode; or a sentence on why there is none to show.
+        name: Text under the picture, such as its path.
+        note: Text above the name, such as the similarity.
+        image: The image, of any size and mode, or a sentence that says why there is none.
     """
 
     name: str
@@ -71,12 +71,12 @@ class Picture:
 
 
 def write_gallery(path: Path, source: str, rows: Sequence[Sequence[Picture]]) -> None:
-    """Write a page with a row of pictures for each image that was asked for.
+    """Write a page with one row of pictures for each query image.
 
     Args:
-        path: The HTML file; one that is there is replaced.
-        source: What was searched, for the heading.
-        rows: The pictures; the first of each row is the one that was asked for.
+        path: The HTML file to write. An existing file is replaced.
+        source: Name of the embeddings file, for the heading.
+        rows: The pictures of each row, the query image first.
 
     Raises:
         HeadstripError: The file cannot be written.
@@ -88,7 +88,7 @@ def write_gallery(path: Path, source: str, rows: Sequence[Sequence[Picture]]) ->
 
 
 def gallery(source: str, rows: Sequence[Sequence[Picture]]) -> str:
-    """Return the page that ``write_gallery`` writes: ASCII, whatever the names are."""
+    """Return the page that ``write_gallery`` writes. It contains only ASCII characters."""
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     sections = "\n".join(
         f"<section>\n{''.join(map(_figure, pictures))}</section>" for pictures in rows
@@ -109,7 +109,7 @@ def _figure(picture: Picture) -> str:
         if isinstance(picture.image, str)
         else f'<img alt="" src="data:image/jpeg;base64,{_encoded(picture.image)}">'
     )
-    # A name is never in an attribute; `bdi` keeps one that is written from right to left to itself.
+    # Names never go into an attribute. `bdi` isolates a name that is written from right to left.
     caption = f"<b>{_text(picture.note)}</b><bdi>{_text(picture.name)}</bdi>"
     return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>\n"
 

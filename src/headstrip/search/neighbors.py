@@ -1,6 +1,6 @@
-"""The nearest images, by the cosine of their embeddings.
+"""Find the nearest images by the cosine similarity of their embeddings.
 
-Nothing here imports torch, but for ``find_neighbors``, which embeds.
+Only ``find_neighbors``, which embeds the query images, imports torch.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
 Index = Literal["exact", "faiss", "usearch"]
-"""How neighbours are searched: all rows compared, or a library asked which rows to compare."""
+"""How to search: compare every row, or only the rows that a library proposes."""
 
 _DECIMALS = 12
 
 
 class Neighbor(NamedTuple):
-    """An image that is near another.
+    """One neighbour of a query image.
 
     Attributes:
-        path: Its path in the file of embeddings.
+        path: Path of the image in the embeddings file.
         similarity: Cosine of the angle between the two embeddings, from -1 to 1.
-        row: Its row in the file, from 0.
+        row: Row in the embeddings file, counted from 0.
     """
 
     path: str
@@ -46,23 +46,23 @@ def find_neighbors(
     encoder: Encoder | None = None,
     index: Index = "exact",
 ) -> list[list[Neighbor]]:
-    """Find the images of a file of embeddings that are nearest to others.
+    """Find the images in an embeddings file that are most similar to query images.
 
     Args:
         embeddings: A file that ``headstrip embed`` wrote.
-        images: What ``encoder.embed`` takes.
-        k: How many to find for each.
-        encoder: The encoder of the file; None builds it from what the file says of it.
-        index: See ``nearest``.
+        images: The query images, in any form that ``encoder.embed`` takes.
+        k: Number of neighbours to find for each image.
+        encoder: The encoder that computed the file. None builds it from the file's metadata.
+        index: How to search; see ``nearest``.
 
     Returns:
-        For each image its neighbours, the nearest first; see ``nearest``.
+        One list of neighbours per image, the nearest first.
 
     Raises:
-        HeadstripError: The file cannot be read or is of another encoder, whose difference is
-            named; or as ``nearest``.
+        HeadstripError: The file cannot be read, another encoder computed it (the message names
+            the difference), or the library of ``index`` is not installed.
         ImageError: An image cannot be read.
-        ValueError: As ``nearest``.
+        ValueError: ``k`` or ``index`` is not valid.
 
     Example:
         >>> find_neighbors("photos.parquet", ["cat.jpg"], k=1)  # doctest: +SKIP
@@ -88,27 +88,26 @@ def nearest(
     *,
     index: Index = "exact",
 ) -> list[list[Neighbor]]:
-    """Find the rows of a file whose embeddings have the largest cosine to others.
+    """Find the rows of a file whose embeddings have the largest cosine with each query.
 
-    A block of the file is in memory at a time, however large it is. The cosine is computed in
-    float64; those that agree to 12 decimals count as equal, and such images come in the order of
-    their paths. An image without an embedding, or whose embedding is zero or not finite, is near
-    nothing.
+    The function holds one block of the file in memory at a time. It computes the cosine in float64
+    and rounds it to 12 decimals; images with equal cosines are sorted by path. Images without an
+    embedding, and embeddings that are zero or not finite, are never neighbours.
 
     Args:
-        file: What ``open_embeddings`` gave.
+        file: The result of ``open_embeddings``.
         queries: Array of shape (queries, dim).
-        k: How many to find for each.
+        k: Number of neighbours to find for each query.
         index: ``"exact"`` compares every row. ``"faiss"`` (``IndexFlatIP``) and ``"usearch"``
-            (an approximate graph) hold all embeddings in memory as float32 and propose rows, among
-            which the cosine above chooses.
+            (an approximate graph) hold all embeddings in memory as float32 and propose rows; the
+            cosine above then chooses among these.
 
     Returns:
-        For each query ``k`` neighbours, fewer where the file has fewer, the nearest first.
+        For each query ``k`` neighbours, or fewer if the file has fewer, the nearest first.
 
     Raises:
         HeadstripError: The file is damaged, or the library of ``index`` is not installed.
-        ValueError: ``k``, ``index``, or the shape or a value of ``queries`` cannot be used.
+        ValueError: ``k``, ``index``, or the shape or a value of ``queries`` is not valid.
     """
     _check(k, index)
     directions = _directions(file, np.asarray(queries))
@@ -117,20 +116,20 @@ def nearest(
     for block in file.blocks():
         if proposed is not None and not _has_any(block, proposed):
             continue
-        places, units = _usable(block)
+        usable, units = _usable(block)
         for query, direction in enumerate(directions):
-            # Not a product of matrices: there the last bits depend on where in it a row is, and
-            # two rows that are alike would not tie.
+            # In a matrix product the last bits of a row depend on its position, so two equal
+            # embeddings could get different cosines. einsum does not have this problem.
             cosines = np.round(np.einsum("ij,j->i", units, direction), _DECIMALS)
             if proposed is not None:
-                cosines[~_among(block, proposed[query])[places]] = -np.inf
-            best[query] = _merged(best[query], block, places, cosines, k)
+                cosines[~_among(block, proposed[query])[usable]] = -np.inf
+            best[query] = _merged(best[query], block, usable, cosines, k)
     return best
 
 
 def _check(k: int, index: str) -> None:
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise ValueError(f"k={k!r} is no number of neighbours. Pass 1 or more.")
+        raise ValueError(f"k={k!r} is not a number of neighbours. Pass an integer of 1 or more.")
     if index not in get_args(Index):
         raise ValueError(f"index={index!r} is unknown. Pass one of {', '.join(get_args(Index))}.")
 
@@ -139,7 +138,7 @@ def _directions(file: EmbeddingsFile, queries: np.ndarray) -> np.ndarray:
     """Scale queries to length 1, as float64."""
     if queries.ndim != 2 or queries.shape[1] != file.dim:
         raise ValueError(
-            f"queries has the shape {queries.shape}, and {str(file.path)!r} has embeddings of "
+            f"queries has the shape {queries.shape}, but the embeddings in {str(file.path)!r} have "
             f"{file.dim} numbers. Pass an array of shape (queries, {file.dim})."
         )
     vectors = queries.astype(np.float64)
@@ -147,36 +146,37 @@ def _directions(file: EmbeddingsFile, queries: np.ndarray) -> np.ndarray:
     bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if len(bad):
         raise ValueError(
-            f"Query {bad[0]} (of 0 to {len(queries) - 1}) is zero or not finite, so it is near "
-            "nothing. Leave it out."
+            f"Query {bad[0]} of {len(queries)} (counted from 0) is zero or not finite, so it "
+            "has no neighbours. Leave it out."
         )
     scaled: np.ndarray = vectors / lengths[:, None]
     return scaled
 
 
 def _usable(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places in a block of the embeddings that have a direction, and these directions.
+    """Return the rows of a block whose embedding is finite and not zero, scaled to length 1.
 
     Returns:
-        int64 array of shape (n,), and float64 array of shape (n, dim) of vectors of length 1.
+        Indices in the block, int64 array of shape (n,); and unit vectors, float64 array of shape
+        (n, dim).
     """
     vectors = block.embeddings.astype(np.float64)
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    places = np.flatnonzero(block.ok & np.isfinite(lengths) & (lengths > 0))
-    return places, vectors[places] / lengths[places, None]
+    usable = np.flatnonzero(block.ok & np.isfinite(lengths) & (lengths > 0))
+    return usable, vectors[usable] / lengths[usable, None]
 
 
 def _merged(
-    best: list[Neighbor], block: Block, places: np.ndarray, cosines: np.ndarray, k: int
+    best: list[Neighbor], block: Block, rows: np.ndarray, cosines: np.ndarray, k: int
 ) -> list[Neighbor]:
-    """Return the best of what was found before and of the rows at ``places`` of a block."""
+    """Return the best ``k`` of the earlier neighbours and of some rows of a block."""
     floor = best[-1].similarity if len(best) == k else -np.inf
     if len(cosines) > k:
         floor = max(floor, np.partition(cosines, -k)[-k])
     near = (cosines >= floor) & (cosines > -np.inf)
     found = [
-        Neighbor(block.paths[place].as_py(), cosine, block.start + place)
-        for place, cosine in zip(places[near].tolist(), cosines[near].tolist(), strict=True)
+        Neighbor(block.paths[row].as_py(), cosine, block.start + row)
+        for row, cosine in zip(rows[near].tolist(), cosines[near].tolist(), strict=True)
     ]
     return sorted([*best, *found], key=lambda one: (-one.similarity, one.path, one.row))[:k]
 
@@ -186,7 +186,7 @@ def _has_any(block: Block, proposed: Sequence[np.ndarray]) -> bool:
 
 
 def _among(block: Block, rows: np.ndarray) -> np.ndarray:
-    """Say which rows of a block are among some rows of the file."""
+    """Return a boolean mask over a block: which of its rows are in ``rows`` of the file."""
     chosen = np.zeros(len(block.ok), bool)
     inside = rows[(rows >= block.start) & (rows < block.start + len(chosen))]
     chosen[inside - block.start] = True
@@ -194,19 +194,19 @@ def _among(block: Block, rows: np.ndarray) -> np.ndarray:
 
 
 def _ask_faiss(file: EmbeddingsFile, directions: np.ndarray, count: int) -> list[np.ndarray]:
-    """Have FAISS propose rows: the largest inner products of vectors of length 1."""
+    """Return the rows with the largest inner products of unit vectors, found by FAISS."""
     index = library_of("faiss").IndexFlatIP(file.dim)
-    rows = _each_good(file, lambda _, vectors: index.add(vectors))
+    rows = _add_usable(file, lambda _, vectors: index.add(vectors))
     if not len(rows):
         return [rows] * len(directions)
     _, found = index.search(directions.astype(np.float32), min(count, len(rows)))
-    return [rows[places[places >= 0]] for places in found]
+    return [rows[numbers[numbers >= 0]] for numbers in found]
 
 
 def _ask_usearch(file: EmbeddingsFile, directions: np.ndarray, count: int) -> list[np.ndarray]:
-    """Have usearch propose rows: a walk through a graph of near ones."""
+    """Return near rows, found by walking usearch's graph of neighbours."""
     index = library_of("usearch").Index(ndim=file.dim, metric="cos", dtype="f32")
-    rows = _each_good(file, lambda keys, vectors: index.add(keys.astype(np.uint64), vectors))
+    rows = _add_usable(file, lambda keys, vectors: index.add(keys.astype(np.uint64), vectors))
     if not len(rows):
         return [rows] * len(directions)
     queries = directions.astype(np.float32)
@@ -217,22 +217,22 @@ _LIBRARIES = {"faiss": "faiss", "usearch": "usearch.index"}
 _PROPOSERS = {"faiss": _ask_faiss, "usearch": _ask_usearch}
 
 
-def _each_good(file: EmbeddingsFile, add: Callable[[np.ndarray, np.ndarray], Any]) -> np.ndarray:
-    """Hand on the good rows of a file, scaled to length 1, and return their numbers."""
+def _add_usable(file: EmbeddingsFile, add: Callable[[np.ndarray, np.ndarray], Any]) -> np.ndarray:
+    """Call ``add`` with the usable rows of each block, and return the numbers of all of them."""
     numbers = [np.empty(0, np.int64)]
     for block in file.blocks():
-        places, units = _usable(block)
-        if len(places):
-            add(block.start + places, units.astype(np.float32))
-            numbers.append(block.start + places)
+        usable, units = _usable(block)
+        if len(usable):
+            add(block.start + usable, units.astype(np.float32))
+            numbers.append(block.start + usable)
     return np.concatenate(numbers)
 
 
 def library_of(index: Index) -> Any:
-    """Import the library that an index is of; None where it needs none.
+    """Import the library of an index, and return it; None for "exact".
 
     Raises:
-        HeadstripError: It is not installed.
+        HeadstripError: The library is not installed.
     """
     if index == "exact":
         return None
@@ -240,6 +240,6 @@ def library_of(index: Index) -> Any:
         return import_module(_LIBRARIES[index])
     except ImportError as error:
         raise HeadstripError(
-            f"index={index!r} needs a library that cannot be imported ({error}). Install it: "
-            f"pip install 'headstrip[{index}]'."
+            f"index={index!r} needs a library that cannot be imported ({error}). Run "
+            f"`pip install 'headstrip[{index}]'`."
         ) from error

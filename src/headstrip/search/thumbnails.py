@@ -1,4 +1,4 @@
-"""The pictures that a file of embeddings names, small enough to be shown."""
+"""Thumbnails of the images that an embeddings file names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headstrip.images.modes import as_picture
 from headstrip.images.preprocessing import Preprocessing
 
 SIDE = 224
-"""Pixels that the longer side of a small picture has at most."""
+"""Largest side of a thumbnail, in pixels."""
 
 _SHOWN = Preprocessing(crop=(SIDE, SIDE), resize=None, mean=(0.0,) * 3, std=(1.0,) * 3)
 
@@ -25,18 +25,18 @@ _SHOWN = Preprocessing(crop=(SIDE, SIDE), resize=None, mean=(0.0,) * 3, std=(1.0
 def pictures_of(
     source: Source, root: str | os.PathLike[str], paths: Iterable[str]
 ) -> dict[str, Image.Image | str]:
-    """Read pictures that a file of embeddings names.
+    """Read the pictures that an embeddings file names.
 
-    Those of a folder of image files are opened by their paths; any other source is listed until
-    all are found.
+    In a folder of image files, headstrip opens the paths directly. Any other source is listed
+    until all paths are found.
 
     Args:
-        source: What ``source_of(root)`` gave.
-        root: What was embedded.
-        paths: The paths in the file of embeddings.
+        source: The result of ``source_of(root)``.
+        root: The source that was embedded.
+        paths: Paths in the embeddings file.
 
     Returns:
-        By its path a small RGB picture, or why there is none to show.
+        For each path, an RGB thumbnail, or the reason why there is none.
 
     Raises:
         HeadstripError: The source cannot be listed.
@@ -56,16 +56,17 @@ def pictures_of(
 
 
 def picture_in(root: Path, stored: str) -> Image.Image | str:
-    r"""Read a picture of a folder.
+    r"""Read a picture in a folder.
 
     Args:
         root: The folder.
-        stored: The path in it, as ``stored_path`` wrote it.
+        stored: Path in the folder, as ``stored_path`` wrote it.
 
     Returns:
-        A small RGB picture, or why there is none to show, such as for a path that leads out.
+        An RGB thumbnail, or the reason why there is none: for example, the path leads out of the
+        folder.
     """
-    # Not in `stored`: there a dot may be written as `\x2e`.
+    # Check the original path: in `stored`, a dot may be escaped as `\x2e`.
     relative = Path(original_path(stored))
     if relative.anchor or ".." in relative.parts:
         return "its path leads out of the folder."
@@ -80,10 +81,10 @@ def picture_in(root: Path, stored: str) -> Image.Image | str:
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
-    """Make a small RGB picture with pixels and nothing else: no place, no comment, no profile.
+    """Return an RGB thumbnail without metadata: no GPS position, no comment, no colour profile.
 
     Raises:
-        ImageError: The pixels cannot be shown.
+        ImageError: The pixels cannot be converted to RGB.
     """
     scale = min(1.0, SIDE / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)

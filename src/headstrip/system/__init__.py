@@ -1,1 +1,1 @@
-"""What headstrip asks of the operating system: files, memory, signals, and words for its errors."""
+"""Services of the operating system: files, memory, signals, and explanations of its errors."""

@@ -1,4 +1,4 @@
-"""How the C library of this process deals with memory that was freed."""
+"""Settings of the C library's memory allocator."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import ctypes
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""What ``mallopt`` of glibc calls them, in ``malloc.h``."""
+"""Parameter numbers of glibc's ``mallopt``, from ``malloc.h``."""
 
 _SIZES = (1 << 30, 1 << 25)
-"""Bytes; the second is the most that glibc takes before 2.35."""
+"""Thresholds in bytes. glibc before 2.35 accepts at most the second one."""
 
 _kept = False
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep the memory that it frees, from now on.
+    """Make this process keep the memory that it frees, instead of returning it to the system.
 
-    glibc gives large blocks back to the system as they are freed, and asks for them again in the
-    next layer: the system then has to clear every page. Large batches lose a fifth of their speed
-    to that. ``headstrip embed`` and the actors of Ray do it; a program of one's own has to say so,
-    as it cannot be undone, and memory that was used once stays with the process.
+    By default glibc returns large blocks to the system when they are freed, and requests them
+    again in the next layer of a network; the system then clears every page. This costs large
+    batches a fifth of their speed. ``headstrip embed`` and the Ray actors call this function. Call
+    it yourself in your own program: it cannot be undone, and the process keeps its peak memory.
 
     Returns:
-        Whether the C library can be told.
+        Whether the C library supports it.
     """
     global _kept
     if sys.platform == "linux" and not _kept:
-        tell = getattr(ctypes.CDLL(None), "mallopt", None)
-        # musl has none.
-        if tell is not None:
-            is_set = any(tell(_MMAP_THRESHOLD, size) for size in _SIZES)
-            _kept = bool(is_set and tell(_TRIM_THRESHOLD, (1 << 31) - 1))
+        # musl has no mallopt.
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            is_set = any(mallopt(_MMAP_THRESHOLD, size) for size in _SIZES)
+            _kept = bool(is_set and mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))
     return _kept

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their name, and renamed."""
+"""Write files so that they are complete or absent: write a temporary file, then rename it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getatt
 def written_beside(
     path: Path, *, within: Path | None = None, durable: bool = False
 ) -> Iterator[BinaryIO]:
-    """Give a file to write to that takes its name when the body is through, and is gone else.
+    """Open a temporary file that is renamed to ``path`` at the end, or removed on an error.
 
     Args:
-        path: The name; a file that has it is replaced.
-        within: Folder to write in, on the same file system; else that of ``path``.
-        durable: Whether the file and its name are on the disk, not in memory, when it returns.
+        path: The final name. An existing file is replaced.
+        within: Folder for the temporary file, on the same file system. None means the folder of
+            ``path``.
+        durable: Whether to flush the file and its name to the disk before returning.
     """
     with written_together([path], within=within, durable=durable) as (file,):
         yield file
@@ -31,13 +32,13 @@ def written_beside(
 def written_together(
     paths: Sequence[Path], *, within: Path | None = None, durable: bool = False
 ) -> Iterator[Sequence[BinaryIO]]:
-    """Give files to write to that take their names, in this order, when the body is through.
+    """Open several temporary files that are renamed, in this order, at the end.
 
-    No name is taken before all files are whole. A process that is killed between two of the names
-    leaves the first ones new and the others old: whoever reads them has to notice.
+    No file is renamed before all are complete. If the process is killed between two renames, the
+    first files are new and the others old: the code that reads them must detect this.
 
     Args:
-        paths: The names, in one folder; files that have them are replaced.
+        paths: The final names, in one folder. Existing files are replaced.
         within: As in ``written_beside``.
         durable: As in ``written_beside``.
     """
@@ -46,7 +47,7 @@ def written_together(
         with ExitStack() as opened:
             files: list[BinaryIO] = []
             for path in paths:
-                # Of a long name a part alone: with what comes to it, it might be too long.
+                # Cut long names, because the added suffix could make them too long.
                 name = f".{path.name[:40]}.{secrets.token_hex(4)}"
                 temporary = (within or path.parent) / name
                 handle = os.open(temporary, _NEW, 0o666)
@@ -61,7 +62,7 @@ def written_together(
             os.replace(temporary, path)
     except BaseException:
         for temporary in temporaries:
-            # One that has its name already is not there any more.
+            # A file that was renamed already no longer has its temporary name.
             with suppress(OSError):
                 os.unlink(temporary)
         raise
@@ -72,13 +73,13 @@ def written_together(
 def write_atomically(
     path: Path, data: bytes, *, within: Path | None = None, durable: bool = False
 ) -> None:
-    """Write ``data`` beside ``path`` and rename it there: whole or not at all."""
+    """Write ``data`` to ``path``, completely or not at all."""
     with written_beside(path, within=within, durable=durable) as file:
         file.write(data)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder outlive a loss of power, where folders can be synced."""
+    """Flush the names in a folder to the disk, on systems where folders can be synced."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written, checked for size, depth and numbers as it is parsed."""
+"""Parse JSON from outside, with limits on its size, its depth and its numbers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ MAX_BYTES = 8 << 20
 MAX_DEPTH = 64
 
 _MAX_DIGITS = 19
-"""Digits of the largest integers that fit 64 bits."""
+"""Number of digits of the largest 64-bit integers."""
 
 
 def parse(
     text: str | bytes, what: str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
 ) -> Any:
-    """Parse JSON text that comes from outside.
+    """Parse JSON text from outside.
 
     Args:
         text: The JSON, as text or as UTF-8.
-        what: What the text is, as the subject of the error: ``"The manifest 'm.json'"``.
-        max_bytes: The most bytes (or characters of a str) that are parsed.
-        max_depth: The most lists and objects that may be inside each other.
+        what: Name of the text, as the subject of an error: ``"The manifest 'm.json'"``.
+        max_bytes: Largest number of bytes (or of characters, for a str) to parse.
+        max_depth: Largest number of lists and objects inside each other.
 
     Returns:
         Plain values: dict, list, str, int, float, bool or None. All floats are finite, and all
@@ -50,7 +50,7 @@ def parse(
             parse_constant=_refuse_number,
         )
     except RecursionError:
-        # The parser gave up much deeper than max_depth: this is no fault of the caller's stack.
+        # The parser fails much deeper than max_depth, so the text is at fault, not the stack.
         raise ValueError(_too_deep(what, max_depth)) from None
     except ValueError as error:
         raise ValueError(f"{what} is not valid JSON ({error}).") from error
@@ -62,7 +62,7 @@ def parse(
 def read(
     path: str | PathLike[str], what: str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
 ) -> Any:
-    """Parse a JSON file that comes from outside; never read more of it than ``max_bytes``.
+    """Parse a JSON file from outside, reading at most ``max_bytes`` of it.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""Ctrl-C, kept from coming between two steps that belong together."""
+"""Delay Ctrl-C while two steps that belong together run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Have Ctrl-C wait for the end of the body, which is to be short.
+    """Delay Ctrl-C until the end of the body, which must be short.
 
-    A thread that was started and not written down, or a lock that was taken and not noted, is
-    nobody's to end. Where Python does not raise KeyboardInterrupt, in other threads and where
-    SIGINT is ignored, nothing is changed.
+    Without this, an interrupt between starting a thread and recording it, or between taking a lock
+    and recording it, would leave a thread or a lock that nothing ends. In threads other than the
+    main one, and if SIGINT is ignored, Python raises no KeyboardInterrupt, and this does nothing.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

@@ -1,4 +1,4 @@
-"""How much memory this process may use, as far as the system says. Nothing here imports torch."""
+"""How much memory this process may use. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _GIB = 1 << 30
 
 
 def memory_limit() -> int | None:
-    """Return the bytes of memory that this process can have at most, None where nobody says.
+    """Return the most bytes of memory that this process can use, None if unknown.
 
-    It is the least of the machine's memory, the container's and the process's own limit.
+    This is the smallest of the machine's memory, the container's limit and the process's limit.
     """
     known = [_physical(), *map(_number_in, _CGROUPS), address_limit()]
     return min((one for one in known if one is not None), default=None)
 
 
 def address_limit() -> int | None:
-    """Return the bytes of addresses that this process may use (``ulimit -v``), None for any."""
+    """Return the limit on the address space in bytes (``ulimit -v``), None without a limit."""
     try:
         import resource
     except ImportError:
@@ -34,7 +34,7 @@ def address_limit() -> int | None:
 
 
 def addresses_used() -> int:
-    """Return the bytes of addresses that this process uses now, 0 where nobody says."""
+    """Return the size of this process's address space in bytes, 0 if unknown."""
     try:
         return int(_STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""What the operating system refuses, in a sentence that says what to do about it."""
+"""Explain errors of the operating system, and say what to do about them."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ _REMEDIES = {
     errno.ENOSPC: "Make room there, or write to another disk.",
     errno.EFBIG: "The system limits the size of a file (`ulimit -f`, or the file system itself). "
     "Raise the limit, or write to another file system.",
-    errno.ENAMETOOLONG: "Choose a shorter name: headstrip adds up to 13 characters to it, for the "
-    "files beside it.",
-    errno.EACCES: "Change the permissions, or name another place.",
-    errno.EPERM: "Change the permissions, or name another place.",
-    errno.EROFS: "Name a place on a file system that can be written to.",
+    errno.ENAMETOOLONG: "Choose a shorter name: headstrip adds up to 13 characters to it for "
+    "temporary files.",
+    errno.EACCES: "Change the permissions, or choose another path.",
+    errno.EPERM: "Change the permissions, or choose another path.",
+    errno.EROFS: "Choose a path on a writable file system.",
     errno.EMFILE: "This process has too many files open. Raise the limit (`ulimit -n 4096`), or "
     "use fewer processes (--workers, workers=).",
-    errno.ENFILE: "All programs together have too many files open. End others, or use fewer "
-    "processes (--workers, workers=).",
+    errno.ENFILE: "All programs together have too many files open. Close other programs, or use "
+    "fewer processes (--workers, workers=).",
     errno.ENOMEM: "There is not enough memory. Use a smaller batch (--batch-size, batch_size=) or "
-    "fewer processes (--workers, workers=), or end other programs.",
+    "fewer processes (--workers, workers=), or close other programs.",
     errno.EAGAIN: "The system allows no more processes or threads (`ulimit -u`). Use fewer "
-    "(--workers, workers=; --lanes, lanes=; --threads, threads=), or end other programs.",
-    errno.EIO: "The disk reports an error: check it, or use another.",
-    errno.ENOENT: "There is no such file or folder, or no new one can be made there. Check the "
-    "path, and that nothing else removes or renames it.",
-    errno.ENOTDIR: "A part of the path is no folder. Check the path.",
-    errno.EEXIST: "Something else has that name. Move it, or choose another name.",
-    errno.EISDIR: "It is a folder. Choose another name.",
-    errno.ELOOP: "Symbolic links lead in a circle. Remove one of them, or choose another name.",
+    "(--workers, workers=; --lanes, lanes=; --threads, threads=), or close other programs.",
+    errno.EIO: "The disk reports an error. Check the disk, or use another one.",
+    errno.ENOENT: "The file or folder does not exist, or cannot be created there. Check the "
+    "path, and that no other program removes or renames it.",
+    errno.ENOTDIR: "A part of the path is not a folder. Check the path.",
+    errno.EEXIST: "A file or folder of that name exists. Move it, or choose another name.",
+    errno.EISDIR: "The path is a folder. Choose another name.",
+    errno.ELOOP: "Symbolic links in the path form a loop. Remove one of them, or choose another "
+    "name.",
     errno.EBUSY: "Another program uses it. Close that program.",
 }
-_OF_THREADS = ("can't start new thread", "Failed to launch worker thread")
-_OF_LIBRARIES = "failed to map segment from shared object"
+_THREAD_ERRORS = ("can't start new thread", "Failed to launch worker thread")
+_LIBRARY_ERROR = "failed to map segment from shared object"
 _QUOTA = getattr(errno, "EDQUOT", None)
-_SHARING = frozenset({32, 33})
-"""Numbers of Windows for a file that another program has open."""
+_WINDOWS_SHARING = frozenset({32, 33})
+"""Windows error numbers for a file that another program has open."""
 
 
 def explain(error: OSError, what: str) -> str:
-    """Say that something failed, why, and what to do.
+    """Return a message that says what failed, why, and what to do.
 
     Args:
-        error: What the system said.
+        error: The error of the system.
         what: What failed, as the start of a sentence: ``"'photos.parquet' could not be written"``.
 
     Example:
@@ -60,23 +61,23 @@ write to another disk."
 
 
 def explain_exhaustion(error: BaseException, what: str) -> str | None:
-    """Say that something failed because memory or threads ran out; None where it was another cause.
+    """Return a message for an error that means that memory or threads ran out, else None.
 
     Args:
-        error: What was raised: by Python, numpy, torch, pyarrow or the loader of libraries.
+        error: An error of Python, numpy, torch, pyarrow or the loader of shared libraries.
         what: As in ``explain``.
     """
-    # The commands that are light import no numpy.
+    # Imported here, because commands such as `list` must start fast.
     from headstrip.system.out_of_memory import is_out_of_memory
 
-    said = str(error)
-    is_threads = any(words in said for words in _OF_THREADS)
-    is_memory = is_out_of_memory(error) or _OF_LIBRARIES in said
+    text = str(error)
+    is_threads = any(words in text for words in _THREAD_ERRORS)
+    is_memory = is_out_of_memory(error) or _LIBRARY_ERROR in text
     limit = address_limit()
     if limit is not None and (is_memory or is_threads):
         return (
-            f"{what}: memory ran out. This process may use {shown_bytes(limit)} of addresses "
-            "(`ulimit -v`). Raise that limit (`ulimit -v unlimited`)."
+            f"{what}: memory ran out. The address space of this process is limited to "
+            f"{shown_bytes(limit)} (`ulimit -v`). Raise that limit (`ulimit -v unlimited`)."
         )
     if is_threads:
         return f"{what}: no more threads could be started. {_REMEDIES[errno.EAGAIN]}"
@@ -87,8 +88,8 @@ def explain_exhaustion(error: BaseException, what: str) -> str | None:
 
 
 def _remedy(error: OSError) -> str:
-    if getattr(error, "winerror", None) in _SHARING:
-        return "Another program has it open. Close it there, and try again."
+    if getattr(error, "winerror", None) in _WINDOWS_SHARING:
+        return "Another program has the file open. Close it there, and try again."
     if error.errno is not None and error.errno == _QUOTA:
-        return "Your quota there is used up. Make room, or write to another disk."
-    return _REMEDIES.get(error.errno or 0, "Check the disk and the path, or name another place.")
+        return "Your disk quota is used up. Make room, or write to another disk."
+    return _REMEDIES.get(error.errno or 0, "Check the disk and the path, or choose another path.")

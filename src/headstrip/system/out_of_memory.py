@@ -1,11 +1,11 @@
-"""Whether an error says that memory ran out. Nothing here imports torch."""
+"""Recognise errors that mean that memory ran out. This module does not import torch."""
 
 from __future__ import annotations
 
 from headstrip.errors import HeadstripError
 
 _NAMES = frozenset({"OutOfMemoryError", "MemoryError"})
-_SAID = (
+_MESSAGES = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
@@ -18,14 +18,14 @@ _SAID = (
 
 
 class OutOfMemoryError(HeadstripError, MemoryError):
-    """A batch that does not fit in the memory of the device; a smaller one may."""
+    """A batch does not fit in the memory of the device. A smaller one may."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, on any device.
 
-    torch has a class of its own for its allocators; libraries below it and the CPU's allocator say
-    so in the message of a ``RuntimeError``.
+    torch's own allocators raise a special class. The CPU's allocator and the libraries below torch
+    raise a ``RuntimeError`` that only its message identifies.
 
     Example:
         >>> is_out_of_memory(RuntimeError("CUDA error: out of memory"))
@@ -33,5 +33,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if any(kind.__name__ in _NAMES for kind in type(error).__mro__):
         return True
-    # An image's, or a file's, own words are no device's.
-    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in _SAID)
+    # Other exceptions may quote such words from an image or a file.
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _MESSAGES)

@@ -1,6 +1,6 @@
-"""The conformance kit: whether backbones keep the contract of headstrip.
+"""The conformance kit: checks that backbones work as headstrip promises.
 
-For authors of plugins, in their own tests::
+Plugin authors use it in their tests::
 
     from headstrip.testing import parametrize_with_backbones
 
@@ -24,6 +24,13 @@ from headstrip.testing.suite import check_plugin as check_plugin
 from headstrip.testing.suite import verify as verify
 
 __all__ = [
-    "CHECKS", "REAL_PARAMS", "ConformanceError", "Result", "check_family",
-    "check_plugin", "parametrize_with_backbones", "perturb", "verify",
-]  # fmt: skip
+    "CHECKS",
+    "REAL_PARAMS",
+    "ConformanceError",
+    "Result",
+    "check_family",
+    "check_plugin",
+    "parametrize_with_backbones",
+    "perturb",
+    "verify",
+]

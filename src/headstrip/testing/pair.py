@@ -1,4 +1,4 @@
-"""The pair of a proof: an untouched network, and a twin of it whose head is off."""
+"""Compare an untouched network with its twin: a second build of it, whose head is removed."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ import torch
 from torch import Tensor, nn
 
 from headstrip.network.head import Stripped
-from headstrip.testing.report import Broken
+from headstrip.testing.report import CheckFailed
 from headstrip.testing.states import digest, seed_generators
 
 SMALL = 128
-"""Side of the input, in pixels, for networks that take any size: the contract is the same."""
+"""Side of the input in pixels, for networks that take any size. A small input is faster."""
 
 SMALL_CLIP = 8
-"""Frames of a clip for networks that take any number."""
+"""Frames of a clip, for networks that take any number."""
 
 BATCH = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What both networks gave for the same input, and what happened on the way.
+    """The outputs of both networks for the same input, and what changed while making them.
 
     Attributes:
-        untouched: The network with its head on, in eval mode.
-        stripped: The parts of its twin, in eval mode.
+        untouched: The network with its head, in eval mode.
+        stripped: Backbone and head of the twin, in eval mode.
         shape: Input without the batch axis.
         x: The input, of shape (3, *shape).
-        output: What the untouched network gave for it, before the twin was stripped.
-        embedding: What the twin's backbone gave.
-        dim: Width of the embedding as the probe saw it.
-        unequal: Names of tensors that differed between two builds of one seed.
-        changed: What strip, probe and embedding changed besides taking the head off.
-        states: Of the global generators after the first build.
+        output: Output of the untouched network, computed before the twin was stripped.
+        embedding: Output of the twin's backbone.
+        dim: Width of the embedding, measured without a real forward pass.
+        unequal: Names of the tensors that differed between two builds with the same seed.
+        changed: What stripping, measuring the width and the forward pass changed, apart from
+            removing the head.
+        states: States of the global generators after the first build.
     """
 
     untouched: nn.Module
@@ -58,27 +59,33 @@ def embedding_of(backbone: nn.Module, x: Tensor) -> Tensor:
     """Return the embedding of a batch, a tensor of shape (N, dim).
 
     Raises:
-        Broken: What comes out is no embedding.
+        CheckFailed: The output is not such a tensor.
     """
-    # Tensors that inference mode leaves in a network's caches would break its gradients.
+    # Inference mode would leave tensors in the network's caches that break gradients later.
     with torch.no_grad():
         output = backbone(x)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise Broken(f"the backbone gave {found} for input {tuple(x.shape)} instead of (N, dim)")
+        raise CheckFailed(
+            f"the backbone gave {found} for input {tuple(x.shape)} instead of (N, dim)"
+        )
     return output
 
 
-def smaller(shape: tuple[int, ...], task: str) -> tuple[int, ...]:
-    """Return an input of the same kind that is no larger than the contract needs."""
+def smaller_shape(shape: tuple[int, ...], task: str) -> tuple[int, ...]:
+    """Return a smaller input shape of the same kind, which is enough for the checks."""
     frames = (min(shape[1], SMALL_CLIP),) if task == "video" else ()
     return (shape[0], *frames, *(min(side, SMALL) for side in shape[-2:]))
 
 
-def run(
+def run_untouched(
     untouched: nn.Module, small: tuple[int, ...], declared: tuple[int, ...]
 ) -> tuple[tuple[int, ...], Tensor, Any]:
-    """Run the untouched network on the small input where it takes that, else on the declared."""
+    """Run the untouched network on the small input, or on the declared one if that fails.
+
+    Returns:
+        The input shape, the input and the output.
+    """
     for shape in dict.fromkeys((small, declared)):
         seed_generators(3)
         x = torch.randn(BATCH, *shape)
@@ -88,18 +95,18 @@ def run(
         except Exception as error:
             failure = error
             continue
-        # Of a small input a deep network of random values may leave nothing to tell apart.
+        # A deep network with random values may give equal outputs for small inputs.
         if shape == declared or not isinstance(output, Tensor) or not output[0].equal(output[1]):
             return shape, x, output
     text = " ".join(str(failure).split())
-    raise Broken(
+    raise CheckFailed(
         f"the untouched network failed on input {(BATCH, *declared)} with "
         f"{type(failure).__name__}: {text}"
     )
 
 
-def unequal(one: nn.Module, other: nn.Module) -> tuple[str, ...]:
-    """Name the tensors that two networks do not share in value."""
+def unequal_tensors(one: nn.Module, other: nn.Module) -> tuple[str, ...]:
+    """Return the names of the tensors that differ between two networks."""
     first, second = one.state_dict(), other.state_dict()
     names = [*first, *(name for name in second if name not in first)]
     return tuple(

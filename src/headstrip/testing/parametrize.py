@@ -1,9 +1,10 @@
-"""The kit as a decorator for pytest: a test for each backbone and check."""
+"""A pytest decorator that makes one test for each backbone and check."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from headstrip.registry.registry import Registry, get_registry
@@ -22,27 +23,15 @@ from headstrip.testing.suite import (
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 
 
-@dataclass
-class Bench:
-    """Holds the one subject that tests are looking at, so that they share what it made."""
-
-    key: tuple[Registry, str, Level] | None = None
-    subject: Subject | None = field(default=None, repr=False)
-
-    def take(self, name: str, level: Level) -> Subject:
-        """Return the subject of a backbone; that of another one is let go."""
-        key = (get_registry(), name, level)
-        if self.subject is None or self.key != key:
-            self.key, self.subject = key, Subject(get_registry(), spec_of(name), level)
-        return self.subject
-
-
-_bench = Bench()
+@lru_cache(maxsize=1)
+def _subject(registry: Registry, name: str, level: Level) -> Subject:
+    """Return the subject of a backbone. Tests in a row share it, and so what its checks build."""
+    return Subject(registry, spec_of(name), level)
 
 
 @dataclass(frozen=True)
 class BoundCheck:
-    """One check of one backbone; calling it runs it."""
+    """One check of one backbone. Call it to run the check."""
 
     backbone: str
     check: str
@@ -52,12 +41,12 @@ class BoundCheck:
         """Run the check.
 
         Raises:
-            ConformanceError: It failed, or could not be run.
+            ConformanceError: The check failed, or could not be run.
         """
         import pytest
 
         __tracebackhide__ = True
-        result = run_check(_bench.take(self.backbone, self.level), self.check)
+        result = run_check(_subject(get_registry(), self.backbone, self.level), self.check)
         if result.status == "skipped":
             pytest.skip(result.sentence)
         if result.status != "passed":
@@ -67,23 +56,26 @@ class BoundCheck:
 def parametrize_with_backbones(
     name: str, *, backbones: Collection[str] | None = None, real: Real = REAL_PARAMS
 ) -> Callable[[_Test], _Test]:
-    """Give a test the parameter ``check``, one for each backbone of a plugin and each check.
+    """Parametrize a test with ``check``: one test for each backbone of a plugin and each check.
 
-    The test calls ``check()``, which raises ``ConformanceError``. Its id is that of the backbone
-    and the check, ``mylab:tiny-lossless``, so that ``pytest -k lossless`` picks some of them. The
-    checks of one backbone share what they build; with pytest-xdist, ``--dist loadfile`` keeps
-    them together.
+    The test calls ``check()``, which raises ``ConformanceError`` if the check fails. Test ids
+    consist of backbone and check, such as ``mylab:tiny-lossless``, so ``pytest -k lossless`` runs
+    one check. The checks of one backbone share what they build; with pytest-xdist, pass
+    ``--dist loadfile`` to keep them in one process.
 
     Args:
-        name: The plugin, or the source, whose backbones are checked.
-        backbones: Names or shell patterns of those that are, by default all.
-        real: Those with at most so many parameters run through every check; of the others, the
-            checks that take no memory and one real forward. True: all of them run through every
-            check. False: nothing runs for real.
+        name: The plugin, or the source, whose backbones to check.
+        backbones: Names or shell patterns of the backbones to check. Default: all.
+        real: As for ``check_plugin``.
 
     Raises:
         PluginError: There are no such backbones.
-        ValueError: ``real`` is neither a truth value nor a number.
+        ValueError: ``real`` is neither a bool nor a number.
+
+    Example:
+        >>> @parametrize_with_backbones("torchvision", backbones=["squeezenet1_1"])
+        ... def test_the_contract(check):
+        ...     check()
     """
     import pytest
 

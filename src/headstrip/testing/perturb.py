@@ -1,4 +1,4 @@
-"""Random values that make every parameter and running statistic of a network matter."""
+"""Random values with which every parameter and running statistic affects the output."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LEAST = 1 << 14
 
 
 def perturb(model: nn.Module) -> None:
-    """Change every parameter and running statistic, in place, so that each one matters.
+    """Change every parameter and running statistic, in place, so that each affects the output.
 
-    Many heads and residual branches are zero when they are fresh, and then any embedding passes
-    a comparison of logits. Values stay near those of the initialisation, variances above zero.
-    They are drawn from torch's global generator.
+    Many heads and residual branches are initialised with zeros; then a comparison of logits would
+    accept any embedding. The new values are close to the initial ones, and variances stay above
+    zero. They come from torch's global generator.
 
     Example:
         >>> from torch import nn
@@ -30,7 +30,7 @@ def perturb(model: nn.Module) -> None:
         True
     """
     persistent = model.state_dict().keys()
-    # A twin gets its values from the state dict: a buffer that is not in there would differ.
+    # The twin network gets its values from the state dict, so leave out other buffers.
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in persistent]
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *buffers):
@@ -40,16 +40,16 @@ def perturb(model: nn.Module) -> None:
                 tensor.mul_(torch.empty_like(tensor).uniform_(0.8, 1.25))
                 continue
             scale = float(tensor.std()) if tensor.numel() > 1 else 0.0
-            # A mask of infinities has no scale, and no noise to be given.
+            # A mask of infinities has no finite scale, so it gets no noise.
             if math.isfinite(scale):
                 tensor.add_(torch.randn_like(tensor), alpha=0.1 * scale if scale > 0 else 0.02)
 
 
 class FastRandom(TorchFunctionMode):
-    """Fill large tensors with the same million random values over and over.
+    """A torch mode that fills large tensors by repeating the same million random values.
 
-    Drawing the initial values of a network of a billion parameters takes minutes, and a proof
-    needs no more of them than the right spread.
+    Drawing the initial values of a network with a billion parameters takes minutes, and the checks
+    need only values with the right spread.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class FastRandom(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Answer three calls for large tensors, and let all others pass."""
+        """Replace three calls for large tensors, and run all others."""
         kwargs = kwargs or {}
         target = args[0] if args else None
         if func not in _RANDOM or not isinstance(target, Tensor) or not _is_large(target):
@@ -81,13 +81,13 @@ class FastRandom(TorchFunctionMode):
 
     def _fill(self, target: Tensor, pool: Tensor) -> Tensor:
         flat = target.view(-1)
-        # Each tensor begins elsewhere in the pool, so that no two layers are the same.
+        # Each tensor starts at another position in the pool, so that layers differ.
         self._start = (self._start + 7919) % _POOL
-        place = 0
+        filled = 0
         for chunk in (pool[self._start :], *[pool] * (flat.numel() // _POOL + 1)):
-            size = min(len(chunk), flat.numel() - place)
-            flat[place : place + size] = chunk[:size]
-            place += size
+            size = min(len(chunk), flat.numel() - filled)
+            flat[filled : filled + size] = chunk[:size]
+            filled += size
         return target
 
 

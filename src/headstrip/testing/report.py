@@ -1,4 +1,4 @@
-"""What a check says: passed, failed, skipped or not run, and what was seen."""
+"""Results of checks: passed, failed, skipped or not run, and what the check saw."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Status = Literal["passed", "failed", "skipped", "not run"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one check of one backbone came to.
+    """The result of one check of one backbone.
 
     Attributes:
         backbone: Qualified name, such as ``torchvision:resnet18``.
         check: Name of the check, a key of ``CHECKS``.
-        status: ``passed``; ``failed``; ``skipped`` where the check has no object here, the head's
-            shape of a backbone without a head for example; ``not run`` where what it looks at
-            could not be made, which another check has told.
-        seen: What was seen; where it failed, what was expected too.
-        seconds: How long it took, what it made for the checks after it included.
+        status: ``passed``; ``failed``; ``skipped`` if the check does not apply, such as the shape
+            of a head if there is no head; ``not run`` if the object to check could not be made,
+            which another check reports.
+        seen: What the check saw, and after a failure also what it expected.
+        seconds: Duration, including objects that later checks share.
     """
 
     backbone: str
@@ -34,22 +34,22 @@ class Result:
 
     @property
     def sentence(self) -> str:
-        """Backbone, check, and what was seen, in one line."""
+        """Backbone, check, and what the check saw, in one line."""
         return f"{self.backbone}: {self.check}: {self.seen}"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What all checks of one backbone came to.
+    """The results of all checks of one backbone.
 
     Attributes:
         backbone: Qualified name.
-        level: ``real`` for every check; ``once`` for the checks that take no memory and one real
-            forward; ``meta`` without it.
-        law: The law that strip_head states, None where it did not come so far.
-        input_shape: Input of the comparisons without the batch axis, None likewise.
-        results: One a check, in their order.
-        unread: Tags of the weights whose files were not read, because they are not on this machine.
+        level: ``real`` for every check; ``once`` for the checks that need no memory and one real
+            forward pass; ``meta`` for only the checks that need no memory.
+        law: The head fidelity that strip_head states, None if strip_head failed.
+        input_shape: Input of the checks without the batch axis, None if strip_head failed.
+        results: One result per check, in order.
+        unread: Tags of the weights whose files are not on this machine and were not read.
     """
 
     backbone: str
@@ -66,14 +66,14 @@ class Report:
 
 
 class ConformanceError(AssertionError):
-    """Backbones that do not keep the contract; the message lists every failure.
+    """Backbones failed checks. The message lists every failure.
 
     Attributes:
-        results: The failures, and the checks that could not be run.
+        results: The checks that failed or could not be run.
     """
 
     def __init__(self, results: Iterable[Result]) -> None:
-        """Keep the results, and list them."""
+        """Keep the results, and list them in the message."""
         self.results = tuple(results)
         failed = [result for result in self.results if result.status == "failed"]
         other = [result for result in self.results if result.status != "failed"]
@@ -84,13 +84,13 @@ class ConformanceError(AssertionError):
         super().__init__(f"{len(failed)} checks failed{left}:\n" + "\n".join(lines))
 
 
-class Broken(Exception):
-    """A check failed; the message says what was seen and what was expected."""
+class CheckFailed(Exception):
+    """A check failed. The message says what it saw and what it expected."""
 
 
-class Skipped(Exception):
-    """A check has no object here; the message says why."""
+class CheckSkipped(Exception):
+    """A check does not apply. The message says why."""
 
 
-class NotRun(Exception):
-    """What a check looks at could not be made."""
+class CheckNotRun(Exception):
+    """The object to check could not be made."""

@@ -1,4 +1,4 @@
-"""Global state that a check compares, keeps and blocks: generators, tensors, the network."""
+"""Compare and restore global state (generators, flags, tensors), and block the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def generator_states() -> dict[str, Any]:
-    """Return the states of the global random number generators, to be compared."""
+    """Return the states of the global random number generators, for comparison."""
     numpy: Any = np.random.get_state()
     return {
         "Python's": random.getstate(),
@@ -33,8 +33,8 @@ def seed_generators(seed: int) -> None:
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
-    """Put the states of the global generators back afterwards."""
+def generators_restored() -> Iterator[None]:
+    """Restore the states of the global generators after the body."""
     python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -45,32 +45,32 @@ def generators_kept() -> Iterator[None]:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a network's state dict; what it has besides are caches."""
+    """Return the tensors in a network's state dict. Other tensors are caches."""
     entries = module.state_dict(keep_vars=True)
     return {name: value for name, value in entries.items() if isinstance(value, Tensor)}
 
 
 def digest(tensor: Tensor) -> int:
-    """Return a checksum of a tensor's bytes: of changes that nobody made to deceive."""
+    """Return a checksum of a tensor's bytes, which detects accidental changes."""
     values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return zlib.crc32(values.numpy().data)
 
 
 class Snapshot:
-    """Flags, tensors and generators as they are now, to tell later what has changed."""
+    """Flags, tensors and generators at one moment, to find out later what has changed."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Take down the flags and the values of a network, and the generators' states."""
+        """Record the flags and values of a network, and the generators' states."""
         self._flags = [(name, module, module.training) for name, module in model.named_modules()]
         self._tensors = [(name, value, digest(value)) for name, value in tensors_of(model).items()]
         self._generators = generator_states()
 
     def changes(self, by: str, model: nn.Module | None = None) -> list[str]:
-        """Say what has changed since.
+        """Return one phrase for each kind of change since the snapshot.
 
         Args:
-            by: What happened meanwhile.
-            model: The network, where its tensors must still be under their names.
+            by: What was done since, as the subject of the phrases.
+            model: The network, if its tensors must still have the same names.
         """
         now = tensors_of(model) if model is not None else {}
         flags = [name or "the network" for name, module, on in self._flags if module.training != on]
@@ -89,7 +89,7 @@ class Snapshot:
 
 
 def some(values: Iterable[str]) -> str:
-    """Quote the first few of some names."""
+    """Quote the first three names, and count the others."""
     names = list(values)
     shown = ", ".join(repr(name) for name in names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
@@ -97,20 +97,20 @@ def some(values: Iterable[str]) -> str:
 
 @contextmanager
 def blocked_network() -> Iterator[list[str]]:
-    """Have every connection of this process fail as it does without a network.
+    """Make every connection of this process fail, as without a network.
 
     Yields:
-        What was tried meanwhile, whether the failure was noticed or not.
+        A list that collects the calls, including those whose failure is ignored.
     """
-    tried: list[str] = []
+    calls: list[str] = []
 
     def refuse(call: str, target: object) -> NoReturn:
-        tried.append(f"{call}({target!r})")
+        calls.append(f"{call}({target!r})")
         raise ConnectionError(f"{call}({target!r}): no network while backbones are verified")
 
     def connect(self: socket.socket, address: Any) -> None:
         if self.family == getattr(socket, "AF_UNIX", None):
-            # Processes of this machine talk to each other so.
+            # Processes on this machine communicate through Unix sockets.
             return super(socket.socket, self).connect(address)
         refuse("connect", address)
 
@@ -132,4 +132,4 @@ def blocked_network() -> Iterator[list[str]]:
         mock.patch.object(socket.socket, "connect", connect),
         mock.patch.object(socket.socket, "connect_ex", connect_ex),
     ):
-        yield tried
+        yield calls

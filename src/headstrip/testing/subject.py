@@ -1,4 +1,4 @@
-"""One backbone under test, and what its checks share: each part is made once, on first use."""
+"""A backbone under test. What its checks share is made once, on first use."""
 
 from __future__ import annotations
 
@@ -19,41 +19,50 @@ from headstrip.network.width import HeadError, ProbeError, probe_width
 from headstrip.plugins.loader import Plugin
 from headstrip.registry.registry import Registry
 from headstrip.spec import BackboneSpec, WeightsEntry
-from headstrip.testing.pair import Pair, embedding_of, run, smaller, unequal
+from headstrip.testing.pair import (
+    Pair,
+    embedding_of,
+    run_untouched,
+    smaller_shape,
+    unequal_tensors,
+)
 from headstrip.testing.perturb import FastRandom, perturb
-from headstrip.testing.report import Broken, Level, NotRun
+from headstrip.testing.report import CheckFailed, CheckNotRun, Level
 from headstrip.testing.states import Snapshot, generator_states, seed_generators, tensors_of
 
 LARGE = 30_000_000
-"""Parameters above which initial values are repeated instead of drawn one by one."""
+"""Number of parameters above which initial values are repeated instead of drawn one by one."""
 
 _Made = TypeVar("_Made")
 
 
-class Once(Generic[_Made]):
-    """An attribute that is made on first use; what fails then is told once, and not made again."""
+class SharedPart(Generic[_Made]):
+    """An attribute that is made on first use.
+
+    If making it fails, the first check gets the error, and all others ``CheckNotRun``.
+    """
 
     def __init__(self, make: Callable[[Subject], _Made]) -> None:
-        """Keep what makes it."""
+        """Keep the function that makes the attribute."""
         self._make, self._name = make, make.__name__
         self.__doc__ = make.__doc__
 
     def __get__(self, subject: Subject, owner: type) -> _Made:
-        """Make it, or return what was made.
+        """Return the attribute, and make it if necessary.
 
         Raises:
-            NotRun: Making it failed before.
+            CheckNotRun: Making it failed before.
         """
         made = subject.made
         if self._name not in made:
             try:
                 made[self._name] = self._make(subject)
-            except NotRun:
+            except CheckNotRun:
                 raise
             except (Exception, SystemExit) as error:
-                made[self._name] = NotRun(f"what it looks at could not be made: {error}")
+                made[self._name] = CheckNotRun(f"the object to check could not be made: {error}")
                 raise
-        if isinstance(made[self._name], NotRun):
+        if isinstance(made[self._name], CheckNotRun):
             raise made[self._name]
         value: _Made = made[self._name]
         return value
@@ -61,14 +70,14 @@ class Once(Generic[_Made]):
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """A network without memory, or for real where its constructor computes with tensors.
+    """A stripped network on the meta device, or with values if it cannot be built there.
 
     Attributes:
-        tensors: Parameters and buffers of the untouched network, under each of their names.
-        stripped: Its parts.
+        tensors: Parameters and buffers of the untouched network by name, shared ones repeated.
+        stripped: Backbone and head.
         params: Number of parameters, head included.
         shape: Input without the batch axis.
-        dim: Width of the embedding as the probe sees it.
+        dim: Width of the embedding, measured without a real forward pass.
     """
 
     tensors: Mapping[str, Tensor]
@@ -80,12 +89,12 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A backbone that another seed built, stripped in train mode, still with its own values.
+    """A backbone that was built with another seed and stripped in train mode.
 
     Attributes:
-        stripped: Its parts.
-        changed: What the strip changed besides taking the head off.
-        states: Of the global generators after it was built.
+        stripped: Backbone and head.
+        changed: What stripping changed, apart from removing the head.
+        states: States of the global generators after the build.
     """
 
     stripped: Stripped
@@ -97,16 +106,16 @@ class Subject:
     """One backbone, checked at one of the levels of ``verify``.
 
     Attributes:
-        made: What its checks share.
-        tried: Calls to the network.
+        made: Objects that the checks share, by attribute name.
+        network_calls: Calls that tried to use the network.
         unread: Tags of the weights whose file is not on this machine.
     """
 
     def __init__(self, registry: Registry, spec: BackboneSpec, level: Level) -> None:
-        """Note what is to be checked; nothing is built yet."""
+        """Create the subject. Nothing is built yet."""
         self.registry, self.spec, self.level = registry, spec, level
         self.made: dict[str, Any] = {}
-        self.tried: list[str] = []
+        self.network_calls: list[str] = []
         self.unread: list[str] = []
 
     @property
@@ -116,65 +125,65 @@ class Subject:
 
     @property
     def owner(self) -> Plugin:
-        """The plugin that builds it."""
+        """The plugin that builds the backbone."""
         return self.registry.owner(self.spec)
 
     @property
     def entry(self) -> WeightsEntry | None:
-        """Its default weights; no file of theirs is read."""
+        """The entry of the default weights. No file is read."""
         tag = self.spec.default_weights
         return next((entry for entry in self.entries if entry.tag == tag), None) if tag else None
 
-    @Once
+    @SharedPart
     def entries(self) -> tuple[WeightsEntry, ...]:
-        """All its weights."""
+        """The entries of all weights."""
         return self.registry.weights(self.spec)
 
-    @Once
+    @SharedPart
     def light(self) -> Light:
-        """The network as ``headstrip.factory.measure`` builds it."""
+        """The network, built as ``headstrip.factory.measure`` builds it."""
         return self.build_light(self.entry, {})
 
-    @Once
+    @SharedPart
     def pair(self) -> Pair:
         """The untouched network and its stripped twin, with the same perturbed values.
 
         Raises:
-            HeadstripError: The plugin failed at it.
-            Broken: The network does not run on its input.
+            HeadstripError: A hook of the plugin failed.
+            CheckFailed: The network does not run on its input.
         """
         declared = self.light.shape
         options = self.options(self.entry)
         untouched = self.build(options, seed=0)
         states = generator_states()
         twin = self.build(options, seed=0)
-        differing = unequal(untouched, twin)
+        differing = unequal_tensors(untouched, twin)
         seed_generators(2)
         with self.quick_values():
             perturb(untouched)
-        # A large one's values are there once.
+        # A large network and its twin share their values to save memory.
         twin.load_state_dict(untouched.state_dict(), assign=self.is_large)
         untouched.eval()
         twin.eval()
-        shape, x, output = run(untouched, self.smaller_shape(), declared)
+        shape, x, output = run_untouched(untouched, self.small_input_shape(), declared)
         before = Snapshot(twin)
         stripped = self.strip(twin, self.entry)
         changed = before.changes("strip_head")
         stripped.backbone.eval()
         if stripped.head is not None:
             stripped.head.eval()
-        settled = Snapshot(stripped.backbone)
-        dim = self.probe(stripped.backbone, shape)
+        before_forward = Snapshot(stripped.backbone)
+        dim = self.measure_width(stripped.backbone, shape)
         embedding = embedding_of(stripped.backbone, x)
-        changed += settled.changes("the forward", stripped.backbone)
+        changed += before_forward.changes("the forward pass", stripped.backbone)
         return Pair(
             untouched, stripped, shape, x, output, embedding, dim, differing, tuple(changed), states
         )
 
-    @Once
-    def once(self) -> int:
-        """The width that one real forward gives, with random values that cost little."""
-        shape = self.smaller_shape()
+    @SharedPart
+    def real_width(self) -> int:
+        """The width that one real forward pass gives, with random values."""
+        shape = self.small_input_shape()
         stripped = self.strip(self.build(self.options(self.entry), seed=0).eval(), self.entry)
         stripped.backbone.eval()
         seed_generators(3)
@@ -184,14 +193,14 @@ class Subject:
                 stripped.head.eval()(embedding)
         return int(embedding.shape[1])
 
-    @Once
-    def single(self) -> Tensor:
-        """The embedding of the first input alone."""
+    @SharedPart
+    def single_embedding(self) -> Tensor:
+        """The embedding of the first input, computed in a batch of one."""
         return self.pair.embed(self.pair.x[:1])
 
-    @Once
+    @SharedPart
     def fresh(self) -> Fresh:
-        """A backbone of another seed."""
+        """A backbone that was built with another seed."""
         model = self.build(self.options(self.entry), seed=1)
         states = generator_states()
         before = Snapshot(model)
@@ -201,94 +210,96 @@ class Subject:
         return Fresh(stripped, tuple(changed), states)
 
     def forget(self, name: str) -> None:
-        """Have one of the parts made anew on its next use."""
+        """Drop one shared object, so that its next use makes it again."""
         self.made.pop(name, None)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Input of the comparisons: that of the default weights, or smaller where it does."""
+        """Input shape of the checks: that of the default weights, or a smaller one."""
         return self.pair.shape if self.level == "real" else self.light.shape
 
     def options(self, entry: WeightsEntry | None) -> dict[str, Any]:
-        """Return the constructor arguments with which core builds for these weights."""
+        """Return the constructor arguments with which headstrip builds for these weights."""
         classes = {"num_classes": entry.num_classes} if entry and entry.num_classes else {}
         return {**self.plain_options(entry), **classes}
 
     def plain_options(self, entry: WeightsEntry | None) -> dict[str, Any]:
-        """Return the constructor arguments of the spec, and those that the weights demand."""
+        """Return the constructor arguments of the spec and of the weights."""
         return {**dict(self.spec.options), **dict(entry.options if entry else ())}
 
     def build(self, options: Mapping[str, Any], seed: int) -> nn.Module:
-        """Build the network for real, head included, from a seed."""
+        """Build the network with values, head included, after seeding the generators."""
         seed_generators(seed)
         with self.quick_values():
-            return self._built(options)
+            return self._build_model(options)
 
     @property
     def is_large(self) -> bool:
-        """Whether its values cost more time or memory than a proof should."""
+        """Whether the network is so large that its values are repeated and shared."""
         return self.spec.params > LARGE
 
     @property
     def holds_memory(self) -> bool:
-        """Whether anything was built with values."""
+        """Whether any network was built with values."""
         light = self.made.get("light")
         tensors = light.tensors.values() if isinstance(light, Light) else ()
         return self.level != "meta" or not all(tensor.is_meta for tensor in tensors)
 
     def quick_values(self) -> AbstractContextManager[object]:
-        """Return a context in which a large network gets its values quickly."""
+        """Return a context that fills a large network with values quickly."""
         return FastRandom() if self.is_large else nullcontext()
 
     def build_light(self, entry: WeightsEntry | None, extra: Mapping[str, Any]) -> Light:
-        """Build, strip and probe without memory, and for real where that does not work."""
+        """Build, strip and measure a network on the meta device, or with values if that fails."""
         options = {**self.plain_options(entry), **extra}
         try:
             with without_memory():
-                model = self._built(options)
+                model = self._build_model(options)
             return self._light(model, entry)
-        except (HeadstripError, Broken):
+        except (HeadstripError, CheckFailed):
             return self._light(self.build(options, seed=0), entry)
 
     def strip(self, model: nn.Module, entry: WeightsEntry | None) -> Stripped:
-        """Have the family's plugin take the head off, as core has it done."""
+        """Remove the head with the family's plugin, as ``build_encoder`` does."""
         plugin, family = self.registry.stripper(self.spec.family)
         return strip_with(plugin, family, model, self.spec, entry, self.name)
 
-    def probe(self, backbone: nn.Module, shape: tuple[int, ...]) -> int:
-        """Return the width of an embedding, without a trace."""
+    def measure_width(self, backbone: nn.Module, shape: tuple[int, ...]) -> int:
+        """Return the width of the embedding, and leave the backbone unchanged."""
         try:
             return probe_width(backbone, shape)
         except ProbeError as error:
-            raise Broken(f"as strip_head leaves it, it {error}") from error
+            raise CheckFailed(f"after strip_head, the backbone {error}") from error
 
-    def check_place(self) -> None:
-        """Refuse a head that does not give the untouched network's logits.
+    def check_head_gives_logits(self) -> None:
+        """Check that the head is the layer that gave the untouched network's logits.
 
         Raises:
-            Broken: It does not.
+            CheckFailed: It is not.
         """
         light, options = self.light, self.plain_options(self.entry)
         try:
             width_of_stripped(
                 light.stripped,
                 light.shape,
-                lambda: logits_without_memory(lambda: self._built(options), light.shape),
+                lambda: logits_without_memory(lambda: self._build_model(options), light.shape),
             )
         except (HeadError, ProbeError) as error:
-            raise Broken(f"strip_head took the wrong layer for the head: it {error}") from error
+            raise CheckFailed(
+                f"strip_head removed the wrong layer as the head: it {error}"
+            ) from error
 
-    def smaller_shape(self) -> tuple[int, ...]:
-        """Return a smaller input that gives an embedding of the same width, or the declared one."""
+    def small_input_shape(self) -> tuple[int, ...]:
+        """Return a smaller input shape if it gives the same width, else the declared one."""
         light = self.light
-        shape = smaller(light.shape, self.spec.task)
+        shape = smaller_shape(light.shape, self.spec.task)
         try:
             fits = shape == light.shape or probe_width(light.stripped.backbone, shape) == light.dim
         except ProbeError:
             return light.shape
         return shape if fits else light.shape
 
-    def _built(self, options: Mapping[str, Any]) -> nn.Module:
+    def _build_model(self, options: Mapping[str, Any]) -> nn.Module:
         model: nn.Module = self.owner.call(
             "build_model", self.name, spec=self.spec, options=dict(options)
         )
@@ -300,9 +311,9 @@ class Subject:
         stripped = self.strip(model.eval(), entry)
         stripped.backbone.eval()
         shape = stripped.input_shape or (entry and entry.input_shape) or self.spec.input_shape
-        return Light(tensors, stripped, params, shape, self.probe(stripped.backbone, shape))
+        return Light(tensors, stripped, params, shape, self.measure_width(stripped.backbone, shape))
 
 
 def storage(tensor: Tensor) -> int:
-    """Return what holds a tensor's values: it is one for a view and for what it is a view of."""
+    """Return an id of the storage of a tensor. A view has the same id as its base."""
     return int(tensor.untyped_storage()._cdata)

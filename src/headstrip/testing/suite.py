@@ -1,4 +1,4 @@
-"""All checks in their order, and how they are run: one backbone, or all of a plugin."""
+"""All checks in order, and functions that run them for one backbone or a whole plugin."""
 
 from __future__ import annotations
 
@@ -14,79 +14,80 @@ from headstrip.factory.measure import completed
 from headstrip.registry.registry import get_registry
 from headstrip.registry.suggestions import nothing_listed
 from headstrip.spec import BackboneSpec
-from headstrip.testing import claims, copies, files, proof, tables, training
+from headstrip.testing import catalog_checks, copy_checks, forward_checks, weights_checks
 from headstrip.testing.pair import Pair
 from headstrip.testing.report import (
-    Broken,
+    CheckFailed,
+    CheckNotRun,
+    CheckSkipped,
     ConformanceError,
     Level,
-    NotRun,
     Report,
     Result,
-    Skipped,
     Status,
 )
-from headstrip.testing.states import blocked_network, generators_kept
+from headstrip.testing.states import blocked_network, generators_restored
 from headstrip.testing.subject import Light, Subject
 
 Check = Callable[[Subject], str]
 Real = bool | int
 
 REAL_PARAMS = 30_000_000
-"""Parameters up to which a backbone is checked for real where nobody says otherwise."""
+"""Default number of parameters up to which a backbone goes through every check."""
 
 META_CHECKS: dict[str, Check] = {
-    "listing": claims.listing,
-    "build": claims.build,
-    "catalog": claims.catalog,
-    "width": claims.width,
-    "law": claims.law,
-    "parameters": claims.parameters,
-    "head": claims.head,
-    "weights": tables.weights,
-    "loading": files.loading,
+    "listing": catalog_checks.listing,
+    "build": catalog_checks.build,
+    "catalog": catalog_checks.catalog,
+    "width": catalog_checks.width,
+    "law": catalog_checks.law,
+    "parameters": catalog_checks.parameters,
+    "head": catalog_checks.head,
+    "weights": weights_checks.weights,
+    "loading": weights_checks.loading,
 }
-"""The checks that take no memory; ``build`` and ``width`` look at more at the other levels."""
+"""Checks that need no memory. At other levels, ``build`` and ``width`` check more."""
 
 REAL_CHECKS: dict[str, Check] = {
-    "offline": tables.offline,
-    "lossless": proof.lossless,
-    "batch": proof.batch,
-    "gradient": training.gradient,
-    "deepcopy": copies.deepcopy,
-    "pickle": copies.pickling,
-    "state-dict": copies.state_dict,
-    "state": proof.state,
-    "repeatable": copies.repeatable,
-    "dtype": copies.dtype,
-    "num_classes": claims.classes,
-    "preprocessing": tables.preprocessing,
-    "describe-file": tables.describe_file,
-    "refusal": copies.refusal,
+    "offline": weights_checks.offline,
+    "lossless": forward_checks.lossless,
+    "batch": forward_checks.batch,
+    "gradient": forward_checks.gradient,
+    "deepcopy": copy_checks.deepcopy,
+    "pickle": copy_checks.pickling,
+    "state-dict": copy_checks.state_dict,
+    "state": forward_checks.state,
+    "repeatable": copy_checks.repeatable,
+    "dtype": copy_checks.dtype,
+    "num_classes": catalog_checks.classes,
+    "preprocessing": weights_checks.preprocessing,
+    "describe-file": weights_checks.describe_file,
+    "refusal": copy_checks.refusal,
 }
-"""The checks that run the network, besides."""
+"""Further checks, which run the network."""
 
 CHECKS: dict[str, str] = {
     name: (check.__doc__ or "").partition("\n")[0]
     for name, check in {**META_CHECKS, **REAL_CHECKS}.items()
 }
-"""Every check, and what it demands."""
+"""Every check, and what it requires."""
 
 
 def verify(qualified_name: str, *, level: Level = "real") -> list[Result]:
-    """Check one backbone; the global random number generators do not move.
+    """Check one backbone. The global random number generators do not move.
 
     Args:
-        qualified_name: Its name, such as ``torchvision:resnet18``; nothing is downloaded.
-        level: ``real`` for every check, on the CPU; ``meta`` for those that take no memory;
-            ``once`` for those and one real forward.
+        qualified_name: Name of the backbone, such as ``torchvision:resnet18``. Nothing is
+            downloaded.
+        level: ``real`` runs every check on the CPU; ``meta`` runs only the checks that need no
+            memory; ``once`` runs these and one real forward pass.
 
     Returns:
-        A result a check, in their order.
+        One result per check, in the order of ``CHECKS``.
 
     Raises:
-        UnknownBackboneError: The name is nobody's, or has a tag.
-        PluginError: The plugin that owns it cannot be used.
+        UnknownBackboneError: No backbone has the name, or the name has a tag.
+        PluginError: The plugin that owns the backbone cannot be used.
 
     Example:
         >>> results = verify("squeezenet1_1", level="meta")
@@ -102,30 +103,30 @@ def report_on(spec: BackboneSpec, level: Level) -> Report:
 
 
 def report_of(subject: Subject) -> Report:
-    """Run all checks of a subject's level; what they share stays with it, unless it is large."""
+    """Run all checks of a subject's level. What they share is kept unless the backbone is large."""
     level = subject.level
-    with _collector_held():
+    with _garbage_collection_paused():
         results = tuple(run_check(subject, name) for name in checks_of(level))
     light = subject.made.get("light")
     law = light.stripped.law if isinstance(light, Light) else None
     pair = subject.made.get("pair", light) if level == "real" else light
     shape = pair.shape if isinstance(pair, (Light, Pair)) else None
-    # Without memory there is nothing to give back, and collecting takes as long as the checks.
+    # On the meta device there is no memory to free, and collecting takes as long as the checks.
     if subject.is_large and subject.holds_memory:
-        # What a cycle holds would stay for the next one to come on top.
+        # Free the networks in reference cycles before the next backbone is built.
         subject.made.clear()
         gc.collect()
     return Report(subject.name, level, law, shape, results, tuple(subject.unread))
 
 
 def spec_of(name: str) -> BackboneSpec:
-    """Resolve the name of a backbone; raises ``UnknownBackboneError`` also where it has a tag."""
+    """Resolve the name of a backbone. A name with a tag raises ``UnknownBackboneError``."""
     registry = get_registry()
     spec, parts = registry.resolve(name)
     if parts.tag is not None:
         raise UnknownBackboneError(
-            f"{name!r} has the tag {parts.tag!r}, and a backbone is verified with all its weights. "
-            f"Name it {spec.qualified_name!r}."
+            f"{name!r} has the tag {parts.tag!r}, but a backbone is verified with all its weights. "
+            f"Pass {spec.qualified_name!r}."
         )
     return completed(spec, registry)
 
@@ -136,23 +137,23 @@ def checks_of(level: Level) -> dict[str, Check]:
 
 
 def run_check(subject: Subject, name: str) -> Result:
-    """Run one check; whatever the plugin raises is a failure with a sentence."""
+    """Run one check. Any exception of the plugin becomes a failed result with its message."""
     started = time.perf_counter()
     status: Status = "passed"
-    with generators_kept(), blocked_network() as tried, warnings.catch_warnings():
+    with generators_restored(), blocked_network() as calls, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             seen = checks_of("real")[name](subject)
-        except Skipped as reason:
+        except CheckSkipped as reason:
             status, seen = "skipped", str(reason)
-        except NotRun as reason:
+        except CheckNotRun as reason:
             status, seen = "not run", str(reason)
-        except Broken as problem:
+        except CheckFailed as problem:
             status, seen = "failed", str(problem)
         except (Exception, SystemExit) as error:
             text = " ".join(str(error).split())
             status, seen = "failed", f"raised {type(error).__name__}: {text}"
-    subject.tried += tried
+    subject.network_calls += calls
     return Result(subject.name, name, status, seen, time.perf_counter() - started)
 
 
@@ -161,15 +162,15 @@ def level_of(spec: BackboneSpec, real: Real) -> Level:
 
     Args:
         spec: The backbone.
-        real: True for real, False without memory, a number for real up to so many parameters and
-            one real forward above.
+        real: True for every check, False for those that need no memory, or the number of
+            parameters up to which a backbone goes through every check.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: ``real`` is neither a bool nor a number.
     """
     if not isinstance(real, (int, float)):
         raise ValueError(
-            f"real={real!r} is a {type(real).__name__}. Pass True, False, or the number of "
+            f"real={real!r} is neither a bool nor a number. Pass True, False, or the number of "
             "parameters up to which backbones are run for real."
         )
     if isinstance(real, bool):
@@ -178,10 +179,10 @@ def level_of(spec: BackboneSpec, real: Real) -> Level:
 
 
 def choose(name: str, backbones: Collection[str] | None) -> list[BackboneSpec]:
-    """Return the backbones of a plugin, or those of them that some names or patterns mean.
+    """Return the backbones of a plugin, or those that match names or patterns.
 
     Raises:
-        PluginError: The plugin lists none, or a pattern means none of them.
+        PluginError: The plugin lists no backbones, or a pattern matches none of them.
     """
     registry = get_registry()
     specs = [spec for spec in registry.specs() if name in {spec.source, spec.plugin}]
@@ -191,47 +192,50 @@ def choose(name: str, backbones: Collection[str] | None) -> list[BackboneSpec]:
         return [completed(spec, registry) for spec in specs]
     patterns = [backbones] if isinstance(backbones, str) else list(backbones)
     if not patterns:
-        raise PluginError(f"backbones={backbones!r} names none of {name!r}. Leave it out for all.")
+        raise PluginError(
+            f"backbones={backbones!r} is empty. Leave it out to check all backbones of {name!r}."
+        )
     for pattern in patterns:
-        if not any(_means(spec, pattern) for spec in specs):
+        if not any(_matches(spec, pattern) for spec in specs):
             raise PluginError(
-                f"No backbone of {name!r} is {pattern!r}. `headstrip list '{name}:*'` prints them."
+                f"No backbone of {name!r} matches {pattern!r}. Run `headstrip list '{name}:*'` to "
+                "see them."
             )
-    chosen = [spec for spec in specs if any(_means(spec, pattern) for pattern in patterns)]
+    chosen = [spec for spec in specs if any(_matches(spec, pattern) for pattern in patterns)]
     return [completed(spec, registry) for spec in chosen]
 
 
 def _no_plugin(name: str) -> str:
-    """Say why a plugin lists nothing, or that a backbone was named instead of one."""
+    """Explain why a plugin lists no backbones, or that the name is that of a backbone."""
     registry = get_registry()
-    said = f"There is no plugin {name!r} that lists backbones"
+    problem = f"There is no plugin {name!r} that lists backbones"
     source, colon, backbone = name.partition(":")
     if colon and any(source in {spec.source, spec.plugin} for spec in registry.specs()):
-        return f"{said}. Name the plugin {source!r}, and backbones={[backbone]!r}."
+        return f"{problem}. Pass the plugin {source!r}, and backbones={[backbone]!r}."
     reason = nothing_listed(name, registry.records())
-    return f"{said}{f' ({reason})' if reason else ''}. `headstrip plugins` says what is installed."
+    return f"{problem}{f' ({reason})' if reason else ''}. Run `headstrip plugins` to list plugins."
 
 
-def _means(spec: BackboneSpec, pattern: str) -> bool:
+def _matches(spec: BackboneSpec, pattern: str) -> bool:
     return fnmatchcase(spec.name, pattern) or fnmatchcase(spec.qualified_name, pattern)
 
 
 def check_plugin(
     name: str, *, backbones: Collection[str] | None = None, real: Real = REAL_PARAMS
 ) -> None:
-    """Assert that the backbones of a plugin keep the contract.
+    """Assert that the backbones of a plugin pass all checks.
 
     Args:
-        name: The plugin, or the source, whose backbones are checked.
-        backbones: Names or shell patterns of those that are, by default all.
-        real: Those with at most so many parameters run through every check; of the others, the
-            checks that take no memory and one real forward. True: all of them run through every
-            check. False: nothing runs for real.
+        name: The plugin, or the source, whose backbones to check.
+        backbones: Names or shell patterns of the backbones to check. Default: all.
+        real: Number of parameters up to which a backbone goes through every check; larger ones go
+            through the checks that need no memory and one real forward pass. True: every check
+            for all. False: no real forward pass for any.
 
     Raises:
         ConformanceError: Checks failed; the message lists them all.
         PluginError: There are no such backbones.
-        ValueError: ``real`` is neither a truth value nor a number.
+        ValueError: ``real`` is neither a bool nor a number.
 
     Example:
         >>> check_plugin("torchvision", backbones=["squeezenet*"], real=False)
@@ -246,8 +250,8 @@ def check_plugin(
 
 
 @contextmanager
-def _collector_held() -> Iterator[None]:
-    """Hold the garbage collector back: it takes as long as building a network of many modules."""
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause the garbage collector, which takes as long as building a large network."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Copies of a backbone: deep, pickled, by state dict, in another precision, and built again."""
+"""Checks of copies of a backbone: deep copy, pickle, state dict, float64, and built again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from headstrip.errors import HeadNotFoundError, HeadstripError
+from headstrip.testing.forward_checks import finite_embedding, relative_difference
 from headstrip.testing.pair import embedding_of
-from headstrip.testing.proof import finite_embedding, relative_difference
-from headstrip.testing.report import Broken
+from headstrip.testing.report import CheckFailed
 from headstrip.testing.states import Snapshot, some
 from headstrip.testing.subject import Subject
 
@@ -26,39 +26,39 @@ def deepcopy(subject: Subject) -> str:
 
 
 def pickling(subject: Subject) -> str:
-    """The backbone survives pickling with the same embedding."""
+    """The backbone gives the same embedding after pickling."""
     data = pickle.dumps(subject.pair.stripped.backbone)
     return _compare(subject, "the unpickled backbone", pickle.loads(data))
 
 
 def state_dict(subject: Subject) -> str:
-    """The state dict of the backbone, loaded into one of another seed, makes it the same."""
-    return _compare(subject, "a fresh build with this state dict", _filled(subject))
+    """The state dict, loaded into a build with another seed, gives the same embedding."""
+    return _compare(subject, "a fresh build with this state dict", _loaded_copy(subject))
 
 
 def dtype(subject: Subject) -> str:
-    """In float64 the backbone gives the same embedding up to what float32 rounds."""
+    """In float64 the backbone gives the same embedding up to the rounding of float32."""
     finite_embedding(subject)
     try:
-        backbone = _filled(subject)
+        backbone = _loaded_copy(subject)
         alone = embedding_of(backbone, subject.pair.x[:1])
         found = embedding_of(backbone.to(torch.float64), subject.pair.x[:1].double())
     finally:
-        # It is another network from here on.
+        # The conversion changed this backbone, so other checks must not use it.
         subject.forget("fresh")
     if found.dtype != torch.float64:
-        raise Broken(f"after .to(torch.float64) the embedding is {found.dtype}")
+        raise CheckFailed(f"after .to(torch.float64) the embedding is {found.dtype}")
     largest = relative_difference(alone, found)
     if not largest <= PRECISION:
-        raise Broken(
-            f"after .to(torch.float64) the embedding differs by {largest:.1e} relative, and at "
-            f"most {PRECISION:g} is rounding"
+        raise CheckFailed(
+            f"after .to(torch.float64) the embedding differs by {largest:.1e} relative, and "
+            f"rounding explains at most {PRECISION:g}"
         )
     return f"float64 differs by {largest:.1e} relative"
 
 
-def _filled(subject: Subject) -> nn.Module:
-    """Return the backbone of another seed with the values of this one, through a file's bytes."""
+def _loaded_copy(subject: Subject) -> nn.Module:
+    """Return a backbone from another seed with the values of this one, saved and loaded."""
     buffer = io.BytesIO()
     torch.save(subject.pair.stripped.backbone.state_dict(), buffer)
     buffer.seek(0)
@@ -72,28 +72,26 @@ def _compare(subject: Subject, what: str, backbone: nn.Module) -> str:
     found = embedding_of(backbone, subject.pair.x[:1])
     if found.shape != alone.shape or not torch.equal(found, alone):
         differ = relative_difference(found, alone) if found.shape == alone.shape else float("inf")
-        raise Broken(
-            f"{what} gives another embedding, {differ:.1e} relative, and the same was expected"
-        )
+        raise CheckFailed(f"{what} gives another embedding: it differs by {differ:.1e} relative")
     return "equal bit for bit"
 
 
 def repeatable(subject: Subject) -> str:
-    """One seed builds one network, and building seeds nothing itself."""
+    """Two builds with one seed are equal, and building does not seed the generators itself."""
     pair, fresh = subject.pair, subject.fresh
     if pair.unequal:
-        raise Broken(f"two builds of one seed differ in {some(pair.unequal)}")
+        raise CheckFailed(f"two builds with one seed differ in {some(pair.unequal)}")
     fixed = [name for name, after in pair.states.items() if after == fresh.states[name]]
     if fixed:
-        raise Broken(
-            f"build_model sets {' and '.join(fixed)} random number generator to a state of its "
-            "own: after two seeds it is the same"
+        raise CheckFailed(
+            f"build_model seeds {' and '.join(fixed)} random number generator: after two different "
+            "seeds its state is the same"
         )
-    return "two builds of one seed are equal"
+    return "two builds with one seed are equal"
 
 
 class _Stranger(nn.Module):
-    """A network of no family."""
+    """A network that belongs to no family."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +105,7 @@ class _Stranger(nn.Module):
 
 
 def refusal(subject: Subject) -> str:
-    """strip_head refuses a network of another kind with HeadNotFoundError, and leaves it alone."""
+    """strip_head refuses another kind of network with HeadNotFoundError, and does not change it."""
     stranger = _Stranger()
     modules, before = list(stranger.modules()), Snapshot(stranger)
     plugin, family = subject.registry.stripper(subject.spec.family)
@@ -118,14 +116,14 @@ def refusal(subject: Subject) -> str:
     except HeadNotFoundError:
         refused = "HeadNotFoundError"
     except HeadstripError as error:
-        raise Broken(
-            f"of a network of another kind strip_head raised no HeadNotFoundError: {error}"
+        raise CheckFailed(
+            f"for another kind of network, strip_head did not raise HeadNotFoundError: {error}"
         ) from error
     else:
-        raise Broken("strip_head took a network of another kind for one of its family")
+        raise CheckFailed("strip_head accepted another kind of network as one of its family")
     changed = before.changes("strip_head", stranger)
     if list(stranger.modules()) != modules:
-        changed.append("it has other modules than before")
+        changed.append("its modules are different")
     if changed:
-        raise Broken(f"strip_head refused a network and changed it: {'; '.join(changed)}")
+        raise CheckFailed(f"strip_head refused a network but changed it: {'; '.join(changed)}")
     return f"refused with {refused}"

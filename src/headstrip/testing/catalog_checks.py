@@ -1,4 +1,7 @@
-"""What the catalog claims, and what the parts of a stripped network are: needs no memory."""
+"""Checks of what the catalog claims and of the parts of a stripped network.
+
+They need no memory: the network is on the meta device.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from headstrip.network.state_dicts import is_under
 from headstrip.registry.catalog import format_shape, row_of_spec
 from headstrip.registry.index import row_problem
 from headstrip.registry.registry import Registry
-from headstrip.testing.report import Broken, Skipped
+from headstrip.testing.report import CheckFailed, CheckSkipped
 from headstrip.testing.states import blocked_network, some, tensors_of
 from headstrip.testing.subject import Subject, storage
 
@@ -22,97 +25,99 @@ _listed: WeakKeyDictionary[Registry, dict[str, str | None]] = WeakKeyDictionary(
 
 
 def listing(subject: Subject) -> str:
-    """Listing and resolving work without a network, and no row of the plugin is refused."""
+    """Listing and resolving make no network call, and headstrip accepts every row of the plugin."""
     known = _listed.setdefault(subject.registry, {})
     plugin = subject.spec.plugin
     if plugin not in known:
         known[plugin] = _listing_problem(subject)
     problem = known[plugin]
     if problem:
-        raise Broken(problem)
-    with blocked_network() as tried:
+        raise CheckFailed(problem)
+    with blocked_network() as calls:
         found, _ = subject.registry.resolve(subject.name)
         subject.registry.listed_weights(found)
-    if tried:
-        raise Broken(f"resolving the name called {tried[0]}, and must do without a network")
+    if calls:
+        raise CheckFailed(f"resolving the name called {calls[0]}, but must not use the network")
     if found != subject.spec and completed(found, subject.registry) != subject.spec:
-        raise Broken(f"{subject.name!r} resolves to {found}, and was listed as {subject.spec}")
+        raise CheckFailed(f"{subject.name!r} resolves to {found}, but is listed as {subject.spec}")
     return "listed and resolved without a network"
 
 
 def _listing_problem(subject: Subject) -> str | None:
-    """Say what is wrong with how the owner lists its backbones, or None."""
-    with blocked_network() as tried:
+    """Return what is wrong with how the owner lists its backbones, or None."""
+    with blocked_network() as calls:
         own = Registry()
         own.specs()
         subject.owner.call("backbones", subject.name)
-    if tried:
-        return f"importing or listing the plugin called {tried[0]}, and must do without a network"
+    if calls:
+        return f"importing or listing the plugin called {calls[0]}, but must not use the network"
     records = (*subject.registry.records(), *own.records())
     error = next((r.error for r in records if r.name == subject.spec.plugin and r.error), None)
-    return (
-        f"headstrip plugins says of the plugin {subject.spec.plugin!r}: {error}" if error else None
-    )
+    return f"`headstrip plugins` reports about {subject.spec.plugin!r}: {error}" if error else None
 
 
 def build(subject: Subject) -> str:
-    """The owner builds the network, strip_head takes its head off, and both run on their input."""
+    """The owner builds the network, strip_head removes its head, and both run on their input."""
     light = subject.light
     if subject.level != "real":
-        return f"built, stripped and probed at {format_shape(light.shape)}"
+        return f"built, stripped and measured at {format_shape(light.shape)}"
     return f"built, stripped and run at {format_shape(subject.pair.shape)}"
 
 
 def catalog(subject: Subject) -> str:
-    """The row can be written and read back, and claims input and parameters as they are."""
+    """The row can be written and read back, and its input and parameters are right."""
     spec, light = subject.spec, subject.light
-    core = subject.owner.origin == "built-in"
-    problem = None if core else row_problem(spec, subject.owner.name)
+    is_built_in = subject.owner.origin == "built-in"
+    problem = None if is_built_in else row_problem(spec, subject.owner.name)
     if problem:
-        raise Broken(problem)
+        raise CheckFailed(problem)
     row_of_spec(spec)
     claims = {
         "input_shape": (spec.input_shape, light.shape),
         "params": (spec.params, light.params),
     }
     wrong = [
-        f"{name} {claimed} where the network has {seen}"
+        f"{name} {claimed}, but the network has {seen}"
         for name, (claimed, seen) in claims.items()
         if claimed != seen
     ]
     axes = 4 if spec.task == "video" else 3
     if len(light.shape) != axes:
-        wrong.append(f"the task {spec.task!r}, whose input has {axes} axes and not {light.shape}")
+        wrong.append(
+            f"the task {spec.task!r}, whose input has {axes} axes, but the input is {light.shape}"
+        )
     if wrong:
-        raise Broken(f"the catalog claims {'; '.join(wrong)}")
+        raise CheckFailed(f"the catalog claims {'; '.join(wrong)}")
     return f"{light.params} parameters, input {format_shape(light.shape)}"
 
 
 def width(subject: Subject) -> str:
-    """The width claimed, the width probed, and the width that comes out are one."""
-    seen = {"the catalog claims": subject.spec.dim, "the probe sees": subject.light.dim}
+    """The catalog's width, the measured width and the width of the output are equal."""
+    seen = {"the catalog claims": subject.spec.dim, "meta gives": subject.light.dim}
     if subject.level == "real":
-        seen["the probe sees for real"] = subject.pair.dim
-        seen["the forward gives"] = subject.pair.embedding.shape[1]
+        seen["meta gives after a real build"] = subject.pair.dim
+        seen["the forward pass gives"] = subject.pair.embedding.shape[1]
     if subject.level == "once":
-        seen["one real forward gives"] = subject.once
+        seen["one real forward pass gives"] = subject.real_width
     if len(set(seen.values())) > 1:
-        raise Broken(f"the widths differ: {', '.join(f'{how} {n}' for how, n in seen.items())}")
+        raise CheckFailed(
+            f"the widths differ: {', '.join(f'{how} {n}' for how, n in seen.items())}"
+        )
     return f"{subject.spec.dim} wide"
 
 
 def law(subject: Subject) -> str:
-    """The catalog names the law that strip_head states."""
+    """The catalog has the head fidelity that strip_head states."""
     seen = subject.light.stripped.law
     if subject.spec.law != seen:
-        raise Broken(
-            f"the catalog claims the law {subject.spec.law!r}, and strip_head says {seen!r}"
+        raise CheckFailed(
+            f"the catalog claims the law {subject.spec.law!r}, but strip_head states {seen!r}"
         )
     return seen
 
 
 def parameters(subject: Subject) -> str:
-    """Nothing of the head is left in the backbone, and nothing but the head is missing."""
+    """The backbone contains no tensor of the head, and all other tensors of the network."""
     light, stripped = subject.light, subject.light.stripped
     backbone = tensors_of(stripped.backbone)
     head = tensors_of(stripped.head) if stripped.head else {}
@@ -122,66 +127,66 @@ def parameters(subject: Subject) -> str:
     of_head = _only_under(untouched, stripped.paths[:1]) if stripped.head else {}
     named = [name for name in backbone if is_under(name, stripped.paths)]
     problems = {
-        "the backbone still has the head's": [*_shared(of_heads, backbone), *named],
+        "the backbone still has tensors of the head:": [*_shared(of_heads, backbone), *named],
         "the backbone lacks": _missing(rest, backbone),
-        "the backbone has what the untouched network has not,": _missing(backbone, untouched),
-        "the head has what the untouched network has not,": _missing(head, untouched),
-        "the head that is kept lacks": _missing(of_head, head),
+        "the backbone has tensors that the untouched network lacks:": _missing(backbone, untouched),
+        "the head has tensors that the untouched network lacks:": _missing(head, untouched),
+        "the head lacks": _missing(of_head, head),
     }
     wrong = [f"{what} {some(dict.fromkeys(names))}" for what, names in problems.items() if names]
     if wrong:
-        raise Broken(f"with heads at {some(stripped.paths) or 'no path'}, {'; '.join(wrong)}")
+        raise CheckFailed(f"with heads at {some(stripped.paths) or 'no path'}, {'; '.join(wrong)}")
     return f"{len(backbone)} tensors in the backbone, {len(of_heads)} of the head"
 
 
 def _only_under(tensors: Mapping[str, Tensor], paths: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the tensors under some paths that the rest of the network does not share."""
+    """Return the tensors under some paths, except those that the rest of the network shares."""
     under = {name: tensor for name, tensor in tensors.items() if is_under(name, paths)}
     rest = {name: tensor for name, tensor in tensors.items() if name not in under}
     return {name: under[name] for name in _missing(under, rest)}
 
 
 def _shared(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> list[str]:
-    """Name the tensors whose values are among those of others."""
+    """Return the names of the tensors that share memory with ``others``."""
     known = {storage(tensor) for tensor in others.values()}
     return [name for name, tensor in tensors.items() if storage(tensor) in known]
 
 
 def _missing(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> list[str]:
-    """Name the tensors whose values are not among those of others."""
+    """Return the names of the tensors that do not share memory with ``others``."""
     shared = _shared(tensors, others)
     return [name for name in tensors if name not in shared]
 
 
 def head(subject: Subject) -> str:
-    """The head maps (N, dim) to (N, classes), and stood where the network's logits come from."""
+    """The head maps (N, dim) to (N, classes), and is the layer that gives the network's logits."""
     light, entry = subject.light, subject.entry
     if light.stripped.head is None:
-        raise Skipped(f"the law is {light.stripped.law!r}, so there is no head")
+        raise CheckSkipped(f"the law is {light.stripped.law!r}, so there is no head")
     shape = head_output(light.stripped, light.dim)
     if len(shape) != 2 or shape[0] != 2:
-        raise Broken(f"the head maps (2, {light.dim}) to {shape}, and not to (2, classes)")
-    subject.check_place()
+        raise CheckFailed(f"the head maps (2, {light.dim}) to {shape} instead of (2, classes)")
+    subject.check_head_gives_logits()
     return f"{light.dim} to {shape[1]}" + (f", weights {entry.tag}" if entry else "")
 
 
 def classes(subject: Subject) -> str:
     """build_model understands the option num_classes."""
-    as_it_is = subject.light
+    default = subject.light
     light = subject.build_light(subject.entry, {"num_classes": 7})
     if light.stripped.head is None:
-        return f"built with 7 classes, law {as_it_is.stripped.law!r}"
+        return f"built with 7 classes, law {default.stripped.law!r}"
     shape = head_output(light.stripped, light.dim)
     if shape[-1] != 7:
-        raise Broken(f"built with num_classes=7, its head gives {shape[-1]} classes")
-    return "7 classes when asked for 7"
+        raise CheckFailed(f"built with num_classes=7, its head gives {shape[-1]} classes")
+    return "num_classes=7 gives 7 classes"
 
 
 def head_output(stripped: Stripped, dim: int) -> tuple[int, ...]:
-    """Return the shape of what a head gives for two embeddings.
+    """Return the shape of a head's output for two embeddings.
 
     Raises:
-        Broken: It is no tensor.
+        CheckFailed: The output is not a tensor.
     """
     if stripped.head is None:
         return ()
@@ -189,5 +194,5 @@ def head_output(stripped: Stripped, dim: int) -> tuple[int, ...]:
     with torch.no_grad():
         output = stripped.head.eval()(torch.zeros(2, dim, device=tensor.device))
     if not isinstance(output, Tensor):
-        raise Broken(f"the head gives a {type(output).__name__} and not a tensor of logits")
+        raise CheckFailed(f"the head gives a {type(output).__name__} instead of a tensor of logits")
     return tuple(output.shape)

