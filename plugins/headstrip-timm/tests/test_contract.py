@@ -19,9 +19,15 @@ SPECS = {
     if spec.source == "timm" and timm.is_model(spec.name)
 }
 DISTINCT = (
-    "test_resnet", "test_vit", "efficientvit_m0", "levit_128s", "repvit_m0_9", "dla46_c",
-    "deit_tiny_distilled_patch16_224", "mobilenetv3_small_050",
-)  # fmt: skip
+    "test_resnet",
+    "test_vit",
+    "efficientvit_m0",
+    "levit_128s",
+    "repvit_m0_9",
+    "dla46_c",
+    "deit_tiny_distilled_patch16_224",
+    "mobilenetv3_small_050",
+)
 """Small networks whose heads differ in kind."""
 
 

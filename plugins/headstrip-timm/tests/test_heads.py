@@ -19,25 +19,35 @@ from headstrip_timm.heads import FAMILIES, family_of, reference, strip
 def mlp_head(num_classes, **options):
     """A network of ``metaformer`` whose classifier has a hidden layer."""
     return timm.models.MetaFormer(
-        depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), use_mlp_head=True, num_classes=num_classes,
+        depths=(1, 1, 1, 1),
+        dims=(8, 16, 24, 32),
+        use_mlp_head=True,
+        num_classes=num_classes,
         **options,
-    )  # fmt: skip
+    )
 
 
 def with_convolution(num_classes, **options):
     """A network of ``resnetv2``."""
     return timm.models.ResNetV2(
-        layers=(1, 1, 1, 1), channels=(16, 16, 32, 32), norm_layer=timm.layers.BatchNormAct2d,
-        num_classes=num_classes, **options,
-    )  # fmt: skip
+        layers=(1, 1, 1, 1),
+        channels=(16, 16, 32, 32),
+        norm_layer=timm.layers.BatchNormAct2d,
+        num_classes=num_classes,
+        **options,
+    )
 
 
 def volo(num_classes, **options):
     """A small network of ``volo``."""
     return timm.models.VOLO(
-        layers=(1, 1, 1, 1), embed_dims=(24, 48, 48, 48), num_heads=(1, 2, 2, 2), img_size=64,
-        num_classes=num_classes, **options,
-    )  # fmt: skip
+        layers=(1, 1, 1, 1),
+        embed_dims=(24, 48, 48, 48),
+        num_heads=(1, 2, 2, 2),
+        img_size=64,
+        num_classes=num_classes,
+        **options,
+    )
 
 
 def attention_pooling(num_classes, **options):
@@ -92,9 +102,14 @@ WITHOUT_DISTILLATION = [
     (volo, {"use_aux_head": False}, 64),
 ]
 EXACT = [
-    *ONE_LAYER, *WHOLE_HEAD_NAMED, *CONVOLUTION, *NORM_IN_HEAD, *TWO_HEADS, *MANY_HEADS,
+    *ONE_LAYER,
+    *WHOLE_HEAD_NAMED,
+    *CONVOLUTION,
+    *NORM_IN_HEAD,
+    *TWO_HEADS,
+    *MANY_HEADS,
     *WITHOUT_DISTILLATION,
-]  # fmt: skip
+]
 DISTILLED = [
     ("deit_tiny_distilled_patch16_224", {"depth": 1}, 224),
     ("pit_ti_distilled_224", {}, 224),

@@ -153,7 +153,7 @@ def test_a_name_that_another_package_added_is_not_called_overwritten(tmp_path):
     done = run_python("-W", "ignore", "-c", code, site=tmp_path)
     assert done.returncode == 0, done.stderr
     refused, _, is_family = done.stdout.splitlines()
-    assert "'mynet' in timm's table is none of timm's: the module 'mine' put it" in refused
+    assert "'mynet' in timm's table does not belong to timm: the module 'mine'" in refused
     assert "overwritten" not in refused
     assert is_family == "False"
 

@@ -100,12 +100,10 @@ def test_a_network_of_other_channels_needs_pixels_of_its_own(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "option", "value"),
-    [
-        (RESNET, "img_size", 96), (VIT, "colour", "red"), ("timm:mixer_s32_224", "num_blocks", 1)
-    ],
-)  # fmt: skip
+    [(RESNET, "img_size", 96), (VIT, "colour", "red"), ("timm:mixer_s32_224", "num_blocks", 1)],
+)
 def test_an_option_that_the_architecture_does_not_take_is_refused(name, option, value):
-    with pytest.raises(PluginError, match=r"cannot build .*Leave out what it does not") as info:
+    with pytest.raises(PluginError, match=r"cannot build .*Leave out the option that") as info:
         encoder_of(name, **{option: value})
     assert f"keyword argument {option!r}" in str(info.value)
 
@@ -127,10 +125,10 @@ def test_the_pixels_of_another_size_are_those_that_timm_resolves(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value", "advice"),
     [
-        ("features_only", True, "one vector an image. Leave it out"),
-        ("in_chans", 0, "no number of channels. Pass a whole number above zero"),
-        ("in_chans", -1, "no number of channels"),
-        ("in_chans", "rgb", "no number of channels"),
+        ("features_only", True, "one vector per image. Leave it out"),
+        ("in_chans", 0, "not a number of channels. Pass an integer above zero"),
+        ("in_chans", -1, "not a number of channels"),
+        ("in_chans", "rgb", "not a number of channels"),
     ],
 )
 def test_an_option_that_makes_no_encoder_is_refused(name, option, value, advice):

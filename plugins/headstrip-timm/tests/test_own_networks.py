@@ -89,28 +89,28 @@ def test_a_head_that_is_off_already_is_refused(name, family):
         pytest.skip("this timm has not this architecture")
     model = own(name)
     strip_head(model, family=family)
-    refused(model, family, "off already")
+    refused(model, family, "already been removed")
 
 
 def test_a_network_built_without_a_head_is_refused():
-    refused(own(num_classes=0), "timm:resnet", "off already")
+    refused(own(num_classes=0), "timm:resnet", "already been removed")
 
 
 def test_an_encoder_whose_output_has_positions_is_refused():
     if not timm.is_model("qwen3_vit_88m_enc"):
         pytest.skip("this timm has no such encoder")
     model = own("qwen3_vit_88m_enc", num_classes=0, depth=1)
-    refused(model, "timm:qwen3_vit", "has no head")
+    refused(model, "timm:qwen3_vit", "has no head to remove")
 
 
 def test_one_head_of_two_is_refused():
     model = own("levit_128s")
     model.head_dist = nn.Identity()
-    refused(model, "timm:levit", "'head_dist' .* is off already")
+    refused(model, "timm:levit", "'head_dist' .* has already been removed")
 
 
 def test_a_family_that_it_does_not_belong_to_is_refused_and_the_right_one_named():
-    refused(own(), "timm:vision_transformer", "Name it 'timm:resnet'")
+    refused(own(), "timm:vision_transformer", "Pass the family 'timm:resnet'")
 
 
 def test_a_family_that_timm_has_not_is_refused():
@@ -119,11 +119,11 @@ def test_a_family_that_timm_has_not_is_refused():
 
 
 def test_a_network_of_features_is_refused():
-    refused(own(features_only=True), "timm:resnet", "no network of timm with a classifier")
+    refused(own(features_only=True), "timm:resnet", "is not a timm network with a classifier")
 
 
 def test_a_block_of_a_network_is_refused():
-    refused(own().layer1[0], "timm:resnet", "does not say where its head is")
+    refused(own().layer1[0], "timm:resnet", "does not state where its head is")
 
 
 def test_a_network_without_pooling_is_refused():
@@ -135,7 +135,7 @@ def test_a_network_without_pooling_is_refused():
 
 
 def test_the_networks_of_others_are_refused():
-    refused(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "timm:resnet", "no network of timm")
+    refused(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "timm:resnet", "is not a timm network")
 
 
 def test_a_subclass_is_refused():
@@ -145,7 +145,7 @@ def test_a_subclass_is_refused():
 
     with torch.device("meta"):
         model = Mine(timm.models.resnet.BasicBlock, (1, 1, 1, 1))
-    refused(model, "timm:resnet", "A Mine of .* is no network of timm")
+    refused(model, "timm:resnet", "A Mine of .* is not a timm network")
 
 
 @pytest.mark.parametrize("method", ["forward", "forward_head", "forward_features"])
@@ -185,7 +185,7 @@ def test_a_head_that_stands_at_two_places_is_refused():
     for name, family in (SMALL, ("levit_128s", "timm:levit")):
         model = own(name)
         model.second = model.get_submodule("fc" if name == SMALL[0] else "head_dist")
-        refused(model, family, "stands at 'second' too")
+        refused(model, family, "is also at 'second'")
 
 
 @pytest.mark.parametrize("named", [None, (nn.Linear(3, 2), nn.Linear(3, 2)), nn.Linear(3, 2)])
@@ -196,10 +196,10 @@ def test_a_class_that_names_no_module_of_its_own_is_refused(monkeypatch, named):
     model = own()
     get_classifier.__module__ = "timm.models.resnet"
     monkeypatch.setattr(type(model), "get_classifier", get_classifier)
-    refused(model, "timm:resnet", "which is no module in it")
+    refused(model, "timm:resnet", "which is not one of its modules")
 
 
 def test_a_head_that_was_replaced_so_that_the_network_cannot_name_it_is_refused():
     model = own("convnext_atto")
     model.head = nn.Linear(3, 2)
-    refused(model, "timm:convnext", "does not say where its head is")
+    refused(model, "timm:convnext", "does not state where its head is")

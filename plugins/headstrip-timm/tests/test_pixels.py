@@ -17,9 +17,14 @@ from headstrip import Preprocessing, PreprocessingError
 from headstrip_timm.preprocessing import preprocessing_of
 
 SIZES = {
-    "landscape": (300, 200), "portrait": (203, 301), "tiny": (7, 5), "one pixel": (1, 1),
-    "larger": (1100, 830), "one pixel high": (3, 1), "one pixel wide": (1, 2),
-}  # fmt: skip
+    "landscape": (300, 200),
+    "portrait": (203, 301),
+    "tiny": (7, 5),
+    "one pixel": (1, 1),
+    "larger": (1100, 830),
+    "one pixel high": (3, 1),
+    "one pixel wide": (1, 2),
+}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 STANDARD = resolve_data_config(pretrained_cfg=PretrainedCfg().to_dict())
 # The oldest timm takes no other filter for the centre of what is not square.
@@ -178,32 +183,43 @@ def test_an_unknown_crop_mode_is_refused(mode: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"input_size": 224}, {"input_size": (224, 224)}, {"input_size": (3, "a", 224)},
-        {"input_size": None}, {"mean": None}, {"mean": 0.5}, {"std": ("a", "b", "c")},
-        {"mean": (float("nan"),) * 3}, {"crop_pct": "all"}, {"crop_pct": float("nan")},
+        {"input_size": 224},
+        {"input_size": (224, 224)},
+        {"input_size": (3, "a", 224)},
+        {"input_size": None},
+        {"mean": None},
+        {"mean": 0.5},
+        {"std": ("a", "b", "c")},
+        {"mean": (float("nan"),) * 3},
+        {"crop_pct": "all"},
+        {"crop_pct": float("nan")},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_is_no_config_of_timm_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(PreprocessingError, match=r"no data config of timm.*resolve_data_config"):
+    with pytest.raises(PreprocessingError, match=r"not a timm data config.*resolve_data_config"):
         preprocessing_of({**STANDARD, **change})
 
 
 @pytest.mark.parametrize("missing", ["input_size", "mean", "std", "interpolation"])
 def test_a_config_that_lacks_a_value_is_refused(missing: str) -> None:
     config = {key: value for key, value in STANDARD.items() if key != missing}
-    with pytest.raises(PreprocessingError, match=f"no data config of timm.*'{missing}'"):
+    with pytest.raises(PreprocessingError, match=f"not a timm data config.*'{missing}'"):
         preprocessing_of(config)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"input_size": (3, 0, 224)}, {"crop_pct": -1.0}, {"crop_pct": 1e9}, {"std": (0, 1, 1)},
-        {"interpolation": "random"}, {"mean": (1.5, 0, 0), "crop_mode": "border"},
+        {"input_size": (3, 0, 224)},
+        {"crop_pct": -1.0},
+        {"crop_pct": 1e9},
+        {"std": (0, 1, 1)},
+        {"interpolation": "random"},
+        {"mean": (1.5, 0, 0), "crop_mode": "border"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_config_that_prepares_no_image_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(PreprocessingError):
         preprocessing_of({**STANDARD, **change})

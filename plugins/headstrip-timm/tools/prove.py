@@ -1,10 +1,9 @@
-"""Prove on real forwards, for all of timm that fits, that nothing is lost with the head.
+"""Prove with real forward passes that timm's architectures lose nothing with their head.
 
-Each architecture goes through two checks of the conformance kit, ``lossless`` and ``width``: two
-networks are built, every parameter and running statistic of one is perturbed, the other gets its
-state dict and loses its head, and the logits of the embedding are compared with those of the
-untouched network. A network that would not fit the memory, or whose proof takes longer than the
-limit, is a row that says so.
+Each architecture goes through two checks of the conformance kit, ``lossless`` and ``width``. The
+kit builds two networks, perturbs every parameter and running statistic of one, loads its state dict
+into the other, removes the head of the other, and compares the logits from the embedding with those
+of the untouched network. Networks that need too much memory or time get a row with the reason.
 
     python plugins/headstrip-timm/tools/prove.py                     every architecture
     python plugins/headstrip-timm/tools/prove.py 'vit_*' --seconds 60 --gib 20
@@ -51,7 +50,7 @@ the head fidelity (column `law`) promises, on real forward passes of three input
 `declared` and `headless`: the embedding, bit for bit, with the plugin's `reference` hook or with
 the untouched network's output. Networks that take any input size are compared at 128 pixels.
 
-Made on {date} with timm {timm} and torch {torch}, within {seconds} s and {gib} GiB an architecture.
+Made on {date} with timm {timm} and torch {torch}, within {seconds} s and {gib} GiB each.
 
 | head fidelity (`law`) | passed | failed | not run |
 |---|---|---|---|
@@ -62,21 +61,21 @@ Made on {date} with timm {timm} and torch {torch}, within {seconds} s and {gib} 
 {table}
 """
 BYTES = 2 * 4 * 1.25
-"""Memory a parameter takes at the peak of a proof: two networks of float32, and activations."""
+"""Peak memory of a proof per parameter: two float32 networks, and activations."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was seen for one architecture.
+    """The result for one architecture.
 
     Attributes:
         name: The architecture.
         dim: Width that the catalog claims.
-        law: The head fidelity that its strip states.
+        law: Head fidelity that strip_head states.
         input: Input of the comparison.
         outcome: ``yes``, ``no``, or why it was not run.
         seen: What the kit saw.
-        seconds: How long it took.
+        seconds: Duration.
     """
 
     name: str
@@ -100,18 +99,23 @@ def prove(spec: BackboneSpec) -> Proof:
     law = made["pair"].stripped.law if hasattr(made.get("pair"), "stripped") else spec.law
     shape = made["pair"].shape if hasattr(made.get("pair"), "shape") else spec.input_shape
     return Proof(
-        spec.name, spec.dim, law, format_shape(shape), "no" if failed else "yes",
-        "; ".join(failed) or results[0].seen, sum(result.seconds for result in results),
-    )  # fmt: skip
+        spec.name,
+        spec.dim,
+        law,
+        format_shape(shape),
+        "no" if failed else "yes",
+        "; ".join(failed) or results[0].seen,
+        sum(result.seconds for result in results),
+    )
 
 
 def not_run(spec: BackboneSpec, reason: str) -> Proof:
-    """Return the row of an architecture that was left out, with the reason."""
+    """Return the row of an architecture that was not run, with the reason."""
     return Proof(spec.name, spec.dim, spec.law, "-", f"not run: {reason}", "", 0)
 
 
 def work() -> None:
-    """Prove what is named on stdin."""
+    """Prove the architectures named on stdin."""
     import timm  # noqa: F401  (imported before the first proof is timed)
 
     import headstrip.testing.suite  # noqa: F401
@@ -122,7 +126,7 @@ def work() -> None:
 def prove_all(
     specs: list[BackboneSpec], seconds: float, gib: float, workers: int, end: float
 ) -> Iterator[Proof]:
-    """Prove architectures, the smallest first; those that need much memory one at a time."""
+    """Prove architectures, the smallest first, and those that need much memory one at a time."""
     processes = [Worker(__file__, "--worker") for _ in range(workers)]
     limits = (seconds, gib, end)
     for spec, found in ask_all(specs, processes, lambda spec: spec.name, BYTES, limits):
@@ -130,14 +134,14 @@ def prove_all(
 
 
 def proven(path: Path) -> dict[str, Proof]:
-    """Read the rows of a table that passed, by architecture; none where there is no table."""
+    """Read the rows that passed from a table, by architecture. The file may be missing."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\w+) \| (\S+) \| yes \|$", text, re.MULTILINE)
     return {name: Proof(name, int(dim), law, shape, "yes", "", 0) for name, dim, law, shape in rows}
 
 
 def markdown(proofs: list[Proof], seconds: float, gib: float) -> str:
-    """Write the table as a document."""
+    """Return the document with the table."""
     versions = {name: metadata.version(name) for name in ("timm", "torch")}
     counts = Counter((proof.law, proof.outcome.partition(":")[0]) for proof in proofs)
     laws = sorted({law for law, _ in counts})
@@ -161,16 +165,18 @@ def markdown(proofs: list[Proof], seconds: float, gib: float) -> str:
 
 
 def main() -> None:
-    """Print one row per architecture, and fail when one of them loses something."""
+    """Print one row per architecture, and exit with code 1 if one of them fails."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"])
-    parser.add_argument("--seconds", type=float, default=60, help="limit of one proof")
-    parser.add_argument("--gib", type=float, default=20, help="memory that proofs may take")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="limit of all proofs")
-    parser.add_argument("--workers", type=int, default=2, help="processes at once")
-    parser.add_argument("--markdown", type=Path, help="file to write the table to")
+    parser.add_argument("--seconds", type=float, default=60, help="time limit for one proof")
+    parser.add_argument("--gib", type=float, default=20, help="memory for all proofs together")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit for all proofs")
+    parser.add_argument("--workers", type=int, default=2, help="number of worker processes")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument(
-        "--go-on", action="store_true", help="keep the rows of the file that passed"
+        "--go-on",
+        action="store_true",
+        help="keep the rows of the file that passed, and prove the others",
     )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

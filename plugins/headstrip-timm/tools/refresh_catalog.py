@@ -1,14 +1,14 @@
 """Write this plugin's catalog from the installed timm: names, widths, laws and weights.
 
-Run it when timm has a release; the tests compare the catalog with the live library. Networks are
-built without memory, and nothing is asked of a network.
+Run it after a release of timm. The tests compare the catalog with the installed timm. The script
+builds networks on the meta device, and makes no network call.
 
     python plugins/headstrip-timm/tools/refresh_catalog.py
 
 Where the numbers come from:
 
-- Width, parameters and law: of the built network, its head taken off.
-- Input size, preprocessing, number of classes, licence and places of the weights: of timm's
+- Width, parameters and law: the built network without its head.
+- Input size, preprocessing, number of classes, licence and locations of the weights: timm's
   pretrained configurations.
 """
 
@@ -25,21 +25,21 @@ import headstrip_timm
 from headstrip import BackboneSpec, HeadstripError
 from headstrip.plugin_api import measure, write_catalog, write_weights
 from headstrip.registry.catalog import row_of_spec
-from headstrip_timm.describe import claim, describe_weights
+from headstrip_timm.describe import describe_weights, unmeasured_spec
 
 PACKAGE = Path(headstrip_timm.__file__).parent
 
 
 def live_spec(name: str) -> BackboneSpec | str:
-    """Build one architecture and write down what it shows, or why its head cannot be taken off."""
+    """Return the measured spec of an architecture, or why its head cannot be removed."""
     try:
-        return measure(claim(name))
+        return measure(unmeasured_spec(name))
     except HeadstripError as error:
         return str(error)
 
 
 def live_specs(names: list[str]) -> tuple[list[BackboneSpec], dict[str, str]]:
-    """Describe architectures, printing each; those that are refused come with their reason."""
+    """Return the specs of architectures, and the reasons for those that are refused."""
     found = {}
     with ProcessPoolExecutor(2) as pool:
         for name, spec in zip(names, pool.map(live_spec, names, chunksize=8), strict=True):
@@ -50,9 +50,8 @@ def live_specs(names: list[str]) -> tuple[list[BackboneSpec], dict[str, str]]:
 
 
 def write(folder: Path, names: list[str]) -> dict[str, str]:
-    """Write both files into ``folder``; return the architectures that are refused, and why."""
+    """Write both files into ``folder``. Return the refused architectures with the reasons."""
     specs, refused = live_specs(names)
-    # The weights of an architecture stand in its plugin's table before the row can be measured.
     write_catalog(folder / "catalog.tsv", specs)
     entries = [(spec.name, entry) for spec in specs for entry in describe_weights(spec.name)]
     write_weights(folder / "weights.tsv", entries)
@@ -62,5 +61,5 @@ def write(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for refused, why in write(PACKAGE, timm.list_models()).items():
-        print(f"refused: {refused}: {why}", file=sys.stderr)
+    for name, reason in write(PACKAGE, timm.list_models()).items():
+        print(f"refused: {name}: {reason}", file=sys.stderr)

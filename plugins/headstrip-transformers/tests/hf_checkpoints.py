@@ -21,14 +21,21 @@ Serve = Callable[..., AbstractContextManager[str]]
 """What the fixture of that name does."""
 
 _TOKENS = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
     "patch_size": 8,
-}  # fmt: skip
+}
 _MLP = {**_TOKENS, "intermediate_size": 48}
 _CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "image_size": 64}
 _SWIN = {
-    "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 4, "image_size": 32,
-}  # fmt: skip
+    "embed_dim": 8,
+    "depths": [1, 2],
+    "num_heads": [1, 2],
+    "window_size": 4,
+    "image_size": 32,
+}
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "aimv2_vision_model": _MLP,
@@ -48,19 +55,32 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Constructor options of the smallest network of each model type."""
 
 WIDTHS = {
-    "aimv2_vision_model": 32, "clip_vision_model": 32, "convnext": 32, "convnextv2": 32,
-    "dinov2": 64, "dinov2_with_registers": 64, "dinov3_convnext": 32, "dinov3_vit": 32,
-    "ijepa": 32, "siglip_vision_model": 32, "swin": 16, "swinv2": 16, "vit": 32,
-}  # fmt: skip
+    "aimv2_vision_model": 32,
+    "clip_vision_model": 32,
+    "convnext": 32,
+    "convnextv2": 32,
+    "dinov2": 64,
+    "dinov2_with_registers": 64,
+    "dinov3_convnext": 32,
+    "dinov3_vit": 32,
+    "ijepa": 32,
+    "siglip_vision_model": 32,
+    "swin": 16,
+    "swinv2": 16,
+    "vit": 32,
+}
 """How wide their embeddings are."""
 
 CLASSIFIERS = sorted(kind for kind, tower in TOWERS.items() if tower.output == "logits")
 HEADLESS = sorted(set(TOWERS) - set(CLASSIFIERS))
 
 PROCESSOR = {
-    "image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32},
-    "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 3,
-}  # fmt: skip
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": 32, "width": 32},
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.2, 0.3, 0.4],
+    "resample": 3,
+}
 
 
 def network_of(kind: str, classes: int = 5, **more: Any) -> Any:
@@ -118,9 +138,15 @@ def folder_of(folder: Path, files: dict[str, bytes]) -> Path:
 def whole(kind: str) -> Any:
     """Build the pair of an image and a text tower that an image tower is half of."""
     text = {
-        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20,
-        "intermediate_size": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
-    }  # fmt: skip
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 20,
+        "intermediate_size": 16,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
     names = {"clip_vision_model": "CLIP", "siglip_vision_model": "Siglip"}
     name = names.get(kind, "Aimv2")
     config = getattr(transformers, f"{name}Config")(

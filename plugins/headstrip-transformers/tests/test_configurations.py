@@ -32,9 +32,10 @@ def with_code(**stated: object) -> dict[str, bytes]:
     files = files_of(network_of("vit"), processor("vit"))
     config = json.loads(files["config.json"]) | stated
     return files | {
-        "config.json": json.dumps(config).encode(), "modeling_own.py": CODE,
+        "config.json": json.dumps(config).encode(),
+        "modeling_own.py": CODE,
         "configuration_own.py": CODE,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("model_type", ["own", "vit"])
@@ -54,9 +55,9 @@ def test_code_in_a_repository_is_refused_and_never_fetched(model_type: str, serv
 @pytest.mark.parametrize(
     ("stated", "sentence"),
     [
-        ({"model_type": "bert"}, "is a 'bert', which is no vision tower"),
-        ({"model_type": None}, "names no model_type"),
-        ({"model_type": ["vit"]}, "names no model_type"),
+        ({"model_type": "bert"}, "is a 'bert', which this plugin does not support"),
+        ({"model_type": None}, "has no model_type"),
+        ({"model_type": ["vit"]}, "has no model_type"),
         ({"model_type": "siglip2"}, "variable resolution"),
         # Which of the two it is depends on the release.
         ({"hidden_size": "wide"}, r"cannot read the config\.json|build_model for 'hf:lab/net'"),
@@ -84,7 +85,7 @@ def test_a_step_without_words_is_named_and_an_own_preprocessing_builds(serve: Se
 def test_a_repository_without_an_image_processor_says_so(serve: Serve) -> None:
     with (
         serve({"lab/net": files_of(network_of("vit"), None)}),
-        pytest.raises(PreprocessingError, match="does not say how images are prepared"),
+        pytest.raises(PreprocessingError, match="does not state its preprocessing"),
     ):
         build("hf:lab/net")
 

@@ -45,7 +45,7 @@ def test_other_channels_are_an_option() -> None:
 
 
 def test_a_mistyped_option_is_refused_and_near_ones_are_named() -> None:
-    with pytest.raises(PluginError, match=r"no field 'image_sise'; near it are image_size"):
+    with pytest.raises(PluginError, match=r"no field 'image_sise'. Similar fields: image_size"):
         build_encoder("hf:vit", weights=None, options={"image_sise": 32})
 
 

@@ -52,8 +52,10 @@ def test_a_tower_alone_is_headless(kind: str, serve: Serve) -> None:
     with serve({"lab/net": files_of(tower, processor(kind))}):
         encoder = build("hf:lab/net")
     assert (encoder.spec.law, encoder.law, encoder.weights.num_classes) == (
-        "headless", "headless", None,
-    )  # fmt: skip
+        "headless",
+        "headless",
+        None,
+    )
     own = {key: value for key, value in network.state_dict().items() if "classifier" not in key}
     assert all(
         torch.equal(value, own[key]) for key, value in encoder.backbone.network.state_dict().items()
@@ -204,7 +206,7 @@ def test_a_folder_that_is_there_is_told_with_its_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir(parents=True)
-    with pytest.raises(UnknownBackboneError, match=f"folder of that name here is 'hf:./{name}'"):
+    with pytest.raises(UnknownBackboneError, match=f"folder of that name, write 'hf:./{name}'"):
         build(f"hf:{name}")
 
 

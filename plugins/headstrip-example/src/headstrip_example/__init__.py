@@ -1,4 +1,4 @@
-"""The smallest plugin: a network of its own, and how its head comes off."""
+"""A minimal plugin: one tiny network, and how to remove its head."""
 
 from collections.abc import Mapping
 
@@ -11,20 +11,20 @@ API_VERSION, FAMILIES = 1, ("tiny",)
 
 @hookimpl
 def backbones() -> tuple[BackboneSpec, ...]:
-    """List all that there is; `headstrip catalog write` measures width and parameters."""
+    """List the backbones. `headstrip catalog write` measures their width and parameters."""
     return (BackboneSpec("tiny", "example", "example:tiny", "example", "image", (3, 32, 32), 0, 0),)
 
 
 @hookimpl
 def build_model(spec: BackboneSpec, options: Mapping[str, int]) -> nn.Module:
-    """Build the network with random values, its head included."""
+    """Build the network with random values and with its head."""
     if options.keys() - {"num_classes"}:
-        raise TypeError(f"{spec.name} has the option num_classes alone, and not {sorted(options)}")
+        raise TypeError(f"{spec.name} takes only the option num_classes, not {sorted(options)}")
     stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(stem, nn.Linear(32, options.get("num_classes", 10)))
 
 
 @hookimpl
 def strip_head(model: nn.Module) -> Stripped:
-    """Take the head off."""
+    """Remove the head."""
     return detach(model, "1")

@@ -1,4 +1,4 @@
-"""Every timm architecture for headstrip, each with the preprocessing and licence of its weights."""
+"""All timm architectures for headstrip, with the preprocessing and licence of their weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Heads that are more than one layer, as modules that map (N, dim) to the network's own logits.
+"""Heads of more than one layer, as modules that map (N, dim) to the network's logits.
 
-They hold the network's own layers, not copies, and compute what the network's forward does with
-them, operation by operation.
+They contain the network's own layers, not copies, and perform the same operations as the network's
+forward pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class ConvolutionHead(nn.Module):
     """A 1x1 convolution that timm uses as a linear layer."""
 
     def __init__(self, convolution: nn.Module) -> None:
-        """Keep the network's own layer."""
+        """Keep the network's layer."""
         super().__init__()
         self.convolution = convolution
 
@@ -28,10 +28,10 @@ class ConvolutionHead(nn.Module):
 
 
 class AveragedHeads(nn.Module):
-    """A head and its distilled twin, whose logits timm averages in eval mode."""
+    """A head and a distillation head, whose logits timm averages in eval mode."""
 
     def __init__(self, head: nn.Module, head_dist: nn.Module) -> None:
-        """Keep the network's own layers."""
+        """Keep the network's layers."""
         super().__init__()
         self.head, self.head_dist = head, head_dist
 
@@ -42,10 +42,10 @@ class AveragedHeads(nn.Module):
 
 
 class BranchHeads(nn.Module):
-    """CrossViT: a head for each branch, on its part of the embedding; the logits are averaged."""
+    """The heads of CrossViT: one per branch, on its slice of the embedding. Logits are averaged."""
 
     def __init__(self, heads: Sequence[nn.Module], widths: Sequence[int]) -> None:
-        """Keep the network's own layers, and how wide each branch is."""
+        """Keep the network's layers and the width of each branch."""
         super().__init__()
         self.heads, self.widths = nn.ModuleList(heads), list(widths)
 
@@ -57,12 +57,12 @@ class BranchHeads(nn.Module):
 
 
 class StageHeads(nn.Module):
-    """EfficientViM: a head for each stage, on its part; the logits are weighed by a softmax."""
+    """The heads of EfficientViM: one per stage, with logits weighted by a softmax."""
 
     def __init__(
         self, heads: Sequence[nn.Module], weights: nn.Parameter, widths: Sequence[int]
     ) -> None:
-        """Keep the network's own layers and weights, and how wide each stage is."""
+        """Keep the network's layers and weights, and the width of each stage."""
         super().__init__()
         self.heads, self.weights, self.widths = nn.ModuleList(heads), weights, list(widths)
 
@@ -74,10 +74,10 @@ class StageHeads(nn.Module):
 
 
 class MeanOverPositions(nn.Module):
-    """A network whose output has positions, and their mean.
+    """A network whose output has positions, followed by the mean over them.
 
-    Its output is (N, dim, H, W) where ``channels_first``, else (N, L, dim) or (N, H, W, dim); one
-    that is (N, dim) already, as options make it, stays.
+    The output is (N, dim, H, W) with ``channels_first``, else (N, L, dim) or (N, H, W, dim). An
+    output that is already (N, dim), because of options, is returned unchanged.
     """
 
     def __init__(self, model: nn.Module, *, channels_first: bool) -> None:
@@ -94,7 +94,7 @@ class MeanOverPositions(nn.Module):
 
 
 def pooled(features: Tensor, *, channels_first: bool) -> Tensor:
-    """Compute what ``MeanOverPositions`` does, by another of torch's functions."""
+    """Compute the same as ``MeanOverPositions`` with another function of torch."""
     if features.ndim == 2:
         return features
     maps = features if channels_first else features.movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""What timm's configurations say of an architecture and of its weights."""
+"""Describe architectures and weights from timm's configurations."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from headstrip_timm.preprocessing import preprocessing_of
 
 SOURCE = "timm"
 
-# torch hub's convention, which timm follows: the first digits of the file's sha256 end its name.
+# timm follows torch hub's convention: a file name ends with the first digits of its sha256.
 _HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 _IMAGENET_1K = 1000
 
 _TRAINED_WITH: dict[str, tuple[tuple[str, Any], ...]] = {"fbnetc_100": (("bn_eps", 1e-3),)}
-"""Options with which timm builds an architecture only where it loads weights."""
+"""Options that timm uses for an architecture only when it loads weights."""
 
 
 def config_of(name: str, tag: str | None = None) -> dict[str, Any]:
-    """Return timm's configuration of an architecture with a tag, by default its first."""
+    """Return timm's configuration of an architecture with a tag, by default the first one."""
     found = timm.get_pretrained_cfg(f"{name}.{tag}" if tag else name)
     return asdict(found or PretrainedCfg())
 
@@ -42,7 +42,7 @@ def has_tag(name: str, tag: str) -> bool:
 
 
 def tags_of(name: str) -> list[str]:
-    """List the tags of an architecture whose weights can be had, timm's default first."""
+    """Return the tags of an architecture with published weights, timm's default first."""
     default = config_of(name).get("tag") or ""
     usable = [tag for tag in _tags().get(name, ()) if _locations(config_of(name, tag))]
     return sorted(usable, key=lambda tag: tag != default)
@@ -58,14 +58,21 @@ def _tags() -> dict[str, list[str]]:
     return tags
 
 
-def claim(name: str) -> BackboneSpec:
-    """Return a backbone with all that needs no build; the rest is for ``measure`` to see."""
+def unmeasured_spec(name: str) -> BackboneSpec:
+    """Return the spec of a backbone without what only ``measure`` can find out by building it."""
     tags = tags_of(name)
     shape = tuple(config_of(name, tags[0] if tags else None)["input_size"])
     return BackboneSpec(
-        name, SOURCE, f"{SOURCE}:{family_of(name)}", SOURCE, "image", shape, 1, 0,
+        name,
+        SOURCE,
+        f"{SOURCE}:{family_of(name)}",
+        SOURCE,
+        "image",
+        shape,
+        1,
+        0,
         tags[0] if tags else None,
-    )  # fmt: skip
+    )
 
 
 def describe_weights(name: str) -> tuple[WeightsEntry, ...]:
@@ -74,11 +81,11 @@ def describe_weights(name: str) -> tuple[WeightsEntry, ...]:
 
 
 def describe_config(name: str, stated: Mapping[str, Any]) -> WeightsEntry:
-    """Describe a file by the ``pretrained_cfg`` in it: its input, preprocessing and classes.
+    """Describe the input, preprocessing and classes of a file by the ``pretrained_cfg`` in it.
 
     Args:
-        name: The architecture, whose own configuration has what is not stated.
-        stated: What ``model.pretrained_cfg`` held, or a part of it.
+        name: The architecture, whose configuration supplies missing values.
+        stated: The content of ``model.pretrained_cfg``, or a part of it.
 
     Raises:
         WeightsError: timm cannot read it.
@@ -93,7 +100,7 @@ def describe_config(name: str, stated: Mapping[str, Any]) -> WeightsEntry:
             f"timm cannot read the 'pretrained_cfg' in the file ({one_line(error)[:200]}). Save "
             "the checkpoint without it, or pass weights='TAG=path' for the preprocessing of a tag."
         ) from error
-    # The network takes its input from its configuration, and some build for that size alone.
+    # Some networks are built for exactly the input size in their configuration.
     overlay = {"input_size": preprocessing.input_shape}
     own = preprocessing.input_shape == tuple(config_of(name)["input_size"])
     return WeightsEntry(
@@ -109,7 +116,7 @@ def _entry(name: str, config: Mapping[str, Any], tag: str) -> WeightsEntry:
     resolve: Any = resolve_data_config
     resolved = resolve(pretrained_cfg=dict(config))
     locations = _locations(config)
-    # Only where the url is the one place: the hub has the same weights in another format.
+    # The hash belongs to the file at the url; the hub has the same weights in another format.
     url = locations[0] if len(locations) == 1 and locations[0].startswith("https:") else ""
     classes = config["num_classes"] or None
     preprocessing = preprocessing_of(resolved)
@@ -120,7 +127,7 @@ def _entry(name: str, config: Mapping[str, Any], tag: str) -> WeightsEntry:
         options=(*_TRAINED_WITH.get(name, ()), ("pretrained_cfg", tag)),
         num_classes=classes,
         input_shape=preprocessing.input_shape,
-        # A thousand outputs are not always those classes: some are of training without labels.
+        # Some networks have a thousand outputs from training without labels.
         labels="imagenet-1k" if classes == _IMAGENET_1K and "in1k" in tag else None,
         preprocessing=preprocessing,
         license=config.get("license"),
@@ -128,10 +135,10 @@ def _entry(name: str, config: Mapping[str, Any], tag: str) -> WeightsEntry:
 
 
 def _locations(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """List where a set of weights is, in the order in which timm itself looks."""
+    """Return the locations of a set of weights, in the order in which timm tries them."""
     hub, file, url = (config.get(key) for key in ("hf_hub_id", "hf_hub_filename", "url"))
-    places = [f"hf:{hub}" + (f"/{file}" if file else "")] if hub else []
-    # Of weights with a loader of their own, the file at the url is in a format of its own.
+    locations = [f"hf:{hub}" + (f"/{file}" if file else "")] if hub else []
+    # If weights have a special loader, the file at the url has a special format.
     if url and not config.get("custom_load"):
-        places.append(url)
-    return tuple(places)
+        locations.append(url)
+    return tuple(locations)

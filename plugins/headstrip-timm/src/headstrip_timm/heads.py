@@ -1,21 +1,21 @@
-"""Taking the head off any of timm's networks.
+"""Remove the head from timm's networks.
 
-The embedding is what timm itself calls ``pre_logits``: ``forward_head(..., pre_logits=True)``, with
-the pooling, the norms and the layers between them that the network has before its classifier. For
-most networks the classifier is one module that ``get_classifier`` names. The rest:
+The embedding is what timm calls ``pre_logits``: ``forward_head(..., pre_logits=True)``, with the
+pooling, norms and layers that the network has before its classifier. For most networks,
+``get_classifier`` returns the classifier, which is one module. The others:
 
-- A 1x1 convolution (``resnetv2``, ``dla``, ``dpn``), a head with a norm of its own
-  (``efficientvit_msra``, ``shvit``), two heads on one vector (``efficientformer``, ``levit``,
-  ``swiftformer`` and their kin) and one head a branch or a stage (``crossvit``, ``efficientvim``)
-  are kept as one module: exact.
-- CLIP's ResNets (``byobnet``) classify every position and then pick one, so that other numbers are
-  rounded together: ``rounding``.
-- Distilled DeiT and PiT (``deit``, ``pit``) classify two tokens with a head each. The embedding is
-  the one that timm pools of them, their mean: ``declared``.
-- VOLO (``volo``) adds the largest logit of all positions. The embedding is the one that timm pools,
-  the class token: ``declared``.
+- These heads are kept as one module, with the head fidelity ``exact``: a 1x1 convolution
+  (``resnetv2``, ``dla``, ``dpn``), a head with its own norm (``efficientvit_msra``, ``shvit``), two
+  heads on one vector (``efficientformer``, ``levit``, ``swiftformer`` and similar), and one head
+  per branch or stage (``crossvit``, ``efficientvim``).
+- CLIP's ResNets (``byobnet``) classify every position and then select one, so numbers are rounded
+  in another order: ``rounding``.
+- Distilled DeiT and PiT (``deit``, ``pit``) classify two tokens with one head each. The embedding
+  is timm's pooling, the mean of the tokens: ``declared``.
+- VOLO (``volo``) adds the largest logit of all positions. The embedding is timm's pooling, the
+  class token: ``declared``.
 - Networks without a classifier are ``headless``. The encoders whose output has positions
-  (``*_enc``) are given the mean over them, as timm's classifiers on the same encoders have it.
+  (``*_enc``) get the mean over them, like timm's classifiers on the same encoders.
 """
 
 from __future__ import annotations
@@ -39,7 +39,13 @@ from headstrip_timm.adapters import (
 from headstrip_timm.families import FAMILIES as FAMILIES
 from headstrip_timm.families import family_of as family_of
 from headstrip_timm.families import recognise
-from headstrip_timm.places import POOLS_AFTER, check_places, head_paths, is_off, refuse_unpooled
+from headstrip_timm.head_paths import (
+    POOLS_AFTER,
+    check_heads,
+    head_paths,
+    is_removed,
+    refuse_unpooled,
+)
 
 _ENCODERS = {
     "DeepseekVitEncoder": False,
@@ -47,7 +53,7 @@ _ENCODERS = {
     "MobileNetV5Encoder": True,
     "Qwen3VitEncoder": False,
 }
-"""Networks that have no pooling of their own, and whether their channels come first."""
+"""Networks without pooling, and whether their channels come first."""
 
 _MAPS = {"DLA", "DPN"}
 
@@ -59,18 +65,18 @@ def strip(
     built: bool = False,
     input_shape: tuple[int, ...] | None = None,
 ) -> Stripped:
-    """Take the head off a network of timm, in place.
+    """Remove the head from a timm network, in place.
 
     Args:
         model: The network.
         family: Name of its module in timm.
-        built: Whether timm has just built it by name. One without a head is then ``headless``,
-            whereas of a user's own network a head that is off already is an error.
-        input_shape: Input without the batch axis, where it is known.
+        built: Whether timm has just built it by name. Such a network without a head is
+            ``headless``; if a user's own network has no head, that is an error.
+        input_shape: Input without the batch axis, if known.
 
     Raises:
-        HeadNotFoundError: It is no network of that family, not as timm builds it, or it has no
-            head. It is unchanged then.
+        HeadNotFoundError: The network does not belong to the family, differs from what timm
+            builds, or has no head. It is then unchanged.
     """
     recognise(model, family)
     kind = type(model).__name__
@@ -78,10 +84,10 @@ def strip(
         return replace(_encoder(model, built), input_shape=input_shape)
     refuse_unpooled(model)
     paths = head_paths(model)
-    if built and all(is_off(model.get_submodule(path)) for path in paths):
+    if built and all(is_removed(model.get_submodule(path)) for path in paths):
         return Stripped(model, None, (), "headless", input_shape)
-    check_places(model, paths)
-    stripped = _TAKERS.get(kind, _one)(model, paths)
+    check_heads(model, paths)
+    stripped = _REMOVERS.get(kind, _single)(model, paths)
     return replace(stripped, input_shape=input_shape)
 
 
@@ -107,22 +113,22 @@ def _encoder(model: nn.Module, built: bool) -> Stripped:
     kind = type(model).__name__
     if not built:
         raise HeadNotFoundError(
-            f"A {kind} has no head that could be taken off. Use the network as it is."
+            f"A {kind} has no head to remove. Use the network without stripping it."
         )
     mean = MeanOverPositions(model, channels_first=_ENCODERS[kind])
     return Stripped(mean, None, (), "headless")
 
 
-def _take(model: nn.Module, path: str) -> nn.Module:
-    """Put ``nn.Identity`` in the place of a head, and return the head."""
+def _remove(model: nn.Module, path: str) -> nn.Module:
+    """Replace a head by ``nn.Identity``, and return the head."""
     return cast("nn.Module", detach(model, path, kind=nn.Module).head)
 
 
-def _one(model: nn.Module, paths: tuple[str, ...]) -> Stripped:
-    """Take off one classifier."""
+def _single(model: nn.Module, paths: tuple[str, ...]) -> Stripped:
+    """Remove a single classifier."""
     (path,) = paths
     parent = model.get_submodule(path.rpartition(".")[0])
-    head = _take(model, path)
+    head = _remove(model, path)
     if isinstance(parent, POOLS_AFTER):
         return Stripped(model, head, paths, "rounding")
     reads_maps = type(model).__name__ in _MAPS or (
@@ -132,52 +138,52 @@ def _one(model: nn.Module, paths: tuple[str, ...]) -> Stripped:
 
 
 def _averaged(model: nn.Module, paths: tuple[str, ...]) -> Stripped:
-    """Take off two heads on one vector, of whose logits timm gives the mean."""
-    heads = [_take(model, path) for path in paths]
+    """Remove two heads on one vector, whose logits timm averages."""
+    heads = [_remove(model, path) for path in paths]
     return Stripped(model, AveragedHeads(*heads) if len(heads) > 1 else heads[0], paths)
 
 
 def _two_tokens(model: nn.Module, paths: tuple[str, ...]) -> Stripped:
-    """Take off the heads of two tokens: without them timm gives the tokens' mean."""
-    heads = [_take(model, path) for path in paths]
+    """Remove the heads of two tokens. Without them timm returns the mean of the tokens."""
+    heads = [_remove(model, path) for path in paths]
     if len(heads) == 1:
         return Stripped(model, heads[0], paths)
     return Stripped(model, None, paths, "declared")
 
 
 def _with_auxiliary(model: nn.Module, paths: tuple[str, ...]) -> Stripped:
-    """Take off VOLO's two heads: the second adds the largest logit of all positions."""
-    head = _take(model, "head")
+    """Remove VOLO's two heads. The second one adds the largest logit of all positions."""
+    head = _remove(model, "head")
     if len(paths) == 1:
         return Stripped(model, head, paths)
-    # The network goes past this head where it is None, as timm's reset_classifier leaves it.
+    # The network skips this head if it is None, as after timm's reset_classifier.
     cast("Any", model).aux_head = None
     return Stripped(model, None, paths, "declared")
 
 
 def _branches(model: nn.Module, paths: tuple[str, ...]) -> Stripped:
-    """Take off CrossViT's heads: without them timm joins the tokens of its branches."""
-    heads = [_take(model, path) for path in paths]
+    """Remove CrossViT's heads. Without them timm concatenates the tokens of the branches."""
+    heads = [_remove(model, path) for path in paths]
     return Stripped(model, BranchHeads(heads, cast("Any", model).embed_dim), paths)
 
 
 def _stages(model: nn.Module, paths: tuple[str, ...]) -> Stripped:
-    """Take off EfficientViM's heads: without them timm joins the features of its stages."""
+    """Remove EfficientViM's heads. Without them timm concatenates the stages' features."""
     network = cast("Any", model)
     widths = (*network.embed_dim, network.embed_dim[-1])
     parts, lists = [], ("heads", "heads_dist") if hasattr(model, "heads_dist") else ("heads",)
     for name in lists:
         weights = name.replace("heads", "weights")
-        heads = [_take(model, path) for path in paths if path.startswith(f"{name}.")]
+        heads = [_remove(model, path) for path in paths if path.startswith(f"{name}.")]
         parts.append(StageHeads(heads, getattr(model, weights), widths))
         delattr(model, weights)
         paths = (*paths, weights)
-    # It says to the network's forward that there is nothing to weigh.
+    # This makes the forward pass skip the weighting.
     network.num_classes = 0
     return Stripped(model, AveragedHeads(*parts) if len(parts) > 1 else parts[0], paths)
 
 
-_TAKERS: dict[str, Callable[[nn.Module, tuple[str, ...]], Stripped]] = {
+_REMOVERS: dict[str, Callable[[nn.Module, tuple[str, ...]], Stripped]] = {
     "CrossVit": _branches,
     "EfficientFormer": _averaged,
     "EfficientFormerV2": _averaged,

@@ -1,4 +1,4 @@
-"""The plugin: timm builds and describes, headstrip finds, verifies and reads the weights."""
+"""The hooks of the plugin. timm builds networks, headstrip finds, verifies and reads weights."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from headstrip import (
 )
 from headstrip.plugin_api import measure
 from headstrip_timm import heads
-from headstrip_timm.describe import claim, describe_config, describe_weights, has_tag
+from headstrip_timm.describe import describe_config, describe_weights, has_tag, unmeasured_spec
 from headstrip_timm.loading import adapted
 
 API_VERSION = 1
 FAMILIES = heads.FAMILIES
 
 _options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
-"""What the networks built here were built with: timm does not write it down."""
+"""Options of the networks built here, because timm does not store them."""
 
 
 @hookimpl
 def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
-    """Build by name, with random weights; ``pretrained_cfg`` is the tag whose network it is."""
+    """Build a network by name with random weights. ``pretrained_cfg`` is a tag."""
     check_entry_point(spec.name)
     _check_options(options)
     _check_tag(spec.name, options.get("pretrained_cfg"))
     try:
         model: nn.Module = timm.create_model(spec.name, pretrained=False, **options)
     except TypeError as error:
-        # One that is unknown, or that the architecture's own entry point sets.
+        # The option is unknown, or the architecture's entry point sets it itself.
         if "keyword argument" not in str(error):
             raise
         raise PluginError(
             f"timm {timm.__version__} cannot build {spec.name!r} with the options "
-            f"{dict(options)!r} ({error}). Leave out what it does not take."
+            f"{dict(options)!r} ({error}). Leave out the option that it does not take."
         ) from error
     _options[model] = dict(options)
     return model
@@ -54,7 +54,7 @@ def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
 def strip_head(
     model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
 ) -> Stripped:
-    """Take the head off; see ``heads``."""
+    """Remove the head; see ``heads``."""
     built = spec is not None and model in _options
     shape = _input_shape(model, _options[model]) if built else None
     return heads.strip(model, family, built=spec is not None, input_shape=shape)
@@ -64,13 +64,13 @@ def strip_head(
 def adapt_state_dict(
     loaded: object, model: nn.Module, entry: WeightsEntry | None
 ) -> dict[str, Tensor]:
-    """Return what timm itself would load; see ``loading``."""
+    """Return the tensors that timm would load; see ``loading``."""
     return adapted(loaded, model, _options.get(model, {}))
 
 
 @hookimpl
 def describe_file(loaded: object, spec: BackboneSpec) -> WeightsEntry | None:
-    """Describe a checkpoint that holds a network's ``pretrained_cfg`` beside its tensors."""
+    """Describe a checkpoint that contains a ``pretrained_cfg`` beside its tensors."""
     stated = loaded.get("pretrained_cfg") if isinstance(loaded, Mapping) else None
     return describe_config(spec.name, stated) if isinstance(stated, Mapping) else None
 
@@ -88,22 +88,22 @@ def find_backbone(name: str) -> BackboneSpec | None:
         return None
     deprecated = get_deprecated_models()
     if name in deprecated:
-        raise UnknownBackboneError(_given_up(name, deprecated[name]))
+        raise UnknownBackboneError(_removed_name_message(name, deprecated[name]))
     check_entry_point(name)
-    return measure(claim(name))
+    return measure(unmeasured_spec(name))
 
 
 @hookimpl
 def reference(model: nn.Module, x: Tensor, family: str) -> Tensor:
-    """Compute the embedding as timm's own pooling does; see ``heads``."""
+    """Compute the embedding with timm's pooling; see ``heads``."""
     return heads.reference(model, x)
 
 
 def check_entry_point(name: str) -> None:
-    """Refuse a name that this timm lacks, or that another package took in timm's own table.
+    """Refuse a name that this timm lacks, or that another package overwrote in timm's table.
 
     Raises:
-        PluginError: It is so.
+        PluginError: The name is refused.
     """
     if not timm.is_model(name):
         raise PluginError(
@@ -115,44 +115,47 @@ def check_entry_point(name: str) -> None:
         return
     if not hasattr(timm.models, name):
         raise PluginError(
-            f"The name {name!r} in timm's table is none of timm's: the module {module!r} put it "
-            "there. Bring the network as a plugin of your own: `headstrip new-plugin NAME` begins "
+            f"The name {name!r} in timm's table does not belong to timm: the module {module!r} "
+            "registered it. Write a plugin for that network; `headstrip new-plugin NAME` creates "
             "one."
         )
     raise PluginError(
         f"The name {name!r} in timm's table was overwritten by the module {module!r}, whose "
-        "network is not timm's. Do not import that module before timm's networks are built."
+        "network is not timm's. Do not import that module before you build timm's networks."
     )
 
 
-def _given_up(name: str, now: str | None) -> str:
-    """Say what became of a name that timm gave up; its own table has names that are no more."""
+def _removed_name_message(name: str, now: str | None) -> str:
+    """Return the message for a name that timm renamed or removed."""
     arch, _, tag = (now or "").partition(".")
     if not now or not timm.is_model(arch):
-        return f"timm {timm.__version__} has removed {name!r}, and names nothing in its place."
+        return (
+            f"timm {timm.__version__} has removed {name!r} without a replacement. Use another "
+            "backbone."
+        )
     if tag and not has_tag(arch, tag):
         return (
-            f"timm {timm.__version__} has renamed {name!r} to {now!r}, and has no such weights. "
-            f"The architecture is 'timm:{arch}'."
+            f"timm {timm.__version__} has renamed {name!r} to {now!r}, but has no such weights. "
+            f"Use the architecture 'timm:{arch}' with other weights."
         )
     return f"timm {timm.__version__} has renamed {name!r}. Write 'timm:{now}'."
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that make no encoder of images.
+    """Refuse options that do not give an image encoder.
 
     Raises:
-        PluginError: It is so.
+        PluginError: An option is refused.
     """
     if options.get("features_only"):
         raise PluginError(
             f"features_only={options['features_only']!r} makes timm return a list of feature maps, "
-            "and an encoder returns one vector an image. Leave it out."
+            "but an encoder returns one vector per image. Leave it out."
         )
     channels = options.get("in_chans")
     if channels is not None and (not isinstance(channels, int) or channels < 1):
         raise PluginError(
-            f"in_chans={channels!r} is no number of channels. Pass a whole number above zero."
+            f"in_chans={channels!r} is not a number of channels. Pass an integer above zero."
         )
 
 
@@ -160,21 +163,21 @@ def _check_tag(name: str, tag: object) -> None:
     """Refuse a tag that this timm does not know.
 
     Raises:
-        PluginError: It is so.
+        PluginError: The tag is unknown.
     """
     if isinstance(tag, str) and tag and not has_tag(name, tag):
         raise PluginError(
             f"timm {timm.__version__} has no weights {tag!r} of {name!r}. "
-            "Name others, or install a newer one: `pip install --upgrade timm`."
+            "Choose other weights, or install a newer timm: `pip install --upgrade timm`."
         )
 
 
 def _input_shape(model: nn.Module, options: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the input of a network: what it or its configuration says, and options make of it."""
+    """Return the input shape of a network from its configuration and its options."""
     channels, *size = cast("Any", model).pretrained_cfg["input_size"]
     # timm builds vitamin_xlarge_336 with the configuration of another, smaller network.
     patches = getattr(model, "patch_embed", None)
-    # One that takes any size has the architecture's own there, whatever its weights' is.
+    # A network that takes any size has the architecture's size there, not that of its weights.
     own = getattr(patches, "img_size", None) if getattr(patches, "strict_img_size", False) else None
     wanted = options.get("img_size") or own or tuple(size)
     height, width = (wanted, wanted) if isinstance(wanted, int) else wanted

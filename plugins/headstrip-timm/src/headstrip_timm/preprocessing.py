@@ -1,4 +1,4 @@
-"""The preprocessing that a resolved timm data config asks for, without timm."""
+"""Convert a resolved timm data config to a ``Preprocessing``, without importing timm."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from headstrip import Preprocessing, PreprocessingError
 from headstrip.plugin_api import Fit
 
 _CROP_PCT = 0.875
-"""What timm's transform takes where the config states none."""
+"""Default of timm's transform if the config states none."""
 
 
 def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing whose pixels are those of timm's evaluation transform.
+    """Return the preprocessing that gives the same pixels as timm's evaluation transform.
 
-    ``transforms_imagenet_eval`` in ``timm/data/transforms_factory.py`` is the source of every rule
-    here. One number of mean or standard deviation stands for all channels, as it does in timm.
+    The rules come from ``transforms_imagenet_eval`` in ``timm/data/transforms_factory.py``. As in
+    timm, a single mean or standard deviation applies to all channels.
 
     Args:
-        config: What ``timm.data.resolve_data_config`` gives: ``input_size`` (channels, height,
+        config: The result of ``timm.data.resolve_data_config``: ``input_size`` (channels, height,
             width), ``interpolation``, ``mean``, ``std``, ``crop_pct`` and ``crop_mode``.
 
     Raises:
-        PreprocessingError: A value is missing or of no use, the crop mode is unknown, or mean and
-            standard deviation are of another number of channels than the input.
+        PreprocessingError: A value is missing or not valid, the crop mode is unknown, or mean and
+            standard deviation do not have one number per channel.
     """
     try:
         channels, height, width = (int(size) for size in config["input_size"])
@@ -36,13 +36,13 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
         interpolation = str(config["interpolation"])
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise PreprocessingError(
-            f"{config!r} is no data config of timm ({type(error).__name__}: {error}). "
-            "Pass what timm.data.resolve_data_config returns."
+            f"{config!r} is not a timm data config ({type(error).__name__}: {error}). "
+            "Pass the result of timm.data.resolve_data_config."
         ) from error
     if not len(mean) == len(std) == channels:
         raise PreprocessingError(
-            f"mean={mean!r} and std={std!r} are not of the {channels} channels of the input. "
-            "Pass one number for each channel, or one for all."
+            f"mean={mean!r} and std={std!r} do not have one number for each of the "
+            f"{channels} channels of the input. Pass one number for each channel, or one for all."
         )
     mode = config.get("crop_mode") or "center"
     resize, fit = _fitted(mode, size)
@@ -59,17 +59,17 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
 
 
 def _fitted(mode: str, size: tuple[int, int]) -> tuple[int | tuple[int, int], Fit]:
-    """Return the resize to a size, and how it is fitted, in a crop mode of timm's."""
+    """Return the resize to a size, and how it is fitted, for a crop mode of timm."""
     if mode == "squash":
         return size, "squash"
     if mode == "border":
         return size, "contain"
     if mode != "center":
         raise PreprocessingError(
-            f"There is no crop mode {mode!r}. Use center, squash or border, or a headstrip-timm "
-            "that knows it."
+            f"There is no crop mode {mode!r}. Use center, squash or border, or install a newer "
+            "headstrip-timm."
         )
-    # timm's two resizes of a centre crop round the longer side differently.
+    # For a centre crop, timm has two ways to resize, which round the longer side differently.
     return (size[0], "squash") if size[0] == size[1] else (size, "cover")
 
 

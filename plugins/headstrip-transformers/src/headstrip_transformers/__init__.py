@@ -1,4 +1,4 @@
-"""Vision towers of Hugging Face transformers for headstrip, pooled as their classifiers do."""
+"""Vision towers of Hugging Face transformers for headstrip, pooled like their classifiers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What transformers would load from a file: its own renaming of keys, old layouts included.
+"""Compute what transformers would load from a file, with its renaming of old keys.
 
-Nothing of it is copied here. transformers' own ``from_pretrained`` does the work on the tensors
-that core has read, and what it put into the network is taken out again.
+This module copies no code of transformers. It passes the tensors that headstrip has read to
+``from_pretrained``, and reads the loaded tensors back.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from headstrip_transformers.towers import VisionTower
 
 _TOWER = "vision_model."
 
-_NO_PART = re.compile(
-    # The other half of a pair, and what joins the two.
+_NOT_IN_TOWER = re.compile(
+    # The text tower, and the layers that join both towers.
     r"text_model\.|text_projection\b|visual_projection\b|logit_scale$|logit_bias$"
-    # What a network without a head has after the tokens that a classifier reads, and what
-    # pretraining by masks adds.
+    # Layers after the tokens that a classifier reads, and layers for masked pretraining.
     r"|(\w+\.)?pooler\.|decoder\.|(\w+\.)?embeddings\.mask_token$"
-    # Tables that are computed from the configuration, in files of older releases.
+    # Tables in files of older releases, which are computed from the configuration.
     r"|.*\.(position_ids|relative_position_index|relative_coords_table)$"
 )
 
@@ -37,16 +36,16 @@ _lock = threading.Lock()
 
 
 def adapted(loaded: object, model: VisionTower) -> dict[str, Tensor]:
-    """Return the state dict that transformers would load into a network from what a file holds.
+    """Return the state dict that transformers would load into a network from a file's content.
 
-    Tensors of another shape than the network's are kept, for core to see.
+    Tensors whose shape differs from the network's are kept, so that headstrip reports them.
 
     Args:
-        loaded: The object as read, perhaps nested.
-        model: The network; its tensors may be on the meta device.
+        loaded: The object that was read, which may be nested.
+        model: The network. Its tensors may be on the meta device.
 
     Raises:
-        WeightsError: The file holds no tensors under names, or transformers cannot read them.
+        WeightsError: The file contains no named tensors, or transformers cannot read them.
     """
     network: Any = model.network
     state = _of_tower(plain_state_dict(loaded), network)
@@ -64,34 +63,35 @@ def adapted(loaded: object, model: VisionTower) -> dict[str, Tensor]:
         raise WeightsError(
             f"transformers cannot read the file as weights of a {type(network).__name__} "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). "
-            "Name the backbone that it was made for."
+            "Pass the name of the backbone that it was saved from."
         ) from error
-    found = _taken(filled.state_dict(), report, state)
+    found = _loaded_tensors(filled.state_dict(), report, state)
     return {f"network.{key}": value for key, value in found.items()}
 
 
-def _taken(
+def _loaded_tensors(
     own: Mapping[str, Tensor], report: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return what came out of the file: neither what is missing in it, nor what is no part."""
+    """Return the tensors that came from the file and belong to the tower."""
     reshaped = {key: shape for key, shape, _ in report["mismatched_keys"]}
     absent = {*report["missing_keys"], *reshaped}
     found = {key: value for key, value in own.items() if key not in absent}
-    # Only their shape is looked at: core refuses them, or builds the head anew that they fit.
+    # Only the shape matters: headstrip refuses them, or builds a head that fits them.
     found |= {key: torch.empty(tuple(shape), device="meta") for key, shape in reshaped.items()}
-    unknown = [key for key in report["unexpected_keys"] if not _NO_PART.match(key)]
+    unknown = [key for key in report["unexpected_keys"] if not _NOT_IN_TOWER.match(key)]
     return found | {key: state.get(key, torch.empty(0)) for key in unknown}
 
 
 def _of_tower(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
-    """Put the image tower's tensors where the network has it: under ``vision_model`` or bare."""
+    """Rename tensors as in the network: with the prefix ``vision_model`` or without."""
     prefixed = any(key.startswith(_TOWER) for key in state)
     wanted = any(key.startswith(_TOWER) for key in network.state_dict())
     if prefixed and not wanted and hasattr(network.config, "use_head"):
         return {
-            key.removeprefix(_TOWER): value for key, value in state.items()
+            key.removeprefix(_TOWER): value
+            for key, value in state.items()
             if key.startswith(_TOWER)
-        }  # fmt: skip
+        }
     if wanted and not prefixed:
         return {
             key if key.startswith("classifier.") else f"{_TOWER}{key}": value
@@ -102,7 +102,7 @@ def _of_tower(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep transformers from reporting what core reports, and from drawing bars."""
+    """Suppress transformers' load report, which headstrip replaces, and its progress bars."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(CRITICAL)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

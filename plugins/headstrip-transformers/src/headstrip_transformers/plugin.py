@@ -1,4 +1,4 @@
-"""The plugin: transformers builds, headstrip finds, verifies and reads the weights."""
+"""The hooks of the plugin. transformers builds networks, headstrip reads the weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FAMILIES = tuple(TOWERS)
 
 @hookimpl
 def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
-    """Build a tower of the family from its configuration's defaults and options over them."""
+    """Build a tower from the defaults of its configuration and the options."""
     tower = TOWERS[spec.family.rpartition(":")[2]]
     config = config_of(tower, options)
     network: nn.Module = network_class(tower)(config)
@@ -46,14 +46,14 @@ def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
 def strip_head(
     model: nn.Module, family: str, spec: BackboneSpec | None, entry: WeightsEntry | None
 ) -> Stripped:
-    """Take the last layer off; ``towers`` says what the embedding is then."""
+    """Remove the last layer. ``towers`` describes the resulting embedding."""
     tower = TOWERS[family]
     network = model.network if isinstance(model, VisionTower) else model
-    # A class of the user's own, derived from this one, may use its head in another way.
+    # A user's subclass may use its head in another way, so accept only the class itself.
     if type(network) is not network_class(tower):
         raise HeadNotFoundError(
-            f"A {type(network).__name__} is no {tower.network}, which the family {family!r} is. "
-            "Name the family that the network belongs to."
+            f"A {type(network).__name__} is not a {tower.network}, the class of the family "
+            f"{family!r}. Pass the family that the network belongs to."
         )
     whole = model if isinstance(model, VisionTower) else VisionTower(model, tower.output)
     if tower.output != "logits" or (spec and isinstance(network.get_submodule(HEAD), nn.Identity)):
@@ -67,28 +67,28 @@ def strip_head(
 def adapt_state_dict(
     loaded: object, model: nn.Module, entry: WeightsEntry | None
 ) -> dict[str, Tensor]:
-    """Return what transformers itself would load; see ``loading``."""
-    # Core asks for networks that were built above, and for no others.
+    """Return the tensors that transformers would load; see ``loading``."""
+    # headstrip calls this hook only with networks that `build_model` returned.
     return adapted(loaded, cast("VisionTower", model))
 
 
 @hookimpl
 def find_backbone(name: str) -> BackboneSpec | None:
-    """Describe a repository of the hub, or a folder in its layout, from its configuration."""
+    """Describe a repository of the hub, or a folder with the same files, by its configuration."""
     if not repository.is_repository(name):
-        return measure(claim(name)) if name in TOWERS else None
+        return measure(unmeasured_spec(name)) if name in TOWERS else None
     checkpoint = repository.read_checkpoint(name)
     preprocessing = repository.preprocessing_or_none(name)
     shape = preprocessing.input_shape if preprocessing else input_shape_of(checkpoint.config)
-    described = replace(
-        claim(checkpoint.kind), name=name, options=checkpoint.options, input_shape=shape
+    spec = replace(
+        unmeasured_spec(checkpoint.kind), name=name, options=checkpoint.options, input_shape=shape
     )
-    return replace(measure(described), default_weights=repository.revision_of(name))
+    return replace(measure(spec), default_weights=repository.revision_of(name))
 
 
 @hookimpl
 def weights(spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
-    """Describe the one set of weights of a repository; a model type has none."""
+    """Describe the weights of a repository. A model type has none."""
     if not repository.is_repository(spec.name):
         return ()
     preprocessing = repository.preprocessing_or_none(spec.name)
@@ -104,7 +104,7 @@ def weights(spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
 
 @hookimpl
 def preprocessing(spec: BackboneSpec) -> Preprocessing | None:
-    """Return a repository's preprocessing, or say why it has none; a model type has none."""
+    """Return a repository's preprocessing. A model type has none."""
     if not repository.is_repository(spec.name):
         return None
     return repository.read_preprocessing(spec.name)
@@ -117,7 +117,7 @@ def reference(model: nn.Module, x: Tensor, family: str) -> Tensor:
     return towers.reference(network, x)
 
 
-def claim(kind: str) -> BackboneSpec:
-    """Return a model type with all that needs no build; the rest is for ``measure`` to see."""
+def unmeasured_spec(kind: str) -> BackboneSpec:
+    """Return the spec of a model type without what only ``measure`` can find out."""
     shape = input_shape_of(config_of(TOWERS[kind], {}))
     return BackboneSpec(kind, SOURCE, f"{SOURCE}:{kind}", SOURCE, "image", shape, 1, 0)

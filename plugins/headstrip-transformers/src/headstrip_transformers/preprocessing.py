@@ -1,4 +1,4 @@
-"""The preprocessing that an image processor's configuration asks for, without transformers."""
+"""Convert an image processor's configuration to a ``Preprocessing``, without transformers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,19 @@ def _defaults(
     size: Mapping[str, int], resample: int, mean: Any, std: Any, **more: Any
 ) -> dict[str, Any]:
     return {
-        "do_resize": True, "size": size, "resample": resample, "do_center_crop": False,
-        "crop_size": None, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-        "image_mean": mean, "image_std": std, "do_pad": False, **more,
-    }  # fmt: skip
+        "do_resize": True,
+        "size": size,
+        "resample": resample,
+        "do_center_crop": False,
+        "crop_size": None,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+        "do_pad": False,
+        **more,
+    }
 
 
 _SHORTER = {"shortest_edge": 224}
@@ -36,33 +45,33 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "Siglip": _defaults(_SQUARE, _BICUBIC, _HALF, _HALF),
     "ViT": _defaults(_SQUARE, _BILINEAR, _HALF, _HALF),
 }
-"""What each image processor of transformers does where its configuration says nothing."""
+"""Defaults of the image processors of transformers."""
 
 _KEEPS_RATIO = {"Bit", "CLIP", "ConvNext"}
-"""Those that read a size of one number as that of the shorter side."""
+"""Processors that read a single number as the size of the shorter side."""
 
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-"""PIL's numbers."""
+"""Filters by PIL's number."""
 
-_WARPED_FROM = 384
+_STRETCHED_FROM = 384
 """Side from which ConvNeXt's processor stretches the image instead of cropping it."""
 
 _SUFFIXES = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
-_PASS = "Pass preprocessing=Preprocessing(...) that does what the weights need."
+_PASS = "Pass preprocessing=Preprocessing(...) with the steps that the weights need."
 
 
 def preprocessing_of(config: Mapping[str, Any], about: str) -> Preprocessing:
-    """Return the preprocessing that the configuration of an image processor asks for.
+    """Return the preprocessing for the configuration of an image processor.
 
-    Its defaults, and the rules for sizes, are those of the processors named in ``PROCESSORS``.
+    Defaults and rules for sizes are those of the processors in ``PROCESSORS``.
 
     Args:
-        config: What ``preprocessor_config.json`` holds.
-        about: Whose it is, for messages.
+        config: The content of ``preprocessor_config.json``.
+        about: Name of the repository, for messages.
 
     Raises:
-        PreprocessingError: The processor is another one, or has a step that a ``Preprocessing``
-            cannot express.
+        PreprocessingError: The processor is not in ``PROCESSORS``, or has a step that a
+            ``Preprocessing`` cannot express.
     """
     kind = _kind(config, about)
     stated = {key: value for key, value in config.items() if value is not None}
@@ -86,13 +95,13 @@ def preprocessing_of(config: Mapping[str, Any], about: str) -> Preprocessing:
         if isinstance(error, PreprocessingError):
             raise
         raise PreprocessingError(
-            f"The image processor of {about} is not described as transformers does it "
+            f"The configuration of the image processor of {about} is not valid "
             f"({type(error).__name__}: {error}). {_PASS}"
         ) from error
 
 
 class _Inexpressible(Exception):
-    """A step that a preprocessing has no words for."""
+    """A step that a ``Preprocessing`` cannot express."""
 
 
 def _kind(config: Mapping[str, Any], about: str) -> str:
@@ -100,13 +109,13 @@ def _kind(config: Mapping[str, Any], about: str) -> str:
     kind = next((name.removesuffix(end) for end in _SUFFIXES if name.endswith(end)), name)
     if config.get("auto_map"):
         raise PreprocessingError(
-            f"The image processor of {about} is code in the repository, which is never executed. "
-            f"{_PASS}"
+            f"The image processor of {about} is code in the repository, which headstrip never "
+            f"runs. {_PASS}"
         )
     if kind not in PROCESSORS:
         raise PreprocessingError(
-            f"The image processor of {about} is a {name or 'nameless one'}, whose steps are not "
-            f"known here. {_PASS}"
+            f"The image processor of {about} {f'is {name!r}' if name else 'has no type'}, so its "
+            f"steps are unknown. {_PASS}"
         )
     return kind
 
@@ -126,7 +135,7 @@ def _sizes(kind: str, steps: Mapping[str, Any]) -> tuple[Any, tuple[int, int]]:
         how = (
             "does not resize" if resize is None else "keeps the ratio of the sides (shortest_edge)"
         )
-        raise _Inexpressible(f"{how} and does not crop, so that images get sizes of their own")
+        raise _Inexpressible(f"{how} and does not crop, so images would have different sizes")
     return resize, crop
 
 
@@ -154,7 +163,7 @@ def _of_convnext(size: Any, percent: float) -> tuple[Any, tuple[int, int]]:
     if not isinstance(size, int):
         raise _Inexpressible("has a size that is not that of the shorter side")
     own = (size, size)
-    return (own if size >= _WARPED_FROM else int(size / percent)), own
+    return (own if size >= _STRETCHED_FROM else int(size / percent)), own
 
 
 def _normalisation(steps: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -171,7 +180,7 @@ def _normalisation(steps: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[f
 def _filter(resample: Any) -> str:
     if resample not in _FILTERS:
         raise _Inexpressible(
-            f"resizes with the filter {resample!r}, and PIL has none of that number"
+            f"resizes with the filter {resample!r}, but PIL has no filter of that number"
         )
     return _FILTERS[resample]
 

@@ -1,4 +1,4 @@
-"""What a repository of the hub, or a folder like one, says of itself; none of its code runs."""
+"""Read the configuration of a hub repository, or of a folder like one. No code of it runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from headstrip_transformers.towers import TOWERS, Tower, config_class
 _FILES = ("model.safetensors", "model.safetensors.index.json")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _FOLDER = re.compile(r"/|~/|\\|(\.\.?|[A-Za-z]:)[/\\]")
-"""How the path of a folder begins: on Windows with a backslash or a drive too."""
+"""Start of the path of a folder. On Windows it may be a backslash or a drive."""
 
 _WHOLE = {tower.whole: kind for kind, tower in TOWERS.items() if tower.whole}
 _CLASSIFIER = "ForImageClassification"
@@ -38,12 +38,12 @@ _PATCHES = {"siglip2", "siglip2_vision_model"}
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the configuration of a checkpoint says of its image tower.
+    """The image tower of a checkpoint, from its configuration.
 
     Attributes:
         kind: Model type of the image tower.
         config: Its configuration, as transformers reads it.
-        num_classes: Width of the head in the file, None where there is none.
+        num_classes: Width of the head in the file, None if there is no head.
     """
 
     kind: str
@@ -52,37 +52,37 @@ class Checkpoint:
 
     @property
     def tower(self) -> Tower:
-        """The tower that it is."""
+        """The tower of this model type."""
         return TOWERS[self.kind]
 
     @property
     def options(self) -> tuple[tuple[str, Any], ...]:
-        """Constructor options that build it."""
+        """Constructor options that build the tower."""
         return (*options_of(self.tower, self.config), ("num_classes", self.num_classes or 0))
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether it takes input of a shape (C, H, W)."""
+        """Return whether the tower takes input of a shape (C, H, W)."""
         own = input_shape_of(self.config)
         any_size = not self.tower.one_size or getattr(self.config, "is_native", False)
         return shape[0] == own[0] if any_size else shape == own
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name means a repository or a folder, and no model type."""
+    """Return whether a name means a repository or a folder, not a model type."""
     return "/" in name or is_folder(name)
 
 
 def is_folder(name: str) -> bool:
-    """Whether a name is the path of a folder: from the root, the home, or one begun with a dot."""
+    """Return whether a name is a path: it begins with the root, the home or a dot."""
     return _FOLDER.match(name) is not None
 
 
 def read_json(name: str, filename: str) -> dict[str, Any]:
-    """Return what a JSON file of a repository or a folder holds.
+    """Return the content of a JSON file in a repository or a folder.
 
     Raises:
-        UnknownBackboneError: The name is of another form.
-        WeightsError: There is none, or it holds something else.
+        UnknownBackboneError: The name is neither a repository nor a folder.
+        WeightsError: The file does not exist, or is not a JSON object.
     """
     if not is_folder(name):
         _check_id(name)
@@ -90,21 +90,21 @@ def read_json(name: str, filename: str) -> dict[str, Any]:
     path = Path(name).expanduser() / filename
     if not path.is_file():
         raise WeightsError(
-            f"There is no file {filename} in the folder {name!r}. Name a folder that "
-            "transformers' save_pretrained wrote."
+            f"There is no file {filename} in the folder {name!r}. Pass a folder that "
+            "save_pretrained of transformers wrote."
         )
     return read_json_object(path)
 
 
 def _check_id(name: str) -> None:
-    """Refuse what is neither a repository's id nor a path, with the path where a folder is."""
+    """Refuse a name that is neither a repository's id nor a path, and suggest a path."""
     try:
         fits = parse_hub_location(f"hf:{name}").file is None
     except WeightsError:
         fits = False
     if fits:
         return
-    here = f"The folder of that name here is 'hf:./{name}'. " if Path(name).is_dir() else ""
+    here = f"For the folder of that name, write 'hf:./{name}'. " if Path(name).is_dir() else ""
     raise UnknownBackboneError(
         f"hf:{name} is neither a repository of the hub nor a folder. {here}Write hf:org/name, "
         "hf:org/name@revision, or a path that begins with '/', './', '../' or '~/'."
@@ -112,14 +112,14 @@ def _check_id(name: str) -> None:
 
 
 def weights_locations(name: str) -> tuple[str, ...]:
-    """List where the weights may be; never a file that has to be unpickled."""
+    """Return the possible locations of the weights. Pickle files are not among them."""
     if is_folder(name):
         return tuple(str(Path(name).expanduser() / file) for file in _FILES)
     return tuple(f"hf:{name}/{file}" for file in _FILES)
 
 
 def revision_of(name: str) -> str:
-    """Return the tag of the weights: the revision that a name states."""
+    """Return the tag of the weights: the revision in the name."""
     return "main" if is_folder(name) else parse_hub_location(f"hf:{name}").revision or "main"
 
 
@@ -127,8 +127,8 @@ def read_checkpoint(name: str) -> Checkpoint:
     """Read ``config.json`` of a repository or a folder.
 
     Raises:
-        UnknownBackboneError: It is no vision tower of ``TOWERS``, needs code of its own, or the
-            name is of another form.
+        UnknownBackboneError: It is not a vision tower in ``TOWERS``, it needs code in the
+            repository, or the name is neither a repository nor a folder.
         WeightsError: There is no ``config.json``.
     """
     stated = read_json(name, "config.json")
@@ -151,17 +151,17 @@ def read_preprocessing(name: str) -> Preprocessing:
     """Read the image processor of a repository or a folder.
 
     Raises:
-        PreprocessingError: There is none, it has a step that cannot be expressed, or the network
-            does not take what it gives.
+        PreprocessingError: There is no image processor, a ``Preprocessing`` cannot express one of
+            its steps, or the network does not take its output.
     """
     preprocessing = _stated_preprocessing(name)
     checkpoint = read_checkpoint(name)
     if not checkpoint.takes(preprocessing.input_shape):
         raise PreprocessingError(
             f"The image processor of hf:{name} gives input of "
-            f"{format_shape(preprocessing.input_shape)}, and its network takes "
+            f"{format_shape(preprocessing.input_shape)}, but its network takes "
             f"{format_shape(input_shape_of(checkpoint.config))}. Pass "
-            "preprocessing=Preprocessing(...) that gives that."
+            "preprocessing=Preprocessing(...) for that size."
         )
     return preprocessing
 
@@ -176,7 +176,7 @@ def _stated_preprocessing(name: str) -> Preprocessing:
             continue
         part = stated.get("image_processor")
         return preprocessing_of(part if isinstance(part, dict) else stated, f"hf:{name}")
-    # A network's own save_pretrained writes none.
+    # save_pretrained of a network does not write this file.
     damaged = (
         failure
         for failure, filename in zip(failures, _PROCESSORS, strict=True)
@@ -184,17 +184,17 @@ def _stated_preprocessing(name: str) -> Preprocessing:
     )
     missing = (
         f"There is no file {_PROCESSORS[0]} in the folder: save the image processor there too, "
-        "with its own save_pretrained."
+        "with its method save_pretrained."
     )
     advice = next(damaged, missing if is_folder(name) else failures[0])
     raise PreprocessingError(
-        f"hf:{name} does not say how images are prepared. {advice} Or pass "
+        f"hf:{name} does not state its preprocessing. {advice} Or pass "
         "preprocessing=Preprocessing(...)."
     )
 
 
 def preprocessing_or_none(name: str) -> Preprocessing | None:
-    """Return the preprocessing, None where it cannot be had; ``read_preprocessing`` says why."""
+    """Return the preprocessing, or None if ``read_preprocessing`` raises an error."""
     try:
         return read_preprocessing(name)
     except HeadstripError:
@@ -202,48 +202,48 @@ def preprocessing_or_none(name: str) -> Preprocessing | None:
 
 
 def _image_part(stated: dict[str, Any], kind: str) -> Any:
-    """Return what a configuration states of the image tower."""
+    """Return the image tower's part of a configuration."""
     if kind not in _WHOLE:
         return stated
-    # Early files of CLIP state it twice, and transformers lets this one win.
+    # Early CLIP files contain it twice, and transformers uses this one.
     early = stated.get("vision_config_dict") if kind == "clip" else None
     return (stated.get("vision_config") or {}) if early is None else early
 
 
 def _model_type(name: str, stated: dict[str, Any]) -> str:
-    """Return the model type of a checkpoint, of a tower or of a pair.
+    """Return the model type of a checkpoint: a tower, or a pair of towers.
 
     Raises:
-        UnknownBackboneError: It is none of these, or needs code of its own.
+        UnknownBackboneError: The plugin does not have the type, or it needs code in the repository.
     """
     kind = stated.get("model_type")
     if stated.get("auto_map"):
         raise UnknownBackboneError(
-            f"hf:{name} is built by code in the repository (auto_map in its config.json), which is "
-            "never executed. Name a repository of a network that transformers itself has."
+            f"hf:{name} is built by code in the repository (auto_map in its config.json), which "
+            "headstrip never runs. Choose a repository whose network is part of transformers."
         )
     if not isinstance(kind, str):
         raise UnknownBackboneError(
-            f"hf:{name} is no checkpoint of transformers: its config.json names no model_type. "
-            "Name one that save_pretrained wrote; those of timm have names of their own, timm:..."
+            f"hf:{name} is not a transformers checkpoint: its config.json has no model_type. "
+            "Choose one that save_pretrained wrote. Use timm:... for checkpoints of timm."
         )
     if kind in _PATCHES:
         raise UnknownBackboneError(
             f"hf:{name} is a {kind!r}: a SigLIP2 of variable resolution (NaFlex), which takes "
-            "patches and a mask instead of pixels. Name one of fixed resolution, such as "
+            "patches and a mask instead of pixels. Choose one of fixed resolution, such as "
             "'hf:google/siglip2-base-patch16-224'."
         )
     if kind not in TOWERS and kind not in _WHOLE:
         known = ", ".join(sorted([*TOWERS, *_WHOLE]))
         raise UnknownBackboneError(
-            f"hf:{name} is a {kind!r}, which is no vision tower that this plugin has. "
-            f"It has {known}."
+            f"hf:{name} is a {kind!r}, which this plugin does not support. "
+            f"Choose one of these model types: {known}."
         )
     return kind
 
 
 def _refuse_large_numbers(value: Any) -> None:
-    """Refuse numbers that transformers would loop up to; core parsed no file deeper than 64."""
+    """Refuse numbers so large that transformers would loop for a long time."""
     if isinstance(value, (dict, list)):
         for inner in value.values() if isinstance(value, dict) else value:
             _refuse_large_numbers(inner)
@@ -252,7 +252,7 @@ def _refuse_large_numbers(value: Any) -> None:
 
 
 def _classes(stated: dict[str, Any], tower: Tower) -> int | None:
-    """Return how many classes the head of a checkpoint has, None where it has no head."""
+    """Return the number of classes of a checkpoint's head, None if it has no head."""
     if tower.output != "logits":
         return None
     labels = stated.get("id2label")
@@ -260,5 +260,5 @@ def _classes(stated: dict[str, Any], tower: Tower) -> int | None:
     architectures = stated.get("architectures")
     if not architectures:
         return classes
-    # transformers does not write the labels of a head that has its default two.
+    # transformers does not write the labels of a head with the default two classes.
     return (classes or 2) if str(architectures[0]).endswith(_CLASSIFIER) else None

@@ -1,23 +1,23 @@
-"""Vision towers of transformers: which class each model type is, and what it is pooled to.
+"""The vision towers of transformers: the class of each model type, and its pooling.
 
-Where transformers has a classifier for a type, the network is that classifier, and the embedding is
-what it hands to its last layer: transformers' own forward, with nothing in the place of that layer.
+If transformers has a classifier for a model type, the network is that classifier, and the embedding
+is the input of its last layer:
 
-- ``vit``, the class token after the last norm.
-- ``dinov2``, ``dinov2_with_registers``, the class token and the mean of the patch tokens, side by
-  side: twice as wide as a token. Register tokens are left out.
-- ``ijepa``, ``siglip_vision_model``, the mean of all tokens after the last norm. SigLIP's attention
-  pooling is no part of it.
-- ``clip_vision_model``, the mean of the patch tokens, which CLIP's last norm does not touch.
-  Neither the class token nor the projection into the space of texts is part of it.
-- ``swin``, ``swinv2``, ``convnext``, ``convnextv2``, the mean over positions; Swin's norm is before
-  it, ConvNeXt's after.
+- ``vit``: the class token after the last norm.
+- ``dinov2``, ``dinov2_with_registers``: the class token and the mean of the patch tokens,
+  concatenated, so twice as wide as a token. Register tokens are left out.
+- ``ijepa``, ``siglip_vision_model``: the mean of all tokens after the last norm, without SigLIP's
+  attention pooling.
+- ``clip_vision_model``: the mean of the patch tokens, without CLIP's last norm, the class token and
+  the projection into the text space.
+- ``swin``, ``swinv2``, ``convnext``, ``convnextv2``: the mean over positions. Swin's norm is before
+  the mean, ConvNeXt's after it.
 
-Where there is none, the embedding is the network's own ``pooler_output``:
+For other model types, the embedding is the network's ``pooler_output``:
 
-- ``dinov3_vit``, ``dinov3_convnext``, the class token, and the mean over positions in its place,
-  both after the last norm.
-- ``aimv2_vision_model``, what its attention pooling gives; without one (``use_head=False``) the
+- ``dinov3_vit``: the class token after the last norm. ``dinov3_convnext``: the mean over positions
+  after the last norm.
+- ``aimv2_vision_model``: the output of its attention pooling; without one (``use_head=False``), the
   mean of all tokens after the last norm.
 """
 
@@ -36,16 +36,16 @@ Output = Literal["logits", "pooler_output"]
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """What transformers calls the parts of one model type.
+    """The names that transformers uses for one model type.
 
     Attributes:
-        config: Name of the class of its configuration.
-        network: Name of the class that is built: its classifier, or the tower itself.
-        output: Which field of the network's output is its own: logits, or the pooled tokens.
-        whole: Model type of the pair of an image and a text tower that it is half of, or None.
-        whole_config: Name of the configuration of that pair, where the classifier is built from it.
-        derived: Fields of a configuration that follow from others.
-        one_size: Whether it takes images of the size that its configuration states, and no others.
+        config: Name of the configuration class.
+        network: Name of the class to build: the classifier, or the tower itself.
+        output: Field of the network's output to use: logits, or the pooled tokens.
+        whole: Model type of the pair of image and text tower that contains it, or None.
+        whole_config: Name of that pair's configuration class, if the classifier is built from it.
+        derived: Fields of the configuration that follow from other fields.
+        one_size: Whether the tower takes only images of the size in its configuration.
     """
 
     config: str
@@ -92,7 +92,7 @@ TOWERS: dict[str, Tower] = {
 }
 
 HEAD = "classifier"
-"""Where every classifier of these has its last layer."""
+"""Path of the last layer in all these classifiers."""
 
 
 class VisionTower(nn.Module):
@@ -105,8 +105,8 @@ class VisionTower(nn.Module):
 
         Args:
             network: The network of transformers.
-            output: Which field of its output is given.
-            input_shape: Input without the batch axis where constructor options changed it.
+            output: Field of its output to return.
+            input_shape: Input without the batch axis, if constructor options changed it.
         """
         super().__init__()
         self.network, self.output, self.input_shape = network, output, input_shape
@@ -114,7 +114,7 @@ class VisionTower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels (N, C, H, W) to logits (N, classes), or to (N, dim) without a classifier."""
-        with self._windows_kept():
+        with self._windows_restored():
             found = self.network(pixel_values=x, return_dict=True)
         value: Tensor | None = getattr(found, self.output)
         if value is None:
@@ -123,8 +123,8 @@ class VisionTower(nn.Module):
         return value
 
     @contextmanager
-    def _windows_kept(self) -> Iterator[None]:
-        """Put Swin's windows back: a small input makes them smaller, for all inputs after it."""
+    def _windows_restored(self) -> Iterator[None]:
+        """Restore Swin's window sizes, which a small input reduces for all later inputs."""
         sizes = [(layer.window_size, layer.shift_size) for layer in self._windowed]
         try:
             yield
@@ -133,7 +133,7 @@ class VisionTower(nn.Module):
                 layer.window_size, layer.shift_size = window, shift
 
     def extra_repr(self) -> str:
-        """Show what it gives."""
+        """Show the output field."""
         return f"output={self.output!r}"
 
 

@@ -1,4 +1,4 @@
-"""Where the heads of timm's networks are, and whether what is there gives the logits."""
+"""Find the heads of timm's networks, and check that they give the logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headstrip import HeadNotFoundError
 from headstrip_timm.families import OWN, refuse_replaced
 
 POOLS_AFTER = (AttentionPool2d, RotAttentionPool2d)
-"""Heads of CLIP's ResNets, which classify every position before they pick one."""
+"""Heads of CLIP's ResNets, which classify every position and then select one."""
 
 _HEADS: dict[str, tuple[str, ...]] = {
     "CrossVit": ("head",),
@@ -29,14 +29,14 @@ _HEADS: dict[str, tuple[str, ...]] = {
     "VOLO": ("head", "aux_head"),
     "VisionTransformerDistilled": ("head", "head_dist"),
 }
-"""Where the heads are that ``get_classifier`` does not name, or names only in part."""
+"""Attributes of heads that ``get_classifier`` does not return, or returns only in part."""
 
 
 def head_paths(model: nn.Module) -> tuple[str, ...]:
-    """Return the dotted paths of the heads, all of them there or all of them off.
+    """Return the dotted paths of all heads of a network.
 
     Raises:
-        HeadNotFoundError: The network does not say where its head is, or has some of its heads.
+        HeadNotFoundError: The network does not state where its head is, or a head is missing.
     """
     kind = type(model).__name__
     if kind in _HEADS:
@@ -45,13 +45,13 @@ def head_paths(model: nn.Module) -> tuple[str, ...]:
     elif isinstance(getattr(model, "head", None), POOLS_AFTER):
         paths = ("head.proj",)
     else:
-        paths = (_named(model),)
+        paths = (_classifier_path(model),)
     for path in paths:
         try:
             model.get_submodule(path)
         except AttributeError:
             raise HeadNotFoundError(
-                f"A {kind} was expected to have its head at {path!r}, and has nothing there. {OWN}"
+                f"This {kind} has no module at {path!r}, where its head was expected. {OWN}"
             ) from None
     return paths
 
@@ -65,80 +65,81 @@ def _members(model: nn.Module, name: str) -> Iterator[str]:
         yield name
 
 
-def _named(model: nn.Module) -> str:
-    """Return the path of what ``get_classifier`` names."""
+def _classifier_path(model: nn.Module) -> str:
+    """Return the path of the module that ``get_classifier`` returns."""
     kind = type(model).__name__
     try:
         found = cast("Any", model).get_classifier()
     except (AttributeError, LookupError, TypeError) as error:
         raise HeadNotFoundError(
-            f"A {kind} does not say where its head is ({error}). {OWN}"
+            f"This {kind} does not state where its head is ({error}). {OWN}"
         ) from None
-    # Sequencer and SAM name the head whole, with its pooling.
+    # Sequencer and SAM return the head with its pooling.
     if isinstance(found, ClassifierHead):
         found = found.fc
     for path, module in model.named_modules():
         if path and module is found:
             return str(path)
     raise HeadNotFoundError(
-        f"A {kind} says that its head is a {type(found).__name__}, which is no module in it. {OWN}"
+        f"This {kind} states that its head is a {type(found).__name__}, which is not one of its "
+        f"modules. {OWN}"
     )
 
 
-def is_off(head: nn.Module) -> bool:
-    """Return whether what is in a head's place is none.
+def is_removed(head: nn.Module) -> bool:
+    """Return whether the module at a head's path has no parameters, so the head was removed.
 
-    RepViT and iFormer keep a module of ``nn.Identity`` there.
+    In RepViT and iFormer, a module with ``nn.Identity`` layers stays there.
     """
     return next(head.parameters(), None) is None
 
 
-def check_places(model: nn.Module, paths: tuple[str, ...]) -> None:
-    """Refuse heads that are off already, used elsewhere too, or whose output is not the network's.
+def check_heads(model: nn.Module, paths: tuple[str, ...]) -> None:
+    """Refuse heads that were removed, are used twice, or do not give the network's output.
 
     Raises:
-        HeadNotFoundError: It is so.
+        HeadNotFoundError: A head is refused.
     """
     kind = type(model).__name__
     heads = [model.get_submodule(path) for path in paths]
     for path, head in zip(paths, heads, strict=True):
-        if is_off(head):
+        if is_removed(head):
             raise HeadNotFoundError(
-                f"The head at {path!r} of this {kind} is off already. "
-                "Use the network as it is, or build it anew."
+                f"The head at {path!r} of this {kind} has already been removed. "
+                "Use the network without stripping it, or build it again."
             )
-        _check_way(model, path)
-    for place, module in model.named_modules(remove_duplicate=False):
-        if place not in paths and any(module is head for head in heads):
+        _check_parents(model, path)
+    for other, module in model.named_modules(remove_duplicate=False):
+        if other not in paths and any(module is head for head in heads):
             raise HeadNotFoundError(
-                f"The head of this {kind} stands at {place!r} too, so it cannot be taken off. {OWN}"
+                f"The head of this {kind} is also at {other!r}, so it cannot be removed. {OWN}"
             )
 
 
-def _check_way(model: nn.Module, path: str) -> None:
-    """Refuse a head with modules around it that may do more than give its output."""
+def _check_parents(model: nn.Module, path: str) -> None:
+    """Refuse a head if a module that contains it may do more than return its output."""
     names = path.split(".")
     for depth in range(1, len(names)):
-        place, leaf = ".".join(names[:depth]), names[depth]
-        parent = model.get_submodule(place)
+        leaf = names[depth]
+        parent = model.get_submodule(".".join(names[:depth]))
         refuse_replaced(parent, ("forward",))
         if isinstance(parent, nn.Sequential) and leaf != list(dict(parent.named_children()))[-1]:
             raise HeadNotFoundError(
                 f"Other layers follow the head at {path!r} of this {type(model).__name__}, so it "
-                f"does not give the logits. Take those off first. {OWN}"
+                f"does not give the logits. Remove those first. {OWN}"
             )
 
 
 def refuse_unpooled(model: nn.Module) -> None:
-    """Refuse a network that was built without its pooling.
+    """Refuse a network that was built without pooling.
 
     Raises:
-        HeadNotFoundError: It is so.
+        HeadNotFoundError: The network has no pooling.
     """
     for module in (model, getattr(model, "head", None)):
         pooling = getattr(module, "global_pool", None)
         if "" in (pooling, getattr(pooling, "pool_type", None), getattr(module, "pool_type", None)):
             raise HeadNotFoundError(
-                f"This {type(model).__name__} has no pooling (global_pool=''), so its output is no "
-                "vector an image. Build it with one, such as global_pool='avg'."
+                f"This {type(model).__name__} has no pooling (global_pool=''), so its output is "
+                "not one vector per image. Build it with pooling, such as global_pool='avg'."
             )
