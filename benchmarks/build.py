@@ -1,11 +1,12 @@
-"""How long it takes to have a pretrained encoder: headstrip against the ways that people go.
+"""Measure how long it takes to build a pretrained encoder with headstrip and in other ways.
 
-Each figure comes from a process of its own, with the weights file in the page cache and the imports
-done before; the ways take turns, and the median of the repeats counts. Quote the ratios. Linux
-only: memory is read from /proc. `build_ways.py` has the ways; `build_files.py` writes the weights
-once, under --folder: 0.3, 1.1, 1, 2.4 and 7.6 GB, which --clean deletes architecture by
-architecture. The notes' way takes 20 GiB of memory and minutes for vit_h_14; transformers has no
-vgg16. vit_h_14 is built at 518 pixels in all ways, as torchvision's default weights of it demand.
+Each measurement runs in a new process, with the weights file in the page cache and after all
+imports. The ways alternate, and the result is the median of the repeats. Quote the ratios. The
+script runs only on Linux, because it reads memory from /proc. `build_ways.py` contains the ways.
+`build_files.py` writes the weights once, under --folder: 0.3, 1.1, 1, 2.4 and 7.6 GB. --clean
+deletes them after each architecture. For vit_h_14, the way "notes" (WBCAtt's code) takes 20 GiB of
+memory and minutes. transformers has no vgg16. All ways build vit_h_14 at 518 pixels, the size of
+torchvision's default weights.
 
     python benchmarks/build.py                                    all of it
     python benchmarks/build.py --only resnet50 --repeat 1
@@ -34,20 +35,20 @@ from build_ways import FLOORS, WAYS
 
 HERE = Path(__file__).parent
 PROCESSES = 4
-"""Processes that hold one encoder at once."""
+"""Number of processes that hold the same encoder at the same time."""
 
 LIMIT = 1800
-"""Seconds after which a measurement is given up."""
+"""Time limit of one measurement in seconds."""
 
 Seen = dict[str, Any]
 
 
 class Failed(Exception):
-    """A process that ended without a result, and why."""
+    """A process ended without a result. The message says why."""
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the environment of a measurement: caches of its own, and no network."""
+    """Return the environment of a measurement: separate caches, and no network."""
     return {
         **os.environ,
         "TORCH_HOME": str(torch_home(folder)),
@@ -60,16 +61,20 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run(script: str, arguments: list[str], folder: Path, given: str = "") -> str:
-    """Run one of the two other scripts and return what it printed.
+    """Run one of the two other scripts, and return its output.
 
     Raises:
-        Failed: It failed, or was killed for its memory.
+        Failed: The script failed, or was killed because of its memory.
     """
     try:
         done = subprocess.run(
             [sys.executable, str(HERE / script), *arguments],
-            input=given, capture_output=True, text=True, env=environment(folder), timeout=LIMIT,
-        )  # fmt: skip
+            input=given,
+            capture_output=True,
+            text=True,
+            env=environment(folder),
+            timeout=LIMIT,
+        )
     except subprocess.TimeoutExpired as error:
         raise Failed(f"more than {LIMIT} s") from error
     if done.returncode:
@@ -79,7 +84,7 @@ def run(script: str, arguments: list[str], folder: Path, given: str = "") -> str
 
 
 def files_of(architecture: Architecture, folder: Path) -> Files:
-    """Return the files of an architecture, writing them when they are not there."""
+    """Return the files of an architecture. Write them if they do not exist."""
     files = read_record(architecture.name, folder)
     if files is None:
         print(f"writing the weights of {architecture.name} ...", file=sys.stderr)
@@ -90,14 +95,14 @@ def files_of(architecture: Architecture, folder: Path) -> Files:
 
 
 def is_there(way: str, files: Files) -> bool:
-    """Whether a way has such an architecture, and its library is installed."""
+    """Return whether a way supports the files, and its library is installed."""
     if way == "transformers" and files.transformers is None:
         return False
     return version_of(WAYS[way][1].partition(".")[0]) is not None
 
 
 def read_once(path: Path) -> None:
-    """Bring a file into the page cache."""
+    """Read a file, so that it is in the page cache."""
     with open(path, "rb", buffering=0) as file:
         buffer = bytearray(1 << 22)
         while file.readinto(buffer):
@@ -105,9 +110,9 @@ def read_once(path: Path) -> None:
 
 
 def modules_of(way: str, name: str, folder: Path) -> list[str]:
-    """Find out what a way imports while it builds, with a run that is not measured.
+    """Find out which modules a way imports while it builds, in a run that is not measured.
 
-    For headstrip it is the run that takes down the file's hash, too.
+    In this run, headstrip also records the file's hash.
     """
     out = run("build_ways.py", [way, name, str(folder), "scout"], folder)
     modules: list[str] = json.loads(out)["modules"]
@@ -117,7 +122,7 @@ def modules_of(way: str, name: str, folder: Path) -> list[str]:
 def measure(
     architecture: Architecture, files: Files, ways: list[str], repeat: int, folder: Path
 ) -> dict[str, Seen]:
-    """Measure all ways of building one architecture, in turns."""
+    """Measure all ways of building one architecture, alternately."""
     modules: dict[str, list[str]] = {}
     runs: dict[str, list[Seen]] = {way: [] for way in ways}
     failures: dict[str, Seen] = {}
@@ -143,7 +148,7 @@ def _median(runs: list[Seen]) -> Seen:
 
 
 def shared(way: str, architecture: Architecture, files: Files, folder: Path) -> Seen:
-    """Have several processes hold one encoder, and return their memory by proportional share."""
+    """Return the proportional memory of several processes that hold the same encoder."""
     if available() < (PROCESSES + 1) * files.of(way).stat().st_size * 1.2 and way != "headstrip":
         return {"failed": f"{PROCESSES} copies would not fit the memory"}
     arguments = [sys.executable, str(HERE / "build_ways.py"), way, architecture.name, str(folder)]
@@ -152,15 +157,19 @@ def shared(way: str, architecture: Architecture, files: Files, folder: Path) -> 
         for _ in range(PROCESSES):
             process = stack.enter_context(
                 subprocess.Popen(
-                    [*arguments, "hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL, text=True, env=environment(folder),
+                    [*arguments, "hold"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    env=environment(folder),
                 )
-            )  # fmt: skip
+            )
             holders.append(process)
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
-                return {"failed": "a process that was to hold an encoder ended"}
-        # Leaving the stack closes their stdin, and they end.
+                return {"failed": "a process ended before it held an encoder"}
+        # Leaving the stack closes their stdin, which ends the processes.
         return {
             "pss_bytes": sum(pss(process.pid) for process in holders),
             "file_pss_bytes": sum(pss(process.pid, files.of(way)) for process in holders),
@@ -168,12 +177,12 @@ def shared(way: str, architecture: Architecture, files: Files, folder: Path) -> 
 
 
 def pss(pid: int, path: Path | None = None) -> int:
-    """Return the proportional share of a process's memory, or of what it maps of one file."""
+    """Return the proportional set size of a process, or of the pages of one mapped file."""
     total, counts = 0, path is None
     source = Path(f"/proc/{pid}/{'smaps' if path else 'smaps_rollup'}")
     wanted = {str(path), str(path.resolve())} if path else set()
     if path:
-        # A hard link is mapped under whichever name it was opened.
+        # A mapping has the name of the hard link that was opened.
         wanted |= {str(other) for other in path.parent.iterdir() if other.samefile(path)}
     for line in source.read_text(encoding="utf-8").splitlines():
         head, *rest = line.split(maxsplit=5)
@@ -185,7 +194,7 @@ def pss(pid: int, path: Path | None = None) -> int:
 
 
 def available() -> int:
-    """Return how many bytes of memory are free for new processes."""
+    """Return the bytes of memory that are available for new processes."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -193,7 +202,7 @@ def available() -> int:
 
 
 def version_of(name: str) -> str | None:
-    """Return the version of an installed distribution, None without one."""
+    """Return the version of a distribution, None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -213,18 +222,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--repeat", type=int, default=3, help="runs that the median is of")
-    parser.add_argument("--folder", type=Path, help="where the weights are kept between runs")
-    parser.add_argument("--clean", action="store_true", help="delete an architecture's weights")
+    parser.add_argument("--repeat", type=int, default=3, help="number of runs for the median")
+    parser.add_argument("--folder", type=Path, help="keep the weights in this folder")
+    parser.add_argument(
+        "--clean", action="store_true", help="delete the weights after each architecture"
+    )
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     return parser.parse_args(arguments)
 
 
 def main() -> None:
-    """Print the table and write it."""
+    """Measure, print the table, and write the JSON."""
     options = parse()
     if not Path("/proc/self/clear_refs").exists():
-        raise SystemExit("The memory of a process is read from /proc, which is Linux's.")
+        raise SystemExit("This benchmark reads memory from /proc. Run it on Linux.")
     folder = (options.folder or Path(tempfile.gettempdir()) / "headstrip-build").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     result: Seen = {

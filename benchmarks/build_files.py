@@ -1,7 +1,7 @@
-"""What `build.py` builds: five architectures, and files of weights as each library writes its own.
+"""The five architectures of `build.py`, and their weights files in the format of each library.
 
-The values are random from a fixed seed; what is measured does not depend on them. A process of its
-own writes the files of one architecture, once:
+The values are random with a fixed seed; the measurements do not depend on them. A separate process
+writes the files of one architecture once:
 
     python benchmarks/build_files.py resnet50 FOLDER
 """
@@ -26,13 +26,14 @@ class Architecture:
     """One architecture, under its name in each library.
 
     Attributes:
-        name: torchvision's name, and headstrip's.
-        head: Where the notes put ``nn.Identity()``.
+        name: Name in torchvision and headstrip.
+        head: Module that WBCAtt's code replaces by ``nn.Identity()``.
         size: Side of the input of torchvision's default weights.
-        timm: timm's name of it, and the arguments that make it the same network.
-        transformers: Class of the configuration in transformers, and what differs from its
-            defaults; None where transformers has no such network.
-        auto: What ``AutoModel.from_pretrained`` needs so that no layer is made that no file fills.
+        timm: Name in timm, and the arguments that give the same network.
+        transformers: Configuration class in transformers, and the values that differ from its
+            defaults; None if transformers has no such network.
+        auto: Arguments with which ``AutoModel.from_pretrained`` creates no layer that the file
+            lacks.
     """
 
     name: str
@@ -49,37 +50,51 @@ ARCHITECTURES = {
         Architecture("resnet50", "fc", 224, ("resnet50", {}), ("ResNetConfig", {}), {}),
         Architecture("vgg16", "classifier.6", 224, ("vgg16", {}), None, {}),
         Architecture(
-            "vit_b_16", "heads", 224, ("vit_base_patch16_224", {}), ("ViTConfig", {}),
+            "vit_b_16",
+            "heads",
+            224,
+            ("vit_base_patch16_224", {}),
+            ("ViTConfig", {}),
             {"add_pooling_layer": False},
         ),
         Architecture(
-            "convnext_large", "classifier.2", 224, ("convnext_large", {}),
+            "convnext_large",
+            "classifier.2",
+            224,
+            ("convnext_large", {}),
             ("ConvNextConfig", {"depths": [3, 3, 27, 3], "hidden_sizes": [192, 384, 768, 1536]}),
             {},
         ),
         Architecture(
-            "vit_h_14", "heads", 518, ("vit_huge_patch14_224", {"img_size": 518}),
+            "vit_h_14",
+            "heads",
+            518,
+            ("vit_huge_patch14_224", {"img_size": 518}),
             (
                 "ViTConfig",
                 {
-                    "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16,
-                    "intermediate_size": 5120, "patch_size": 14, "image_size": 518,
+                    "hidden_size": 1280,
+                    "num_hidden_layers": 32,
+                    "num_attention_heads": 16,
+                    "intermediate_size": 5120,
+                    "patch_size": 14,
+                    "image_size": 518,
                 },
             ),
             {"add_pooling_layer": False},
         ),
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one architecture; all hold the same number of parameters, heads aside.
+    """The files of one architecture. Apart from heads, they contain the same parameters.
 
     Attributes:
-        torchvision: In torch hub's cache, under the very name of torchvision's default weights:
-            torchvision looks at nothing else of a file that is there.
-        headstrip: The same file, linked under a name with its own hash, which headstrip compares.
+        torchvision: File in torch hub's cache with the name of torchvision's default weights.
+            torchvision checks only the name of an existing file.
+        headstrip: A link to the same file, with its hash in the name, which headstrip checks.
         tag: Tag of torchvision's default weights.
         timm: A safetensors file.
         transformers: A folder with configuration and safetensors file, None without one.
@@ -98,7 +113,7 @@ class Files:
         return Path({"timm": self.timm, "headstrip": self.headstrip}.get(way, self.torchvision))
 
     def remove(self) -> None:
-        """Delete all of them."""
+        """Delete all files."""
         for path in (self.torchvision, self.headstrip, self.timm):
             Path(path).unlink(missing_ok=True)
         if self.transformers:
@@ -106,17 +121,17 @@ class Files:
 
 
 def torch_home(folder: Path) -> Path:
-    """Return the folder that is `TORCH_HOME` meanwhile."""
+    """Return the folder for `TORCH_HOME`."""
     return folder / "torch"
 
 
 def record(name: str, folder: Path) -> Path:
-    """Return the file that says which files an architecture has."""
+    """Return the path of the JSON file that lists the files of an architecture."""
     return folder / f"{name}.json"
 
 
 def read_record(name: str, folder: Path) -> Files | None:
-    """Return the files of an architecture, None when one of them is not there."""
+    """Return the files of an architecture, or None if one of them is missing."""
     if not record(name, folder).is_file():
         return None
     files = Files(**json.loads(record(name, folder).read_text(encoding="utf-8")))
@@ -136,7 +151,7 @@ def write(architecture: Architecture, folder: Path) -> None:
     checkpoints = torch_home(folder) / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     path = checkpoints / default.url.rpartition("/")[2]
-    # `DEFAULT` would read the file; what it says of the size of the input is all that is needed.
+    # Do not pass `DEFAULT`, which would read the file. Only its input size is needed.
     size = {} if architecture.size == 224 else {"image_size": architecture.size}
     with FastRandom():
         model = models.get_model(architecture.name, weights=None, **size)
@@ -146,9 +161,12 @@ def write(architecture: Architecture, folder: Path) -> None:
     linked.unlink(missing_ok=True)
     os.link(path, linked)
     files = Files(
-        str(path), str(linked), default.name, _write_timm(architecture, folder),
+        str(path),
+        str(linked),
+        default.name,
+        _write_timm(architecture, folder),
         _write_transformers(architecture, folder),
-    )  # fmt: skip
+    )
     record(architecture.name, folder).write_text(json.dumps(asdict(files)), encoding="utf-8")
 
 
@@ -179,7 +197,7 @@ def _write_transformers(architecture: Architecture, folder: Path) -> str | None:
     with FastRandom():
         model = transformers.AutoModelForImageClassification.from_config(config)
     path = folder / "transformers" / architecture.name
-    # One file, as the networks that are compared have on the hub.
+    # Write one file, like the repositories of these networks on the hub.
     model.save_pretrained(path, max_shard_size="10GB")
     return str(path)
 

@@ -1,4 +1,4 @@
-"""The table of `build.py`: what was measured, as ratios, beside what it is to be."""
+"""The table of `build.py`: the measured ratios, and their targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 MIB = 2**20
 NOISE = 0.02
-"""Share of a warm forward below which the difference to another is noise, and counts as this."""
+"""Smallest difference to a warm forward pass, as a share of it. Smaller ones are noise."""
 
 FLOORS = ("map", "read", "copy")
 RIVALS = ("notes", "torchvision", "timm")
@@ -19,10 +19,10 @@ Value = float | None
 
 
 def table(measured: dict[str, Measured]) -> str:
-    """Lay out one column an architecture, then the geometric mean, the target and the verdict.
+    """Return the table: one column per architecture, the geometric mean, and the target.
 
     Args:
-        measured: What was seen, by architecture.
+        measured: The measurements by architecture.
     """
     width = max(12, *(len(name) + 2 for name in measured))
     lines = [f"{'':52}" + "".join(f"{name:>{width}}" for name in measured) + "   mean   target"]
@@ -41,10 +41,10 @@ def table(measured: dict[str, Measured]) -> str:
 
 
 class Target:
-    """What a row is to be: a bound of its values, or of their geometric mean."""
+    """The target of a row: a bound for its values, or for their geometric mean."""
 
     def __init__(self, text: str, holds: Callable[[list[float]], bool]) -> None:
-        """Note it in words, and as a function of the row's values."""
+        """Create a target from its text and a function of the row's values."""
         self.text, self.holds = text, holds
 
 
@@ -156,7 +156,7 @@ def _best(one: Measured) -> Value:
 
 
 def _extra(way: str) -> Callable[[Measured], Value]:
-    """Return the time to the first embedding less what an embedding takes anyway."""
+    """Return a function for the time to the first embedding minus that of a warm embedding."""
 
     def extra(one: Measured) -> Value:
         first, warm = _of(way, "first_s")(one), _of(way, "warm_s")(one)

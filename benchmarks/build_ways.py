@@ -2,8 +2,8 @@
 
     python benchmarks/build_ways.py WAY ARCHITECTURE FOLDER scout|measure|hold
 
-`scout` prints which modules the way imports on its way, `measure` imports those first and prints
-seconds and bytes, `hold` says that the encoder has embedded an image and keeps it until stdin ends.
+`scout` prints the modules that the way imports, `measure` imports them first and prints seconds and
+bytes, `hold` prints "ready" after embedding an image and keeps the encoder until stdin ends.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from build_files import ARCHITECTURES, Architecture, Files, read_record
 
 Build = Callable[[Architecture, Files], Any]
 IMAGES = 5
-"""Images of the batch that the notes' code puts through a network to learn its width."""
+"""Batch size with which WBCAtt's code runs a network to find its width."""
 
 
 def headstrip_way(architecture: Architecture, files: Files) -> Any:
-    """What this project does, with nothing but the name."""
+    """Build with headstrip by name."""
     import headstrip
 
     return headstrip.build_encoder(architecture.name)
 
 
 def path_way(architecture: Architecture, files: Files) -> Any:
-    """What a file of one's own costs: it is read into memory, so that it may be saved over.
+    """Build with headstrip from a path. The file is read into memory, so it may be overwritten.
 
-    The tag is named because vit_h_14 is built at the size that its default weights demand.
+    The tag is part of the argument, because vit_h_14 is built at the size of its default weights.
     """
     import headstrip
 
@@ -45,9 +45,9 @@ def path_way(architecture: Architecture, files: Files) -> Any:
 
 
 def notes_way(architecture: Architecture, files: Files) -> Any:
-    """What the notes do: the network is in train mode, and a batch of five goes through it.
+    """Build like WBCAtt's code: in train mode, with a batch of five to find the width.
 
-    Of vit_h_14 at 518 pixels, which its default weights demand: at the notes' 224 it fails.
+    vit_h_14 runs at 518 pixels, the size of its default weights. At 224 pixels it fails.
     """
     import torch
     import torchvision
@@ -62,7 +62,7 @@ def notes_way(architecture: Architecture, files: Files) -> Any:
 
 
 def torchvision_way(architecture: Architecture, files: Files) -> Any:
-    """What one writes by hand: the head off, eval mode, and one image for the width."""
+    """Build by hand: remove the head, set eval mode, and run one image to find the width."""
     import torch
     from torchvision import models
 
@@ -74,11 +74,11 @@ def torchvision_way(architecture: Architecture, files: Files) -> Any:
 
 
 def timm_way(architecture: Architecture, files: Files) -> Any:
-    """The way to an encoder that timm documents; it states the width."""
+    """Build as timm's documentation recommends. timm states the width."""
     import timm
 
     name, options = architecture.timm
-    # Its default weights of some are an old format that a function of their own reads.
+    # Some default weights have an old format with a special loader; do not use it.
     overlay = {"file": files.timm, "custom_load": False}
     model = timm.create_model(
         name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay, **options
@@ -87,7 +87,7 @@ def timm_way(architecture: Architecture, files: Files) -> Any:
 
 
 def transformers_way(architecture: Architecture, files: Files) -> Any:
-    """What transformers does, without memory for random values."""
+    """Build with transformers, without memory for random values."""
     from transformers import AutoModel
 
     return AutoModel.from_pretrained(
@@ -96,14 +96,14 @@ def transformers_way(architecture: Architecture, files: Files) -> Any:
 
 
 def map_floor(architecture: Architecture, files: Files) -> Any:
-    """Map the file and make its tensors, touching none of their bytes; there is no network."""
+    """Map the file and create its tensors without reading their bytes. No network is built."""
     import torch
 
     return torch.load(files.torchvision, map_location="cpu", weights_only=True, mmap=True)
 
 
 def read_floor(architecture: Architecture, files: Files) -> Any:
-    """Map the file and read every byte of it."""
+    """Map the file and read every byte. No network is built."""
     import numpy as np
 
     with open(files.torchvision, "rb") as file:
@@ -114,7 +114,7 @@ def read_floor(architecture: Architecture, files: Files) -> Any:
 
 
 def copy_floor(architecture: Architecture, files: Files) -> Any:
-    """Read every byte of the file into memory, in one go; there is no network."""
+    """Read the whole file into memory. No network is built."""
     import numpy as np
 
     path = Path(files.torchvision)
@@ -137,7 +137,7 @@ WAYS: dict[str, tuple[Build, str]] = {
     "read": (read_floor, "numpy"),
     "copy": (copy_floor, "numpy"),
 }
-"""How each way builds, and the module that whoever goes it imports."""
+"""The function of each way, and the module that its user imports."""
 
 FLOORS = ("map", "read", "copy")
 
@@ -151,9 +151,9 @@ def _behead(model: Any, path: str) -> None:
 
 
 def trust_generated(files: Files) -> None:
-    """Have headstrip's table say the name and the hash of the generated file.
+    """Make headstrip's catalog state the name and the hash of the generated file.
 
-    All else is done as for the published one: found, compared with its hash, parsed, assigned.
+    headstrip finds, hashes, parses and assigns the file like the published one.
     """
     from headstrip.registry.registry import Registry
 
@@ -174,7 +174,7 @@ def trust_generated(files: Files) -> None:
 
 
 def embed(encoder: Any, size: int) -> None:
-    """Put one image through an encoder."""
+    """Run an encoder on one image."""
     import torch
 
     with torch.inference_mode():
@@ -182,7 +182,7 @@ def embed(encoder: Any, size: int) -> None:
 
 
 def memory(field: str) -> int:
-    """Return a line of this process's /proc/self/status, in bytes."""
+    """Return a value from /proc/self/status in bytes."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -190,7 +190,7 @@ def memory(field: str) -> int:
 
 
 def scout(way: str, architecture: Architecture, files: Files) -> dict[str, Any]:
-    """Build once and embed, and return what was imported meanwhile."""
+    """Build once, embed, and return the modules that this imported."""
     build, module = WAYS[way]
     importlib.import_module(module)
     before = set(sys.modules)
@@ -201,14 +201,14 @@ def scout(way: str, architecture: Architecture, files: Files) -> dict[str, Any]:
 
 
 def import_all(way: str, modules: list[str]) -> float:
-    """Import what a way needs, and return how many seconds that took."""
+    """Import the modules of a way, and return the seconds."""
     started = time.perf_counter()
     importlib.import_module(WAYS[way][1])
     for name in modules:
         try:
             importlib.import_module(name)
         except ImportError:
-            # Some modules are made while others are imported, and have no file.
+            # Some modules are created while others are imported, and have no file.
             continue
     return time.perf_counter() - started
 
@@ -216,12 +216,12 @@ def import_all(way: str, modules: list[str]) -> float:
 def measure(
     way: str, architecture: Architecture, files: Files, modules: list[str]
 ) -> dict[str, float]:
-    """Build and embed once, and return seconds, and bytes over those of the imports."""
+    """Build and embed once, and return seconds and the bytes beyond those of the imports."""
     imports = import_all(way, modules)
     if way == "headstrip":
         trust_generated(files)
     build = WAYS[way][0]
-    # The highest mark of the resident set is set back to what it is now.
+    # Reset the peak of the resident set.
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     base = memory("VmRSS")
     started = time.perf_counter()
@@ -245,7 +245,7 @@ def measure(
 
 
 def hold(way: str, architecture: Architecture, files: Files) -> None:
-    """Build, embed one image, say so, and keep the encoder until stdin ends."""
+    """Build, embed one image, print "ready", and keep the encoder until stdin ends."""
     if way == "headstrip":
         trust_generated(files)
     encoder = WAYS[way][0](architecture, files)
@@ -255,12 +255,12 @@ def hold(way: str, architecture: Architecture, files: Files) -> None:
 
 
 def main() -> None:
-    """Do what the command line says, and print JSON."""
+    """Run the action on the command line, and print JSON."""
     way, name, folder, task = sys.argv[1:5]
     architecture = ARCHITECTURES[name]
     files = read_record(name, Path(folder))
     assert files is not None
-    # What a library prints is nobody's result.
+    # Libraries may print, so keep their output out of the result.
     answers, sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8"), sys.stderr
     if task == "scout":
         if way == "headstrip":

@@ -1,12 +1,12 @@
-"""Photographs to a Parquet file: headstrip against the ways that people go, and against the floor.
+"""Measure embedding photographs into a Parquet file with headstrip and in other ways.
 
-Each figure comes from a process of its own; the ways take turns, and the median of the repeats
-counts. All ways but "headstrip calibrated" compute in fp32 with eager torch. "headstrip" is the
-command without any option. "headstrip calibrated" has the options that `headstrip embed
---calibrate` printed before, and its engine takes over the network anew in the run that is timed:
-"of it preparing". The floor is what no pipeline can go below: seconds of processor for the network
-alone, on batches that are decoded, and for decoding and resizing alone, added and spread over the
-cores. Quote the ratios. The photographs are cut out of those of scikit-image.
+Each measurement runs in a new process. The ways alternate, and the result is the median of the
+repeats. All ways except "headstrip calibrated" compute in fp32 with eager torch. "headstrip" is the
+command without options. "headstrip calibrated" uses the options that `headstrip embed --calibrate`
+printed before; the measured time contains the conversion of the network for its engine
+("preparing"). The floor is a lower bound for any pipeline: the processor time of the network alone,
+on decoded batches, plus that of decoding and resizing alone, divided by the number of cores. Quote
+the ratios. The photographs are crops of those in scikit-image.
 
     python benchmarks/embed.py                                   all of it
     python benchmarks/embed.py --only resnet50 --repeat 1 --ways headstrip loop
@@ -39,7 +39,7 @@ PEERS = [way for way in WAYS if not way.startswith("headstrip")]
 
 
 def make_photographs(folder: Path, count: int) -> None:
-    """Cut photographs of 500 x 375 pixels, and some larger, out of those of scikit-image."""
+    """Write crops of scikit-image's photographs, 500 x 375 pixels and some larger."""
     from skimage import data
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,10 +57,18 @@ def make_photographs(folder: Path, count: int) -> None:
 
 
 def measure(way: str, name: str, photographs: Path) -> dict[str, float] | None:
-    """Measure one way in a process of its own; None, with the reason said, where it fails."""
+    """Measure one way in a new process. If it fails, print the reason and return None."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-W", "ignore", str(HERE / "embed_ways.py"),
-                   way, name, str(photographs), str(Path(folder) / "out.parquet")]  # fmt: skip
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(HERE / "embed_ways.py"),
+            way,
+            name,
+            str(photographs),
+            str(Path(folder) / "out.parquet"),
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     if ended.returncode:
         print(f"{name}: {way} failed: {ended.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
@@ -70,7 +78,7 @@ def measure(way: str, name: str, photographs: Path) -> dict[str, float] | None:
 
 
 def compare(name: str, ways: list[str], photographs: Path, repeat: int) -> dict[str, Any]:
-    """Measure all ways of one backbone, in turns."""
+    """Measure all ways for one backbone, alternately."""
     rates: dict[str, list[float]] = {way: [] for way in ways}
     prepared: dict[str, list[float]] = {way: [] for way in ways}
     floors: list[dict[str, float]] = []
@@ -92,14 +100,15 @@ def compare(name: str, ways: list[str], photographs: Path, repeat: int) -> dict[
             way: statistics.median(each) for way, each in prepared.items() if any(each)
         },
         "floor": {
-            "decode_seconds": decode, "forward_seconds": forward,
+            "decode_seconds": decode,
+            "forward_seconds": forward,
             "images_per_second": count * (os.cpu_count() or 1) / (decode + forward),
         },
-    }  # fmt: skip
+    }
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Write the results in lines: images a second, and headstrip's ratios."""
+    """Return a table with images per second and headstrip's ratios."""
     lines = [
         f"{'backbone':<20} {'way':<20} {'images/s':>9} {'headstrip is':>13} {'calibrated is':>14}"
     ]
@@ -111,12 +120,12 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             ratios = [f"{each / rate:.2f}x" if each else "" for each in (ours, calibrated)]
             lines.append(f"{name:<20} {way:<20} {rate:>9.1f} {ratios[0]:>13} {ratios[1]:>14}")
         if seconds := result["preparing_seconds"].get("headstrip calibrated"):
-            lines.append(f"{name:<20} of the calibrated run's time {seconds:.1f} s are preparing")
+            lines.append(f"{name:<20} preparing takes {seconds:.1f} s of the calibrated run")
     return "\n".join(lines)
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what was measured."""
+    """Return the versions of the libraries."""
     found = {"python": platform.python_version()}
     for name in ("headstrip", "torch", "torchvision", "timm", "transformers", "ray", "pillow"):
         try:
@@ -134,20 +143,20 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--json", type=Path, default=HERE / "embed.json")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
-        make_photographs(folder / "photographs", asked.images)
+        make_photographs(folder / "photographs", arguments.images)
         make_photographs(folder / "photographs-warm", WARM)
         results = {
-            name: compare(name, asked.ways, folder / "photographs", asked.repeat)
-            for name in asked.only
+            name: compare(name, arguments.ways, folder / "photographs", arguments.repeat)
+            for name in arguments.only
         }
     finally:
         shutil.rmtree(folder)
     print(table(results))
     content = {"cores": os.cpu_count(), "versions": versions(), "results": results}
-    asked.json.write_text(json.dumps(content, indent=2) + "\n")
+    arguments.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The same folder embedded in one process, and by Ray on the same machine.
+"""Measure embedding the same folder in one process, and with Ray on the same machine.
 
-Each figure comes from a process of its own that has imported all it needs; Ray's cluster runs
-before its time is taken, its actor starts within it. Two sizes are run, so that what starting costs
-can be told from what each image costs.
+Each measurement runs in a new process, after all imports. The time does not contain the start of
+Ray's cluster, but contains the start of its actor. The script runs two sizes, to separate the cost
+of starting from the cost per image.
 
     python benchmarks/embed_ray.py
     python benchmarks/embed_ray.py --images 500 2000
@@ -29,7 +29,7 @@ NAME, DISTINCT = "efficientnet_lite0", 400
 
 
 def run(way: str, folder: Path, out: Path) -> float:
-    """Embed a folder in this process, or by Ray, and return the seconds."""
+    """Embed a folder in this process or with Ray, and return the seconds."""
     from headstrip.embed.plan import Settings
     from headstrip.embed.run import embed_source
 
@@ -48,7 +48,7 @@ def run(way: str, folder: Path, out: Path) -> float:
 
 
 def measure(way: str, folder: Path, out: Path) -> float:
-    """Run one way in a process of its own."""
+    """Run one way in a new process."""
     command = [sys.executable, "-W", "ignore", __file__, "--run", way, str(folder), str(out)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -62,39 +62,44 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs=2, default=[2000, 10_000])
     parser.add_argument("--json", type=Path, default=HERE / "embed_ray.json")
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.run:
-        way, folder, out = asked.run
+    arguments = parser.parse_args()
+    if arguments.run:
+        way, folder, out = arguments.run
         print(run(way, Path(folder), Path(out)))
         return
-    place = Path(tempfile.mkdtemp())
+    temporary = Path(tempfile.mkdtemp())
     seconds: dict[str, list[float]] = {"here": [], "ray": []}
     try:
-        make_photographs(place / "distinct", DISTINCT)
-        distinct = sorted((place / "distinct").iterdir())
-        for count in asked.images:
-            folder = place / f"photographs{count}"
+        make_photographs(temporary / "distinct", DISTINCT)
+        distinct = sorted((temporary / "distinct").iterdir())
+        for count in arguments.images:
+            folder = temporary / f"photographs{count}"
             folder.mkdir()
             for number in range(count):
                 os.link(distinct[number % DISTINCT], folder / f"{number:06d}.jpg")
             files = {}
             for way, found in seconds.items():
-                files[way] = place / f"{way}{count}.parquet"
+                files[way] = temporary / f"{way}{count}.parquet"
                 found.append(measure(way, folder, files[way]))
             assert files["here"].read_bytes() == files["ray"].read_bytes(), "the rows differ"
     finally:
-        shutil.rmtree(place)
-    few, many = asked.images
+        shutil.rmtree(temporary)
+    few, many = arguments.images
     each = {way: (found[1] - found[0]) / (many - few) for way, found in seconds.items()}
     print(f"{'images':>8} {'here, s':>9} {'ray, s':>9} {'ray takes':>10}")
-    for count, here, there in zip(asked.images, seconds["here"], seconds["ray"], strict=True):
+    for count, here, there in zip(arguments.images, seconds["here"], seconds["ray"], strict=True):
         print(f"{count:>8} {here:>9.1f} {there:>9.1f} {there / here:>9.2f}x")
     print(
         f"{'each':>8} {each['here']:>9.4f} {each['ray']:>9.4f} {each['ray'] / each['here']:>9.2f}x"
     )
-    content = {"cores": os.cpu_count(), "versions": versions(), "backbone": NAME,
-               "images": asked.images, "seconds": seconds}  # fmt: skip
-    asked.json.write_text(json.dumps(content, indent=2) + "\n")
+    content = {
+        "cores": os.cpu_count(),
+        "versions": versions(),
+        "backbone": NAME,
+        "images": arguments.images,
+        "seconds": seconds,
+    }
+    arguments.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/embed_ways.py WAY BACKBONE PHOTOS OUT
 
-It prints the seconds from the files to the Parquet file, as JSON. Imports and the network are ready
-before, the weights are random (speed does not depend on them), and a first small batch has gone
-through, as whoever embeds a million images would not count that either.
+It prints the seconds from the image files to the Parquet file as JSON. The time contains neither
+imports, nor building the network (with random weights, on which the speed does not depend), nor a
+small run to warm up, because these do not matter for a million images.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 16
-"""Images of a batch in the ways that have no opinion of their own."""
+"""Batch size of the ways that have no default."""
 
 Embed = Callable[[list[str], Path], int]
 
 
 def backbone_name(name: str) -> str:
-    """Return how headstrip and timm name a backbone of the benchmark."""
+    """Return headstrip's name of a backbone in this benchmark."""
     return "timm:tf_efficientnet_lite0" if name == "efficientnet_lite0" else name
 
 
@@ -35,7 +35,7 @@ def network(name: str) -> tuple[Any, Any]:
 
 
 def headstrip_encoder(name: str) -> Any:
-    """Build an encoder with random weights and the preprocessing of its published ones."""
+    """Build an encoder with random weights and the preprocessing of the published ones."""
     import torch
 
     from headstrip import build_encoder
@@ -46,7 +46,7 @@ def headstrip_encoder(name: str) -> Any:
 
 
 def write(out: Path, paths: list[str], embeddings: Any) -> int:
-    """Write a Parquet file as a script would."""
+    """Write a Parquet file, as a user's script would."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -58,7 +58,7 @@ def write(out: Path, paths: list[str], embeddings: Any) -> int:
 
 
 def loop_way(name: str) -> Embed:
-    """A plain loop: open, transform, a batch through the network, the next."""
+    """A plain loop: open and transform a batch of images, run the network, repeat."""
     import numpy as np
     import torch
     from PIL import Image
@@ -78,7 +78,7 @@ def loop_way(name: str) -> Embed:
 
 
 def dataloader_way(name: str, workers: int) -> Embed:
-    """A DataLoader script: a dataset of files, and batches out of worker processes."""
+    """A DataLoader script: a dataset of files, and batches from worker processes."""
     import numpy as np
     import torch
     from PIL import Image
@@ -121,9 +121,13 @@ def transformers_way(name: str) -> Embed:
         size={"height": 224, "width": 224}, do_resize=True, do_rescale=True, do_normalize=True
     )
     pipeline = transformers.pipeline(
-        "image-feature-extraction", model=model.eval(), image_processor=processor, pool=True,
-        device=torch.device("cpu"), batch_size=BATCH,
-    )  # fmt: skip
+        "image-feature-extraction",
+        model=model.eval(),
+        image_processor=processor,
+        pool=True,
+        device=torch.device("cpu"),
+        batch_size=BATCH,
+    )
 
     def embed(paths: list[str], out: Path) -> int:
         found = [np.asarray(each, np.float32).reshape(-1) for each in pipeline(paths)]
@@ -162,21 +166,21 @@ def ray_way(name: str) -> Embed:
 
 
 PREPARED: list[float] = []
-"""Seconds in which headstrip's runs started decoders and had an engine take over the network."""
+"""Seconds in which headstrip started decoders and converted the network for the engine."""
 
 
-def headstrip_way(name: str, **asked: Any) -> Embed:
-    """What this project does, decoders' start, resumable shards and all."""
+def headstrip_way(name: str, **settings: Any) -> Embed:
+    """Run headstrip, including the start of decoders and writing resumable shards."""
     from headstrip.embed.plan import Settings
     from headstrip.embed.run import embed_source
     from headstrip.system.allocator import keep_freed_memory
 
-    # As `headstrip embed` does.
+    # `headstrip embed` does the same.
     keep_freed_memory()
     encoder = headstrip_encoder(name)
 
     def embed(paths: list[str], out: Path) -> int:
-        report = embed_source(encoder, Path(paths[0]).parent, out, settings=Settings(**asked))
+        report = embed_source(encoder, Path(paths[0]).parent, out, settings=Settings(**settings))
         PREPARED.append(report.stages.prepared)
         return report.rows
 
@@ -184,7 +188,7 @@ def headstrip_way(name: str, **asked: Any) -> Embed:
 
 
 def calibrated_way(name: str) -> Embed:
-    """The same, with the options that `headstrip embed --calibrate` prints."""
+    """Run headstrip with the options that `headstrip embed --calibrate` prints."""
     from headstrip.embed.calibrate import choose_engine
     from headstrip.embed.engine_choice import measure_engines
     from headstrip.embed.plan import Settings
@@ -195,9 +199,12 @@ def calibrated_way(name: str) -> Embed:
     found, measured = measure_engines(headstrip_encoder(name), source_of(sys.argv[3]), Settings())
     best = choose_engine(measured)
     return headstrip_way(
-        name, batch_size=found.batch_size, threads=found.threads, engine=best.engine,
+        name,
+        batch_size=found.batch_size,
+        threads=found.threads,
+        engine=best.engine,
         precision=best.precision,
-    )  # fmt: skip
+    )
 
 
 WAYS: dict[str, Callable[[str], Embed]] = {
@@ -213,12 +220,11 @@ WAYS: dict[str, Callable[[str], Embed]] = {
 
 
 def floor(name: str, paths: list[str]) -> dict[str, float]:
-    """Measure what no pipeline can go below: the network alone, and the decoding alone.
+    """Measure a lower bound for any pipeline: the network alone, and decoding alone.
 
     Returns:
-        Seconds of processor that each takes for all images, with all cores at it: cores that share
-        their units are slower then. The network runs as it does in the pipeline, with what was
-        decoded before.
+        Processor seconds of each for all images, with all cores busy, because cores that share
+        units are slower then. The network runs as in the pipeline, on images decoded before.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -250,11 +256,12 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     torch.set_num_threads(threads)
     with encoder.evaluating():
         forward = forward_of(encoder, layout.settings)
-        with ThreadPoolExecutor(layout.inference_threads, initializer=torch.set_num_threads,
-                                initargs=(threads,)) as lanes:  # fmt: skip
-            list(lanes.map(forward, batches[: layout.inference_threads]))
+        with ThreadPoolExecutor(
+            layout.inference_threads, initializer=torch.set_num_threads, initargs=(threads,)
+        ) as pool:
+            list(pool.map(forward, batches[: layout.inference_threads]))
             started = time.process_time()
-            list(lanes.map(forward, batches))
+            list(pool.map(forward, batches))
             spent = time.process_time() - started
     return {"decode": decoded, "forward": spent * len(paths) / (len(batches) * size)}
 
@@ -265,7 +272,7 @@ def photographs(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """Measure one way, and print what it took."""
+    """Measure one way, and print the seconds."""
     way, name, folder, out = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
     paths = photographs(folder)
     if way == "floor":

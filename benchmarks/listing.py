@@ -1,6 +1,6 @@
-"""How long it takes to list backbones: headstrip's catalog against importing the libraries.
+"""Measure how long it takes to list backbones: headstrip's catalog against importing libraries.
 
-Every figure is the wall time of a whole process, in turns within one run; quote the ratio.
+Each measurement is the wall time of a whole process. The rows alternate. Quote the ratios.
 
     python benchmarks/listing.py [--runs 7] [--out benchmarks/listing.json]
 """
@@ -48,7 +48,7 @@ def seconds(arguments: list[str]) -> float:
 
 
 def measure(runs: int) -> dict[str, list[float]]:
-    """Time every row in turns, after one warm-up each."""
+    """Time all rows alternately, after one warm-up each."""
     times: dict[str, list[float]] = {row: [] for row in ROWS}
     for turn in range(runs + 1):
         for row, arguments in ROWS.items():
@@ -59,7 +59,7 @@ def measure(runs: int) -> dict[str, list[float]]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what was measured."""
+    """Return the versions of the libraries."""
     found = {"python": platform.python_version()}
     for name in ("headstrip", "torch", "torchvision", "timm"):
         try:
@@ -70,7 +70,7 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    """Print the table and write it."""
+    """Measure, print the table, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))

@@ -1,9 +1,8 @@
-"""Real photographs through a real network: what ``make demo`` runs.
+"""Run real photographs through a real network: ``make demo`` runs this script.
 
-The photographs are those bundled in scikit-image and scikit-learn, the weights come out of a
-package: nothing is downloaded. They are embedded into a Parquet file as ``headstrip embed`` does
-it, classified with the head that was kept, and compared; and it is proven that the head came off
-without a loss.
+It uses photographs from scikit-image and scikit-learn, and weights from a Python package, so it
+downloads nothing. It embeds the photographs into a Parquet file like ``headstrip embed``,
+classifies them with the head, finds the nearest ones, and proves that the embedding loses nothing.
 
     python tools/demo.py --out demo/demo.parquet
 """
@@ -29,8 +28,17 @@ from headstrip.weights import locate, read_weights
 BACKBONE = "efficientnet-lite:efficientnet_lite0"
 FOLDER = Path(__file__).parents[1] / "demo"
 SINGLE = (
-    "astronaut", "brick", "camera", "cat", "coffee", "coins", "grass", "gravel", "moon", "rocket",
-)  # fmt: skip
+    "astronaut",
+    "brick",
+    "camera",
+    "cat",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "moon",
+    "rocket",
+)
 
 
 def photographs() -> Iterator[tuple[str, np.ndarray]]:
@@ -56,23 +64,23 @@ def write_photographs(folder: Path) -> None:
 
 
 def read_embeddings(file: Path) -> tuple[list[str], np.ndarray]:
-    """Read the paths and the embeddings (N, dim) of the good images back from the Parquet file."""
+    """Read the paths and the embeddings (N, dim) of the images without an error."""
     rows = [row for row in pq.read_table(file).to_pylist() if row["error"] is None]
     return [row["path"] for row in rows], np.array([row["embedding"] for row in rows], np.float32)
 
 
 def top_classes(encoder: Encoder, logits: Tensor, k: int = 3) -> list[list[str]]:
-    """Name the ``k`` likeliest classes of each row of logits, with their probabilities."""
+    """Return the ``k`` most likely classes of each row of logits, with their probabilities."""
     labels = encoder.labels or ()
-    likeliest = logits.softmax(dim=1).topk(k)
+    best = logits.softmax(dim=1).topk(k)
     return [
         [f"{labels[c]} {p:.0%}" for p, c in zip(*row, strict=True)]
-        for row in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)
+        for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
 
 def nearest(names: Sequence[str], embeddings: np.ndarray) -> list[str]:
-    """Name each row's nearest other row, with the cosine between them."""
+    """Return each row's nearest other row, with the cosine between them."""
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -1)
@@ -81,7 +89,7 @@ def nearest(names: Sequence[str], embeddings: np.ndarray) -> list[str]:
 
 
 def untouched_network(encoder: Encoder) -> nn.Module:
-    """Build the network a second time, with the same weights and its head on."""
+    """Build the network again, with the same weights and with its head."""
     from headstrip_efficientnet_lite.plugin import adapt_state_dict, build_model
 
     model = build_model(encoder.spec, {}).eval()
@@ -91,7 +99,7 @@ def untouched_network(encoder: Encoder) -> nn.Module:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out rows of cells in columns."""
+    """Align rows of cells in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -100,14 +108,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def run(out: Path, folder: Path) -> bool:
-    """Run the demo and print what it shows.
+    """Run the demo and print the results.
 
     Args:
         out: The Parquet file to write.
-        folder: Where the photographs go.
+        folder: Folder for the photographs.
 
     Returns:
-        Whether every image was embedded and the proof holds.
+        Whether every image was embedded and the logits are equal.
     """
     started = time.perf_counter()
     write_photographs(folder)
@@ -119,7 +127,7 @@ def run(out: Path, folder: Path) -> bool:
         logits = encoder.head(encoder(batch))
         lossless = torch.equal(logits, untouched_network(encoder)(batch))
     names = [Path(path).stem for path in paths]
-    print(f"{len(names)} photographs out of scikit-image and scikit-learn, in {folder}")
+    print(f"{len(names)} photographs from scikit-image and scikit-learn, in {folder}")
     print(f"{BACKBONE}.{encoder.weights.tag}, {encoder.output_dim} wide\n")
     heading = ["photograph", "first class", "second", "third", "nearest, cosine"]
     found = zip(names, top_classes(encoder, logits), nearest(names, embeddings), strict=True)

@@ -1,10 +1,10 @@
-"""Measure engines and precisions, and write the table of ``docs/reference/engines.md``.
+"""Compare engines and precisions on real photographs, and write ``docs/reference/engines.md``.
 
-The network and the photographs are the demo's. Every engine embeds each photograph
-in every precision, and the tool compares the result with eager torch in float32.
+The network and the photographs are those of the demo. The script embeds the photographs with every
+engine in every precision, and compares the embeddings with those of eager torch in float32.
 
-    python tools/engine_tolerances.py           # prints the table
-    python tools/engine_tolerances.py --write   # puts it into the page too
+    python tools/engine_tolerances.py           # print the table
+    python tools/engine_tolerances.py --write   # also write it into the page
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from headstrip.images.pixels import to_pixels
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "engines.md"
 BATCH_SIZE = 5
-"""Divides the number of photographs."""
+"""Images in a batch. The number of photographs is a multiple of it."""
 
 BEGIN, END = "<!-- tools/engine_tolerances.py -->", "<!-- end of the table -->"
 LIBRARIES = ("torch", "openvino", "onnxruntime", "onnx", "onnxscript")
 
 
 def batches_of(encoder: Encoder) -> list[np.ndarray]:
-    """Prepare the photographs, as uint8 batches (BATCH_SIZE, H, W, 3)."""
+    """Return the photographs as uint8 batches (BATCH_SIZE, H, W, 3)."""
     images = [
         to_pixels(Image.fromarray(pixels).convert("RGB"), encoder.preprocessing)
         for _, pixels in photographs()
@@ -47,7 +47,7 @@ def batches_of(encoder: Encoder) -> list[np.ndarray]:
 
 
 def table(measured: Sequence[Measured]) -> list[str]:
-    """Lay out a row of Markdown for each measurement."""
+    """Return a Markdown table with one row per measurement."""
     head = ["engine", "precision", "smallest cosine", "mean cosine", "images/s", "s to compile"]
     rows = [head, *map(_cells, measured)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -58,25 +58,29 @@ def table(measured: Sequence[Measured]) -> list[str]:
 
 def _cells(one: Measured) -> list[str]:
     if one.unavailable:
-        return [one.engine, one.precision, "not here", "", "", ""]
+        return [one.engine, one.precision, "not installed", "", "", ""]
     return [
-        one.engine, one.precision, f"{one.cosine_min:.7f}", f"{one.cosine_mean:.7f}",
-        f"{one.images_per_second:.1f}", f"{one.seconds_to_compile:.1f}",
-    ]  # fmt: skip
+        one.engine,
+        one.precision,
+        f"{one.cosine_min:.7f}",
+        f"{one.cosine_mean:.7f}",
+        f"{one.images_per_second:.1f}",
+        f"{one.seconds_to_compile:.1f}",
+    ]
 
 
 def lines_of(measured: Sequence[Measured], images: int, lanes: int) -> list[str]:
-    """Write down the measurement, where and with what it was made, and what is chosen by it."""
+    """Return the text about the measurement: machine, versions, table and the fastest engine."""
     best, today = choose_engine(measured), datetime.date.today().isoformat()
     where = f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), {lanes} cores"
     missing = [one for one in measured if one.unavailable]
     return [
         f"`{BACKBONE}`, {images} photographs, {today}, {where}, {_versions()}; batches of "
-        f"{BATCH_SIZE}, {lanes} at once with a thread each:",
+        f"{BATCH_SIZE}, {lanes} at once with one thread each:",
         "",
         *table(measured),
         "",
-        f"Of those within {TOLERANCE}, `{best.engine}` in `{best.precision}` is the fastest here.",
+        f"`{best.engine}` in `{best.precision}` is the fastest within {TOLERANCE}.",
         *(f"\n`{one.engine}` in `{one.precision}`: {one.unavailable}" for one in missing),
     ]
 
@@ -92,7 +96,7 @@ def _versions() -> str:
 
 
 def write(lines: Sequence[str], document: Path) -> None:
-    """Put lines between the marks of a document."""
+    """Replace the lines between the markers of a document."""
     before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     text = "\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"])
@@ -100,10 +104,10 @@ def write(lines: Sequence[str], document: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print and, if asked, write."""
+    """Measure, print the table, and write it with ``--write``."""
     parser = argparse.ArgumentParser(description="Compare engines on a real network.")
     parser.add_argument("--engine", action="append", choices=engine_names(), dest="engines")
-    parser.add_argument("--write", action="store_true", help="put the table into the page")
+    parser.add_argument("--write", action="store_true", help="write the table into the page")
     arguments = parser.parse_args(argv)
     encoder, lanes = build_encoder(BACKBONE), cores()
     batches = batches_of(encoder)

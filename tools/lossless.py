@@ -1,9 +1,9 @@
-"""Prove for torchvision's architectures that nothing is lost with the head, and print a table.
+"""Prove that torchvision's architectures lose nothing with their head, and print a table.
 
-For each one: a network is built by torchvision itself, every parameter and running statistic of
-it is perturbed (fresh heads may be zero, and then anything passes), its state dict goes through a
-file into ``build_encoder``, and ``encoder.head(encoder(x))`` is compared with the logits of the
-untouched network, bit for bit.
+For each architecture, the script builds a network with torchvision and perturbs every parameter and
+running statistic (new heads may be zero, and then every embedding would pass). It saves the state
+dict, builds an encoder from the file, and compares ``encoder.head(encoder(x))`` with the logits of
+the untouched network, bit for bit.
 
     python tools/lossless.py                    every architecture
     python tools/lossless.py 'vit*' 'resnet18'
@@ -30,26 +30,26 @@ SMALL = 128
 """Side of the input for networks that take any size: head fidelity does not depend on it."""
 
 SMALL_CLIP = 8
-"""Frames of a clip for networks that take any number."""
+"""Frames of a clip, for networks that take any number."""
 
 FIXED_SIZE = {"vit", "maxvit", "mvit", "s3d"}
-"""Families whose networks take the size of their weights only."""
+"""Families whose networks take only the input size of their weights."""
 
 LIGHT_WEIGHTS = {"vit_h_14": "IMAGENET1K_SWAG_LINEAR_V1"}
-"""Weights at a smaller size than the default's: 518 pixels cost six times as much."""
+"""Weights with a smaller input size than the default: 518 pixels take six times as long."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was seen for one architecture.
+    """The result for one architecture.
 
     Attributes:
         name: The architecture.
-        dim: Width of the embedding that came out.
+        dim: Width of the embedding.
         claimed: Width that the catalog claims.
-        law: The head fidelity that the encoder states.
+        law: Head fidelity that the encoder states.
         input_shape: Input of the comparison, without the batch axis.
-        equal: Whether logits, or the declared embedding, were bitwise equal.
+        equal: Whether logits, or the declared embedding, were equal bit for bit.
         finite: Whether they were finite.
         differ: Whether two inputs gave two results.
     """
@@ -74,8 +74,8 @@ def prove(name: str, folder: Path, seed: int = 0) -> Proof:
 
     Args:
         name: The architecture.
-        folder: Where the weights file goes meanwhile.
-        seed: Of the parameters and of the input.
+        folder: Folder for the temporary weights file.
+        seed: Seed of the parameters and of the input.
     """
     torch.manual_seed(seed)
     registry = get_registry()
@@ -109,13 +109,13 @@ def prove(name: str, folder: Path, seed: int = 0) -> Proof:
 
 
 def reference(untouched: nn.Module, x: Tensor) -> Tensor:
-    """Compute SqueezeNet's declared embedding, the spatial mean of its feature map."""
+    """Compute SqueezeNet's declared embedding: the spatial mean of its feature map."""
     features: Tensor = untouched.get_submodule("features")(x)
     return features.mean((2, 3))
 
 
 def input_shape(spec: BackboneSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the input of the comparison: smaller than the weights' where the network allows."""
+    """Return the input shape of the comparison, which is small if the network allows it."""
     if spec.family in FIXED_SIZE:
         return shape
     frames = (min(shape[1], SMALL_CLIP),) if spec.task == "video" else ()
@@ -123,7 +123,7 @@ def input_shape(spec: BackboneSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _constructor(spec: BackboneSpec) -> dict[str, object]:
-    # Without a word torchvision's two oldest constructors warn that a default will change.
+    # Without this argument, torchvision's two oldest constructors warn about its default.
     return {"init_weights": True} if spec.family in {"googlenet", "inception"} else {}
 
 
@@ -135,7 +135,7 @@ def names(patterns: list[str]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print one row per architecture, and fail when one of them loses something."""
+    """Print one row per architecture, and exit with code 1 if one of them fails."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--markdown", action="store_true", help="print rows of Markdown")

@@ -1,11 +1,10 @@
-"""Prove for torchvision and timm that building from a file gives what the ordinary way gives.
+"""Prove for torchvision and timm that headstrip builds the same network as the ordinary way.
 
-For each architecture a network is built on real memory, every parameter and running statistic of
-it is perturbed, and its state dict goes to a file. Then the network is built twice from that file:
-the ordinary way, on real memory with `load_state_dict` copying, and by headstrip, by whichever
-mechanism it chooses. Compared bit for bit are all parameters and buffers, persistent or not, every
-tensor, array and number that a module keeps in an attribute, in containers and objects too, and for
-networks of at most 30 million parameters an embedding.
+For each architecture, the script builds a network, perturbs every parameter and running statistic,
+and saves the state dict. Then it builds the network twice from that file: the ordinary way, with
+`load_state_dict`, and with headstrip. It compares, bit for bit, all parameters and buffers
+(persistent or not), every tensor, array and number in the attributes of modules (also inside
+containers and objects), and an embedding for networks with at most 30 million parameters.
 
     python tools/prove_builds.py                              every architecture
     python tools/prove_builds.py 'timm:vit_*' 'torchvision:*' --gib 12
@@ -34,14 +33,14 @@ from headstrip.system.atomic import write_atomically
 
 SOURCES = ("torchvision", "timm")
 SMALL = 30_000_000
-"""Parameters up to which an embedding is compared too."""
+"""Number of parameters up to which the embeddings are compared too."""
 
 BYTES = 4 * 3
-"""Memory that a parameter takes at the peak: two networks, and the file in the page cache."""
+"""Peak memory per parameter: two networks, and the file in the page cache."""
 
 
 def prove(name: str, folder: Path) -> Proof:
-    """Build one architecture both ways from a file in a folder, and compare."""
+    """Build one architecture both ways from a file, and compare the networks."""
     import torch
     from prove_builds_twins import differences, in_eval, ordinary, same, write_weights
 
@@ -63,26 +62,31 @@ def prove(name: str, folder: Path) -> Proof:
     finally:
         path.unlink(missing_ok=True)
     return Proof(
-        name, built.mechanism, count, "compared" if small else "-", "no" if seen else "yes",
-        "; ".join(seen[:5]), time.perf_counter() - started,
-    )  # fmt: skip
+        name,
+        built.mechanism,
+        count,
+        "compared" if small else "-",
+        "no" if seen else "yes",
+        "; ".join(seen[:5]),
+        time.perf_counter() - started,
+    )
 
 
 def worker(folder: Path) -> Worker:
-    """Return a process that proves; its files go to a folder."""
+    """Return a worker process that keeps its files in a folder."""
     folder.mkdir()
     env = {
-        # Workers that share the cores wait for each other's threads.
+        # Workers share the cores, so more threads would only wait for each other.
         "OMP_NUM_THREADS": "1",
         **os.environ,
-        # No record of these files is useful: they are removed a second later.
+        # Keep records about temporary files out of the user's cache.
         "HEADSTRIP_CACHE": str(folder / "cache"),
     }
     return Worker(__file__, "--worker", str(folder), env=env)
 
 
 def work(folder: Path) -> None:
-    """Prove what is named on stdin; an architecture that fails is one that differs."""
+    """Prove the architectures named on stdin. An error counts as a difference."""
     import prove_builds_twins  # noqa: F401  (imported before the first proof is timed)
 
     def proof(name: str) -> Proof:
@@ -98,7 +102,7 @@ def work(folder: Path) -> None:
 def prove_all(
     specs: list[BackboneSpec], seconds: float, gib: float, workers: int, end: float
 ) -> Iterator[Proof]:
-    """Prove architectures, the smallest first; those that need much memory one at a time."""
+    """Prove architectures, the smallest first, and those that need much memory one at a time."""
     limits = (seconds, gib, end)
     with tempfile.TemporaryDirectory(prefix="headstrip-builds-") as folder:
         processes = [worker(Path(folder, str(number))) for number in range(workers)]
@@ -123,21 +127,23 @@ def chosen(patterns: list[str]) -> list[BackboneSpec]:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("patterns", nargs="*", default=["*"], help="of source:name")
-    parser.add_argument("--seconds", type=float, default=120, help="limit of one proof")
-    parser.add_argument("--gib", type=float, default=12, help="memory that proofs may take")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="limit of all proofs")
-    parser.add_argument("--workers", type=int, default=2, help="processes at once")
-    parser.add_argument("--markdown", type=Path, help="file to write the table to")
+    parser.add_argument("patterns", nargs="*", default=["*"], help="shell patterns for source:name")
+    parser.add_argument("--seconds", type=float, default=120, help="time limit for one proof")
+    parser.add_argument("--gib", type=float, default=12, help="memory for all proofs together")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit for all proofs")
+    parser.add_argument("--workers", type=int, default=2, help="number of worker processes")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument(
-        "--go-on", action="store_true", help="keep the rows of the file that passed"
+        "--go-on",
+        action="store_true",
+        help="keep the rows of the file that passed, and prove the others",
     )
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Print one row per architecture, and fail when one of them differs."""
+    """Print one row per architecture, and exit with code 1 if one of them differs."""
     options = parse()
     if options.worker:
         work(options.worker)

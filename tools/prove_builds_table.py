@@ -1,4 +1,4 @@
-"""The table of `prove_builds.py`: written as a page, and read again to continue it."""
+"""Write the table of `prove_builds.py` as a page, and read it back to continue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ file's tensor. `ordinary`: all parameters were initialised and then overwritten,
 constructor needs their values or keeps tensors computed from them.
 
 Made on {date} with torch {torch}, torchvision {torchvision} and timm {timm}, within {seconds} s and
-{gib} GiB an architecture.
+{gib} GiB per architecture.
 
 | mechanism | equal | not equal | not run |
 |---|---|---|---|
@@ -36,16 +36,16 @@ Made on {date} with torch {torch}, torchvision {torchvision} and timm {timm}, wi
 
 @dataclass(frozen=True)
 class Proof:
-    """What was seen for one architecture.
+    """The result for one architecture.
 
     Attributes:
-        name: Its qualified name.
-        mechanism: How headstrip built it, ``-`` where it was not run.
-        tensors: Tensors that were compared.
+        name: Qualified name.
+        mechanism: How headstrip built it, ``-`` if it was not run.
+        tensors: Number of tensors that were compared.
         embedding: ``compared``, or ``-`` for a large network.
         outcome: ``yes``, ``no``, or why it was not run.
         seen: What differs.
-        seconds: How long it took.
+        seconds: Duration.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Proof:
 
 
 def not_run(name: str, reason: str) -> Proof:
-    """Return the row of an architecture that was left out, with the reason."""
+    """Return the row of an architecture that was not run, with the reason."""
     return Proof(name, "-", 0, "-", f"not run: {reason}", "", 0)
 
 
 def proven(path: Path) -> dict[str, Proof]:
-    """Read the rows of a table that passed, by architecture; none where there is no table."""
+    """Read the rows that passed from a table, by architecture. The file may be missing."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     rows = re.findall(
         r"^\| `(\S+)` \| (\w+) \| (\d+) \| (compared|-) \| yes \|$", text, re.MULTILINE
@@ -75,7 +75,7 @@ def proven(path: Path) -> dict[str, Proof]:
 
 
 def markdown(proofs: list[Proof], seconds: float, gib: float) -> str:
-    """Write the table as a document."""
+    """Return the document with the table."""
     versions = {
         name: metadata.version(name).partition("+")[0] for name in ("torch", "torchvision", "timm")
     }
@@ -91,6 +91,10 @@ def markdown(proofs: list[Proof], seconds: float, gib: float) -> str:
         for proof in sorted(proofs, key=lambda proof: proof.name)
     ]
     return DOCUMENT.format(
-        date=datetime.date.today(), seconds=f"{seconds:g}", gib=f"{gib:g}",
-        counts="\n".join(rows), table="\n".join(table), **versions,
-    )  # fmt: skip
+        date=datetime.date.today(),
+        seconds=f"{seconds:g}",
+        gib=f"{gib:g}",
+        counts="\n".join(rows),
+        table="\n".join(table),
+        **versions,
+    )

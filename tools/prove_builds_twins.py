@@ -1,4 +1,4 @@
-"""The two networks that `prove_builds.py` compares, and the comparison."""
+"""Build the two networks of `prove_builds.py`, and compare them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from headstrip.testing.perturb import FastRandom
 
 _SEED = 0
 _LARGE = 30_000_000
-# What nn.Module keeps of itself; parameters, buffers and modules are walked by their names.
-_OWN = set(vars(nn.Module())) - {"training", "_non_persistent_buffers_set"}
+# Attributes of nn.Module itself. Parameters, buffers and modules are visited by name.
+_MODULE_STATE = set(vars(nn.Module())) - {"training", "_non_persistent_buffers_set"}
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 
 
 def write_weights(name: str, path: Path) -> None:
-    """Build a network, make every one of its values matter, and write its state dict."""
+    """Build a network, perturb its values so that each one matters, and write its state dict."""
     spec, entry = _described(name)
     model = _built(spec, entry)
     torch.manual_seed(_SEED + 1)
@@ -38,7 +38,7 @@ def write_weights(name: str, path: Path) -> None:
 
 
 def ordinary(name: str, path: Path) -> Stripped:
-    """Build a network on real memory, copy the file's values into it, and take its head off."""
+    """Build a network the ordinary way from a file, and remove its head."""
     registry = get_registry()
     spec, entry = _described(name)
     model = _built(spec, entry)
@@ -54,7 +54,7 @@ def ordinary(name: str, path: Path) -> Stripped:
 
 
 def in_eval(stripped: Stripped) -> Stripped:
-    """Put both parts in eval mode, as an encoder does: a strip may have made new modules."""
+    """Set both parts to eval mode, like an encoder: stripping may create new modules."""
     for part in (stripped.backbone, stripped.head):
         if part is not None:
             part.eval()
@@ -87,10 +87,10 @@ def _model(spec: BackboneSpec, options: dict[str, Any]) -> nn.Module:
 
 
 def differences(one: Stripped, other: Stripped) -> tuple[list[str], int]:
-    """Compare two stripped networks, and return what differs and how many tensors there are."""
+    """Compare two stripped networks. Return the differences and the number of tensors."""
     seen = [] if one.law == other.law else [f"head fidelity: {one.law}, {other.law}"]
     mine, theirs = dict(_all_of(one)), dict(_all_of(other))
-    seen += [f"{path} is in one of them" for path in mine.keys() ^ theirs.keys()]
+    seen += [f"{path} is in only one of them" for path in mine.keys() ^ theirs.keys()]
     seen += [
         f"{path}: {_shown(mine[path])}, {_shown(theirs[path])}"
         for path in mine.keys() & theirs.keys()
@@ -103,7 +103,7 @@ def differences(one: Stripped, other: Stripped) -> tuple[list[str], int]:
 
 
 def _ties(values: dict[str, Any]) -> dict[str, str]:
-    """Return, of each tensor's name, the first name that the same tensor has."""
+    """Return, for the name of each tensor, the first name of the same tensor."""
     first: dict[int, str] = {}
     tensors = {path: value for path, value in values.items() if isinstance(value, Tensor)}
     return {path: first.setdefault(id(value), path) for path, value in tensors.items()}
@@ -116,7 +116,7 @@ def _all_of(stripped: Stripped) -> Iterator[tuple[str, Any]]:
 
 
 def _network(path: str, network: nn.Module, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield all values of a network: its tensors, and what its modules' attributes hold."""
+    """Yield all values of a network: its tensors, and the values in attributes of modules."""
     named = list(network.named_modules(prefix=path, remove_duplicate=False))
     above = (*above, *(id(module) for _, module in named))
     for name, module in named:
@@ -124,7 +124,7 @@ def _network(path: str, network: nn.Module, above: tuple[int, ...]) -> Iterator[
         for table in (module._parameters, module._buffers):
             yield from ((f"{name}.{own}", value) for own, value in table.items())
         for own, value in vars(module).items():
-            if own not in _OWN:
+            if own not in _MODULE_STATE:
                 yield from _inside(f"{name}.{own}", value, above)
 
 
@@ -136,7 +136,7 @@ def _inside(path: str, value: Any, above: tuple[int, ...]) -> Iterator[tuple[str
     if isinstance(value, type) or id(value) in above:
         return
     if isinstance(value, nn.Module):
-        # One that its parent keeps in a list or in an object, and so does not know of.
+        # A module in a list or an object is not registered in its parent.
         yield from _network(path, value, above)
         return
     for name, item in _parts(value):
@@ -159,20 +159,22 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values have the same type and bits; tensors the same layout and flags too."""
+    """Return whether two values have the same type and bits, and tensors the same layout."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
         return _about(one) == _about(other) and torch.equal(_bytes(one), _bytes(other))
     if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and (
-            one.tobytes() == other.tobytes()
-        )  # fmt: skip
+        return (
+            one.dtype == other.dtype
+            and one.shape == other.shape
+            and (one.tobytes() == other.tobytes())
+        )
     return repr(one) == repr(other)
 
 
 def _about(tensor: Tensor) -> tuple[Any, ...]:
-    # The stride of an axis with one entry means nothing.
+    # The stride of an axis with one entry has no meaning.
     strides = [step for step, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
     return tensor.dtype, tensor.shape, tensor.device, tensor.requires_grad, strides
 

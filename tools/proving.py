@@ -1,4 +1,4 @@
-"""Proofs of many architectures, one a time limit, in processes that can be ended."""
+"""Run proofs of many architectures in worker processes, each with a time limit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any
 
 from headstrip.spec import BackboneSpec
 
-OVER = "the time for all of them was over"
+OVER = "the time for all proofs was over"
 
 
 class Worker:
-    """A process that answers one line after the other, as ``answer`` does, and can be ended."""
+    """A process that answers questions, one line each, with ``answer``."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        """Start it on the first question: Python with the arguments, in an environment."""
+        """Store the Python arguments and the environment. The first question starts the process."""
         self._arguments = arguments
         self._env = env
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, question: str, seconds: float) -> dict[str, Any] | None:
-        """Return the answer, None where the process had none within a number of seconds."""
+        """Return the answer, or None if there is none within the time limit."""
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -55,16 +55,19 @@ class Worker:
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", *self._arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._env,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=self._env,
+            )
             assert self._process.stdout is not None
-            # The time of importing torch and timm does not count for a proof.
+            # Wait for the imports of torch and timm, so that no proof includes them.
             self._process.stdout.readline()
         return self._process
 
 
 def answer(prove: Callable[[str], Any]) -> None:
-    """Prove what is named on stdin; what plugins print is kept off stdout."""
+    """Read names from stdin, prove each, and print the results. Plugins print to stderr."""
     answers, sys.stdout = sys.stdout, sys.stderr
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
@@ -78,17 +81,17 @@ def ask_all(
     bytes_each: float,
     limits: tuple[float, float, float],
 ) -> Iterator[tuple[BackboneSpec, dict[str, Any] | str]]:
-    """Ask for architectures in their order; those that need much memory come last, one at a time.
+    """Prove architectures in order, and those that need much memory at the end, one at a time.
 
     Args:
         specs: The architectures.
-        workers: What they are asked of.
-        name_of: What a worker is asked.
-        bytes_each: Memory that a parameter takes at the peak of a proof.
-        limits: Seconds of one proof, GiB of all that run, and when the last one may begin.
+        workers: The processes to use.
+        name_of: Returns the question for an architecture.
+        bytes_each: Peak memory of a proof per parameter.
+        limits: Seconds for one proof, GiB for all running proofs, and the latest start time.
 
     Yields:
-        Each architecture, and the answer, or why there is none.
+        Each architecture, and the answer or the reason why there is none.
     """
     seconds, gib, end = limits
     free: SimpleQueue[Worker] = SimpleQueue()
@@ -106,7 +109,7 @@ def ask_all(
             found = worker.ask(name_of(spec), seconds)
         finally:
             free.put(worker)
-        return spec, found or f"it takes more than {seconds:g} s, or than the memory"
+        return spec, found or f"it takes more than {seconds:g} s or too much memory"
 
     waiting = list(specs)
     light = [spec for spec in waiting if spec.params * bytes_each * len(workers) <= gib * 2**30]

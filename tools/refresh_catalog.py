@@ -1,6 +1,6 @@
-"""Write the core's catalog from the installed torchvision: names, widths, weights and labels.
+"""Write headstrip's own catalog from the installed torchvision: names, widths, weights, labels.
 
-Run it when torchvision has a release; the tests compare the catalog with the live library.
+Run it after a release of torchvision. The tests compare the catalog with the installed library.
 
     python tools/refresh_catalog.py
 """
@@ -25,14 +25,16 @@ PACKAGE = Path(headstrip.__file__).parent
 
 
 def live_specs() -> list[BackboneSpec]:
-    """Describe every classification architecture of torchvision, of images and of video."""
+    """Return the spec of every classification architecture of torchvision, images and video."""
     families = live_families()
     names = sorted(models.list_models(module=models) + models.list_models(module=models.video))
     specs = []
     for name in names:
         found = [spec for family in families if (spec := live_spec(family, name)) is not None]
         if len(found) != 1:
-            raise SystemExit(f"{name} is of {len(found)} families. Add one under families/.")
+            raise SystemExit(
+                f"{name} belongs to {len(found)} families, not to one. Correct families/."
+            )
         print(f"{name:20s} {found[0].dim:6d}", file=sys.stderr)
         specs += found
     return specs
@@ -53,15 +55,13 @@ def live_families() -> list[TorchvisionFamily]:
 
 
 def live_weights(specs: list[BackboneSpec]) -> list[tuple[str, WeightsEntry]]:
-    """Describe every set of weights of the architectures given."""
+    """Return every set of weights of the architectures."""
     families = {family.FAMILIES[0]: family for family in live_families()}
-    return [
-        (spec.name, entry) for spec in specs for entry in families[spec.family].weights(spec)
-    ]  # fmt: skip
+    return [(spec.name, entry) for spec in specs for entry in families[spec.family].weights(spec)]
 
 
 def live_labels() -> dict[str, tuple[str, ...]]:
-    """Return torchvision's class names, by the number of classes that tells the sets apart."""
+    """Return torchvision's class names by set. The number of classes identifies the set."""
     labels: dict[str, tuple[str, ...]] = {}
     for name in models.list_models(module=models) + models.list_models(module=models.video):
         for member in models.get_model_weights(name):
@@ -70,7 +70,10 @@ def live_labels() -> dict[str, tuple[str, ...]]:
                 continue
             known = labels.setdefault(LABELS[len(categories)], categories)
             if known != categories:
-                raise SystemExit(f"{name} has other labels than {LABELS[len(categories)]}.")
+                raise SystemExit(
+                    f"The labels of {name} differ from {LABELS[len(categories)]}. Add a new set of "
+                    "labels."
+                )
     return labels
 
 

@@ -1,7 +1,7 @@
-"""Embed a million tiny images and ten thousand, and see that memory does not grow with them.
+"""Embed ten thousand and a million tiny images, to check that memory does not grow.
 
-The tool samples the resident sets of the process and of its decoders twice a second, and draws
-their sum.
+The script samples the resident sets of the process and of its decoders twice a second, adds them,
+and draws the sum.
 
     python tools/soak_embed.py --markdown docs/reference/memory.md --svg docs/reference/memory.svg
 """
@@ -26,11 +26,11 @@ from typing import Any
 SIDE, DIM, PER_FILE = 8, 64, 10_000
 EVERY = 0.5
 ALLOWED = 300
-"""MiB that the large run may take above the small one."""
+"""MiB that the large run may take more than the small one."""
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Write Parquet files with tiny PNG images in them, 10,000 in each."""
+    """Write Parquet files with 10,000 tiny PNG images each."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -51,7 +51,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def small_encoder() -> Any:
-    """Build an encoder that costs next to nothing."""
+    """Build a tiny encoder."""
     import torch
     from torch import nn
 
@@ -61,21 +61,36 @@ def small_encoder() -> Any:
     torch.manual_seed(0)
     shape = (3, SIDE, SIDE)
     spec = BackboneSpec(
-        name="tiny", source="soak", family="soak:tiny", plugin="soak", task="image",
-        input_shape=shape, dim=DIM, params=SIDE * SIDE * 3 * DIM, law="headless",
-    )  # fmt: skip
+        name="tiny",
+        source="soak",
+        family="soak:tiny",
+        plugin="soak",
+        task="image",
+        input_shape=shape,
+        dim=DIM,
+        params=SIDE * SIDE * 3 * DIM,
+        law="headless",
+    )
     return Encoder(
-        nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE * 3, DIM)), None, law="headless",
-        output_dim=DIM, spec=spec, weights=None, weights_sha256=None, options={},
-        input_shape=shape, predictors=None, labels=None,
+        nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE * 3, DIM)),
+        None,
+        law="headless",
+        output_dim=DIM,
+        spec=spec,
+        weights=None,
+        weights_sha256=None,
+        options={},
+        input_shape=shape,
+        predictors=None,
+        labels=None,
         preprocessing=Preprocessing(
             crop=(SIDE, SIDE), resize=SIDE, mean=(0.5,) * 3, std=(0.5,) * 3
         ),
-    )  # fmt: skip
+    )
 
 
 def resident() -> float:
-    """Return the resident sets of this process and of those under it, in MiB."""
+    """Return the sum of the resident sets of this process and its descendants, in MiB."""
     children: dict[int, list[int]] = {}
     sizes: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -95,17 +110,17 @@ def resident() -> float:
 
 
 def measure(count: int) -> None:
-    """Embed so many images in this process, and print the samples as JSON."""
+    """Embed ``count`` images in this process, and print the samples as JSON."""
     import pyarrow.parquet as pq
 
     from headstrip.embed.run import embed_source
     from headstrip.system.allocator import keep_freed_memory
 
-    # As `headstrip embed` does: what is freed stays with the process.
+    # `headstrip embed` also keeps freed memory in the process.
     keep_freed_memory()
     encoder, samples, done = small_encoder(), [], threading.Event()
-    with tempfile.TemporaryDirectory() as place:
-        folder, out = Path(place) / "images", Path(place) / "out.parquet"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, out = Path(temporary) / "images", Path(temporary) / "out.parquet"
         write_images(folder, count)
         started = time.perf_counter()
 
@@ -125,7 +140,7 @@ def measure(count: int) -> None:
 
 
 def in_a_process(count: int) -> dict[str, Any]:
-    """Measure in a separate process."""
+    """Measure in a new process."""
     command = [sys.executable, "-W", "ignore", __file__, "--measure", str(count)]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(ended.stdout)
@@ -133,7 +148,7 @@ def in_a_process(count: int) -> dict[str, Any]:
 
 
 def drawing(runs: list[dict[str, Any]]) -> str:
-    """Draw the resident set over the share of the run that is done, one line per run."""
+    """Draw the resident set against the progress of each run."""
     width, height, left, bottom = 720, 300, 60, 40
     most = max(size for run in runs for _, size in run["samples"]) * 1.1
     lines = [
@@ -163,23 +178,24 @@ def drawing(runs: list[dict[str, Any]]) -> str:
 
 
 def page(runs: list[dict[str, Any]]) -> str:
-    """Write what was measured."""
+    """Return the page with the measurements."""
     peaks = [max(size for _, size in run["samples"]) for run in runs]
     rows = [
         f"| {run['count']:,} | {run['samples'][-1][0]:.0f} s | {peak:.0f} MiB |"
         for run, peak in zip(runs, peaks, strict=True)
     ]
-    return "\n".join([
+    versions = f"torch {version('torch')}, pyarrow {version('pyarrow')}"
+    lines = [
         "# Memory over a million rows",
         "",
         "This page is for readers who want to know whether the memory of a run grows with the "
         "number of images.",
         "",
         f"`tools/soak_embed.py` measured it on {date.today()} with {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, torch {version('torch')}, pyarrow {version('pyarrow')}: "
-        f"images of {SIDE} x {SIDE} pixels in Parquet files, an encoder of one linear layer to "
-        f"{DIM} numbers, default settings. The peak is the sum of the resident sets of the process "
-        "and of its decoders. Memory that they share counts in each.",
+        f"{platform.python_version()}, {versions}: images of {SIDE} x {SIDE} pixels in Parquet "
+        f"files, an encoder with one linear layer and {DIM} outputs, and default settings. The "
+        "peak is the sum of the resident sets of the process and of its decoders. Memory that they "
+        "share counts in each.",
         "",
         "| images | time | peak |",
         "| --- | --- | --- |",
@@ -189,7 +205,8 @@ def page(runs: list[dict[str, Any]]) -> str:
         "",
         "![The resident set over each run](memory.svg)",
         "",
-    ])  # fmt: skip
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -199,17 +216,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--svg", type=Path)
-    asked = parser.parse_args()
-    if asked.measure:
-        measure(asked.measure)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure)
         return
-    runs = [in_a_process(10_000), in_a_process(asked.images)]
+    runs = [in_a_process(10_000), in_a_process(arguments.images)]
     text = page(runs)
     print(text)
-    if asked.markdown:
-        asked.markdown.write_text(text)
-    if asked.svg:
-        asked.svg.write_text(drawing(runs))
+    if arguments.markdown:
+        arguments.markdown.write_text(text)
+    if arguments.svg:
+        arguments.svg.write_text(drawing(runs))
 
 
 if __name__ == "__main__":

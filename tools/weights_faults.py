@@ -1,10 +1,11 @@
 # ruff: noqa: D103 (a case is described by its name)
-"""Go wrong in every way that weights files do, and print what a user sees each time.
+"""Produce every kind of fault in weights files, and print what a user sees.
 
     python tools/weights_faults.py                               print the table
     python tools/weights_faults.py --markdown docs/reference/weights-faults.md
 
-Servers are real ones on 127.0.0.1, disks full or read-only real ones where root may mount them.
+The servers run on 127.0.0.1. The full and read-only disks are real file systems, which only root
+can mount.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ broken. `python tools/weights_faults.py --markdown docs/reference/weights-faults
 
 
 class Case:
-    """A folder with a weights file, and a server with another one."""
+    """A folder with a user's weights file, and a server with another file."""
 
     def __init__(self, folder: Path, server: FaultServer) -> None:
         self.folder, self.server = folder, server
@@ -64,7 +65,7 @@ class Case:
         return "an encoder"
 
     def download(self, **options: object) -> str:
-        """Download the server's."""
+        """Download the server's file."""
         right = download(self.url, self.sha256, **options).read_bytes() == self.body
         return f"the right file, {len(self.server.asked)} requests" if right else "A WRONG FILE"
 
@@ -129,7 +130,7 @@ def page(one: Case) -> object:
 
 
 class Bomb:
-    """What makes a folder when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __reduce__(self) -> object:
         return os.mkdir, (os.environ["CANARY"],)
@@ -252,7 +253,7 @@ def killed(one: Case) -> object:
 
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """Mount a file system in memory, where root may."""
+    """Mount a file system in memory, which needs root."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     subprocess.run(command, check=True, capture_output=True)
@@ -282,32 +283,32 @@ def names(one: Case) -> object:
 
 
 def outcome(function: Callable[[Case], object]) -> str:
-    """Run one case, and say what came out, with the folder's name taken out of it."""
+    """Run one case, and return the outcome without the name of the folder."""
     with tempfile.TemporaryDirectory() as name, fault_server() as server, ExitStack() as stack:
         folder = Path(name).resolve()
         for variable in ("TORCH_HOME", "HEADSTRIP_CACHE"):
             os.environ[variable] = str(folder / variable)
         stack.callback(server.released.set)
         try:
-            said = str(function(Case(folder, server)))
+            seen = str(function(Case(folder, server)))
         except HeadstripError as error:
-            said = f"{type(error).__name__}: {error}"
+            seen = f"{type(error).__name__}: {error}"
         except subprocess.CalledProcessError:
-            said = "not run: it needs root"
-        return said.replace(f"{folder}/", "").replace(server.url, "http://127.0.0.1:PORT")
+            seen = "not run: it needs root"
+        return seen.replace(f"{folder}/", "").replace(server.url, "http://127.0.0.1:PORT")
 
 
 def main() -> None:
     """Print one line per case."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--markdown", type=Path, help="file to write the table to")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
     arguments = parser.parse_args()
     os.environ["no_proxy"] = "127.0.0.1"
     rows = []
     for name, function in CASES.items():
-        said = outcome(function)
-        print(f"{name}\n    {said}", flush=True)
-        rows.append(f"| {name} | {said.replace('|', chr(92) + '|')} |")
+        seen = outcome(function)
+        print(f"{name}\n    {seen}", flush=True)
+        rows.append(f"| {name} | {seen.replace('|', chr(92) + '|')} |")
     if arguments.markdown:
         arguments.markdown.write_text(DOCUMENT.format(rows="\n".join(rows)), encoding="utf-8")
 
