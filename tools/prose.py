@@ -87,6 +87,12 @@ RULES = (
     Rule(r"\bfound wanting\b|\bat fault\b|\bat will\b", "the fact"),
     Rule(r"\btaken? for (?:an? )?\w+s\b", "'treated as'"),
     Rule(r"\bsuch (?:it|they) (?:is|are)\b|\bso (?:it|they) (?:is|are) for\b", "the fact"),
+    Rule(r"\blikeliest\b", "'most likely'"),
+    Rule(r"\bnearest to others\b", "'most similar to query images'"),
+    Rule(r"\bg(?:ave|iven) up\b", "'stopped' or 'failed'"),
+    Rule(r"\bat hand\b", "'available' or 'on this machine'"),
+    Rule(r"\bof a kind\b(?! (?:of|that)\b)", "which kind"),
+    Rule(r"\ba word of\b", "the fact, or 'a message about'"),
     Rule(r"\bunlike as\b|\bsave for\b|\bbut for\b", "'except'"),
     Rule(r"\bwhosoever\b|\bwhoever\b|\bwhomever\b", "'you', 'a user' or 'anyone who'"),
     Rule(
