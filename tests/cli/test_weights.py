@@ -20,7 +20,7 @@ from tests.hub import commit_of, hub_in_use, socket_ban
 from tests.lab import NET, PACKED, install_lab, named, sha256
 from tests.servers import FaultServer, Reply, fault_server
 
-from headstrip.weights.trust import recorded
+from headstrip.weights.records import recorded
 
 Hub = Callable[..., AbstractContextManager[str]]
 
@@ -460,7 +460,7 @@ def test_the_old_file_of_the_hub_stays_when_there_is_no_other(run: Run, hub: Hub
     with hub({}):
         result = run("weights", "repair", "lab:net.hub")
     assert result.exit_code == 1
-    assert "It is as it was." in result.stderr
+    assert "The old file is unchanged." in result.stderr
     assert path.read_bytes() == b"wrong"
 
 

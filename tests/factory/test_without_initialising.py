@@ -25,7 +25,7 @@ from headstrip import (
 )
 from headstrip.factory.construction import build_stripped
 from headstrip.network.assigning import assign
-from headstrip.network.meta_init import Replaced, hollow_parameters
+from headstrip.network.meta_init import Replaced, meta_parameters
 from headstrip.registry.registry import use_registry
 
 SHAPE = (3, 8, 8)
@@ -389,7 +389,7 @@ def test_every_parameter_starts_at_a_multiple_of_64_bytes(saved, mapped):
 
 
 def test_what_a_plugin_cuts_out_of_a_tensor_is_moved_to_a_multiple_of_64_bytes():
-    with hollow_parameters(Replaced()):
+    with meta_parameters(Replaced()):
         model = Twice()
     part = torch.arange(9.0)[1:]
     state = {**Twice().state_dict(), "one": part}
@@ -539,7 +539,7 @@ def test_a_byte_that_changed_in_silence_is_found_when_every_byte_is_read(saved):
     with open(path, "r+b") as file:
         file.write(data)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(WeightsError, match=rf"changed in silence.*{found} was recorded"):
+    with pytest.raises(WeightsError, match=rf"changed silently.*{found} was recorded"):
         build_encoder("nets:net", weights=path, verify="always")
 
 
@@ -558,7 +558,7 @@ def test_other_switches_are_refused(wrong):
 @pytest.mark.parametrize("name", ["a\0b.pth", "\ud800.pth", "pipe.pth"])
 def test_a_path_that_is_no_file_of_weights_is_told_with_a_sentence(name, tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
-    with pytest.raises(WeightsError, match=r"cannot be read|is no regular file"):
+    with pytest.raises(WeightsError, match=r"cannot be read|is not a regular file"):
         build_encoder("nets:net", weights=tmp_path / name)
 
 

@@ -480,12 +480,12 @@ DEFECTS = [
     (
         with_entries("NoServer", replace(WEIGHTS, locations=("https:///tiny.pth",))),
         "loading",
-        "V1: the location 'https:///tiny.pth' is not valid: it is no address",
+        "V1: the location 'https:///tiny.pth' is not valid: it is not the address",
     ),
     (
         with_entries("NoHub", replace(WEIGHTS, locations=("hf:tiny",))),
         "loading",
-        "V1: the location 'hf:tiny' is not valid: 'hf:tiny' is no place on the Hugging",
+        "V1: the location 'hf:tiny' is not valid: 'hf:tiny' is not a location",
     ),
     (
         with_entries("NoPackage", replace(WEIGHTS, locations=("dist:no-such-thing/x.pth",))),

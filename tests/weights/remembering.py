@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headstrip.weights.trust import identify, learn, remember
+from headstrip.weights.records import learn, remember
+from headstrip.weights.trust import identify
 
 
 def see(path: Path, *, always: bool = False) -> str:

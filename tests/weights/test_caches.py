@@ -17,10 +17,9 @@ from tests.lab import NET, PACKED, install_lab, named, sha256
 from headstrip import WeightsEntry, WeightsError
 from headstrip.registry.registry import get_registry, use_registry
 from headstrip.weights.caches import Caches, Stored
-from headstrip.weights.checking import check_stored
+from headstrip.weights.checking import check_stored, status
 from headstrip.weights.locating import locate
 from headstrip.weights.removing import removable, remove
-from headstrip.weights.status import status
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 COMMIT = "c0ffee" * 6 + "c0ff"

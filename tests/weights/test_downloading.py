@@ -19,7 +19,7 @@ from tests.servers import FaultServer, Reply, fault_server
 
 from headstrip import WeightsError
 from headstrip.weights.downloading import download
-from headstrip.weights.trust import recorded
+from headstrip.weights.records import recorded
 
 BODY = bytes(range(256)) * 1200
 SHA = hashlib.sha256(BODY).hexdigest()

@@ -222,7 +222,7 @@ def test_a_mirror_that_is_no_pair_of_addresses_is_a_sentence(
     hub: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("HEADSTRIP_MIRROR", value)
-    with pytest.raises(WeightsError, match=f"HEADSTRIP_MIRROR has '{value}', which is no pair"):
+    with pytest.raises(WeightsError, match=f"HEADSTRIP_MIRROR has '{value}', which is not a pair"):
         download("https://down.example/x.pth")
 
 

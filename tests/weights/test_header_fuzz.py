@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headstrip import WeightsError
-from headstrip.weights.safetensors_header import read_header
+from headstrip.weights.safetensors_file import read_header
 
 SEED = 20240229
 PATH = Path("fuzz.safetensors")

@@ -267,7 +267,7 @@ def test_a_missing_package_says_what_to_install(location: str) -> None:
      "dist:pip/C:/x", "dist:pip/x\0", "dist:p ip/x"],
 )  # fmt: skip
 def test_a_location_in_a_package_does_not_lead_out_of_it(location: str) -> None:
-    with pytest.raises(WeightsError, match="is no file of an installed package"):
+    with pytest.raises(WeightsError, match="is not a file of an installed package"):
         locate(entry(location), "a:b")
 
 
@@ -277,5 +277,5 @@ def test_a_location_in_a_package_does_not_lead_out_of_it(location: str) -> None:
      "HTTPS://127.0.0.1/x.pth", "reference://x.pth::data:,{}"],
 )  # fmt: skip
 def test_an_address_of_another_kind_is_no_location(location: str, hub: Path) -> None:
-    with pytest.raises(WeightsError, match=r"is no location of weights\. Write"):
+    with pytest.raises(WeightsError, match=r"is not a location of weights\. Write"):
         locate(entry(location), "a:b")

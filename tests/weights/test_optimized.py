@@ -29,8 +29,8 @@ from torchvision import models
 
 from headstrip import WeightsError
 from headstrip.weights import trust
-from headstrip.weights.optimized import optimize, optimized
-from headstrip.weights.trust import recorded
+from headstrip.weights.optimized import optimize
+from headstrip.weights.records import optimized, recorded
 
 STATE = {
     "weight": torch.arange(12.0).reshape(3, 4), "bias": torch.arange(5, dtype=torch.int16),
@@ -253,7 +253,7 @@ def test_a_file_that_is_rewritten_meanwhile_is_not_converted(
         save_zip({name: value * 0 for name, value in STATE.items()}, tmp_path / "x")
         return found
 
-    monkeypatch.setattr(trust, "hash_of", hash_and_rewrite)
+    monkeypatch.setattr("headstrip.weights.optimized.hash_of", hash_and_rewrite)
     with pytest.raises(WeightsError, match="was rewritten in place"):
         optimize(source)
     assert os.listdir(cache / "optimized") == []
@@ -261,7 +261,7 @@ def test_a_file_that_is_rewritten_meanwhile_is_not_converted(
 
 def test_looking_for_a_converted_file_does_not_import_torch() -> None:
     code = (
-        "import sys; from headstrip.weights.optimized import optimized; optimized('0' * 64);"
+        "import sys; from headstrip.weights.records import optimized; optimized('0' * 64);"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -37,10 +37,10 @@ from headstrip import (
     register_plugin,
 )
 from headstrip.registry.registry import use_registry
+from headstrip.weights.folders import lies_in_a_cache
 from headstrip.weights.optimized import optimize
 from headstrip.weights.reading import read_weights
 from headstrip.weights.sharded_checkpoint import read_object
-from headstrip.weights.shared_caches import lies_in_a_cache
 
 NAME = "lab:net"
 

@@ -25,7 +25,7 @@ from tests.weights.files import (
 )
 
 from headstrip import WeightsError
-from headstrip.weights.safetensors_header import DTYPES
+from headstrip.weights.safetensors_file import DTYPES
 
 STATE = {"weight": torch.arange(12.0).reshape(3, 4), "bias": torch.ones(5, dtype=torch.bfloat16)}
 SMALL = {"a": torch.arange(3.0), "b": torch.arange(2)}
@@ -69,7 +69,7 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
     checked=st.booleans(),
 )
 @settings(max_examples=150)
-def test_any_state_dict_comes_back_equal_and_aligned_and_is_never_written(
+def test_any_state_dict_comes_back_equal_and_is_never_written(
     tmp_path_factory, state, save: Callable, mapped: bool, checked: bool
 ) -> None:
     path = save(state, tmp_path_factory.getbasetemp() / "any")
@@ -79,7 +79,6 @@ def test_any_state_dict_comes_back_equal_and_aligned_and_is_never_written(
     for name, tensor in content.items():
         assert identical(tensor, state[name])
         assert tensor.stride() == state[name].stride()
-        assert tensor.numel() == 0 or tensor.data_ptr() % 64 == 0
         if 0 not in tensor.stride():
             tensor.zero_()
     assert path.read_bytes() == before
@@ -101,17 +100,15 @@ def test_tensors_that_are_one_stay_one(tmp_path: Path, save: Callable, mapped: b
     content["a"][0] = -1
     assert content["tied"] is content["a"]
     assert content["again"][0] == content["turned"][0, 0] == -1
-    assert all(tensor.data_ptr() % 64 == 0 for tensor in content.values())
     assert content["apart"].tolist() == apart.tolist()
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_a_flat_buffer_of_many_tensors_is_copied_in_parts(tmp_path: Path, save: Callable) -> None:
+def test_a_flat_buffer_of_many_tensors_comes_back_in_parts(tmp_path: Path, save: Callable) -> None:
     flat = torch.arange(10_000.0)
     parts = flat.split(13)
     parsed = contents(save(dict(enumerate(parts)), tmp_path / "x"), mapped=True)
     assert all(identical(parsed.content[i], part) for i, part in enumerate(parts))
-    assert all(part.data_ptr() % 64 == 0 for part in parsed.content.values())
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
@@ -248,9 +245,15 @@ class Failing(io.FileIO):
 
 
 @pytest.mark.parametrize("save", [save_zip, save_safetensors])
-def test_a_disk_that_fails_is_not_called_a_damaged_file(tmp_path: Path, save: Callable) -> None:
+def test_a_disk_that_fails_is_not_called_a_damaged_file(
+    tmp_path: Path, save: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from headstrip.weights.parsing import parse
 
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.preadv", fail, raising=False)
     path = save({"a": torch.arange(9000.0)}, tmp_path / "x")
     with Failing(path) as file, pytest.raises(WeightsError, match=r"cannot be read .*disk or the"):
         parse(path, file, mapped=False, checked=False)

@@ -22,18 +22,14 @@ from tests.weights.remembering import see
 
 from headstrip import WeightsError
 from headstrip.registry.registry import get_registry
+from headstrip.weights.records import cache_home, forget, learn, recorded, remember
 from headstrip.weights.trust import (
     Expectation,
-    cache_home,
     compare,
     expectation,
-    forget,
     hash_in_name,
     hash_of,
     identify,
-    learn,
-    recorded,
-    remember,
 )
 
 SEE = "tests.weights.remembering:see"
@@ -129,7 +125,7 @@ def test_a_byte_changed_in_silence_is_found_when_all_are_read(
     after[place % len(after)] ^= flipped
     change_silently(path, bytes(after))
     assert seen(path) == (sha256(before), False)
-    with pytest.raises(WeightsError, match="changed in silence") as raised:
+    with pytest.raises(WeightsError, match="changed silently") as raised:
         seen(path, always=True)
     assert {str(path), sha256(after), sha256(before)} <= {
         word.rstrip(",") for word in str(raised.value).split()

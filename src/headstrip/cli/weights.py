@@ -39,9 +39,8 @@ from headstrip.cli.weights_report import (
 )
 from headstrip.errors import WeightsError
 from headstrip.weights.caches import Caches, Stored
-from headstrip.weights.checking import Verdict, check_path, check_stored
+from headstrip.weights.checking import Verdict, check_path, check_stored, status
 from headstrip.weights.removing import removable, remove
-from headstrip.weights.status import status
 
 _COLUMNS = (
     Column("weights"),

@@ -15,11 +15,9 @@ from headstrip.cli.weights_arguments import all_stored
 from headstrip.errors import HeadstripError
 from headstrip.registry.registry import Registry
 from headstrip.weights.caches import Caches, Stored
-from headstrip.weights.checking import Verdict
-from headstrip.weights.optimized import optimized
+from headstrip.weights.checking import Status, Verdict, status, status_of_copy
+from headstrip.weights.records import cache_home, optimized, recorded
 from headstrip.weights.removing import partials
-from headstrip.weights.status import Status, status, status_of_copy
-from headstrip.weights.trust import cache_home, recorded
 
 Row = dict[str, Any]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import nn
 
 from headstrip.encoder.predictors import init_predictors as init_predictors
-from headstrip.factory.construction import Wish, build_stripped
+from headstrip.factory.construction import build_stripped
+from headstrip.factory.instantiate import BuildOptions
 from headstrip.factory.measure import width_of_built
 from headstrip.weights.reading import Reading
 
@@ -46,7 +47,9 @@ def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, in
     if isinstance(name, str) and name.startswith(_LATER_TIMM):
         name = f"timm:{name.removeprefix(_LATER_TIMM)}"
     # A plain module cannot notice that the file it is mapped from is rewritten, so copy it.
-    wish = Wish(Reading(mapped=False))
-    built = build_stripped(name, weights="DEFAULT" if pretrained else None, wish=wish)
+    build_options = BuildOptions(Reading(mapped=False))
+    built = build_stripped(
+        name, weights="DEFAULT" if pretrained else None, build_options=build_options
+    )
     backbone = built.stripped.backbone.train()
     return backbone, width_of_built(built, built.input_shape)

@@ -23,13 +23,14 @@ from headstrip.errors import (
     PreprocessingError,
     UnknownBackboneError,
 )
-from headstrip.factory.construction import Built, Wish, build_stripped, strip_with
+from headstrip.factory.construction import Built, build_stripped
 from headstrip.factory.from_manifest import (
     BuildRequest,
     complete_from_manifest,
     request_from_manifest,
 )
 from headstrip.factory.image_sizes import refused_size
+from headstrip.factory.instantiate import BuildOptions, strip_with
 from headstrip.factory.measure import build_network, width_of_built
 from headstrip.factory.selection import WeightsArgument
 from headstrip.families import SOURCE
@@ -145,18 +146,18 @@ def build_encoder(
                 options=options,
                 dtype=dtype,
             )
-        wish = Wish(Reading(verify, map), offline, target, request.dtype)
+        build_options = BuildOptions(Reading(verify, map), offline, target, request.dtype)
         with collector_held_back(), _similar_sizes_named(request.name, request.options):
-            encoder = _build(request, wish, strict)
+            encoder = _build(request, build_options, strict)
         if request.manifest is None:
             return encoder
         return complete_from_manifest(encoder, request, target, allow_versions)
 
 
-def _build(request: BuildRequest, wish: Wish, strict: bool) -> Encoder:
+def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> Encoder:
     registry = get_registry()
     built = build_stripped(
-        request.name, weights=request.weights, options=request.options, wish=wish
+        request.name, weights=request.weights, options=request.options, build_options=build_options
     )
     spec, stripped, entry = built.spec, built.stripped, built.selection.entry
     chosen = _preprocessing(registry, built, request.preprocessing)
@@ -185,7 +186,7 @@ def _build(request: BuildRequest, wish: Wish, strict: bool) -> Encoder:
         guards=built.guards,
         weights_file=path.name if (path := built.selection.path) else None,
     )
-    return encoder.to(device=wish.device, dtype=wish.dtype)
+    return encoder.to(device=build_options.device, dtype=build_options.dtype)
 
 
 @contextmanager

@@ -12,22 +12,23 @@ import torch
 
 from headstrip.errors import WeightsError, WeightsWarning
 from headstrip.factory.image_sizes import check_size
-from headstrip.factory.instantiate import Builder as Builder
-from headstrip.factory.instantiate import Mechanism
-from headstrip.factory.instantiate import Wish as Wish
-from headstrip.factory.instantiate import strip_with as strip_with
+from headstrip.factory.instantiate import (
+    Builder,
+    BuildOptions,
+    Filled,
+    Mechanism,
+)
 from headstrip.factory.selection import Selection, WeightsArgument, select_weights
 from headstrip.network.head import Stripped
 from headstrip.registry.registry import get_registry
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
 from headstrip.weights.mapping import Guard
-from headstrip.weights.reading import WeightsFile
 
 _LOGGER = logging.getLogger("headstrip.factory")
-_NOTHING_BESIDES = Wish()
+_DEFAULTS = BuildOptions()
 _NONE = object()
 RESERVED_OPTIONS = {
-    "num_classes": "predictors={'name': classes} for classes of your own",
+    "num_classes": "predictors={'name': classes} for your own classes",
     "weights": "weights= to build_encoder itself",
     "pretrained": "weights= to build_encoder itself",
     # timm's: it would read the file past headstrip.
@@ -68,7 +69,7 @@ def build_stripped(
     *,
     weights: WeightsArgument = "DEFAULT",
     options: Mapping[str, Any] | None = None,
-    wish: Wish = _NOTHING_BESIDES,
+    build_options: BuildOptions = _DEFAULTS,
 ) -> Built:
     """Build a network, put its weights in, and take its head off; see ``build_encoder``."""
     _check_options(options)
@@ -77,26 +78,35 @@ def build_stripped(
     check_size(spec, options or {})
     selection = select_weights(registry, spec, parts, weights)
     builder = Builder(
-        registry.owner(spec), registry.stripper(spec.family), spec, selection, wish, options or {}
+        registry.owner(spec),
+        registry.stripper(spec.family),
+        spec,
+        selection,
+        build_options,
+        options,
     )
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
-        (stripped, file, mechanism), merged = _build(builder)
+        filled, merged = _build(builder)
+    stripped, file = filled.stripped, filled.file
     if (stated := builder.stated) is not None:
         described = completed(_with_own_classes(stated, stripped), selection.entry)
         selection = replace(selection, entry=described)
-        merged = {**dict(spec.options), **dict(stated.options), **builder.given}
-    entry = selection.entry
-    shape = stripped.input_shape or (entry and entry.input_shape) or spec.input_shape
-    sha256, guards = (file.sha256, file.guards) if file else (None, ())
+        merged = merged_options(spec, stated, options)
     return Built(
-        stripped, spec, selection, merged, shape, sha256, mechanism, guards, stated is not None
+        stripped,
+        spec,
+        selection,
+        merged,
+        effective_shape(stripped.input_shape, selection.entry, spec),
+        sha256=file.sha256 if file else None,
+        mechanism=filled.mechanism,
+        guards=file.guards if file else (),
+        states_itself=stated is not None,
     )
 
 
-def _build(
-    builder: Builder,
-) -> tuple[tuple[Stripped, WeightsFile | None, Mechanism], dict[str, Any]]:
+def _build(builder: Builder) -> tuple[Filled, dict[str, Any]]:
     """Build with the options that the weights demand, and return those too.
 
     A file whose user named no tag need not have been trained with the options of the default
@@ -105,26 +115,28 @@ def _build(
     """
     spec, selection = builder.spec, builder.selection
     entry = selection.entry
-    demanded = dict(entry.options if entry else ())
-    every = {**dict(spec.options), **demanded, **builder.given}
+    every = merged_options(spec, entry, builder.given)
     if selection.is_named or entry is None:
         return builder.build(every), every
     # An option whose value is the tag itself says no more than which set of weights it is.
-    kept = {key: value for key, value in demanded.items() if value == entry.tag}
-    fewer = {**dict(spec.options), **kept, **builder.given}
+    kept = tuple((key, value) for key, value in entry.options if value == entry.tag)
+    fewer = merged_options(spec, replace(entry, options=kept), builder.given)
     if fewer == every:
         return builder.build(every), every
     try:
         built = builder.build(fewer)
     except WeightsError:
         # What cannot be read would not be read a second time either.
-        if not builder.read or builder.stated is not None:
+        if not builder.has_read or builder.stated is not None:
             raise
         built = builder.build(every)
         _LOGGER.info(
             "%s fits %s with the options of its weights %s alone: %s",
-            selection.path, builder.about, entry.tag, demanded,
-        )  # fmt: skip
+            selection.path,
+            builder.about,
+            entry.tag,
+            dict(entry.options),
+        )
         return built, every
     if builder.stated is None:
         left = {key: value for key, value in every.items() if fewer.get(key, _NONE) != value}
@@ -178,7 +190,7 @@ def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntr
 
 
 def _check_options(options: object) -> None:
-    """Refuse what is no mapping of constructor arguments, and those that are headstrip's."""
+    """Refuse options that are not a mapping, and those that headstrip sets itself."""
     if options is not None and not isinstance(options, Mapping):
         raise ValueError(
             f"options={options!r} is a {type(options).__name__}. "

@@ -1,4 +1,4 @@
-"""How a weights file that is not just as its network is goes into it, if it does."""
+"""How a weights file that differs from its network goes into it, if it does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headstrip.network.state_dicts import Fit, is_under
 from headstrip.weights.problems import too_large
 from headstrip.weights.reading import WeightsFile
 
-# A checkpoint may hold an optimizer's two moments and an average besides the weights, and in
+# A checkpoint may hold an optimizer's two moments and an average as well as the weights, and in
 # float64 where the network has float32.
 _TIMES_THE_NETWORK = 8
 _AND_BYTES = 1 << 26
@@ -48,7 +48,7 @@ def plan(
     spare: nn.Module | None,
     input_shape: tuple[int, ...] | None = None,
 ) -> Plan:
-    """Say how a state dict that does not fit as it is goes into a network.
+    """Say how a state dict that does not fit exactly goes into a network.
 
     Args:
         file: Where it is from.
@@ -56,7 +56,7 @@ def plan(
         fit: What does not fit.
         state: The adapted state dict.
         stripped: Such a network without its head.
-        spare: Another such network, for trying; None where it has no say in how it is loaded.
+        spare: Another such network, for trying; None where it has no load hooks.
         input_shape: Input of the network without the batch axis, for messages.
 
     Raises:
@@ -66,7 +66,7 @@ def plan(
     names, by_torch = state, False
     if spare is not None and fit.outside(paths):
         found = taken(spare, state, file.content)
-        # By the network's own names, fewer tensors may be at fault.
+        # By the network's own names, fewer tensors may differ.
         if found is not None and _closer(found.fit, fit, stripped):
             fit, names, by_torch = found.fit, found.state, True
             paths = _heads(fit, stripped)

@@ -1,24 +1,28 @@
-"""One network built with its weights: without initialising it, or the ordinary way."""
+"""One network built with its weights.
+
+There are two strategies: without initialising, where the tensors of the file become the parameters,
+and, where a network cannot be built so, initialised first and then overwritten.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from headstrip.errors import WeightsError
+from headstrip.errors import HeadstripError, WeightsError
 from headstrip.factory.file_fit import Plan, limit_of, plan, refuse_larger
 from headstrip.factory.misfits import does_not_fit
 from headstrip.factory.selection import Selection
-from headstrip.network.assigning import assign, is_hollow
+from headstrip.network.assigning import Fallback, assign, has_meta_tensors
 from headstrip.network.head import Stripped
-from headstrip.network.load_hooks import has_a_say, is_as_given, keeps_more, load_as_torch
-from headstrip.network.meta_init import Replaced, hollow_parameters, share_memory
+from headstrip.network.load_hooks import has_load_hooks, is_as_given, keeps_more, load_as_torch
+from headstrip.network.meta_init import Replaced, meta_parameters, share_memory
 from headstrip.network.state_dicts import (
     compare,
     copy_into,
@@ -27,7 +31,7 @@ from headstrip.network.state_dicts import (
     refuse_unfilled,
 )
 from headstrip.plugins.loader import Plugin
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
 from headstrip.weights.locating import locate
 from headstrip.weights.reading import Reading, WeightsFile, read_weights
 from headstrip.weights.several_states import refuse_several
@@ -38,8 +42,8 @@ Mechanism = Literal["hollow", "ordinary"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a call asks for besides the network: how its file is read, and where it goes.
+class BuildOptions:
+    """How a network is built: how its file is read, and where its parameters go.
 
     Attributes:
         reading: How the weights file is read.
@@ -54,108 +58,69 @@ class Wish:
     dtype: torch.dtype | None = None
 
 
-class _NotHollowError(Exception):
-    """A network that others have a hold of, or that has a say in how it is loaded."""
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A network with its weights in it and its head off.
+
+    Attributes:
+        stripped: Its parts.
+        file: The weights file, None without one.
+        mechanism: The strategy that built it.
+    """
+
+    stripped: Stripped
+    file: WeightsFile | None = None
+    mechanism: Mechanism = "ordinary"
 
 
 @dataclass(frozen=True, slots=True)
+class _Made:
+    """A network without its weights, and its parameters without memory, if it has such."""
+
+    model: nn.Module
+    replaced: Replaced | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    """A network that has the classes of a file, the state dict for it, and how that goes in."""
+
+    made: _Made
+    file: WeightsFile
+    state: Mapping[str, Any]
+    plan: Plan
+
+
 class Builder:
-    """Builds one network with its weights; holds what every step needs.
+    """Builds one network with its weights. It reads the weights file once."""
 
-    Attributes:
-        owner: The plugin that builds.
-        stripper: The plugin that takes the head off, and its name for the family.
-        spec: The backbone.
-        selection: Its weights.
-        wish: What the call asks for besides.
-        given: The user's own constructor arguments.
-        read: The weights file, once it was read.
-        said: What that states of itself, once it was asked for.
-    """
-
-    owner: Plugin
-    stripper: tuple[Plugin, str]
-    spec: BackboneSpec
-    selection: Selection
-    wish: Wish
-    given: Mapping[str, Any] = field(default_factory=dict)
-    read: list[WeightsFile] = field(default_factory=list)
-    said: list[WeightsEntry | None] = field(default_factory=list)
-
-    def build(self, options: Mapping[str, Any]) -> tuple[Stripped, WeightsFile | None, Mechanism]:
-        """Return the stripped network, its weights file, and how it was built.
+    def __init__(
+        self,
+        owner: Plugin,
+        stripper: tuple[Plugin, str],
+        spec: BackboneSpec,
+        selection: Selection,
+        build_options: BuildOptions,
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Prepare the build.
 
         Args:
-            options: Constructor arguments: the spec's, those of the weights, and the user's.
+            owner: The plugin that builds.
+            stripper: The plugin that takes the head off, and its name for the family.
+            spec: The backbone.
+            selection: Its weights.
+            build_options: How it is built.
+            given: The user's own constructor arguments.
         """
-        entry = self.selection.entry
-        if entry is None and self.selection.path is None:
-            return self._stripped(self._model(options)), None, "ordinary"
-        if self._loads_itself:
-            model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
-            return self._stripped(model), None, "ordinary"
-        if entry and self.selection.path is None and entry.num_classes:
-            options = {**options, "num_classes": entry.num_classes}
-        with _generator_untouched():
-            stripped = self._hollow(options)
-            if stripped is not None:
-                return stripped, self.read[0], "hollow"
-            stripped = self._filled(options, hollow=False)
-        return stripped, _left(self.read[0], stripped), "ordinary"
-
-    def _hollow(self, options: Mapping[str, Any]) -> Stripped | None:
-        """Build without initialising; None where the network cannot be built so.
-
-        That is where it needs values of its parameters before they are loaded, where others than
-        its modules hold them, or where it does more than take them.
-        """
-        try:
-            stripped = self._filled(options, hollow=True)
-        except WeightsError:
-            raise
-        except _NotHollowError as reason:
-            self._log_ordinary(str(reason))
-            return None
-        # Whatever it is that a network does with tensors that have no values.
-        except Exception as error:
-            self._log_ordinary(f"its constructor needs values ({type(error).__name__})")
-            _LOGGER.debug("What it raised:", exc_info=True)
-            return None
-        parts = (stripped.backbone, stripped.head)
-        if any(part is not None and is_hollow(part) for part in parts):
-            self._log_ordinary("some of its tensors are in no weights file")
-            return None
-        return stripped
-
-    def _log_ordinary(self, reason: str) -> None:
-        _LOGGER.info("%s is initialised before its weights are loaded: %s", self.about, reason)
-
-    @property
-    def _loads_itself(self) -> bool:
-        entry = self.selection.entry
-        no_file = self.selection.path is None and entry is not None and not entry.locations
-        return no_file and self.owner.implements("load_model")
-
-    def _file(self, limit: int) -> WeightsFile:
-        """Return the weights file, read once, which may hold so many bytes of tensors."""
-        if not self.read:
-            entry, path = self.selection.entry, self.selection.path
-            how = replace(self.wish.reading, limit=limit)
-            if path is not None:
-                self.read.append(read_weights(path, how=how))
-            else:
-                assert entry is not None
-                how = replace(how, locations=entry.locations, name=f"{self.about}.{entry.tag}")
-                found = locate(entry, self.about, offline=self.wish.offline)
-                self.read.append(read_weights(found, entry.sha256, how))
-            # Of published files a plugin knows which state dict they are for.
-            if path is not None or not self.owner.implements("adapt_state_dict"):
-                refuse_several(self.read[0].content, self.read[0].path)
-            _LOGGER.info(
-                "%s has its weights from %s, %s", self.about, self.read[0].path,
-                "mapped" if self.read[0].guards else "read into memory",
-            )  # fmt: skip
-        return self.read[0]
+        self.owner = owner
+        self.stripper = stripper
+        self.spec = spec
+        self.selection = selection
+        self.build_options = build_options
+        self.given: Mapping[str, Any] = given or {}
+        self._file: WeightsFile | None = None
+        self._stated: WeightsEntry | None = None
 
     @property
     def about(self) -> str:
@@ -163,52 +128,139 @@ class Builder:
         return self.spec.qualified_name
 
     @property
+    def has_read(self) -> bool:
+        """Whether the weights file was read."""
+        return self._file is not None
+
+    @property
     def stated(self) -> WeightsEntry | None:
         """What the user's own file states of itself, once it was read."""
-        named = self.selection.is_named or not self.owner.implements("describe_file")
-        if self.selection.path is None or named or not self.read:
-            return None
-        if not self.said:
-            loaded = self.read[0].content
-            self.said.append(
-                self.owner.call("describe_file", self.about, loaded=loaded, spec=self.spec)
-            )
-        return self.said[0]
+        return self._stated
 
-    def _filled(self, options: Mapping[str, Any], *, hollow: bool) -> Stripped:
-        """Build the network that the file is for: its classes, or no head at all."""
-        replaced = Replaced() if hollow else None
-        model = self._model(options, replaced)
-        if hollow and keeps_more(model):
-            raise _NotHollowError("its modules keep more than tensors in a state dict")
-        limit = limit_of(model)
-        file = self._file(limit)
-        if (stated := self.stated) is not None:
-            own = {**dict(self.spec.options), **dict(stated.options), **self.given}
-            if own != options:
-                return self._filled(own, hollow=hollow)
-        state = self._adapted(file, model)
-        refuse_larger(file.path, state, limit)
-        found = self._plan(file, model, state, options, hollow=hollow)
-        if hollow and found.by_torch:
-            raise _NotHollowError("it changes the names in a state dict while it is loaded")
-        if found.classes is not None:
-            replaced = Replaced() if hollow else None
-            model = self._model({**options, "num_classes": found.classes}, replaced)
-            state = self._adapted(file, model)
-            if not found.by_torch and (misfit := compare(model, state)).names:
-                raise does_not_fit(file.path, self.about, misfit, (), self.spec.input_shape)
-        if replaced is not None:
-            self._assign(model, state, file, replaced, headless=found.headless)
-        elif found.by_torch:
-            self._load(model, state, file, headless=found.headless)
+    def build(self, options: Mapping[str, Any]) -> Filled:
+        """Return the stripped network.
+
+        Args:
+            options: Constructor arguments: the spec's, those of the weights, and the user's.
+
+        Raises:
+            HeadstripError: It cannot be built, or its file cannot be used.
+        """
+        entry = self.selection.entry
+        if entry is None and self.selection.path is None:
+            return Filled(self._stripped(self._model(options)))
+        if self._loads_itself:
+            model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
+            return Filled(self._stripped(model))
+        if entry and self.selection.path is None and entry.num_classes:
+            options = {**options, "num_classes": entry.num_classes}
+        with _generator_untouched():
+            result = self._without_initialising(options)
+            if isinstance(result, Fallback):
+                _LOGGER.info(
+                    "%s is initialised before its weights are loaded: %s",
+                    self.about,
+                    result.reason,
+                )
+                result = self._with_initialising(options)
+        return result
+
+    def _without_initialising(self, options: Mapping[str, Any]) -> Filled | Fallback:
+        """Make the tensors of the file the parameters of a network that never had any.
+
+        That fails where the network needs values of its parameters before they are loaded, where
+        something other than its modules holds them, or where it does more than take them.
+        """
+        try:
+            return self._assigned(options)
+        except WeightsError:
+            raise
+        except HeadstripError as error:
+            _LOGGER.debug("A hook raised:", exc_info=True)
+            cause = error.__cause__ or error
+            return Fallback(f"its constructor needs values ({type(cause).__name__})")
+
+    def _assigned(self, options: Mapping[str, Any]) -> Filled | Fallback:
+        made = self._made_on_meta(options)
+        if keeps_more(made.model):
+            return Fallback("its modules keep more than tensors in a state dict")
+        found = self._matched(made, options, self._made_on_meta)
+        model, replaced = found.made.model, found.made.replaced
+        assert replaced is not None
+        if found.plan.by_torch:
+            return Fallback("it changes the names in a state dict while it is loaded")
+        if share_memory(model):
+            return Fallback("some of its parameters share memory")
+        loads_itself = has_load_hooks(model)
+        given = assign(
+            model,
+            found.state,
+            found.file.content,
+            headless=found.plan.headless,
+            device=self.build_options.device,
+            dtype=self.build_options.dtype,
+        )
+        if loads_itself and not isinstance(given, Fallback) and not is_as_given(model, given):
+            given = Fallback("it changes its tensors while they are loaded")
+        if isinstance(given, Fallback):
+            # The network may have changed the tensors of the file themselves: read it again.
+            self._file = None
+            return given
+        if replaced.is_held(model):
+            return Fallback("an object other than its modules holds its parameters")
+        filled = self._finished(found, "hollow")
+        if any(has_meta_tensors(part) for part in _parts(filled.stripped)):
+            return Fallback("some of its tensors are in no weights file")
+        return filled
+
+    def _with_initialising(self, options: Mapping[str, Any]) -> Filled:
+        """Initialise a network, and copy the tensors of the file into its parameters."""
+        found = self._matched(self._made_initialised(options), options, self._made_initialised)
+        model, file, headless = found.made.model, found.file, found.plan.headless
+        if found.plan.by_torch:
+            self._load(model, found.state, file, headless=headless)
         else:
-            copy_into(model, state, file.content, headless=found.headless)
-        if not file.filled:
-            refuse_unfilled(model, f"{file.path}")
-            file.note_filled()
-        stripped = self._stripped(model)
-        return replace(stripped, head=None, law="headless") if found.headless else stripped
+            copy_into(model, found.state, file.content, headless=headless)
+        filled = self._finished(found, "ordinary")
+        for guard in file.guards:
+            guard.check()
+        # The parameters are copies now, unless the network kept the tensors that it was given.
+        if any(has_load_hooks(part) for part in _parts(filled.stripped)):
+            return filled
+        return replace(filled, file=replace(file, guards=()))
+
+    def _finished(self, found: _Matched, mechanism: Mechanism) -> Filled:
+        """Take the head off a network that has its weights."""
+        if not found.file.filled:
+            refuse_unfilled(found.made.model, f"{found.file.path}")
+            found.file.note_filled()
+        stripped = self._stripped(found.made.model)
+        if found.plan.headless:
+            stripped = replace(stripped, head=None, law="headless")
+        return Filled(stripped, found.file, mechanism)
+
+    def _matched(
+        self,
+        made: _Made,
+        options: Mapping[str, Any],
+        make: Callable[[Mapping[str, Any]], _Made],
+    ) -> _Matched:
+        """Read the file, and make the network that it is for: its classes, or no head at all."""
+        limit = limit_of(made.model)
+        file = self._read(limit)
+        if self._stated is not None:
+            own = merged_options(self.spec, self._stated, self.given)
+            if own != options:
+                return self._matched(make(own), own, make)
+        state = self._adapted(file, made.model)
+        refuse_larger(file.path, state, limit)
+        found = self._plan(file, made.model, state, options, make)
+        if found.classes is not None:
+            made = make({**options, "num_classes": found.classes})
+            state = self._adapted(file, made.model)
+            if not found.by_torch and (misfit := compare(made.model, state)).names:
+                raise does_not_fit(file.path, self.about, misfit, (), self.spec.input_shape)
+        return _Matched(made, file, state, found)
 
     def _plan(
         self,
@@ -216,44 +268,56 @@ class Builder:
         model: nn.Module,
         state: Mapping[str, Any],
         options: Mapping[str, Any],
-        *,
-        hollow: bool,
+        make: Callable[[Mapping[str, Any]], _Made],
     ) -> Plan:
         """Say how a file goes into a network; refuse one that does not."""
         fit = compare(model, state)
         if not fit.names:
             return Plan()
-        stripped = self._stripped(self._model(options, Replaced() if hollow else None))
-        spare = None
-        if has_a_say(model):
-            spare = self._model(options, Replaced() if hollow else None)
-        entry = self.stated or self.selection.entry
-        shape = stripped.input_shape or (entry and entry.input_shape) or self.spec.input_shape
+        stripped = self._stripped(make(options).model)
+        spare = make(options).model if has_load_hooks(model) else None
+        shape = effective_shape(
+            stripped.input_shape, self._stated or self.selection.entry, self.spec
+        )
         return plan(file, self.about, fit, state, stripped, spare, shape)
 
-    def _assign(
-        self,
-        model: nn.Module,
-        state: Mapping[str, Any],
-        file: WeightsFile,
-        replaced: Replaced,
-        *,
-        headless: bool,
-    ) -> None:
-        """Make the file's tensors the network's own."""
-        if share_memory(model):
-            raise _NotHollowError("some of its parameters share memory")
-        own_way = has_a_say(model)
-        given = assign(
-            model, state, file.content, headless=headless, device=self.wish.device,
-            dtype=self.wish.dtype,
-        )  # fmt: skip
-        if own_way and not is_as_given(model, given):
-            # What it did may have been done to the file's tensors themselves.
-            self.read.clear()
-            raise _NotHollowError("it changes its tensors while they are loaded")
-        if replaced.is_held(model):
-            raise _NotHollowError("something besides its modules holds its parameters")
+    def _read(self, limit: int) -> WeightsFile:
+        """Return the weights file, read once, which may hold ``limit`` bytes of tensors."""
+        if self._file is not None:
+            return self._file
+        entry, path = self.selection.entry, self.selection.path
+        how = replace(self.build_options.reading, limit=limit)
+        if path is not None:
+            file = read_weights(path, how=how)
+        else:
+            assert entry is not None
+            how = replace(how, locations=entry.locations, name=f"{self.about}.{entry.tag}")
+            found = locate(entry, self.about, offline=self.build_options.offline)
+            file = read_weights(found, entry.sha256, how)
+        # A plugin knows which state dict of a published file is meant.
+        if path is not None or not self.owner.implements("adapt_state_dict"):
+            refuse_several(file.content, file.path)
+        if path is not None and not self.selection.is_named:
+            self._stated = self._description(file)
+        self._file = file
+        how_read = "mapped" if file.guards else "read into memory"
+        _LOGGER.info("%s has its weights from %s, %s", self.about, file.path, how_read)
+        return file
+
+    def _description(self, file: WeightsFile) -> WeightsEntry | None:
+        """Return what the user's own file states of itself, as its plugin understands it."""
+        if not self.owner.implements("describe_file"):
+            return None
+        stated: WeightsEntry | None = self.owner.call(
+            "describe_file", self.about, loaded=file.content, spec=self.spec
+        )
+        return stated
+
+    @property
+    def _loads_itself(self) -> bool:
+        entry = self.selection.entry
+        no_file = self.selection.path is None and entry is not None and not entry.locations
+        return no_file and self.owner.implements("load_model")
 
     def _load(
         self, model: nn.Module, state: Mapping[str, Any], file: WeightsFile, *, headless: bool
@@ -262,25 +326,36 @@ class Builder:
         try:
             load_as_torch(model, state, file.content, strict=not headless)
         except Exception as error:
+            # The network's own code runs there, and raises anything.
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(
                 f"{file.path} does not fit {self.about} ({type(error).__name__}: {reason}). Name "
                 "the backbone that it was made for."
             ) from error
 
-    def _model(self, options: Mapping[str, Any], replaced: Replaced | None = None) -> nn.Module:
-        with nullcontext() if replaced is None else hollow_parameters(replaced):
-            model: nn.Module = self.owner.call(
-                "build_model", self.about, spec=self.spec, options=dict(options)
-            )
+    def _made_initialised(self, options: Mapping[str, Any]) -> _Made:
+        return _Made(self._model(options))
+
+    def _made_on_meta(self, options: Mapping[str, Any]) -> _Made:
+        replaced = Replaced()
+        with meta_parameters(replaced):
+            return _Made(self._model(options), replaced)
+
+    def _model(self, options: Mapping[str, Any]) -> nn.Module:
+        model: nn.Module = self.owner.call(
+            "build_model", self.about, spec=self.spec, options=dict(options)
+        )
         return model
 
     def _adapted(self, file: WeightsFile, model: nn.Module) -> dict[str, Any]:
         if self.owner.implements("adapt_state_dict"):
             state: dict[str, Tensor] = self.owner.call(
-                "adapt_state_dict", self.about, loaded=file.content, model=model,
+                "adapt_state_dict",
+                self.about,
+                loaded=file.content,
+                model=model,
                 entry=self.selection.entry,
-            )  # fmt: skip
+            )
         else:
             state = plain_state_dict(file.content)
         return {**state, **extra_states(file.content)}
@@ -305,14 +380,8 @@ def strip_with(
     return stripped
 
 
-def _left(file: WeightsFile, stripped: Stripped) -> WeightsFile:
-    """Check a file that was copied from once more; it need not be watched then."""
-    for guard in file.guards:
-        guard.check()
-    parts = (stripped.backbone, stripped.head)
-    # Such a network may have kept what it was given.
-    kept = any(part is not None and has_a_say(part) for part in parts)
-    return file if kept else replace(file, guards=())
+def _parts(stripped: Stripped) -> list[nn.Module]:
+    return [part for part in (stripped.backbone, stripped.head) if part is not None]
 
 
 @contextmanager

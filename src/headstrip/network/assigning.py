@@ -1,18 +1,31 @@
-"""A state dict put into a network as it is: nothing is copied that can stay where it lies."""
+"""A state dict put into a network without copying tensors that can be used in place."""
 
 from __future__ import annotations
 
 import bisect
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headstrip.network.aligning import ALIGNMENT
 from headstrip.network.state_dicts import ordered_state
 from headstrip.network.width import tensors_within
+
+ALIGNMENT = 64
+"""Bytes of which torch's own tensors start at a multiple: elsewhere kernels give other bits."""
+
+_LOGGER = logging.getLogger("headstrip.factory")
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Why a network cannot be built without initialising it."""
+
+    reason: str
 
 
 def assign(
@@ -23,23 +36,23 @@ def assign(
     headless: bool = False,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor] | Fallback:
     """Load a state dict that was compared with the network before.
 
-    The network's hollow parameters become the tensors themselves, in their dtype, layout and place;
-    those that it shares stay shared, and those that it does not share do not begin to. What has
-    memory, as buffers do, is filled: others may hold it, or a part of it.
+    The network's parameters without memory become the tensors themselves, in the network's dtype
+    and layout, on the given device. Parameters that it shares stay shared, and others do not become
+    shared. Tensors that have memory, as buffers do, are filled: others may hold them or parts.
 
     Args:
         model: The network; its parameters may be on the meta device.
         state: The adapted state dict.
         source: The object as read, whose versions of modules are carried over.
-        headless: Whether the head's tensors are missing, and stay as they are.
+        headless: Whether the head's tensors are missing, and stay unchanged.
         device: Where the tensors go, None for where they are.
         dtype: Dtype of those that are floating-point, None for the network's.
 
     Returns:
-        What the network was given, by name.
+        What the network was given, by name; the reason where its own code fails on it.
 
     Raises:
         WeightsError: A tensor is of another kind than the network's.
@@ -51,7 +64,12 @@ def assign(
         if key in own:
             ordered[key] = fit(own[key], ordered[key])
     shared = _shared(model)
-    model.load_state_dict(ordered, strict=not headless, assign=True)
+    try:
+        model.load_state_dict(ordered, strict=not headless, assign=True)
+    except Exception as error:
+        # Hooks and methods of the network run there, and raise anything.
+        _LOGGER.debug("It raised:", exc_info=True)
+        return Fallback(f"its own loading needs values ({type(error).__name__})")
     for places in shared:
         first = places[0][0]._parameters[places[0][1]]
         for module, name in places[1:]:
@@ -112,7 +130,7 @@ def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     return [found for found in places.values() if len(found) > 1]
 
 
-def is_hollow(model: nn.Module) -> bool:
+def has_meta_tensors(model: nn.Module) -> bool:
     """Whether any tensor of a network, in whatever attribute, has no memory, or named its place."""
     held = (value for module in model.modules() for value in vars(module).values())
     if any(isinstance(value, torch.device) and value.type == "meta" for value in held):

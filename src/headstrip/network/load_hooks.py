@@ -1,7 +1,7 @@
-"""What networks do of their own when a state dict is loaded into them.
+"""Networks with their own code for loading a state dict.
 
-A module may rename, change or forgive what a file holds, in hooks and in methods of its own, and
-may keep more than tensors. Where that matters a network is built for real, and torch loads it.
+In hooks and overridden methods, a module may rename, change or ignore entries of a file, and it may
+keep more than tensors. Where that matters, the network is initialised, and torch loads it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Taken:
     state: Mapping[str, Any]
 
 
-def has_a_say(model: nn.Module) -> bool:
-    """Whether a module of a network, none of torch's own, does more than copy when it is loaded."""
+def has_load_hooks(model: nn.Module) -> bool:
+    """Whether a module outside torch does more than copy when a state dict is loaded into it."""
     modules = list(model.modules())
     if any(one._load_state_dict_pre_hooks or one._load_state_dict_post_hooks for one in modules):
         return True
@@ -56,12 +56,12 @@ def taken(model: nn.Module, state: Mapping[str, Any], source: object) -> Taken |
     """Find the names under which a network looks for what a state dict has.
 
     Args:
-        model: A network that nobody needs afterwards.
+        model: A network that is not needed afterwards.
         state: The adapted state dict.
-        source: The object as read, whose versions of modules are told.
+        source: The object as read, whose versions of modules are passed on.
 
     Returns:
-        None where the network fails on it, or would change the kind of a tensor in silence.
+        None where the network fails on it, or would change the kind of a tensor silently.
     """
     if any(is_odd(value) for value in state.values()):
         return None
@@ -83,7 +83,7 @@ def load_as_torch(
         strict: Whether nothing may be missing or left over.
 
     Raises:
-        Exception: Whatever torch, or the network, has against it.
+        Exception: Whatever torch or the network raises.
     """
     model.load_state_dict(_as_stated(state, source), strict=strict)
 
@@ -131,7 +131,7 @@ def _taken(model: nn.Module, state: dict[str, Any], source: object) -> Taken | N
     try:
         model.load_state_dict(_as_stated(state, source), strict=False, assign=True)
     except Exception:
-        # A tensor of another shape raises after the end; whatever else a network raises, before.
+        # A tensor of another shape raises after the post hook, any other problem before it.
         pass
     finally:
         for handle in handles:

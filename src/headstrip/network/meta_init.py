@@ -1,8 +1,8 @@
 """Construction without the values that a weights file brings.
 
 Parameters lose their memory the moment a module takes them, and initialisers pass over them.
-Buffers, and constants that a constructor computes, are made as ever: they come out right whether
-a state dict has them or not.
+Buffers, and constants that a constructor computes, are made as usual: they are right whether a
+state dict has them or not.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Replaced:
     def is_held(self, model: nn.Module) -> bool:
         """Whether anything but this and the modules of a network holds one of them, or its memory.
 
-        A closure, a list, or a module that is in no register would go on with a tensor that no
+        A closure, a list, or a module that is in no register would continue with a tensor that no
         weights file ever fills.
         """
         ours = {id(one) for one in model.parameters()}
@@ -68,7 +68,7 @@ def share_memory(model: nn.Module) -> bool:
 
 
 @contextmanager
-def hollow_parameters(replaced: Replaced) -> Iterator[None]:
+def meta_parameters(replaced: Replaced) -> Iterator[None]:
     """Have modules that this thread makes keep parameters without memory.
 
     A parameter that two modules share stays one.

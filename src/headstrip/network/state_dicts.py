@@ -16,12 +16,22 @@ from headstrip.errors import WeightsError
 COUNTER = "num_batches_tracked"
 """Files older than torch 0.4.1, and converted ones, have none; no output depends on them."""
 
-# What torch calls that which a module keeps besides its tensors.
+# torch's name for the state of a module that is not a tensor.
 _EXTRA = "_extra_state"
 WRAPPERS = (
-    "state_dict", "model_state_dict", "model", "net", "network", "module", "state_dict_ema",
-    "model_ema", "ema", "ema_state_dict", "ema_model", "model_state_dict_ema",
-)  # fmt: skip
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "ema_state_dict",
+    "ema_model",
+    "model_state_dict_ema",
+)
 """Entries under which programs keep the weights of the network, or an average of them."""
 _DEPTH = 3
 
@@ -29,7 +39,7 @@ _DEPTH = 3
 def plain_state_dict(loaded: object) -> dict[str, Tensor]:
     """Return the state dict in what a file holds, unwrapped where it is a checkpoint's entry.
 
-    What modules keep in it besides their tensors is left out: see ``extra_states``.
+    State of modules that is not a tensor is left out: see ``extra_states``.
 
     Args:
         loaded: The object as read: a state dict, or a dict with one under a name in ``WRAPPERS``.
@@ -45,13 +55,13 @@ def plain_state_dict(loaded: object) -> dict[str, Tensor]:
 
 
 def extra_states(loaded: object) -> dict[str, Any]:
-    """Return copies of what modules keep besides their tensors in the state dict of a file."""
+    """Return copies of the state of modules that is not a tensor, from the state dict of a file."""
     items = _items(_unwrapped(loaded))
     return {key: copy.deepcopy(value) for key, value in items if is_extra(key)}
 
 
 def is_extra(key: object) -> bool:
-    """Whether a name in a state dict is that of what a module keeps besides its tensors."""
+    """Whether a name in a state dict belongs to state that is not a tensor."""
     return isinstance(key, str) and key.rpartition(".")[2] == _EXTRA
 
 
@@ -96,7 +106,7 @@ def _no_state_dict(loaded: object, state: Any) -> str:
         key, value = others[0]
         return (
             f"The file holds a state dict with something else in it: {key!r:.100} is a "
-            f"{type(value).__name__}. Save model.state_dict(), as it is."
+            f"{type(value).__name__}. Save model.state_dict() unchanged."
         )
     return (
         f"The file holds a {type(loaded).__name__} and no state dict, a mapping of names to "
@@ -183,7 +193,7 @@ def copy_into(
         model: The network, with memory.
         state: The adapted state dict.
         source: The object as read, whose versions of modules are carried over.
-        headless: Whether the head's tensors are missing, and stay as they are.
+        headless: Whether the head's tensors are missing, and stay unchanged.
 
     Raises:
         WeightsError: A tensor is of another kind than the network's.
@@ -216,7 +226,7 @@ def ordered_state(
 
 
 def _check_kinds(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Refuse tensors that copying would change in silence: whole numbers, complex or sparse ones.
+    """Refuse tensors that copying would change silently: integers, complex or sparse ones.
 
     Raises:
         WeightsError: There is one.

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from headstrip.errors import HeadstripError
-from headstrip.factory.construction import strip_with
+from headstrip.factory.instantiate import strip_with
 from headstrip.network.head import Stripped
 from headstrip.network.head_check import logits_without_memory, width_of_stripped
 from headstrip.network.meta_ops import without_memory
 from headstrip.network.width import HeadError, ProbeError, probe_width
 from headstrip.plugins.loader import Plugin
 from headstrip.registry.registry import Registry
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
 from headstrip.testing.pair import (
     Pair,
     embedding_of,
@@ -225,7 +225,7 @@ class Subject:
 
     def plain_options(self, entry: WeightsEntry | None) -> dict[str, Any]:
         """Return the constructor arguments of the spec and of the weights."""
-        return {**dict(self.spec.options), **dict(entry.options if entry else ())}
+        return merged_options(self.spec, entry)
 
     def build(self, options: Mapping[str, Any], seed: int) -> nn.Module:
         """Build the network with values, head included, after seeding the generators."""
@@ -310,7 +310,7 @@ class Subject:
         params = sum(parameter.numel() for parameter in model.parameters())
         stripped = self.strip(model.eval(), entry)
         stripped.backbone.eval()
-        shape = stripped.input_shape or (entry and entry.input_shape) or self.spec.input_shape
+        shape = effective_shape(stripped.input_shape, entry, self.spec)
         return Light(tensors, stripped, params, shape, self.measure_width(stripped.backbone, shape))
 
 

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from headstrip.errors import HeadstripError
-from headstrip.factory.construction import Builder, Wish
+from headstrip.factory.instantiate import Builder, BuildOptions
 from headstrip.factory.selection import Selection
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.network.head import Stripped
 from headstrip.network.head_check import width_of_stripped
 from headstrip.network.width import HeadError, ProbeError
 from headstrip.registry.catalog import row_of_entry
-from headstrip.spec import WeightsEntry
+from headstrip.spec import WeightsEntry, effective_shape
 from headstrip.testing.catalog_checks import head_output
 from headstrip.testing.report import CheckFailed, CheckSkipped
 from headstrip.testing.states import blocked_network
@@ -245,17 +245,17 @@ def _load(subject: Subject, entry: WeightsEntry) -> str | None:
     """Load a set of weights as ``build_encoder`` does, and return what is wrong, or None."""
     registry, spec = subject.registry, subject.spec
     builder = Builder(
-        subject.owner, registry.stripper(spec.family), spec, Selection(entry), Wish(offline=True)
+        subject.owner, registry.stripper(spec.family), spec, Selection(entry), BuildOptions(offline=True)
     )
     try:
-        stripped, _, _ = builder.build(subject.plain_options(entry))
-        return _file_misfit(subject, entry, stripped)
+        filled = builder.build(subject.plain_options(entry))
+        return _file_misfit(subject, entry, filled.stripped)
     except (HeadstripError, HeadError, ProbeError, CheckFailed) as error:
         return f"its file cannot be used: {error}"
 
 
 def _file_misfit(subject: Subject, entry: WeightsEntry, stripped: Stripped) -> str | None:
-    shape = stripped.input_shape or entry.input_shape or subject.spec.input_shape
+    shape = effective_shape(stripped.input_shape, entry, subject.spec)
     width = width_of_stripped(stripped, shape, lambda: None)
     if width != subject.spec.dim:
         return f"its file gives a width of {width}, but the catalog claims {subject.spec.dim}"

@@ -32,7 +32,7 @@ def file_name(url: str) -> str:
     """Return the name that torch hub stores a URL's file under, if every system takes it.
 
     Raises:
-        ValueError: The URL is none of a file, or the name leads out of a folder, or means
+        ValueError: The URL does not name a file, or the name leads out of a folder, or means
             something else to an operating system.
 
     Example:
@@ -41,8 +41,8 @@ def file_name(url: str) -> str:
     """
     parts = urlparse(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("it is no address of a server")
-    # Of a port that is none, this raises.
+        raise ValueError("it is not the address of a server")
+    # This raises where the port is not a number.
     _ = parts.port
     name = parts.path.rpartition("/")[2]
     if not name:
@@ -53,7 +53,7 @@ def file_name(url: str) -> str:
 
 
 def _problem(name: str) -> str:
-    """Say why a name is none for a file in every system, "" where it is one."""
+    """Say why some system does not take a file name, "" where all do."""
     if name in (".", ".."):
         return "is that of a folder"
     if match := _FORBIDDEN.search(name):
@@ -80,7 +80,7 @@ def mirrored(url: str) -> str:
         match = _MIRROR.fullmatch(pair)
         if match is None:
             raise ValueError(
-                f"HEADSTRIP_MIRROR has {pair.strip()!r}, which is no pair of addresses such as "
+                f"HEADSTRIP_MIRROR has {pair.strip()!r}, which is not a pair of addresses such as "
                 "https://download.pytorch.org=https://mirror.example/pytorch"
             )
         prefix, instead = (part.rstrip("/") for part in match.groups())

@@ -76,7 +76,7 @@ class Stored:
 
 
 class Caches:
-    """The caches of this machine as they are when this is made."""
+    """The caches of this machine at the time when this is created."""
 
     def __init__(self) -> None:
         """List the two folders."""

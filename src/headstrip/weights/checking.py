@@ -1,4 +1,4 @@
-"""Every byte of stored weights files read, and compared with what they must be."""
+"""What is known of stored weights files, and every byte of them compared with what it must be."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from typing import Literal
 
 from headstrip.errors import WeightsError, one_line
 from headstrip.weights.caches import Stored
+from headstrip.weights.records import Record, recorded, remember
 from headstrip.weights.sharded_checkpoint import is_index, read_index
-from headstrip.weights.trust import (
-    Expectation,
-    compare,
-    expectation,
-    hash_of,
-    hub_blob,
-    recorded,
-    remember,
-)
+from headstrip.weights.trust import Expectation, compare, expectation, hash_of, hub_blob
 
 Outcome = Literal["ok", "recorded", "wrong"]
+State = Literal["verified", "not verified", "changed", "wrong", "lost"]
+
+_WORST_FIRST = ("wrong", "lost", "changed", "not verified", "verified")
 
 _WHOLE = 64
 
@@ -32,7 +28,7 @@ class Verdict:
 
     Attributes:
         path: The file.
-        outcome: ``ok``, ``wrong``, or ``recorded`` where nobody said which bytes it must have:
+        outcome: ``ok``, ``wrong``, or ``recorded`` where no source says which bytes it must have:
             those that it has are recorded now.
         sha256: What it is, empty where it cannot be read.
         expected: What it must be.
@@ -79,7 +75,7 @@ def _check(path: Path, expected: Expectation, name: str, origin: str) -> Verdict
 
 
 def _strictest(path: Path, stat: os.stat_result, expected: Expectation) -> Expectation:
-    """Expect what was recorded of a file with these times, where nobody says more than digits."""
+    """Expect the recorded hash of a file with these times, where a source says only some digits."""
     record = recorded(path)
     if record is None or not record.describes(stat) or len(expected.sha256) == _WHOLE:
         return expected
@@ -104,3 +100,61 @@ def _check_index(stored: Stored, shards: list[Verdict]) -> Verdict:
 
 def _again(name: str) -> str:
     return f"Run `headstrip weights repair {name}`." if name else "Check the path."
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is known of a stored file without reading it.
+
+    Attributes:
+        state: ``verified`` when its bytes were those expected and nothing changed since;
+            ``changed`` when they were and the file did; ``wrong`` when they were others.
+        size: Bytes of all its files.
+        sha256: Its hash, whole or the first digits, empty when nothing is known.
+        said_by: Who says it.
+        when: Time of the last verification, empty without one.
+    """
+
+    state: State
+    size: int
+    sha256: str
+    said_by: str
+    when: str
+
+
+def status_of_copy(copy: Path) -> Status:
+    """Say what is known of a converted file."""
+    return _status_of(copy, expectation(copy, url=None))
+
+
+def status(stored: Stored) -> Status:
+    """Say what is known of a stored file without reading it."""
+    files = stored.files()
+    each = [_status_of(file, stored.expected(file)) for file in files]
+    worst = min(each, key=lambda one: _WORST_FIRST.index(one.state))
+    if len(each) == 1:
+        return worst
+    size = sum(one.size for one in each)
+    return Status(worst.state, size, stored.entry.sha256, worst.said_by, worst.when)
+
+
+def _status_of(file: Path, expected: Expectation) -> Status:
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return Status("lost", 0, expected.sha256, expected.said_by, "")
+    record = recorded(file)
+    state = _state(stat, record, expected)
+    if record is None or state == "changed":
+        said, by = expected.sha256, expected.said_by
+    else:
+        said, by = record.sha256, expected.said_by or "its first use"
+    return Status(state, stat.st_size, said, by, record.when if record else "")
+
+
+def _state(stat: os.stat_result, record: Record | None, expected: Expectation) -> State:
+    if record is None:
+        return "not verified"
+    if not record.describes(stat):
+        return "changed"
+    return "verified" if record.sha256.startswith(expected.sha256) else "wrong"

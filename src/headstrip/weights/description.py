@@ -1,6 +1,6 @@
 """What a weights file holds, taken apart into named tensors and a description in JSON, and back.
 
-In the description, what is no plain value is a dict of one entry: its kind, and what is in it.
+In the description, a value that is not plain is a dict of one entry: its kind and its content.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from headstrip.errors import one_line
-from headstrip.weights.safetensors_header import DTYPES
+from headstrip.weights.safetensors_file import DTYPES
+
+DESCRIPTION = "wrapped"
+"""Name of the metadata of a converted file that hold its description."""
 
 PAD = "__pad_"
-"""How the names of tensors begin that no content has."""
+"""Prefix of the tensors that only fill the space between two others."""
 
-_WRONG = (
-    ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError,
-)  # fmt: skip
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError)
 _RESERVED = ("__metadata__", PAD)
 _PLAIN = (str, int, float, bool, type(None))
 _SEQUENCES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "size": torch.Size}
@@ -30,7 +31,7 @@ def take_apart(content: object) -> tuple[dict[str, Tensor], str]:
     """Return the tensors in what a file holds, each once, and a description of the rest.
 
     Raises:
-        TypeError: It holds what cannot be described. The message says what, and where.
+        TypeError: It holds an object that cannot be described. The message says what and where.
         RecursionError: It is too deep, or holds itself.
     """
     parts = _Parts()
@@ -42,7 +43,7 @@ def restore(tensors: dict[str, Tensor], description: str) -> object:
     """Return what was taken apart.
 
     Raises:
-        ValueError: The description is none.
+        ValueError: The description is damaged.
     """
     try:
         return _restored(json.loads(description), tensors)
@@ -51,7 +52,7 @@ def restore(tensors: dict[str, Tensor], description: str) -> object:
 
 
 class _Parts:
-    """The tensors that were met, by name, and the names by what they are."""
+    """The tensors found so far by name, and their names by memory, dtype, shape and strides."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}

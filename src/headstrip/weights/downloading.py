@@ -19,14 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headstrip.errors import WeightsWarning
+from headstrip.errors import WeightsError, WeightsWarning, one_line
 from headstrip.printable import printable
-from headstrip.weights import failures, hub, transfer
+from headstrip.weights import hub, transfer
 from headstrip.weights.addresses import checkpoints, file_name, mirrored
-from headstrip.weights.partial import Partial, digest_of
+from headstrip.weights.partial import Partial, digest_of, single_writer
+from headstrip.weights.records import remember
 from headstrip.weights.transfer import Answer, InterruptedTransferError, OtherFileError
-from headstrip.weights.trust import hash_in_name, identify, remember
-from headstrip.weights.waiting import one_at_a_time
+from headstrip.weights.trust import hash_in_name, identify
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,23 +36,26 @@ _LOGGER = logging.getLogger("headstrip.weights")
 _FIRST_WAIT = 0.5
 # A server that wants to be left alone for longer is not waited for.
 _LONGEST_WAIT = 60.0
-# After an attempt that brought so much the failures are counted anew.
+# An attempt that brought this many bytes resets the count of failures.
 _PROGRESS = 8 << 20
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_BY_HAND = "or put the file there yourself"
 
 
 def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
-    """Return the file of a URL in torch hub's cache, downloading it when it is not there.
+    """Return the file of a URL in torch hub's cache, downloading it where it is missing.
 
-    A download that was cut goes on where it was, if the server tells by an ``ETag`` or a
-    ``Last-Modified`` that its file is the same: in this call, and after a kill in the next, where
-    the file's hash is known. Of several processes that want the file one downloads it. The
-    environment decides about
+    An interrupted download continues where it was, if the server's ``ETag`` or ``Last-Modified``
+    shows that its file is the same: in this call, and after a kill in the next, where the hash of
+    the file is known. If several processes want the file, one downloads it. The environment
+    variables are
 
     - ``HEADSTRIP_RETRIES``: how often a connection that breaks, a server that says nothing, or
       one that is overloaded (429, 5xx) is tried again, after 0.5, 1, 2, ... seconds; 4.
     - ``HEADSTRIP_TIMEOUT``: after how many seconds of silence a server is given up; 20.
     - ``HEADSTRIP_MIRROR``: where files are asked for instead, ``PREFIX=INSTEAD`` with commas
-      between. They are hashed all the same.
+      between. They are hashed anyway.
     - ``HEADSTRIP_OFFLINE=1``: as ``offline``.
     - ``HEADSTRIP_ALLOW_HTTP=1``: silences the warning about unencrypted downloads without a hash.
     - ``TORCH_HOME``: where the cache is, ``$TORCH_HOME/hub/checkpoints``.
@@ -62,26 +65,27 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
         url: Address of the file. The last part of its path is the name in the cache.
         sha256: Hexadecimal sha256 that a download must have, whole or its first digits; empty for
             the one that its name states (``resnet50-0676ba61.pth``), if it states one. A file
-            that is there is compared when it is read.
+            in the cache is compared when it is read.
         offline: Whether to use what is in the cache and open no socket.
 
     Warns:
         WeightsWarning: The connection is not encrypted, and no hash says which bytes must come.
 
     Raises:
-        WeightsError: The file is not there and cannot be downloaded, or is another.
+        WeightsError: The file is missing and cannot be downloaded, or has other bytes.
     """
     folder = checkpoints()
     try:
         target = folder / file_name(url)
-        if not _is_there(url, target):
+        if not _exists(url, target):
             if setting := "offline=True" if offline else hub.offline():
-                raise failures.forbidden(url, target, setting)
+                remedy = f"Get it where there is a network, and put the file there as {target}"
+                raise failure(url, folder, f"{setting} forbids it", remedy)
             expected = (sha256 or hash_in_name(target.name)).lower()
             warn_of_http(url, expected)
             Download(url, target, expected).run()
     except ValueError as error:
-        raise failures.bad_address(url, folder, error) from error
+        raise wrong_setting(url, folder, error) from error
     return target
 
 
@@ -107,17 +111,27 @@ def warn_of_http(url: str, expected: str) -> None:
     )
 
 
-def _is_there(url: str, target: Path) -> bool:
+def _exists(url: str, target: Path) -> bool:
     try:
         return target.is_file()
     except OSError as error:
-        raise failures.local_failure(url, target, None, error) from error
+        raise local_failure(url, target, None, error) from error
 
 
 class Download:
-    """One file on its way: what was received of it, and how it is asked for."""
+    """One download: what was received so far, and how the rest is requested."""
 
     def __init__(self, url: str, target: Path, expected: str) -> None:
+        """Prepare it.
+
+        Args:
+            url: Address of the file.
+            target: Its final name.
+            expected: Hexadecimal sha256 that it must have, or its first digits; empty for any.
+
+        Raises:
+            ValueError: An environment variable has a value that cannot be used.
+        """
         self._url = url
         self._target = target
         self._expected = expected
@@ -126,35 +140,42 @@ class Download:
         self._timeout = _number("HEADSTRIP_TIMEOUT", 20, least=0.001)
         self._opener = transfer.opener()
         self._partial: Partial | None = None
+        self._is_alone = False
         self._validator = ""
         self._total: int | None = None
-        self._reached = False
+        self._was_reached = False
         self._furthest = 0
 
     def run(self) -> None:
-        """Download the file, unless another process does while this one waits for it."""
+        """Download the file, unless another process does while this one waits for it.
+
+        Raises:
+            WeightsError: It cannot be downloaded, or has other bytes than expected.
+        """
         try:
             self._target.parent.mkdir(parents=True, exist_ok=True)
-            with one_at_a_time(self._target):
+            with single_writer(self._target) as self._is_alone:
                 if not self._target.is_file():
                     self._until_done()
         except (transfer.RefusedError, InterruptedTransferError) as error:
-            raise failures.remote_failure(
-                self._url, self._target.parent, self._address, error
-            ) from error
+            mirror = f"at {self._address}, as HEADSTRIP_MIRROR says: "
+            reason = f"{'' if self._address == self._url else mirror}{one_line(error)}"
+            remedy = f"Check the network and the address, {_BY_HAND}"
+            raise failure(self._url, self._target.parent, reason, remedy) from error
         except OSError as error:
-            raise failures.local_failure(self._url, self._target, self._total, error) from error
+            raise local_failure(self._url, self._target, self._total, error) from error
 
     def _until_done(self) -> None:
         _LOGGER.info("downloading %s to %s", self._address, self._target)
-        self._partial = Partial.adopt(self._target)
+        if self._is_alone:
+            self._partial = Partial.resume(self._target)
         if not self._expected:
-            # Nobody would notice what a loss of power left in place of its last bytes.
+            # Without a hash, wrong bytes after a loss of power would go unnoticed.
             self._drop()
         try:
             self._attempts()
         except OSError:
-            # A full disk has no room for half a file, and one that fails is not to be trusted.
+            # A full disk has no room for half a file, and a failing one is not to be trusted.
             self._drop()
             raise
         finally:
@@ -169,8 +190,8 @@ class Download:
                 return
             except InterruptedTransferError as error:
                 failed = 1 if self._furthest - before >= _PROGRESS else failed + 1
-                # Where nobody was reached yet, the next location is more likely to have the file.
-                hopeless = isinstance(error, transfer.UnreachedError) and not self._reached
+                # If no server was ever reached, the next location is more likely to have the file.
+                hopeless = isinstance(error, transfer.UnreachedError) and not self._was_reached
                 wait = _FIRST_WAIT * 2 ** min(failed - 1, 9) * random.uniform(1, 1.25)
                 wait = max(min(wait, _LONGEST_WAIT), error.wait or 0)
                 if hopeless or failed > self._retries or wait > _LONGEST_WAIT:
@@ -181,23 +202,26 @@ class Download:
     def _attempt(self) -> None:
         start = 0
         if self._partial is not None and self._partial.digest:
-            # One byte less than there is: a server has no part without a byte.
+            # One byte less than there is: a server cannot send a part without a byte.
             start = max(self._partial.size - 1, 0)
         try:
             answer = transfer.ask(
-                self._opener, self._address, start=start, validator=self._validator,
+                self._opener,
+                self._address,
+                start=start,
+                validator=self._validator,
                 timeout=self._timeout,
-            )  # fmt: skip
-            self._reached = True
+            )
+            self._was_reached = True
             with answer.response:
-                self._receive(answer, self._place(answer))
+                self._receive(answer, self._partial_for(answer))
             self._publish()
         except OtherFileError:
             self._drop()
             raise
 
-    def _place(self, answer: Answer) -> Partial:
-        """Return the file that an answer is to be written to, open where its bytes begin."""
+    def _partial_for(self, answer: Answer) -> Partial:
+        """Return the file that an answer belongs into, positioned where its bytes begin."""
         digest = digest_of(self._url, answer.validator, answer.total)
         if self._partial is not None and digest != self._partial.digest:
             if answer.start:
@@ -205,7 +229,7 @@ class Download:
             self._drop()
         self._validator, self._total = answer.validator, answer.total
         if self._partial is None:
-            self._partial = Partial.create(self._target, digest)
+            self._partial = Partial.create(self._target, digest, is_alone=self._is_alone)
         self._partial.begin_at(answer.start)
         self._require_space(answer.start)
         return self._partial
@@ -229,7 +253,7 @@ class Download:
                     progress.advance(progress.task_ids[0], len(chunk))
 
     def _publish(self) -> None:
-        """Hash the bytes that lie on the disk, and give them the final name."""
+        """Hash the bytes on the disk, and give them the final name."""
         partial = self._partial
         assert partial is not None
         with partial.synced() as file:
@@ -239,7 +263,12 @@ class Download:
             self._drop()
             if resumed:
                 raise OtherFileError("what was begun and what came after it are of two files")
-            raise failures.other_bytes(self._url, self._target.parent, seen.sha256, self._expected)
+            reason = (
+                f"its sha256 is {seen.sha256}, and {self._expected} was expected; headstrip kept "
+                "nothing of it"
+            )
+            remedy = f"Ask who publishes it, {_BY_HAND}"
+            raise failure(self._url, self._target.parent, reason, remedy)
         try:
             partial.publish(self._target)
         except FileNotFoundError as error:
@@ -254,9 +283,10 @@ class Download:
         self._partial, self._validator = None, ""
 
     def _leave(self) -> None:
-        """Leave what was received for the next call, where that can go on with it."""
+        """Leave what was received for the next call, where that can continue it."""
         partial = self._partial
-        if partial is not None and self._expected and partial.is_of_use:
+        can_continue = self._is_alone and self._expected and partial and partial.digest
+        if partial is not None and can_continue and partial.size:
             partial.close()
         else:
             self._drop()
@@ -275,7 +305,7 @@ def _number(variable: str, default: float, *, least: float) -> float:
 
 @contextmanager
 def _bar(name: str, answer: Answer) -> Iterator[Progress | None]:
-    """Show how far a download is, to whoever looks at a terminal."""
+    """Show the progress of a download on a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
@@ -294,3 +324,49 @@ def _bar(name: str, answer: Answer) -> Iterator[Progress | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         progress.add_task(printable(name), total=answer.total, completed=answer.start)
         yield progress
+
+
+def failure(url: str, folder: Path, reason: str, remedy: str) -> WeightsError:
+    """Return the error that says why the file of ``url`` is not in ``folder``, and what to do."""
+    return WeightsError(f"{url} could not be downloaded to {folder} ({reason}). {remedy}.")
+
+
+def wrong_setting(url: str, folder: Path, error: ValueError) -> WeightsError:
+    """Return the error for an address, or an environment variable, that cannot be used."""
+    return failure(url, folder, one_line(error), f"Correct it, {_BY_HAND}")
+
+
+def local_failure(url: str, target: Path, total: int | None, error: OSError) -> WeightsError:
+    """Return the error for a disk that does not take a file.
+
+    Args:
+        url: Where the file is from.
+        target: Its final name.
+        total: Its size in bytes, None where it is not known.
+        error: What happened.
+    """
+    folder, reason = target.parent, one_line(error)
+    needed = f"; the file has {_megabytes(total)}" if total is not None else ""
+    if error.errno in _FULL:
+        # A quota may be full where the disk is not.
+        why = "" if error.errno == errno.ENOSPC else f" ({reason})"
+        reason = f"the disk of that folder is full{why}{_free(folder)}{needed}"
+        remedy = "Make room, or set TORCH_HOME to a folder on another disk"
+    elif error.errno in _CLOSED:
+        reason = f"that folder takes no files: {reason}{needed}"
+        remedy = f"Set TORCH_HOME to a folder that does, or ask for the file to be put at {target}"
+    else:
+        reason = f"that folder or its disk failed: {reason}"
+        remedy = "Check them, or set TORCH_HOME to another folder"
+    return failure(url, folder, reason, remedy)
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f", with {_megabytes(shutil.disk_usage(folder).free)} free"
+    except OSError:
+        return ""
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

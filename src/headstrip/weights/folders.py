@@ -1,18 +1,27 @@
-"""Where the Hugging Face hub's cache and installed packages have a file.
+"""The folders of weights files: torch hub's cache, the Hugging Face hub's, packages.
 
-huggingface_hub is not imported for it; where it is already, it is asked.
+Neither torch nor huggingface_hub is imported to find them; where they already are, they are asked.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import csv
 import os
 import re
+import site
 import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 from headstrip.errors import WeightsError
 from headstrip.system.packages import package_folder
+from headstrip.weights.addresses import checkpoints
+from headstrip.weights.records import cache_home
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f\\:]")
@@ -45,7 +54,7 @@ def file_in_package(location: str) -> Path | None:
     Nothing of it is imported.
 
     Raises:
-        WeightsError: The path leads out of the distribution, or is none.
+        WeightsError: The path leads out of the distribution, or is not a path.
     """
     distribution, _, inside = location.removeprefix("dist:").partition("/")
     is_inside = not any(
@@ -53,8 +62,8 @@ def file_in_package(location: str) -> Path | None:
     )
     if not is_inside or not _DISTRIBUTION.fullmatch(distribution):
         raise WeightsError(
-            f"{location!r} is no file of an installed package. Write dist:DISTRIBUTION/path, with "
-            "a path below the folder that the package is installed in, such as "
+            f"{location!r} is not a file of an installed package. Write dist:DISTRIBUTION/path, "
+            "with a path below the folder that the package is installed in, such as "
             "'dist:headstrip-mylab/headstrip_mylab/weights.safetensors'."
         )
     try:
@@ -82,7 +91,7 @@ def file_of_location(location: str) -> Path:
         )
     if _ADDRESS.match(location) and not path.is_file():
         raise WeightsError(
-            f"{location!r} is no location of weights. Write https://..., "
+            f"{location!r} is not a location of weights. Write https://..., "
             "hf:org/name[@revision][/file], dist:DISTRIBUTION/path or the path of a file."
         )
     return path
@@ -94,3 +103,68 @@ def names_in(folder: Path) -> frozenset[str]:
         return frozenset(os.listdir(folder))
     except OSError:
         return frozenset()
+
+
+def hash_of_installed(path: Path) -> str:
+    """Return the hexadecimal sha256 that the record of a distribution has for a file.
+
+    It is empty for a file that no distribution lists, such as those of an editable installation.
+    """
+    folders = set(sys.path)
+    for folder in path.parents:
+        if str(folder) in folders and (found := _listed(folder, path)):
+            return found
+    return ""
+
+
+def _listed(site: Path, path: Path) -> str:
+    inside = path.relative_to(site).as_posix()
+    for record in site.glob("*.dist-info/RECORD"):
+        # A record that cannot be read says nothing.
+        with suppress(OSError, UnicodeDecodeError, csv.Error):
+            text = record.read_text(encoding="utf-8")
+            if inside not in text:
+                continue
+            for name, digest, *_ in (row for row in csv.reader(text.splitlines()) if len(row) > 1):
+                if name == inside:
+                    return _hexadecimal(digest)
+    return ""
+
+
+def _hexadecimal(digest: str) -> str:
+    """Read ``sha256=`` and urlsafe base64 without its padding."""
+    kind, _, value = digest.partition("=")
+    try:
+        plain = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
+    except (binascii.Error, ValueError):
+        return ""
+    return plain.hex() if kind == "sha256" and len(plain) == 32 else ""
+
+
+def lies_in_a_cache(path: Path) -> bool:
+    """Whether a file is in torch hub's cache, the hub's, an installed package or headstrip's cache.
+
+    Both its name and the file that the name leads to must lie there: a link in a cache may lead to
+    a user's file, and a user may write through a link that leads into a cache. The sources of a
+    package that is installed editable lie elsewhere, and users edit those. Outside the usual
+    folders of packages, a distribution's record must list the file.
+    """
+    folders = list(_folders())
+    named, real = os.path.abspath(path), os.path.realpath(path)
+    return (
+        any(_is_inside(named, os.path.abspath(folder)) for folder in folders)
+        and any(_is_inside(real, os.path.realpath(folder)) for folder in folders)
+    ) or (named == real and bool(hash_of_installed(Path(real))))
+
+
+def _folders() -> Iterator[str | Path]:
+    yield checkpoints()
+    yield hub_folder()
+    yield cache_home()
+    yield from (sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    yield from site.getsitepackages()
+    yield site.getusersitepackages()
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -1,7 +1,7 @@
 """Files of the Hugging Face hub, found in its cache or downloaded into it by huggingface_hub.
 
-What the cache has is used as it is, so a build asks the network once; nobody is asked whether a
-branch has moved since.
+A file that is in the cache is used without asking the network, even where its branch has moved
+since.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def parse(location: str) -> HubLocation:
     # They become names of folders, and a colon or a backslash leads elsewhere on Windows.
     if match is None or any(part in {"", ".", ".."} or _NO_NAME.search(part) for part in parts):
         raise WeightsError(
-            f"{location!r} is no place on the Hugging Face hub. "
+            f"{location!r} is not a location on the Hugging Face hub. "
             "Write hf:org/name[@revision][/file], such as 'hf:timm/resnet50.a1_in1k'."
         )
     return HubLocation(**match.groupdict())
@@ -103,7 +103,7 @@ def hub_file(location: str, *, offline: bool = False) -> Path:
     """Return the local file of ``hf:org/name[@revision][/file]``, downloading it if need be.
 
     Without a file it is ``model.safetensors``, else ``pytorch_model.bin``, else the index of a
-    sharded checkpoint. The shards of an index lie beside it.
+    sharded checkpoint. The shards of an index are in its folder.
 
     Args:
         location: Where it is.
@@ -196,10 +196,13 @@ def _downloaded(place: HubLocation, names: tuple[str, ...]) -> Path | None:
         try:
             return Path(
                 hf_hub_download(
-                    place.id, name, revision=place.revision, library_name="headstrip",
+                    place.id,
+                    name,
+                    revision=place.revision,
+                    library_name="headstrip",
                     library_version=__version__,
                 )
-            )  # fmt: skip
+            )
         except LocalEntryNotFoundError:
             # It says that the hub was not reached; by its class it is an EntryNotFoundError too.
             raise

@@ -1,8 +1,8 @@
 """The files that torch wrote before 1.6: five pickles, and the storages one after another.
 
-torch allocates what such a file claims before it looks at the rest, and leaves memory as it was
-where the file claims a storage and does not hold it. So the claims are read first, without building
-what the pickles describe.
+torch allocates what such a file claims before it looks at the rest, and leaves memory
+uninitialised where the file claims a storage and does not hold it. So the claims are read first,
+without building what the pickles describe.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ _PROTOCOL = 1001
 _BEGINNING = 32
 _COUNT = 8
 _ITEMSIZES = {
-    "BFloat16Storage": 2, "BoolStorage": 1, "ByteStorage": 1, "CharStorage": 1,
-    "ComplexDoubleStorage": 16, "ComplexFloatStorage": 8, "DoubleStorage": 8, "FloatStorage": 4,
-    "HalfStorage": 2, "IntStorage": 4, "LongStorage": 8, "QInt32Storage": 4, "QInt8Storage": 1,
-    "QUInt2x4Storage": 1, "QUInt4x2Storage": 1, "QUInt8Storage": 1, "ShortStorage": 2,
-}  # fmt: skip
+    f"{kind}Storage": size
+    for size, kinds in (
+        (1, "Bool Byte Char QInt8 QUInt2x4 QUInt4x2 QUInt8"),
+        (2, "BFloat16 Half Short"),
+        (4, "Float Int QInt32"),
+        (8, "ComplexFloat Double Long"),
+        (16, "ComplexDouble"),
+    )
+    for kind in kinds.split()
+}
 _OTHER = object()
 _MARK = object()
 
@@ -66,8 +71,8 @@ def _scan(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]], list[str]]:
     """Follow one pickle as far as texts, numbers and tuples go; nothing is built or imported.
 
     Returns:
-        What lies on top in the end; the storages in it by key, as elements and bytes of each; and
-        the texts that it holds, in their order.
+        The top of the stack at the end; the storages in it by key, as elements and bytes of each;
+        and the strings that it holds, in their order.
     """
     stack: list[Any] = []
     memo: dict[Any, Any] = {}

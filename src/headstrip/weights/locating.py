@@ -62,12 +62,12 @@ def _locate_one(location: str, sha256: str, offline: bool) -> Path:
 
 
 def _advice(path: Path) -> str:
-    """Say what to do where a file is not, with another format of it where that is there."""
+    """Say what to do about a missing file, with the name of another format that exists."""
     others = [path.with_name("pytorch_model.bin"), *path.parent.glob(f"{path.stem}.*")]
     there = next((other for other in others if other != path and other.is_file()), None)
     if there is None:
         return "Put it there, or name another."
-    return f"Pass weights={str(there)!r} for the one that is there, or save it as {path.suffix}."
+    return f"Pass weights={str(there)!r} for the one that exists, or save it as {path.suffix}."
 
 
 def _in_distribution(location: str) -> Path:

@@ -1,9 +1,9 @@
 """Files mapped into memory, copy-on-write: nothing is read before it is used, and nothing copied.
 
-What is written to a mapped tensor stays in this process and never reaches the file. The other way
-it is not so: a page that nothing was written to shows the file as it is now, so that a process
-that rewrites the file in place changes the tensors. A `Guard` notices that. A file that is renamed
-over the mapped one changes nothing: the mapping keeps the old one.
+Writing to a mapped tensor changes this process's memory and never the file. The reverse is not
+true: a page that was not written to shows the present bytes of the file, so a process that rewrites
+the file in place changes the tensors. A `Guard` notices that. A file that is renamed over the
+mapped one changes nothing: the mapping keeps the old one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from headstrip.errors import WeightsError
 _MOUNTS = Path("/proc/self/mountinfo")
 _OFF = {"0", "false", "no", "off"}
 # A file that is cut short, or a server that is gone, ends a process that reads its mapping there.
-_REMOTE = {
-    "9p", "acfs", "afs", "auristorfs", "beegfs", "ceph", "cifs", "coda", "cvmfs", "davfs", "gfs",
-    "gfs2", "glusterfs", "gpfs", "kafs", "lustre", "mmfs", "ncpfs", "nfs", "nfs3", "nfs4", "ocfs2",
-    "orangefs", "panfs", "prl_fs", "pvfs2", "smb", "smb2", "smb3", "smbfs", "vboxsf", "vmhgfs",
-    "weka", "wekafs",
-}  # fmt: skip
+_REMOTE = (
+    "9p acfs afs auristorfs beegfs ceph cifs coda cvmfs davfs gfs gfs2 glusterfs gpfs kafs lustre "
+    "mmfs ncpfs nfs nfs3 nfs4 ocfs2 orangefs panfs prl_fs pvfs2 smb smb2 smb3 smbfs vboxsf vmhgfs "
+    "weka wekafs"
+)
 # Of the file systems that a program serves, these are known to be of this machine's disks.
 _LOCAL_FUSE = {"fuseblk", "fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.ntfs-3g", "fuse.exfat"}
 _CHUNK = 1 << 20
@@ -99,7 +98,7 @@ class Guard:
 
 
 def guard(path: Path, file: BinaryIO) -> Guard:
-    """Return a guard of an open file as it is now."""
+    """Return a guard of an open file in its present state."""
     descriptor = os.dup(file.fileno())
     stat = os.fstat(descriptor)
     return Guard(descriptor, stat.st_size, stat.st_mtime_ns, path)
@@ -156,7 +155,7 @@ def may_map(path: Path, table: str | None = None) -> bool:
         except OSError:
             return True
     kind = _file_system(os.path.realpath(path), table)
-    return kind not in _REMOTE and (not kind.startswith("fuse") or kind in _LOCAL_FUSE)
+    return kind not in _REMOTE.split() and (not kind.startswith("fuse") or kind in _LOCAL_FUSE)
 
 
 def _file_system(path: str, table: str) -> str:

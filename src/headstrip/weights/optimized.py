@@ -1,9 +1,8 @@
 """Files converted once into a form that is mapped as it stands.
 
-A tensor of a mapped file can be used where it is if it starts at a multiple of 64 bytes, which
-files of safetensors promise for none of them, and files of the format before torch 1.6 cannot be
-mapped at all. The converted file is one of safetensors, in headstrip's cache under the sha256 of
-what it was made of.
+A mapped tensor can be used in place if it starts at a multiple of 64 bytes, which files of
+safetensors do not promise, and files of the format before torch 1.6 cannot be mapped at all. The
+converted file is one of safetensors, in headstrip's cache under the sha256 of its source.
 """
 
 from __future__ import annotations
@@ -11,67 +10,41 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+import torch
+from torch import Tensor
+
+from headstrip._version import __version__
 from headstrip.errors import WeightsError, one_line
+from headstrip.network.assigning import ALIGNMENT
 from headstrip.system.atomic import sync_folder, written_beside
+from headstrip.weights.description import DESCRIPTION, PAD, take_apart
+from headstrip.weights.mapping import Guard, guard
+from headstrip.weights.parsing import parse
+from headstrip.weights.records import optimized, path_of_copy, remember
+from headstrip.weights.safetensors_file import DTYPES
+from headstrip.weights.trust import hash_of
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from headstrip.weights.mapping import Guard
-
-DESCRIPTION = "wrapped"
-"""The metadata of a converted file that describe what its tensors were in."""
-
-_FOLDER = "optimized"
-_ALIGNMENT = 64
 _MOST_LARGER = 16
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def optimized(sha256: str) -> Path | None:
-    """Return the converted file of a weights file, None where there is none.
-
-    Args:
-        sha256: Hexadecimal sha256 of the weights file.
-    """
-    if not _SHA256.fullmatch(sha256):
-        return None
-    path = _folder() / f"{sha256}.safetensors"
-    return path if path.is_file() else None
-
-
-def is_optimized(path: Path) -> bool:
-    """Whether a file is one that `optimize` wrote."""
-    return (
-        path.suffix == ".safetensors"
-        and _SHA256.fullmatch(path.stem) is not None
-        and path.parent == _folder()
-    )
 
 
 def optimize(path: Path) -> Path:
     """Convert a weights file, unless that was done before.
 
     Everything that it holds comes back the same from the converted file: tensors bit for bit, those
-    that are one tensor under two names too, versions of modules, and what a checkpoint holds
-    besides. Tensors lie in a row in it, whatever their strides were.
+    that are one tensor under two names too, versions of modules, and the other content of a
+    checkpoint. Its tensors are contiguous, whatever their strides were.
 
     Returns:
         The converted file.
 
     Raises:
-        WeightsError: The file is none of weights, holds what cannot be converted, or there is no
-            room for the other one.
+        WeightsError: The file is not a weights file, holds something that cannot be converted, or
+            the disk has no room for the converted one.
     """
-    from headstrip.weights.mapping import guard
-    from headstrip.weights.parsing import parse
-    from headstrip.weights.trust import hash_of
-
     try:
         with open(path, "rb") as file:
             watch = guard(path, file)
@@ -89,8 +62,6 @@ def optimize(path: Path) -> Path:
 
 
 def _taken_apart(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
-    from headstrip.weights.description import take_apart
-
     try:
         tensors, description = take_apart(content)
     except (TypeError, RecursionError) as error:
@@ -107,17 +78,9 @@ def _taken_apart(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
     return tensors, description
 
 
-def _folder() -> Path:
-    from headstrip.weights.trust import cache_home
-
-    return cache_home() / _FOLDER
-
-
 def _write(sha256: str, tensors: dict[str, Tensor], description: str, watch: Guard) -> Path:
-    """Write the converted file beside its name and rename it there, and note its own hash."""
-    from headstrip.weights.trust import remember
-
-    target = _folder() / f"{sha256}.safetensors"
+    """Write the converted file beside its name, rename it, and record its own hash."""
+    target = path_of_copy(sha256)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(target) as file:
@@ -149,10 +112,6 @@ def _write_safetensors(
 
 
 def _header(sha256: str, tensors: dict[str, Tensor], description: str) -> bytes:
-    from headstrip._version import __version__
-    from headstrip.weights.description import PAD
-    from headstrip.weights.safetensors_header import DTYPES
-
     names = {dtype: name for name, dtype in DTYPES.items()}
     metadata = {
         "source_sha256": sha256,
@@ -168,7 +127,7 @@ def _header(sha256: str, tensors: dict[str, Tensor], description: str) -> bytes:
             "shape": list(tensor.shape),
             "data_offsets": [position, end],
         }
-        position = end + -end % _ALIGNMENT
+        position = end + -end % ALIGNMENT
         if position != end:
             # The format allows no holes.
             header[f"{PAD}{len(header)}"] = {
@@ -177,12 +136,10 @@ def _header(sha256: str, tensors: dict[str, Tensor], description: str) -> bytes:
                 "data_offsets": [end, position],
             }
     text = json.dumps(header, separators=(",", ":")).encode()
-    return text + b" " * (-(len(text) + 8) % _ALIGNMENT)
+    return text + b" " * (-(len(text) + 8) % ALIGNMENT)
 
 
 def _parts(tensors: dict[str, Tensor]) -> Iterator[memoryview | bytes]:
-    import torch
-
     for tensor in tensors.values():
         if not tensor.numel():
             continue
@@ -190,4 +147,4 @@ def _parts(tensors: dict[str, Tensor]) -> Iterator[memoryview | bytes]:
         # One element may have any strides and count as contiguous.
         data = data.as_strided((data.numel(),), (1,))
         yield data.view(torch.uint8).numpy().data
-        yield bytes(-tensor.nbytes % _ALIGNMENT)
+        yield bytes(-tensor.nbytes % ALIGNMENT)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from headstrip.errors import WeightsError
-from headstrip.weights.description import restore
+from headstrip.weights.description import DESCRIPTION, restore
 from headstrip.weights.mapping import Guard, guard
-from headstrip.weights.optimized import DESCRIPTION, is_optimized
 from headstrip.weights.problems import START, damaged, instead, reason, unreadable
+from headstrip.weights.records import is_optimized
 from headstrip.weights.safetensors_file import read_safetensors
 from headstrip.weights.torch_file import read_torch
 

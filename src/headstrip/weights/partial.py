@@ -1,97 +1,162 @@
-"""The file beside its final name that a download is written to, and goes on with after a kill."""
+"""The unfinished file of a download, and the lock that gives it a single writer."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-import platform
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from inspect import signature
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from headstrip.printable import printable
 from headstrip.system.atomic import sync_folder
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 _FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-# A writer gives up long before, when nothing comes.
-_UNTOUCHED = 3600.0
-_MOMENT, _MOMENTS = 0.05, 20
-# What file systems answer that cannot do it: their data is as safe as they make it.
+_DIGITS = 16
+_DIGEST = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
+_PATIENCE = 3.0
+# A download that writes nothing for this long has ended: it would have given up long before.
+_STALLED = 600.0
+# File systems that cannot sync answer with these. Their data is as safe as they make it.
 _CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, getattr(errno, "ENOTSUP", 0))
 
-# Those that this process writes now.
-_live: set[str] = set()
+
+@contextmanager
+def single_writer(target: Path) -> Iterator[bool]:
+    """Hold the lock beside ``target`` while another process waits for it.
+
+    Yields:
+        Whether this is the only writer. It is not where the file system has no locks or grants
+        the same lock twice, or where the holder stalls: such a download works alone, in a file
+        that no other process uses.
+    """
+    lock = _acquired(target)
+    try:
+        yield lock is not None and _excludes(lock)
+    finally:
+        if lock is not None:
+            # While the lock is held: a process that waits for it sees that the file is gone.
+            with suppress(OSError):
+                os.unlink(lock.lock_file)
+            with suppress(OSError):
+                lock.release()
+
+
+def _acquired(target: Path) -> BaseFileLock | None:
+    """Wait for the lock. Return None where there are no locks, or where waiting is of no use."""
+    from filelock import Timeout
+
+    lock = _lock(f"{target}.lock")
+    has_printed = False
+    while True:
+        try:
+            lock.acquire(timeout=_PATIENCE, poll_interval=0.1)
+            with suppress(OSError):
+                os.utime(lock.lock_file)
+            return lock
+        except Timeout:
+            newest = max((stat.st_mtime for _, stat in _beside(target)), default=time.time())
+            if target.is_file() or time.time() - newest > _STALLED:
+                return None
+            if not has_printed and sys.stderr is not None:
+                message = f"waiting for another process, which downloads {printable(str(target))}."
+                print(f"headstrip: {message}", file=sys.stderr, flush=True)
+            has_printed = True
+        # A read-only folder, no locks on this file system, or a thread that waits for itself.
+        except (OSError, RuntimeError):
+            with suppress(OSError):
+                os.unlink(lock.lock_file)
+            return None
+
+
+def _lock(name: str) -> BaseFileLock:
+    from filelock import FileLock
+
+    # The fallback is a lock by the existence of a file, which outlives a process that is killed.
+    if "fallback_to_soft" in signature(FileLock.__init__).parameters:
+        return FileLock(name, fallback_to_soft=False)
+    return FileLock(name)
+
+
+def _excludes(lock: BaseFileLock) -> bool:
+    """Whether a second lock on the same file is refused: some network file systems grant it."""
+    from filelock import Timeout
+
+    second = _lock(lock.lock_file)
+    try:
+        second.acquire(timeout=0)
+    except (Timeout, OSError, RuntimeError):
+        return True
+    with suppress(OSError):
+        second.release()
+    return False
 
 
 def digest_of(url: str, validator: str, total: int | None) -> str:
-    """Return 16 digits by which a file on a server is recognised, "" where it cannot be.
+    """Return 16 digits that identify a file on a server, "" where it cannot be identified.
 
     Args:
         url: Its address.
         validator: Its ``ETag`` or ``Last-Modified``.
-        total: Its size.
+        total: Its size in bytes.
     """
     if not validator or total is None:
         return ""
-    return hashlib.sha256(f"{url}\n{validator}\n{total}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{url}\n{validator}\n{total}".encode()).hexdigest()[:_DIGITS]
 
 
 class Partial:
-    """A file that is being written. Its name tells whose it is, and what it is a part of."""
+    """A file that is being written. Its name says which file on a server it is a part of."""
 
-    def __init__(self, path: Path, digest: str, flags: int) -> None:
-        """Open it; use ``create`` or ``adopt``."""
+    def __init__(self, path: Path, digest: str, flags: int = 0) -> None:
+        """Open it. Call ``create`` or ``resume`` instead."""
         self.path = path
         self.digest = digest
-        self.resumed = False
-        _live.add(path.name)
-        try:
-            self._fd = os.open(path, _FLAGS | flags, 0o666)
-        except BaseException:
-            _live.discard(path.name)
-            raise
+        self.resumed = not flags
+        self._fd = os.open(path, _FLAGS | flags, 0o666)
 
     @classmethod
-    def create(cls, target: Path, digest: str) -> Partial:
-        """Create an empty one for the file ``target``."""
-        return cls(_own_name(target, digest), digest, os.O_CREAT | os.O_EXCL)
+    def create(cls, target: Path, digest: str, *, is_alone: bool) -> Partial:
+        """Create an empty one for the file ``target``.
+
+        Args:
+            target: The final name.
+            digest: What `digest_of` returns.
+            is_alone: Whether this is the only writer. Else no other process ever opens the file.
+        """
+        part = (is_alone and digest) or secrets.token_hex(4)
+        path = target.with_name(f"{target.name}.{part}.partial")
+        return cls(path, digest, os.O_CREAT | os.O_EXCL)
 
     @classmethod
-    def adopt(cls, target: Path) -> Partial | None:
-        """Go on with the longest that a process left which is gone; remove its others."""
-        _let_end(target)
-        adopted: Partial | None = None
-        for path, digest in sorted(leftovers(target), key=lambda each: -_size(each[0])):
-            if adopted is None and digest and _size(path):
+    def resume(cls, target: Path) -> Partial | None:
+        """Open the largest file that can be continued and remove the others; needs the lock."""
+        found: Partial | None = None
+        for path, stat, digest in sorted(_unfinished(target), key=lambda each: -each[1].st_size):
+            if found is None and digest and stat.st_size:
                 with suppress(OSError):
-                    adopted = cls._taken(path, target, digest)
+                    found = cls(path, digest)
                     continue
-            with suppress(OSError):
-                os.unlink(path)
-        return adopted
-
-    @classmethod
-    def _taken(cls, path: Path, target: Path, digest: str) -> Partial:
-        own = _own_name(target, digest)
-        # Of two processes that try, one renames it, and the other finds none.
-        os.rename(path, own)
-        partial = cls(own, digest, 0)
-        partial.resumed = True
-        return partial
+            # One without a digest may be of a process that found no lock.
+            if digest or _is_abandoned(stat):
+                with suppress(OSError):
+                    os.unlink(path)
+        return found
 
     @property
     def size(self) -> int:
         """How many bytes are in it."""
         return os.fstat(self._fd).st_size
-
-    @property
-    def is_of_use(self) -> bool:
-        """Whether a later call can go on with it."""
-        return bool(self.digest) and _size(self.path) > 0
 
     def begin_at(self, start: int) -> None:
         """Cut it off at ``start``, and write from there on."""
@@ -106,8 +171,12 @@ class Partial:
             view = view[os.write(self._fd, view) :]
 
     def synced(self) -> BinaryIO:
-        """Return the file to read from, its bytes on the disk. Closing it closes nothing else."""
-        _sync(self._fd)
+        """Put its bytes on the disk, and return it for reading. Closing that closes nothing."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                raise
         return os.fdopen(self._fd, "rb", buffering=0, closefd=False)
 
     def publish(self, target: Path) -> None:
@@ -116,7 +185,7 @@ class Partial:
         try:
             os.replace(self.path, target)
         except OSError:
-            # Where locks lie another process may have been faster, and Windows does not replace a
+            # Without locks another process may have been faster, and Windows does not replace a
             # file that is in use.
             if not target.is_file():
                 raise
@@ -124,8 +193,7 @@ class Partial:
         sync_folder(target.parent)
 
     def close(self) -> None:
-        """Leave it as it is, for ``adopt``."""
-        _live.discard(self.path.name)
+        """Close it and keep it, for ``resume``."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -138,109 +206,27 @@ class Partial:
             os.unlink(self.path)
 
 
-def leftovers(target: Path) -> Iterator[tuple[Path, str]]:
-    """Yield what is left of a file by processes that are gone, each with its digest."""
-    for path, match in _partials(target):
-        if _is_gone(path, match["host"], match["pid"]):
-            yield path, match["digest"]
+def leftovers(target: Path) -> list[Path]:
+    """Return the unfinished files of ``target`` that have not changed for ten minutes."""
+    return [path for path, stat, _ in _unfinished(target) if _is_abandoned(stat)]
 
 
-def _partials(target: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    form = re.compile(
-        re.escape(target.name)
-        + r"\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.(?P<digest>[0-9a-f]*)\.partial"
-    )
-    for path in _entries(target.parent):
-        match = form.fullmatch(path.name)
-        if match:
-            yield path, match
+def _unfinished(target: Path) -> Iterator[tuple[Path, os.stat_result, str]]:
+    """Yield the unfinished files of ``target``, what they are like, and their digests."""
+    for path, stat in _beside(target):
+        if path.suffix == ".partial":
+            part = path.stem.removeprefix(f"{target.name}.")
+            yield path, stat, part if _DIGEST.fullmatch(part) else ""
 
 
-def _let_end(target: Path) -> None:
-    """Give whoever writes a part of a file a moment, if it is about to end.
-
-    The system takes the lock of a process that was killed before it takes the process.
-    """
-    for _ in range(_MOMENTS):
-        if all(
-            path.name in _live or match["host"] != _host() or not _is_running(int(match["pid"]))
-            for path, match in _partials(target)
-        ):
-            return
-        time.sleep(_MOMENT)
+def _is_abandoned(stat: os.stat_result) -> bool:
+    return time.time() - stat.st_mtime > _STALLED
 
 
-def last_change(target: Path) -> float:
-    """Return when the newest file was changed that begins like ``target``; now without any."""
-    found = [path for path in _entries(target.parent) if path.name.startswith(f"{target.name}.")]
-    return max(map(_changed, found), default=time.time())
-
-
-def _own_name(target: Path, digest: str) -> Path:
-    parts = (target.name, _host(), str(os.getpid()), secrets.token_hex(4), digest, "partial")
-    return target.with_name(".".join(parts))
-
-
-def _host() -> str:
-    # Not `socket.gethostname`: who listens for sockets hears it.
-    return re.sub(r"[^\w-]", "_", platform.node(), flags=re.ASCII)[:32] or "_"
-
-
-def _is_gone(path: Path, host: str, pid: str) -> bool:
-    if path.name in _live:
-        return False
-    if host == _host() and (pid == str(os.getpid()) or not _is_running(int(pid))):
-        return True
-    return time.time() - _changed(path) > _UNTOUCHED
-
-
-def _is_running(pid: int) -> bool:
-    # There a signal ends the process; but there, a file that is open cannot be renamed either.
-    if os.name == "nt":
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Whether a process has ended and nobody has asked how, where the system says so."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
-    # The name, in parentheses, may hold any bytes.
-    return stat.rpartition(b")")[2].split()[:1] == [b"Z"]
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return time.time()
-
-
-def _sync(fd: int) -> None:
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
+def _beside(target: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the files beside ``target`` whose names begin with its name."""
+    with suppress(OSError):
+        for path in list(target.parent.iterdir()):
+            if path.name.startswith(f"{target.name}."):
+                with suppress(OSError):
+                    yield path, path.stat()

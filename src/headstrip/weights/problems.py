@@ -1,4 +1,4 @@
-"""What a weights file is that cannot be read, in a sentence."""
+"""The errors for weights files that cannot be read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pickle
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
-from headstrip.weights.shared_caches import lies_in_a_cache
+from headstrip.weights.folders import lies_in_a_cache
 
 START = 512
 """How many of a file's first bytes `instead` looks at."""
@@ -17,11 +17,11 @@ _TAR = 257
 
 
 def damaged(path: Path, problem: str) -> WeightsError:
-    """Return the error for a file that is no file of weights."""
+    """Return the error for a file that is not a weights file."""
     remedy = "Get the file again, or save a state dict."
     if lies_in_a_cache(path):
         remedy = (
-            "It lies in a cache or in an installed package: run `headstrip weights repair NAME` "
+            "It is in a cache or in an installed package: run `headstrip weights repair NAME` "
             "with the name of these weights, or install the package again."
         )
     return WeightsError(
@@ -31,10 +31,10 @@ def damaged(path: Path, problem: str) -> WeightsError:
 
 
 def too_large(path: Path, found: int, limit: int) -> WeightsError:
-    """Return the error for a file that holds more than its network can take."""
+    """Return the error for a file that holds more than its network needs."""
     return WeightsError(
         f"{path} holds {found:,} bytes of tensors, and at most {limit:,} are expected of it. It is "
-        "another network's file, or a checkpoint with much besides the weights: name the right "
+        "another network's file, or a checkpoint with much more than the weights: name the right "
         "one, or save the state dict alone."
     )
 
@@ -51,7 +51,7 @@ def instead(start: bytes) -> str:
     if start[_TAR : _TAR + 5] == b"ustar":
         return (
             "it is a tar archive; what torch saved so before 2017 cannot be read without running "
-            "code of it: save its state dict anew where you trust it"
+            "code of it: save its state dict again if you trust it"
         )
     return ""
 

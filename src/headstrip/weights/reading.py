@@ -18,23 +18,12 @@ from typing import Any, BinaryIO
 from headstrip.errors import WeightsError, one_line
 from headstrip.network.state_dicts import extra_states, plain_state_dict
 from headstrip.weights.addresses import checkpoints
-from headstrip.weights.layout import note_layout, parse_again
+from headstrip.weights.folders import lies_in_a_cache
 from headstrip.weights.mapping import Guard, may_map
-from headstrip.weights.optimized import optimized
 from headstrip.weights.parsing import Parsed, parse
+from headstrip.weights.records import learn, optimized, recorded, remember
 from headstrip.weights.sharded_checkpoint import is_index, read_index
-from headstrip.weights.shared_caches import lies_in_a_cache
-from headstrip.weights.trust import (
-    Expectation,
-    Seen,
-    compare,
-    expectation,
-    hub_blob,
-    identify,
-    learn,
-    recorded,
-    remember,
-)
+from headstrip.weights.trust import Expectation, Seen, compare, expectation, hub_blob, identify
 
 VERIFY = ("changed", "always")
 _FILLED = "filled"
@@ -46,13 +35,13 @@ class Reading:
     """How a weights file is to be read.
 
     Attributes:
-        verify: ``changed`` to hash a file that is not as it was when it was hashed last;
+        verify: ``changed`` to hash a file whose size, time or inode changed since the last hash;
             ``always`` to hash it in any case.
-        mapped: Whether to map it; None for mapping what lies in a cache, and reading what a user
+        mapped: Whether to map it; None for mapping a file in a cache, and reading one that a user
             named by its path.
         limit: The most bytes of tensors that it may hold, None for any.
         locations: Where it may be from.
-        name: What the user asked for, for messages; empty for a file of the user's own.
+        name: What the user asked for, for messages; empty for the user's own file.
     """
 
     verify: str = "changed"
@@ -109,10 +98,10 @@ def read_weights(path: Path, sha256: str = "", how: Reading = Reading()) -> Weig
     if is_index(path):
         return _read_shards(path, sha256, how)
     try:
-        # Of a pipe or a device there is no end, or nothing that could be mapped.
+        # A pipe or a device may never end, and cannot be mapped.
         kind = os.stat(path).st_mode
         if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
-            raise WeightsError(f"{str(path)!r} is no regular file. Pass the path of one.")
+            raise WeightsError(f"{str(path)!r} is not a regular file. Pass the path of one.")
         file = open(path, "rb")  # noqa: SIM115  (closed below)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
@@ -152,15 +141,14 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
 def _parse(
     path: Path, file: BinaryIO, seen: Seen, how: Reading, *, mapped: bool, checked: bool
 ) -> Parsed:
-    """Parse an open file, or map what was found in the same bytes before."""
-    again = (
-        parse_again(path, file, seen.sha256, mapped=mapped, limit=how.limit) if checked else None
-    )
-    parsed = again or parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
-    _refuse_changed(path, file, seen)
-    if again is None:
-        # A file that is read a second time may be read a third time.
-        note_layout(file, seen.sha256, parsed, copied=not mapped and not seen.fresh)
+    """Parse an open file, and refuse one that was written to meanwhile."""
+    parsed = parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
+    now, then = os.fstat(file.fileno()), seen.stat
+    if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+        raise WeightsError(
+            f"The file {path} was written to while headstrip read it. Build again when that is "
+            "over. To replace a file safely, write another one and rename it."
+        )
     if parsed.guard is not None:
         parsed.guard.sha256 = seen.sha256
     return parsed
@@ -206,16 +194,6 @@ def _origin(path: Path) -> str:
     if hub_blob(path) is not None:
         return "hub"
     return "download" if path.parent == checkpoints() else "own"
-
-
-def _refuse_changed(path: Path, file: BinaryIO, seen: Seen) -> None:
-    """Refuse a file that somebody wrote to between its hash and the end of its reading."""
-    now, then = os.fstat(file.fileno()), seen.stat
-    if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
-        raise WeightsError(
-            f"The file {path} was written to while it was read. Build again when that is over; to "
-            "replace a file safely write another and rename it."
-        )
 
 
 def _read_shards(path: Path, sha256: str, how: Reading) -> WeightsFile:

@@ -17,7 +17,7 @@ from pathlib import Path
 from headstrip.system.atomic import write_atomically
 
 SHARED = frozenset({"download", "hub", "optimized"})
-"""Origins of files that nobody edits: bytes other than those of the first use are an error."""
+"""Origins of files that users do not edit: bytes other than at the first use are an error."""
 
 _LARGEST = 1 << 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -50,7 +50,7 @@ class Record:
     facts: dict[str, bool] = field(default_factory=dict)
 
     def describes(self, stat: os.stat_result) -> bool:
-        """Whether a file is as it was when the record was written."""
+        """Whether a file is unchanged since the record was written."""
         then = (self.size, self.mtime_ns, self.inode, self.device)
         return then == (stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
 
@@ -58,10 +58,30 @@ class Record:
 def cache_home() -> Path:
     """Return the folder of what headstrip keeps: ``$HEADSTRIP_CACHE``, else in the user's cache."""
     own = os.environ.get("HEADSTRIP_CACHE")
-    # Unlike Path.expanduser, this leaves the name of an unknown user as it is.
+    # Unlike Path.expanduser, this leaves the name of an unknown user unchanged.
     if own:
         return Path(os.path.expanduser(own))
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "headstrip"
+
+
+def path_of_copy(sha256: str) -> Path:
+    """Return where the converted file of a weights file is or would be.
+
+    Args:
+        sha256: Hexadecimal sha256 of the weights file.
+    """
+    return cache_home() / "optimized" / f"{sha256}.safetensors"
+
+
+def optimized(sha256: str) -> Path | None:
+    """Return the converted file of a weights file, None where there is none."""
+    path = path_of_copy(sha256)
+    return path if _SHA256.fullmatch(sha256) and path.is_file() else None
+
+
+def is_optimized(path: Path) -> bool:
+    """Whether a file is one that `optimize` wrote."""
+    return bool(_SHA256.fullmatch(path.stem)) and path == path_of_copy(path.stem)
 
 
 def recorded(path: Path) -> Record | None:
@@ -94,12 +114,16 @@ def remember(path: Path, stat: os.stat_result, sha256: str, *, origin: str) -> N
     _write(
         Record(
             path=os.path.realpath(path),
-            size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino, device=stat.st_dev,
-            sha256=sha256, origin=origin,
+            size=stat.st_size,
+            mtime_ns=stat.st_mtime_ns,
+            inode=stat.st_ino,
+            device=stat.st_dev,
+            sha256=sha256,
+            origin=origin,
             when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             facts=before.facts if before is not None and before.sha256 == sha256 else {},
         )
-    )  # fmt: skip
+    )
 
 
 def learn(path: Path, stat: os.stat_result, **facts: bool) -> None:
@@ -121,7 +145,7 @@ def _record_of(real: str) -> Path:
 
 def _write(record: Record) -> None:
     target = _record_of(record.path)
-    # A name that is no text, or a cache that cannot be written: the next load hashes again.
+    # A name that cannot be encoded, or a read-only cache: the next load hashes again.
     with suppress(OSError, ValueError):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, json.dumps(asdict(record), ensure_ascii=True).encode())

@@ -1,4 +1,4 @@
-"""Weights files removed, with all that belongs to them and to nobody else."""
+"""Weights files removed, with everything that belongs to them alone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from headstrip.weights.addresses import checkpoints, file_name
 from headstrip.weights.caches import Stored
 from headstrip.weights.folders import hub_folder
 from headstrip.weights.hub import parse
-from headstrip.weights.optimized import optimized
 from headstrip.weights.partial import leftovers
+from headstrip.weights.records import forget, optimized, recorded
 from headstrip.weights.sharded_checkpoint import is_index
-from headstrip.weights.trust import forget, recorded
 
-# The hub's downloads do not tell whose they are; one that goes on is written to all the time.
+# A download of the hub that is still running is written to all the time.
 _UNTOUCHED = 600.0
 
 
@@ -28,7 +27,7 @@ def removable(stored: Stored) -> list[Path]:
     """Return what ``remove`` takes away: files, partial downloads and optimized copies.
 
     Raises:
-        WeightsError: It is a package's, or a file of the user's own.
+        WeightsError: It belongs to a package, or is the user's own file.
     """
     if stored.origin == "package":
         raise WeightsError(
@@ -76,12 +75,12 @@ def partials(entry: WeightsEntry) -> list[Path]:
         with suppress(ValueError, WeightsError):
             if location.startswith("hf:"):
                 blobs = hub_folder() / parse(location).folder / "blobs"
-                found += [path for path in _entries(blobs)
-                          if path.suffix == ".incomplete" and _is_left(path)]  # fmt: skip
+                incomplete = (one for one in _entries(blobs) if one.suffix == ".incomplete")
+                found += filter(_is_left, incomplete)
             elif location.startswith(("https://", "http://")):
                 target = checkpoints() / file_name(location)
                 again = repaired_name(target)
-                found += sorted(path for one in (target, again) for path, _ in leftovers(one))
+                found += sorted(path for one in (target, again) for path in leftovers(one))
                 found += [again] if again.is_file() else []
     return found
 

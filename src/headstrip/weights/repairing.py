@@ -1,4 +1,4 @@
-"""Weights files fetched again; the old file stays until the new one is there and right."""
+"""Weights files fetched again. The old file stays until the new one is complete and right."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
-from headstrip.weights import failures, hub
+from headstrip.weights import hub
 from headstrip.weights.caches import Stored
-from headstrip.weights.downloading import Download, warn_of_http
+from headstrip.weights.downloading import Download, local_failure, warn_of_http, wrong_setting
+from headstrip.weights.records import forget, remember
 from headstrip.weights.removing import repaired_name, repository_of
-from headstrip.weights.trust import (
-    Expectation,
-    compare,
-    expectation,
-    forget,
-    hash_of,
-    hub_blob,
-    remember,
-)
+from headstrip.weights.trust import Expectation, compare, expectation, hash_of, hub_blob
 
 
 def fetch_again(stored: Stored, file: Path) -> None:
@@ -58,11 +51,11 @@ def _download_again(stored: Stored) -> None:
         Download(url, fresh, digits).run()
         _replace(target, fresh, Expectation(digits, expected.said_by), stored)
     except ValueError as error:
-        raise failures.bad_address(url, target.parent, error) from error
+        raise wrong_setting(url, target.parent, error) from error
     except OSError as error:
-        raise failures.local_failure(url, target, None, error) from error
+        raise local_failure(url, target, None, error) from error
     finally:
-        # Where it was killed after the download, the file is there and right: it is used.
+        # If the process was killed after the download, the file is complete and right: it is used.
         forget(fresh)
 
 
@@ -92,7 +85,7 @@ def _hub_file_again(stored: Stored, file: Path) -> None:
     except Exception as error:
         raise WeightsError(
             f"{file} could not be fetched again from hf:{place.id} ({one_line(error)[:300]}). "
-            "It is as it was. Check the network."
+            "The old file is unchanged. Check the network."
         ) from error
 
 

@@ -1,18 +1,90 @@
-"""Files of safetensors: a header, and the tensors one after another."""
+"""Files of safetensors: eight bytes of length, a header in JSON, and the tensors one after another.
+
+headstrip reads them itself: the format's own library opens a file by its name, which another file
+may have by then, accepts the same tensor twice, and takes unbounded memory for a hostile header.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 from torch import Tensor
 
-from headstrip.network.aligning import ALIGNMENT
-from headstrip.weights.copying import read_parts
+from headstrip.network.assigning import ALIGNMENT
 from headstrip.weights.mapping import map_file
-from headstrip.weights.problems import too_large
-from headstrip.weights.safetensors_header import Entry, read_header
+from headstrip.weights.problems import damaged, too_large
+
+_LENGTH = 8
+_LONGEST_HEADER = 100_000_000
+_MOST_VALUES = 1 << 20
+_MOST_DIMENSIONS = 64
+_MOST = (1 << 63) - 1
+# Reading at an offset moves no position that threads would share.
+_READS_AT = hasattr(os, "preadv")
+_THREADS = min(4, os.cpu_count() or 1) if _READS_AT else 1
+
+DTYPES = {
+    name: getattr(torch, attribute)
+    for name, attribute in {
+        "F64": "float64",
+        "F32": "float32",
+        "F16": "float16",
+        "BF16": "bfloat16",
+        "I64": "int64",
+        "I32": "int32",
+        "I16": "int16",
+        "I8": "int8",
+        "U64": "uint64",
+        "U32": "uint32",
+        "U16": "uint16",
+        "U8": "uint8",
+        "BOOL": "bool",
+        "C64": "complex64",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "F8_E8M0": "float8_e8m0fnu",
+        "F8_E4M3FNUZ": "float8_e4m3fnuz",
+        "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    }.items()
+    if hasattr(torch, attribute)
+}
+"""torch's dtypes by the names in the format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a header.
+
+    Attributes:
+        name: Its name.
+        dtype: Its dtype.
+        shape: Its shape.
+        start: Where its first byte is, from the beginning of the file.
+        size: How many bytes it has.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The tensors of a file in the order of their bytes, and the metadata."""
+
+    entries: tuple[Entry, ...]
+    metadata: dict[str, str]
 
 
 def read_safetensors(
@@ -21,10 +93,10 @@ def read_safetensors(
     """Read an open file.
 
     Returns:
-        Its tensors, each of a storage of its own, its metadata, and how many bytes are mapped.
+        Its tensors, each in a separate storage, its metadata, and how many bytes are mapped.
 
     Raises:
-        WeightsError: The header is not right, or names more bytes than ``limit``.
+        WeightsError: The header is damaged, or names more bytes than ``limit``.
     """
     header = read_header(path, file, size)
     held = sum(entry.size for entry in header.entries)
@@ -46,9 +118,140 @@ def read_safetensors(
 
 
 def _tensor(storage: torch.UntypedStorage, entry: Entry) -> Tensor:
-    strides, step = [], 1
-    for count in reversed(entry.shape):
-        strides.append(step)
-        step *= max(count, 1)
-    tensor = torch.empty(0, dtype=entry.dtype, device="cpu")
-    return tensor.set_(storage, 0, entry.shape, tuple(reversed(strides)))
+    strides = [
+        math.prod(max(n, 1) for n in entry.shape[at + 1 :]) for at in range(len(entry.shape))
+    ]
+    return torch.empty(0, dtype=entry.dtype, device="cpu").set_(storage, 0, entry.shape, strides)
+
+
+def read_parts(file: BinaryIO, places: Sequence[tuple[int, int]]) -> list[torch.UntypedStorage]:
+    """Read parts of an open file, each into memory that starts at a multiple of 64 bytes.
+
+    Each part has its own memory, so that a part that is no longer needed is freed alone.
+
+    Args:
+        file: The open file.
+        places: Where each part starts, and how many bytes it has.
+
+    Raises:
+        ValueError: The file ends before a part does.
+    """
+    parts = [torch.empty(size, dtype=torch.uint8, device="cpu") for _, size in places]
+    starts = [start for start, _ in places]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        views = (part.numpy().data for part in parts)
+        list(threads.map(partial(_read_at, file), starts, views))
+    return [part.untyped_storage() for part in parts]
+
+
+def _read_at(file: BinaryIO, start: int, view: memoryview) -> None:
+    done = 0
+    while done < len(view):
+        if _READS_AT:
+            count = os.preadv(file.fileno(), [view[done:]], start + done)
+        else:
+            file.seek(start + done)
+            count = file.readinto(view[done:])  # type: ignore[attr-defined]  # buffered files do
+        if not count:
+            raise ValueError("it ends before its last tensor does")
+        done += count
+
+
+def read_header(path: Path, file: BinaryIO, size: int) -> Header:
+    """Read and check the header of a file.
+
+    Args:
+        path: Its name, for messages.
+        file: The open file.
+        size: Its bytes.
+
+    Raises:
+        WeightsError: The header is damaged: it is not JSON of the right form, names a tensor
+            twice, leaves gaps between tensors, lets them overlap, or does not account for the
+            file to its last byte.
+    """
+    try:
+        return _read_header(file, size)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"its safetensors header is wrong: {error}") from None
+
+
+def _read_header(file: BinaryIO, size: int) -> Header:
+    file.seek(0)
+    length = int.from_bytes(file.read(_LENGTH), "little")
+    if size < _LENGTH or length > min(size - _LENGTH, _LONGEST_HEADER):
+        _refuse(f"it would be {length} bytes long, in a file of {size}")
+    encoded = file.read(length)
+    if len(encoded) != length:
+        _refuse("the file ends in it")
+    content = _parse(encoded.decode("utf-8"))
+    metadata = content.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
+        _refuse("its metadata must be an object of strings")
+    position = _LENGTH + length
+    entries = [_entry(name, fields, position) for name, fields in content.items()]
+    entries.sort(key=lambda entry: (entry.start, entry.size))
+    for entry in entries:
+        if entry.start != position:
+            _refuse(f"the tensor {entry.name!r:.80} does not start where the one before it ends")
+        position += entry.size
+    if position != size:
+        _refuse(f"its tensors end at byte {position}, and the file has {size}")
+    return Header(tuple(entries), metadata)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Parse the JSON of a header. The memory that this takes is bounded before it begins."""
+    if not text.startswith("{"):
+        _refuse("it must begin with '{'")
+    if sum(map(text.count, ",:[{")) > _MOST_VALUES:
+        _refuse(f"it holds more than {_MOST_VALUES:,} values")
+    content: dict[str, Any] = json.loads(
+        text, object_pairs_hook=_object, parse_constant=lambda name: _refuse(f"{name} is not JSON")
+    )
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        # Half of a surrogate pair cannot be encoded.
+        name.encode()
+        if name in found:
+            _refuse(f"it names {name!r:.80} twice")
+        found[name] = value
+    return found
+
+
+def _entry(name: str, fields: Any, data: int) -> Entry:
+    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
+        _refuse(f"the tensor {name!r:.80} must have exactly a dtype, a shape and data_offsets")
+    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
+    if dtype is None:
+        _refuse(f"the tensor {name!r:.80} has the unknown dtype {fields['dtype']!r:.40}")
+    shape, offsets = _integers(name, fields["shape"]), _integers(name, fields["data_offsets"])
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        _refuse(f"the data_offsets of {name!r:.80} are {offsets!r:.80}")
+    if math.prod(max(count, 1) for count in shape) * dtype.itemsize > _MOST:
+        _refuse(f"the shape of {name!r:.80} is beyond what a tensor can have")
+    size = offsets[1] - offsets[0]
+    if math.prod(shape) * dtype.itemsize != size:
+        _refuse(f"{name!r:.80} has {size} bytes, and {shape!r:.80} of {fields['dtype']} differ")
+    return Entry(name, dtype, shape, data + offsets[0], size)
+
+
+def _integers(name: str, value: object) -> tuple[int, ...]:
+    if (
+        not isinstance(value, list)
+        or len(value) > _MOST_DIMENSIONS
+        or not all(type(count) is int and 0 <= count <= _MOST for count in value)
+    ):
+        _refuse(
+            f"the shape and the data_offsets of {name!r:.80} must be lists of at most "
+            f"{_MOST_DIMENSIONS} integers from 0"
+        )
+    return tuple(value)
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise ValueError(problem)

@@ -23,7 +23,7 @@ _SLOT = re.compile(
 """Entries of an optimizer, which may name its tensors as the network's are named."""
 
 _NETWORK = re.compile(r"model|net|encoder|teacher|student|best|ema|swa|average|weights")
-"""Of these, "opt_model" and the like are none."""
+"""Names such as "opt_model" are not those of an optimizer."""
 
 _LEAST = 4
 """How many times larger the largest of two alternatives may be."""
@@ -59,7 +59,7 @@ class _Found:
     def shapes_by_end(self) -> set[tuple[str, tuple[int, ...]]]:
         """Return each name, and all that is left of it without parts at its start, with its shape.
 
-        A program that wraps a network puts a prefix before its names, and may add a few of its own.
+        A program that wraps a network puts a prefix before its names, and may add a few.
         """
         return {
             (".".join(parts[start:]), tuple(tensor.shape))
@@ -85,7 +85,7 @@ def refuse_several(loaded: object, path: object) -> None:
     Two are alternatives where both stand under names for the weights (``state_dict``, ``model``,
     ``ema`` ...), where half of their tensors have the same names and shapes, or where they have the
     same shapes in the same order, whatever their names: averages are kept as lists too. The state
-    of an optimizer is none, and two keys for the very same tensors are one state dict.
+    of an optimizer does not count, and two keys for the very same tensors are one state dict.
 
     Args:
         loaded: The object as read.
@@ -100,9 +100,7 @@ def refuse_several(loaded: object, path: object) -> None:
     ]
     if not rivals:
         return
-    listed = ", ".join(
-        f"content{one.place} ({_counted(one.tensors)})" for one in rivals[:6]
-    )  # fmt: skip
+    listed = ", ".join(f"content{one.place} ({_counted(one.tensors)})" for one in rivals[:6])
     raise WeightsError(
         f"{path} holds {len(rivals)} state dicts, and headstrip does not guess which one you mean: "
         f"{listed}{' and more' if rivals[6:] else ''}. Save the one that you mean by itself: "

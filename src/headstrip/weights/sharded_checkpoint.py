@@ -8,7 +8,7 @@ from typing import Any
 
 from headstrip.errors import WeightsError, one_line
 from headstrip.system import bounded_json
-from headstrip.weights.shared_caches import lies_in_a_cache
+from headstrip.weights.folders import lies_in_a_cache
 
 # The index came from elsewhere: it must not lead to files outside its folder.
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors")
@@ -23,7 +23,7 @@ def read_index(path: Path) -> dict[str, str]:
     """Return which file beside the index ``path`` each tensor is in.
 
     Raises:
-        WeightsError: It is no index, or names anything but ``.safetensors`` files beside it.
+        WeightsError: It is not an index, or names anything but ``.safetensors`` files beside it.
     """
     shards = read_object(path).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(map(_is_shard, shards.values())):

@@ -1,19 +1,29 @@
-"""Files of ``torch.save``: read with ``weights_only=True``, always, and with no way around it."""
+"""Files of ``torch.save``: read with ``weights_only=True``, always, and with no way around it.
+
+Zip archives are checked before torch reads them: torch compares no checksum, and takes the place of
+a tensor in the file from the archive's directory.
+"""
 
 from __future__ import annotations
 
 import mmap
+import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch.serialization import get_default_mmap_options
 
-from headstrip.network.aligning import align, tensors_in
-from headstrip.weights.archive import check_archive, is_archive
 from headstrip.weights.legacy import check_legacy
 from headstrip.weights.mapping import descriptor_path
 from headstrip.weights.problems import too_large
+
+_CHUNK = 1 << 20
+_LOCAL = b"PK\x03\x04"
+_END = b"PK\x05\x06"
+_END_SIZE = 22
+_LOCAL_SIZE = 30
 
 
 def read_torch(
@@ -29,12 +39,14 @@ def read_torch(
         WeightsError: It holds more bytes of tensors than ``limit``.
         Exception: Whatever the parsers meet in a file that is damaged or holds code.
     """
-    archive = is_archive(file)
-    held = check_archive(file, size, checksums=not checked) if archive else check_legacy(file, size)
+    archive = _is_archive(file)
+    held = (
+        _check_archive(file, size, checksums=not checked) if archive else check_legacy(file, size)
+    )
     if limit is not None and held > limit:
         raise too_large(path, held, limit)
     file.seek(0)
-    # What torch maps shared, as it can be told to, would be written to the file.
+    # torch can be set to map shared: writing to a tensor would then change the file.
     mapped = mapped and archive and get_default_mmap_options() == getattr(mmap, "MAP_PRIVATE", 0)
     source = descriptor_path(file) if mapped else None
     content = torch.load(
@@ -43,14 +55,89 @@ def read_torch(
         weights_only=True,
         mmap=source is not None,
     )
-    moved = align(content)
-    return content, 0 if source is None else _bytes_of(content) - moved
+    return content, 0 if source is None else held
 
 
-def _bytes_of(content: object) -> int:
-    storages = {}
-    for tensor in tensors_in(content):
-        if tensor.layout is torch.strided:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+def _is_archive(file: BinaryIO) -> bool:
+    """Whether an open file begins as a zip archive does."""
+    file.seek(0)
+    return file.read(len(_LOCAL)) == _LOCAL
+
+
+def _check_archive(file: BinaryIO, size: int, *, checksums: bool) -> int:
+    """Check the directory of an archive, and its contents where they are not known to be right.
+
+    Args:
+        file: The open file.
+        size: Its bytes.
+        checksums: Whether to compare each entry with its checksum, and the directory with the
+            header before each entry.
+
+    Returns:
+        The bytes of tensors in it.
+
+    Raises:
+        ValueError: It is not as torch writes it. The message is a few words.
+    """
+    entries = _directory(file, size)
+    if checksums:
+        memory = bytearray(_CHUNK)
+        for entry in entries:
+            _check_entry(file, entry, memoryview(memory))
+    return sum(entry.file_size for entry in entries if "/data/" in entry.filename)
+
+
+def _directory(file: BinaryIO, size: int) -> list[zipfile.ZipInfo]:
+    """Return the entries of an archive in the order of their bytes."""
+    file.seek(max(size - _END_SIZE, 0))
+    end = file.read(_END_SIZE)
+    if not end.startswith(_END):
+        raise ValueError("it is a zip archive without its end, or with something after it")
+    try:
+        entries = zipfile.ZipFile(file).infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"its directory is not one of a zip archive: {error}") from None
+    if len({entry.filename for entry in entries}) != len(entries):
+        raise ValueError("two entries in it have the same name")
+    _check_kind({entry.filename.partition("/")[2] for entry in entries})
+    entries.sort(key=lambda entry: entry.header_offset)
+    position = 0
+    for index, entry in enumerate(entries):
+        if entry.header_offset < position or (index == 0 and entry.header_offset):
+            raise ValueError(f"{entry.filename!r:.80} in it is not where it should be")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise ValueError(f"{entry.filename!r:.80} in it is compressed, as torch never saves")
+        if entry.file_size != entry.compress_size:
+            raise ValueError(f"{entry.filename!r:.80} in it has two sizes")
+        position = entry.header_offset + _LOCAL_SIZE + entry.file_size
+    if position > size:
+        raise ValueError("it ends before its last tensor does")
+    return entries
+
+
+def _check_kind(names: set[str]) -> None:
+    if "constants.pkl" in names:
+        raise ValueError(
+            "it is a TorchScript archive, a program and more than tensors: load it with "
+            "torch.jit.load where you trust it, and save its state dict"
+        )
+    if "data.pkl" not in names:
+        raise ValueError("it is a zip archive, and none of torch.save")
+
+
+def _check_entry(file: BinaryIO, entry: zipfile.ZipInfo, memory: memoryview) -> None:
+    file.seek(entry.header_offset)
+    local = file.read(_LOCAL_SIZE)
+    name = file.read(int.from_bytes(local[26:28], "little"))
+    if not local.startswith(_LOCAL) or name != entry.orig_filename.encode("utf-8"):
+        raise ValueError(f"{entry.filename!r:.80} in it is not where its directory says")
+    file.seek(int.from_bytes(local[28:30], "little"), 1)
+    left, checksum = entry.file_size, 0
+    while left:
+        count = file.readinto(memory[: min(left, _CHUNK)])  # type: ignore[attr-defined]
+        if not count:
+            raise ValueError("it ends before its last tensor does")
+        checksum = zlib.crc32(memory[:count], checksum)
+        left -= count
+    if checksum != entry.CRC:
+        raise ValueError(f"the checksum of {entry.filename!r:.80} in it is wrong")

@@ -85,7 +85,7 @@ def ask(by: OpenerDirector, url: str, *, start: int, validator: str, timeout: fl
     Args:
         by: What opens the URL.
         url: Its address.
-        start: How many bytes of it are there; a server may send it from the beginning even so.
+        start: How many bytes of it were received; a server may still send it from the beginning.
         validator: What those were sent with, "" where it is not known.
         timeout: Seconds without a sign of the server after which it is given up.
 
@@ -93,7 +93,7 @@ def ask(by: OpenerDirector, url: str, *, start: int, validator: str, timeout: fl
         RefusedError: The server will not give it.
         InterruptedTransferError: It does not now.
     """
-    # Unencoded: the bytes are counted, and hashed, as they lie on the server.
+    # Unencoded: the bytes are counted and hashed in the form that the server stores.
     headers = {"User-Agent": "headstrip", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -147,7 +147,7 @@ def chunks(answer: Answer) -> Iterator[bytes]:
 
 
 def _answered(error: HTTPError, start: int) -> Exception:
-    """Return what a status that is no success means."""
+    """Return the exception for a status other than success."""
     text = f"the server answers {error.code} {error.reason}"
     if error.code == 416 and start:
         return OtherFileError(f"{text}: its file is shorter than what was received of it")

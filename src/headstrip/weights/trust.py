@@ -19,27 +19,13 @@ from typing import BinaryIO, cast
 from urllib.parse import unquote, urlparse
 
 from headstrip.errors import WeightsError
-from headstrip.weights.installed import hash_of_installed
-from headstrip.weights.records import (
-    SHARED,
-    Record,
-    cache_home,
-    forget,
-    learn,
-    recorded,
-    remember,
-)
-from headstrip.weights.shared_caches import lies_in_a_cache
-
-__all__ = [
-    "SHARED", "Expectation", "Record", "Seen", "cache_home", "compare", "expectation", "forget",
-    "hash_in_name", "hash_of", "hub_blob", "identify", "learn", "recorded", "remember",
-]  # fmt: skip
+from headstrip.weights.folders import hash_of_installed, lies_in_a_cache
+from headstrip.weights.records import SHARED, recorded
 
 _CHUNK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^-]*")
-# Two writes that the clock of a file system cannot tell apart are no further apart.
+# Two writes within this time may get the same time from a file system.
 _TICK = 0.02
 _MOST_LINKS = 40
 
@@ -67,7 +53,7 @@ class Expectation:
 
     Attributes:
         sha256: Hexadecimal sha256, whole or its first digits; empty for any.
-        said_by: Who says so, as in "the catalog"; empty for nobody.
+        said_by: The source of it, such as "the catalog"; empty without one.
     """
 
     sha256: str = ""
@@ -101,7 +87,7 @@ def hash_of(file: BinaryIO) -> str:
 
 
 def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = "") -> Seen:
-    """Say which bytes an open file has: as recorded, where it is as it was then, else hashed.
+    """Say which bytes an open file has: those recorded, where it is unchanged since, else hashed.
 
     Args:
         path: Name of the file.
@@ -121,7 +107,7 @@ def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = ""
     found = hash_of(file)
     if known is not None and known.describes(stat) and known.sha256 != found:
         raise WeightsError(
-            f"The file {path} was changed in silence: its size and times are as they were, its "
+            f"The file {path} was changed silently: its size and times are the same, its "
             f"sha256 is {found}, and {known.sha256} was recorded. "
             "The disk is failing, or somebody put the times back. "
             f"{_remedy(path, name, known.origin)}"
@@ -135,7 +121,7 @@ def expectation(path: Path, entry_sha256: str = "", *, url: str | None) -> Expec
 
     That is the catalog, else the hash in the name of what was downloaded, else the name that the
     Hugging Face hub's cache stores it under, else the record of the package that brought it, else,
-    in a cache that nobody edits, its first use.
+    in a cache that users do not edit, its first use.
 
     Args:
         path: The file.
