@@ -213,7 +213,7 @@ FAULTS = (
         "tests/embed/output/test_paths.py",
     ),
     Fault(
-        "constructor arguments of the weights ignored", "factory/instantiate.py",
+        "constructor arguments of the weights ignored", "spec.py",
         " **dict(entry.options if entry else ()),", "",
         "tests/factory tests/weights",
     ),

@@ -245,7 +245,11 @@ def _load(subject: Subject, entry: WeightsEntry) -> str | None:
     """Load a set of weights as ``build_encoder`` does, and return what is wrong, or None."""
     registry, spec = subject.registry, subject.spec
     builder = Builder(
-        subject.owner, registry.stripper(spec.family), spec, Selection(entry), BuildOptions(offline=True)
+        subject.owner,
+        registry.stripper(spec.family),
+        spec,
+        Selection(entry),
+        BuildOptions(offline=True),
     )
     try:
         filled = builder.build(subject.plain_options(entry))
