@@ -55,10 +55,13 @@ class Children:
         """Take variables that all of them have, over those of this process."""
         path = os.pathsep.join([str(_ROOT / "src"), str(_ROOT), *filter(None, sys.path)])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.children"], cwd=_ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "tests.children"],
+            cwd=_ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path, **environment},
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> Children:
         return self
@@ -71,10 +74,18 @@ class Children:
         return self.run_many(function, *args, processes=1, **how)[0]
 
     def run_many(
-        self, function: str, *args: object, processes: int, at: int | None = None,
-        names: tuple[str, ...] = (), after: bool = False, error: int | None = None,
-        environment: dict[str, str] | None = None, before: str | None = None, **named: object,
-    ) -> list[Ended]:  # fmt: skip
+        self,
+        function: str,
+        *args: object,
+        processes: int,
+        at: int | None = None,
+        names: tuple[str, ...] = (),
+        after: bool = False,
+        error: int | None = None,
+        environment: dict[str, str] | None = None,
+        before: str | None = None,
+        **named: object,
+    ) -> list[Ended]:
         """Call ``"module:function"`` in several children at once, and wait for all.
 
         Args:
@@ -90,10 +101,17 @@ class Children:
             named: Its arguments by name.
         """
         order = {
-            "function": function, "args": args, "named": named, "at": at, "names": names,
-            "after": after, "error": error, "environment": environment or {}, "before": before,
+            "function": function,
+            "args": args,
+            "named": named,
+            "at": at,
+            "names": names,
+            "after": after,
+            "error": error,
+            "environment": environment or {},
+            "before": before,
             "processes": processes,
-        }  # fmt: skip
+        }
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(

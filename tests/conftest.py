@@ -27,16 +27,31 @@ def tiny_encoder() -> Encoder:
     """Make an encoder of one layer, by hand: what takes time is the rest."""
     shape = (3, 8, 8)
     spec = BackboneSpec(
-        name="tiny", source="tests", family="tests:tiny", plugin="tests", task="image",
-        input_shape=shape, dim=5, params=965, law="headless",
-    )  # fmt: skip
+        name="tiny",
+        source="tests",
+        family="tests:tiny",
+        plugin="tests",
+        task="image",
+        input_shape=shape,
+        dim=5,
+        params=965,
+        law="headless",
+    )
     torch.manual_seed(0)
     return Encoder(
-        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5)), None, law="headless",
-        output_dim=5, spec=spec, weights=None, weights_sha256=None, options={}, input_shape=shape,
-        preprocessing=Preprocessing(crop=(8, 8), resize=9, mean=MEAN, std=STD), predictors=None,
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5)),
+        None,
+        law="headless",
+        output_dim=5,
+        spec=spec,
+        weights=None,
+        weights_sha256=None,
+        options={},
+        input_shape=shape,
+        preprocessing=Preprocessing(crop=(8, 8), resize=9, mean=MEAN, std=STD),
+        predictors=None,
         labels=None,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")

@@ -97,9 +97,13 @@ def run_python(
     path += [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(path)}
     return subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False,
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
         input=input,
-    )  # fmt: skip
+    )
 
 
 def catalog_of(*specs: BackboneSpec) -> str:

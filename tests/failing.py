@@ -28,9 +28,20 @@ DIED = 86
 """Exit status of a process that was ended at a call."""
 
 NAMES = (
-    "open", "write", "fsync", "ftruncate", "truncate", "replace", "rename", "link", "symlink",
-    "unlink", "remove", "mkdir", "utime",
-)  # fmt: skip
+    "open",
+    "write",
+    "fsync",
+    "ftruncate",
+    "truncate",
+    "replace",
+    "rename",
+    "link",
+    "symlink",
+    "unlink",
+    "remove",
+    "mkdir",
+    "utime",
+)
 """The calls that can be chosen; without a choice it is all of them."""
 
 
@@ -77,9 +88,15 @@ def _opened(calls: Calls, names: tuple[str, ...], real: Callable[..., Any]) -> C
     """Return an ``open`` that is counted, and counts what is written to its files."""
 
     def opened(
-        file: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None,
-        newline: Any = None, closefd: bool = True, opener: Any = None,
-    ) -> Any:  # fmt: skip
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: Any = None,
+        errors: Any = None,
+        newline: Any = None,
+        closefd: bool = True,
+        opener: Any = None,
+    ) -> Any:
         def call() -> Any:
             if "write" not in names or not set(mode) & set("wax+"):
                 return real(file, mode, buffering, encoding, errors, newline, closefd, opener)

@@ -127,9 +127,13 @@ def revision_of(
 def hub_variables(url: str, cache: Path) -> dict[str, str]:
     """Return the environment of a process that is to use the hub at ``url`` and ``cache``."""
     return {
-        "HF_ENDPOINT": url, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_OFFLINE": "0", "HEADSTRIP_OFFLINE": "0", "no_proxy": "127.0.0.1",
-    }  # fmt: skip
+        "HF_ENDPOINT": url,
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HEADSTRIP_OFFLINE": "0",
+        "no_proxy": "127.0.0.1",
+    }
 
 
 def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:

@@ -17,9 +17,10 @@ from headstrip.testing.report import Result
 
 HOSTILE = "\x1b]0;title\x07 \x9b2J \u202egnp.exe \u2066 \x00 \udcff"
 KINDS = [
-    kind for _, kind in inspect.getmembers(errors, inspect.isclass)
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
     if issubclass(kind, (HeadstripError, Warning)) and kind.__module__ == errors.__name__
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

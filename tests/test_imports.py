@@ -11,21 +11,39 @@ from tests.distributions import run_python
 import headstrip
 
 TORCH_FREE = (
-    "authoring.new_plugin", "cli.catalog", "cli.new_plugin",
-    "cli.verify", "contract", "embed.sources", "errors", "families", "hookspecs",
-    "images.preprocessing", "plugins.commands", "plugins.loader", "plugins.validation",
-    "registry.catalog", "registry.index", "registry.registry", "registry.suggestions", "spec",
-    "weights.hub", "weights.sharded_checkpoint",
-)  # fmt: skip
+    "authoring.new_plugin",
+    "cli.catalog",
+    "cli.new_plugin",
+    "cli.verify",
+    "contract",
+    "embed.sources",
+    "errors",
+    "families",
+    "hookspecs",
+    "images.preprocessing",
+    "plugins.commands",
+    "plugins.loader",
+    "plugins.validation",
+    "registry.catalog",
+    "registry.index",
+    "registry.registry",
+    "registry.suggestions",
+    "spec",
+    "weights.hub",
+    "weights.sharded_checkpoint",
+)
 
 
 def typed_names():
     """Return the names that type checkers see, out of the module's source."""
     tree = ast.parse(Path(headstrip.__file__).read_text(encoding="utf-8"))
     return {
-        name.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-        for name in node.names if name.asname
-    }  # fmt: skip
+        name.asname
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+        if name.asname
+    }
 
 
 @pytest.mark.parametrize("name", headstrip.__all__)

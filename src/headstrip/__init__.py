@@ -73,9 +73,19 @@ _HOMES = {
     "embed.sources": ("source_of",),
     "encoder.encoder": ("Encoder",),
     "errors": (
-        "CatalogError", "CatalogMismatchError", "CatalogMismatchWarning", "HeadNotFoundError",
-        "HeadstripError", "ImageError", "ManifestError", "OptionError", "PluginError",
-        "PreprocessingError", "UnknownBackboneError", "WeightsError", "WeightsWarning",
+        "CatalogError",
+        "CatalogMismatchError",
+        "CatalogMismatchWarning",
+        "HeadNotFoundError",
+        "HeadstripError",
+        "ImageError",
+        "ManifestError",
+        "OptionError",
+        "PluginError",
+        "PreprocessingError",
+        "UnknownBackboneError",
+        "WeightsError",
+        "WeightsWarning",
     ),
     "factory.build": ("build_encoder", "strip_head"),
     "hookspecs": ("HeadStripper", "hookimpl"),
@@ -85,7 +95,7 @@ _HOMES = {
     "reproducibility.seeding": ("make_deterministic",),
     "spec": ("BackboneSpec", "WeightsEntry", "parse_name"),
     "network.head": ("Stripped", "detach"),
-}  # fmt: skip
+}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, "__version__"])

@@ -137,10 +137,14 @@ def test_weights_that_a_plugin_loads_by_itself_are_slow_and_unverified(run: Run)
     output = run("show", "other:net").stdout
     own, bare = output.partition("own (default)")[2].split("\nbare\n")
     assert dict(facts(own)) == {
-        "input": "not stated", "preprocessing": "not stated", "classes": "7", "rank": "3",
-        "file size": "not stated", "licence": "not stated",
+        "input": "not stated",
+        "preprocessing": "not stated",
+        "classes": "7",
+        "rank": "3",
+        "file size": "not stated",
+        "licence": "not stated",
         "location": "slow, unverified (the plugin loads these weights itself)",
-    }  # fmt: skip
+    }
     assert dict(facts(bare))["classes"] == "none"
     assert dict(facts(bare))["location"] == "/a.pth, /b.pth"
     assert dict(facts(bare))["preprocessing"] == (

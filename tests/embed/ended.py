@@ -118,10 +118,12 @@ class Case:
         from headstrip.embed.run import Options, embed_source
 
         embed_source(
-            self.encoder, self.source, out,
+            self.encoder,
+            self.source,
+            out,
             settings=Settings(batch_size=BATCH, shard_rows=self.shard, threads=1),
             options=Options(workers=self.workers, lanes=1),
-        )  # fmt: skip
+        )
         return 0
 
     def again(self, out: Path) -> dict[str, Any]:
@@ -131,8 +133,14 @@ class Case:
         code, said = forked(lambda: self.embed(out))
         after = sorted(path.name for path in out.parent.iterdir())
         equal = out.exists() and out.read_bytes() == self.expected
-        return {"left": left, "whole": whole, "again": code, "again_said": said,
-                "after": after, "equal": equal}  # fmt: skip
+        return {
+            "left": left,
+            "whole": whole,
+            "again": code,
+            "again_said": said,
+            "after": after,
+            "equal": equal,
+        }
 
 
 def at_every_call(folder: Path, kind: str) -> Iterator[dict[str, Any]]:

@@ -29,10 +29,12 @@ def runs(folder: Path, kind: str) -> Iterator[dict[str, object]]:
 
     def embed(out: Path, workers: int) -> int:
         embed_source(
-            encoder, source if workers else held, out,
+            encoder,
+            source if workers else held,
+            out,
             settings=Settings(batch_size=2, shard_rows=2, threads=1),
             options=Options(workers=workers, lanes=1),
-        )  # fmt: skip
+        )
         return 0
 
     # In this process, so that no fork has to import anything.

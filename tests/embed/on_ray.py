@@ -85,8 +85,14 @@ def main() -> None:
         when_shards_are_there(parts, 3, lambda: kill_an_actor(lost))
     if kind == "errors":
         try:
-            embed_source(encoder, source, there, settings=settings, compute=on_ray(),
-                         options=Options(max_errors=30))  # fmt: skip
+            embed_source(
+                encoder,
+                source,
+                there,
+                settings=settings,
+                compute=on_ray(),
+                options=Options(max_errors=30),
+            )
         except HeadstripError as error:
             print(json.dumps({"error": str(error), "left": sorted(os.listdir(folder))}))
         return
@@ -95,11 +101,17 @@ def main() -> None:
     if cluster is not None:
         ray.shutdown()
         cluster.shutdown()
-    print(json.dumps({
-        "rows": report.rows, "bad": report.bad, "lost": lost,
-        "equal": here.read_bytes() == there.read_bytes(),
-        "left": sorted(path.name for path in folder.iterdir()),
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "rows": report.rows,
+                "bad": report.bad,
+                "lost": lost,
+                "equal": here.read_bytes() == there.read_bytes(),
+                "left": sorted(path.name for path in folder.iterdir()),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

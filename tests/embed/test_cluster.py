@@ -26,8 +26,12 @@ def on_one_machine(folder: Path, kind: str) -> dict:
     """Run both ways in a process of its own, and return what it tells."""
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.embed.on_ray", str(folder), kind],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])
 

@@ -20,9 +20,12 @@ ROOT = Path(__file__).parents[2]
 def runs(folder: Path, kind: str) -> list[dict[str, Any]]:
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.embed.ended", str(folder), kind],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert ended.returncode == 0, ended.stderr
     found: list[dict[str, Any]] = json.loads(ended.stdout)
     return found
@@ -30,8 +33,12 @@ def runs(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 def check_gone_on_with(run: dict[str, Any]) -> None:
     assert run["whole"], run
-    assert run["left"] in ([], ["out.parquet"], ["out.parquet.parts"],
-                           ["out.parquet", "out.parquet.parts"]), run  # fmt: skip
+    assert run["left"] in (
+        [],
+        ["out.parquet"],
+        ["out.parquet.parts"],
+        ["out.parquet", "out.parquet.parts"],
+    ), run
     assert (run["again"], run["again_said"]) == (0, ""), run
     assert run["equal"], run
     assert run["after"] == ["out.parquet"], run

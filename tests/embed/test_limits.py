@@ -32,7 +32,7 @@ ENORMOUS = [
     ({"batch_size": 10**11}, {}, r"--batch-size 1000.* \(batch_size=1000.*\) needs at least"),
     ({"batch_size": 10**30}, {}, r"--batch-size 1000.* this process can use .* Pass less than"),
     ({"shard_rows": 10**12}, {}, r"--shard-rows 1000.* \(shard_rows=1000.*\) needs at least"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -48,9 +48,12 @@ def photos(tmp_path: Path) -> Path:
 
 def embed(source: Any, out: Path, **options: Any) -> None:
     embed_source(
-        tiny_encoder(), source, out, settings=Settings(batch_size=1, shard_rows=2, threads=1),
+        tiny_encoder(),
+        source,
+        out,
+        settings=Settings(batch_size=1, shard_rows=2, threads=1),
         options=Options(**{"workers": 0, "lanes": 1} | options),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(("settings", "options", "told"), ENORMOUS)
@@ -95,12 +98,16 @@ def test_settings_of_a_file_are_bounded_like_those_of_a_caller(
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
-        (errno.ENOSPC, "Make room there"), (errno.EACCES, "Change the permissions"),
-        (errno.EROFS, "writable file system"), (errno.EDQUOT, "quota"),
-        (errno.EMFILE, "ulimit -n"), (errno.EIO, "The disk reports an error"),
-        (errno.EFBIG, "ulimit -f"), (errno.ENOMEM, "not enough memory"),
+        (errno.ENOSPC, "Make room there"),
+        (errno.EACCES, "Change the permissions"),
+        (errno.EROFS, "writable file system"),
+        (errno.EDQUOT, "quota"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.EIO, "The disk reports an error"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.ENOMEM, "not enough memory"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("call", ["mkdir", "fsync", "replace"])
 def test_the_cause_is_said_and_what_is_kept_only_where_anything_is(
     photos: Path, tmp_path: Path, number: int, remedy: str, call: str
@@ -145,9 +152,12 @@ def test_a_name_that_is_too_long_is_called_too_long(
 def test_a_process_that_may_use_little_says_so_and_never_dies(tmp_path: Path, kind: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.embed.limited", str(tmp_path), kind],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert ended.returncode == 0, ended.stderr
     runs = json.loads(ended.stdout)
     assert {run["code"] for run in runs} == {0, 1}, runs

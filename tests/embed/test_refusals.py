@@ -32,11 +32,21 @@ def embed(encoder: Encoder, source: Any, out: Path, **asked: Any) -> EmbedReport
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("lanes", 0), ("lanes", True), ("lanes", "2"), ("workers", -1), ("workers", 1.5),
-        ("max_errors", -1), ("timeout", 0), ("timeout", "5"), ("timeout", float("nan")),
-        ("timeout", float("inf")), ("timeout", True), ("overwrite", "no"), ("exact", None),
+        ("lanes", 0),
+        ("lanes", True),
+        ("lanes", "2"),
+        ("workers", -1),
+        ("workers", 1.5),
+        ("max_errors", -1),
+        ("timeout", 0),
+        ("timeout", "5"),
+        ("timeout", float("nan")),
+        ("timeout", float("inf")),
+        ("timeout", True),
+        ("overwrite", "no"),
+        ("exact", None),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_nothing_can_be_run_with_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{name}=.* Pass "):
         Options(**{name: value})
@@ -88,10 +98,12 @@ def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "match"),
-    [({"channels_last": "no"}, "Pass one of None, True, False"),
-     ({"threads": 0}, "an integer of 1 or more"),
-     ({"route": "device"}, "Pass one of None, 'exact', 'fast'")],
-)  # fmt: skip
+    [
+        ({"channels_last": "no"}, "Pass one of None, True, False"),
+        ({"threads": 0}, "an integer of 1 or more"),
+        ({"route": "device"}, "Pass one of None, 'exact', 'fast'"),
+    ],
+)
 def test_settings_that_nothing_can_be_computed_with_are_refused(
     asked: dict[str, Any], match: str
 ) -> None:
@@ -136,9 +148,15 @@ def test_an_iterable_with_too_many_bad_images_writes_nothing(
 
 @pytest.mark.parametrize(
     "asked",
-    [{"workers": 2}, {"lanes": 2}, {"timeout": 5.0}, {"retry_failed": True}, {"checksum": True},
-     {"exact": True}],
-)  # fmt: skip
+    [
+        {"workers": 2},
+        {"lanes": 2},
+        {"timeout": 5.0},
+        {"retry_failed": True},
+        {"checksum": True},
+        {"exact": True},
+    ],
+)
 def test_what_an_iterable_cannot_have_is_refused(
     encoder: Encoder, tmp_path: Path, asked: dict[str, Any]
 ) -> None:

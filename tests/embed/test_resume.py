@@ -46,14 +46,21 @@ def out(tmp_path: Path) -> Path:
 
 
 def embed(
-    source: Path, out: Path, said: list[str] | None = None, compute: Compute | None = None,
+    source: Path,
+    out: Path,
+    said: list[str] | None = None,
+    compute: Compute | None = None,
     **asked: Any,
-) -> EmbedReport:  # fmt: skip
+) -> EmbedReport:
     return embed_source(
-        tiny_encoder(), source, out, settings=Settings(batch_size=2, shard_rows=2, threads=1),
-        options=Options(workers=0, lanes=1, **asked), compute=compute,
+        tiny_encoder(),
+        source,
+        out,
+        settings=Settings(batch_size=2, shard_rows=2, threads=1),
+        options=Options(workers=0, lanes=1, **asked),
+        compute=compute,
         say=None if said is None else said.append,
-    )  # fmt: skip
+    )
 
 
 def two_shards(plan: RunPlan, progress: RowProgress) -> NoReturn:
@@ -72,8 +79,15 @@ def parts(out: Path) -> Path:
     return out.with_name(out.name + ".parts")
 
 
-OTHERS = ["0123456789abcdef/mine.txt", "0123456789abcdef/000000.parquet", "notes.txt",
-          "0123456789abcdef/sub/a.jpg", "fedcba9876543210", "lock/mine", "plan.json"]  # fmt: skip
+OTHERS = [
+    "0123456789abcdef/mine.txt",
+    "0123456789abcdef/000000.parquet",
+    "notes.txt",
+    "0123456789abcdef/sub/a.jpg",
+    "fedcba9876543210",
+    "lock/mine",
+    "plan.json",
+]
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -219,9 +233,11 @@ def test_no_file_is_removed_or_replaced_while_it_is_open_or_mapped(
 def test_looking_first_leaves_nothing_mapped(photos: Path) -> None:
     with like_windows():
         measure_engines(
-            tiny_encoder(), source_of(photos), Settings(batch_size=1, threads=1, engine="torch"),
+            tiny_encoder(),
+            source_of(photos),
+            Settings(batch_size=1, threads=1, engine="torch"),
             Options(workers=0),
-        )  # fmt: skip
+        )
 
 
 def test_a_disk_that_damages_a_shard_again_and_again_ends_the_run(photos: Path, out: Path) -> None:

@@ -100,10 +100,15 @@ def test_the_schema_is_kept(encoder: Encoder, photos: Path, out: Path) -> None:
     embed(encoder, photos, out)
     schema = pq.read_schema(out)
     assert {field.name: field.type for field in schema} == {
-        "path": pa.string(), "embedding": pa.list_(pa.float32(), encoder.output_dim),
-        "width": pa.int32(), "height": pa.int32(), "error": pa.string(),
-        "size": pa.int64(), "modified": pa.int64(), "checksum": pa.string(),
-    }  # fmt: skip
+        "path": pa.string(),
+        "embedding": pa.list_(pa.float32(), encoder.output_dim),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "error": pa.string(),
+        "size": pa.int64(),
+        "modified": pa.int64(),
+        "checksum": pa.string(),
+    }
     assert pq.ParquetFile(out).metadata.row_group(0).column(1).compression == "ZSTD"
 
 
@@ -115,10 +120,15 @@ def test_the_file_says_what_its_embeddings_depend_on(
     assert told["manifest"]["identity"] == encoder.fingerprint.identity
     assert told["preprocessing"] == SMALL.to_json()
     assert told["plan"]["settings"] == {
-        "engine": "torch", "precision": "fp32", "batch_size": 3, "threads": 1,
-        "channels_last": True, "route": "exact", "dtype": "float32",
+        "engine": "torch",
+        "precision": "fp32",
+        "batch_size": 3,
+        "threads": 1,
+        "channels_last": True,
+        "route": "exact",
+        "dtype": "float32",
         "shard_rows": 4,
-    }  # fmt: skip
+    }
     assert told["plan"]["environment"]["torch"] == torch.__version__
 
 
@@ -192,9 +202,13 @@ def test_two_runs_write_the_same_bytes(encoder: Encoder, photos: Path, out: Path
 def test_progress_is_told_up_to_the_last(encoder: Encoder, photos: Path, out: Path) -> None:
     told: list[tuple[int, int]] = []
     embed_source(
-        encoder, photos, out, settings=Settings(batch_size=3), options=HERE,
+        encoder,
+        photos,
+        out,
+        settings=Settings(batch_size=3),
+        options=HERE,
         progress=lambda done, total: told.append((done, total)),
-    )  # fmt: skip
+    )
     assert told[0] == (0, 4)
     assert told[-1] == (4, 4)
     assert told == sorted(told)
@@ -440,17 +454,22 @@ def test_a_shard_that_is_not_whole_is_computed_again(
 
     with pytest.raises(KeyboardInterrupt):
         embed_source(
-            encoder, photos, out, settings=Settings(batch_size=2, shard_rows=1), options=HERE,
+            encoder,
+            photos,
+            out,
+            settings=Settings(batch_size=2, shard_rows=1),
+            options=HERE,
             compute=two,
-        )  # fmt: skip
+        )
     first, second = sorted(out.parent.glob("out.parquet.parts/*/[0-9]*.parquet"))
     data = first.read_bytes()
     middle = data.index(b"\x28\xb5\x2f\xfd") + 8
     changed = {
-        "empty": b"", "cut": data[:-100],
+        "empty": b"",
+        "cut": data[:-100],
         "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
         "another shard's": second.read_bytes(),
-    }  # fmt: skip
+    }
     first.write_bytes(changed[damage])
     embed(encoder, photos, out, shard_rows=1)
     assert out.read_bytes() == expected
@@ -479,9 +498,13 @@ def test_a_shard_that_is_done_is_not_written_again(
 
         with pytest.raises(KeyboardInterrupt):
             embed_source(
-                encoder, photos, out, options=HERE, progress=interrupt,
+                encoder,
+                photos,
+                out,
+                options=HERE,
+                progress=interrupt,
                 settings=Settings(batch_size=2, shard_rows=4),
-            )  # fmt: skip
+            )
 
     until(6)
     (shard,) = out.parent.glob("*.parts/*/000000.parquet")

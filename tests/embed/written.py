@@ -13,9 +13,14 @@ import pyarrow.parquet as pq
 
 
 def write_parquet(
-    out: Path, paths: Sequence[str], embeddings: np.ndarray, *, bad: Sequence[int] = (),
-    metadata: Mapping[str, Any] | None = None, rows_per_group: int | None = None,
-) -> Path:  # fmt: skip
+    out: Path,
+    paths: Sequence[str],
+    embeddings: np.ndarray,
+    *,
+    bad: Sequence[int] = (),
+    metadata: Mapping[str, Any] | None = None,
+    rows_per_group: int | None = None,
+) -> Path:
     """Write ``out.parquet``; the embeddings of the ``bad`` rows are null."""
     table, mask = _rows(paths, bad), np.isin(np.arange(len(paths)), bad)
     column = pa.FixedSizeListArray.from_arrays(
@@ -28,9 +33,13 @@ def write_parquet(
 
 
 def write_npy(
-    out: Path, paths: Sequence[str], embeddings: np.ndarray, *, bad: Sequence[int] = (),
+    out: Path,
+    paths: Sequence[str],
+    embeddings: np.ndarray,
+    *,
+    bad: Sequence[int] = (),
     metadata: Mapping[str, Any] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write ``out.npy`` and ``out.rows.parquet``; the embeddings of the ``bad`` rows are NaN."""
     array = embeddings.copy()
     array[list(bad)] = np.nan
@@ -42,12 +51,14 @@ def write_npy(
 
 def _rows(paths: Sequence[str], bad: Sequence[int]) -> pa.Table:
     errors = ["torn." if row in bad else None for row in range(len(paths))]
-    return pa.table({
-        "path": pa.array(paths, pa.string()),
-        "error": pa.array(errors, pa.string()),
-        "size": pa.array([1] * len(paths), pa.int64()),
-        "modified": pa.array([0] * len(paths), pa.int64()),
-    })  # fmt: skip
+    return pa.table(
+        {
+            "path": pa.array(paths, pa.string()),
+            "error": pa.array(errors, pa.string()),
+            "size": pa.array([1] * len(paths), pa.int64()),
+            "modified": pa.array([0] * len(paths), pa.int64()),
+        }
+    )
 
 
 def _written(
@@ -56,7 +67,11 @@ def _written(
     if metadata is not None:
         table = table.replace_schema_metadata({"headstrip": json.dumps(metadata)})
     pq.write_table(
-        table, file, compression="zstd", write_page_checksum=True, use_dictionary=["error"],
+        table,
+        file,
+        compression="zstd",
+        write_page_checksum=True,
+        use_dictionary=["error"],
         row_group_size=rows_per_group or 1 << 20,
-    )  # fmt: skip
+    )
     return file

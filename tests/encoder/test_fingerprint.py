@@ -130,9 +130,19 @@ def train(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [change_parameter, change_buffer, change_counter, change_option, change_crop, change_mean,
-     drop_preprocessing, change_dtype, change_name, train],
-)  # fmt: skip
+    [
+        change_parameter,
+        change_buffer,
+        change_counter,
+        change_option,
+        change_crop,
+        change_mean,
+        drop_preprocessing,
+        change_dtype,
+        change_name,
+        train,
+    ],
+)
 def test_any_change_to_what_embeds_changes_it(
     encoder: Encoder, change: Callable[[Encoder], None]
 ) -> None:
@@ -192,12 +202,14 @@ def test_the_layout_in_memory_does_not_count(encoder: Encoder) -> None:
     [
         ({"sizes": (1, 2)}, {"sizes": [1, 2]}),
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
-        ({"norm": functools.partial(nn.BatchNorm2d, eps=1e-3)},
-         {"norm": functools.partial(nn.BatchNorm2d, eps=1e-3)}),
+        (
+            {"norm": functools.partial(nn.BatchNorm2d, eps=1e-3)},
+            {"norm": functools.partial(nn.BatchNorm2d, eps=1e-3)},
+        ),
         ({"activation": nn.ReLU()}, {"activation": nn.ReLU()}),
     ],
     ids=["lists", "order", "partials", "modules"],
-)  # fmt: skip
+)
 def test_options_that_say_the_same_are_the_same(
     encoder: Encoder, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
@@ -211,13 +223,15 @@ def test_options_that_say_the_same_are_the_same(
     ("one", "other"),
     [
         ({"norm": nn.BatchNorm2d}, {"norm": nn.LayerNorm}),
-        ({"norm": functools.partial(nn.BatchNorm2d, eps=1e-3)},
-         {"norm": functools.partial(nn.BatchNorm2d, eps=1e-5)}),
+        (
+            {"norm": functools.partial(nn.BatchNorm2d, eps=1e-3)},
+            {"norm": functools.partial(nn.BatchNorm2d, eps=1e-5)},
+        ),
         ({"stages": {"a", "b"}}, {"stages": {"a", "c"}}),
         ({"size": 1}, {"size": "1"}),
     ],
     ids=["classes", "partials", "sets", "types"],
-)  # fmt: skip
+)
 def test_options_that_differ_differ(
     encoder: Encoder, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
@@ -232,9 +246,13 @@ class Unnamed:
 
 
 ODD_OPTIONS = {
-    "stages": {"a", "b", "c"}, "kinds": frozenset({"x", "y"}), "norm": nn.BatchNorm2d,
-    "layer": functools.partial(nn.BatchNorm2d, eps=1e-3), "call": torch.relu, "object": Unnamed(),
-}  # fmt: skip
+    "stages": {"a", "b", "c"},
+    "kinds": frozenset({"x", "y"}),
+    "norm": nn.BatchNorm2d,
+    "layer": functools.partial(nn.BatchNorm2d, eps=1e-3),
+    "call": torch.relu,
+    "object": Unnamed(),
+}
 
 
 def print_identities(path: str) -> None:
@@ -254,8 +272,11 @@ def test_it_is_the_same_in_every_process(
     command = f"from tests.encoder.test_fingerprint import *; print_identities({str(file)!r})"
     there = subprocess.run(
         [sys.executable, "-c", command],
-        check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert there.stdout.split() == here
     assert len(set(here)) == 2
 

@@ -67,10 +67,40 @@ def test_attributes_of_one_size_find_their_values_in_any_order(strict: bool, ass
 
 
 names = st.text(max_size=6) | st.sampled_from(
-    ["", ".", "..", "a.b", "a", "a.weight", "0", "1", "12", "-1", "1.0", "%", "%2E", "%31", "a/b",
-     "a b", "\n", "weight", "bias", "train", "type", "names", "forward", "_modules", "_initial",
-     "training", "_extra_state", "😀", "größe", "predictors", "module"]
-)  # fmt: skip
+    [
+        "",
+        ".",
+        "..",
+        "a.b",
+        "a",
+        "a.weight",
+        "0",
+        "1",
+        "12",
+        "-1",
+        "1.0",
+        "%",
+        "%2E",
+        "%31",
+        "a/b",
+        "a b",
+        "\n",
+        "weight",
+        "bias",
+        "train",
+        "type",
+        "names",
+        "forward",
+        "_modules",
+        "_initial",
+        "training",
+        "_extra_state",
+        "😀",
+        "größe",
+        "predictors",
+        "module",
+    ]
+)
 
 
 @given(
@@ -93,9 +123,10 @@ def test_an_attribute_of_any_name_is_saved_and_loaded(
 def test_a_part_of_any_name_is_reached_by_its_path_and_called_functionally() -> None:
     # transformers adds methods to torch's own class where a test before this one imported it.
     added = {
-        name for name, value in vars(nn.Module).items()
+        name
+        for name, value in vars(nn.Module).items()
         if str(getattr(value, "__module__", "")).startswith("transformers")
-    }  # fmt: skip
+    }
     taken = {name for name in dir(nn.Module()) if not name.startswith("__")}
     names = sorted((taken | set(dir(Predictors))) - added)
     predictors = Predictors(3, dict.fromkeys([*names, "", "0", "a.b"], 2))

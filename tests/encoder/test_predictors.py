@@ -171,12 +171,17 @@ def test_a_bias_that_is_no_tensor_is_left() -> None:
 @pytest.mark.parametrize(
     "misfit",
     [
-        nn.ReLU(), nn.BatchNorm1d(4), nn.LayerNorm(4), nn.Identity(),
-        nn.Sequential(nn.Linear(4, 2)), parametrizations.weight_norm(nn.Linear(4, 2)), "linear",
+        nn.ReLU(),
+        nn.BatchNorm1d(4),
+        nn.LayerNorm(4),
+        nn.Identity(),
+        nn.Sequential(nn.Linear(4, 2)),
+        parametrizations.weight_norm(nn.Linear(4, 2)),
+        "linear",
         None,
     ],
     ids=lambda misfit: type(misfit).__name__,
-)  # fmt: skip
+)
 def test_a_module_without_a_weight_is_named_and_nothing_is_changed(misfit: Any) -> None:
     head = nn.Linear(4, 2)
     before, random = copy.deepcopy(head), torch.get_rng_state()

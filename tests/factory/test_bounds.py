@@ -85,7 +85,7 @@ def refused(manifest: dict[str, Any], path: Path) -> str:
         ("densenet121", {"bn_size": 90_000}, "parameters"),
         ("densenet121", {"memory_efficient": HUGE}, "largest number"),
     ],
-)  # fmt: skip
+)
 def test_options_of_a_manifest_are_bounded(
     files: Any, name: str, options: dict[str, Any], told: str
 ) -> None:
@@ -110,8 +110,11 @@ def test_options_that_make_a_network_somewhat_larger_are_built(files: Any, tmp_p
     [
         ({"predictors": [{"name": "a", "classes": 10**12, "trained": False}]}, "accepts at most"),
         (
-            {"predictors": [{"name": f"{i}", "classes": 9_999, "trained": False}
-                            for i in range(20)]},
+            {
+                "predictors": [
+                    {"name": f"{i}", "classes": 9_999, "trained": False} for i in range(20)
+                ]
+            },
             "asks for predictors of",
         ),
         ({"preprocessing": {"crop": [HUGE, HUGE]}}, "preprocessing"),
@@ -124,7 +127,7 @@ def test_options_that_make_a_network_somewhat_larger_are_built(files: Any, tmp_p
         ({"dtype": "x" * 10**6}, "is damaged: 'dtype'"),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else next(iter(value)),
-)  # fmt: skip
+)
 def test_the_other_fields_are_bounded(files: Any, changes: dict[str, Any], told: str) -> None:
     manifest, path = files["mobilenet_v2"]
     if "preprocessing" in changes:
@@ -142,10 +145,16 @@ def test_depth_is_bounded(files: Any, field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "steps", [{"crop": [9_000, 9_000]}, {"resize": 10**6}, {"resize": [10**6, 224]},
-              {"frames": 10**6}, {"crop": [4_000, 4_000], "frames": 16}],
+    "steps",
+    [
+        {"crop": [9_000, 9_000]},
+        {"resize": 10**6},
+        {"resize": [10**6, 224]},
+        {"frames": 10**6},
+        {"crop": [4_000, 4_000], "frames": 16},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_images_of_a_preprocessing_are_bounded(files: Any, steps: dict[str, Any]) -> None:
     manifest, path = files["mobilenet_v2"]
     changed = {**manifest, "preprocessing": {**manifest["preprocessing"], **steps}}
@@ -180,9 +189,13 @@ def test_a_crafted_file_of_embeddings_builds_nothing_large(files: Any, tmp_path:
         assert time.process_time() - start < SECONDS
 
 
-numbers = st.integers() | st.floats() | st.sampled_from(
-    [0, -1, 2**31, 2**63, 10**12, 10**400, 4096, 99_999, 1e308, float("inf"), float("nan")]
-)  # fmt: skip
+numbers = (
+    st.integers()
+    | st.floats()
+    | st.sampled_from(
+        [0, -1, 2**31, 2**63, 10**12, 10**400, 4096, 99_999, 1e308, float("inf"), float("nan")]
+    )
+)
 leaves = st.none() | st.booleans() | numbers | st.text(max_size=8)
 values = st.recursive(
     leaves,
@@ -193,16 +206,41 @@ values = st.recursive(
 )
 options = st.dictionaries(
     st.sampled_from(
-        ["width_mult", "inverted_residual_setting", "round_nearest", "block", "norm_layer",
-         "dropout", "num_classes", "progress", "weights", "depth"]
+        [
+            "width_mult",
+            "inverted_residual_setting",
+            "round_nearest",
+            "block",
+            "norm_layer",
+            "dropout",
+            "num_classes",
+            "progress",
+            "weights",
+            "depth",
+        ]
     ),
     values,
     max_size=3,
-)  # fmt: skip
+)
 fields = st.sampled_from(
-    ["format", "name", "weights", "not_json", "preprocessing", "dtype", "input_shape", "law",
-     "output_dim", "predictors", "identity", "versions", "head", "frozen", "other"]
-)  # fmt: skip
+    [
+        "format",
+        "name",
+        "weights",
+        "not_json",
+        "preprocessing",
+        "dtype",
+        "input_shape",
+        "law",
+        "output_dim",
+        "predictors",
+        "identity",
+        "versions",
+        "head",
+        "frozen",
+        "other",
+    ]
+)
 
 
 @given(options=options, changes=st.dictionaries(fields, values, max_size=1))
@@ -231,8 +269,16 @@ def test_any_manifest_is_refused_with_a_sentence_or_is_the_same_encoder(
 def test_no_hostile_manifest_takes_memory(files: Any, tmp_path: Path) -> None:
     hostile = []
     for name, (manifest, path) in files.items():
-        for option in ("width_mult", "image_size", "num_layers", "hidden_dim", "bn_size",
-                       "growth_rate", "block_config", "inverted_residual_setting"):  # fmt: skip
+        for option in (
+            "width_mult",
+            "image_size",
+            "num_layers",
+            "hidden_dim",
+            "bn_size",
+            "growth_rate",
+            "block_config",
+            "inverted_residual_setting",
+        ):
             for value in (HUGE, 90_000, 4_000, [90_000] * 4, [[90_000] * 4] * 4, 1e9):
                 changed = {**manifest, "options": {**manifest["options"], option: value}}
                 hostile.append((name, changed, str(path)))

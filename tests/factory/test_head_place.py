@@ -110,7 +110,7 @@ WRONG = [
     (ReadingAValue, "hidden", {"num_classes": 6}, "was at 'hidden', but the network's"),
     (UsedTwice, "fc", {"num_classes": 6}, "which the network's forward pass calls 2 times"),
     (Net, "features", {"hidden": 5}, "gives the shape (2, 5), but the untouched network gives"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("network", "path", "options", "reason"), WRONG)
@@ -146,9 +146,15 @@ def test_a_network_of_ones_own_is_refused_and_stays_whole(network, path, options
     assert model(torch.rand(1, 3, 9, 9)).shape == (1, options.get("num_classes", 4))
 
 
-@pytest.mark.parametrize(("network", "path"), [
-    (Net, "hidden"), (Net, "aux"), (AsLogProbabilities, "fc"), (UsedTwice, "fc"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("network", "path"),
+    [
+        (Net, "hidden"),
+        (Net, "aux"),
+        (AsLogProbabilities, "fc"),
+        (UsedTwice, "fc"),
+    ],
+)
 def test_a_family_without_backbones_refuses_the_wrong_layer_too(network, path):
     class Towers:
         FAMILIES = ("own",)

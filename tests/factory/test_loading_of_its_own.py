@@ -156,10 +156,18 @@ class DoubleFirst(Net):
 NETS = {
     kind.__name__.lower(): kind
     for kind in (
-        Net, Renames, OldNamesByVersion, Halves, Forgives, OldNorm, Reads, Refuses, Extra,
+        Net,
+        Renames,
+        OldNamesByVersion,
+        Halves,
+        Forgives,
+        OldNorm,
+        Reads,
+        Refuses,
+        Extra,
         DoubleFirst,
     )
-}  # fmt: skip
+}
 
 
 class Nets:

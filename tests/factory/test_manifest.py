@@ -378,10 +378,13 @@ def preprocessing_of(key: str, value: object) -> Callable[[dict[str, Any]], None
 
 @pytest.mark.parametrize(
     "damage",
-    [preprocessing_of("crop", "x"), preprocessing_of("mean", [10**400] * 3),
-     preprocessing_of("colour", 3)],
+    [
+        preprocessing_of("crop", "x"),
+        preprocessing_of("mean", [10**400] * 3),
+        preprocessing_of("colour", 3),
+    ],
     ids=["type", "number", "unknown"],
-)  # fmt: skip
+)
 def test_a_damaged_preprocessing_is_refused(
     manifest: dict[str, Any], file: Path, damage: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -399,11 +402,23 @@ values = st.recursive(
 
 @given(
     key=st.sampled_from(
-        ["format", "weights", "not_json", "preprocessing", "dtype", "input_shape", "law",
-         "output_dim", "predictors", "identity", "versions", "name"]
+        [
+            "format",
+            "weights",
+            "not_json",
+            "preprocessing",
+            "dtype",
+            "input_shape",
+            "law",
+            "output_dim",
+            "predictors",
+            "identity",
+            "versions",
+            "name",
+        ]
     ),
     value=values,
-)  # fmt: skip
+)
 @settings(max_examples=60)
 def test_any_other_value_anywhere_is_a_sentence_or_the_same_encoder(
     built: Encoder, file: Path, key: str, value: object

@@ -139,10 +139,14 @@ def round_and_return(encoder: Encoder) -> None:
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
-        (move_statistics, "identity"), (move_a_weight, "identity"), (round_and_return, "identity"),
-        (move_the_head, "head"), (replace_the_head, "head"), (take_the_head_off, "head"),
+        (move_statistics, "identity"),
+        (move_a_weight, "identity"),
+        (round_and_return, "identity"),
+        (move_the_head, "head"),
+        (replace_the_head, "head"),
+        (take_the_head_off, "head"),
     ],
-)  # fmt: skip
+)
 def test_a_change_after_building_is_refused(
     encoder: Encoder, file: Path, changed: Callable[[Encoder], None], what: str
 ) -> None:
@@ -169,8 +173,9 @@ def test_a_frozen_encoder_is_frozen_again(encoder: Encoder, file: Path) -> None:
 def test_an_earlier_manifest_without_the_later_fields_is_built(
     encoder: Encoder, file: Path
 ) -> None:
-    manifest = {key: value for key, value in encoder.manifest().items()
-                if key not in ("head", "frozen")}  # fmt: skip
+    manifest = {
+        key: value for key, value in encoder.manifest().items() if key not in ("head", "frozen")
+    }
     assert build_encoder(manifest, weights=file).fingerprint == encoder.fingerprint
 
 

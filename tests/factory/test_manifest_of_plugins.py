@@ -62,11 +62,16 @@ def install(site: Path, version: str, *entries: WeightsEntry) -> None:
         "net", "acme", "shufflenet", "acme", "image", (3, 224, 224), 1024, 1366792, tag
     )
     install_distribution(
-        site, "acme-vision", {"acme": "acme_vision"},
-        {"acme_vision/__init__.py": CODE, "acme_vision/catalog.tsv": catalog_of(spec),
-         "acme_vision/weights.tsv": weights_of(*[("net", entry) for entry in entries])},
+        site,
+        "acme-vision",
+        {"acme": "acme_vision"},
+        {
+            "acme_vision/__init__.py": CODE,
+            "acme_vision/catalog.tsv": catalog_of(spec),
+            "acme_vision/weights.tsv": weights_of(*[("net", entry) for entry in entries]),
+        },
         version,
-    )  # fmt: skip
+    )
     use_registry(Registry())
 
 

@@ -229,9 +229,18 @@ class LooksBeforeLoading(Odd):
 
 
 ODD = (
-    InAList, InAClosure, TwinInAClosure, ViewInABuffer, HalfOfABuffer, BufferInAList, HiddenModule,
-    KeepsItsDevice, TiedByData, LoadsByData, LooksBeforeLoading,
-)  # fmt: skip
+    InAList,
+    InAClosure,
+    TwinInAClosure,
+    ViewInABuffer,
+    HalfOfABuffer,
+    BufferInAList,
+    HiddenModule,
+    KeepsItsDevice,
+    TiedByData,
+    LoadsByData,
+    LooksBeforeLoading,
+)
 NETS = {kind.__name__.lower(): kind for kind in (Net, Constants, Tied, Alias, Reads, Twice, *ODD)}
 
 
@@ -287,10 +296,14 @@ def images(seed=5):
 @pytest.mark.parametrize(
     ("name", "mechanism"),
     [
-        ("net", "hollow"), ("constants", "hollow"), ("tied", "hollow"), ("twice", "hollow"),
-        ("alias", "ordinary"), ("reads", "ordinary"),
+        ("net", "hollow"),
+        ("constants", "hollow"),
+        ("tied", "hollow"),
+        ("twice", "hollow"),
+        ("alias", "ordinary"),
+        ("reads", "ordinary"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_embeddings_are_those_of_the_network_that_was_saved(saved, name, mechanism, zipped):
     model, path = saved(name, _use_new_zipfile_serialization=zipped)
@@ -426,9 +439,14 @@ def test_a_mapped_file_that_is_rewritten_in_place_stops_the_encoder(saved):
     encoder = build_encoder("nets:net", weights=path, map=True)
     rewrite(path)
     for use in (
-        lambda: encoder(images()), lambda: encoder.fingerprint, encoder.half, encoder.state_dict,
-        encoder.share_memory, lambda: copy.deepcopy(encoder), lambda: pickle.dumps(encoder),
-    ):  # fmt: skip
+        lambda: encoder(images()),
+        lambda: encoder.fingerprint,
+        encoder.half,
+        encoder.state_dict,
+        encoder.share_memory,
+        lambda: copy.deepcopy(encoder),
+        lambda: pickle.dumps(encoder),
+    ):
         with pytest.raises(WeightsError, match=r"rewritten in place while it was in use.*Load"):
             use()
 

@@ -21,10 +21,20 @@ _SPEC.loader.exec_module(lossless)
 
 # Of the families that are used most, and of each way in which a head sits; the slow run has all 89.
 LIGHT = {
-    "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "mobilenet_v2",
-    "mobilenet_v3_small", "regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1",
-    "swin_t", "vgg11", "vit_b_32",
-}  # fmt: skip
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_x_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "vgg11",
+    "vit_b_32",
+}
 NAMES = list(lossless.names(["*"]))
 
 

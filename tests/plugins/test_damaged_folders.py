@@ -199,10 +199,15 @@ def test_what_an_interrupted_pip_left_does_not_block_the_plugin(site):
     assert (found().status, found().origin) == ("found", f"{NAME} 1.0")
 
 
-@pytest.mark.parametrize(("content", "is_named"), [
-    (b"[headstrip\nmine = mine\n", True), (b"[headstrip]\nmin\xe9 = mine\n", True),
-    (b"[console_scripts]\nmine = mine:main\n", False), (b"[other\nmine = mine\n", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "is_named"),
+    [
+        (b"[headstrip\nmine = mine\n", True),
+        (b"[headstrip]\nmin\xe9 = mine\n", True),
+        (b"[console_scripts]\nmine = mine:main\n", False),
+        (b"[other\nmine = mine\n", False),
+    ],
+)
 def test_a_distribution_of_any_name_is_named_where_it_may_have_had_a_plugin(
     site, content, is_named
 ):

@@ -24,10 +24,11 @@ PLUGINS = sorted(
 )
 SOURCES = [*(file for plugin in PLUGINS for file in sorted((plugin / "src").rglob("*.py")))]
 MODULES = {
-    "example": "headstrip_example", "timm": "headstrip_timm.plugin",
+    "example": "headstrip_example",
+    "timm": "headstrip_timm.plugin",
     "hf": "headstrip_transformers.plugin",
     "efficientnet-lite": "headstrip_efficientnet_lite.plugin",
-}  # fmt: skip
+}
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -41,8 +42,9 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("file", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_plugin_imports_public_names_alone(file):
     public = {
-        "headstrip": set(headstrip.__all__), "headstrip.plugin_api": set(plugin_api.__all__),
-    }  # fmt: skip
+        "headstrip": set(headstrip.__all__),
+        "headstrip.plugin_api": set(plugin_api.__all__),
+    }
     used = [
         (module, name)
         for module, name in imported(ast.parse(file.read_text(encoding="utf-8")))

@@ -26,8 +26,11 @@ def test_its_backbones_are_listed_and_build(registry):
     record = register_plugin(Acme())
     encoder = build_encoder("acme:net", weights=None)
     assert (record.name, record.origin, record.status, record.rows) == (
-        "acme", "registered", "loaded", 1,
-    )  # fmt: skip
+        "acme",
+        "registered",
+        "loaded",
+        1,
+    )
     assert NET in registry.specs()
     assert encoder.output_dim == 6
     x = torch.rand(2, *encoder.preprocessing.input_shape)

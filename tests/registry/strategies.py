@@ -17,12 +17,14 @@ TEXTS = st.text(
 )
 NAMES = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=12)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**62), 2**62)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**62), 2**62)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=8),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children),
     max_leaves=5,
-)  # fmt: skip
+)
 PAIRS = st.dictionaries(st.text(max_size=8), VALUES, max_size=3).map(freeze)
 SIZES = st.integers(1, 4096)
 NUMBERS = st.floats(0.001, 1000)

@@ -25,15 +25,18 @@ from headstrip.cli import main
         ({}, []),
         ({"pattern": "vit*"}, ["vit*"]),
         ({"pattern": "torchvision:*", "dim": 768}, ["torchvision:*", "--dim", "768"]),
-        ({"source": "torchvision", "max_params": 3e6},
-         ["--source", "torchvision", "--max-params", "3M"]),
-        ({"family": "resnet", "input_size": (224, 224)},
-         ["--family", "resnet", "--input", "224"]),
+        (
+            {"source": "torchvision", "max_params": 3e6},
+            ["--source", "torchvision", "--max-params", "3M"],
+        ),
+        ({"family": "resnet", "input_size": (224, 224)}, ["--family", "resnet", "--input", "224"]),
         ({"task": "video"}, ["--task", "video"]),
-        ({"law": "headless", "license": "Apache-2.0"},
-         ["--law", "headless", "--license", "apache-2.0"]),
+        (
+            {"law": "headless", "license": "Apache-2.0"},
+            ["--law", "headless", "--license", "apache-2.0"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_list_is_that_of_the_command(asked: dict[str, Any], options: list[str]) -> None:
     printed = json.loads(CliRunner().invoke(main, ["list", "--json", *options]).stdout)
     found = list_backbones(**asked)

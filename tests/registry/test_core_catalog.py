@@ -14,14 +14,34 @@ IMAGES = models.list_models(module=models)
 VIDEOS = models.list_models(module=models.video)
 SPECS = {spec.name: spec for spec in Registry().specs() if spec.source == "torchvision"}
 LIGHT = (
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "maxvit_t",
-    "mnasnet0_5", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1",
-    "swin_v2_t", "vgg11", "vit_b_32", "inception_v3", "r3d_18",
-)  # fmt: skip
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v3_small",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_v2_t",
+    "vgg11",
+    "vit_b_32",
+    "inception_v3",
+    "r3d_18",
+)
 VIDEO_WIDTHS = {
-    "r3d_18": 512, "mc3_18": 512, "r2plus1d_18": 512, "s3d": 1024, "mvit_v1_b": 768,
-    "mvit_v2_s": 768, "swin3d_t": 768, "swin3d_s": 768, "swin3d_b": 1024,
-}  # fmt: skip
+    "r3d_18": 512,
+    "mc3_18": 512,
+    "r2plus1d_18": 512,
+    "s3d": 1024,
+    "mvit_v1_b": 768,
+    "mvit_v2_s": 768,
+    "swin3d_t": 768,
+    "swin3d_s": 768,
+    "swin3d_b": 1024,
+}
 
 
 def reference():

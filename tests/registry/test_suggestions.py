@@ -107,10 +107,11 @@ def test_without_the_hub_s_plugin_a_bare_name_with_a_slash_says_how_to_get_it(si
 @pytest.mark.parametrize(
     ("source", "distribution"),
     [
-        ("timm", "headstrip-timm"), ("hf", "headstrip-transformers"),
+        ("timm", "headstrip-timm"),
+        ("hf", "headstrip-transformers"),
         ("efficientnet-lite", "headstrip-efficientnet-lite"),
     ],
-)  # fmt: skip
+)
 def test_a_source_of_headstrips_own_that_is_not_installed_is_named_with_its_distribution(
     site, source, distribution
 ):

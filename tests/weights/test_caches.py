@@ -68,13 +68,23 @@ def find(entry: WeightsEntry) -> Stored:
 @pytest.mark.parametrize(
     "location",
     [
-        "https://example.org/models/net.pth", "https://example.org/a/net-0676ba61.pth?x=/y.pth",
-        "hf:lab/net", f"hf:lab/net@{COMMIT}", "hf:lab/net@main/model.safetensors",
-        "hf:lab/net/folder/other.bin", "hf:lab/net@v1", "hf:lab/none", "hf:lab/old",
-        "dist:the-lab/the_lab/net.bin", "dist:the-lab/the_lab/none.bin", "dist:nobody/net.bin",
-        "https://example.org/..", "https://example.org/", "hf:nothing",
+        "https://example.org/models/net.pth",
+        "https://example.org/a/net-0676ba61.pth?x=/y.pth",
+        "hf:lab/net",
+        f"hf:lab/net@{COMMIT}",
+        "hf:lab/net@main/model.safetensors",
+        "hf:lab/net/folder/other.bin",
+        "hf:lab/net@v1",
+        "hf:lab/none",
+        "hf:lab/old",
+        "dist:the-lab/the_lab/net.bin",
+        "dist:the-lab/the_lab/none.bin",
+        "dist:nobody/net.bin",
+        "https://example.org/..",
+        "https://example.org/",
+        "hf:nothing",
     ],
-)  # fmt: skip
+)
 def test_what_is_here_is_what_a_build_finds_offline(
     location: str, hub: Path, hub_cache: Path
 ) -> None:
@@ -97,9 +107,13 @@ def test_the_first_location_that_has_the_file_counts(
     entries: dict[str, WeightsEntry], hub: Path, hub_cache: Path
 ) -> None:
     assert find(entries["both"]) == Stored(
-        "lab:net", entries["both"], "https://example.org/models/both.pth", hub / "both.pth",
-        "download", False,
-    )  # fmt: skip
+        "lab:net",
+        entries["both"],
+        "https://example.org/models/both.pth",
+        hub / "both.pth",
+        "download",
+        False,
+    )
     (hub / "both.pth").write_bytes(NET)
     assert find(entries["both"]).path == hub / "both.pth"
     snapshot = in_hub(hub_cache, "lab/both", {"model.safetensors": NET})

@@ -49,9 +49,7 @@ def test_the_network_of_a_set_is_the_one_that_torchvision_builds_for_it(
     options = {**dict(spec.options), **dict(entry.options)}
     with torch.device("meta"):
         theirs = models.get_model(spec.name, weights=entry.tag)
-        mine = get_registry().owner(spec).call(
-            "build_model", spec.name, spec=spec, options=options
-        )  # fmt: skip
+        mine = get_registry().owner(spec).call("build_model", spec.name, spec=spec, options=options)
     assert plain_values(mine) == plain_values(theirs)
     assert {key: value.shape for key, value in mine.state_dict().items()} == {
         key: value.shape

@@ -161,13 +161,16 @@ def test_two_files_that_a_server_calls_the_same_are_not_put_together(
 @given(
     st.lists(
         st.builds(
-            Reply, cut=st.integers(0, len(BODY) - 1), ranges=st.booleans(), chunked=st.booleans(),
+            Reply,
+            cut=st.integers(0, len(BODY) - 1),
+            ranges=st.booleans(),
+            chunked=st.booleans(),
             piece=st.integers(4096, 1 << 18),
             headers=st.sampled_from([{}, {"ETag": None}, {"ETag": '"a"'}, {"ETag": '"b"'}]),
         ),
         max_size=4,
     )
-)  # fmt: skip
+)
 def test_however_often_and_wherever_it_is_cut_the_file_is_the_right_one(
     replies: list[Reply],
 ) -> None:

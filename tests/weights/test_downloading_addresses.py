@@ -42,10 +42,15 @@ def server() -> Iterator[FaultServer]:
 
 @pytest.mark.parametrize(
     "variables",
-    [{"TORCH_HOME": "/a"}, {"TORCH_HOME": "~/a", "XDG_CACHE_HOME": "/b"}, {"XDG_CACHE_HOME": "/b"},
-     {"XDG_CACHE_HOME": "~/b"}, {}],
+    [
+        {"TORCH_HOME": "/a"},
+        {"TORCH_HOME": "~/a", "XDG_CACHE_HOME": "/b"},
+        {"XDG_CACHE_HOME": "/b"},
+        {"XDG_CACHE_HOME": "~/b"},
+        {},
+    ],
     ids=repr,
-)  # fmt: skip
+)
 @pytest.mark.skipif(os.name == "nt", reason="processes are forked")
 def test_the_cache_is_torch_hubs_without_importing_torch(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
@@ -71,17 +76,27 @@ def test_the_cache_is_the_folder_that_torch_hub_was_given(
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("", "names no file"), (".", "that of a folder"), ("..", "that of a folder"),
-        ("%2e%2e", "that of a folder"), ("..%2fx.pth", "has '/' in it"),
-        ("%2Fetc%2Fx.pth", "has '/' in it"), ("a%5Cx.pth", r"has '\\\\' in it"),
-        ("a\\x.pth", r"has '\\\\' in it"), ("C:x.pth", "has ':' in it"),
-        ("x.pth%3Astream", "has ':' in it"), ("x%00.pth", r"has '\\x00' in it"),
-        ("x.pth%0a", r"has '\\n' in it"), ("CON", "reserved by Windows"),
-        ("nul.pth", "reserved by Windows"), ("COM1.tar.pth", "reserved by Windows"),
-        ("lpt9%20.pth", "reserved by Windows"), ("x.pth.", "ends with a dot"),
-        ("x.pth%20", "ends with a dot"), ("x" * 300, "is longer than 180 bytes"),
+        ("", "names no file"),
+        (".", "that of a folder"),
+        ("..", "that of a folder"),
+        ("%2e%2e", "that of a folder"),
+        ("..%2fx.pth", "has '/' in it"),
+        ("%2Fetc%2Fx.pth", "has '/' in it"),
+        ("a%5Cx.pth", r"has '\\\\' in it"),
+        ("a\\x.pth", r"has '\\\\' in it"),
+        ("C:x.pth", "has ':' in it"),
+        ("x.pth%3Astream", "has ':' in it"),
+        ("x%00.pth", r"has '\\x00' in it"),
+        ("x.pth%0a", r"has '\\n' in it"),
+        ("CON", "reserved by Windows"),
+        ("nul.pth", "reserved by Windows"),
+        ("COM1.tar.pth", "reserved by Windows"),
+        ("lpt9%20.pth", "reserved by Windows"),
+        ("x.pth.", "ends with a dot"),
+        ("x.pth%20", "ends with a dot"),
+        ("x" * 300, "is longer than 180 bytes"),
     ],
-)  # fmt: skip
+)
 def test_a_name_that_is_none_everywhere_is_refused(
     server: FaultServer, hub: Path, name: str, problem: str
 ) -> None:
@@ -110,9 +125,17 @@ def test_no_name_leads_out_of_the_folder_on_any_system(text: str, quoted: bool) 
 
 @pytest.mark.parametrize(
     "url",
-    ["x.pth", "ftp://host/x.pth", "file:///etc/passwd", "https:///x.pth", "http://host:no/x.pth",
-     "http://[broken/x.pth", "https://", ""],
-)  # fmt: skip
+    [
+        "x.pth",
+        "ftp://host/x.pth",
+        "file:///etc/passwd",
+        "https:///x.pth",
+        "http://host:no/x.pth",
+        "http://[broken/x.pth",
+        "https://",
+        "",
+    ],
+)
 def test_what_is_no_address_of_a_server_is_a_sentence(hub: Path, url: str) -> None:
     with pytest.raises(WeightsError, match=r"could not be downloaded .*Correct it"):
         download(url)
@@ -143,11 +166,27 @@ def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fault
         pytest.skip("no openssl to make a certificate with")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", key, "-out", certificate, "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ],
+        check=True,
+        capture_output=True,
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

@@ -53,9 +53,12 @@ def test_a_read_only_cache_is_named_with_what_was_to_be_put_there(
     with pytest.raises(WeightsError) as caught:
         download(f"{server.url}/{FILE}")
     for part in (
-        f"downloaded to {hub} (that folder takes no files", "Read-only file system",
-        "the file has 1.0 MB", "Set TORCH_HOME", str(hub / FILE),
-    ):  # fmt: skip
+        f"downloaded to {hub} (that folder takes no files",
+        "Read-only file system",
+        "the file has 1.0 MB",
+        "Set TORCH_HOME",
+        str(hub / FILE),
+    ):
         assert part in str(caught.value)
 
 
@@ -117,9 +120,10 @@ def test_a_disk_that_becomes_full_is_named_and_emptied(
 def test_a_file_larger_than_a_process_may_write_is_named(server: FaultServer, hub: Path) -> None:
     with Children() as children:
         ended = children.run(
-            "headstrip.weights.downloading:download", f"{server.url}/{FILE}",
+            "headstrip.weights.downloading:download",
+            f"{server.url}/{FILE}",
             before="tests.children:small_files_only",
-        )  # fmt: skip
+        )
     assert ended.error
     assert ended.error.startswith(f"WeightsError: {server.url}/{FILE} could not be downloaded")
     assert "the disk of that folder is full" in ended.error

@@ -51,9 +51,11 @@ def children(server: FaultServer) -> Iterator[Children]:
 def start(url: str) -> subprocess.Popen[str]:
     """Start a process that downloads."""
     return subprocess.Popen(
-        [sys.executable, "-c", CODE, url], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", CODE, url],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def killed_midway(server: FaultServer, hub: Path, count: int, name: str = FILE) -> Path:
@@ -165,9 +167,11 @@ def test_threads_of_one_process_get_one_right_file(
 def test_how_far_it_is_stands_on_a_terminal_and_nowhere_else(server: FaultServer) -> None:
     there, here = pty.openpty()
     shown = subprocess.Popen(
-        [sys.executable, "-c", CODE, f"{server.url}/{FILE}"], stdout=subprocess.PIPE, stderr=here,
+        [sys.executable, "-c", CODE, f"{server.url}/{FILE}"],
+        stdout=subprocess.PIPE,
+        stderr=here,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )  # fmt: skip
+    )
     os.close(here)
     said = b""
     # Linux answers EIO when the other side is closed, others an empty read.

@@ -17,15 +17,54 @@ SEED = 20240229
 PATH = Path("fuzz.safetensors")
 DTYPES = {"F32": 4, "F16": 2, "I64": 8, "U8": 1, "BOOL": 1, "BF16": 2, "F8_E4M3": 1}
 NUMBERS = [
-    -1, 0, 1, 2, 3, 7, 8, 63, 64, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, 1 << 64, 10**40, 1e3,
-    0.5, True, None, "4", [], {},
-]  # fmt: skip
+    -1,
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    63,
+    64,
+    1 << 31,
+    1 << 32,
+    (1 << 63) - 1,
+    1 << 63,
+    1 << 64,
+    10**40,
+    1e3,
+    0.5,
+    True,
+    None,
+    "4",
+    [],
+    {},
+]
 WORDS = ["a", "", "__metadata__", "dtype", "shape", "F32", "F64 ", "f32", "\0", "é", "\U0001f600"]
 TOKENS = [
-    b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\\u0061", b"\\ud800", b"null", b"true",
-    b"NaN", b"-0", b"1e999", b"\x00", b"\xff", b"\xef\xbb\xbf", b" ", b"[" * 3000, b'{"a":' * 3000,
+    b'"',
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"\\",
+    b"\\u0061",
+    b"\\ud800",
+    b"null",
+    b"true",
+    b"NaN",
+    b"-0",
+    b"1e999",
+    b"\x00",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b" ",
+    b"[" * 3000,
+    b'{"a":' * 3000,
     b"9" * 5000,
-]  # fmt: skip
+]
 
 
 def valid(rng: random.Random) -> tuple[dict[str, object], int]:
@@ -39,8 +78,10 @@ def valid(rng: random.Random) -> tuple[dict[str, object], int]:
         for count in shape:
             size *= count
         entries[f"layer.{index}"] = {
-            "dtype": dtype, "shape": shape, "data_offsets": [end, end + size],
-        }  # fmt: skip
+            "dtype": dtype,
+            "shape": shape,
+            "data_offsets": [end, end + size],
+        }
         end += size
     if rng.random() < 0.3:
         entries["__metadata__"] = {"format": "pt"}
@@ -164,7 +205,7 @@ HOSTILE = {
     "commas": b"{" + b"," * 20_000_000,
     "spaces": b"{" + b" " * 20_000_000,
     "metadata": b'{"__metadata__":{' + b",".join(b'"%d":""' % i for i in range(1_000_000)) + b"}}",
-}  # fmt: skip
+}
 
 
 @pytest.mark.skipif(not resident(), reason="the memory taken is not known here")

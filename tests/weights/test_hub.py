@@ -116,9 +116,12 @@ def test_the_cache_is_that_of_huggingface_hub(serve: Serve, cache: Path) -> None
 
 @pytest.mark.parametrize("variable", ["HEADSTRIP_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_what_is_in_the_cache_is_used_and_nothing_is_asked(
-    serve: Serve, cache: Path, variable: str, monkeypatch: pytest.MonkeyPatch,
+    serve: Serve,
+    cache: Path,
+    variable: str,
+    monkeypatch: pytest.MonkeyPatch,
     no_sockets: Callable[[], None],
-) -> None:  # fmt: skip
+) -> None:
     asked: list[str] = []
     with serve({"org/name": BOTH, "org/other": BOTH}, asked=asked):
         fetched = hub_file("hf:org/name")
@@ -130,9 +133,13 @@ def test_offline_what_is_in_the_cache_is_used_and_nothing_is_asked(
             locate(entry("hf:org/other@v2"), "a:b")
         assert len(asked) == before
     for part in (
-        "'V1' of a:b", "hf:org/other has no model.safetensors or pytorch_model.bin",
-        str(cache / "models--org--other"), "v2", f"{variable} forbids", "hf download org/other",
-    ):  # fmt: skip
+        "'V1' of a:b",
+        "hf:org/other has no model.safetensors or pytorch_model.bin",
+        str(cache / "models--org--other"),
+        "v2",
+        f"{variable} forbids",
+        "hf download org/other",
+    ):
         assert part in str(caught.value)
 
 
@@ -196,14 +203,17 @@ def test_the_next_location_is_tried_where_the_hub_is_not_reached(
     [
         ("hf:org/none", r"no repository 'org/none' at http://127.*private.*hf auth login"),
         ("hf:org/name@v9", r"hf:org/name has no revision 'v9'\. Name a branch"),
-        ("hf:org/name/x.pth", r"org/name has no file x\.pth at revision main\. See http://.*/org/name/tree/main"),
+        (
+            "hf:org/name/x.pth",
+            r"org/name has no file x\.pth at revision main\. See http://.*/org/name/tree/main",
+        ),
         ("hf:org/empty", r"no file model\.safetensors or pytorch_model\.bin or .*\. See http"),
         ("hf:org/gated", r"hf:org/gated is gated\. Accept its terms at http://.*/org/gated, and"),
         ("hf:org/private", r"does not let you read hf:org/private .*401.*Log in with `hf auth"),
         ("hf:org/closed", r"does not let you read hf:org/closed .*403.*Log in with `hf auth"),
         ("hf:org/down", r"hf:org/down could not be downloaded from http://.*503.*Check the net"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("no_waiting")
 def test_what_the_hub_refuses_is_a_sentence(serve: Serve, location: str, sentence: str) -> None:
     refused = {
@@ -211,7 +221,7 @@ def test_what_the_hub_refuses_is_a_sentence(serve: Serve, location: str, sentenc
         "org/private": (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
         "org/closed": (403, {}),
         "org/down": (503, {}),
-    }  # fmt: skip
+    }
     with (
         serve({"org/name": BOTH, "org/empty": {}}, refused=refused),
         pytest.raises(WeightsError, match=sentence) as caught,
@@ -321,8 +331,9 @@ def sharded(tmp_path: Path) -> dict[str, bytes]:
     folder.mkdir()
     save_torch_state_dict(
         {f"layer.{number}": torch.full((4, 8), float(number)) for number in range(5)},
-        folder, max_shard_size=300,
-    )  # fmt: skip
+        folder,
+        max_shard_size=300,
+    )
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -386,10 +397,17 @@ def test_shards_that_lack_a_tensor_of_their_index_are_refused(
 
 @pytest.mark.parametrize(
     "weight_map",
-    [{"a": "../a.safetensors"}, {"a": "/etc/a.safetensors"}, {"a": "model.bin"}, {"a": 1}, {}, [],
-     {"a": "model-1.safetensors\n"}],
+    [
+        {"a": "../a.safetensors"},
+        {"a": "/etc/a.safetensors"},
+        {"a": "model.bin"},
+        {"a": 1},
+        {},
+        [],
+        {"a": "model-1.safetensors\n"},
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, weight_map: object) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
@@ -438,12 +456,34 @@ def test_a_location_is_split_into_what_it_was_made_of(
 
 @pytest.mark.parametrize(
     "location",
-    ["hf:", "hf:name", "hf:/name", "hf:org/", "hf:org/name@", "hf:org/name@/x", "hf:org/name/",
-     "hf:org/name/../x", "hf:org/name//x", "hf:org/name/./x", "hf:or g/name", "hf://org/name",
-     "hf:org/name\n", "org/name", "hf:org/name@a@b", "hf:../..", "hf:org/..", "hf:org/name@..",
-     "hf:org/name@.", "hf:org/name@a\\..\\b", "hf:org/name/C:x", "hf:org/name/a\\..\\x",
-     "hf:org/name@\0", "hf:org/name/x\0", "hf:org/name@refs/pr/.."],
-)  # fmt: skip
+    [
+        "hf:",
+        "hf:name",
+        "hf:/name",
+        "hf:org/",
+        "hf:org/name@",
+        "hf:org/name@/x",
+        "hf:org/name/",
+        "hf:org/name/../x",
+        "hf:org/name//x",
+        "hf:org/name/./x",
+        "hf:or g/name",
+        "hf://org/name",
+        "hf:org/name\n",
+        "org/name",
+        "hf:org/name@a@b",
+        "hf:../..",
+        "hf:org/..",
+        "hf:org/name@..",
+        "hf:org/name@.",
+        "hf:org/name@a\\..\\b",
+        "hf:org/name/C:x",
+        "hf:org/name/a\\..\\x",
+        "hf:org/name@\0",
+        "hf:org/name/x\0",
+        "hf:org/name@refs/pr/..",
+    ],
+)
 def test_what_is_no_location_is_a_sentence(location: str) -> None:
     with pytest.raises(WeightsError, match=r"is not a location on the Hugging .* Write hf:org"):
         locate(entry(location), "a:b") if location.startswith("hf:") else parse(location)

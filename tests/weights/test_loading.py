@@ -135,8 +135,9 @@ def test_a_file_without_a_head_gives_embeddings_and_no_logits(
 
 def test_a_head_of_another_kind_is_refused(tmp_path: Path, shufflenet: State) -> None:
     state = without(shufflenet, "fc.") | {
-        "fc.0.weight": torch.rand(8, 1024), "fc.2.weight": torch.rand(3, 8)
-    }  # fmt: skip
+        "fc.0.weight": torch.rand(8, 1024),
+        "fc.2.weight": torch.rand(3, 8),
+    }
     path = save_zip(state, tmp_path / "own")
     with pytest.raises(WeightsError, match=rf"{re.escape(str(path))} has a head of another kind"):
         build_encoder(NAME, weights=path)
@@ -336,6 +337,7 @@ def test_a_file_of_ones_own_has_the_preprocessing_and_options_of_its_tag(tmp_pat
         encoder = build_encoder("resnet50", weights=f"{tag}={path}")
         assert encoder.preprocessing is not None
         assert (encoder.weights and encoder.weights.tag, encoder.preprocessing.resize) == (
-            tag, resize,
-        )  # fmt: skip
+            tag,
+            resize,
+        )
         assert encoder.labels is None

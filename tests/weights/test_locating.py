@@ -261,11 +261,22 @@ def test_a_missing_package_says_what_to_install(location: str) -> None:
 
 @pytest.mark.parametrize(
     "location",
-    ["dist:pip/../../secret.pth", "dist:pip/pip/../../secret.pth", "dist:pip//etc/passwd",
-     "dist:pip/", "dist:pip", "dist:", "dist:/x.pth", "dist:../pip/x", "dist:pip/./x",
-     "dist:pip/a\\..\\x",
-     "dist:pip/C:/x", "dist:pip/x\0", "dist:p ip/x"],
-)  # fmt: skip
+    [
+        "dist:pip/../../secret.pth",
+        "dist:pip/pip/../../secret.pth",
+        "dist:pip//etc/passwd",
+        "dist:pip/",
+        "dist:pip",
+        "dist:",
+        "dist:/x.pth",
+        "dist:../pip/x",
+        "dist:pip/./x",
+        "dist:pip/a\\..\\x",
+        "dist:pip/C:/x",
+        "dist:pip/x\0",
+        "dist:p ip/x",
+    ],
+)
 def test_a_location_in_a_package_does_not_lead_out_of_it(location: str) -> None:
     with pytest.raises(WeightsError, match="is not a file of an installed package"):
         locate(entry(location), "a:b")
@@ -273,9 +284,16 @@ def test_a_location_in_a_package_does_not_lead_out_of_it(location: str) -> None:
 
 @pytest.mark.parametrize(
     "location",
-    ["file:///etc/passwd", "FILE:/etc/passwd", "ftp://127.0.0.1/x.pth", "data:,x", "zip://x::y",
-     "HTTPS://127.0.0.1/x.pth", "reference://x.pth::data:,{}"],
-)  # fmt: skip
+    [
+        "file:///etc/passwd",
+        "FILE:/etc/passwd",
+        "ftp://127.0.0.1/x.pth",
+        "data:,x",
+        "zip://x::y",
+        "HTTPS://127.0.0.1/x.pth",
+        "reference://x.pth::data:,{}",
+    ],
+)
 def test_an_address_of_another_kind_is_no_location(location: str, hub: Path) -> None:
     with pytest.raises(WeightsError, match=r"is not a location of weights\. Write"):
         locate(entry(location), "a:b")

@@ -144,11 +144,17 @@ def test_a_file_without_bytes_of_tensors_needs_no_guard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "mapped"),
     [
-        ("/x.pth", True), ("/home/x.pth", False), ("/homework/x.pth", True), ("/data/x.pth", False),
-        ("/home/of/scratch/x.pth", True), ("/home/of/scratching", False), ("/home", False),
-        ("/mnt/my disk/x.pth", False), ("/mnt/x.pth", True),
+        ("/x.pth", True),
+        ("/home/x.pth", False),
+        ("/homework/x.pth", True),
+        ("/data/x.pth", False),
+        ("/home/of/scratch/x.pth", True),
+        ("/home/of/scratching", False),
+        ("/home", False),
+        ("/mnt/my disk/x.pth", False),
+        ("/mnt/x.pth", True),
     ],
-)  # fmt: skip
+)
 def test_the_innermost_and_last_mount_decides(path: str, mapped: bool) -> None:
     assert may_map(Path(path), TABLE) is mapped
 
@@ -156,14 +162,31 @@ def test_the_innermost_and_last_mount_decides(path: str, mapped: bool) -> None:
 @pytest.mark.parametrize(
     ("kind", "mapped"),
     [
-        ("ext4", True), ("xfs", True), ("btrfs", True), ("overlay", True), ("tmpfs", True),
-        ("zfs", True), ("fuseblk", True), ("fuse.fuse-overlayfs", True), ("nfs", False),
-        ("nfs4", False), ("cifs", False), ("smb3", False), ("9p", False), ("lustre", False),
-        ("gpfs", False), ("ceph", False), ("afs", False), ("beegfs", False), ("fuse", False),
-        ("fuse.sshfs", False), ("fuse.gcsfuse", False), ("fuse.s3fs", False),
+        ("ext4", True),
+        ("xfs", True),
+        ("btrfs", True),
+        ("overlay", True),
+        ("tmpfs", True),
+        ("zfs", True),
+        ("fuseblk", True),
+        ("fuse.fuse-overlayfs", True),
+        ("nfs", False),
+        ("nfs4", False),
+        ("cifs", False),
+        ("smb3", False),
+        ("9p", False),
+        ("lustre", False),
+        ("gpfs", False),
+        ("ceph", False),
+        ("afs", False),
+        ("beegfs", False),
+        ("fuse", False),
+        ("fuse.sshfs", False),
+        ("fuse.gcsfuse", False),
+        ("fuse.s3fs", False),
         ("fuse.rclone", False),
     ],
-)  # fmt: skip
+)
 def test_what_may_vanish_under_a_mapping_is_not_mapped(kind: str, mapped: bool) -> None:
     assert may_map(Path("/a/x.pth"), f"1 0 0:1 / / rw - {kind} source rw\n") is mapped
 

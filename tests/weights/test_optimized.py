@@ -33,9 +33,12 @@ from headstrip.weights.optimized import optimize
 from headstrip.weights.records import optimized, recorded
 
 STATE = {
-    "weight": torch.arange(12.0).reshape(3, 4), "bias": torch.arange(5, dtype=torch.int16),
-    "count": torch.tensor(3), "none": torch.zeros(0, 2), "half": torch.ones(7).half(),
-}  # fmt: skip
+    "weight": torch.arange(12.0).reshape(3, 4),
+    "bias": torch.arange(5, dtype=torch.int16),
+    "count": torch.tensor(3),
+    "none": torch.zeros(0, 2),
+    "half": torch.ones(7).half(),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -94,11 +97,16 @@ def test_the_versions_of_modules_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
 def test_a_checkpoint_comes_back_with_what_is_in_it(tmp_path: Path, save: Callable) -> None:
     checkpoint = {
-        "state_dict": OrderedDict(a=torch.ones(3)), "epoch": 3, "nested": [1, (2.5, None), {"x"}],
-        7: {"__metadata__": torch.zeros(2), "__pad_1": torch.zeros(1)}, "": torch.tensor(True),
-        "loss": float("inf"), "size": torch.Size([1, 2]), "state_dict.a": torch.zeros(1),
+        "state_dict": OrderedDict(a=torch.ones(3)),
+        "epoch": 3,
+        "nested": [1, (2.5, None), {"x"}],
+        7: {"__metadata__": torch.zeros(2), "__pad_1": torch.zeros(1)},
+        "": torch.tensor(True),
+        "loss": float("inf"),
+        "size": torch.Size([1, 2]),
+        "state_dict.a": torch.zeros(1),
         "list": [torch.arange(4), torch.arange(4).half()],
-    }  # fmt: skip
+    }
     content = contents(optimize(save(checkpoint, tmp_path / "x")), mapped=True).content
     assert list(content) == list(checkpoint)
     assert content["nested"] == checkpoint["nested"]
@@ -133,13 +141,17 @@ def test_tied_tensors_are_kept_once_and_stay_tied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tensor",
     [
-        torch.arange(6.0)[1::4][:1], torch.arange(6.0)[1::2], torch.arange(6.0).reshape(2, 3).T,
-        torch.ones(1).expand(3), torch.complex(torch.ones(2), torch.ones(2)).conj(),
-        torch.zeros(0, 3).T, torch.nn.Parameter(torch.ones(2)),
+        torch.arange(6.0)[1::4][:1],
+        torch.arange(6.0)[1::2],
+        torch.arange(6.0).reshape(2, 3).T,
+        torch.ones(1).expand(3),
+        torch.complex(torch.ones(2), torch.ones(2)).conj(),
+        torch.zeros(0, 3).T,
+        torch.nn.Parameter(torch.ones(2)),
         torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last),
     ],
     ids=["one", "steps", "turned", "repeated", "conjugate", "empty", "parameter", "channels last"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
 def test_tensors_of_any_strides_lie_in_a_row_afterwards(
     tmp_path: Path, tensor: torch.Tensor, save: Callable
@@ -165,12 +177,22 @@ def test_a_file_elsewhere_is_never_taken_for_a_converted_one(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"wrapped": ""}, {"wrapped": "{}"}, {"wrapped": '{"tensor":"b"}'},
-              {"wrapped": '{"dict":3}'}, {"wrapped": "[" * 100_000}, {"wrapped": '{"x":[[1,2]]}'},
-              {"wrapped": '{"set":[{"list":[]}]}'}, {"wrapped": '{"tensor":[1]}'},
-              {"wrapped": '{"size":["a"]}'}, {"wrapped": '{"ordered":[],"attributes":3}'}],
+    "wrong",
+    [
+        {},
+        {"wrapped": ""},
+        {"wrapped": "{}"},
+        {"wrapped": '{"tensor":"b"}'},
+        {"wrapped": '{"dict":3}'},
+        {"wrapped": "[" * 100_000},
+        {"wrapped": '{"x":[[1,2]]}'},
+        {"wrapped": '{"set":[{"list":[]}]}'},
+        {"wrapped": '{"tensor":[1]}'},
+        {"wrapped": '{"size":["a"]}'},
+        {"wrapped": '{"ordered":[],"attributes":3}'},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_wrong_description_is_refused(tmp_path: Path, cache: Path, wrong: dict) -> None:
     (cache / "optimized").mkdir(parents=True)
     path = cache / "optimized" / f"{'0' * 64}.safetensors"

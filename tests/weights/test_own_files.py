@@ -148,9 +148,12 @@ ALL = (saved_by_torch, saved_by_safetensors, saved_whole, cut_short, emptied, de
 @pytest.mark.parametrize("kind", SAVERS)
 @pytest.mark.parametrize("mapped", [None, False], ids=["default", "off"])
 def test_whatever_happens_to_the_file_the_encoder_keeps_what_it_loaded(
-    change: Callable[[nn.Module, Path], None], kind: str, mapped: bool | None, tmp_path: Path,
+    change: Callable[[nn.Module, Path], None],
+    kind: str,
+    mapped: bool | None,
+    tmp_path: Path,
     state: State,
-) -> None:  # fmt: skip
+) -> None:
     path = SAVERS[kind](state, tmp_path / "own")
     encoder = build_encoder(NAME, weights=path, map=mapped)
     change(encoder, path)
@@ -222,9 +225,11 @@ def weights_by_tag(path: Path) -> str:
 @pytest.mark.parametrize("argument", [str, Path, weights_by_tag], ids=["text", "path", "tag"])
 @pytest.mark.parametrize("save", [save_zip, save_legacy, save_safetensors])
 def test_no_way_to_name_a_file_maps_it(
-    argument: Callable[[Path], str | Path], save: Callable[[State, Path], Path], tmp_path: Path,
+    argument: Callable[[Path], str | Path],
+    save: Callable[[State, Path], Path],
+    tmp_path: Path,
     state: State,
-) -> None:  # fmt: skip
+) -> None:
     path = save(state, tmp_path / "own")
     # The second time the layout of its tensors is known.
     encoders = [build_encoder(NAME, weights=argument(path)) for _ in range(2)]

@@ -106,12 +106,15 @@ def test_a_whole_network_is_refused_without_running_its_classes(tmp_path: Path) 
 @pytest.mark.parametrize(
     "checkpoint",
     [
-        STATE, {"state_dict": STATE, "epoch": 3}, {"model_state_dict": STATE, "loss": 0.5},
-        {"model": STATE, "args": ["--lr", 1]}, {"model": {"state_dict": STATE}, "epoch": 3},
+        STATE,
+        {"state_dict": STATE, "epoch": 3},
+        {"model_state_dict": STATE, "loss": 0.5},
+        {"model": STATE, "args": ["--lr", 1]},
+        {"model": {"state_dict": STATE}, "epoch": 3},
         {"state_dict": {"model": {"model_state_dict": STATE}}},
     ],
     ids=["plain", "state_dict", "model_state_dict", "model", "model inside", "three deep"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
 def test_a_checkpoint_gives_the_state_dict_in_it(
     tmp_path: Path, save: Save, checkpoint: object
@@ -122,10 +125,18 @@ def test_a_checkpoint_gives_the_state_dict_in_it(
 
 @pytest.mark.parametrize(
     "content",
-    [[torch.zeros(1)], torch.zeros(1), None, {}, {"state_dict": {}}, {"a": 1}, {1: torch.zeros(1)},
-     {"state_dict": [torch.zeros(1)]}],
+    [
+        [torch.zeros(1)],
+        torch.zeros(1),
+        None,
+        {},
+        {"state_dict": {}},
+        {"a": 1},
+        {1: torch.zeros(1)},
+        {"state_dict": [torch.zeros(1)]},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     loaded = read_weights(save_zip(content, tmp_path / "x")).content
     with pytest.raises(WeightsError, match=r"no state dict.*Save model.state_dict\(\)"):

@@ -119,7 +119,7 @@ def test_the_order_and_the_spaces_of_a_header_do_not_matter(tmp_path: Path) -> N
         ('{"a":<one>', "Expecting ',' delimiter"),
         ('{"a":<one>}{}', "Extra data"),
         ('{"a":<one>}\0', "Extra data"),
-        ('{a:<one>}', "Expecting property name|trailing comma"),
+        ("{a:<one>}", "Expecting property name|trailing comma"),
         ('{"a":[<one>]}', "must have exactly"),
         ('{"a":1}', "must have exactly"),
         ('{"a":{"dtype":"F32","shape":[[2]],"data_offsets":[0,8]}}', "64 integers"),
@@ -130,7 +130,7 @@ def test_the_order_and_the_spaces_of_a_header_do_not_matter(tmp_path: Path) -> N
         ('{"a\nb":<one>}', "Invalid control character"),
         ('{"\\x":<one>}', "Invalid.*escape"),
     ],
-)  # fmt: skip
+)
 def test_a_header_that_is_not_right_is_refused(tmp_path: Path, header: str, problem: str) -> None:
     for part, text in PARTS.items():
         header = header.replace(part, text)

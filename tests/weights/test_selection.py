@@ -24,9 +24,11 @@ class Unpublished:
             return BackboneSpec(name, "own", family, "own", "image", (3, 8, 8), 4, 9, tag)
 
         return (
-            spec("net_a", "resnet"), spec("net_b", "resnet", "V1"), spec("net_c", "vgg", "V1"),
+            spec("net_a", "resnet"),
+            spec("net_b", "resnet", "V1"),
+            spec("net_c", "vgg", "V1"),
             spec("lone", "vit"),
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture
@@ -107,9 +109,10 @@ def test_a_file_with_an_equals_sign_in_its_name_is_found_when_it_is_there(
 
 
 @pytest.mark.parametrize(
-    "weights", ["IMAGENET1K_V1", None, "own.pth", Path("own.pth"), ResNet50_Weights.IMAGENET1K_V1],
+    "weights",
+    ["IMAGENET1K_V1", None, "own.pth", Path("own.pth"), ResNet50_Weights.IMAGENET1K_V1],
     ids=str,
-)  # fmt: skip
+)
 def test_a_tag_in_the_name_and_other_weights_are_a_conflict(weights: Any) -> None:
     with pytest.raises(
         ValueError, match=r"asks for the weights 'IMAGENET1K_V2'.*Leave one of them"
@@ -140,11 +143,14 @@ def test_what_is_neither_tag_nor_path_is_refused(weights: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "weights"),
     [
-        ("resnet50", "IMAGENET1K_V3"), ("resnet50.IMAGENET1K_V3", "DEFAULT"), ("resnet50", ""),
-        ("resnet50", "imagenet1k_v1"), ("resnet50", "IMAGENET1K_V3=own.pth"),
+        ("resnet50", "IMAGENET1K_V3"),
+        ("resnet50.IMAGENET1K_V3", "DEFAULT"),
+        ("resnet50", ""),
+        ("resnet50", "imagenet1k_v1"),
+        ("resnet50", "IMAGENET1K_V3=own.pth"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_an_unknown_tag_names_those_there_are(name: str, weights: str) -> None:
     with pytest.raises(WeightsError) as caught:
         build_encoder(name, weights=weights)

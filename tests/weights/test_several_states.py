@@ -56,8 +56,10 @@ SEVERAL: list[tuple[Any, list[str]]] = [
     ({"model": RAW, "momentum_teacher": EMA}, ["['momentum_teacher']"]),
     ({"model": RAW, "optim_best": EMA}, ["['optim_best']"]),
     ({"state_dict": RAW, "opt_net": EMA}, ["['opt_net']"]),
-    ({"model": RAW, "ema": {"num_updates": 3, "shadow_params": [*EMA.values()]}},
-     ["['ema']['shadow_params']"]),
+    (
+        {"model": RAW, "ema": {"num_updates": 3, "shadow_params": [*EMA.values()]}},
+        ["['ema']['shadow_params']"],
+    ),
     ({"model": RAW, "mean": dict(enumerate(EMA.values()))}, ["['mean']"]),
     ({"model": RAW, "mean": tuple(network(2).parameters())}, ["['mean']"]),
     ({"model": RAW, "mean": {k.replace(".", "_"): v for k, v in EMA.items()}}, ["['mean']"]),
@@ -70,7 +72,7 @@ SEVERAL: list[tuple[Any, list[str]]] = [
         {"model": RAW, "swa": {"n_averaged": torch.tensor(3), **prefixed(EMA, "module.")}},
         ["['swa']"],
     ),
-]  # fmt: skip
+]
 
 ONE: list[Any] = [
     RAW,

@@ -37,9 +37,7 @@ def mapped(request: pytest.FixtureRequest) -> bool:
 
 
 # What torch's format before 1.6 has no kind of storage for.
-NEWER = {
-    dtype for name, dtype in DTYPES.items() if name.startswith(("F8", "U16", "U32", "U64"))
-}  # fmt: skip
+NEWER = {dtype for name, dtype in DTYPES.items() if name.startswith(("F8", "U16", "U32", "U64"))}
 
 
 @st.composite
@@ -116,9 +114,12 @@ def test_what_is_around_the_tensors_comes_back(tmp_path: Path, save: Callable) -
     module = torch.nn.BatchNorm1d(3)
     state = module.state_dict()
     checkpoint = {
-        "state_dict": state, "epoch": 3, "best": (0.5, None, "x"), "list": [module.weight, {1, 2}],
+        "state_dict": state,
+        "epoch": 3,
+        "best": (0.5, None, "x"),
+        "list": [module.weight, {1, 2}],
         "size": torch.Size([1, 2]),
-    }  # fmt: skip
+    }
     content = contents(save(checkpoint, tmp_path / "x"), mapped=True).content
     assert isinstance(content["state_dict"], OrderedDict)
     assert content["state_dict"]._metadata == state._metadata

@@ -33,9 +33,13 @@ def picture(folder: Path, name: str, seed: int) -> None:
 
 def embed(source: Path, out: Path, said: list[str] | None = None, **asked: object) -> EmbedReport:
     return embed_source(
-        tiny_encoder(), source, out, settings=Settings(batch_size=2, shard_rows=2, threads=1),
-        options=Options(workers=0, lanes=1, **asked), say=None if said is None else said.append,
-    )  # fmt: skip
+        tiny_encoder(),
+        source,
+        out,
+        settings=Settings(batch_size=2, shard_rows=2, threads=1),
+        options=Options(workers=0, lanes=1, **asked),
+        say=None if said is None else said.append,
+    )
 
 
 def both(out: Path) -> tuple[bytes, bytes]:
@@ -64,8 +68,9 @@ def test_the_rows_describe_the_array_and_numpy_reads_it(out: Path) -> None:
     paths, loaded, ok = load_embeddings(out)
     assert np.array_equal(loaded, array, equal_nan=True)
     assert (paths, ok.tolist()) == (
-        ["0.png", "1.png", "2.png", "bad.png"], [True, True, True, False]
-    )  # fmt: skip
+        ["0.png", "1.png", "2.png", "bad.png"],
+        [True, True, True, False],
+    )
 
 
 def flipped(out: Path) -> None:
@@ -137,8 +142,21 @@ def empty(out: Path) -> None:
     out.write_bytes(b"")
 
 
-CHANGES = [flipped, cut, appended, of_another_run, saved_by_numpy, float64, by_columns, big_endian,
-           objects, one_row_less, enormous, gone, empty]  # fmt: skip
+CHANGES = [
+    flipped,
+    cut,
+    appended,
+    of_another_run,
+    saved_by_numpy,
+    float64,
+    by_columns,
+    big_endian,
+    objects,
+    one_row_less,
+    enormous,
+    gone,
+    empty,
+]
 
 
 @pytest.mark.parametrize("change", [*CHANGES, rows_of_another_run])

@@ -34,10 +34,14 @@ def refused(source: object, out: Path) -> None:
     before = out.read_bytes()
     with pytest.raises(HeadstripError, match="is a file of the source, and the run"):
         embed_source(
-            tiny_encoder(), source, out, settings=Settings(batch_size=1),
-            options=Options(workers=None if not isinstance(source, (str, Path)) else 0,
-                            overwrite=True),
-        )  # fmt: skip
+            tiny_encoder(),
+            source,
+            out,
+            settings=Settings(batch_size=1),
+            options=Options(
+                workers=None if not isinstance(source, (str, Path)) else 0, overwrite=True
+            ),
+        )
     assert out.read_bytes() == before
     assert not out.with_name(out.name + ".parts").exists()
 
@@ -66,9 +70,12 @@ def test_an_image_that_leads_to_the_file_is_seen(
     link(photos / "a.png", image)
     (tmp_path / "list.txt").write_text("photos/b.png\nphotos/a.png\n")
     sources = {
-        "folder": photos, "pattern": str(photos / "*.png"), "list": tmp_path / "list.txt",
-        "iterable": [photos / "b.png", photos / "a.png"], "one file": photos / "a.png",
-    }  # fmt: skip
+        "folder": photos,
+        "pattern": str(photos / "*.png"),
+        "list": tmp_path / "list.txt",
+        "iterable": [photos / "b.png", photos / "a.png"],
+        "one file": photos / "a.png",
+    }
     refused(sources[kind], image)
 
 
@@ -80,9 +87,11 @@ def test_a_file_of_rows_is_seen_too(tmp_path: Path, image: Path) -> None:
     before = rows.read_bytes()
     with pytest.raises(HeadstripError, match="is a file of the source"):
         embed_source(
-            tiny_encoder(), photos, tmp_path / "o.npy",
+            tiny_encoder(),
+            photos,
+            tmp_path / "o.npy",
             options=Options(workers=0, overwrite=True),
-        )  # fmt: skip
+        )
     assert rows.read_bytes() == before
 
 

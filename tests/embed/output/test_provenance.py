@@ -11,10 +11,13 @@ from headstrip.embed.output.provenance import Provenance
 from headstrip.embed.settings import EmbedSettings
 
 ENCODER = {
-    "name": "torchvision:resnet18.IMAGENET1K_V1", "identity": "a" * 64, "dtype": "float32",
-    "weights": {"tag": "IMAGENET1K_V1", "sha256": "b" * 64, "file": None}, "options": {},
+    "name": "torchvision:resnet18.IMAGENET1K_V1",
+    "identity": "a" * 64,
+    "dtype": "float32",
+    "weights": {"tag": "IMAGENET1K_V1", "sha256": "b" * 64, "file": None},
+    "options": {},
     "preprocessing": None,
-}  # fmt: skip
+}
 ENVIRONMENT = {"torch": "2.10.0", "processor": "x86_64"}
 
 
@@ -43,10 +46,12 @@ def test_equal_environments_have_no_difference() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("name", "torchvision:resnet34"), ("options", {"x": 1}),
-        ("preprocessing", {"crop": 1}), ("dtype", "bfloat16"),
+        ("name", "torchvision:resnet34"),
+        ("options", {"x": 1}),
+        ("preprocessing", {"crop": 1}),
+        ("dtype", "bfloat16"),
     ],
-)  # fmt: skip
+)
 def test_the_one_field_of_the_encoder_that_differs_is_named(field: str, value: Any) -> None:
     other = provenance(**{field: value, "identity": "c" * 64})
     with pytest.raises(HeadstripError, match=rf"settings: {field} is .* file and .* here\. Name"):
