@@ -471,9 +471,9 @@ FAULTS = (
     ),
     Fault(
         "the path of a row is normalised",
-        "embed/sources/rows.py",
-        "    name = text if _is_unicode(text) else stored\n",
-        "    name = os.path.normpath(text) if _is_unicode(text) else stored\n",
+        "embed/sources/files.py",
+        "    name = stored if _SURROGATE.search(text) else text\n",
+        "    name = stored if _SURROGATE.search(text) else os.path.normpath(text)\n",
         "tests/embed/sources/test_lists.py",
     ),
     Fault(

@@ -32,6 +32,7 @@ TORCH_FREE = (
     "headstrip.cli.weights",
     "headstrip.embed",
     "headstrip.embed.files",
+    "headstrip.embed.sources",
     "headstrip.errors",
     "headstrip.families",
     "headstrip.hookspecs",

@@ -67,8 +67,6 @@ def forked(call: Callable[[], int]) -> tuple[int, str]:
 class Held:
     """Images whose bytes are in memory: of the calls that fail, none is the reading of an image."""
 
-    is_stream = False
-
     def __init__(self, folder: Path) -> None:
         """Read the files of a folder."""
         self.files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstrip import HeadstripError
-from headstrip.embed.files import check_out, is_image, original_path, stored_path
-from headstrip.embed.sources import source_of
+from headstrip.embed.files import check_out
+from headstrip.embed.sources import is_image, original_path, source_of, stored_path
 
 
 @pytest.mark.parametrize("name", ["b.JPG", "a/b/c.TiFf", "a.webp", ".jpg", "a.b.apng"])

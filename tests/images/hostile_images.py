@@ -313,7 +313,7 @@ def write_hostile(folder: Path) -> dict[str, Kind]:
     Returns:
         The kinds by the path that a table has for each.
     """
-    from headstrip.embed.files import stored_path
+    from headstrip.embed.sources import stored_path
 
     kinds = {}
     for each in KINDS:

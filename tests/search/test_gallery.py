@@ -16,8 +16,7 @@ from tests.conftest import pixels
 from tests.embed.pages import BROWSER, Page, browse
 
 from headstrip import HeadstripError
-from headstrip.embed.files import stored_path
-from headstrip.embed.sources import source_of
+from headstrip.embed.sources import source_of, stored_path
 from headstrip.search.gallery import Picture, gallery, write_gallery
 from headstrip.search.thumbnails import picture_in, pictures_of, thumbnail
 

@@ -182,7 +182,7 @@ def _check_paths(files: list[Path], page: Path | None) -> None:
 
 def _check_page(page: Path | None, files: list[Path]) -> None:
     """Refuse to overwrite an input with the page, or to name it like an image or a table."""
-    from headstrip.embed.files import SUFFIXES
+    from headstrip.embed.sources import IMAGE_SUFFIXES
 
     if page is None:
         return
@@ -191,7 +191,7 @@ def _check_page(page: Path | None, files: list[Path]) -> None:
             raise UsageFailure(
                 f"--html {str(page)!r} would overwrite an input file. Pass another file name."
             )
-    if page.suffix.lower() in {*SUFFIXES, ".parquet", ".npy", ".tar"}:
+    if page.suffix.lower() in {*IMAGE_SUFFIXES, ".parquet", ".npy", ".tar"}:
         raise UsageFailure(
             f"--html {str(page)!r} is not the name of a page. Pass a name that ends in .html."
         )

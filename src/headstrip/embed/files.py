@@ -1,4 +1,4 @@
-"""Image files and their names in a table, and checks of the file to write.
+"""Checks of the file to write, and the errors of writing it.
 
 This module does not import torch, so that a wrong path is reported before anything slow starts.
 """
@@ -6,26 +6,13 @@ This module does not import torch, so that a wrong path is reported before anyth
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
 
+from headstrip.embed.sources import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from headstrip.errors import HeadstripError
 from headstrip.system.os_errors import explain, explain_exhaustion
-
-_IMAGES = (
-    ".apng .avif .avifs .bmp .dib .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .mpo "
-    ".pbm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp"
-)
-SUFFIXES = frozenset(_IMAGES.split())
-"""Suffixes of image files, in lower case."""
-
-HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
-"""Suffixes of files that are images if pillow-heif is installed."""
 
 _OTHERS = (
     ".arrow .csv .feather .h5 .hdf5 .html .json .jsonl .npy .npz .pkl .pt .pth .safetensors .tar "
@@ -33,48 +20,6 @@ _OTHERS = (
 )
 _OTHER_SUFFIXES = frozenset(_OTHERS.split())
 """Suffixes of formats that headstrip does not write embeddings in."""
-
-_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
-_LOOKS_ESCAPED = re.compile(rb"\\(?=x[0-9a-f]{2})")
-
-
-def is_image(name: str) -> bool:
-    """Whether the suffix of a name, in upper or lower case, is that of an image."""
-    # `splitext` finds no suffix in `.jpg`.
-    _, dot, end = name.rpartition(".")
-    suffix = dot + end.lower()
-    return suffix in SUFFIXES or (suffix in HEIF_SUFFIXES and heif_is_installed())
-
-
-@cache
-def heif_is_installed() -> bool:
-    """Whether pillow-heif is installed, which decodes HEIC and HEIF."""
-    return find_spec("pillow_heif") is not None
-
-
-def stored_path(relative: str) -> str:
-    r"""Return a relative path as text with ``/``, for a table.
-
-    Bytes that are not UTF-8 become ``\xNN``, and so does a backslash that would look like the
-    start of one. ``original_path`` reverses it.
-    """
-    return escape(os.fsencode(Path(relative).as_posix()))
-
-
-def escape(name: bytes) -> str:
-    r"""Return the bytes of a path as text, like ``stored_path``.
-
-    Example:
-        >>> escape(b"gr\xfcn.jpg")
-        'gr\\xfcn.jpg'
-    """
-    return _LOOKS_ESCAPED.sub(rb"\\x5c", name).decode("utf-8", "backslashreplace")
-
-
-def original_path(stored: str) -> str:
-    """Return the path of this system that ``stored_path`` made a text of."""
-    raw = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), stored.encode())
-    return os.fsdecode(raw)
 
 
 def check_out(out: str | os.PathLike[str]) -> Path:
@@ -116,25 +61,11 @@ def check_suffix(out: str | os.PathLike[str]) -> None:
         HeadstripError: The suffix is that of another format.
     """
     suffix = os.path.splitext(os.fsdecode(out))[1]
-    if suffix != ".npy" and suffix.lower() in _OTHER_SUFFIXES | SUFFIXES | HEIF_SUFFIXES:
+    if suffix != ".npy" and suffix.lower() in _OTHER_SUFFIXES | IMAGE_SUFFIXES | HEIF_SUFFIXES:
         raise HeadstripError(
             f"{os.fsdecode(out)!r} cannot be written: embeddings are written as Parquet or .npy, "
             f"not as {suffix}. Name a file that ends in .parquet or .npy."
         )
-
-
-def refuse_folder(error: OSError) -> NoReturn:
-    """Raise the error for a folder that cannot be listed.
-
-    Raises:
-        HeadstripError: Always.
-    """
-    remedy = "Change its permissions, or move it out of the source."
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        remedy = "Check the path."
-    raise HeadstripError(
-        f"The folder {error.filename!r} cannot be listed ({error.strerror}). {remedy}"
-    ) from error
 
 
 @contextmanager

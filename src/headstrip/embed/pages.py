@@ -15,7 +15,8 @@ from PIL import Image
 from headstrip.embed.sources import Item, Reader
 from headstrip.errors import ImageError
 from headstrip.images import tiff
-from headstrip.images.decode import decoding_errors, open_bytes, opened_file
+from headstrip.images.decode import decoding_errors, open_bytes
+from headstrip.images.size_limit import opened_file
 
 _LARGEST_GIF = 1 << 23
 """Bytes up to which a run that uses only the first frame of a GIF counts all its frames."""

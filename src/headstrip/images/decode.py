@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from headstrip.errors import HeadstripError, ImageError
 from headstrip.images.heif import is_heif, open_heif
-from headstrip.images.size_limit import MAX_BYTES, refuse_size
+from headstrip.images.size_limit import MAX_BYTES, opened_file, refuse_size
 from headstrip.images.tiff import unread_kind
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
@@ -71,25 +70,6 @@ def decode(path: str | os.PathLike[str]) -> Image.Image:
     # As Pillow does for a path: code that gets the image can find out how deep the file is.
     image.filename = os.fsdecode(path)  # type: ignore[attr-defined]
     return image
-
-
-@contextmanager
-def opened_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open an image file.
-
-    Raises:
-        ImageError: It is not a regular file, is empty, or has more than ``MAX_BYTES``.
-        OSError: The system cannot open it.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        # Opening a pipe would wait.
-        raise ImageError("it is not a regular file.")
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        refuse_size(size)
-        if not size:
-            raise ImageError("the file is empty.")
-        yield file
 
 
 def bytes_of(file: Any, most: int | None = None) -> bytes:

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from headstrip.errors import ImageError, PreprocessingError
-from headstrip.images.decode import bytes_of, decoding_errors, open_bytes, open_image, opened_file
+from headstrip.images.decode import bytes_of, decoding_errors, open_bytes, open_image
 from headstrip.images.modes import as_picture, refuse_huge
 from headstrip.images.preprocessing import Preprocessing
+from headstrip.images.size_limit import opened_file
 
 _ENCODED = (bytes, bytearray, memoryview)
 _WANTED = (

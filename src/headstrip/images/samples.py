@@ -17,8 +17,9 @@ from PIL.PpmImagePlugin import PpmImageFile
 
 from headstrip.errors import ImageError, PreprocessingError
 from headstrip.images import tiff
-from headstrip.images.decode import bytes_of, open_bytes, opened_file, upright
+from headstrip.images.decode import bytes_of, open_bytes, upright
 from headstrip.images.preprocessing import is_usable_range
+from headstrip.images.size_limit import opened_file
 
 Range = tuple[float, float]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from headstrip.embed.files import original_path
 from headstrip.embed.pages import page_of, split_page
-from headstrip.embed.sources import Item, Reader, Source
+from headstrip.embed.sources import Item, Reader, Source, original_path
 from headstrip.errors import ImageError, PreprocessingError
-from headstrip.images.decode import decode, decode_bytes, decoding_errors, opened_file, upright
+from headstrip.images.decode import decode, decode_bytes, decoding_errors, upright
 from headstrip.images.modes import as_picture
 from headstrip.images.preprocessing import Preprocessing
+from headstrip.images.size_limit import opened_file
 
 SIDE = 224
 """Largest side of a thumbnail, in pixels."""

@@ -50,7 +50,6 @@ def test_images_are_asked_for_one_by_one(tmp_path: Path) -> None:
             yield b"%d" % number
 
     source = stream(images())
-    assert source.is_stream
     assert source.describe() == {"kind": "stream", "where": "images of a generator"}
     assert not asked
     items = source.items()

@@ -102,7 +102,7 @@ def test_what_leads_out_or_elsewhere_is_a_row_with_the_reason(tmp_path: Path) ->
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     out = "its name leads out of the archive: it is absolute, or has '..' in it."
     link = "it is a link, and headstrip does not follow links in an archive."
-    other = "it is no regular file."
+    other = "it is not a regular file."
     path = tmp_path / "in" / "x.tar"
     path.parent.mkdir()
     with tarfile.open(path, "w") as archive:

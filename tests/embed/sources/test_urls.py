@@ -110,6 +110,15 @@ def test_https_is_read_where_a_list_names_it(server: FaultServer, tmp_path: Path
     }
 
 
+def test_a_list_whose_connection_breaks_off_is_reported(server: FaultServer) -> None:
+    server.put("/list.txt", b"a.jpg\n" * 10_000)
+    source = source_of(server.url + "/list.txt")
+    server.usual = Reply(cut=100)
+    with pytest.raises(HeadstripError, match=r"list\.txt' cannot be read: ") as caught:
+        list(source.items())
+    assert not isinstance(caught.value.__cause__, OSError)
+
+
 def test_a_page_of_links_is_a_folder(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp", reason="fsspec reads https by aiohttp")
     write_files(tmp_path, {"a b.jpg": b"1", "in/c.jpg": b"2", "notes.txt": b"3"})

@@ -9,8 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from headstrip.embed.files import original_path
-from headstrip.embed.sources import Item, Reader, is_url, joined, size_and_time
+from headstrip.embed.sources import Item, Reader, is_url, joined, original_path, size_and_time
 from headstrip.errors import HeadstripError
 
 ROWS = ".rows.parquet"

@@ -31,7 +31,6 @@ _CHAIN = (
     "it chains several file systems with '::', and headstrip follows no such chain. "
     "Write %3A%3A where '::' is part of a name."
 )
-_MALFORMED = "its host or its port cannot be read. Check the address."
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class Access:
 
         A later run that allows more reads the rows again that this one refused.
         """
-        schemes = {"allow_schemes": sorted(self.schemes)} if self.schemes else {}
-        return {**schemes, "allow_private": True} if self.private else dict(schemes)
+        allowed = {"allow_schemes": sorted(self.schemes), "allow_private": self.private}
+        return {name: value for name, value in allowed.items() if value}
 
 
 def is_url(text: str) -> bool:
@@ -174,11 +173,9 @@ def is_private(address: str) -> bool:
         (True, False)
     """
     found = ipaddress.ip_address(address.partition("%")[0])
-    inner = _inner(found) if isinstance(found, ipaddress.IPv6Address) else None
-    return any(
-        not each.is_global or each.is_multicast or each.is_reserved or each.is_unspecified
-        for each in ([inner] if inner is not None else [found])
-    )
+    if isinstance(found, ipaddress.IPv6Address):
+        found = _inner(found) or found
+    return not found.is_global or found.is_multicast or found.is_reserved or found.is_unspecified
 
 
 def literal_address(host: str) -> str | None:
@@ -207,7 +204,7 @@ def _http_refusal(url: str, access: Access, is_row: bool) -> str | None:
         parts = urlsplit(url)
         host, _ = _host(parts), parts.port
     except ValueError:
-        return _MALFORMED
+        return "its host or its port cannot be read. Check the address."
     if not host:
         return "its address names no host. Check the address."
     if is_row and "@" in parts.netloc:

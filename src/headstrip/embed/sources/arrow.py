@@ -11,16 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from headstrip.embed.sources.items import (
-    Item,
-    Reader,
-    display_name,
-    joined,
-    reason_of,
-    size_and_time,
-    unreadable,
-)
-from headstrip.embed.sources.tables import TableReader, image_column, items_of_rows
+from headstrip.embed.sources.containers import ContainerReader
+from headstrip.embed.sources.items import Item, Reader, listing_errors, size_and_time, unreadable
+from headstrip.embed.sources.names import display_name, joined
+from headstrip.embed.sources.tables import image_column, image_in, items_of_rows
 from headstrip.errors import HeadstripError, ImageError
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
@@ -39,7 +33,6 @@ class ArrowSource:
 
     root: str
     column: str | None = None
-    is_stream = False
 
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
@@ -53,11 +46,9 @@ class ArrowSource:
         """
         for name in self._files():
             location = joined(self.root, name)
-            try:
-                table = _ArrowTable(location, self.column)
-            except (OSError, pa.ArrowException) as error:
-                raise unreadable(location, reason_of(error)) from error
-            modified, rows, has_images = table.written(), table.rows, table.has_images
+            with listing_errors(location):
+                table = _ArrowFile(location, self.column)
+            modified, rows, has_images = table.modified(), table.rows, table.has_images
             table.close()
             if not has_images:
                 raise HeadstripError(
@@ -68,27 +59,22 @@ class ArrowSource:
 
     def reader(self) -> Reader:
         """Return the reader of the items."""
-        return TableReader(self.root, partial(_ArrowTable, column=self.column), _MOST_OPEN)
+        return ContainerReader(self.root, partial(_ArrowFile, column=self.column), _MOST_OPEN)
 
     def _files(self) -> Iterator[str]:
-        if not os.path.exists(os.path.join(self.root, _SPLITS)):
-            yield from self._files_of("")
-            return
-        for split in _names_in(os.path.join(self.root, _SPLITS), "splits"):
-            yield from self._files_of(split)
-
-    def _files_of(self, split: str) -> Iterator[str]:
-        state = os.path.join(self.root, split, _STATE)
-        if _json_object(state).get("_indices_data_files"):
-            raise HeadstripError(
-                f"The dataset {self.root!r} has its rows in another order than its files. Save it "
-                "again after flatten_indices()."
-            )
-        for name in _names_in(state, "_data_files"):
-            yield f"{split}/{name}" if split else name
+        splits = os.path.join(self.root, _SPLITS)
+        for split in _names_in(splits, "splits") if os.path.exists(splits) else [""]:
+            state = os.path.join(self.root, split, _STATE)
+            if _json_object(state).get("_indices_data_files"):
+                raise HeadstripError(
+                    f"The dataset {self.root!r} has its rows in another order than its files. "
+                    "Save it again after flatten_indices()."
+                )
+            for name in _names_in(state, "_data_files"):
+                yield f"{split}/{name}" if split else name
 
 
-class _ArrowTable:
+class _ArrowFile:
     """An Arrow file. It is mapped, so only the bytes that are read take memory."""
 
     def __init__(self, location: str, column: str | None) -> None:
@@ -103,13 +89,13 @@ class _ArrowTable:
         self.rows, self.has_images = int(table.num_rows), name is not None
         self._cells = pa.nulls(0) if name is None else table.column(name)
 
-    def written(self) -> int:
+    def modified(self) -> int:
         return self._modified
 
-    def cell(self, row: int) -> Any:
-        if not 0 <= row < len(self._cells):
+    def read(self, item: Item) -> bytes:
+        if not 0 <= item.offset < len(self._cells):
             raise ImageError("its file has no such row.")
-        return self._cells[row]
+        return image_in(self._cells, item.offset)
 
     def close(self) -> None:
         self._cells = pa.nulls(0)
@@ -126,11 +112,8 @@ def _stream_or_file(source: pa.NativeFile) -> Any:
 
 
 def _json_object(path: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            found = json.loads(file.read(_MOST_JSON))
-    except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(path, reason_of(error)) from error
+    with listing_errors(path), open(path, "rb") as file:
+        found = json.loads(file.read(_MOST_JSON))
     return found if isinstance(found, dict) else {}
 
 
@@ -142,5 +125,5 @@ def _names_in(path: str, key: str) -> list[str]:
         for value in (values if isinstance(values, list) else [])
     ]
     if not names or any(name in {"", ".."} or {"/", "\\", "\0"} & set(name) for name in names):
-        raise unreadable(path, f"{key!r} does not name files that lie beside it")
+        raise unreadable(path, f"{key!r} does not name files that are beside it")
     return names

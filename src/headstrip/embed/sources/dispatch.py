@@ -9,17 +9,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from headstrip.embed.sources.access import Access, is_url
-from headstrip.embed.sources.files import FilesSource, opened_file
-from headstrip.embed.sources.items import Source, display_name, joined
+from headstrip.embed.sources.files import FilesSource, located
+from headstrip.embed.sources.items import Source
 from headstrip.embed.sources.left_out import LeftOut, sentence
 from headstrip.embed.sources.lists import SUFFIXES, ListSource
+from headstrip.embed.sources.names import display_name, joined, kind_of, suffix_of
 from headstrip.embed.sources.patterns import expand_braces, is_wild, parse_patterns
-from headstrip.embed.sources.rows import located
 from headstrip.embed.sources.stream import StreamSource
 from headstrip.embed.sources.tar import TarSource
-from headstrip.embed.sources.trees import FolderTree, NamedTree, Tree, kind_of, suffix_of
-from headstrip.embed.sources.urls import UrlTree
-from headstrip.errors import HeadstripError, ImageError
+from headstrip.embed.sources.trees import FolderTree, NamedTree, Tree, UrlTree
+from headstrip.errors import HeadstripError
 
 _REFUSED = {
     "JSON in one piece. Write one object per line, and name the file .jsonl": ".json",
@@ -104,9 +103,9 @@ def source_of(
 def _local_tree(text: str) -> Tree:
     # A file of this very name goes first, wildcards and all; accents may be in another form.
     text = located("", text) or text
-    if os.path.isdir(text):
-        return FolderTree.of_folder(text)
     shown = display_name(os.path.abspath(text))
+    if os.path.isdir(text):
+        return FolderTree(root=os.path.abspath(text), where=shown)
     if os.path.exists(text):
         return NamedTree.of_names([text], shown)
     names = expand_braces(text)
@@ -141,9 +140,9 @@ def _kind_by_suffix(tree: Tree) -> str:
 def _is_text(path: str) -> bool:
     """Whether a file starts like text, and not like an image whose pixels are digits (P1 to P3)."""
     try:
-        with opened_file(path) as file:
+        with open(path, "rb") as file:
             start = file.read(_SAMPLE)
-    except (OSError, ImageError):
+    except OSError:
         # Its row has the reason.
         return False
     if start.startswith((b"P1", b"P2", b"P3")):
@@ -191,9 +190,10 @@ def _only_file(tree: Tree) -> str:
 
 def _is_table_of_paths(tree: Tree, column: str) -> bool:
     """Whether a Parquet file has no images, or the user named another column than ``path``."""
-    from headstrip.embed.sources.tables import columns_with_bytes
+    from headstrip.embed.sources.tables import bytes_columns, opened_table
 
     if not tree.is_file:
         return False
-    names, with_bytes = columns_with_bytes(_only_file(tree), tree.where, tree.access)
-    return (column in names and column != "path") or not set(with_bytes) - {column}
+    with opened_table(_only_file(tree), tree.where, tree.access) as table:
+        schema = table.schema_arrow
+    return (column in schema.names and column != "path") or not {*bytes_columns(schema)} - {column}

@@ -3,65 +3,25 @@
 from __future__ import annotations
 
 import os
-import stat
-from abc import ABC, abstractmethod
+import re
+import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
-from headstrip.embed.sources.access import Access, is_url, refusal
-from headstrip.embed.sources.items import Item, Reader, Source, image_errors, joined
+from headstrip.embed.sources.access import Access, is_url, local_refusal, refusal
+from headstrip.embed.sources.items import Item, Reader, Source, image_errors, size_and_time_of
 from headstrip.embed.sources.left_out import Note, ignore
-from headstrip.embed.sources.rows import file_of_row
-from headstrip.embed.sources.trees import Tree, kind_of
+from headstrip.embed.sources.names import escape, joined, original_path, stored_path
+from headstrip.embed.sources.trees import TreeSource
 from headstrip.embed.sources.urls import read_url
-from headstrip.errors import HeadstripError, ImageError
-from headstrip.images.size_limit import refuse_size
+from headstrip.errors import ImageError
+from headstrip.images.size_limit import opened_file
 
-
-@dataclass(frozen=True)
-class TreeSource(ABC):
-    """What the sources have in common whose files are below a folder or a url."""
-
-    tree: Tree
-    is_stream = False
-    file_kind = "image"
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the source is, as plain JSON values."""
-        return {"kind": self.file_kind, "where": self.tree.where}
-
-    @abstractmethod
-    def items(self, note: Note = ignore) -> Iterator[Item]:
-        """List the images, and call ``note`` with each file left out.
-
-        Raises:
-            HeadstripError: A folder or file cannot be read, or there are files of several kinds.
-        """
-
-    def files(self, note: Note) -> Iterator[Item]:
-        """List the files of the source's kind, and refuse files of another kind that has images.
-
-        Where the user named a suffix, all files that have it count as of that kind.
-        """
-        for item in self.tree.files(note):
-            kind = self.file_kind if self.tree.suffix else kind_of(item.path)
-            if kind == self.file_kind:
-                yield item
-            elif kind in {"image", "tar"} or (kind == "parquet" and self._has_images(item)):
-                raise HeadstripError(
-                    f"{self.tree.where!r} mixes single images and files that hold many, or has "
-                    f"files of several kinds ({item.path!r} is one of them). Choose one kind with "
-                    "a pattern that ends in its suffix, such as '**/*.jpg' or '**/*.tar'."
-                )
-            else:
-                note(item.path)
-
-    def _has_images(self, item: Item) -> bool:
-        from headstrip.embed.sources.tables import has_images
-
-        return has_images(joined(self.tree.root, item.path), self.tree.access)
+_SHARE = re.compile(r"[\\/]{2}[^\\/]" if os.name == "nt" else r"\\\\[^\\]")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class FilesSource(TreeSource):
@@ -109,38 +69,87 @@ class FileReader:
             # The text of some rows cannot be read back, and is kept in another form as well.
             stored = item.container or item.path
             location = joined(self.root, stored)
-            if not is_url(location):
-                return read_file(file_of_row(self.root, stored) if self.is_list else location)
-            if why := refusal(location, self.access, is_row=is_url(item.path)):
-                raise ImageError(why)
-            return read_url(location, item.size, self.access)
+            if is_url(location):
+                if why := refusal(location, self.access, is_row=is_url(item.path)):
+                    raise ImageError(why)
+                return read_url(location, item.size, self.access)
+            if self.is_list:
+                path = original_path(stored)
+                found = located(self.root, path)
+                if found is None:
+                    raise ImageError(_why_missing(path))
+                location = found
+            with opened_file(location) as file:
+                return file.read(os.fstat(file.fileno()).st_size)
 
 
-@contextmanager
-def opened_file(path: str) -> Iterator[BinaryIO]:
-    """Open a file of this machine; never a pipe, which would be waited for.
+def item_of_row(root: str, text: str) -> Item:
+    """Return the item of a row of a list; a relative path starts at ``root``.
 
-    Raises:
-        ImageError: It is not a regular file.
-        OSError: It cannot be opened.
+    Its name is the text of the row and nothing else, so that the results can be joined to the list.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ImageError("it is no regular file.")
-    with open(path, "rb") as file:
-        yield file
+    try:
+        stored = stored_path(text)
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which no file name contains.
+        stored = escape(text.encode("utf-8", "backslashreplace"))
+    # A column of text holds no surrogates.
+    name = stored if _SURROGATE.search(text) else text
+    container = "" if stored == name else stored
+    if is_url(name) or is_url(root):
+        return Item(name, 0, 0, container)
+    found = located(root, text)
+    return Item(name, *(size_and_time_of(found) if found is not None else (0, 0)), container)
 
 
-def read_file(path: str) -> bytes:
-    """Return the bytes of an image file on this machine.
+def located(root: str, path: str) -> str | None:
+    """Return the file or folder that a path names, or None where there is none.
 
-    Raises:
-        ImageError: It is not a regular file, is empty, or is too large.
-        OSError: It cannot be read.
+    The exact name goes first. Then backslashes count as slashes, and accents may be composed (NFC)
+    or decomposed (NFD).
+
+    Args:
+        root: The folder that a relative path starts at.
+        path: The path.
     """
-    with opened_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        refuse_size(size)
-        content = file.read(size)
-    if not content:
-        raise ImageError("the file is empty.")
-    return content
+    if os.name == "nt" and _SHARE.match(path):
+        # To look there would tell the other machine who is logged in.
+        return None
+    exact = os.path.join(root, path)
+    if os.path.lexists(exact):
+        return exact
+    spellings = (path, path.replace("\\", "/"))
+    return next(filter(None, (_in_any_form(root, each) for each in spellings)), None)
+
+
+def _in_any_form(root: str, path: str) -> str | None:
+    """Follow a path part by part, each as it is, composed or decomposed."""
+    reached = "/" if path.startswith("/") else root
+    for part in path.split("/"):
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        there = (os.path.join(reached, form) for form in forms)
+        found = next(filter(os.path.lexists, there), None)
+        if found is None:
+            return None
+        reached = found
+    return reached
+
+
+def _why_missing(path: str) -> str:
+    if _SHARE.match(path):
+        return "it names a share of another machine. Copy the file to this one."
+    if os.name != "nt" and _DRIVE.match(path):
+        return (
+            "it is a path of Windows, and no file is there. Write paths that are relative to the "
+            "list."
+        )
+    if why := local_refusal(path):
+        return why
+    if _NOT_UTF8.search(path):
+        return (
+            "no file has this name, and the list is not in UTF-8. Save the list in UTF-8, such as "
+            "with `iconv -f LATIN1 -t UTF-8`."
+        )
+    if "\0" in path:
+        return "it contains a zero byte, and no file name can. Check the list."
+    return "No such file or directory."

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from headstrip.embed.files import escape, original_path
-from headstrip.embed.sources.access import HTTP, is_url
 from headstrip.errors import HeadstripError, ImageError, one_line
 
 _LONGEST_REASON = 300
@@ -54,11 +52,6 @@ class Reader(Protocol):
 class Source(Protocol):
     """Images that can be listed."""
 
-    @property
-    def is_stream(self) -> bool:
-        """Whether the items can be listed only once."""
-        ...
-
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
         ...
@@ -101,24 +94,13 @@ def size_and_time(found: os.stat_result) -> tuple[int, int]:
     return clip_to_int64(found.st_size), clip_to_int64(found.st_mtime_ns)
 
 
-def joined(root: str, stored: str) -> str:
-    """Return where a stored path leads from a folder or a url; a url leads to itself."""
-    if is_url(stored):
-        return original_path(stored)
-    if is_url(root):
-        return f"{root}{'' if root.endswith('/') else '/'}{original_path(stored)}"
-    return os.path.join(root, original_path(stored))
-
-
-def display_name(location: str) -> str:
-    """Return a path or url as results may show it: no password, and no signature of a url."""
-    if not is_url(location):
-        return escape(os.fsencode(location))
-    scheme, _, rest = location.partition("://")
-    host, slash, path = rest.partition("/")
-    if scheme.lower() in HTTP:
-        path = path.partition("?")[0]
-    return escape(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".encode())
+def size_and_time_of(path: str | os.DirEntry[str]) -> tuple[int, int]:
+    """Return what ``size_and_time`` does, zeros where the system does not say."""
+    try:
+        return size_and_time(path.stat() if isinstance(path, os.DirEntry) else os.stat(path))
+    except (OSError, ValueError):
+        # Reading it fails too, and its row has the reason.
+        return 0, 0
 
 
 def reason_of(error: BaseException) -> str:
@@ -140,17 +122,29 @@ def unreadable(shown: str, why: str) -> HeadstripError:
     )
 
 
-def refuse_repeated(shown: str, column: str, count: int, where: str) -> None:
+def refuse_repeated(shown: str, column: str, columns: list[str], where: str) -> None:
     """Refuse a table or list that has a column more than once.
 
     Raises:
-        HeadstripError: The count is over 1.
+        HeadstripError: It has.
     """
-    if count > 1:
+    if columns.count(column) > 1:
         raise HeadstripError(
             f"{shown!r} has {column!r} more than once {where}, and headstrip cannot tell which one "
             "is meant. Rename one of them, or remove it."
         )
+
+
+@contextmanager
+def listing_errors(shown: str) -> Iterator[None]:
+    """Turn each error of reading a file that lists or holds images into a HeadstripError."""
+    try:
+        yield
+    except HeadstripError:
+        raise
+    except Exception as error:
+        # pyarrow, and the drivers of remote files, raise errors of many classes.
+        raise unreadable(shown, reason_of(error)) from error
 
 
 @contextmanager
@@ -161,15 +155,5 @@ def image_errors() -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:
-        # The drivers of remote files, and pyarrow, raise errors of many classes.
+        # pyarrow, and the drivers of remote files, raise errors of many classes.
         raise ImageError(f"{reason_of(error)}.") from error
-
-
-def refuse_changed(listed: int, found: int) -> None:
-    """Refuse to read from a file that was rewritten: another image may be at that position now.
-
-    Raises:
-        ImageError: Both times are known, and differ.
-    """
-    if listed and found and listed != found:
-        raise ImageError("the file that holds it was changed after it was listed.")

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from headstrip.embed.files import HEIF_SUFFIXES, heif_is_installed
+from headstrip.embed.sources.names import HEIF_SUFFIXES, heif_is_installed
 
 LINKS = "links to folders"
 """What links to folders are counted as."""

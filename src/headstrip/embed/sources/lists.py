@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TextIO
 
 from headstrip.embed.sources.access import Access, is_url
-from headstrip.embed.sources.files import FileReader
+from headstrip.embed.sources.files import FileReader, item_of_row
 from headstrip.embed.sources.items import (
     Item,
     Reader,
-    display_name,
+    listing_errors,
     reason_of,
     refuse_repeated,
     unreadable,
 )
-from headstrip.embed.sources.open_files import open_location
-from headstrip.embed.sources.rows import item_of_row
+from headstrip.embed.sources.names import display_name
+from headstrip.embed.sources.urls import open_location
 from headstrip.errors import HeadstripError
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".tsv", ".txt"})
@@ -55,7 +55,6 @@ class ListSource:
     suffix: str
     column: str
     access: Access
-    is_stream = False
 
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
@@ -68,11 +67,9 @@ class ListSource:
         Raises:
             HeadstripError: The list cannot be read, has no such column, or a row has no path.
         """
-        try:
+        with listing_errors(self._shown):
             for text in self._paths():
                 yield item_of_row(self._root, text)
-        except (OSError, UnicodeError, csv.Error) as error:
-            raise unreadable(self._shown, reason_of(error)) from error
 
     def reader(self) -> Reader:
         """Return the reader of the items."""
@@ -123,7 +120,7 @@ class ListSource:
                 f"{self._shown!r} has no column {self.column!r}; its columns: {known}. "
                 "Name the one that has the paths with --column or column=."
             )
-        refuse_repeated(self._shown, self.column, columns.count(self.column), where)
+        refuse_repeated(self._shown, self.column, columns, where)
 
     def _lines(self, text: TextIO) -> Iterator[str]:
         while line := text.readline(_LONGEST_LINE + 1):
@@ -145,27 +142,20 @@ class ListSource:
                 start += len(batch)
 
     def _csv_values(self, lines: Iterator[str]) -> Iterator[tuple[str, str | None]]:
-        rows = self._csv_rows(lines)
-        _, header = next(rows, (1, []))
-        self._check_columns(header, "in its header")
-        at = header.index(self.column)
-        for start, row in rows:
-            if row:
-                yield f"line {start}", row[at] if at < len(row) else None
-
-    def _csv_rows(self, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-        """Yield the cells of each row, and the line that the row starts in."""
         # Without `strict`, a quote that is not closed silently joins several rows.
         rows = csv.reader(lines, delimiter="\t" if self.suffix == ".tsv" else ",", strict=True)
-        while True:
+        start = 1
+        try:
+            header = next(rows, [])
+            self._check_columns(header, "in its header")
+            index = header.index(self.column)
             start = rows.line_num + 1
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise self._bad_quote(start, rows.line_num, reason_of(error)) from error
-            yield start, row
+            for row in rows:
+                if row:
+                    yield f"line {start}", row[index] if index < len(row) else None
+                start = rows.line_num + 1
+        except csv.Error as error:
+            raise self._bad_quote(start, rows.line_num, reason_of(error)) from error
 
     def _bad_quote(self, start: int, end: int, reason: str) -> HeadstripError:
         if end > start or "unexpected end" in reason:

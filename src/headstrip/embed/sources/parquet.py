@@ -11,25 +11,22 @@ from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from headstrip.embed.sources.access import Access, is_url
-from headstrip.embed.sources.files import TreeSource
-from headstrip.embed.sources.items import (
-    Item,
-    Reader,
-    joined,
-    size_and_time,
-)
+from headstrip.embed.sources.containers import ContainerReader
+from headstrip.embed.sources.items import Item, Reader, size_and_time
 from headstrip.embed.sources.left_out import Note, ignore
-from headstrip.embed.sources.open_files import open_location
+from headstrip.embed.sources.names import joined
 from headstrip.embed.sources.tables import (
-    TableReader,
+    BUFFER,
     image_column,
+    image_in,
     items_of_rows,
     opened_table,
-    parquet_file,
 )
-from headstrip.embed.sources.urls import filesystem, size_and_time_in
+from headstrip.embed.sources.trees import TreeSource
+from headstrip.embed.sources.urls import filesystem, open_location, size_and_time_in
 from headstrip.errors import HeadstripError, ImageError
 
 _MOST_OPEN = 2
@@ -77,21 +74,21 @@ class ParquetSource(TreeSource):
 
     def reader(self) -> Reader:
         """Return the reader of the items."""
-        opening = partial(_ParquetTable, column=self.column, access=self.tree.access)
-        return TableReader(self.tree.root, opening, _MOST_OPEN)
+        opening = partial(_ParquetFile, column=self.column, access=self.tree.access)
+        return ContainerReader(self.tree.root, opening, _MOST_OPEN)
 
 
-class _ParquetTable:
+class _ParquetFile:
     """A Parquet file, and the rows of it that were decoded last: quick in the order of rows."""
-
-    _cells: Any
-    _batches: Iterator[Any]
 
     def __init__(self, location: str, column: str | None, access: Access) -> None:
         self._file = open_location(location, access)
         try:
-            self._modified = _modified(location, access)
-            self._table = parquet_file(self._file)
+            self._time_of_url: int | None = None
+            if is_url(location):
+                files, path = filesystem(location, access)
+                self._time_of_url = size_and_time_in(files.info(path))[1]
+            self._table = pq.ParquetFile(self._file, buffer_size=BUFFER, pre_buffer=False)
             schema, metadata = self._table.schema_arrow, self._table.metadata
             name = image_column(schema, column, location) or ""
             is_struct = pa.types.is_struct(schema.field(name).type)
@@ -101,44 +98,39 @@ class _ParquetTable:
             self._file.close()
             raise
         self._starts = [0, *accumulate(group.num_rows for group in self._groups)]
-        self._turn_to(None)
+        self._group: int | None = None
+        self._batches: Iterator[Any] = iter(())
+        self._first, self._cells = 0, pa.nulls(0)
 
-    def written(self) -> int:
-        try:
-            return size_and_time(os.fstat(self._file.fileno()))[1]
-        except (OSError, AttributeError):
-            # A remote file has no descriptor.
-            return self._modified
+    def modified(self) -> int:
+        if self._time_of_url is not None:
+            return self._time_of_url
+        return size_and_time(os.fstat(self._file.fileno()))[1]
 
-    def cell(self, row: int) -> Any:
+    def read(self, item: Item) -> bytes:
+        row = item.offset
         if not 0 <= row < self._starts[-1]:
             raise ImageError("its file has no such row.")
+        group = bisect_right(self._starts, row) - 1
         try:
-            group = bisect_right(self._starts, row) - 1
             if group != self._group or row < self._first:
-                self._turn_to(group)
+                self._batches = self._table.iter_batches(
+                    self._batch_rows(group), [group], [self._leaf], use_threads=False
+                )
+                self._group, self._first, self._cells = group, self._starts[group], pa.nulls(0)
             while row >= self._first + len(self._cells):
-                self._advance()
+                self._decode_more()
         except BaseException:
-            self._turn_to(None)
+            # Another row of the group starts at the group's first row.
+            self._group = None
             raise
-        return self._cells[row - self._first]
+        return image_in(self._cells, row - self._first)
 
     def close(self) -> None:
-        self._turn_to(None)
         self._table.close(force=True)
         self._file.close()
 
-    def _turn_to(self, group: int | None) -> None:
-        """Start at the first row of a group; None forgets all rows."""
-        self._group, self._first = group, 0 if group is None else self._starts[group]
-        self._cells, self._batches = pa.nulls(0), iter(())
-        if group is not None:
-            self._batches = self._table.iter_batches(
-                self._batch_rows(group), [group], [self._leaf], use_threads=False
-            )
-
-    def _advance(self) -> None:
+    def _decode_more(self) -> None:
         """Decode the next few rows, and release those before them first."""
         self._first += len(self._cells)
         self._cells = pa.nulls(0)
@@ -154,11 +146,3 @@ class _ParquetTable:
         sizes = {each.path_in_schema: each.total_uncompressed_size for each in columns}
         bytes_per_row = max(1, sizes.get(self._leaf, _BATCH_BYTES) // max(1, group.num_rows))
         return int(max(1, min(_BATCH_ROWS, _BATCH_BYTES // bytes_per_row)))
-
-
-def _modified(location: str, access: Access) -> int:
-    """Return when a url was written, in ns since 1970; 0 where that is not known, or a file."""
-    if not is_url(location):
-        return 0
-    files, path = filesystem(location, access)
-    return size_and_time_in(files.info(path))[1]

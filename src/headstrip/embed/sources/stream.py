@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from headstrip.embed.sources.access import Access
-from headstrip.embed.sources.files import FileReader
+from headstrip.embed.sources.files import FileReader, item_of_row
 from headstrip.embed.sources.items import Item, Reader
-from headstrip.embed.sources.rows import item_of_row
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ class StreamSource:
     The name of a path is its text. Other images are numbered from ``000000001``. Names are not
     remembered, so a path that comes twice makes two rows.
     """
-
-    is_stream = True
 
     def __init__(self, images: Iterable[Any], access: Access | None = None) -> None:
         """Take the images, without asking for one yet.

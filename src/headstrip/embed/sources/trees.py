@@ -1,4 +1,4 @@
-"""The files of a folder, a pattern or a list of names, one by one and never all in memory."""
+"""The files of a folder, a pattern, a list of names or a url, one by one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from headstrip.embed.files import escape, is_image, refuse_folder
-from headstrip.embed.sources.access import Access
-from headstrip.embed.sources.items import Item, display_name, size_and_time
+from headstrip.embed.sources.access import HTTP, Access
+from headstrip.embed.sources.items import Item, reason_of, size_and_time_of
 from headstrip.embed.sources.left_out import Note, ignore
-from headstrip.embed.sources.patterns import EVERYTHING, Patterns
+from headstrip.embed.sources.names import (
+    display_name,
+    escape,
+    joined,
+    kind_of,
+    stored_path,
+    suffix_of,
+)
+from headstrip.embed.sources.patterns import EVERYTHING, Patterns, is_wild
+from headstrip.embed.sources.urls import filesystem, size_and_time_in
 from headstrip.errors import HeadstripError
 
-COMPRESSED = (".tar.bz2", ".tar.gz", ".tar.xz", ".tar.zst", ".tbz2", ".tgz", ".txz")
 _LOCAL = Access()
+_NO_SUFFIX = "."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +60,12 @@ class Tree(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderTree(Tree):
-    """Files of folders on this machine that match patterns."""
+    """Files of folders on this machine that match patterns, hidden ones too without patterns."""
 
     patterns: Patterns = EVERYTHING
 
-    @classmethod
-    def of_folder(cls, folder: str) -> FolderTree:
-        """Return all files of a folder, hidden ones too."""
-        root = os.path.abspath(folder)
-        return cls(root=root, where=display_name(root))
-
     def files(self, note: Note = ignore) -> Iterator[Item]:
-        """Walk the folders."""
+        """Walk the folders. Neither a folder nor the tree is ever in memory as a whole."""
         pending = [("", self.patterns)]
         while pending:
             inner, patterns = pending.pop()
@@ -80,7 +83,7 @@ class FolderTree(Tree):
                 elif not patterns.match(entry.name):
                     continue
                 elif self.suffix or kind_of(entry.name):
-                    yield Item(escape(os.fsencode(name)), *size_and_time_of(entry))
+                    yield Item(stored_path(name), *size_and_time_of(entry))
                 else:
                     note_file(entry.name)
 
@@ -105,7 +108,7 @@ class NamedTree(Tree):
         return cls(
             root=os.path.commonpath([os.path.dirname(path) for path in paths]),
             where=where,
-            suffix=suffix_of(paths[0]) or ".",
+            suffix=suffix_of(paths[0]) or _NO_SUFFIX,
             is_file=len(paths) == 1,
             paths=paths,
         )
@@ -114,33 +117,113 @@ class NamedTree(Tree):
         """List the files in the order in which they were named."""
         for path in self.paths:
             name = os.path.relpath(path, self.root).replace(os.sep, "/")
-            yield Item(escape(os.fsencode(name)), *size_and_time_of(path))
+            yield Item(stored_path(name), *size_and_time_of(path))
 
 
-def suffix_of(name: str) -> str:
-    """Return the suffix of a name in lower case, such as ``.jpg``; both of ``.tar.gz``."""
-    lower = name.lower()
-    double = next((suffix for suffix in COMPRESSED if lower.endswith(suffix)), None)
-    return double or os.path.splitext(lower)[1]
+@dataclass(frozen=True, kw_only=True)
+class UrlTree(Tree):
+    """Files below a url, or that match a pattern of one.
+
+    fsspec lists a folder completely, so this takes memory per file, unlike a folder here.
+    """
+
+    url: str
+
+    @classmethod
+    def of(cls, url: str, access: Access) -> UrlTree:
+        """Return the files of a url that stands for a folder, one file, or a pattern.
+
+        Raises:
+            HeadstripError: The url may not be read, or fsspec or its driver is not installed.
+        """
+        files, stripped = filesystem(url, access)
+        scheme, _, path = url.partition("://")
+        where, parts = display_name(url), path.split("/")
+        wild = [index for index, part in enumerate(parts) if _is_wild(scheme, part)]
+        if not wild and _is_url_of_folder(url, files, stripped):
+            return cls(url=url, root=url, where=where, access=access)
+        first = wild[0] if wild else len(parts) - 1
+        root = f"{scheme}://{'/'.join(parts[:first])}{'/' if first else ''}"
+        suffix = suffix_of(parts[-1])
+        if not wild:
+            suffix = suffix or _NO_SUFFIX
+        elif is_wild(suffix):
+            suffix = ""
+        return cls(url=url, root=root, where=where, suffix=suffix, is_file=not wild, access=access)
+
+    def files(self, note: Note = ignore) -> Iterator[Item]:
+        """List the files."""
+        _, root = filesystem(self.root, self.access)
+        start = len(root.rstrip("/"))
+        for path, info in self._found().items():
+            name = path[start:].lstrip("/")
+            # Anything else, such as a link, is a row that says why it cannot be read.
+            if info.get("type", "file") == "directory":
+                continue
+            if self.suffix or kind_of(name):
+                stored = escape(name.encode("utf-8", "surrogateescape"))
+                yield Item(stored, *size_and_time_in(info))
+            else:
+                note(name)
+
+    def _found(self) -> dict[str, Any]:
+        files, path = filesystem(self.url, self.access)
+        try:
+            if self.is_file:
+                found: dict[str, Any] = {path: files.info(path)}
+            elif self.root == self.url:
+                found = files.find(path, detail=True)
+            else:
+                found = files.glob(path, detail=True)
+        except Exception as error:
+            # Drivers raise errors of their own classes.
+            raise _unlisted(self.where, reason_of(error)) from error
+        if not found:
+            raise _unlisted(self.where, "nothing is there")
+        return found
 
 
-def kind_of(name: str) -> str | None:
-    """Return what a file is by its suffix: ``image``, ``tar``, ``parquet`` or None."""
-    if is_image(name):
-        return "image"
-    suffix = suffix_of(name)
-    if suffix == ".tar" or suffix in COMPRESSED:
-        return "tar"
-    return "parquet" if suffix == ".parquet" else None
+@dataclass(frozen=True)
+class TreeSource(ABC):
+    """What the sources have in common whose files are below a folder or a url."""
 
+    tree: Tree
+    file_kind = "image"
 
-def size_and_time_of(path: str | os.DirEntry[str]) -> tuple[int, int]:
-    """Return what ``size_and_time`` does, zeros where the system does not say."""
-    try:
-        return size_and_time(path.stat() if isinstance(path, os.DirEntry) else os.stat(path))
-    except (OSError, ValueError):
-        # Reading it fails too, and its row has the reason.
-        return 0, 0
+    def describe(self) -> dict[str, Any]:
+        """Return what the source is, as plain JSON values."""
+        return {"kind": self.file_kind, "where": self.tree.where}
+
+    @abstractmethod
+    def items(self, note: Note = ignore) -> Iterator[Item]:
+        """List the images, and call ``note`` with each file left out.
+
+        Raises:
+            HeadstripError: A folder or file cannot be read, or there are files of several kinds.
+        """
+
+    def files(self, note: Note) -> Iterator[Item]:
+        """List the files of the source's kind, and refuse files of another kind that has images.
+
+        Where the user named a suffix, all files that have it count as of that kind.
+        """
+        for item in self.tree.files(note):
+            kind = self.file_kind if self.tree.suffix else kind_of(item.path)
+            if kind == self.file_kind:
+                yield item
+            elif kind in {"image", "tar"} or (kind == "parquet" and self._has_images(item)):
+                raise HeadstripError(
+                    f"{self.tree.where!r} mixes single images and files that hold many, or has "
+                    f"files of several kinds ({item.path!r} is one of them). Choose one kind with "
+                    "a pattern that ends in its suffix, such as '**/*.jpg' or '**/*.tar'."
+                )
+            else:
+                note(item.path)
+
+    def _has_images(self, item: Item) -> bool:
+        from headstrip.embed.sources.tables import has_images
+
+        return has_images(joined(self.tree.root, item.path), self.tree.access)
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
@@ -148,8 +231,12 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError as error:
-        error.filename = folder
-        refuse_folder(error)
+        remedy = "Change its permissions, or move it out of the source."
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            remedy = "Check the path."
+        raise HeadstripError(
+            f"The folder {folder!r} cannot be listed ({error.strerror}). {remedy}"
+        ) from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -164,3 +251,26 @@ def _is_link(entry: os.DirEntry[str]) -> bool:
     # A junction of Windows is not a symbolic link, and can lead anywhere too.
     is_junction = getattr(entry, "is_junction", bool)
     return entry.is_symlink() or is_junction()
+
+
+def _is_wild(scheme: str, part: str) -> bool:
+    """Whether a part of a url is a pattern. On the web a question mark starts a query."""
+    return "*" in part if scheme.lower() in HTTP else is_wild(part)
+
+
+def _is_url_of_folder(url: str, files: Any, path: str) -> bool:
+    if url.endswith("/"):
+        return True
+    if kind_of(url) is not None:
+        return False
+    try:
+        return not files.isfile(path)
+    except Exception as error:
+        # Drivers raise errors of their own classes.
+        raise _unlisted(display_name(url), reason_of(error)) from error
+
+
+def _unlisted(where: str, why: str) -> HeadstripError:
+    return HeadstripError(
+        f"{where!r} cannot be listed: {why}. Check the address, and that you may list it."
+    )

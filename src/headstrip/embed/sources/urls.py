@@ -1,4 +1,4 @@
-"""Files behind urls, which fsspec reads: ``s3://``, ``gs://``, ``https://``, and what users allow.
+"""Opens files, also behind urls, which fsspec reads: ``s3://``, ``https://``, what users allow.
 
 An http client checks each address when it connects, so neither a redirect nor a name that resolves
 to another address the second time leads to a machine that may not be read.
@@ -8,37 +8,29 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import urljoin
 
-from headstrip.embed.files import escape
 from headstrip.embed.sources.access import (
     HTTP,
     Access,
     is_private,
+    is_url,
     origin,
     private_refusal,
     refusal,
     scheme_of,
 )
-from headstrip.embed.sources.items import (
-    Item,
-    clip_to_int64,
-    display_name,
-    reason_of,
-)
-from headstrip.embed.sources.left_out import Note, ignore
-from headstrip.embed.sources.patterns import is_wild
-from headstrip.embed.sources.trees import Tree, kind_of, suffix_of
+from headstrip.embed.sources.items import clip_to_int64, reason_of
+from headstrip.embed.sources.names import display_name
 from headstrip.errors import HeadstripError, ImageError
 from headstrip.images.size_limit import MAX_BYTES, refuse_size
 
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-_NO_SUFFIX = "."
 _origin: ContextVar[str] = ContextVar("origin", default="")
 """Where the current request goes; empty once it was redirected to another server."""
 
@@ -81,6 +73,19 @@ def filesystem(url: str, access: Access) -> tuple[Any, str]:
         ) from error
 
 
+def open_location(location: str, access: Access) -> BinaryIO:
+    """Open a file or a url, to be read at any position.
+
+    Raises:
+        HeadstripError: The url may not be read, or its driver is missing.
+        OSError: It cannot be opened.
+    """
+    if is_url(location):
+        files, path = filesystem(location, access)
+        return cast(BinaryIO, files.open(path, "rb"))
+    return open(location, "rb")
+
+
 def size_and_time_in(info: Mapping[str, Any]) -> tuple[int, int]:
     """Return the bytes of a file and when it was written, in ns; 0 for what a driver omits.
 
@@ -115,94 +120,6 @@ def read_url(url: str, size: int, access: Access) -> bytes:
     if not content:
         raise ImageError("the file is empty.")
     return bytes(content)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UrlTree(Tree):
-    """Files below a url, or that match a pattern of one.
-
-    fsspec lists a folder completely, so this takes memory per file, unlike a folder here.
-    """
-
-    url: str
-
-    @classmethod
-    def of(cls, url: str, access: Access) -> UrlTree:
-        """Return the files of a url that stands for a folder, one file, or a pattern.
-
-        Raises:
-            HeadstripError: The url may not be read, or fsspec or its driver is not installed.
-        """
-        filesystem(url, access)
-        scheme, _, path = url.partition("://")
-        where, parts = display_name(url), path.split("/")
-        wild = next((i for i, part in enumerate(parts) if _is_wild(scheme, part)), None)
-        if wild is None and _is_folder(url, access):
-            return cls(url=url, root=url, where=where, access=access)
-        first = len(parts) - 1 if wild is None else wild
-        root = f"{scheme}://{'/'.join(parts[:first])}{'/' if first else ''}"
-        suffix = suffix_of(parts[-1])
-        if wild is None:
-            suffix = suffix or _NO_SUFFIX
-        elif is_wild(suffix):
-            suffix = ""
-        is_file = wild is None
-        return cls(url=url, root=root, where=where, suffix=suffix, is_file=is_file, access=access)
-
-    def files(self, note: Note = ignore) -> Iterator[Item]:
-        """List the files."""
-        _, root = filesystem(self.root, self.access)
-        start = len(root.rstrip("/"))
-        for path, info in self._found().items():
-            name = path[start:].lstrip("/")
-            # Anything else, such as a link, is a row that says why it cannot be read.
-            if info.get("type", "file") == "directory":
-                continue
-            if self.suffix or kind_of(name):
-                stored = escape(name.encode("utf-8", "surrogateescape"))
-                yield Item(stored, *size_and_time_in(info))
-            else:
-                note(name)
-
-    def _found(self) -> dict[str, Any]:
-        files, path = filesystem(self.url, self.access)
-        try:
-            if self.is_file:
-                found: dict[str, Any] = {path: files.info(path)}
-            elif self.root == self.url:
-                found = files.find(path, detail=True)
-            else:
-                found = files.glob(path, detail=True)
-        except Exception as error:
-            # Drivers raise errors of their own classes.
-            raise _unlisted(self.where, reason_of(error)) from error
-        if not found:
-            raise _unlisted(self.where, "nothing is there")
-        return found
-
-
-def _unlisted(where: str, why: str) -> HeadstripError:
-    return HeadstripError(
-        f"{where!r} cannot be listed: {why}. Check the address, and that you may list it."
-    )
-
-
-def _is_wild(scheme: str, part: str) -> bool:
-    """Whether a part of a url is a pattern. On the web a question mark starts a query."""
-    return "*" in part if scheme.lower() in HTTP else is_wild(part)
-
-
-def _is_folder(url: str, access: Access) -> bool:
-    if url.endswith("/"):
-        return True
-    if kind_of(url) is not None:
-        return False
-    files, path = filesystem(url, access)
-    try:
-        return not files.isfile(path)
-    except Exception as error:
-        # Drivers raise errors of their own classes.
-        raise _unlisted(display_name(url), reason_of(error)) from error
 
 
 def _nanoseconds(value: Any) -> int:
