@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ FILE = "listing.arrow"
 _MAGIC = b"ARROW1"
 
 
+@dataclass(frozen=True, eq=False)
 class Listing:
     """Items in the order of their paths, numbered from 0.
 
@@ -44,9 +46,8 @@ class Listing:
         table: The items, one per row.
     """
 
-    def __init__(self, table: pa.Table, digest: str) -> None:
-        """Take a sorted table, as ``list_items`` and ``read_listing`` do."""
-        self.table, self.digest = table, digest
+    table: pa.Table
+    digest: str
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -82,11 +83,7 @@ def list_items(described: Mapping[str, Any], items: Iterable[Item]) -> Listing:
         raise HeadstripError(
             f"There is no image in {described.get('where', described)!r}. Name another source."
         )
-    paths = table["path"]
-    if not _is_sorted(paths):
-        table = table.take(pc.sort_indices(paths)).combine_chunks()
-        paths = table["path"]
-    _refuse_twins(paths)
+    table = _sorted(table)
     return Listing(table, _digest(described, table))
 
 
@@ -137,25 +134,25 @@ def is_listing(path: Path) -> bool:
 def _batches(items: Iterable[Item]) -> Iterator[pa.RecordBatch]:
     iterator = iter(items)
     while chunk := list(islice(iterator, _AT_ONCE)):
-        columns = zip(Item._fields, zip(*chunk, strict=True), strict=True)
-        arrays = [pa.array(values, _SCHEMA.field(name).type) for name, values in columns]
+        columns = zip(_SCHEMA.types, zip(*chunk, strict=True), strict=True)
+        arrays = [pa.array(values, kind) for kind, values in columns]
         yield pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
 
 
-def _is_sorted(paths: pa.ChunkedArray) -> bool:
-    return len(paths) < 2 or bool(pc.all(pc.less_equal(paths[:-1], paths[1:])).as_py())
-
-
-def _refuse_twins(paths: pa.ChunkedArray) -> None:
-    if len(paths) < 2:
-        return
-    equal = pc.equal(paths[:-1], paths[1:])
-    if pc.any(equal).as_py():
-        twin = paths[pc.index(equal, True).as_py()].as_py()
+def _sorted(table: pa.Table) -> pa.Table:
+    """Return the items in the order of their paths, and refuse two with one path."""
+    paths = table["path"]
+    if pc.all(pc.less(paths[:-1], paths[1:]), min_count=0).as_py():
+        return table
+    table = table.take(pc.sort_indices(paths)).combine_chunks()
+    paths = table["path"]
+    twin = pc.index(pc.equal(paths[:-1], paths[1:]), True).as_py()
+    if twin >= 0:
         raise HeadstripError(
-            f"Two images of the source have the path {twin!r}, and the path identifies a row. "
-            "Leave one out, or rename it."
+            f"Two images of the source have the path {paths[twin].as_py()!r}, and the path "
+            "identifies a row. Leave one out, or rename it."
         )
+    return table
 
 
 def _digest(described: Mapping[str, Any], table: pa.Table) -> str:
