@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,10 @@ from headstrip.embed.output.paths import OutputFiles, root_of
 from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
 from headstrip.embed.output.report import EmbedReport
 from headstrip.embed.output.table import Rows, open_writer, schema_of, table_of
-from headstrip.embed.parallelism import Parallelism, choose_parallelism
+from headstrip.embed.parallelism import choose_parallelism
 from headstrip.embed.pipeline import Stages
 from headstrip.embed.settings import AUTO, EmbedOptions, EmbedSettings
-from headstrip.embed.sources import Item, StreamSource
+from headstrip.embed.sources import Item, Reader, StreamSource
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
 from headstrip.images.decode import bytes_of
 from headstrip.images.inputs import is_file, read_picture, to_picture
@@ -76,11 +75,22 @@ def embed_stream(
     provenance = Provenance.of(encoder, running.settings)
     metadata = metadata_for(provenance, source_id(source), None)
     schema = schema_of(encoder.output_dim, str(running.settings.dtype), metadata)
+    size, reader, pairs = running.batch_size, source.reader(), source.pairs()
     done = bad = 0
-    batches = _write(encoder, source, out, schema, running)
-    with write_errors(out), closing(batches):
-        for rows, errors in batches:
-            done, bad = done + rows, bad + len(errors)
+    pending: list[pa.Table] = []
+    with (
+        write_errors(out),
+        written_beside(out, durable=True) as file,
+        open_writer(file, schema) as writer,
+        encoder.evaluating(),
+    ):
+        forward, output = forward_of(encoder, running.settings), OutputFiles(out, root_of(reader))
+        while batch := list(islice(pairs, size)):
+            _refuse_to_replace(output, batch)
+            rows = _embed(encoder, reader, batch, forward, size)
+            pending.append(table_of(rows, schema))
+            errors = [error for error in rows.errors if error is not None]
+            done, bad = done + len(batch), bad + len(errors)
             if progress is not None:
                 progress(done, done)
             if options.max_errors is not None and bad > options.max_errors:
@@ -89,6 +99,13 @@ def embed_stream(
                     f"the last one: {errors[-1]} headstrip wrote no file. Repair the images, or "
                     "raise max_errors."
                 )
+            if len(pending) * size >= int(running.settings.shard_rows or 1):
+                writer.write_table(pa.concat_tables(pending))
+                pending = []
+        if not done:
+            raise HeadstripError("The iterable has no images. Pass one with images.")
+        if pending:
+            writer.write_table(pa.concat_tables(pending))
     return EmbedReport(done, bad, done, out, running.settings, Stages())
 
 
@@ -119,42 +136,19 @@ def _check(out: Path, requested: EmbedSettings, options: EmbedOptions) -> None:
             )
 
 
-def _write(
-    encoder: Encoder, source: StreamSource, out: Path, schema: pa.Schema, running: Parallelism
-) -> Generator[tuple[int, list[str]], None, None]:
-    """Write the file, and yield the number of rows of each batch, and its errors."""
-    size, count = running.batch_size, 0
-    pending: list[pa.Table] = []
-    with (
-        written_beside(out, durable=True) as file,
-        open_writer(file, schema) as writer,
-        encoder.evaluating(),
-    ):
-        forward, pairs = forward_of(encoder, running.settings), source.pairs()
-        output = OutputFiles(out, root_of(source.reader()))
-        while batch := list(islice(pairs, size)):
-            for item, image in batch:
-                if image is None:
-                    output.check_item(item)
-                elif filename := getattr(image, "filename", None):
-                    # PIL reads the file of an open picture later.
-                    output.check_file(filename)
-            rows = _embed(encoder, source, batch, forward, size)
-            pending.append(table_of(rows, schema))
-            count += len(batch)
-            yield len(batch), pending[-1]["error"].drop_null().to_pylist()
-            if len(pending) * size >= int(running.settings.shard_rows or 1):
-                writer.write_table(pa.concat_tables(pending))
-                pending = []
-        if not count:
-            raise HeadstripError("The iterable has no images. Pass one with images.")
-        if pending:
-            writer.write_table(pa.concat_tables(pending))
+def _refuse_to_replace(output: OutputFiles, batch: list[tuple[Item, Any]]) -> None:
+    """Refuse images whose files the run would replace."""
+    for item, image in batch:
+        if image is None:
+            output.check_item(item)
+        elif filename := getattr(image, "filename", None):
+            # PIL reads the file of an open picture later.
+            output.check_file(filename)
 
 
 def _embed(
     encoder: Encoder,
-    source: StreamSource,
+    reader: Reader,
     batch: list[tuple[Item, Any]],
     forward: Callable[[np.ndarray], np.ndarray],
     size: int,
@@ -166,7 +160,7 @@ def _embed(
     pixels = np.zeros((size, *preprocessing.crop, preprocessing.channels), np.uint8)
     for row, (item, image) in enumerate(batch):
         try:
-            data = source.reader().read(item) if image is None else image
+            data = reader.read(item) if image is None else image
             if is_file(data):
                 data = bytes_of(data)
             if isinstance(data, bytes):
