@@ -101,7 +101,8 @@ def source_of(
 
 
 def _local_tree(text: str) -> Tree:
-    # A file of this very name goes first, wildcards and all; accents may be in another form.
+    # A file with exactly this name has priority, even if the name looks like a pattern. The file's
+    # name may have its accents in the other form of Unicode.
     text = located("", text) or text
     shown = display_name(os.path.abspath(text))
     if os.path.isdir(text):
@@ -156,7 +157,7 @@ def _is_text(path: str) -> bool:
 
 
 def _kind_by_files(tree: Tree) -> str:
-    """Return the kind of the first image or archive; tables count where there is neither.
+    """Return the kind of the first image or archive; tables count only if there is neither.
 
     A table among images may be one that an earlier run wrote.
     """

@@ -1,9 +1,9 @@
 """Images in tar archives, as WebDataset writes them: read where they are, never extracted.
 
-``tarfile`` reads each header; the walk from one header to the next is our own. ``TarFile`` ends an
-archive without an error at a damaged header, calls itself for each extended header that follows
-another, reads extended headers of any length (before Python 3.11.10 in time that grows with the
-square of it), and reads the maps of sparse members.
+``tarfile`` parses each header, but headstrip itself walks from one header to the next. ``TarFile``
+takes a damaged header for the end of the archive, calls itself for each extended header that
+follows another, reads extended headers of any length (before Python 3.11.10 in time that grows with
+the square of it), and keeps the maps of sparse members in memory.
 """
 
 from __future__ import annotations

@@ -60,12 +60,12 @@ class Tree(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderTree(Tree):
-    """Files of folders on this machine that match patterns, hidden ones too without patterns."""
+    """Files of folders on this machine that match patterns; by default all, hidden ones too."""
 
     patterns: Patterns = EVERYTHING
 
     def files(self, note: Note = ignore) -> Iterator[Item]:
-        """Walk the folders. Neither a folder nor the tree is ever in memory as a whole."""
+        """Walk the folders, one entry after the other."""
         pending = [("", self.patterns)]
         while pending:
             inner, patterns = pending.pop()
