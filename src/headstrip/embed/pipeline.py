@@ -55,7 +55,6 @@ class Stages:
         decoded: Inference threads, waiting for decoded images.
         forward: Inference threads, in the network.
         written: The writer thread, making and writing shards.
-        fed: The caller's thread, waiting until the pipeline has room for a batch.
         prepared: The caller's thread, starting workers and preparing the engine.
         several: Number of pages of files with several of which the run used the first; for the
             first few such files.
@@ -65,7 +64,6 @@ class Stages:
     decoded: float = 0.0
     forward: float = 0.0
     written: float = 0.0
-    fed: float = 0.0
     prepared: float = 0.0
     several: dict[str, int] = field(default_factory=dict)
     severals: int = 0
@@ -186,9 +184,7 @@ class Pipeline:
         if not batches:
             self._put_full(task)
         for batch in batches:
-            started = time.perf_counter()
             self._wait_for_room()
-            self.stages.add("fed", time.perf_counter() - started)
             self._raise_error()
             with interrupts_held():
                 future = self._pool.submit([task.rows.items[row] for row in batch])

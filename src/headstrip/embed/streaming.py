@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from headstrip.embed.decoding.checksum import checksum_of
+from headstrip.embed.decoding.worker import checksum_of
 from headstrip.embed.engines.compile import forward_of
 from headstrip.embed.files import write_errors
 from headstrip.embed.output.paths import OutputFiles, root_of

@@ -21,8 +21,8 @@ from tests.distributions import run_python
 from tests.embed.readers import FolderReader, PickyReader
 
 from headstrip import HeadstripError
-from headstrip.embed.decoding.checksum import checksum_of
 from headstrip.embed.decoding.pool import DecodedBatch, DecodePool
+from headstrip.embed.decoding.worker import checksum_of
 from headstrip.embed.sources import Item
 from headstrip.images.pixels import to_pixels
 

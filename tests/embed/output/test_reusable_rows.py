@@ -11,7 +11,7 @@ import pytest
 from tests.embed.output.shards import DIM, items, shards_in, write
 
 from headstrip import ImageError
-from headstrip.embed.decoding.checksum import checksum_of
+from headstrip.embed.decoding.worker import checksum_of
 from headstrip.embed.output.merging import merge
 from headstrip.embed.output.paths import rows_file
 from headstrip.embed.output.reusable_rows import ReusableRows

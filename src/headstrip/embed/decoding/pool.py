@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,6 @@ _MOST_DEATHS = 3
 """Workers in a row that may end without having decoded anything."""
 
 _ENDED = (EOFError, OSError, pickle.UnpicklingError)
-_SKIPPED = ImageResult(None, None, "the batch was released before it was decoded.", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +135,17 @@ class DecodePool:
             return self
         self._memory = allocate(self._workers, self._shape)
         self._counters, self._slots = attach(self._memory)
+        self._setup = WorkerSetup(
+            parent=os.getpid(),
+            number=0,
+            memory=self._memory,
+            reader=self._pickled,
+            preprocessing=self._preprocessing,
+            mode=self._mode,
+            timeout=self._timeout,
+            max_pixels=Image.MAX_IMAGE_PIXELS,
+            truncated=ImageFile.LOAD_TRUNCATED_IMAGES,
+        )
         threads = [
             threading.Thread(target=self._keep_worker, args=(number,), daemon=True)
             for number in range(self._workers)
@@ -231,6 +241,9 @@ class DecodePool:
                 return
             batch.is_released = True
             future.cancel()
+            for chunk in [one for one in self._chunks if one.batch is batch]:
+                self._chunks.remove(chunk)
+                batch.missing -= len(chunk.images)
             if not batch.missing:
                 self._give_back(batch)
 
@@ -273,7 +286,8 @@ class DecodePool:
         with self._changed:
             if self._closing.is_set():
                 return False
-            process = self._processes[number] = self._start(number)
+            setup = replace(self._setup, number=number)
+            process = self._processes[number] = WorkerProcess(setup, self._counters[number])
         chunks: deque[_Chunk] = deque()
         try:
             process.wait_until_ready()
@@ -292,35 +306,8 @@ class DecodePool:
                 del self._processes[number]
             process.close()
 
-    def _start(self, number: int) -> WorkerProcess:
-        assert self._memory is not None
-        setup = WorkerSetup(
-            parent=os.getpid(),
-            number=number,
-            memory=self._memory,
-            reader=self._pickled,
-            preprocessing=self._preprocessing,
-            mode=self._mode,
-            timeout=self._timeout,
-            max_pixels=Image.MAX_IMAGE_PIXELS,
-            truncated=ImageFile.LOAD_TRUNCATED_IMAGES,
-        )
-        return WorkerProcess(setup, self._counters[number])
-
-    def _send(self, process: WorkerProcess, chunks: deque[_Chunk]) -> bool:
-        """Send a worker more chunks than ``chunks``; return False when the pool closes."""
-        taken = self._take(chunks)
-        while taken is not None:
-            for chunk in taken:
-                positions, items = zip(*chunk.images, strict=True)
-                process.request(DecodeRequest(chunk.batch.slot, positions, items))
-            if chunks:
-                return True
-            taken = self._take(chunks)
-        return False
-
-    def _take(self, held: deque[_Chunk]) -> list[_Chunk] | None:
-        """Move waiting chunks to those of one worker; None when the pool closes."""
+    def _send(self, process: WorkerProcess, held: deque[_Chunk]) -> bool:
+        """Send a worker more chunks than it holds; return False when the pool closes."""
         taken: list[_Chunk] = []
         with self._changed:
             while not self._chunks and not held and not self._closing.is_set():
@@ -328,17 +315,15 @@ class DecodePool:
                 self._changed.wait()
                 self._idle -= 1
             if self._closing.is_set():
-                return None
+                return False
             # A second chunk is for a worker only if no other worker is idle.
             while self._chunks and len(held) < _CHUNKS_PER_WORKER and not (held and self._idle):
-                chunk = self._chunks.popleft()
-                if chunk.batch.is_released:
-                    for position, _ in chunk.images:
-                        self._store(chunk.batch, position, _SKIPPED)
-                    continue
-                held.append(chunk)
-                taken.append(chunk)
-        return taken
+                taken.append(self._chunks.popleft())
+                held.append(taken[-1])
+        for chunk in taken:
+            positions, items = zip(*chunk.images, strict=True)
+            process.request(DecodeRequest(chunk.batch.slot, positions, items))
+        return True
 
     def _recover(self, process: WorkerProcess, chunks: Iterable[_Chunk]) -> None:
         """Mark the image at which a worker ended as bad, and queue its other images again."""

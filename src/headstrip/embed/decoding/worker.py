@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import signal
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
-from headstrip.embed.decoding.checksum import checksum_of
 from headstrip.embed.decoding.shared_memory import Memory, attach
 from headstrip.embed.pages import count_pages, page_of
 from headstrip.errors import HeadstripError
@@ -97,6 +97,11 @@ class WorkerSetup:
     timeout: float
     max_pixels: int | None
     truncated: bool
+
+
+def checksum_of(data: bytes) -> str:
+    """Return the 128-bit BLAKE2b hash (RFC 7693) of an image's bytes, 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def decode_into(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from headstrip.embed.decoding.checksum import checksum_of
+from headstrip.embed.decoding.worker import checksum_of
 from headstrip.embed.output.array_file import read_rows
 from headstrip.embed.output.damage import DamagedFile, open_parquet
 from headstrip.embed.output.paths import embeddings_file, is_rows
