@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from headstrip import ImageError
-from headstrip.images.decode import FORMATS, decode, load_image
+from headstrip.images.decode import FORMATS, load_image
 
 Save = Callable[..., Path]
 
@@ -40,9 +40,8 @@ def reason(path: Path | str) -> str:
     with pytest.raises(ImageError) as caught:
         load_image(path)
     message = str(caught.value)
-    assert message.startswith(f"The image {str(path)!r} cannot be read: ")
     assert "\n" not in message
-    return message.partition("cannot be read: ")[2]
+    return message
 
 
 def test_a_photo_is_read_as_pillow_reads_it(save: Save) -> None:
@@ -102,9 +101,9 @@ def test_a_file_without_permission_is_told(save: Save) -> None:
     path.chmod(0)
     script = (
         "import os, sys\n"
-        "from headstrip.images.decode import ImageError, decode\n"
+        "from headstrip.images.decode import ImageError, load_image\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
-        "try: decode(sys.argv[1])\n"
+        "try: load_image(sys.argv[1])\n"
         "except ImageError as error: print(error)\n"
     )
     for folder in path.parents[:4]:
@@ -157,7 +156,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            outcome = f"{decode(path).mode}."
+            outcome = f"{load_image(path).mode}."
         except ImageError as error:
             outcome = str(error)
     assert outcome.endswith(".")

@@ -111,12 +111,12 @@ def test_without_the_extra_it_is_counted_or_named_with_what_to_install(
     photo.save(tmp_path / "b.png")
     program = (
         "import json, sys; sys.modules['pillow_heif'] = None\n"
-        "from headstrip.images.decode import decode\n"
+        "from headstrip.images.decode import load_image\n"
         "from headstrip.embed.sources import LeftOut, items_of, sentence, source_of\n"
         "left = LeftOut()\n"
         f"items = [item.path for item in items_of(source_of({str(tmp_path)!r}), left.note)]\n"
         "try:\n"
-        f"    decode({str(tmp_path / 'a.heic')!r})\n"
+        f"    load_image({str(tmp_path / 'a.heic')!r})\n"
         "except Exception as error:\n"
         "    print(json.dumps([items, sentence(left.counts()), str(error)]))\n"
     )

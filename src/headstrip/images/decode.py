@@ -51,20 +51,12 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         The decoded image, in the file's own mode. The file is closed.
 
     Raises:
-        ImageError: The file cannot be read; the message has the path and the reason.
+        ImageError: The file cannot be read; the message is only the reason.
 
     Example:
         >>> load_image("photo.jpg").size  # doctest: +SKIP
         (640, 480)
     """
-    try:
-        return decode(path)
-    except ImageError as error:
-        raise ImageError(f"The image {os.fspath(path)!r} cannot be read: {error}") from error
-
-
-def decode(path: str | os.PathLike[str]) -> Image.Image:
-    """Read as ``load_image`` does, with only the reason in the message of its error."""
     with decoding_errors(), opened_file(path) as file:
         image = upright(open_image(file))
     # As Pillow does for a path: code that gets the image can find out how deep the file is.
@@ -99,7 +91,7 @@ def bytes_of(file: Any, most: int | None = None) -> bytes:
 
 
 def decode_bytes(data: bytes) -> Image.Image:
-    """Read the bytes of an image file as ``decode`` reads the file.
+    """Read the bytes of an image file as ``load_image`` reads the file.
 
     Args:
         data: All bytes of the file.

@@ -11,7 +11,7 @@ from PIL import Image
 from headstrip.embed.pages import page_of, split_page
 from headstrip.embed.sources import Item, Reader, Source, original_path
 from headstrip.errors import ImageError, PreprocessingError
-from headstrip.images.decode import decode, decode_bytes, decoding_errors, upright
+from headstrip.images.decode import decode_bytes, decoding_errors, load_image, upright
 from headstrip.images.modes import as_picture
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.images.size_limit import opened_file
@@ -75,7 +75,7 @@ def picture_in(root: Path, stored: str) -> Image.Image | str:
         if page and not (root / relative).exists():
             with decoding_errors(), opened_file(file) as opened:
                 return thumbnail(upright(page_of(opened.read(), page)))
-        return thumbnail(decode(root / relative))
+        return thumbnail(load_image(root / relative))
     except ImageError as error:
         return str(error)
 
