@@ -189,8 +189,7 @@ def headstrip_way(name: str, **settings: Any) -> Embed:
 
 def calibrated_way(name: str) -> Embed:
     """Run headstrip with the options that `headstrip embed --calibrate` prints."""
-    from headstrip.embed.calibrate import choose_engine
-    from headstrip.embed.engine_choice import measure_engines
+    from headstrip.embed.calibrate import choose_engine, measure_engines
     from headstrip.embed.plan import Settings
     from headstrip.embed.sources import source_of
     from headstrip.system.allocator import keep_freed_memory
@@ -232,7 +231,7 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     import torch
     from PIL import Image
 
-    from headstrip.embed.engines.compile import forward_of
+    from headstrip.embed.engines.make import make_engine
     from headstrip.embed.parallelism import choose_parallelism
     from headstrip.embed.plan import Settings
     from headstrip.images.pixels import to_pixels
@@ -255,7 +254,7 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     threads = int(layout.settings.threads or 1)
     torch.set_num_threads(threads)
     with encoder.evaluating():
-        forward = forward_of(encoder, layout.settings)
+        forward = make_engine(encoder, layout.settings)
         with ThreadPoolExecutor(
             layout.inference_threads, initializer=torch.set_num_threads, initargs=(threads,)
         ) as pool:

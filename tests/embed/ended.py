@@ -229,10 +229,10 @@ def measured(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
     from headstrip.embed.calibrate import best_batch
 
     encoder, chance = tiny_encoder(), random.Random(seed)
-    best_batch(encoder, cores=2)
+    best_batch(encoder, seconds=3)
     for at in range(INTERRUPTIONS):
         code, said = interrupt(
-            lambda: [best_batch(encoder, cores=2) for _ in range(1000)], chance.uniform(0.0, 0.3)
+            lambda: [best_batch(encoder, seconds=3) for _ in range(1000)], chance.uniform(0.0, 0.3)
         )
         yield {"at": at, "code": code, "said": said}
 

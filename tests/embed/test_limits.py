@@ -16,8 +16,8 @@ from tests.conftest import tiny_encoder
 from tests.failing import failing
 
 from headstrip import HeadstripError, OptionError
-from headstrip.embed.engine_choice import measure_engines
-from headstrip.embed.engines.compile import compile_encoder
+from headstrip.embed.calibrate import measure_engines
+from headstrip.embed.engines.make import make_engine
 from headstrip.embed.files import check_out
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import Options, embed_source
@@ -77,7 +77,7 @@ def test_an_iterable_and_an_engine_are_bounded_alike(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--batch-size"):
         embed_source(tiny_encoder(), images, tmp_path / "o", settings=Settings(batch_size=10**11))
     with pytest.raises(OptionError, match="--threads"):
-        compile_encoder(tiny_encoder(), batch_size=1, threads=100_000)
+        make_engine(tiny_encoder(), Settings(engine="torch", batch_size=1, threads=100_000))
 
 
 def test_settings_of_a_file_are_bounded_like_those_of_a_caller(

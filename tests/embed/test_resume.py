@@ -19,7 +19,7 @@ from tests.conftest import tiny_encoder
 from tests.embed.like_windows import like_windows
 
 from headstrip import HeadstripError, load_embeddings
-from headstrip.embed.engine_choice import measure_engines
+from headstrip.embed.calibrate import measure_engines
 from headstrip.embed.execute import execute
 from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import RunPlan, Settings

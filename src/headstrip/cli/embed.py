@@ -17,6 +17,7 @@ from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, print_json, print_line, print_lines, warn
 from headstrip.cli.pixels import pixel_options, warn_of_pages, with_pixels
 from headstrip.errors import HeadstripError, UnknownBackboneError
+from headstrip.printable import printable
 
 if TYPE_CHECKING:
     from headstrip.embed.plan import Settings
@@ -63,17 +64,16 @@ class _EngineName(click.ParamType):  # type: ignore[type-arg]
         """Show all names in the help."""
         from headstrip.embed.engines.registry import engine_names
 
-        return f"[{'|'.join(('auto', *engine_names()))}]"
+        return printable(f"[{'|'.join(('auto', *engine_names()))}]")
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse a name that no engine has."""
         from headstrip.embed.engines.registry import check_engine
 
-        if value != "auto":
-            try:
-                check_engine(value)
-            except ValueError as error:
-                self.fail(str(error), param, ctx)
+        try:
+            check_engine(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
         return value
 
 
@@ -379,8 +379,7 @@ def _calibrate(
     encoder: Encoder, source: Source, settings: Settings, options: Options, as_json: bool
 ) -> None:
     """Measure engines and precisions, and print the fastest options."""
-    from headstrip.embed.calibrate import choose_engine
-    from headstrip.embed.engine_choice import measure_engines
+    from headstrip.embed.calibrate import choose_engine, measure_engines
 
     used, measured = measure_engines(encoder, source, settings, options)
     rows = [each.to_json() for each in measured]
@@ -407,21 +406,19 @@ def _profile(
     from headstrip.embed.profile import profile
 
     with _progress() as progress:
-        found = profile(encoder, source, settings=settings, options=options, progress=progress)
-    values = found.to_json()
+        found = profile(encoder, source, settings, options, progress)
     if as_json:
-        print_json(values)
+        print_json(found)
         return
-    busy = found.seconds * found.lanes
+    seconds, lanes = found["seconds"], found["lanes"]
     print_lines(
-        f"{found.images} images in {found.seconds:.1f} s: "
-        f"{values['images_per_second']:.1f} images/s\n"
-        f"preparing {found.stages.prepared / found.seconds:4.0%} of the time, before the rest\n"
-        f"network   {found.stages.forward / busy:4.0%} of the time of {found.lanes} inference "
-        "threads\n"
-        f"waiting   {found.stages.decoded / busy:4.0%} of it for decoded images\n"
-        f"writing   {found.stages.written / found.seconds:4.0%} of the time of the writer\n"
-        f"The bottleneck is the {found.bottleneck}."
+        f"{found['images']} images in {seconds:.1f} s: {found['images_per_second']:.1f} images/s\n"
+        f"preparing {found['preparing_seconds'] / seconds:4.0%} of the time, before the rest\n"
+        f"network   {found['network_seconds'] / (seconds * lanes):4.0%} of the time of {lanes} "
+        "inference threads\n"
+        f"waiting   {found['waiting_seconds'] / (seconds * lanes):4.0%} of it for decoded images\n"
+        f"writing   {found['writing_seconds'] / seconds:4.0%} of the time of the writer\n"
+        f"The bottleneck is the {found['bottleneck']}."
     )
 
 

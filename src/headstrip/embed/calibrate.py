@@ -1,7 +1,7 @@
-"""Measures which engine and which batches are fastest on this machine.
+"""Measures what is fastest on this machine: batches, engines and precisions.
 
-Only ``--calibrate`` and the engine or precision "auto" measure: a plain run has the fixed rule of
-``choose_parallelism``.
+``measure_engines`` does it for ``--calibrate``, and ``resolve_settings`` for the engine or the
+precision "auto". A plain run measures nothing: it has the fixed rule of ``choose_parallelism``.
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from headstrip.embed.engines.compile import compile_encoder
+from headstrip.embed.decoding.pool import DecodePool
 from headstrip.embed.engines.engine import PRECISIONS, Engine, Precision, cosines
-from headstrip.embed.engines.registry import engine_names, load_engine
-from headstrip.embed.parallelism import CPU_BATCH
-from headstrip.embed.parallelism import cores as usable_cores
+from headstrip.embed.engines.make import make_engine, torch_threads
+from headstrip.embed.engines.registry import check_engine, engine_names, load_engine
+from headstrip.embed.limits import check_addresses, check_limits
+from headstrip.embed.listing import Listing, list_items
+from headstrip.embed.parallelism import Parallelism, choose_parallelism
+from headstrip.embed.settings import AUTO, EmbedOptions, EmbedSettings
+from headstrip.embed.sources import Reader, Source
 from headstrip.errors import HeadstripError, PreprocessingError, one_line
 from headstrip.system.interrupts import interrupts_held
-from headstrip.system.out_of_memory import is_out_of_memory
+from headstrip.system.out_of_memory import OutOfMemoryError
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
@@ -39,6 +43,9 @@ LEFT_OUT = "Compiling it takes longer than it could save on these images."
 
 BATCH_SIZES = (16, 8, 4, 32, 2, 1)
 """Batch sizes to measure; those that are fastest most often come first."""
+
+_SAMPLE = 32
+"""Images of the source that engines are compared on, at least."""
 
 _COMPILE_SECONDS = 30.0
 """How long inductor compiles a network; the other engines take a tenth of it."""
@@ -82,11 +89,158 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as plain JSON values, None for NaN."""
-        fields = asdict(self).items()
         return {
             key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in fields
+            for key, value in asdict(self).items()
         }
+
+
+def resolve_settings(
+    encoder: Encoder,
+    listing: Listing,
+    reader: Reader,
+    settings: EmbedSettings,
+    options: EmbedOptions,
+    notify: Callable[[str], None],
+) -> EmbedSettings:
+    """Choose the engine and the precision if they are "auto", and a batch that fits on a GPU.
+
+    Args:
+        encoder: The encoder.
+        listing: The images.
+        reader: Reads their bytes.
+        settings: The settings of the caller, or of the file that is updated.
+        options: The options of the run.
+        notify: Called with the engine and the precision that were chosen.
+
+    Returns:
+        Settings in which nothing is "auto".
+
+    Raises:
+        HeadstripError: No engine is within the tolerance.
+    """
+    if encoder.place()[0].type != "cpu" and settings.batch_size is None:
+        settings = fitting(encoder, settings)
+    if AUTO not in (settings.engine, settings.precision):
+        return settings
+    best = choose_engine(
+        _calibrate_on(encoder, listing, reader, settings, options, images=len(listing))
+    )
+    notify(
+        f"headstrip chose the engine {best.engine} in {best.precision}, the fastest here within "
+        f"the tolerance: {best.images_per_second:.1f} images/s, cosine {best.cosine_min:.6f} or "
+        "more to eager torch in fp32."
+    )
+    return replace(settings, engine=best.engine, precision=best.precision)
+
+
+def fitting(encoder: Encoder, settings: EmbedSettings) -> EmbedSettings:
+    """Halve the batch until it fits in the memory of the device.
+
+    Args:
+        encoder: The encoder.
+        settings: The settings; the batch of the fixed rule comes first if ``batch_size`` is None.
+
+    Returns:
+        The settings with a batch size that went through the network once.
+
+    Raises:
+        OutOfMemoryError: Not even one image fits.
+    """
+    device = encoder.place()[0].type
+    size = choose_parallelism(settings, device=device).batch_size
+    while True:
+        tried = replace(settings, batch_size=size)
+        try:
+            with encoder.evaluating():
+                forward = make_engine(encoder, choose_parallelism(tried, device=device).settings)
+                forward(np.zeros(forward.pixels_shape, np.uint8))
+        except OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+        else:
+            return tried
+
+
+def measure_engines(
+    encoder: Encoder, source: Source, settings: EmbedSettings, options: EmbedOptions | None = None
+) -> tuple[EmbedSettings, list[Measured]]:
+    """Measure which batches are fastest, and then each engine and precision, on images of a source.
+
+    Args:
+        encoder: The encoder.
+        source: The source of the images, which are taken evenly.
+        settings: An engine or a precision, to measure only that one; a batch size or threads, to
+            measure none of both.
+        options: As in ``embed_source``.
+
+    Returns:
+        The settings with the batch size and threads of the measurements, and the measurements,
+        compared with eager torch in fp32.
+
+    Raises:
+        HeadstripError: As ``embed_source``.
+        ValueError: No engine has the name.
+    """
+    options = options or EmbedOptions()
+    check_engine(settings.engine)
+    check_limits(encoder, settings, options)
+    check_addresses(settings, options)
+    listing = list_items(source.describe(), source.items())
+    if encoder.place()[0].type == "cpu" and settings.batch_size is settings.threads is None:
+        settings = settings.over(best_batch(encoder))
+    return settings, _calibrate_on(encoder, listing, source.reader(), settings, options)
+
+
+def _calibrate_on(
+    encoder: Encoder,
+    listing: Listing,
+    reader: Reader,
+    settings: EmbedSettings,
+    options: EmbedOptions,
+    images: int | None = None,
+) -> list[Measured]:
+    """Calibrate on images of a listing, in the engine and the precision if they are chosen."""
+    running = choose_parallelism(
+        replace(settings, engine=None, precision=None), device=encoder.place()[0].type
+    )
+    return calibrate(
+        encoder,
+        _sample(encoder, listing, reader, running.batch_size, options),
+        [name for name in engine_names() if settings.engine in (AUTO, None, name)],
+        [one for one in PRECISIONS if settings.precision in (AUTO, None, one)],
+        threads=running.threads,
+        lanes=running.inference_threads,
+        channels_last=bool(running.settings.channels_last),
+        images=images,
+    )
+
+
+def _sample(
+    encoder: Encoder, listing: Listing, reader: Reader, size: int, options: EmbedOptions
+) -> list[np.ndarray]:
+    """Decode images of a listing, evenly taken, into whole batches."""
+    preprocessing = encoder.preprocessing
+    # `check_limits` needs it too, and runs before.
+    assert preprocessing is not None
+    count = -(-_SAMPLE // size) * size
+    numbers = np.linspace(0, len(listing) - 1, count).astype(int)
+    items = [listing.slice(number, number + 1)[0] for number in map(int, numbers)]
+    batches = []
+    with DecodePool(
+        reader,
+        preprocessing,
+        batch_size=size,
+        workers=0 if options.workers == 0 else 1,
+        slots=1,
+        timeout=options.timeout,
+    ) as pool:
+        for start in range(0, count, size):
+            future = pool.submit(items[start : start + size])
+            batches.append(future.result().pixels.copy())
+            pool.release(future)
+    return batches
 
 
 def calibrate(
@@ -111,7 +265,7 @@ def calibrate(
         precisions: The precisions; None for all.
         threads: CPU threads for each batch.
         lanes: Inference threads: batches at once.
-        channels_last: As in ``compile_encoder``.
+        channels_last: Whether "torch" and "compile" have the channels last in memory.
         images: How many images the fastest will embed. Measurements that cost more than they can
             save on them are left out: ``torch.compile`` unless they take minutes, and all batches
             but the first of an engine that is less than a quarter as fast as another. None measures
@@ -124,6 +278,7 @@ def calibrate(
     Raises:
         PreprocessingError: There are no batches, or they differ in shape; the encoder takes clips,
             or has no preprocessing.
+        ValueError: No engine has one of the names, or a number or a precision is not valid.
 
     Example:
         >>> choose_engine(calibrate(encoder, batches)).engine  # doctest: +SKIP
@@ -133,47 +288,49 @@ def calibrate(
         raise PreprocessingError(
             "Engines are compared on batches of one shape. Pass one or more batches of equal shape."
         )
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        settings: dict[str, Any] = {"batch_size": len(pixels[0]), "threads": threads}
-        forward = compile_encoder(encoder, channels_last=False, **settings)
+    engines, precisions = engines or engine_names(), precisions or PRECISIONS
+    classes: dict[str, type[Engine]] = {}
+    found: dict[tuple[str, Precision], Measured] = {}
+    for engine in engines:
+        try:
+            classes[engine] = load_engine(engine)
+        except HeadstripError as error:
+            for precision in precisions:
+                found[engine, precision] = Measured(engine, precision, unavailable=one_line(error))
+    settings = EmbedSettings(
+        engine="torch",
+        precision="fp32",
+        batch_size=len(pixels[0]),
+        threads=threads,
+        channels_last=False,
+    )
+    with torch_threads(threads):
+        forward = make_engine(encoder, settings)
         reference = np.concatenate([forward(batch) for batch in pixels])
-        settings["channels_last"] = channels_last
-        pairs = [(e, p) for e in engines or engine_names() for p in precisions or PRECISIONS]
-        found: dict[tuple[str, Precision], Measured] = {}
-        slow = {engine for engine, _ in pairs if _is_slow_to_prepare(engine)}
         # Engines that are slow to prepare come last, when there is a rate to compare with.
-        for engine, precision in sorted(pairs, key=lambda pair: pair[0] in slow):
-            rates = [one.images_per_second for one in found.values() if not one.unavailable]
-            rate = max(rates, default=0.0)
-            if images is not None and engine in slow and rate and not is_worth(images, rate):
-                found[engine, precision] = Measured(engine, precision, unavailable=LEFT_OUT)
-                continue
-            found[engine, precision] = _measure(
-                encoder,
-                engine,
-                precision,
-                settings,
-                pixels,
-                reference,
-                lanes,
-                enough=0.0 if images is None else _SLOW * rate,
-            )
-        return [found[pair] for pair in pairs]
-    finally:
-        torch.set_num_threads(before)
+        for engine in sorted(classes, key=lambda name: classes[name].slow_to_prepare):
+            for precision in precisions:
+                rates = [one.images_per_second for one in found.values() if not one.unavailable]
+                rate = max(rates, default=0.0)
+                is_slow = classes[engine].slow_to_prepare
+                if images is not None and is_slow and rate and not is_worth_compiling(images, rate):
+                    found[engine, precision] = Measured(engine, precision, unavailable=LEFT_OUT)
+                    continue
+                found[engine, precision] = _measure(
+                    encoder,
+                    classes[engine],
+                    replace(
+                        settings, engine=engine, precision=precision, channels_last=channels_last
+                    ),
+                    pixels,
+                    reference,
+                    lanes,
+                    enough=0.0 if images is None else _SLOW * rate,
+                )
+    return [found[engine, precision] for engine in engines for precision in precisions]
 
 
-def _is_slow_to_prepare(engine: str) -> bool:
-    try:
-        return load_engine(engine).slow_to_prepare
-    except HeadstripError:
-        # Measuring it gives the reason.
-        return False
-
-
-def is_worth(images: int, rate: float) -> bool:
+def is_worth_compiling(images: int, rate: float) -> bool:
     """Whether a number of images, at this rate, takes so long that compiling can save time."""
     return _MEASURING_SHARE * images / rate > _COMPILE_SECONDS
 
@@ -200,33 +357,29 @@ def choose_engine(measured: Sequence[Measured], tolerance: float = TOLERANCE) ->
 
 def _measure(
     encoder: Encoder,
-    engine: str,
-    precision: Precision,
-    settings: dict[str, Any],
+    engine_class: type[Engine],
+    settings: EmbedSettings,
     pixels: Sequence[np.ndarray],
     reference: np.ndarray,
     inference_threads: int,
     enough: float,
 ) -> Measured:
     """Measure one engine: on all batches, or on the first if its rate is below ``enough``."""
+    engine, precision = str(settings.engine), cast("Precision", settings.precision)
     started = time.perf_counter()
     try:
-        forward = compile_encoder(encoder, engine=engine, precision=precision, **settings)
+        forward = make_engine(encoder, settings, engine_class)
         ready = time.perf_counter()
         embeddings = forward(pixels[0])
         compiled = time.perf_counter()
         rate = inference_threads * len(embeddings) / (compiled - ready)
         if rate >= enough:
-            embeddings, seconds = _run(forward, pixels, inference_threads, settings["threads"])
+            embeddings, seconds = _run(forward, pixels, inference_threads)
             rate = len(reference) / seconds
     except PreprocessingError:
         raise
-    except HeadstripError as error:
-        return Measured(engine, precision, unavailable=one_line(error))
     except Exception as error:
         # An engine raises errors of any type for a network that it does not support.
-        if is_out_of_memory(error):
-            raise
         _LOGGER.debug("the engine %s in %s failed", engine, precision, exc_info=True)
         return Measured(engine, precision, unavailable=one_line(error))
     found = cosines(embeddings, reference[: len(embeddings)])
@@ -236,11 +389,13 @@ def _measure(
 
 
 def _run(
-    forward: Engine, pixels: Sequence[np.ndarray], inference_threads: int, threads: int
+    forward: Engine, pixels: Sequence[np.ndarray], inference_threads: int
 ) -> tuple[np.ndarray, float]:
     """Run batches in inference threads; return the embeddings in order, and the seconds."""
     with ThreadPoolExecutor(
-        inference_threads, initializer=torch.set_num_threads, initargs=(threads,)
+        inference_threads,
+        initializer=torch.set_num_threads,
+        initargs=(forward.settings.threads,),
     ) as pool:
         # The memory that a thread allocates for its first batch is not part of its speed.
         with interrupts_held():
@@ -252,85 +407,55 @@ def _run(
         return np.concatenate(list(found)), time.perf_counter() - started
 
 
-class Batches(NamedTuple):
-    """How batches go through the network.
-
-    Attributes:
-        batch_size: Images of a batch.
-        inference_threads: Batches in the network at once.
-        threads: CPU threads for each batch.
-    """
-
-    batch_size: int
-    inference_threads: int
-    threads: int
-
-
-def best_batch(encoder: Encoder, *, seconds: float = 3.0, cores: int | None = None) -> Batches:
+def best_batch(encoder: Encoder, *, seconds: float = 20.0) -> EmbedSettings:
     """Measure for a short time which batches are fastest, for eager torch in fp32 on the CPU.
 
-    It starts with the fixed rule, and tries other sizes, each with one thread for every batch and
-    with all threads for one. Another choice must be 5 % faster, and one that would not finish in
-    time is not tried: a network that is slow on this machine keeps the fixed rule. Other programs
-    that use the processor at the same time make the result unreliable.
+    It starts with the fixed rule, and tries other sizes, each with one thread for every batch, with
+    two and with all. Another choice must be 5 % faster. Other programs that use the processor at
+    the same time make the result unreliable.
 
     Args:
         encoder: An encoder of images, with a preprocessing, on the CPU.
-        seconds: How long to measure, about.
-        cores: CPU threads to use; None for all that this process may use.
+        seconds: After this time no other choice is tried: a network that is slow on this machine
+            keeps the fixed rule.
 
     Returns:
-        The batches; ``inference_threads * threads`` is ``cores``.
+        The batch size and the threads; all other settings are None.
 
     Raises:
         PreprocessingError: The encoder takes clips, or has no preprocessing.
 
     Example:
-        >>> best_batch(encoder)  # doctest: +SKIP
-        Batches(batch_size=16, inference_threads=2, threads=1)
+        >>> best_batch(encoder).batch_size  # doctest: +SKIP
+        16
     """
-    cores = cores or usable_cores()
-    best, until = Batches(CPU_BATCH, cores, 1), time.perf_counter() + seconds
-    rounds = 1 + _BATCHES_PER_THREAD
-    if rounds * best.batch_size / images_per_second(encoder, Batches(1, 1, 1)) > seconds:
-        return best
-    rate = images_per_second(encoder, best)
-    fixed, shortest = best, _seconds_per_image(best, rate)
-    for other in _alternatives(cores):
-        images = rounds * other.batch_size * other.inference_threads
-        if other == fixed or time.perf_counter() + images / rate > until:
-            continue
-        found = images_per_second(encoder, other)
-        if _MIN_GAIN * _seconds_per_image(other, found) < shortest:
-            best, rate, shortest = other, found, _seconds_per_image(other, found)
-    return best
+    until = time.perf_counter() + seconds
+    best, shortest = choose_parallelism(EmbedSettings()), math.inf
+    cores = best.inference_threads
+    # The first choice is the fixed rule.
+    choices = [
+        choose_parallelism(EmbedSettings(batch_size=size, threads=threads))
+        for size in BATCH_SIZES
+        for threads in dict.fromkeys((1, 2, cores))
+        if cores % threads == 0
+    ]
+    for choice in choices:
+        # In a run, decoding takes a core from the network at times. Threads that share a batch all
+        # wait for the one whose core is taken.
+        waiting = _DECODE_SECONDS / choice.inference_threads
+        duration = 1 / images_per_second(encoder, choice) + waiting
+        if _MIN_GAIN * duration < shortest:
+            best, shortest = choice, duration
+        if time.perf_counter() > until:
+            break
+    return EmbedSettings(batch_size=best.batch_size, threads=best.threads)
 
 
-def images_per_second(encoder: Encoder, batches: Batches) -> float:
+def images_per_second(encoder: Encoder, running: Parallelism) -> float:
     """Run blank images: two batches per inference thread, after a first one."""
-    forward = compile_encoder(encoder, batch_size=batches.batch_size, threads=batches.threads)
-    pixels = [np.zeros(forward.pixels_shape, np.uint8)] * (
-        _BATCHES_PER_THREAD * batches.inference_threads
-    )
-    before = torch.get_num_threads()
-    try:
-        embeddings, seconds = _run(forward, pixels, batches.inference_threads, batches.threads)
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(running.threads):
+        forward = make_engine(encoder, running.settings)
+        pixels = [np.zeros(forward.pixels_shape, np.uint8)]
+        count = _BATCHES_PER_THREAD * running.inference_threads
+        embeddings, seconds = _run(forward, pixels * count, running.inference_threads)
     return len(embeddings) / seconds
-
-
-def _alternatives(cores: int) -> Iterator[Batches]:
-    """Yield batches of all sizes, with all cores, one and two threads for each batch."""
-    threads = [count for count in (cores, 1, 2) if cores % count == 0]
-    for size in BATCH_SIZES:
-        for count in dict.fromkeys(threads):
-            yield Batches(size, cores // count, count)
-
-
-def _seconds_per_image(batches: Batches, rate: float) -> float:
-    """Return the time of an image in a run, whose workers take a core from the network at times.
-
-    Threads that share a batch all wait for the one whose core is taken.
-    """
-    return 1 / rate + _DECODE_SECONDS / batches.inference_threads

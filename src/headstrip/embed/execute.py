@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import torch
 
 from headstrip.embed.decoding.pool import DecodePool
-from headstrip.embed.engines.compile import forward_of
+from headstrip.embed.engines.make import make_engine
 from headstrip.embed.output.report import check_errors, first_bad
 from headstrip.embed.output.reusable_rows import ReusableRows
 from headstrip.embed.output.table import Rows, table_of
@@ -80,7 +80,7 @@ class ShardExecutor:
             stack.enter_context(encoder.evaluating())
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(running.threads)
-            self._forward = forward_of(encoder, running.settings)
+            self._forward = make_engine(encoder, running.settings)
             self._stack = stack.pop_all()
         self.stages.add("prepared", time.perf_counter() - started)
         return self

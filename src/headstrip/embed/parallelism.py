@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
 
 _SHARD_ROWS = 1024
-CPU_BATCH, _DEVICE_BATCH = 16, 128
+_CPU_BATCH, _DEVICE_BATCH = 16, 128
 """Images of a batch on the CPU, and on another device."""
 
 
@@ -70,7 +70,7 @@ def choose_parallelism(
     fixed = EmbedSettings(
         engine="torch",
         precision="fp32",
-        batch_size=_DEVICE_BATCH if on_device else CPU_BATCH,
+        batch_size=_DEVICE_BATCH if on_device else _CPU_BATCH,
         threads=threads,
         channels_last=True,
         route="exact",

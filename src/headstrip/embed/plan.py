@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstrip.embed.engine_choice import check_engine_setting, resolve_settings
+from headstrip.embed.calibrate import resolve_settings
+from headstrip.embed.engines.registry import check_engine
 from headstrip.embed.limits import check_limits
 from headstrip.embed.listing import Listing, listing_file, write_listing
 from headstrip.embed.output.array_file import KEY as ARRAY
@@ -120,7 +121,7 @@ def make_plan(
     listing = write_listing(work_dir.folder, source.describe(), items)
 
     settings = requested.over(earlier.settings if earlier else EmbedSettings())
-    check_engine_setting(settings)
+    check_engine(settings.engine)
     check_limits(encoder, settings, options)
     settings = resolve_settings(encoder, listing, reader, settings, options, notify)
     parallelism = choose_parallelism(settings, options, device=encoder.place()[0].type)

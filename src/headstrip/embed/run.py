@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstrip.embed.engine_choice import check_engine_setting
+from headstrip.embed.engines.registry import check_engine
 from headstrip.embed.execute import Execute, execute
 from headstrip.embed.files import check_out, check_suffix, write_errors
 from headstrip.embed.limits import check_addresses, check_limits
@@ -92,7 +92,7 @@ def embed_source(
     check_suffix(out)
     images = source if isinstance(source, Source) else source_of(source)
     settings, options = settings or EmbedSettings(), options or EmbedOptions()
-    check_engine_setting(settings)
+    check_engine(settings.engine)
     check_limits(encoder, settings, options)
     check_addresses(settings, options)
     if isinstance(images, StreamSource):

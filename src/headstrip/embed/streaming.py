@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from headstrip.embed.decoding.worker import checksum_of
-from headstrip.embed.engines.compile import forward_of
+from headstrip.embed.engines.make import make_engine
 from headstrip.embed.files import write_errors
 from headstrip.embed.output.paths import OutputFiles, root_of
 from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
@@ -84,7 +84,7 @@ def embed_stream(
         open_writer(file, schema) as writer,
         encoder.evaluating(),
     ):
-        forward, output = forward_of(encoder, running.settings), OutputFiles(out, root_of(reader))
+        forward, output = make_engine(encoder, running.settings), OutputFiles(out, root_of(reader))
         while batch := list(islice(pairs, size)):
             _refuse_to_replace(output, batch)
             rows = _embed(encoder, reader, batch, forward, size)

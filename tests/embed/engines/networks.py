@@ -1,11 +1,15 @@
-"""Networks that stand in for an encoder's."""
+"""Networks that stand in for an encoder's, and engines of them."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from torch import Tensor, nn
 
+from headstrip.embed.engines.engine import Engine
+from headstrip.embed.engines.make import make_engine
+from headstrip.embed.settings import EmbedSettings
 from headstrip.encoder.encoder import Encoder
 
 
@@ -42,3 +46,15 @@ def with_backbone(encoder: Encoder, backbone: nn.Module) -> Encoder:
     encoder = copy.deepcopy(encoder)
     encoder.backbone = backbone.eval()
     return encoder
+
+
+def engine_of(encoder: Encoder, **settings: Any) -> Engine:
+    """Make an engine: "torch" in fp32 for batches of four and one thread, if not stated."""
+    chosen = {
+        "engine": "torch",
+        "precision": "fp32",
+        "batch_size": 4,
+        "threads": 1,
+        "channels_last": True,
+    }
+    return make_engine(encoder, EmbedSettings(**{**chosen, **settings}))

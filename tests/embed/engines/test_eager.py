@@ -10,15 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import pixels
+from tests.embed.engines.networks import engine_of
 from torch import nn
 
 from headstrip import PreprocessingError, build_encoder
-from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.engines.network import pixels_network
-
-
-def made(encoder, **settings):
-    return compile_encoder(encoder, **{"batch_size": 4, "threads": 1, **settings})
 
 
 def test_channels_first_gives_the_bits_of_the_encoder_itself(encoder):
@@ -27,13 +23,13 @@ def test_channels_first_gives_the_bits_of_the_encoder_itself(encoder):
     images = torch.stack([encoder.preprocess(Image.fromarray(one)) for one in whole])
     with encoder.evaluating():
         wanted = encoder(images).numpy()
-    got = made(encoder, channels_last=False)(whole[:, 4:-4, 4:-4])
+    got = engine_of(encoder, channels_last=False)(whole[:, 4:-4, 4:-4])
     assert np.array_equal(got, wanted)
     assert got.dtype == np.float32
 
 
 def test_channels_last_differs_in_the_last_bits_only(encoder, batches):
-    first, last = (made(encoder, channels_last=last)(batches[0]) for last in (False, True))
+    first, last = (engine_of(encoder, channels_last=last)(batches[0]) for last in (False, True))
     np.testing.assert_allclose(last, first, rtol=1e-4, atol=1e-5)
 
 
@@ -45,7 +41,7 @@ def test_the_encoder_stays_as_it_is(encoder, batches, precision):
         name: (one, one.data_ptr(), one.dtype, one.stride(), one.requires_grad, one.clone())
         for name, one in tensors.items()
     }
-    made(encoder, precision=precision)(batches[0])
+    engine_of(encoder, precision=precision)(batches[0])
     assert all(module.training for module in encoder.backbone.modules())
     now = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
     for name, (one, place, dtype, stride, grad, values) in before.items():
@@ -61,22 +57,22 @@ def test_the_encoder_stays_as_it_is(encoder, batches, precision):
 
 def test_an_encoder_in_train_mode_is_run_in_eval_mode(encoder, batches):
     training = copy.deepcopy(encoder).train()
-    assert np.array_equal(made(training)(batches[0]), made(encoder)(batches[0]))
+    assert np.array_equal(engine_of(training)(batches[0]), engine_of(encoder)(batches[0]))
 
 
 def test_only_the_weights_of_convolutions_are_a_second_time_in_memory(encoder):
-    forward = made(encoder)
+    forward = engine_of(encoder)
     shared = {one.data_ptr() for one in encoder.backbone.parameters()}
     for module in forward._network.backbone.modules():
         for parameter in module.parameters(recurse=False):
             if not isinstance(module, nn.Conv2d):
                 assert parameter.data_ptr() in shared
-    first = made(encoder, channels_last=False)._network.backbone
+    first = engine_of(encoder, channels_last=False)._network.backbone
     assert {one.data_ptr() for one in first.parameters()} == shared
 
 
 def test_threads_at_once_give_the_bits_of_one_after_another(encoder, batches):
-    forward = made(encoder)
+    forward = engine_of(encoder)
     torch.set_num_threads(1)
     wanted = [forward(batch) for batch in batches] * 4
     with ThreadPoolExecutor(3, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -85,7 +81,7 @@ def test_threads_at_once_give_the_bits_of_one_after_another(encoder, batches):
 
 
 def test_pixels_that_may_not_be_written_to_and_views_are_taken(encoder, batches):
-    forward, locked = made(encoder), batches[0].copy()
+    forward, locked = engine_of(encoder), batches[0].copy()
     wanted = forward(locked)
     turned = np.asfortranarray(locked)
     locked.flags.writeable = False
@@ -95,7 +91,7 @@ def test_pixels_that_may_not_be_written_to_and_views_are_taken(encoder, batches)
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_result_is_the_callers_own(encoder, batches, precision):
-    forward = made(encoder, precision=precision)
+    forward = engine_of(encoder, precision=precision)
     first = forward(batches[0])
     kept = first.copy()
     forward(batches[1])
@@ -108,41 +104,41 @@ def test_bf16_gives_the_bits_of_plain_autocast(encoder, batches):
     plain = pixels_network(encoder, bf16=False, channels_last=True)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         wanted = plain(torch.from_numpy(batches[0])).numpy()
-    assert np.array_equal(made(encoder, precision="bf16")(batches[0]), wanted)
+    assert np.array_equal(engine_of(encoder, precision="bf16")(batches[0]), wanted)
 
 
 def test_a_half_precision_encoder_is_computed_in_the_precision_asked_for(encoder, batches):
     half = copy.deepcopy(encoder).to(torch.bfloat16)
     whole = copy.deepcopy(half).float()
-    assert np.array_equal(made(half)(batches[0]), made(whole)(batches[0]))
+    assert np.array_equal(engine_of(half)(batches[0]), engine_of(whole)(batches[0]))
     assert half.place()[1] == torch.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64, 3), (4, 3, 64, 64), (4, 64, 64)])
 def test_another_shape_is_refused_with_the_one_that_is_taken(encoder, shape):
     with pytest.raises(PreprocessingError, match=r"uint8 array of shape \(4, 64, 64, 3\)"):
-        made(encoder)(np.zeros(shape, np.uint8))
+        engine_of(encoder)(np.zeros(shape, np.uint8))
 
 
 def test_floats_are_refused(encoder):
     with pytest.raises(PreprocessingError, match="got a float32 array"):
-        made(encoder)(np.zeros((4, 64, 64, 3), np.float32))
+        engine_of(encoder)(np.zeros((4, 64, 64, 3), np.float32))
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"engine": "tensorrt"}, "There is no engine 'tensorrt'. Use one of torch, compile"),
-        ({"precision": "int8"}, "There is no precision 'int8'. Use one of fp32, bf16"),
-        ({"batch_size": 0}, "batch_size must be an integer of 1 or more, got 0"),
-        ({"threads": 1.5}, r"threads must be an integer of 1 or more, got 1\.5"),
+        ({"precision": "int8"}, "precision='int8' is not a valid value. Pass one of None, 'fp32'"),
+        ({"batch_size": 0}, "batch_size=0 must be an integer of 1 or more"),
+        ({"threads": 1.5}, r"threads=1\.5 must be an integer of 1 or more"),
     ],
 )
 def test_what_no_engine_can_do_is_refused(encoder, settings, said):
     with pytest.raises(ValueError, match=said):
-        made(encoder, **settings)
+        engine_of(encoder, **settings)
 
 
 def test_an_encoder_without_preprocessing_is_refused():
     with pytest.raises(PreprocessingError, match="has no preprocessing"):
-        made(build_encoder("shufflenet_v2_x0_5", weights=None))
+        engine_of(build_encoder("shufflenet_v2_x0_5", weights=None))

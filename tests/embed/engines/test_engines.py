@@ -9,10 +9,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from tests.distributions import run_python
-from tests.embed.engines.networks import Branching, with_backbone
+from tests.embed.engines.networks import Branching, engine_of, with_backbone
 
 from headstrip import HeadstripError
-from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.engines.engine import cosines
 from headstrip.embed.engines.openvino import import_openvino
 
@@ -28,12 +27,12 @@ def need(engine):
 @pytest.fixture(scope="module", params=EXTRAS)
 def forward(request, small):
     need(request.param)
-    return compile_encoder(small, engine=request.param, batch_size=4, threads=1)
+    return engine_of(small, engine=request.param)
 
 
 @pytest.fixture(scope="module")
 def reference(small, batches):
-    eager = compile_encoder(small, batch_size=4, threads=1, channels_last=False)
+    eager = engine_of(small, channels_last=False)
     return [eager(batch) for batch in batches]
 
 
@@ -74,7 +73,7 @@ def test_a_batch_stays_what_it_is_when_others_follow(forward, batches):
 
 
 def test_a_conversion_that_goes_wrong_in_silence_is_noticed(forward, encoder):
-    other = compile_encoder(encoder, batch_size=4, threads=1)
+    other = engine_of(encoder)
     with pytest.raises(HeadstripError, match="makes another network of torchvision:shufflenet"):
         forward.compare(other)
 
@@ -90,7 +89,7 @@ def test_a_bad_images_neighbours_keep_their_bits(forward, batches):
 def test_a_missing_engine_is_named_with_its_extra(encoder, engine, monkeypatch):
     monkeypatch.setitem(sys.modules, engine, None)
     with pytest.raises(HeadstripError, match=rf"pip install 'headstrip\[{engine}\]'"):
-        compile_encoder(encoder, engine=engine, batch_size=1, threads=1)
+        engine_of(encoder, engine=engine, batch_size=1)
 
 
 def test_bf16_is_refused_where_float32_would_be_computed(encoder):
@@ -98,12 +97,12 @@ def test_bf16_is_refused_where_float32_would_be_computed(encoder):
     if "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has bfloat16 units")
     with pytest.raises(HeadstripError, match="this processor has no bfloat16 units"):
-        compile_encoder(encoder, engine="openvino", precision="bf16", batch_size=1, threads=1)
+        engine_of(encoder, engine="openvino", precision="bf16", batch_size=1)
 
 
 def test_onnxruntime_says_that_it_has_no_bf16(encoder):
     with pytest.raises(HeadstripError, match="no convolutions in bfloat16"):
-        compile_encoder(encoder, engine="onnxruntime", precision="bf16", batch_size=1, threads=1)
+        engine_of(encoder, engine="onnxruntime", precision="bf16", batch_size=1)
 
 
 @pytest.mark.parametrize("engine", EXTRAS)
@@ -111,15 +110,15 @@ def test_a_network_that_an_engine_cannot_take_over_is_named(encoder, engine):
     need(engine)
     branching = with_backbone(encoder, Branching())
     with pytest.raises(HeadstripError, match=f"'{engine}' cannot run torchvision:shuffle"):
-        compile_encoder(branching, engine=engine, batch_size=1, threads=1)
+        engine_of(branching, engine=engine, batch_size=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", EXTRAS)
 def test_a_network_of_a_catalog_is_taken_over(encoder, batches, engine):
     need(engine)
-    wanted = compile_encoder(encoder, batch_size=4, threads=1)(batches[0])
-    got = compile_encoder(encoder, engine=engine, batch_size=4, threads=1)(batches[0])
+    wanted = engine_of(encoder)(batches[0])
+    got = engine_of(encoder, engine=engine)(batches[0])
     assert cosines(got, wanted).min() > 0.999999
 
 

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from tests.embed.engines.networks import engine_of
 
 from headstrip import HeadstripError
-from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.engines.engine import cosines
 from headstrip.system.out_of_memory import OutOfMemoryError
 
@@ -31,9 +31,8 @@ def on_gpu(encoder):
 def test_embeddings_are_the_cpus_from_any_number_of_threads(
     encoder, on_gpu, batches, engine, precision, least
 ):
-    settings = {"batch_size": 4, "threads": 1}
-    forward = compile_encoder(on_gpu, engine=engine, precision=precision, **settings)
-    wanted = np.concatenate([*map(compile_encoder(encoder, **settings), batches)] * 4)
+    forward = engine_of(on_gpu, engine=engine, precision=precision)
+    wanted = np.concatenate([*map(engine_of(encoder), batches)] * 4)
     with ThreadPoolExecutor(2) as pool:
         got = np.concatenate([*pool.map(forward, batches * 4)])
     assert cosines(got, wanted).min() > least
@@ -45,12 +44,12 @@ def test_engines_of_the_cpu_refuse_an_encoder_on_the_gpu(on_gpu, engine):
     if find_spec(engine) is None:
         pytest.skip(f"the extra {engine} is not installed")
     with pytest.raises(HeadstripError, match="computes on the CPU"):
-        compile_encoder(on_gpu, engine=engine, batch_size=1, threads=1)
+        engine_of(on_gpu, engine=engine, batch_size=1)
 
 
 def test_a_batch_that_does_not_fit_leaves_the_memory_to_a_smaller_one(on_gpu, batches):
-    large = compile_encoder(on_gpu, batch_size=4096, threads=1)
-    small = compile_encoder(on_gpu, batch_size=4, threads=1)
+    large = engine_of(on_gpu, batch_size=4096)
+    small = engine_of(on_gpu)
     small(batches[0])
     taken = torch.cuda.memory_reserved() / torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, taken + 2**-10))

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tests.conftest import pixels
+from tests.embed.engines.networks import engine_of
 
 from headstrip import HeadstripError, ImageError
-from headstrip.embed.engine_choice import fitting
-from headstrip.embed.engines.compile import compile_encoder
+from headstrip.embed.calibrate import fitting
+from headstrip.embed.engines.make import make_engine
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import embed_source
 from headstrip.system.out_of_memory import OutOfMemoryError, is_out_of_memory
@@ -77,14 +78,14 @@ class Tight(torch.nn.Module):
 def test_a_batch_that_does_not_fit_leaves_nothing_behind_and_a_smaller_one_runs(encoder, batches):
     encoder = copy.deepcopy(encoder)
     tight = encoder.backbone = Tight(encoder.backbone)
-    large = compile_encoder(encoder, batch_size=8, threads=1)
+    large = engine_of(encoder, batch_size=8)
     with pytest.raises(OutOfMemoryError, match="8 images at once do not fit") as raised:
         large(np.concatenate(batches[:2]))
     assert isinstance(raised.value, HeadstripError)
     assert not isinstance(raised.value, ImageError)
     assert raised.value.__context__ is None
     assert tight.seen[0]() is None
-    small = compile_encoder(encoder, batch_size=4, threads=1)
+    small = engine_of(encoder)
     assert small(batches[0]).shape == (4, encoder.output_dim)
 
 
@@ -100,7 +101,7 @@ def test_memory_that_is_short_for_a_moment_costs_a_moment(encoder, tmp_path, mon
     left = [OutOfMemoryError("for a moment")]
 
     def short(*given, **asked):
-        forward = compile_encoder(*given, **asked)
+        forward = make_engine(*given, **asked)
 
         def through(batch):
             if left:
@@ -109,6 +110,6 @@ def test_memory_that_is_short_for_a_moment_costs_a_moment(encoder, tmp_path, mon
 
         return through
 
-    monkeypatch.setattr("headstrip.embed.engines.compile.compile_encoder", short)
+    monkeypatch.setattr("headstrip.embed.execute.make_engine", short)
     assert embed_source(encoder, tmp_path, tmp_path / "out.parquet").bad == 0
     assert not left

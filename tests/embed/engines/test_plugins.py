@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests.distributions import install_distribution, on_path, run_python
+from tests.embed.engines.networks import engine_of
 
 from headstrip import HeadstripError
 from headstrip.embed.calibrate import calibrate
-from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.engines.registry import ENTRY_POINT_GROUP, check_engine, engine_names
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import Options, embed_source
@@ -82,10 +81,6 @@ def installed(site: Path) -> Iterator[None]:
 pytestmark = pytest.mark.usefixtures("installed")
 
 
-def compiled(encoder: Encoder, engine: str) -> Any:
-    return compile_encoder(encoder, engine=engine, batch_size=4, threads=1)
-
-
 def test_engines_of_plugins_are_listed_behind_those_of_headstrip() -> None:
     assert engine_names() == (
         "torch",
@@ -122,8 +117,8 @@ def test_a_run_embeds_with_one(encoder: Encoder, save: Callable[..., Path], tmp_
 
 
 def test_its_embeddings_are_what_it_computes(encoder: Encoder, batches: list[np.ndarray]) -> None:
-    forward = compiled(encoder, "simple")
-    expected = compile_encoder(encoder, batch_size=4, threads=1)(batches[0])
+    forward = engine_of(encoder, engine="simple")
+    expected = engine_of(encoder)(batches[0])
     torch.set_num_threads(1)
     np.testing.assert_allclose(forward(batches[0]), expected, rtol=1e-4, atol=1e-5)
 
@@ -143,7 +138,7 @@ def test_one_that_is_broken_is_reported_in_a_sentence(
     encoder: Encoder, engine: str, message: str
 ) -> None:
     with pytest.raises(HeadstripError, match=message):
-        compiled(encoder, engine)
+        engine_of(encoder, engine=engine)
 
 
 def test_broken_ones_leave_the_others_alone(encoder: Encoder, batches: list[np.ndarray]) -> None:
@@ -153,7 +148,7 @@ def test_broken_ones_leave_the_others_alone(encoder: Encoder, batches: list[np.n
 
 
 def test_a_plugin_replaces_no_engine_of_headstrip(encoder: Encoder) -> None:
-    assert type(compiled(encoder, "torch")).__module__.startswith("headstrip.")
+    assert type(engine_of(encoder, engine="torch")).__module__.startswith("headstrip.")
 
 
 def test_the_help_of_embed_names_them_also_where_one_is_broken(site: Path) -> None:

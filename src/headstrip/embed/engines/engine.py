@@ -45,21 +45,6 @@ class EngineSettings:
     threads: int
     channels_last: bool
 
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: The precision is unknown, or a number is below 1.
-        """
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"There is no precision {self.precision!r}. Use one of {', '.join(PRECISIONS)}."
-            )
-        for name in ("batch_size", "threads"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}.")
-
 
 class Engine(ABC):
     """Runs a network that maps uint8 (batch_size, H, W, C) to float32 (batch_size, output_dim).

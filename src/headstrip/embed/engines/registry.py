@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from headstrip.embed.settings import AUTO
 from headstrip.errors import HeadstripError, one_line
 from headstrip.plugins.entry_points import installed_entry_points
 
@@ -21,8 +22,8 @@ _HERE = "headstrip.embed.engines"
 _BUILT_IN = {
     name: metadata.EntryPoint(name, f"{_HERE}.{value}", ENTRY_POINT_GROUP)
     for name, value in {
-        "torch": "eager:Eager",
-        "compile": "compiled:Compiled",
+        "torch": "pytorch:Eager",
+        "compile": "pytorch:Compiled",
         "openvino": "openvino:OpenVINO",
         "onnxruntime": "onnxruntime:ONNXRuntime",
     }.items()
@@ -39,13 +40,17 @@ def engine_names() -> tuple[str, ...]:
     return tuple(_entry_points())
 
 
-def check_engine(name: str) -> None:
+def check_engine(name: str | None) -> None:
     """Check that an engine has this name, without importing it.
+
+    Args:
+        name: The name; "auto" and None, which name no engine, pass.
 
     Raises:
         ValueError: No engine has the name.
     """
-    _entry_point(name)
+    if name not in (None, AUTO):
+        _entry_point(str(name))
 
 
 def load_engine(name: str) -> type[Engine]:

@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headstrip.embed import engine_choice
-from headstrip.embed.calibrate import LEFT_OUT, Batches, Measured, calibrate, is_worth
-from headstrip.embed.engine_choice import measure_engines
+from headstrip.embed import calibrate as module
+from headstrip.embed.calibrate import (
+    LEFT_OUT,
+    Measured,
+    calibrate,
+    is_worth_compiling,
+    measure_engines,
+)
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import Options, embed_source
 from headstrip.embed.sources import source_of
@@ -53,14 +58,14 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str, answer: Any) -> list[int
         calls.append(1)
         return answer
 
-    monkeypatch.setattr(engine_choice, name, measure)
+    monkeypatch.setattr(module, name, measure)
     return calls
 
 
 def test_auto_measures_and_a_run_that_goes_on_keeps_what_it_chose(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = counted(monkeypatch, "measured", [EAGER, FAST])
+    calls = counted(monkeypatch, "calibrate", [EAGER, FAST])
     first, said = run(encoder, photos, tmp_path / "1.parquet", precision="auto")
     assert (first.precision, len(calls)) == ("bf16", 1)
     assert "within the tolerance: 40.0 images/s" in said[0]
@@ -76,7 +81,7 @@ def test_a_plain_run_measures_nothing_and_keeps_nothing_for_the_next(
 ) -> None:
     for number in range(120):
         folder = save(f"{number}.png", number).parent
-    calls = counted(monkeypatch, "measured", []) + counted(monkeypatch, "best_batch", None)
+    calls = counted(monkeypatch, "calibrate", []) + counted(monkeypatch, "best_batch", None)
     outs = [tmp_path / "1" / "out.parquet", tmp_path / "2" / "out.parquet"]
     for out in outs:
         out.parent.mkdir()
@@ -90,7 +95,7 @@ def test_a_plain_run_measures_nothing_and_keeps_nothing_for_the_next(
 def test_what_calibrate_finds_is_printed_and_changes_no_run_after_it(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted(monkeypatch, "best_batch", Batches(2, 1, 3))
+    counted(monkeypatch, "best_batch", Settings(batch_size=2, threads=3))
     used, _ = measure_engines(encoder, source_of(photos), Settings(engine="torch"))
     assert (used.batch_size, used.threads) == (2, 3)
     settings, _ = run(encoder, photos, tmp_path / "1.parquet")
@@ -106,8 +111,8 @@ def test_an_engine_that_takes_longer_than_it_saves_is_left_out_and_a_slow_one_so
     torch, compiled = calibrate(encoder, batches, ["torch", "compile"], ["fp32"], images=10)
     assert torch.unavailable is None
     assert compiled.unavailable == LEFT_OUT
-    assert not is_worth(1000, 10.0)
-    assert is_worth(10_000, 10.0)
+    assert not is_worth_compiling(1000, 10.0)
+    assert is_worth_compiling(10_000, 10.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")

@@ -7,32 +7,39 @@ import torch
 from tests.embed.engines.networks import Failing, with_backbone
 
 from headstrip import PreprocessingError, build_encoder
-from headstrip.embed.calibrate import BATCH_SIZES, Batches, best_batch, images_per_second
-from headstrip.embed.parallelism import cores as usable_cores
+from headstrip.embed.calibrate import BATCH_SIZES, best_batch, images_per_second
+from headstrip.embed.parallelism import choose_parallelism, cores
+from headstrip.embed.settings import EmbedOptions, EmbedSettings
 
 
-@pytest.mark.parametrize("cores", [1, 2])
-def test_the_fastest_batches_use_the_cores_that_they_may(encoder, cores):
-    found = best_batch(encoder, seconds=0.5, cores=cores)
-    assert found.inference_threads * found.threads == cores
+def one_image(threads=1, lanes=1):
+    return choose_parallelism(
+        EmbedSettings(batch_size=1, threads=threads), EmbedOptions(lanes=lanes)
+    )
+
+
+def test_the_fastest_batches_use_all_cores(encoder):
+    found = best_batch(encoder, seconds=0.5)
+    assert found == EmbedSettings(batch_size=found.batch_size, threads=found.threads)
+    assert cores() % found.threads == 0
     assert found.batch_size in BATCH_SIZES
 
 
 def test_a_network_that_is_too_slow_to_try_others_has_the_batches_of_a_plain_run(encoder):
-    assert best_batch(encoder, seconds=0) == Batches(16, usable_cores(), 1)
+    assert best_batch(encoder, seconds=0) == EmbedSettings(batch_size=16, threads=1)
 
 
 def test_measuring_leaves_the_threads_of_the_process_alone(encoder):
     before = torch.get_num_threads()
-    images_per_second(encoder, Batches(1, 1, before + 1))
+    images_per_second(encoder, one_image(threads=before + 1))
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_what_stops_a_lane_is_raised_and_ends_the_others(encoder, lanes):
+def test_an_error_in_an_inference_thread_is_raised_and_ends_the_others(encoder, lanes):
     failing = with_backbone(encoder, Failing())
     with pytest.raises(NotImplementedError, match="this network cannot be run"):
-        images_per_second(failing, Batches(1, lanes, 1))
+        images_per_second(failing, one_image(lanes=lanes))
 
 
 def test_an_encoder_without_preprocessing_is_refused():

@@ -1,9 +1,9 @@
-"""The engine "torch": eager torch, on the device of the encoder."""
+"""The engines "torch" and "compile": torch, on the device of the encoder."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -54,6 +54,21 @@ class Eager(Engine):
         super().free_memory()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class Compiled(Eager):
+    """The network as kernels that inductor makes for this processor or GPU, for one batch size."""
+
+    slow_to_prepare: ClassVar[bool] = True
+
+    def __init__(self, encoder: Encoder, settings: EngineSettings) -> None:
+        """Make the network; the first batch compiles it."""
+        super().__init__(encoder, settings)
+        # On the CPU the weights become constants in the layout that the kernels need.
+        is_cpu = self.device.type == "cpu"
+        self._network = torch.compile(
+            self._network, dynamic=False, options={"freezing": True} if is_cpu else None
+        )
 
 
 class _CudaBuffers:

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from tests.embed.engines.networks import Failing, with_backbone
+from tests.embed.engines.networks import Failing, engine_of, with_backbone
 
 from headstrip import HeadstripError
-from headstrip.embed.engines.compile import compile_encoder
 from headstrip.embed.engines.engine import cosines
 
 pytestmark = [
@@ -23,8 +22,8 @@ pytestmark = [
 
 
 def test_embeddings_are_eager_torchs_and_no_thread_compiles_anew(small, batches):
-    forward = compile_encoder(small, engine="compile", batch_size=4, threads=1)
-    eager = compile_encoder(small, batch_size=4, threads=1)
+    forward = engine_of(small, engine="compile")
+    eager = engine_of(small)
     with (
         torch.compiler.set_stance("fail_on_recompile"),
         ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool,
@@ -38,4 +37,4 @@ def test_embeddings_are_eager_torchs_and_no_thread_compiles_anew(small, batches)
 def test_what_cannot_be_compiled_is_named(encoder):
     failing = with_backbone(encoder, Failing())
     with pytest.raises(HeadstripError, match=r"cannot run .*this network cannot be run"):
-        compile_encoder(failing, engine="compile", batch_size=4, threads=1)
+        engine_of(failing, engine="compile")

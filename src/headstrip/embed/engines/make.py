@@ -1,14 +1,16 @@
-"""Makes an engine of an encoder."""
+"""Makes the engine of an encoder."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from headstrip.embed.engines.eager import Eager
 from headstrip.embed.engines.engine import Engine, EngineSettings
+from headstrip.embed.engines.pytorch import Eager
 from headstrip.embed.engines.registry import load_engine
 from headstrip.embed.limits import check_threads
 from headstrip.embed.settings import EmbedSettings
@@ -19,14 +21,8 @@ if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
 
-def compile_encoder(
-    encoder: Encoder,
-    *,
-    engine: str = "torch",
-    precision: str = "fp32",
-    batch_size: int,
-    threads: int,
-    channels_last: bool = True,
+def make_engine(
+    encoder: Encoder, settings: EmbedSettings, engine_class: type[Engine] | None = None
 ) -> Engine:
     """Make an engine that maps a batch of pixels to embeddings, including the normalisation.
 
@@ -37,15 +33,11 @@ def compile_encoder(
 
     Args:
         encoder: An encoder of images, with a preprocessing.
-        engine: One of ``engine_names()``.
-        precision: "fp32" or "bf16": what the network computes in, whatever dtype the encoder has.
-            With "bf16" torch runs under autocast: convolutions and matrix products in bfloat16,
-            sums and normalisations in float32 where autocast demands it.
-        batch_size: Images of every batch.
-        threads: Threads of the processor for one batch. For "torch" and "compile" the caller sets
-            them with ``torch.set_num_threads`` in each thread that calls the engine.
-        channels_last: Whether "torch" and "compile" have the channels last in memory; other engines
-            choose for themselves.
+        settings: The engine, the precision, the batch size, the threads and the memory format; none
+            of them is None or "auto". For "torch" and "compile" the caller sets the threads with
+            ``torch.set_num_threads`` in each thread that calls the engine. Other engines choose the
+            memory format for themselves.
+        engine_class: The class of the engine, if the caller has loaded it.
 
     Returns:
         Maps uint8 (batch_size, H, W, C) to float32 (batch_size, output_dim), in several threads at
@@ -54,24 +46,26 @@ def compile_encoder(
     Raises:
         HeadstripError: The engine is not installed, cannot run this network, or cannot compute in
             this precision on this machine; or its embeddings differ from those of eager torch.
+        OptionError: There are more threads than this machine can run.
         PreprocessingError: The encoder takes clips, or has no preprocessing.
-        ValueError: A number is below 1, or the engine or the precision is unknown.
-
-    Example:
-        >>> forward = compile_encoder(encoder, batch_size=4, threads=1)  # doctest: +SKIP
-        >>> forward(pixels).shape  # doctest: +SKIP
-        (4, 2048)
+        ValueError: No engine has the name.
     """
-    settings = EngineSettings(engine, precision, batch_size, threads, channels_last)
-    check_threads(threads)
+    own = EngineSettings(
+        engine=str(settings.engine),
+        precision=str(settings.precision),
+        batch_size=int(settings.batch_size or 1),
+        threads=int(settings.threads or 1),
+        channels_last=bool(settings.channels_last),
+    )
+    check_threads(own.threads)
     _check_encoder(encoder)
-    engine_class, before = load_engine(engine), torch.get_num_threads()
-    # Kernels of torch.compile depend on the number of threads.
-    torch.set_num_threads(threads)
+    engine_class = engine_class or load_engine(own.engine)
     try:
-        made = engine_class(encoder, settings)
-        if engine_class is not Eager:
-            made.compare(Eager(encoder, replace(settings, precision="fp32", channels_last=False)))
+        # Kernels of torch.compile depend on the number of threads.
+        with torch_threads(own.threads):
+            made = engine_class(encoder, own)
+            if engine_class is not Eager:
+                made.compare(Eager(encoder, replace(own, precision="fp32", channels_last=False)))
     except HeadstripError:
         raise
     except Exception as error:
@@ -79,24 +73,21 @@ def compile_encoder(
         if is_out_of_memory(error):
             raise
         raise HeadstripError(
-            f"The engine {engine!r} cannot run {encoder.spec.qualified_name}: "
+            f"The engine {own.engine!r} cannot run {encoder.spec.qualified_name}: "
             f"{one_line(error)[:300]} Use the engine 'torch'."
         ) from error
-    finally:
-        torch.set_num_threads(before)
     return made
 
 
-def forward_of(encoder: Encoder, settings: EmbedSettings) -> Engine:
-    """Make the engine of a run, whose settings are all chosen."""
-    return compile_encoder(
-        encoder,
-        engine=str(settings.engine),
-        precision=str(settings.precision),
-        batch_size=int(settings.batch_size or 1),
-        threads=int(settings.threads or 1),
-        channels_last=bool(settings.channels_last),
-    )
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with a number of CPU threads, and restore the number afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check_encoder(encoder: Encoder) -> None:
