@@ -7,3 +7,6 @@ ENTRY_POINT_GROUP = "headstrip"
 
 COMMAND_GROUP = "headstrip.commands"
 """The entry-point group of plugins that bring commands."""
+
+ENGINE_GROUP = "headstrip.engines"
+"""The entry-point group of engines, each a class derived from ``headstrip.plugin_api.Engine``."""

@@ -16,7 +16,7 @@ from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 
-from headstrip.plugins import COMMAND_GROUP, ENTRY_POINT_GROUP
+from headstrip.plugins import COMMAND_GROUP, ENGINE_GROUP, ENTRY_POINT_GROUP
 
 _SUFFIXES = (".dist-info", ".egg-info")
 _LEFTOVER = "~"
@@ -259,8 +259,8 @@ def _hidden_by(damaged: Path, folders: list[Path]) -> Path | None:
 
 
 def _entry_points_of(folder: Path) -> list[metadata.EntryPoint]:
-    """Return the plugins and commands that a folder names, none where it cannot be read."""
-    groups = (ENTRY_POINT_GROUP, COMMAND_GROUP)
+    """Return the plugins, commands and engines that a folder names, none where it is damaged."""
+    groups = (ENTRY_POINT_GROUP, COMMAND_GROUP, ENGINE_GROUP)
     try:
         return [one for one in metadata.Distribution.at(folder).entry_points if one.group in groups]
     except Exception:

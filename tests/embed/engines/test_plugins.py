@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from tests.distributions import install_distribution, on_path, run_python
 from tests.embed.engines.networks import engine_of
 
 from headstrip import HeadstripError
+from headstrip.cli import main
 from headstrip.embed.calibrate import calibrate
-from headstrip.embed.engines.registry import ENTRY_POINT_GROUP, check_engine, engine_names
+from headstrip.embed.engines.registry import check_engine, engine_names
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import Options, embed_source
 from headstrip.encoder.encoder import Encoder
+from headstrip.plugins import ENGINE_GROUP
 
 SIMPLE = """
 import torch
@@ -68,7 +71,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = tmp_path_factory.mktemp("site")
-    install_distribution(site, "acme-engines", ENGINES, FILES, group=ENTRY_POINT_GROUP)
+    install_distribution(site, "acme-engines", ENGINES, FILES, group=ENGINE_GROUP)
     return site
 
 
@@ -126,9 +129,9 @@ def test_its_embeddings_are_what_it_computes(encoder: Encoder, batches: list[np.
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ("missing", r"cannot load the engine 'missing' of acme-engines: .*No module named"),
-        ("leaving", r"cannot load the engine 'leaving' of acme-engines: SystemExit: bye\. Install"),
-        ("number", r"'number' of acme-engines: number_engine:ENGINE is not a class derived from"),
+        ("missing", r"engine 'missing' \(acme-engines 1.0\) cannot be used: .*No module named"),
+        ("leaving", r"'leaving' \(acme-engines 1.0\) cannot be used: SystemExit: bye\. Install"),
+        ("number", r"1.0\) cannot be used: number_engine:ENGINE is not a class derived from"),
         ("picky", r"This engine needs a Tuesday\. Use it then\."),
         ("careless", r"The engine 'careless' cannot run torchvision:shuff.*has no attribute"),
         ("wrong", r"The engine 'wrong' makes another network of torchvision:shuff"),
@@ -185,12 +188,56 @@ def test_an_unknown_engine_is_refused_with_the_names_before_anything_starts(
     assert "There is no engine 'acme'. Use one of torch, compile," in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize("disabled", ["simple", "wrong,simple", "*"])
+def test_an_engine_that_the_user_disabled_is_not_listed_and_not_loaded(
+    encoder: Encoder,
+    save: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    disabled: str,
+) -> None:
+    monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", disabled)
+    assert {"torch", "openvino"} < {*engine_names()}
+    assert "simple" not in engine_names()
+    message = r"'simple' \(acme-engines 1\.0\) cannot be used: disabled by .*\. Allow it, or use"
+    with pytest.raises(HeadstripError, match=message):
+        check_engine("simple")
+    with pytest.raises(HeadstripError, match=message):
+        engine_of(encoder, engine="simple")
+    photos, out = save("a.png", 1).parent, tmp_path / "out.parquet"
+    with pytest.raises(HeadstripError, match=message):
+        embed_source(encoder, photos, out, settings=Settings(engine="simple"))
+
+
+@pytest.mark.parametrize("name", ["simple", "*"])
+def test_the_command_disables_an_engine_for_its_own_run_only(site: Path, name: str) -> None:
+    run = CliRunner().invoke
+    line = ["embed", str(site), "-b", "resnet18", "-o", "x.parquet", "--engine", "simple"]
+    assert "|simple|" not in "".join(run(main, ["--no-plugin", name, *line, "-h"]).output.split())
+    done = run(main, ["--no-plugin", name, *line])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "The engine 'simple' (acme-engines 1.0) cannot be used: disabled by" in done.stderr
+    assert "simple" in engine_names()
+
+
+def test_two_distributions_with_one_engine_are_both_named(tmp_path: Path) -> None:
+    install_distribution(tmp_path, "other", {"simple": "x:Y"}, {}, group=ENGINE_GROUP)
+    with on_path(tmp_path), pytest.raises(HeadstripError, match=r"\(acme-engines 1.0, other 1.0\)"):
+        check_engine("simple")
+
+
+def test_a_damaged_folder_hides_no_engine(tmp_path: Path) -> None:
+    with on_path(tmp_path):
+        (tmp_path / "acme_engines-2.0.dist-info").mkdir()
+        assert "simple" in engine_names()
+
+
 def test_a_run_that_goes_on_with_a_file_of_a_plugin_that_is_gone_names_its_engine(
     encoder: Encoder, save: Callable[..., Path], tmp_path: Path
 ) -> None:
     photos, out, site = save("a.png", 1).parent, tmp_path / "out.parquet", tmp_path / "site"
     engines, files = {"gone": "gone_engine:Simple"}, {"gone_engine.py": SIMPLE}
-    install_distribution(site, "gone-engines", engines, files, group=ENTRY_POINT_GROUP)
+    install_distribution(site, "gone-engines", engines, files, group=ENGINE_GROUP)
     with on_path(site):
         embed_source(encoder, photos, out, settings=Settings(engine="gone"))
     save("b.png", 2)

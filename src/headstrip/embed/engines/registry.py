@@ -5,52 +5,69 @@ Importing this module, and listing the names, imports neither torch nor an engin
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 from headstrip.embed.settings import AUTO
-from headstrip.errors import HeadstripError, one_line
-from headstrip.plugins.entry_points import installed_entry_points
+from headstrip.errors import HeadstripError
+from headstrip.plugins import ENGINE_GROUP
+from headstrip.plugins.entry_points import Declared, declared
+from headstrip.plugins.records import DISABLED, disabled_by_environment
 
 if TYPE_CHECKING:
     from headstrip.embed.engines.engine import Engine
 
-ENTRY_POINT_GROUP = "headstrip.engines"
-"""The group in which a distribution names its engines, each a class derived from ``Engine``."""
-
-_HERE = "headstrip.embed.engines"
 _BUILT_IN = {
-    name: metadata.EntryPoint(name, f"{_HERE}.{value}", ENTRY_POINT_GROUP)
-    for name, value in {
-        "torch": "pytorch:Eager",
-        "compile": "pytorch:Compiled",
-        "openvino": "openvino:OpenVINO",
-        "onnxruntime": "onnxruntime:ONNXRuntime",
-    }.items()
+    "torch": "headstrip.embed.engines.pytorch:Eager",
+    "compile": "headstrip.embed.engines.pytorch:Compiled",
+    "openvino": "headstrip.embed.engines.openvino:OpenVINO",
+    "onnxruntime": "headstrip.embed.engines.onnxruntime:ONNXRuntime",
 }
+
+_disabled: ContextVar[Collection[str]] = ContextVar("disabled engines", default=())
+
+
+@contextmanager
+def engines_disabled(names: Collection[str]) -> Iterator[None]:
+    """Disable engines of plugins, besides those in ``HEADSTRIP_DISABLE_PLUGINS``.
+
+    Args:
+        names: Names of engines; ``*`` is all but those of headstrip.
+    """
+    token = _disabled.set(names)
+    try:
+        yield
+    finally:
+        _disabled.reset(token)
 
 
 def engine_names() -> tuple[str, ...]:
     """Return the names of all engines: those of headstrip, then those of plugins, sorted.
 
+    An engine that the user disabled is not among them.
+
     Example:
         >>> engine_names()[:2]
         ('torch', 'compile')
     """
-    return tuple(_entry_points())
+    return tuple(name for name, one in _engines().items() if one.problem != DISABLED)
 
 
 def check_engine(name: str | None) -> None:
-    """Check that an engine has this name, without importing it.
+    """Check that an engine has this name and is not disabled, without importing it.
 
     Args:
         name: The name; "auto" and None, which name no engine, pass.
 
     Raises:
         ValueError: No engine has the name.
+        HeadstripError: The engine is disabled, or more than one distribution has the name.
     """
     if name not in (None, AUTO):
-        _entry_point(str(name))
+        _find(str(name))
 
 
 def load_engine(name: str) -> type[Engine]:
@@ -58,43 +75,47 @@ def load_engine(name: str) -> type[Engine]:
 
     Raises:
         ValueError: No engine has the name.
-        HeadstripError: The plugin that has the engine is broken.
+        HeadstripError: The engine cannot be used, or the plugin that has it is broken.
     """
-    point = _entry_point(name)
+    from headstrip.embed.engines.engine import Engine
+    from headstrip.plugins.loader import reason_of
+
+    engine = _find(name)
     try:
-        found = point.load()
+        found = engine.point.load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         # Importing a plugin runs its code, which can raise anything, SystemExit too.
-        raise _broken(point, f"{type(error).__name__}: {one_line(error)}") from error
-    from headstrip.embed.engines.engine import Engine
-
+        raise _unusable(engine, reason_of(error)) from error
     if not (isinstance(found, type) and issubclass(found, Engine)):
-        raise _broken(point, f"{point.value} is not a class derived from Engine")
+        raise _unusable(engine, f"{engine.point.value} is not a class derived from Engine")
     return found
 
 
-def _entry_point(name: str) -> metadata.EntryPoint:
-    points = _entry_points()
-    if name not in points:
-        raise ValueError(f"There is no engine {name!r}. Use one of {', '.join(points)}.")
-    return points[name]
+def _find(name: str) -> Declared:
+    engines = _engines()
+    if name not in engines:
+        raise ValueError(f"There is no engine {name!r}. Use one of {', '.join(engine_names())}.")
+    if problem := engines[name].problem:
+        raise _unusable(engines[name], problem)
+    return engines[name]
 
 
-def _entry_points() -> dict[str, metadata.EntryPoint]:
-    found = installed_entry_points(ENTRY_POINT_GROUP)
-    # A plugin cannot replace an engine of headstrip, nor one of a plugin earlier on the path.
-    return _BUILT_IN | {
-        point.name: point
-        for point in sorted(reversed(found), key=lambda point: point.name)
-        if point.name not in _BUILT_IN
+def _engines() -> dict[str, Declared]:
+    engines = {
+        name: Declared(name, metadata.EntryPoint(name, value, ENGINE_GROUP), "headstrip", None)
+        for name, value in _BUILT_IN.items()
     }
+    # A plugin cannot replace an engine of headstrip.
+    for one in declared(ENGINE_GROUP, {*disabled_by_environment(), *_disabled.get()}, ()):
+        engines.setdefault(one.name, one)
+    return engines
 
 
-def _broken(point: metadata.EntryPoint, reason: str) -> HeadstripError:
-    package = point.dist.name if point.dist else point.value.partition(".")[0]
+def _unusable(engine: Declared, reason: str) -> HeadstripError:
+    advice = "Allow it" if reason == DISABLED else "Install another version or remove it"
     return HeadstripError(
-        f"headstrip cannot load the engine {point.name!r} of {package}: {reason.rstrip('.')}. "
-        f"Install another version of {package}, or use another engine."
+        f"The engine {engine.name!r} ({engine.origin}) cannot be used: {reason.rstrip('.')}. "
+        f"{advice}, or use another engine."
     )
