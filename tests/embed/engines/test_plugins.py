@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +150,20 @@ def test_broken_ones_leave_the_others_alone(encoder: Encoder, batches: list[np.n
     found = calibrate(encoder, batches[:1], ["leaving", "missing", "torch"], ["fp32"])
     assert [one.unavailable is None for one in found] == [False, False, True]
     assert "acme-engines" in str(found[0].unavailable)
+
+
+def test_calibrating_loads_an_engine_once_for_all_precisions(
+    encoder: Encoder, batches: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, load = [], EntryPoint.load
+
+    def counted(point: EntryPoint) -> Any:
+        loaded.append(point.name)
+        return load(point)
+
+    monkeypatch.setattr(EntryPoint, "load", counted)
+    calibrate(encoder, batches[:1], ["simple"], ["fp32", "bf16"])
+    assert loaded == ["simple", "torch"]
 
 
 def test_a_plugin_replaces_no_engine_of_headstrip(encoder: Encoder) -> None:

@@ -58,7 +58,7 @@ def make_engine(
         channels_last=bool(settings.channels_last),
     )
     check_threads(own.threads)
-    _check_encoder(encoder)
+    check_takes_images(encoder)
     engine_class = engine_class or load_engine(own.engine)
     try:
         # Kernels of torch.compile depend on the number of threads.
@@ -90,10 +90,16 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_encoder(encoder: Encoder) -> None:
+def check_takes_images(encoder: Encoder) -> None:
+    """Refuse an encoder that no engine can run.
+
+    Raises:
+        HeadstripError: Its preprocessing gives another shape than the network takes.
+        PreprocessingError: It takes clips, or has no preprocessing.
+    """
     if encoder.spec.task == "video":
         raise PreprocessingError(
-            f"{encoder.spec.qualified_name} takes clips of frames, and engines run on images. "
+            f"{encoder.spec.qualified_name} takes clips of frames, and a source has images. "
             "Use a backbone of task 'image', or embed your clips with encoder.embed."
         )
     if encoder.preprocessing is None:
