@@ -147,20 +147,18 @@ def fitting(encoder: Encoder, settings: EmbedSettings) -> EmbedSettings:
     Raises:
         OutOfMemoryError: Not even one image fits.
     """
-    device = encoder.place()[0].type
-    size = choose_parallelism(settings, device=device).batch_size
+    running = choose_parallelism(settings, device=encoder.place()[0].type)
+    size = running.batch_size
     while True:
-        tried = replace(settings, batch_size=size)
         try:
             with encoder.evaluating():
-                forward = make_engine(encoder, choose_parallelism(tried, device=device).settings)
+                forward = make_engine(encoder, replace(running.settings, batch_size=size))
                 forward(np.zeros(forward.pixels_shape, np.uint8))
+            return replace(settings, batch_size=size)
         except OutOfMemoryError:
             if size == 1:
                 raise
             size //= 2
-        else:
-            return tried
 
 
 def measure_engines(
