@@ -170,7 +170,7 @@ def measure_engines(
         encoder: The encoder.
         source: The source of the images, which are taken evenly.
         settings: An engine or a precision, to measure only that one; a batch size or threads, to
-            measure none of both.
+            measure with them and to try no others.
         options: As in ``embed_source``.
 
     Returns:

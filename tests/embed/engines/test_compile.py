@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 
-def test_embeddings_are_eager_torchs_and_no_thread_compiles_anew(small, batches):
+def test_embeddings_are_those_of_eager_torch_and_no_thread_compiles_again(small, batches):
     forward = engine_of(small, engine="compile")
     eager = engine_of(small)
     with (
