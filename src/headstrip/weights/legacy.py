@@ -1,32 +1,19 @@
 """The files that torch wrote before 1.6: five pickles, and the storages one after another.
 
 torch allocates what such a file claims before it looks at the rest, and leaves memory
-uninitialised where the file claims a storage and does not hold it. So the claims are read first,
-without building what the pickles describe.
+uninitialised where the file claims a storage and does not hold it. So headstrip reads the claims
+first, with stand-ins for everything but plain values: nothing is imported, called or allocated.
 """
 
 from __future__ import annotations
 
-import pickletools
+import pickle
 from typing import Any, BinaryIO
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _BEGINNING = 32
 _COUNT = 8
-_ITEMSIZES = {
-    f"{kind}Storage": size
-    for size, kinds in (
-        (1, "Bool Byte Char QInt8 QUInt2x4 QUInt4x2 QUInt8"),
-        (2, "BFloat16 Half Short"),
-        (4, "Float Int QInt32"),
-        (8, "ComplexFloat Double Long"),
-        (16, "ComplexDouble"),
-    )
-    for kind in kinds.split()
-}
-_OTHER = object()
-_MARK = object()
 
 
 def check_legacy(file: BinaryIO, size: int) -> int:
@@ -40,20 +27,21 @@ def check_legacy(file: BinaryIO, size: int) -> int:
         The bytes of tensors in it.
 
     Raises:
-        ValueError: It is not as torch writes it. The message is a few words.
+        Exception: It is not as torch writes it. The message of a ValueError is a few words.
     """
     file.seek(0)
-    # What is another file altogether is not searched for operations.
+    # What is another file altogether is not read as a pickle.
     begins = _MAGIC.to_bytes(10, "little") in file.read(_BEGINNING)
     file.seek(0)
-    if not begins or _scan(file)[0] != _MAGIC:
+    if not begins or _Claims(file).load() != _MAGIC:
         raise ValueError("it does not begin as a file of torch.save does")
-    if _scan(file)[0] != _PROTOCOL:
+    if _Claims(file).load() != _PROTOCOL:
         raise ValueError("it is of a version that torch never wrote")
-    _scan(file)
-    claims = _scan(file)[1]
-    keys = _scan(file)[2]
-    if len(keys) != len(claims) or set(keys) != claims.keys():
+    _Claims(file).load()
+    content = _Claims(file)
+    content.load()
+    claims, keys = content.claims, _Claims(file).load()
+    if not isinstance(keys, list) or sorted(keys) != sorted(claims):
         raise ValueError("it names other tensors than it holds")
     position = file.tell()
     for key in keys:
@@ -67,80 +55,69 @@ def check_legacy(file: BinaryIO, size: int) -> int:
     return sum(elements * itemsize for elements, itemsize in claims.values())
 
 
-def _scan(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]], list[str]]:
-    """Follow one pickle as far as texts, numbers and tuples go; nothing is built or imported.
+class _StandIn:
+    """Takes the place of every class and function that a pickle names, and of what they return."""
 
-    Returns:
-        The top of the stack at the end; the storages in it by key, as elements and bytes of each;
-        and the strings that it holds, in their order.
+    __slots__ = ()
+    itemsize = 0
+
+    def __init__(self, *_: Any) -> None:
+        """Ignore the arguments that the pickle has."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """Ignore what the pickle puts into it."""
+
+
+_STORAGES = {
+    f"{kind}Storage": type(kind, (_StandIn,), {"itemsize": size})
+    for size, kinds in (
+        (1, "Bool Byte Char QInt8 QUInt2x4 QUInt4x2 QUInt8"),
+        (2, "BFloat16 Half Short"),
+        (4, "Float Int QInt32"),
+        (8, "ComplexFloat Double Long"),
+        (16, "ComplexDouble"),
+    )
+    for kind in kinds.split()
+}
+
+
+# Written in Python: that in C allocates as much memory as one number in the file says.
+class _Claims(pickle._Unpickler):
+    """Reads a pickle of plain values and stand-ins, and keeps what it claims of storages.
+
+    Attributes:
+        claims: The elements and the bytes of each element, by the key of the storage.
     """
-    stack: list[Any] = []
-    memo: dict[Any, Any] = {}
-    claims: dict[str, tuple[int, int]] = {}
-    texts: list[str] = []
-    for code, value, _ in pickletools.genops(file):
-        name = code.name
-        if name in ("STOP", "PROTO", "FRAME"):
-            continue
-        if name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
-            memo[len(memo) if value is None else value] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(memo.get(value, _OTHER))
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name.startswith("TUPLE"):
-            items = _pop(stack, int(name[5:]) if name[5:] else None)
-            stack.append(tuple(items))
-        elif name == "BINPERSID":
-            _claim(stack.pop(), claims)
-            stack.append(_OTHER)
-        elif isinstance(value, (str, int)) and not code.stack_before:
-            stack.append(value)
-            if isinstance(value, str) and name != "GLOBAL":
-                texts.append(value)
-        elif name == "NONE":
-            stack.append(None)
-        else:
-            _pass(stack, code)
-    return (stack[-1] if stack else None), claims, texts
 
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.claims: dict[str, tuple[int, int]] = {}
 
-def _pop(stack: list[Any], count: int | None) -> list[Any]:
-    """Take the uppermost from the stack, or what lies above the uppermost mark."""
-    if count is None:
-        count = 0
-        while stack[-1 - count] is not _MARK:
-            count += 1
-        items = stack[len(stack) - count :]
-        del stack[len(stack) - count - 1 :]
-        return items
-    items = stack[len(stack) - count :]
-    del stack[len(stack) - count :]
-    return items
+    def find_class(self, module: str, name: str) -> Any:
+        return _STORAGES.get(name, _StandIn)
 
+    def get_extension(self, code: int) -> None:
+        raise ValueError("it names a class by a number")
 
-def _pass(stack: list[Any], code: pickletools.OpcodeInfo) -> None:
-    """Do to the stack what an operation does, without its values."""
-    before = list(code.stack_before)
-    if pickletools.markobject in before:
-        _pop(stack, None)
-        before = before[: before.index(pickletools.markobject)]
-    _pop(stack, len(before))
-    stack.extend([_OTHER] * len(code.stack_after))
-
-
-def _claim(claimed: Any, claims: dict[str, tuple[int, int]]) -> None:
-    """Note a storage: ("storage", type, key, place, elements, a part of it or None)."""
-    if not isinstance(claimed, tuple) or len(claimed) != 6 or claimed[0] != "storage":
-        raise ValueError("it holds more than tensors and plain values, such as a whole model")
-    kind, key, elements, part = claimed[1], claimed[2], claimed[4], claimed[5]
-    itemsize = _ITEMSIZES.get(kind.split(" ")[-1]) if isinstance(kind, str) else None
-    if (
-        itemsize is None
-        or not isinstance(key, str)
-        or type(elements) is not int
-        or elements < 0
-        or not (part is None or isinstance(part, tuple))
-        or claims.setdefault(key, (elements, itemsize)) != (elements, itemsize)
-    ):
-        raise ValueError("a tensor in it is described as torch never does")
+    def persistent_load(self, claimed: Any) -> _StandIn:
+        """Note a storage: ("storage", type, key, place, elements, a part of it or None)."""
+        if not isinstance(claimed, tuple) or len(claimed) != 6 or claimed[0] != "storage":
+            raise ValueError("it holds more than tensors and plain values, such as a whole model")
+        kind, key, elements, part = claimed[1], claimed[2], claimed[4], claimed[5]
+        itemsize = getattr(kind, "itemsize", 0)
+        if (
+            not itemsize
+            or not isinstance(key, str)
+            or type(elements) is not int
+            or elements < 0
+            or not (part is None or isinstance(part, tuple))
+            or self.claims.setdefault(key, (elements, itemsize)) != (elements, itemsize)
+        ):
+            raise ValueError("a tensor in it is described as torch never does")
+        return _StandIn()
