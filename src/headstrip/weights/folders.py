@@ -6,7 +6,6 @@ Neither torch nor huggingface_hub is imported to find them; where they already a
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import os
 import re
@@ -38,14 +37,6 @@ def hub_folder() -> Path:
     older = os.environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(home, "hub"))
     folder = os.environ.get("HF_HUB_CACHE", older)
     return Path(os.path.expandvars(os.path.expanduser(folder)))
-
-
-def commit_of(repository: Path, revision: str) -> str:
-    """Return the commit that the hub's cache has for a branch or tag, else the name itself."""
-    try:
-        return (repository / "refs" / revision).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return revision
 
 
 def file_in_package(location: str) -> Path | None:
@@ -119,26 +110,16 @@ def hash_of_installed(path: Path) -> str:
 
 def _listed(site: Path, path: Path) -> str:
     inside = path.relative_to(site).as_posix()
-    for record in site.glob("*.dist-info/RECORD"):
+    for package in metadata.distributions(path=[str(site)]):
         # A record that cannot be read says nothing.
-        with suppress(OSError, UnicodeDecodeError, csv.Error):
-            text = record.read_text(encoding="utf-8")
-            if inside not in text:
+        with suppress(OSError, ValueError, TypeError, csv.Error):
+            if inside not in (package.read_text("RECORD") or ""):
                 continue
-            for name, digest, *_ in (row for row in csv.reader(text.splitlines()) if len(row) > 1):
-                if name == inside:
-                    return _hexadecimal(digest)
+            listed = next((file for file in package.files or () if str(file) == inside), None)
+            if listed is not None and listed.hash and listed.hash.mode == "sha256":
+                digest = base64.urlsafe_b64decode(f"{listed.hash.value}=")
+                return digest.hex() if len(digest) == 32 else ""
     return ""
-
-
-def _hexadecimal(digest: str) -> str:
-    """Read ``sha256=`` and urlsafe base64 without its padding."""
-    kind, _, value = digest.partition("=")
-    try:
-        plain = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))
-    except (binascii.Error, ValueError):
-        return ""
-    return plain.hex() if kind == "sha256" and len(plain) == 32 else ""
 
 
 def lies_in_a_cache(path: Path) -> bool:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from headstrip._version import __version__
 from headstrip.errors import WeightsError, one_line
+from headstrip.weights.folders import hub_folder
 from headstrip.weights.sharded_checkpoint import is_index, read_index, read_object
 
 # What timm looks for, in its order; last the index of a checkpoint in several files.
-WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 _LOCATION = re.compile(
     r"hf:(?P<id>[\w.-]+/[\w.-]+)"
     r"(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[^/@\s]+))?"
@@ -53,6 +56,11 @@ class HubLocation:
     def folder(self) -> str:
         """Name of the repository's folder in the hub's cache."""
         return f"models--{self.id.replace('/', '--')}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files that it may mean, in the order in which they are looked for."""
+        return (self.file,) if self.file else _WEIGHTS
 
 
 def parse(location: str) -> HubLocation:
@@ -96,7 +104,10 @@ def offline() -> str | None:
 
 def hub_offline() -> str | None:
     """Return the setting that forbids downloads from the Hugging Face hub, or None."""
-    return offline() or _set("HF_HUB_OFFLINE")
+    # huggingface_hub reads its environment once, when it is imported.
+    constants = sys.modules.get("huggingface_hub.constants")
+    by_hub = "HF_HUB_OFFLINE" if getattr(constants, "HF_HUB_OFFLINE", False) else None
+    return offline() or by_hub or _set("HF_HUB_OFFLINE")
 
 
 def hub_file(location: str, *, offline: bool = False) -> Path:
@@ -113,7 +124,7 @@ def hub_file(location: str, *, offline: bool = False) -> Path:
         WeightsError: There is no such repository, revision or file, or it cannot be reached.
     """
     place = parse(location)
-    path = _file(place, (place.file,) if place.file else WEIGHTS, offline)
+    path = _file(place, place.names, offline)
     if not is_index(path):
         return path
     name = PurePosixPath(place.file or path.name)
@@ -138,29 +149,39 @@ def hub_json(location: str, filename: str) -> dict[str, Any]:
     return read_object(_file(place, (filename,)))
 
 
+def cached_file(place: HubLocation, names: tuple[str, ...]) -> Path | None:
+    """Return the first of ``names`` that the hub's cache has of a repository, None without any."""
+    folder, commit = hub_folder() / place.folder, place.revision or "main"
+    # Without a file for it, the revision is a commit itself.
+    with suppress(OSError, ValueError):
+        commit = (folder / "refs" / commit).read_text(encoding="utf-8").strip()
+    paths = (folder / "snapshots" / commit / name for name in names)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _file(place: HubLocation, names: tuple[str, ...], forbid: bool = False) -> Path:
     """Return the first of ``names`` that the cache has, else the first that the hub has."""
     _require_library(place)
-    forbidden = "offline=True" if forbid else _forbidden()
+    forbidden = "offline=True" if forbid else hub_offline()
     try:
-        path = _cached(place, names) or (None if forbidden else _downloaded(place, names))
+        path = cached_file(place, names) or (None if forbidden else _downloaded(place, names))
     # Each release of huggingface_hub lets errors of another HTTP library through.
     except Exception as error:
         raise WeightsError(_sentence(place, error)) from error
     if path is not None:
         return path
-    shown = " or ".join(names)
+    shown, revision = " or ".join(names), place.revision or "main"
     if forbidden:
         raise WeightsError(
-            f"hf:{place.id} has no {shown} in {_folder(place)}, where {place.revision or 'main'} "
+            f"hf:{place.id} has no {shown} in {hub_folder() / place.folder}, where {revision} "
             f"of it would have to be, and {forbidden} forbids to download it. Unset that, or run "
             f"`hf download {place.id}` where there is a network and copy the folder."
         )
     from huggingface_hub import constants
 
     raise WeightsError(
-        f"hf:{place.id} has no file {shown} at revision {place.revision or 'main'}. See "
-        f"{constants.ENDPOINT}/{place.id}/tree/{place.revision or 'main'} for those that it has."
+        f"hf:{place.id} has no file {shown} at revision {revision}. See "
+        f"{constants.ENDPOINT}/{place.id}/tree/{revision} for those that it has."
     )
 
 
@@ -174,35 +195,12 @@ def _require_library(place: HubLocation) -> None:
         ) from error
 
 
-def _cached(place: HubLocation, names: tuple[str, ...]) -> Path | None:
-    # `hf_hub_download(local_files_only=True)` will not do: it may report who calls, over a socket.
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in names:
-        path = try_to_load_from_cache(place.id, name, revision=place.revision)
-        if isinstance(path, str):
-            return Path(path)
-    return None
-
-
 def _downloaded(place: HubLocation, names: tuple[str, ...]) -> Path | None:
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    from headstrip._version import __version__
-
-    require_a_hub()
     for name in names:
         try:
-            return Path(
-                hf_hub_download(
-                    place.id,
-                    name,
-                    revision=place.revision,
-                    library_name="headstrip",
-                    library_version=__version__,
-                )
-            )
+            return download_file(place.id, name, place.revision)
         except LocalEntryNotFoundError:
             # It says that the hub was not reached; by its class it is an EntryNotFoundError too.
             raise
@@ -211,7 +209,30 @@ def _downloaded(place: HubLocation, names: tuple[str, ...]) -> Path | None:
     return None
 
 
-def require_a_hub() -> None:
+def download_file(
+    repository: str, name: str, revision: str | None, cache: Path | None = None
+) -> Path:
+    """Download a file of a repository into the hub's cache, or into another folder.
+
+    Raises:
+        Exception: What huggingface_hub and its HTTP library raise.
+    """
+    from huggingface_hub import hf_hub_download
+
+    _require_a_hub()
+    return Path(
+        hf_hub_download(
+            repository,
+            name,
+            revision=revision,
+            cache_dir=cache,
+            library_name="headstrip",
+            library_version=__version__,
+        )
+    )
+
+
+def _require_a_hub() -> None:
     """Raise what keeps the hub from being reached, which huggingface_hub does after 23 seconds.
 
     Where no connection comes about, its own client may know another way: that is asked too, once.
@@ -265,24 +286,10 @@ def _sentence(place: HubLocation, error: Exception) -> str:
             "Log in with `hf auth login`, or look at HF_TOKEN."
         )
     return (
-        f"hf:{place.id} could not be downloaded from {hub} to {_folder(place)} "
+        f"hf:{place.id} could not be downloaded from {hub} to {hub_folder() / place.folder} "
         f"({one_line(error)[:300]}). Check the network, or copy that folder from where there is "
         "one."
     )
-
-
-def _folder(place: HubLocation) -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / place.folder
-
-
-def _forbidden() -> str | None:
-    from huggingface_hub import constants
-
-    # huggingface_hub reads its environment once, when it is imported.
-    by_hub = "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else _set("HF_HUB_OFFLINE")
-    return offline() or by_hub
 
 
 def is_set(variable: str) -> bool:

@@ -79,6 +79,12 @@ def optimized(sha256: str) -> Path | None:
     return path if _SHA256.fullmatch(sha256) and path.is_file() else None
 
 
+def optimized_copy(path: Path) -> Path | None:
+    """Return the converted file of a weights file by its record, None where there is none."""
+    record = recorded(path)
+    return optimized(record.sha256) if record is not None else None
+
+
 def is_optimized(path: Path) -> bool:
     """Whether a file is one that `optimize` wrote."""
     return bool(_SHA256.fullmatch(path.stem)) and path == path_of_copy(path.stem)

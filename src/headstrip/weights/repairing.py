@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
 from headstrip.weights import hub
-from headstrip.weights.caches import Stored
+from headstrip.weights.caches import AGAIN, Stored
 from headstrip.weights.downloading import Download, local_failure, warn_of_http, wrong_setting
 from headstrip.weights.records import forget, remember
-from headstrip.weights.removing import repaired_name, repository_of
 from headstrip.weights.trust import Expectation, compare, expectation, hash_of, hub_blob
 
 
@@ -45,7 +43,7 @@ def _download_again(stored: Stored) -> None:
     _refuse_offline(target)
     expected = expectation(target, stored.entry.sha256, url=url)
     digits = "" if expected.said_by == "its first use" else expected.sha256
-    fresh = repaired_name(target)
+    fresh = target.with_name(f"{target.name}{AGAIN}")
     try:
         warn_of_http(url, digits)
         Download(url, fresh, digits).run()
@@ -68,12 +66,11 @@ def _hub_file_again(stored: Stored, file: Path) -> None:
     """Download a file of the hub into a folder beside the repository's, and move it in place."""
     place = hub.parse(stored.location)
     _refuse_offline(file)
-    repository = repository_of(stored)
-    commit, *inside = file.relative_to(repository / "snapshots").parts
     try:
-        folder = Path(tempfile.mkdtemp(dir=repository, prefix=".again-"))
+        folder = Path(tempfile.mkdtemp(dir=stored.repository, prefix=".again-"))
         try:
-            fresh = _downloaded(place.id, "/".join(inside), commit, folder)
+            name = file.relative_to(stored.snapshot).as_posix()
+            fresh = hub.download_file(place.id, name, stored.snapshot.name, folder)
             blob = hub_blob(file)
             expected = Expectation(blob.name if blob else "", "the hub")
             _replace(Path(os.path.realpath(file)), fresh.resolve(), expected, stored)
@@ -87,16 +84,6 @@ def _hub_file_again(stored: Stored, file: Path) -> None:
             f"{file} could not be fetched again from hf:{place.id} ({one_line(error)[:300]}). "
             "The old file is unchanged. Check the network."
         ) from error
-
-
-def _downloaded(repository: str, name: str, commit: str, folder: Path) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    hub.require_a_hub()
-    download: Callable[..., str] = hf_hub_download
-    return Path(
-        download(repository, name, revision=commit, cache_dir=folder, library_name="headstrip")
-    )
 
 
 def _replace(target: Path, fresh: Path, expected: Expectation, stored: Stored) -> None:
