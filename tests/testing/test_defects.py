@@ -490,7 +490,7 @@ DEFECTS = [
     (
         with_entries("NoPackage", replace(WEIGHTS, locations=("dist:no-such-thing/x.pth",))),
         "loading",
-        "V1: its file cannot be used: The weights 'V1' of lab:tiny could not be had.",
+        "V1: its file cannot be used: headstrip cannot get the weights 'V1' of lab:tiny.",
     ),
     (
         with_entries("NoFile", replace(WEIGHTS, locations=("/nowhere/tiny.pth",))),

@@ -310,7 +310,7 @@ def test_a_setting_that_is_no_number_is_a_sentence(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(WeightsError, match=rf"{variable} is '{value}', and no number from"):
+    with pytest.raises(WeightsError, match=rf"{variable} is '{value}', and must be a number from"):
         download(server.url + PLACE)
     assert server.asked == []
 

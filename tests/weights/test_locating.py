@@ -210,14 +210,14 @@ def test_every_location_that_failed_is_named(dead_url: str, tmp_path: Path) -> N
 def test_a_file_with_other_bytes_is_not_called_missing(server: Server, hub: Path) -> None:
     server.files[f"/{FILE}"] = b"other bytes"
     with pytest.raises(
-        WeightsError, match=r"could not be had.*sha256 is .* was expected"
+        WeightsError, match=r"cannot get the weights.*sha256 is .* was expected"
     ) as caught:
         locate(entry(f"{server.url}/{FILE}", sha256="0" * 64), "a:b")
     assert "not found" not in str(caught.value)
 
 
 def test_weights_without_a_location_are_a_sentence() -> None:
-    with pytest.raises(WeightsError, match=r"'V1' of a:b could not be had\. No location is known"):
+    with pytest.raises(WeightsError, match=r"'V1' of a:b\. No location is known"):
         locate(entry(), "a:b")
 
 

@@ -256,8 +256,7 @@ class Download:
         """Hash the bytes on the disk, and give them the final name."""
         partial = self._partial
         assert partial is not None
-        with partial.synced() as file:
-            seen = identify(partial.path, file, always=True)
+        seen = identify(partial.path, partial.synced(), always=True)
         if not seen.sha256.startswith(self._expected):
             resumed = partial.resumed
             self._drop()
@@ -299,7 +298,7 @@ def _number(variable: str, default: float, *, least: float) -> float:
     except ValueError:
         value = -1
     if not least <= value <= 86400:
-        raise ValueError(f"{variable} is {text!r}, and no number from {least:g} to 86400")
+        raise ValueError(f"{variable} is {text!r}, and must be a number from {least:g} to 86400")
     return value
 
 

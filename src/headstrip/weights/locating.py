@@ -45,7 +45,7 @@ def locate(entry: WeightsEntry, about: str, *, offline: bool = False) -> Path:
             _LOGGER.info("%s cannot be used: %s", location, error)
             failures.append(str(error))
     reasons = " ".join(failures) or "No location is known."
-    raise WeightsError(f"The weights {entry.tag!r} of {about} could not be had. {reasons}")
+    raise WeightsError(f"headstrip cannot get the weights {entry.tag!r} of {about}. {reasons}")
 
 
 def _locate_one(location: str, sha256: str, offline: bool) -> Path:

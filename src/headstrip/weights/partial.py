@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from headstrip.printable import printable
 from headstrip.system.atomic import sync_folder
@@ -21,7 +21,6 @@ from headstrip.system.atomic import sync_folder
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-_FLAGS = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _DIGITS = 16
 _DIGEST = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
 _PATIENCE = 3.0
@@ -118,12 +117,12 @@ def digest_of(url: str, validator: str, total: int | None) -> str:
 class Partial:
     """A file that is being written. Its name says which file on a server it is a part of."""
 
-    def __init__(self, path: Path, digest: str, flags: int = 0) -> None:
+    def __init__(self, path: Path, digest: str, mode: Literal["r+b", "x+b"]) -> None:
         """Open it. Call ``create`` or ``resume`` instead."""
         self.path = path
         self.digest = digest
-        self.resumed = not flags
-        self._fd = os.open(path, _FLAGS | flags, 0o666)
+        self.resumed = mode == "r+b"
+        self._file = open(path, mode, buffering=0)  # noqa: SIM115  (`close` closes it)
 
     @classmethod
     def create(cls, target: Path, digest: str, *, is_alone: bool) -> Partial:
@@ -136,7 +135,7 @@ class Partial:
         """
         part = (is_alone and digest) or secrets.token_hex(4)
         path = target.with_name(f"{target.name}.{part}.partial")
-        return cls(path, digest, os.O_CREAT | os.O_EXCL)
+        return cls(path, digest, "x+b")
 
     @classmethod
     def resume(cls, target: Path) -> Partial | None:
@@ -145,7 +144,7 @@ class Partial:
         for path, stat, digest in sorted(_unfinished(target), key=lambda each: -each[1].st_size):
             if found is None and digest and stat.st_size:
                 with suppress(OSError):
-                    found = cls(path, digest)
+                    found = cls(path, digest, "r+b")
                     continue
             # One without a digest may be of a process that found no lock.
             if digest or _is_abandoned(stat):
@@ -156,28 +155,28 @@ class Partial:
     @property
     def size(self) -> int:
         """How many bytes are in it."""
-        return os.fstat(self._fd).st_size
+        return os.fstat(self._file.fileno()).st_size
 
     def begin_at(self, start: int) -> None:
         """Cut it off at ``start``, and write from there on."""
         self.resumed = start > 0
-        os.ftruncate(self._fd, start)
-        os.lseek(self._fd, start, os.SEEK_SET)
+        os.ftruncate(self._file.fileno(), start)
+        self._file.seek(start)
 
     def write(self, data: bytes) -> None:
         """Write all of ``data``."""
         view = memoryview(data)
         while view:
-            view = view[os.write(self._fd, view) :]
+            view = view[os.write(self._file.fileno(), view) :]
 
     def synced(self) -> BinaryIO:
-        """Put its bytes on the disk, and return it for reading. Closing that closes nothing."""
+        """Put its bytes on the disk, and return it for reading."""
         try:
-            os.fsync(self._fd)
+            os.fsync(self._file.fileno())
         except OSError as error:
             if error.errno not in _CANNOT_SYNC:
                 raise
-        return os.fdopen(self._fd, "rb", buffering=0, closefd=False)
+        return cast(BinaryIO, self._file)
 
     def publish(self, target: Path) -> None:
         """Give it its final name."""
@@ -194,9 +193,7 @@ class Partial:
 
     def close(self) -> None:
         """Close it and keep it, for ``resume``."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._file.close()
 
     def discard(self) -> None:
         """Remove it."""
@@ -204,11 +201,6 @@ class Partial:
             self.close()
         with suppress(OSError):
             os.unlink(self.path)
-
-
-def leftovers(target: Path) -> list[Path]:
-    """Return the unfinished files of ``target`` that have not changed for ten minutes."""
-    return [path for path, stat, _ in _unfinished(target) if _is_abandoned(stat)]
 
 
 def _unfinished(target: Path) -> Iterator[tuple[Path, os.stat_result, str]]:

@@ -47,7 +47,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = bounded_json.read(path, "it")
         if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__}, and no object")
+            raise ValueError(f"it holds a {type(content).__name__} instead of an object")
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is not the JSON file it should be ({one_line(error).removesuffix('.')}). "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import zipfile
-import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -79,28 +78,28 @@ def _check_archive(file: BinaryIO, size: int, *, checksums: bool) -> int:
     Raises:
         ValueError: It is not as torch writes it. The message is a few words.
     """
-    entries = _directory(file, size)
+    archive = _directory(file, size)
+    entries = archive.infolist()
     if checksums:
-        memory = bytearray(_CHUNK)
         for entry in entries:
-            _check_entry(file, entry, memoryview(memory))
+            _check_entry(archive, entry)
     return sum(entry.file_size for entry in entries if "/data/" in entry.filename)
 
 
-def _directory(file: BinaryIO, size: int) -> list[zipfile.ZipInfo]:
-    """Return the entries of an archive in the order of their bytes."""
+def _directory(file: BinaryIO, size: int) -> zipfile.ZipFile:
+    """Return an archive whose directory is as torch writes it."""
     file.seek(max(size - _END_SIZE, 0))
     end = file.read(_END_SIZE)
     if not end.startswith(_END):
         raise ValueError("it is a zip archive without its end, or with something after it")
     try:
-        entries = zipfile.ZipFile(file).infolist()
+        archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"its directory is not one of a zip archive: {error}") from None
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
     if len({entry.filename for entry in entries}) != len(entries):
         raise ValueError("two entries in it have the same name")
     _check_kind({entry.filename.partition("/")[2] for entry in entries})
-    entries.sort(key=lambda entry: entry.header_offset)
     position = 0
     for index, entry in enumerate(entries):
         if entry.header_offset < position or (index == 0 and entry.header_offset):
@@ -112,7 +111,7 @@ def _directory(file: BinaryIO, size: int) -> list[zipfile.ZipInfo]:
         position = entry.header_offset + _LOCAL_SIZE + entry.file_size
     if position > size:
         raise ValueError("it ends before its last tensor does")
-    return entries
+    return archive
 
 
 def _check_kind(names: set[str]) -> None:
@@ -122,22 +121,16 @@ def _check_kind(names: set[str]) -> None:
             "torch.jit.load where you trust it, and save its state dict"
         )
     if "data.pkl" not in names:
-        raise ValueError("it is a zip archive, and none of torch.save")
+        raise ValueError("it is a zip archive that torch.save did not write")
 
 
-def _check_entry(file: BinaryIO, entry: zipfile.ZipInfo, memory: memoryview) -> None:
-    file.seek(entry.header_offset)
-    local = file.read(_LOCAL_SIZE)
-    name = file.read(int.from_bytes(local[26:28], "little"))
-    if not local.startswith(_LOCAL) or name != entry.orig_filename.encode("utf-8"):
-        raise ValueError(f"{entry.filename!r:.80} in it is not where its directory says")
-    file.seek(int.from_bytes(local[28:30], "little"), 1)
-    left, checksum = entry.file_size, 0
-    while left:
-        count = file.readinto(memory[: min(left, _CHUNK)])  # type: ignore[attr-defined]
-        if not count:
-            raise ValueError("it ends before its last tensor does")
-        checksum = zlib.crc32(memory[:count], checksum)
-        left -= count
-    if checksum != entry.CRC:
-        raise ValueError(f"the checksum of {entry.filename!r:.80} in it is wrong")
+def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    try:
+        content = archive.open(entry)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{entry.filename!r:.80} in it is not where its directory says") from error
+    try:
+        while content.read(_CHUNK):
+            pass
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"the checksum of {entry.filename!r:.80} in it is wrong") from error
