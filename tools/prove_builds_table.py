@@ -17,7 +17,7 @@ This page is for readers who want to check that headstrip builds the same networ
 network twice from one file: the ordinary way, in real memory with `load_state_dict` copying, and
 with headstrip. It compares bit for bit: all parameters and buffers, persistent or not, every
 tensor, array and number that a module keeps in an attribute, and for networks of at most 30
-million parameters an embedding. `hollow`: no parameter had memory before headstrip assigned the
+million parameters an embedding. `assigned`: no parameter had memory before headstrip assigned the
 file's tensor. `ordinary`: all parameters were initialised and then overwritten, because the
 constructor needs their values or keeps tensors computed from them.
 

@@ -13,8 +13,8 @@ from headstrip.errors import one_line as one_line
 from headstrip.factory.measure import measure as measure
 from headstrip.hookspecs import API_VERSION as API_VERSION
 from headstrip.images.preprocessing import Fit as Fit
+from headstrip.network.checkpoints import plain_state_dict as plain_state_dict
 from headstrip.network.meta_ops import without_memory as without_memory
-from headstrip.network.state_dicts import plain_state_dict as plain_state_dict
 from headstrip.registry.catalog import format_shape as format_shape
 from headstrip.registry.catalog import read_catalog as read_catalog
 from headstrip.registry.catalog import write_catalog as write_catalog

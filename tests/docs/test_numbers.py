@@ -125,7 +125,7 @@ def built() -> list[str]:
     return [
         f"{sum(rows.values()):,}",
         f"{sum(equal.values()):,}",
-        f"{equal['hollow']:,}",
+        f"{equal['assigned']:,}",
         str(equal["ordinary"]),
         str(not_run),
     ]

@@ -296,10 +296,10 @@ def images(seed=5):
 @pytest.mark.parametrize(
     ("name", "mechanism"),
     [
-        ("net", "hollow"),
-        ("constants", "hollow"),
-        ("tied", "hollow"),
-        ("twice", "hollow"),
+        ("net", "assigned"),
+        ("constants", "assigned"),
+        ("tied", "assigned"),
+        ("twice", "assigned"),
         ("alias", "ordinary"),
         ("reads", "ordinary"),
     ],
@@ -312,6 +312,21 @@ def test_embeddings_are_those_of_the_network_that_was_saved(saved, name, mechani
     assert torch.equal(encoder.logits(images()), model(images()))
     assert build_stripped(f"nets:{name}", weights=path).mechanism == mechanism
     assert not any(tensor.is_meta for tensor in (*encoder.parameters(), *encoder.buffers()))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("net", "nets:net is built without initialising it"),
+        ("alias", "nets:alias is initialised before its weights are loaded: some of its tensors"),
+        ("reads", "nets:reads is initialised before its weights are loaded: its constructor needs"),
+    ],
+)
+def test_the_log_says_which_strategy_built_it_and_why(saved, name, said, caplog):
+    _, path = saved(name)
+    with caplog.at_level("INFO", logger="headstrip.factory"):
+        build_encoder(f"nets:{name}", weights=path)
+    assert said in caplog.text
 
 
 @pytest.mark.parametrize("name", ["net", "reads"])

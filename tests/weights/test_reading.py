@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import models
 
 from headstrip import WeightsError, build_encoder
-from headstrip.network.state_dicts import plain_state_dict
+from headstrip.network.checkpoints import plain_state_dict
 from headstrip.weights import read_weights
 
 Save = Callable[[object, Path], Path]

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from headstrip.images.preprocessing import Preprocessing
+from headstrip.network.checkpoints import extra_states
 from headstrip.network.load_hooks import keeps_more
-from headstrip.network.state_dicts import extra_states
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 

@@ -47,7 +47,7 @@ class Built:
         options: Constructor arguments of the network.
         input_shape: Input without the batch axis.
         sha256: Hash of the weights file, None without one.
-        mechanism: How it was built: ``hollow`` where no parameter had memory before the file's,
+        mechanism: How it was built: ``assigned`` where no parameter had memory before the file's,
             ``ordinary`` where all were initialised.
         guards: What notices that a mapped weights file is rewritten in place.
         states_itself: Whether the user's own file says what its weights are.

@@ -20,25 +20,23 @@ from headstrip.factory.file_fit import Plan, limit_of, plan, refuse_larger
 from headstrip.factory.misfits import does_not_fit
 from headstrip.factory.selection import Selection
 from headstrip.network.assigning import Fallback, assign, has_meta_tensors
+from headstrip.network.checkpoints import extra_states, plain_state_dict, refuse_several
 from headstrip.network.head import Stripped
 from headstrip.network.load_hooks import has_load_hooks, is_as_given, keeps_more, load_as_torch
 from headstrip.network.meta_init import Replaced, meta_parameters, share_memory
 from headstrip.network.state_dicts import (
     compare,
     copy_into,
-    extra_states,
-    plain_state_dict,
     refuse_unfilled,
 )
 from headstrip.plugins.loader import Plugin
 from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
 from headstrip.weights.locating import locate
 from headstrip.weights.reading import Reading, WeightsFile, read_weights
-from headstrip.weights.several_states import refuse_several
 
 _LOGGER = logging.getLogger("headstrip.factory")
 
-Mechanism = Literal["hollow", "ordinary"]
+Mechanism = Literal["assigned", "ordinary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +146,10 @@ class Builder:
         """
         entry = self.selection.entry
         if entry is None and self.selection.path is None:
+            _LOGGER.info("%s has random weights", self.about)
             return Filled(self._stripped(self._model(options)))
         if self._loads_itself:
+            _LOGGER.info("the plugin of %s loads its weights itself", self.about)
             model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
             return Filled(self._stripped(model))
         if entry and self.selection.path is None and entry.num_classes:
@@ -162,7 +162,11 @@ class Builder:
                     self.about,
                     result.reason,
                 )
-                result = self._with_initialising(options)
+                return self._with_initialising(options)
+        _LOGGER.info(
+            "%s is built without initialising it: the tensors of its file are its parameters",
+            self.about,
+        )
         return result
 
     def _without_initialising(self, options: Mapping[str, Any]) -> Filled | Fallback:
@@ -208,7 +212,7 @@ class Builder:
             return given
         if replaced.is_held(model):
             return Fallback("an object other than its modules holds its parameters")
-        filled = self._finished(found, "hollow")
+        filled = self._finished(found, "assigned")
         if any(has_meta_tensors(part) for part in _parts(filled.stripped)):
             return Fallback("some of its tensors are in no weights file")
         return filled

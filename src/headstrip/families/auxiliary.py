@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
+from headstrip.network.checkpoints import plain_state_dict
 from headstrip.network.head import Stripped, detach
-from headstrip.network.state_dicts import plain_state_dict
 from headstrip.spec import WeightsEntry
 
 

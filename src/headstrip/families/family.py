@@ -15,8 +15,8 @@ from headstrip.errors import HeadNotFoundError
 from headstrip.families import SOURCE
 from headstrip.hookspecs import API_VERSION, hookimpl
 from headstrip.images.preprocessing import Preprocessing
+from headstrip.network.checkpoints import plain_state_dict
 from headstrip.network.head import Stripped, detach
-from headstrip.network.state_dicts import plain_state_dict
 from headstrip.spec import BackboneSpec, Task, WeightsEntry, freeze
 
 LABELS = {1000: "imagenet-1k", 400: "kinetics-400"}

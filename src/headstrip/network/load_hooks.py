@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstrip.network.state_dicts import COUNTER, Fit, is_extra, versions_of
+from headstrip.network.checkpoints import is_extra, versions_of
+from headstrip.network.state_dicts import COUNTER, Fit
 
 _METHODS = ("_load_from_state_dict", "load_state_dict")
 _EXTRA = ("get_extra_state", "set_extra_state")
@@ -66,9 +67,9 @@ def taken(model: nn.Module, state: Mapping[str, Any], source: object) -> Taken |
     if any(is_odd(value) for value in state.values()):
         return None
     # Without values a hook cannot change those of the file; some want to see them.
-    return _taken(model, {key: _hollow(value) for key, value in state.items()}, source) or _taken(
-        model, {key: _copied(value) for key, value in state.items()}, source
-    )
+    return _taken(
+        model, {key: _without_values(value) for key, value in state.items()}, source
+    ) or _taken(model, {key: _copied(value) for key, value in state.items()}, source)
 
 
 def load_as_torch(
@@ -153,7 +154,7 @@ def _as_stated(state: Mapping[str, Any], source: object) -> OrderedDict[str, Any
     return ordered
 
 
-def _hollow(value: Any) -> Any:
+def _without_values(value: Any) -> Any:
     return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
 

@@ -62,7 +62,7 @@ def _counts(pairs: Mapping[int, tuple[object, object]]) -> list[tuple[int, int, 
 
 
 def share_memory(model: nn.Module) -> bool:
-    """Whether two hollow parameters of a network would be one piece of memory if they had any."""
+    """Whether two parameters that have no memory yet are views of one storage."""
     places = [one.untyped_storage()._cdata for one in model.parameters() if one.is_meta]
     return len(places) != len(set(places))
 
@@ -77,7 +77,7 @@ def meta_parameters(replaced: Replaced) -> Iterator[None]:
         replaced: Takes what was replaced.
     """
     thread = threading.get_ident()
-    hollow = replaced.pairs
+    pairs = replaced.pairs
 
     def register(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
         if threading.get_ident() != thread or parameter is None or parameter.is_meta:
@@ -85,10 +85,10 @@ def meta_parameters(replaced: Replaced) -> Iterator[None]:
         # A subclass (a lazy or a quantised parameter) has more to it than its values.
         if type(parameter) is not nn.Parameter:
             return None
-        if id(parameter) not in hollow:
+        if id(parameter) not in pairs:
             made = nn.Parameter(twin(parameter), requires_grad=parameter.requires_grad)
-            hollow[id(parameter)] = parameter, made
-        return hollow[id(parameter)][1]
+            pairs[id(parameter)] = parameter, made
+        return pairs[id(parameter)][1]
 
     # Its annotation has no result, and its documentation one.
     handle = register_module_parameter_registration_hook(register)  # type: ignore[arg-type]

@@ -1,139 +1,20 @@
-"""State dicts: taken out of what a file holds, compared with a network, and put into it."""
+"""State dicts: compared with a network, and put into it."""
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from headstrip.errors import WeightsError
+from headstrip.network.checkpoints import is_extra, versions_of
 
 COUNTER = "num_batches_tracked"
 """Files older than torch 0.4.1, and converted ones, have none; no output depends on them."""
-
-# torch's name for the state of a module that is not a tensor.
-_EXTRA = "_extra_state"
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "module",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-    "ema_state_dict",
-    "ema_model",
-    "model_state_dict_ema",
-)
-"""Entries under which programs keep the weights of the network, or an average of them."""
-_DEPTH = 3
-
-
-def plain_state_dict(loaded: object) -> dict[str, Tensor]:
-    """Return the state dict in what a file holds, unwrapped where it is a checkpoint's entry.
-
-    State of modules that is not a tensor is left out: see ``extra_states``.
-
-    Args:
-        loaded: The object as read: a state dict, or a dict with one under a name in ``WRAPPERS``.
-
-    Raises:
-        WeightsError: There is no mapping of names to tensors in it.
-    """
-    state = _unwrapped(loaded)
-    plain = {key: value for key, value in _items(state) if not is_extra(key)}
-    if not plain or not all(map(_is_named_tensor, plain.items())):
-        raise WeightsError(_no_state_dict(loaded, state))
-    return plain
-
-
-def extra_states(loaded: object) -> dict[str, Any]:
-    """Return copies of the state of modules that is not a tensor, from the state dict of a file."""
-    items = _items(_unwrapped(loaded))
-    return {key: copy.deepcopy(value) for key, value in items if is_extra(key)}
-
-
-def is_extra(key: object) -> bool:
-    """Whether a name in a state dict belongs to state that is not a tensor."""
-    return isinstance(key, str) and key.rpartition(".")[2] == _EXTRA
-
-
-def versions_of(source: object) -> dict[str, Any]:
-    """Return the versions of modules that an object as read states, none where it states none."""
-    versions = getattr(_unwrapped(source), "_metadata", None)
-    stated = versions if isinstance(versions, Mapping) else {}
-    # torch writes how it assigns into them, and the next load of the same file would read that.
-    return {key: dict(one) for key, one in stated.items() if isinstance(one, Mapping)}
-
-
-def _items(state: Any) -> list[tuple[Any, Any]]:
-    return list(state.items()) if isinstance(state, dict) else []
-
-
-def _is_named_tensor(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
-
-
-def _unwrapped(loaded: object) -> Any:
-    state: Any = loaded
-    # One step for each at most: a damaged checkpoint may hold itself.
-    for _ in WRAPPERS:
-        if isinstance(state, Mapping):
-            inner = (state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping))
-            state = next(inner, state)
-    return state
-
-
-def _no_state_dict(loaded: object, state: Any) -> str:
-    """Say what a file holds instead of a state dict, and how one is made of it."""
-    if inside := _inside(loaded):
-        places = " and ".join(f"content{place}" for place in inside[:3])
-        return (
-            f"The file holds a {type(loaded).__name__} with a state dict in it, at {places}. Save "
-            "the one that is meant by itself: content = torch.load(path, weights_only=True); "
-            f"torch.save(content{inside[0]}, 'weights.pth')."
-        )
-    items = _items(state)
-    others = [(key, value) for key, value in items if not isinstance(value, Tensor)]
-    if others and len(others) < len(items):
-        key, value = others[0]
-        return (
-            f"The file holds a state dict with something else in it: {key!r:.100} is a "
-            f"{type(value).__name__}. Save model.state_dict() unchanged."
-        )
-    return (
-        f"The file holds a {type(loaded).__name__} and no state dict, a mapping of names to "
-        "tensors. Save model.state_dict()."
-    )
-
-
-def _inside(loaded: object) -> list[str]:
-    """List where in an object as read state dicts are, as subscripts of it."""
-    found, seen, level = [], set(), [("", loaded)]
-    for _ in range(_DEPTH):
-        deeper = []
-        for place, holder in level:
-            # A damaged checkpoint may hold itself.
-            if id(holder) in seen:
-                continue
-            seen.add(id(holder))
-            for key, value in _items(holder):
-                deeper.append((f"{place}[{key!r:.100}]", value))
-        found += [place for place, value in deeper if _is_state_dict(value)]
-        level = deeper
-    return found
-
-
-def _is_state_dict(value: object) -> bool:
-    items = _items(value)
-    return bool(items) and all(map(_is_named_tensor, items))
 
 
 @dataclass(frozen=True, slots=True)

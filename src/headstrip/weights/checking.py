@@ -12,7 +12,7 @@ from headstrip.errors import WeightsError, one_line
 from headstrip.weights.caches import Stored
 from headstrip.weights.records import Record, recorded, remember
 from headstrip.weights.sharded_checkpoint import is_index, read_index
-from headstrip.weights.trust import Expectation, compare, expectation, hash_of, hub_blob
+from headstrip.weights.trust import Expectation, compare, expectation, hash_of, origin_of
 
 Outcome = Literal["ok", "recorded", "wrong"]
 State = Literal["verified", "not verified", "changed", "wrong", "lost"]
@@ -53,9 +53,7 @@ def check_stored(stored: Stored) -> list[Verdict]:
 
 def check_path(path: Path) -> Verdict:
     """Read a file that no catalog names, and record what it is."""
-    record = recorded(path)
-    origin = "hub" if hub_blob(path) else record.origin if record else "own"
-    return _check(path, expectation(path, url=None), "", origin)
+    return _check(path, expectation(path, url=None), "", origin_of(path))
 
 
 def _check(path: Path, expected: Expectation, name: str, origin: str) -> Verdict:

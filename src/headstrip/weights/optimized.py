@@ -24,6 +24,7 @@ from headstrip.system.atomic import sync_folder, written_beside
 from headstrip.weights.description import DESCRIPTION, PAD, take_apart
 from headstrip.weights.mapping import Guard, guard
 from headstrip.weights.parsing import parse
+from headstrip.weights.problems import not_readable
 from headstrip.weights.records import optimized, path_of_copy, remember
 from headstrip.weights.safetensors_file import DTYPES
 from headstrip.weights.trust import hash_of
@@ -53,10 +54,7 @@ def optimize(path: Path) -> Path:
                 return found
             content = parse(path, file, mapped=False, checked=False).content
     except OSError as error:
-        raise WeightsError(
-            f"The weights file {str(path)!r} cannot be read ({one_line(error)}). "
-            "Check the path and its permissions."
-        ) from error
+        raise not_readable(path, error) from error
     tensors, description = _taken_apart(path, content)
     return _write(sha256, tensors, description, watch)
 

@@ -10,7 +10,14 @@ from typing import BinaryIO
 from headstrip.errors import WeightsError
 from headstrip.weights.description import DESCRIPTION, restore
 from headstrip.weights.mapping import Guard, guard
-from headstrip.weights.problems import START, damaged, instead, reason, unreadable
+from headstrip.weights.problems import (
+    START,
+    damaged,
+    instead,
+    is_of_the_disk,
+    not_readable,
+    reason_of,
+)
 from headstrip.weights.records import is_optimized
 from headstrip.weights.safetensors_file import read_safetensors
 from headstrip.weights.torch_file import read_torch
@@ -57,9 +64,9 @@ def parse(
     except Exception as error:
         # The parsers raise what they happen to meet: UnpicklingError, RuntimeError, EOFError,
         # OSError, KeyError and more.
-        if isinstance(error, OSError) and (failed := unreadable(path, error)):
-            raise failed from error
-        raise damaged(path, reason(error)) from error
+        if is_of_the_disk(error):
+            raise not_readable(path, error) from error
+        raise damaged(path, reason_of(error)) from error
 
 
 def _parse(path: Path, file: BinaryIO, *, mapped: bool, checked: bool, limit: int | None) -> Parsed:

@@ -56,7 +56,7 @@ def instead(start: bytes) -> str:
     return ""
 
 
-def reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Say in few words why a parser failed."""
     if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
         return "it holds more than tensors and plain values, such as a whole model, or no tensors"
@@ -65,11 +65,16 @@ def reason(error: Exception) -> str:
     return one_line(error)[:200]
 
 
-def unreadable(path: Path, error: OSError) -> WeightsError | None:
-    """Return the error for a disk that fails, None where the file's content is to blame."""
-    if error.errno not in _GONE:
-        return None
+def not_readable(path: Path, error: Exception) -> WeightsError:
+    """Return the error for a file that the system does not let headstrip read."""
+    remedy = "Check the path and its permissions."
+    if is_of_the_disk(error):
+        remedy = "The disk or the network fails: try again, or put the file elsewhere."
     return WeightsError(
-        f"The weights file {str(path)!r} cannot be read ({one_line(error)}). The disk or the "
-        "network fails: try again, or put the file elsewhere."
+        f"The weights file {str(path)!r} cannot be read ({one_line(error)}). {remedy}"
     )
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether a disk fails; for any other error of a parser, the file's content is to blame."""
+    return isinstance(error, OSError) and error.errno in _GONE

@@ -15,15 +15,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from headstrip.errors import WeightsError, one_line
-from headstrip.network.state_dicts import extra_states, plain_state_dict
+from headstrip.errors import WeightsError
+from headstrip.network.checkpoints import extra_states, plain_state_dict
 from headstrip.weights.addresses import checkpoints
 from headstrip.weights.folders import lies_in_a_cache
 from headstrip.weights.mapping import Guard, may_map
 from headstrip.weights.parsing import Parsed, parse
+from headstrip.weights.problems import not_readable
 from headstrip.weights.records import learn, optimized, recorded, remember
 from headstrip.weights.sharded_checkpoint import is_index, read_index
-from headstrip.weights.trust import Expectation, Seen, compare, expectation, hub_blob, identify
+from headstrip.weights.trust import Expectation, Seen, compare, expectation, identify, origin_of
 
 VERIFY = ("changed", "always")
 _FILLED = "filled"
@@ -104,19 +105,12 @@ def read_weights(path: Path, sha256: str = "", how: Reading = Reading()) -> Weig
             raise WeightsError(f"{str(path)!r} is not a regular file. Pass the path of one.")
         file = open(path, "rb")  # noqa: SIM115  (closed below)
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise not_readable(path, error) from error
     try:
         with file:
             return _read(path, file, sha256, how)
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(
-        f"The weights file {str(path)!r} cannot be read ({one_line(error)}). "
-        "Check the path and its permissions."
-    )
+        raise not_readable(path, error) from error
 
 
 def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
@@ -130,7 +124,7 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     mapped = bool(how.name) and _is_safe_to_map(path) if how.mapped is None else how.mapped
     parsed = of_copy or _parse(path, file, seen, how, mapped=mapped, checked=checked)
     if seen.fresh:
-        remember(path, seen.stat, seen.sha256, origin=_origin(path))
+        remember(path, seen.stat, seen.sha256, origin=origin_of(path))
     if of_copy is None and not seen.facts.get(_CHECKED):
         learn(path, seen.stat, **{_CHECKED: True})
     guards = (parsed.guard,) if parsed.guard is not None else ()
@@ -188,12 +182,6 @@ def _expectation(path: Path, sha256: str, how: Reading) -> Expectation:
 
 def _is_of(path: Path, url: str) -> bool:
     return path.parent == checkpoints() and url.partition("?")[0].endswith(f"/{path.name}")
-
-
-def _origin(path: Path) -> str:
-    if hub_blob(path) is not None:
-        return "hub"
-    return "download" if path.parent == checkpoints() else "own"
 
 
 def _read_shards(path: Path, sha256: str, how: Reading) -> WeightsFile:

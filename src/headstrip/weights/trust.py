@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 from urllib.parse import unquote, urlparse
 
 from headstrip.errors import WeightsError
+from headstrip.weights.addresses import checkpoints
 from headstrip.weights.folders import hash_of_installed, lies_in_a_cache
 from headstrip.weights.records import SHARED, recorded
 
@@ -172,6 +173,13 @@ def hub_blob(path: Path) -> Path | None:
         if step.parent.name == "blobs" and _SHA256.fullmatch(step.name):
             return step
     return None
+
+
+def origin_of(path: Path) -> str:
+    """Return where a file is from by its folder: ``hub``, ``download`` or ``own``."""
+    if hub_blob(path) is not None:
+        return "hub"
+    return "download" if path.parent == checkpoints() else "own"
 
 
 def _settled(file: BinaryIO, stat: os.stat_result) -> os.stat_result:

@@ -12,7 +12,7 @@ from tests.weights.files import save_legacy, save_zip
 from torch import Tensor, nn
 
 from headstrip import WeightsError, build_encoder
-from headstrip.weights.several_states import refuse_several
+from headstrip.network.checkpoints import refuse_several
 
 State = dict[str, Tensor]
 

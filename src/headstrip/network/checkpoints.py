@@ -1,7 +1,8 @@
-"""A checkpoint with several state dicts of one network: which is meant is never guessed."""
+"""Checkpoints: the state dict in what a weights file holds, which is never guessed."""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,24 @@ from typing import Any
 from torch import Tensor
 
 from headstrip.errors import WeightsError
-from headstrip.network.state_dicts import WRAPPERS, is_extra
+
+# torch's name for the state of a module that is not a tensor.
+_EXTRA = "_extra_state"
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "ema_state_dict",
+    "ema_model",
+    "model_state_dict_ema",
+)
+"""Entries under which programs keep the weights of the network, or an average of them."""
 
 _DEPTH = 8
 
@@ -32,6 +50,85 @@ _FEWEST = 3
 """Tensors whose shapes and order tell a network."""
 
 
+def plain_state_dict(loaded: object) -> dict[str, Tensor]:
+    """Return the state dict in what a file holds, unwrapped where it is a checkpoint's entry.
+
+    State of modules that is not a tensor is left out: see ``extra_states``.
+
+    Args:
+        loaded: The object as read: a state dict, or a dict with one under a name in ``WRAPPERS``.
+
+    Raises:
+        WeightsError: There is no mapping of names to tensors in it.
+    """
+    state = _unwrapped(loaded)
+    plain = {key: value for key, value in _items(state) if not is_extra(key)}
+    if not plain or not all(map(_is_named_tensor, plain.items())):
+        raise WeightsError(_no_state_dict(loaded, state))
+    return plain
+
+
+def extra_states(loaded: object) -> dict[str, Any]:
+    """Return copies of the state of modules that is not a tensor, from the state dict of a file."""
+    items = _items(_unwrapped(loaded))
+    return {key: copy.deepcopy(value) for key, value in items if is_extra(key)}
+
+
+def is_extra(key: object) -> bool:
+    """Whether a name in a state dict belongs to state that is not a tensor."""
+    return isinstance(key, str) and key.rpartition(".")[2] == _EXTRA
+
+
+def versions_of(source: object) -> dict[str, Any]:
+    """Return the versions of modules that an object as read states, none where it states none."""
+    versions = getattr(_unwrapped(source), "_metadata", None)
+    stated = versions if isinstance(versions, Mapping) else {}
+    # torch writes how it assigns into them, and the next load of the same file would read that.
+    return {key: dict(one) for key, one in stated.items() if isinstance(one, Mapping)}
+
+
+def _items(state: Any) -> list[tuple[Any, Any]]:
+    return list(state.items()) if isinstance(state, dict) else []
+
+
+def _is_named_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _unwrapped(loaded: object) -> Any:
+    state: Any = loaded
+    # One step for each at most: a damaged checkpoint may hold itself.
+    for _ in WRAPPERS:
+        if isinstance(state, Mapping):
+            inner = (state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping))
+            state = next(inner, state)
+    return state
+
+
+def _no_state_dict(loaded: object, state: Any) -> str:
+    """Say what a file holds instead of a state dict, and how one is made of it."""
+    inside = [one.place for one in _state_dicts(loaded) if one.keys and one.is_plain]
+    if inside:
+        places = " and ".join(f"content{place}" for place in inside[:3])
+        return (
+            f"The file holds a {type(loaded).__name__} with a state dict in it, at {places}. Save "
+            "the one that is meant by itself: content = torch.load(path, weights_only=True); "
+            f"torch.save(content{inside[0]}, 'weights.pth')."
+        )
+    items = _items(state)
+    others = [(key, value) for key, value in items if not isinstance(value, Tensor)]
+    if others and len(others) < len(items):
+        key, value = others[0]
+        return (
+            f"The file holds a state dict with something else in it: {key!r:.100} is a "
+            f"{type(value).__name__}. Save model.state_dict() unchanged."
+        )
+    return (
+        f"The file holds a {type(loaded).__name__} and no state dict, a mapping of names to "
+        "tensors. Save model.state_dict()."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A state dict in a checkpoint.
@@ -40,11 +137,13 @@ class _Found:
         keys: The keys that lead to it, outermost first.
         tensors: Its tensors by name.
         has_names: Whether it states the names; else they are its places in a list.
+        is_plain: Whether it is a mapping of names to tensors, with nothing else in it.
     """
 
     keys: tuple[Any, ...]
     tensors: dict[str, Tensor]
-    has_names: bool = True
+    has_names: bool
+    is_plain: bool
 
     @property
     def place(self) -> str:
@@ -127,7 +226,8 @@ def _state_dicts(loaded: object) -> Iterator[_Found]:
             if tensors and (len(tensors) >= others if keys else not others):
                 has_names = all(isinstance(key, str) for key in tensors)
                 named = {str(key): value for key, value in tensors.items()}
-                yield _Found(keys, named, has_names)
+                is_plain = has_names and not others and isinstance(holder, dict)
+                yield _Found(keys, named, has_names, is_plain)
             for key, value in entries.items():
                 if not _is_of_an_optimizer(key):
                     deeper += _holders((*keys, key), value)
