@@ -107,26 +107,34 @@ def written_with(described: Mapping[str, Any]) -> str:
     Returns:
         Such as ``headstrip-timm 0.1.0, timm 1.0.31``; empty where the manifest names none.
     """
-    versions = described.get("versions") or described.get("environment")
-    if not isinstance(versions, Mapping):
-        return ""
-    return _named(versions, _CORE | _ENVIRONMENT) or _named(versions, _ENVIRONMENT)
+    versions = _versions_in(described)
+    return _named(versions, _CORE) or _named(versions, set())
 
 
 def versions_changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return what the embeddings of a file were written with, and what is installed here.
+    """Return which versions wrote the embeddings of a file and are not installed here.
 
     Args:
         there: The manifest in the file.
         here: The manifest of the encoder that was built now.
 
     Returns:
-        A sentence after a space; empty where both are the same, or one of them is not known.
+        A sentence after a space; empty where the versions are equal, or not known.
     """
-    then, now = written_with(there), written_with(here)
-    if not then or not now or then == now:
+    then, now = _versions_in(there), _versions_in(here)
+    written = _named({name: then[name] for name in then if now.get(name) != then[name]}, set())
+    installed = _named({name: now[name] for name in now if then.get(name) != now[name]}, set())
+    if not written or not installed:
         return ""
-    return f" The file was written with {then}, and {now} is installed here."
+    return f" The file was written with {written}, and {installed} is installed here."
+
+
+def _versions_in(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the versions of distributions that a manifest states."""
+    versions = described.get("versions") or described.get("environment")
+    if not isinstance(versions, Mapping):
+        return {}
+    return {name: versions[name] for name in versions if name not in _ENVIRONMENT}
 
 
 def _core_versions() -> dict[str, str]:
