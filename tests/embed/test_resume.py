@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from tests.conftest import tiny_encoder
+from tests.distributions import install_distribution, on_path
 from tests.embed.like_windows import like_windows
 
 from headstrip import HeadstripError, load_embeddings
@@ -25,6 +26,7 @@ from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import RunPlan, Settings
 from headstrip.embed.run import EmbedReport, Options, embed_source
 from headstrip.embed.sources import source_of
+from headstrip.plugins import ENGINE_GROUP
 
 Compute = Callable[[RunPlan, RowProgress], Any]
 
@@ -254,3 +256,44 @@ def test_a_disk_that_damages_a_shard_again_and_again_ends_the_run(photos: Path, 
         embed(photos, out, compute=damaging)
     assert rounds == [3, 1, 1]
     assert embed(photos, out).rows == 6
+
+
+ENGINE = """
+import torch
+from headstrip.plugin_api import Engine
+
+class Plain(Engine):
+    def __init__(self, encoder, settings):
+        super().__init__(encoder, settings)
+        self.network = self.network_of(encoder)
+
+    def compute(self, pixels):
+        with torch.inference_mode():
+            return self.network(torch.tensor(pixels)).numpy()
+"""
+
+
+def test_another_version_of_the_engine_is_noticed_like_another_version_of_torch(
+    photos: Path, out: Path, tmp_path: Path
+) -> None:
+    def run(version: str, **options: Any) -> list[str]:
+        site, said = tmp_path / version, []
+        points, files = {"plain": "plain_engine:Plain"}, {"plain_engine.py": ENGINE}
+        install_distribution(site, "acme-engine", points, files, version, group=ENGINE_GROUP)
+        settings = Settings(engine=options.pop("engine", None), batch_size=2, threads=1)
+        with on_path(site):
+            embed_source(
+                tiny_encoder(),
+                photos,
+                out,
+                settings=settings,
+                options=Options(workers=0, lanes=1, **options),
+                say=said.append,
+            )
+        return said
+
+    assert run("1.0", engine="plain") == []
+    assert run("1.0", exact=True) == []
+    assert "acme-engine was '1.0' and is '2.0'" in run("2.0")[0]
+    with pytest.raises(HeadstripError, match=r"another environment: acme-engine was '1\.0'"):
+        run("2.0", exact=True)

@@ -17,11 +17,11 @@ from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.damage import DamagedFile, array_problem, table_problem
 from headstrip.embed.output.paths import check_items, rows_file
 from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
-from headstrip.embed.output.report import check_errors, count_bad
 from headstrip.embed.output.table import metadata_in, metadata_of, schema_of
 from headstrip.embed.output.work_dir import Shards, WorkDir
 from headstrip.embed.pages import PageReader, split_into_pages
 from headstrip.embed.parallelism import Parallelism, choose_parallelism
+from headstrip.embed.report import check_errors, count_bad
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
 from headstrip.embed.sources import LeftOut, Reader, Source, items_of
 from headstrip.errors import HeadstripError
@@ -120,7 +120,7 @@ def make_plan(
         items, reader = split_into_pages(items, reader), PageReader(reader)
     listing = write_listing(work_dir.folder, source.describe(), items)
 
-    settings = requested.over(earlier.settings if earlier else EmbedSettings())
+    settings = requested.over(earlier.settings) if earlier else requested
     check_engine(settings.engine)
     check_limits(encoder, settings, options)
     settings = resolve_settings(encoder, listing, reader, settings, options, notify)
@@ -133,7 +133,7 @@ def make_plan(
         parallelism.workers,
     )
 
-    provenance = earlier or replace(here, settings=settings)
+    provenance = earlier or here.with_settings(settings)
     if work_dir.provenance is None:
         work_dir.begin(provenance, replaces=options.overwrite)
     metadata = metadata_for(provenance, source_here, listing.digest)
@@ -145,8 +145,8 @@ def make_plan(
     is_written = existing is not None and _is_written(
         out, existing, shards, listing, options, notify
     )
-    numbers = [] if is_written else _shards_to_do(shards, listing, options)
-    files = _reusable_files(out, existing, work_dir, provenance) if numbers else {}
+    todo = () if is_written else _shards_to_do(shards, listing, options)
+    sources = _reusable_files(out, existing, work_dir, provenance) if todo else {}
     return RunPlan(
         encoder=encoder,
         listing=listing,
@@ -154,11 +154,11 @@ def make_plan(
         parallelism=parallelism,
         options=options,
         shards=shards,
-        todo=tuple(numbers),
-        bad_before=0 if is_written else _count_bad_before(shards, numbers, options),
-        reusable=tuple(files),
+        todo=todo,
+        bad_before=0 if is_written else _count_bad_before(shards, todo, options),
+        reusable=tuple(sources),
         # Two files with one name, size and time may differ if they belong to different sources.
-        checks_bytes=options.checksum or any(source != source_here for source in files.values()),
+        checks_bytes=options.checksum or any(each != source_here for each in sources.values()),
         is_written=is_written,
         left_out=left_out.counts(),
     )
@@ -167,9 +167,8 @@ def make_plan(
 def plan_missing_shards(plan: RunPlan) -> RunPlan:
     """Return the plan for the shards that were damaged after they had been computed."""
     shards = plan.shards
-    missing = [number for number in range(len(shards)) if not shards.is_done(number)]
-    bad = _count_bad_before(shards, missing, plan.options)
-    return replace(plan, todo=tuple(missing), bad_before=bad)
+    missing = tuple(number for number in range(len(shards)) if not shards.is_done(number))
+    return replace(plan, todo=missing, bad_before=_count_bad_before(shards, missing, plan.options))
 
 
 def _earlier_provenance(
@@ -193,6 +192,7 @@ def _earlier_provenance(
     if earlier is None:
         return None
     here.check_compatible(earlier, shown)
+    here = here.with_settings(here.settings.over(earlier.settings))
     if changes := "; ".join(here.changes(earlier)):
         if options.exact:
             raise HeadstripError(
@@ -262,22 +262,18 @@ def _is_written(
     return True
 
 
-def _shards_to_do(shards: Shards, listing: Listing, options: EmbedOptions) -> list[int]:
+def _shards_to_do(shards: Shards, listing: Listing, options: EmbedOptions) -> tuple[int, ...]:
     """Return the numbers of the shards that are missing, or have rows to check again."""
 
     def is_to_check(number: int) -> bool:
         if options.checksum or listing.has_clipped_times(*shards.bounds(number)):
             return True
-        if not options.retry_failed:
-            return False
-        try:
-            return count_bad(shards.path(number))[0] > 0
-        except DamagedFile:
-            return True
+        bad = _bad_rows(shards, number) if options.retry_failed else (0, "")
+        return bad is None or bad[0] > 0
 
-    return [
+    return tuple(
         number for number in range(len(shards)) if not shards.is_done(number) or is_to_check(number)
-    ]
+    )
 
 
 def _count_bad_before(shards: Shards, todo: Sequence[int], options: EmbedOptions) -> int:
@@ -290,14 +286,19 @@ def _count_bad_before(shards: Shards, todo: Sequence[int], options: EmbedOptions
     if options.max_errors is None:
         return bad
     for number in sorted({*range(len(shards))} - {*todo}):
-        try:
-            found, example = count_bad(shards.path(number))
-        except DamagedFile:
-            # Merging will remove it, and its bad images count when it is computed again.
-            continue
+        # Merging removes a damaged shard, and its bad images count when it is computed again.
+        found, example = _bad_rows(shards, number) or (0, "")
         bad += found
         check_errors(bad, options.max_errors, example)
     return bad
+
+
+def _bad_rows(shards: Shards, number: int) -> tuple[int, str] | None:
+    """Return the number of bad images in a shard, and one of them; None if it is damaged."""
+    try:
+        return count_bad(shards.path(number))
+    except DamagedFile:
+        return None
 
 
 def _reusable_files(

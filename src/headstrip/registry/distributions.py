@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -13,6 +14,7 @@ from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][\w.-]*")
+_EXTRA = re.compile(r"extra == ['\"]([\w.-]+)")
 _SAFE_TO_SHOW = re.compile(r"[A-Za-z0-9][\w.+!-]{0,60}")
 _ENVIRONMENT = {"python", "torch", "machine"}
 _CORE = {"headstrip", "torchvision"}
@@ -90,14 +92,28 @@ def distributions_of(spec: BackboneSpec) -> dict[str, str]:
     if not version:
         return found
     found[distribution] = version
-    for requirement in metadata.requires(distribution) or ():
-        name = _REQUIREMENT.match(requirement)
-        if name and "extra ==" not in requirement and name[0] not in found:
-            try:
+    required = versions_required_by(distribution)
+    return found | {name: required[name] for name in required if name not in found}
+
+
+def versions_required_by(distribution: str, extra: str | None = None) -> dict[str, str]:
+    """Return the installed versions of what a distribution requires.
+
+    Args:
+        distribution: Name of the distribution; one that is not installed requires nothing.
+        extra: Return what this extra requires; None for the requirements without any extra.
+    """
+    found = {}
+    try:
+        requirements = metadata.requires(distribution) or ()
+    except metadata.PackageNotFoundError:
+        return {}
+    for requirement in requirements:
+        name, of_extra = _REQUIREMENT.match(requirement), _EXTRA.search(requirement)
+        if name and (of_extra[1] if of_extra else None) == extra:
+            # A requirement may be for another platform.
+            with suppress(metadata.PackageNotFoundError):
                 found[name[0]] = metadata.version(name[0])
-            except metadata.PackageNotFoundError:
-                # The requirement is for another platform.
-                continue
     return found
 
 

@@ -16,6 +16,7 @@ from headstrip.errors import HeadstripError
 from headstrip.plugins import ENGINE_GROUP
 from headstrip.plugins.entry_points import Declared, declared
 from headstrip.plugins.records import DISABLED, disabled_by_environment
+from headstrip.registry.distributions import versions_required_by
 
 if TYPE_CHECKING:
     from headstrip.embed.engines.engine import Engine
@@ -91,6 +92,21 @@ def load_engine(name: str) -> type[Engine]:
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise _unusable(engine, f"{engine.point.value} is not a class derived from Engine")
     return found
+
+
+def engine_versions(name: str) -> dict[str, str]:
+    """Return the installed versions of the distributions that an engine computes with.
+
+    They are what the extra of headstrip with this name requires, or the distribution of the plugin
+    that has the engine, and what that requires. "torch" and "compile" have none besides torch.
+
+    Raises:
+        ValueError: No engine has the name.
+    """
+    distribution = _find(name).point.dist
+    if distribution is None:
+        return versions_required_by("headstrip", extra=name)
+    return {**versions_required_by(distribution.name), distribution.name: distribution.version}
 
 
 def _find(name: str) -> Declared:

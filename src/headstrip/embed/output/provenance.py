@@ -6,12 +6,13 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from headstrip._version import __version__
-from headstrip.embed.settings import EmbedSettings
+from headstrip.embed.engines.registry import engine_versions
+from headstrip.embed.settings import AUTO, EmbedSettings
 from headstrip.embed.sources import Source
 from headstrip.encoder.fingerprint import environment
 from headstrip.errors import HeadstripError, PluginError
@@ -29,7 +30,8 @@ class Provenance:
         encoder: The encoder's manifest, or the fields of one for an encoder that was not built by
             name.
         settings: How the embeddings are computed and stored.
-        environment: Versions and machine; the last bits may differ with them.
+        environment: Versions of libraries and of the engine, and the machine; the last bits may
+            differ with them.
     """
 
     encoder: dict[str, Any]
@@ -38,14 +40,28 @@ class Provenance:
 
     @classmethod
     def of(cls, encoder: Encoder, settings: EmbedSettings) -> Provenance:
-        """Describe what this machine computes with an encoder."""
+        """Describe what this machine computes with an encoder.
+
+        Raises:
+            ValueError: No installed engine has the name in the settings.
+        """
         here = {
             **environment(),
             "headstrip": __version__,
             "processor": _processor(),
             "device": str(encoder.place()[0].type),
         }
-        return cls(describe_encoder(encoder), settings, here)
+        return cls(describe_encoder(encoder), settings, here).with_settings(settings)
+
+    def with_settings(self, settings: EmbedSettings) -> Provenance:
+        """Return a copy with other settings, and with the versions of their engine.
+
+        Raises:
+            ValueError: No installed engine has the name in the settings.
+        """
+        engine = settings.engine
+        versions = {} if engine in (None, AUTO) else engine_versions(str(engine))
+        return replace(self, settings=settings, environment={**versions, **self.environment})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
