@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from headstrip.embed.calibrate import choose_engine as choose_engine
     from headstrip.embed.cluster import EncoderUDF as EncoderUDF
     from headstrip.embed.output.loading import load_embeddings as load_embeddings
-    from headstrip.embed.output.report import EmbedReport as EmbedReport
+    from headstrip.embed.report import EmbedReport as EmbedReport
     from headstrip.embed.run import embed_source as embed_source
     from headstrip.embed.settings import EmbedOptions as EmbedOptions
     from headstrip.embed.settings import EmbedSettings as EmbedSettings
@@ -68,7 +68,7 @@ _HOMES = {
     "search.neighbors": ("find_neighbors",),
     "images.pixels": ("to_pixels",),
     "embed.settings": ("EmbedOptions", "EmbedSettings"),
-    "embed.output.report": ("EmbedReport",),
+    "embed.report": ("EmbedReport",),
     "embed.run": ("embed_source",),
     "embed.sources": ("source_of",),
     "encoder.encoder": ("Encoder",),

@@ -14,7 +14,8 @@ import pytest
 from headstrip.embed.decoding.pool import DecodedBatch
 from headstrip.embed.decoding.worker import ImageResult
 from headstrip.embed.output.table import Rows
-from headstrip.embed.pipeline import Pipeline, ShardTask, Stages
+from headstrip.embed.pipeline import Pipeline, ShardTask
+from headstrip.embed.report import Stages
 from headstrip.embed.sources import Item
 from headstrip.system.out_of_memory import OutOfMemoryError
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from headstrip.embed.execute import Execute, ShardExecutor
 from headstrip.embed.listing import read_listing
-from headstrip.embed.output.report import check_errors
 from headstrip.embed.parallelism import choose_parallelism, cores
-from headstrip.embed.pipeline import RowProgress, Stages
+from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import RunPlan
+from headstrip.embed.report import Stages, check_errors
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import torch
 
 from headstrip.embed.decoding.pool import DecodePool
 from headstrip.embed.engines.make import make_engine
-from headstrip.embed.output.report import check_errors, first_bad
 from headstrip.embed.output.reusable_rows import ReusableRows
 from headstrip.embed.output.table import Rows, table_of
-from headstrip.embed.pipeline import Pipeline, RowProgress, ShardTask, Stages
+from headstrip.embed.pipeline import Pipeline, RowProgress, ShardTask
 from headstrip.embed.plan import RunPlan
+from headstrip.embed.report import Stages, check_errors, first_bad
 from headstrip.system.interrupts import interrupts_held
 
 Execute = Callable[[RunPlan, RowProgress], tuple[Stages, int]]

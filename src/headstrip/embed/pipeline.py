@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from headstrip.embed.output.table import Rows
+from headstrip.embed.report import Stages
 from headstrip.system.interrupts import interrupts_held
 from headstrip.system.out_of_memory import OutOfMemoryError
 
@@ -26,7 +27,6 @@ RowProgress = Callable[[int], None]
 
 _SECONDS_BETWEEN_CHECKS = 0.2
 _FULL_SHARDS = 4
-_FILES_NAMED = 5
 _SECONDS_TO_RETRY = 1.0
 
 
@@ -45,41 +45,6 @@ class ShardTask:
     rows: Rows
     missing: list[int]
     pending: int = 0
-
-
-@dataclass(slots=True)
-class Stages:
-    """Seconds that threads spent in each stage, added up.
-
-    Attributes:
-        decoded: Inference threads, waiting for decoded images.
-        forward: Inference threads, in the network.
-        written: The writer thread, making and writing shards.
-        prepared: The caller's thread, starting workers and preparing the engine.
-        several: Number of pages of files with several of which the run used the first; for the
-            first few such files.
-        severals: How many such files there are.
-    """
-
-    decoded: float = 0.0
-    forward: float = 0.0
-    written: float = 0.0
-    prepared: float = 0.0
-    several: dict[str, int] = field(default_factory=dict)
-    severals: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Add the seconds of one thread."""
-        with self._lock:
-            setattr(self, stage, getattr(self, stage) + seconds)
-
-    def note_pages(self, path: str, pages: int) -> None:
-        """Note a file of several pages or frames of which the run used the first."""
-        with self._lock:
-            self.severals += 1
-            if len(self.several) < _FILES_NAMED:
-                self.several[path] = pages
 
 
 class Pipeline:

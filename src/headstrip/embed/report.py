@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,9 +14,45 @@ import pyarrow.parquet as pq
 
 from headstrip.embed.output.damage import damage_errors, open_parquet
 from headstrip.embed.output.paths import open_for_arrow, rows_file
-from headstrip.embed.pipeline import Stages
 from headstrip.embed.settings import EmbedSettings
 from headstrip.errors import HeadstripError
+
+_FILES_NAMED = 5
+
+
+@dataclass(slots=True)
+class Stages:
+    """Seconds that threads spent in each stage, added up.
+
+    Attributes:
+        decoded: Inference threads, waiting for decoded images.
+        forward: Inference threads, in the network.
+        written: The writer thread, making and writing shards.
+        prepared: The caller's thread, starting workers and preparing the engine.
+        several: Number of pages of files with several of which the run used the first; for the
+            first few such files.
+        severals: How many such files there are.
+    """
+
+    decoded: float = 0.0
+    forward: float = 0.0
+    written: float = 0.0
+    prepared: float = 0.0
+    several: dict[str, int] = field(default_factory=dict)
+    severals: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add the seconds of one thread."""
+        with self._lock:
+            setattr(self, stage, getattr(self, stage) + seconds)
+
+    def note_pages(self, path: str, pages: int) -> None:
+        """Note a file of several pages or frames of which the run used the first."""
+        with self._lock:
+            self.severals += 1
+            if len(self.several) < _FILES_NAMED:
+                self.several[path] = pages
 
 
 @dataclass(frozen=True)

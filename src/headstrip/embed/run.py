@@ -8,20 +8,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstrip.embed.engines.make import check_takes_images
 from headstrip.embed.engines.registry import check_engine
 from headstrip.embed.execute import Execute, execute
 from headstrip.embed.files import check_out, check_suffix, write_errors
 from headstrip.embed.limits import check_addresses, check_limits
 from headstrip.embed.output.merging import DamagedShard, merge
 from headstrip.embed.output.paths import check_not_source, rows_file
-from headstrip.embed.output.report import EmbedReport, count_bad
 from headstrip.embed.output.work_dir import WorkDir, open_work_dir, work_folder
-from headstrip.embed.pipeline import Stages
+from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import Notify, RunPlan, make_plan, plan_missing_shards
+from headstrip.embed.report import EmbedReport, Stages, count_bad
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
 from headstrip.embed.sources import Source, StreamSource, source_of
 from headstrip.embed.streaming import embed_stream
-from headstrip.errors import HeadstripError, PreprocessingError
+from headstrip.errors import HeadstripError
 from headstrip.system.os_errors import explain
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def embed_source(
         >>> report.rows, report.failed  # doctest: +SKIP
         (3, {'torn.jpg': 'image file is truncated (12 bytes not processed).'})
     """
-    _check_encoder(encoder)
+    check_takes_images(encoder)
     target = check_out(out)
     check_suffix(out)
     images = source if isinstance(source, Source) else source_of(source)
@@ -131,22 +132,6 @@ def _ignore(*_: object) -> None:
     """Do nothing with progress or sentences that the caller does not want."""
 
 
-def _check_encoder(encoder: Encoder) -> None:
-    """Refuse an encoder that does not take images.
-
-    Raises:
-        PreprocessingError: It takes clips, or has no preprocessing.
-    """
-    if encoder.spec.task == "video":
-        raise PreprocessingError(
-            f"{encoder.spec.qualified_name} takes clips of frames, and a source has images. "
-            "Use a backbone of task 'image', or embed your clips with encoder.embed."
-        )
-    if encoder.preprocessing is None:
-        # It raises the encoder's own error.
-        encoder.preprocess(None)
-
-
 def _compute_and_merge(
     plan: RunPlan, out: Path, compute: Execute, progress: Progress, notify: Notify
 ) -> tuple[Stages, int]:
@@ -155,12 +140,23 @@ def _compute_and_merge(
     Raises:
         HeadstripError: The disk damages shards again and again.
     """
-    computed = damages = 0
+    shards, total, damages = plan.shards, len(plan.listing), 0
+    stages, computed = Stages(), 0
     while True:
-        stages, images = _compute(plan, compute, progress)
-        computed += images
+        done = total - shards.count_rows(plan.todo)
+        _LOGGER.info(
+            "%d of %d images are done; %d of %d shards are to do",
+            done,
+            total,
+            len(plan.todo),
+            len(shards),
+        )
+        progress(done, total)
+        if plan.todo:
+            stages, images = compute(plan, _counting(progress, done, total))
+            computed += images
         try:
-            merge(plan.shards, out, plan.shards.folder.parent)
+            merge(shards, out, shards.folder.parent)
         except DamagedShard as damaged:
             damages += 1
             if damages == _MAX_DAMAGES:
@@ -174,25 +170,15 @@ def _compute_and_merge(
             return stages, computed
 
 
-def _compute(plan: RunPlan, compute: Execute, progress: Progress) -> tuple[Stages, int]:
-    """Compute the shards of a plan, and report how many images of all are done."""
-    total = len(plan.listing)
-    done = total - plan.shards.count_rows(plan.todo)
-    _LOGGER.info(
-        "%d of %d images are done; %d of %d shards are to do",
-        done,
-        total,
-        len(plan.todo),
-        len(plan.shards),
-    )
-    progress(done, total)
+def _counting(progress: Progress, done: int, total: int) -> RowProgress:
+    """Return a function that adds to the number of images done, and reports it."""
 
     def report(rows: int) -> None:
         nonlocal done
         done += rows
         progress(done, total)
 
-    return compute(plan, report) if plan.todo else (Stages(), 0)
+    return report
 
 
 def _remove(work_dir: WorkDir, notify: Notify) -> None:

@@ -16,10 +16,9 @@ from headstrip.embed.engines.make import make_engine
 from headstrip.embed.files import write_errors
 from headstrip.embed.output.paths import OutputFiles, root_of
 from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
-from headstrip.embed.output.report import EmbedReport
 from headstrip.embed.output.table import Rows, open_writer, schema_of, table_of
 from headstrip.embed.parallelism import choose_parallelism
-from headstrip.embed.pipeline import Stages
+from headstrip.embed.report import EmbedReport, Stages
 from headstrip.embed.settings import AUTO, EmbedOptions, EmbedSettings
 from headstrip.embed.sources import Item, Reader, StreamSource
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
