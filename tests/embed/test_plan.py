@@ -60,8 +60,7 @@ def planned(
             work_dir,
             settings,
             EmbedOptions(workers=0, lanes=1, **options),
-            shown=str(out),
-            notify=notify,
+            notify,
         )
         check(plan)
         return plan

@@ -11,9 +11,8 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from contextlib import suppress
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -34,8 +33,7 @@ class ArrayProblem(ValueError):
     """Why a file is not the array of its rows: a clause that continues the name of the file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Header(NamedTuple):
     """The header of an ``.npy`` file.
 
     Attributes:
@@ -47,12 +45,6 @@ class Head:
     dtype: str
     shape: tuple[int, int]
     offset: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole file."""
-        rows, dim = self.shape
-        return self.offset + rows * dim * np.dtype(self.dtype).itemsize
 
 
 class ArrayWriter:
@@ -80,11 +72,7 @@ class ArrayWriter:
 
     def description(self) -> dict[str, Any]:
         """Return the entry for the metadata of the rows, after the last block."""
-        return {
-            "sha256": self._sha256.hexdigest(),
-            "shape": list(self._shape),
-            "dtype": self._dtype.str,
-        }
+        return _description(self._sha256.hexdigest(), self._dtype.str, self._shape)
 
     def _put(self, data: bytes) -> None:
         self._sha256.update(data)
@@ -108,36 +96,32 @@ def open_array(file: BinaryIO, beside: str, rows: int, described: Any) -> np.nda
         ArrayProblem: It is another file, or was changed.
         OSError: It cannot be read.
     """
-    head = check_array(file, beside, rows, described)
+    dtype, shape, offset = check_array(file, beside, rows, described)
     if not rows:
-        return np.empty(head.shape, head.dtype)
-    return np.memmap(file, head.dtype, "r", head.offset, head.shape)
+        return np.empty(shape, dtype)
+    return np.memmap(file, dtype, "r", offset, shape)
 
 
-def check_array(file: BinaryIO, beside: str, rows: int, described: Any) -> Head:
-    """Check that a file is the array of its rows; see ``open_array``."""
-    head = read_head(file)
-    if head.shape[0] != rows:
+def check_array(file: BinaryIO, beside: str, rows: int, described: Any) -> Header:
+    """Check that a file is the array of its rows without mapping it; see ``open_array``."""
+    header = dtype, shape, offset = read_header(file)
+    if shape[0] != rows:
         raise ArrayProblem(
-            f"has {head.shape[0]} rows, and {beside!r} has {rows}: two different runs wrote them"
+            f"has {shape[0]} rows, and {beside!r} has {rows}: two different runs wrote them"
         )
+    size = offset + rows * shape[1] * np.dtype(dtype).itemsize
     found = os.fstat(file.fileno()).st_size
-    if found != head.size:
-        raise ArrayProblem(f"has {found} bytes, and its header requires {head.size}")
-    if described is None:
-        return head
-    expected = _expected(described, beside)
-    if (list(head.shape), head.dtype) != (expected["shape"], expected["dtype"]):
+    if found != size:
+        raise ArrayProblem(f"has {found} bytes, and its header requires {size}")
+    if described is not None and described != _description(_sha256_of(file), dtype, shape):
         raise ArrayProblem(
-            f"contains {head.dtype} of shape {head.shape}, and {beside!r} describes "
-            f"{expected['dtype']} of shape {tuple(expected['shape'])}"
+            f"is not the array that {beside!r} was written with: its bytes, its dtype or its "
+            "shape differ"
         )
-    if _sha256_of(file) != expected["sha256"]:
-        raise ArrayProblem(f"is not the array that {beside!r} was written with: the bytes differ")
-    return head
+    return header
 
 
-def read_head(file: BinaryIO) -> Head:
+def read_header(file: BinaryIO) -> Header:
     """Read the header of an ``.npy`` file.
 
     The parser of numpy accepts more layouts, and raises exceptions of any type.
@@ -159,42 +143,34 @@ def read_head(file: BinaryIO) -> Head:
     shape = tuple(int(number) for number in match[3].split(b",") if number.strip())
     if descr not in _DTYPES or order != "False" or len(shape) != 2 or not shape[1]:
         layout = "columns" if order == "True" else "rows"
+        kind: Any = descr
+        with suppress(TypeError):
+            kind = np.dtype(descr)
         raise ArrayProblem(
-            f"contains {_kind(descr)} of shape {shape} in order of {layout}, and not embeddings"
+            f"contains {kind} of shape {shape} in order of {layout}, and not embeddings"
         )
-    return Head(descr, (shape[0], shape[1]), len(start) + length)
+    return Header(descr, (shape[0], shape[1]), len(start) + length)
 
 
 def read_rows(path: str | os.PathLike[str], start: int, stop: int) -> np.ndarray:
-    """Read some rows into memory, of an array that ``check_array`` accepted.
+    """Read some rows into memory, of an array that ``open_array`` accepted.
 
     Raises:
         ArrayProblem: The file is damaged.
         OSError: The file cannot be read.
     """
     with open(path, "rb") as file:
-        head = read_head(file)
-        dim, size = head.shape[1], np.dtype(head.dtype).itemsize
-        file.seek(head.offset + start * dim * size)
-        data = file.read((stop - start) * dim * size)
-    if len(data) != (stop - start) * dim * size:
+        dtype, (_, dim), offset = read_header(file)
+        size = dim * np.dtype(dtype).itemsize
+        file.seek(offset + start * size)
+        data = file.read((stop - start) * size)
+    if len(data) != (stop - start) * size:
         raise ArrayProblem("is too short")
-    return np.frombuffer(data, head.dtype).reshape(stop - start, dim)
+    return np.frombuffer(data, dtype).reshape(stop - start, dim)
 
 
-def _expected(described: Any, beside: str) -> Mapping[str, Any]:
-    """Return a description of the array after checking its form."""
-    is_ours = (
-        isinstance(described, Mapping)
-        and isinstance(described.get("sha256"), str)
-        and re.fullmatch(r"[0-9a-f]{64}", described["sha256"])
-        and isinstance(described.get("shape"), list)
-        and isinstance(described.get("dtype"), str)
-    )
-    if not is_ours:
-        raise ArrayProblem(f"cannot be checked: {beside!r} describes it in an unknown form")
-    found: Mapping[str, Any] = described
-    return found
+def _description(sha256: str, dtype: str, shape: tuple[int, int]) -> dict[str, Any]:
+    return {"sha256": sha256, "shape": list(shape), "dtype": dtype}
 
 
 def _sha256_of(file: BinaryIO) -> str:
@@ -203,10 +179,3 @@ def _sha256_of(file: BinaryIO) -> str:
     while data := file.read(_AT_ONCE):
         digest.update(data)
     return digest.hexdigest()
-
-
-def _kind(descr: str) -> str:
-    try:
-        return str(np.dtype(descr))
-    except TypeError:
-        return descr

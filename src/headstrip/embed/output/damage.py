@@ -16,6 +16,8 @@ from headstrip.embed.output.array_file import ArrayProblem, check_array
 from headstrip.embed.output.paths import open_for_arrow, rows_file
 from headstrip.errors import HeadstripError, one_line
 
+_READ_BYTES = 1 << 20
+
 
 class DamagedFile(HeadstripError):
     """The bytes of a file were read and are not those of a whole Parquet file."""
@@ -48,16 +50,27 @@ def damage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of this package; reading verifies the checksum of each page.
+    """Open a Parquet file of this package as ``parquet_file`` does.
 
     Raises:
         DamagedFile: The file is damaged.
         OSError: It does not exist, or cannot be read now.
     """
+    with damage_errors(path), parquet_file(path) as file:
+        yield file
+
+
+@contextmanager
+def parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; reading verifies the checksum of each page.
+
+    Even a large row group is read page by page.
+    """
     with (
-        damage_errors(path),
         open_for_arrow(path) as source,
-        pq.ParquetFile(source, page_checksum_verification=True) as file,
+        pq.ParquetFile(
+            source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True
+        ) as file,
     ):
         yield file
 

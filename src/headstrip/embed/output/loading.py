@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from headstrip.embed.output.array_file import KEY as ARRAY
-from headstrip.embed.output.array_file import ArrayProblem, open_array, read_head
-from headstrip.embed.output.paths import embeddings_file, is_rows, open_for_arrow, rows_file
+from headstrip.embed.output.array_file import ArrayProblem, open_array, read_header
+from headstrip.embed.output.damage import parquet_file
+from headstrip.embed.output.paths import embeddings_file, is_rows, rows_file
 from headstrip.embed.output.table import KEY
 from headstrip.errors import HeadstripError, one_line
 from headstrip.system import bounded_json
@@ -27,7 +27,6 @@ from headstrip.system.memory import memory_limit, shown_bytes
 
 _BLOCK_BYTES = 1 << 21
 _BLOCK_ROWS = 1 << 14
-_READ_BYTES = 1 << 20
 _ROWS_PER_BYTE = 64
 """Most rows per byte of a file: far more than a file with different paths can have."""
 
@@ -155,7 +154,7 @@ class EmbeddingsFile:
         columns = ["path", "embedding" if self.mapped is None else "error"]
         start = 0
         table = rows_file(self.path)
-        with _problems(table), _opened(table) as file:
+        with _problems(table), parquet_file(table) as file:
             if _metadata(table, file.schema_arrow) != self.metadata:
                 raise ValueError("it was replaced while it was read")
             for batch in file.iter_batches(size, columns=columns, use_threads=False):
@@ -186,10 +185,10 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
     has_rows = is_array and os.path.exists(table)
     _check_file(file_path, remedy=_REPAIR if has_rows else "Check the path.")
     if is_array:
-        with _array_problems(file_path, _REMEDY), open(file_path, "rb") as array:
-            read_head(array)
+        with _problems(file_path), open(file_path, "rb") as array:
+            read_header(array)
         _check_file(table, remedy=_MISSING.format(path=str(file_path)))
-    with _problems(table), _opened(table) as file:
+    with _problems(table), parquet_file(table) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
     _check_rows(table, rows)
     _check_columns(table, schema, ["path", "error" if is_array else "embedding"])
@@ -203,28 +202,23 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file so that even a large row group is read page by page."""
-    with (
-        open_for_arrow(path) as source,
-        pq.ParquetFile(
-            source, pre_buffer=False, buffer_size=_READ_BYTES, page_checksum_verification=True
-        ) as file,
-    ):
-        yield file
+def _problems(path: Path, array_remedy: str = _REMEDY) -> Iterator[None]:
+    """Raise a HeadstripError with the cause when a file cannot be read.
 
-
-@contextmanager
-def _problems(path: Path) -> Iterator[None]:
-    """Raise a HeadstripError with the cause when a file cannot be read."""
+    Args:
+        path: The file.
+        array_remedy: What to do about an array that is not that of its rows.
+    """
     try:
         yield
-    except ArrayProblem:
-        raise
     except (OSError, pa.ArrowException, ValueError, EOFError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200].rstrip(".")
+        if isinstance(error, ArrayProblem):
+            reason, remedy = f"it {error}", array_remedy
+        else:
+            text = str(getattr(error, "strerror", None) or error)
+            reason, remedy = " ".join(text.split())[:200].rstrip("."), _REMEDY
         raise HeadstripError(
-            f"{str(path)!r} cannot be read as a file of embeddings ({reason}). {_REMEDY}"
+            f"{str(path)!r} cannot be read as a file of embeddings ({reason}). {remedy}"
         ) from error
 
 
@@ -246,19 +240,8 @@ def _map_array(path: Path, table: Path, rows: int, metadata: dict[str, Any]) -> 
     """Compare an array with the description in its rows, and map it."""
     described = metadata.get(ARRAY)
     remedy = _REMEDY if described is None else _REPAIR
-    with _array_problems(path, remedy), open(path, "rb") as file:
+    with _problems(path, remedy), open(path, "rb") as file:
         return open_array(file, str(table), rows, described)
-
-
-@contextmanager
-def _array_problems(path: Path, remedy: str) -> Iterator[None]:
-    try:
-        with _problems(path):
-            yield
-    except ArrayProblem as error:
-        raise HeadstripError(
-            f"{str(path)!r} cannot be read as a file of embeddings: it {error}. {remedy}"
-        ) from error
 
 
 def _check_columns(path: Path, schema: pa.Schema, names: list[str]) -> None:

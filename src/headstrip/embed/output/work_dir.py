@@ -137,16 +137,13 @@ class WorkDir:
             # Hidden files belong to the system, such as .DS_Store; headstrip leaves them alone.
             if path.name.startswith("."):
                 continue
-            if path.name == _STATE:
-                is_ours = _is_regular(path) and {"plan", "anew"} <= self._state().keys()
-            elif path.name == _LOCK:
-                is_ours = _is_regular(path)
-            else:
-                is_ours = _is_listing_folder(path)
-            if not is_ours:
-                raise self._foreign(path)
             if _is_listing_folder(path):
                 self._check_listing_folder(path)
+                continue
+            if not _is_regular(path) or path.name not in (_STATE, _LOCK):
+                raise self._foreign(path)
+            if path.name == _STATE and not {"plan", "anew"} <= self._state().keys():
+                raise self._foreign(path)
 
     def _check_listing_folder(self, folder: Path) -> None:
         for path in folder.iterdir():
