@@ -60,7 +60,8 @@ def planned(
             work_dir,
             settings,
             EmbedOptions(workers=0, lanes=1, **options),
-            notify,
+            shown=str(out),
+            notify=notify,
         )
         check(plan)
         return plan

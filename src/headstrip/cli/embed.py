@@ -20,12 +20,13 @@ from headstrip.errors import HeadstripError, UnknownBackboneError
 from headstrip.printable import printable
 
 if TYPE_CHECKING:
-    from headstrip.embed.plan import Settings
-    from headstrip.embed.run import EmbedReport, Options
+    from headstrip.embed.report import EmbedReport
+    from headstrip.embed.settings import EmbedOptions, EmbedSettings
     from headstrip.embed.sources import Source
     from headstrip.encoder.encoder import Encoder
 
 _SHOWN_FAILURES = 5
+_SETTINGS = ("batch_size", "threads", "engine", "precision", "route", "dtype")
 
 _SECTIONS = {
     "Encoder and output": ("name", "weights", "allow_versions", "allow_http", "out", "overwrite"),
@@ -38,20 +39,11 @@ _SECTIONS = {
         "allow_schemes",
         "allow_private",
     ),
-    "Settings that the embeddings depend on": (
-        "batch_size",
-        "threads",
-        "engine",
-        "precision",
-        "route",
-        "dtype",
-    ),
+    "Settings that the embeddings depend on": _SETTINGS,
     "Running": ("device", "lanes", "workers", "timeout", "max_errors", "on", "address"),
     "Resuming": ("retry_failed", "checksum", "exact"),
     "Measuring first": ("look",),
 }
-
-Decorator = Callable[[Any], Any]
 
 
 # Older releases of click accept no type argument.
@@ -77,170 +69,6 @@ class _EngineName(click.ParamType):  # type: ignore[type-arg]
         return value
 
 
-def _settings_options(function: Any) -> Any:
-    """Add the options that the bits of the embeddings depend on."""
-    options: list[Decorator] = [
-        click.option(
-            "--batch-size",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Send N images through the network at once.  "
-            "[default: 16 on a CPU, 128 on other devices]",
-        ),
-        click.option(
-            "--engine",
-            type=_EngineName(),
-            help="Choose the library that runs the network. auto measures the installed ones at "
-            "the start of the run and takes the fastest within the tolerance.  [default: torch]",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["fp32", "bf16", "auto"]),
-            help="Choose the number format that the network computes with. auto measures, as for "
-            "--engine.  [default: fp32]",
-        ),
-        click.option(
-            "--route",
-            type=click.Choice(["exact", "fast"]),
-            help="Choose the decode mode. exact decodes images as the preprocessing declares; "
-            "fast decodes JPEGs at a fraction of their size.  [default: exact]",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(["float32", "float16"]),
-            help="Store embeddings in this format.  [default: float32]",
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Compute each batch with N CPU threads.  "
-            "[default: 1 on a CPU, one per core on other devices]",
-        ),
-    ]
-    return _with(options, function)
-
-
-def _run_options(function: Any) -> Any:
-    """Add the options that no bit of an embedding depends on."""
-    options: list[Decorator] = [
-        click.option(
-            "--device",
-            metavar="DEVICE",
-            default="auto",
-            show_default=True,
-            help="Run the network on this device, such as cpu or cuda:1. auto uses a GPU when "
-            "there is one.",
-        ),
-        click.option(
-            "--pages",
-            type=click.Choice(["first", "all"]),
-            default="first",
-            show_default=True,
-            help="Embed the first page or frame of a file, or all of them. With all, each page is "
-            "a row, such as a.tif#2.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Decode images in N processes. 0 decodes in this process.  "
-            "[default: one per core]",
-        ),
-        click.option(
-            "--lanes",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Run N batches through the network at the same time, each in its own inference "
-            "thread.  [default: the number of cores divided by --threads on a CPU, 1 on other "
-            "devices]",
-        ),
-        click.option(
-            "--overwrite",
-            is_flag=True,
-            help="Overwrite OUT if it exists, and compute every row again.",
-        ),
-        click.option(
-            "--retry-failed",
-            is_flag=True,
-            help="Try the images again that have an error in OUT.",
-        ),
-        click.option(
-            "--checksum",
-            is_flag=True,
-            help="Compare the bytes of each image to find out whether it changed. Without this "
-            "option, headstrip compares its size and modification time.",
-        ),
-        click.option(
-            "--exact",
-            is_flag=True,
-            help="Stop when rows in OUT were computed with other library versions or on another "
-            "machine. Without this option, headstrip prints the difference and continues.",
-        ),
-        click.option(
-            "--max-errors",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Stop when more than N images cannot be embedded.  [default: no limit]",
-        ),
-        click.option(
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="SECONDS",
-            default=60.0,
-            show_default=True,
-            help="Give up on an image that takes longer than this to decode.",
-        ),
-        click.option(
-            "--column",
-            metavar="NAME",
-            default="path",
-            show_default=True,
-            help="Read the paths from this column of a list, such as image_path.",
-        ),
-        click.option(
-            "--image-column",
-            metavar="NAME",
-            help="Read the images from this column of Parquet files, such as image.  "
-            "[default: the only column with images]",
-        ),
-        click.option(
-            "--allow-scheme",
-            "allow_schemes",
-            metavar="NAME",
-            multiple=True,
-            help="Also read URLs with this scheme, such as ftp, in SOURCE and in lists. Repeat "
-            "the option to allow several.",
-        ),
-        click.option(
-            "--allow-private",
-            is_flag=True,
-            help="Read http URLs in lists, and follow redirects, that lead to addresses that are "
-            "not public, such as 127.0.0.1.",
-        ),
-        click.option(
-            "--on",
-            type=click.Choice(["here", "ray"]),
-            default="here",
-            show_default=True,
-            help="Compute in this process, or on a Ray cluster.",
-        ),
-        click.option(
-            "--address",
-            metavar="ADDRESS",
-            help="Connect to the Ray cluster at this address, such as ray://head:10001.  "
-            "[default: the one that `ray.init` finds]",
-        ),
-    ]
-    return _with(options, function)
-
-
-def _with(options: list[Decorator], function: Any) -> Any:
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
 _EXAMPLES = """\b
 Examples:
   headstrip embed photos -b resnet50 -o photos.parquet
@@ -261,9 +89,149 @@ Examples:
     help="Write the embeddings to this file: photos.parquet, or photos.npy with the other columns "
     "in photos.rows.parquet.",
 )
-@_settings_options
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Send N images through the network at once.  [default: 16 on a CPU, 128 on other devices]",
+)
+@click.option(
+    "--engine",
+    type=_EngineName(),
+    help="Choose the library that runs the network. auto measures the installed ones at "
+    "the start of the run and takes the fastest within the tolerance.  [default: torch]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "auto"]),
+    help="Choose the number format that the network computes with. auto measures, as for "
+    "--engine.  [default: fp32]",
+)
+@click.option(
+    "--route",
+    type=click.Choice(["exact", "fast"]),
+    help="Choose the decode mode. exact decodes images as the preprocessing declares; "
+    "fast decodes JPEGs at a fraction of their size.  [default: exact]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    help="Store embeddings in this format.  [default: float32]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Compute each batch with N CPU threads.  "
+    "[default: 1 on a CPU, one per core on other devices]",
+)
 @pixel_options
-@_run_options
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    default="auto",
+    show_default=True,
+    help="Run the network on this device, such as cpu or cuda:1. auto uses a GPU when "
+    "there is one.",
+)
+@click.option(
+    "--pages",
+    type=click.Choice(["first", "all"]),
+    default="first",
+    show_default=True,
+    help="Embed the first page or frame of a file, or all of them. With all, each page is "
+    "a row, such as a.tif#2.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Decode images in N processes. 0 decodes in this process.  [default: one per core]",
+)
+@click.option(
+    "--lanes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Run N batches through the network at the same time, each in its own inference "
+    "thread.  [default: the number of cores divided by --threads on a CPU, 1 on other "
+    "devices]",
+)
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Overwrite OUT if it exists, and compute every row again.",
+)
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Try the images again that have an error in OUT.",
+)
+@click.option(
+    "--checksum",
+    is_flag=True,
+    help="Compare the bytes of each image to find out whether it changed. Without this "
+    "option, headstrip compares its size and modification time.",
+)
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Stop when rows in OUT were computed with other library versions or on another "
+    "machine. Without this option, headstrip prints the difference and continues.",
+)
+@click.option(
+    "--max-errors",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Stop when more than N images cannot be embedded.  [default: no limit]",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    default=60.0,
+    show_default=True,
+    help="Give up on an image that takes longer than this to decode.",
+)
+@click.option(
+    "--column",
+    metavar="NAME",
+    default="path",
+    show_default=True,
+    help="Read the paths from this column of a list, such as image_path.",
+)
+@click.option(
+    "--image-column",
+    metavar="NAME",
+    help="Read the images from this column of Parquet files, such as image.  "
+    "[default: the only column with images]",
+)
+@click.option(
+    "--allow-scheme",
+    "allow_schemes",
+    metavar="NAME",
+    multiple=True,
+    help="Also read URLs with this scheme, such as ftp, in SOURCE and in lists. Repeat "
+    "the option to allow several.",
+)
+@click.option(
+    "--allow-private",
+    is_flag=True,
+    help="Read http URLs in lists, and follow redirects, that lead to addresses that are "
+    "not public, such as 127.0.0.1.",
+)
+@click.option(
+    "--on",
+    type=click.Choice(["here", "ray"]),
+    default="here",
+    show_default=True,
+    help="Compute in this process, or on a Ray cluster.",
+)
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="Connect to the Ray cluster at this address, such as ray://head:10001.  "
+    "[default: the one that `ray.init` finds]",
+)
 @click.option(
     "--calibrate",
     "look",
@@ -287,6 +255,7 @@ def command(
     weights: str,
     allow_versions: bool,
     out: Path | None,
+    device: str,
     as_json: bool,
     column: str,
     image_column: str | None,
@@ -325,31 +294,47 @@ def command(
     )
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
     with _naming_what_to_install(out, name):
-        encoder = build_image_encoder(context, name, weights, allow_versions, others.pop("device"))
+        encoder = build_image_encoder(context, name, weights, allow_versions, device)
     with_pixels(encoder, background, value_range)
 
-    from headstrip.embed.run import embed_source
-    from headstrip.embed.sources import sentence
+    from headstrip.embed.settings import EmbedOptions, EmbedSettings
     from headstrip.system.allocator import keep_freed_memory
 
     keep_freed_memory()
-    settings, options = _split(others)
+    settings = EmbedSettings(**{each: others.pop(each) for each in _SETTINGS})
+    options = EmbedOptions(**others)
     if look == "calibrate":
         _calibrate(encoder, images, settings, options, as_json)
-        return
-    if look == "profile":
+    elif look == "profile":
         _profile(encoder, images, settings, options, as_json)
-        return
-    assert out is not None
+    elif out is not None:
+        report = _embed(encoder, images, out, settings, options, on, address)
+        _print_report(encoder, report, as_json)
+        if report.bad:
+            context.exit(PARTLY)
+
+
+def _embed(
+    encoder: Encoder,
+    source: Source,
+    out: Path,
+    settings: EmbedSettings,
+    options: EmbedOptions,
+    on: str,
+    address: str | None,
+) -> EmbedReport:
+    """Write the file, in this process or on a Ray cluster."""
+    from headstrip.embed.run import embed_source
+
     compute = None
     if on == "ray":
         from headstrip.embed.cluster import on_ray
 
         compute = on_ray(address)
     with _progress() as progress:
-        report = embed_source(
+        return embed_source(
             encoder,
-            images,
+            source,
             out,
             settings=settings,
             options=options,
@@ -357,50 +342,61 @@ def command(
             say=warn,
             compute=compute,
         )
+
+
+def _print_report(encoder: Encoder, report: EmbedReport, as_json: bool) -> None:
+    """Print what was written, and warn of images that were left out, used in part, or bad."""
+    from headstrip.embed.sources import sentence
+
     if as_json:
         print_json(_as_json(encoder, report))
     else:
-        good = report.rows - report.bad
         print_line(
-            f"{report.out}: {report.rows} rows, {good} of them with an embedding "
-            f"of {encoder.output_dim} numbers by {encoder.spec.qualified_name}"
+            f"{report.out}: {report.rows} rows, {report.rows - report.bad} of them with an "
+            f"embedding of {encoder.output_dim} numbers by {encoder.spec.qualified_name}"
         )
     if skipped := sentence(report.left_out):
         warn(skipped)
     warn_of_pages(
         report.stages.several, report.stages.severals, "Pass --pages all to embed every page."
     )
-    if report.bad:
-        _warn_of_failures(report)
-        context.exit(PARTLY)
+    if not report.bad:
+        return
+    warn(f"{report.bad} of {report.rows} images could not be embedded:")
+    for path, reason in islice(report.failed.items(), _SHOWN_FAILURES):
+        warn(f"  {path}: {reason}")
+    more = report.bad - _SHOWN_FAILURES
+    if more > 0:
+        warn(f"  and {more} more; the column `error` of the file has all of them.")
 
 
 def _calibrate(
-    encoder: Encoder, source: Source, settings: Settings, options: Options, as_json: bool
+    encoder: Encoder, source: Source, settings: EmbedSettings, options: EmbedOptions, as_json: bool
 ) -> None:
     """Measure engines and precisions, and print the fastest options."""
     from headstrip.embed.calibrate import choose_engine, measure_engines
+    from headstrip.embed.parallelism import choose_parallelism
 
     used, measured = measure_engines(encoder, source, settings, options)
     rows = [each.to_json() for each in measured]
-    layout = _layout_of(encoder, used)
+    running = choose_parallelism(used, device=encoder.place()[0].type)
+    size, threads, lanes = running.batch_size, running.threads, running.inference_threads
     if as_json:
+        layout = {"batch_size": size, "lanes": lanes, "threads": threads}
         print_json([{**row, **layout} for row in rows])
         return
-    print_line(
-        "batches of {batch_size}, {lanes} at once, threads per batch: {threads}".format(**layout)
-    )
+    print_line(f"batches of {size}, {lanes} at once, threads per batch: {threads}")
     for row in rows:
         print_line(_engine_line(row))
     best = choose_engine(measured)
     print_line(
-        f"The fastest within the tolerance: --batch-size {layout['batch_size']} --threads "
-        f"{layout['threads']} --engine {best.engine} --precision {best.precision}"
+        f"The fastest within the tolerance: --batch-size {size} --threads {threads} "
+        f"--engine {best.engine} --precision {best.precision}"
     )
 
 
 def _profile(
-    encoder: Encoder, source: Source, settings: Settings, options: Options, as_json: bool
+    encoder: Encoder, source: Source, settings: EmbedSettings, options: EmbedOptions, as_json: bool
 ) -> None:
     """Measure the stages of a run, and print where the time goes."""
     from headstrip.embed.profile import profile
@@ -420,17 +416,6 @@ def _profile(
         f"writing   {found['writing_seconds'] / seconds:4.0%} of the time of the writer\n"
         f"The bottleneck is the {found['bottleneck']}."
     )
-
-
-def _layout_of(encoder: Encoder, settings: Settings) -> dict[str, int | None]:
-    from headstrip.embed.parallelism import choose_parallelism
-
-    running = choose_parallelism(settings, device=encoder.place()[0].type)
-    return {
-        "batch_size": running.batch_size,
-        "lanes": running.inference_threads,
-        "threads": running.threads,
-    }
 
 
 def _engine_line(row: dict[str, Any]) -> str:
@@ -482,16 +467,6 @@ def _refuse_inputs(out: Path | None, inputs: tuple[str, ...]) -> None:
             )
 
 
-def _split(values: dict[str, Any]) -> tuple[Settings, Options]:
-    """Separate the settings that the embeddings depend on from the other options."""
-    from headstrip.embed.plan import Settings
-    from headstrip.embed.run import Options
-
-    names = ("batch_size", "engine", "precision", "route", "dtype", "threads")
-    settings = Settings(**{name: values.pop(name) for name in names})
-    return settings, Options(**values)
-
-
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None] | None]:
     """Show a progress bar with the rate on a terminal, and nothing in a pipe."""
@@ -520,15 +495,6 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
             bar.update(task, completed=done, total=total, rate=text)
 
         yield show
-
-
-def _warn_of_failures(report: EmbedReport) -> None:
-    warn(f"{report.bad} of {report.rows} images could not be embedded:")
-    for path, reason in islice(report.failed.items(), _SHOWN_FAILURES):
-        warn(f"  {path}: {reason}")
-    more = report.bad - _SHOWN_FAILURES
-    if more > 0:
-        warn(f"  and {more} more; the column `error` of the file has all of them.")
 
 
 def _as_json(encoder: Encoder, report: EmbedReport) -> dict[str, Any]:

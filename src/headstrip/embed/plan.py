@@ -85,6 +85,8 @@ def make_plan(
     work_dir: WorkDir,
     requested: EmbedSettings,
     options: EmbedOptions,
+    *,
+    shown: str,
     notify: Notify,
 ) -> RunPlan:
     """List the source, and decide what to compute and how.
@@ -97,6 +99,7 @@ def make_plan(
         requested: The settings of the caller; what is None is that of the existing rows, or is
             chosen.
         options: The options of the caller.
+        shown: The file, as messages name it.
         notify: Called with each sentence that the user should read.
 
     Raises:
@@ -106,7 +109,9 @@ def make_plan(
         ValueError: No installed engine has the name in the settings or in the existing rows.
     """
     here, source_here = Provenance.of(encoder, requested), source_id(source)
-    earlier = _earlier_provenance(here, source_here, out, work_dir, options, notify)
+    earlier = _earlier_provenance(
+        here, source_here, out, work_dir, options, shown=shown, notify=notify
+    )
     work_dir.remove_temporary_files()
 
     reader, left_out = source.reader(), LeftOut()
@@ -136,7 +141,7 @@ def make_plan(
     folder = listing_file(work_dir.folder, listing.digest).parent
     shards = Shards(folder, schema, int(settings.shard_rows or 0), len(listing))
 
-    existing = _reusable_metadata(out, work_dir, provenance, notify)
+    existing = _reusable_metadata(out, work_dir, provenance, shown=shown, notify=notify)
     is_written = existing is not None and _is_written(
         out, existing, shards, listing, options, notify
     )
@@ -172,6 +177,8 @@ def _earlier_provenance(
     out: Path,
     work_dir: WorkDir,
     options: EmbedOptions,
+    *,
+    shown: str,
     notify: Notify,
 ) -> Provenance | None:
     """Return the provenance of the existing rows, None without any; refuse incompatible rows."""
@@ -181,25 +188,25 @@ def _earlier_provenance(
             work_dir.clear()
             return None
     elif earlier is None:
-        earlier = _provenance_in(out, source_here, notify)
+        earlier = _provenance_in(out, source_here, shown=shown, notify=notify)
     if earlier is None:
         return None
-    here.check_compatible(earlier, out)
+    here.check_compatible(earlier, shown)
     here = here.with_settings(here.settings.over(earlier.settings))
     if changes := "; ".join(here.changes(earlier)):
         if options.exact:
             raise HeadstripError(
-                f"{str(out)!r} has rows of another environment: {changes}. Leave out --exact "
+                f"{shown!r} has rows of another environment: {changes}. Leave out --exact "
                 "(exact=True), or name another file."
             )
         notify(
-            f"{str(out)!r} has rows of another environment, and the last bits of new rows may "
-            f"differ from theirs: {changes}."
+            f"{shown!r} has rows of another environment, and the last bits of new rows may differ "
+            f"from theirs: {changes}."
         )
     return earlier
 
 
-def _provenance_in(out: Path, source_here: str, notify: Notify) -> Provenance | None:
+def _provenance_in(out: Path, source_here: str, *, shown: str, notify: Notify) -> Provenance | None:
     """Return the provenance of an existing file, None without one; refuse any other file."""
     existing = [path for path in (out, rows_file(out)) if os.path.lexists(path)]
     if not existing:
@@ -208,20 +215,20 @@ def _provenance_in(out: Path, source_here: str, notify: Notify) -> Provenance | 
     provenance = Provenance.from_json(metadata.get("plan"))
     if provenance is None:
         raise HeadstripError(
-            f"{str(existing[0])!r} exists, and headstrip can "
+            f"{shown if existing[0] == out else str(existing[0])!r} exists, and headstrip can "
             "update only a file of embeddings. Name another file, or replace this one with "
             "--overwrite (overwrite=True)."
         )
     if metadata.get("source") != source_here:
         notify(
-            f"{str(out)!r} has rows of another source. headstrip removes those of images that "
-            "are not in this source."
+            f"{shown!r} has rows of another source. headstrip removes those of images that are not "
+            "in this source."
         )
     return provenance
 
 
 def _reusable_metadata(
-    out: Path, work_dir: WorkDir, provenance: Provenance, notify: Notify
+    out: Path, work_dir: WorkDir, provenance: Provenance, *, shown: str, notify: Notify
 ) -> dict[str, Any] | None:
     """Return the metadata of the existing file if the run may use its rows, else None."""
     if work_dir.replaces or not out.exists():
@@ -230,7 +237,7 @@ def _reusable_metadata(
     if metadata is None or metadata.get("plan") != provenance.to_json():
         return None
     if problem := array_problem(out, metadata):
-        notify(f"{str(out)!r} {problem}. headstrip computes its rows again and replaces it.")
+        notify(f"{shown!r} {problem}. headstrip computes its rows again and replaces it.")
         return None
     return metadata
 

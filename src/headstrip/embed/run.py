@@ -107,7 +107,9 @@ def embed_source(
     with write_errors(target, work_folder=work_folder(target)):
         check_not_source(images.describe(), target)
         with open_work_dir(target) as work_dir:
-            plan = make_plan(encoder, images, target, work_dir, settings, options, notify)
+            plan = make_plan(
+                encoder, images, target, work_dir, settings, options, shown=str(out), notify=notify
+            )
             stages, computed = Stages(), 0
             if not plan.is_written:
                 stages, computed = _compute_and_merge(

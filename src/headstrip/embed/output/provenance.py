@@ -8,7 +8,6 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstrip._version import __version__
@@ -93,12 +92,12 @@ class Provenance:
             if self.environment.get(key) != earlier.environment.get(key)
         ]
 
-    def check_compatible(self, earlier: Provenance, out: Path) -> None:
+    def check_compatible(self, earlier: Provenance, out: str) -> None:
         """Refuse to add rows to those of another encoder, or of other settings.
 
         Args:
             earlier: How the existing rows were computed.
-            out: The file with the existing rows.
+            out: The file, as the message names it.
 
         Raises:
             HeadstripError: The encoder differs, or the caller requests another setting.
@@ -109,7 +108,7 @@ class Provenance:
         is_other = self.encoder.get("identity") != earlier.encoder.get("identity")
         versions = versions_changed(earlier.encoder, self.encoder) if is_other else ""
         raise HeadstripError(
-            f"{str(out)!r} has rows of another encoder or other settings: {'; '.join(conflicts)}."
+            f"{out!r} has rows of another encoder or other settings: {'; '.join(conflicts)}."
             f"{versions} Name another file, or replace this one with --overwrite (overwrite=True)."
         )
 
