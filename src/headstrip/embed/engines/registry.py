@@ -98,7 +98,8 @@ def engine_versions(name: str) -> dict[str, str]:
     """Return the installed versions of the distributions that an engine computes with.
 
     They are what the extra of headstrip with this name requires, or the distribution of the plugin
-    that has the engine, and what that requires. "torch" and "compile" have none besides torch.
+    that has the engine, and what that requires. "torch" and "compile" have none here: the
+    environment of a run always names torch.
 
     Raises:
         ValueError: No engine has the name.
