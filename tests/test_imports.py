@@ -7,31 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.distributions import run_python
+from tests.light_modules import HEAVY, light_modules
 
 import headstrip
-
-TORCH_FREE = (
-    "authoring.new_plugin",
-    "cli.catalog",
-    "cli.new_plugin",
-    "cli.verify",
-    "contract",
-    "embed.sources",
-    "errors",
-    "families",
-    "hookspecs",
-    "images.preprocessing",
-    "plugins.commands",
-    "plugins.loader",
-    "plugins.validation",
-    "registry.catalog",
-    "registry.index",
-    "registry.registry",
-    "registry.suggestions",
-    "spec",
-    "weights.hub",
-    "weights.sharded_checkpoint",
-)
 
 
 def typed_names():
@@ -61,11 +39,11 @@ def test_another_name_is_an_attribute_error_that_names_it():
         _ = headstrip.build
 
 
-def test_importing_resolving_and_listing_import_neither_torch_nor_numpy():
+def test_importing_resolving_and_listing_import_nothing_heavy():
     code = (
         "import sys, importlib, headstrip\n"
-        f"for name in {TORCH_FREE!r}:\n"
-        "    importlib.import_module(f'headstrip.{name}')\n"
+        f"for name in {light_modules()!r}:\n"
+        "    importlib.import_module(name)\n"
         "from headstrip.registry.registry import get_registry\n"
         "registry = get_registry()\n"
         "spec, parts = registry.resolve('resnet50.IMAGENET1K_V2')\n"
@@ -73,7 +51,12 @@ def test_importing_resolving_and_listing_import_neither_torch_nor_numpy():
         "assert len(registry.labels(spec, entries[0])) == 1000\n"
         "assert len(registry.specs()) >= 89\n"
         "headstrip.register_plugin, headstrip.BackboneSpec, headstrip.Preprocessing\n"
-        "print(sorted({'torch', 'torchvision', 'numpy', 'PIL'} & set(sys.modules)))\n"
+        f"print(sorted({set(HEAVY)!r} & set(sys.modules)))\n"
     )
     result = run_python("-c", code)
     assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_a_pattern_of_the_light_modules_stands_for_each_module_of_a_room():
+    assert {"headstrip", "headstrip.cli.list", "headstrip.plugins.loader"} <= set(light_modules())
+    assert {"torch", "torchvision", "numpy"} <= HEAVY

@@ -1,57 +1,10 @@
-"""What must stay light: neither torch nor anything else that is heavy is imported for it."""
+"""Commands that must stay fast: they import neither torch nor another heavy package."""
 
 from __future__ import annotations
 
 import pytest
 from tests.distributions import run_python
-
-HEAVY = {
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "huggingface_hub",
-    "numpy",
-    "PIL",
-    "pyarrow",
-    "rich",
-    "safetensors",
-}
-
-TORCH_FREE = (
-    "headstrip",
-    "headstrip.registry.catalog",
-    "headstrip.cli",
-    "headstrip.cli.classify",
-    "headstrip.cli.doctor",
-    "headstrip.cli.embed",
-    "headstrip.cli.list",
-    "headstrip.cli.neighbors",
-    "headstrip.cli.plugins",
-    "headstrip.cli.show",
-    "headstrip.cli.weights",
-    "headstrip.embed",
-    "headstrip.embed.files",
-    "headstrip.embed.sources",
-    "headstrip.errors",
-    "headstrip.families",
-    "headstrip.hookspecs",
-    "headstrip.plugins.loader",
-    "headstrip.images.preprocessing",
-    "headstrip.registry.registry",
-    "headstrip.plugins.validation",
-    "headstrip.factory.selection",
-    "headstrip.spec",
-    "headstrip.weights",
-    "headstrip.weights.caches",
-    "headstrip.weights.checking",
-    "headstrip.weights.downloading",
-    "headstrip.weights.locating",
-    "headstrip.weights.removing",
-    "headstrip.weights.repairing",
-    "headstrip.weights.trust",
-)
-"""Every module that imports no torch, neither directly nor through another."""
+from tests.light_modules import HEAVY
 
 
 def imported(code: str) -> set[str]:
@@ -61,11 +14,6 @@ def imported(code: str) -> set[str]:
     done = run_python("-c", wrapped)
     assert done.returncode == 0
     return set(done.stderr.splitlines()[-1].split())
-
-
-def test_the_torch_free_modules_import_nothing_heavy() -> None:
-    code = "\n".join(f"    import {module}" for module in TORCH_FREE)
-    assert not imported(code) & HEAVY
 
 
 @pytest.mark.parametrize(
