@@ -42,7 +42,7 @@ soak: $(INSTALLED)  ## Embed a million images, and draw the memory that it took
 lint: $(INSTALLED)  ## Check style, format, prose and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python tools/prose.py docs
+	$(BIN)/python tools/prose.py all
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

@@ -85,7 +85,7 @@ def hub_server(
             headers = {"X-Repo-Commit": commit, "ETag": f'"{etag_of(name, body)}"'}
             if name.endswith(LARGE):
                 headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(body))}
-            # A download that broke off goes on where it was: "bytes=500-".
+            # An interrupted download resumes where it was: "bytes=500-".
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
             self.send_headers(
                 206 if start else 200, {**headers, "Content-Length": str(len(body) - start)}
@@ -151,7 +151,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    # A session from before goes on with the proxies of its own time. Releases below 1.0 lack this.
+    # An earlier session keeps using its earlier proxies. Releases below 1.0 lack this.
     getattr(huggingface_hub, "close_session", lambda: None)()
 
 

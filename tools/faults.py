@@ -758,7 +758,7 @@ def caught_by(folder: Path, tests: list[str]) -> str | None:
 
 
 def main() -> None:
-    """Print a row a fault, and fail when one is not caught."""
+    """Print one row per fault, and fail when one is not caught."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--quick", action="store_true", help="only the tests named beside a fault")

@@ -3,6 +3,7 @@
     python tools/prose.py docs                  README, CONTRIBUTING and the pages
     python tools/prose.py messages              error messages and help texts of src and plugins
     python tools/prose.py docstrings comments   the other texts in the code
+    python tools/prose.py all                   all of these and the changelog, as in `make lint`
     python tools/prose.py messages --count      only the number of findings
 
 Each finding is a line ``FILE:LINE: 'phrase': write ...``. The exit code is 1 when there is one.
@@ -35,7 +36,7 @@ class Rule(NamedTuple):
 
 OF_WHOM = r"(?:its|their|your|our|his|one's|the user's)"
 WORD = r"(?<![-\w./]){}(?![-\w=(/])"
-"""A word of prose: not a part of an option, an assignment, a call or a path."""
+"""A word in prose: not a part of an option, an assignment, a call or a path."""
 
 RULES = (
     # The table of replacements.
@@ -54,7 +55,7 @@ RULES = (
     Rule(r"\bsettled?\b", "'resolved' or 'chosen'"),
     Rule(r"\bremembered\b", "'cached'"),
     # Archaic and inverted constructions.
-    Rule(r"(?<!there\s)\b(?:is|are) none\b", "'is not a ...' or 'there is no ...'"),
+    Rule(r"(?<!there\s)\b(?:is|are) none\b(?! of\b)", "'is not a ...' or 'there is no ...'"),
     Rule(
         r"(?<!there\s)\b(?:is|are|was|were) no (?!longer\b|more\b|better\b|less\b|larger\b)\w+",
         "'is not a ...'",
@@ -101,6 +102,14 @@ RULES = (
         r"aught|oft|thus|nay|yonder|albeit)\b",
         "a modern word",
     ),
+    Rule(r"\b(?:could|can)(?:not| not)? be had\b", "'could not be downloaded' or 'found'"),
+    Rule(r"\bbegun\b", "'started'"),
+    Rule(r"\bwas taken away\b", "'was removed'"),
+    Rule(r"\bas \w+ never (?:does|saves)\b", "'torch never ...'"),
+    Rule(r"\bdescription of itself\b", "'its description'"),
+    Rule(r"\bgone by\b|\bupon\b|\bunto\b", "a modern word"),
+    # Code that the formatter may not lay out.
+    Rule(r"\bfmt: ?(?:skip|off)\b", "code that the formatter may lay out"),
 )
 _RULES = [(re.compile(rule.phrase.replace(" ", r"\s+"), re.IGNORECASE), rule) for rule in RULES]
 # `None` is a value; only the word is archaic.
@@ -158,6 +167,12 @@ def markdown(source: str) -> Iterator[Text]:
     yield Text(1, without_code(source))
 
 
+_PLACEHOLDER = re.compile(r"\{\w+\}")
+_INDENT = re.compile(r"^ +", re.MULTILINE)
+_FIELD = re.compile(r"^\w+(?=:\s)", re.MULTILINE)
+"""The name of an argument or an attribute, before its description."""
+
+
 def messages(source: str) -> Iterator[Text]:
     """Yield the strings of a module, and the docstrings that click prints as help texts.
 
@@ -176,6 +191,7 @@ def messages(source: str) -> Iterator[Text]:
             continue
         text = _text_of(node)
         if text is not None and " " in text.strip():
+            text = _PLACEHOLDER.sub("{}", text)
             yield Text(node.lineno, without_code(text))  # type: ignore[attr-defined]  # a literal
 
 
@@ -183,7 +199,8 @@ def docstrings(source: str) -> Iterator[Text]:
     """Yield the docstrings of a module that are not help texts."""
     for node, is_help in _docstrings(ast.parse(source)):
         if not is_help:
-            yield Text(node.lineno, without_code(str(node.value)))
+            text = _FIELD.sub("", _INDENT.sub("", str(node.value)))
+            yield Text(node.lineno, without_code(text))
 
 
 def comments(source: str) -> Iterator[Text]:
@@ -247,12 +264,14 @@ class Area(NamedTuple):
 
 
 PYTHON = ("src/**/*.py", "plugins/*/src/**/*.py")
+TOOLS = ("tools/*.py", "plugins/*/tools/*.py", "benchmarks/*.py", "hatch_build.py")
+TESTS = ("tests/**/*.py", "plugins/*/tests/**/*.py")
 AREAS = {
     "docs": Area(("README.md", "CONTRIBUTING.md", "docs/**/*.md", "plugins/*/README.md"), markdown),
     "changelog": Area(("CHANGELOG.md",), markdown),
     "messages": Area(PYTHON, messages),
-    "docstrings": Area(PYTHON, docstrings),
-    "comments": Area(PYTHON, comments),
+    "docstrings": Area((*PYTHON, *TOOLS), docstrings),
+    "comments": Area((*PYTHON, *TOOLS, *TESTS), comments),
 }
 
 
@@ -267,13 +286,16 @@ def findings(area: Area, root: Path) -> Iterator[tuple[Path, Finding]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the findings of the areas, or their number, and return the exit code."""
     parser = argparse.ArgumentParser(description="Find phrases that are not plain English.")
-    parser.add_argument("areas", nargs="+", choices=AREAS, metavar="AREA", help=", ".join(AREAS))
+    parser.add_argument(
+        "areas", nargs="+", choices=(*AREAS, "all"), metavar="AREA", help=", ".join((*AREAS, "all"))
+    )
     parser.add_argument("--count", action="store_true", help="print only the number, and exit 0")
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder of the repository")
     arguments = parser.parse_args(argv)
-    found = [one for area in arguments.areas for one in findings(AREAS[area], arguments.root)]
+    areas = list(AREAS) if "all" in arguments.areas else arguments.areas
+    found = [one for area in areas for one in findings(AREAS[area], arguments.root)]
     if arguments.count:
-        print(f"{', '.join(arguments.areas)}: {len(found)}")
+        print(f"{', '.join(areas)}: {len(found)}")
         return 0
     for path, one in found:
         name = path.relative_to(arguments.root)

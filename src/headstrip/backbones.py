@@ -20,8 +20,13 @@ class Backbone:
     Attributes:
         spec: Its name, family, width, parameters and input.
         weights: Its sets of weights, the default first.
-        origin: The distribution that brings it, with its version; ``built-in`` for headstrip's own.
+        origin: The distribution that contains it, with its version, or ``built-in``.
         default_tag: Tag of its default weights, None where it has no weights.
+
+    Example:
+        >>> backbone = get_backbone("resnet50")
+        >>> backbone.origin, backbone.default_tag
+        ('built-in', 'IMAGENET1K_V2')
     """
 
     spec: BackboneSpec
@@ -108,7 +113,9 @@ def get_backbone(name: str) -> Backbone:
     chosen = tuple(entry for entry in entries if parts.tag in (None, entry.tag))
     if parts.tag is not None and not chosen:
         tags = ", ".join(entry.tag for entry in entries) or "none"
-        raise WeightsError(f"{spec.qualified_name} has no weights {parts.tag!r}. It has {tags}.")
+        raise WeightsError(
+            f"{spec.qualified_name} has no weights {parts.tag!r}. Choose one of its tags: {tags}."
+        )
     owner = next(record for record in registry.records() if record.name == spec.plugin)
     return Backbone(spec, chosen, owner.origin, default)
 

@@ -32,6 +32,21 @@ class HeadStripper:
     A plugin also has two plain attributes: ``API_VERSION``, the version of this contract that it
     was built for, which is 1 where it is missing; and ``FAMILIES``, a tuple of the names of the
     families whose head it takes off.
+
+    Example:
+        >>> from torch import nn
+        >>> from headstrip import detach, hookimpl
+        >>> class Plugin:
+        ...     API_VERSION = 1
+        ...     FAMILIES = ("pixels",)
+        ...     @hookimpl
+        ...     def build_model(self, spec, options):
+        ...         return nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+        ...     @hookimpl
+        ...     def strip_head(self, model, family, spec, entry):
+        ...         return detach(model, "1")
+        >>> Plugin().strip_head(Plugin().build_model(None, {}), "pixels", None, None).paths
+        ('1',)
     """
 
     @hookspec(firstresult=True)
@@ -159,7 +174,7 @@ class HeadStripper:
     def reference(self, model: nn.Module, x: Tensor, family: str) -> Tensor | None:
         """Compute the embedding of an untouched network another way.
 
-        headstrip calls it where the law is ``declared``: the logits cannot be computed from the
+        headstrip calls it where ``law`` is ``declared``: the logits cannot be computed from the
         embedding, so a proof compares the embedding with this one.
 
         Args:

@@ -1,4 +1,4 @@
-"""What plugins may import besides the names of ``headstrip`` itself.
+"""What plugins may import in addition to the names of ``headstrip`` itself.
 
 A plugin imports from ``headstrip``, from this module and, in its tests, from
 ``headstrip.testing``. These names change only together with ``API_VERSION``; everything else in

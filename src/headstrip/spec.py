@@ -45,6 +45,13 @@ class BackboneSpec:
         options: Constructor arguments, as pairs.
         law: Head fidelity: how the logits follow from the embedding, with the default weights; see
             ``Stripped``.
+
+    Example:
+        >>> spec = BackboneSpec(
+        ...     "rgb", "mylab", "mylab:pixels", "mylab", "image", (3, 8, 8), dim=192, params=1930
+        ... )
+        >>> spec.qualified_name
+        'mylab:rgb'
     """
 
     name: str
@@ -130,7 +137,7 @@ class Name:
 
 
 def is_source(name: object) -> bool:
-    """Whether ``name`` can be the name of a source, which stands before the colon."""
+    """Whether ``name`` can be the name of a source, which comes before the colon."""
     return isinstance(name, str) and _SOURCE.fullmatch(name) is not None
 
 

@@ -66,7 +66,7 @@ def install(site: Path) -> Install:
         for line, other in (changes or {}).items():
             assert line in code
             code = code.replace(line, other)
-        # Whatever an older one left: a process of its own would not have it.
+        # What an older one left: a separate process would not have it.
         sys.modules.pop("mine_nets", None)
         rmtree(site / "mine_nets" / "__pycache__", ignore_errors=True)
         install_distribution(site, "mine", {"mine": "mine_nets"}, {"mine_nets/__init__.py": code})

@@ -21,7 +21,7 @@ from headstrip.cli.output import warnings_as_sentences
 from headstrip.printable import printable
 
 # Title of the window, clear the screen, right-to-left override, the C1 form of ESC [, delete, a
-# line of its own, and a byte that is not UTF-8.
+# separate line, and a byte that is not UTF-8.
 HOSTILE = "\x1b]0;x\x07\x1b[2J\u202e\x9b31m\x7f\nError: forged\r\udcff"
 NAME = f"a{HOSTILE}"
 SHOWN = "a\\x1b]0;x\\x07\\x1b[2J\\u202e\\x9b31m\\x7f\\nError: forged\\r\\xff"

@@ -46,7 +46,7 @@ BROKEN = {
     "import error": ("acme_hello:hello", "import nowhere", "ModuleNotFoundError: No module named"),
     "exit": ("acme_hello:hello", "raise SystemExit(3)", "SystemExit: 3"),
     "no such name": ("acme_hello:bye", HELLO, "AttributeError"),
-    "no command": ("acme_hello:number", HELLO, "is of the type int and not a click command"),
+    "no command": ("acme_hello:number", HELLO, "has the type int and is not a click command"),
 }
 broken = pytest.mark.parametrize(("value", "code", "reason"), BROKEN.values(), ids=BROKEN)
 

@@ -57,7 +57,10 @@ def test_a_tag_in_the_name_shows_that_set_alone(run: Run) -> None:
     assert "IMAGENET1K_V2" not in output
     result = run("show", "resnet50.NONE")
     assert result.exit_code == 2
-    assert "has no weights 'NONE'. It has IMAGENET1K_V2, IMAGENET1K_V1." in result.stderr
+    assert (
+        "has no weights 'NONE'. Choose one of its tags: IMAGENET1K_V2, IMAGENET1K_V1."
+        in result.stderr
+    )
 
 
 def test_a_clip_is_described_with_its_frames(run: Run) -> None:

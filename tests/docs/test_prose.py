@@ -56,6 +56,8 @@ def test_a_phrase_in_an_error_message_or_a_help_text_is_found(tmp_path: Path, co
         'settings["lanes"] = told["route"]',
         'raise ValueError("Pass lanes=2 (--lanes 2), or `map` where `x is none`.")',
         'raise ValueError("model is None, and the file is no longer open.")',
+        'print("{lanes} at once".format(lanes=1))',
+        'def x(lanes):\n    """Run.\n\n    Args:\n        lanes: How many threads.\n    """\n',
     ],
 )
 def test_a_name_in_code_is_not_a_phrase(tmp_path: Path, code: str) -> None:
@@ -82,6 +84,12 @@ def test_docstrings_and_comments_are_separate_areas(
     assert run(tmp_path, "messages") == 0
     assert run(tmp_path, area) == 1
     assert capsys.readouterr().out.startswith("src/package/x.py:3: 'anew'")
+
+
+@pytest.mark.parametrize("folder", ["src/package", "tests", "tools", "benchmarks"])
+def test_code_that_the_formatter_may_not_lay_out_is_found(tmp_path: Path, folder: str) -> None:
+    write(tmp_path, f"{folder}/x.py", "x = [1,2]  # fmt: skip\n")
+    assert run(tmp_path, "all") == 1
 
 
 def test_a_count_is_printed_without_failing(

@@ -150,7 +150,7 @@ def test_a_plugin_that_is_gone_is_named_by_its_distribution(
     use_registry(Registry())
     for told in messages(written, tmp_path, HeadstripError):
         assert "There is no source 'acme'" in told
-        assert "It was written with acme-vision 1.0: install that." in told
+        assert "It was written with acme-vision 1.0. Install that." in told
 
 
 def test_of_a_plugin_that_was_registered_the_manifest_says_to_register_it(
@@ -195,7 +195,7 @@ def test_what_is_no_name_of_a_distribution_is_not_repeated(
         "fine": "1",
     }
     for told in messages(written, tmp_path, HeadstripError):
-        assert "It was written with fine 1: install that." in told
+        assert "It was written with fine 1. Install that." in told
 
 
 def test_a_file_of_the_users_own_is_still_asked_for(
@@ -203,7 +203,7 @@ def test_a_file_of_the_users_own_is_still_asked_for(
 ) -> None:
     written["weights"] = {"tag": "V1", "sha256": "ab" * 32, "file": "tuned.pth"}
     for told in messages(written, tmp_path, ManifestError):
-        assert "were read from a file of the user's own (tuned.pth)" in told
+        assert "were read from the user's file (tuned.pth)" in told
 
 
 @pytest.fixture
@@ -246,5 +246,5 @@ def test_going_on_without_the_plugin_says_what_to_install(
     uninstall(site)
     command = ["embed", str(photographs), "-o", str(embedded), "-b"]
     message = CliRunner().invoke(main, [*command, "acme:net"]).stderr
-    assert "It was written with acme-vision 1.0: install that." in message
+    assert "It was written with acme-vision 1.0. Install that." in message
     assert "acme-vision" not in CliRunner().invoke(main, [*command, "other:net"]).stderr

@@ -43,7 +43,7 @@ def outcome(call: Call, device: str, mode: Any = nullcontext) -> Any:
     ]
 
 
-# A loaded machine draws slowly, which is no fault of a rule.
+# A loaded machine draws slowly, which says nothing about a rule.
 @pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())

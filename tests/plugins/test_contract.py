@@ -59,7 +59,7 @@ def test_a_hook_has_its_own_name_and_no_other():
 def test_a_default_would_be_used_whatever_core_passes():
     marked = hookimpl(lambda self, spec, options=None: None)
     problem = contract_problem(plugin_with(build_model=marked))
-    assert problem == "build_model gives 'options' a default, which would always be used"
+    assert problem == "build_model gives 'options' a default value, which hooks must not have"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_hooks_name_that_is_no_function_is_none_of_its_hooks():
 
 
 def test_families_need_strip_head_and_it_needs_them():
-    only_one = "FAMILIES and strip_head need each other, and it has only one of them"
+    only_one = "it defines only one of FAMILIES and strip_head, and must define both or neither"
     families = plugin_with(build_model=hookimpl(build_model), FAMILIES=("net",))
     assert contract_problem(families) == only_one
     assert contract_problem(plugin_with(strip_head=hookimpl(strip_head))) == only_one

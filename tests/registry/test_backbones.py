@@ -61,7 +61,9 @@ def test_a_backbone_has_its_weights_the_default_first() -> None:
 def test_an_unknown_name_or_tag_is_refused() -> None:
     with pytest.raises(UnknownBackboneError, match="resnet51"):
         get_backbone("resnet51")
-    with pytest.raises(WeightsError, match=r"has no weights 'V9'. It has IMAGENET1K_V2"):
+    with pytest.raises(
+        WeightsError, match=r"has no weights 'V9'. Choose one of its tags: IMAGENET1K_V2"
+    ):
         get_backbone("resnet50.V9")
 
 

@@ -50,13 +50,13 @@ def test_a_name_that_the_plugin_does_not_know_either_is_unknown(registry):
 
 
 def test_a_plugin_cannot_answer_for_another_source(registry):
-    with pytest.raises(PluginError, match="is refused: 'resnet18' claims the source 'torchvision'"):
+    with pytest.raises(PluginError, match="returned: 'resnet18' claims the source 'torchvision'"):
         registry.resolve("acme:impostor")
     assert registry.resolve("resnet18")[0].dim == 512
 
 
 def test_a_plugin_cannot_answer_with_another_backbone(registry):
-    with pytest.raises(PluginError, match="asked for 'alias', it describes 'newest'"):
+    with pytest.raises(PluginError, match="it describes 'newest' when headstrip asks for 'alias'"):
         registry.resolve("acme:alias")
 
 

@@ -82,7 +82,7 @@ def test_a_name_that_would_be_read_as_a_comment_is_refused(path):
     [
         ({"name": ""}, "not have the form of a backbone"),
         ({"name": "net.large"}, "not have the form of a backbone"),
-        ({"task": "audio"}, "task 'audio'"),
+        ({"task": "audio"}, "task='audio'"),
         ({"dim": 0}, "0 is below 1"),
         ({"params": -1}, "-1 is below 0"),
         ({"input_shape": ()}, "invalid literal"),
@@ -102,7 +102,7 @@ def test_what_would_not_be_read_back_is_refused_with_its_reason(path, changes, r
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"tag": ""}, "tag ''"),
+        ({"tag": ""}, "tag=''"),
         ({"locations": (1,)}, "not a JSON array of strings"),
         ({"locations": ["https://example.org"]}, "another locations"),
         ({"num_classes": 0}, "0 is below 1"),
@@ -116,7 +116,7 @@ def test_the_same_is_true_of_weights(path, changes, reason):
 
 
 def test_weights_of_no_architecture_are_refused(path):
-    with pytest.raises(CatalogError, match="name ''"):
+    with pytest.raises(CatalogError, match="name=''"):
         write_weights(path, [("", WeightsEntry("V1"))])
 
 

@@ -121,7 +121,7 @@ def test_a_source_of_headstrips_own_that_is_not_installed_is_named_with_its_dist
         registry = Registry()
     told = message(f"{source}:some_net", registry)
     assert f"There is no source {source!r}" in told
-    assert f"`pip install {distribution}` brings it." in told
+    assert f"`pip install {distribution}` installs it." in told
 
 
 def test_a_source_of_nobody_suggests_no_distribution(site):

@@ -101,7 +101,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDevice]:
                 monkeypatch.setattr(module, name, getattr(fake, name))
         return fake
 
-    # A late setting is remembered for the life of the process, which tests share.
+    # headstrip keeps a late setting for the life of the process, which tests share.
     monkeypatch.setattr(seeding, "_cublas_set_late", False)
     return plug
 

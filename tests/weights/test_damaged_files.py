@@ -71,7 +71,7 @@ def test_two_entries_of_one_name_are_refused(saved: Path, mapped: bool) -> None:
 
 def test_compressed_entries_are_refused_unread(saved: Path, mapped: bool) -> None:
     rezipped(saved, lambda name, data: [(name, data)], compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(WeightsError, match="in it is compressed, as torch never saves"):
+    with pytest.raises(WeightsError, match="in it is compressed, which torch does not do"):
         contents(saved, mapped=mapped, checked=True)
 
 

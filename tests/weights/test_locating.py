@@ -186,7 +186,7 @@ def test_a_hub_that_is_reached_by_a_proxy_only_is_asked(
     monkeypatch.delenv("no_proxy")
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    # The proxy is none, and says so.
+    # This server is not a proxy, and says so.
     with pytest.raises(WeightsError, match=r"hf:org/name could not be downloaded .*501"):
         locate(entry("hf:org/name"), "a:b")
 

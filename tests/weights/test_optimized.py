@@ -197,7 +197,7 @@ def test_a_wrong_description_is_refused(tmp_path: Path, cache: Path, wrong: dict
     (cache / "optimized").mkdir(parents=True)
     path = cache / "optimized" / f"{'0' * 64}.safetensors"
     safetensors.torch.save_file({"a": torch.ones(1)}, path, metadata=wrong)
-    with pytest.raises(WeightsError, match="description of itself is"):
+    with pytest.raises(WeightsError, match="its description is"):
         contents(path)
 
 

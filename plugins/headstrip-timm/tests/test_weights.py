@@ -120,7 +120,7 @@ def test_the_labels_are_in_the_order_of_timms_classes():
     other = {
         index: label for index, label in enumerate(labels) if label.lower() not in words[index]
     }
-    # They are told apart from the classes "crane" and "maillot".
+    # Other classes have the names "crane" and "maillot".
     assert other == {134: "crane bird", 639: "maillot tank suit"}
 
 

@@ -1,4 +1,4 @@
-"""Write this plugin's catalog from the installed timm: names, widths, laws and weights.
+"""Write this plugin's catalog from the installed timm: names, widths, head fidelity and weights.
 
 Run it after a release of timm. The tests compare the catalog with the installed timm. The script
 builds networks on the meta device, and makes no network call.
@@ -7,7 +7,7 @@ builds networks on the meta device, and makes no network call.
 
 Where the numbers come from:
 
-- Width, parameters and law: the built network without its head.
+- Width, parameters and head fidelity: the built network without its head.
 - Input size, preprocessing, number of classes, licence and locations of the weights: timm's
   pretrained configurations.
 """

@@ -11,7 +11,7 @@ from tests.hub import hub_in_use, socket_ban
 
 from headstrip.registry import registry
 
-# The folder's name is no package's, so its modules are found on the path.
+# The folder is not a package, so Python finds its modules on the path.
 sys.path.append(str(Path(__file__).parent))
 
 

@@ -98,7 +98,7 @@ def tower_of(network: Any) -> Any:
     part = network.get_submodule(name)
     if isinstance(part, transformers.PreTrainedModel):
         return part
-    # Before 5.6 CLIP's and SigLIP's towers stood in a module of their own.
+    # Before 5.6 the towers of CLIP and SigLIP were in a separate module.
     alone = getattr(transformers, type(part).__name__.replace("Transformer", "Model"))(part.config)
     alone.vision_model = part
     return alone.eval()

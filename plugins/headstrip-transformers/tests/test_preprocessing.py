@@ -20,7 +20,7 @@ SHORTER, SQUARE = {"shortest_edge": 256}, {"height": 40, "width": 56}
 CROP = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    # As they stand in published repositories.
+    # Copied from published repositories.
     "dinov2": {
         "image_processor_type": "BitImageProcessor",
         "do_center_crop": True,
@@ -220,10 +220,10 @@ VIT = {"image_processor_type": "ViTImageProcessor"}
         ({**VIT, "do_pad": True}, r"pads images to a common size \(do_pad\)"),
         ({**VIT, "do_resize": False}, "does not resize and does not crop"),
         ({**VIT, "size": {"shortest_edge": 224}}, r"\(shortest_edge\) and does not crop"),
-        ({**VIT, "size": {"longest_edge": 224}}, "has size given as longest_edge"),
+        ({**VIT, "size": {"longest_edge": 224}}, "states size as longest_edge instead"),
         (
             {**VIT, "size": {"shortest_edge": 224, "longest_edge": 512}},
-            "has size given as longest_edge, shortest_edge",
+            "states size as longest_edge, shortest_edge instead",
         ),
         ({**VIT, "resample": 9}, "filter 9"),
         ({**VIT, "size": "large"}, "is not valid"),
@@ -231,7 +231,7 @@ VIT = {"image_processor_type": "ViTImageProcessor"}
         ({**VIT, "rescale_factor": 0}, "is not valid"),
         (
             {"image_processor_type": "ConvNextImageProcessor", "size": SQUARE},
-            "not that of the shorter side",
+            "not one number, the shorter side",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Write this plugin's catalog from the installed transformers: model types, widths and laws.
+"""Write this plugin's catalog from the installed transformers: types, widths, head fidelity.
 
 Run it after adding a tower, or when transformers changes a default. The tests compare the catalog
 with the installed library. The script builds on the meta device, and makes no network call.
@@ -7,7 +7,7 @@ with the installed library. The script builds on the meta device, and makes no n
 
 Where the numbers come from:
 
-- Width, parameters and law: the built network without its head.
+- Width, parameters and head fidelity: the built network without its head.
 - Input size: the defaults of the configuration.
 - Weights: none. A model type is an architecture; a repository of the hub has weights.
 """

@@ -27,7 +27,7 @@ COMMANDS = {
     "neighbors": "Find the images in an embeddings file that are most similar to query images.",
     "new-plugin": "Create the project of a new plugin.",
     "plugins": "List plugins, and check that they work.",
-    "show": "Print what is known of one backbone.",
+    "show": "Print what headstrip knows about one backbone.",
     "verify": "Check that backbones work as headstrip promises.",
     "weights": "List, fetch, verify, repair and remove weights files.",
 }
@@ -96,12 +96,12 @@ class LazyGroup(click.Group):
         return helps
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the options that stand before the command."""
+        """Parse the options that come before the command."""
         with printable_usage():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; whatever it raises ends in a sentence and an exit code."""
+        """Run a command; each exception becomes an error message and an exit code."""
         try:
             with warnings_as_sentences(), printable_usage():
                 return super().invoke(ctx)

@@ -87,8 +87,8 @@ Examples:
 @click.option(
     "--weights",
     metavar="PATH",
-    help="Load the encoder's weights from this file, if EMBEDDINGS was computed with a weights "
-    "file of your own.  [default: the weights that EMBEDDINGS names]",
+    help="Load the encoder's weights from this file, if EMBEDDINGS was computed with your "
+    "own weights file.  [default: the weights that EMBEDDINGS names]",
 )
 @click.option(
     "--html",
@@ -231,7 +231,7 @@ def _queries(encoder: Encoder, images: tuple[str, ...]) -> list[Query]:
             picture = read_picture(image, steps_of(encoder))
             (embedding,) = encoder.embed([picture], batch_size=1)
             if not np.isfinite(embedding).all() or not embedding.any():
-                raise ImageError("its embedding is zero or not finite.")
+                raise ImageError("its embedding is zero or not finite. Use another image.")
             queries.append(Query(image, embedding, thumbnail(picture), None))
         except (ImageError, PreprocessingError) as error:
             queries.append(Query(image, None, str(error), str(error)))

@@ -26,7 +26,7 @@ Fact = tuple[str, str]
 @json_option
 @click.pass_context
 def command(context: click.Context, name: str, as_json: bool) -> None:
-    """Print what is known of one backbone.
+    """Print what headstrip knows about one backbone.
 
     NAME is a name that `headstrip list` prints. The command prints the width, parameters, family
     and owner, and for each set of weights the input, the preprocessing, the classes, and the

@@ -306,7 +306,7 @@ def _require_right(verdicts: Iterable[Verdict]) -> None:
 
 
 def _download(stored: Stored) -> Stored:
-    """Download the file of a set of weights, and return the set as it is then.
+    """Download the file of a set of weights, and return the set with the new file.
 
     Raises:
         WeightsError: The download failed.

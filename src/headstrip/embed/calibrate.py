@@ -342,6 +342,10 @@ def choose_engine(measured: Sequence[Measured], tolerance: float = TOLERANCE) ->
 
     Raises:
         HeadstripError: No engine is within the tolerance.
+
+    Example:
+        >>> choose_engine(calibrate(encoder, batches)).engine  # doctest: +SKIP
+        'openvino'
     """
     # The comparison is False for NaN.
     fit = [one for one in measured if not one.unavailable and one.cosine_min >= tolerance]

@@ -173,7 +173,7 @@ class Pipeline:
                 if not self._stopped:
                     self._fill(task, batch, future)
             except BaseException as error:
-                # When the pipeline stops, batches fail because the pool gave up.
+                # When the pipeline stops, batches fail because the pool closed.
                 if not self._stopped:
                     self._fail(error)
             finally:

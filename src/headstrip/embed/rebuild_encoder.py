@@ -78,7 +78,7 @@ def _not_published(
     if problem or weights.get("tag") is None or weights.get("file"):
         name = f" ({weights['file']})" if weights.get("file") else ""
         return (
-            f"Its weights were read from a file of the user's own{name}, whose sha256 is "
+            f"Its weights were read from the user's file{name}, whose sha256 is "
             f"{weights.get('sha256')}. Pass that file with --weights PATH (weights=path)."
         )
     return None

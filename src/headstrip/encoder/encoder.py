@@ -34,7 +34,7 @@ class Encoder(nn.Module):
     Attributes:
         backbone: The network without its head.
         head: The head that was taken off. It maps (N, output_dim) to the logits that the network
-            has in eval mode, and does not train. None where the law is ``declared`` or
+            has in eval mode, and does not train. None where ``law`` is ``declared`` or
             ``headless``.
         law: How ``head(encoder(x))`` relates to the untouched network's logits; see ``Stripped``.
         output_dim: Width of the embedding.
@@ -47,6 +47,15 @@ class Encoder(nn.Module):
         preprocessing: What turns an image into the input, or None.
         predictors: The attribute predictors, or None.
         labels: Names of the classes of the logits, or None.
+
+    Example:
+        >>> import torch
+        >>> from headstrip import build_encoder
+        >>> encoder = build_encoder("squeezenet1_1", weights=None)
+        >>> encoder.output_dim
+        512
+        >>> encoder(torch.zeros(2, 3, 224, 224)).shape
+        torch.Size([2, 512])
     """
 
     def __init__(
@@ -101,7 +110,7 @@ class Encoder(nn.Module):
         """Map a batch (N, *input_shape) to the logits (N, classes) of the head.
 
         Raises:
-            HeadNotFoundError: The encoder has no head: its law is ``declared`` or ``headless``.
+            HeadNotFoundError: The encoder has no head: its ``law`` is ``declared`` or ``headless``.
         """
         if self.head is None:
             reason = (

@@ -24,8 +24,8 @@ class FileWatch:
     """The mapped files of one encoder, until all of its parameters are copies.
 
     ``check`` compares the size and the time of each file with those that it had. It runs before
-    everything that reads the parameters through the encoder. Whoever takes the state dict may save
-    it over that very file, so headstrip copies the parameters into memory first.
+    everything that reads the parameters through the encoder. The caller may save
+    the state dict over that same file, so headstrip copies the parameters into memory first.
     """
 
     def __init__(self, guards: tuple[Guard, ...] = ()) -> None:

@@ -141,7 +141,7 @@ def _add(digest: Any, name: str, tensor: Tensor) -> None:
 
 
 def _add_value(digest: Any, name: str, value: Any) -> None:
-    """Add a value of any type that a module stores besides its tensors; tensors in it by bits."""
+    """Add a value of any type that a module stores; add the tensors in it by their bits."""
     if isinstance(value, Tensor):
         _add(digest, name, value)
     elif isinstance(value, (Mapping, list, tuple)):

@@ -79,8 +79,8 @@ def manifest_of(encoder: DescribedEncoder) -> dict[str, Any]:
     trained = encoder.predictors is not None and encoder.predictors.trained
     if trained:
         warnings.warn(
-            f"The predictors of {encoder.spec.qualified_name} were trained, and a manifest has "
-            f"no values of predictors. {_SAVE}",
+            f"The predictors of {encoder.spec.qualified_name} were trained, but a manifest does "
+            f"not contain their values. {_SAVE}",
             stacklevel=3,
         )
     return {
@@ -144,7 +144,7 @@ def _classes(name: str, module: nn.Module) -> int:
     if not isinstance(module, nn.Linear):
         raise ManifestError(
             f"The predictor {name!r} is a {type(module).__name__}, and a manifest describes linear "
-            "layers only. Build the encoder without predictors, and keep yours beside it."
+            "layers only. Build the encoder without predictors, and save your modules separately."
         )
     return module.out_features
 
@@ -323,13 +323,13 @@ def refuse_differences(
         if len(differ) > _MAX_SHOWN:
             shown += f"; and {len(differ) - _MAX_SHOWN} more"
         raise ManifestError(
-            f"What is built here is not the encoder of the manifest of {wanted['name']}: {shown}. "
+            f"The encoder built here differs from the manifest of {wanted['name']}: {shown}. "
             f"{_remedy(differ, wanted)}"
         )
 
 
 def _flat(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a manifest, with the entries of objects as fields of their own."""
+    """Yield the fields of a manifest, with each entry of an object as a separate field."""
     for key in (*_FIELDS, *(later for later in _LATER_FIELDS if later in manifest)):
         value = manifest[key]
         if isinstance(value, Mapping):

@@ -232,7 +232,7 @@ def _weights_argument(
         return Path(given) if has_no_tag else f"{tag}={os.fspath(given)}"
     if tag is None or file is not None:
         raise ManifestError(
-            f"The weights of {wanted['name']} were read from a file of the user's own"
+            f"The weights of {wanted['name']} were read from the user's file"
             f"{f' ({file})' if file else ''} with the sha256 {sha256}. Pass weights=path of that "
             "file."
         )
@@ -276,5 +276,5 @@ def preprocessing_in(wanted: Mapping[str, Any]) -> Preprocessing | None:
 
 def _dtype(wanted: Mapping[str, Any]) -> torch.dtype | None:
     dtype: torch.dtype = getattr(torch, wanted["dtype"])
-    # Some networks have parameters of several dtypes, which only None leaves as they are.
+    # Some networks have parameters of several dtypes, which only None leaves unchanged.
     return None if dtype == torch.get_default_dtype() else dtype

@@ -26,8 +26,9 @@ from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_o
 def completed(spec: BackboneSpec, registry: Registry) -> BackboneSpec:
     """Fill in what a plugin left out of a backbone that no catalog lists.
 
-    headstrip measures the width, the number of parameters and the law where one of the numbers is
-    0. Where the default weights are None, they become the first that the hook ``weights`` lists.
+    headstrip measures the width, the number of parameters and the head fidelity where one of the
+    numbers is 0. Where the default weights are None, they become the first that the hook
+    ``weights`` lists.
 
     Raises:
         HeadstripError: It cannot be built or stripped.

@@ -112,7 +112,7 @@ def _check_member(member: Enum, entry: WeightsEntry, spec: BackboneSpec) -> None
     if url is not None and url not in entry.locations:
         raise ValueError(
             f"weights={member!s} does not belong to {spec.qualified_name}. "
-            f"Pass one of its own weights, such as {entry.tag!r}."
+            f"Pass weights of this backbone, such as {entry.tag!r}."
         )
 
 
@@ -159,5 +159,5 @@ def _no_weights(registry: Registry, spec: BackboneSpec, wanted: str) -> str:
     own = f": {path}" if (path := _as_path(wanted)) else ""
     return (
         f"{spec.qualified_name} has no pretrained weights.{hint} Pass weights=None for random "
-        f"ones, or the path of your own file{own}."
+        f"ones, or the path of your file{own}."
     )

@@ -22,7 +22,7 @@ from headstrip.images.size_limit import MAX_BYTES, opened_file, refuse_size
 from headstrip.images.tiff import unread_kind
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
-"""The formats that headstrip reads, in Pillow's words, besides HEIC. EPS would run a program."""
+"""The formats that headstrip reads, in Pillow's words, except HEIC. EPS would run a program."""
 
 _ORIENTATION = 0x0112
 _OTHER_ORIENTATIONS = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
@@ -187,7 +187,7 @@ def _load(image: Any) -> None:
     """Read the pixels of an image, those of a TIFF through its file object.
 
     Pillow maps an uncompressed TIFF that has a name with the size of the turned image, which
-    scrambles the pixels of one that lies on its side.
+    scrambles the pixels of one that is rotated.
     """
     if not (isinstance(image, TiffImageFile) and image.tile):
         image.load()

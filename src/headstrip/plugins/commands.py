@@ -76,7 +76,7 @@ class PluginCommand:
             raise PluginError(reason_of(error)) from error
         if not isinstance(command, click.Command):
             kind = type(command).__name__
-            raise PluginError(f"{self.point.value} is of the type {kind} and not a click command")
+            raise PluginError(f"{self.point.value} has the type {kind} and is not a click command")
         return command
 
 

@@ -49,13 +49,13 @@ class DamagedFolder:
 
     @property
     def found(self) -> str:
-        """What is wrong, in a sentence."""
+        """What is wrong, as one sentence."""
         effect = f", and hides {self.hides}" if self.hides else ""
         return f"{self.path} {self.problem}{effect}"
 
     @property
     def remedy(self) -> str:
-        """What to do, in a sentence."""
+        """What to do, as one sentence."""
         if self.hides:
             return "Remove that folder."
         return (

@@ -69,7 +69,7 @@ def _hook_problem(hook: str, function: Callable[..., Any]) -> str | None:
         if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
             return f"{hook} takes {parameter}, and hooks must have plain arguments only"
         if parameter.default is not parameter.empty:
-            return f"{hook} gives {parameter.name!r} a default, which would always be used"
+            return f"{hook} gives {parameter.name!r} a default value, which hooks must not have"
     return None
 
 
@@ -79,7 +79,7 @@ def _families_problem(families: Any, strips: bool) -> str | None:
     ):
         return f"FAMILIES is {families!r}, and must be a tuple of names"
     if bool(families) != strips:
-        return "FAMILIES and strip_head need each other, and it has only one of them"
+        return "it defines only one of FAMILIES and strip_head, and must define both or neither"
     return None
 
 
@@ -161,7 +161,7 @@ def _check_entry(entry: WeightsEntry) -> str | None:
     wrong = next((name for name, is_right in fits.items() if not is_right), None)
     if wrong is None:
         return None
-    return f"a WeightsEntry whose {wrong} cannot be {getattr(entry, wrong)!r:.100}"
+    return f"a WeightsEntry with the wrong {wrong} {getattr(entry, wrong)!r:.100}"
 
 
 def _are_all(values: object, kind: type) -> bool:
@@ -183,7 +183,7 @@ def _check_state_dict(value: dict[Any, Any]) -> str | None:
 
     for key, tensor in value.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            return f"a {type(tensor).__name__} under {key!r} instead of a tensor under a name"
+            return f"a {type(tensor).__name__} with the key {key!r} instead of a tensor with a name"
     return None
 
 
@@ -193,11 +193,11 @@ def _check_stripped(value: Any) -> str | None:
     if not isinstance(value.backbone, nn.Module):
         return f"a backbone that is a {type(value.backbone).__name__} instead of a Module"
     if value.law not in LAWS:
-        return f"the unknown law {value.law!r}"
+        return f"the unknown head fidelity law={value.law!r}"
     if value.head is not None and not isinstance(value.head, nn.Module):
         return f"a head that is a {type(value.head).__name__} instead of a Module"
     if (value.head is not None) != (value.law in {"exact", "rounding"}):
-        return f"the law {value.law!r} {'with' if value.head is not None else 'without'} a head"
+        return f"law={value.law!r} {'with' if value.head is not None else 'without'} a head"
     if not _are_all(value.paths, str):
         return f"the paths {value.paths!r} instead of a tuple of dotted paths"
     return None

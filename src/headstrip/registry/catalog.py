@@ -168,7 +168,7 @@ def spec_from_row(row: list[str]) -> BackboneSpec:
     """Parse a row of ``catalog.tsv``; raises one of ``UNREADABLE``."""
     name, source, family, plugin, task, shape, dim, params, law, default, options = row
     if not name or task not in {"image", "video"} or law not in LAWS:
-        raise ValueError(f"name {name!r}, task {task!r}, law {law!r}")
+        raise ValueError(f"one of name={name!r}, task={task!r} and law={law!r} is not allowed")
     return BackboneSpec(
         name,
         source,
@@ -192,7 +192,7 @@ def entry_from_row(row: list[str]) -> WeightsEntry:
     )
     steps = cells["preprocessing"]
     if not name or not tag:
-        raise ValueError(f"name {name!r}, tag {tag!r}")
+        raise ValueError(f"name={name!r} or tag={tag!r} is empty")
     return WeightsEntry(
         tag=tag,
         locations=_texts(cells["locations"]),
@@ -269,7 +269,9 @@ def _checked_row(
         back = from_row(row)
     except UNREADABLE as error:
         reason = str(error).removesuffix(".")
-        raise CatalogError(f"{about} ({reason}). Give it plain JSON values.") from error
+        raise CatalogError(
+            f"{about} ({reason}). Correct the values, and use only plain JSON."
+        ) from error
     if name.startswith("#") or any(set(cell) & set("\t\n\r") for cell in row):
         raise CatalogError(
             f"{about}: it contains a tab or a line break, or begins with '#'. Remove that."
@@ -278,8 +280,8 @@ def _checked_row(
     lost = [key for key in keys if _comparable(value, key) != _comparable(back, key)]
     if lost:
         raise CatalogError(
-            f"{about}: reading it back would give another {' and '.join(lost)}. Give it tuples, "
-            "and None for what is empty."
+            f"{about}: headstrip would read another {' and '.join(lost)} from the row. Use tuples "
+            "instead of lists, and None instead of an empty value."
         )
     return row
 

@@ -51,10 +51,10 @@ def to_install(described: Mapping[str, Any]) -> str:
         return ""
     core = _named(_core_versions(), set()).split(", ")
     if not {*written.split(", ")} <= {*core}:
-        return f" It was written with {written}: install that."
+        return f" It was written with {written}. Install that."
     return (
-        f" It was written with {written}, which is installed. Where a plugin was registered in the "
-        "process that wrote it, register it here first, with headstrip.register_plugin."
+        f" It was written with {written}, which is installed. If the process that wrote it "
+        "registered a plugin, call headstrip.register_plugin here first."
     )
 
 
@@ -80,8 +80,8 @@ def changed_since(
     then = written_with(described) or "other versions"
     return (
         f"{spec.qualified_name} {difference}, and the manifest's weights have the sha256 {sha256}. "
-        f"The manifest was written with {then}, and {here} is installed here. Install what it was "
-        "written with, or pass weights=path of the file with that hash."
+        f"The manifest was written with {then}, and {here} is installed here. Install the "
+        "version that it was written with, or pass weights=path of the file with that hash."
     )
 
 

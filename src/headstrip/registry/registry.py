@@ -44,7 +44,7 @@ class Registry:
         """Read headstrip's own catalog.
 
         Args:
-            disabled: Names of plugins to block, besides those in ``HEADSTRIP_DISABLE_PLUGINS``.
+            disabled: Names of plugins to block; ``HEADSTRIP_DISABLE_PLUGINS`` names more.
             unread: Names of plugins whose catalogs are not read, so that their hooks are called.
 
         Raises:
@@ -212,7 +212,7 @@ class Registry:
         if (before and before.origin != "registered") or name in {*RESERVED, *HOMES}:
             raise PluginError(
                 f"The name {name!r} is taken by {before.label if before else 'headstrip itself'}. "
-                "Register the plugin under another one."
+                "Register the plugin under another name."
             )
         if not is_source(name):
             raise PluginError(
@@ -227,7 +227,10 @@ class Registry:
         problems = [problem for spec in specs if (problem := row_problem(spec, name))]
         problems += [f"it names {one!r} twice" for one in names if names.count(one) > 1]
         if problems:
-            raise PluginError(f"The plugin {plugin.label} was not registered: {problems[0]}.")
+            raise PluginError(
+                f"The plugin {plugin.label} was not registered: {problems[0]}. Correct the plugin, "
+                "and register it again."
+            )
         self._plugins[name] = plugin
         self._index.replace(name, specs)
         plugin.rows = len(specs)
@@ -335,9 +338,12 @@ class Registry:
                 continue
             problem = None if is_core else row_problem(spec, plugin.name)
             if problem is None and spec.name != name:
-                problem = f"asked for {name!r}, it describes {spec.name!r}"
+                problem = f"it describes {spec.name!r} when headstrip asks for {name!r}"
             if problem:
-                raise PluginError(f"The answer of the plugin {plugin.label} is refused: {problem}.")
+                raise PluginError(
+                    f"headstrip refuses what find_backbone of the plugin {plugin.label} returned: "
+                    f"{problem}. Report it to the plugin's author."
+                )
             self._index.add_live(spec)
             return spec
         return None
@@ -389,10 +395,22 @@ def register_plugin(plugin: object, name: str | None = None) -> PluginRecord:
         name: Name of the plugin and of its source; by default that of the object's class.
 
     Returns:
-        What is known of the plugin now.
+        The record of the plugin: its name, its status and how many backbones it lists.
 
     Raises:
         PluginError: The name is taken, or the object breaks the contract.
+
+    Example:
+        >>> from headstrip import BackboneSpec, hookimpl
+        >>> class Pixels:
+        ...     @hookimpl
+        ...     def backbones(self):
+        ...         return (
+        ...             BackboneSpec("rgb", "mylab", "vgg", "mylab", "image", (3, 8, 8), 192, 1930),
+        ...         )
+        >>> record = register_plugin(Pixels(), "mylab")
+        >>> record.status, record.rows
+        ('loaded', 1)
     """
     default = getattr(plugin, "__name__", type(plugin).__name__)
     return get_registry().register(plugin, name or str(default).rpartition(".")[2].lower())

@@ -50,7 +50,7 @@ def unknown_backbone(
 def unknown_source(name: str, parts: Name, listed: Mapping[str, Collection[str]]) -> str:
     """Return the error for a source that is not installed, with backbones of similar names."""
     home = FIRST_PARTY.get(parts.source or "")
-    install = f"`pip install {home}` brings it. " if home else ""
+    install = f"`pip install {home}` installs it. " if home else ""
     elsewhere = [source for source, names in listed.items() if parts.backbone in names]
     similar = elsewhere or difflib.get_close_matches(parts.source or "", listed, n=_MAX_SHOWN)
     hint = (
@@ -66,7 +66,7 @@ def nothing_listed(source: str, records: Iterable[PluginRecord]) -> str | None:
     record = next((record for record in records if record.name == source), None)
     if record is None:
         home = FIRST_PARTY.get(source)
-        return f"`pip install {home}` brings {source!r}" if home else None
+        return f"`pip install {home}` installs {source!r}" if home else None
     if record.error:
         return f"{source!r} is {record.status}: {record.error.rstrip('.')}"
     if record.rows or record.origin in {"built-in", "registered"}:

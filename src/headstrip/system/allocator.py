@@ -24,6 +24,9 @@ def keep_freed_memory() -> bool:
 
     Returns:
         Whether the C library supports it.
+
+    Example:
+        >>> is_kept = keep_freed_memory()
     """
     global _kept
     if sys.platform == "linux" and not _kept:

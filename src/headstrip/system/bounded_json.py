@@ -50,7 +50,7 @@ def parse(
             parse_constant=_refuse_number,
         )
     except RecursionError:
-        # The parser fails much deeper than max_depth, so the text is at fault, not the stack.
+        # The parser fails much deeper than max_depth, so the text is the cause, not the stack.
         raise ValueError(_too_deep(what, max_depth)) from None
     except ValueError as error:
         raise ValueError(f"{what} is not valid JSON ({error}).") from error

@@ -111,7 +111,7 @@ def law(subject: Subject) -> str:
     seen = subject.light.stripped.law
     if subject.spec.law != seen:
         raise CheckFailed(
-            f"the catalog claims the law {subject.spec.law!r}, but strip_head states {seen!r}"
+            f"the catalog claims law={subject.spec.law!r}, but strip_head states {seen!r}"
         )
     return seen
 
@@ -162,7 +162,7 @@ def head(subject: Subject) -> str:
     """The head maps (N, dim) to (N, classes), and is the layer that gives the network's logits."""
     light, entry = subject.light, subject.entry
     if light.stripped.head is None:
-        raise CheckSkipped(f"the law is {light.stripped.law!r}, so there is no head")
+        raise CheckSkipped(f"law={light.stripped.law!r} means that there is no head")
     shape = head_output(light.stripped, light.dim)
     if len(shape) != 2 or shape[0] != 2:
         raise CheckFailed(f"the head maps (2, {light.dim}) to {shape} instead of (2, classes)")
@@ -175,7 +175,7 @@ def classes(subject: Subject) -> str:
     default = subject.light
     light = subject.build_light(subject.entry, {"num_classes": 7})
     if light.stripped.head is None:
-        return f"built with 7 classes, law {default.stripped.law!r}"
+        return f"built with 7 classes, law={default.stripped.law!r}"
     shape = head_output(light.stripped, light.dim)
     if shape[-1] != 7:
         raise CheckFailed(f"built with num_classes=7, its head gives {shape[-1]} classes")

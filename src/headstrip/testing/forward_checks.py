@@ -22,7 +22,7 @@ BATCHES = 1e-4
 
 
 def lossless(subject: Subject) -> str:
-    """The head gives the untouched network's logits from the embedding, as its law states."""
+    """The head gives the untouched network's logits from the embedding, as its ``law`` states."""
     pair, law = subject.pair, subject.pair.stripped.law
     if law in {"exact", "rounding"}:
         what, found, expected = "logits", _logits(pair), pair.output
@@ -38,7 +38,7 @@ def lossless(subject: Subject) -> str:
         allowed = f"at most {ROUNDING:g}" if law == "rounding" else "none, bit for bit"
         raise CheckFailed(
             f"the {what} differ from the untouched network's by {largest:.1e} relative, but the "
-            f"law {law!r} allows {allowed}"
+            f"head fidelity law={law!r} allows {allowed}"
         )
     equal = "within rounding" if law == "rounding" else "bit for bit"
     return f"{found.shape[1]} {'logits' if what == 'logits' else 'numbers'} equal {equal}"
@@ -46,7 +46,7 @@ def lossless(subject: Subject) -> str:
 
 def _logits(pair: Pair) -> Tensor:
     if pair.stripped.head is None:
-        raise CheckFailed(f"the law is {pair.stripped.law!r}, but there is no head")
+        raise CheckFailed(f"strip_head states law={pair.stripped.law!r}, but there is no head")
     with torch.no_grad():
         logits: Any = pair.stripped.head(pair.embedding)
     if not isinstance(logits, Tensor):

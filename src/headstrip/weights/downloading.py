@@ -53,7 +53,7 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
 
     - ``HEADSTRIP_RETRIES``: how often a connection that breaks, a server that says nothing, or
       one that is overloaded (429, 5xx) is tried again, after 0.5, 1, 2, ... seconds; 4.
-    - ``HEADSTRIP_TIMEOUT``: after how many seconds of silence a server is given up; 20.
+    - ``HEADSTRIP_TIMEOUT``: after how many seconds of silence headstrip gives up on a server; 20.
     - ``HEADSTRIP_MIRROR``: where files are asked for instead, ``PREFIX=INSTEAD`` with commas
       between. They are hashed anyway.
     - ``HEADSTRIP_OFFLINE=1``: as ``offline``.
@@ -225,7 +225,9 @@ class Download:
         digest = digest_of(self._url, answer.validator, answer.total)
         if self._partial is not None and digest != self._partial.digest:
             if answer.start:
-                raise OtherFileError("the server's file is no longer the one that was begun")
+                raise OtherFileError(
+                    "the server's file is not the same as when the download started"
+                )
             self._drop()
         self._validator, self._total = answer.validator, answer.total
         if self._partial is None:
@@ -261,7 +263,9 @@ class Download:
             resumed = partial.resumed
             self._drop()
             if resumed:
-                raise OtherFileError("what was begun and what came after it are of two files")
+                raise OtherFileError(
+                    "the first part and the later part belong to two different files"
+                )
             reason = (
                 f"its sha256 is {seen.sha256}, and {self._expected} was expected; headstrip kept "
                 "nothing of it"
@@ -272,7 +276,9 @@ class Download:
             partial.publish(self._target)
         except FileNotFoundError as error:
             self._drop()
-            raise InterruptedTransferError(f"{partial.path} was taken away") from error
+            raise InterruptedTransferError(
+                f"{partial.path} was removed by another program"
+            ) from error
         self._partial = None
         remember(self._target, seen.stat, seen.sha256, origin="download")
 

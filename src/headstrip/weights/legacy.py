@@ -119,5 +119,5 @@ class _Claims(pickle._Unpickler):
             or not (part is None or isinstance(part, tuple))
             or self.claims.setdefault(key, (elements, itemsize)) != (elements, itemsize)
         ):
-            raise ValueError("a tensor in it is described as torch never does")
+            raise ValueError("the description of a tensor in it is not what torch writes")
         return _StandIn()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DIGITS = 16
 _DIGEST = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
 _PATIENCE = 3.0
-# A download that writes nothing for this long has ended: it would have given up long before.
+# A download that writes nothing for this long has ended: it would have stopped long before.
 _STALLED = 600.0
 # File systems that cannot sync answer with these. Their data is as safe as they make it.
 _CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, getattr(errno, "ENOTSUP", 0))

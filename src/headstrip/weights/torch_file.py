@@ -105,7 +105,7 @@ def _directory(file: BinaryIO, size: int) -> zipfile.ZipFile:
         if entry.header_offset < position or (index == 0 and entry.header_offset):
             raise ValueError(f"{entry.filename!r:.80} in it is not where it should be")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise ValueError(f"{entry.filename!r:.80} in it is compressed, as torch never saves")
+            raise ValueError(f"{entry.filename!r:.80} in it is compressed, which torch does not do")
         if entry.file_size != entry.compress_size:
             raise ValueError(f"{entry.filename!r:.80} in it has two sizes")
         position = entry.header_offset + _LOCAL_SIZE + entry.file_size

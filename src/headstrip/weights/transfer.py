@@ -40,7 +40,7 @@ class UnreachedError(InterruptedTransferError):
 
 
 class OtherFileError(InterruptedTransferError):
-    """The server has another file than the one that was begun."""
+    """The server has another file than the one that was started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def ask(by: OpenerDirector, url: str, *, start: int, validator: str, timeout: fl
         url: Its address.
         start: How many bytes of it were received; a server may still send it from the beginning.
         validator: What those were sent with, "" where it is not known.
-        timeout: Seconds without a sign of the server after which it is given up.
+        timeout: Seconds without a sign of the server after which headstrip gives up.
 
     Raises:
         RefusedError: The server will not give it.

@@ -221,7 +221,7 @@ def test_backslashes_are_slashes_where_no_file_is_named_so(folder: Path) -> None
     assert contents(folder / "list.txt") == {
         "in\\a.jpg": b"1",
         ".\\in\\a.jpg": b"1",
-        "C:\\in\\a.jpg": "it is a path of Windows, and no file is there. Write paths that are "
+        "C:\\in\\a.jpg": "it is a Windows path, and no such file exists. Write paths that are "
         "relative to the list.",
     }
     (folder / "in\\a.jpg").write_bytes(b"another")

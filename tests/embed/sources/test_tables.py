@@ -175,7 +175,7 @@ def test_an_arrow_file_is_read_like_a_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ('{"_data_files": [{"filename": "../a.arrow"}]}', "does not name files that are beside"),
+        ('{"_data_files": [{"filename": "../a.arrow"}]}', "does not name files in the same folder"),
         ('{"_data_files": []}', "does not name files"),
         ("[]", "does not name files"),
         ("{", "cannot be read"),

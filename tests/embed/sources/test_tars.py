@@ -192,7 +192,7 @@ def test_pax_headers_of_all_members_and_of_the_next_are_heeded(tmp_path: Path) -
             + header(),
             "states no valid size",
         ),
-        (header() + bytes(1024) + header(), "it goes on after its end, at byte 1024"),
+        (header() + bytes(1024) + header(), "it continues after its end, at byte 1024"),
     ],
 )
 def test_a_damaged_archive_is_reported_with_its_position(

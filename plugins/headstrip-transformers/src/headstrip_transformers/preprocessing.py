@@ -152,7 +152,9 @@ def _pair(size: Any, name: str) -> tuple[int, int]:
         return size, size
     if isinstance(size, Mapping):
         if set(size) != {"height", "width"}:
-            raise _Inexpressible(f"has {name} given as {', '.join(sorted(size))}")
+            raise _Inexpressible(
+                f"states {name} as {', '.join(sorted(size))} instead of height and width"
+            )
         return int(size["height"]), int(size["width"])
     height, width = size
     return int(height), int(width)
@@ -161,7 +163,7 @@ def _pair(size: Any, name: str) -> tuple[int, int]:
 def _of_convnext(size: Any, percent: float) -> tuple[Any, tuple[int, int]]:
     """Return the resize and the crop of ConvNeXt's processor, which states one number."""
     if not isinstance(size, int):
-        raise _Inexpressible("has a size that is not that of the shorter side")
+        raise _Inexpressible("states a size that is not one number, the shorter side")
     own = (size, size)
     return (own if size >= _STRETCHED_FROM else int(size / percent)), own
 

@@ -41,7 +41,7 @@ _LONGEST_ALARM = 10.0**6
 
 
 class ImageResult(NamedTuple):
-    """What decoding one image gave, besides its pixels.
+    """What decoding one image gave, except its pixels.
 
     Attributes:
         width: Pixels of the upright image, None where the image could not be read.

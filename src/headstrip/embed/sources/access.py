@@ -38,7 +38,7 @@ class Access:
     """Which addresses may be read.
 
     Attributes:
-        schemes: Schemes that the user allowed besides ``SCHEMES``, in lower case.
+        schemes: Schemes that the user allowed beyond ``SCHEMES``, in lower case.
         private: Whether http may lead to addresses that are not public.
         offline: Whether addresses of a network are refused.
         home: Scheme, host and port of the address that the user typed as the source, which may be

@@ -125,5 +125,5 @@ def _names_in(path: str, key: str) -> list[str]:
         for value in (values if isinstance(values, list) else [])
     ]
     if not names or any(name in {"", ".."} or {"/", "\\", "\0"} & set(name) for name in names):
-        raise unreadable(path, f"{key!r} does not name files that are beside it")
+        raise unreadable(path, f"{key!r} does not name files in the same folder")
     return names

@@ -58,7 +58,7 @@ def source_of(
             files.
         column: The column of a list that has the paths.
         image_column: The column of a table that has the bytes, where several may have them.
-        allow_schemes: Schemes that urls may have besides http, https, s3, gs, az, abfs, abfss and
+        allow_schemes: Schemes that urls may have beyond http, https, s3, gs, az, abfs, abfss and
             hf, such as ``["ftp"]``. They hold for every row of a list.
         allow_private: Whether urls in a list, and redirects, may lead to addresses that are not
             public, such as 127.0.0.1.

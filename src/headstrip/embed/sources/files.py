@@ -1,4 +1,4 @@
-"""Images that are files of their own: in folders, by patterns, named one by one, or in lists."""
+"""Images that are separate files: in folders, by patterns, named one by one, or in lists."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def items_of(source: Source, note: Note) -> Iterator[Item]:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads images that are files of their own, or urls.
+    """Reads images that are separate files, or urls.
 
     Attributes:
         root: The folder or url where relative paths start.
@@ -123,7 +123,7 @@ def located(root: str, path: str) -> str | None:
 
 
 def _in_any_form(root: str, path: str) -> str | None:
-    """Follow a path part by part, each as it is, composed or decomposed."""
+    """Follow a path part by part, each unchanged, composed or decomposed."""
     reached = "/" if path.startswith("/") else root
     for part in path.split("/"):
         forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
@@ -140,7 +140,7 @@ def _why_missing(path: str) -> str:
         return "it names a share of another machine. Copy the file to this one."
     if os.name != "nt" and _DRIVE.match(path):
         return (
-            "it is a path of Windows, and no file is there. Write paths that are relative to the "
+            "it is a Windows path, and no such file exists. Write paths that are relative to the "
             "list."
         )
     if why := local_refusal(path):

@@ -187,7 +187,7 @@ class ListSource:
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that knows its names as they were written, repeated ones too."""
+    """A JSON object that knows its names as written, repeated ones too."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)

@@ -20,7 +20,7 @@ class StreamSource:
     """Paths, bytes, file objects, PIL images or arrays of an iterable; only one is held at a time.
 
     The name of a path is its text. Other images are numbered from ``000000001``. Names are not
-    remembered, so a path that comes twice makes two rows.
+    stored, so a path that comes twice makes two rows.
     """
 
     def __init__(self, images: Iterable[Any], access: Access | None = None) -> None:

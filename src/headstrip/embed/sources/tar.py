@@ -250,7 +250,7 @@ class _Headers:
         """Refuse archives put one after another: readers stop at the end of the first."""
         if self._file.read(_AFTER_END).strip(b"\0"):
             raise self._damaged(
-                f"it goes on after its end, at byte {self._at}, so several archives were put one "
+                f"it continues after its end, at byte {self._at}, so several archives were put one "
                 "after another, which `tar -A` would do correctly"
             )
 

@@ -176,10 +176,10 @@ class UrlTree(Tree):
             else:
                 found = files.glob(path, detail=True)
         except Exception as error:
-            # Drivers raise errors of their own classes.
+            # Drivers raise errors of many classes.
             raise _unlisted(self.where, reason_of(error)) from error
         if not found:
-            raise _unlisted(self.where, "nothing is there")
+            raise _unlisted(self.where, "it does not exist or is empty")
         return found
 
 
@@ -266,7 +266,7 @@ def _is_url_of_folder(url: str, files: Any, path: str) -> bool:
     try:
         return not files.isfile(path)
     except Exception as error:
-        # Drivers raise errors of their own classes.
+        # Drivers raise errors of many classes.
         raise _unlisted(display_name(url), reason_of(error)) from error
 
 
