@@ -120,6 +120,8 @@ def test_documents_import_public_names_alone():
     readmes = [*DOCUMENTS, *ROOT.glob("plugins/*/README.md"), ROOT / "README.md"]
     for document in readmes:
         text = document.read_text(encoding="utf-8")
+        deep = re.findall(r"^(?:>>> |\.\.\. )?\s*import (headstrip\.[\w.]+)", text, re.MULTILINE)
+        assert set(deep) <= PUBLIC, f"{document.name} imports {deep}"
         for module, names in re.findall(
             r"^(?:>>> |\.\.\. )?\s*from (headstrip[\w.]*) import (.+)$", text, re.MULTILINE
         ):
