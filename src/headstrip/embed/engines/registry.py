@@ -33,7 +33,7 @@ _disabled: ContextVar[Collection[str]] = ContextVar("disabled engines", default=
 
 @contextmanager
 def engines_disabled(names: Collection[str]) -> Iterator[None]:
-    """Disable engines of plugins, besides those in ``HEADSTRIP_DISABLE_PLUGINS``.
+    """Disable engines of plugins in addition to those in ``HEADSTRIP_DISABLE_PLUGINS``.
 
     Args:
         names: Names of engines; ``*`` is all but those of headstrip.
