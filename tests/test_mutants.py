@@ -1,0 +1,34 @@
+"""The committed table of mutants: enough are killed, and each survivor has a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+AREAS: dict[str, dict[str, Any]] = json.loads(
+    (ROOT / "benchmarks" / "mutants.json").read_text(encoding="utf-8")
+)["areas"]
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_the_tests_of_an_area_kill_nine_of_ten_mutants(area: str) -> None:
+    row = AREAS[area]
+    assert row["killed"] + row["survived"] == row["mutants"]
+    assert row["survived"] == len(row["survivors"])
+    assert row["killed"] >= 0.9 * row["mutants"]
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_each_survivor_of_an_area_has_a_reason(area: str) -> None:
+    for one in AREAS[area]["survivors"]:
+        assert one["reason"].endswith("."), f"{one['function']}: {one['change']}"
+
+
+def test_the_files_of_each_area_exist() -> None:
+    for row in AREAS.values():
+        for file in row["files"]:
+            assert (ROOT / "src" / "headstrip" / file).is_file()
