@@ -102,6 +102,8 @@ AREAS = {
             "in_silence",
             "record_costs",
             "another_value",
+            "whole_file_from",
+            "digits_are_enough",
         ),
     ),
 }
@@ -118,6 +120,8 @@ def configuration(area: Area) -> str:
             *("-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore"),
             # It collects garbage after each run, which takes longer than most tests.
             *("-p", "no:unraisableexception"),
+            # It parses the mutated files, which are long, for constants to test with.
+            *("-p", "no:hypothesispytest"),
             # Each mutant runs in a fork of one process, which thereby imports torchvision once.
             *("-p", "torchvision.models"),
             *(("-k", skipped) if skipped else ()),
