@@ -33,7 +33,7 @@ NEEDED = 0.9
 """Share of the mutants that the tests must kill in each area."""
 KILLED = (1, 3, -24, 24, 36, 152, 255)
 """Exit codes of mutmut's workers for a failing test and for a run that takes far too long."""
-# What mutmut copies besides `src` and `tests`; the tests read these files.
+# What mutmut copies in addition to `src` and `tests`; the tests read these files.
 NEEDED_BY_TESTS = [name for name in COPIED if name not in {"src", "tests", "pyproject.toml"}]
 
 
@@ -122,7 +122,7 @@ def configuration(area: Area) -> str:
             *("-p", "no:unraisableexception"),
             # It parses the mutated files, which are long, for constants to test with.
             *("-p", "no:hypothesispytest"),
-            # Each mutant runs in a fork of one process, which thereby imports torchvision once.
+            # Each mutant runs in a fork of one process, which imports torchvision once.
             *("-p", "torchvision.models"),
             *(("-k", skipped) if skipped else ()),
         ],

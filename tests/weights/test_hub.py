@@ -134,7 +134,8 @@ def test_offline_what_is_in_the_cache_is_used_and_nothing_is_asked(
         assert len(asked) == before
     for part in (
         "'V1' of a:b",
-        "hf:org/other has no model.safetensors or pytorch_model.bin",
+        "has no model.safetensors or pytorch_model.bin",
+        " of hf:org/other at revision v2",
         str(cache / "models--org--other"),
         "v2",
         f"{variable} forbids",
@@ -205,9 +206,12 @@ def test_the_next_location_is_tried_where_the_hub_is_not_reached(
         ("hf:org/name@v9", r"hf:org/name has no revision 'v9'\. Name a branch"),
         (
             "hf:org/name/x.pth",
-            r"org/name has no file x\.pth at revision main\. See http://.*/org/name/tree/main",
+            r"org/name has no file x\.pth at revision main\. Choose one of the files listed at http://.*/org/name/tree/main",
         ),
-        ("hf:org/empty", r"no file model\.safetensors or pytorch_model\.bin or .*\. See http"),
+        (
+            "hf:org/empty",
+            r"no file model\.safetensors or pytorch_model\.bin or .*\. Choose one of",
+        ),
         ("hf:org/gated", r"hf:org/gated is gated\. Accept its terms at http://.*/org/gated, and"),
         ("hf:org/private", r"does not let you read hf:org/private .*401.*Log in with `hf auth"),
         ("hf:org/closed", r"does not let you read hf:org/closed .*403.*Log in with `hf auth"),

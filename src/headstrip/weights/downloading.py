@@ -69,7 +69,7 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
         offline: Whether to use what is in the cache and open no socket.
 
     Warns:
-        WeightsWarning: The connection is not encrypted, and no hash says which bytes must come.
+        WeightsWarning: The connection is not encrypted, and no hash is known to check the file by.
 
     Raises:
         WeightsError: The file is missing and cannot be downloaded, or has other bytes.
@@ -90,7 +90,7 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
 
 
 def warn_of_http(url: str, expected: str) -> None:
-    """Warn of a download that anybody on the way can replace: no encryption, and no hash.
+    """Warn of a download without encryption and hash, which others on the network can replace.
 
     Args:
         url: Address of the file.
@@ -103,9 +103,9 @@ def warn_of_http(url: str, expected: str) -> None:
     if expected or not address.startswith("http://") or hub.is_set("HEADSTRIP_ALLOW_HTTP"):
         return
     warnings.warn(
-        f"headstrip downloads {address} over plain http, and no sha256 says which bytes must come: "
-        "anybody on the way can replace the file. Use an https address, or state the sha256; "
-        "HEADSTRIP_ALLOW_HTTP=1 (--allow-http) silences this.",
+        f"headstrip downloads {address} over plain http, and no sha256 is known to "
+        "check the file by, so others on the network could replace it. Use an https address, or "
+        "state the sha256. To hide this warning, set HEADSTRIP_ALLOW_HTTP=1 or pass --allow-http.",
         WeightsWarning,
         stacklevel=2,
     )

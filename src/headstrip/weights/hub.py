@@ -173,15 +173,15 @@ def _file(place: HubLocation, names: tuple[str, ...], forbid: bool = False) -> P
     shown, revision = " or ".join(names), place.revision or "main"
     if forbidden:
         raise WeightsError(
-            f"hf:{place.id} has no {shown} in {hub_folder() / place.folder}, where {revision} "
-            f"of it would have to be, and {forbidden} forbids to download it. Unset that, or run "
-            f"`hf download {place.id}` where there is a network and copy the folder."
+            f"The folder {hub_folder() / place.folder} has no {shown} of hf:{place.id} at revision "
+            f"{revision}, and {forbidden} forbids downloads. Unset it, or run `hf download "
+            f"{place.id}` on a machine with a network and copy that folder here."
         )
     from huggingface_hub import constants
 
     raise WeightsError(
-        f"hf:{place.id} has no file {shown} at revision {revision}. See "
-        f"{constants.ENDPOINT}/{place.id}/tree/{revision} for those that it has."
+        f"hf:{place.id} has no file {shown} at revision {revision}. Choose one of the files listed "
+        f"at {constants.ENDPOINT}/{place.id}/tree/{revision}."
     )
 
 
