@@ -112,10 +112,9 @@ def get_backbone(name: str) -> Backbone:
         spec = completed(spec, registry)
     chosen = tuple(entry for entry in entries if parts.tag in (None, entry.tag))
     if parts.tag is not None and not chosen:
-        tags = ", ".join(entry.tag for entry in entries) or "none"
-        raise WeightsError(
-            f"{spec.qualified_name} has no weights {parts.tag!r}. Choose one of its tags: {tags}."
-        )
+        tags = ", ".join(entry.tag for entry in entries)
+        advice = f"Choose one of its tags: {tags}." if tags else "It has none."
+        raise WeightsError(f"{spec.qualified_name} has no weights {parts.tag!r}. {advice}")
     owner = next(record for record in registry.records() if record.name == spec.plugin)
     return Backbone(spec, chosen, owner.origin, default)
 

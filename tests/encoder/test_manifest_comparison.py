@@ -39,7 +39,7 @@ def refusal(
         refuse_differences(wanted, found, allow_versions)
     except ManifestError as error:
         return str(error).removeprefix(
-            "What is built here is not the encoder of the manifest of torchvision:tiny.V1: "
+            "The encoder built here differs from the manifest of torchvision:tiny.V1: "
         )
     return None
 

@@ -303,8 +303,8 @@ def test_the_caller_is_warned_that_values_of_trained_predictors_are_left_out() -
     with pytest.warns(UserWarning, match="were trained") as caught:
         manifest = encoder.manifest()
     assert str(caught[0].message) == (
-        "The predictors of torchvision:tiny were trained, and a manifest has no values of "
-        "predictors. Save them with torch.save(encoder.predictors.state_dict(), path)."
+        "The predictors of torchvision:tiny were trained, but a manifest does not contain their "
+        "values. Save them with torch.save(encoder.predictors.state_dict(), path)."
     )
     assert manifest["predictors"] == [{**COLOUR, "trained": True}]
 
@@ -324,5 +324,5 @@ def test_a_predictor_that_is_no_linear_layer_is_refused() -> None:
         encoder.manifest()
     assert str(caught.value) == (
         "The predictor 'colour' is a Sequential, and a manifest describes linear layers only. "
-        "Build the encoder without predictors, and keep yours beside it."
+        "Build the encoder without predictors, and save your modules separately."
     )

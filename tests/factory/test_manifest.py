@@ -329,7 +329,7 @@ def test_predictors_of_ones_own_are_in_no_manifest(file: Path) -> None:
     encoder = build_encoder(NAME, weights=file, predictors={"colour": 2})
     assert encoder.predictors is not None
     encoder.predictors[0] = nn.Sequential(nn.Linear(1024, 2))
-    with pytest.raises(ManifestError, match=r"'colour' is a Sequential.*keep yours"):
+    with pytest.raises(ManifestError, match=r"'colour' is a Sequential.*save your modules"):
         manifest_of(encoder)
 
 

@@ -209,12 +209,13 @@ def test_a_source_that_does_not_exist_is_unknown(registry, source):
 
 def test_the_answer_of_a_plugin_that_is_refused_names_the_plugin(registry):
     assert message(PluginError, registry.resolve, "acme:impostor") == (
-        "The answer of the plugin 'acme' (headstrip-acme 1.0) is refused: 'resnet18' claims the "
-        "source 'torchvision', which is not 'acme'."
+        "headstrip refuses what find_backbone of the plugin 'acme' (headstrip-acme 1.0) returned: "
+        "'resnet18' claims the source 'torchvision', which is not 'acme'. Report it to the "
+        "plugin's author."
     )
     assert message(PluginError, registry.resolve, "acme:alias") == (
-        "The answer of the plugin 'acme' (headstrip-acme 1.0) is refused: asked for 'alias', it "
-        "describes 'newest'."
+        "headstrip refuses what find_backbone of the plugin 'acme' (headstrip-acme 1.0) returned: "
+        "it describes 'newest' when headstrip asks for 'alias'. Report it to the plugin's author."
     )
 
 
@@ -382,7 +383,7 @@ def test_a_module_is_registered_by_its_name(registry):
 def test_a_name_that_is_taken_is_named_with_who_has_it(registry, name, by):
     text = message(PluginError, registry.register, plugin_of("net"), name)
     assert text.startswith(f"The name {name!r} is taken by {by or ''}")
-    assert text.endswith(". Register the plugin under another one.")
+    assert text.endswith(". Register the plugin under another name.")
     assert by is None or f"taken by {by}." in text
 
 
@@ -405,7 +406,8 @@ def test_a_name_that_is_no_source_is_refused(registry):
 )
 def test_a_plugin_that_lists_what_it_may_not_is_refused(registry, plugin, problem):
     assert message(PluginError, registry.register, plugin, "lab") == (
-        f"The plugin 'lab' (registered) was not registered: {problem}."
+        f"The plugin 'lab' (registered) was not registered: {problem}. Correct the plugin, "
+        "and register it again."
     )
     assert "lab" not in {record.name for record in registry.records()}
 

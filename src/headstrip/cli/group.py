@@ -13,7 +13,6 @@ from click.shell_completion import CompletionItem
 from headstrip._version import __version__
 from headstrip.cli.failures import INTERRUPTED, PARTLY, failure_of, printable_usage
 from headstrip.cli.output import warn, warn_lines, warnings_as_sentences
-from headstrip.embed.engines.registry import engines_disabled
 from headstrip.plugins.commands import PluginCommand, find_commands
 from headstrip.plugins.records import DISABLED, disabled_by_environment
 from headstrip.printable import printable
@@ -145,7 +144,10 @@ def main(context: click.Context, debug: bool, verbose: int, no_plugin: tuple[str
 
     Exit codes: 0 done, 1 some work failed and was reported, 2 the command was not understood.
     """
-    context.with_resource(engines_disabled(no_plugin))
+    if no_plugin:
+        from headstrip.embed.engines.registry import engines_disabled
+
+        context.with_resource(engines_disabled(no_plugin))
     if verbose or os.environ.get("HEADSTRIP_LOG"):
         from headstrip.cli.logs import logs_printed
 
