@@ -47,7 +47,7 @@ def test_a_user_builds_it_by_its_whole_name():
 
 def test_an_option_that_it_has_not_is_refused():
     with pytest.raises(
-        headstrip.PluginError, match=r"no options \['depth'\]\. Use only num_classes"
+        headstrip.PluginError, match=r"no options \['depth'\]\. It has only num_classes"
     ):
         build_encoder("example:tiny", weights=None, options={"depth": 3})
 

@@ -113,7 +113,7 @@ def test_pixels_without_a_meaning_are_refused(mode: str, value: int, told: str) 
         (PIXELS[:, :, :2], "a ndarray of uint8 and shape (9, 11, 2)"),
         (PIXELS[:0], "a ndarray of uint8 and shape (0, 11, 3)"),
         (torch.zeros(3, 9, 11), "a Tensor of float32 and shape (3, 9, 11)"),
-        (torch.zeros(9, 11, 3, dtype=torch.uint8), "where 3 channels are needed"),
+        (torch.zeros(9, 11, 3, dtype=torch.uint8), "An image with 3 channels is needed"),
         (torch.zeros(3, 0, 9, dtype=torch.uint8), "it is 9 wide and 0 high"),
     ],
 )

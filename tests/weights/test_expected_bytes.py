@@ -107,8 +107,8 @@ def test_a_silent_change_is_named_with_both_hashes(
     with pytest.raises(WeightsError) as caught:
         identified(path, always=True, name=name)
     assert str(caught.value) == (
-        f"The file {path} was changed silently: its size and times are the same, its sha256 is "
-        f"{FOUND}, and {OTHER} was recorded. The disk is failing, or somebody put the times back. "
+        f"The contents of the file {path} changed, but its size and times did not: its sha256 is "
+        f"{FOUND}, and {OTHER} was recorded. The disk is failing, or somebody reset the times. "
         f"{remedy}"
     )
 

@@ -142,7 +142,7 @@ def test_a_head_of_another_kind_is_refused(tmp_path: Path, shufflenet: State) ->
         "fc.2.weight": torch.rand(3, 8),
     }
     path = save_zip(state, tmp_path / "own")
-    with pytest.raises(WeightsError, match=rf"{re.escape(str(path))} has a head of another kind"):
+    with pytest.raises(WeightsError, match=rf"The head in {re.escape(str(path))} .* has other"):
         build_encoder(NAME, weights=path)
 
 
@@ -266,7 +266,7 @@ def test_weights_that_fill_the_features_alone_are_refused(tmp_path: Path) -> Non
         if key.startswith("classifier."):
             value.fill_(torch.nan)
     path = save_zip(state, tmp_path / "features")
-    with pytest.raises(WeightsError, match=r"do not fill the whole network: 'classifier\.0\.bias'"):
+    with pytest.raises(WeightsError, match=r"not finite in 'classifier\.0\.bias' after the"):
         build_encoder("mobilenet_v3_small", weights=path)
 
 
@@ -274,7 +274,7 @@ def test_a_network_with_all_its_values_is_not_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     refuse_unfilled(model, "x.pth")
     model[1].weight.data[1] = torch.inf
-    with pytest.raises(WeightsError, match=r"x\.pth.*'1\.weight'.*choose other weights"):
+    with pytest.raises(WeightsError, match=r"'1\.weight'.*x\.pth.*Choose other weights"):
         refuse_unfilled(model, "x.pth")
 
 

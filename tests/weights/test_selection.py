@@ -115,7 +115,7 @@ def test_a_file_with_an_equals_sign_in_its_name_is_found_when_it_is_there(
 )
 def test_a_tag_in_the_name_and_other_weights_are_a_conflict(weights: Any) -> None:
     with pytest.raises(
-        ValueError, match=r"asks for the weights 'IMAGENET1K_V2'.*Leave one of them"
+        ValueError, match=r"asks for the weights 'IMAGENET1K_V2', but weights=.*Leave one of them"
     ):
         build_encoder("resnet50.IMAGENET1K_V2", weights=weights)
 

@@ -114,7 +114,8 @@ def _package(registry: LiveRegistry) -> Path:
     if plugin.package is None:
         raise UsageFailure(
             f"The plugin {plugin.label} is the module {plugin.module!r}, which cannot contain a "
-            "catalog file. Turn it into a package: a folder with an __init__.py."
+            "catalog file. The author of the plugin can make it a package: a folder with "
+            "an __init__.py."
         )
     return plugin.package
 

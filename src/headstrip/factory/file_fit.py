@@ -117,7 +117,7 @@ def _classes(fit: Fit, state: Mapping[str, Any], file: WeightsFile) -> int:
     counts = {int(tensor.shape[0]) for tensor in tensors if tensor.ndim}
     if len(counts) != 1 or fit.missing or (fit.reshaped and fit.unexpected):
         raise WeightsError(
-            f"{file.path} has a head of another kind ({', '.join(fit.names[:3])}). "
-            "Save the state dict without its head, or with a plain one."
+            f"The head in {file.path} ({', '.join(fit.names[:3])}) has other layers than the head "
+            "of this backbone. Save the state dict without the tensors of the head."
         )
     return counts.pop()

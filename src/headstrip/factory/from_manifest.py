@@ -185,10 +185,10 @@ def _refuse_unrepeatable(wanted: Mapping[str, Any]) -> None:
     if wanted["not_json"]:
         shown = ", ".join(f"{key}={value}" for key, value in wanted["not_json"].items())
         raise ManifestError(
-            f"The manifest is of {wanted['name']} with options that JSON cannot express "
-            f"({shown}), identity {wanted['identity']}. Save its weights with "
-            "torch.save(encoder.backbone.state_dict(), path), and build by name with weights=path "
-            "and these options."
+            f"headstrip cannot build {wanted['name']} from this manifest: it was built with "
+            f"options that JSON cannot express ({shown}). Where that encoder exists, save its "
+            "weights with torch.save(encoder.backbone.state_dict(), path). Here, build by name "
+            "with weights=path and the same options."
         )
 
 

@@ -59,9 +59,9 @@ def select_weights(
     if name.tag is not None and not is_its_file:
         if wanted not in ("DEFAULT", name.tag):
             raise ValueError(
-                f"The name asks for the weights {name.tag!r}, and weights={weights!r} for others. "
-                "Leave one of them out, or pass weights='TAG=path' for a file with the "
-                "preprocessing of a tag."
+                f"The name asks for the weights {name.tag!r}, but weights={weights!r} asks for "
+                "others. Leave one of them out. For your own file with the preprocessing of these "
+                f"weights, pass weights='{name.tag}=path'."
             )
         wanted = name.tag
     if wanted is None:

@@ -142,8 +142,7 @@ def _check_tensor(image: Tensor, preprocessing: Preprocessing) -> None:
     channels = preprocessing.channels
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != channels:
         raise PreprocessingError(
-            f"An image cannot be {_described(image)} where {channels} channels are needed. "
-            f"{_WANTED}"
+            f"An image with {channels} channels is needed, got {_described(image)}. {_WANTED}"
         )
 
 

@@ -141,6 +141,6 @@ def refuse_unfilled(model: nn.Module, about: str) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.ndim == 1 and not tensor.is_meta and not torch.isfinite(tensor).all():
             raise WeightsError(
-                f"The weights {about} do not fill the whole network: {name!r} is not finite. "
-                "Embeddings would be NaN; choose other weights."
+                f"The network has values that are not finite in {name!r} after the weights {about} "
+                "were loaded, so embeddings would be NaN. Choose other weights."
             )

@@ -60,6 +60,6 @@ def unusable(record: PluginRecord) -> PluginError:
     """Return the error for an unusable plugin where ``HEADSTRIP_STRICT_PLUGINS=1`` is set."""
     return PluginError(
         f"The plugin {record.name!r} ({record.origin}) is unusable: "
-        f"{str(record.error).rstrip('.')}. {_STRICT}=1 turns this into an error. Remove the "
-        "plugin, or unset the variable."
+        f"{str(record.error).rstrip('.')}. This is an error because {_STRICT}=1 is set. Uninstall "
+        f"the plugin, or unset {_STRICT}."
     )

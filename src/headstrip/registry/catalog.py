@@ -270,7 +270,8 @@ def _checked_row(
     except UNREADABLE as error:
         reason = str(error).removesuffix(".")
         raise CatalogError(
-            f"{about} ({reason}). Correct the values, and use only plain JSON."
+            f"{about} ({reason}). Use only values that JSON has: text, finite numbers, true, "
+            "false, null, lists and objects."
         ) from error
     if name.startswith("#") or any(set(cell) & set("\t\n\r") for cell in row):
         raise CatalogError(

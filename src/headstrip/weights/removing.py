@@ -53,7 +53,8 @@ def remove(stored: Stored) -> None:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise WeightsError(
-                f"{path} cannot be removed ({one_line(error)}). Check who may write to its folder."
+                f"{path} cannot be removed ({one_line(error)}). Check the permissions of "
+                "its folder."
             ) from error
     if stored.origin == "hub" and stored.is_here:
         _tidy(stored.repository, stored.snapshot)

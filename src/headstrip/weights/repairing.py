@@ -59,7 +59,10 @@ def _download_again(stored: Stored) -> None:
 
 def _refuse_offline(file: Path) -> None:
     if setting := hub.offline():
-        raise WeightsError(f"{file} is not fetched again: {setting} forbids it. Unset that.")
+        raise WeightsError(
+            f"headstrip cannot download {file} again, because {setting} forbids "
+            "downloads. Unset it."
+        )
 
 
 def _hub_file_again(stored: Stored, file: Path) -> None:

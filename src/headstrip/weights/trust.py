@@ -108,9 +108,9 @@ def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = ""
     found = hash_of(file)
     if known is not None and known.describes(stat) and known.sha256 != found:
         raise WeightsError(
-            f"The file {path} was changed silently: its size and times are the same, its "
-            f"sha256 is {found}, and {known.sha256} was recorded. "
-            "The disk is failing, or somebody put the times back. "
+            f"The contents of the file {path} changed, but its size and times did not: its sha256 "
+            f"is {found}, and {known.sha256} was recorded. "
+            "The disk is failing, or somebody reset the times. "
             f"{_remedy(path, name, known.origin)}"
         )
     facts = record.facts if record is not None and record.sha256 == found else {}

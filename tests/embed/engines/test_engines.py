@@ -74,7 +74,7 @@ def test_a_batch_stays_what_it_is_when_others_follow(forward, batches):
 
 def test_a_conversion_that_goes_wrong_in_silence_is_noticed(forward, encoder):
     other = engine_of(encoder)
-    with pytest.raises(HeadstripError, match="makes another network of torchvision:shufflenet"):
+    with pytest.raises(HeadstripError, match="computes other embeddings of torchvision:shufflenet"):
         forward.compare(other)
 
 

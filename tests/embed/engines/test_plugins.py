@@ -136,7 +136,7 @@ def test_its_embeddings_are_what_it_computes(encoder: Encoder, batches: list[np.
         ("number", r"1.0\) cannot be used: number_engine:ENGINE is not a class derived from"),
         ("picky", r"This engine needs a Tuesday\. Use it then\."),
         ("careless", r"The engine 'careless' cannot run torchvision:shuff.*has no attribute"),
-        ("wrong", r"The engine 'wrong' makes another network of torchvision:shuff"),
+        ("wrong", r"The engine 'wrong' computes other embeddings of torchvision:shuff"),
     ],
 )
 def test_one_that_is_broken_is_reported_in_a_sentence(

@@ -50,7 +50,7 @@ def test_plain_bytes_are_images_too(tmp_path: Path, kind: pa.DataType) -> None:
 def test_which_column_has_the_images_must_be_plain(tmp_path: Path) -> None:
     table = pa.table({"jpg": [b"1"], "mask": [b"2"], "text": ["a"]})
     pq.write_table(table, tmp_path / "x.parquet")
-    with pytest.raises(HeadstripError, match="several columns with bytes: 'jpg', 'mask'"):
+    with pytest.raises(HeadstripError, match="several columns that contain bytes: 'jpg', 'mask'"):
         contents(tmp_path / "x.parquet")
     assert list(contents(tmp_path / "x.parquet", image_column="mask").values()) == [b"2"]
     with pytest.raises(HeadstripError, match=r"no column 'text' with the bytes.*'jpg', 'mask'"):

@@ -19,7 +19,7 @@ def backbones() -> tuple[BackboneSpec, ...]:
 def build_model(spec: BackboneSpec, options: Mapping[str, int]) -> nn.Module:
     """Build the network with random values and with its head."""
     if options.keys() - {"num_classes"}:
-        raise TypeError(f"{spec.name} has no options {sorted(options)}. Use only num_classes.")
+        raise TypeError(f"{spec.name} has no options {sorted(options)}. It has only num_classes.")
     stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(stem, nn.Linear(32, options.get("num_classes", 10)))
 

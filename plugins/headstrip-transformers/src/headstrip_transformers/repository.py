@@ -90,8 +90,8 @@ def read_json(name: str, filename: str) -> dict[str, Any]:
     path = Path(name).expanduser() / filename
     if not path.is_file():
         raise WeightsError(
-            f"There is no file {filename} in the folder {name!r}. Pass a folder that "
-            "save_pretrained of transformers wrote."
+            f"There is no file {filename} in the folder {name!r}. Pass a folder written by "
+            "save_pretrained() of transformers."
         )
     return read_json_object(path)
 
@@ -107,7 +107,7 @@ def _check_id(name: str) -> None:
     here = f"For the folder of that name, write 'hf:./{name}'. " if Path(name).is_dir() else ""
     raise UnknownBackboneError(
         f"hf:{name} is neither a repository of the hub nor a folder. {here}Write hf:org/name, "
-        "hf:org/name@revision, or a path that begins with '/', './', '../' or '~/'."
+        "hf:org/name@revision, or 'hf:' and a path that begins with '/', './', '../' or '~/'."
     )
 
 

@@ -128,9 +128,9 @@ class Engine(ABC):
         cosine = float(cosines(found, expected).min()) if found.shape == expected.shape else 0.0
         if not cosine >= _SMALLEST_COSINE[self.settings.precision]:
             raise HeadstripError(
-                f"The engine {self.settings.engine!r} makes another network of {self.name}: on "
-                f"noise the cosine of its embeddings to those of torch is {cosine:.4f}. Use the "
-                "engine 'torch'."
+                f"The engine {self.settings.engine!r} computes other embeddings of {self.name} "
+                f"than torch does: for random pixels their cosine similarity is {cosine:.4f}. Use "
+                "the engine 'torch'."
             )
 
     def network_of(self, encoder: Encoder) -> PixelsNetwork:

@@ -76,8 +76,8 @@ def image_column(schema: pa.Schema, chosen: str | None, shown: str) -> str | Non
     likely = [name for name in found if pa.types.is_struct(schema.field(name).type)] or found
     if len(likely) > 1:
         raise HeadstripError(
-            f"{shown!r} has several columns with bytes: {', '.join(map(repr, likely))}. Choose the "
-            "one with the images with --image-column or image_column=."
+            f"{shown!r} has several columns that contain bytes: {', '.join(map(repr, likely))}. "
+            "Name the column with the images by --image-column or image_column=."
         )
     return likely[0] if likely else None
 
