@@ -10,7 +10,7 @@ from torch import nn
 from headstrip import UnknownBackboneError, WeightsError, get_image_encoder, init_predictors
 from headstrip.registry.registry import get_registry
 
-NAMES = ["resnet18", "vgg11", "vit_b_32", "convnext_tiny"]
+NAMES = ["resnet18", pytest.param("vgg11", marks=pytest.mark.slow), "vit_b_32", "convnext_tiny"]
 
 
 def notes_encoder(name):

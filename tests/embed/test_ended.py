@@ -85,5 +85,6 @@ def test_a_run_that_is_interrupted_at_any_moment_ends_and_is_gone_on_with(tmp_pa
         check_gone_on_with(run)
 
 
+@pytest.mark.slow
 def test_a_measurement_that_is_interrupted_at_any_moment_ends(tmp_path: Path) -> None:
     assert {run["code"] for run in runs(tmp_path, "measured")} == {130}
