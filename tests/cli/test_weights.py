@@ -426,7 +426,7 @@ def test_repair_offline_says_what_forbids_it(
     offline()
     result = run("weights", "repair", "lab:net.named")
     assert result.exit_code == 1
-    assert "HEADSTRIP_OFFLINE forbids it" in result.stderr
+    assert "HEADSTRIP_OFFLINE forbids downloads" in result.stderr
     assert path.read_bytes() == b"wrong"
 
 
