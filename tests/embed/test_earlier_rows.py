@@ -104,7 +104,7 @@ def test_rows_of_another_environment_are_refused_on_request(photos: Path, out: P
         embed(photos, out, exact=True)
     assert str(caught.value) == (
         f"{str(out)!r} has rows of another environment: torch was '1.0' and is "
-        f"{torch.__version__!r}. Leave out --exact (exact=True), or name another file."
+        f"{torch.__version__!r}. Leave out --exact (exact=True), or pass another file."
     )
     assert out.read_bytes() == before
     assert embed(photos, out, exact=True, overwrite=True)[0].computed == 5
@@ -146,7 +146,7 @@ def test_an_image_of_another_source_that_looks_the_same_is_compared_by_its_bytes
 
 def other_file(name: str) -> str:
     return (
-        f"{name!r} exists, and headstrip can update only a file of embeddings. Name another file, "
+        f"{name!r} exists, and headstrip can update only a file of embeddings. Pass another file, "
         "or replace this one with --overwrite (overwrite=True)."
     )
 

@@ -59,7 +59,7 @@ def test_a_name_that_promises_another_format_is_refused(
     encoder: Encoder, save: Save, tmp_path: Path, name: str
 ) -> None:
     folder = save("a.png", 1).parent
-    with pytest.raises(HeadstripError, match=r"Name a file that ends in \.parquet or \.npy\."):
+    with pytest.raises(HeadstripError, match=r"Pass a file that ends in \.parquet or \.npy\."):
         embed(encoder, folder, tmp_path / name)
     assert not (tmp_path / name).exists()
 
@@ -88,7 +88,7 @@ def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
     path = save("a.png", 1)
     before = path.read_bytes()
     for source in (path.parent, iter([path])):
-        with pytest.raises(HeadstripError, match=r"Name a file that ends in \.parquet or \.npy\."):
+        with pytest.raises(HeadstripError, match=r"Pass a file that ends in \.parquet or \.npy\."):
             embed(encoder, source, path, overwrite=True)
     odd = path.rename(path.with_name("no suffix"))
     with pytest.raises(HeadstripError, match="is a file of the source"):
@@ -199,7 +199,7 @@ def test_a_column_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 
 def test_a_source_without_a_name_is_refused() -> None:
-    with pytest.raises(HeadstripError, match=r"empty text\. Name a folder"):
+    with pytest.raises(HeadstripError, match=r"empty text\. Pass a folder"):
         source_of("")
 
 

@@ -169,7 +169,7 @@ def test_anything_but_a_clip_is_refused(clip: Any) -> None:
 
 
 def test_a_clip_of_another_length_says_how_to_have_it() -> None:
-    with pytest.raises(PreprocessingError, match="has 6 frames, and 4 are needed") as caught:
+    with pytest.raises(PreprocessingError, match="has 6 frames, but 4 are needed") as caught:
         to_frames(np.zeros((6, 9, 11, 3), np.uint8), CLIP)
     assert "dataclasses.replace(encoder.preprocessing, frames=6)" in str(caught.value)
 

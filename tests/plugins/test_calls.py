@@ -29,7 +29,7 @@ def test_an_error_in_a_hook_names_plugin_distribution_version_hook_and_backbone(
         ask(raising(hook, error), hook)
     assert str(caught.value) == (
         f"The plugin 'acme' (acme-networks 2.1) raised KeyError: 'depth' in {hook} for 'acme:net'. "
-        "Check the arguments, or report it to the plugin's author."
+        "Check the arguments that you passed, or report the error to the plugin's author."
     )
     assert caught.value.__cause__ is error
 

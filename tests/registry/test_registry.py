@@ -179,7 +179,7 @@ def test_a_family_of_another_source_is_stripped_by_its_plugin(registry):
 @pytest.mark.parametrize("name", ["resnte", "torchvision:resnte"])
 def test_a_core_family_that_is_nearly_right_is_named(registry, name):
     assert message(PluginError, registry.stripper, name) == (
-        f"There is no family {name!r}. headstrip has resnet or regnet. Write source:family for the "
+        f"There is no family {name!r}. Did you mean resnet or regnet? Write source:family for the "
         "family of another source."
     )
 

@@ -87,8 +87,8 @@ def test_a_name_that_would_be_read_as_a_comment_is_refused(path):
         ({"params": -1}, "-1 is below 0"),
         ({"input_shape": ()}, "invalid literal"),
         ({"input_shape": (3, 0, 8)}, "0 is below 1"),
-        ({"input_shape": [3, 8, 8]}, "another input_shape"),
-        ({"default_weights": ""}, "another default_weights"),
+        ({"input_shape": [3, 8, 8]}, "again, input_shape would not"),
+        ({"default_weights": ""}, "again, default_weights would not"),
         ({"options": (("activation", len),)}, "not JSON serializable"),
         ({"options": (("rate", float("nan")),)}, "Out of range float values|nan"),
         ({"family": "\udc80"}, "surrogates not allowed"),
@@ -104,9 +104,9 @@ def test_what_would_not_be_read_back_is_refused_with_its_reason(path, changes, r
     [
         ({"tag": ""}, "tag=''"),
         ({"locations": (1,)}, "not a JSON array of strings"),
-        ({"locations": ["https://example.org"]}, "another locations"),
+        ({"locations": ["https://example.org"]}, "again, locations would not"),
         ({"num_classes": 0}, "0 is below 1"),
-        ({"labels": "", "license": ""}, "another labels and license"),
+        ({"labels": "", "license": ""}, "again, labels and license would not"),
         ({"metrics": (("top1", float("inf")),)}, "Out of range float values|inf"),
     ],
 )

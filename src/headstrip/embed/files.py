@@ -44,11 +44,11 @@ def check_out(out: str | os.PathLike[str]) -> Path:
         )
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "not a regular file"
-        raise HeadstripError(f"{shown!r} cannot be written: it is {kind}. Name a file.")
+        raise HeadstripError(f"{shown!r} cannot be written: it is {kind}. Pass a file.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise HeadstripError(
             f"{shown!r} cannot be written: you may not create files in the folder "
-            f"{str(path.parent)!r}. Change its permissions or how it is mounted, or name a file "
+            f"{str(path.parent)!r}. Change its permissions or how it is mounted, or pass a file "
             "elsewhere."
         )
     return path
@@ -64,7 +64,7 @@ def check_suffix(out: str | os.PathLike[str]) -> None:
     if suffix != ".npy" and suffix.lower() in _OTHER_SUFFIXES | IMAGE_SUFFIXES | HEIF_SUFFIXES:
         raise HeadstripError(
             f"{os.fsdecode(out)!r} cannot be written: embeddings are written as Parquet or .npy, "
-            f"not as {suffix}. Name a file that ends in .parquet or .npy."
+            f"not as {suffix}. Pass a file that ends in .parquet or .npy."
         )
 
 

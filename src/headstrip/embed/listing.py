@@ -81,7 +81,7 @@ def list_items(described: Mapping[str, Any], items: Iterable[Item]) -> Listing:
     table = pa.Table.from_batches(_batches(items), _SCHEMA).unify_dictionaries()
     if not table.num_rows:
         raise HeadstripError(
-            f"There is no image in {described.get('where', described)!r}. Name another source."
+            f"There is no image in {described.get('where', described)!r}. Pass another source."
         )
     table = _sorted(table)
     return Listing(table, _digest(described, table))

@@ -197,7 +197,7 @@ def _earlier_provenance(
         if options.exact:
             raise HeadstripError(
                 f"{shown!r} has rows of another environment: {changes}. Leave out --exact "
-                "(exact=True), or name another file."
+                "(exact=True), or pass another file."
             )
         notify(
             f"{shown!r} has rows of another environment, and the last bits of new rows may differ "
@@ -216,7 +216,7 @@ def _provenance_in(out: Path, source_here: str, *, shown: str, notify: Notify) -
     if provenance is None:
         raise HeadstripError(
             f"{shown if existing[0] == out else str(existing[0])!r} exists, and headstrip can "
-            "update only a file of embeddings. Name another file, or replace this one with "
+            "update only a file of embeddings. Pass another file, or replace this one with "
             "--overwrite (overwrite=True)."
         )
     if metadata.get("source") != source_here:

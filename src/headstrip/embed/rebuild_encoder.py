@@ -153,7 +153,7 @@ def _described(file: EmbeddingsFile) -> dict[str, Any]:
         or not isinstance(found.get("preprocessing", ""), (Mapping, type(None)))
     ):
         raise HeadstripError(
-            f"{str(file.path)!r} does not name the encoder of its embeddings. Name a file as "
+            f"{str(file.path)!r} does not name the encoder of its embeddings. Pass a file as "
             "`headstrip embed` wrote it: a copy that another program wrote may lack the metadata."
         )
     return dict(found)

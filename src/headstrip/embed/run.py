@@ -99,7 +99,7 @@ def embed_source(
     if isinstance(images, StreamSource):
         if compute is not None:
             raise HeadstripError(
-                "Ray cannot embed the images of an iterable. Name a folder, a list or an archive, "
+                "Ray cannot embed the images of an iterable. Pass a folder, a list or an archive, "
                 "or leave out compute=."
             )
         return embed_stream(encoder, images, target, settings, options, progress)

@@ -113,24 +113,24 @@ def _check(out: Path, requested: EmbedSettings, options: EmbedOptions) -> None:
     if os.path.lexists(out) and not options.overwrite:
         raise HeadstripError(
             f"{str(out)!r} exists, and headstrip cannot compare the images of an iterable with "
-            "those in it. Name another file, or replace it with overwrite=True."
+            "those in it. Pass another file, or replace it with overwrite=True."
         )
     if out.suffix == ".npy" or AUTO in (requested.engine, requested.precision):
         raise HeadstripError(
             "headstrip writes the images of an iterable to a Parquet file, with an engine and a "
-            "precision other than 'auto'. Name a file that does not end in .npy, and name the "
+            "precision other than 'auto'. Pass a file that does not end in .npy, and name the "
             "engine and the precision."
         )
     if requested.route not in (None, "exact"):
         raise HeadstripError(
             f"headstrip decodes the images of an iterable in the mode 'exact', not in "
-            f"{requested.route!r}. Leave out route=, or name a folder, a list or an archive."
+            f"{requested.route!r}. Leave out route=, or pass a folder, a list or an archive."
         )
     for name, allowed in _ALLOWED.items():
         if (value := getattr(options, name)) not in allowed:
             raise HeadstripError(
                 "headstrip embeds the images of an iterable in this process, one batch after the "
-                f"other, and {name}={value!r} is not possible. Leave it out, or name a folder or "
+                f"other, and {name}={value!r} is not possible. Leave it out, or pass a folder or "
                 "a list."
             )
 

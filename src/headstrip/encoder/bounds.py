@@ -191,8 +191,8 @@ def bounded_network(most: int, about: str, remedy: str) -> Iterator[None]:
         if values > most or parts > _MAX_MODULE_PARTS:
             size = f"{most:,} parameters" if values > most else f"{_MAX_MODULE_PARTS:,} parts"
             raise ManifestError(
-                f"{about} describes a network of more than {size}, which is far more than this "
-                f"network needs. {remedy}"
+                f"{about} describes a network of more than {size}, which no such network has. "
+                f"{remedy}"
             )
 
     with ExitStack() as stack:

@@ -372,10 +372,10 @@ class Encoder(nn.Module):
     def _preprocessing(self) -> Preprocessing:
         if self.preprocessing is None:
             tag = self.spec.default_weights
-            hint = f", or the tag of weights that state one, such as {tag!r}" if tag else ""
+            hint = f", or choose weights that have one, such as {tag!r}" if tag else ""
             why = "was built without weights, so it has" if self.weights is None else "states"
             raise PreprocessingError(
                 f"{self.spec.qualified_name} {why} no preprocessing. Pass "
-                f"preprocessing=Preprocessing(...){hint}, to build_encoder."
+                f"preprocessing=Preprocessing(...) to build_encoder{hint}."
             )
         return self.preprocessing

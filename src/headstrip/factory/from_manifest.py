@@ -47,7 +47,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = one_line(error)[:300].removesuffix(".")
         raise ManifestError(
-            f"{os.fspath(path)!r} cannot be read as a manifest: {reason}. Name a file that "
+            f"{os.fspath(path)!r} cannot be read as a manifest: {reason}. Pass a file that "
             "contains json.dumps(encoder.manifest())."
         ) from error
     return checked(content, f"{os.fspath(path)!r}")

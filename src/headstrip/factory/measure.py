@@ -91,9 +91,7 @@ def _measured(
     entries = registry.weights(spec) if spec.default_weights else ()
     entry = next((entry for entry in entries if entry.tag == spec.default_weights), None)
     merged = merged_options(spec, entry, options)
-    bounded = bounded_network(
-        MAX_PARAMETERS, f"The configuration of {about}", "Compare it with that of its library."
-    )
+    bounded = bounded_network(MAX_PARAMETERS, f"The configuration of {about}", "Correct its sizes.")
     with bounded, without_memory() if light else nullcontext():
         model = build_network(spec, merged, registry)
     params = sum(parameter.numel() for parameter in model.parameters())

@@ -63,7 +63,7 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor
             shown = f"image {os.fspath(image)!r}"
         else:
             shown = f"image in the {type(image).__name__}"
-        raise ImageError(f"The {shown} cannot be read: {error}") from error
+        raise ImageError(f"The {shown} cannot be read: {error} Pass another image.") from error
 
 
 def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image:
@@ -122,9 +122,10 @@ def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
     frames = len(clip)
     if frames != preprocessing.frames:
         raise PreprocessingError(
-            f"The clip has {frames} frames, and {preprocessing.frames} are needed. Pass that many, "
-            f"or build_encoder(..., preprocessing=dataclasses.replace(encoder.preprocessing, "
-            f"frames={frames})) for an encoder of clips of this length."
+            f"The clip has {frames} frames, but {preprocessing.frames} are needed. Pass clips of "
+            f"{preprocessing.frames} frames. For an encoder of clips of {frames} frames, call "
+            f"build_encoder(..., preprocessing=dataclasses.replace(encoder.preprocessing, "
+            f"frames={frames}))."
         )
     refuse_huge(int(clip.shape[1]), int(clip.shape[2]), preprocessing)
     return clip.permute(0, 3, 1, 2)

@@ -71,8 +71,8 @@ def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
     mode = _MODES.get(channels)
     if mode is None:
         raise PreprocessingError(
-            f"The preprocessing takes {channels} channels, and an image has 1 or 3. Pass a uint8 "
-            f"tensor ({channels}, height, width)."
+            f"The preprocessing takes {channels} channels, but image files give 1 or 3. Pass a "
+            f"uint8 tensor ({channels}, height, width)."
         )
     alpha = None if preprocessing.background == "keep" else _alpha(samples)
     least = 255 if alpha is None else alpha.getextrema()[0]
@@ -97,7 +97,9 @@ def refuse_huge(height: int, width: int, preprocessing: Preprocessing) -> None:
             ``PIL.Image.MAX_IMAGE_PIXELS``.
     """
     if not height or not width:
-        raise PreprocessingError(f"The image has no pixels: it is {width} wide and {height} high.")
+        raise PreprocessingError(
+            f"The image has no pixels: it is {width} wide and {height} high. Leave it out."
+        )
     grows, limit = isinstance(preprocessing.resize, int), Image.MAX_IMAGE_PIXELS
     if not (grows or preprocessing.fit == "cover") or limit is None:
         return
@@ -310,7 +312,7 @@ def _advice(least: float, largest: float, *, dtype: bool = True) -> str:
         white = black + 1
     whole = ', or value_range="dtype" (--value-range dtype) for the whole range' if dtype else ""
     return (
-        f"Name black and white, such as value_range=({_text(black)}, {_text(white)}) "
+        f"Pass the values of black and white, such as value_range=({_text(black)}, {_text(white)}) "
         f"(--value-range {_text(black)},{_text(white)}){whole}."
     )
 

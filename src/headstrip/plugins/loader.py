@@ -136,7 +136,7 @@ class Plugin:
         except BaseException as error:
             raise PluginError(
                 f"The plugin {self.label} raised {reason_of(error)} in {hook} for {backbone!r}. "
-                "Check the arguments, or report it to the plugin's author."
+                "Check the arguments that you passed, or report the error to the plugin's author."
             ) from error
         problem = check_return(hook, value)
         if problem:

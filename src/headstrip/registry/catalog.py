@@ -281,8 +281,8 @@ def _checked_row(
     lost = [key for key in keys if _comparable(value, key) != _comparable(back, key)]
     if lost:
         raise CatalogError(
-            f"{about}: headstrip would read another {' and '.join(lost)} from the row. Use tuples "
-            "instead of lists, and None instead of an empty value."
+            f"{about}: written as text and read again, {' and '.join(lost)} would not be the same. "
+            "Use tuples instead of lists, and None instead of an empty value."
         )
     return row
 

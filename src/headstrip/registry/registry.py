@@ -189,10 +189,11 @@ class Registry:
         source, _, own = str(family).rpartition(":")
         is_core = source in {"", SOURCE}
         if is_core and own not in BUILT_IN:
-            near = difflib.get_close_matches(own, BUILT_IN, n=3) or BUILT_IN
+            near = difflib.get_close_matches(own, BUILT_IN, n=3)
+            advice = f"Did you mean {joined(near)}?" if near else f"Choose {joined(BUILT_IN)}."
             raise PluginError(
-                f"There is no family {family!r}. headstrip has {joined(near)}. Write source:family "
-                "for the family of another source."
+                f"There is no family {family!r}. {advice} Write source:family for the family of "
+                "another source."
             )
         plugin = self._loaded(own if is_core else source, str(family))
         if own not in plugin.families:

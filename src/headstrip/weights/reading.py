@@ -200,6 +200,6 @@ def _read_shards(path: Path, sha256: str, how: Reading) -> WeightsFile:
     if lost := sorted(shard_of.keys() - content.keys()):
         raise WeightsError(
             f"The files that {path} names lack {len(lost)} of its tensors, such as {lost[0]!r}. "
-            "They are not of one checkpoint: get all of them again."
+            "They do not belong to one checkpoint. Get all of them again."
         )
     return WeightsFile(path, digest.hexdigest(), content, guards)

@@ -29,7 +29,7 @@ def read_index(path: Path) -> dict[str, str]:
     if not isinstance(shards, dict) or not shards or not all(map(_is_shard, shards.values())):
         raise WeightsError(
             f"{path} is not the index of a checkpoint: its 'weight_map' does not name "
-            ".safetensors files beside it. Get the file again, or name a file of weights."
+            ".safetensors files beside it. Get the file again, or pass a file of weights."
         )
     return shards
 

@@ -164,7 +164,7 @@ def test_an_array_that_is_not_that_of_its_rows_is_refused_with_the_line_to_run(
     out: Path, change: Change
 ) -> None:
     change(out)
-    with pytest.raises(HeadstripError, match=r"embed` line again|Name a file that `headstrip"):
+    with pytest.raises(HeadstripError, match=r"embed` line again|Pass a file that `headstrip"):
         load_embeddings(out)
     with pytest.raises(HeadstripError):
         open_embeddings(out)

@@ -155,7 +155,7 @@ def test_a_table_that_is_not_ours_is_a_sentence(
 ) -> None:
     with pytest.raises(HeadstripError, match=told) as caught:
         load_embeddings(other(tmp_path, columns))
-    assert str(caught.value).endswith("Name a file that `headstrip embed` wrote.")
+    assert str(caught.value).endswith("Pass a file that `headstrip embed` wrote.")
 
 
 def test_what_is_not_there_or_no_table_is_a_sentence(tmp_path: Path) -> None:

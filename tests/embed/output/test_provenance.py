@@ -54,7 +54,7 @@ def test_equal_environments_have_no_difference() -> None:
 )
 def test_the_one_field_of_the_encoder_that_differs_is_named(field: str, value: Any) -> None:
     other = provenance(**{field: value, "identity": "c" * 64})
-    with pytest.raises(HeadstripError, match=rf"settings: {field} is .* file and .* here\. Name"):
+    with pytest.raises(HeadstripError, match=rf"settings: {field} is .* file and .* here\. Pass"):
         provenance().check_compatible(other, "out.parquet")
 
 

@@ -134,7 +134,7 @@ def test_braces_that_stand_for_too_much_are_refused() -> None:
         source_of("{0..999999999999999999}.tar")
     with pytest.raises(HeadstripError, match="more than 1000 patterns"):
         source_of("{0..1000}/*.jpg")
-    with pytest.raises(HeadstripError, match="Name one kind"):
+    with pytest.raises(HeadstripError, match="Pass one kind"):
         source_of("{a,*}.jpg")
 
 

@@ -204,7 +204,7 @@ def test_a_parquet_list_without_its_column_or_a_path_is_reported(tmp_path: Path)
 
 def test_several_lists_are_not_one(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.txt": b"", "b.txt": b""})
-    with pytest.raises(HeadstripError, match=r"stands for 2 lists\. Name one file"):
+    with pytest.raises(HeadstripError, match=r"stands for 2 lists\. Pass one file"):
         source_of(f"{tmp_path}/*.txt")
 
 
@@ -311,7 +311,7 @@ def test_half_a_letter_of_json_is_a_row_without_a_file(tmp_path: Path) -> None:
         ("a.XLS", "Save the sheet with the paths as .csv in UTF-8"),
         ("a.ods", "Save the sheet with the paths as .csv in UTF-8"),
         ("a.feather", "Write its paths to a .parquet, .csv or .jsonl"),
-        ("a.zip", "Unpack it, and name the folder"),
+        ("a.zip", "Unpack it, and pass the folder"),
     ],
 )
 def test_what_is_no_list_is_refused_with_what_to_do(tmp_path: Path, name: str, remedy: str) -> None:

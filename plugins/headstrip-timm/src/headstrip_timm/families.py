@@ -29,7 +29,7 @@ FAMILIES: tuple[str, ...] = _families()
 """The modules of timm with architectures. Each module is a family."""
 
 _USED = ("forward", "forward_features", "forward_head", "get_classifier")
-OWN = "If you know how the network uses its head, remove it with headstrip.detach(network, path)."
+OWN = "If you know the path of its head, such as 'fc', call headstrip.detach(network, 'fc')."
 """Advice for networks that timm did not build."""
 
 

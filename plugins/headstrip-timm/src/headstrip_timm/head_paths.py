@@ -81,8 +81,8 @@ def _classifier_path(model: nn.Module) -> str:
         if path and module is found:
             return str(path)
     raise HeadNotFoundError(
-        f"This {kind} states that its head is a {type(found).__name__}, which is not one of its "
-        f"modules. {OWN}"
+        f"This {kind} does not state where its head is: its get_classifier() returned a "
+        f"{type(found).__name__}, which is not one of its modules. {OWN}"
     )
 
 

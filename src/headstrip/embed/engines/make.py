@@ -99,7 +99,7 @@ def check_takes_images(encoder: Encoder) -> None:
     """
     if encoder.spec.task == "video":
         raise PreprocessingError(
-            f"{encoder.spec.qualified_name} takes clips of frames, and a source has images. "
+            f"{encoder.spec.qualified_name} takes clips of frames, but a source gives images. "
             "Use a backbone of task 'image', or embed your clips with encoder.embed."
         )
     if encoder.preprocessing is None:

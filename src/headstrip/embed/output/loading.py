@@ -33,7 +33,7 @@ _ROWS_PER_BYTE = 64
 _MAX_DIM = 1 << 20
 """Largest width of an embedding that is read; in the catalogs it is some ten thousand."""
 
-_REMEDY = "Name a file that `headstrip embed` wrote."
+_REMEDY = "Pass a file that `headstrip embed` wrote."
 _MISSING = "It belongs beside {path!r}. Restore it, or write both again with --overwrite."
 _REPAIR = (
     "A run was interrupted, or one of the two files was changed or replaced. Run the same "

@@ -109,7 +109,7 @@ class Provenance:
         versions = versions_changed(earlier.encoder, self.encoder) if is_other else ""
         raise HeadstripError(
             f"{out!r} has rows of another encoder or other settings: {'; '.join(conflicts)}."
-            f"{versions} Name another file, or replace this one with --overwrite (overwrite=True)."
+            f"{versions} Pass another file, or replace this one with --overwrite (overwrite=True)."
         )
 
 

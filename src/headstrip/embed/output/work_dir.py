@@ -131,7 +131,7 @@ class WorkDir:
         if _is_link(self.folder):
             raise HeadstripError(
                 f"{str(self.folder)!r} is a symbolic link, and headstrip removes files in the "
-                "folder of that name. Remove the link, or name another file."
+                "folder of that name. Remove the link, or pass another file."
             )
         for path in self.folder.iterdir():
             # Hidden files belong to the system, such as .DS_Store; headstrip leaves them alone.
@@ -157,7 +157,7 @@ class WorkDir:
         name = path.relative_to(self.folder).as_posix()
         return HeadstripError(
             f"headstrip keeps finished rows in the folder {str(self.folder)!r}, and it has "
-            f"{name!r} in it, which headstrip did not write. Move that, or name another file."
+            f"{name!r} in it, which headstrip did not write. Move that, or pass another file."
         )
 
 
@@ -235,7 +235,7 @@ def open_work_dir(out: Path) -> Iterator[WorkDir]:
         except Timeout as error:
             # Timeout is an OSError, so it comes first.
             raise HeadstripError(
-                f"Another process is writing {str(out)!r} now. Wait for it, or name another file."
+                f"Another process is writing {str(out)!r} now. Wait for it, or pass another file."
             ) from error
         except OSError as error:
             what = f"headstrip cannot create the folder {str(folder)!r}"

@@ -53,7 +53,7 @@ class ArrowSource:
             if not has_images:
                 raise HeadstripError(
                     f"{location!r} has no column with the bytes of images. Save the dataset with "
-                    "its images, or name a list of their paths."
+                    "its images, or pass a list of their paths."
                 )
             yield from items_of_rows(name, modified, rows)
 

@@ -21,14 +21,14 @@ from headstrip.embed.sources.trees import FolderTree, NamedTree, Tree, UrlTree
 from headstrip.errors import HeadstripError
 
 _REFUSED = {
-    "JSON in one piece. Write one object per line, and name the file .jsonl": ".json",
+    "one JSON document. Write one object per line, and name the file .jsonl": ".json",
     "a spreadsheet. Save the sheet with the paths as .csv in UTF-8": (
         ".numbers .ods .xls .xlsb .xlsm .xlsx"
     ),
     "a table. Write its paths to a .parquet, .csv or .jsonl": (
         ".arrow .feather .h5 .hdf5 .npy .npz .pickle .pkl .sqlite"
     ),
-    "a packed archive. Unpack it, and name the folder": ".7z .gz .rar .zip",
+    "a packed archive. Unpack it, and pass the folder": ".7z .gz .rar .zip",
 }
 """Suffixes of files that cannot be a source, by what they are and what to do instead."""
 
@@ -78,7 +78,7 @@ def source_of(
     if not isinstance(what, (str, os.PathLike)):
         return StreamSource(what, access)
     if not text:
-        raise HeadstripError("The source is an empty text. Name a folder, a list or an archive.")
+        raise HeadstripError("The source is an empty text. Pass a folder, a list or an archive.")
     tree = UrlTree.of(text, access) if is_url(text) else _local_tree(text)
     if isinstance(tree, FolderTree) and any(
         os.path.isfile(os.path.join(tree.root, name)) for name in _SAVED_DATASET
@@ -114,7 +114,7 @@ def _local_tree(text: str) -> Tree:
     if not wild:
         return NamedTree.of_names(names, shown)
     if len(wild) < len(names):
-        raise HeadstripError(f"{text!r} has names with wildcards and names without. Name one kind.")
+        raise HeadstripError(f"{text!r} has names with wildcards and names without. Pass one kind.")
     suffixes = {suffix_of(name) for name in wild}
     suffix = suffixes.pop() if len(suffixes) == 1 else ""
     suffix = "" if is_wild(suffix) else suffix
@@ -183,7 +183,7 @@ def _only_file(tree: Tree) -> str:
     found = [joined(tree.root, item.path) for item, _ in zip(tree.files(), range(2), strict=False)]
     if len(found) != 1:
         raise HeadstripError(
-            f"{tree.where!r} stands for {len(found)} lists. Name one file, as several lists cannot "
+            f"{tree.where!r} stands for {len(found)} lists. Pass one file, as several lists cannot "
             "be one source."
         )
     return found[0]

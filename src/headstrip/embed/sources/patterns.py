@@ -45,7 +45,7 @@ def expand_braces(text: str) -> list[str]:
         tails = expand_braces(text[match.end() :])
         if count * len(tails) > _MOST_NAMES:
             raise HeadstripError(
-                f"{text!r} stands for more than {_MOST_NAMES} names. Name a folder instead."
+                f"{text!r} stands for more than {_MOST_NAMES} names. Pass a folder instead."
             )
         head = text[: match.start()]
         return [head + choice + tail for choice in choices for tail in tails]

@@ -39,7 +39,7 @@ class StreamSource:
             )
         if not isinstance(images, Iterable):
             raise HeadstripError(
-                f"A {type(images).__name__} cannot be a source of images. Name a folder, a list or "
+                f"A {type(images).__name__} cannot be a source of images. Pass a folder, a list or "
                 "an archive, or pass an iterable of paths, PIL images, uint8 arrays or bytes."
             )
         self._images, self._root, self._access = images, os.getcwd(), access or Access()

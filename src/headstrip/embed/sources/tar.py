@@ -110,7 +110,7 @@ class _Archive:
         if len(content) > size:
             raise ImageError(
                 "the server sends more than the part that headstrip asked for. Download the "
-                "archive, and name the file."
+                "archive, and pass the file."
             )
         return bytes(content)
 
@@ -288,6 +288,6 @@ def _refuse_compressed(file: BinaryIO, name: str) -> None:
         for program in by_start + by_name:
             raise HeadstripError(
                 f"The archive {name!r} is compressed, so headstrip cannot jump to a member. "
-                f"Unpack it with {program}, and name the .tar; the images in it are compressed "
+                f"Unpack it with {program}, and pass the .tar; the images in it are compressed "
                 "already."
             ) from None

@@ -272,5 +272,5 @@ def _is_url_of_folder(url: str, files: Any, path: str) -> bool:
 
 def _unlisted(where: str, why: str) -> HeadstripError:
     return HeadstripError(
-        f"{where!r} cannot be listed: {why}. Check the address, and that you may list it."
+        f"{where!r} cannot be listed: {why}. Check the address and your permissions."
     )
