@@ -215,7 +215,7 @@ def test_check_tells_a_change_of_order(package: Path, run: Run) -> None:
         ({"width, classes = ": "raise ValueError('no'); "}, "raised ValueError: no in build_model"),
         ({"dim=0": "default_weights='V1', dim=0"}, "has default_weights='V1'"),
         ({'("V2", "V1")': r'("V\t2", "V1")'}, "it contains a tab or a line break"),
-        ({"(3, 8, 8)": "[3, 8, 8]"}, "another input_shape"),
+        ({"(3, 8, 8)": "[3, 8, 8]"}, "again, input_shape would not"),
         ({'("V2", "V1")': '("V1", "V1")'}, "have the same name: wide.V1"),
     ],
 )
