@@ -285,7 +285,7 @@ def test_vgg16_features_are_refused_with_a_sentence(tmp_path: Path) -> None:
         if key.startswith("classifier."):
             value.fill_(torch.nan)
     path = save_zip(state, tmp_path / "features")
-    with pytest.raises(WeightsError, match="choose other weights"):
+    with pytest.raises(WeightsError, match="Choose other weights"):
         build_encoder("vgg16", weights=f"IMAGENET1K_FEATURES={path}")
 
 
