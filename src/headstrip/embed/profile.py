@@ -87,7 +87,6 @@ class _FirstImages:
     """The first images of a source, which is a source too."""
 
     source: Source
-    is_stream = False
 
     def describe(self) -> dict[str, Any]:
         return {**self.source.describe(), "first": IMAGES}
