@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from headstrip.embed.settings import EmbedOptions as EmbedOptions
     from headstrip.embed.settings import EmbedSettings as EmbedSettings
     from headstrip.embed.sources import source_of as source_of
+    from headstrip.encoder.attribute import Attribute as Attribute
     from headstrip.encoder.encoder import Encoder as Encoder
+    from headstrip.encoder.prediction import Prediction as Prediction
     from headstrip.errors import CatalogError as CatalogError
     from headstrip.errors import CatalogMismatchError as CatalogMismatchError
     from headstrip.errors import CatalogMismatchWarning as CatalogMismatchWarning
@@ -71,7 +73,9 @@ _HOMES = {
     "embed.report": ("EmbedReport",),
     "embed.run": ("embed_source",),
     "embed.sources": ("source_of",),
+    "encoder.attribute": ("Attribute",),
     "encoder.encoder": ("Encoder",),
+    "encoder.prediction": ("Prediction",),
     "errors": (
         "CatalogError",
         "CatalogMismatchError",

@@ -38,7 +38,7 @@ def build_encoder_of(
     from headstrip.factory.from_manifest import preprocessing_in
     from headstrip.registry.distributions import find_described
 
-    described, about = _described(file), f"The manifest in {str(file.path)!r}"
+    described, about = described_in(file), f"The manifest in {str(file.path)!r}"
     if "format" in described:
         described = checked(described, about)
     tag, sha256 = described["weights"].get("tag"), described["weights"].get("sha256")
@@ -95,7 +95,7 @@ def to_install_for(path: Path, name: str) -> str:
         A sentence after a space; empty if the file does not state it.
     """
     try:
-        described = _described(open_embeddings(path))
+        described = described_in(open_embeddings(path))
     except HeadstripError:
         return ""
     return to_install(described) if f"{described['name']}.".startswith(f"{name}.") else ""
@@ -107,7 +107,7 @@ def check_encoder(file: EmbeddingsFile, encoder: Encoder) -> None:
     Raises:
         HeadstripError: It is not the encoder of the file; the message names the difference.
     """
-    there, here = _described(file), describe_encoder(encoder)
+    there, here = described_in(file), describe_encoder(encoder)
     if differences := "; ".join(encoder_differences(there, here)):
         raise HeadstripError(
             f"{str(file.path)!r} has embeddings of another encoder: {differences}."
@@ -129,7 +129,7 @@ def check_width(file: EmbeddingsFile, encoder: Encoder) -> None:
         )
 
 
-def _described(file: EmbeddingsFile) -> dict[str, Any]:
+def described_in(file: EmbeddingsFile) -> dict[str, Any]:
     """Return the encoder of a file: a whole manifest, or the fields of one in earlier files.
 
     Raises:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from headstrip.encoder.fingerprint import Fingerprint
+    from headstrip.encoder.prediction import Prediction
     from headstrip.weights.mapping import Guard
 
 
@@ -131,12 +132,36 @@ class Encoder(nn.Module):
         Raises:
             ValueError: The encoder was built without predictors.
         """
-        if self.predictors is None:
-            raise ValueError(
-                f"The encoder of {self.spec.qualified_name} has no predictors. "
-                "Build it with predictors={'colour': 12}."
-            )
-        return self.predictors.predict(self(x))
+        return self._predictors().predict(self(x))
+
+    def predict_labels(
+        self, images: Iterable[Any], *, batch_size: int = 16, threshold: float = 0.5
+    ) -> list[dict[str, Prediction]]:
+        """Predict the attributes of images in eval mode; the encoder keeps the mode that it has.
+
+        Args:
+            images: An iterable of what ``preprocess`` takes.
+            batch_size: As in ``embed``.
+            threshold: Smallest probability of a label that is returned, for attributes of which an
+                image may have any number of labels.
+
+        Returns:
+            For each image, in the order of ``images``, a ``Prediction`` by the name of each
+            attribute: the class or the labels with their probabilities, or the number.
+
+        Raises:
+            PreprocessingError: As ``embed``.
+            ImageError: A file cannot be read.
+            ValueError: The encoder was built without predictors, ``batch_size`` is below 1,
+                ``threshold`` is not a probability, or a module that you put into ``predictors`` has
+                another number of outputs than its attribute.
+        """
+        from headstrip.encoder.prediction import check_threshold, predict_embeddings
+
+        predictors = self._predictors()
+        check_threshold(threshold)
+        embeddings = self.embed(images, batch_size=batch_size)
+        return list(predict_embeddings(predictors, embeddings, threshold))
 
     def preprocess(self, image: Image.Image | str | Any) -> Tensor:
         """Turn one image, or one clip, into the input of this network.
@@ -368,6 +393,14 @@ class Encoder(nn.Module):
         """Return what ``repr`` shows of the encoder."""
         tag = self.weights.tag if self.weights else None
         return f"{self.spec.qualified_name}, weights={tag!r}, output_dim={self.output_dim}"
+
+    def _predictors(self) -> Predictors:
+        if self.predictors is None:
+            raise ValueError(
+                f"The encoder of {self.spec.qualified_name} has no predictors. "
+                "Build it with predictors={'colour': 12}."
+            )
+        return self.predictors
 
     def _preprocessing(self) -> Preprocessing:
         if self.preprocessing is None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from headstrip._version import __version__
+from headstrip.encoder.attribute import KINDS, Attribute, attributes_of
 from headstrip.encoder.bounds import refuse_unbounded
 from headstrip.encoder.fingerprint import Fingerprint, head_digest
 from headstrip.encoder.predictors import Predictors
@@ -67,7 +68,8 @@ def manifest_of(encoder: DescribedEncoder) -> dict[str, Any]:
 
     Returns:
         What ``embedding_manifest`` returns, and: ``predictors``, a list of objects with ``name``,
-        ``classes`` and ``trained``, whether the values differ from the initial ones; ``head``, a
+        ``classes`` and ``trained``, whether the values differ from the initial ones, and with
+        ``kind`` and ``labels`` where the classes have names or it is not of one class; ``head``, a
         hash of the head's tensors, None without a head; ``frozen``.
 
     Raises:
@@ -86,7 +88,13 @@ def manifest_of(encoder: DescribedEncoder) -> dict[str, Any]:
     return {
         **embedding_manifest(encoder),
         "predictors": [
-            {"name": name, "classes": count, "trained": trained} for name, count in classes.items()
+            {
+                "name": name,
+                "classes": count,
+                "trained": trained,
+                **_named(encoder.predictors, name, count),
+            }
+            for name, count in classes.items()
         ],
         "head": head_digest(encoder.head),
         "frozen": encoder.frozen,
@@ -147,6 +155,15 @@ def _classes(name: str, module: nn.Module) -> int:
             "layers only. Build the encoder without predictors, and save your modules separately."
         )
     return module.out_features
+
+
+def _named(predictors: Predictors | None, name: str, count: int) -> dict[str, Any]:
+    """Describe an attribute beyond its number of classes, as far as there is more to describe."""
+    attributes = predictors.attributes if predictors is not None else ()
+    one = next((one for one in attributes if one.name == name), None)
+    if one is None or one.outputs != count or attributes_of({name: count}) == (one,):
+        return {}
+    return {"kind": one.kind, "labels": list(one.classes)}
 
 
 def is_json(value: object) -> bool:
@@ -240,8 +257,22 @@ def _is_predictor(value: object) -> bool:
             {"name", "classes", "trained"} <= value.keys()
             and _is_named_count(value["name"], value["classes"])
             and isinstance(value["trained"], bool)
+            and ("kind" not in value or _is_attribute(value))
         )
     return isinstance(value, list) and len(value) == 2 and _is_named_count(*value)
+
+
+def _is_attribute(value: Mapping[str, Any]) -> bool:
+    kind, labels = value["kind"], value.get("labels")
+    if kind not in KINDS or not isinstance(labels, list) or not all(map(_is_str, labels)):
+        return False
+    if kind == "number":
+        return not labels and value["classes"] == 1
+    return len(set(labels)) == len(labels) == value["classes"]
+
+
+def _is_str(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_named_count(name: object, classes: object) -> bool:
@@ -254,8 +285,18 @@ def _pair(predictor: Any) -> tuple[str, int]:
     return predictor[0], predictor[1]
 
 
-def predictor_classes(manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Return the attributes that a manifest has predictors of, with their numbers of classes."""
+def predictor_classes(manifest: Mapping[str, Any]) -> dict[str, int | Attribute]:
+    """Return the attributes that a manifest has predictors of, as ``build_encoder`` takes them."""
+    return {
+        _pair(one)[0]: Attribute(one["name"], one["kind"], tuple(one["labels"]))
+        if isinstance(one, dict) and "kind" in one
+        else _pair(one)[1]
+        for one in manifest["predictors"]
+    }
+
+
+def predictor_counts(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of outputs of each predictor in a manifest."""
     return dict(map(_pair, manifest["predictors"]))
 
 

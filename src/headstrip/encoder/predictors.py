@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from numbers import Integral
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from headstrip.encoder.attribute import AttributesArgument, attributes_of
 from headstrip.errors import WeightsError
 
 _BY_POSITION = re.compile(r"[0-9]+")
 # A module has attributes of these names, so no part of it can have one. The list is fixed and does
 # not come from torch, because keys must not change with a release of torch.
 _TAKEN = re.compile(
-    r"T_destination|add_module|apply|bfloat16|buffers|call_super_init|children|compile|"
+    r"T_destination|add_module|apply|attributes|bfloat16|buffers|call_super_init|children|compile|"
     r"cpu|cuda|double|dump_patches|eval|extra_repr|float|forward|get_buffer|"
     r"get_extra_state|get_parameter|get_submodule|half|ipu|load_state_dict|modules|"
     r"mtia|named|named_buffers|named_children|named_modules|named_parameters|names|"
@@ -42,22 +42,24 @@ class Predictors(nn.Module):
     name, such as ``type`` or ``a.b``; ``key_of`` returns how the keys write it.
 
     Attributes:
-        names: The attributes, in the order of the modules.
+        attributes: What each module predicts, in the order of the modules.
+        names: The names of the attributes, in the same order.
     """
 
-    def __init__(self, dim: int, classes: Mapping[str, int]) -> None:
-        """Make one Kaiming-initialised ``nn.Linear(dim, classes)`` per attribute.
+    def __init__(self, dim: int, classes: AttributesArgument) -> None:
+        """Make one Kaiming-initialised ``nn.Linear(dim, outputs)`` per attribute.
 
         Args:
             dim: Width of the embedding.
-            classes: Number of classes of each attribute.
+            classes: The attributes, as ``attributes_of`` takes them.
         """
-        check_classes(classes)
+        attributes = attributes_of(classes)
         super().__init__()
-        self.names = list(classes)
-        for name, count in classes.items():
+        self.attributes = attributes
+        self.names = [one.name for one in attributes]
+        for one in attributes:
             # add_module refuses names of methods, also of those that a later torch adds.
-            self._modules[key_of(name)] = nn.Linear(dim, count)
+            self._modules[key_of(one.name)] = nn.Linear(dim, one.outputs)
         self._initial: frozenset[str] = frozenset()
         init_predictors(self)
 
@@ -82,6 +84,10 @@ class Predictors(nn.Module):
         # In pickles of earlier versions the positions are the names of the modules.
         self._modules = dict(zip(map(key_of, self.names), self._modules.values(), strict=True))
         self.__dict__.setdefault("_initial", frozenset())
+        if "attributes" not in self.__dict__:
+            self.attributes = attributes_of(
+                {name: getattr(one, "out_features", 1) for name, one in self.named().items()}
+            )
 
     def named(self) -> dict[str, nn.Module]:
         """Return the predictors by the names of their attributes."""
@@ -285,27 +291,6 @@ def _digest(predictors: Predictors, dtype: torch.dtype) -> str:
         if not value.is_meta and value.numel():
             digest.update(value.detach().to("cpu", dtype).double().contiguous().numpy())
     return digest.hexdigest()
-
-
-def check_classes(classes: Mapping[str, int]) -> None:
-    """Refuse what is not a mapping of attributes to numbers of classes.
-
-    Raises:
-        ValueError: It is not a mapping, a name is not a string, or a number is not a positive
-            integer.
-    """
-    if not isinstance(classes, Mapping):
-        raise ValueError(
-            f"predictors={classes!r} is a {type(classes).__name__}. "
-            "Pass a mapping of attributes to numbers of classes, such as {'colour': 12}."
-        )
-    for name, count in classes.items():
-        is_integer = isinstance(count, Integral) and not isinstance(count, bool)
-        if not isinstance(name, str) or not is_integer or count < 1:
-            raise ValueError(
-                f"predictors has {name!r}: {count!r}, which is not an attribute with a number of "
-                "classes. Write {'colour': 12}."
-            )
 
 
 def init_predictors(modules: Iterable[nn.Module]) -> None:

@@ -13,8 +13,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
+from headstrip.encoder.attribute import AttributesArgument, attributes_of
 from headstrip.encoder.encoder import Encoder
-from headstrip.encoder.predictors import Predictors, check_classes
+from headstrip.encoder.predictors import Predictors
+from headstrip.encoder.predictors_file import load_predictors
 from headstrip.errors import (
     CatalogMismatchError,
     CatalogMismatchWarning,
@@ -49,7 +51,7 @@ def build_encoder(
     name: str | Mapping[str, Any] | os.PathLike[str],
     *,
     weights: WeightsArgument = "DEFAULT",
-    predictors: Mapping[str, int] | None = None,
+    predictors: AttributesArgument | str | os.PathLike[str] | None = None,
     preprocessing: Preprocessing | str | None = None,
     options: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
@@ -73,8 +75,10 @@ def build_encoder(
             ``torch.load`` reads with ``weights_only=True``), ``"tag=path"`` for a file that has
             the options and the preprocessing of a tag other than the default, or None for random
             weights. A file may have other classes or no head; the encoder's head is the file's.
-        predictors: Attributes to predict and their numbers of classes, ``{"colour": 12}``. They
-            replace the predictors of a manifest; ``{}`` builds none.
+        predictors: Attributes to predict: with their numbers of classes, ``{"colour": 12}``, with
+            the names of their classes, ``{"colour": ["red", "blue"]}``, or a list of ``Attribute``;
+            or the path of a file that ``headstrip fit`` or ``fit_predictors`` wrote for this
+            encoder. They replace the predictors of a manifest; ``{}`` builds none.
         preprocessing: The preprocessing, or the tag of the weights that state it. By default it is
             that of the weights.
         options: Constructor arguments for the network, except ``num_classes``, which headstrip
@@ -104,6 +108,8 @@ def build_encoder(
         UnknownBackboneError: No installed source has the name.
         ValueError: The name's tag and ``weights`` differ, or ``options`` or ``predictors`` cannot
             be used.
+        HeadstripError: The file of predictors is missing or damaged, or was fitted to embeddings of
+            another encoder. The message names each difference.
         WeightsError: There are no such weights, or the file is missing, damaged or of another
             network.
         PluginError: The plugin that owns the name cannot be used, or broke its contract, for
@@ -124,7 +130,11 @@ def build_encoder(
             "name that `headstrip list` prints, such as 'resnet50', or a manifest that "
             "encoder.manifest() returns."
         )
-    check_classes(predictors or {})
+    fitted = None
+    if isinstance(predictors, (str, os.PathLike)):
+        fitted, predictors = load_predictors(predictors), {}
+    else:
+        predictors = predictors if predictors is None else attributes_of(predictors)
     _check_dtype(dtype)
     target = _checked_device(device)
     if verify not in VERIFY:
@@ -149,9 +159,9 @@ def build_encoder(
         build_options = BuildOptions(Reading(verify, map), offline, target, request.dtype)
         with collector_held_back(), _similar_sizes_named(request.name, request.options):
             encoder = _build(request, build_options, strict)
-        if request.manifest is None:
-            return encoder
-        return complete_from_manifest(encoder, request, target, allow_versions)
+        if request.manifest is not None:
+            encoder = complete_from_manifest(encoder, request, target, allow_versions)
+        return encoder if fitted is None else fitted.attach(encoder)
 
 
 def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> Encoder:
@@ -217,7 +227,7 @@ def _has_labels(built: Built) -> bool:
     return built.states_itself and getattr(head, "out_features", None) == entry.num_classes
 
 
-def _predictors(dim: int, classes: Mapping[str, int] | None) -> Predictors | None:
+def _predictors(dim: int, classes: AttributesArgument | None) -> Predictors | None:
     # Tensors that are created in inference mode cannot be trained.
     with torch.inference_mode(False):
         return Predictors(dim, classes) if classes else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from headstrip.encoder.attribute import AttributesArgument
 from headstrip.encoder.bounds import (
     refuse_large_network,
     refuse_large_options,
@@ -23,6 +24,7 @@ from headstrip.encoder.manifest import (
     has_trained_predictors,
     manifest_of,
     predictor_classes,
+    predictor_counts,
     refuse_differences,
 )
 from headstrip.encoder.predictors import Predictors
@@ -60,7 +62,7 @@ class BuildRequest:
     Attributes:
         name: Name of the backbone, as for ``build_encoder``.
         weights: The weights, as for ``build_encoder``.
-        predictors: Attributes and their numbers of classes.
+        predictors: The attributes, as for ``build_encoder``.
         preprocessing: The preprocessing, or the tag of the weights that state it; None for that of
             the weights.
         options: Constructor arguments of the network.
@@ -71,7 +73,7 @@ class BuildRequest:
 
     name: str
     weights: WeightsArgument = "DEFAULT"
-    predictors: Mapping[str, int] | None = None
+    predictors: AttributesArgument | None = None
     preprocessing: Preprocessing | str | None = None
     options: Mapping[str, Any] | None = None
     dtype: torch.dtype | None = None
@@ -83,7 +85,7 @@ def request_from_manifest(
     manifest: Mapping[str, Any] | str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = None,
-    predictors: Mapping[str, int] | None = None,
+    predictors: AttributesArgument | None = None,
     preprocessing: Preprocessing | str | None = None,
     options: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
@@ -128,7 +130,7 @@ def request_from_manifest(
     return BuildRequest(
         name=spec.qualified_name,
         weights=_weights_argument(wanted, spec, entry, weights),
-        predictors=predictor_classes(wanted) if predictors is None else dict(predictors),
+        predictors=predictor_classes(wanted) if predictors is None else predictors,
         preprocessing=steps,
         options=changed,
         dtype=_dtype(wanted),
@@ -151,17 +153,17 @@ def complete_from_manifest(
     Raises:
         ManifestError: The encoder differs. The message names each difference.
     """
-    wanted, classes = request.manifest or {}, request.predictors or {}
+    wanted, predictors = request.manifest or {}, request.predictors or {}
     if wanted["preprocessing"] is None:
         encoder.preprocessing = None
     if wanted.get("frozen"):
         encoder.freeze()
     refuse_differences(wanted, manifest_of(encoder), allow_versions)
-    if classes:
+    if predictors:
         if not request.replaces_predictors:
             about = f"The manifest of {wanted['name']}"
-            refuse_large_predictors(classes, encoder.output_dim, about)
-        made = Predictors(encoder.output_dim, classes)
+            refuse_large_predictors(predictor_counts(wanted), encoder.output_dim, about)
+        made = Predictors(encoder.output_dim, predictors)
         encoder.predictors = made.to(device=device, dtype=request.dtype)
     return encoder
 

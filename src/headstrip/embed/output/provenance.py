@@ -14,8 +14,10 @@ from headstrip._version import __version__
 from headstrip.embed.engines.registry import engine_versions
 from headstrip.embed.settings import AUTO, EmbedSettings
 from headstrip.embed.sources import Source
+from headstrip.encoder.comparison import describe_encoder as describe_encoder
+from headstrip.encoder.comparison import encoder_differences as encoder_differences
 from headstrip.encoder.fingerprint import environment
-from headstrip.errors import HeadstripError, PluginError
+from headstrip.errors import HeadstripError
 from headstrip.registry.distributions import versions_changed
 
 if TYPE_CHECKING:
@@ -113,54 +115,6 @@ class Provenance:
         )
 
 
-def describe_encoder(encoder: Encoder) -> dict[str, Any]:
-    """Return the encoder's manifest, or those fields of one that an encoder without a name has."""
-    from headstrip.encoder.manifest import embedding_manifest
-
-    try:
-        return embedding_manifest(encoder)
-    except PluginError:
-        fingerprint = encoder.fingerprint
-        return {
-            "name": fingerprint.name,
-            "identity": fingerprint.identity,
-            "dtype": fingerprint.dtype,
-            "weights": {"tag": fingerprint.weights, "sha256": fingerprint.weights_sha256},
-            "preprocessing": encoder.preprocessing and encoder.preprocessing.to_json(),
-        }
-
-
-def encoder_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Name each difference of two encoders whose embeddings must not be mixed.
-
-    Args:
-        there: The encoder of a file, as ``describe_encoder`` returned it.
-        here: Another encoder.
-    """
-    if there.get("identity") == here.get("identity"):
-        return []
-    then, now = _facts(there), _facts(here)
-    named = [
-        f"{key} is {_short(then[key])} in the file and {_short(now[key])} here"
-        for key in now
-        # Earlier files do not state the options.
-        if then[key] != now[key] and not (key == "options" and then[key] is None)
-    ]
-    return named or ["the values of the parameters differ"]
-
-
-def _facts(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what two encoders are compared by."""
-    weights = encoder.get("weights")
-    weights = weights if isinstance(weights, Mapping) else {}
-    return {
-        # The name in a manifest ends with the tag.
-        "name": str(encoder.get("name")).removesuffix(f".{weights.get('tag')}"),
-        **{key: encoder.get(key) for key in ("options", "preprocessing", "dtype")},
-        **{f"weights.{key}": weights.get(key) for key in ("tag", "sha256")},
-    }
-
-
 def source_id(source: Source) -> str:
     """Return an identifier of a source, made from its description."""
     text = json.dumps(source.describe(), sort_keys=True)
@@ -195,8 +149,3 @@ def _processor() -> str:
     except OSError:
         models = []
     return f"{platform.machine()} {models[0] if models else platform.processor()}".strip()
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=repr)
-    return text if len(text) <= 160 else f"{text[:157]}..."

@@ -1,0 +1,65 @@
+"""Describes the encoder of a file, and names what differs from another encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from headstrip.errors import PluginError
+
+if TYPE_CHECKING:
+    from headstrip.encoder.encoder import Encoder
+
+
+def describe_encoder(encoder: Encoder) -> dict[str, Any]:
+    """Return the encoder's manifest, or those fields of one that an encoder without a name has."""
+    from headstrip.encoder.manifest import embedding_manifest
+
+    try:
+        return embedding_manifest(encoder)
+    except PluginError:
+        fingerprint = encoder.fingerprint
+        return {
+            "name": fingerprint.name,
+            "identity": fingerprint.identity,
+            "dtype": fingerprint.dtype,
+            "weights": {"tag": fingerprint.weights, "sha256": fingerprint.weights_sha256},
+            "preprocessing": encoder.preprocessing and encoder.preprocessing.to_json(),
+        }
+
+
+def encoder_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Name each difference of two encoders whose embeddings must not be mixed.
+
+    Args:
+        there: The encoder of a file, as ``describe_encoder`` returned it.
+        here: Another encoder.
+    """
+    if there.get("identity") == here.get("identity"):
+        return []
+    then, now = _facts(there), _facts(here)
+    named = [
+        f"{key} is {_short(then[key])} in the file and {_short(now[key])} here"
+        for key in now
+        # Earlier files do not state the options.
+        if then[key] != now[key] and not (key == "options" and then[key] is None)
+    ]
+    return named or ["the values of the parameters differ"]
+
+
+def _facts(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two encoders are compared by."""
+    weights = encoder.get("weights")
+    weights = weights if isinstance(weights, Mapping) else {}
+    return {
+        # The name in a manifest ends with the tag.
+        "name": str(encoder.get("name")).removesuffix(f".{weights.get('tag')}"),
+        **{key: encoder.get(key) for key in ("options", "preprocessing", "dtype")},
+        **{f"weights.{key}": weights.get(key) for key in ("tag", "sha256")},
+    }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=repr)
+    return text if len(text) <= 160 else f"{text[:157]}..."
