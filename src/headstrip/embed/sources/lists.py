@@ -89,7 +89,7 @@ class ListSource:
         if self.suffix == ".parquet":
             yield from map(self._path, self._table_values())
             return
-        with open_location(self.location, self.access) as file, _text_of(file) as text:
+        with open_location(self.location, self.access) as file, text_of(file) as text:
             lines = self._lines(text)
             if self.suffix == ".txt":
                 yield from filter(None, (line.rstrip("\r\n") for line in lines))
@@ -194,7 +194,7 @@ class _Object(dict[str, Any]):
         self.names = [name for name, _ in pairs]
 
 
-def _text_of(file: BinaryIO) -> TextIO:
+def text_of(file: BinaryIO) -> TextIO:
     """Read a file as text; bytes that are not UTF-8 become the surrogates that file names have."""
     encoding = _encoding(file.read(_SAMPLE))
     file.seek(0)

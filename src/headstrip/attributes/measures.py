@@ -1,0 +1,225 @@
+"""How good predictions are: measures over images, with intervals by bootstrap.
+
+The measures are those of scikit-learn; the tests compare them. Each takes how often an image
+counts, so that a bootstrap sample is a vector of counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+BINS = 15
+"""Number of bins of the expected calibration error."""
+
+SAMPLES = 1_000
+"""Number of bootstrap samples."""
+
+_TINY = float(np.finfo(np.float64).eps)
+_TEMPERATURES = (0.05, 20.0)
+
+Measure = Callable[[np.ndarray], float]
+"""Maps counts of images, shape (N,), to a value; NaN where it is not defined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A measure with its 95 % interval.
+
+    Attributes:
+        value: On the images.
+        low: 2.5 % quantile over bootstrap samples; equal to ``value`` without any.
+        high: 97.5 % quantile.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def measures_of_classes(
+    truth: np.ndarray, logits: np.ndarray, temperature: float
+) -> dict[str, Measure]:
+    """Return the measures of an attribute with one class per image.
+
+    Args:
+        truth: Index of the class of each image, shape (N,).
+        logits: float64 array of shape (N, classes).
+        temperature: What the logits are divided by for ``ece_temperature``.
+    """
+    classes = logits.shape[1]
+    guess = logits.argmax(1)
+    is_right = (guess == truth).astype(float)
+    losses = log_losses(truth, logits)
+    cells = truth * classes + guess
+
+    def confusion(counts: np.ndarray) -> np.ndarray:
+        return np.bincount(cells, counts, classes * classes).reshape(classes, classes)
+
+    def balanced(counts: np.ndarray) -> float:
+        table = confusion(counts)
+        totals = table.sum(1)
+        return _mean_of(table.diagonal()[totals > 0] / totals[totals > 0])
+
+    def f1(counts: np.ndarray) -> float:
+        table = confusion(counts)
+        totals = table.sum(0) + table.sum(1)
+        return _mean_of(2 * table.diagonal()[totals > 0] / totals[totals > 0])
+
+    return {
+        "accuracy": _average(is_right),
+        "balanced_accuracy": balanced,
+        "macro_f1": f1,
+        "log_loss": _average(losses),
+        "ece": _calibration(softmax(logits).max(1), is_right),
+        "ece_temperature": _calibration(softmax(logits / temperature).max(1), is_right),
+    }
+
+
+def measures_of_labels(truth: np.ndarray, logits: np.ndarray) -> dict[str, Measure]:
+    """Return the measures of an attribute with any number of labels per image.
+
+    Args:
+        truth: bool array of shape (N, labels).
+        logits: float64 array of shape (N, labels).
+    """
+    losses = np.logaddexp(0, np.where(truth, -logits, logits)).mean(1)
+    is_right = ((logits >= 0) == truth).mean(1)
+    precisions = [_precision(truth[:, one], logits[:, one]) for one in range(truth.shape[1])]
+
+    def mean_precision(counts: np.ndarray) -> float:
+        found = np.array([one(counts) for one in precisions])
+        return _mean_of(found[~np.isnan(found)])
+
+    def f1(counts: np.ndarray) -> float:
+        both = counts @ (truth & (logits >= 0))
+        totals = counts @ truth + counts @ (logits >= 0)
+        return _mean_of(2 * both[totals > 0] / totals[totals > 0])
+
+    return {
+        "map": mean_precision,
+        "accuracy": _average(is_right),
+        "macro_f1": f1,
+        "log_loss": _average(losses),
+    }
+
+
+def measures_of_numbers(truth: np.ndarray, guess: np.ndarray) -> dict[str, Measure]:
+    """Return the measures of a number, from two float64 arrays of shape (N,)."""
+    squares = np.square(truth - guess)
+
+    def r2(counts: np.ndarray) -> float:
+        mean = counts @ truth / counts.sum()
+        total = counts @ np.square(truth - mean)
+        return 1 - counts @ squares / total if total > 0 else float("nan")
+
+    return {"mae": _average(np.abs(truth - guess)), "r2": r2}
+
+
+def with_intervals(
+    measures: Mapping[str, Measure], images: int, seed: int, samples: int = SAMPLES
+) -> dict[str, Interval]:
+    """Evaluate measures on all images, and on bootstrap samples of them.
+
+    Args:
+        measures: The measures by name.
+        images: Number of images.
+        seed: Seed of the samples.
+        samples: Number of samples; 0 for no intervals.
+    """
+    ones = np.ones(images)
+    values = {name: measure(ones) for name, measure in measures.items()}
+    generator = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(samples):
+        counts = np.bincount(generator.integers(0, images, images), minlength=images).astype(float)
+        for name, measure in measures.items():
+            found[name].append(measure(counts))
+    return {name: _interval(values[name], np.array(found[name])) for name in measures}
+
+
+def log_losses(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Return the log loss of each image, from class indices (N,) and logits (N, classes)."""
+    shifted = logits - logits.max(1, keepdims=True)
+    chosen = np.take_along_axis(shifted, truth[:, None], 1)[:, 0]
+    losses: np.ndarray = np.log(np.exp(shifted).sum(1)) - chosen
+    # scikit-learn clips probabilities likewise.
+    return np.minimum(losses, -np.log(_TINY))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Map logits (N, classes) to probabilities."""
+    exponentials: np.ndarray = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def best_temperature(truth: np.ndarray, logits: np.ndarray) -> float:
+    """Return what to divide logits by for the smallest log loss (Guo et al. 2017).
+
+    The log loss is convex in the inverse of the temperature, so the golden section finds it.
+    """
+    low, high = (1 / one for one in reversed(_TEMPERATURES))
+    ratio = (5**0.5 - 1) / 2
+
+    def loss(inverse: float) -> float:
+        return float(log_losses(truth, logits * inverse).mean())
+
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    for _ in range(60):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = loss(right)
+    return 2 / (low + high)
+
+
+def _average(values: np.ndarray) -> Measure:
+    return lambda counts: float(counts @ values / counts.sum())
+
+
+def _mean_of(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _calibration(confidence: np.ndarray, is_right: np.ndarray) -> Measure:
+    """Return the expected calibration error over bins of equal width."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gap = is_right - confidence
+
+    def measure(counts: np.ndarray) -> float:
+        return float(np.abs(np.bincount(bins, counts * gap, BINS)).sum() / counts.sum())
+
+    return measure
+
+
+def _precision(truth: np.ndarray, scores: np.ndarray) -> Measure:
+    """Return the average precision of one label; NaN where no image has it."""
+    order = np.argsort(-scores, kind="stable")
+    sorted_scores = scores[order]
+    is_last = np.append(sorted_scores[1:] != sorted_scores[:-1], True)
+    hits = truth[order].astype(float)
+
+    def measure(counts: np.ndarray) -> float:
+        weights = counts[order]
+        found, seen = np.cumsum(weights * hits)[is_last], np.cumsum(weights)[is_last]
+        if not len(found) or found[-1] == 0:
+            return float("nan")
+        precision = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
+        return float(np.diff(found, prepend=0) @ precision / found[-1])
+
+    return measure
+
+
+def _interval(value: float, samples: np.ndarray) -> Interval:
+    samples = samples[~np.isnan(samples)]
+    if not len(samples):
+        return Interval(value, value, value)
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return Interval(value, float(low), float(high))

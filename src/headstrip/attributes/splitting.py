@@ -1,0 +1,160 @@
+"""Divide images into parts to fit on, to choose the strength on, and to measure on.
+
+The parts depend on the seed, on the labels and on what identifies an image, and not on the order of
+the rows or on other attributes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+
+_NAMES = {
+    TRAIN: ("train", "training"),
+    VALIDATION: ("validation", "val", "valid", "dev"),
+    TEST: ("test", "testing", "holdout", "held-out"),
+}
+PART_OF = {name: part for part, names in _NAMES.items() for name in names}
+"""Which part a cell of a split column names, in lower case."""
+
+_BINS = 10
+_ROWS = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Fractions:
+    """How large the parts are that are not trained on.
+
+    Attributes:
+        test: Share of all images.
+        validation: Share of the other images.
+    """
+
+    test: float
+    validation: float
+
+
+def split(
+    strata: Sequence[Hashable], groups: np.ndarray, keys: Sequence[str], seed: int, size: Fractions
+) -> np.ndarray:
+    """Divide images so that each part has its share of each stratum.
+
+    Args:
+        strata: What is divided evenly, for each image, such as its class.
+        groups: int array: images of one group are never separated.
+        keys: What identifies the group of each image, the same for all images of a group.
+        seed: Seed.
+        size: The shares.
+
+    Returns:
+        int array with ``TRAIN``, ``VALIDATION`` or ``TEST`` for each image.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups.tolist()):
+        members[group].append(row)
+    by_stratum: dict[Hashable, list[tuple[str, int]]] = defaultdict(list)
+    for group, rows in members.items():
+        drawn = hashlib.sha256(f"{seed}\0{keys[rows[0]]}".encode(errors="surrogatepass"))
+        by_stratum[strata[rows[0]]].append((drawn.hexdigest(), group))
+    parts = np.zeros(len(groups), int)
+    for drawn_groups in by_stratum.values():
+        drawn_groups.sort()
+        count = len(drawn_groups)
+        tests = _share(count, size.test, spare=1)
+        validations = _share(count - tests, size.validation, spare=1)
+        for position, (_, group) in enumerate(drawn_groups):
+            part = TEST if position < tests else TRAIN
+            if tests <= position < tests + validations:
+                part = VALIDATION
+            parts[members[group]] = part
+    return parts
+
+
+def take_validation(
+    parts: np.ndarray,
+    strata: Sequence[Hashable],
+    groups: np.ndarray,
+    keys: Sequence[str],
+    seed: int,
+    share: float,
+) -> np.ndarray:
+    """Return parts with a validation part that is taken from the training part."""
+    rows = np.flatnonzero(parts == TRAIN)
+    drawn = split(
+        [strata[row] for row in rows],
+        groups[rows],
+        [keys[row] for row in rows],
+        seed,
+        Fractions(0.0, share),
+    )
+    parts = parts.copy()
+    parts[rows] = drawn
+    return parts
+
+
+def bins_of(numbers: np.ndarray) -> list[int]:
+    """Return the stratum of each number: ten of equal size, by rank."""
+    edges = np.quantile(numbers, np.linspace(0, 1, _BINS + 1)[1:-1])
+    found: list[int] = np.searchsorted(edges, numbers, side="right").tolist()
+    return found
+
+
+def groups_of(
+    embeddings: np.ndarray, checksums: Sequence[str | None], near: float | None
+) -> np.ndarray:
+    """Number the groups of images that are copies of each other.
+
+    Args:
+        embeddings: float32 array of shape (N, dim). Images with equal pixels have equal ones.
+        checksums: Checksum of the bytes of each image, None if unknown.
+        near: Cosine similarity above which two images count as copies; None for equal ones only.
+
+    Returns:
+        int array of shape (N,): the smallest row of the group.
+    """
+    parents = np.arange(len(embeddings))
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = int(parents[row])
+        return row
+
+    def join(one: int, other: int) -> None:
+        first, second = sorted((root(one), root(other)))
+        parents[second] = first
+
+    seen: dict[bytes, int] = {}
+    for row, checksum in enumerate(checksums):
+        digest = hashlib.sha256(np.ascontiguousarray(embeddings[row]).tobytes()).digest()
+        for mark in (digest, checksum.encode() if checksum is not None else digest):
+            join(row, seen.setdefault(mark, row))
+    if near is not None:
+        for one, other in _near_pairs(embeddings, near):
+            join(one, other)
+    return np.array([root(row) for row in range(len(parents))], int)
+
+
+def _near_pairs(embeddings: np.ndarray, near: float) -> list[tuple[int, int]]:
+    pairs: list[tuple[int, int]] = []
+    normed = torch.nn.functional.normalize(torch.from_numpy(embeddings).float(), dim=1)
+    for start in range(0, len(normed), _ROWS):
+        similar = normed[start : start + _ROWS] @ normed.T > near
+        for one, other in torch.nonzero(similar).tolist():
+            if start + one < other:
+                pairs.append((start + one, other))
+    return pairs
+
+
+def _share(count: int, share: float, spare: int) -> int:
+    """Return how many of ``count`` groups make a share: at least one if any can be spared."""
+    if share <= 0 or count <= spare:
+        return 0
+    return min(max(1, round(count * share)), count - spare)

@@ -1,0 +1,172 @@
+"""From cells of a table to attributes and what a solver fits: kinds, classes, missing labels."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from headstrip.attributes.labels import SEPARATOR, Cell, labels_in
+from headstrip.encoder.attribute import KINDS, Attribute, Kind
+from headstrip.errors import HeadstripError, OptionError
+
+_MOST_CODES = 20
+"""Largest number of different integers that are treated as classes."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The labels of one attribute.
+
+    Attributes:
+        attribute: The attribute, with all its classes.
+        rows: Rows that have a label, ascending; int array of shape (N,).
+        values: Labels of these rows: for ``class`` indices of classes (N,); for ``labels`` a bool
+            array (N, classes); for ``number`` float64 (N,).
+    """
+
+    attribute: Attribute
+    rows: np.ndarray
+    values: np.ndarray
+
+
+def target_of(name: str, cells: Sequence[Cell], kind: Kind | None) -> Target | str:
+    """Return the labels of an attribute, or why nothing can be fitted to them.
+
+    Args:
+        name: Name of the attribute.
+        cells: Its cells, one per image.
+        kind: The kind; None to infer it.
+
+    Raises:
+        HeadstripError: A cell does not fit the kind that the caller chose.
+    """
+    kind = kind or infer_kind(cells)
+    rows = np.flatnonzero([cell is not None for cell in cells])
+    known = [cells[row] for row in rows]
+    if not len(rows):
+        return "no image has a label"
+    if kind == "number":
+        return _numbers(name, rows, known)
+    found = _labels(rows, known, name) if kind == "labels" else _classes(rows, known, name)
+    if kind == "class" and len(found.attribute.classes) < 2:
+        (only,) = found.attribute.classes
+        return f"all {len(rows)} labels are {only!r:.60}, and a predictor needs two classes"
+    if kind == "class" and len(found.attribute.classes) == len(rows):
+        return f"each of its {len(rows)} labels is that of one image"
+    if kind == "labels" and not found.values.any():
+        return "no image has any of its labels"
+    return found
+
+
+def infer_kind(cells: Sequence[Cell]) -> Kind:
+    """Return the kind that cells have.
+
+    Lists, and text with ``|``, are several labels. Numbers are numbers if one has a fraction or if
+    there are more than 20 different ones; otherwise they are codes of classes.
+
+    Example:
+        >>> infer_kind(["red", None, "blue"]), infer_kind(["a|b", "a"]), infer_kind(["1.5", "2"])
+        ('class', 'labels', 'number')
+    """
+    known = [cell for cell in cells if cell is not None]
+    if any(isinstance(cell, tuple) for cell in known):
+        return "labels"
+    if any(isinstance(cell, str) and SEPARATOR in cell for cell in known):
+        return "labels"
+    numbers = [_number(cell) for cell in known]
+    if not numbers or any(number is None for number in numbers):
+        return "class"
+    different = {number for number in numbers if number is not None}
+    has_fraction = any(not number.is_integer() for number in different)
+    return "number" if has_fraction or len(different) > _MOST_CODES else "class"
+
+
+def check_kinds(kinds: Mapping[str, str], names: Sequence[str]) -> dict[str, Kind]:
+    """Return the kinds that a caller chose, after checking them.
+
+    Raises:
+        OptionError: A kind is unknown, or is for an attribute that is not fitted.
+    """
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise OptionError(
+                f"The kind of {name!r:.60} is {kind!r:.60}. Pass one of "
+                f"{', '.join(map(repr, KINDS))}."
+            )
+        if name not in names:
+            known = ", ".join(f"{one!r:.60}" for one in names[:8])
+            raise OptionError(
+                f"A kind is given for {name!r:.60}, and there is no such attribute. The attributes "
+                f"are {known}."
+            )
+    return {name: cast(Kind, kind) for name, kind in kinds.items()}
+
+
+def _classes(rows: np.ndarray, known: Sequence[Cell], name: str) -> Target:
+    for cell in known:
+        if isinstance(cell, tuple):
+            raise HeadstripError(
+                f"The attribute {name!r:.60} has lists of labels, which are not of kind 'class'. "
+                "Pass the kind 'labels'."
+            )
+    texts = list(map(_text, known))
+    classes = sorted(set(texts), key=_order(texts))
+    index = {one: at for at, one in enumerate(classes)}
+    values = np.array([index[text] for text in texts], np.int64)
+    return Target(Attribute(name, "class", tuple(classes)), rows, values)
+
+
+def _labels(rows: np.ndarray, known: Sequence[Cell], name: str) -> Target:
+    found = [set(labels_in(cell)) for cell in known]
+    counts = Counter(label for labels in found for label in labels)
+    classes = sorted(counts, key=_order(list(counts)))
+    index = {one: at for at, one in enumerate(classes)}
+    values = np.zeros((len(rows), max(1, len(classes))), bool)
+    for row, labels in enumerate(found):
+        values[row, [index[label] for label in labels]] = True
+    return Target(Attribute(name, "labels", tuple(classes) or ("",)), rows, values)
+
+
+def _numbers(name: str, rows: np.ndarray, known: Sequence[Cell]) -> Target | str:
+    values = []
+    for cell in known:
+        number = _number(cell)
+        if number is None:
+            raise HeadstripError(
+                f"The attribute {name!r:.60} has {cell!r:.60}, which is not a finite number. Pass "
+                "another kind, or correct the table."
+            )
+        values.append(number)
+    array = np.array(values, np.float64)
+    if (array == array[0]).all():
+        return f"all {len(rows)} labels are {array[0]:g}"
+    return Target(Attribute(name, "number"), rows, array)
+
+
+def _text(cell: Cell) -> str:
+    """Return the name of a class; pandas turns integers with gaps into floats."""
+    is_code = isinstance(cell, float) and cell.is_integer()
+    return str(int(cell) if is_code else cell)  # type: ignore[arg-type]  # a float by then
+
+
+def _number(cell: Cell) -> float | None:
+    if isinstance(cell, (bool, tuple)) or cell is None:
+        return None
+    try:
+        number = float(cell)
+    except (ValueError, OverflowError):
+        return None
+    # float() accepts what a person would not write as a number.
+    is_plain = not isinstance(cell, str) or "_" not in cell
+    return number if math.isfinite(number) and is_plain else None
+
+
+def _order(texts: Sequence[str]) -> Callable[[str], tuple[int, str]]:
+    """Sort integers by value, and other text by its characters."""
+    are_integers = all(text.isascii() and text.lstrip("-").isdigit() for text in texts)
+    return (lambda text: (int(text), text)) if are_integers else (lambda text: (0, text))

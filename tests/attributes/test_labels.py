@@ -1,0 +1,194 @@
+"""Tables of labels: every form reads alike, and what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from headstrip import HeadstripError, OptionError
+from headstrip.attributes.labels import labels_in, read_labels
+from headstrip.attributes.targets import Target, check_kinds, infer_kind, target_of
+
+COLUMNS = {
+    "path": ["a.jpg", "b,c.jpg", "d.jpg"],
+    "colour": ["red", "line\nbreak", None],
+    "age": [1.5, None, 3.0],
+}
+
+
+def written_csv(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "pandas", "polars", "arrow", "mapping"])
+def test_every_form_of_a_table_reads_alike(form: str, tmp_path: Path) -> None:
+    frame, path = pd.DataFrame(COLUMNS), tmp_path / f"labels.{form}"
+    table: Any = {
+        "pandas": frame,
+        "polars": pl.DataFrame(COLUMNS),
+        "arrow": pa.table(COLUMNS),
+        "mapping": COLUMNS,
+    }.get(form, path)
+    if form in {"csv", "tsv"}:
+        frame.to_csv(path, index=False, sep="," if form == "csv" else "\t")
+    elif form == "parquet":
+        pq.write_table(pa.table(COLUMNS), path)
+    found = read_labels(table)
+    assert found.paths == COLUMNS["path"]
+    assert list(found.columns) == ["colour", "age"]
+    assert found.columns["colour"] == ["red", "line\nbreak", None]
+    assert [None if cell is None else float(cell) for cell in found.columns["age"]] == [  # type: ignore[arg-type]
+        1.5,
+        None,
+        3.0,
+    ]
+
+
+def test_folders_are_classes(tmp_path: Path) -> None:
+    for name in ("birds/a.png", "fish/deep/b.png", "fish/notes.txt", "top.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name, "PNG")
+    found = read_labels(tmp_path)
+    assert found.paths == ["birds/a.png", "fish/deep/b.png"]
+    assert found.columns == {"class": ["birds", "fish"]}
+
+
+def test_missing_cells_and_nan_as_text(tmp_path: Path) -> None:
+    path = written_csv(tmp_path / "a.csv", "path,colour\na,NaN\nb,\nc,NA\nd,red\n")
+    found = read_labels(path)
+    assert (found.columns["colour"], found.nan_cells) == ([None, None, None, "red"], 2)
+    kept = read_labels(path, keep_nan_strings=True)
+    assert (kept.columns["colour"], kept.nan_cells) == (["NaN", None, "NA", "red"], 0)
+
+
+def test_equal_rows_are_counted_and_different_labels_refused(tmp_path: Path) -> None:
+    path = written_csv(tmp_path / "a.csv", "path,colour\na,red\nb,blue\na,red\n./b,blue\n")
+    found = read_labels(path)
+    assert (found.paths, found.repeated_rows) == (["a", "b"], 2)
+    path = written_csv(tmp_path / "b.csv", "path,colour\na,red\na,blue\n")
+    with pytest.raises(HeadstripError, match=r"'a' twice with different.*'red' in row 1.*'blue'"):
+        read_labels(path)
+
+
+def test_a_column_of_paths_is_found_named_or_missed(tmp_path: Path) -> None:
+    path = written_csv(tmp_path / "a.csv", "id,file,colour\n1,x/a.jpg,red\n")
+    assert read_labels(path, path_prefix="x/").paths == ["a.jpg"]
+    assert list(read_labels(path).columns) == ["id", "colour"]
+    assert read_labels(path, path_column="id").paths == ["1"]
+    path = written_csv(tmp_path / "b.csv", "id,colour\n1,red\n")
+    with pytest.raises(HeadstripError, match=r"cannot find the paths.*'id', 'colour'.*--path-col"):
+        read_labels(path)
+    with pytest.raises(HeadstripError, match=r"has no column 'x'; its columns: 'id', 'colour'"):
+        read_labels(path, path_column="x")
+    path = written_csv(tmp_path / "c.csv", "path,image,colour\n1,2,red\n")
+    with pytest.raises(HeadstripError, match="'path' and 'image' could each have the paths"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('path,a\nx,"y\n', r"cannot be read at line \d.*Close each quote"),
+        ("path,a\nx,1,2\n", r"has 3 cells in the row that ends in line 2, and 2 in its header"),
+        ("path,a,a\nx,1,2\n", r"has the column 'a' twice"),
+        ("path,a\n,1\n", r"has '' in column 'path' at row 1"),
+        ("", r"cannot find the paths"),
+    ],
+)
+def test_a_damaged_csv_is_named(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(HeadstripError, match=message):
+        read_labels(written_csv(tmp_path / "a.csv", text))
+
+
+def test_what_is_not_a_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense PAR1")
+    written_csv(tmp_path / "a.json", "{}")
+    (tmp_path / "empty").mkdir()
+    for table, message in (
+        (tmp_path / "none.csv", "There is no table of labels"),
+        (tmp_path / "a.parquet", "cannot be read as a table of labels"),
+        (tmp_path / "a.json", "is not a table of labels that headstrip reads"),
+        (tmp_path / "empty", "has no folder with images"),
+        (3, "The int is not a table of labels"),
+    ):
+        with pytest.raises(HeadstripError, match=message):
+            read_labels(table)
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["red", "blue", None], "class"),
+        (["a|b", "a", None], "labels"),
+        ([("a",), ("a", "b")], "labels"),
+        (["1", "2", "3", "2"], "class"),
+        ([1, 2, 3], "class"),
+        (list(map(str, range(21))), "number"),
+        ([1.5, 2.0, None], "number"),
+        (["1.5", "2", None], "number"),
+        (["1.5", "two"], "class"),
+        ([True, False], "class"),
+        (["inf", "1.5"], "class"),
+        ([], "class"),
+    ],
+    ids=repr,
+)
+def test_kinds_are_inferred(cells: Any, kind: str) -> None:
+    assert infer_kind(cells) == kind
+
+
+def test_classes_are_sorted_and_missing_labels_left_out() -> None:
+    found = target_of("a", ["10", None, "9", "10"], None)
+    assert isinstance(found, Target)
+    assert found.attribute.classes == ("9", "10")
+    assert (found.rows.tolist(), found.values.tolist()) == ([0, 2, 3], [1, 0, 1])
+
+
+def test_codes_that_pandas_made_floats_stay_codes() -> None:
+    found = target_of("a", [1.0, None, 2.0, 1.0], None)
+    assert isinstance(found, Target)
+    assert found.attribute.classes == ("1", "2")
+
+
+def test_several_labels_are_split_and_may_be_none() -> None:
+    assert list(labels_in("a| b ||c")) == ["a", "b", "c"]
+    found = target_of("a", ["b|a", "|", "b", None], None)
+    assert isinstance(found, Target)
+    assert found.attribute.classes == ("a", "b")
+    assert found.values.tolist() == [[True, True], [False, False], [False, True]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "reason"),
+    [
+        ([None, None], None, "no image has a label"),
+        (["a", "a"], None, "all 2 labels are 'a'"),
+        (["a", "b"], None, "each of its 2 labels is that of one image"),
+        ([2.5, 2.5], None, "all 2 labels are 2.5"),
+        (["|", "|"], "labels", "no image has any of its labels"),
+    ],
+)
+def test_what_cannot_be_fitted_has_a_reason(cells: Any, kind: Any, reason: str) -> None:
+    found = target_of("a", cells, kind)
+    assert isinstance(found, str)
+    assert found.startswith(reason)
+
+
+def test_a_kind_that_the_cells_do_not_have_is_refused() -> None:
+    with pytest.raises(HeadstripError, match=r"'a' has 'red', which is not a finite number"):
+        target_of("a", ["red", "1"], "number")
+    with pytest.raises(HeadstripError, match="lists of labels, which are not of kind 'class'"):
+        target_of("a", [("x",), ("y",)], "class")
+    with pytest.raises(OptionError, match=r"The kind of 'a' is 'text'. Pass one of 'class'"):
+        check_kinds({"a": "text"}, ["a"])
+    with pytest.raises(OptionError, match="given for 'b', and there is no such attribute"):
+        check_kinds({"b": "class"}, ["a"])
