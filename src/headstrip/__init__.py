@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headstrip._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from headstrip.attributes.fit import fit_predictors as fit_predictors
     from headstrip.backbones import Backbone as Backbone
     from headstrip.backbones import get_backbone as get_backbone
     from headstrip.backbones import list_backbones as list_backbones
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from headstrip.encoder.attribute import Attribute as Attribute
     from headstrip.encoder.encoder import Encoder as Encoder
     from headstrip.encoder.prediction import Prediction as Prediction
+    from headstrip.encoder.predictors_file import FittedPredictors as FittedPredictors
+    from headstrip.encoder.predictors_file import load_predictors as load_predictors
     from headstrip.errors import CatalogError as CatalogError
     from headstrip.errors import CatalogMismatchError as CatalogMismatchError
     from headstrip.errors import CatalogMismatchWarning as CatalogMismatchWarning
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from headstrip.system.allocator import keep_freed_memory as keep_freed_memory
 
 _HOMES = {
+    "attributes.fit": ("fit_predictors",),
     "backbones": ("Backbone", "get_backbone", "list_backbones", "plugin_records"),
     "system.allocator": ("keep_freed_memory",),
     "embed.calibrate": ("calibrate", "choose_engine"),
@@ -76,6 +80,7 @@ _HOMES = {
     "encoder.attribute": ("Attribute",),
     "encoder.encoder": ("Encoder",),
     "encoder.prediction": ("Prediction",),
+    "encoder.predictors_file": ("FittedPredictors", "load_predictors"),
     "errors": (
         "CatalogError",
         "CatalogMismatchError",

@@ -9,13 +9,15 @@ import click
 from headstrip.backbones import Backbone, get_backbone
 from headstrip.cli.backbone import complete_backbone, open_registry, spec_as_json
 from headstrip.cli.failures import UsageFailure
+from headstrip.cli.fit_report import print_report
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line
-from headstrip.errors import WeightsError
+from headstrip.errors import HeadstripError, WeightsError
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.registry.catalog import format_shape
 from headstrip.spec import WeightsEntry
 
 _FILE_SIZE = "file size (MB)"
+_CLASSES_SHOWN = 12
 _UNVERIFIED = "slow, unverified (the plugin loads these weights itself)"
 
 Fact = tuple[str, str]
@@ -28,11 +30,16 @@ Fact = tuple[str, str]
 def command(context: click.Context, name: str, as_json: bool) -> None:
     """Print what headstrip knows about one backbone.
 
-    NAME is a name that `headstrip list` prints. The command prints the width, parameters, family
-    and owner, and for each set of weights the input, the preprocessing, the classes, and the
-    accuracy, cost and licence that the library states. With a tag in the name
-    (resnet50.IMAGENET1K_V1) it prints only that set of weights.
+    NAME is a name that `headstrip list` prints, or a file that `headstrip fit` wrote.
+
+    For a name, the command prints the width, parameters, family and owner, and for each set of
+    weights the input, the preprocessing, the classes, and the accuracy, cost and licence that the
+    library states. With a tag in the name (resnet50.IMAGENET1K_V1) it prints only that set of
+    weights. For a file of predictors, it prints the encoder, the attributes and the measures.
     """
+    if name.endswith(".safetensors"):
+        _show_predictors(name, as_json)
+        return
     open_registry(context)
     with plugins_on_stderr():
         try:
@@ -53,6 +60,37 @@ def command(context: click.Context, name: str, as_json: bool) -> None:
     if not found.weights:
         print_line("")
         print_line("No pretrained weights.")
+
+
+def _show_predictors(path: str, as_json: bool) -> None:
+    from headstrip.encoder.predictors_file import load_predictors
+
+    fitted = load_predictors(path)
+    attributes = [one.to_json() for one in fitted.attributes]
+    if as_json:
+        print_json(
+            {
+                "attributes": attributes,
+                "encoder": dict(fitted.encoder),
+                "report": dict(fitted.report),
+            }
+        )
+        return
+    name = fitted.encoder.get("name", "unknown")
+    _print_facts(path, [("encoder", str(name)), ("width", str(fitted.dim))])
+    for one in fitted.attributes:
+        classes = f": {', '.join(one.classes[:_CLASSES_SHOWN])}" if one.classes else ""
+        more = len(one.classes) - _CLASSES_SHOWN
+        print_line(f"  {one.name} ({one.kind}){classes}{f' and {more} more' if more > 0 else ''}")
+    print_line("")
+    try:
+        by_name = fitted.report["attributes"]
+        ordered = {one.name: by_name[one.name] for one in fitted.attributes}
+        print_report({**fitted.report, "attributes": ordered})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise HeadstripError(
+            f"{path!r} has a report that headstrip cannot print. Fit the predictors again."
+        ) from error
 
 
 def _print_facts(title: str, facts: list[Fact]) -> None:

@@ -1,0 +1,308 @@
+"""Fit predictors of attributes to embeddings, and measure them on images held out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from headstrip._version import __version__
+from headstrip.attributes.joining import Joined, images_of_array, images_of_file, join
+from headstrip.attributes.labels import Cell, read_labels
+from headstrip.attributes.one_attribute import (
+    AttributeFit,
+    Settings,
+    check_memory,
+    fit_attribute,
+)
+from headstrip.attributes.splitting import PART_OF, TEST, TRAIN, groups_of
+from headstrip.attributes.standardize import Axes, Scale
+from headstrip.attributes.targets import Target, check_kinds, target_of
+from headstrip.encoder.comparison import describe_encoder
+from headstrip.encoder.predictors_file import FittedPredictors
+from headstrip.errors import HeadstripError, OptionError
+
+if TYPE_CHECKING:
+    from headstrip.encoder.encoder import Encoder
+
+_log = logging.getLogger("headstrip.attributes")
+
+STRENGTHS = tuple(10 ** (power / 2) for power in range(-10, 3))
+"""The grid of ``C``: 13 values from 1e-5 to 10."""
+
+NEAR = 0.98
+"""Cosine similarity above which ``near_duplicates`` puts two images into one part."""
+
+_AVERAGED = {
+    "class": ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece", "ece_temperature"),
+    "labels": ("map", "accuracy", "macro_f1", "log_loss"),
+    "number": ("r2",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FitProgress:
+    """One attribute that was fitted.
+
+    Attributes:
+        name: Its name.
+        done: Number of attributes that are done.
+        total: Number of all attributes.
+    """
+
+    name: str
+    done: int
+    total: int
+
+
+def fit_predictors(
+    embeddings: str | os.PathLike[str] | np.ndarray,
+    labels: Any,
+    *,
+    attributes: Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    paths: Sequence[str] | None = None,
+    encoder: Encoder | None = None,
+    path_column: str | None = None,
+    path_prefix: str = "",
+    split_column: str | None = None,
+    test: float = 0.2,
+    validation: float = 0.2,
+    near_duplicates: bool = False,
+    keep_nan_strings: bool = False,
+    class_weight: Literal["balanced"] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    seed: int = 0,
+    progress: Callable[[FitProgress], None] | None = None,
+) -> FittedPredictors:
+    """Fit one linear predictor per attribute to embeddings, and measure it on images held out.
+
+    Classes and labels are fitted by regularised logistic regression, numbers by ridge regression.
+    headstrip fits the training part with each strength, chooses the one with the smallest loss on
+    the validation part, fits both parts with it, and measures the result on the test part. Labels
+    that are missing are left out for their attribute only. The result depends neither on the order
+    of rows nor on which attributes are fitted together.
+
+    Args:
+        embeddings: A file that ``headstrip embed`` wrote; or an array of shape (images, dim), with
+            ``paths``.
+        labels: A table with one row per image: the path of a CSV, TSV or Parquet file or of a
+            folder that has a folder per class, or a DataFrame.
+        attributes: Columns to fit; by default every column except those of paths and parts.
+        kinds: The kinds of attributes, ``{"age": "number"}``; by default inferred from the cells.
+        paths: The path of each row of an array.
+        encoder: The encoder that computed an array; a file names its encoder.
+        path_column: The column with the paths; by default ``path``, ``image``, ``file``,
+            ``filename`` or ``file_name``.
+        path_prefix: Removed from the start of each path in the table, such as ``photos/``.
+        split_column: The column that has ``train``, ``validation`` or ``test`` for each image; by
+            default headstrip divides the images of each class at random.
+        test: Share of the images that are held out to measure on.
+        validation: Share of the other images on which the strength is chosen.
+        near_duplicates: Whether images whose embeddings have a cosine similarity above 0.98 are
+            put into one part, as those with equal bytes or equal embeddings always are.
+        keep_nan_strings: Whether text such as ``NaN`` or ``NA`` is a label, instead of missing.
+        class_weight: ``"balanced"`` to weight images by the inverse of how frequent their class is.
+        strengths: Values of ``C`` to choose from; a smaller one is a stronger penalty.
+        seed: Seed of the parts, of the shuffled labels and of the intervals.
+        progress: Called after each attribute.
+
+    Returns:
+        The predictors, with the numbers of the join and the measures in ``report``.
+
+    Raises:
+        HeadstripError: A file cannot be read, less than half of the paths join, no attribute can
+            be fitted, or there is not enough memory.
+        OptionError: An option has an invalid value.
+
+    Example:
+        >>> import numpy as np
+        >>> points = np.random.default_rng(0).normal(size=(60, 4))
+        >>> names = [f"{row}.jpg" for row in range(60)]
+        >>> table = {"path": names, "side": ["left" if x < 0 else "right" for x in points[:, 0]]}
+        >>> fitted = fit_predictors(points, table, paths=names)
+        >>> fitted.attributes
+        (Attribute(name='side', kind='class', classes=('left', 'right')),)
+        >>> fitted.report["attributes"]["side"]["measures"]["accuracy"]["value"] > 0.7
+        True
+    """
+    settings = _checked(test, validation, class_weight, strengths, seed)
+    table = read_labels(
+        labels,
+        path_column=path_column,
+        path_prefix=path_prefix,
+        keep_nan_strings=keep_nan_strings,
+    )
+    if isinstance(embeddings, (str, os.PathLike)):
+        if paths is not None or encoder is not None:
+            raise OptionError(
+                "A file of embeddings has the paths and the encoder. Leave out paths= and encoder=."
+            )
+        images = images_of_file(embeddings)
+    else:
+        described = describe_encoder(encoder) if encoder is not None else {}
+        images = images_of_array(embeddings, paths, described)
+    names = _chosen(attributes, list(table.columns), split_column)
+    checked = check_kinds(kinds or {}, names)
+    joined = join(images, table)
+    targets, skipped = _targets(joined, names, checked)
+    check_memory(*joined.embeddings.shape, [one.attribute.outputs for one in targets])
+    near = NEAR if near_duplicates else None
+    groups = groups_of(joined.embeddings, joined.checksums, near)
+    parts = None if split_column is None else _given_parts(joined, split_column)
+    fits, failed = _fit_all(joined, targets, groups, parts, settings, progress)
+    if not fits:
+        raise HeadstripError(
+            "No attribute can be fitted: "
+            + "; ".join(f"{name!r:.60}: {why}" for name, why in {**skipped, **failed}.items())
+            + ". Correct the labels, or embed more images."
+        )
+    report = {
+        "join": joined.report.to_json(),
+        "duplicates": int(len(groups) - len(np.unique(groups))),
+        "settings": {
+            **settings.to_json(),
+            "split_column": split_column,
+            "near_duplicates": near_duplicates,
+            "keep_nan_strings": keep_nan_strings,
+        },
+        "attributes": {one.attribute.name: one.report for one in fits},
+        "skipped": {**skipped, **failed},
+        "average": _averages(fits),
+        "versions": {
+            "headstrip": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    return FittedPredictors(
+        tuple(one.attribute for one in fits),
+        {one.attribute.name: one.weight for one in fits},
+        {one.attribute.name: one.bias for one in fits},
+        images.encoder,
+        report,
+    )
+
+
+def _checked(
+    test: float, validation: float, class_weight: Any, strengths: Sequence[float], seed: int
+) -> Settings:
+    for name, value in {"test": test, "validation": validation}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+            raise OptionError(f"{name} must be between 0 and 1, such as 0.2, got {value!r:.60}.")
+    if class_weight not in (None, "balanced"):
+        raise OptionError(f"class_weight must be 'balanced' or None, got {class_weight!r:.60}.")
+    values = tuple(float(one) for one in strengths)
+    if not values or not all(0 < one < float("inf") for one in values):
+        raise OptionError(
+            f"strengths must be positive numbers, such as [0.01, 0.1, 1], got {strengths!r:.100}."
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise OptionError(f"seed must be an integer from 0, such as 0, got {seed!r:.60}.")
+    return Settings(test, validation, class_weight, tuple(sorted(set(values))), seed)
+
+
+def _chosen(
+    attributes: Sequence[str] | None, columns: Sequence[str], split_column: str | None
+) -> list[str]:
+    known = ", ".join(f"{one!r:.60}" for one in columns[:8]) or "none"
+    if isinstance(attributes, str):
+        attributes = [attributes]
+    for name in [*(attributes or ()), *([split_column] if split_column is not None else ())]:
+        if name not in columns:
+            raise HeadstripError(
+                f"The table of labels has no column {name!r:.60}. Its other columns are {known}."
+            )
+    if attributes is not None and len(set(attributes)) != len(attributes):
+        raise OptionError(f"attributes={list(attributes)!r:.100} has a name twice. Name each once.")
+    names = [one for one in attributes or columns if one != split_column]
+    if not names:
+        raise HeadstripError(
+            "The table of labels has no column of labels. Add one, such as 'colour'."
+        )
+    return names
+
+
+def _targets(
+    joined: Joined, names: Sequence[str], kinds: Mapping[str, Any]
+) -> tuple[list[Target], dict[str, str]]:
+    targets, skipped = [], {}
+    for name in names:
+        found = target_of(name, joined.columns[name], kinds.get(name))
+        if isinstance(found, str):
+            skipped[name] = found
+        else:
+            targets.append(found)
+    return targets, skipped
+
+
+def _given_parts(joined: Joined, column: str) -> np.ndarray:
+    """Return the parts that a column names."""
+    parts = [
+        _part(cell, column, joined.paths[row]) for row, cell in enumerate(joined.columns[column])
+    ]
+    for part, name in ((TRAIN, "train"), (TEST, "test")):
+        if part not in parts:
+            raise HeadstripError(
+                f"The column {column!r:.60} puts no image into {name!r}. Fill it in, or leave out "
+                "--split-column (split_column=)."
+            )
+    return np.array(parts)
+
+
+def _part(cell: Cell, column: str, path: str) -> int:
+    part = PART_OF.get(str(cell).strip().lower()) if cell is not None else None
+    if part is None:
+        raise HeadstripError(
+            f"The column {column!r:.60} has {cell!r:.60} for {path!r:.120}. Write 'train', "
+            "'validation' or 'test'."
+        )
+    return part
+
+
+def _fit_all(
+    joined: Joined,
+    targets: Sequence[Target],
+    groups: np.ndarray,
+    parts: np.ndarray | None,
+    settings: Settings,
+    progress: Callable[[FitProgress], None] | None,
+) -> tuple[list[AttributeFit], dict[str, str]]:
+    fits, failed = [], {}
+    axes = None
+    for done, target in enumerate(targets, 1):
+        rows, dim = len(target.rows), joined.embeddings.shape[1]
+        if axes is None and rows >= dim and target.attribute.kind != "number":
+            # Those of all images, so that they do not depend on which attributes are fitted.
+            everything = torch.from_numpy(joined.embeddings).double()
+            axes = Axes.of(Scale.of(everything).apply(everything))
+            del everything
+        name = target.attribute.name
+        found = fit_attribute(joined, target, groups, parts, settings, axes)
+        if isinstance(found, str):
+            failed[name] = found
+            _log.info("%r is left out: %s", name, found)
+        else:
+            fits.append(found)
+        if progress is not None:
+            progress(FitProgress(name, done, len(targets)))
+    return fits, failed
+
+
+def _averages(fits: Sequence[AttributeFit]) -> dict[str, dict[str, float]]:
+    """Average each measure over the attributes of one kind."""
+    averages: dict[str, dict[str, float]] = {}
+    for kind, names in _AVERAGED.items():
+        of_kind = [one.report["measures"] for one in fits if one.attribute.kind == kind]
+        for name in names:
+            values = [one[name]["value"] for one in of_kind if one[name]["value"] is not None]
+            if values:
+                averages.setdefault(kind, {})[name] = float(np.mean(values))
+    return averages

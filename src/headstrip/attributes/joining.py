@@ -1,0 +1,193 @@
+"""Joins embeddings with a table of labels by path, and reports the join in numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstrip.attributes.labels import Cell, LabelTable
+from headstrip.embed.output.loading import EmbeddingsFile, load_embeddings, open_embeddings
+from headstrip.embed.output.paths import rows_file
+from headstrip.embed.rebuild_encoder import described_in
+from headstrip.errors import HeadstripError
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Images:
+    """Embedded images.
+
+    Attributes:
+        shown: Where they come from, for messages.
+        paths: The paths, as ``stored_path`` writes them.
+        embeddings: float32 or float16 array of shape (N, dim).
+        ok: bool array of shape (N,): False where there is no embedding, or one that is not finite.
+        checksums: Checksum of the bytes of each image, None if unknown.
+        encoder: The encoder, as ``describe_encoder`` returns it; empty if unknown.
+    """
+
+    shown: str
+    paths: Sequence[str]
+    embeddings: np.ndarray = field(repr=False)
+    ok: np.ndarray = field(repr=False)
+    checksums: Sequence[str | None] = field(repr=False)
+    encoder: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinReport:
+    """What a join found, in numbers.
+
+    Attributes:
+        images: Number of images with an embedding or without.
+        joined: Images with an embedding and a row of labels, which are used.
+        without_labels: Images with an embedding and no row of labels.
+        without_image: Rows of labels whose path is not that of an image.
+        bad_images: Images without a finite embedding.
+        repeated_rows: Rows of labels that repeat an earlier row.
+        nan_cells: Cells such as ``NaN`` that were read as missing.
+    """
+
+    images: int
+    joined: int
+    without_labels: int
+    without_image: int
+    bad_images: int
+    repeated_rows: int
+    nan_cells: int
+
+    def to_json(self) -> dict[str, int]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Images with labels, in the order of their paths, which no order of rows changes.
+
+    Attributes:
+        paths: The paths.
+        embeddings: float32 array of shape (N, dim), all finite.
+        checksums: Checksums, None if unknown.
+        columns: The cells of each column.
+        report: The numbers.
+    """
+
+    paths: list[str]
+    embeddings: np.ndarray = field(repr=False)
+    checksums: list[str | None] = field(repr=False)
+    columns: Mapping[str, list[Cell]] = field(repr=False)
+    report: JoinReport
+
+
+def images_of_file(path: str | os.PathLike[str]) -> Images:
+    """Read a file that ``headstrip embed`` wrote.
+
+    Raises:
+        HeadstripError: The file cannot be read, or does not name its encoder.
+    """
+    file = open_embeddings(path)
+    encoder = described_in(file)
+    paths, embeddings, ok = load_embeddings(path)
+    ok &= np.isfinite(embeddings).all(1)
+    return Images(repr(os.fspath(path)), paths, embeddings, ok, _checksums(file), encoder)
+
+
+def images_of_array(
+    embeddings: Any, paths: Sequence[str] | None, encoder: Mapping[str, Any]
+) -> Images:
+    """Check an array of embeddings with the paths of its rows.
+
+    Raises:
+        HeadstripError: It is not such an array, or the numbers of rows and paths differ.
+    """
+    array = np.asarray(embeddings)
+    if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
+        raise HeadstripError(
+            f"embeddings is an array of shape {array.shape} and dtype {array.dtype}, and must be "
+            "floating-point of shape (images, dim). Pass a file that `headstrip embed` wrote, or "
+            "such an array."
+        )
+    if paths is None or len(paths) != len(array):
+        found = "no paths" if paths is None else f"{len(paths)} paths"
+        raise HeadstripError(
+            f"embeddings is an array of {len(array)} rows, and {found} were passed. Pass paths= "
+            "with one path per row."
+        )
+    if array.dtype == np.float64:
+        # What is too large for float32 becomes infinite, and its image a bad one.
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    ok = np.isfinite(array).all(1)
+    names = [os.fspath(path) for path in paths]
+    return Images("The array", names, array, ok, [None] * len(names), encoder)
+
+
+def join(images: Images, table: LabelTable) -> Joined:
+    """Join images with labels by path.
+
+    Raises:
+        HeadstripError: A path is that of two images, no image has an embedding, or less than half
+            of the images or of the rows, whichever are fewer, find each other.
+    """
+    rows = {path: row for row, path in enumerate(images.paths)}
+    if len(rows) != len(images.paths):
+        repeated = next(path for row, path in enumerate(images.paths) if rows[path] != row)
+        raise HeadstripError(
+            f"{images.shown} has the path {repeated!r:.120} twice, as if two files of embeddings "
+            "had been put together. Pass a file as `headstrip embed` wrote it."
+        )
+    if not images.ok.any():
+        raise HeadstripError(
+            f"{images.shown} has no finite embedding. Read the reasons in its column 'error'."
+        )
+    labelled = {path: row for row, path in enumerate(table.paths)}
+    known = [path for path in table.paths if path in rows]
+    joined = sorted(path for path in known if images.ok[rows[path]])
+    good = int(images.ok.sum())
+    report = JoinReport(
+        images=len(images.paths),
+        joined=len(joined),
+        without_labels=good - len(joined),
+        without_image=len(table.paths) - len(known),
+        bad_images=len(images.paths) - good,
+        repeated_rows=table.repeated_rows,
+        nan_cells=table.nan_cells,
+    )
+    if 2 * len(known) < min(len(rows), len(labelled)) or not joined:
+        left = [path for path in images.paths if path not in labelled]
+        right = [path for path in table.paths if path not in rows]
+        raise HeadstripError(
+            f"Only {len(known):,} of the {len(labelled):,} paths in {table.shown} are those of the "
+            f"{len(rows):,} images in {images.shown}. Paths of images without labels: "
+            f"{_examples(left)}. Paths of labels without an image: {_examples(right)}. Make the "
+            "paths equal; --path-prefix (path_prefix=) removes the start of those of the labels."
+        )
+    order = np.array([rows[path] for path in joined])
+    return Joined(
+        joined,
+        np.ascontiguousarray(images.embeddings[order], np.float32),
+        [images.checksums[row] for row in order],
+        {name: [cells[labelled[path]] for path in joined] for name, cells in table.columns.items()},
+        report,
+    )
+
+
+def _checksums(file: EmbeddingsFile) -> list[str | None]:
+    from headstrip.embed.output.damage import parquet_file
+
+    with parquet_file(rows_file(Path(file.path))) as table:
+        if "checksum" not in table.schema_arrow.names:
+            return [None] * file.rows
+        found: list[str | None] = table.read(columns=["checksum"])["checksum"].to_pylist()
+        return found
+
+
+def _examples(paths: Sequence[str]) -> str:
+    return ", ".join(f"{path!r:.120}" for path in paths[:_EXAMPLES]) or "none"

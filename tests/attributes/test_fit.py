@@ -1,0 +1,311 @@
+"""``fit_predictors``: joins, masks, repeats itself, and refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.attributes.tables import clusters, names
+from tests.conftest import pixels, tiny_encoder
+
+from headstrip import (
+    FittedPredictors,
+    HeadstripError,
+    OptionError,
+    embed_source,
+    fit_predictors,
+    load_predictors,
+)
+
+ROWS, DIM = 160, 6
+GRID = (0.01, 1.0)
+
+
+def table_of(seed: int = 0) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return embeddings, and labels of each kind that follow from them; some are missing."""
+    points, drawn = clusters(ROWS, DIM, 3, noise=0.4)
+    truth: list[int] = drawn.tolist()
+    generator = np.random.default_rng(seed)
+
+    def gaps(cells: list[Any]) -> list[Any]:
+        return [None if generator.random() < 0.15 else cell for cell in cells]
+
+    return points, {
+        "path": names(ROWS),
+        "colour": gaps([("red", "blue", "NaN-like")[one] for one in truth]),
+        "marks": gaps(["|".join(["dot"] * (one > 0) + ["ring"] * (one < 2)) for one in truth]),
+        "size": gaps([float(2 * one + 0.1 * row / ROWS) for row, one in enumerate(truth)]),
+    }
+
+
+def fitted_to(points: np.ndarray, table: Any, **options: Any) -> FittedPredictors:
+    return fit_predictors(points, table, paths=names(len(points)), strengths=GRID, **options)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FittedPredictors:
+    points, table = table_of()
+    return fitted_to(points, table)
+
+
+def test_each_kind_is_fitted_and_measured(fitted: FittedPredictors) -> None:
+    assert [(one.name, one.kind, one.outputs) for one in fitted.attributes] == [
+        ("colour", "class", 3),
+        ("marks", "labels", 2),
+        ("size", "number", 1),
+    ]
+    reports = fitted.report["attributes"]
+    assert reports["colour"]["measures"]["accuracy"]["value"] > 0.9
+    assert reports["marks"]["measures"]["map"]["value"] > 0.9
+    assert reports["size"]["measures"]["r2"]["value"] > 0.8
+    for report in reports.values():
+        assert report["converged"]
+        assert sum(report["images"].values()) == ROWS
+
+
+def test_majority_and_shuffled_lines_show_what_knowing_nothing_gives(
+    fitted: FittedPredictors,
+) -> None:
+    colour = fitted.report["attributes"]["colour"]
+    assert colour["majority"]["accuracy"] < 0.6
+    assert colour["shuffled"]["accuracy"] < 0.7
+    assert fitted.report["attributes"]["size"]["majority"]["r2"] <= 0.01
+    assert fitted.report["attributes"]["size"]["shuffled"]["r2"] < 0.3
+
+
+def test_the_join_is_reported_in_numbers() -> None:
+    points, table = table_of()
+    points[3] = np.nan
+    points[4, 0] = np.inf
+    table = {key: cells[10:] + cells[20:22] for key, cells in table.items()}
+    table["path"][0] = "elsewhere.jpg"
+    report = fitted_to(points, table).report["join"]
+    assert report == {
+        "images": ROWS,
+        "joined": ROWS - 11,
+        "without_labels": 9,
+        "without_image": 1,
+        "bad_images": 2,
+        "repeated_rows": 2,
+        "nan_cells": 0,
+    }
+
+
+def test_a_join_of_less_than_half_shows_three_paths_of_each_side() -> None:
+    points, table = table_of()
+    table["path"] = [f"../{path}" for path in table["path"]]
+    with pytest.raises(HeadstripError, match=r"Only 0 of the 160 paths .*00000.*00002.*--path-pre"):
+        fitted_to(points, table)
+    assert fitted_to(points, table, path_prefix="../").report["join"]["joined"] == ROWS
+
+
+def same(one: FittedPredictors, other: FittedPredictors, name: str) -> bool:
+    return torch.equal(one.weights[name], other.weights[name]) and torch.equal(
+        one.biases[name], other.biases[name]
+    )
+
+
+@pytest.mark.parametrize("name", ["colour", "marks", "size"])
+def test_a_predictor_is_the_same_alone_and_among_others(
+    fitted: FittedPredictors, name: str
+) -> None:
+    points, table = table_of()
+    alone = fitted_to(points, table, attributes=[name])
+    assert same(alone, fitted, name)
+    assert alone.report["attributes"][name] == fitted.report["attributes"][name]
+
+
+def test_a_shuffled_table_and_shuffled_embeddings_give_the_same_file(
+    fitted: FittedPredictors, tmp_path: Path
+) -> None:
+    points, table = table_of()
+    order = np.random.default_rng(1).permutation(ROWS)
+    shuffled = {key: [cells[row] for row in order] for key, cells in table.items()}
+    again = fit_predictors(
+        points[order[::-1]],
+        shuffled,
+        paths=[names(ROWS)[row] for row in order[::-1]],
+        strengths=GRID,
+    )
+    fitted.save(tmp_path / "one.safetensors")
+    again.save(tmp_path / "other.safetensors")
+    one, other = (tmp_path / name for name in ("one.safetensors", "other.safetensors"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_another_seed_holds_out_other_images(fitted: FittedPredictors) -> None:
+    points, table = table_of()
+    assert not same(fitted_to(points, table, seed=1), fitted, "colour")
+
+
+def test_a_split_column_decides_the_parts() -> None:
+    points, table = table_of()
+    parts = ["train"] * 100 + ["Val"] * 30 + ["test"] * 30
+    found = fitted_to(points, {**table, "part": parts}, split_column="part", attributes=["size"])
+    images = found.report["attributes"]["size"]["images"]
+    assert images["test"] == sum(cell is not None for cell in table["size"][130:])
+    two = ["train"] * 130 + ["test"] * 30
+    found = fitted_to(points, {**table, "part": two}, split_column="part", attributes=["size"])
+    assert found.report["attributes"]["size"]["images"]["test"] == images["test"]
+    assert found.report["attributes"]["size"]["images"]["validation"] > 10
+
+
+def test_classes_that_only_the_test_part_has_count_as_wrong() -> None:
+    points, table = table_of()
+    colours = ["red", "blue"] * 65 + ["green"] * 30
+    parts = ["train"] * 130 + ["test"] * 30
+    found = fitted_to(
+        points, {"path": table["path"], "colour": colours, "part": parts}, split_column="part"
+    )
+    report = found.report["attributes"]["colour"]
+    assert found.attributes[0].classes == ("blue", "red")
+    assert report["measures"]["accuracy"]["value"] == 0
+    assert "count as wrong: 'green'" in report["notes"][-1]
+
+
+def test_copies_of_an_image_are_in_one_part() -> None:
+    points, table = table_of()
+    points[80:] = points[:80]
+    labels = {"path": table["path"], "colour": (["red", "blue"] * 40) * 2}
+    found = fitted_to(points, labels)
+    assert found.report["duplicates"] == 80
+    # Labels that no feature tells apart are guessed; a copy in the other part would show them.
+    assert found.report["attributes"]["colour"]["measures"]["accuracy"]["value"] < 0.8
+
+
+def test_what_cannot_be_fitted_is_reported_and_the_rest_is_fitted() -> None:
+    points, table = table_of()
+    table |= {"one": ["same"] * ROWS, "id": [f"x{row}" for row in range(ROWS)]}
+    table["rare"] = ["common", "other"] * (ROWS // 2 - 1) + ["common", "single"]
+    found = fitted_to(points, table, attributes=["colour", "one", "id", "rare"])
+    assert [one.name for one in found.attributes] == ["colour", "rare"]
+    assert found.report["skipped"] == {
+        "one": "all 160 labels are 'same', and a predictor needs two classes",
+        "id": "each of its 160 labels is that of one image",
+    }
+    assert (
+        "Classes with a single image, which are not measured: 'single'."
+        in (found.report["attributes"]["rare"]["notes"])
+    )
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no attribute": ({"attributes": ["shape"]}, HeadstripError, "no column 'shape'.*'colour'"),
+    "twice": ({"attributes": ["size", "size"]}, OptionError, "has a name twice"),
+    "kind": ({"kinds": {"size": "x"}}, OptionError, "The kind of 'size' is 'x'"),
+    "split column": ({"split_column": "x"}, HeadstripError, "no column 'x'"),
+    "split cells": ({"split_column": "colour"}, HeadstripError, "Write 'train', 'validation'"),
+    "test": ({"test": 1.0}, OptionError, "test must be between 0 and 1"),
+    "validation": ({"validation": True}, OptionError, "validation must be between 0 and 1"),
+    "weights": ({"class_weight": "x"}, OptionError, "class_weight must be 'balanced' or None"),
+    "seed": ({"seed": -1}, OptionError, "seed must be an integer from 0"),
+    "paths": ({"paths": ["a"]}, HeadstripError, "array of 160 rows, and 1 paths"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_option_is_named(case: str) -> None:
+    options, error, message = REFUSED[case]
+    points, table = table_of()
+    with pytest.raises(error, match=message):
+        fit_predictors(points, table, **{"paths": names(ROWS), **options})
+
+
+@pytest.mark.parametrize("strengths", [[], [0.0], [float("inf")], [-1.0]])
+def test_strengths_must_be_positive(strengths: list[float]) -> None:
+    points, table = table_of()
+    with pytest.raises(OptionError, match="strengths must be positive numbers"):
+        fit_predictors(points, table, paths=names(ROWS), strengths=strengths)
+
+
+def test_equal_embeddings_are_refused() -> None:
+    _, table = table_of()
+    with pytest.raises(HeadstripError, match=r"No attribute can be fitted: .*too few"):
+        fitted_to(np.zeros((ROWS, DIM), np.float32), table)
+
+
+def test_classes_that_do_not_fit_into_memory_are_refused_before_anything_starts() -> None:
+    points = np.random.default_rng(0).normal(size=(60_000, 2)).astype(np.float32)
+    table = {"path": names(60_000), "id": [f"x{row // 2}" for row in range(60_000)]}
+    with pytest.raises(HeadstripError, match=r"Fitting 30,000 classes to 60,000 embeddings.*takes"):
+        fit_predictors(points, table, paths=names(60_000))
+
+
+@given(
+    attributes=st.integers(1, 5),
+    missing=st.floats(0, 1),
+    classes=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=12, deadline=None)
+def test_any_pattern_of_missing_labels_is_fitted_or_explained(
+    attributes: int, missing: float, classes: int, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    points = generator.normal(size=(40, 3)).astype(np.float32)
+    table: dict[str, Any] = {"path": names(40)}
+    for number in range(attributes):
+        drawn = generator.integers(0, classes, 40)
+        is_missing = generator.random(40) < missing
+        table[f"a{number}"] = [
+            None if gap else f"c{one}" for gap, one in zip(is_missing, drawn, strict=True)
+        ]
+    try:
+        found = fit_predictors(points, table, paths=names(40), strengths=[0.1])
+    except HeadstripError as error:
+        refused = str(error)
+    else:
+        done = {one.name for one in found.attributes} | set(found.report["skipped"])
+        assert done == set(table) - {"path"}
+        assert all(weight.isfinite().all() for weight in found.weights.values())
+        return
+    assert "No attribute can be fitted" in refused
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, save: Callable[..., Path]) -> Path:
+    """Photos of three kinds, embedded; two are copies."""
+    for row in range(24):
+        save(f"{row:02d}.png", row % 3 if row > 20 else row)
+    out = tmp_path / "out.parquet"
+    embed_source(tiny_encoder(), tmp_path / "photos", out)
+    return out
+
+
+def test_a_file_of_embeddings_is_fitted_and_its_encoder_predicts_the_same(
+    embedded: Path, tmp_path: Path
+) -> None:
+    table = {
+        "path": [f"{row:02d}.png" for row in range(24)],
+        "colour": ["red" if row % 2 else "blue" for row in range(24)],
+    }
+    fitted = fit_predictors(embedded, table, strengths=GRID)
+    assert fitted.report["duplicates"] == 3
+    fitted.save(tmp_path / "a.safetensors")
+    loaded = load_predictors(tmp_path / "a.safetensors")
+    encoder = loaded.attach(tiny_encoder())
+    images = [pixels(seed) for seed in range(5)]
+    expected = loaded.predict(encoder.embed(images))
+    assert encoder.predict_labels(images) == expected
+
+
+def test_two_files_put_together_are_refused(embedded: Path, tmp_path: Path) -> None:
+    table = pq.read_table(embedded)
+    pq.write_table(pa.concat_tables([table, table]), tmp_path / "both.parquet")
+    labels = {"path": ["00.png", "01.png"], "colour": ["red", "blue"]}
+    with pytest.raises(HeadstripError, match=r"has the path '00\.png' twice, as if two files"):
+        fit_predictors(tmp_path / "both.parquet", labels)
+
+
+def test_a_name_without_the_suffix_is_refused(fitted: FittedPredictors, tmp_path: Path) -> None:
+    with pytest.raises(HeadstripError, match="predictors are written as safetensors"):
+        fitted.save(tmp_path / "a.pth")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,123 @@
+"""``headstrip fit``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cli.conftest import Run
+
+from headstrip import build_encoder
+
+NAME = "squeezenet1_1"
+WeightsOf = Callable[[str], Path]
+
+
+@pytest.fixture
+def files(run: Run, tmp_path: Path, weights_of: WeightsOf) -> tuple[Path, Path]:
+    """A folder per class of light and dark photos, and its embeddings."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    for number in range(24):
+        kind = ("dark", "light")[number % 2]
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        noise = generator.integers(0, 100, (40, 40, 3)) + 150 * (number % 2)
+        Image.fromarray(noise.astype(np.uint8)).save(folder / kind / f"{number}.png")
+    out = tmp_path / "out.parquet"
+    weights = ("--weights", weights_of(NAME))
+    result = run("embed", folder, "-b", NAME, *weights, "-o", out, "--workers", 0)
+    assert result.exit_code == 0, result.output
+    return folder, out
+
+
+def test_a_folder_per_class_is_fitted_and_the_file_builds_an_encoder(
+    run: Run, files: tuple[Path, Path], tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    folder, embedded = files
+    out = tmp_path / "light.predictors.safetensors"
+    result = run("fit", embedded, "--labels", folder, "-o", out)
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[0] == "24 images with labels"
+    assert lines[2] == "Attributes with one class per image"
+    assert lines[3].split()[:5] == ["attribute", "outputs", "train", "test", "C"]
+    assert lines[4].split()[:4] == ["class", "2", "20", "4"]
+    assert lines[5].startswith("  always the most frequent")
+    assert lines[6].startswith("  fitted to shuffled labels")
+    encoder = build_encoder(NAME, weights=weights_of(NAME), predictors=out)
+    found = encoder.predict_labels([folder / "dark" / "0.png", folder / "light" / "1.png"])
+    assert [one["class"].value for one in found] == ["dark", "light"]
+
+
+def test_json_has_the_measures_and_a_column_that_cannot_be_fitted_its_reason(
+    run: Run, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, embedded = files
+    table = tmp_path / "labels.csv"
+    rows = [
+        f"{kind}/{path.name},{kind},same\n"
+        for kind in ("dark", "light")
+        for path in sorted((folder / kind).iterdir())
+    ]
+    table.write_text("image,light,one\n" + "".join(rows))
+    out = tmp_path / "a.safetensors"
+    result = run("fit", embedded, "--labels", table, "-o", out, "--json", "--kind", "light=class")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Not fitted: one: all 24 labels are 'same', and a predictor needs two classes.\n"
+    )
+    told = json.loads(result.stdout)
+    assert told["join"]["joined"] == 24
+    assert told["attributes"]["light"]["measures"]["accuracy"]["value"] == 1
+    assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.parquet", "--labels", "labels.csv", "-o", "a.safetensors"], "There is no file"),
+        (["out.parquet", "--labels", "none.csv", "-o", "a.safetensors"], "There is no table"),
+        (["out.parquet", "--labels", "labels.csv", "-o", "a.pth"], "not the name of a file of"),
+        (["out.parquet", "--labels", "labels.csv", "-o", "x/a.safetensors"], "there is no folder"),
+        (
+            ["out.parquet", "--labels", "labels.csv", "-o", "a.safetensors", "--kind", "age"],
+            "--kind 'age' is not a name with a kind",
+        ),
+    ],
+    ids=lambda one: one if isinstance(one, str) else None,
+)
+def test_wrong_arguments_are_named_before_anything_starts(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out.parquet").write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("path,age\n")
+    result = run("fit", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_file_of_predictors_is_shown_and_predicts(
+    run: Run, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, embedded = files
+    out = tmp_path / "light.predictors.safetensors"
+    fitted = run("fit", embedded, "--labels", folder, "-o", out, "--strength", "0.01")
+    shown = run("show", out)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines()[3] == "  class (class): dark, light"
+    assert shown.stdout.endswith(fitted.stdout)
+    told = json.loads(run("show", out, "--json").stdout)
+    assert told["encoder"]["name"].startswith("torchvision:squeezenet1_1")
+    result = run("predict", "--from-embeddings", embedded, "-p", out, "-o", tmp_path / "p.csv")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{tmp_path / 'p.csv'}: 24 rows, 0 of them without an embedding\n"
+    result = run("predict", "--from-embeddings", embedded, "-p", out, "-o", embedded)
+    assert result.exit_code == 2
+    assert "would overwrite an input file" in result.stderr
