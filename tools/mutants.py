@@ -85,7 +85,9 @@ AREAS = {
         ("embed/plan.py",), ("tests/embed/test_earlier_rows.py", "tests/embed/test_plan.py")
     ),
     "merging": Area(
-        ("embed/output/merging.py",), ("tests/embed/output/test_merging.py",), ("full_at_any_call",)
+        ("embed/output/merging.py",),
+        ("tests/embed/output/test_merged_rows.py", "tests/embed/output/test_merging.py"),
+        ("full_at_any_call",),
     ),
     "trust": Area(
         ("weights/trust.py",),
