@@ -41,6 +41,7 @@ class DescribedEncoder(Protocol):
     weights_sha256: str | None
     weights_file: str | None
     options: dict[str, Any]
+    inputs: dict[str, Any]
     preprocessing: Preprocessing | None
     input_shape: tuple[int, ...]
     law: Law
@@ -102,9 +103,10 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
     Returns:
         ``format``; ``name`` with the tag of its weights; ``weights`` (``tag``, ``sha256`` of the
         file, ``file``: the name of a file that the user passed); ``options``; ``not_json``,
-        descriptions of the options that JSON cannot express; ``preprocessing``; ``dtype``;
-        ``input_shape``; ``law``; ``output_dim``; ``predictors``, empty; ``identity`` of the
-        fingerprint, computed now; ``versions`` of the libraries that compute.
+        descriptions of the options that JSON cannot express; ``inputs``, the ``in_chans``,
+        ``new_channels`` and ``img_size`` that the user passed, if any; ``preprocessing``;
+        ``dtype``; ``input_shape``; ``law``; ``output_dim``; ``predictors``, empty; ``identity`` of
+        the fingerprint, computed now; ``versions`` of the libraries that compute.
 
     Raises:
         PluginError: The plugin that builds such encoders cannot be used in this process.
@@ -123,6 +125,7 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
         },
         "options": as_json(plain),
         "not_json": {key: _ADDRESS.sub("", repr(value)) for key, value in others.items()},
+        **({"inputs": encoder.inputs} if encoder.inputs else {}),
         "preprocessing": encoder.preprocessing.to_json() if encoder.preprocessing else None,
         "dtype": fingerprint.dtype,
         "input_shape": list(encoder.input_shape),
@@ -289,9 +292,11 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "identity": (_is_hash, "a sha256"),
     "versions": (_is_texts, "an object of versions"),
 }
-# Manifests in embeddings files and those of earlier versions lack these.
+# Manifests in embeddings files and those of earlier versions lack these; those of encoders with the
+# input of their weights lack `inputs`.
 _LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "head": (lambda value: value is None or _is_hash(value), "a sha256, or null"),
+    "inputs": (_is_object, "an object with in_chans, new_channels and img_size"),
     "frozen": (lambda value: isinstance(value, bool), "true or false"),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -30,6 +30,13 @@ from headstrip.factory.from_manifest import (
     request_from_manifest,
 )
 from headstrip.factory.image_sizes import refused_size
+from headstrip.factory.inputs import (
+    InputRequest,
+    adapted_steps,
+    expansion,
+    folded_statistics,
+    parse_input,
+)
 from headstrip.factory.instantiate import BuildOptions, strip_with
 from headstrip.factory.measure import build_network, width_of_built
 from headstrip.factory.selection import WeightsArgument
@@ -59,6 +66,9 @@ def build_encoder(
     map: bool | None = None,
     offline: bool = False,
     allow_versions: bool = False,
+    in_chans: int | Sequence[str | None] | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    new_channels: Literal["mean", "zero"] = "mean",
 ) -> Encoder:
     """Build an encoder: a pretrained backbone without its head.
 
@@ -96,6 +106,16 @@ def build_encoder(
         offline: Whether to open no socket; ``HEADSTRIP_OFFLINE=1`` sets it for all calls.
         allow_versions: Whether to accept library versions other than those in a manifest. The last
             bits of embeddings may differ then.
+        in_chans: Channels of the images, by default those of the weights. ``1`` takes grey images,
+            with the embeddings that the network has for them as RGB. A sequence names each
+            channel, such as ``("R", "G", "B", None)``: red, green and blue keep their filters.
+            Another integer follows timm's rule (repeat the three filters and rescale them) and
+            needs a ``preprocessing`` with the statistics of each channel.
+        img_size: Height and width of the input in pixels, or one number for both; by default
+            those of the weights. Position embeddings are interpolated as the network's library
+            does it, and the preprocessing follows.
+        new_channels: The filter of a channel that is not red, green or blue: ``"mean"``, the mean
+            of their three filters, or ``"zero"``.
 
     Returns:
         The encoder, in eval mode.
@@ -125,6 +145,7 @@ def build_encoder(
             "encoder.manifest() returns."
         )
     check_classes(predictors or {})
+    inputs = parse_input(in_chans, img_size, new_channels)
     _check_dtype(dtype)
     target = _checked_device(device)
     if verify not in VERIFY:
@@ -135,7 +156,7 @@ def build_encoder(
         raise ValueError(f"offline must be True or False, got {offline!r}.")
     with offline_call(offline):
         if isinstance(name, str) and not name.endswith(".json"):
-            request = BuildRequest(name, weights, predictors, preprocessing, options, dtype)
+            request = BuildRequest(name, weights, predictors, preprocessing, options, dtype, inputs)
         else:
             own = None if weights == "DEFAULT" else cast("str | os.PathLike[str] | None", weights)
             request = request_from_manifest(
@@ -145,6 +166,7 @@ def build_encoder(
                 preprocessing=preprocessing,
                 options=options,
                 dtype=dtype,
+                inputs=inputs,
             )
         build_options = BuildOptions(Reading(verify, map), offline, target, request.dtype)
         with collector_held_back(), _similar_sizes_named(request.name, request.options):
@@ -156,13 +178,25 @@ def build_encoder(
 
 def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> Encoder:
     registry = get_registry()
+    inputs = request.inputs
     built = build_stripped(
-        request.name, weights=request.weights, options=request.options, build_options=build_options
+        request.name,
+        weights=request.weights,
+        options=request.options,
+        build_options=build_options,
+        inputs=inputs,
     )
     spec, stripped, entry = built.spec, built.stripped, built.selection.entry
-    chosen = _preprocessing(registry, built, request.preprocessing)
+    own, chosen = _preprocessing(registry, built, request.preprocessing, inputs)
+    expand = expansion(inputs, own, chosen, built.input_shape[0])
     shape = chosen.input_shape if chosen else built.input_shape
-    dim = width_of_built(built, shape, given=request.preprocessing is not None)
+    if expand is not None:
+        shape = (1, *shape[1:])
+    dim = width_of_built(
+        built,
+        (built.input_shape[0], *shape[1:]) if expand is not None else shape,
+        given=request.preprocessing is not None or inputs != InputRequest(),
+    )
     if not spec.dim:
         # A registered plugin need not state the width.
         spec = replace(spec, dim=dim)
@@ -185,6 +219,9 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         labels=registry.labels(spec, entry) if entry and has_labels else None,
         guards=built.guards,
         weights_file=path.name if (path := built.selection.path) else None,
+        inputs=inputs.to_json() if _changes_input(inputs, built, expand) else {},
+        expand=expand,
+        invented=inputs.invented if built.widening else 0,
     )
     return encoder.to(device=build_options.device, dtype=build_options.dtype)
 
@@ -300,12 +337,50 @@ def _inputs_of(registry: Registry, family: str) -> list[tuple[int, ...]]:
     return [shape for shape, _ in counts.most_common(3)] or [*_COMMON_INPUTS]
 
 
+def _changes_input(inputs: InputRequest, built: Built, expand: nn.Module | None) -> bool:
+    """Whether an encoder has another input than its weights, or than its options give it."""
+    return inputs.img_size is not None or built.widening is not None or expand is not None
+
+
 def _preprocessing(
-    registry: Registry, built: Built, given: Preprocessing | str | None
-) -> Preprocessing | None:
-    """Return the user's preprocessing, or that of the weights, or that of the owner."""
+    registry: Registry, built: Built, given: Preprocessing | str | None, inputs: InputRequest
+) -> tuple[Preprocessing | None, Preprocessing | None]:
+    """Return the preprocessing of the weights, or that of the owner, and that of the encoder."""
+    own = _own_preprocessing(registry, built, None if isinstance(given, Preprocessing) else given)
+    if built.widening is not None and own is not None:
+        if built.is_folded:
+            own = folded_statistics(own)
+        if not isinstance(given, Preprocessing):
+            return own, adapted_steps(own, inputs).for_input(built.input_shape)
     if isinstance(given, Preprocessing):
-        return given
+        _check_channels(given, built, inputs)
+        return own, given
+    if own is None:
+        return None, None
+    own = own.for_input((own.channels, *built.input_shape[1:]))
+    if inputs.in_chans == 1:
+        return own, adapted_steps(own, inputs)
+    return own, own.for_input(built.input_shape)
+
+
+def _check_channels(given: Preprocessing, built: Built, inputs: InputRequest) -> None:
+    """Refuse a preprocessing with other channels or another size than the user asked for."""
+    if inputs.count is not None and given.channels != inputs.count:
+        raise PreprocessingError(
+            f"in_chans={inputs.in_chans!r} and a preprocessing of {given.channels} channels do not "
+            f"fit each other. Pass a preprocessing with {inputs.count} means and standard "
+            "deviations."
+        )
+    if inputs.img_size is not None and given.crop != inputs.img_size:
+        raise PreprocessingError(
+            f"img_size={inputs.img_size!r} and crop={given.crop!r} in the preprocessing do not fit "
+            f"each other. Pass preprocessing.for_input(({given.channels}, "
+            f"{inputs.img_size[0]}, {inputs.img_size[1]})), or leave one of them out."
+        )
+
+
+def _own_preprocessing(registry: Registry, built: Built, given: str | None) -> Preprocessing | None:
+    """Return the preprocessing of the named weights, of the weights, or of the owner."""
     spec, entry = built.spec, built.selection.entry
     if given is not None and not isinstance(given, str):
         raise PreprocessingError(
@@ -325,7 +400,7 @@ def _preprocessing(
     chosen = entry.preprocessing if entry else None
     if chosen is None:
         chosen = registry.owner(spec).call("preprocessing", spec.qualified_name, spec=spec)
-    return chosen.for_input(built.input_shape) if chosen else None
+    return chosen
 
 
 def _report_mismatch(spec: BackboneSpec, dim: int, strict: bool) -> None:

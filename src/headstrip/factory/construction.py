@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from headstrip.errors import WeightsError, WeightsWarning
-from headstrip.factory.image_sizes import check_size
+from headstrip.factory.image_sizes import check_size, sized_options
+from headstrip.factory.inputs import InputRequest, plan_channels
 from headstrip.factory.instantiate import (
     Builder,
     BuildOptions,
@@ -19,6 +20,7 @@ from headstrip.factory.instantiate import (
     Mechanism,
 )
 from headstrip.factory.selection import Selection, WeightsArgument, select_weights
+from headstrip.network.channels import Widening
 from headstrip.network.head import Stripped
 from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
@@ -26,6 +28,7 @@ from headstrip.weights.mapping import Guard
 
 _LOGGER = logging.getLogger("headstrip.factory")
 _DEFAULTS = BuildOptions()
+_NO_INPUTS = InputRequest()
 _NONE = object()
 RESERVED_OPTIONS = {
     "num_classes": "predictors={'name': classes} for your own classes",
@@ -51,6 +54,8 @@ class Built:
             ``ordinary`` where all were initialised.
         guards: What notices that a mapped weights file is rewritten in place.
         states_itself: Whether the user's own file says what its weights are.
+        widening: How the first convolution was changed, None where it was not.
+        is_folded: Whether the preprocessing changes the statistics of the input for the network.
     """
 
     stripped: Stripped
@@ -62,6 +67,8 @@ class Built:
     mechanism: Mechanism = "ordinary"
     guards: tuple[Guard, ...] = ()
     states_itself: bool = False
+    widening: Widening | None = None
+    is_folded: bool = False
 
 
 def build_stripped(
@@ -70,6 +77,7 @@ def build_stripped(
     weights: WeightsArgument = "DEFAULT",
     options: Mapping[str, Any] | None = None,
     build_options: BuildOptions = _DEFAULTS,
+    inputs: InputRequest = _NO_INPUTS,
 ) -> Built:
     """Build a network, put its weights in, and take its head off; see ``build_encoder``."""
     _check_options(options)
@@ -77,13 +85,19 @@ def build_stripped(
     spec, parts = registry.resolve(name)
     check_size(spec, options or {})
     selection = select_weights(registry, spec, parts, weights)
+    owner = registry.owner(spec)
+    options = sized_options(owner, spec, selection.entry, options or {}, inputs.img_size)
+    planned = plan_channels(owner, spec, selection, options, inputs)
+    options, widening = planned.options, planned.widening
     builder = Builder(
-        registry.owner(spec),
+        owner,
         registry.stripper(spec.family),
         spec,
         selection,
         build_options,
         options,
+        widening=widening,
+        is_resized=inputs.img_size is not None,
     )
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
@@ -93,16 +107,22 @@ def build_stripped(
         described = completed(_with_own_classes(stated, stripped), selection.entry)
         selection = replace(selection, entry=described)
         merged = merged_options(spec, stated, options)
+    channels, *sizes = effective_shape(stripped.input_shape, selection.entry, spec)
     return Built(
         stripped,
         spec,
         selection,
         merged,
-        effective_shape(stripped.input_shape, selection.entry, spec),
+        (
+            widening.channels if widening else channels,
+            *(inputs.img_size or sizes),
+        ),
         sha256=file.sha256 if file else None,
         mechanism=filled.mechanism,
         guards=file.guards if file else (),
         states_itself=stated is not None,
+        widening=widening,
+        is_folded=planned.is_folded,
     )
 
 

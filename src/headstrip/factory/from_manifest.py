@@ -26,14 +26,17 @@ from headstrip.encoder.manifest import (
     refuse_differences,
 )
 from headstrip.encoder.predictors import Predictors
-from headstrip.errors import ManifestError, PreprocessingError, one_line
+from headstrip.errors import ManifestError, OptionError, PreprocessingError, one_line
 from headstrip.factory.construction import RESERVED_OPTIONS
+from headstrip.factory.inputs import InputRequest, parse_input
 from headstrip.factory.selection import WeightsArgument
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.registry.distributions import changed_since, find_described
 from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry, merged_options
 from headstrip.system import bounded_json
+
+_NO_INPUTS = InputRequest()
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -65,6 +68,7 @@ class BuildRequest:
             the weights.
         options: Constructor arguments of the network.
         dtype: Floating-point dtype of the parameters, None for the network's.
+        inputs: The channels and the image size.
         manifest: The manifest to compare the built encoder with, None without one.
         replaces_predictors: Whether ``predictors`` replace those of the manifest.
     """
@@ -75,6 +79,7 @@ class BuildRequest:
     preprocessing: Preprocessing | str | None = None
     options: Mapping[str, Any] | None = None
     dtype: torch.dtype | None = None
+    inputs: InputRequest = _NO_INPUTS
     manifest: Mapping[str, Any] | None = None
     replaces_predictors: bool = False
 
@@ -87,6 +92,7 @@ def request_from_manifest(
     preprocessing: Preprocessing | str | None = None,
     options: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    inputs: InputRequest = _NO_INPUTS,
 ) -> BuildRequest:
     """Return what to build for a manifest.
 
@@ -98,6 +104,7 @@ def request_from_manifest(
         preprocessing: Must be None: a manifest states it, as it does ``options`` and ``dtype``.
         options: Must be None.
         dtype: Must be None.
+        inputs: Must be empty.
 
     Raises:
         ManifestError: It is not a manifest, its encoder cannot be built again, its predictors were
@@ -117,12 +124,19 @@ def request_from_manifest(
                 f"The manifest of {wanted['name']} states {name} already, and {name}={value!r} was "
                 "passed. Leave it out, or build by name."
             )
+    if given := inputs.to_json():
+        raise ValueError(
+            f"The manifest of {wanted['name']} states the input already, and "
+            f"{', '.join(f'{key}={value!r}' for key, value in given.items())} was passed. Leave it "
+            "out, or build by name."
+        )
     _refuse_unrepeatable(wanted)
     if predictors is None:
         _refuse_trained_predictors(wanted)
     steps = preprocessing_in(wanted)
     spec, entry = find_described(wanted)
-    changed = _changed_options(spec, entry, wanted["options"])
+    inputs = _inputs_in(wanted)
+    changed = _changed_options(spec, entry, _without_inputs(wanted["options"], spec, inputs))
     if changed:
         _check_options(spec, entry, changed, f"The manifest of {wanted['name']}")
     return BuildRequest(
@@ -132,6 +146,7 @@ def request_from_manifest(
         preprocessing=steps,
         options=changed,
         dtype=_dtype(wanted),
+        inputs=inputs,
         manifest=wanted,
         replaces_predictors=predictors is not None,
     )
@@ -164,6 +179,31 @@ def complete_from_manifest(
         made = Predictors(encoder.output_dim, classes)
         encoder.predictors = made.to(device=device, dtype=request.dtype)
     return encoder
+
+
+def _inputs_in(wanted: Mapping[str, Any]) -> InputRequest:
+    """Return the channels and the size that a manifest states."""
+    stated = wanted.get("inputs") or {}
+    about = f"The manifest of {wanted['name']}"
+    if unknown := sorted({*stated} - {"in_chans", "new_channels", "img_size"}):
+        raise ManifestError(
+            f"{about} is damaged: 'inputs' has an unknown {unknown[0]!r:.100}. Write "
+            "encoder.manifest() again."
+        )
+    try:
+        return parse_input(**stated)
+    except OptionError as error:
+        raise ManifestError(f"{about} is damaged: {one_line(error)[:300]}") from error
+
+
+def _without_inputs(
+    options: Mapping[str, Any], spec: BackboneSpec, inputs: InputRequest
+) -> dict[str, Any]:
+    """Return the options of a manifest without those that its inputs set again."""
+    set_again = set()
+    if inputs.img_size is not None:
+        set_again.add(get_registry().owner(spec).input_options.get("img_size"))
+    return {key: value for key, value in options.items() if key not in set_again}
 
 
 def _as_option(value: Any) -> Any:

@@ -20,6 +20,7 @@ from headstrip.factory.file_fit import Plan, limit_of, plan, refuse_larger
 from headstrip.factory.misfits import does_not_fit
 from headstrip.factory.selection import Selection
 from headstrip.network.assigning import Fallback, assign, has_meta_tensors
+from headstrip.network.channels import Widening
 from headstrip.network.checkpoints import extra_states, plain_state_dict, refuse_several
 from headstrip.network.head import Stripped
 from headstrip.network.load_hooks import has_load_hooks, is_as_given, keeps_more, load_as_torch
@@ -100,6 +101,9 @@ class Builder:
         selection: Selection,
         build_options: BuildOptions,
         given: Mapping[str, Any] | None = None,
+        *,
+        widening: Widening | None = None,
+        is_resized: bool = False,
     ) -> None:
         """Prepare the build.
 
@@ -110,6 +114,9 @@ class Builder:
             selection: Its weights.
             build_options: How it is built.
             given: The user's own constructor arguments.
+            widening: The channels of the first convolution, None for those of the network.
+            is_resized: Whether the user chose the image size, so that position embeddings of a
+                file may have another size.
         """
         self.owner = owner
         self.stripper = stripper
@@ -117,6 +124,7 @@ class Builder:
         self.selection = selection
         self.build_options = build_options
         self.given: Mapping[str, Any] = given or {}
+        self.widening, self.is_resized = widening, is_resized
         self._file: WeightsFile | None = None
         self._stated: WeightsEntry | None = None
 
@@ -151,6 +159,8 @@ class Builder:
         if self._loads_itself:
             _LOGGER.info("the plugin of %s loads its weights itself", self.about)
             model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
+            if self.widening is not None:
+                self.widening.widen(model)
             return Filled(self._stripped(model))
         if entry and self.selection.path is None and entry.num_classes:
             options = {**options, "num_classes": entry.num_classes}
@@ -349,6 +359,8 @@ class Builder:
         model: nn.Module = self.owner.call(
             "build_model", self.about, spec=self.spec, options=dict(options)
         )
+        if self.widening is not None:
+            self.widening.widen(model)
         return model
 
     def _adapted(self, file: WeightsFile, model: nn.Module) -> dict[str, Any]:
@@ -362,6 +374,10 @@ class Builder:
             )
         else:
             state = plain_state_dict(file.content)
+        if self.is_resized and self.owner.implements("resize_state_dict"):
+            state = self.owner.call("resize_state_dict", self.about, state=state, model=model)
+        if self.widening is not None:
+            state = self.widening.adapt(state)
         return {**state, **extra_states(file.content)}
 
     def _stripped(self, model: nn.Module) -> Stripped:

@@ -52,6 +52,7 @@ class Plugin:
     seconds: float | None = None
     error: str | None = None
     families: tuple[str, ...] = ()
+    input_options: dict[str, str] = field(default_factory=dict)
     _manager: pluggy.PluginManager = field(init=False, repr=False)
 
     @property
@@ -169,6 +170,7 @@ class Plugin:
         manager.check_pending()
         self._manager = manager
         self.families = tuple(getattr(target, "FAMILIES", ()))
+        self.input_options = dict(getattr(target, "INPUT_OPTIONS", {}))
 
 
 def built_in(name: str, package: Path) -> Plugin:
