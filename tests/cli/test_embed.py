@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from tests.cli.conftest import Run
 from tests.cli.terminal import in_terminal
 
@@ -305,3 +306,47 @@ def test_a_row_that_may_not_be_read_is_a_row_with_the_reason(
     assert found["./a.png"] is None
     assert found["reference://x.png::data:,{}"].startswith("it chains several file systems")
     assert found["ftp://127.0.0.1/x.png"].startswith("headstrip does not read 'ftp:' addresses.")
+
+
+@pytest.mark.parametrize("pixels", [[], ["--value-range", "0,4095"]])
+def test_16_bit_grey_tiffs_are_embedded_as_grey(
+    run: Run, weights_of: WeightsOf, tmp_path: Path, pixels: list[str]
+) -> None:
+    """By default over the whole range of the type, however little of it an image uses."""
+    folder, name = tmp_path / "tiffs", "shufflenet_v2_x0_5"
+    folder.mkdir()
+    values = np.random.default_rng(0).integers(0, 3000, (40, 50)).astype(np.uint16)
+    Image.fromarray(values).save(folder / "one.tif")
+    weights = weights_of(name)
+    chosen = ["-b", name, "--weights", weights, "--in-chans", 1, "--img-size", "32x48"]
+    result = run("embed", folder, *chosen, *pixels, "-o", tmp_path / "out.parquet", "--workers", 0)
+    assert result.exit_code == 0, result.output
+    found = np.array(pq.read_table(tmp_path / "out.parquet")["embedding"].to_pylist())
+    encoder = build_encoder(name, weights=weights, in_chans=1, img_size=(32, 48))
+    most = 4095 if pixels else 65535
+    wanted = encoder.embed([np.rint(values / most * 255).astype(np.uint8)])
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--in-chans", "R,R"], "names 'R' twice"),
+        (["--in-chans", "0"], "is not a number of channels"),
+        (["--img-size", "large"], "--img-size 'large' is not an image size"),
+        (["--img-size", "1x2x3"], "is not an image size"),
+    ],
+)
+def test_an_input_that_cannot_be_is_a_usage_error(
+    run: Run,
+    photos: Path,
+    weights_of: WeightsOf,
+    tmp_path: Path,
+    options: list[str],
+    problem: str,
+) -> None:
+    name = "shufflenet_v2_x0_5"
+    chosen = ["-b", name, "--weights", weights_of(name), *options]
+    result = run("embed", photos, *chosen, "-o", tmp_path / "out.parquet")
+    assert result.exit_code == 2
+    assert problem in result.stderr

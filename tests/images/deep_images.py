@@ -51,7 +51,7 @@ def tiff(
             for part in [pixels[y : y + tile, x : x + tile]]
         ]
     elif planes == 2:
-        parts = [np.moveaxis(pixels, -1, 0)]
+        parts = [*np.moveaxis(pixels, -1, 0)]
     else:
         parts = [pixels[y : y + (rows or height)] for y in range(0, height, rows or height)]
     if predictor:

@@ -87,7 +87,13 @@ def test_a_16_bit_file_is_scaled(tmp_path: Path) -> None:
 
 def test_grey_arrays_and_single_channels_are_taken() -> None:
     assert array_of(to_picture(PIXELS[:, :, 0], RGB)).shape == (9, 11, 3)
-    assert array_of(to_picture(PIXELS, GREY)).shape == (9, 11)
+    assert array_of(to_picture(PIXELS[:, :, :1], GREY)).shape == (9, 11)
+
+
+def test_colours_are_not_made_grey_in_silence() -> None:
+    assert "3 channels of colour, and the encoder takes 1" in refused(PIXELS, GREY)
+    grey = np.repeat(PIXELS[:, :, :1], 3, axis=2)
+    assert np.array_equal(array_of(to_picture(grey, GREY)), PIXELS[:, :, 0])
 
 
 @pytest.mark.parametrize(
@@ -108,9 +114,9 @@ def test_pixels_without_a_meaning_are_refused(mode: str, value: int, told: str) 
         (7, "An image cannot be a int."),
         (None, "An image cannot be a NoneType."),
         ([PIXELS], "An image cannot be a list."),
-        (PIXELS.astype(np.float32), "a ndarray of float32 and shape (9, 11, 3)"),
+        (PIXELS.astype(np.float64), "a ndarray of float64 and shape (9, 11, 3)"),
         (PIXELS[None], "a ndarray of uint8 and shape (1, 9, 11, 3)"),
-        (PIXELS[:, :, :2], "a ndarray of uint8 and shape (9, 11, 2)"),
+        (PIXELS[:, :, :2], "The image has 2 channels, and the encoder takes 3."),
         (PIXELS[:0], "a ndarray of uint8 and shape (0, 11, 3)"),
         (torch.zeros(3, 9, 11), "a Tensor of float32 and shape (3, 9, 11)"),
         (torch.zeros(9, 11, 3, dtype=torch.uint8), "An image with 3 channels is needed"),
@@ -122,7 +128,7 @@ def test_anything_else_is_refused_by_type_dtype_and_shape(image: Any, told: str)
 
 
 def test_channels_that_no_image_has_are_told() -> None:
-    assert "takes 2 channels" in refused(PIXELS, replace(RGB, mean=(0.5,) * 2, std=(0.5,) * 2))
+    assert "takes 2. Choose 2" in refused(PIXELS, replace(RGB, mean=(0.5,) * 2, std=(0.5,) * 2))
 
 
 def test_a_strip_that_a_resize_would_make_huge_is_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -96,7 +96,7 @@ def _completions(registry: Registry, incomplete: str) -> list[str]:
 
 
 def backbone_option(function: Any) -> Any:
-    """Add ``-b NAME``, ``--weights``, ``--allow-versions`` and ``--allow-http`` to a command."""
+    """Add ``-b NAME`` and the options that build it to a command: weights, input, versions."""
     weights = click.option(
         "--weights",
         default="DEFAULT",
@@ -120,7 +120,60 @@ def backbone_option(function: Any) -> Any:
         is_flag=True,
         help="Accept library versions other than those in the manifest.",
     )
-    return name(weights(versions(allow_http_option(function))))
+    return name(weights(_input_options(versions(allow_http_option(function)))))
+
+
+def _input_options(function: Any) -> Any:
+    """Add ``--in-chans``, ``--new-channels`` and ``--img-size`` to a command."""
+    channels = click.option(
+        "--in-chans",
+        metavar="1|NAMES",
+        callback=_parse_channels,
+        help="Take images of these channels: 1 for grey, or a name for each, such as R,G,B,N. Red, "
+        "green and blue (R, G, B) keep their filters.  [default: those of the weights]",
+    )
+    new = click.option(
+        "--new-channels",
+        type=click.Choice(["mean", "zero"]),
+        default="mean",
+        show_default=True,
+        help="Give other channels of --in-chans the mean of the filters for red, green and blue, "
+        "or zero.",
+    )
+    size = click.option(
+        "--img-size",
+        metavar="N|HxW",
+        callback=_parse_size,
+        help="Resize and crop images to this size in pixels, such as 384, or 360x640 for height "
+        "and width.  [default: that of the weights]",
+    )
+    return channels(new(size(function)))
+
+
+def _parse_channels(
+    _: click.Context, __: click.Parameter, text: str | None
+) -> int | tuple[str, ...] | None:
+    """Read a number of channels, or their names."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit():
+        return int(text)
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _parse_size(
+    _: click.Context, __: click.Parameter, text: str | None
+) -> int | tuple[int, int] | None:
+    """Read a number of pixels, or height and width."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise UsageFailure(
+            f"--img-size {text!r} is not an image size. Pass a number of pixels such as 384, or "
+            "height and width such as 360x640."
+        )
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def allow_http_option(function: Any) -> Any:
@@ -151,7 +204,12 @@ def _allow_http(context: click.Context, _: click.Parameter, allowed: bool) -> No
 
 
 def build_image_encoder(
-    context: click.Context, name: str, weights: str, allow_versions: bool, device: str = "cpu"
+    context: click.Context,
+    name: str,
+    weights: str,
+    allow_versions: bool,
+    device: str = "cpu",
+    **inputs: Any,
 ) -> Encoder:
     """Build an image encoder, after every check that needs no torch.
 
@@ -161,6 +219,7 @@ def build_image_encoder(
         weights: The value of ``--weights``.
         allow_versions: The value of ``--allow-versions``.
         device: A torch device, or "auto" for a GPU if there is one.
+        inputs: ``in_chans``, ``new_channels`` and ``img_size``, as for ``build_encoder``.
 
     Raises:
         UsageFailure: The backbone takes clips, or the weights or the device do not exist.
@@ -170,7 +229,7 @@ def build_image_encoder(
 
     registry = open_registry(context)
     if name.endswith(".json"):
-        return _build(name, weights, allow_versions, device)
+        return _build(name, weights, allow_versions, device, inputs)
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
         if spec.task == "video":
@@ -187,10 +246,12 @@ def build_image_encoder(
                 f"There is no weights file {str(path)!r}. Check the path given to --weights."
             )
 
-        return _build(name, weights, allow_versions, device)
+        return _build(name, weights, allow_versions, device, inputs)
 
 
-def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encoder:
+def _build(
+    name: str, weights: str, allow_versions: bool, device: str, inputs: Mapping[str, Any]
+) -> Encoder:
     from headstrip.factory.build import build_encoder
 
     try:
@@ -201,6 +262,7 @@ def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encode
             predictors={},
             allow_versions=allow_versions,
             device=_torch_device(device),
+            **inputs,
         )
     except ValueError as error:
         raise UsageFailure(str(error)) from error

@@ -63,6 +63,7 @@ def command(
     as_json: bool,
     background: Any,
     value_range: Any,
+    **inputs: Any,
 ) -> None:
     """Print the most likely classes of images.
 
@@ -70,7 +71,7 @@ def command(
     weights have no labels. If an image cannot be read, headstrip prints the reason, classifies
     the others, and exits with code 1.
     """
-    encoder = build_image_encoder(context, name, weights, allow_versions)
+    encoder = build_image_encoder(context, name, weights, allow_versions, **inputs)
     with_pixels(encoder, background, value_range)
     results: list[dict[str, Any]] = []
     for image in images:

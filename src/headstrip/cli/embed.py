@@ -26,10 +26,19 @@ if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
 _SHOWN_FAILURES = 5
+_INPUTS = ("in_chans", "new_channels", "img_size")
 _SETTINGS = ("batch_size", "threads", "engine", "precision", "route", "dtype")
 
 _SECTIONS = {
-    "Encoder and output": ("name", "weights", "allow_versions", "allow_http", "out", "overwrite"),
+    "Encoder and output": (
+        "name",
+        "weights",
+        *_INPUTS,
+        "allow_versions",
+        "allow_http",
+        "out",
+        "overwrite",
+    ),
     "Reading images": (
         "column",
         "image_column",
@@ -74,6 +83,7 @@ Examples:
   headstrip embed photos -b resnet50 -o photos.parquet
   headstrip embed 'photos/**/*.jpg' -b vit_b_16 -o photos.npy --dtype float16
   headstrip embed images.csv --column file -b resnet50 -o images.parquet
+  headstrip embed scans -b resnet50 --in-chans 1 -o scans.parquet
   headstrip embed photos -b resnet50 --calibrate
 """
 
@@ -294,7 +304,8 @@ def command(
     )
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
     with _naming_what_to_install(out, name):
-        encoder = build_image_encoder(context, name, weights, allow_versions, device)
+        inputs = {each: others.pop(each) for each in _INPUTS}
+        encoder = build_image_encoder(context, name, weights, allow_versions, device, **inputs)
     with_pixels(encoder, background, value_range)
 
     from headstrip.embed.settings import EmbedOptions, EmbedSettings

@@ -104,6 +104,7 @@ def embed_source(
             )
         return embed_stream(encoder, images, target, settings, options, progress)
     notify = say or _ignore
+    encoder.warn_of_invented_channels()
     with write_errors(target, work_folder=work_folder(target)):
         check_not_source(images.describe(), target)
         with open_work_dir(target) as work_dir:

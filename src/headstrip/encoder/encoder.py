@@ -154,9 +154,11 @@ class Encoder(nn.Module):
         Args:
             image: A path of an image file, the bytes of one, a binary file object, or a PIL
                 image. All of these give the same input: headstrip applies the EXIF orientation
-                and puts transparent parts on the preprocessing's background. Or a uint8 array
-                (H, W, 3) or a uint8 tensor (3, H, W), which is used without these steps. For
-                video a uint8 array or tensor (T, H, W, 3).
+                and puts transparent parts on the preprocessing's background. Or an array (H, W, C)
+                or (H, W) of uint8, uint16 or float32, whose values ``value_range`` scales, or a
+                uint8 tensor (C, H, W), both without these steps. A TIFF of several bands, where
+                the encoder takes other channels than grey or RGB. For video a uint8 array or
+                tensor (T, H, W, 3).
 
         Returns:
             float32 tensor of shape ``input_shape``, on the CPU.
@@ -165,11 +167,12 @@ class Encoder(nn.Module):
             PreprocessingError: The encoder has no preprocessing, or the input is none of these.
             ImageError: The file cannot be read.
         """
-        from headstrip.images.inputs import to_frames, to_picture
+        from headstrip.images.inputs import to_frames, to_input
 
         preprocessing = self._preprocessing()
-        convert = to_picture if self.spec.task == "image" else to_frames
-        ready: Tensor = preprocessing.transform()(convert(image, preprocessing))
+        if self.spec.task == "image":
+            return to_input(image, preprocessing)
+        ready: Tensor = preprocessing.transform()(to_frames(image, preprocessing))
         return ready
 
     def embed(self, images: Iterable[Any], *, batch_size: int = 16) -> np.ndarray:

@@ -136,9 +136,13 @@ def request_from_manifest(
     steps = preprocessing_in(wanted)
     spec, entry = find_described(wanted)
     inputs = _inputs_in(wanted)
-    changed = _changed_options(spec, entry, _without_inputs(wanted["options"], spec, inputs))
+    changed = _changed_options(spec, entry, wanted["options"])
     if changed:
         _check_options(spec, entry, changed, f"The manifest of {wanted['name']}")
+    if changed and inputs.img_size is not None:
+        # The build sets the option for the size again.
+        again = get_registry().owner(spec).input_options.get("img_size")
+        changed = {key: value for key, value in changed.items() if key != again} or None
     return BuildRequest(
         name=spec.qualified_name,
         weights=_weights_argument(wanted, spec, entry, weights),
@@ -190,20 +194,11 @@ def _inputs_in(wanted: Mapping[str, Any]) -> InputRequest:
             f"{about} is damaged: 'inputs' has an unknown {unknown[0]!r:.100}. Write "
             "encoder.manifest() again."
         )
+    refuse_large_preprocessing({"crop": stated.get("img_size")}, about)
     try:
         return parse_input(**stated)
     except OptionError as error:
         raise ManifestError(f"{about} is damaged: {one_line(error)[:300]}") from error
-
-
-def _without_inputs(
-    options: Mapping[str, Any], spec: BackboneSpec, inputs: InputRequest
-) -> dict[str, Any]:
-    """Return the options of a manifest without those that its inputs set again."""
-    set_again = set()
-    if inputs.img_size is not None:
-        set_again.add(get_registry().owner(spec).input_options.get("img_size"))
-    return {key: value for key, value in options.items() if key not in set_again}
 
 
 def _as_option(value: Any) -> Any:

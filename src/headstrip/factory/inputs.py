@@ -267,7 +267,7 @@ def adapted_steps(steps: Preprocessing, inputs: InputRequest) -> Preprocessing:
     """Return a preprocessing for RGB with the channels that the user wants.
 
     Grey is not normalised: the encoder does that when it expands it. A channel without statistics
-    of its own gets the average of the three.
+    gets the average of the three.
 
     Raises:
         PreprocessingError: A number of channels needs the statistics of each.
@@ -275,6 +275,9 @@ def adapted_steps(steps: Preprocessing, inputs: InputRequest) -> Preprocessing:
     wanted = inputs.in_chans
     if wanted is None or (inputs.count == steps.channels and not isinstance(wanted, tuple)):
         return steps
+    if steps.value_range == "auto":
+        # Images of other channels are measurements, where no image decides what is white.
+        steps = replace(steps, value_range="dtype")
     fill = steps.fill
     grey = None if fill is None else round(sum(fill) / len(fill))
     if wanted == 1:
@@ -324,7 +327,7 @@ def find_first_convolution(
     Args:
         build: Builds the network, head included.
         spec: The backbone, for messages.
-        input_shape: Input of the network as it is built, without the batch axis.
+        input_shape: Input that the network is built for, without the batch axis.
         wanted: What the user asked for, for messages.
 
     Raises:
