@@ -40,7 +40,7 @@ def test_16_bits_are_scaled_by_the_range_of_the_type_or_by_the_named_one(channel
     found = to_pixels(to_picture(array, steps(channels)), steps(channels))
     assert np.array_equal(found, np.round(array / 257))
     named = steps(channels, value_range=(0, 4095))
-    wanted = np.round(np.clip(array, 0, 4095) * 255 / 4095)
+    wanted = np.round(np.clip(array, 0, 4095).astype(float) * 255 / 4095)
     assert np.array_equal(to_pixels(to_picture(array, named), named), wanted)
 
 

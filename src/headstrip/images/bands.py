@@ -92,7 +92,7 @@ def check_channels(channels: int, preprocessing: Preprocessing) -> None:
     if channels != preprocessing.channels:
         raise PreprocessingError(
             f"The image has {channels} channels, and the encoder takes {preprocessing.channels}. "
-            f"Choose {preprocessing.channels} channels of the image, or build the encoder with "
+            f"Choose as many channels of the image, or build the encoder with "
             f"in_chans={channels}, or the names of these channels (--in-chans)."
         )
 

@@ -55,7 +55,8 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Bands 
         refuse_huge(int(image.shape[-2]), int(image.shape[-1]), preprocessing)
         return image
     if isinstance(image, np.ndarray):
-        return as_picture(_from_array(image), preprocessing)
+        found = _from_array(image, preprocessing)
+        return found if isinstance(found, Bands) else as_picture(found, preprocessing)
     if not (isinstance(image, (*_ENCODED, str, os.PathLike, Image.Image)) or is_file(image)):
         raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")
     try:
