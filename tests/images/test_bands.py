@@ -74,6 +74,7 @@ def test_each_channel_is_resized_and_cropped_as_a_grey_image() -> None:
         {"compression": "zlib", "rows": 4},
         {"compression": "lzw"},
         {"compression": "zlib", "predictor": True},
+        {"compression": "zlib", "predictor": True, "tile": 16},
         {"photometric": 2},
     ],
     ids=str,
@@ -81,7 +82,7 @@ def test_each_channel_is_resized_and_cropped_as_a_grey_image() -> None:
 def test_a_tiff_of_several_bands_has_the_values_of_its_array(
     dtype: str, order: str, layout: dict[str, Any]
 ) -> None:
-    array = values(5, dtype)
+    array = np.tile(values(5, dtype), (2, 3, 1))
     data = tiff(array, **{"photometric": 1, **layout}, order=order)
     for source in (data, io.BytesIO(data)):
         found = to_pixels(to_picture(source, steps(5)), steps(5))
@@ -92,6 +93,41 @@ def test_a_tiff_of_floating_point_is_scaled_by_the_named_range() -> None:
     array, named = values(4).astype(np.float32) / 255, steps(4, value_range=(0, 1))
     data = tiff(array, photometric=1)
     assert np.array_equal(to_pixels(to_picture(data, named), named), values(4))
+
+
+@pytest.mark.parametrize("layout", [{}, {"rows": 2}, {"tile": 16}], ids=str)
+def test_a_bigtiff_has_the_values_of_its_array(layout: dict[str, Any]) -> None:
+    data = tiff(values(5, "uint16"), photometric=1, is_big=True, **layout)
+    found = to_pixels(to_picture(data, steps(5)), steps(5))
+    assert np.array_equal(found, np.round(values(5, "uint16") / 257))
+
+
+def test_a_big_endian_bigtiff_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ImageError, match=r"big-endian BigTIFF\. Save it as a plain TIFF"):
+        to_picture(tiff(values(5), photometric=1, is_big=True, order=">"), steps(5))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_three_bands_that_are_no_colours_are_read_by_an_encoder_of_three_channels(
+    tmp_path: Path, dtype: str
+) -> None:
+    array = values(3, dtype)
+    (tmp_path / "three.tif").write_bytes(tiff(array, photometric=1))
+    found = to_pixels(to_picture(tmp_path / "three.tif", steps(3)), steps(3))
+    assert np.array_equal(found, to_pixels(to_picture(array, steps(3)), steps(3)))
+
+
+def test_bands_are_shown_as_their_first_three_channels_or_as_grey() -> None:
+    shown = [to_picture(values(count), steps(count)).shown() for count in (2, 5)]
+    assert np.array_equal(np.asarray(shown[0]), values(2)[..., 0])
+    assert np.array_equal(np.asarray(shown[1]), values(5)[..., :3])
+
+
+def test_bands_that_were_read_are_an_image_too() -> None:
+    bands = to_picture(values(5), steps(5))
+    assert to_picture(bands, steps(5)) is bands
+    with pytest.raises(PreprocessingError, match="has 5 channels, and the encoder takes 4"):
+        to_picture(bands, steps(4))
 
 
 def test_a_tiff_of_signed_values_is_refused() -> None:

@@ -87,7 +87,19 @@ def test_a_16_bit_file_is_scaled(tmp_path: Path) -> None:
 
 def test_grey_arrays_and_single_channels_are_taken() -> None:
     assert array_of(to_picture(PIXELS[:, :, 0], RGB)).shape == (9, 11, 3)
-    assert array_of(to_picture(PIXELS, GREY)).shape == (9, 11)
+    assert array_of(to_picture(PIXELS[:, :, 0], GREY)).shape == (9, 11)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA"])
+def test_one_channel_takes_grey_in_an_image_of_colour_too(mode: str) -> None:
+    grey = Image.fromarray(PIXELS[:, :, 0])
+    assert np.array_equal(array_of(to_picture(grey.convert(mode), GREY)), PIXELS[:, :, 0])
+
+
+def test_one_channel_refuses_colours_with_the_choice() -> None:
+    told = refused(PIXELS, GREY)
+    assert told.startswith("The image has colours, and the encoder takes one channel of grey.")
+    assert "image.convert('L'), or build the encoder without in_chans=1" in told
 
 
 @pytest.mark.parametrize(

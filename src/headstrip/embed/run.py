@@ -96,6 +96,7 @@ def embed_source(
     check_engine(settings.engine)
     check_limits(encoder, settings, options)
     check_addresses(settings, options)
+    encoder.warn_of_invented_channels()
     if isinstance(images, StreamSource):
         if compute is not None:
             raise HeadstripError(
@@ -104,7 +105,6 @@ def embed_source(
             )
         return embed_stream(encoder, images, target, settings, options, progress)
     notify = say or _ignore
-    encoder.warn_of_invented_channels()
     with write_errors(target, work_folder=work_folder(target)):
         check_not_source(images.describe(), target)
         with open_work_dir(target) as work_dir:

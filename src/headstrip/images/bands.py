@@ -35,6 +35,10 @@ _KEPT = (_WIDTH, _HEIGHT, _COMPRESSION, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, *_ONE_
 _SHORT = (_COMPRESSION, tiff.BITS, tiff.FORMAT, tiff.CHANNELS, tiff.PHOTOMETRIC, tiff.PLANES)
 _TYPES = {(8, tiff.UNSIGNED): "u1", (16, tiff.UNSIGNED): "u2", (32, tiff.FLOATING): "f4"}
 _MINIMUM_IS_BLACK = 1
+_HEADERS = {b"II*\0": 8, b"MM\0*": 8, b"II+\0": 16}
+"""Bytes of the header of a TIFF and of a BigTIFF, by their first four."""
+
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,10 @@ class Bands:
     def height(self) -> int:
         """Number of rows."""
         return self.size[1]
+
+    def shown(self) -> Image.Image:
+        """Return an image to look at: three channels as RGB, or the first one as grey."""
+        return self.planes[0] if len(self.planes) < 3 else Image.merge("RGB", self.planes[:3])
 
 
 def bands_of_array(values: np.ndarray, preprocessing: Preprocessing) -> Bands:
@@ -93,8 +101,25 @@ def check_channels(channels: int, preprocessing: Preprocessing) -> None:
         raise PreprocessingError(
             f"The image has {channels} channels, and the encoder takes {preprocessing.channels}. "
             f"Choose as many channels of the image, or build the encoder with "
-            f"in_chans={channels}, or the names of these channels (--in-chans)."
+            f"in_chans={channels} or with the names of these channels (--in-chans)."
         )
+
+
+def has_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> bool:
+    """Whether ``read_bands`` reads a file, and Pillow does not.
+
+    Pillow has no images of 2, 4 or more channels that are not colours, nor a TIFF of three.
+    """
+    if preprocessing.channels not in PICTURES:
+        return True
+    if preprocessing.channels == 1 or data[:4] not in _HEADERS:
+        return False
+    try:
+        with decoding_errors(), without_warnings():
+            tags = _tags(data, page) or {}
+    except ImageError:
+        return False
+    return tags.get(tiff.CHANNELS) == 3 and tags.get(tiff.PHOTOMETRIC) == _MINIMUM_IS_BLACK
 
 
 def read_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> Bands:
@@ -132,18 +157,17 @@ def read_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> Band
 
 def _tags(data: bytes, page: int) -> ImageFileDirectory_v2 | None:
     """Return the tags of one page of a TIFF, None where the data are not a TIFF."""
-    if data[:4] not in (b"II*\0", b"MM\0*"):
-        if data[:4] in (b"II+\0", b"MM\0+"):
-            raise ImageError("it is a BigTIFF of several bands. Save it as a TIFF below 4 GiB.")
+    if data[:4] == _BIG_ENDIAN_BIGTIFF:
+        raise ImageError("it is a big-endian BigTIFF. Save it as a plain TIFF.")
+    if data[:4] not in _HEADERS:
         return None
-    file, at = io.BytesIO(data), 0
-    tags = ImageFileDirectory_v2(data[:8])
-    following = tags.next
+    file, at, header = io.BytesIO(data), 0, data[: _HEADERS[data[:4]]]
+    following = ImageFileDirectory_v2(header).next
     while True:
         if not following:
             raise ImageError(f"it has no page or frame {page + 1}.")
         file.seek(following)
-        tags = ImageFileDirectory_v2(data[:8])
+        tags = ImageFileDirectory_v2(header)
         tags.load(file)
         if at == page:
             return tags
@@ -156,19 +180,20 @@ def _values(data: bytes, tags: ImageFileDirectory_v2, channels: int) -> np.ndarr
     same = {*_each(tags.get(tiff.BITS, 1))} == {bits} and {
         *_each(tags.get(tiff.FORMAT, tiff.UNSIGNED))
     } == {kind}
-    predictor, is_tiled = tags.get(_PREDICTOR, 1), _TILE_WIDTH in tags
+    predictor = tags.get(_PREDICTOR, 1)
     stored = _TYPES.get((bits, kind)) if same else None
     problem = None
     if stored is None:
         problem = f"values of {bits} bits (sample format {kind})"
     elif tags.get(_ORIENTATION, 1) != 1:
         problem = "an orientation"
-    elif predictor not in (1, 2) or (predictor == 2 and (is_tiled or stored == "f4")):
-        problem = f"the predictor {predictor}{' in tiles' if is_tiled else ''}"
+    elif predictor not in (1, 2) or (predictor == 2 and stored == "f4"):
+        problem = f"the predictor {predictor}"
     if problem is not None:
         raise ImageError(
             f"it is a TIFF of {channels} channels with {problem}, which headstrip does not read. "
-            "Save it with values of 8 or 16 bits without a sign, or of float32, in strips."
+            "Save it with values of 8 or 16 bits without a sign, or of float32, and without a "
+            "predictor."
         )
     width, height = int(tags[_WIDTH]), int(tags[_HEIGHT])
     limit = Image.MAX_IMAGE_PIXELS
@@ -184,8 +209,15 @@ def _values(data: bytes, tags: ImageFileDirectory_v2, channels: int) -> np.ndarr
     ]
     values = np.stack(parts, axis=-1) if planar else parts[0].reshape(height, width, channels)
     if predictor == 2:
-        # The differences wrap around, as the type does.
-        values = np.cumsum(values, axis=1, dtype=values.dtype)
+        # The differences start again in each tile, and wrap around as the type does.
+        across = int(tags.get(_TILE_WIDTH, width))
+        values = np.concatenate(
+            [
+                np.cumsum(values[:, x : x + across], axis=1, dtype=values.dtype)
+                for x in range(0, width, across)
+            ],
+            axis=1,
+        )
     found: np.ndarray = values.astype(stored, copy=False)
     return found
 
@@ -244,7 +276,8 @@ def _with_directory(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
             entries += struct.pack(f"{order}I", at + len(behind))
             behind += packed
     directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + behind
-    header = data[:4] + struct.pack(f"{order}I", start)
+    # A BigTIFF has the header of a plain one then: no offset is beyond the limit of a file.
+    header = data[:2] + struct.pack(f"{order}HI", 42, start)
     return header + data[8:] + bytes(start - len(data)) + directory
 
 

@@ -11,8 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from headstrip.errors import ImageError, PreprocessingError
-from headstrip.images.bands import PICTURES, Bands, bands_of_array, check_channels, read_bands
-from headstrip.images.decode import bytes_of, decoding_errors, open_bytes, open_image
+from headstrip.images.bands import (
+    PICTURES,
+    Bands,
+    bands_of_array,
+    check_channels,
+    has_bands,
+    read_bands,
+)
+from headstrip.images.decode import bytes_of, decoding_errors, open_bytes
 from headstrip.images.modes import as_8_bits, as_picture, refuse_huge
 from headstrip.images.pixels import to_pixels
 from headstrip.images.preprocessing import Preprocessing
@@ -57,6 +64,9 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Bands 
     if isinstance(image, np.ndarray):
         found = _from_array(image, preprocessing)
         return found if isinstance(found, Bands) else as_picture(found, preprocessing)
+    if isinstance(image, Bands):
+        check_channels(len(image.planes), preprocessing)
+        return image
     if not (isinstance(image, (*_ENCODED, str, os.PathLike, Image.Image)) or is_file(image)):
         raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")
     try:
@@ -109,15 +119,12 @@ def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Band
     with decoding_errors():
         if isinstance(image, Image.Image):
             return as_picture(image, preprocessing)
-        is_path = isinstance(image, (str, os.PathLike))
-        if is_path and preprocessing.channels not in PICTURES:
+        if isinstance(image, (str, os.PathLike)):
             with opened_file(image) as file:
-                return read_bands(bytes_of(file), preprocessing)
-        if is_path:
-            with opened_file(image) as file:
-                return as_picture(open_image(file), preprocessing)
-        data = bytes(image) if isinstance(image, _ENCODED) else bytes_of(image)
-        if preprocessing.channels not in PICTURES:
+                data = bytes_of(file)
+        else:
+            data = bytes(image) if isinstance(image, _ENCODED) else bytes_of(image)
+        if has_bands(data, preprocessing):
             return read_bands(data, preprocessing)
         return as_picture(open_bytes(data), preprocessing)
 
