@@ -11,13 +11,18 @@ import click
 from headstrip.cli.failures import UsageFailure
 from headstrip.cli.group import plugin_commands
 from headstrip.cli.output import plugins_on_stderr
-from headstrip.errors import HeadstripError, WeightsError
+from headstrip.errors import HeadstripError, OptionError, PreprocessingError, WeightsError
 from headstrip.plugins.records import is_strict
 from headstrip.registry.registry import Registry, get_registry, use_registry
 from headstrip.spec import BackboneSpec
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
+    from headstrip.factory.selection import Selection
+    from headstrip.images.preprocessing import Preprocessing
+
+INPUT_OPTIONS = ("in_chans", "new_channels", "mean", "std", "img_size")
+"""The options of ``backbone_option`` that set the input of the encoder."""
 
 _ALLOW_HTTP = "HEADSTRIP_ALLOW_HTTP"
 
@@ -66,6 +71,7 @@ def spec_as_json(spec: BackboneSpec) -> dict[str, Any]:
         "law": spec.law,
         "default_weights": spec.default_weights,
         "options": dict(spec.options),
+        "sizes": spec.sizes,
     }
 
 
@@ -124,13 +130,14 @@ def backbone_option(function: Any) -> Any:
 
 
 def _input_options(function: Any) -> Any:
-    """Add ``--in-chans``, ``--new-channels`` and ``--img-size`` to a command."""
+    """Add the options of ``INPUT_OPTIONS`` to a command."""
     channels = click.option(
         "--in-chans",
-        metavar="1|NAMES",
+        metavar="NUMBER|NAMES",
         callback=_parse_channels,
-        help="Take images of these channels: 1 for grey, or a name for each, such as R,G,B,N. Red, "
-        "green and blue (R, G, B) keep their filters.  [default: those of the weights]",
+        help="Take images of these channels: 1 for grey, a name for each, such as R,G,B,N, or "
+        "another number with --mean and --std. Red, green and blue (R, G, B) keep their filters.  "
+        "[default: those of the weights]",
     )
     new = click.option(
         "--new-channels",
@@ -147,7 +154,21 @@ def _input_options(function: Any) -> Any:
         help="Resize and crop images to this size in pixels, such as 384, or 360x640 for height "
         "and width.  [default: that of the weights]",
     )
-    return channels(new(size(function)))
+    mean = click.option(
+        "--mean",
+        metavar="NUMBERS",
+        callback=_parse_numbers,
+        help="Subtract these means from the channels of --in-chans, such as 0.5,0.4,0.4,0.2,0.3, "
+        "after a division by 255.  [default: those of the weights]",
+    )
+    std = click.option(
+        "--std",
+        metavar="NUMBERS",
+        callback=_parse_numbers,
+        help="Divide the channels of --in-chans by these standard deviations, such as "
+        "0.2,0.2,0.2,0.1,0.1.  [default: those of the weights]",
+    )
+    return channels(new(mean(std(size(function)))))
 
 
 def _parse_channels(
@@ -159,6 +180,21 @@ def _parse_channels(
     if text.isascii() and text.isdigit():
         return int(text)
     return tuple(name.strip() for name in text.split(","))
+
+
+def _parse_numbers(
+    _: click.Context, option: click.Parameter, text: str | None
+) -> tuple[float, ...] | None:
+    """Read numbers that commas separate."""
+    if text is None:
+        return None
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise UsageFailure(
+            f"--{option.name} {text!r} is not a list of numbers. Pass one for each channel, such "
+            "as 0.5,0.4,0.4,0.2."
+        ) from None
 
 
 def _parse_size(
@@ -219,7 +255,7 @@ def build_image_encoder(
         weights: The value of ``--weights``.
         allow_versions: The value of ``--allow-versions``.
         device: A torch device, or "auto" for a GPU if there is one.
-        inputs: ``in_chans``, ``new_channels`` and ``img_size``, as for ``build_encoder``.
+        inputs: The values of ``INPUT_OPTIONS``.
 
     Raises:
         UsageFailure: The backbone takes clips, or the weights or the device do not exist.
@@ -228,7 +264,15 @@ def build_image_encoder(
     from headstrip.factory.selection import select_weights
 
     registry = open_registry(context)
+    statistics = inputs.pop("mean"), inputs.pop("std")
+    if any(statistics) and (not all(statistics) or inputs["in_chans"] is None):
+        raise UsageFailure(
+            "--mean, --std and --in-chans belong together. Pass all three, or leave out --mean "
+            "and --std."
+        )
     if name.endswith(".json"):
+        if any(statistics):
+            raise UsageFailure("The manifest states the mean already. Leave out --mean and --std.")
         return _build(name, weights, allow_versions, device, inputs)
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
@@ -238,15 +282,43 @@ def build_image_encoder(
                 "Run `headstrip list --task image` to list backbones for images."
             )
         try:
-            path = select_weights(registry, spec, parts, weights).path
+            selection = select_weights(registry, spec, parts, weights)
         except WeightsError as error:
             raise UsageFailure(str(error)) from error
+        path = selection.path
         if path is not None and not path.is_file():
             raise UsageFailure(
                 f"There is no weights file {str(path)!r}. Check the path given to --weights."
             )
-
+        if any(statistics):
+            inputs["preprocessing"] = _steps(registry, spec, selection, statistics, inputs)
         return _build(name, weights, allow_versions, device, inputs)
+
+
+def _steps(
+    registry: Registry,
+    spec: BackboneSpec,
+    selection: Selection,
+    statistics: Sequence[Sequence[float]],
+    inputs: Mapping[str, Any],
+) -> Preprocessing:
+    """Return the preprocessing of the weights with the user's own statistics and size."""
+    from headstrip.factory.inputs import parse_input, with_statistics
+
+    entry = selection.entry
+    own = entry.preprocessing if entry else None
+    own = own or registry.owner(spec).call("preprocessing", spec.qualified_name, spec=spec)
+    if own is None:
+        raise UsageFailure(
+            f"--mean and --std need a preprocessing to change, and {spec.qualified_name} states "
+            "none. Pass weights that state one."
+        )
+    try:
+        size = parse_input(img_size=inputs["img_size"]).img_size
+        found = with_statistics(own, *statistics)
+        return found.for_input((found.channels, *(size or own.crop)))
+    except (OptionError, PreprocessingError) as error:
+        raise UsageFailure(str(error)) from error
 
 
 def _build(

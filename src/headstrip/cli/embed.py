@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headstrip.cli.backbone import backbone_option, build_image_encoder
+from headstrip.cli.backbone import INPUT_OPTIONS, backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, print_json, print_line, print_lines, warn
@@ -26,14 +26,13 @@ if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
 _SHOWN_FAILURES = 5
-_INPUTS = ("in_chans", "new_channels", "img_size")
 _SETTINGS = ("batch_size", "threads", "engine", "precision", "route", "dtype")
 
 _SECTIONS = {
     "Encoder and output": (
         "name",
         "weights",
-        *_INPUTS,
+        *INPUT_OPTIONS,
         "allow_versions",
         "allow_http",
         "out",
@@ -304,7 +303,7 @@ def command(
     )
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
     with _naming_what_to_install(out, name):
-        inputs = {each: others.pop(each) for each in _INPUTS}
+        inputs = {each: others.pop(each) for each in INPUT_OPTIONS}
         encoder = build_image_encoder(context, name, weights, allow_versions, device, **inputs)
     with_pixels(encoder, background, value_range)
 

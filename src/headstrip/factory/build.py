@@ -128,7 +128,10 @@ def build_encoder(
             network.
         PluginError: The plugin that owns the name cannot be used, or broke its contract, for
             example by taking off a layer that does not give the logits.
-        PreprocessingError: The network does not accept the output of the preprocessing.
+        OptionError: ``in_chans``, ``img_size`` or ``new_channels`` has an invalid value, or
+            something other than one convolution reads the images.
+        PreprocessingError: The network does not accept the output of the preprocessing, or the
+            ``img_size``; or a number of channels lacks its statistics.
         CatalogMismatchError: See ``strict``.
         ManifestError: The encoder of a manifest cannot be built here. The message names each
             difference.
@@ -137,6 +140,8 @@ def build_encoder(
         >>> encoder = build_encoder("resnet18", weights=None, predictors={"colour": 12})
         >>> encoder.output_dim
         512
+        >>> build_encoder("resnet18", weights=None, in_chans=1, img_size=128).input_shape
+        (1, 128, 128)
     """
     if not isinstance(name, (str, Mapping, os.PathLike)):
         raise UnknownBackboneError(
@@ -347,23 +352,20 @@ def _preprocessing(
 ) -> tuple[Preprocessing | None, Preprocessing | None]:
     """Return the preprocessing of the weights, or that of the owner, and that of the encoder."""
     own = _own_preprocessing(registry, built, None if isinstance(given, Preprocessing) else given)
-    if built.widening is not None and own is not None:
-        if built.is_folded:
-            own = folded_statistics(own)
-        if not isinstance(given, Preprocessing):
-            return own, adapted_steps(own, inputs).for_input(built.input_shape)
+    if own is not None and built.is_folded:
+        own = folded_statistics(own)
     if isinstance(given, Preprocessing):
-        _check_channels(given, built, inputs)
+        _check_channels(given, inputs)
         return own, given
     if own is None:
         return None, None
-    own = own.for_input((own.channels, *built.input_shape[1:]))
-    if inputs.in_chans == 1:
-        return own, adapted_steps(own, inputs)
-    return own, own.for_input(built.input_shape)
+    if built.widening is None and inputs.in_chans != 1:
+        return own, own.for_input(built.input_shape)
+    chosen = adapted_steps(own, inputs)
+    return own, chosen.for_input((chosen.channels, *built.input_shape[1:]))
 
 
-def _check_channels(given: Preprocessing, built: Built, inputs: InputRequest) -> None:
+def _check_channels(given: Preprocessing, inputs: InputRequest) -> None:
     """Refuse a preprocessing with other channels or another size than the user asked for."""
     if inputs.count is not None and given.channels != inputs.count:
         raise PreprocessingError(

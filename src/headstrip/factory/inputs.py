@@ -275,29 +275,44 @@ def adapted_steps(steps: Preprocessing, inputs: InputRequest) -> Preprocessing:
     wanted = inputs.in_chans
     if wanted is None or (inputs.count == steps.channels and not isinstance(wanted, tuple)):
         return steps
-    if steps.value_range == "auto":
-        # Images of other channels are measurements, where no image decides what is white.
-        steps = replace(steps, value_range="dtype")
-    fill = steps.fill
-    grey = None if fill is None else round(sum(fill) / len(fill))
     if wanted == 1:
-        return replace(steps, mean=(0.0,), std=(1.0,), fill=None if grey is None else (grey,))
+        return with_statistics(steps, (0.0,), (1.0,))
     if not isinstance(wanted, tuple):
         raise PreprocessingError(
             f"in_chans={wanted} needs the mean and the standard deviation of {wanted} channels, "
             f"and the weights state those of RGB. Pass preprocessing=Preprocessing(...) with "
-            f"{wanted} of each, or name the channels, such as "
+            f"{wanted} of each (--mean and --std), or name the channels, such as "
             f"in_chans={(*_COLOURS, *(None,) * max(1, wanted - 3))[:wanted]!r}."
         )
-    average = (sum(steps.mean) / 3, sum(steps.std) / 3)
-    own = dict(zip(_COLOURS, zip(steps.mean, steps.std, strict=True), strict=True))
+    fill = steps.fill or (0, 0, 0)
+    average = (sum(steps.mean) / 3, sum(steps.std) / 3, round(sum(fill) / 3))
+    own = dict(zip(_COLOURS, zip(steps.mean, steps.std, fill, strict=True), strict=True))
     numbers = [own.get(name or "", average) for name in wanted]
-    own_fill = dict(zip(_COLOURS, fill or (), strict=False))
+    means, deviations, borders = zip(*numbers, strict=True)
+    found = with_statistics(steps, means, deviations)
+    return found if steps.fill is None else replace(found, fill=borders)
+
+
+def with_statistics(
+    steps: Preprocessing, mean: Sequence[float], std: Sequence[float]
+) -> Preprocessing:
+    """Return a preprocessing for other channels: measurements, where no image says what is white.
+
+    Args:
+        steps: The preprocessing.
+        mean: The mean of each channel, on the scale of the divided values.
+        std: The standard deviation of each channel.
+
+    Raises:
+        PreprocessingError: They have different lengths, or a deviation is not above 0.
+    """
+    fill = steps.fill
     return replace(
         steps,
-        mean=tuple(mean for mean, _ in numbers),
-        std=tuple(std for _, std in numbers),
-        fill=None if grey is None else tuple(own_fill.get(name or "", grey) for name in wanted),
+        mean=tuple(mean),
+        std=tuple(std),
+        fill=None if fill is None else (round(sum(fill) / len(fill)),) * len(mean),
+        value_range="dtype" if steps.value_range == "auto" else steps.value_range,
     )
 
 
