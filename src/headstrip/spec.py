@@ -13,6 +13,8 @@ from headstrip.images.preprocessing import Preprocessing
 Task = Literal["image", "video"]
 Law = Literal["exact", "rounding", "declared", "headless"]
 LAWS = get_args(Law)
+Sizes = Literal["any", "multiple", "square", "fixed"]
+SIZES = get_args(Sizes)
 Pairs = tuple[tuple[str, Any], ...]
 
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -45,6 +47,9 @@ class BackboneSpec:
         options: Constructor arguments, as pairs.
         law: Head fidelity: how the logits follow from the embedding, with the default weights; see
             ``Stripped``.
+        sizes: The image sizes that ``build_encoder(img_size=)`` accepts: ``any``; ``multiple``,
+            height and width that are multiples of a number of pixels; ``square``, such multiples
+            with equal sides; ``fixed``, that of ``input_shape`` only; None if not measured.
 
     Example:
         >>> spec = BackboneSpec(
@@ -65,6 +70,7 @@ class BackboneSpec:
     default_weights: str | None = None
     options: Pairs = ()
     law: Law = "exact"
+    sizes: Sizes | None = None
 
     @property
     def qualified_name(self) -> str:

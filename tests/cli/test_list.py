@@ -163,6 +163,12 @@ def test_a_licence_chooses_those_with_weights_under_it_and_imports_nothing(run: 
     assert "resnet18" not in names
 
 
+def test_sizes_choose_those_that_accept_them(run: Run) -> None:
+    rows = json.loads(run("list", "--sizes", "square", "--source", "torchvision", "--json").stdout)
+    assert {row["name"] for row in rows} >= {"vit_b_16", "vit_b_32"}
+    assert {row["sizes"] for row in rows} == {"square"}
+
+
 def test_a_law_chooses_those_that_state_it(run: Run) -> None:
     rows = json.loads(run("list", "--law", "declared", "--source", "torchvision", "--json").stdout)
     assert [row["name"] for row in rows] == ["squeezenet1_0", "squeezenet1_1"]

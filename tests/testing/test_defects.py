@@ -389,6 +389,10 @@ class NamesAnOptionThatSetsNoChannels(Lab):
         return super().build_model(spec, {k: v for k, v in options.items() if k != "num_channels"})
 
 
+class ClaimsOneSize(Lab):
+    SPEC = replace(TINY, sizes="fixed")
+
+
 class DescribesOnlyDicts(Lab):
     @hookimpl
     def describe_file(self, loaded, spec):
@@ -468,6 +472,7 @@ DEFECTS = [
     (Stumbling, "refusal", "strip_head did not raise HeadNotFoundError"),
     (ChangingWhatItRefuses, "refusal", "strip_head refused a network but changed it"),
     (NamesAnOptionThatSetsNoChannels, "input-options", "built with num_channels=5 the input is 3x"),
+    (ClaimsOneSize, "sizes", "the catalog claims the sizes 'fixed', but they are 'any'"),
     (DescribesOnlyDicts, "describe-file", "raised TypeError: argument of type 'NoneType'"),
     (DescribesAPublishedFile, "describe-file", "for a OrderedDict is wrong: it has a location"),
     (DescribesOtherClasses, "describe-file", "and the weights that name it have 5 classes"),

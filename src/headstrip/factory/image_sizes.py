@@ -15,7 +15,7 @@ from headstrip.network.patches import PatchWatch, unseen
 from headstrip.network.state_dicts import compare
 from headstrip.network.width import run_on_meta
 from headstrip.plugins.loader import Plugin
-from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
+from headstrip.spec import BackboneSpec, Sizes, WeightsEntry, effective_shape, merged_options
 
 OPTIONS = {"torchvision": "image_size", "hf": "image_size", "timm": "img_size"}
 """The name of the option that sets the image size, by source."""
@@ -121,7 +121,7 @@ def sized_options(
         raise OptionError(
             f"img_size={size!r} is for images, and {spec.qualified_name} takes clips. Leave it out."
         )
-    trial = _Trial(owner, spec, entry, options, option)
+    trial = SizeTrial(owner, spec, entry, options)
     own = effective_shape(None, entry, spec)[-2:]
     if tuple(size) == tuple(own):
         return options
@@ -143,7 +143,40 @@ def sized_options(
     )
 
 
-class _Trial:
+def accepted_sizes(accepts: Callable[[tuple[int, int]], bool], own: tuple[int, int]) -> Sizes:
+    """Return which image sizes a network accepts; see ``BackboneSpec``.
+
+    Args:
+        accepts: Whether the network takes a size.
+        own: Height and width that it was made for.
+    """
+    height, width = own
+    tried: dict[Sizes, tuple[int, int]] = {
+        "any": (height + 37, width + 75),
+        "multiple": (2 * height, width),
+        "square": (2 * height, 2 * width),
+    }
+    return next((name for name, size in tried.items() if accepts(size)), "fixed")
+
+
+def refusal_of(network: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Return why a network does not take an input, None where it does.
+
+    Args:
+        network: The network, which runs on the meta device.
+        shape: The input without the batch axis.
+    """
+    watch = PatchWatch(shape)
+    try:
+        run_on_meta(network, shape, watch=watch)
+    # The network's own code runs there, and raises anything.
+    except Exception as error:
+        return _short(error) or type(error).__name__
+    lost = unseen(watch, shape)
+    return None if lost is None else f"it {lost.partition('.')[0]}"
+
+
+class SizeTrial:
     """Builds one network without memory for several image sizes."""
 
     def __init__(
@@ -152,11 +185,10 @@ class _Trial:
         spec: BackboneSpec,
         entry: WeightsEntry | None,
         options: Mapping[str, Any],
-        option: str | None,
     ) -> None:
-        """Keep what is the same for all sizes."""
+        """Keep what is the same for all sizes; see ``sized_options``."""
         self._owner, self._spec, self._entry = owner, spec, entry
-        self._options, self._option = options, option
+        self._options, self._option = options, owner.input_options.get("img_size")
         self._default: nn.Module | None = None
 
     def with_size(self, size: tuple[int, int]) -> dict[str, Any]:
@@ -180,15 +212,8 @@ class _Trial:
             except HeadstripError as plain:
                 return None, _short(_root(plain))
         channels = effective_shape(None, self._entry, self._spec)[0]
-        shape = (channels, *size)
-        watch = PatchWatch(shape)
-        try:
-            run_on_meta(network, shape, watch=watch)
-        # The network's own code runs there, and raises anything.
-        except Exception as error:
-            return None, _short(error)
-        if (lost := unseen(watch, shape)) is not None:
-            return None, f"it {lost.partition('.')[0]}"
+        if (refusal := refusal_of(network, (channels, *size))) is not None:
+            return None, refusal
         if (stuck := self._stuck(network)) is not None:
             return None, f"its library does not interpolate {stuck}, which has one size"
         return options, ""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from headstrip.errors import PluginError, one_line
-from headstrip.factory.measure import completed
+from headstrip.factory.measure import completed, measure
 from headstrip.network.head import Stripped
 from headstrip.network.state_dicts import is_under
 from headstrip.registry.catalog import format_shape, row_of_spec
@@ -211,6 +211,17 @@ def input_options(subject: Subject) -> str:
             )
         seen.append(f"{option}={value!r} gives {format_shape(shape)}")
     return "; ".join(seen)
+
+
+def sizes(subject: Subject) -> str:
+    """The network accepts the image sizes that the catalog states."""
+    claimed = subject.spec.sizes
+    if claimed is None:
+        raise CheckSkipped("the catalog states no sizes")
+    seen = measure(subject.spec, registry=subject.registry, sizes=True).sizes
+    if seen != claimed:
+        raise CheckFailed(f"the catalog claims the sizes {claimed!r}, but they are {seen!r}")
+    return claimed
 
 
 def head_output(stripped: Stripped, dim: int) -> tuple[int, ...]:
