@@ -111,7 +111,7 @@ def test_a_row_of_weights_is_read_when_it_is_asked_for_and_named_then(weights, c
 
 def test_a_row_with_a_column_too_many_is_named(catalog):
     path = catalog(options="\t")
-    with pytest.raises(CatalogError, match=r"The row of 'net' in .* has 12 columns instead of 11"):
+    with pytest.raises(CatalogError, match=r"The row of 'net' in .* has 13 columns instead of 12"):
         read_catalog(path)
 
 

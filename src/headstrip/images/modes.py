@@ -88,6 +88,8 @@ def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
         picture = _converted(_without_odd_transparency(picture), _PLAIN[picture.mode])
     if alpha is not None and least != 255:
         base = Image.new("RGB", picture.size, ImageColor.getrgb(preprocessing.background)[:3])
+        # For one channel, a background of colour counts as its grey.
+        base = _converted(_converted(base, mode), "RGB")
         picture = Image.composite(_converted(picture, "RGB"), base, alpha)
     return _as_grey(picture) if mode == "L" else _converted(picture, mode)
 
