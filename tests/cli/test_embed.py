@@ -329,6 +329,7 @@ def test_16_bit_grey_tiffs_are_embedded_as_grey(
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("always::headstrip.WeightsWarning")
 def test_images_of_five_bands_are_embedded_and_searched(
     run: Run, weights_of: WeightsOf, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_json_has_all_of_the_catalog(run: Run) -> None:
         "law": "exact",
         "default_weights": "IMAGENET1K_SWAG_E2E_V1",
         "options": {},
+        "sizes": "square",
     }
     assert len(json.loads(run("list", "--json").stdout)) == len(get_registry().specs())
 

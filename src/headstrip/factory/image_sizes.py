@@ -13,7 +13,7 @@ from headstrip.network.head_check import logits_without_memory
 from headstrip.network.meta_ops import without_memory
 from headstrip.network.patches import PatchWatch, unseen
 from headstrip.network.state_dicts import compare
-from headstrip.network.width import run_on_meta
+from headstrip.network.width import Run, run_on_meta
 from headstrip.plugins.loader import Plugin
 from headstrip.spec import BackboneSpec, Sizes, WeightsEntry, effective_shape, merged_options
 
@@ -159,16 +159,19 @@ def accepted_sizes(accepts: Callable[[tuple[int, int]], bool], own: tuple[int, i
     return next((name for name, size in tried.items() if accepts(size)), "fixed")
 
 
-def refusal_of(network: nn.Module, shape: tuple[int, ...]) -> str | None:
+def refusal_of(
+    network: nn.Module, shape: tuple[int, ...], run: Callable[..., Run] = run_on_meta
+) -> str | None:
     """Return why a network does not take an input, None where it does.
 
     Args:
-        network: The network, which runs on the meta device.
+        network: The network.
         shape: The input without the batch axis.
+        run: Runs it: ``run_on_meta``, or ``run_once`` where it may need values.
     """
     watch = PatchWatch(shape)
     try:
-        run_on_meta(network, shape, watch=watch)
+        run(network, shape, watch=watch)
     # The network's own code runs there, and raises anything.
     except Exception as error:
         return _short(error) or type(error).__name__

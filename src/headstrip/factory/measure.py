@@ -19,7 +19,7 @@ from headstrip.network.head import Stripped
 from headstrip.network.head_check import logits_without_memory, width_of_stripped
 from headstrip.network.meta_ops import without_memory
 from headstrip.network.patches import PatchWatch, unseen
-from headstrip.network.width import BATCH, HeadError, ProbeError
+from headstrip.network.width import BATCH, HeadError, ProbeError, run_once
 from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
 
@@ -116,7 +116,7 @@ def _measured(
         if light:
             return trial.options_for(size)[0] is not None
         # It is in memory, where a second one may not fit.
-        return refusal_of(stripped.backbone, (shape[0], *size)) is None
+        return refusal_of(stripped.backbone, (shape[0], *size), run_once) is None
 
     trial = SizeTrial(registry.owner(spec), found, entry, options or {})
     return replace(found, sizes=accepted_sizes(accepts, (shape[1], shape[2])))
