@@ -654,9 +654,9 @@ FAULTS = (
     ),
     Fault(
         "one of two state dicts is guessed",
-        "factory/instantiate.py",
-        "            refuse_several(file.content, file.path)\n",
-        "            pass\n",
+        "factory/checkpoint_choice.py",
+        "    if len(fits) > 1:\n",
+        "    if False:\n",
         "tests/network/test_checkpoints.py",
     ),
     Fault(
@@ -676,7 +676,7 @@ FAULTS = (
     Fault(
         "an average without names is passed over",
         "network/checkpoints.py",
-        "if 2 * less > more and _has_shapes_of(one, other):",
+        "if 2 * less > more and has_shapes_of(one, other):",
         "if False:",
         "tests/network/test_checkpoints.py",
     ),

@@ -96,7 +96,7 @@ def _completions(registry: Registry, incomplete: str) -> list[str]:
 
 
 def backbone_option(function: Any) -> Any:
-    """Add ``-b NAME``, ``--weights``, ``--allow-versions`` and ``--allow-http`` to a command."""
+    """Add ``-b NAME`` and the options that say how it is built to a command."""
     weights = click.option(
         "--weights",
         default="DEFAULT",
@@ -120,7 +120,17 @@ def backbone_option(function: Any) -> Any:
         is_flag=True,
         help="Accept library versions other than those in the manifest.",
     )
-    return name(weights(versions(allow_http_option(function))))
+    return name(weights(weights_key_option(versions(allow_http_option(function)))))
+
+
+def weights_key_option(function: Any) -> Any:
+    """Add ``--weights-key`` to a command that takes the user's own weights file."""
+    return click.option(
+        "--weights-key",
+        metavar="KEY",
+        help="Use this state dict of your file if several fit the backbone: its path in the file, "
+        "or a part of that, such as teacher or model_ema.",
+    )(function)
 
 
 def allow_http_option(function: Any) -> Any:
@@ -151,7 +161,13 @@ def _allow_http(context: click.Context, _: click.Parameter, allowed: bool) -> No
 
 
 def build_image_encoder(
-    context: click.Context, name: str, weights: str, allow_versions: bool, device: str = "cpu"
+    context: click.Context,
+    name: str,
+    weights: str,
+    weights_key: str | None,
+    allow_versions: bool,
+    device: str = "cpu",
+    labels: str | None = None,
 ) -> Encoder:
     """Build an image encoder, after every check that needs no torch.
 
@@ -159,8 +175,10 @@ def build_image_encoder(
         context: The command's context.
         name: The value of ``-b``.
         weights: The value of ``--weights``.
+        weights_key: The value of ``--weights-key``.
         allow_versions: The value of ``--allow-versions``.
         device: A torch device, or "auto" for a GPU if there is one.
+        labels: A file with the names of the classes.
 
     Raises:
         UsageFailure: The backbone takes clips, or the weights or the device do not exist.
@@ -170,7 +188,7 @@ def build_image_encoder(
 
     registry = open_registry(context)
     if name.endswith(".json"):
-        return _build(name, weights, allow_versions, device)
+        return _build(name, weights, weights_key, allow_versions, device, labels)
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
         if spec.task == "video":
@@ -187,10 +205,17 @@ def build_image_encoder(
                 f"There is no weights file {str(path)!r}. Check the path given to --weights."
             )
 
-        return _build(name, weights, allow_versions, device)
+        return _build(name, weights, weights_key, allow_versions, device, labels)
 
 
-def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encoder:
+def _build(
+    name: str,
+    weights: str,
+    weights_key: str | None,
+    allow_versions: bool,
+    device: str,
+    labels: str | None,
+) -> Encoder:
     from headstrip.factory.build import build_encoder
 
     try:
@@ -198,6 +223,8 @@ def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encode
         return build_encoder(
             name,
             weights=weights,
+            weights_key=weights_key,
+            labels=labels,
             predictors={},
             allow_versions=allow_versions,
             device=_torch_device(device),

@@ -29,7 +29,15 @@ _SHOWN_FAILURES = 5
 _SETTINGS = ("batch_size", "threads", "engine", "precision", "route", "dtype")
 
 _SECTIONS = {
-    "Encoder and output": ("name", "weights", "allow_versions", "allow_http", "out", "overwrite"),
+    "Encoder and output": (
+        "name",
+        "weights",
+        "weights_key",
+        "allow_versions",
+        "allow_http",
+        "out",
+        "overwrite",
+    ),
     "Reading images": (
         "column",
         "image_column",
@@ -253,6 +261,7 @@ def command(
     source: str,
     name: str,
     weights: str,
+    weights_key: str | None,
     allow_versions: bool,
     out: Path | None,
     device: str,
@@ -294,7 +303,7 @@ def command(
     )
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
     with _naming_what_to_install(out, name):
-        encoder = build_image_encoder(context, name, weights, allow_versions, device)
+        encoder = build_image_encoder(context, name, weights, weights_key, allow_versions, device)
     with_pixels(encoder, background, value_range)
 
     from headstrip.embed.settings import EmbedOptions, EmbedSettings

@@ -25,8 +25,9 @@ FORMAT = 1
 """Version of the format; a later headstrip writes a higher one."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# The name of the user's file may differ, and so may Python, which does not change embeddings.
-_NOT_COMPARED = {"weights.file", "versions.python", "predictors"}
+# The name and the layout of the user's file may differ, and so may Python, which does not change
+# embeddings.
+_NOT_COMPARED = {"weights.file", "weights.key", "versions.python", "predictors"}
 _MAX_SHOWN = 8
 _MAX_TEXT = 1_000
 _SAVE = "Save them with torch.save(encoder.predictors.state_dict(), path)."
@@ -40,6 +41,7 @@ class DescribedEncoder(Protocol):
     weights: WeightsEntry | None
     weights_sha256: str | None
     weights_file: str | None
+    weights_key: str | None
     options: dict[str, Any]
     preprocessing: Preprocessing | None
     input_shape: tuple[int, ...]
@@ -101,7 +103,8 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
 
     Returns:
         ``format``; ``name`` with the tag of its weights; ``weights`` (``tag``, ``sha256`` of the
-        file, ``file``: the name of a file that the user passed); ``options``; ``not_json``,
+        file, ``file``: the name of a file that the user passed, ``key``: where its state dict is in
+        it); ``options``; ``not_json``,
         descriptions of the options that JSON cannot express; ``preprocessing``; ``dtype``;
         ``input_shape``; ``law``; ``output_dim``; ``predictors``, empty; ``identity`` of the
         fingerprint, computed now; ``versions`` of the libraries that compute.
@@ -120,6 +123,7 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
             "tag": tag,
             "sha256": encoder.weights_sha256,
             "file": encoder.weights_file,
+            "key": encoder.weights_key,
         },
         "options": as_json(plain),
         "not_json": {key: _ADDRESS.sub("", repr(value)) for key, value in others.items()},
@@ -217,6 +221,8 @@ def _is_weights(value: object) -> bool:
         and value.keys() >= {"tag", "sha256", "file"}
         and all(value[key] is None or _is_text(value[key]) for key in ("tag", "file"))
         and (value["sha256"] is None or _is_hash(value["sha256"]))
+        # Manifests of earlier versions have no key; the whole content of a file has an empty one.
+        and (value.get("key") in (None, "") or _is_text(value["key"]))
     )
 
 

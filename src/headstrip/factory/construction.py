@@ -18,6 +18,7 @@ from headstrip.factory.instantiate import (
     Filled,
     Mechanism,
 )
+from headstrip.factory.nearest import with_advice
 from headstrip.factory.selection import Selection, WeightsArgument, select_weights
 from headstrip.network.head import Stripped
 from headstrip.registry.registry import get_registry
@@ -51,6 +52,7 @@ class Built:
             ``ordinary`` where all were initialised.
         guards: What notices that a mapped weights file is rewritten in place.
         states_itself: Whether the user's own file says what its weights are.
+        weights_key: Where in the user's own file its state dict is, None for published weights.
     """
 
     stripped: Stripped
@@ -62,6 +64,7 @@ class Built:
     mechanism: Mechanism = "ordinary"
     guards: tuple[Guard, ...] = ()
     states_itself: bool = False
+    weights_key: str | None = None
 
 
 def build_stripped(
@@ -70,6 +73,7 @@ def build_stripped(
     weights: WeightsArgument = "DEFAULT",
     options: Mapping[str, Any] | None = None,
     build_options: BuildOptions = _DEFAULTS,
+    weights_key: str | None = None,
 ) -> Built:
     """Build a network, put its weights in, and take its head off; see ``build_encoder``."""
     _check_options(options)
@@ -77,6 +81,7 @@ def build_stripped(
     spec, parts = registry.resolve(name)
     check_size(spec, options or {})
     selection = select_weights(registry, spec, parts, weights)
+    _check_key(weights_key, selection, weights)
     builder = Builder(
         registry.owner(spec),
         registry.stripper(spec.family),
@@ -84,10 +89,16 @@ def build_stripped(
         selection,
         build_options,
         options,
+        weights_key,
     )
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
-        filled, merged = _build(builder)
+        try:
+            filled, merged = _build(builder)
+        except WeightsError as error:
+            if (better := with_advice(error, builder.unfit, spec)) is not None:
+                raise better from error
+            raise
     stripped, file = filled.stripped, filled.file
     if (stated := builder.stated) is not None:
         described = completed(_with_own_classes(stated, stripped), selection.entry)
@@ -103,6 +114,7 @@ def build_stripped(
         mechanism=filled.mechanism,
         guards=file.guards if file else (),
         states_itself=stated is not None,
+        weights_key=builder.chosen_key,
     )
 
 
@@ -175,7 +187,7 @@ def _with_own_classes(stated: WeightsEntry, stripped: Stripped) -> WeightsEntry:
     found = getattr(stripped.head, "out_features", None)
     if stated.num_classes is None or found in (None, stated.num_classes):
         return stated
-    return replace(stated, num_classes=found, labels=None)
+    return replace(stated, num_classes=found, labels=None, class_names=())
 
 
 def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntry:
@@ -187,6 +199,22 @@ def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntr
         input_shape=stated.input_shape or default.input_shape,
         preprocessing=stated.preprocessing or default.preprocessing,
     )
+
+
+def _check_key(key: object, selection: Selection, weights: object) -> None:
+    """Refuse a key without a file that it could be in."""
+    if key is None:
+        return
+    if not isinstance(key, str):
+        raise ValueError(
+            f"weights_key={key!r:.100} is a {type(key).__name__}. Pass the path of a state dict in "
+            "the file as a string, such as 'teacher'."
+        )
+    if selection.path is None:
+        raise ValueError(
+            f"weights_key={key!r} chooses a state dict in your own file, and weights={weights!r} "
+            "is not a file. Pass the path of the file as weights, or leave weights_key out."
+        )
 
 
 def _check_options(options: object) -> None:

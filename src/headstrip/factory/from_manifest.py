@@ -67,6 +67,7 @@ class BuildRequest:
         dtype: Floating-point dtype of the parameters, None for the network's.
         manifest: The manifest to compare the built encoder with, None without one.
         replaces_predictors: Whether ``predictors`` replace those of the manifest.
+        weights_key: Which state dict of the weights file, as for ``build_encoder``.
     """
 
     name: str
@@ -77,6 +78,7 @@ class BuildRequest:
     dtype: torch.dtype | None = None
     manifest: Mapping[str, Any] | None = None
     replaces_predictors: bool = False
+    weights_key: str | None = None
 
 
 def request_from_manifest(
@@ -87,6 +89,7 @@ def request_from_manifest(
     preprocessing: Preprocessing | str | None = None,
     options: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    weights_key: str | None = None,
 ) -> BuildRequest:
     """Return what to build for a manifest.
 
@@ -98,6 +101,7 @@ def request_from_manifest(
         preprocessing: Must be None: a manifest states it, as it does ``options`` and ``dtype``.
         options: Must be None.
         dtype: Must be None.
+        weights_key: Which state dict of the weights file, where the manifest does not state it.
 
     Raises:
         ManifestError: It is not a manifest, its encoder cannot be built again, its predictors were
@@ -110,7 +114,9 @@ def request_from_manifest(
         wanted = read_manifest(manifest)
     else:
         wanted = checked(manifest, "The manifest")
+    key = wanted["weights"].get("key")
     stated = {"preprocessing": preprocessing, "options": options, "dtype": dtype}
+    stated["weights_key"] = weights_key if key is not None else None
     for name, value in stated.items():
         if value is not None:
             raise ValueError(
@@ -134,6 +140,7 @@ def request_from_manifest(
         dtype=_dtype(wanted),
         manifest=wanted,
         replaces_predictors=predictors is not None,
+        weights_key=key if key is not None and weights is not None else weights_key,
     )
 
 

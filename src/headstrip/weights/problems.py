@@ -12,6 +12,7 @@ from headstrip.weights.folders import lies_in_a_cache
 START = 512
 """How many of a file's first bytes `instead` looks at."""
 
+_CODE = "it holds more than tensors and plain values"
 _GONE = {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, getattr(errno, "EREMOTEIO", errno.EIO)}
 _TAR = 257
 
@@ -23,6 +24,12 @@ def damaged(path: Path, problem: str) -> WeightsError:
         remedy = (
             "It is in a cache or in an installed package: run `headstrip weights repair NAME` "
             "with the name of these weights, or install the package again."
+        )
+    elif problem.startswith(_CODE):
+        remedy = (
+            "If you trust it, save a state dict in the environment that made it: model = "
+            f"torch.load({str(path)!r}, weights_only=False); "
+            "torch.save(model.state_dict(), 'weights.pth')."
         )
     return WeightsError(
         f"{path} is not a file of weights, or is damaged ({problem}). Nothing of it was executed. "
@@ -59,7 +66,7 @@ def instead(start: bytes) -> str:
 def reason_of(error: Exception) -> str:
     """Say in few words why a parser failed."""
     if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
-        return "it holds more than tensors and plain values, such as a whole model, or no tensors"
+        return f"{_CODE}, such as a whole model, or no tensors"
     if isinstance(error, MemoryError):
         return "there is not enough memory for what it claims to hold"
     return one_line(error)[:200]
