@@ -134,7 +134,8 @@ def test_every_source_refuses_several_and_takes_the_key_in_the_message(
     with pytest.raises(WeightsError, match=r"holds 2 state dicts that fit .*weights_key='state_"):
         build_encoder(name, weights=weights.format(path=path))
     encoder = build_encoder(name, weights=weights.format(path=path), weights_key="state_dict_ema")
-    assert (encoder.weights_key, encoder.law) == ("state_dict_ema", "headless")
+    assert encoder.weights_key.split(".")[0] == "state_dict_ema"
+    assert encoder.law == "headless"
 
 
 @pytest.mark.parametrize(

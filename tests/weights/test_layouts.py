@@ -50,8 +50,9 @@ def test_the_encoder_has_the_tensors_of_every_layout_bit_for_bit(
     path = save_zip(make(sources[name]), tmp_path / "run")
     encoder = build_encoder(name, weights=path, weights_key=key)
     assert holds(encoder, sources[name])
-    # Below the place of the network's names, transformers' own begin with "network".
-    assert encoder.weights_key in (place, f"{place}.network".lstrip("."))
+    # The names of transformers' towers begin with "network", and timm takes "module" off itself.
+    places = (place, f"{place}.network".lstrip("."), place.removesuffix(".module"))
+    assert encoder.weights_key in places
 
 
 @pytest.mark.parametrize("layout", [one for one, (_, key, _) in LAYOUTS.items() if key])
@@ -106,8 +107,8 @@ def test_the_state_dict_of_an_encoder_gives_it_back_with_its_head(
     encoder = build_encoder(name, weights=save_zip(trained.state_dict(), tmp_path / "run"))
     assert holds(encoder, trained.backbone.state_dict())
     x = torch.rand(1, *trained.input_shape)
-    assert encoder.law == trained.law
     if trained.head is not None:
+        assert encoder.law == trained.law
         own, theirs = encoder.head.state_dict(), trained.head.state_dict()
         assert all(torch.equal(own[key], one) for key, one in theirs.items())
     assert torch.equal(encoder.eval()(x), trained.eval()(x))
