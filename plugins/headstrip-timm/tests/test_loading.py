@@ -382,6 +382,15 @@ def test_a_checkpoint_that_holds_its_configuration_has_its_preprocessing(tmp_pat
     assert build_encoder("timm:resnet10t", weights=plain).preprocessing.mean != (0.1, 0.2, 0.3)
 
 
+def test_the_label_names_of_a_configuration_name_the_classes(tmp_path):
+    model = timm.create_model("resnet10t", num_classes=3)
+    names, path = ["cat", "dog", "horse"], tmp_path / "own.pth"
+    for stated, labels in ((names, tuple(names)), (names[:2], None), ([1, 2, 3], None)):
+        config = {**model.pretrained_cfg, "num_classes": 3, "label_names": stated}
+        torch.save({"state_dict": model.state_dict(), "pretrained_cfg": config}, path)
+        assert build_encoder("timm:resnet10t", weights=path).labels == labels
+
+
 @pytest.mark.parametrize("stated", [{"mean": "grey"}, {"input_size": 3}, {"crop_mode": "other"}])
 def test_a_configuration_that_timm_cannot_read_is_a_sentence(tmp_path, stated):
     path = tmp_path / "own.pth"

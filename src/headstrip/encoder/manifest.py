@@ -19,6 +19,7 @@ from headstrip.errors import ManifestError
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.network.head import Law
 from headstrip.registry.distributions import distributions_of, written_with
+from headstrip.registry.registry import get_registry
 from headstrip.spec import LAWS, BackboneSpec, WeightsEntry
 
 FORMAT = 1
@@ -49,6 +50,7 @@ class DescribedEncoder(Protocol):
     output_dim: int
     predictors: Predictors | None
     head: nn.Module | None
+    labels: tuple[str, ...] | None
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -70,7 +72,8 @@ def manifest_of(encoder: DescribedEncoder) -> dict[str, Any]:
     Returns:
         What ``embedding_manifest`` returns, and: ``predictors``, a list of objects with ``name``,
         ``classes`` and ``trained``, whether the values differ from the initial ones; ``head``, a
-        hash of the head's tensors, None without a head; ``frozen``.
+        hash of the head's tensors, None without a head; ``frozen``; ``labels``, the names of the
+        classes, None where published weights have them or none are known.
 
     Raises:
         ManifestError: A predictor is not a linear layer.
@@ -92,6 +95,7 @@ def manifest_of(encoder: DescribedEncoder) -> dict[str, Any]:
         ],
         "head": head_digest(encoder.head),
         "frozen": encoder.frozen,
+        "labels": _own_labels(encoder),
     }
 
 
@@ -104,10 +108,10 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
     Returns:
         ``format``; ``name`` with the tag of its weights; ``weights`` (``tag``, ``sha256`` of the
         file, ``file``: the name of a file that the user passed, ``key``: where its state dict is in
-        it); ``options``; ``not_json``,
-        descriptions of the options that JSON cannot express; ``preprocessing``; ``dtype``;
-        ``input_shape``; ``law``; ``output_dim``; ``predictors``, empty; ``identity`` of the
-        fingerprint, computed now; ``versions`` of the libraries that compute.
+        it); ``options``; ``not_json``, descriptions of the options that JSON cannot express;
+        ``preprocessing``; ``dtype``; ``input_shape``; ``law``; ``output_dim``; ``predictors``,
+        empty; ``identity`` of the fingerprint, computed now; ``versions`` of the libraries that
+        compute.
 
     Raises:
         PluginError: The plugin that builds such encoders cannot be used in this process.
@@ -136,6 +140,15 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
         "identity": fingerprint.identity,
         "versions": {**fingerprint.environment, **distributions_of(spec)},
     }
+
+
+def _own_labels(encoder: DescribedEncoder) -> list[str] | None:
+    """Return the names of the classes, None where they come with published weights."""
+    labels, weights = encoder.labels, encoder.weights
+    if labels is None or weights is None or encoder.weights_file is not None:
+        return None if labels is None else list(labels)
+    published = get_registry().labels(encoder.spec, weights)
+    return None if labels == published else list(labels)
 
 
 def _tagged(spec: BackboneSpec, tag: str | None) -> str:
@@ -234,6 +247,10 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
 
 
+def _is_labels(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_text, value)))
+
+
 def _is_predictors(value: object) -> bool:
     if not isinstance(value, list) or not all(map(_is_predictor, value)):
         return False
@@ -299,6 +316,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "head": (lambda value: value is None or _is_hash(value), "a sha256, or null"),
     "frozen": (lambda value: isinstance(value, bool), "true or false"),
+    "labels": (_is_labels, "a list of names, or null"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -32,7 +32,7 @@ from headstrip.factory.from_manifest import (
 from headstrip.factory.image_sizes import refused_size
 from headstrip.factory.instantiate import BuildOptions, strip_with
 from headstrip.factory.measure import build_network, width_of_built
-from headstrip.factory.own_labels import checked_labels
+from headstrip.factory.own_labels import LabelsArgument, read_labels, refuse_other_count
 from headstrip.factory.selection import WeightsArgument
 from headstrip.families import SOURCE
 from headstrip.images.preprocessing import Preprocessing
@@ -53,7 +53,7 @@ def build_encoder(
     weights_key: str | None = None,
     predictors: Mapping[str, int] | None = None,
     preprocessing: Preprocessing | str | None = None,
-    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    labels: LabelsArgument | None = None,
     options: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -85,9 +85,9 @@ def build_encoder(
             replace the predictors of a manifest; ``{}`` builds none.
         preprocessing: The preprocessing, or the tag of the weights that state it. By default it is
             that of the weights.
-        labels: The names of the head's classes, in the order of the logits; or the path of a file
-            with them: one per line, a JSON list, or a JSON object of indices and names, which may
-            be the ``id2label`` of a ``config.json``. By default those of the weights.
+        labels: The names of the head's classes, in the order of the logits; a mapping of their
+            indices to them, such as ``id2label``; or the path of a file with them: one per line, or
+            JSON, such as a ``config.json`` with ``id2label``. By default those of the weights.
         options: Constructor arguments for the network, except ``num_classes``, which headstrip
             sets.
         device: Device of the encoder.
@@ -144,6 +144,7 @@ def build_encoder(
         raise ValueError(f"map must be True, False or None, got {map!r}.")
     if offline not in (True, False):
         raise ValueError(f"offline must be True or False, got {offline!r}.")
+    names = None if labels is None else read_labels(labels)
     with offline_call(offline):
         if isinstance(name, str) and not name.endswith(".json"):
             request = BuildRequest(
@@ -163,11 +164,12 @@ def build_encoder(
         build_options = BuildOptions(Reading(verify, map), offline, target, request.dtype)
         with collector_held_back(), _similar_sizes_named(request.name, request.options):
             encoder = _build(request, build_options, strict)
-        if labels is not None:
-            encoder.labels = checked_labels(labels, encoder)
-        if request.manifest is None:
-            return encoder
-        return complete_from_manifest(encoder, request, target, allow_versions)
+        if request.manifest is not None:
+            encoder = complete_from_manifest(encoder, request, target, allow_versions)
+        if names is not None:
+            refuse_other_count(names, encoder)
+            encoder.labels = names
+        return encoder
 
 
 def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> Encoder:

@@ -28,6 +28,7 @@ from headstrip.encoder.manifest import (
 from headstrip.encoder.predictors import Predictors
 from headstrip.errors import ManifestError, PreprocessingError, one_line
 from headstrip.factory.construction import RESERVED_OPTIONS
+from headstrip.factory.own_labels import refuse_other_count
 from headstrip.factory.selection import WeightsArgument
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.registry.distributions import changed_since, find_described
@@ -163,6 +164,8 @@ def complete_from_manifest(
         encoder.preprocessing = None
     if wanted.get("frozen"):
         encoder.freeze()
+    if wanted.get("labels") is not None:
+        encoder.labels = _labels(wanted, encoder)
     refuse_differences(wanted, manifest_of(encoder), allow_versions)
     if classes:
         if not request.replaces_predictors:
@@ -171,6 +174,17 @@ def complete_from_manifest(
         made = Predictors(encoder.output_dim, classes)
         encoder.predictors = made.to(device=device, dtype=request.dtype)
     return encoder
+
+
+def _labels(wanted: Mapping[str, Any], encoder: Encoder) -> tuple[str, ...]:
+    labels = tuple(wanted["labels"])
+    try:
+        refuse_other_count(labels, encoder)
+    except ValueError as error:
+        raise ManifestError(
+            f"The manifest of {wanted['name']} is damaged: {error} Write encoder.manifest() again."
+        ) from error
+    return labels
 
 
 def _as_option(value: Any) -> Any:
