@@ -14,6 +14,7 @@ from headstrip.errors import WeightsError
 from headstrip.factory.file_fit import Plan
 from headstrip.network.candidates import (
     Candidate,
+    Search,
     Tried,
     head_beside,
     left_out,
@@ -75,7 +76,7 @@ def choose(
     content: object,
     path: str,
     about: str,
-    tensors: int,
+    tensors: Callable[[], int],
     attempt: Callable[[Candidate], Attempt],
     weights_key: str | None,
     note_unfit: Callable[[tuple[Candidate, ...]], None],
@@ -86,7 +87,7 @@ def choose(
         content: The object as read.
         path: Its file, for messages.
         about: The backbone, for messages.
-        tensors: How many tensors the network has before its head.
+        tensors: Counts the tensors that the network has before its head.
         attempt: Puts a candidate into the network.
         weights_key: Which candidate the user means, None for the only one.
         note_unfit: Called with the candidates where none of them fits.
@@ -94,17 +95,17 @@ def choose(
     Raises:
         WeightsError: No candidate fits, several do, or the file has no state dict.
     """
-    result = search(content, -(-tensors // _HALF), attempt)
+    result = search(content, lambda: -(-tensors() // _HALF), attempt)
     if not result.tried:
+        # It raises the error for what the file holds instead.
         plain_state_dict(content)
+        raise WeightsError(f"{path} holds a state dict too deep inside. Save it by itself.")
     fits, tried = result.fits, result.tried
     if weights_key is not None:
-        if not any(one.candidate.is_named(weights_key) for one in tried):
-            raise WeightsError(_unknown_key(path, weights_key, [one.candidate for one in tried]))
-        fits = [one for one in fits if one.candidate.is_named(weights_key)]
-        exact = [one for one in fits if one.candidate.key == weights_key]
-        fits = exact if len(exact) == 1 else fits
-        tried = [one for one in tried if one.candidate.is_named(weights_key)]
+        fits, tried = result.named(weights_key), _tried_at(weights_key, result, attempt)
+        if not tried:
+            keys = [one.candidate.key for one in result.tried]
+            raise WeightsError(_unknown_key(path, weights_key, keys))
     if not fits:
         note_unfit(tuple(one.candidate for one in tried))
         raise _nearest(tried)
@@ -117,6 +118,15 @@ def choose(
             raise WeightsError(_has_rival(path, about, chosen.candidate, rival))
     _log(path, about, chosen, result.found)
     return chosen
+
+
+def _tried_at(
+    key: str, result: Search[Attempt], attempt: Callable[[Candidate], Attempt]
+) -> list[Tried[Attempt]]:
+    """Return what came of the candidates that a key means, even if they are far too small."""
+    tried = [one for one in result.tried if one.candidate.is_named(key)]
+    others = [one for one in map(Candidate, result.usable) if one.is_named(key)]
+    return tried or [Tried(one, attempt(one)) for one in others]
 
 
 def _nearest(tried: list[Tried[Attempt]]) -> WeightsError:
@@ -148,12 +158,12 @@ def _has_rival(path: str, about: str, chosen: Candidate, rival: StateDict) -> st
     )
 
 
-def _unknown_key(path: str, key: str, tried: list[Candidate]) -> str:
-    keys = list(dict.fromkeys(repr(one.key) for one in tried))
+def _unknown_key(path: str, key: str, keys: list[str]) -> str:
+    keys = list(dict.fromkeys(map(repr, keys)))
     shown = ", ".join(keys[:_SHOWN]) + (" and more" if keys[_SHOWN:] else "")
     return (
-        f"{path} has no state dict at weights_key={key!r}. It has {shown or 'none'}. Pass one of "
-        "these, or a part of one between two dots."
+        f"{path} has no state dict at weights_key={key!r}. It has {shown}. Pass one of these, or "
+        "a part of one between two dots."
     )
 
 
@@ -167,13 +177,14 @@ def _log(path: str, about: str, chosen: Tried[Attempt], found: list[StateDict]) 
         path,
         counted(candidate.names()),
     )
-    out = left_out(candidate, chosen.outcome.head, chosen.outcome.dropped, found)
-    if out:
-        _LOGGER.info(
-            "headstrip does not use these tensors of %s: %s",
-            path,
-            ", ".join(f"{place} ({count})" for place, count in sorted(out.items())),
-        )
+    outcome = chosen.outcome
+    out = left_out(candidate, outcome.head, outcome.dropped, found)
+    shown = [f"{place} ({count})" for place, count in sorted(out.items())]
+    # A plugin renames tensors, so which ones it left out is not known, only how many.
+    if (fewer := len(outcome.content) - len(outcome.dropped) - len(outcome.state)) > 0:
+        shown.append(f"{fewer} that the plugin leaves out")
+    if shown:
+        _LOGGER.info("headstrip does not use these tensors of %s: %s", path, ", ".join(shown))
 
 
 def required_count(model: nn.Module, stripped: Stripped) -> int:
@@ -191,7 +202,7 @@ def located(chosen: Candidate, content: object) -> Candidate:
 
 
 def contents_for(
-    candidate: Candidate, model: nn.Module, stripped: Stripped
+    candidate: Candidate, model: nn.Module, stripped: Callable[[], Stripped]
 ) -> Iterator[tuple[OrderedDict[str, Any], str]]:
     """Yield the plain state dicts that a candidate may be, and the prefix of the head beside it.
 
@@ -212,16 +223,16 @@ def contents_for(
 
 
 def _with_head(
-    candidate: Candidate, model: nn.Module, stripped: Stripped
+    candidate: Candidate, model: nn.Module, stripped: Callable[[], Stripped]
 ) -> tuple[OrderedDict[str, Any], str]:
     """Return a candidate as a plain state dict, with the head beside a backbone in its place."""
     state = candidate.state()
     prefix = head_beside(candidate)
     head = under(candidate.found.tensors, prefix) if prefix else {}
-    if not head or not stripped.paths:
+    paths = stripped().paths if head else ()
+    if not paths:
         return state, ""
-    path = stripped.paths[0]
-    start = f"{path}."
+    start = f"{paths[0]}."
     own = under(model.state_dict(), start)
     consumed = f".{candidate.prefix}".rpartition(".backbone.")[2]
     if own.keys() != head.keys() or not start.startswith(consumed):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from headstrip.factory.nearest import Match, foreign_library, matches_of
+from headstrip.factory.nearest import Architectures, Match, foreign_library
 from headstrip.network.candidates import (
     Candidate,
     head_beside,
@@ -95,7 +95,12 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> InspectedCheckpoint:
     if not usable:
         plain_state_dict(file.content)
     least = max(_LEAST, max((len(one.tensors) for one in usable), default=0) // _PART)
-    result = search(file.content, least, _Matches)
+    catalog = Architectures()
+
+    def matched(candidate: Candidate) -> _Matches:
+        return _Matches(tuple(catalog.that_fit(candidate)))
+
+    result = search(file.content, lambda: least, matched)
     fits = [(one.candidate, one.outcome.matches) for one in result.fits]
     places = {candidate.found.keys for candidate, _ in fits}
     others = [
@@ -110,13 +115,16 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> InspectedCheckpoint:
     return InspectedCheckpoint(file.path, file.sha256, described)
 
 
+@dataclass(frozen=True, slots=True)
 class _Matches:
     """The architectures that a candidate fits, as what came of trying it."""
 
-    def __init__(self, candidate: Candidate) -> None:
-        self.matches = tuple(matches_of(candidate))
-        self.fits = bool(self.matches)
-        self.left: tuple[str, ...] = ()
+    matches: tuple[Match, ...]
+    left: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        return bool(self.matches)
 
 
 def _described(

@@ -33,7 +33,7 @@ from headstrip.factory.file_fit import (
 from headstrip.factory.misfits import does_not_fit
 from headstrip.factory.selection import Selection
 from headstrip.network.assigning import Fallback, assign, has_meta_tensors
-from headstrip.network.candidates import Candidate, Tried
+from headstrip.network.candidates import Candidate, Tried, unwrapped_state_dicts
 from headstrip.network.checkpoints import extra_states, plain_state_dict, refuse_several
 from headstrip.network.head import Stripped
 from headstrip.network.load_hooks import has_load_hooks, is_as_given, keeps_more, load_as_torch
@@ -311,7 +311,9 @@ class Builder:
         Raises:
             WeightsError: None fits, or several do.
         """
-        stripped = self._stripped_network(options, make)
+
+        def stripped() -> Stripped:
+            return self._stripped_network(options, make)
 
         def attempt(candidate: Candidate) -> Attempt:
             return self._attempt(file, candidate, made.model, stripped, options, make)
@@ -323,7 +325,7 @@ class Builder:
                 file.content,
                 f"{file.path}",
                 self.about,
-                required_count(made.model, stripped),
+                lambda: required_count(made.model, stripped()),
                 attempt,
                 self._weights_key,
                 self._note_unfit,
@@ -332,10 +334,11 @@ class Builder:
         found = one.outcome
         if found.error is not None:
             raise found.error
-        file = replace(file, content=found.content)
-        if self._weights_key is not None:
+        held = sum(len(each.tensors) for each in unwrapped_state_dicts(file.content))
+        if len(found.content) < held:
             # Another state dict of the same file may leave vectors without values.
             file = replace(file, filled=False, stat=None)
+        file = replace(file, content=found.content)
         return _Matched(made, file, found.state, found.plan)
 
     def _stripped_network(
@@ -357,7 +360,7 @@ class Builder:
         file: WeightsFile,
         candidate: Candidate,
         model: nn.Module,
-        stripped: Stripped,
+        stripped: Callable[[], Stripped],
         options: Mapping[str, Any],
         make: Callable[[Mapping[str, Any]], _Made],
     ) -> Attempt:
@@ -377,19 +380,29 @@ class Builder:
         part: WeightsFile,
         place: str,
         model: nn.Module,
-        stripped: Stripped,
+        stripped: Callable[[], Stripped],
         options: Mapping[str, Any],
         make: Callable[[Mapping[str, Any]], _Made],
     ) -> Attempt:
         content = cast("Mapping[str, Any]", part.content)
         faults: int | None = None
         try:
-            state, dropped = without_training_parts(model, self._adapted(part, model), stripped)
+            state = self._adapted(part, model)
             faults = 0
             refuse_larger(part.path, state, limit_of(model))
+            if not compare(model, state).names:
+                return Attempt(content, state)
+            whole = stripped()
+            state, dropped = without_training_parts(model, state, whole)
             fit = compare(model, state)
-            faults = sum(not is_under(one, stripped.paths) for one in fit.missing + fit.reshaped)
-            found = self._plan(part, model, state, options, make, stripped, place)
+            faults = sum(not is_under(one, whole.paths) for one in fit.missing + fit.reshaped)
+            found = self._plan(part, model, state, options, make, whole, place)
+            if found.classes is not None and whole.law == "headless" and not found.by_torch:
+                # Tensors that a headless network has no place for need not be those of a head.
+                grown = make({**options, "num_classes": found.classes}).model
+                of_grown = self._adapted(part, grown)
+                if compare(grown, {key: of_grown[key] for key in state if key in of_grown}).names:
+                    raise does_not_fit(part.path, self.about, fit, (), None, place)
         except WeightsError as error:
             return Attempt(content, error=error, faults=faults)
         return Attempt(content, state, found, dropped)

@@ -1,16 +1,17 @@
 """Which architectures of the catalog a state dict fits, found without building all of them.
 
 A catalog states the parameters and the width of each architecture. A file has those parameters,
-except in its head: a linear layer of ``dim`` numbers and a bias for each class. So the two counts
-differ by a multiple of ``dim + 1``, or of ``dim`` without a bias, which few architectures pass.
-headstrip builds these on the meta device and compares every name and shape.
+except in its head: a linear layer of ``dim`` numbers and a bias for each class. So the difference
+of the two counts gives the classes of the file's head, and the file has such a layer or no head at
+all, which few architectures pass. headstrip builds these on the meta device and compares every name
+and shape.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from headstrip.errors import HeadstripError, WeightsError
 from headstrip.factory.instantiate import strip_with
 from headstrip.factory.misfits import NAME_IT
-from headstrip.network.candidates import Candidate, is_training_only
+from headstrip.network.candidates import TOWER, Candidate, is_training_only
 from headstrip.network.meta_ops import without_memory
 from headstrip.network.state_dicts import COUNTER, is_under
 from headstrip.registry.registry import Registry, get_registry
@@ -33,15 +34,22 @@ _BUFFER = re.compile(
 )
 """Names of tensors in a state dict that are not parameters, in torch's layers and in libraries."""
 
-_MOST_CLASSES = 50_000
-_TOWER = "network."
+_CLASSES = 1000
+_MOST_HEADS = 2
+"""Distilled networks have two heads of the same shape."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _FOREIGN = (
     (re.compile(r".*(kernel|gamma|beta|moving_mean|moving_variance)(:0)?$"), "Keras or TensorFlow"),
     (re.compile(r"(params[./])?.*[./](kernel|scale)$"), "JAX"),
-    (re.compile(r"(backbone\.)?layers\.\d+\.(ln\d|attn\.qkv|ffn\.layers)\b.*"), "mmpretrain"),
+    (
+        re.compile(
+            r"(backbone\.)?(layers|stages)\.\d+\.(.*\.)?"
+            r"(ln\d|attn\.qkv|w_msa|ffn\.layers|(depthwise|pointwise|linear|expand)_conv\d?)\..*"
+        ),
+        "mmpretrain",
+    ),
 )
 """Names that other libraries give to tensors, which headstrip does not convert."""
 
@@ -54,27 +62,56 @@ class Match:
     classes: int | None
 
 
-def matches_of(
-    candidate: Candidate, registry: Registry | None = None, *, source: str | None = None
-) -> list[Match]:
-    """Return the architectures of the catalog that a state dict fits exactly before the head.
+class Architectures:
+    """The architectures of the catalog, each of which is built at most once."""
 
-    Args:
-        candidate: The state dict.
-        registry: The registry with the catalog, by default that of this process.
-        source: Only those of one source.
-    """
-    registry = registry or get_registry()
-    state = {name: one for name, one in candidate.state().items() if isinstance(one, Tensor)}
-    shapes = {name: tuple(one.shape) for name, one in state.items()}
-    parameters = parameter_count(state)
-    likely = [
-        spec
-        for spec in registry.specs()
-        if source in (None, spec.source) and _may_fit(parameters, spec)
-    ]
-    found = (_match(shapes, spec, registry) for spec in likely)
-    return [match for match in found if match is not None]
+    def __init__(self) -> None:
+        """Take the catalogs of this process."""
+        self._registry = get_registry()
+        self._built: dict[str, tuple[Shapes, tuple[str, ...]]] = {}
+
+    def that_fit(
+        self, candidate: Candidate, sources: Collection[str] | None = None
+    ) -> list[Match]:
+        """Return the architectures that a state dict fits exactly before the head.
+
+        Args:
+            candidate: The state dict.
+            sources: The sources whose architectures it is compared with, None for all.
+        """
+        state = {name: one for name, one in candidate.state().items() if isinstance(one, Tensor)}
+        parameters = parameter_count(state)
+        shapes = {name: tuple(one.shape) for name, one in state.items()}
+        layers = {shape[:2] for shape in shapes.values()}
+        likely = [
+            spec
+            for spec in self._registry.specs()
+            if (sources is None or spec.source in sources)
+            and _may_fit(parameters, layers, spec, self._classes_of(spec))
+        ]
+        _LOGGER.info(
+            "headstrip compares the tensors at %r with %d architectures of about their size",
+            candidate.key,
+            len(likely),
+        )
+        found = (_match(shapes, spec, *self._shapes_of(spec)) for spec in likely)
+        return [match for match in found if match is not None]
+
+    def _classes_of(self, spec: BackboneSpec) -> set[int]:
+        """Return what may be the classes of the network whose parameters a catalog counts."""
+        entry = next(iter(self._registry.listed_weights(spec)), None)
+        return {_CLASSES, entry.num_classes or 0} if entry else {_CLASSES, 0}
+
+    def _shapes_of(self, spec: BackboneSpec) -> tuple[Shapes, tuple[str, ...]]:
+        """Return the shapes of an architecture and the paths of its heads; none if it fails."""
+        about = spec.qualified_name
+        if about not in self._built:
+            try:
+                self._built[about] = _shapes_of(spec, self._registry)
+            except HeadstripError as error:
+                _LOGGER.debug("%s is not compared with the file: %s", about, error)
+                self._built[about] = {}, ()
+        return self._built[about]
 
 
 def parameter_count(state: Mapping[str, Tensor]) -> int:
@@ -86,23 +123,38 @@ def parameter_count(state: Mapping[str, Tensor]) -> int:
     )
 
 
-def _may_fit(parameters: int, spec: BackboneSpec) -> bool:
+def _may_fit(
+    parameters: int,
+    layers: Collection[tuple[int, ...]],
+    spec: BackboneSpec,
+    classes: Collection[int],
+) -> bool:
+    """Whether a file has the parameters of an architecture, with a head of any number of classes.
+
+    Args:
+        parameters: The number of parameters in the file.
+        layers: The first two axes of the tensors in the file.
+        spec: The architecture.
+        classes: What may be the classes of the network that the catalog describes.
+    """
     if not spec.params or not spec.dim:
         return False
     differ = parameters - spec.params
     if differ == 0:
         return True
-    is_multiple = differ % (spec.dim + 1) == 0 or differ % spec.dim == 0
-    return is_multiple and abs(differ) <= _MOST_CLASSES * (spec.dim + 1)
+    for of_a_class in (spec.dim + 1, spec.dim):
+        for heads in range(1, _MOST_HEADS + 1):
+            more, rest = divmod(differ, heads * of_a_class)
+            found = {count + more for count in classes}
+            if not rest and (0 in found or any((one, spec.dim) in layers for one in found)):
+                return True
+    return False
 
 
-def _match(shapes: Shapes, spec: BackboneSpec, registry: Registry) -> Match | None:
-    try:
-        own, paths = _shapes_of(spec, registry)
-    except HeadstripError as error:
-        _LOGGER.debug("%s is not compared with the file: %s", spec.qualified_name, error)
-        return None
-    inner = len(_TOWER) if all(name.startswith(_TOWER) for name in own) else 0
+def _match(
+    shapes: Shapes, spec: BackboneSpec, own: Shapes, paths: tuple[str, ...]
+) -> Match | None:
+    inner = len(TOWER) if all(name.startswith(TOWER) for name in own) else 0
     paths = tuple(path[inner:] for path in paths)
     own = {name[inner:]: shape for name, shape in own.items()}
     needed = {name for name in own if not is_under(name, paths) and not name.endswith(COUNTER)}
@@ -149,17 +201,17 @@ def with_advice(
             "does not convert them. Convert the checkpoint with the tools of that library to the "
             f"names of {spec.source}."
         )
-    for source in (spec.source, None):
-        found = {
-            one.spec.qualified_name: one.spec
-            for candidate in unfit
-            for one in matches_of(candidate, source=source)
-        }
-        if len(found) == 1:
-            name = get_registry().short_name(next(iter(found.values())))
-            return WeightsError(f"{start}Its shapes fit {name!r}: pass that name.")
-        if found:
-            return None
+    catalog, registry = Architectures(), get_registry()
+    others = [source for source in registry.sources() if source != spec.source]
+    for sources in ([spec.source], others):
+        matches = [one.spec for each in unfit for one in catalog.that_fit(each, sources)]
+        if names := list(dict.fromkeys(map(registry.short_name, matches))):
+            if len(names) == 1:
+                return WeightsError(f"{start}Its shapes fit {names[0]!r}: pass that name.")
+            return WeightsError(
+                f"{start}Its shapes fit {len(names)} architectures, such as {names[0]!r}: pass the "
+                "name of the right one. `headstrip inspect` with this file lists them."
+            )
     return None
 
 

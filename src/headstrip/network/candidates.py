@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
@@ -24,11 +24,17 @@ _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 _TRAINING_ONLY = re.compile(
     r"mask_token|decoder|decoder_\w+|projector|predictors?|prototypes|queue|queue_ptr|"
-    r"(projection|prediction|contrastive)_heads?|attribute_predictors?|momentum_\w+"
+    r"(projection|prediction|contrastive)_heads?|attribute_predictors?|momentum_\w+|"
+    r"aux\d|AuxLogits"
 )
 """Top-level names of parts that help training alone, and that no encoder uses."""
 
+TOWER = "network."
+"""What the names of a network begin with in a tower of transformers."""
+
 _TOP_PARTS_OF_AN_ENCODER = {"backbone", "head", "predictors"}
+_DEEPEST = 16
+"""The most parts of a prefix. A damaged file could have thousands."""
 
 
 class Outcome(Protocol):
@@ -119,40 +125,57 @@ class Search(Generic[OutcomeT]):
     Attributes:
         fits: The candidates that fit; the very same tensors count once.
         tried: All candidates that were tried.
-        found: The state dicts in the checkpoint.
+        found: The state dicts in the checkpoint, as they are.
+        usable: Those that state names and hold nothing else, without the names that wrappers add.
     """
 
-    fits: list[Tried[OutcomeT]] = field(default_factory=list)
-    tried: list[Tried[OutcomeT]] = field(default_factory=list)
-    found: list[StateDict] = field(default_factory=list)
+    fits: list[Tried[OutcomeT]]
+    tried: list[Tried[OutcomeT]]
+    found: list[StateDict]
+    usable: list[StateDict]
+
+    def named(self, key: str) -> list[Tried[OutcomeT]]:
+        """Return the candidates that fit and that a key means; only the exact one, if it fits."""
+        fits = [one for one in self.fits if one.candidate.is_named(key)]
+        # A plugin may take off a prefix itself, and fit without it.
+        fits = fits or distinct(
+            one for one in self.tried if one.outcome.fits and one.candidate.is_named(key)
+        )
+        return [one for one in fits if one.candidate.key == key] or fits
 
 
 def search(
-    loaded: object, least: int, attempt: Callable[[Candidate], OutcomeT]
+    loaded: object, least: Callable[[], int], attempt: Callable[[Candidate], OutcomeT]
 ) -> Search[OutcomeT]:
     """Find every state dict, and every prefix in it, under which a network's tensors are.
 
     Args:
         loaded: The object as read.
-        least: The fewest tensors that can be those of the network.
+        least: Returns the fewest tensors that can be those of the network. It is not called where
+            the content is one state dict that fits whole.
         attempt: Puts a candidate into the network.
     """
     found = without_aliases(state_dicts_in(loaded))
     usable = _usable(found)
-    result: Search[OutcomeT] = Search(found=found)
+    every: list[Tried[OutcomeT]] = []
 
     def tried(candidate: Candidate) -> Tried[OutcomeT]:
-        one = Tried(candidate, attempt(candidate))
-        result.tried.append(one)
-        return one
+        every.append(Tried(candidate, attempt(candidate)))
+        return every[-1]
 
-    for one in usable:
-        if _count(one.tensors) >= least:
-            result.fits.extend(_walk(Candidate(one), least, tried))
-    if usable and not result.tried:
-        tried(Candidate(max(usable, key=lambda one: len(one.tensors))))
-    result.fits[:] = _different(result.fits)
-    return result
+    fits: list[Tried[OutcomeT]] = []
+    if len(found) == len(usable) == 1:
+        here = tried(Candidate(usable[0]))
+        is_whole = here.outcome.fits and not here.outcome.left
+        fits = [here] if is_whole else _walk(here, least(), tried)
+    elif usable:
+        count = least()
+        for one in usable:
+            if _count(one.tensors) >= count:
+                fits += _walk(tried(Candidate(one)), count, tried)
+        if not every:
+            tried(Candidate(max(usable, key=lambda one: len(one.tensors))))
+    return Search(distinct(fits), every, found, usable)
 
 
 def unwrapped_state_dicts(loaded: object) -> list[StateDict]:
@@ -165,15 +188,18 @@ def _usable(found: Iterable[StateDict]) -> list[StateDict]:
 
 
 def _walk(
-    candidate: Candidate, least: int, tried: Callable[[Candidate], Tried[OutcomeT]]
+    here: Tried[OutcomeT], least: int, tried: Callable[[Candidate], Tried[OutcomeT]]
 ) -> list[Tried[OutcomeT]]:
-    """Return what fits at a prefix or below it."""
-    here = tried(candidate)
+    """Return what fits at the prefix of a candidate that was tried, or below it."""
+    candidate = here.candidate
     names = here.outcome.left if here.outcome.fits else [*candidate.state()]
+    parts = _heavy(names, least) if candidate.prefix.count(".") < _DEEPEST else ()
     below = [
         one
-        for part in _heavy(names, least)
-        for one in _walk(replace(candidate, prefix=f"{candidate.prefix}{part}."), least, tried)
+        for part in parts
+        for one in _walk(
+            tried(replace(candidate, prefix=f"{candidate.prefix}{part}.")), least, tried
+        )
     ]
     if not below:
         return [here] if here.outcome.fits else []
@@ -196,7 +222,7 @@ def _count(names: Iterable[str]) -> int:
     return sum(not name.endswith(COUNTER) for name in names)
 
 
-def _different(fits: list[Tried[OutcomeT]]) -> list[Tried[OutcomeT]]:
+def distinct(fits: Iterable[Tried[OutcomeT]]) -> list[Tried[OutcomeT]]:
     """Leave out candidates that hold the very tensors of one before them."""
     different: list[Tried[OutcomeT]] = []
     seen: list[StateDict] = []
@@ -253,7 +279,8 @@ def nameless_rival(chosen: Candidate, found: Iterable[StateDict]) -> StateDict |
 
 def is_training_only(name: str) -> bool:
     """Whether a tensor's name begins with a part that helps training alone, such as a decoder."""
-    return _TRAINING_ONLY.fullmatch(name.partition(".")[0]) is not None
+    # A plugin may keep the network inside a module of its own.
+    return _TRAINING_ONLY.fullmatch(name.removeprefix(TOWER).partition(".")[0]) is not None
 
 
 def shortest_key(one: Candidate, among: list[Candidate]) -> str:
