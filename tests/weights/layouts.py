@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from tests.weights.files import State
+from tests.weights.files import State, save_safetensors, save_zip
+
+from headstrip import Encoder
 
 
 def prefixed(state: State, *prefixes: str) -> State:
@@ -84,12 +90,24 @@ def dino(state: State) -> Any:
         "student": {**prefixed(student, "module.backbone."), **head},
         "teacher": {**prefixed(state, "module.backbone."), **head},
         "optimizer": adam(state),
+        "epoch": 3,
+        "args": Namespace(arch="x", lr=0.1, local_crops_scale=(0.05, 0.4)),
         "dino_loss": {"center": torch.zeros(1, 8)},
     }
 
 
+def with_two_layers(state: State) -> State:
+    """Replace a head of 1,000 classes by the two layers of MoCo v2."""
+    head = [name for name, one in state.items() if one.shape[:1] == (1000,)]
+    if not head:
+        return state
+    path = head[0].rpartition(".")[0]
+    layers = {f"{path}.{at}.{part}": torch.zeros(8 - at) for at in (0, 2) for part in ("weight", "bias")}
+    return {**{name: one for name, one in state.items() if name not in head}, **layers}
+
+
 def moco(state: State) -> Any:
-    both = prefixed(state, "module.encoder_q.", "module.encoder_k.")
+    both = prefixed(with_two_layers(state), "module.encoder_q.", "module.encoder_k.")
     return {
         "arch": "x",
         "state_dict": {
@@ -133,7 +151,8 @@ def mae(state: State) -> Any:
             "mask_token": torch.zeros(1, 1, 8),
             "decoder_embed.weight": torch.zeros(8, 8),
             "decoder_blocks.0.norm1.weight": torch.zeros(8),
-        }
+        },
+        "args": Namespace(lr=0.1),
     }
 
 
@@ -145,22 +164,77 @@ def wbcatt(state: State) -> Any:
     }
 
 
-LAYOUTS: dict[str, tuple[Callable[[State], Any], str | None, str]] = {
-    "plain": (plain, None, ""),
-    "state_dict": (state_dict, None, "state_dict"),
-    "lightning": (lightning, None, "state_dict.model"),
-    "ddp": (ddp, None, "model.module"),
-    "fsdp": (fsdp, None, "model"),
-    "compiled": (compiled, None, ""),
-    "compiled lightning": (compiled_lightning, None, "state_dict.model"),
-    "state_dict_ema": (timm_ema, "state_dict_ema", "state_dict_ema"),
-    "model_ema": (model_ema, "model_ema", "model_ema"),
-    "dino": (dino, "teacher", "teacher.module.backbone"),
-    "moco": (moco, "encoder_q", "state_dict.module.encoder_q"),
-    "simclr": (lightly_simclr, None, "state_dict.backbone"),
-    "byol": (lightly_byol, "backbone", "state_dict.backbone"),
-    "vissl": (vissl, None, "classy_state_dict.base_model.model.trunk._feature_blocks"),
-    "mae": (mae, None, "model"),
-    "wbcatt": (wbcatt, None, "image_encoder"),
+@dataclass(frozen=True)
+class Layout:
+    """One layout.
+
+    Attributes:
+        make: Makes a checkpoint of a state dict.
+        place: Where the state dict is in it, as ``encoder.weights_key`` says.
+        key: The ``weights_key`` that chooses it, None where it is the only one that fits.
+        has_head: Whether the programs that write it save a head with the backbone.
+    """
+
+    make: Callable[[State], Any]
+    place: str
+    key: str | None = None
+    has_head: bool = True
+
+
+LAYOUTS = {
+    "plain": Layout(plain, ""),
+    "`state_dict`": Layout(state_dict, "state_dict"),
+    "Lightning": Layout(lightning, "state_dict.model"),
+    "DDP": Layout(ddp, "model.module"),
+    "FSDP, gathered": Layout(fsdp, "model"),
+    "torch.compile": Layout(compiled, ""),
+    "Lightning and torch.compile": Layout(compiled_lightning, "state_dict.model"),
+    "EMA, `state_dict_ema`": Layout(timm_ema, "state_dict_ema", "state_dict_ema"),
+    "EMA, `model_ema`": Layout(model_ema, "model_ema", "model_ema"),
+    "DINO": Layout(dino, "teacher.module.backbone", "teacher", has_head=False),
+    "MoCo v2": Layout(moco, "state_dict.module.encoder_q", "encoder_q"),
+    "SimCLR of lightly": Layout(lightly_simclr, "state_dict.backbone", has_head=False),
+    "BYOL of lightly": Layout(lightly_byol, "state_dict.backbone", "backbone", has_head=False),
+    "VISSL": Layout(
+        vissl, "classy_state_dict.base_model.model.trunk._feature_blocks", has_head=False
+    ),
+    "MAE": Layout(mae, "model", has_head=False),
+    "WBCAtt": Layout(wbcatt, "image_encoder", has_head=False),
 }
-"""Each layout, the weights_key that it needs, and where the state dict is in it."""
+"""What training programs write, by the name of the program or of its wrapper."""
+
+
+def flat(content: Any, prefix: str = "") -> State:
+    """Return the tensors of nested dicts under names, as a safetensors file has them."""
+    if isinstance(content, torch.Tensor):
+        return {prefix.removesuffix("."): content.clone()}
+    inner = content.items() if isinstance(content, dict) else ()
+    return {key: one for name, part in inner for key, one in flat(part, f"{prefix}{name}.").items()}
+
+
+def save_sharded(content: State, folder: Path, shards: int = 2) -> Path:
+    """Save a state dict as several safetensors files, and return their index."""
+    shard_of = {name: f"{at % shards}" for at, name in enumerate(content)}
+    for shard in sorted(set(shard_of.values())):
+        part = {name: one for name, one in content.items() if shard_of[name] == shard}
+        save_safetensors(part, folder / shard)
+    index = folder / "model.safetensors.index.json"
+    files = {name: f"{shard}.safetensors" for name, shard in shard_of.items()}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return index
+
+
+FORMATS: dict[str, Callable[[Any, Path], Path]] = {
+    "torch.save": lambda content, folder: save_zip(content, folder / "run"),
+    "safetensors": lambda content, folder: save_safetensors(flat(content), folder / "run"),
+    "sharded": lambda content, folder: save_sharded(flat(content), folder),
+}
+"""Formats that a layout is saved in: each returns the path to pass as ``weights``."""
+
+
+def holds(encoder: Encoder, state: State) -> bool:
+    """Return whether a backbone has the very tensors of a state dict, bit for bit."""
+    own = encoder.backbone.state_dict()
+    # The towers of transformers are modules of ours with the network inside.
+    names = {name: name.removeprefix("network.") for name in own}
+    return all(torch.equal(own[mine], state[name]) for mine, name in names.items())

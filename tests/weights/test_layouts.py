@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,102 +9,85 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.weights.files import State, save_safetensors, save_zip
-from tests.weights.layouts import LAYOUTS, dino, moco, prefixed
+from tests.weights.files import State, save_zip
+from tests.weights.layouts import FORMATS, LAYOUTS, dino, holds, moco
+from tools.checkpoint_layouts import ARCHITECTURES, Source, checkpoints, outcome, source_of
 
-from headstrip import Encoder, WeightsError, build_encoder
+from headstrip import WeightsError, build_encoder
 
-NAMES = ["squeezenet1_1", "timm:resnet10t", "timm:test_vit", "hf:convnext"]
+SMALL_DINO = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+NAMES = {"squeezenet1_1": {}, "timm:test_vit": {}, "hf:dinov2": SMALL_DINO}
 SMALL = "shufflenet_v2_x0_5"
 
 
-def source_of(name: str) -> State:
+def needs(name: str) -> None:
     if name.startswith("hf:"):
         pytest.importorskip("headstrip_transformers")
-    torch.manual_seed(0)
-    return {**build_encoder(name, weights=None).backbone.state_dict()}
 
 
-@pytest.fixture(scope="module")
-def sources() -> dict[str, State]:
-    return {name: source_of(name) for name in NAMES}
+@pytest.fixture(scope="module", params=NAMES)
+def source(request: pytest.FixtureRequest) -> Source:
+    needs(request.param)
+    return source_of(request.param, NAMES[request.param])
 
 
 @pytest.fixture(scope="module")
 def small() -> State:
-    return source_of(SMALL)
+    return source_of(SMALL).body
 
 
-def holds(encoder: Encoder, state: State) -> bool:
-    own = encoder.backbone.state_dict()
-    return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
-
-
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_encoder_has_the_tensors_of_every_layout_bit_for_bit(
-    layout: str, name: str, sources: dict[str, State], tmp_path: Path
+    layout: str, source: Source, tmp_path: Path
 ) -> None:
-    make, key, place = LAYOUTS[layout]
-    path = save_zip(make(sources[name]), tmp_path / "run")
-    encoder = build_encoder(name, weights=path, weights_key=key)
-    assert holds(encoder, sources[name])
-    # The names of transformers' towers begin with "network", and timm takes "module" off itself.
-    places = (place, f"{place}.network".lstrip("."), place.removesuffix(".module"))
-    assert encoder.weights_key in places
+    made = LAYOUTS[layout]
+    path = save_zip(made.make(source.state if made.has_head else source.body), tmp_path / "run")
+    encoder = build_encoder(
+        source.name, weights=path, weights_key=made.key, options=source.options or None
+    )
+    assert holds(encoder, source.body)
+    # timm takes "module" off itself.
+    assert encoder.weights_key in (made.place, made.place.removesuffix(".module"))
 
 
-@pytest.mark.parametrize("layout", [one for one, (_, key, _) in LAYOUTS.items() if key])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_layout_and_format_has_the_tensors_of_the_library(name: str, tmp_path: Path) -> None:
+    needs(name)
+    whole = source_of(name, ARCHITECTURES[name])
+    for title, content, layout in checkpoints(whole, tmp_path):
+        for form in FORMATS:
+            assert outcome(whole, content, layout, form, tmp_path) == "equal", (title, form)
+
+
+@pytest.mark.parametrize("layout", [name for name, layout in LAYOUTS.items() if layout.key])
 def test_without_a_key_several_are_refused_and_the_key_in_the_message_works(
     layout: str, small: State, tmp_path: Path
 ) -> None:
-    path = save_zip(LAYOUTS[layout][0](small), tmp_path / "run")
+    path = save_zip(LAYOUTS[layout].make(small), tmp_path / "run")
     with pytest.raises(WeightsError, match="holds 2 state dicts that fit") as caught:
         build_encoder(SMALL, weights=path)
     key = str(caught.value).partition("weights_key='")[2].partition("'")[0]
     assert build_encoder(SMALL, weights=path, weights_key=key).weights_key
 
 
-def flat(content: Any, prefix: str = "") -> State:
-    """The tensors of nested dicts with names as safetensors needs them."""
-    if isinstance(content, torch.Tensor):
-        return {prefix.removesuffix("."): content}
-    inner = content.items() if isinstance(content, dict) else ()
-    return {key: one for name, part in inner for key, one in flat(part, f"{prefix}{name}.").items()}
-
-
-@pytest.mark.parametrize("layout", [one for one in LAYOUTS if one != "state_dict"])
-def test_a_safetensors_file_of_each_layout_gives_the_same(
-    layout: str, small: State, tmp_path: Path
+@pytest.mark.parametrize("form", ["safetensors", "sharded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_safetensors_of_each_layout_give_the_same(
+    layout: str, form: str, small: State, tmp_path: Path
 ) -> None:
-    make, key, _ = LAYOUTS[layout]
-    content = {name: one.clone() for name, one in flat(make(small)).items()}
-    path = save_safetensors(content, tmp_path / "run")
-    assert holds(build_encoder(SMALL, weights=path, weights_key=key), small)
+    path = FORMATS[form](LAYOUTS[layout].make(small), tmp_path)
+    assert holds(build_encoder(SMALL, weights=path, weights_key=LAYOUTS[layout].key), small)
 
 
-def test_a_sharded_checkpoint_may_have_a_prefix(small: State, tmp_path: Path) -> None:
-    names, shards = [*prefixed(small, "model.")], ["a.safetensors", "b.safetensors"]
-    content = prefixed(small, "model.")
-    for at, shard in enumerate(shards):
-        part = {name: content[name] for name in names[at::2]}
-        save_safetensors(part, tmp_path / shard.removesuffix(".safetensors"))
-    where = {name: shards[at % 2] for at, name in enumerate(names)}
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    encoder = build_encoder(SMALL, weights=index)
-    assert (encoder.weights_key, holds(encoder, small)) == ("model", True)
-
-
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("predictors", [None, {"colour": 3}])
 def test_the_state_dict_of_an_encoder_gives_it_back_with_its_head(
-    name: str, predictors: dict[str, int] | None, tmp_path: Path
+    source: Source, predictors: dict[str, int] | None, tmp_path: Path
 ) -> None:
-    source_of(name)
-    trained = build_encoder(name, weights=None, predictors=predictors)
-    encoder = build_encoder(name, weights=save_zip(trained.state_dict(), tmp_path / "run"))
-    assert holds(encoder, trained.backbone.state_dict())
+    name, options = source.name, source.options or None
+    trained = build_encoder(name, weights=None, predictors=predictors, options=options)
+    path = save_zip(trained.state_dict(), tmp_path / "run")
+    encoder = build_encoder(name, weights=path, options=options)
     x = torch.rand(1, *trained.input_shape)
     if trained.head is not None:
         assert encoder.law == trained.law
@@ -157,6 +139,37 @@ def test_a_key_needs_a_file_and_is_a_string(key: Any, why: str) -> None:
         build_encoder(SMALL, weights=None, weights_key=key)
 
 
+def test_a_key_for_a_state_dict_that_does_not_fit_says_what_differs(
+    small: State, tmp_path: Path
+) -> None:
+    path = save_zip({"model": small, "teacher": {"w": torch.zeros(3)}}, tmp_path / "run")
+    with pytest.raises(WeightsError, match=r"The state dict 'teacher' in .* does not fit"):
+        build_encoder(SMALL, weights=path, weights_key="teacher")
+
+
+def test_a_key_may_have_a_prefix_that_the_plugin_takes_off_itself(tmp_path: Path) -> None:
+    whole = source_of("timm:test_vit")
+    path = save_zip(LAYOUTS["DDP"].make(whole.state), tmp_path / "run")
+    assert holds(build_encoder(whole.name, weights=path, weights_key="module"), whole.body)
+
+
+def test_two_networks_whose_prefix_a_plugin_takes_off_are_refused(tmp_path: Path) -> None:
+    whole = source_of("timm:test_vit").state
+    both = {**whole, **{f"module.{name}": one + 1 for name, one in whole.items()}}
+    with pytest.raises(WeightsError, match="holds 2 state dicts that fit"):
+        build_encoder("timm:test_vit", weights=save_zip(both, tmp_path / "run"))
+
+
+def test_the_head_on_a_headless_network_is_left_out(tmp_path: Path) -> None:
+    needs("hf:dinov2")
+    whole = source_of("hf:dinov2", SMALL_DINO)
+    state = {f"dinov2.{name}": one for name, one in whole.body.items()}
+    path = save_zip({**state, "classifier.weight": torch.zeros(3, 32)}, tmp_path / "run")
+    encoder = build_encoder(whole.name, weights=path, options=SMALL_DINO)
+    assert (encoder.law, encoder.weights_key) == ("headless", "dinov2")
+    assert holds(encoder, whole.body)
+
+
 parts = st.text("abcdefgh_", min_size=1, max_size=6)
 prefixes = st.lists(parts, max_size=3).map(lambda names: "".join(f"{name}." for name in names))
 wheres = st.tuples(st.lists(parts, max_size=2), prefixes)
@@ -175,16 +188,25 @@ def placed(content: dict[str, Any], keys: list[str], prefix: str, state: State) 
     return True
 
 
-@settings(deadline=None, max_examples=40)
+@pytest.fixture(scope="module")
+def copies() -> list[State]:
+    """State dicts of one network with other values, each tensor one number: a file of a few KB."""
+    shapes = build_encoder("squeezenet1_1", weights=None).backbone.state_dict()
+    return [
+        {name: torch.tensor(float(at)).expand(one.shape) for name, one in shapes.items()}
+        for at in range(3)
+    ]
+
+
+@settings(deadline=None, max_examples=25)
 @given(places=st.lists(wheres, min_size=1, max_size=3, unique_by=str))
-def test_a_fit_is_found_if_and_only_if_it_is_unique(places: list[Any], tmp_path_factory) -> None:
-    torch.manual_seed(0)
-    state = {**build_encoder("squeezenet1_1", weights=None).backbone.state_dict()}
+def test_a_fit_is_found_if_and_only_if_it_is_unique(
+    places: list[Any], copies: list[State], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     content: dict[str, Any] = {}
-    copies = [{name: one + at for name, one in state.items()} for at in range(len(places))]
     kept = [
         (*place, copy)
-        for place, copy in zip(places, copies, strict=True)
+        for place, copy in zip(places, copies, strict=False)
         if placed(content, *place, copy)
     ]
     assume(kept)
