@@ -1,4 +1,4 @@
-"""Build encoders from checkpoints of every layout, and print whether their tensors are the source's.
+"""Build encoders from checkpoints of every layout, and compare their tensors with the source's.
 
 For each architecture, the script takes the state dict of the library's own network, fills it with
 random values, saves it in each layout and format, builds an encoder from the file, and compares
@@ -52,9 +52,9 @@ This page is for readers who want to know which checkpoints headstrip reads. For
 architecture, `python tools/checkpoint_layouts.py --markdown docs/reference/checkpoint-layouts.md`
 saves the library's own network, with random values, in three formats: a file of `torch.save`, a
 safetensors file, and two safetensors files with an index. It builds an encoder from each and
-compares every tensor of the backbone with the source. `3 of 3` means that all tensors were equal bit
-for bit in all three formats. [Use your own checkpoint](../how-to/use-your-own-checkpoint.md) explains
-`weights_key`.
+compares every tensor of the backbone with the source. `3 of 3` means that all tensors were equal
+bit for bit in all three formats.
+[Use your own checkpoint](../how-to/use-your-own-checkpoint.md) explains `weights_key`.
 
 <!-- quoted from the code -->
 

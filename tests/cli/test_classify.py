@@ -66,7 +66,9 @@ def test_a_class_without_a_label_is_its_number(
 def test_a_file_names_the_classes(run: Run, photos: Path, tmp_path: Path) -> None:
     states = [build_encoder(NAME, weights=None).backbone.state_dict() for _ in range(2)]
     head = {"classifier.3.weight": torch.rand(2, 1024), "classifier.3.bias": torch.rand(2)}
-    both = {key: {**state, **head} for key, state in zip(("student", "teacher"), states, strict=True)}
+    both = {
+        key: {**state, **head} for key, state in zip(("student", "teacher"), states, strict=True)
+    }
     torch.save(both, tmp_path / "run.pth")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     command = ["classify", photos / "a.png", "-b", NAME, "--weights", tmp_path / "run.pth"]

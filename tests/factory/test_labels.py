@@ -82,14 +82,9 @@ def test_a_file_without_a_name_for_each_class_is_refused(
         build_encoder(NAME, weights=path, labels=tmp_path / name)
 
 
-def test_the_classes_of_a_head_that_is_a_convolution_are_counted() -> None:
-    with pytest.raises(ValueError, match="has 3 names, and .* has 1000 classes"):
-        build_encoder("squeezenet1_1", weights=None, labels=NAMES)
-
-
 def test_an_encoder_without_a_head_takes_no_labels(tmp_path: Path) -> None:
     state = {key: one for key, one in state_of(NAME).items() if not key.startswith("fc.")}
-    with pytest.raises(ValueError, match="has no head.*leave labels out"):
+    with pytest.raises(ValueError, match=r"has no head\. Leave labels out"):
         build_encoder(NAME, weights=save_zip(state, tmp_path / "own"), labels=NAMES)
 
 

@@ -102,7 +102,9 @@ def with_two_layers(state: State) -> State:
     if not head:
         return state
     path = head[0].rpartition(".")[0]
-    layers = {f"{path}.{at}.{part}": torch.zeros(8 - at) for at in (0, 2) for part in ("weight", "bias")}
+    layers = {
+        f"{path}.{at}.{part}": torch.zeros(8 - at) for at in (0, 2) for part in ("weight", "bias")
+    }
     return {**{name: one for name, one in state.items() if name not in head}, **layers}
 
 

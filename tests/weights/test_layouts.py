@@ -198,7 +198,7 @@ def copies() -> list[State]:
     ]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(places=st.lists(wheres, min_size=1, max_size=3, unique_by=str))
 def test_a_fit_is_found_if_and_only_if_it_is_unique(
     places: list[Any], copies: list[State], tmp_path_factory: pytest.TempPathFactory

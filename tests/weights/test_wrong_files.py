@@ -69,11 +69,12 @@ KINDS = [one_missing, one_of_another_shape, another_architecture, two_candidates
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize(
-    "name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
+    ("name", "count"),
+    [(NAMES[0], 2), *(pytest.param(name, EACH, marks=pytest.mark.slow) for name in NAMES)],
 )
-def test_a_wrong_file_is_refused(name: str, kind: Any, tmp_path: Path) -> None:
-    contents = list(kind(name))
-    assert len(contents) == EACH
+def test_a_wrong_file_is_refused(name: str, count: int, kind: Any, tmp_path: Path) -> None:
+    contents = list(itertools.islice(kind(name), count))
+    assert len(contents) == count
     for content in contents:
         prefix = next(PREFIXES)
         path = save_zip({f"{prefix}{key}": one for key, one in content.items()}, tmp_path / "x")

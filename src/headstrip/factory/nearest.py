@@ -70,9 +70,7 @@ class Architectures:
         self._registry = get_registry()
         self._built: dict[str, tuple[Shapes, tuple[str, ...]]] = {}
 
-    def that_fit(
-        self, candidate: Candidate, sources: Collection[str] | None = None
-    ) -> list[Match]:
+    def that_fit(self, candidate: Candidate, sources: Collection[str] | None = None) -> list[Match]:
         """Return the architectures that a state dict fits exactly before the head.
 
         Args:
@@ -151,9 +149,7 @@ def _may_fit(
     return False
 
 
-def _match(
-    shapes: Shapes, spec: BackboneSpec, own: Shapes, paths: tuple[str, ...]
-) -> Match | None:
+def _match(shapes: Shapes, spec: BackboneSpec, own: Shapes, paths: tuple[str, ...]) -> Match | None:
     inner = len(TOWER) if all(name.startswith(TOWER) for name in own) else 0
     paths = tuple(path[inner:] for path in paths)
     own = {name[inner:]: shape for name, shape in own.items()}

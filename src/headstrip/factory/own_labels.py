@@ -70,8 +70,8 @@ def refuse_other_count(labels: tuple[str, ...], encoder: Encoder) -> None:
     if classes != len(labels):
         raise ValueError(
             f"labels has {len(labels)} names, and the encoder of {encoder.spec.qualified_name} has "
-            f"{f'{classes} classes' if classes else 'no head'}. Pass one name for each class of the "
-            f"head{'' if classes else ', or leave labels out'}."
+            f"{f'{classes} classes' if classes else 'no head'}. "
+            f"{'Pass one name for each class.' if classes else 'Leave labels out.'}"
         )
 
 

@@ -31,8 +31,8 @@ def damaged(path: Path, problem: str) -> WeightsError:
         )
     elif problem.startswith(_CODE):
         remedy = (
-            "If you trust it, save a state dict (of a checkpoint, its entry with the tensors) in the "
-            f"environment that made it: model = torch.load({str(path)!r}, weights_only=False); "
+            "If you trust it, save a state dict (of a checkpoint, its entry with the tensors) in "
+            f"the environment that made it: model = torch.load({str(path)!r}, weights_only=False); "
             "torch.save(model.state_dict(), 'weights.pth')."
         )
     return WeightsError(

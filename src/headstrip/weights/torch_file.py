@@ -1,7 +1,7 @@
 """Files of ``torch.save``: read with ``weights_only=True``, always, and with no way around it.
 
-Beside tensors and plain values a file may hold an ``argparse.Namespace``, the settings of a training
-program. It is a bag of attributes: reading one runs no code.
+Beside tensors and plain values a file may hold an ``argparse.Namespace``, the settings of a
+training program. It is a bag of attributes: reading one runs no code.
 
 Zip archives are checked before torch reads them: torch compares no checksum, and takes the place of
 a tensor in the file from the archive's directory.

@@ -262,10 +262,10 @@ def _class_names(stated: dict[str, Any], classes: int | None) -> tuple[str, ...]
     named = stated.get("id2label")
     if not classes or not isinstance(named, dict):
         return ()
-    names = tuple(named.get(str(index)) for index in range(classes))
-    is_named = len(named) == classes and all(isinstance(one, str) for one in names)
+    found = (named.get(str(index)) for index in range(classes))
+    names = tuple(name for name in found if isinstance(name, str))
     default = tuple(f"LABEL_{index}" for index in range(classes))
-    return names if is_named and names != default else ()
+    return names if len(names) == len(named) == classes and names != default else ()
 
 
 def _classes(stated: dict[str, Any], tower: Tower) -> int | None:
