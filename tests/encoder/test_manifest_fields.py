@@ -71,7 +71,8 @@ NOT_TEXTS = (
 REFUSED = [
     *(("name", NAME, value) for value in (None, 7, "", "x" * 1001)),
     *(("weights", FILE, value) for value in (None, "V1", [], ["tag", "sha256", "file"])),
-    *(("weights", FILE, without(WEIGHTS, key)) for key in WEIGHTS),
+    *(("weights", FILE, without(WEIGHTS, key)) for key in ("tag", "sha256", "file")),
+    *(("weights", FILE, {**WEIGHTS, "key": value}) for value in (7, [], "x" * 1001)),
     *(("weights", FILE, {**WEIGHTS, "tag": value}) for value in (7, "", "x" * 1001)),
     *(("weights", FILE, {**WEIGHTS, "file": value}) for value in (7, "", "x" * 1001)),
     *(("weights", FILE, {**WEIGHTS, "sha256": value}) for value in NOT_A_HASH),

@@ -170,13 +170,9 @@ def _unknown_key(path: str, key: str, keys: list[str]) -> str:
 def _log(path: str, about: str, chosen: Tried[Attempt], found: list[StateDict]) -> None:
     """Log which state dict a network gets, and which tensors of the file it does not get."""
     candidate = chosen.candidate
-    _LOGGER.info(
-        "%s gets the state dict %r of %s (%s)",
-        about,
-        candidate.key,
-        path,
-        counted(candidate.names()),
-    )
+    where = f" at {candidate.key!r}" if candidate.key else ""
+    count = counted(candidate.names())
+    _LOGGER.info("%s gets the state dict%s in %s (%s)", about, where, path, count)
     outcome = chosen.outcome
     out = left_out(candidate, outcome.head, outcome.dropped, found)
     shown = [f"{place} ({count})" for place, count in sorted(out.items())]
