@@ -48,7 +48,7 @@ def test_a_classifier_keeps_its_head(kind: str, serve: Serve) -> None:
     ("names", "labels"),
     [
         (["cat", "dog", "horse"], ("cat", "dog", "horse")),
-        # transformers writes these if nobody named the classes.
+        # transformers writes these for classes without names.
         (["LABEL_0", "LABEL_1", "LABEL_2"], None),
     ],
 )

@@ -125,7 +125,7 @@ class Search(Generic[OutcomeT]):
     Attributes:
         fits: The candidates that fit; the very same tensors count once.
         tried: All candidates that were tried.
-        found: The state dicts in the checkpoint, as they are.
+        found: The state dicts in the checkpoint, unchanged.
         usable: Those that state names and hold nothing else, without the names that wrappers add.
     """
 
@@ -279,7 +279,7 @@ def nameless_rival(chosen: Candidate, found: Iterable[StateDict]) -> StateDict |
 
 def is_training_only(name: str) -> bool:
     """Whether a tensor's name begins with a part that helps training alone, such as a decoder."""
-    # A plugin may keep the network inside a module of its own.
+    # A plugin may keep the network inside another module.
     return _TRAINING_ONLY.fullmatch(name.removeprefix(TOWER).partition(".")[0]) is not None
 
 
