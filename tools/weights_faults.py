@@ -226,7 +226,7 @@ def whole_module(one: Case) -> object:
     return one.build()
 
 
-@case("`labels` has too few names")
+@case("`labels` for a network that has no head")
 def few_labels(one: Case) -> object:
     return one.build(labels=["cat", "dog"])
 
