@@ -157,10 +157,10 @@ class HeadStripper:
 
         Returns:
             What the file states, None where it states nothing. headstrip uses ``options``,
-            ``input_shape``, ``preprocessing``, ``labels`` and ``num_classes``. Where one of them is
-            None, that of the default weights applies. The labels apply only where the head has that
-            number of classes. Leave ``locations`` and ``sha256`` empty. Never guess: wrong options
-            change the embeddings without an error.
+            ``input_shape``, ``preprocessing``, ``labels``, ``class_names`` and ``num_classes``.
+            Where one of them is None, that of the default weights applies. The labels and the names
+            of classes apply only where the head has that number of classes. Leave ``locations`` and
+            ``sha256`` empty. Never guess: wrong options change the embeddings without an error.
         """
 
     @hookspec(firstresult=True)

@@ -92,6 +92,8 @@ class WeightsEntry:
         num_classes: Width of the head in the file, None where it has no usable head.
         input_shape: Input that these weights were trained for, without the batch axis.
         labels: Name of the set of class labels, such as ``imagenet-1k``.
+        class_names: The class labels themselves, in the order of the logits, where a checkpoint
+            states them. No catalog has them.
         preprocessing: What turns an image into the input of these weights.
         license: The licence that the library states, or None.
         metrics: Accuracy, GFLOPs and file size as the library states them, as pairs.
@@ -107,6 +109,7 @@ class WeightsEntry:
     preprocessing: Preprocessing | None = None
     license: str | None = None
     metrics: Pairs = ()
+    class_names: tuple[str, ...] = ()
 
 
 def merged_options(

@@ -102,7 +102,7 @@ def _completions(registry: Registry, incomplete: str) -> list[str]:
 
 
 def backbone_option(function: Any) -> Any:
-    """Add ``-b NAME`` and the options that build it to a command: weights, input, versions."""
+    """Add ``-b NAME`` and the options that say how it is built to a command."""
     weights = click.option(
         "--weights",
         default="DEFAULT",
@@ -126,7 +126,7 @@ def backbone_option(function: Any) -> Any:
         is_flag=True,
         help="Accept library versions other than those in the manifest.",
     )
-    return name(weights(_input_options(versions(allow_http_option(function)))))
+    return name(weights(weights_key_option(_input_options(versions(allow_http_option(function))))))
 
 
 def _input_options(function: Any) -> Any:
@@ -136,7 +136,7 @@ def _input_options(function: Any) -> Any:
         metavar="NUMBER|NAMES",
         callback=_parse_channels,
         help="Take images of these channels: 1 for grey, a name for each, such as R,G,B,N, or "
-        "another number with --mean and --std. Red, green and blue (R, G, B) keep their filters.  "
+        "another number with its mean and std. Red, green and blue (R, G, B) keep their filters.  "
         "[default: those of the weights]",
     )
     new = click.option(
@@ -212,6 +212,16 @@ def _parse_size(
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
+def weights_key_option(function: Any) -> Any:
+    """Add ``--weights-key`` to a command that takes the user's own weights file."""
+    return click.option(
+        "--weights-key",
+        metavar="KEY",
+        help="Use this state dict of your file if several fit the backbone: its path in the file, "
+        "or a part of that, such as teacher or model_ema.",
+    )(function)
+
+
 def allow_http_option(function: Any) -> Any:
     """Add ``--allow-http`` to a command that may download weights."""
     return click.option(
@@ -243,8 +253,10 @@ def build_image_encoder(
     context: click.Context,
     name: str,
     weights: str,
+    weights_key: str | None,
     allow_versions: bool,
     device: str = "cpu",
+    labels: str | None = None,
     **inputs: Any,
 ) -> Encoder:
     """Build an image encoder, after every check that needs no torch.
@@ -253,8 +265,10 @@ def build_image_encoder(
         context: The command's context.
         name: The value of ``-b``.
         weights: The value of ``--weights``.
+        weights_key: The value of ``--weights-key``.
         allow_versions: The value of ``--allow-versions``.
         device: A torch device, or "auto" for a GPU if there is one.
+        labels: A file with the names of the classes.
         inputs: The values of ``INPUT_OPTIONS``.
 
     Raises:
@@ -273,7 +287,7 @@ def build_image_encoder(
     if name.endswith(".json"):
         if any(statistics):
             raise UsageFailure("The manifest states the mean already. Leave out --mean and --std.")
-        return _build(name, weights, allow_versions, device, inputs)
+        return _build(name, weights, weights_key, allow_versions, device, labels, inputs)
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
         if spec.task == "video":
@@ -292,7 +306,7 @@ def build_image_encoder(
             )
         if any(statistics):
             inputs["preprocessing"] = _steps(registry, spec, selection, statistics, inputs)
-        return _build(name, weights, allow_versions, device, inputs)
+        return _build(name, weights, weights_key, allow_versions, device, labels, inputs)
 
 
 def _steps(
@@ -322,7 +336,13 @@ def _steps(
 
 
 def _build(
-    name: str, weights: str, allow_versions: bool, device: str, inputs: Mapping[str, Any]
+    name: str,
+    weights: str,
+    weights_key: str | None,
+    allow_versions: bool,
+    device: str,
+    labels: str | None,
+    inputs: Mapping[str, Any],
 ) -> Encoder:
     from headstrip.factory.build import build_encoder
 
@@ -331,6 +351,8 @@ def _build(
         return build_encoder(
             name,
             weights=weights,
+            weights_key=weights_key,
+            labels=labels,
             predictors={},
             allow_versions=allow_versions,
             device=_torch_device(device),

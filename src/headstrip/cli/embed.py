@@ -32,6 +32,7 @@ _SECTIONS = {
     "Encoder and output": (
         "name",
         "weights",
+        "weights_key",
         *INPUT_OPTIONS,
         "allow_versions",
         "allow_http",
@@ -262,6 +263,7 @@ def command(
     source: str,
     name: str,
     weights: str,
+    weights_key: str | None,
     allow_versions: bool,
     out: Path | None,
     device: str,
@@ -304,7 +306,9 @@ def command(
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
     with _naming_what_to_install(out, name):
         inputs = {each: others.pop(each) for each in INPUT_OPTIONS}
-        encoder = build_image_encoder(context, name, weights, allow_versions, device, **inputs)
+        encoder = build_image_encoder(
+            context, name, weights, weights_key, allow_versions, device, **inputs
+        )
     with_pixels(encoder, background, value_range)
 
     from headstrip.embed.settings import EmbedOptions, EmbedSettings

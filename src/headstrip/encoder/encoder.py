@@ -43,6 +43,9 @@ class Encoder(nn.Module):
         weights: The set of weights, None for random ones.
         weights_sha256: Hash of the weights file, None without one.
         weights_file: Name of the weights file that the user passed, None for published weights.
+        weights_key: Where in that file the state dict is: the keys and the prefix that lead to it,
+            joined by dots, such as ``"state_dict.model"``; empty where it is the whole content,
+            None for published and random weights.
         options: Constructor arguments of the network.
         input_shape: Input without the batch axis.
         inputs: The ``in_chans``, ``new_channels`` and ``img_size`` that the user passed, as plain
@@ -80,6 +83,7 @@ class Encoder(nn.Module):
         labels: tuple[str, ...] | None,
         guards: tuple[Guard, ...] = (),
         weights_file: str | None = None,
+        weights_key: str | None = None,
         inputs: Mapping[str, Any] | None = None,
         expand: nn.Module | None = None,
         invented: int = 0,
@@ -94,7 +98,7 @@ class Encoder(nn.Module):
         self.predictors, self.labels = predictors, labels
         self._frozen = False
         self._thawed: list[str] = []
-        self.weights_file = weights_file
+        self.weights_file, self.weights_key = weights_file, weights_key
         self.inputs, self.expand = dict(inputs or {}), expand
         self._invented = invented
         if head is not None:

@@ -39,6 +39,7 @@ from headstrip.factory.inputs import (
 )
 from headstrip.factory.instantiate import BuildOptions, strip_with
 from headstrip.factory.measure import build_network, width_of_built
+from headstrip.factory.own_labels import LabelsArgument, read_labels, refuse_other_count
 from headstrip.factory.selection import WeightsArgument
 from headstrip.families import SOURCE
 from headstrip.images.preprocessing import Preprocessing
@@ -56,8 +57,10 @@ def build_encoder(
     name: str | Mapping[str, Any] | os.PathLike[str],
     *,
     weights: WeightsArgument = "DEFAULT",
+    weights_key: str | None = None,
     predictors: Mapping[str, int] | None = None,
     preprocessing: Preprocessing | str | None = None,
+    labels: LabelsArgument | None = None,
     options: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -79,14 +82,22 @@ def build_encoder(
         name: ``[source:]arch[.weights]``, such as ``vit_b_16`` or
             ``torchvision:resnet50.IMAGENET1K_V1``; or a manifest, as ``encoder.manifest()``
             returns it, or the path of a JSON file with one, for the same encoder bit for bit.
-        weights: ``"DEFAULT"``, a tag, a path to a state dict (``.safetensors``, or anything that
+        weights: ``"DEFAULT"``, a tag, the path of a checkpoint (``.safetensors``, or anything that
             ``torch.load`` reads with ``weights_only=True``), ``"tag=path"`` for a file that has
             the options and the preprocessing of a tag other than the default, or None for random
-            weights. A file may have other classes or no head; the encoder's head is the file's.
+            weights. headstrip finds the state dict that fits the architecture, wherever it is in
+            the file and whatever prefix its names have. A file may have other classes or no head;
+            the encoder's head is the file's.
+        weights_key: Which state dict of the file, where several fit: its dotted path in the file,
+            such as ``"state_dict.module.encoder_q"``, or a part of that, such as ``"teacher"``.
+            ``""`` means the whole content. ``encoder.weights_key`` is the path that was used.
         predictors: Attributes to predict and their numbers of classes, ``{"colour": 12}``. They
             replace the predictors of a manifest; ``{}`` builds none.
         preprocessing: The preprocessing, or the tag of the weights that state it. By default it is
             that of the weights.
+        labels: The names of the head's classes, in the order of the logits; a mapping of their
+            indices to them, such as ``id2label``; or the path of a file with them: one per line, or
+            JSON, such as a ``config.json`` with ``id2label``. By default those of the weights.
         options: Constructor arguments for the network, except ``num_classes``, which headstrip
             sets.
         device: Device of the encoder.
@@ -122,8 +133,8 @@ def build_encoder(
 
     Raises:
         UnknownBackboneError: No installed source has the name.
-        ValueError: The name's tag and ``weights`` differ, or ``options`` or ``predictors`` cannot
-            be used.
+        ValueError: The name's tag and ``weights`` differ, or ``options``, ``labels``,
+            ``weights_key`` or ``predictors`` cannot be used.
         WeightsError: There are no such weights, or the file is missing, damaged or of another
             network.
         PluginError: The plugin that owns the name cannot be used, or broke its contract, for
@@ -159,9 +170,19 @@ def build_encoder(
         raise ValueError(f"map must be True, False or None, got {map!r}.")
     if offline not in (True, False):
         raise ValueError(f"offline must be True or False, got {offline!r}.")
+    names = None if labels is None else read_labels(labels)
     with offline_call(offline):
         if isinstance(name, str) and not name.endswith(".json"):
-            request = BuildRequest(name, weights, predictors, preprocessing, options, dtype, inputs)
+            request = BuildRequest(
+                name,
+                weights,
+                predictors,
+                preprocessing,
+                options,
+                dtype,
+                inputs,
+                weights_key=weights_key,
+            )
         else:
             own = None if weights == "DEFAULT" else cast("str | os.PathLike[str] | None", weights)
             request = request_from_manifest(
@@ -172,13 +193,17 @@ def build_encoder(
                 options=options,
                 dtype=dtype,
                 inputs=inputs,
+                weights_key=weights_key,
             )
         build_options = BuildOptions(Reading(verify, map), offline, target, request.dtype)
         with collector_held_back(), _similar_sizes_named(request.name, request.options):
             encoder = _build(request, build_options, strict)
-        if request.manifest is None:
-            return encoder
-        return complete_from_manifest(encoder, request, target, allow_versions)
+        if request.manifest is not None:
+            encoder = complete_from_manifest(encoder, request, target, allow_versions)
+        if names is not None:
+            refuse_other_count(names, encoder)
+            encoder.labels = names
+        return encoder
 
 
 def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> Encoder:
@@ -190,6 +215,7 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         options=request.options,
         build_options=build_options,
         inputs=inputs,
+        weights_key=request.weights_key,
     )
     spec, stripped, entry = built.spec, built.stripped, built.selection.entry
     own, chosen = _preprocessing(registry, built, request.preprocessing, inputs)
@@ -224,6 +250,7 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         labels=registry.labels(spec, entry) if entry and has_labels else None,
         guards=built.guards,
         weights_file=path.name if (path := built.selection.path) else None,
+        weights_key=built.weights_key,
         inputs=inputs.to_json() if _changes_input(inputs, built, expand) else {},
         expand=expand,
         invented=inputs.invented if built.widening else 0,

@@ -19,6 +19,7 @@ from headstrip.factory.instantiate import (
     Filled,
     Mechanism,
 )
+from headstrip.factory.nearest import with_advice
 from headstrip.factory.selection import Selection, WeightsArgument, select_weights
 from headstrip.network.channels import Widening
 from headstrip.network.head import Stripped
@@ -56,6 +57,7 @@ class Built:
         states_itself: Whether the user's own file says what its weights are.
         widening: How the first convolution was changed, None where it was not.
         is_folded: Whether the preprocessing changes the statistics of the input for the network.
+        weights_key: Where in the user's own file its state dict is, None for published weights.
     """
 
     stripped: Stripped
@@ -69,6 +71,7 @@ class Built:
     states_itself: bool = False
     widening: Widening | None = None
     is_folded: bool = False
+    weights_key: str | None = None
 
 
 def build_stripped(
@@ -78,6 +81,7 @@ def build_stripped(
     options: Mapping[str, Any] | None = None,
     build_options: BuildOptions = _DEFAULTS,
     inputs: InputRequest = _NO_INPUTS,
+    weights_key: str | None = None,
 ) -> Built:
     """Build a network, put its weights in, and take its head off; see ``build_encoder``."""
     _check_options(options)
@@ -85,6 +89,7 @@ def build_stripped(
     spec, parts = registry.resolve(name)
     check_size(spec, options or {})
     selection = select_weights(registry, spec, parts, weights)
+    _check_key(weights_key, selection, weights)
     owner = registry.owner(spec)
     options = sized_options(owner, spec, selection.entry, options or {}, inputs.img_size)
     planned = plan_channels(owner, spec, selection, options, inputs)
@@ -96,12 +101,18 @@ def build_stripped(
         selection,
         build_options,
         options,
+        weights_key,
         widening=widening,
         is_resized=inputs.img_size is not None,
     )
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
-        filled, merged = _build(builder)
+        try:
+            filled, merged = _build(builder)
+        except WeightsError as error:
+            if (better := with_advice(error, builder.unfit, spec)) is not None:
+                raise better from error
+            raise
     stripped, file = filled.stripped, filled.file
     if (stated := builder.stated) is not None:
         described = completed(_with_own_classes(stated, stripped), selection.entry)
@@ -123,6 +134,7 @@ def build_stripped(
         states_itself=stated is not None,
         widening=widening,
         is_folded=planned.is_folded,
+        weights_key=builder.chosen_key,
     )
 
 
@@ -195,7 +207,7 @@ def _with_own_classes(stated: WeightsEntry, stripped: Stripped) -> WeightsEntry:
     found = getattr(stripped.head, "out_features", None)
     if stated.num_classes is None or found in (None, stated.num_classes):
         return stated
-    return replace(stated, num_classes=found, labels=None)
+    return replace(stated, num_classes=found, labels=None, class_names=())
 
 
 def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntry:
@@ -207,6 +219,22 @@ def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntr
         input_shape=stated.input_shape or default.input_shape,
         preprocessing=stated.preprocessing or default.preprocessing,
     )
+
+
+def _check_key(key: object, selection: Selection, weights: object) -> None:
+    """Refuse a key without a file that it could be in."""
+    if key is None:
+        return
+    if not isinstance(key, str):
+        raise ValueError(
+            f"weights_key={key!r:.100} is a {type(key).__name__}. Pass the path of a state dict in "
+            "the file as a string, such as 'teacher'."
+        )
+    if selection.path is None:
+        raise ValueError(
+            f"weights_key={key!r} chooses a state dict in your own file, and weights={weights!r} "
+            "is not a file. Pass the path of the file as weights, or leave weights_key out."
+        )
 
 
 def _check_options(options: object) -> None:

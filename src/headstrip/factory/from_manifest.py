@@ -29,6 +29,7 @@ from headstrip.encoder.predictors import Predictors
 from headstrip.errors import ManifestError, OptionError, PreprocessingError, one_line
 from headstrip.factory.construction import RESERVED_OPTIONS
 from headstrip.factory.inputs import InputRequest, parse_input
+from headstrip.factory.own_labels import refuse_other_count
 from headstrip.factory.selection import WeightsArgument
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.registry.distributions import changed_since, find_described
@@ -71,6 +72,7 @@ class BuildRequest:
         inputs: The channels and the image size.
         manifest: The manifest to compare the built encoder with, None without one.
         replaces_predictors: Whether ``predictors`` replace those of the manifest.
+        weights_key: Which state dict of the weights file, as for ``build_encoder``.
     """
 
     name: str
@@ -82,6 +84,7 @@ class BuildRequest:
     inputs: InputRequest = _NO_INPUTS
     manifest: Mapping[str, Any] | None = None
     replaces_predictors: bool = False
+    weights_key: str | None = None
 
 
 def request_from_manifest(
@@ -93,6 +96,7 @@ def request_from_manifest(
     options: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     inputs: InputRequest = _NO_INPUTS,
+    weights_key: str | None = None,
 ) -> BuildRequest:
     """Return what to build for a manifest.
 
@@ -105,6 +109,7 @@ def request_from_manifest(
         options: Must be None.
         dtype: Must be None.
         inputs: Must be empty.
+        weights_key: Which state dict of the weights file, where the manifest does not state it.
 
     Raises:
         ManifestError: It is not a manifest, its encoder cannot be built again, its predictors were
@@ -117,7 +122,9 @@ def request_from_manifest(
         wanted = read_manifest(manifest)
     else:
         wanted = checked(manifest, "The manifest")
+    key = wanted["weights"].get("key")
     stated = {"preprocessing": preprocessing, "options": options, "dtype": dtype}
+    stated["weights_key"] = weights_key if key is not None else None
     for name, value in stated.items():
         if value is not None:
             raise ValueError(
@@ -153,6 +160,7 @@ def request_from_manifest(
         inputs=inputs,
         manifest=wanted,
         replaces_predictors=predictors is not None,
+        weights_key=key if key is not None and weights is not None else weights_key,
     )
 
 
@@ -175,6 +183,8 @@ def complete_from_manifest(
         encoder.preprocessing = None
     if wanted.get("frozen"):
         encoder.freeze()
+    if wanted.get("labels") is not None:
+        encoder.labels = _labels(wanted, encoder)
     refuse_differences(wanted, manifest_of(encoder), allow_versions)
     if classes:
         if not request.replaces_predictors:
@@ -199,6 +209,17 @@ def _inputs_in(wanted: Mapping[str, Any]) -> InputRequest:
         return parse_input(**stated)
     except OptionError as error:
         raise ManifestError(f"{about} is damaged: {one_line(error)[:300]}") from error
+
+
+def _labels(wanted: Mapping[str, Any], encoder: Encoder) -> tuple[str, ...]:
+    labels = tuple(wanted["labels"])
+    try:
+        refuse_other_count(labels, encoder)
+    except ValueError as error:
+        raise ManifestError(
+            f"The manifest of {wanted['name']} is damaged: {error} Write encoder.manifest() again."
+        ) from error
+    return labels
 
 
 def _as_option(value: Any) -> Any:

@@ -116,7 +116,7 @@ def has_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> bool:
         return False
     try:
         with decoding_errors(), without_warnings():
-            tags = _tags(data, page) or {}
+            tags: Mapping[int, Any] = _tags(data, page) or {}
     except ImageError:
         return False
     return tags.get(tiff.CHANNELS) == 3 and tags.get(tiff.PHOTOMETRIC) == _MINIMUM_IS_BLACK

@@ -179,6 +179,7 @@ def _check_entry(entry: WeightsEntry) -> str | None:
         "preprocessing": isinstance(entry.preprocessing, (Preprocessing, type(None))),
         "license": isinstance(entry.license, (str, type(None))),
         "metrics": _are_pairs(entry.metrics),
+        "class_names": _are_all(entry.class_names, str),
     }
     wrong = next((name for name, is_right in fits.items() if not is_right), None)
     if wrong is None:

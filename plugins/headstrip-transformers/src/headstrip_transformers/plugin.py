@@ -103,12 +103,14 @@ def weights(spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
     if not repository.is_repository(spec.name):
         return ()
     preprocessing = repository.preprocessing_or_none(spec.name)
+    class_names = repository.read_checkpoint(spec.name).class_names
     entry = WeightsEntry(
         tag=repository.revision_of(spec.name),
         locations=repository.weights_locations(spec.name),
         num_classes=dict(spec.options)["num_classes"] or None,
         input_shape=spec.input_shape,
         preprocessing=preprocessing,
+        class_names=class_names,
     )
     return (entry,)
 
