@@ -137,10 +137,10 @@ def _channels(value: Any) -> InChans | None:
         return 1
     if names == _COLOURS:
         return 3
-    wrong = next((name for name in ("L", "r", "g", "b") if name in named), None)
-    if wrong is not None:
+    misread = next((name for name in ("L", "r", "g", "b") if name in named), None)
+    if misread is not None:
         raise OptionError(
-            f"in_chans={value!r:.200} has the channel {wrong!r}. Write 'R', 'G' and 'B' for the "
+            f"in_chans={value!r:.200} has the channel {misread!r}. Write 'R', 'G' and 'B' for the "
             "colours that the network knows, in_chans=1 for grey, and any other name for the rest."
         )
     return names

@@ -116,10 +116,13 @@ def has_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> bool:
         return False
     try:
         with decoding_errors(), without_warnings():
-            tags: Mapping[int, Any] = _tags(data, page) or {}
+            tags = _tags(data, page)
     except ImageError:
         return False
-    return tags.get(tiff.CHANNELS) == 3 and tags.get(tiff.PHOTOMETRIC) == _MINIMUM_IS_BLACK
+    if tags is None:
+        return False
+    kind = tags.get(tiff.CHANNELS), tags.get(tiff.PHOTOMETRIC)
+    return kind == (3, _MINIMUM_IS_BLACK)
 
 
 def read_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> Bands:
