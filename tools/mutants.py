@@ -30,7 +30,7 @@ TABLE = ROOT / "benchmarks" / "mutants.json"
 MINUTES = 30
 """Minutes after which the script gives an area up."""
 NEEDED = 0.9
-"""Share of the mutants that the tests must kill in each area."""
+"""Share of the mutants that the tests of an area must kill, if a survivor has no reason."""
 KILLED = (1, 3, -24, 24, 36, 152, 255)
 """Exit codes of mutmut's workers for a failing test and for a run that takes far too long."""
 # What mutmut copies in addition to `src` and `tests`; the tests read these files.
