@@ -53,6 +53,7 @@ SEVERAL: list[tuple[Any, list[str]]] = [
     ({"state_dict": RAW, "swa": ({"weights": EMA}, 3)}, ["['swa'][0]['weights']"]),
     ({"state_dict": RAW, 0: EMA}, ["[0]"]),
     ({"model": RAW, "momentum_teacher": EMA}, ["['momentum_teacher']"]),
+    ({"online": RAW, "momentum": EMA}, ["['momentum']"]),
     ({"model": RAW, "optim_best": EMA}, ["['optim_best']"]),
     ({"state_dict": RAW, "opt_net": EMA}, ["['opt_net']"]),
     (

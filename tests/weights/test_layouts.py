@@ -54,10 +54,12 @@ def test_the_encoder_has_the_tensors_of_every_layout_bit_for_bit(
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_layout_and_format_has_the_tensors_of_the_library(name: str, tmp_path: Path) -> None:
     needs(name)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
     whole = source_of(name, ARCHITECTURES[name])
-    for title, content, layout in checkpoints(whole, tmp_path):
+    for title, content, layout in checkpoints(whole, folder):
         for form in FORMATS:
-            assert outcome(whole, content, layout, form, tmp_path) == "equal", (title, form)
+            assert outcome(whole, content, layout, form, folder) == "equal", (title, form)
 
 
 @pytest.mark.parametrize("layout", [name for name, layout in LAYOUTS.items() if layout.key])

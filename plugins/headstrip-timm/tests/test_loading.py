@@ -275,9 +275,7 @@ def test_a_network_without_a_classifier_is_given_that_of_its_file(tmp_path):
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto"])
 def test_a_file_of_another_network_is_refused_with_a_sentence(name, tmp_path):
     torch.save(state_of("mobilenetv3_small_050"), tmp_path / "file.pth")
-    with pytest.raises(
-        WeightsError, match=r"Its shapes fit 'mobilenetv3_small_050': pass that name"
-    ):
+    with pytest.raises(WeightsError, match=r"Its shapes fit 'mobilenetv3_small_050': pass that"):
         build_encoder(f"timm:{name}", weights=tmp_path / "file.pth")
 
 

@@ -35,7 +35,7 @@ _DEPTH = 8
 
 _OPTIMIZER = re.compile(r"(^|[_.-])opt(im|ims|imizer|imizers)?([_.-]|$)")
 _SLOT = re.compile(
-    r"(max_)?exp_avg(_sq)?s?|exp_inf|momentum(_buffers?)?|velocity|square_avg|grad_avg|acc_delta|"
+    r"(max_)?exp_avg(_sq)?s?|exp_inf|momentum_buffers?|velocity|square_avg|grad_avg|acc_delta|"
     r"(grad(ient)?s?)(_buffers?)?"
 )
 """Entries of an optimizer, which may name its tensors as the network's are named."""

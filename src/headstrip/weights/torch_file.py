@@ -26,6 +26,7 @@ from headstrip.weights.problems import too_large
 
 _NAMESPACE = "argparse.Namespace"
 _lock = threading.Lock()
+"""Held while torch may read a Namespace, which it permits for the whole process."""
 
 _CHUNK = 1 << 20
 _LOCAL = b"PK\x03\x04"
@@ -72,7 +73,7 @@ def read_torch(
         if _NAMESPACE not in str(error):
             raise
         file.seek(0)
-        # One list for the whole process: another thread must not end the permission meanwhile.
+        # Another thread must not end the permission meanwhile.
         with _lock, torch.serialization.safe_globals([(argparse.Namespace, _NAMESPACE)]):
             content = load()
     return content, 0 if source is None else held
