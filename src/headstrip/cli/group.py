@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "Print what is installed, and check it for problems.",
     "embed": "Embed images into a file.",
     "fit": "Fit predictors of attributes to embeddings, and measure them.",
+    "inspect": "Print what a weights file holds, and which backbones it fits.",
     "list": "List backbones.",
     "neighbors": "Find the images in an embeddings file that are most similar to query images.",
     "new-plugin": "Create the project of a new plugin.",

@@ -56,6 +56,8 @@ def _facts(encoder: Mapping[str, Any]) -> dict[str, Any]:
         # The name in a manifest ends with the tag.
         "name": str(encoder.get("name")).removesuffix(f".{weights.get('tag')}"),
         **{key: encoder.get(key) for key in ("options", "preprocessing", "dtype")},
+        # Manifests of encoders with the input of their weights have none.
+        "inputs": encoder.get("inputs") or {},
         **{f"weights.{key}": weights.get(key) for key in ("tag", "sha256")},
     }
 

@@ -37,6 +37,9 @@ class TorchvisionFamily:
     OPTIONS: ClassVar[Mapping[str, Any]] = {}
     """Constructor arguments of every architecture of the family."""
 
+    INPUT_OPTIONS: ClassVar[Mapping[str, str]] = {}
+    """Constructor arguments that set channels and size; see ``HeadStripper``."""
+
     FRAMES: ClassVar[int] = 16
     """Number of frames of a clip in video families: the ``clip_len`` that torchvision states."""
 
