@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.attributes.tables import clusters, names
 from tests.conftest import pixels, tiny_encoder
@@ -22,8 +23,10 @@ from headstrip import (
     OptionError,
     embed_source,
     fit_predictors,
+    load_embeddings,
     load_predictors,
 )
+from headstrip.attributes.one_attribute import check_memory
 
 ROWS, DIM = 160, 6
 GRID = (0.01, 1.0)
@@ -232,23 +235,50 @@ def test_equal_embeddings_are_refused() -> None:
         fitted_to(np.zeros((ROWS, DIM), np.float32), table)
 
 
+@pytest.mark.slow
 def test_classes_that_do_not_fit_into_memory_are_refused_before_anything_starts() -> None:
-    points = np.random.default_rng(0).normal(size=(60_000, 2)).astype(np.float32)
-    table = {"path": names(60_000), "id": [f"x{row // 2}" for row in range(60_000)]}
-    with pytest.raises(HeadstripError, match=r"Fitting 30,000 classes to 60,000 embeddings.*takes"):
-        fit_predictors(points, table, paths=names(60_000))
+    rows = 100_001
+    points = np.random.default_rng(0).normal(size=(rows, 2)).astype(np.float32)
+    table = {"path": names(rows), "id": [f"x{row % 100_000}" for row in range(rows)]}
+    with pytest.raises(HeadstripError, match=r"Fitting 100,000 classes to 100,001 embed.*takes"):
+        fit_predictors(points, table, paths=names(rows))
+
+
+def test_what_takes_more_memory_than_there_is_is_refused() -> None:
+    with pytest.raises(HeadstripError, match=r"Fitting 9 classes to .* embeddings of 2,048 numb"):
+        check_memory(1 << 40, 2_048, [2, 9])
 
 
 @given(
-    attributes=st.integers(1, 5),
+    attributes=st.integers(1, 3),
     missing=st.floats(0, 1),
     classes=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=4)
 def test_any_pattern_of_missing_labels_is_fitted_or_explained(
     attributes: int, missing: float, classes: int, seed: int
 ) -> None:
+    check_pattern(attributes, missing, classes, seed)
+
+
+@pytest.mark.slow
+@given(
+    attributes=st.integers(1, 30),
+    missing=st.floats(0, 1),
+    classes=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+@example(attributes=30, missing=0.15, classes=4, seed=0)
+@settings(max_examples=20)
+def test_any_number_of_attributes_is_fitted_or_explained(
+    attributes: int, missing: float, classes: int, seed: int
+) -> None:
+    check_pattern(attributes, missing, classes, seed)
+
+
+def check_pattern(attributes: int, missing: float, classes: int, seed: int) -> None:
+    """Fit attributes with random labels, each of which may be missing."""
     generator = np.random.default_rng(seed)
     points = generator.normal(size=(40, 3)).astype(np.float32)
     table: dict[str, Any] = {"path": names(40)}
@@ -268,6 +298,43 @@ def test_any_pattern_of_missing_labels_is_fitted_or_explained(
         assert all(weight.isfinite().all() for weight in found.weights.values())
         return
     assert "No attribute can be fitted" in refused
+
+
+@pytest.mark.parametrize("damage", ["nan", "inf", "-inf", "constant", "zero", "huge", "tiny"])
+def test_bad_embeddings_are_left_out_and_degenerate_ones_fitted(damage: str) -> None:
+    points, table = table_of()
+    if damage in {"nan", "inf", "-inf"}:
+        points[5, 2], points[7] = float(damage), float(damage)
+    elif damage in {"huge", "tiny"}:
+        points *= {"huge": 1e30, "tiny": 1e-30}[damage]
+    else:
+        points[:, 1] = {"constant": 7.5, "zero": 0}[damage]
+    found = fitted_to(points, table)
+    assert found.report["join"]["bad_images"] == (2 if damage in {"nan", "inf", "-inf"} else 0)
+    assert found.report["attributes"]["colour"]["measures"]["accuracy"]["value"] > 0.7
+    for one in found.attributes:
+        assert found.weights[one.name].isfinite().all()
+        assert found.report["attributes"][one.name]["converged"]
+
+
+@given(st.lists(st.text(min_size=1, max_size=5), min_size=2, max_size=6, unique=True))
+@example(["a,b", "line\nbreak", "😀", "NaN", '"', "=1+1"])
+@settings(max_examples=4)
+def test_any_text_is_a_name_of_a_class(classes: list[str]) -> None:
+    points, drawn = clusters(60, 4, len(classes), noise=0.2)
+    cells = [classes[one] for one in drawn]
+    found = fit_predictors(
+        points,
+        {"path": names(60), "a": cells},
+        paths=names(60),
+        kinds={"a": "class"},
+        keep_nan_strings=True,
+        strengths=[1.0],
+    )
+    assert set(found.attributes[0].classes) == set(cells)
+    with tempfile.TemporaryDirectory() as folder:
+        found.save(Path(folder, "a.safetensors"))
+        assert load_predictors(Path(folder, "a.safetensors")).attributes == found.attributes
 
 
 @pytest.fixture
@@ -295,6 +362,12 @@ def test_a_file_of_embeddings_is_fitted_and_its_encoder_predicts_the_same(
     images = [pixels(seed) for seed in range(5)]
     expected = loaded.predict(encoder.embed(images))
     assert encoder.predict_labels(images) == expected
+    paths, embeddings, _ = load_embeddings(embedded)
+    with torch.inference_mode():
+        x = torch.stack([encoder.preprocess(tmp_path / "photos" / path) for path in paths])
+        logits = encoder.predict(x)["colour"]
+    stored = torch.from_numpy(embeddings) @ fitted.weights["colour"].T + fitted.biases["colour"]
+    torch.testing.assert_close(logits, stored, rtol=0, atol=1e-5)
 
 
 def test_two_files_put_together_are_refused(embedded: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""``predict_file``: rows, columns, and cells that no spreadsheet runs."""
+"""Predictions in files: rows, columns, and cells that no spreadsheet runs."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,18 @@ import pytest
 import torch
 from tests.conftest import tiny_encoder
 
-from headstrip import Attribute, FittedPredictors, HeadstripError, embed_source, load_embeddings
-from headstrip.attributes.predict import PredictOptions, predict_file
+from headstrip import (
+    Attribute,
+    EmbedOptions,
+    FittedPredictors,
+    HeadstripError,
+    embed_source,
+    load_embeddings,
+)
+from headstrip.attributes.predict import PredictOptions, predict_file, predict_source
 from headstrip.encoder.comparison import describe_encoder
 
+HERE = EmbedOptions(workers=0)
 ATTRIBUTES = (
     Attribute("tone", "class", ("=1+1", "-light")),
     Attribute("marks", "labels", ("dot", "ring")),
@@ -113,6 +122,74 @@ def test_columns_of_one_name_are_refused(
     other = FittedPredictors(attributes, layers, biases, fitted.encoder, {})
     with pytest.raises(HeadstripError, match=f"Two columns would have the name '{name}'"):
         predict_file(other, embedded, tmp_path / "p.csv")
+
+
+def test_images_are_embedded_and_predicted_as_from_a_file(
+    fitted: FittedPredictors, embedded: Path, tmp_path: Path
+) -> None:
+    report, run = predict_source(
+        fitted, tiny_encoder(), tmp_path / "photos", tmp_path / "p.csv", run=HERE
+    )
+    assert (report.rows, report.bad, run.computed) == (6, 1, 6)
+    assert list(run.failed) == ["=bad.png"]
+    predict_file(fitted, embedded, tmp_path / "same.csv")
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "same.csv").read_bytes()
+    assert {path.name for path in tmp_path.glob("p.csv*")} == {"p.csv"}
+
+
+def test_a_run_that_stopped_continues_with_its_embeddings(
+    fitted: FittedPredictors, embedded: Path, tmp_path: Path
+) -> None:
+    arguments = (fitted, tiny_encoder(), tmp_path / "photos", tmp_path / "p.csv")
+    with pytest.raises(HeadstripError, match="max_errors is 0"):
+        predict_source(*arguments, run=replace(HERE, max_errors=0))
+    assert not (tmp_path / "p.csv").exists()
+    assert (tmp_path / "p.csv.predicting").is_dir()
+    _, run = predict_source(*arguments, run=HERE)
+    assert run.computed == 0
+    assert not (tmp_path / "p.csv.predicting").exists()
+
+
+def test_kept_embeddings_are_used_again(
+    fitted: FittedPredictors, embedded: Path, tmp_path: Path, save: Callable[..., Path]
+) -> None:
+    save("new.png", 9)
+    _, run = predict_source(
+        fitted,
+        tiny_encoder(),
+        tmp_path / "photos",
+        tmp_path / "p.parquet",
+        embeddings=embedded,
+        run=HERE,
+    )
+    assert (run.rows, run.computed) == (7, 1)
+    assert pq.read_table(tmp_path / "p.parquet").num_rows == 7
+    with pytest.raises(HeadstripError, match="is the file of embeddings too"):
+        predict_source(
+            fitted, tiny_encoder(), tmp_path / "photos", embedded, embeddings=embedded, run=HERE
+        )
+    assert len(load_embeddings(embedded)[0]) == 7
+
+
+def test_another_encoder_is_refused_before_any_image_is_read(
+    fitted: FittedPredictors, tmp_path: Path
+) -> None:
+    other = tiny_encoder()
+    with torch.no_grad():
+        next(other.backbone.parameters())[0] += 1
+    with pytest.raises(HeadstripError, match="the values of the parameters differ"):
+        predict_source(fitted, other, tmp_path / "photos", tmp_path / "p.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_list_of_the_images_is_not_replaced(
+    fitted: FittedPredictors, embedded: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "photos.csv"
+    listed.write_text("path\nphotos/0.png\n")
+    with pytest.raises(HeadstripError, match=r"photos\.csv"):
+        predict_source(fitted, tiny_encoder(), listed, listed, run=HERE)
+    assert listed.read_text() == "path\nphotos/0.png\n"
 
 
 def test_another_format_is_refused(

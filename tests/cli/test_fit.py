@@ -103,6 +103,33 @@ def test_wrong_arguments_are_named_before_anything_starts(
     assert not (tmp_path / "a.safetensors").exists()
 
 
+BAD_TABLES = {
+    "no paths": ("name,tone\n{0},dark\n", "headstrip cannot find the paths in 'bad.csv'"),
+    "two labels": ("path,tone\n{0},dark\n{0},light\n", "has the path '{0}' twice"),
+    "other paths": ("path,tone\nnone.png,dark\n", "Only 0 of the 1 paths in 'bad.csv'"),
+    "no labels": ("path\n{0}\n", "no column of labels"),
+    "one class": ("path,tone\n{0},dark\n{1},dark\n", "all 2 labels are 'dark'"),
+    "a quote": ('path,tone\n{0},"dark\n', "cannot be read at line 2"),
+    "an attribute less": ("path,tone\n{0},dark\n", "has no column 'colour'"),
+}
+
+
+def test_a_bad_table_is_refused_in_one_message_and_nothing_is_written(
+    run: Run, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {*tmp_path.iterdir(), tmp_path / "bad.csv"}
+    for case, (text, message) in BAD_TABLES.items():
+        paths = ("dark/0.png", "light/1.png")
+        Path("bad.csv").write_text(text.format(*paths))
+        named = ["--attribute", "colour"] if case == "an attribute less" else []
+        result = run("fit", files[1], "--labels", "bad.csv", "-o", "a.safetensors", *named)
+        assert (result.exit_code, result.stdout) == (1, ""), case
+        assert message.format(*paths) in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert set(tmp_path.iterdir()) == before
+
+
 def test_a_file_of_predictors_is_shown_and_predicts(
     run: Run, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -115,9 +142,3 @@ def test_a_file_of_predictors_is_shown_and_predicts(
     assert shown.stdout.endswith(fitted.stdout)
     told = json.loads(run("show", out, "--json").stdout)
     assert told["encoder"]["name"].startswith("torchvision:squeezenet1_1")
-    result = run("predict", "--from-embeddings", embedded, "-p", out, "-o", tmp_path / "p.csv")
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == f"{tmp_path / 'p.csv'}: 24 rows, 0 of them without an embedding\n"
-    result = run("predict", "--from-embeddings", embedded, "-p", out, "-o", embedded)
-    assert result.exit_code == 2
-    assert "would overwrite an input file" in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from tests.conftest import tiny_encoder
 from torchvision import models
 
 from headstrip import Attribute, HeadstripError, Preprocessing, build_encoder
@@ -19,6 +21,7 @@ from headstrip.encoder.encoder import Encoder
 from headstrip.encoder.predictors_file import FittedPredictors, load_predictors, write_predictors
 
 NAME = "squeezenet1_1"
+FOUR = (0.5,) * 4
 STEPS = Preprocessing(crop=(64, 64), resize=72, mean=(0.5,) * 3, std=(0.5,) * 3)
 ATTRIBUTES = (
     Attribute("colour, tint", "class", ("red", "b|ue", "line\nbreak", "😀", "NaN")),
@@ -110,42 +113,57 @@ def test_a_manifest_can_be_built_with_the_predictors_of_a_file(
     assert encoder.predictors.names == [one.name for one in ATTRIBUTES]
 
 
-OTHER = {
-    "another size": ({"preprocessing": replace(STEPS, crop=(96, 96))}, "preprocessing is"),
-    "another resize": ({"preprocessing": replace(STEPS, resize=80)}, "preprocessing is"),
-    "another mean": ({"preprocessing": replace(STEPS, mean=(0.4,) * 3)}, "preprocessing is"),
-    "another interpolation": (
-        {"preprocessing": replace(STEPS, interpolation="bicubic")},
-        "preprocessing is",
-    ),
-    "its own preprocessing": ({"preprocessing": None}, r"preprocessing is .*224, 224"),
-    "another dtype": ({"dtype": torch.bfloat16}, 'dtype is "float32" in the file and "bfloat16"'),
-    "double": ({"dtype": torch.float64}, 'dtype is "float32" in the file and "float64" here'),
-    "random weights": ({"weights": None}, r"weights.sha256 is \"\w+\" in the file and null here"),
+def steps(**changes: Any) -> dict[str, Any]:
+    """Return the arguments of an encoder whose preprocessing differs."""
+    return {"preprocessing": replace(STEPS, **changes)}
+
+
+FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
+    "another size": (steps(crop=(96, 96)), "preprocessing"),
+    "another resize": (steps(resize=80), "preprocessing"),
+    "another fit": (steps(resize=(72, 72), fit="cover"), "preprocessing"),
+    "another interpolation": (steps(interpolation="bicubic"), "preprocessing"),
+    "no antialiasing": (steps(antialias=False), "preprocessing"),
+    "another divisor of the pixels": (steps(rescale=1.0), "preprocessing"),
+    "another mean": (steps(mean=(0.4,) * 3), "preprocessing"),
+    "another standard deviation": (steps(std=(0.4,) * 3), "preprocessing"),
+    "another colour around small images": (steps(fill=(9, 9, 9)), "preprocessing"),
+    "another background": (steps(background="black"), "preprocessing"),
+    "another range of values": (steps(value_range="dtype"), "preprocessing"),
+    "the preprocessing of its weights": ({"preprocessing": None}, "preprocessing"),
+    "`img_size`": ({"preprocessing": None, "img_size": 96}, "inputs"),
+    "grey images": ({"in_chans": 1, **steps(mean=(0.5,), std=(0.5,))}, "inputs"),
+    "a channel more": ({"in_chans": ("R", "G", "B", "N"), **steps(mean=FOUR, std=FOUR)}, "inputs"),
+    "other options": ({"options": {"dropout": 0.1}}, "options"),
+    "bfloat16": ({"dtype": torch.bfloat16}, "dtype"),
+    "float64": ({"dtype": torch.float64}, "dtype"),
+    "random weights": ({"weights": None}, "weights.sha256"),
+    "another weights file": ({"weights": "other"}, "weights.sha256"),
+    "another architecture": ({"name": "squeezenet1_0", "weights": None}, "name"),
 }
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "predictors-file.md"
 
 
-@pytest.mark.parametrize("case", OTHER)
+@pytest.mark.parametrize("case", FOREIGN)
 def test_another_encoder_is_refused_with_the_difference(
-    build: Callable[..., Encoder], file: Path, case: str
+    build: Callable[..., Encoder], file: Path, tmp_path: Path, case: str
 ) -> None:
-    options, difference = OTHER[case]
-    with pytest.raises(HeadstripError, match=f"predictors for another encoder.*{difference}"):
+    options, difference = FOREIGN[case]
+    if options.get("weights") == "other":
+        torch.manual_seed(1)
+        torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "other.pth")
+        options = {"weights": tmp_path / "other.pth"}
+    with pytest.raises(HeadstripError) as caught:
         build(predictors=file, **options)
+    message = str(caught.value)
+    assert message.startswith(f"{str(file)!r} has predictors for another encoder than this one: ")
+    assert re.search(rf"(: |; ){re.escape(difference)} is .+ in the file and .+ here", message)
 
 
-def test_another_architecture_is_refused_by_its_name(file: Path) -> None:
-    with pytest.raises(HeadstripError, match=r'name is "torchvision:squeezenet1_1" in the file'):
-        build_encoder("squeezenet1_0", weights=None, preprocessing=STEPS, predictors=file)
-
-
-def test_other_weights_are_refused_by_their_hash(
-    build: Callable[..., Encoder], file: Path, tmp_path: Path
-) -> None:
-    torch.manual_seed(1)
-    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(HeadstripError, match=r"weights\.sha256 is"):
-        build(weights=tmp_path / "other.pth", predictors=file)
+def test_the_page_lists_each_refused_encoder() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+) \| `(\S+)` \|$", text, re.M)
+    assert rows == [(case, difference) for case, (_, difference) in FOREIGN.items()]
 
 
 def test_one_changed_parameter_is_refused(build: Callable[..., Encoder], file: Path) -> None:
@@ -155,6 +173,17 @@ def test_one_changed_parameter_is_refused(build: Callable[..., Encoder], file: P
     with pytest.raises(HeadstripError, match="the values of the parameters differ"):
         load_predictors(file).attach(encoder)
     assert encoder.predictors is None
+
+
+def test_a_changed_statistic_of_a_norm_is_refused(tmp_path: Path) -> None:
+    encoder = tiny_encoder()
+    encoder.backbone.append(torch.nn.BatchNorm1d(5).eval())
+    content = content_for(describe_encoder(encoder), dim=5)
+    content.attach(encoder)
+    with torch.no_grad():
+        next(encoder.backbone.buffers())[0] += 1e-6
+    with pytest.raises(HeadstripError, match="the values of the parameters differ"):
+        content.attach(encoder)
 
 
 def test_predictors_of_an_array_say_that_their_encoder_is_unknown(

@@ -1,4 +1,4 @@
-"""Predict the attributes of the images in a file of embeddings, into a Parquet or CSV file."""
+"""Predict attributes of many images, or from a file of embeddings, into a Parquet or CSV file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import csv
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +19,16 @@ from headstrip.attributes.labels import SEPARATOR
 from headstrip.embed.files import check_out, write_errors
 from headstrip.embed.output.damage import parquet_file
 from headstrip.embed.output.loading import Block, EmbeddingsFile, open_embeddings
-from headstrip.embed.output.paths import rows_file
+from headstrip.embed.output.paths import check_not_source, rows_file
 from headstrip.embed.output.table import NOT_FINITE
+from headstrip.embed.plan import Notify
 from headstrip.embed.rebuild_encoder import described_in
+from headstrip.embed.report import EmbedReport
+from headstrip.embed.run import Progress, embed_source
+from headstrip.embed.settings import EmbedOptions, EmbedSettings
+from headstrip.embed.sources import Source, source_of
 from headstrip.encoder.attribute import Attribute
+from headstrip.encoder.comparison import describe_encoder
 from headstrip.encoder.prediction import (
     Prediction,
     check_threshold,
@@ -33,6 +39,9 @@ from headstrip.encoder.predictors import Predictors
 from headstrip.encoder.predictors_file import FittedPredictors
 from headstrip.errors import HeadstripError, OptionError
 from headstrip.system.atomic import written_beside
+
+if TYPE_CHECKING:
+    from headstrip.encoder.encoder import Encoder
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet run the text of a cell."""
@@ -85,18 +94,109 @@ def predict_file(
             written, or two columns would have one name.
         OptionError: A threshold is not a probability.
     """
+    columns, path = _checked(fitted, out, options)
+    return _predict(fitted, embeddings, path, columns, options)
+
+
+def predict_source(
+    fitted: FittedPredictors,
+    encoder: Encoder,
+    source: Source | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: PredictOptions = PredictOptions(),
+    *,
+    embeddings: str | os.PathLike[str] | None = None,
+    settings: EmbedSettings | None = None,
+    run: EmbedOptions | None = None,
+    progress: Progress | None = None,
+    say: Notify | None = None,
+) -> tuple[PredictReport, EmbedReport]:
+    """Embed the images of a source, and predict their attributes.
+
+    Finished embeddings are kept in the folder ``OUT.predicting`` until OUT is complete: after an
+    interruption the same call continues with them.
+
+    Args:
+        fitted: The predictors.
+        encoder: The encoder that they were fitted to.
+        source: As for ``embed_source``.
+        out: The file to write, ``.parquet`` or ``.csv``.
+        options: What to write.
+        embeddings: A file to keep the embeddings in; a later call with it computes only images
+            that were added or changed.
+        settings: As for ``embed_source``.
+        run: The options of ``embed_source``.
+        progress: As for ``embed_source``.
+        say: As for ``embed_source``.
+
+    Returns:
+        What was predicted, and what was embedded.
+
+    Raises:
+        HeadstripError: It is another encoder, or as ``embed_source`` and ``predict_file``.
+        OptionError: A threshold is not a probability, or as ``embed_source``.
+    """
+    columns, path = _checked(fitted, out, options)
+    fitted.check_encoder(describe_encoder(encoder))
+    images = source if isinstance(source, Source) else source_of(source)
+    check_not_source(images.describe(), path)
+    kept = nullcontext(Path(embeddings)) if embeddings is not None else _embeddings_of(path)
+    with kept as target:
+        if target.exists() and path.exists() and path.samefile(target):
+            raise HeadstripError(
+                f"{os.fspath(out)!r} is the file of embeddings too. Pass another file."
+            )
+        embedded = embed_source(
+            encoder, images, target, settings=settings, options=run, progress=progress, say=say
+        )
+        # The reasons are read from the file, which may be gone later.
+        _ = embedded.failed
+        predicted = _predict(fitted, target, path, columns, options)
+    return predicted, embedded
+
+
+@contextmanager
+def _embeddings_of(out: Path) -> Iterator[Path]:
+    """Give a file for the embeddings of a run, which stays if the run fails."""
+    folder = out.with_name(f"{out.name}.predicting")
+    file = folder / "embeddings.parquet"
+    with write_errors(out):
+        folder.mkdir(exist_ok=True)
+    try:
+        yield file
+        with write_errors(out):
+            file.unlink()
+    finally:
+        # Files that a later call continues with keep the folder.
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _checked(
+    fitted: FittedPredictors, out: str | os.PathLike[str], options: PredictOptions
+) -> tuple[pa.Schema, Path]:
+    """Return the columns and the path of a file to write, after every check that is quick."""
     for name, value in (("threshold", options.threshold), ("abstain_below", options.abstain_below)):
         try:
             check_threshold(value)
         except ValueError as error:
             raise OptionError(str(error).replace("threshold", name)) from error
-    columns = _columns(fitted.attributes, options)
-    path = check_out(out)
-    is_csv = _is_csv(path)
+    columns, path = _columns(fitted.attributes, options), check_out(out)
+    _is_csv(path)
+    return columns, path
+
+
+def _predict(
+    fitted: FittedPredictors,
+    embeddings: str | os.PathLike[str],
+    path: Path,
+    columns: pa.Schema,
+    options: PredictOptions,
+) -> PredictReport:
     file = open_embeddings(embeddings)
     fitted.check_encoder(described_in(file), than=f"that of {os.fspath(embeddings)!r}")
     rows = bad = 0
-    write_rows = _csv_rows if is_csv else _parquet_rows
+    write_rows = _csv_rows if _is_csv(path) else _parquet_rows
     with write_errors(path), written_beside(path) as target, write_rows(target, columns) as write:
         predictors = fitted.predictors()
         for block, errors in _blocks(file):

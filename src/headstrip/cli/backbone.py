@@ -101,7 +101,7 @@ def _completions(registry: Registry, incomplete: str) -> list[str]:
     return [f"{name}.{other}" for other in tags if other.startswith(tag)]
 
 
-def backbone_option(function: Any) -> Any:
+def backbone_option(function: Any, *, required: bool = True) -> Any:
     """Add ``-b NAME`` and the options that say how it is built to a command."""
     weights = click.option(
         "--weights",
@@ -115,7 +115,7 @@ def backbone_option(function: Any) -> Any:
         "-b",
         "--backbone",
         "name",
-        required=True,
+        required=required,
         metavar="NAME",
         shell_complete=complete_backbone,
         help="Use this backbone: a name from `headstrip list`, such as resnet50 or "
@@ -355,14 +355,14 @@ def _build(
             labels=labels,
             predictors={},
             allow_versions=allow_versions,
-            device=_torch_device(device),
+            device=torch_device(device),
             **inputs,
         )
     except ValueError as error:
         raise UsageFailure(str(error)) from error
 
 
-def _torch_device(device: str) -> str:
+def torch_device(device: str) -> str:
     """Return the name that torch uses for a device."""
     import torch
 

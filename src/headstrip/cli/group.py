@@ -27,7 +27,7 @@ COMMANDS = {
     "list": "List backbones.",
     "neighbors": "Find the images in an embeddings file that are most similar to query images.",
     "new-plugin": "Create the project of a new plugin.",
-    "predict": "Predict attributes of images from their embeddings.",
+    "predict": "Predict attributes of images.",
     "plugins": "List plugins, and check that they work.",
     "show": "Print what headstrip knows about one backbone.",
     "verify": "Check that backbones work as headstrip promises.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from headstrip.embed.output.loading import EmbeddingsFile, open_embeddings
 from headstrip.embed.output.provenance import describe_encoder, encoder_differences
@@ -37,41 +37,69 @@ def build_encoder_of(
         HeadstripError: The file does not name its encoder, or its weights are not available.
         ManifestError: The encoder that is built here differs; the message names each difference.
     """
+    encoder = build_described(
+        described_in(file), repr(str(file.path)), weights=weights, weights_key=weights_key
+    )
+    check_encoder(file, encoder)
+    return encoder
+
+
+def build_described(
+    described: Mapping[str, Any],
+    shown: str,
+    *,
+    content: str = "embeddings of",
+    weights: str | os.PathLike[str] | None = None,
+    weights_key: str | None = None,
+    device: str | None = None,
+) -> Encoder:
+    """Build the encoder that a file names.
+
+    Args:
+        described: The encoder, as ``describe_encoder`` returned it.
+        shown: The file, for messages.
+        content: What the file has, for messages.
+        weights: The weights file, if the user supplied it and did not name published weights.
+        weights_key: Which state dict of that file, where ``described`` does not state it.
+        device: Device of the encoder.
+
+    Raises:
+        HeadstripError: The weights are not available.
+        ManifestError: The encoder that is built here differs; the message names each difference.
+    """
     from headstrip.encoder.manifest import checked
     from headstrip.factory.build import build_encoder
     from headstrip.factory.from_manifest import preprocessing_in
     from headstrip.registry.distributions import find_described
 
-    described, about = described_in(file), f"The manifest in {str(file.path)!r}"
     if "format" in described:
-        described = checked(described, about)
+        described = checked(described, f"The manifest in {shown}")
     tag, sha256 = described["weights"].get("tag"), described["weights"].get("sha256")
     if sha256 is None and tag is None:
         raise HeadstripError(
-            f"{str(file.path)!r} has embeddings of {described['name']} with random weights, so "
-            "its encoder cannot be built again. Embed the images again, with weights."
+            f"{shown} has {content} {described['name']} with random weights, so its encoder cannot "
+            "be built again. Embed the images again, with weights."
         )
     if weights is None and (problem := _not_published(described, *find_described(described))):
-        raise HeadstripError(f"{str(file.path)!r} has embeddings of {described['name']}. {problem}")
+        raise HeadstripError(f"{shown} has {content} {described['name']}. {problem}")
     if "format" in described:
         # Other versions may change the last bits, which matter little when images are compared.
-        encoder = build_encoder(
+        return build_encoder(
             described,
             weights=weights or "DEFAULT",
             weights_key=weights_key,
             predictors={},
             allow_versions=True,
+            device=device,
         )
-    else:
-        own = tag if weights is None else f"{tag}={os.fspath(weights)}" if tag else weights
-        encoder = build_encoder(
-            described["name"],
-            weights=own,
-            weights_key=weights_key,
-            preprocessing=preprocessing_in(described),
-        )
-    check_encoder(file, encoder)
-    return encoder
+    own = tag if weights is None else f"{tag}={os.fspath(weights)}" if tag else weights
+    return build_encoder(
+        described["name"],
+        weights=own,
+        weights_key=weights_key,
+        preprocessing=preprocessing_in(described),
+        device=device,
+    )
 
 
 def _not_published(
@@ -156,18 +184,23 @@ def described_in(file: EmbeddingsFile) -> dict[str, Any]:
             "options": metadata.get("options"),
             "preprocessing": metadata.get("preprocessing"),
         }
-    if (
-        not isinstance(found, Mapping)
-        or not all(_is_text(found.get(key)) for key in ("name", "identity", "dtype"))
-        or not isinstance(weights := found.get("weights"), Mapping)
-        or not all(weights.get(key) is None or _is_text(weights[key]) for key in _WEIGHTS)
-        or not isinstance(found.get("preprocessing", ""), (Mapping, type(None)))
-    ):
+    if not is_described(found):
         raise HeadstripError(
             f"{str(file.path)!r} does not name the encoder of its embeddings. Pass a file as "
             "`headstrip embed` wrote it: a copy that another program wrote may lack the metadata."
         )
     return dict(found)
+
+
+def is_described(found: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a value describes an encoder, as ``describe_encoder`` does."""
+    return (
+        isinstance(found, Mapping)
+        and all(_is_text(found.get(key)) for key in ("name", "identity", "dtype"))
+        and isinstance(weights := found.get("weights"), Mapping)
+        and all(weights.get(key) is None or _is_text(weights[key]) for key in _WEIGHTS)
+        and isinstance(found.get("preprocessing", ""), (Mapping, type(None)))
+    )
 
 
 def _is_text(value: object) -> bool:
