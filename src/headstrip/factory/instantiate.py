@@ -148,6 +148,23 @@ class Builder:
         self._chosen: Candidate | None = None
         self._without_head: list[tuple[Mapping[str, Any], Stripped]] = []
         self.unfit: tuple[Candidate, ...] = ()
+        self.has_others = self.has_new_filters = False
+
+    def with_channels(self, given: Mapping[str, Any], widening: Widening | None) -> Builder:
+        """Return a builder of the same network with other channels, for the file as read."""
+        other = Builder(
+            self.owner,
+            self.stripper,
+            self.spec,
+            self.selection,
+            self.build_options,
+            given,
+            self._weights_key,
+            widening=widening,
+            is_resized=self.is_resized,
+        )
+        other._file, other._stated = self._file, self._stated
+        return other
 
     @property
     def about(self) -> str:
@@ -187,6 +204,7 @@ class Builder:
             model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
             if self.widening is not None:
                 self.widening.widen(model)
+                self.has_new_filters = True
             return Filled(self._stripped(model))
         if entry and self.selection.path is None and entry.num_classes:
             options = {**options, "num_classes": entry.num_classes}
@@ -307,6 +325,9 @@ class Builder:
                 state = {name: one for name, one in state.items() if name in kept}
             if not found.by_torch and (misfit := compare(made.model, state)).names:
                 raise does_not_fit(file.path, self.about, misfit, (), self.spec.input_shape)
+        if self.widening is not None:
+            own = self._adapted_by_plugin(file, made.model)
+            self.has_new_filters = self.selection.path is None or not self.widening.is_in(own)
         return _Matched(made, file, state, found)
 
     def _found(
@@ -345,7 +366,8 @@ class Builder:
         if found.error is not None:
             raise found.error
         held = sum(len(each.tensors) for each in unwrapped_state_dicts(file.content))
-        if len(found.content) < held:
+        self.has_others = len(found.content) < held
+        if self.has_others:
             # Another state dict of the same file may leave vectors without values.
             file = replace(file, filled=False, stat=None)
         file = replace(file, content=found.content)
@@ -507,6 +529,12 @@ class Builder:
         return model
 
     def _adapted(self, file: WeightsFile, model: nn.Module) -> dict[str, Any]:
+        state = self._adapted_by_plugin(file, model)
+        if self.widening is not None:
+            state = self.widening.adapt(state)
+        return {**state, **extra_states(file.content)}
+
+    def _adapted_by_plugin(self, file: WeightsFile, model: nn.Module) -> dict[str, Any]:
         if self.owner.implements("adapt_state_dict"):
             state: dict[str, Tensor] = self.owner.call(
                 "adapt_state_dict",
@@ -519,9 +547,7 @@ class Builder:
             state = plain_state_dict(file.content)
         if self.is_resized and self.owner.implements("resize_state_dict"):
             state = self.owner.call("resize_state_dict", self.about, state=state, model=model)
-        if self.widening is not None:
-            state = self.widening.adapt(state)
-        return {**state, **extra_states(file.content)}
+        return state
 
     def _stripped(self, model: nn.Module) -> Stripped:
         plugin, own = self.stripper
