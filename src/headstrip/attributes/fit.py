@@ -152,7 +152,8 @@ def fit_predictors(
     checked = check_kinds(kinds or {}, names)
     joined = join(images, table)
     targets, skipped = _targets(joined, names, checked)
-    check_memory(*joined.embeddings.shape, [one.attribute.outputs for one in targets])
+    rows, dim = joined.embeddings.shape
+    check_memory(rows, dim, [one.attribute.outputs for one in targets])
     near = NEAR if near_duplicates else None
     groups = groups_of(joined.embeddings, joined.checksums, near)
     parts = None if split_column is None else _given_parts(joined, split_column)

@@ -112,7 +112,8 @@ def fit_logistic(
         tolerance: When to stop.
         start: Parameters of shape (parameters + 1, outputs) to start from.
     """
-    size = max(1, _CHUNK_BYTES // bytes_per_strength(*design.features.shape, target.outputs))
+    rows, columns = design.features.shape
+    size = max(1, _CHUNK_BYTES // bytes_per_strength(rows, columns, target.outputs))
     parts = [
         _Minimizer(design, target, strengths[at : at + size], start).run(tolerance)
         for at in range(0, len(strengths), size)

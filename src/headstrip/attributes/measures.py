@@ -146,13 +146,15 @@ def log_losses(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
     chosen = np.take_along_axis(shifted, truth[:, None], 1)[:, 0]
     losses: np.ndarray = np.log(np.exp(shifted).sum(1)) - chosen
     # scikit-learn clips probabilities likewise.
-    return np.minimum(losses, -np.log(_TINY))
+    clipped: np.ndarray = np.minimum(losses, -np.log(_TINY))
+    return clipped
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Map logits (N, classes) to probabilities."""
     exponentials: np.ndarray = np.exp(logits - logits.max(1, keepdims=True))
-    return exponentials / exponentials.sum(1, keepdims=True)
+    chances: np.ndarray = exponentials / exponentials.sum(1, keepdims=True)
+    return chances
 
 
 def best_temperature(truth: np.ndarray, logits: np.ndarray) -> float:

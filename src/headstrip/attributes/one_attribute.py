@@ -234,7 +234,8 @@ def _strata(target: Target) -> Sequence[Hashable]:
     counts = target.values.sum(0)
     rarity = np.where(target.values, counts, np.inf)
     rarest = rarity.argmin(1)
-    return np.where(target.values.any(1), rarest, -1).tolist()
+    found: list[Hashable] = np.where(target.values.any(1), rarest, -1).tolist()
+    return found
 
 
 def _too_few(target: Target, parts: np.ndarray) -> str | None:
@@ -262,7 +263,7 @@ def _seen(target: Target, is_fitted: np.ndarray) -> tuple[Attribute, np.ndarray]
 
 def _truth(target: Target, attribute: Attribute, is_test: np.ndarray) -> np.ndarray:
     """Return the values of the test part; classes that were never seen come after the others."""
-    values = target.values[is_test]
+    values: np.ndarray = target.values[is_test]
     if attribute.kind != "class":
         return values
     unseen = [one for one in target.attribute.classes if one not in set(attribute.classes)]

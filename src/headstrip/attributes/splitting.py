@@ -87,10 +87,11 @@ def take_validation(
 ) -> np.ndarray:
     """Return parts with a validation part that is taken from the training part."""
     rows = np.flatnonzero(parts == TRAIN)
+    chosen: list[int] = rows.tolist()
     drawn = split(
-        [strata[row] for row in rows],
+        [strata[row] for row in chosen],
         groups[rows],
-        [keys[row] for row in rows],
+        [keys[row] for row in chosen],
         seed,
         Fractions(0.0, share),
     )

@@ -115,7 +115,8 @@ class Design:
         weight = parameters[:-1]
         if not self.is_reduced:
             return weight
-        return torch.tensordot(self.axes.vectors, weight, 1)
+        mapped: Tensor = torch.tensordot(self.axes.vectors, weight, 1)
+        return mapped
 
     def parameters_of(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Map a weight (dim, outputs) and a bias (outputs,) to parameters to start from."""

@@ -47,7 +47,7 @@ def target_of(name: str, cells: Sequence[Cell], kind: Kind | None) -> Target | s
     """
     kind = kind or infer_kind(cells)
     rows = np.flatnonzero([cell is not None for cell in cells])
-    known = [cells[row] for row in rows]
+    known = [cell for cell in cells if cell is not None]
     if not len(rows):
         return "no image has a label"
     if kind == "number":

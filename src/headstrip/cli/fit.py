@@ -146,6 +146,7 @@ Examples:
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     embeddings: Path,
     labels: Path,
     out: Path,

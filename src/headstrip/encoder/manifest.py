@@ -293,8 +293,8 @@ def _is_attribute(value: Mapping[str, Any]) -> bool:
     if kind not in KINDS or not isinstance(labels, list) or not all(map(_is_str, labels)):
         return False
     if kind == "number":
-        return not labels and value["classes"] == 1
-    return len(set(labels)) == len(labels) == value["classes"]
+        return not labels and bool(value["classes"] == 1)
+    return bool(len(set(labels)) == len(labels) == value["classes"])
 
 
 def _is_str(value: object) -> bool:
