@@ -31,6 +31,7 @@ MEMORY = "docs/reference/memory.md"
 CLUSTER = "docs/how-to/embed-on-a-cluster.md"
 RUNS = "docs/explanation/embedding-runs.md"
 WEIGHTS_FILES = "docs/explanation/weights-files.md"
+FIT = "docs/how-to/fit-predictors.md"
 # These tables are written by tools, and the sums at their heads are compared below.
 GENERATED = {"builds.md", "lossless.md", "memory.md", "timm-proofs.md", "weights-faults.md"}
 DOCUMENTS = [
@@ -150,6 +151,20 @@ def exact(document: str) -> str:
     return f"{proofs(document)['exact', 'yes']:,}"
 
 
+def fit_row() -> list[str]:
+    found = measured("fit")
+    losses = found["compared"].values()
+    assert all(abs(one["log_loss"] - one["sklearn_log_loss"]) < 1e-3 for one in losses)
+    return [
+        str(found["attributes"]),
+        f"{found['rows']:,}",
+        f"{found['dim']:,}",
+        f"{found['headstrip_seconds']:.0f}",
+        str(found["ratio"]),
+        str(len(losses)),
+    ]
+
+
 CLAIMS = [
     Claim(
         README,
@@ -250,6 +265,13 @@ CLAIMS = [
         )
         for spec in specs(LITE)
     ),
+    Claim(
+        FIT,
+        r"(\d+) attributes and (\S+) x (\S+) embeddings\. On a machine that was busy with other "
+        r"work headstrip took (\d+) s .* scikit-learn took (\S+) times as long, extrapolated from "
+        r"(\d+) attributes",
+        fit_row,
+    ),
 ]
 
 # Numbers that no table has: where, which, and why. A new one needs a claim above, or a reason here.
@@ -275,6 +297,8 @@ EXPLAINED = [
     (SEARCH, r"2 MiB at a time|some 50 MB", "a block's size, and Python's own memory"),
     (USE_TIMM, r"119 architectures", "counted over timm 1.0.31 by building each"),
     (LITE_README, r"\d\d MB", "sizes of others' files"),
+    (FIT, r"holds out 20 %|20 % of the others", "defaults of headstrip.attributes.fit"),
+    (FIT, r"95 % interval", "a constant of headstrip.attributes.measures"),
 ]
 
 _UNITS = (
