@@ -210,7 +210,7 @@ FAULTS = (
     ),
     Fault(
         "rows of another encoder are updated",
-        "embed/output/provenance.py",
+        "encoder/comparison.py",
         '    if there.get("identity") == here.get("identity"):\n',
         "    if True:\n",
         "tests/embed/output/test_provenance.py",
