@@ -599,7 +599,7 @@ FAULTS = (
     Fault(
         "predictors of any size are built",
         "factory/from_manifest.py",
-        "            refuse_large_predictors(classes, encoder.output_dim, about)\n",
+        "            refuse_large_predictors(predictor_counts(wanted), encoder.output_dim, about)\n",
         "            pass\n",
         "tests/factory/test_bounds.py",
     ),
@@ -619,7 +619,7 @@ FAULTS = (
     ),
     Fault(
         "the dtype of an encoder is not compared",
-        "embed/output/provenance.py",
+        "encoder/comparison.py",
         'for key in ("options", "preprocessing", "dtype")',
         'for key in ("options", "preprocessing")',
         "tests/embed/output/test_provenance.py",
