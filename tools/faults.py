@@ -599,8 +599,8 @@ FAULTS = (
     Fault(
         "predictors of any size are built",
         "factory/from_manifest.py",
-        "            refuse_large_predictors(predictor_counts(wanted), encoder.output_dim, about)\n",
-        "            pass\n",
+        "refuse_large_predictors(predictor_counts(wanted), encoder.output_dim, about)\n",
+        "pass\n",
         "tests/factory/test_bounds.py",
     ),
     Fault(
