@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from headstrip.encoder.attribute import AttributesArgument, attributes_of
+from headstrip.encoder.loss import masked_loss
 from headstrip.errors import WeightsError
 
 _BY_POSITION = re.compile(r"[0-9]+")
@@ -96,6 +97,31 @@ class Predictors(nn.Module):
     def predict(self, embedding: Tensor) -> dict[str, Tensor]:
         """Map an embedding (N, dim) to the logits (N, classes) of each attribute."""
         return {name: module(embedding) for name, module in self.named().items()}
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss of a batch, in which missing labels do not count.
+
+        The loss of a ``class`` is the cross entropy, that of ``labels`` the binary cross entropy of
+        each label, that of a ``number`` the squared error: each the mean over the labels that are
+        known, 0 if none is. The result is the mean over all attributes.
+
+        Args:
+            outputs: What ``encoder.predict(x)`` returned: (N, outputs) by attribute.
+            targets: The labels by attribute: for a ``class`` int64 indices (N,), -1 where missing;
+                for ``labels`` zeros and ones (N, labels), for a ``number`` floats (N,), NaN where
+                missing.
+
+        Raises:
+            ValueError: An attribute is lacking or unknown, or targets have another shape or values
+                that are not labels.
+
+        Example:
+            >>> predictors = Predictors(2, {"colour": ["red", "blue"]})
+            >>> outputs = {"colour": torch.tensor([[0.0, 0.0], [9.0, 0.0]])}
+            >>> predictors.loss(outputs, {"colour": torch.tensor([1, -1])})
+            tensor(0.6931)
+        """
+        return masked_loss(self.attributes, outputs, targets)
 
     @property
     def trained(self) -> bool:
