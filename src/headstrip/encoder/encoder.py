@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,9 @@ class Encoder(nn.Module):
         >>> encoder(torch.zeros(2, 3, 224, 224)).shape
         torch.Size([2, 512])
     """
+
+    # Pickles of earlier versions have no such attribute.
+    _keeps_norms = False
 
     def __init__(
         self,
@@ -270,14 +273,29 @@ class Encoder(nn.Module):
             check_predictors(self.predictors, state_dict, "predictors.", strict)
         return super().load_state_dict(state_dict, strict, assign)
 
-    def freeze(self) -> Encoder:
-        """Stop the backbone from training: no gradients, and eval mode also after ``train()``.
+    def freeze(self, keep: Literal["norms"] | None = None) -> Encoder:
+        """Stop the backbone, or the statistics of its norms, from training.
 
         The predictors can still be trained.
 
+        Args:
+            keep: None stops the whole backbone: no gradients, and eval mode also after ``train()``.
+                ``"norms"`` lets the weights train, and keeps in eval mode, also after ``train()``,
+                each layer with running statistics, such as ``BatchNorm2d``. Small batches would
+                spoil these statistics. The manifest does not record it.
+
         Returns:
             The encoder itself.
+
+        Raises:
+            ValueError: ``keep`` is something else.
         """
+        if keep not in (None, "norms"):
+            raise ValueError(f"keep must be 'norms' or None, got {keep!r:.60}.")
+        if keep == "norms":
+            self.unfreeze()
+            self._keeps_norms = True
+            return self.train(self.training)
         if not self._frozen:
             parameters = self.backbone.named_parameters()
             self._thawed = [name for name, parameter in parameters if parameter.requires_grad]
@@ -287,7 +305,7 @@ class Encoder(nn.Module):
         return self.train(self.training)
 
     def unfreeze(self) -> Encoder:
-        """Let the parameters train again that ``freeze`` stopped.
+        """Let the parameters and the statistics train again that ``freeze`` stopped.
 
         Returns:
             The encoder itself.
@@ -295,11 +313,11 @@ class Encoder(nn.Module):
         if self._frozen:
             for name in self._thawed:
                 self.backbone.get_parameter(name).requires_grad_(True)
-        self._frozen = False
+        self._frozen = self._keeps_norms = False
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Encoder:
-        """Set train or eval mode; the head and a frozen backbone stay in eval mode.
+        """Set train or eval mode; the head and what ``freeze`` stopped stay in eval mode.
 
         Returns:
             The encoder itself.
@@ -309,6 +327,10 @@ class Encoder(nn.Module):
             self.head.eval()
         if self._frozen:
             self.backbone.eval()
+        elif self._keeps_norms:
+            for module in self.backbone.modules():
+                if isinstance(getattr(module, "running_mean", None), Tensor):
+                    module.eval()
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Encoder:
@@ -339,7 +361,7 @@ class Encoder(nn.Module):
 
     @property
     def frozen(self) -> bool:
-        """Whether the backbone is frozen; see ``freeze``."""
+        """Whether the whole backbone is frozen; see ``freeze``."""
         return self._frozen
 
     @property
