@@ -90,3 +90,11 @@ def test_an_attribute_without_targets_is_named(predictors: Predictors) -> None:
     del targets["marks"]
     with pytest.raises(ValueError, match="targets lacks the attribute 'marks'"):
         predictors.loss(predictors.predict(torch.randn(3, 4)), targets)
+
+
+def test_an_attribute_may_be_called_loss_and_its_earlier_key_loads() -> None:
+    saved, other = Predictors(3, {"loss": 2, "colour": 4}), Predictors(3, {"loss": 2, "colour": 4})
+    assert next(iter(saved.state_dict())) == "%6Coss.weight"
+    state = {key.replace("%6C", "l"): value for key, value in saved.state_dict().items()}
+    other.load_state_dict(state)
+    assert torch.equal(other["loss"].weight, saved["loss"].weight)

@@ -22,7 +22,7 @@ _BY_POSITION = re.compile(r"[0-9]+")
 _TAKEN = re.compile(
     r"T_destination|add_module|apply|attributes|bfloat16|buffers|call_super_init|children|compile|"
     r"cpu|cuda|double|dump_patches|eval|extra_repr|float|forward|get_buffer|"
-    r"get_extra_state|get_parameter|get_submodule|half|ipu|load_state_dict|modules|"
+    r"get_extra_state|get_parameter|get_submodule|half|ipu|load_state_dict|loss|modules|"
     r"mtia|named|named_buffers|named_children|named_modules|named_parameters|names|"
     r"note_initial|parameters|predict|register_backward_hook|register_buffer|"
     r"register_forward_hook|register_forward_pre_hook|register_full_backward_hook|"
@@ -228,7 +228,12 @@ def _by_name(predictors: Predictors, state_dict: Mapping[str, Any], prefix: str)
     """
     groups = _groups(state_dict, prefix)
     if not groups or not all(map(_BY_POSITION.fullmatch, groups)):
-        return dict(state_dict)
+        # Earlier versions had no method of that name, so it was a key.
+        earlier, now = f"{prefix}loss.", f"{prefix}{key_of('loss')}."
+        return {
+            now + key.removeprefix(earlier) if str(key).startswith(earlier) else key: value
+            for key, value in state_dict.items()
+        }
     mine = {key_of(name): _shapes(module) for name, module in predictors.named().items()}
     theirs = {position: _shapes(group) for position, group in groups.items()}
     owners = {
