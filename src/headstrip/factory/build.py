@@ -388,6 +388,11 @@ def _preprocessing(
     registry: Registry, built: Built, given: Preprocessing | str | None, inputs: InputRequest
 ) -> tuple[Preprocessing | None, Preprocessing | None]:
     """Return the preprocessing of the weights, or that of the owner, and that of the encoder."""
+    expands = inputs.in_chans == 1 and built.input_shape[0] != 1
+    if isinstance(given, Preprocessing) and not expands:
+        # Only grey needs the statistics of the weights too, which may be unusable.
+        _check_channels(given, inputs)
+        return None, given
     own = _own_preprocessing(registry, built, None if isinstance(given, Preprocessing) else given)
     if own is not None and built.is_folded:
         own = folded_statistics(own)
