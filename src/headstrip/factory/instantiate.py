@@ -21,7 +21,7 @@ from headstrip.factory.checkpoint_choice import (
     choose,
     contents_for,
     located,
-    required_count,
+    required_names,
 )
 from headstrip.factory.file_fit import (
     Plan,
@@ -335,7 +335,7 @@ class Builder:
                 file.content,
                 f"{file.path}",
                 self.about,
-                lambda: required_count(made.model, stripped()),
+                lambda: required_names(made.model, stripped()),
                 attempt,
                 self._weights_key,
                 self._note_unfit,
@@ -403,7 +403,8 @@ class Builder:
             if not compare(model, state).names:
                 return Attempt(content, state)
             whole = stripped()
-            state, dropped = without_training_parts(model, state, whole)
+            given = state
+            state, dropped = without_training_parts(model, given, whole)
             fit = compare(model, state)
             faults = sum(not is_under(one, whole.paths) for one in fit.missing + fit.reshaped)
             found = self._plan(part, model, state, options, make, whole, place)
@@ -415,7 +416,8 @@ class Builder:
                     raise does_not_fit(part.path, self.about, fit, (), None, place)
         except WeightsError as error:
             return Attempt(content, error=error, faults=faults)
-        return Attempt(content, state, found, dropped)
+        lost = {name: given[name] for name in dropped if is_under(name, whole.paths)}
+        return Attempt(content, state, found, dropped, lost)
 
     def _plan(
         self,
