@@ -37,7 +37,8 @@ from headstrip.factory.inputs import (
     folded_statistics,
     parse_input,
 )
-from headstrip.factory.instantiate import BuildOptions, strip_with
+from headstrip.factory.instantiate import BuildOptions
+from headstrip.factory.maker import strip_with
 from headstrip.factory.measure import build_network, width_of_built
 from headstrip.factory.own_labels import LabelsArgument, read_labels, refuse_other_count
 from headstrip.factory.selection import WeightsArgument

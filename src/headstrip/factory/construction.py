@@ -13,12 +13,8 @@ import torch
 from headstrip.errors import WeightsError, WeightsWarning
 from headstrip.factory.image_sizes import check_size, sized_options
 from headstrip.factory.inputs import InputRequest, plan_channels
-from headstrip.factory.instantiate import (
-    Builder,
-    BuildOptions,
-    Filled,
-    Mechanism,
-)
+from headstrip.factory.instantiate import Builder, BuildOptions, Filled, Mechanism
+from headstrip.factory.maker import NetworkMaker
 from headstrip.factory.nearest import with_advice
 from headstrip.factory.selection import Selection, WeightsArgument, select_weights
 from headstrip.network.channels import Widening
@@ -94,27 +90,25 @@ def build_stripped(
     options = sized_options(owner, spec, selection.entry, options or {}, inputs.img_size)
     planned = plan_channels(owner, spec, selection, options, inputs)
     options, widening = planned.options, planned.widening
-    builder = Builder(
+    maker = NetworkMaker(
         owner,
         registry.stripper(spec.family),
         spec,
-        selection,
-        build_options,
-        options,
-        weights_key,
-        widening=widening,
+        selection.entry,
+        widening,
         is_resized=inputs.img_size is not None,
     )
+    builder = Builder(maker, selection, build_options, options, weights_key)
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
         try:
             filled, merged = _build(builder)
         except WeightsError as error:
-            if (better := with_advice(error, builder.unfit, spec)) is not None:
+            if (better := with_advice(error, builder.matcher.unfit, spec)) is not None:
                 raise better from error
             raise
     stripped, file = filled.stripped, filled.file
-    if (stated := builder.stated) is not None:
+    if (stated := builder.source.stated) is not None:
         described = completed(_with_own_classes(stated, stripped), selection.entry)
         selection = replace(selection, entry=described)
         merged = merged_options(spec, stated, options)
@@ -134,7 +128,7 @@ def build_stripped(
         states_itself=stated is not None,
         widening=widening,
         is_folded=planned.is_folded,
-        weights_key=builder.chosen_key,
+        weights_key=builder.matcher.chosen_key,
     )
 
 
@@ -145,7 +139,7 @@ def _build(builder: Builder) -> tuple[Filled, dict[str, Any]]:
     weights. Where it fits the network without them, it is built without; where it does not, they
     may be what its shapes ask for.
     """
-    spec, selection = builder.spec, builder.selection
+    spec, selection = builder.maker.spec, builder.selection
     entry = selection.entry
     every = merged_options(spec, entry, builder.given)
     if selection.is_named or entry is None:
@@ -159,18 +153,18 @@ def _build(builder: Builder) -> tuple[Filled, dict[str, Any]]:
         built = builder.build(fewer)
     except WeightsError:
         # What cannot be read would not be read a second time either.
-        if not builder.has_read or builder.stated is not None:
+        if not builder.source.has_read or builder.source.stated is not None:
             raise
         built = builder.build(every)
         _LOGGER.info(
             "%s fits %s with the options of its weights %s alone: %s",
             selection.path,
-            builder.about,
+            builder.maker.about,
             entry.tag,
             dict(entry.options),
         )
         return built, every
-    if builder.stated is None:
+    if builder.source.stated is None:
         left = {key: value for key, value in every.items() if fewer.get(key, _NONE) != value}
         _warn_of_options(builder, left, {key: fewer[key] for key in left if key in fewer})
     return built, fewer
@@ -190,7 +184,7 @@ def _warn_of_options(builder: Builder, left: Mapping[str, Any], instead: Mapping
     used = ", ".join(f"{key}={value!r}" for key, value in instead.items()) or "its own defaults"
     warnings.warn(
         f"{path} does not say whether its network was trained with {shown}, as the weights "
-        f"{entry.tag!r} of {builder.about} were. headstrip builds it with {used}. If that is "
+        f"{entry.tag!r} of {builder.maker.about} were. headstrip builds it with {used}. If that is "
         f"wrong, pass weights='{entry.tag}={path}'; if it is right, pass options={instead or left} "
         "with your own values, and this warning does not come again.",
         WeightsWarning,

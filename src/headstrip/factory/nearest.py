@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from headstrip.errors import HeadstripError, WeightsError
-from headstrip.factory.instantiate import strip_with
+from headstrip.factory.maker import strip_with
 from headstrip.factory.misfits import NAME_IT
 from headstrip.network.candidates import TOWER, Candidate, is_training_only
 from headstrip.network.meta_ops import without_memory
