@@ -8,7 +8,13 @@ import timm
 import torch
 from PIL import Image
 
-from headstrip import OptionError, PreprocessingError, build_encoder
+from headstrip import (
+    OptionError,
+    Preprocessing,
+    PreprocessingError,
+    build_encoder,
+    get_backbone,
+)
 
 SMALL = ["resnet10t", "test_vit", "test_efficientnet"]
 
@@ -61,3 +67,26 @@ def test_a_network_whose_first_filters_are_computed_is_refused(name, tmp_path):
 def test_the_channels_are_set_once():
     with pytest.raises(OptionError, match="both set the channels"):
         build_encoder("timm:resnet10t", weights=None, options={"in_chans": 5}, in_chans=5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit"])
+def test_a_checkpoint_trained_with_other_channels_loads_unchanged(name, channels, tmp_path):
+    torch.manual_seed(1)
+    network = timm.create_model(name, in_chans=channels, num_classes=2).eval()
+    state = {f"model.{key}": tensor for key, tensor in network.state_dict().items()}
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "run.ckpt")
+    own = get_backbone(f"timm:{name}").spec.input_shape
+    steps = Preprocessing(own[1:], own[1], mean=(0.4,) * channels, std=(0.2,) * channels)
+    encoder = build_encoder(
+        f"timm:{name}",
+        weights=tmp_path / "run.ckpt",
+        weights_key="model",
+        in_chans=channels,
+        preprocessing=steps,
+        labels=["cat", "dog"],
+    )
+    assert (encoder.weights_key, encoder.labels) == ("state_dict.model", ("cat", "dog"))
+    x = torch.randn(2, *encoder.input_shape)
+    assert torch.equal(encoder.logits(x), network(x))

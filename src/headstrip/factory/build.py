@@ -254,7 +254,7 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         weights_key=built.weights_key,
         inputs=inputs.to_json() if _changes_input(inputs, built, expand) else {},
         expand=expand,
-        invented=inputs.invented if built.widening else 0,
+        invented=inputs.invented if built.has_new_filters else 0,
     )
     return encoder.to(device=build_options.device, dtype=build_options.dtype)
 
@@ -389,7 +389,7 @@ def _preprocessing(
         return None, None
     if built.widening is None and inputs.in_chans != 1:
         return own, own.for_input(built.input_shape)
-    chosen = adapted_steps(own, inputs)
+    chosen = adapted_steps(own, inputs, is_trained=built.widening is not None)
     return own, chosen.for_input((chosen.channels, *built.input_shape[1:]))
 
 

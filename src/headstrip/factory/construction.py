@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from headstrip.errors import WeightsError, WeightsWarning
+from headstrip.errors import OptionError, WeightsError, WeightsWarning
 from headstrip.factory.image_sizes import check_size, sized_options
-from headstrip.factory.inputs import InputRequest, plan_channels
+from headstrip.factory.inputs import ChannelPlan, InputRequest, plan_channels
 from headstrip.factory.instantiate import Builder, BuildOptions, Filled, Mechanism
 from headstrip.factory.maker import NetworkMaker
 from headstrip.factory.nearest import with_advice
@@ -52,6 +52,7 @@ class Built:
         guards: What notices that a mapped weights file is rewritten in place.
         states_itself: Whether the user's own file says what its weights are.
         widening: How the first convolution was changed, None where it was not.
+        has_new_filters: Whether that made filters which the weights do not have.
         is_folded: Whether the preprocessing changes the statistics of the input for the network.
         weights_key: Where in the user's own file its state dict is, None for published weights.
     """
@@ -66,6 +67,7 @@ class Built:
     guards: tuple[Guard, ...] = ()
     states_itself: bool = False
     widening: Widening | None = None
+    has_new_filters: bool = False
     is_folded: bool = False
     weights_key: str | None = None
 
@@ -89,24 +91,34 @@ def build_stripped(
     owner = registry.owner(spec)
     options = sized_options(owner, spec, selection.entry, options or {}, inputs.img_size)
     planned = plan_channels(owner, spec, selection, options, inputs)
-    options, widening = planned.options, planned.widening
     maker = NetworkMaker(
         owner,
         registry.stripper(spec.family),
         spec,
         selection.entry,
-        widening,
+        planned.widening,
         is_resized=inputs.img_size is not None,
     )
-    builder = Builder(maker, selection, build_options, options, weights_key)
+    builder = Builder(maker, selection, build_options, planned.options, weights_key)
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
         try:
             filled, merged = _build(builder)
         except WeightsError as error:
-            if (better := with_advice(error, builder.matcher.unfit, spec)) is not None:
-                raise better from error
-            raise
+            trained = _plan_for_one_channel(builder, options, inputs)
+            if trained is None:
+                raise _advised(error, builder) from error
+            of_one = builder.with_channels(trained.options, trained.widening)
+            try:
+                filled, merged = _build(of_one)
+            except WeightsError as other:
+                # Without candidates that do not fit, several fit.
+                raise (_advised(error, builder) if of_one.matcher.unfit else other) from error
+            builder, planned = of_one, trained
+        else:
+            if filled.has_others and weights_key is None:
+                _refuse_other_channels(builder, _plan_for_one_channel(builder, options, inputs))
+    options, widening = planned.options, planned.widening
     stripped, file = filled.stripped, filled.file
     if (stated := builder.source.stated) is not None:
         described = completed(_with_own_classes(stated, stripped), selection.entry)
@@ -127,8 +139,58 @@ def build_stripped(
         guards=file.guards if file else (),
         states_itself=stated is not None,
         widening=widening,
+        has_new_filters=filled.has_new_filters,
         is_folded=planned.is_folded,
         weights_key=builder.matcher.chosen_key,
+    )
+
+
+def _advised(error: WeightsError, builder: Builder) -> WeightsError:
+    """Return an error with what to do about it, if more is known."""
+    return with_advice(error, builder.matcher.unfit, builder.maker.spec) or error
+
+
+def _plan_for_one_channel(
+    builder: Builder, options: Mapping[str, Any], inputs: InputRequest
+) -> ChannelPlan | None:
+    """Return the change to a network for a file that was trained with grey images.
+
+    None where the user did not ask for grey, or the network cannot be changed.
+    """
+    if inputs.in_chans != 1 or builder.selection.path is None or not builder.source.has_read:
+        return None
+    try:
+        plan = plan_channels(
+            builder.maker.owner,
+            builder.maker.spec,
+            builder.selection,
+            options,
+            inputs,
+            is_trained=True,
+        )
+    except OptionError:
+        return None
+    return plan if plan.widening is not None else None
+
+
+def _refuse_other_channels(builder: Builder, plan: ChannelPlan | None) -> None:
+    """Refuse a file with a state dict for RGB that fits and another one for grey.
+
+    Raises:
+        WeightsError: There are both.
+    """
+    if plan is None:
+        return
+    other = builder.with_channels(plan.options, plan.widening)
+    try:
+        _build(other)
+    except WeightsError:
+        return
+    rgb, grey = builder.matcher.chosen_key, other.matcher.chosen_key
+    raise WeightsError(
+        f"{builder.selection.path} holds two state dicts that fit {builder.maker.about}: {rgb!r} "
+        f"was trained with 3 channels, and {grey!r} with 1. headstrip does not guess which one you "
+        f"mean. Pass the one that you mean, such as weights_key={grey!r} (--weights-key {grey})."
     )
 
 

@@ -184,6 +184,8 @@ def plan_channels(
     selection: Selection,
     options: Mapping[str, Any],
     inputs: InputRequest,
+    *,
+    is_trained: bool = False,
 ) -> ChannelPlan:
     """Return how a network gets the channels that the user wants.
 
@@ -193,6 +195,8 @@ def plan_channels(
         selection: Its weights.
         options: The user's own constructor arguments.
         inputs: What the user wants.
+        is_trained: Whether the user's own file was trained with one channel, so that the network
+            gets a first convolution of one channel.
 
     Raises:
         OptionError: The network does not allow these channels.
@@ -216,7 +220,7 @@ def plan_channels(
             f"{about}: its pictures have {own[0]} channels, and headstrip changes networks for RGB "
             "only. Leave in_chans out."
         )
-    if wanted == 1:
+    if wanted == 1 and not is_trained:
         return ChannelPlan(options)
     if selection.path is not None and inputs.count == len(_COLOURS):
         raise OptionError(
@@ -238,7 +242,8 @@ def plan_channels(
     shape = (own[0], *(inputs.img_size or own[1:]))
     path = find_first_convolution(build, spec, shape, wanted)
     _LOGGER.info("%s reads the picture with the convolution %s", spec.qualified_name, path)
-    return ChannelPlan(options, Widening(path, inputs.mix(), option), is_folded)
+    mix = ((1.0,),) if wanted == 1 else inputs.mix()
+    return ChannelPlan(options, Widening(path, mix, option), is_folded)
 
 
 def folded_statistics(steps: Preprocessing) -> Preprocessing:
@@ -263,11 +268,18 @@ def folded_statistics(steps: Preprocessing) -> Preprocessing:
     )
 
 
-def adapted_steps(steps: Preprocessing, inputs: InputRequest) -> Preprocessing:
+def adapted_steps(
+    steps: Preprocessing, inputs: InputRequest, *, is_trained: bool = False
+) -> Preprocessing:
     """Return a preprocessing for RGB with the channels that the user wants.
 
     Grey is not normalised: the encoder does that when it expands it. A channel without statistics
     gets the average of the three.
+
+    Args:
+        steps: The preprocessing of the weights.
+        inputs: What the user wants.
+        is_trained: Whether the user's own file was trained with one channel.
 
     Raises:
         PreprocessingError: A number of channels needs the statistics of each.
@@ -275,6 +287,13 @@ def adapted_steps(steps: Preprocessing, inputs: InputRequest) -> Preprocessing:
     wanted = inputs.in_chans
     if wanted is None or (inputs.count == steps.channels and not isinstance(wanted, tuple)):
         return steps
+    if wanted == 1 and is_trained:
+        raise PreprocessingError(
+            "The file was trained with images of one channel, and nothing states their mean and "
+            "standard deviation. Pass preprocessing=Preprocessing(...) with one of each (--mean "
+            f"and --std). timm trains with {sum(steps.mean) / 3:.4g} and {sum(steps.std) / 3:.4g}, "
+            "the averages of the three of RGB."
+        )
     if wanted == 1:
         return with_statistics(steps, (0.0,), (1.0,))
     if not isinstance(wanted, tuple):

@@ -21,6 +21,7 @@ from headstrip.factory.matching import Made, Matched, Matcher
 from headstrip.factory.selection import Selection
 from headstrip.factory.weights_source import WeightsSource
 from headstrip.network.assigning import Fallback, assign, has_meta_tensors
+from headstrip.network.channels import Widening
 from headstrip.network.head import Stripped
 from headstrip.network.load_hooks import has_load_hooks, is_as_given, keeps_more, load_as_torch
 from headstrip.network.meta_init import Replaced, meta_parameters, share_memory
@@ -57,11 +58,15 @@ class Filled:
         stripped: Its parts.
         file: The weights file, None without one.
         mechanism: The strategy that built it.
+        has_others: Whether the file holds other state dicts.
+        has_new_filters: Whether the first convolution got filters that the weights do not have.
     """
 
     stripped: Stripped
     file: WeightsFile | None = None
     mechanism: Mechanism = "ordinary"
+    has_others: bool = False
+    has_new_filters: bool = False
 
 
 class Builder:
@@ -82,6 +87,7 @@ class Builder:
         build_options: BuildOptions,
         given: Mapping[str, Any] | None = None,
         weights_key: str | None = None,
+        source: WeightsSource | None = None,
     ) -> None:
         """Prepare the build.
 
@@ -91,11 +97,12 @@ class Builder:
             build_options: How it is built.
             given: The user's own constructor arguments.
             weights_key: Which state dict in the user's own file, None for the only one that fits.
+            source: The weights file, where it was read before.
         """
         self.maker = maker
         self.selection = selection
         self.given: Mapping[str, Any] = given or {}
-        self.source = WeightsSource(
+        self.source = source or WeightsSource(
             maker.owner,
             maker.spec,
             selection,
@@ -104,6 +111,12 @@ class Builder:
         )
         self.matcher = Matcher(maker, self.source, self.given, weights_key)
         self._options = build_options
+        self._weights_key = weights_key
+
+    def with_channels(self, given: Mapping[str, Any], widening: Widening | None) -> Builder:
+        """Return a builder of the same network with other channels, for the file as read."""
+        maker = replace(self.maker, widening=widening)
+        return Builder(maker, self.selection, self._options, given, self._weights_key, self.source)
 
     def build(self, options: Mapping[str, Any]) -> Filled:
         """Return the stripped network.
@@ -120,7 +133,8 @@ class Builder:
             return Filled(self.maker.stripped(self.maker.network(options)))
         if self._loads_itself:
             _LOGGER.info("the plugin of %s loads its weights itself", about)
-            return Filled(self.maker.stripped(self.maker.loaded_network()))
+            stripped = self.maker.stripped(self.maker.loaded_network())
+            return Filled(stripped, has_new_filters=self.maker.widening is not None)
         if entry and self.selection.path is None and entry.num_classes:
             options = {**options, "num_classes": entry.num_classes}
         with _generator_untouched():
@@ -212,7 +226,7 @@ class Builder:
         stripped = self.maker.stripped(found.made.model)
         if found.plan.headless:
             stripped = replace(stripped, head=None, law="headless")
-        return Filled(stripped, found.file, mechanism)
+        return Filled(stripped, found.file, mechanism, found.has_others, found.has_new_filters)
 
     def _load(self, found: Matched) -> None:
         """Have torch load a file whose names the network changes."""

@@ -61,6 +61,17 @@ class NetworkMaker:
         Raises:
             WeightsError: There is none.
         """
+        state = self.trained_state_dict(content, model)
+        if self.widening is not None:
+            state = self.widening.adapt(state)
+        return {**state, **extra_states(content)}
+
+    def trained_state_dict(self, content: Any, model: nn.Module) -> dict[str, Any]:
+        """Return the same with the channels that it was trained with.
+
+        Raises:
+            WeightsError: There is none.
+        """
         if self.owner.implements("adapt_state_dict"):
             state: dict[str, Any] = self.owner.call(
                 "adapt_state_dict", self.about, loaded=content, model=model, entry=self.entry
@@ -69,9 +80,7 @@ class NetworkMaker:
             state = dict(plain_state_dict(content))
         if self.is_resized and self.owner.implements("resize_state_dict"):
             state = self.owner.call("resize_state_dict", self.about, state=state, model=model)
-        if self.widening is not None:
-            state = self.widening.adapt(state)
-        return {**state, **extra_states(content)}
+        return state
 
     def stripped(self, model: nn.Module) -> Stripped:
         """Take the head off a network, in place."""

@@ -58,12 +58,23 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """A network that has the classes of a file, the state dict for it, and how that goes in."""
+    """A network that has the classes of a file, and what of the file goes into it.
+
+    Attributes:
+        made: The network.
+        file: The file, or the part of it that holds the state dict.
+        state: The state dict, with the names of the network.
+        plan: How it goes in.
+        has_others: Whether the file holds other state dicts.
+        has_new_filters: Whether the first convolution got filters that the file does not have.
+    """
 
     made: Made
     file: WeightsFile
     state: Mapping[str, Any]
     plan: Plan
+    has_others: bool = False
+    has_new_filters: bool = False
 
 
 class Matcher:
@@ -116,9 +127,16 @@ class Matcher:
             state = self._maker.state_dict(file.content, made.model)
             refuse_larger(file.path, state, limit)
             found = Matched(made, file, state, trial.plan(file, state))
-        if found.plan.classes is None:
-            return found
-        return self._with_classes(found, found.plan.classes)
+        if found.plan.classes is not None:
+            found = self._with_classes(found, found.plan.classes)
+        return replace(found, has_new_filters=self._has_new_filters(found))
+
+    def _has_new_filters(self, found: Matched) -> bool:
+        widening = self._maker.widening
+        if widening is None or not self._source.is_own:
+            return widening is not None
+        state = self._maker.trained_state_dict(found.file.content, found.made.model)
+        return not widening.is_in(state)
 
     def _with_classes(self, found: Matched, classes: int) -> Matched:
         """Return the match with a network that has the classes of the file."""
@@ -130,7 +148,7 @@ class Matcher:
         if not found.plan.by_torch and (misfit := compare(made.model, state)).names:
             maker = self._maker
             raise does_not_fit(file.path, maker.about, misfit, (), maker.spec.input_shape)
-        return Matched(made, file, state, found.plan)
+        return replace(found, made=made, state=state)
 
     def _found(self, file: WeightsFile, trial: Trial) -> Matched:
         """Find the network's state dict in the user's own file.
@@ -159,10 +177,12 @@ class Matcher:
         if found.error is not None:
             raise found.error
         held = sum(len(each.tensors) for each in unwrapped_state_dicts(file.content))
-        if len(found.content) < held:
+        has_others = len(found.content) < held
+        if has_others:
             # Another state dict of the same file may leave vectors without values.
             file = replace(file, filled=False, stat=None)
-        return Matched(trial.made, replace(file, content=found.content), found.state, found.plan)
+        file = replace(file, content=found.content)
+        return Matched(trial.made, file, found.state, found.plan, has_others)
 
     def _stripped(self, made: Made) -> Stripped:
         """Return a network without its head, made once for the same options."""

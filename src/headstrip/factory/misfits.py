@@ -53,7 +53,9 @@ def does_not_fit(
         for name, (mine, own) in reshaped.items()
     ]
     problems.append(_counted(described, "tensor has another shape", "tensors have another shape"))
-    advice = "" if len(outside) > len(reshaped) else _size_advice(about, reshaped, input_shape)
+    advice = ""
+    if len(outside) == len(reshaped):
+        advice = _channel_advice(reshaped) or _size_advice(about, reshaped, input_shape)
     if fit.missing and _SHARD.search(path.name):
         advice = "It is one of several files of a checkpoint: pass their .safetensors.index.json."
     return WeightsError(
@@ -77,6 +79,20 @@ def _counted(items: list[str], one: str, many: str) -> str:
 
 def _sized(shape: Shape) -> str:
     return "x".join(map(str, shape)) or "one number"
+
+
+def _channel_advice(reshaped: dict[str, tuple[Shape, Shape]]) -> str:
+    """Say for how many channels a file was made whose first convolution alone differs."""
+    if len(reshaped) != 1:
+        return ""
+    ((mine, own),) = reshaped.values()
+    if len(mine) != len(own) or len(own) != 4 or (mine[0], *mine[2:]) != (own[0], *own[2:]):
+        return ""
+    count = f"{mine[1]} channel{'s' if mine[1] > 1 else ''}"
+    return (
+        f"The file was made for images of {count}, and the network is for {own[1]}. "
+        f"Pass in_chans={mine[1]} (--in-chans {mine[1]})."
+    )
 
 
 def _size_advice(

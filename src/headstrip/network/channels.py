@@ -104,6 +104,11 @@ class Widening:
             return state
         return {**state, name: self.weight(old)}
 
+    def is_in(self, state: Mapping[str, Any]) -> bool:
+        """Whether the filters in a state dict have the new number of channels already."""
+        own = state.get(f"{self.path}.weight")
+        return isinstance(own, Tensor) and own.ndim == 4 and own.shape[1] == self.channels
+
     def widen(self, network: nn.Module) -> None:
         """Give the convolution of a network the new channels, in place."""
         convolution: Any = network.get_submodule(self.path)
