@@ -379,18 +379,23 @@ def _preprocessing(
     registry: Registry, built: Built, given: Preprocessing | str | None, inputs: InputRequest
 ) -> tuple[Preprocessing | None, Preprocessing | None]:
     """Return the preprocessing of the weights, or that of the owner, and that of the encoder."""
-    own = _own_preprocessing(registry, built, None if isinstance(given, Preprocessing) else given)
-    if own is not None and built.is_folded:
-        own = folded_statistics(own)
     if isinstance(given, Preprocessing):
         _check_channels(given, inputs)
-        return own, given
+        # What the owner states may be unusable, and only grey needs its statistics.
+        return _of_weights(registry, built, None) if inputs.in_chans == 1 else None, given
+    own = _of_weights(registry, built, given)
     if own is None:
         return None, None
     if built.widening is None and inputs.in_chans != 1:
         return own, own.for_input(built.input_shape)
     chosen = adapted_steps(own, inputs, is_trained=built.widening is not None)
     return own, chosen.for_input((chosen.channels, *built.input_shape[1:]))
+
+
+def _of_weights(registry: Registry, built: Built, given: str | None) -> Preprocessing | None:
+    """Return the preprocessing of the named weights, or of the weights, for the network."""
+    own = _own_preprocessing(registry, built, given)
+    return folded_statistics(own) if own is not None and built.is_folded else own
 
 
 def _check_channels(given: Preprocessing, inputs: InputRequest) -> None:
