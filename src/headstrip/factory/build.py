@@ -379,11 +379,15 @@ def _preprocessing(
     registry: Registry, built: Built, given: Preprocessing | str | None, inputs: InputRequest
 ) -> tuple[Preprocessing | None, Preprocessing | None]:
     """Return the preprocessing of the weights, or that of the owner, and that of the encoder."""
+    expands = inputs.in_chans == 1 and built.input_shape[0] != 1
+    if isinstance(given, Preprocessing) and not expands:
+        # Only grey needs the statistics of the weights too, which may be unusable.
+        _check_channels(given, inputs)
+        return None, given
+    own = _of_weights(registry, built, None if isinstance(given, Preprocessing) else given)
     if isinstance(given, Preprocessing):
         _check_channels(given, inputs)
-        # What the owner states may be unusable, and only grey needs its statistics.
-        return _of_weights(registry, built, None) if inputs.in_chans == 1 else None, given
-    own = _of_weights(registry, built, given)
+        return own, given
     if own is None:
         return None, None
     if built.widening is None and inputs.in_chans != 1:
