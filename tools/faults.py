@@ -352,8 +352,8 @@ FAULTS = (
     ),
     Fault(
         "what a network keeps besides its tensors is lost",
-        "factory/instantiate.py",
-        "return {**state, **extra_states(file.content)}",
+        "factory/maker.py",
+        "return {**state, **extra_states(content)}",
         "return {**state}",
         "tests/factory",
     ),
@@ -710,7 +710,7 @@ FAULTS = (
     ),
     Fault(
         "what a file states of itself is not asked for",
-        "factory/instantiate.py",
+        "factory/weights_source.py",
         "        if path is not None and not self.selection.is_named:\n",
         "        if False:\n",
         "tests/weights/test_own_file_options.py",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headstrip.factory.instantiate import strip_with
+from headstrip.factory.maker import strip_with
 from headstrip.network.head import Stripped
 from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry

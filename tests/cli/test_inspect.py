@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from tests.cli.conftest import Run
-from tests.weights.files import Canary, save_zip
+from tests.weights.files import Canary, State, save_zip
 from tests.weights.layouts import dino, prefixed
 
-from headstrip import build_encoder
+from headstrip import WeightsError, build_encoder, inspect_checkpoint
 
 NAME = "squeezenet1_1"
 
@@ -65,3 +67,38 @@ def test_a_file_with_code_in_it_is_refused_and_not_executed(run: Run, tmp_path: 
     assert result.exit_code != 0
     assert not canary.exists()
     assert "in the environment that made it" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["run", "DEFAULT=x.ckpt", "IMAGENET1K_V1", "DEFAULT"])
+def test_the_call_names_a_file_that_reads_as_a_tag_by_its_path(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(build_encoder(NAME, weights=None).backbone.state_dict(), name)
+    (one,) = inspect_checkpoint(name).state_dicts
+    assert one.line == f"build_encoder('{NAME}', weights='./{name}')"
+    assert eval(one.line, {"build_encoder": build_encoder}).weights_key == ""
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        lambda state: [one + 1 for one in state.values()],
+        lambda state: {"features.0.lora_A.weight": torch.zeros(4, 4)},
+    ],
+)
+def test_the_call_has_the_key_where_the_file_has_more_of_the_network(
+    beside: Callable[[State], object], tmp_path: Path
+) -> None:
+    state = {**build_encoder(NAME, weights=None).backbone.state_dict()}
+    path = save_zip({"model": state, "more": beside(state)}, tmp_path / "run")
+    (one,) = [one for one in inspect_checkpoint(path).state_dicts if one.line]
+    assert one.line is not None
+    assert one.line.endswith("weights_key='model')")
+    assert eval(one.line, {"build_encoder": build_encoder}).weights_key == "model"
+
+
+@pytest.mark.parametrize("path", [None, b"run.pth", "", 3])
+def test_what_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(WeightsError, match="is not the path of a weights file"):
+        inspect_checkpoint(path)  # type: ignore[arg-type]

@@ -157,7 +157,7 @@ def test_what_cannot_be_done_is_a_sentence(
     for arguments, told in (
         ([photos / "a.png", *query], "cannot be read as a file of embeddings"),
         ([tmp_path / "bare.parquet", *query], "does not name the encoder"),
-        ([embedded, *query], "Pass that file with --weights"),
+        ([embedded, *query], "pass it with --weights"),
         ([embedded, *query, "--weights", weights_of("resnet18")], "does not fit"),
         (
             [embedded, *query, *weights, "--html", tmp_path / "p.html", "--root", tmp_path / "no"],

@@ -161,8 +161,8 @@ def test_another_format_is_named_with_the_one_that_headstrip_reads(value: object
     with pytest.raises(ManifestError) as caught:
         checked({**MANIFEST, "format": value}, "The file")
     assert str(caught.value) == (
-        f"The file has the format {value!r:.100}, and headstrip {__version__} reads the format 1. "
-        "Install the headstrip that it names under 'versions'."
+        f"The file has the format {value!r:.100} of manifests, and headstrip {__version__} reads "
+        "the format 1. Install the version of headstrip that the manifest states under 'versions'."
     )
 
 

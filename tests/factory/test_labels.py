@@ -25,6 +25,8 @@ CONTENTS = {
     "classes.json": json.dumps(NAMES),
     "id2label.json": json.dumps({str(at): name for at, name in enumerate(NAMES)}),
     "class_to_idx.json": json.dumps({"horse": 2, "cat": 0, "dog": 1}),
+    "label2id.json": json.dumps({"label2id": {"horse": 2, "cat": 0, "dog": 1}}),
+    "coco.names": "cat\ndog\nhorse",
     "config.json": json.dumps({"id2label": {"2": "horse", "0": "cat", "1": "dog"}, "depth": 3}),
 }
 
@@ -33,6 +35,12 @@ CONTENTS = {
 def test_labels_come_from_a_file(file: str, path: Path, tmp_path: Path) -> None:
     (tmp_path / file).write_bytes(CONTENTS[file].encode())
     assert build_encoder(NAME, weights=path, labels=tmp_path / file).labels == NAMES
+
+
+def test_a_number_in_a_name_is_no_index(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "coins.txt").write_text("1 euro\n2 euro\n50 cent\n")
+    found = build_encoder(NAME, weights=path, labels=tmp_path / "coins.txt").labels
+    assert found == ("1 euro", "2 euro", "50 cent")
 
 
 @pytest.mark.parametrize("labels", [[*NAMES], NAMES, dict(enumerate(NAMES))])
@@ -71,6 +79,18 @@ def test_labels_that_do_not_fit_the_head_are_refused(labels: object, why: str, p
         ("a.json", '{"cat": 0, "dog": 0}', "its indices must be 0 to 1, each once"),
         ("a.json", '[["n01", "cat"], ["n02", "dog"], ["n03", "horse"]]', "for the class 0"),
         ("a.json", "{", "is not valid JSON"),
+        ("a.json", '{"0": "cat", "0": "dog", "1": "horse"}', "the key '0' stands twice"),
+        (
+            "a.json",
+            '{"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 1, "dog": 0}}',
+            "its id2label and label2id differ",
+        ),
+        ("a.txt", "2 cat\n0 dog\n1 horse\n", "its lines have indices beside the names"),
+        ("a.txt", "1: cat\n2: dog\n3: horse\n", "its lines have indices beside the names"),
+        ("a.txt", "cat,2\ndog,0\nhorse,1\n", "its lines have indices beside the names"),
+        ("a.txt", '["cat",\n"dog",\n"horse"]', "it holds JSON, and its name does not"),
+        ("a.csv", "name\ncat\ndog\n", r"from \.json and \.txt, not from \.csv"),
+        ("a.yaml", "0: cat\n1: dog\n2: horse\n", r"from \.json and \.txt, not from \.yaml"),
         ("a.json", '"cat"', "is not a list of names"),
     ],
 )

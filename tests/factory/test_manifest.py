@@ -167,7 +167,7 @@ def test_a_file_of_ones_own_without_a_head(tmp_path: Path) -> None:
 
 
 def test_a_file_of_ones_own_is_asked_for(built: Encoder) -> None:
-    with pytest.raises(ManifestError, match=rf"{built.weights_sha256}\. Pass weights=path"):
+    with pytest.raises(ManifestError, match=rf"{built.weights_sha256}\. Get that file, and call"):
         build_encoder(written(built))
 
 
@@ -352,7 +352,7 @@ def test_a_plugins_distribution_and_its_library_are_among_the_versions(tmp_path:
         ("[" * 100_000, "cannot be read as a manifest"),
         ("[]", "is not a manifest: it has no 'format'"),
         ('{"state_dict": 1}', "is not a manifest: it has no 'format'"),
-        ('{"format": 2}', r"has the format 2, and headstrip .* reads the format 1\. Install"),
+        ('{"format": 2}', r"has the format 2 of manifests, and .* reads the format 1\. Install"),
         ('{"format": 1}', "is damaged: 'name' must be a backbone's name, and is nothing"),
     ],
 )

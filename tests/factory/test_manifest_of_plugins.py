@@ -203,7 +203,7 @@ def test_a_file_of_the_users_own_is_still_asked_for(
 ) -> None:
     written["weights"] = {"tag": "V1", "sha256": "ab" * 32, "file": "tuned.pth"}
     for told in messages(written, tmp_path, ManifestError):
-        assert "were read from the user's file (tuned.pth)" in told
+        assert "was built from somebody's own weights file, tuned.pth" in told
 
 
 @pytest.fixture

@@ -139,21 +139,116 @@ def test_every_source_refuses_several_and_takes_the_key_in_the_message(
     assert encoder.law == "headless"
 
 
+SMALL = "shufflenet_v2_x0_5"
+
+
+@pytest.fixture(scope="module")
+def small() -> State:
+    return dict(build_encoder(SMALL, weights=None).backbone.state_dict())
+
+
+def changed(one: State) -> State:
+    return {key: value + 1 for key, value in one.items()}
+
+
+def dotless(one: State) -> State:
+    return {key.replace(".", ""): value for key, value in one.items()}
+
+
+def without_statistics(one: State) -> State:
+    return {key: value for key, value in one.items() if "running" not in key and "num" not in key}
+
+
+COUNTERS = {"decay": torch.tensor(0.9), "num_updates": torch.tensor(3)}
+AVERAGES: dict[str, Any] = {
+    "a list": lambda raw, mean: {"model": raw, "ema": {"n": 3, "shadow": [*mean.values()]}},
+    "numbered": lambda raw, mean: {"model": raw, "ema": dict(enumerate(mean.values()))},
+    "without dots": lambda raw, mean: {"model": raw, "ema": dotless(mean)},
+    "pairs": lambda raw, mean: {"model": raw, "ema": [*mean.items()]},
+    "another order": lambda raw, mean: {
+        "model": raw,
+        "ema": dict(sorted(without_statistics(mean).items())),
+    },
+    "counters first": lambda raw, mean: {"model": raw, "ema": {**COUNTERS, **dotless(mean)}},
+    "in a dict for each": lambda raw, mean: {
+        "model": raw,
+        "ema": {key: {"mean": value, "n": 3} for key, value in mean.items()},
+    },
+    "beside it in one state dict": lambda raw, mean: {
+        **prefixed(raw, "model."),
+        **prefixed({**dotless(mean), **COUNTERS}, "ema."),
+    },
+    "beside it without statistics": lambda raw, mean: {
+        **prefixed(raw, "model."),
+        **prefixed(without_statistics(mean), "ema."),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGES)
+def test_an_average_that_cannot_fit_by_its_names_is_a_second_state_dict(
+    kind: str, small: State, tmp_path: Path
+) -> None:
+    path = save_zip(AVERAGES[kind](small, changed(small)), tmp_path / "x")
+    with pytest.raises(WeightsError, match="under other names or without names, 'ema"):
+        build_encoder(SMALL, weights=path)
+    encoder = build_encoder(SMALL, weights=path, weights_key="model")
+    assert encoder.weights_key == "model"
+    assert torch.equal(encoder.backbone.state_dict()["conv1.0.weight"], small["conv1.0.weight"])
+
+
+def test_a_key_that_names_the_average_too_does_not_choose(small: State, tmp_path: Path) -> None:
+    flat = AVERAGES["beside it without statistics"](small, changed(small))
+    path = save_zip({"state_dict": flat}, tmp_path / "x")
+    with pytest.raises(WeightsError, match=r"Pass weights_key='state_dict\.model'"):
+        build_encoder(SMALL, weights=path, weights_key="state_dict")
+    for key in ("state_dict.model", "model"):
+        encoder = build_encoder(SMALL, weights=path, weights_key=key)
+        assert encoder.weights_key == "state_dict.model"
+
+
+def test_a_second_name_for_each_tensor_is_no_second_state_dict(
+    small: State, tmp_path: Path
+) -> None:
+    content = {"model": small, "parameters": [*small.values()], "flat": dotless(small)}
+    assert build_encoder(SMALL, weights=save_zip(content, tmp_path / "x")).weights_key == "model"
+
+
+def test_adapters_beside_a_network_are_not_dropped_in_silence(small: State, tmp_path: Path) -> None:
+    adapters = {f"{key}.lora_A.weight": torch.zeros(4, 4) for key in [*small][:3]}
+    path = save_zip({"state_dict": small, "peft": adapters}, tmp_path / "x")
+    with pytest.raises(WeightsError, match=r"LoRA adapters for it, 'peft'.*merge_and_unload"):
+        build_encoder(SMALL, weights=path)
+    assert build_encoder(SMALL, weights=path, weights_key="state_dict")
+
+
 @pytest.mark.parametrize(
-    "average",
+    ("head", "why"),
     [
-        lambda state: {"num_updates": 3, "shadow_params": [*state.values()]},
-        lambda state: dict(enumerate(state.values())),
-        lambda state: {key.replace(".", "_"): value for key, value in state.items()},
-        lambda state: [*state.items()],
+        ({"fc.1.weight": (7, 1024), "fc.1.bias": (7,)}, "so the encoder has no head"),
+        (
+            {
+                "model.fc.weight": (9, 1024),
+                "model.fc.bias": (9,),
+                "head.weight": (7, 1024),
+                "head.bias": (7,),
+            },
+            "'head' that may be the head of its classes",
+        ),
     ],
 )
-def test_an_average_without_the_names_of_the_network_is_a_second_state_dict(
-    average: Any, tmp_path: Path
+def test_a_warning_says_that_the_head_of_the_file_is_not_the_one_of_the_encoder(
+    head: dict[str, Any],
+    why: str,
+    small: State,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    state = build_encoder("squeezenet1_1", weights=None).backbone.state_dict()
-    mean = {key: value + 1 for key, value in state.items()}
-    path = save_zip({"model": {**state}, "ema": average(mean)}, tmp_path / "x")
-    with pytest.raises(WeightsError, match="under other names or without names, 'ema"):
-        build_encoder("squeezenet1_1", weights=path)
-    assert build_encoder("squeezenet1_1", weights=path, weights_key="model").weights_key == "model"
+    prefix = "model." if "head.weight" in head else ""
+    content = {
+        **prefixed(small, prefix),
+        **{key: torch.zeros(shape) for key, shape in head.items()},
+    }
+    build_encoder(SMALL, weights=save_zip(content, tmp_path / "x"))
+    (said,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert why in said

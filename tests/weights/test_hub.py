@@ -420,7 +420,6 @@ def test_a_tensor_in_two_shards_is_that_of_the_shard_in_the_index(
     [
         {"a": "../a.safetensors"},
         {"a": "/etc/a.safetensors"},
-        {"a": "model.bin"},
         {"a": 1},
         {},
         [],
@@ -432,6 +431,13 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, weight_map: ob
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(WeightsError, match=r"is not the index of a checkpoint.*beside it"):
+        read_weights(index)
+
+
+def test_the_index_of_bin_files_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "pytorch_model-1.bin"}}))
+    with pytest.raises(WeightsError, match=r"in several \.bin files.*safe_serialization=True"):
         read_weights(index)
 
 

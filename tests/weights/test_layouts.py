@@ -106,7 +106,7 @@ def test_what_is_left_out_is_logged(
         build_encoder(SMALL, weights=path, weights_key="teacher")
     said = next(one for one in caplog.messages if "does not use" in one)
     assert f"student ({len(small) + 2})" in said
-    assert "teacher.module (2)" in said
+    assert "teacher.module.head (2)" in said
 
 
 def test_a_manifest_says_which_state_dict_and_rebuilds_the_encoder(
@@ -221,3 +221,27 @@ def test_a_fit_is_found_if_and_only_if_it_is_unique(
     else:
         with pytest.raises(WeightsError, match=f"holds {len(kept)} state dicts that fit"):
             build_encoder("squeezenet1_1", weights=path)
+
+
+def test_one_file_of_several_is_refused_with_the_name_of_their_index(
+    small: State, tmp_path: Path
+) -> None:
+    part = dict([*small.items()][: len(small) // 2 + 20])
+    path = save_zip(part, tmp_path / "model-00001-of-00002")
+    with pytest.raises(WeightsError, match=r"It is one of several files.*index\.json"):
+        build_encoder(SMALL, weights=path)
+
+
+def test_a_state_dict_with_something_else_between_its_tensors_is_named(
+    small: State, tmp_path: Path
+) -> None:
+    path = save_zip({"best": {**small, "epoch": 3}}, tmp_path / "run")
+    with pytest.raises(WeightsError, match=r"at content\['best'\], and other things"):
+        build_encoder(SMALL, weights=path)
+
+
+def test_a_head_without_classes_is_refused(tmp_path: Path) -> None:
+    state = source_of("resnet18").body
+    state = {**state, "fc.weight": torch.zeros(0, 512), "fc.bias": torch.zeros(0)}
+    with pytest.raises(WeightsError, match="has 0 classes"):
+        build_encoder("resnet18", weights=save_zip(state, tmp_path / "run"))

@@ -193,7 +193,7 @@ def test_tensors_that_would_change_in_silence_are_refused(change, tmp_path: Path
     state = models.resnet18().state_dict()
     state["conv1.weight"] = change(state["conv1.weight"])
     torch.save(state, tmp_path / "odd.pth")
-    with pytest.raises(WeightsError, match=r"'conv1.weight' in the file is torch\."):
+    with pytest.raises(WeightsError, match=r"'conv1.weight' in the file is (int32|float32 w)"):
         build_encoder("resnet18", weights=tmp_path / "odd.pth")
 
 

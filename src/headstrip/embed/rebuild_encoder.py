@@ -115,10 +115,11 @@ def _not_published(
     if problem and not is_own:
         return problem.replace("weights=path", "--weights PATH (weights=path)")
     if problem or weights.get("tag") is None or weights.get("file"):
-        name = f" ({weights['file']})" if weights.get("file") else ""
+        name = f", {weights['file']}" if weights.get("file") else ""
         return (
-            f"Its weights were read from the user's file{name}, whose sha256 is "
-            f"{weights.get('sha256')}. Pass that file with --weights PATH (weights=path)."
+            f"The encoder was built from somebody's own weights file{name}, with the sha256 "
+            f"{weights.get('sha256')}. Get that file, and pass it with --weights PATH "
+            "(weights=path)."
         )
     return None
 

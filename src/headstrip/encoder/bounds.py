@@ -249,6 +249,6 @@ def refuse_large_predictors(classes: Mapping[str, int], dim: int, about: str) ->
     if weights > MAX_PREDICTOR_WEIGHTS:
         raise ManifestError(
             f"{about} asks for predictors of {weights:,} weights, and headstrip accepts at most "
-            f"{MAX_PREDICTOR_WEIGHTS:,} from a file. Pass predictors={{'colour': 12}} for those "
-            "that you need."
+            f"{MAX_PREDICTOR_WEIGHTS:,} from a file. Pass those that you need to build_encoder, "
+            "such as build_encoder(manifest, predictors={'colour': 12})."
         )

@@ -221,8 +221,9 @@ def checked(content: Any, about: str) -> dict[str, Any]:
     refuse_unbounded(content, about)
     if content["format"] != FORMAT:
         raise ManifestError(
-            f"{about} has the format {content['format']!r:.100}, and headstrip {__version__} reads "
-            f"the format {FORMAT}. Install the headstrip that it names under 'versions'."
+            f"{about} has the format {content['format']!r:.100} of manifests, and headstrip "
+            f"{__version__} reads the format {FORMAT}. Install the version of headstrip that the "
+            "manifest states under 'versions'."
         )
     for key, (is_right, words) in {**_FIELDS, **_LATER_FIELDS}.items():
         if key in _LATER_FIELDS and key not in content:

@@ -39,7 +39,8 @@ from headstrip.factory.inputs import (
     folded_statistics,
     parse_input,
 )
-from headstrip.factory.instantiate import BuildOptions, strip_with
+from headstrip.factory.instantiate import BuildOptions
+from headstrip.factory.maker import strip_with
 from headstrip.factory.measure import build_network, width_of_built
 from headstrip.factory.own_labels import LabelsArgument, read_labels, refuse_other_count
 from headstrip.factory.selection import WeightsArgument
@@ -393,9 +394,7 @@ def _preprocessing(
         # Only grey needs the statistics of the weights too, which may be unusable.
         _check_channels(given, inputs)
         return None, given
-    own = _own_preprocessing(registry, built, None if isinstance(given, Preprocessing) else given)
-    if own is not None and built.is_folded:
-        own = folded_statistics(own)
+    own = _of_weights(registry, built, None if isinstance(given, Preprocessing) else given)
     if isinstance(given, Preprocessing):
         _check_channels(given, inputs)
         return own, given
@@ -405,6 +404,12 @@ def _preprocessing(
         return own, own.for_input(built.input_shape)
     chosen = adapted_steps(own, inputs, is_trained=built.widening is not None)
     return own, chosen.for_input((chosen.channels, *built.input_shape[1:]))
+
+
+def _of_weights(registry: Registry, built: Built, given: str | None) -> Preprocessing | None:
+    """Return the preprocessing of the named weights, or of the weights, for the network."""
+    own = _own_preprocessing(registry, built, given)
+    return folded_statistics(own) if own is not None and built.is_folded else own
 
 
 def _check_channels(given: Preprocessing, inputs: InputRequest) -> None:

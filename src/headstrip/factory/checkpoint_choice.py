@@ -16,6 +16,7 @@ from headstrip.network.candidates import (
     Candidate,
     Search,
     Tried,
+    adapters_in,
     head_beside,
     left_out,
     nameless_rival,
@@ -24,13 +25,15 @@ from headstrip.network.candidates import (
     under,
     unwrapped_state_dicts,
 )
-from headstrip.network.checkpoints import StateDict, counted, is_extra, plain_state_dict
+from headstrip.network.checkpoints import counted, is_extra, plain_state_dict
 from headstrip.network.head import Stripped
 from headstrip.network.state_dicts import COUNTER, is_under
 
 _LOGGER = logging.getLogger("headstrip.factory")
 _SHOWN = 6
 _HALF = 2
+_IN_A_HEAD = 4
+"""The most tensors of a head of one or two layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Attempt:
         state: The state dict for the network, adapted by its plugin.
         plan: How it goes into the network.
         dropped: Names that were taken out of it, because they helped training alone.
+        lost_head: Tensors among these that are a head of another kind than the network's.
         head: Prefix of the head, where the file keeps it beside the backbone; else empty.
         error: Why it does not fit, or None.
         faults: How many tensors before the head are missing or have another shape, None where that
@@ -52,6 +56,7 @@ class Attempt:
     state: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
     dropped: tuple[str, ...] = ()
+    lost_head: Mapping[str, Any] = field(default_factory=dict)
     head: str = ""
     error: WeightsError | None = None
     faults: int | None = None
@@ -76,7 +81,7 @@ def choose(
     content: object,
     path: str,
     about: str,
-    tensors: Callable[[], int],
+    needed: Callable[[], frozenset[str]],
     attempt: Callable[[Candidate], Attempt],
     weights_key: str | None,
     note_unfit: Callable[[tuple[Candidate, ...]], None],
@@ -87,7 +92,7 @@ def choose(
         content: The object as read.
         path: Its file, for messages.
         about: The backbone, for messages.
-        tensors: Counts the tensors that the network has before its head.
+        needed: Returns the names of the tensors that the network has before its head.
         attempt: Puts a candidate into the network.
         weights_key: Which candidate the user means, None for the only one.
         note_unfit: Called with the candidates where none of them fits.
@@ -95,7 +100,7 @@ def choose(
     Raises:
         WeightsError: No candidate fits, several do, or the file has no state dict.
     """
-    result = search(content, lambda: -(-tensors() // _HALF), attempt)
+    result = search(content, lambda: -(-len(needed()) // _HALF), attempt)
     if not result.tried:
         # It raises the error for what the file holds instead.
         plain_state_dict(content)
@@ -112,11 +117,14 @@ def choose(
     if len(fits) > 1:
         raise WeightsError(several(path, about, [one.candidate for one in fits]))
     chosen = fits[0]
-    if weights_key is None:
-        rival = nameless_rival(chosen.candidate, result.found)
-        if rival is not None:
-            raise WeightsError(_has_rival(path, about, chosen.candidate, rival))
-    _log(path, about, chosen, result.found)
+    outcome = chosen.outcome
+    beside = left_out(chosen.candidate, outcome.head, outcome.dropped, result.found)
+    meant = {place: one for place, one in beside.items() if _may_be_meant(place, weights_key)}
+    if meant and weights_key != chosen.candidate.key:
+        _refuse_other_networks(path, about, chosen, meant, needed())
+    _log(path, about, chosen, beside)
+    if beside:
+        _warn_of_heads(path, about, outcome, beside, needed())
     return chosen
 
 
@@ -141,21 +149,83 @@ def several(path: str, about: str, fits: list[Candidate]) -> str:
     """Return the message for a checkpoint with several state dicts that fit a network."""
     shown = [f"{one.key!r} ({counted(one.names())})" for one in fits[:_SHOWN]]
     key = shortest_key(fits[-1], fits)
+    option = f"--weights-key {key or repr('')}"
+    advice = f"Pass the one that you mean, such as weights_key={key!r} ({option})."
+    if len({one.key for one in fits}) < len(fits):
+        advice = "They have one key, so save the one that you mean by itself."
     return (
         f"{path} holds {len(fits)} state dicts that fit {about}, and headstrip does not guess "
-        f"which one you mean: {', '.join(shown)}{' and more' if fits[_SHOWN:] else ''}. Pass the "
-        f"one that you mean, such as weights_key={key!r} (--weights-key {key or repr('')})."
+        f"which one you mean: {', '.join(shown)}{' and more' if fits[_SHOWN:] else ''}. "
+        f"{advice}"
     )
 
 
-def _has_rival(path: str, about: str, chosen: Candidate, rival: StateDict) -> str:
-    return (
-        f"{path} holds a state dict that fits {about}, {chosen.key!r}, and tensors with the same "
-        f"shapes under other names or without names, {'.'.join(map(str, rival.keys))!r}, such as "
-        "an average. headstrip does not guess which one you mean. Pass "
-        f"weights_key={chosen.key!r} for the state dict, or copy the other tensors into a "
-        "separate file under the names of the network."
-    )
+def _may_be_meant(place: str, weights_key: str | None) -> bool:
+    return weights_key is None or f".{weights_key}." in f".{place}."
+
+
+def _refuse_other_networks(
+    path: str,
+    about: str,
+    chosen: Tried[Attempt],
+    beside: Mapping[str, Mapping[str, Tensor]],
+    needed: frozenset[str],
+) -> None:
+    """Refuse a file whose other tensors may be the network that the user means.
+
+    Raises:
+        WeightsError: They are an average of it, or adapters that belong to it.
+    """
+    key, outcome = chosen.candidate.key, chosen.outcome
+    # A plugin may change the shape of a tensor, such as the filters for another channel.
+    shapes = {one.shape for one in outcome.content.values() if isinstance(one, Tensor)}
+    used = [outcome.state[name] for name in needed if name in outcome.state]
+    rival = nameless_rival([one for one in used if one.shape in shapes], beside)
+    if rival is not None:
+        raise WeightsError(
+            f"{path} holds a state dict that fits {about}, {key!r}, and tensors with the same "
+            f"shapes under other names or without names, {rival!r}, such as an average. headstrip "
+            f"does not guess which one you mean. Pass weights_key={key!r} for the state dict, or "
+            "copy the other tensors into a separate file under the names of the network."
+        )
+    adapters = adapters_in(beside)
+    if adapters is not None:
+        raise WeightsError(
+            f"{path} holds a state dict that fits {about}, {key!r}, and LoRA adapters for it, "
+            f"{adapters!r}. The network gives other embeddings without them. Merge them first "
+            "(peft: model.merge_and_unload()), and save the state dict of that. For the network "
+            f"without them, pass weights_key={key!r}."
+        )
+
+
+def _warn_of_heads(
+    path: str,
+    about: str,
+    outcome: Attempt,
+    beside: Mapping[str, Mapping[str, Tensor]],
+    needed: frozenset[str],
+) -> None:
+    """Warn where the head of the file is another one than the head of the encoder."""
+    if len(_widths(outcome.lost_head)) == 1:
+        names = ", ".join(outcome.lost_head)
+        reason = f"The head in {path} ({names}) has other layers than the head of {about}"
+        _LOGGER.warning("%s, so the encoder has no head", reason)
+        return
+    own = {name: one for name, one in outcome.state.items() if name not in needed}
+    widths = set() if outcome.plan.headless or outcome.head else {*_widths(own)}
+    for place, tensors in beside.items():
+        if len(tensors) <= _IN_A_HEAD and not widths.isdisjoint(_widths(tensors)):
+            _LOGGER.warning(
+                "%s has tensors at %r that may be the head of its classes. The encoder has the "
+                "head that is in the state dict itself",
+                path,
+                place,
+            )
+
+
+def _widths(tensors: Mapping[str, Any]) -> list[int]:
+    """Return the number of inputs of each matrix."""
+    return [one.shape[1] for one in tensors.values() if isinstance(one, Tensor) and one.ndim == 2]
 
 
 def _unknown_key(path: str, key: str, keys: list[str]) -> str:
@@ -167,15 +237,16 @@ def _unknown_key(path: str, key: str, keys: list[str]) -> str:
     )
 
 
-def _log(path: str, about: str, chosen: Tried[Attempt], found: list[StateDict]) -> None:
+def _log(
+    path: str, about: str, chosen: Tried[Attempt], beside: Mapping[str, Mapping[str, Tensor]]
+) -> None:
     """Log which state dict a network gets, and which tensors of the file it does not get."""
     candidate = chosen.candidate
     where = f" at {candidate.key!r}" if candidate.key else ""
     count = counted(candidate.names())
     _LOGGER.info("%s gets the state dict%s in %s (%s)", about, where, path, count)
     outcome = chosen.outcome
-    out = left_out(candidate, outcome.head, outcome.dropped, found)
-    shown = [f"{place} ({count})" for place, count in sorted(out.items())]
+    shown = [f"{place} ({len(tensors)})" for place, tensors in sorted(beside.items())]
     # A plugin renames tensors, so which ones it left out is not known, only how many.
     if (fewer := len(outcome.content) - len(outcome.dropped) - len(outcome.state)) > 0:
         shown.append(f"{fewer} that the plugin leaves out")
@@ -183,11 +254,12 @@ def _log(path: str, about: str, chosen: Tried[Attempt], found: list[StateDict]) 
         _LOGGER.info("headstrip does not use these tensors of %s: %s", path, ", ".join(shown))
 
 
-def required_count(model: nn.Module, stripped: Stripped) -> int:
-    """Return how many tensors a network has before its head, without counters of batches."""
-    return sum(
-        not (is_under(name, stripped.paths) or name.endswith(COUNTER) or is_extra(name))
+def required_names(model: nn.Module, stripped: Stripped) -> frozenset[str]:
+    """Return the names that a network has before its head, without counters of batches."""
+    return frozenset(
+        name
         for name in model.state_dict()
+        if not (is_under(name, stripped.paths) or name.endswith(COUNTER) or is_extra(name))
     )
 
 

@@ -13,12 +13,8 @@ import torch
 from headstrip.errors import OptionError, WeightsError, WeightsWarning
 from headstrip.factory.image_sizes import check_size, sized_options
 from headstrip.factory.inputs import ChannelPlan, InputRequest, plan_channels
-from headstrip.factory.instantiate import (
-    Builder,
-    BuildOptions,
-    Filled,
-    Mechanism,
-)
+from headstrip.factory.instantiate import Builder, BuildOptions, Filled, Mechanism
+from headstrip.factory.maker import NetworkMaker
 from headstrip.factory.nearest import with_advice
 from headstrip.factory.selection import Selection, WeightsArgument, select_weights
 from headstrip.network.channels import Widening
@@ -95,17 +91,15 @@ def build_stripped(
     owner = registry.owner(spec)
     options = sized_options(owner, spec, selection.entry, options or {}, inputs.img_size)
     planned = plan_channels(owner, spec, selection, options, inputs)
-    builder = Builder(
+    maker = NetworkMaker(
         owner,
         registry.stripper(spec.family),
         spec,
-        selection,
-        build_options,
-        planned.options,
-        weights_key,
-        widening=planned.widening,
+        selection.entry,
+        planned.widening,
         is_resized=inputs.img_size is not None,
     )
+    builder = Builder(maker, selection, build_options, planned.options, weights_key)
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
         try:
@@ -119,14 +113,14 @@ def build_stripped(
                 filled, merged = _build(of_one)
             except WeightsError as other:
                 # Without candidates that do not fit, several fit.
-                raise (_advised(error, builder) if of_one.unfit else other) from error
+                raise (_advised(error, builder) if of_one.matcher.unfit else other) from error
             builder, planned = of_one, trained
         else:
-            if builder.has_others and weights_key is None:
+            if filled.has_others and weights_key is None:
                 _refuse_other_channels(builder, _plan_for_one_channel(builder, options, inputs))
     options, widening = planned.options, planned.widening
     stripped, file = filled.stripped, filled.file
-    if (stated := builder.stated) is not None:
+    if (stated := builder.source.stated) is not None:
         described = completed(_with_own_classes(stated, stripped), selection.entry)
         selection = replace(selection, entry=described)
         merged = merged_options(spec, stated, options)
@@ -145,15 +139,15 @@ def build_stripped(
         guards=file.guards if file else (),
         states_itself=stated is not None,
         widening=widening,
-        has_new_filters=builder.has_new_filters,
+        has_new_filters=filled.has_new_filters,
         is_folded=planned.is_folded,
-        weights_key=builder.chosen_key,
+        weights_key=builder.matcher.chosen_key,
     )
 
 
 def _advised(error: WeightsError, builder: Builder) -> WeightsError:
     """Return an error with what to do about it, if more is known."""
-    return with_advice(error, builder.unfit, builder.spec) or error
+    return with_advice(error, builder.matcher.unfit, builder.maker.spec) or error
 
 
 def _plan_for_one_channel(
@@ -163,11 +157,16 @@ def _plan_for_one_channel(
 
     None where the user did not ask for grey, or the network cannot be changed.
     """
-    if inputs.in_chans != 1 or builder.selection.path is None or not builder.has_read:
+    if inputs.in_chans != 1 or builder.selection.path is None or not builder.source.has_read:
         return None
     try:
         plan = plan_channels(
-            builder.owner, builder.spec, builder.selection, options, inputs, is_trained=True
+            builder.maker.owner,
+            builder.maker.spec,
+            builder.selection,
+            options,
+            inputs,
+            is_trained=True,
         )
     except OptionError:
         return None
@@ -187,11 +186,11 @@ def _refuse_other_channels(builder: Builder, plan: ChannelPlan | None) -> None:
         _build(other)
     except WeightsError:
         return
+    rgb, grey = builder.matcher.chosen_key, other.matcher.chosen_key
     raise WeightsError(
-        f"{builder.selection.path} holds two state dicts that fit {builder.about}: "
-        f"{builder.chosen_key!r} was trained with 3 channels, and {other.chosen_key!r} with 1. "
-        "headstrip does not guess which one you mean. Pass the one that you mean, such as "
-        f"weights_key={other.chosen_key!r} (--weights-key {other.chosen_key})."
+        f"{builder.selection.path} holds two state dicts that fit {builder.maker.about}: {rgb!r} "
+        f"was trained with 3 channels, and {grey!r} with 1. headstrip does not guess which one you "
+        f"mean. Pass the one that you mean, such as weights_key={grey!r} (--weights-key {grey})."
     )
 
 
@@ -202,7 +201,7 @@ def _build(builder: Builder) -> tuple[Filled, dict[str, Any]]:
     weights. Where it fits the network without them, it is built without; where it does not, they
     may be what its shapes ask for.
     """
-    spec, selection = builder.spec, builder.selection
+    spec, selection = builder.maker.spec, builder.selection
     entry = selection.entry
     every = merged_options(spec, entry, builder.given)
     if selection.is_named or entry is None:
@@ -216,18 +215,18 @@ def _build(builder: Builder) -> tuple[Filled, dict[str, Any]]:
         built = builder.build(fewer)
     except WeightsError:
         # What cannot be read would not be read a second time either.
-        if not builder.has_read or builder.stated is not None:
+        if not builder.source.has_read or builder.source.stated is not None:
             raise
         built = builder.build(every)
         _LOGGER.info(
             "%s fits %s with the options of its weights %s alone: %s",
             selection.path,
-            builder.about,
+            builder.maker.about,
             entry.tag,
             dict(entry.options),
         )
         return built, every
-    if builder.stated is None:
+    if builder.source.stated is None:
         left = {key: value for key, value in every.items() if fewer.get(key, _NONE) != value}
         _warn_of_options(builder, left, {key: fewer[key] for key in left if key in fewer})
     return built, fewer
@@ -247,7 +246,7 @@ def _warn_of_options(builder: Builder, left: Mapping[str, Any], instead: Mapping
     used = ", ".join(f"{key}={value!r}" for key, value in instead.items()) or "its own defaults"
     warnings.warn(
         f"{path} does not say whether its network was trained with {shown}, as the weights "
-        f"{entry.tag!r} of {builder.about} were. headstrip builds it with {used}. If that is "
+        f"{entry.tag!r} of {builder.maker.about} were. headstrip builds it with {used}. If that is "
         f"wrong, pass weights='{entry.tag}={path}'; if it is right, pass options={instead or left} "
         "with your own values, and this warning does not come again.",
         WeightsWarning,

@@ -149,7 +149,12 @@ def _classes(fit: Fit, state: Mapping[str, Any], file: WeightsFile) -> int:
     counts = {int(tensor.shape[0]) for tensor in tensors if tensor.ndim}
     if len(counts) != 1 or fit.missing or (fit.reshaped and fit.unexpected):
         raise WeightsError(
-            f"The head in {file.path} ({', '.join(fit.names[:3])}) has other layers than the head "
-            "of this backbone. Save the state dict without the tensors of the head."
+            f"The head in {file.path} has other tensors than the head of this backbone "
+            f"({', '.join(fit.names[:3])}). Save the state dict without the tensors of the head."
+        )
+    if counts == {0}:
+        raise WeightsError(
+            f"The head in {file.path} has 0 classes. Save the state dict without the tensors of "
+            "the head."
         )
     return counts.pop()

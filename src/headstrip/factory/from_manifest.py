@@ -290,9 +290,9 @@ def _weights_argument(
         return Path(given) if has_no_tag else f"{tag}={os.fspath(given)}"
     if tag is None or file is not None:
         raise ManifestError(
-            f"The weights of {wanted['name']} were read from the user's file"
-            f"{f' ({file})' if file else ''} with the sha256 {sha256}. Pass weights=path of that "
-            "file."
+            f"The encoder of {wanted['name']} was built from somebody's own weights file"
+            f"{f', {file}' if file else ''}, with the sha256 {sha256}. Get that file, and call "
+            "build_encoder(manifest, weights=path) with its path."
         )
     if problem := changed_since(wanted, spec, entry):
         raise ManifestError(problem)

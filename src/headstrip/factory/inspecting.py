@@ -10,16 +10,21 @@ from pathlib import Path
 
 from torch import Tensor
 
+from headstrip.errors import WeightsError
 from headstrip.factory.nearest import Architectures, Match, foreign_library
+from headstrip.factory.selection import as_weights
 from headstrip.network.candidates import (
     Candidate,
+    adapters_in,
     head_beside,
+    left_out,
+    nameless_rival,
     search,
     shortest_key,
     under,
     unwrapped_state_dicts,
 )
-from headstrip.network.checkpoints import plain_state_dict
+from headstrip.network.checkpoints import StateDict, plain_state_dict
 from headstrip.registry.registry import get_registry
 from headstrip.weights.reading import read_weights
 
@@ -90,6 +95,9 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> InspectedCheckpoint:
         >>> found.line
         "build_encoder('resnet18', weights='run.ckpt')"
     """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise WeightsError(f"{path!r:.100} is not the path of a weights file. Pass one.")
+    path = os.fspath(path)
     file = read_weights(Path(path).expanduser())
     usable = unwrapped_state_dicts(file.content)
     if not usable:
@@ -109,7 +117,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> InspectedCheckpoint:
         if one.keys not in places and len(one.tensors) >= least
     ]
     described = tuple(
-        _described(candidate, matches, fits, os.fspath(path))
+        _described(candidate, matches, fits, _key_needed(candidate, matches, result.found), path)
         for candidate, matches in (*fits, *others)
     )
     return InspectedCheckpoint(file.path, file.sha256, described)
@@ -131,6 +139,7 @@ def _described(
     candidate: Candidate,
     matches: tuple[Match, ...],
     fits: list[tuple[Candidate, tuple[Match, ...]]],
+    key: str,
     path: str,
 ) -> InspectedStateDict:
     tensors = [candidate.found.tensors[name] for name in candidate.names()]
@@ -144,7 +153,7 @@ def _described(
         classes=_classes(candidate, matches),
         architectures=tuple(names),
         library=None if names else foreign_library(candidate.names()),
-        line=_line(candidate, matches, fits, path) if names else None,
+        line=_line(candidate, matches, fits, key, path) if names else None,
     )
 
 
@@ -164,12 +173,27 @@ def _line(
     candidate: Candidate,
     matches: tuple[Match, ...],
     fits: list[tuple[Candidate, tuple[Match, ...]]],
+    key: str,
     path: str,
 ) -> str:
     spec = matches[0].spec
     rivals = [other for other, theirs in fits if any(one.spec == spec for one in theirs)]
-    key = f", weights_key={shortest_key(candidate, rivals)!r}" if len(rivals) > 1 else ""
-    return f"build_encoder({get_registry().short_name(spec)!r}, weights={path!r}{key})"
+    key = shortest_key(candidate, rivals) if len(rivals) > 1 else key
+    chosen = f", weights_key={key!r}" if key else ""
+    return (
+        f"build_encoder({get_registry().short_name(spec)!r}, weights={as_weights(path)!r}{chosen})"
+    )
+
+
+def _key_needed(
+    candidate: Candidate, matches: tuple[Match, ...], found: Iterable[StateDict]
+) -> str:
+    """Return the key of a candidate where the file has an average of it, or adapters; else none."""
+    state = candidate.state()
+    beside = left_out(candidate, head_beside(candidate), (), found)
+    needed = [state[name] for match in matches[:1] for name in match.needed]
+    is_alone = nameless_rival(needed, beside) is None and adapters_in(beside) is None
+    return "" if is_alone else candidate.key
 
 
 def _without_common_prefix(candidate: Candidate) -> Candidate:

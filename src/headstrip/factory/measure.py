@@ -14,7 +14,7 @@ from headstrip.encoder.bounds import MAX_PARAMETERS, bounded_network
 from headstrip.errors import HeadstripError, ManifestError, PluginError, PreprocessingError
 from headstrip.factory.construction import Built
 from headstrip.factory.image_sizes import SizeTrial, accepted_sizes, refusal_of
-from headstrip.factory.instantiate import strip_with
+from headstrip.factory.maker import strip_with
 from headstrip.network.head import Stripped
 from headstrip.network.head_check import logits_without_memory, width_of_stripped
 from headstrip.network.meta_ops import without_memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 from headstrip.errors import WeightsError
@@ -13,6 +14,7 @@ _POSITIONS = ("pos_embed", "pos_embedding", "position_embedding", "positional_em
 NAME_IT = "Name the backbone that it was made for."
 """What to do where nothing else is known."""
 
+_SHARD = re.compile(r"-\d+-of-\d+\.")
 _MOST_PREFIX_TOKENS = 16
 
 Shape = tuple[int, ...]
@@ -54,6 +56,8 @@ def does_not_fit(
     advice = ""
     if len(outside) == len(reshaped):
         advice = _channel_advice(reshaped) or _size_advice(about, reshaped, input_shape)
+    if fit.missing and _SHARD.search(path.name):
+        advice = "It is one of several files of a checkpoint: pass their .safetensors.index.json."
     return WeightsError(
         f"{described_place(path, place)} does not fit {about}: "
         f"{', '.join(filter(None, problems))}. {advice or NAME_IT}"

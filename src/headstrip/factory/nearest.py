@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from headstrip.errors import HeadstripError, WeightsError
-from headstrip.factory.instantiate import strip_with
+from headstrip.factory.maker import strip_with
 from headstrip.factory.misfits import NAME_IT
 from headstrip.network.candidates import TOWER, Candidate, is_training_only
 from headstrip.network.meta_ops import without_memory
@@ -56,10 +56,17 @@ _FOREIGN = (
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An architecture that a state dict fits, and the classes of the head in the state dict."""
+    """An architecture that a state dict fits.
+
+    Attributes:
+        spec: The architecture.
+        classes: The classes of the head in the state dict, None where it has none.
+        needed: The names of the tensors before the head.
+    """
 
     spec: BackboneSpec
     classes: int | None
+    needed: frozenset[str]
 
 
 class Architectures:
@@ -153,14 +160,16 @@ def _match(shapes: Shapes, spec: BackboneSpec, own: Shapes, paths: tuple[str, ..
     inner = len(TOWER) if all(name.startswith(TOWER) for name in own) else 0
     paths = tuple(path[inner:] for path in paths)
     own = {name[inner:]: shape for name, shape in own.items()}
-    needed = {name for name in own if not is_under(name, paths) and not name.endswith(COUNTER)}
+    needed = frozenset(
+        name for name in own if not is_under(name, paths) and not name.endswith(COUNTER)
+    )
     if not needed or any(shapes.get(name) != own[name] for name in needed):
         return None
     extra = (name for name in shapes if name not in own and not is_under(name, paths))
     if not all(map(is_training_only, extra)):
         return None
     heads = {shape[0] for name, shape in shapes.items() if is_under(name, paths) and shape}
-    return Match(spec, heads.pop() if len(heads) == 1 else None)
+    return Match(spec, heads.pop() if len(heads) == 1 else None, needed)
 
 
 def _shapes_of(

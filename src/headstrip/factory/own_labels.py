@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +18,11 @@ LabelsArgument: TypeAlias = "Sequence[str] | Mapping[int, str] | str | os.PathLi
 
 _MAX_LENGTH = 1_000
 _SHOWN = 100
+_TEXT = ("", ".txt", ".names", ".list", ".lst")
+"""Suffixes of text files with one name per line."""
+
+_WITH_INDEX = (re.compile(r"(\d+)[\s,;:]\s*\S.*"), re.compile(r".*\S\s*[\s,;:](\d+)"))
+_MAPPINGS = ("id2label", "label2id", "class_to_idx")
 
 
 def read_labels(labels: LabelsArgument) -> tuple[str, ...]:
@@ -24,8 +30,8 @@ def read_labels(labels: LabelsArgument) -> tuple[str, ...]:
 
     Args:
         labels: The names; a mapping of their indices to them, such as ``id2label``; or the path of
-            a file: ``.json`` with one of these or with ``class_to_idx``, or text with one name per
-            line.
+            a file: ``.json`` with one of these, with ``label2id`` or with ``class_to_idx``, or
+            text with one name per line.
 
     Raises:
         ValueError: The file cannot be read, or something is not a name.
@@ -76,22 +82,47 @@ def refuse_other_count(labels: tuple[str, ...], encoder: Encoder) -> None:
 
 
 def _read(path: Path) -> Any:
-    if path.suffix.lower() == ".json":
+    suffix = path.suffix.lower()
+    if suffix == ".json":
         return bounded_json.read(path, "it")
+    if suffix not in _TEXT:
+        raise ValueError(f"headstrip reads names from .json and .txt, not from {suffix}")
     text = path.read_text(encoding="utf-8-sig").rstrip("\n")
-    return [line.rstrip() for line in text.split("\n")] if text else []
+    lines = [line.rstrip() for line in text.split("\n")] if text else []
+    if text.startswith(("{", "[")):
+        raise ValueError("it holds JSON, and its name does not end with .json")
+    if any(_are_indices(pattern, lines) for pattern in _WITH_INDEX):
+        raise ValueError(
+            "its lines have indices beside the names. Write the names alone, in the order of the "
+            "logits, or write indices and names as JSON"
+        )
+    return lines
+
+
+def _are_indices(pattern: re.Pattern[str], lines: list[str]) -> bool:
+    """Whether each line has another index beside a name, and no index is left out."""
+    found = [pattern.fullmatch(line) for line in lines]
+    indices = sorted(int(one[1][:_MAX_LENGTH]) for one in found if one)
+    counted = [list(range(first, first + len(lines))) for first in (0, 1)]
+    return len(lines) > 1 and indices in counted
 
 
 def _in_order(content: Any) -> Any:
     """Return the names in a mapping, in the order of their indices; anything else unchanged."""
-    if isinstance(content, Mapping) and isinstance(content.get("id2label"), Mapping):
-        content = content["id2label"]
     if not isinstance(content, Mapping):
         return content
-    wanted = [str(index) for index in range(len(content))]
-    if wanted and all(type(index) is int for index in content.values()):
-        content = {index: name for name, index in content.items()}
-    by_index = {str(index): name for index, name in content.items()}
-    if by_index.keys() != set(wanted):
+    inside = [content[key] for key in _MAPPINGS if isinstance(content.get(key), Mapping)]
+    orders = [_by_index(mapping) for mapping in inside or [content]]
+    if any(one != orders[0] for one in orders):
+        raise ValueError(f"its {' and '.join(key for key in _MAPPINGS if key in content)} differ")
+    return orders[0]
+
+
+def _by_index(mapping: Mapping[Any, Any]) -> list[Any]:
+    wanted = [str(index) for index in range(len(mapping))]
+    if wanted and all(type(index) is int for index in mapping.values()):
+        mapping = {index: name for name, index in mapping.items()}
+    names = {str(index): name for index, name in mapping.items()}
+    if names.keys() != set(wanted):
         raise ValueError(f"its indices must be 0 to {len(wanted) - 1}, each once")
-    return [by_index[index] for index in wanted]
+    return [names[index] for index in wanted]

@@ -14,7 +14,7 @@ from headstrip.registry.suggestions import joined
 from headstrip.spec import BackboneSpec, Name, WeightsEntry
 
 WeightsArgument = str | os.PathLike[str] | Enum | None
-_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
+_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".index.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,12 @@ def select_weights(
     if isinstance(weights, Enum):
         _check_member(weights, chosen, spec)
     return Selection(chosen)
+
+
+def as_weights(path: str) -> str:
+    """Return what ``weights=`` takes for a file, which must not read as a tag."""
+    is_path = os.sep in path or (path.endswith(_SUFFIXES) and "=" not in path)
+    return path if is_path else os.path.join(os.curdir, path)
 
 
 def _path(

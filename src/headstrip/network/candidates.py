@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from headstrip.network.checkpoints import (
     StateDict,
-    has_shapes_of,
     is_same,
     state_dicts_in,
     without_aliases,
@@ -33,6 +34,12 @@ TOWER = "network."
 """What the names of a network begin with in a tower of transformers."""
 
 _TOP_PARTS_OF_AN_ENCODER = {"backbone", "head", "predictors"}
+_ADAPTER = re.compile(r"(^|[._])lora_")
+"""What the names of adapters have in peft, loralib and kohya."""
+
+_FEWEST = 3
+"""Matrices and filters that tell a network."""
+
 _DEEPEST = 16
 """The most parts of a prefix. A damaged file could have thousands."""
 
@@ -257,24 +264,31 @@ def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def nameless_rival(chosen: Candidate, found: Iterable[StateDict]) -> StateDict | None:
-    """Return an average of the chosen tensors that does not state their names, or None.
+def nameless_rival(
+    needed: Iterable[Tensor], beside: Mapping[str, Mapping[str, Tensor]]
+) -> str | None:
+    """Return where the tensors are that may be the same network under other names, or None.
 
-    Averages are kept as lists too, under other names, or without the statistics of norms. Their
-    names cannot show that they fit, so their shapes in order do.
+    Averages are kept as lists too, under names without dots, in another order, with counters among
+    them, or without the statistics of norms. So their names cannot show that they fit: what shows
+    it is that they have all the matrices and filters of the network.
 
     Args:
-        chosen: The candidate that fits.
-        found: The state dicts in the file.
+        needed: The tensors of the network before its head.
+        beside: The tensors that it does not get, by where they are, as ``left_out`` returns them.
     """
-    mine = StateDict((), _tensors(chosen), True, True)
-    for other in found:
-        if other.keys == chosen.found.keys or is_same(mine, other):
-            continue
-        less, more = len(other.tensors), len(mine.tensors)
-        if less <= more < 2 * less and has_shapes_of(mine, other):
-            return other
+    shapes = Counter(tuple(one.shape) for one in needed if one.ndim > 1)
+    if shapes.total() < _FEWEST:
+        return None
+    for place, tensors in beside.items():
+        if shapes <= Counter(tuple(one.shape) for one in tensors.values()):
+            return place
     return None
+
+
+def adapters_in(beside: Mapping[str, Mapping[str, Tensor]]) -> str | None:
+    """Return where LoRA adapters are among the tensors that a network does not get, or None."""
+    return next((at for at, tensors in beside.items() if any(map(_ADAPTER.search, tensors))), None)
 
 
 def is_training_only(name: str) -> bool:
@@ -311,8 +325,10 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def left_out(
     chosen: Candidate, head: str, dropped: Iterable[str], found: Iterable[StateDict]
-) -> Mapping[str, int]:
-    """Count the tensors of a file that a network does not get, by where they are.
+) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a file that a network does not get, by where they are.
+
+    A second name for a tensor that it gets does not count.
 
     Args:
         chosen: The candidate that goes into the network.
@@ -320,19 +336,29 @@ def left_out(
         dropped: Names in its state dict that do not.
         found: The state dicts in the file.
     """
-    outside = [
-        name
-        for name in chosen.found.tensors
-        if not name.startswith((chosen.prefix, head) if head else chosen.prefix)
-        or (chosen.without and name.startswith(chosen.without))
-    ]
-    counts = Counter(_place(chosen.found.keys, name) for name in outside)
-    counts.update(_place((chosen.key,), name) for name in dropped)
-    for other in found:
-        if other.keys != chosen.found.keys:
-            counts[".".join(map(str, other.keys))] += len(other.tensors)
-    return counts
+    here, out = chosen.found, {f"{chosen.prefix}{name}" for name in dropped}
+    used = {name for name in chosen.names() if name not in out}
+    used.update(name for name in here.tensors if head and name.startswith(head))
+    held = {_memory(here.tensors[name]) for name in used}
+    beside: dict[str, dict[str, Tensor]] = {}
+    for one in found:
+        is_here = one.keys == here.keys
+        for name, tensor in one.tensors.items():
+            if not (is_here and name in used) and _memory(tensor) not in held:
+                path = [*map(str, one.keys), *name.split(".")]
+                # Two lists in one place may have a tensor of the same name.
+                beside.setdefault(_place(path, chosen.parts), {})[".".join(path)] = tensor
+    return beside
 
 
-def _place(keys: Iterable[Any], name: str) -> str:
-    return ".".join([*filter(None, map(str, keys)), name.partition(".")[0]])
+def _place(path: Sequence[str], chosen: Iterable[str]) -> str:
+    """Return where a tensor is, down to the first part that the path of another does not have."""
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(path, chosen, strict=False))
+    return ".".join(path[: len(list(shared)) + 1])
+
+
+def _memory(tensor: Tensor) -> tuple[object, ...]:
+    """Return what two names for one tensor have in common."""
+    if tensor.layout != torch.strided or not tensor.numel():
+        return (id(tensor),)
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype

@@ -127,6 +127,13 @@ def _no_state_dict(loaded: object, state: Any) -> str:
             f"The file holds a state dict with something else in it: {key!r:.100} is a "
             f"{type(value).__name__}. Save model.state_dict() unchanged."
         )
+    mixed = [one.place for one in state_dicts_in(loaded) if one.keys and one.has_names]
+    if mixed:
+        return (
+            f"The file holds a {type(loaded).__name__} with a state dict in it, at "
+            f"content{mixed[0]}, and other things between its tensors. Save model.state_dict() "
+            "unchanged."
+        )
     return (
         f"The file holds a {type(loaded).__name__} and no state dict, a mapping of names to "
         "tensors. Save model.state_dict()."

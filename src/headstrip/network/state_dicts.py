@@ -106,6 +106,18 @@ def ordered_state(
     return ordered
 
 
+def _kind(tensor: torch.Tensor) -> str:
+    if tensor.is_meta:
+        return f"{_dtype(tensor)} without values"
+    is_dense = tensor.layout is torch.strided and not tensor.is_nested
+    layout = "" if is_dense else f" with the layout {tensor.layout}".replace("torch.", "")
+    return f"{_dtype(tensor)}{layout}"
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype}".removeprefix("torch.")
+
+
 def _check_kinds(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Refuse tensors that copying would change silently: integers, complex or sparse ones.
 
@@ -124,8 +136,9 @@ def _check_kinds(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
             or other.is_nested
         ):
             raise WeightsError(
-                f"The tensor {name!r} in the file is {other.dtype}, {other.layout}, where the "
-                f"network has {mine.dtype}, {mine.layout}. Save a plain state dict."
+                f"The tensor {name!r} in the file is {_kind(other)}, where the network has "
+                f"{_dtype(mine)}. Save the state dict of the network in its own dtype, before it "
+                "is quantized or made sparse."
             )
 
 

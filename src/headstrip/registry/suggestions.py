@@ -44,7 +44,7 @@ def unknown_backbone(
             hint += f" timm's names are missing: {unusable['timm'].rstrip('.')}."
         else:
             hint += " Install timm's architectures with `pip install headstrip-timm`."
-    return f"There is no backbone {name!r}. {hint}"
+    return f"There is no backbone {name!r:.100}. {hint}"
 
 
 def unknown_source(name: str, parts: Name, listed: Mapping[str, Collection[str]]) -> str:

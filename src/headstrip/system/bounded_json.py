@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from os import PathLike
 from typing import Any, NoReturn
 
@@ -27,7 +28,7 @@ def parse(
 
     Returns:
         Plain values: dict, list, str, int, float, bool or None. All floats are finite, and all
-        integers have at most 19 digits.
+        integers have at most 19 digits. No object has one key twice.
 
     Raises:
         ValueError: The text is too long, too deep, or not JSON. The message is one sentence that
@@ -45,6 +46,7 @@ def parse(
     try:
         found = json.loads(
             text.decode("utf-8") if isinstance(text, bytes) else text,
+            object_pairs_hook=_without_repeats,
             parse_int=_integer,
             parse_float=_finite,
             parse_constant=_refuse_number,
@@ -76,6 +78,14 @@ def read(
     """
     with open(path, "rb") as file:
         return parse(file.read(max_bytes + 1), what, max_bytes=max_bytes, max_depth=max_depth)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {counts.most_common(1)[0][0]!r:.100} stands twice in one object")
+    return found
 
 
 def _integer(digits: str) -> int:

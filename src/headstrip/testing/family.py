@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from headstrip.errors import HeadstripError
-from headstrip.factory.instantiate import strip_with
+from headstrip.factory.maker import strip_with
 from headstrip.network.head import Stripped
 from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec, Task, WeightsEntry

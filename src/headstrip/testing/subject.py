@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headstrip.errors import HeadstripError
-from headstrip.factory.instantiate import strip_with
+from headstrip.factory.maker import strip_with
 from headstrip.network.head import Stripped
 from headstrip.network.head_check import logits_without_memory, width_of_stripped
 from headstrip.network.meta_ops import without_memory

@@ -14,6 +14,7 @@ from PIL import Image
 
 from headstrip.errors import HeadstripError
 from headstrip.factory.instantiate import Builder, BuildOptions
+from headstrip.factory.maker import NetworkMaker
 from headstrip.factory.selection import Selection
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.network.head import Stripped
@@ -244,13 +245,8 @@ def _invalid(entry: WeightsEntry) -> Iterator[str]:
 def _load(subject: Subject, entry: WeightsEntry) -> str | None:
     """Load a set of weights as ``build_encoder`` does, and return what is wrong, or None."""
     registry, spec = subject.registry, subject.spec
-    builder = Builder(
-        subject.owner,
-        registry.stripper(spec.family),
-        spec,
-        Selection(entry),
-        BuildOptions(offline=True),
-    )
+    maker = NetworkMaker(subject.owner, registry.stripper(spec.family), spec, entry)
+    builder = Builder(maker, Selection(entry), BuildOptions(offline=True))
     try:
         filled = builder.build(subject.plain_options(entry))
         return _file_misfit(subject, entry, filled.stripped)

@@ -15,8 +15,8 @@ _SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 
 
 def is_index(path: Path) -> bool:
-    """Whether a file is the index of a checkpoint in several ``.safetensors`` files."""
-    return path.name.endswith(".safetensors.index.json")
+    """Whether a file is the index of a checkpoint in several files."""
+    return path.name.endswith(".index.json")
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -26,6 +26,12 @@ def read_index(path: Path) -> dict[str, str]:
         WeightsError: It is not an index, or names anything but ``.safetensors`` files beside it.
     """
     shards = read_object(path).get("weight_map")
+    if isinstance(shards, dict) and any(str(one).endswith(".bin") for one in shards.values()):
+        raise WeightsError(
+            f"{path} is the index of a checkpoint in several .bin files, and headstrip reads "
+            "several files only as .safetensors. Save it again with "
+            "model.save_pretrained(folder, safe_serialization=True)."
+        )
     if not isinstance(shards, dict) or not shards or not all(map(_is_shard, shards.values())):
         raise WeightsError(
             f"{path} is not the index of a checkpoint: its 'weight_map' does not name "

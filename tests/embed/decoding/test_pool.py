@@ -314,9 +314,9 @@ def test_an_error_ends_the_processes_also_while_they_decode(
         pids = pool.pids
         raise KeyboardInterrupt
     assert not any(map(is_alive, pids))
-    with pytest.raises(HeadstripError, match="closed before this batch was decoded"):
+    with pytest.raises(HeadstripError, match="stopped before these images were decoded"):
         future.result()
-    with pytest.raises(HeadstripError, match="closed"):
+    with pytest.raises(HeadstripError, match="stopped"):
         pool.submit([])
 
 

@@ -193,7 +193,7 @@ class DecodePool:
 
     def give_up(self) -> None:
         """Let ``submit``, and the future of every batch that is not decoded yet, raise at once."""
-        self._fail(HeadstripError("The pool was closed before this batch was decoded."))
+        self._fail(HeadstripError("The run was stopped before these images were decoded."))
 
     def submit(self, items: Sequence[Item]) -> Future[DecodedBatch]:
         """Decode a batch as soon as there is a slot for it.

@@ -67,8 +67,8 @@ class ParquetSource(TreeSource):
                 continue
             if column is None:
                 raise HeadstripError(
-                    f"{file.path!r} has no column with the bytes of images. Leave it out; where it "
-                    "has a column of paths, name the file alone."
+                    f"{file.path!r} has no column with the bytes of images. Take it out of the "
+                    "folder. If it lists paths of images, pass the file itself as the source."
                 )
             yield from items_of_rows(file.path, file.modified, rows)
 
