@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from headstrip.embed.settings import EmbedSettings as EmbedSettings
     from headstrip.embed.sources import source_of as source_of
     from headstrip.encoder.encoder import Encoder as Encoder
+    from headstrip.encoder.maps import Tokens as Tokens
     from headstrip.errors import CatalogError as CatalogError
     from headstrip.errors import CatalogMismatchError as CatalogMismatchError
     from headstrip.errors import CatalogMismatchWarning as CatalogMismatchWarning
     from headstrip.errors import HeadNotFoundError as HeadNotFoundError
     from headstrip.errors import HeadstripError as HeadstripError
     from headstrip.errors import ImageError as ImageError
+    from headstrip.errors import LevelError as LevelError
     from headstrip.errors import ManifestError as ManifestError
     from headstrip.errors import OptionError as OptionError
     from headstrip.errors import PluginError as PluginError
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from headstrip.images.preprocessing import Preprocessing as Preprocessing
     from headstrip.network.head import Stripped as Stripped
     from headstrip.network.head import detach as detach
+    from headstrip.network.levels import Level as Level
     from headstrip.registry.registry import register_plugin as register_plugin
     from headstrip.reproducibility.seeding import make_deterministic as make_deterministic
     from headstrip.search.neighbors import find_neighbors as find_neighbors
@@ -72,6 +75,7 @@ _HOMES = {
     "embed.run": ("embed_source",),
     "embed.sources": ("source_of",),
     "encoder.encoder": ("Encoder",),
+    "encoder.maps": ("Tokens",),
     "errors": (
         "CatalogError",
         "CatalogMismatchError",
@@ -79,6 +83,7 @@ _HOMES = {
         "HeadNotFoundError",
         "HeadstripError",
         "ImageError",
+        "LevelError",
         "ManifestError",
         "OptionError",
         "PluginError",
@@ -95,6 +100,7 @@ _HOMES = {
     "reproducibility.seeding": ("make_deterministic",),
     "spec": ("BackboneSpec", "WeightsEntry", "parse_name"),
     "network.head": ("Stripped", "detach"),
+    "network.levels": ("Level",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

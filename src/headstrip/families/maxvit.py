@@ -16,6 +16,7 @@ class MaxViT(TorchvisionFamily):
 
     FAMILIES = ("maxvit",)
     MODULE = "torchvision.models.maxvit"
+    LEVELS = ("stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3")
 
     def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the input size that the partitions are made for."""

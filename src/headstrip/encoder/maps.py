@@ -1,0 +1,333 @@
+"""Feature maps and tokens of an encoder: which levels it has, and what a caller asks of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.errors import LevelError, one_line
+from headstrip.network.dtypes import computing_dtype
+from headstrip.network.levels import Level, LevelProblem, as_levels, without_norm
+from headstrip.network.meta_ops import ByShape, twin
+from headstrip.network.taps import Maps, TappedMaps
+from headstrip.network.width import tensors_within
+from headstrip.registry.registry import get_registry
+from headstrip.spec import BackboneSpec
+
+_GROWTH = 896
+"""Pixels by which the image grows to measure strides: a multiple of the strides in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of one level of a transformer.
+
+    Attributes:
+        patches: The tokens of the patches (N, L, C), row by row.
+        prefix: The tokens before them (N, T, C), such as a class token and registers; T may be 0.
+        grid: Rows and columns of the patches; L is their product.
+
+    Example:
+        >>> import torch
+        >>> from headstrip import build_encoder
+        >>> encoder = build_encoder("vit_b_32", weights=None)
+        >>> tokens = encoder.tokens(torch.zeros(1, 3, 224, 224))
+        >>> tokens.patches.shape, tokens.prefix.shape, tokens.grid
+        (torch.Size([1, 49, 768]), torch.Size([1, 1, 768]), (7, 7))
+    """
+
+    patches: Tensor
+    prefix: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class MapSize:
+    """What is known of a map without an image.
+
+    Attributes:
+        channels: Number of its channels.
+        stride: Pixels between two neighbouring cells.
+    """
+
+    channels: int
+    stride: int
+
+
+class Owner(Protocol):
+    """What maps need of an encoder."""
+
+    backbone: nn.Module
+    spec: BackboneSpec
+    input_shape: tuple[int, ...]
+    _map_sizes: tuple[MapSize, ...] | None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone is frozen."""
+
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Return the device and the dtype that inputs must have."""
+
+    def _check_guards(self) -> None: ...
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any: ...
+
+
+class ChosenMaps(nn.Module):
+    """Some maps of a plugin's own module, which returns them beside the embedding."""
+
+    def __init__(self, module: nn.Module, levels: tuple[int, ...], norm: bool) -> None:
+        """Keep the module, and the arguments that it gets."""
+        super().__init__()
+        self.module, self.levels, self.norm = module, levels, norm
+
+    def forward(self, x: Tensor) -> Maps:
+        """Map (N, C, H, W) to the embedding, the chosen maps, and their prefix tokens."""
+        maps: Maps = self.module(x, self.levels, self.norm)
+        return maps
+
+
+def maps_module(encoder: Owner, levels: tuple[int, ...], norm: bool) -> nn.Module:
+    """Return a module that maps a batch to the embedding and the maps of some levels.
+
+    Args:
+        encoder: The encoder, whose tensors the module shares.
+        levels: Numbers of the levels.
+        norm: Whether the last level is after the network's last norm.
+
+    Raises:
+        LevelError: The network does not have a level that its plugin states.
+    """
+    stated = _stated(encoder, encoder.backbone)
+    if isinstance(stated, nn.Module):
+        return ChosenMaps(stated, levels, norm)
+    chosen = [stated[number] if norm else without_norm(stated[number]) for number in levels]
+    try:
+        return TappedMaps(encoder.backbone, chosen)
+    except LevelProblem as problem:
+        raise _misfit(encoder, problem) from problem
+
+
+def read_maps(encoder: Owner, x: Tensor, levels: tuple[int, ...], norm: bool) -> Maps:
+    """Run an encoder once, and return its embedding, maps and prefix tokens.
+
+    Raises:
+        LevelError: The levels that the plugin states do not fit the network.
+    """
+    check_batch(encoder, x)
+    try:
+        maps: Maps = maps_module(encoder, levels, norm)(x)
+    except LevelProblem as problem:
+        raise _misfit(encoder, problem) from problem
+    return maps
+
+
+def read_tokens(encoder: Owner, x: Tensor, level: int, norm: bool) -> Tokens:
+    """Run an encoder once, and return the tokens of one level.
+
+    Raises:
+        LevelError: It has no such level, or no tokens there.
+    """
+    (number,) = choose_levels(encoder, [level], None)
+    _, (found,), (prefix,) = read_maps(encoder, x, (number,), norm)
+    if prefix is None:
+        raise LevelError(
+            f"{encoder.spec.qualified_name} has no tokens at level {number}, but a map of "
+            f"{found.shape[1]} channels and {found.shape[2]} x {found.shape[3]} positions. Use "
+            f"encoder.maps(x, levels=[{number}])."
+        )
+    grid = (found.shape[2], found.shape[3])
+    return Tokens(found.flatten(2).transpose(1, 2), prefix, grid)
+
+
+def choose_levels(
+    encoder: Owner, levels: Sequence[int] | None, strides: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Return the numbers of the levels that a caller asks for, the finest first.
+
+    Args:
+        encoder: The encoder.
+        levels: Numbers of levels; negative ones count from the last.
+        strides: Strides instead; each means the last level of that stride.
+
+    Raises:
+        LevelError: The encoder has no maps, or none of those.
+    """
+    if levels is not None and strides is not None:
+        raise LevelError(
+            f"Both levels={levels!r:.100} and strides={strides!r:.100} were passed. Pass one of "
+            "them."
+        )
+    count = _count(encoder)
+    if strides is not None:
+        return _of_strides(encoder, _integers("strides", strides, "(8, 16, 32)"))
+    if levels is None:
+        return tuple(range(count))
+    given = _integers("levels", levels, "[-1]")
+    for number in given:
+        if not -count <= number < count:
+            raise LevelError(
+                f"{encoder.spec.qualified_name} has no level {number}: it has {count}, numbered 0 "
+                f"to {count - 1}, or -{count} to -1 from the last. {_listed(encoder)}"
+            )
+    chosen = tuple(number % count for number in given)
+    if list(chosen) != sorted(set(chosen)):
+        raise LevelError(
+            f"levels={levels!r:.100} does not name each level once, the finest first. Pass "
+            f"levels={sorted(set(chosen))}."
+        )
+    return chosen
+
+
+def map_sizes(encoder: Owner) -> tuple[MapSize, ...]:
+    """Return channels and stride of every level, from a run without memory.
+
+    Raises:
+        LevelError: The encoder has no maps.
+    """
+    if encoder._map_sizes is None:
+        encoder._map_sizes = _measured(encoder)
+    return encoder._map_sizes
+
+
+def check_batch(encoder: Owner, x: Tensor) -> None:
+    """Refuse an input that is not a batch of images.
+
+    Raises:
+        LevelError: It is refused.
+    """
+    if x.ndim != 4:
+        raise LevelError(
+            f"x must have the shape (N, C, H, W), got {tuple(x.shape)}. Stack the outputs of "
+            "encoder.preprocess."
+        )
+
+
+def _stated(encoder: Owner, backbone: nn.Module) -> tuple[Level, ...] | nn.Module:
+    """Return what the plugin of an encoder's family states for a backbone."""
+    spec = encoder.spec
+    if spec.task != "image":
+        raise LevelError(
+            f"{spec.qualified_name} takes video, and only encoders of images have feature maps. "
+            "`headstrip list --task image` lists those."
+        )
+    plugin, family = get_registry().stripper(spec.family)
+    found = plugin.call("levels", spec.qualified_name, model=backbone, family=family, spec=spec)
+    if isinstance(found, nn.Module):
+        return found
+    if not found:
+        raise LevelError(
+            f"{spec.qualified_name} has no feature maps: the plugin {plugin.label} states no "
+            f"levels for it. Use the embedding, or add the hook levels to the plugin."
+        )
+    return as_levels(found)
+
+
+def _count(encoder: Owner) -> int:
+    stated = _stated(encoder, encoder.backbone)
+    return len(map_sizes(encoder)) if isinstance(stated, nn.Module) else len(stated)
+
+
+def _integers(name: str, given: Any, example: str) -> list[int]:
+    are_integers = isinstance(given, Sequence) and all(
+        isinstance(one, int) and not isinstance(one, bool) for one in given
+    )
+    if isinstance(given, str) or not are_integers or not given:
+        raise LevelError(
+            f"{name} must be a list of one or more integers, got {given!r:.100}. Pass for example "
+            f"{name}={example}."
+        )
+    return list(given)
+
+
+def _of_strides(encoder: Owner, strides: list[int]) -> tuple[int, ...]:
+    last = {size.stride: number for number, size in enumerate(map_sizes(encoder))}
+    for stride in strides:
+        if stride not in last:
+            raise LevelError(
+                f"{encoder.spec.qualified_name} has no map of stride {stride}. {_listed(encoder)}"
+            )
+    chosen = tuple(last[stride] for stride in strides)
+    if list(chosen) != sorted(set(chosen)):
+        raise LevelError(
+            f"strides={tuple(strides)} does not name each stride once, the finest first. Pass "
+            f"strides={tuple(sorted(set(strides)))}."
+        )
+    return chosen
+
+
+def _listed(encoder: Owner) -> str:
+    """Return a sentence that lists the levels of an encoder."""
+    sizes = map_sizes(encoder)
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        return (
+            f"All its {len(sizes)} maps have {sizes[0].channels} channels and the stride "
+            f"{sizes[0].stride}."
+        )
+    shown = ", ".join(f"{size.channels} at stride {size.stride}" for size in sizes)
+    return f"Its maps have these channels: {shown}."
+
+
+def _measured(encoder: Owner) -> tuple[MapSize, ...]:
+    """Run a copy of the backbone on the meta device at two sizes, or for real at one."""
+    backbone, shape = encoder.backbone, encoder.input_shape
+    # The copy shares no container with the backbone, which another thread may be running.
+    light = copy.deepcopy(backbone, {id(one): _light(one) for one in tensors_within(backbone)})
+    try:
+        with ByShape():
+            small = _shapes(encoder, light.eval(), shape, "meta")
+    except Exception:
+        # Networks fail on meta for many reasons; then a real forward pass gives the sizes.
+        real = copy.deepcopy(backbone).eval()
+        return tuple(
+            MapSize(channels, round(shape[1] / height))
+            for channels, height in _shapes(encoder, real, shape, encoder.place()[0])
+        )
+    grown = (shape[0], shape[1] + _GROWTH, shape[2] + _GROWTH)
+    try:
+        with ByShape():
+            large = _shapes(encoder, light, grown, "meta")
+    except Exception:
+        # A network of one size.
+        large = small
+    sizes = []
+    for (channels, height), (_, higher) in zip(small, large, strict=True):
+        # Networks that do not pad lose cells at the border, so the quotient of one size is wrong.
+        cells = higher - height
+        stride = _GROWTH / cells if cells else shape[1] / height
+        sizes.append(MapSize(channels, round(stride)))
+    return tuple(sizes)
+
+
+def _light(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same shape without memory."""
+    found = twin(tensor)
+    return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
+
+
+def _shapes(
+    encoder: Owner, backbone: nn.Module, shape: tuple[int, ...], device: torch.device | str
+) -> list[tuple[int, int]]:
+    """Return channels and height of every map for one image."""
+    stated = _stated(encoder, backbone)
+    module = stated if isinstance(stated, nn.Module) else TappedMaps(backbone, stated)
+    arguments = (None, True) if isinstance(stated, nn.Module) else ()
+    x = torch.zeros((1, *shape), dtype=computing_dtype(backbone), device=device)
+    with torch.no_grad():
+        _, maps, _ = module(x, *arguments)
+    return [(found.shape[1], found.shape[2]) for found in maps]
+
+
+def _misfit(encoder: Owner, problem: LevelProblem) -> LevelError:
+    plugin, _ = get_registry().stripper(encoder.spec.family)
+    return LevelError(
+        f"The feature maps of {encoder.spec.qualified_name} cannot be read: the network "
+        f"{one_line(problem)}. If you did not change the network, report it to the author of the "
+        f"plugin {plugin.label}."
+    )
