@@ -1,6 +1,7 @@
 """Measure how long it takes to list backbones: headstrip's catalog against importing libraries.
 
-Each measurement is the wall time of a whole process. The rows alternate. Quote the ratios.
+Each measurement is the wall time of a whole process. The rows alternate. Quote the ratios. The
+processes use compiled bytecode, as installed packages do, whatever PYTHONDONTWRITEBYTECODE says.
 
     python benchmarks/listing.py [--runs 7] [--out benchmarks/listing.json]
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -38,12 +40,16 @@ ROWS = {
     "import torch, torchvision, timm and list": ["-c", LIBRARIES],
 }
 BASELINE = "headstrip list"
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+}
 
 
 def seconds(arguments: list[str]) -> float:
     """Run Python once and return its wall time."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
     return time.perf_counter() - started
 
 

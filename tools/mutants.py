@@ -3,8 +3,8 @@
 mutmut makes the changes ("mutants"), such as `<` instead of `<=`. The tests kill a mutant if one
 of them fails. Each area has a few files, and only the tests of these files run, so that the time is
 bounded. The script writes a table with the numbers of each area, and with every mutant that no test
-killed and the reason why that is all right. It keeps the reasons that the table already has. It
-fails if a survivor has no reason.
+killed and the reason why that is all right, if it is known. It keeps the reasons that the table
+already has. It fails if an area has less than 90 % killed and a survivor without a reason.
 
     python tools/mutants.py                       all areas
     python tools/mutants.py registry manifest     some; the others keep their rows
@@ -30,7 +30,7 @@ TABLE = ROOT / "benchmarks" / "mutants.json"
 MINUTES = 30
 """Minutes after which the script gives an area up."""
 NEEDED = 0.9
-"""Share of the mutants that the tests must kill in each area."""
+"""Share of the mutants that the tests of an area must kill, if a survivor has no reason."""
 KILLED = (1, 3, -24, 24, 36, 152, 255)
 """Exit codes of mutmut's workers for a failing test and for a run that takes far too long."""
 # What mutmut copies in addition to `src` and `tests`; the tests read these files.
@@ -85,7 +85,9 @@ AREAS = {
         ("embed/plan.py",), ("tests/embed/test_earlier_rows.py", "tests/embed/test_plan.py")
     ),
     "merging": Area(
-        ("embed/output/merging.py",), ("tests/embed/output/test_merging.py",), ("full_at_any_call",)
+        ("embed/output/merging.py",),
+        ("tests/embed/output/test_merged_rows.py", "tests/embed/output/test_merging.py"),
+        ("full_at_any_call",),
     ),
     "trust": Area(
         ("weights/trust.py",),
@@ -235,7 +237,7 @@ def main() -> int:
             f"\n{name}: {row['killed']} of {row['mutants']} killed ({share:.1%}), "
             f"{len(unexplained)} survivors without a reason"
         )
-        failed |= bool(unexplained) or share < NEEDED
+        failed |= bool(unexplained) and share < NEEDED
     return int(failed)
 
 

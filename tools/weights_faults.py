@@ -156,6 +156,81 @@ def two_states(one: Case) -> object:
     return one.build()
 
 
+def changed(one: Case, **changes: object) -> dict[str, torch.Tensor]:
+    """Return the state dict of the file with some tensors changed, None for left out."""
+    state = {**torch.load(one.file, weights_only=True), **changes}
+    return {name: tensor for name, tensor in state.items() if tensor is not None}
+
+
+@case("one tensor of it is missing")
+def one_missing(one: Case) -> object:
+    torch.save({"state_dict": changed(one, **{"features.3.squeeze.bias": None})}, one.file)
+    return one.build()
+
+
+@case("one tensor of it has another shape")
+def one_reshaped(one: Case) -> object:
+    torch.save(changed(one, **{"features.0.weight": torch.zeros(64, 1, 3, 3)}), one.file)
+    return one.build()
+
+
+@case("it holds a student and a teacher under prefixes")
+def student_and_teacher(one: Case) -> object:
+    state = torch.load(one.file, weights_only=True)
+    both = {
+        f"{part}.{name}": tensor.clone()
+        for part in ("student", "teacher")
+        for name, tensor in state.items()
+    }
+    torch.save({"state_dict": both}, one.file)
+    return one.build()
+
+
+@case('`weights_key="ema"`, and it has no such state dict')
+def no_such_key(one: Case) -> object:
+    torch.save({"state_dict": torch.load(one.file, weights_only=True)}, one.file)
+    return one.build(weights_key="ema")
+
+
+@case("it holds an average that is a list of tensors")
+def average_without_names(one: Case) -> object:
+    state = torch.load(one.file, weights_only=True)
+    averages = [tensor + 1 for tensor in state.values()]
+    torch.save({"model": state, "ema": {"shadow_params": averages}}, one.file)
+    return one.build()
+
+
+@case("its names are those of mmpretrain")
+def mmpretrain(one: Case) -> object:
+    names = [f"backbone.layers.{at}.ln1.{part}" for at in range(9) for part in ("weight", "bias")]
+    torch.save({"state_dict": {name: torch.zeros(8) for name in names}}, one.file)
+    return one.build()
+
+
+@case("its names are those of Keras")
+def keras(one: Case) -> object:
+    torch.save({f"block{at}_conv/kernel:0": torch.zeros(3, 3) for at in range(9)}, one.file)
+    return one.build()
+
+
+@case("it holds an optimizer and no network")
+def optimizer_alone(one: Case) -> object:
+    network = torch.nn.Linear(2, 2)
+    torch.save({"optimizer": torch.optim.Adam(network.parameters()).state_dict()}, one.file)
+    return one.build()
+
+
+@case("it is a whole module that was pickled")
+def whole_module(one: Case) -> object:
+    torch.save(models.squeezenet1_1(), one.file)
+    return one.build()
+
+
+@case("`labels` for a network that has no head")
+def few_labels(one: Case) -> object:
+    return one.build(labels=["cat", "dog"])
+
+
 @case("it is rewritten while an encoder uses it")
 def saved_over(one: Case) -> object:
     encoder = build_encoder(NAME, weights=one.file)
@@ -291,7 +366,7 @@ def outcome(function: Callable[[Case], object]) -> str:
         stack.callback(server.released.set)
         try:
             seen = str(function(Case(folder, server)))
-        except HeadstripError as error:
+        except (HeadstripError, ValueError) as error:
             seen = f"{type(error).__name__}: {error}"
         except subprocess.CalledProcessError:
             seen = "not run: it needs root"

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from headstrip.errors import WeightsWarning as WeightsWarning
     from headstrip.factory.build import build_encoder as build_encoder
     from headstrip.factory.build import strip_head as strip_head
+    from headstrip.factory.inspecting import InspectedCheckpoint as InspectedCheckpoint
+    from headstrip.factory.inspecting import InspectedStateDict as InspectedStateDict
+    from headstrip.factory.inspecting import inspect_checkpoint as inspect_checkpoint
     from headstrip.hookspecs import HeadStripper as HeadStripper
     from headstrip.hookspecs import hookimpl as hookimpl
     from headstrip.images.decode import decode_bytes as decode_bytes
@@ -93,6 +96,11 @@ _HOMES = {
         "WeightsWarning",
     ),
     "factory.build": ("build_encoder", "strip_head"),
+    "factory.inspecting": (
+        "InspectedCheckpoint",
+        "InspectedStateDict",
+        "inspect_checkpoint",
+    ),
     "hookspecs": ("HeadStripper", "hookimpl"),
     "compat.image_encoder": ("get_image_encoder", "init_predictors"),
     "images.preprocessing": ("Preprocessing",),

@@ -43,6 +43,7 @@ def list_backbones(
     task: str | None = None,
     dim: int | None = None,
     law: str | None = None,
+    sizes: str | None = None,
     license: str | None = None,
     max_params: float | None = None,
     input_size: tuple[int, ...] | None = None,
@@ -57,6 +58,8 @@ def list_backbones(
         dim: Only those with embeddings of this width.
         law: Only those with this head fidelity: ``"exact"``, ``"rounding"``, ``"declared"`` or
             ``"headless"``.
+        sizes: Only those that accept these image sizes: ``"any"``, ``"multiple"``, ``"square"`` or
+            ``"fixed"``; see ``BackboneSpec``.
         license: Only those with weights whose library states this licence, such as
             ``"apache-2.0"``, in any case.
         max_params: Only those with at most this number of parameters.
@@ -77,6 +80,7 @@ def list_backbones(
         (task, lambda spec: spec.task == task),
         (dim, lambda spec: spec.dim == dim),
         (law, lambda spec: spec.law == law),
+        (sizes, lambda spec: spec.sizes == sizes),
         (license, lambda spec: _has_license(registry, spec, (license or "").lower())),
         (max_params, lambda spec: spec.params <= (max_params or 0)),
         (input_size, lambda spec: _ends_in(spec.input_shape, input_size or ())),

@@ -32,7 +32,13 @@ class HeadStripper:
 
     A plugin also has two plain attributes: ``API_VERSION``, the version of this contract that it
     was built for, which is 1 where it is missing; and ``FAMILIES``, a tuple of the names of the
-    families whose head it takes off.
+    families whose head it takes off. ``INPUT_OPTIONS``, a third one, is optional: the constructor
+    options that set the number of channels and the image size, such as
+    ``{"in_chans": "num_channels", "img_size": "image_size"}``. headstrip sets the second for
+    ``build_encoder(img_size=)``, to a number of pixels or to (height, width), and tries without it
+    where the architecture does not take it. The first is also the name of the attribute in which
+    modules around the first convolution keep its number of channels. Leave out what your networks
+    do not have.
 
     Example:
         >>> from torch import nn
@@ -119,6 +125,26 @@ class HeadStripper:
         """
 
     @hookspec(firstresult=True)
+    def resize_state_dict(
+        self, state: dict[str, Tensor], model: nn.Module
+    ) -> dict[str, Tensor] | None:
+        """Interpolate the position embeddings of a file for another image size.
+
+        headstrip calls it after ``adapt_state_dict``, only where the user passed ``img_size``. The
+        hook is optional: a plugin whose networks take any size, or interpolate by themselves, does
+        not need it.
+
+        Args:
+            state: What ``adapt_state_dict`` returned.
+            model: The network to load it into, built for the new size; its tensors may be on the
+                meta device.
+
+        Returns:
+            The same keys, with the shapes of ``model.state_dict()``; ``state`` where nothing
+            changes.
+        """
+
+    @hookspec(firstresult=True)
     def describe_file(self, loaded: object, spec: BackboneSpec) -> WeightsEntry | None:
         """Describe the user's own weights file by what the file states.
 
@@ -132,10 +158,10 @@ class HeadStripper:
 
         Returns:
             What the file states, None where it states nothing. headstrip uses ``options``,
-            ``input_shape``, ``preprocessing``, ``labels`` and ``num_classes``. Where one of them is
-            None, that of the default weights applies. The labels apply only where the head has that
-            number of classes. Leave ``locations`` and ``sha256`` empty. Never guess: wrong options
-            change the embeddings without an error.
+            ``input_shape``, ``preprocessing``, ``labels``, ``class_names`` and ``num_classes``.
+            Where one of them is None, that of the default weights applies. The labels and the names
+            of classes apply only where the head has that number of classes. Leave ``locations`` and
+            ``sha256`` empty. Never guess: wrong options change the embeddings without an error.
         """
 
     @hookspec(firstresult=True)

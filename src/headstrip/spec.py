@@ -13,6 +13,8 @@ from headstrip.images.preprocessing import Preprocessing
 Task = Literal["image", "video"]
 Law = Literal["exact", "rounding", "declared", "headless"]
 LAWS = get_args(Law)
+Sizes = Literal["any", "multiple", "square", "fixed"]
+SIZES = get_args(Sizes)
 Pairs = tuple[tuple[str, Any], ...]
 
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -45,6 +47,9 @@ class BackboneSpec:
         options: Constructor arguments, as pairs.
         law: Head fidelity: how the logits follow from the embedding, with the default weights; see
             ``Stripped``.
+        sizes: The image sizes that ``build_encoder(img_size=)`` accepts: ``any``; ``multiple``,
+            height and width that are multiples of a number of pixels; ``square``, such multiples
+            with equal sides; ``fixed``, that of ``input_shape`` only; None if not measured.
 
     Example:
         >>> spec = BackboneSpec(
@@ -65,6 +70,7 @@ class BackboneSpec:
     default_weights: str | None = None
     options: Pairs = ()
     law: Law = "exact"
+    sizes: Sizes | None = None
 
     @property
     def qualified_name(self) -> str:
@@ -86,6 +92,8 @@ class WeightsEntry:
         num_classes: Width of the head in the file, None where it has no usable head.
         input_shape: Input that these weights were trained for, without the batch axis.
         labels: Name of the set of class labels, such as ``imagenet-1k``.
+        class_names: The class labels themselves, in the order of the logits, where a checkpoint
+            states them. No catalog has them.
         preprocessing: What turns an image into the input of these weights.
         license: The licence that the library states, or None.
         metrics: Accuracy, GFLOPs and file size as the library states them, as pairs.
@@ -101,6 +109,7 @@ class WeightsEntry:
     preprocessing: Preprocessing | None = None
     license: str | None = None
     metrics: Pairs = ()
+    class_names: tuple[str, ...] = ()
 
 
 def merged_options(

@@ -88,9 +88,11 @@ def test_width_parameters_and_law_are_measured_and_the_rows_sorted(package: Path
     narrow, wide = read_catalog(package / "catalog.tsv")
     facts = ("mine", "mine:net", "mine", "image")
     assert narrow == BackboneSpec(
-        "narrow", *facts, (3, 8, 8), 4, 122, None, (("width", 4),), "exact"
+        "narrow", *facts, (3, 8, 8), 4, 122, None, (("width", 4),), "exact", "any"
     )
-    assert wide == BackboneSpec("wide", *facts, (3, 16, 16), 9, 272, "V2", (("width", 9),), "exact")
+    assert wide == BackboneSpec(
+        "wide", *facts, (3, 16, 16), 9, 272, "V2", (("width", 9),), "exact", "any"
+    )
 
 
 def test_the_first_weights_are_the_default_and_their_input_that_of_the_row(package: Path) -> None:

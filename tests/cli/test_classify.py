@@ -63,6 +63,23 @@ def test_a_class_without_a_label_is_its_number(
     assert 0 <= int(label) < 1000
 
 
+def test_a_file_names_the_classes(run: Run, photos: Path, tmp_path: Path) -> None:
+    states = [build_encoder(NAME, weights=None).backbone.state_dict() for _ in range(2)]
+    head = {"classifier.3.weight": torch.rand(2, 1024), "classifier.3.bias": torch.rand(2)}
+    both = {
+        key: {**state, **head} for key, state in zip(("student", "teacher"), states, strict=True)
+    }
+    torch.save(both, tmp_path / "run.pth")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    command = ["classify", photos / "a.png", "-b", NAME, "--weights", tmp_path / "run.pth"]
+    assert "(--weights-key teacher)" in run(*command).stderr
+    result = run(*command, "--weights-key", "teacher", "--labels", tmp_path / "classes.txt")
+    assert sorted(line.split()[-1] for line in result.stdout.splitlines()[1:]) == ["cat", "dog"]
+    wrong = run(*command, "--weights-key", "teacher", "--labels", tmp_path / "none.txt")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "cannot be read as names of classes" in wrong.stderr
+
+
 def test_more_classes_than_there_are_is_all_of_them(
     run: Run, photos: Path, weights_of: WeightsOf
 ) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from tests.cli.conftest import Run
 from tests.cli.terminal import in_terminal
+from tests.images.deep_images import tiff
 
 from headstrip import build_encoder
 
@@ -305,3 +307,74 @@ def test_a_row_that_may_not_be_read_is_a_row_with_the_reason(
     assert found["./a.png"] is None
     assert found["reference://x.png::data:,{}"].startswith("it chains several file systems")
     assert found["ftp://127.0.0.1/x.png"].startswith("headstrip does not read 'ftp:' addresses.")
+
+
+@pytest.mark.parametrize("pixels", [[], ["--value-range", "0,4095"]])
+def test_16_bit_grey_tiffs_are_embedded_as_grey(
+    run: Run, weights_of: WeightsOf, tmp_path: Path, pixels: list[str]
+) -> None:
+    """By default over the whole range of the type, however little of it an image uses."""
+    folder, name = tmp_path / "tiffs", "shufflenet_v2_x0_5"
+    folder.mkdir()
+    values = np.random.default_rng(0).integers(0, 3000, (40, 50)).astype(np.uint16)
+    Image.fromarray(values).save(folder / "one.tif")
+    weights = weights_of(name)
+    chosen = ["-b", name, "--weights", weights, "--in-chans", 1, "--img-size", "32x48"]
+    result = run("embed", folder, *chosen, *pixels, "-o", tmp_path / "out.parquet", "--workers", 0)
+    assert result.exit_code == 0, result.output
+    found = np.array(pq.read_table(tmp_path / "out.parquet")["embedding"].to_pylist())
+    encoder = build_encoder(name, weights=weights, in_chans=1, img_size=(32, 48))
+    most = 4095 if pixels else 65535
+    wanted = encoder.embed([np.rint(values / most * 255).astype(np.uint8)])
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("always::headstrip.WeightsWarning")
+def test_images_of_five_bands_are_embedded_and_searched(
+    run: Run, weights_of: WeightsOf, tmp_path: Path
+) -> None:
+    folder, name, out = tmp_path / "tiffs", "shufflenet_v2_x0_5", tmp_path / "out.parquet"
+    folder.mkdir()
+    for at in range(3):
+        values = np.random.default_rng(at).integers(0, 256, (40, 50, 5)).astype(np.uint8)
+        (folder / f"{at}.tif").write_bytes(tiff(values, photometric=1))
+    weights = weights_of(name)
+    chosen = ["-b", name, "--weights", f"IMAGENET1K_V1={weights}", "--img-size", 32]
+    chosen += ["--in-chans", 5, "--mean", "0.5,0.5,0.4,0.4,0.3", "--std", "0.2,0.2,0.2,0.1,0.1"]
+    result = run("embed", folder, *chosen, "-o", out, "--workers", 0)
+    assert result.exit_code == 0, result.output
+    assert "worse in 16 of 17 frozen cells" in result.stderr
+    page = tmp_path / "page.html"
+    asked = ["-q", folder / "1.tif", "--weights", weights, "-k", 1, "--html", page]
+    found = run("neighbors", out, *asked, "--root", folder)
+    assert found.stdout.splitlines()[1].strip() == "1.0000  1.tif"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--in-chans", "5"], "needs the mean and the standard deviation of 5 channels"),
+        (["--in-chans", "5", "--mean", "1,2,3,4,5"], "--mean, --std and --in-chans belong"),
+        (["--mean", "1", "--std", "1"], "--mean, --std and --in-chans belong together"),
+        (["--in-chans", "5", "--mean", "1,b", "--std", "1"], "--mean '1,b' is not a list of"),
+        (["--in-chans", "5", "--mean", "1,2", "--std", "1"], "do not normalise an image"),
+        (["--in-chans", "5", "--mean", "1,2", "--std", "1,2"], "a preprocessing of 2 channels"),
+        (["--in-chans", "R,R"], "names 'R' twice"),
+        (["--in-chans", "0"], "is not a number of channels"),
+        (["--img-size", "large"], "--img-size 'large' is not an image size"),
+        (["--img-size", "1x2x3"], "is not an image size"),
+    ],
+)
+def test_an_input_that_cannot_be_is_a_usage_error(
+    run: Run,
+    photos: Path,
+    weights_of: WeightsOf,
+    tmp_path: Path,
+    options: list[str],
+    problem: str,
+) -> None:
+    name = "shufflenet_v2_x0_5"
+    chosen = ["-b", name, "--weights", weights_of(name), *options]
+    result = run("embed", photos, *chosen, "-o", tmp_path / "out.parquet")
+    assert result.exit_code == 2
+    assert problem in result.stderr

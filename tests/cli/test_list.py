@@ -119,6 +119,7 @@ def test_json_has_all_of_the_catalog(run: Run) -> None:
         "law": "exact",
         "default_weights": "IMAGENET1K_SWAG_E2E_V1",
         "options": {},
+        "sizes": "square",
     }
     assert len(json.loads(run("list", "--json").stdout)) == len(get_registry().specs())
 
@@ -161,6 +162,12 @@ def test_a_licence_chooses_those_with_weights_under_it_and_imports_nothing(run: 
     names = {row["name"] for row in json.loads(run("list", "--license", stated, "--json").stdout)}
     assert {"vit_h_14", "regnet_y_128gf"} <= names
     assert "resnet18" not in names
+
+
+def test_sizes_choose_those_that_accept_them(run: Run) -> None:
+    rows = json.loads(run("list", "--sizes", "square", "--source", "torchvision", "--json").stdout)
+    assert {row["name"] for row in rows} >= {"vit_b_16", "vit_b_32"}
+    assert {row["sizes"] for row in rows} == {"square"}
 
 
 def test_a_law_chooses_those_that_state_it(run: Run) -> None:

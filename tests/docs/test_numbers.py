@@ -100,6 +100,13 @@ def ratio(way: str) -> str:
     return f"{images_a_second(way, 'resnet50') / images_a_second('dataloader', 'resnet50'):.1f}"
 
 
+def lost(rule: str) -> list[str]:
+    """Return what a rule of batches loses on average and at most, in percent."""
+    networks = measured("batches")["images_per_second"].values()
+    shares = [1 - rates[rule] / max(rates.values()) for rates in networks]
+    return [f"{sum(shares) / len(shares):.0%}"[:-1], f"{max(shares):.0%}"[:-1]]
+
+
 def ray() -> list[str]:
     many = measured("embed_ray")["images"][1]
     here, there = (measured("embed_ray")["seconds"][way] for way in ("here", "ray"))
@@ -177,23 +184,33 @@ CLAIMS = [
             lambda way=way: speed_row(way),
         )
         for title, way in (
-            ("headstrip, the fastest batches", "headstrip"),
-            ("headstrip, batches of 4", "headstrip first"),
+            ("headstrip", "headstrip"),
             ("a plain loop", "loop"),
             ("DataLoader, the best of 0, 1 and 2 workers", "dataloader"),
             ("transformers' pipeline", "transformers"),
             ("Ray Data's template", "ray data"),
             ("the floor: the network alone, and decoding alone, on all cores", "floor"),
-            ("headstrip `--engine auto --precision auto`", "headstrip auto"),
+            ("headstrip with the options that `--calibrate` printed", "headstrip calibrated"),
         )
     ),
     Claim(
         RUNS,
         r"Of the last line's time ([\d.]+), ([\d.]+) and ([\d.]+) s are",
         lambda: [
-            f"{found['preparing_seconds']['headstrip auto']:.1f}"
+            f"{found['preparing_seconds']['headstrip calibrated']:.1f}"
             for found in measured("embed")["results"].values()
         ],
+    ),
+    Claim(
+        RUNS,
+        r"with 16 images and\s+one thread (\d+) % on average and (\d+) % at most, with 8 images "
+        r"and one thread (\d+) % and (\d+) %",
+        lambda: [*lost("16 images, 1 thread"), *lost("8 images, 1 thread")],
+    ),
+    Claim(
+        RUNS,
+        r"One batch on both cores loses\s+(\d+) % or more on average",
+        lambda: [min((lost(f"{size} images, 2 threads")[0] for size in (4, 8, 16, 32)), key=int)],
     ),
     Claim(
         RUNS,
@@ -237,7 +254,7 @@ CLAIMS = [
 
 # Numbers that no table has: where, which, and why. A new one needs a claim above, or a reason here.
 EXPLAINED = [
-    (README, r"less than 0\.1 s for a ViT-B", "compared below"),
+    (README, r"about 0\.1 s for a ViT-B", "compared below"),
     (EMBED, r"1,024 rows", "a constant of headstrip.embed.parallelism"),
     (RUNS, r"1,024 rows", "a constant of headstrip.embed.parallelism"),
     (RUNS, r"over 10,000\b", "the smaller run of the claim above"),
@@ -326,9 +343,9 @@ def test_every_explanation_is_of_a_number_that_is_there(
     assert re.search(pattern, text_of(document), re.MULTILINE), why
 
 
-def test_building_a_vit_b_takes_less_than_the_readme_says() -> None:
+def test_building_a_vit_b_takes_about_what_the_readme_says() -> None:
     seconds = measured("build")["architectures"]["vit_b_16"]["ways"]["headstrip"]["build_s"]
-    assert seconds < 0.1
+    assert f"about {seconds:.1f} s for a ViT-B" in text_of(README)
 
 
 @pytest.mark.parametrize("document", ["builds.md", "timm-proofs.md"])

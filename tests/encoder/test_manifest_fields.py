@@ -24,7 +24,7 @@ from headstrip.encoder.manifest import (
 from headstrip.encoder.predictors import Predictors
 
 HASH = "0123456789abcdef" * 4
-WEIGHTS = {"tag": "V1", "sha256": HASH, "file": "mine.pth"}
+WEIGHTS = {"tag": "V1", "sha256": HASH, "file": "mine.pth", "key": None}
 COLOUR = {"name": "colour", "classes": 3, "trained": False}
 MANIFEST: dict[str, Any] = {
     "format": 1,
@@ -71,7 +71,8 @@ NOT_TEXTS = (
 REFUSED = [
     *(("name", NAME, value) for value in (None, 7, "", "x" * 1001)),
     *(("weights", FILE, value) for value in (None, "V1", [], ["tag", "sha256", "file"])),
-    *(("weights", FILE, without(WEIGHTS, key)) for key in WEIGHTS),
+    *(("weights", FILE, without(WEIGHTS, key)) for key in ("tag", "sha256", "file")),
+    *(("weights", FILE, {**WEIGHTS, "key": value}) for value in (7, [], "x" * 1001)),
     *(("weights", FILE, {**WEIGHTS, "tag": value}) for value in (7, "", "x" * 1001)),
     *(("weights", FILE, {**WEIGHTS, "file": value}) for value in (7, "", "x" * 1001)),
     *(("weights", FILE, {**WEIGHTS, "sha256": value}) for value in NOT_A_HASH),
@@ -94,6 +95,7 @@ REFUSED = [
     *(("versions", VERSIONS, value) for value in NOT_TEXTS),
     *(("head", "a sha256, or null", value) for value in NOT_A_HASH),
     *(("frozen", "true or false", value) for value in (None, 1, "true")),
+    *(("labels", "a list of names, or null", value) for value in ("cat", [1], [""], {})),
 ]
 
 
@@ -132,6 +134,9 @@ def test_a_field_that_is_missing_is_named(key: str) -> None:
         {"versions": {}},
         {"head": None, "frozen": True},
         {"head": HASH, "frozen": False},
+        {"labels": None},
+        {"labels": ["cat", "dog"]},
+        {"weights": {**WEIGHTS, "key": ""}},
         {"of a later version": 7},
     ],
 )
@@ -258,6 +263,7 @@ def test_a_manifest_has_what_the_encoder_is_made_of() -> None:
         "predictors": [],
         "head": None,
         "frozen": False,
+        "labels": None,
         "identity": fingerprint.identity,
         "versions": {**fingerprint.environment, "headstrip": __version__},
     }
@@ -282,7 +288,7 @@ def test_the_name_has_the_tag_unless_it_is_a_hub_id(
 def test_what_the_encoder_lacks_is_null() -> None:
     manifest = manifest_of(described(preprocessing=None))
     assert manifest["preprocessing"] is None
-    assert manifest["weights"] == {"tag": None, "sha256": None, "file": None}
+    assert manifest["weights"] == {"tag": None, "sha256": None, "file": None, "key": None}
 
 
 def test_predictors_are_listed_without_their_values() -> None:

@@ -238,6 +238,7 @@ fields = st.sampled_from(
         "versions",
         "head",
         "frozen",
+        "labels",
         "other",
     ]
 )

@@ -25,6 +25,7 @@ def tiff(
     tile: int | None = None,
     compression: str = "none",
     predictor: bool = False,
+    is_big: bool = False,
 ) -> bytes:
     """Write a TIFF.
 
@@ -39,6 +40,7 @@ def tiff(
         tile: Side of a square tile, None for strips.
         compression: One of ``PACKED``.
         predictor: Whether differences of neighbours are stored, of interleaved integers.
+        is_big: Whether to write a BigTIFF.
     """
     height, width = values.shape[:2]
     pixels = values.reshape(height, width, -1)
@@ -51,7 +53,7 @@ def tiff(
             for part in [pixels[y : y + tile, x : x + tile]]
         ]
     elif planes == 2:
-        parts = [np.moveaxis(pixels, -1, 0)]
+        parts = [*np.moveaxis(pixels, -1, 0)]
     else:
         parts = [pixels[y : y + (rows or height)] for y in range(0, height, rows or height)]
     if predictor:
@@ -81,26 +83,29 @@ def tiff(
     if extra > 0:
         alpha = [(338, "H", [2] if channels in (2, 4) else [0] * extra)]
         entries += alpha if 338 not in {entry[0] for entry in tags} else []
-    return _assembled(sorted(entries), blocks, order)
+    return _assembled(sorted(entries), blocks, order, is_big)
 
 
-def _assembled(entries: list[Tag], blocks: list[bytes], order: str) -> bytes:
-    behind = 8 + 2 + 12 * len(entries) + 4
+def _assembled(entries: list[Tag], blocks: list[bytes], order: str, is_big: bool) -> bytes:
+    count, form, inline = ("Q", "Q", 8) if is_big else ("H", "I", 4)
+    start = 2 * inline
+    behind = start + struct.calcsize(f"={count}") + (4 + 2 * inline) * len(entries) + inline
     packed = {tag: struct.pack(f"{order}{len(v)}{form}", *v) for tag, form, v in entries}
-    blob = b"".join(part for part in packed.values() if len(part) > 4)
+    blob = b"".join(part for part in packed.values() if len(part) > inline)
     sizes = [0, *map(len, blocks[:-1])]
     offsets = [behind + len(blob) + sum(sizes[: index + 1]) for index in range(len(blocks))]
     packed[273 if 273 in packed else 324] = struct.pack(f"{order}{len(offsets)}I", *offsets)
-    blob = b"".join(part for part in packed.values() if len(part) > 4)
-    out, at = b"", behind
-    for tag, form, values in entries:
+    blob = b"".join(part for part in packed.values() if len(part) > inline)
+    out, at = struct.pack(f"{order}{count}", len(entries)), behind
+    for tag, kind, values in entries:
         part = packed[tag]
-        if len(part) > 4:
-            part, at = struct.pack(f"{order}I", at), at + len(part)
-        out += struct.pack(f"{order}HHI", tag, _FORMS[form], len(values)) + part.ljust(4, b"\0")
-    head = b"II*\0" if order == "<" else b"MM\0*"
-    start = struct.pack(f"{order}IH", 8, len(entries))
-    return head + start + out + struct.pack(f"{order}I", 0) + blob + b"".join(blocks)
+        if len(part) > inline:
+            part, at = struct.pack(f"{order}{form}", at), at + len(part)
+        head = struct.pack(f"{order}HH{form}", tag, _FORMS[kind], len(values))
+        out += head + part.ljust(inline, b"\0")
+    small, big = struct.pack(f"{order}HI", 42, 8), struct.pack(f"{order}HHHQ", 43, 8, 0, 16)
+    first = (b"II" if order == "<" else b"MM") + (big if is_big else small)
+    return first + out + struct.pack(f"{order}{form}", 0) + blob + b"".join(blocks)
 
 
 def _lzw(data: bytes) -> bytes:

@@ -131,8 +131,13 @@ def _first_clear() -> Image.Image:
     return with_alpha("RGBA", alpha)[0]
 
 
-@pytest.mark.parametrize("kind", HIDDEN)
-@pytest.mark.parametrize("steps", [STEPS, GREY_STEPS], ids=["colour", "grey"])
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        *((kind, STEPS) for kind in HIDDEN),
+        *((kind, GREY_STEPS) for kind in HIDDEN if "grey" in kind or kind == "1 bit"),
+    ],
+)
 def test_every_way_to_be_transparent_shows_the_background(kind: str, steps: Preprocessing) -> None:
     data = HIDDEN[kind]()
     lazy, loaded = (Image.open(io.BytesIO(data)) for _ in range(2))
@@ -145,6 +150,11 @@ def test_every_way_to_be_transparent_shows_the_background(kind: str, steps: Prep
             assert np.array_equal(found[-1, -1], seen(data, "keep", steps)[-1, -1])
         for image in (lazy, loaded):
             assert np.array_equal(seen(image, "black", steps), seen(data, "black", steps))
+
+
+def test_for_one_channel_a_background_of_colour_counts_as_its_grey() -> None:
+    found = seen(with_alpha("LA")[0], "#ff8000", GREY_STEPS)
+    assert found[0, 0] == Image.new("RGB", (1, 1), "#ff8000").convert("L").getpixel((0, 0))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

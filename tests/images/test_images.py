@@ -87,7 +87,19 @@ def test_a_16_bit_file_is_scaled(tmp_path: Path) -> None:
 
 def test_grey_arrays_and_single_channels_are_taken() -> None:
     assert array_of(to_picture(PIXELS[:, :, 0], RGB)).shape == (9, 11, 3)
-    assert array_of(to_picture(PIXELS, GREY)).shape == (9, 11)
+    assert array_of(to_picture(PIXELS[:, :, 0], GREY)).shape == (9, 11)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA"])
+def test_one_channel_takes_grey_in_an_image_of_colour_too(mode: str) -> None:
+    grey = Image.fromarray(PIXELS[:, :, 0])
+    assert np.array_equal(array_of(to_picture(grey.convert(mode), GREY)), PIXELS[:, :, 0])
+
+
+def test_one_channel_refuses_colours_with_the_choice() -> None:
+    told = refused(PIXELS, GREY)
+    assert told.startswith("The image has colours, and the encoder takes one channel of grey.")
+    assert "image.convert('L'), or build the encoder without in_chans=1" in told
 
 
 @pytest.mark.parametrize(
@@ -108,9 +120,9 @@ def test_pixels_without_a_meaning_are_refused(mode: str, value: int, told: str) 
         (7, "An image cannot be a int."),
         (None, "An image cannot be a NoneType."),
         ([PIXELS], "An image cannot be a list."),
-        (PIXELS.astype(np.float32), "a ndarray of float32 and shape (9, 11, 3)"),
+        (PIXELS.astype(np.float64), "a ndarray of float64 and shape (9, 11, 3)"),
         (PIXELS[None], "a ndarray of uint8 and shape (1, 9, 11, 3)"),
-        (PIXELS[:, :, :2], "a ndarray of uint8 and shape (9, 11, 2)"),
+        (PIXELS[:, :, :2], "The image has 2 channels, and the encoder takes 3."),
         (PIXELS[:0], "a ndarray of uint8 and shape (0, 11, 3)"),
         (torch.zeros(3, 9, 11), "a Tensor of float32 and shape (3, 9, 11)"),
         (torch.zeros(9, 11, 3, dtype=torch.uint8), "An image with 3 channels is needed"),
@@ -122,7 +134,9 @@ def test_anything_else_is_refused_by_type_dtype_and_shape(image: Any, told: str)
 
 
 def test_channels_that_no_image_has_are_told() -> None:
-    assert "takes 2 channels" in refused(PIXELS, replace(RGB, mean=(0.5,) * 2, std=(0.5,) * 2))
+    assert "the encoder takes 2. Choose as many" in refused(
+        PIXELS, replace(RGB, mean=(0.5,) * 2, std=(0.5,) * 2)
+    )
 
 
 def test_a_strip_that_a_resize_would_make_huge_is_refused() -> None:
@@ -179,4 +193,4 @@ def test_an_array_of_one_channel_is_grey_with_and_without_its_axis() -> None:
     for steps in (GREY, RGB):
         expected = array_of(to_picture(grey[..., 0], steps))
         assert np.array_equal(array_of(to_picture(grey, steps)), expected)
-    assert "shape (9, 11, 2)" in refused(PIXELS[..., :2], GREY)
+    assert "The image has 2 channels, and the encoder takes 1." in refused(PIXELS[..., :2], GREY)

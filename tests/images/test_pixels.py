@@ -117,6 +117,8 @@ def test_any_preprocessing_gives_the_pixels_of_its_transform(
     steps: Preprocessing, width: int, height: int, mode: str
 ) -> None:
     image = picture(width, height)
+    if steps.channels == 1:
+        image = image.convert("L").convert("RGB")
     if mode == "I;16":
         # What is black and white in one small image of 16 bits is not to be guessed.
         steps = replace(steps, value_range="dtype")
@@ -191,7 +193,8 @@ def test_the_fast_mode_shows_the_same_part_whatever_the_orientation(
 def test_the_fast_mode_takes_any_preprocessing_and_size(
     steps: Preprocessing, width: int, height: int, orientation: int
 ) -> None:
-    fast = both(jpeg(width, height, orientation), steps)[1]
+    mode = "L" if steps.channels == 1 else "RGB"
+    fast = both(jpeg(width, height, orientation, mode), steps)[1]
     assert fast.shape == (*steps.crop, steps.channels)
     assert fast.dtype == np.uint8
 

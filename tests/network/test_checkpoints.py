@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,7 @@ SEVERAL: list[tuple[Any, list[str]]] = [
     ({"state_dict": RAW, "swa": ({"weights": EMA}, 3)}, ["['swa'][0]['weights']"]),
     ({"state_dict": RAW, 0: EMA}, ["[0]"]),
     ({"model": RAW, "momentum_teacher": EMA}, ["['momentum_teacher']"]),
+    ({"online": RAW, "momentum": EMA}, ["['momentum']"]),
     ({"model": RAW, "optim_best": EMA}, ["['optim_best']"]),
     ({"state_dict": RAW, "opt_net": EMA}, ["['opt_net']"]),
     (
@@ -118,29 +118,42 @@ def test_a_checkpoint_that_holds_itself_is_looked_at_once() -> None:
     refuse_several(content, "x.pth")
 
 
-def test_the_error_says_how_to_save_the_one_that_is_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    save_zip({"model": RAW, "ema": EMA}, Path("x"))
-    with pytest.raises(WeightsError) as caught:
-        build_encoder("resnet18", weights="x.pth")
-    assert re.match(r"x\.pth holds 2 state dicts, and", str(caught.value))
-    code = str(caught.value).partition("by itself: ")[2].rstrip(".")
-    exec(code, {"torch": torch})
-    saved = torch.load("weights.pth", weights_only=True)
-    assert all(torch.equal(saved[key], value) for key, value in RAW.items())
-
-
-SOURCES = ["resnet18", "timm:resnet10t", "hf:vit", "efficientnet-lite:efficientnet_lite0"]
+SOURCES = ["squeezenet1_1", "timm:resnet10t", "hf:convnext", "efficientnet-lite:efficientnet_lite0"]
 
 
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("weights", ["{path}", "DEFAULT={path}"])
-def test_every_source_refuses_several(name: str, weights: str, tmp_path: Path) -> None:
+def test_every_source_refuses_several_and_takes_the_key_in_the_message(
+    name: str, weights: str, tmp_path: Path
+) -> None:
     if name.startswith("hf:"):
         pytest.importorskip("headstrip_transformers")
         weights = "{path}"
-    path = save_zip({"state_dict": RAW, "state_dict_ema": EMA}, tmp_path / "x")
-    with pytest.raises(WeightsError, match="holds 2 state dicts"):
+    raw = {**build_encoder(name, weights=None).backbone.state_dict()}
+    ema = {key: value.clone() for key, value in raw.items()}
+    path = save_zip({"state_dict": raw, "state_dict_ema": ema}, tmp_path / "x")
+    with pytest.raises(WeightsError, match=r"holds 2 state dicts that fit .*weights_key='state_"):
         build_encoder(name, weights=weights.format(path=path))
+    encoder = build_encoder(name, weights=weights.format(path=path), weights_key="state_dict_ema")
+    assert encoder.weights_key.split(".")[0] == "state_dict_ema"
+    assert encoder.law == "headless"
+
+
+@pytest.mark.parametrize(
+    "average",
+    [
+        lambda state: {"num_updates": 3, "shadow_params": [*state.values()]},
+        lambda state: dict(enumerate(state.values())),
+        lambda state: {key.replace(".", "_"): value for key, value in state.items()},
+        lambda state: [*state.items()],
+    ],
+)
+def test_an_average_without_the_names_of_the_network_is_a_second_state_dict(
+    average: Any, tmp_path: Path
+) -> None:
+    state = build_encoder("squeezenet1_1", weights=None).backbone.state_dict()
+    mean = {key: value + 1 for key, value in state.items()}
+    path = save_zip({"model": {**state}, "ema": average(mean)}, tmp_path / "x")
+    with pytest.raises(WeightsError, match="under other names or without names, 'ema"):
+        build_encoder("squeezenet1_1", weights=path)
+    assert build_encoder("squeezenet1_1", weights=path, weights_key="model").weights_key == "model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,14 @@ def weights(tmp_path):
     return written
 
 
+def test_a_catalog_of_an_earlier_version_has_no_column_for_sizes(catalog):
+    path = catalog(sizes="any")
+    assert read_catalog(path) == [replace(SPEC, sizes="any")]
+    lines = [line.rpartition("\t")[0] for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines) + "\n")
+    assert read_catalog(path) == [SPEC]
+
+
 @pytest.mark.parametrize(
     ("column", "cell"),
     [
@@ -64,6 +73,7 @@ def weights(tmp_path):
         ("dim", "wide"),
         ("dim", "0"),
         ("params", "-1"),
+        ("sizes", "large"),
         ("options", "{"),
         ("options", "[1, 2]"),
         ("options", "[" * 100_000),
@@ -101,7 +111,7 @@ def test_a_row_of_weights_is_read_when_it_is_asked_for_and_named_then(weights, c
 
 def test_a_row_with_a_column_too_many_is_named(catalog):
     path = catalog(options="\t")
-    with pytest.raises(CatalogError, match=r"The row of 'net' in .* has 12 columns instead of 11"):
+    with pytest.raises(CatalogError, match=r"The row of 'net' in .* has 13 columns instead of 12"):
         read_catalog(path)
 
 

@@ -33,6 +33,15 @@ def test_the_generator_does_not_move(name):
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["shufflenet_v2_x0_5", "convnext_tiny", "vit_b_32", "maxvit_t", "regnet_y_400mf", "r3d_18"],
+)
+def test_the_sizes_in_the_catalog_are_those_that_the_network_accepts(name):
+    spec, _ = get_registry().resolve(name)
+    assert measure(replace(spec, sizes=None), sizes=True) == spec
+
+
 def test_what_cannot_be_built_is_a_sentence():
     spec, _ = get_registry().resolve("resnet18")
     with pytest.raises(PluginError, match="in build_model for 'torchvision:resnet18'"):

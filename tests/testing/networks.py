@@ -29,7 +29,9 @@ WEIGHTS = WeightsEntry(
     preprocessing=PREPROCESSING,
     license="apache-2.0",
 )
-TINY = BackboneSpec("tiny", "lab", "lab:tiny", "lab", "image", (3, 16, 16), 6, 221, "V1")
+TINY = BackboneSpec(
+    "tiny", "lab", "lab:tiny", "lab", "image", (3, 16, 16), 6, 221, "V1", sizes="any"
+)
 """168 of the stem, 12 of its norm, 6 unused, 35 of the head."""
 
 

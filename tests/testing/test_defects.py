@@ -381,6 +381,18 @@ class FixedSize(Lab):
         return detach(model, "fc", input_shape=(3, 16, 16))
 
 
+class NamesAnOptionThatSetsNoChannels(Lab):
+    INPUT_OPTIONS = {"in_chans": "num_channels"}  # noqa: RUF012
+
+    @hookimpl
+    def build_model(self, spec, options):
+        return super().build_model(spec, {k: v for k, v in options.items() if k != "num_channels"})
+
+
+class ClaimsOneSize(Lab):
+    SPEC = replace(TINY, sizes="fixed")
+
+
 class DescribesOnlyDicts(Lab):
     @hookimpl
     def describe_file(self, loaded, spec):
@@ -459,6 +471,8 @@ DEFECTS = [
     (Guessing, "refusal", "strip_head accepted another kind of network as one of its family"),
     (Stumbling, "refusal", "strip_head did not raise HeadNotFoundError"),
     (ChangingWhatItRefuses, "refusal", "strip_head refused a network but changed it"),
+    (NamesAnOptionThatSetsNoChannels, "input-options", "built with num_channels=5 the input is 3x"),
+    (ClaimsOneSize, "sizes", "the catalog claims the sizes 'fixed', but they are 'any'"),
     (DescribesOnlyDicts, "describe-file", "raised TypeError: argument of type 'NoneType'"),
     (DescribesAPublishedFile, "describe-file", "for a OrderedDict is wrong: it has a location"),
     (DescribesOtherClasses, "describe-file", "and the weights that name it have 5 classes"),

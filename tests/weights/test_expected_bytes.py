@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from headstrip.weights.trust import (
     hash_of,
     hub_blob,
     identify,
+    origin_of,
 )
 
 LONG_AGO = 1_600_000_000
@@ -180,6 +182,7 @@ def test_a_large_file_is_hashed_whole_from_its_beginning(path: Path) -> None:
         ("net-21000101.pth", "21000101"),
         ("net-20211301.pth", "20211301"),
         ("net-20210230.pth", "20210230"),
+        ("net-20210132.pth", "20210132"),
         ("net-20211108.pth", ""),
         ("net-202111081.pth", "202111081"),
         ("net-2021110.pth", ""),
@@ -279,3 +282,18 @@ def test_at_most_forty_links_are_followed(tmp_path: Path, links: int, is_found: 
         (tmp_path / str(number)).symlink_to(last)
         last = tmp_path / str(number)
     assert hub_blob(last) == (blob if is_found else None)
+
+
+def test_a_file_is_from_where_its_folder_is(hub: Path, path: Path, tmp_path: Path) -> None:
+    assert origin_of(tmp_path / "hub" / "blobs" / FOUND) == "hub"
+    assert origin_of(hub / "net.pth") == "download"
+    assert origin_of(path) == "own"
+
+
+def test_weights_without_a_name_are_repaired_by_a_placeholder(hub: Path) -> None:
+    path = written(hub / "net.pth")
+    with pytest.raises(WeightsError, match=re.escape(REPAIR_A_NAME)):
+        compare(path, FOUND, Expectation("abcd", "the catalog"))
+    remember(path, path.stat(), OTHER, origin="download")
+    with pytest.raises(WeightsError, match=re.escape(REPAIR_A_NAME)):
+        identified(path, always=True)

@@ -399,6 +399,22 @@ def test_shards_that_lack_a_tensor_of_their_index_are_refused(
         read_weights(index)
 
 
+@pytest.mark.parametrize("stale", ["a.safetensors", "b.safetensors"])
+def test_a_tensor_in_two_shards_is_that_of_the_shard_in_the_index(
+    tmp_path: Path, stale: str
+) -> None:
+    right = "b.safetensors" if stale == "a.safetensors" else "a.safetensors"
+    tensors = {right: {"x": torch.ones(2)}, stale: {"x": torch.zeros(2), "y": torch.ones(1)}}
+    for file, held in tensors.items():
+        (tmp_path / file).write_bytes(save(held))
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": right, "y": stale}}))
+    content = read_weights(index).content
+    assert isinstance(content, dict)
+    assert torch.equal(content["x"], torch.ones(2))
+    assert content.keys() == {"x", "y"}
+
+
 @pytest.mark.parametrize(
     "weight_map",
     [

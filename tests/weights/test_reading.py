@@ -184,7 +184,7 @@ def test_a_whole_model_is_refused_in_words_of_our_own(tmp_path: Path) -> None:
     torch.save(models.resnet18(), tmp_path / "model.pth")
     with pytest.raises(WeightsError, match="such as a whole model") as caught:
         read_weights(tmp_path / "model.pth")
-    assert "weights_only" not in str(caught.value)
+    assert "safe_globals" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
@@ -197,8 +197,7 @@ def test_tensors_that_would_change_in_silence_are_refused(change, tmp_path: Path
         build_encoder("resnet18", weights=tmp_path / "odd.pth")
 
 
-def test_a_prefix_shows_in_the_message(tmp_path: Path) -> None:
+def test_a_prefix_shows_in_the_key(tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in models.resnet18().state_dict().items()}
     torch.save(state, tmp_path / "ddp.pth")
-    with pytest.raises(WeightsError, match=r"unknown \('module.conv1.weight'.* prefix"):
-        build_encoder("resnet18", weights=tmp_path / "ddp.pth")
+    assert build_encoder("resnet18", weights=tmp_path / "ddp.pth").weights_key == "module"

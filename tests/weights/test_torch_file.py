@@ -6,6 +6,7 @@ import io
 import pickle
 import tarfile
 import zipfile
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -184,7 +185,25 @@ def test_a_whole_model_is_refused_in_words(tmp_path: Path, save: Callable, mappe
     path = save(torch.nn.Linear(2, 2), tmp_path / "x")
     with pytest.raises(WeightsError, match="such as a whole model") as caught:
         contents(path, mapped=mapped)
-    assert "weights_only" not in str(caught.value)
+    assert "safe_globals" not in str(caught.value)
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_the_settings_of_argparse_are_read_as_data(
+    tmp_path: Path, save: Callable, mapped: bool
+) -> None:
+    # torch keeps them in a set, and lists them in any order.
+    allowed = set(torch.serialization.get_safe_globals())
+    path = save({"w": torch.ones(2), "args": Namespace(lr=0.1)}, tmp_path / "x")
+    content = contents(path, mapped=mapped).content
+    assert (content["args"].lr, content["w"].tolist()) == (0.1, [1, 1])
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+def test_the_class_that_a_file_needs_is_named(tmp_path: Path, mapped: bool) -> None:
+    path = save_zip({"w": torch.ones(2), "args": Namespace(path=tmp_path)}, tmp_path / "x")
+    with pytest.raises(WeightsError, match=r"it names pathlib\."):
+        contents(path, mapped=mapped)
 
 
 def test_a_program_of_torchscript_is_refused_in_words(tmp_path: Path, mapped: bool) -> None:

@@ -47,7 +47,8 @@ def live_spec(name: str) -> BackboneSpec:
     """Build an architecture on the meta device, and return its measured spec."""
     family = f"{SOURCE}:{plugin.FAMILIES[0]}"
     shape = live_preprocessing(name).input_shape
-    return measure(BackboneSpec(name, SOURCE, family, SOURCE, "image", shape, 0, 0, TAG))
+    spec = BackboneSpec(name, SOURCE, family, SOURCE, "image", shape, 0, 0, TAG)
+    return measure(spec, sizes=True)
 
 
 def live_preprocessing(name: str) -> Preprocessing:

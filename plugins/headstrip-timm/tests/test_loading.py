@@ -275,7 +275,7 @@ def test_a_network_without_a_classifier_is_given_that_of_its_file(tmp_path):
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto"])
 def test_a_file_of_another_network_is_refused_with_a_sentence(name, tmp_path):
     torch.save(state_of("mobilenetv3_small_050"), tmp_path / "file.pth")
-    with pytest.raises(WeightsError, match=r"was (saved from|made for)"):
+    with pytest.raises(WeightsError, match=r"Its shapes fit 'mobilenetv3_small_050': pass that"):
         build_encoder(f"timm:{name}", weights=tmp_path / "file.pth")
 
 
@@ -380,6 +380,15 @@ def test_a_checkpoint_that_holds_its_configuration_has_its_preprocessing(tmp_pat
     plain = tmp_path / "plain.pth"
     torch.save(model.state_dict(), plain)
     assert build_encoder("timm:resnet10t", weights=plain).preprocessing.mean != (0.1, 0.2, 0.3)
+
+
+def test_the_label_names_of_a_configuration_name_the_classes(tmp_path):
+    model = timm.create_model("resnet10t", num_classes=3)
+    names, path = ["cat", "dog", "horse"], tmp_path / "own.pth"
+    for stated, labels in ((names, tuple(names)), (names[:2], None), ([1, 2, 3], None)):
+        config = {**model.pretrained_cfg, "num_classes": 3, "label_names": stated}
+        torch.save({"state_dict": model.state_dict(), "pretrained_cfg": config}, path)
+        assert build_encoder("timm:resnet10t", weights=path).labels == labels
 
 
 @pytest.mark.parametrize("stated", [{"mean": "grey"}, {"input_size": 3}, {"crop_mode": "other"}])

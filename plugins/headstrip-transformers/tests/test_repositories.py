@@ -44,6 +44,25 @@ def test_a_classifier_keeps_its_head(kind: str, serve: Serve) -> None:
     assert torch.equal(encoder.logits(pixels(kind)), network(pixels(kind)).logits)
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["cat", "dog", "horse"], ("cat", "dog", "horse")),
+        # transformers writes these for classes without names.
+        (["LABEL_0", "LABEL_1", "LABEL_2"], None),
+    ],
+)
+def test_the_configuration_names_the_classes(
+    names: list[str], labels: tuple[str, ...] | None, serve: Serve
+) -> None:
+    network = network_of("vit", classes=3)
+    network.config.id2label = dict(enumerate(names))
+    with serve({"lab/net": files_of(network, processor("vit"))}):
+        encoder = build("hf:lab/net")
+        assert encoder.labels == labels
+        assert encoder.manifest()["labels"] is None
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", TOWERS)
 def test_a_tower_alone_is_headless(kind: str, serve: Serve) -> None:

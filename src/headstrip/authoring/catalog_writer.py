@@ -84,7 +84,8 @@ def live_rows(registry: LiveRegistry) -> Rows:
             if spec.name in found:
                 raise PluginError(f"{name!r} lists {spec.name!r} twice. List it once.")
             default = entries[0].tag if entries else None
-            found[spec.name] = measure(replace(spec, default_weights=default), registry=registry)
+            chosen = replace(spec, default_weights=default)
+            found[spec.name] = measure(chosen, registry=registry, sizes=True)
             pairs += [(spec.name, entry) for entry in entries]
         except HeadstripError as error:
             problems.append(str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,13 +11,18 @@ import click
 from headstrip.cli.failures import UsageFailure
 from headstrip.cli.group import plugin_commands
 from headstrip.cli.output import plugins_on_stderr
-from headstrip.errors import HeadstripError, WeightsError
+from headstrip.errors import HeadstripError, OptionError, PreprocessingError, WeightsError
 from headstrip.plugins.records import is_strict
 from headstrip.registry.registry import Registry, get_registry, use_registry
 from headstrip.spec import BackboneSpec
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
+    from headstrip.factory.selection import Selection
+    from headstrip.images.preprocessing import Preprocessing
+
+INPUT_OPTIONS = ("in_chans", "new_channels", "mean", "std", "img_size")
+"""The options of ``backbone_option`` that set the input of the encoder."""
 
 _ALLOW_HTTP = "HEADSTRIP_ALLOW_HTTP"
 
@@ -66,6 +71,7 @@ def spec_as_json(spec: BackboneSpec) -> dict[str, Any]:
         "law": spec.law,
         "default_weights": spec.default_weights,
         "options": dict(spec.options),
+        "sizes": spec.sizes,
     }
 
 
@@ -96,7 +102,7 @@ def _completions(registry: Registry, incomplete: str) -> list[str]:
 
 
 def backbone_option(function: Any) -> Any:
-    """Add ``-b NAME``, ``--weights``, ``--allow-versions`` and ``--allow-http`` to a command."""
+    """Add ``-b NAME`` and the options that say how it is built to a command."""
     weights = click.option(
         "--weights",
         default="DEFAULT",
@@ -120,7 +126,100 @@ def backbone_option(function: Any) -> Any:
         is_flag=True,
         help="Accept library versions other than those in the manifest.",
     )
-    return name(weights(versions(allow_http_option(function))))
+    return name(weights(weights_key_option(_input_options(versions(allow_http_option(function))))))
+
+
+def _input_options(function: Any) -> Any:
+    """Add the options of ``INPUT_OPTIONS`` to a command."""
+    channels = click.option(
+        "--in-chans",
+        metavar="NUMBER|NAMES",
+        callback=_parse_channels,
+        help="Take images of these channels: 1 for grey, a name for each, such as R,G,B,N, or "
+        "another number with its mean and std. Red, green and blue (R, G, B) keep their filters.  "
+        "[default: those of the weights]",
+    )
+    new = click.option(
+        "--new-channels",
+        type=click.Choice(["mean", "zero"]),
+        default="mean",
+        show_default=True,
+        help="Give other channels of --in-chans the mean of the filters for red, green and blue, "
+        "or zero.",
+    )
+    size = click.option(
+        "--img-size",
+        metavar="N|HxW",
+        callback=_parse_size,
+        help="Resize and crop images to this size in pixels, such as 384, or 360x640 for height "
+        "and width.  [default: that of the weights]",
+    )
+    mean = click.option(
+        "--mean",
+        metavar="NUMBERS",
+        callback=_parse_numbers,
+        help="Subtract these means from the channels of --in-chans, such as 0.5,0.4,0.4,0.2,0.3, "
+        "after a division by 255.  [default: those of the weights]",
+    )
+    std = click.option(
+        "--std",
+        metavar="NUMBERS",
+        callback=_parse_numbers,
+        help="Divide the channels of --in-chans by these standard deviations, such as "
+        "0.2,0.2,0.2,0.1,0.1.  [default: those of the weights]",
+    )
+    return channels(new(mean(std(size(function)))))
+
+
+def _parse_channels(
+    _: click.Context, __: click.Parameter, text: str | None
+) -> int | tuple[str, ...] | None:
+    """Read a number of channels, or their names."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit():
+        return int(text)
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _parse_numbers(
+    _: click.Context, option: click.Parameter, text: str | None
+) -> tuple[float, ...] | None:
+    """Read numbers that commas separate."""
+    if text is None:
+        return None
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise UsageFailure(
+            f"--{option.name} {text!r} is not a list of numbers. Pass one for each channel, such "
+            "as 0.5,0.4,0.4,0.2."
+        ) from None
+
+
+def _parse_size(
+    _: click.Context, __: click.Parameter, text: str | None
+) -> int | tuple[int, int] | None:
+    """Read a number of pixels, or height and width."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() for side in sides):
+        raise UsageFailure(
+            f"--img-size {text!r} is not an image size. Pass a number of pixels such as 384, or "
+            "height and width such as 360x640."
+        )
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def weights_key_option(function: Any) -> Any:
+    """Add ``--weights-key`` to a command that takes the user's own weights file."""
+    return click.option(
+        "--weights-key",
+        metavar="KEY",
+        help="Use this state dict of your file if several fit the backbone: its path in the file, "
+        "or a part of that, such as teacher or model_ema.",
+    )(function)
 
 
 def allow_http_option(function: Any) -> Any:
@@ -151,7 +250,14 @@ def _allow_http(context: click.Context, _: click.Parameter, allowed: bool) -> No
 
 
 def build_image_encoder(
-    context: click.Context, name: str, weights: str, allow_versions: bool, device: str = "cpu"
+    context: click.Context,
+    name: str,
+    weights: str,
+    weights_key: str | None,
+    allow_versions: bool,
+    device: str = "cpu",
+    labels: str | None = None,
+    **inputs: Any,
 ) -> Encoder:
     """Build an image encoder, after every check that needs no torch.
 
@@ -159,8 +265,11 @@ def build_image_encoder(
         context: The command's context.
         name: The value of ``-b``.
         weights: The value of ``--weights``.
+        weights_key: The value of ``--weights-key``.
         allow_versions: The value of ``--allow-versions``.
         device: A torch device, or "auto" for a GPU if there is one.
+        labels: A file with the names of the classes.
+        inputs: The values of ``INPUT_OPTIONS``.
 
     Raises:
         UsageFailure: The backbone takes clips, or the weights or the device do not exist.
@@ -169,8 +278,16 @@ def build_image_encoder(
     from headstrip.factory.selection import select_weights
 
     registry = open_registry(context)
+    statistics = inputs.pop("mean"), inputs.pop("std")
+    if any(statistics) and (not all(statistics) or inputs["in_chans"] is None):
+        raise UsageFailure(
+            "--mean, --std and --in-chans belong together. Pass all three, or leave out --mean "
+            "and --std."
+        )
     if name.endswith(".json"):
-        return _build(name, weights, allow_versions, device)
+        if any(statistics):
+            raise UsageFailure("The manifest states the mean already. Leave out --mean and --std.")
+        return _build(name, weights, weights_key, allow_versions, device, labels, inputs)
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
         if spec.task == "video":
@@ -179,18 +296,54 @@ def build_image_encoder(
                 "Run `headstrip list --task image` to list backbones for images."
             )
         try:
-            path = select_weights(registry, spec, parts, weights).path
+            selection = select_weights(registry, spec, parts, weights)
         except WeightsError as error:
             raise UsageFailure(str(error)) from error
+        path = selection.path
         if path is not None and not path.is_file():
             raise UsageFailure(
                 f"There is no weights file {str(path)!r}. Check the path given to --weights."
             )
+        if any(statistics):
+            inputs["preprocessing"] = _steps(registry, spec, selection, statistics, inputs)
+        return _build(name, weights, weights_key, allow_versions, device, labels, inputs)
 
-        return _build(name, weights, allow_versions, device)
+
+def _steps(
+    registry: Registry,
+    spec: BackboneSpec,
+    selection: Selection,
+    statistics: Sequence[Sequence[float]],
+    inputs: Mapping[str, Any],
+) -> Preprocessing:
+    """Return the preprocessing of the weights with the user's own statistics and size."""
+    from headstrip.factory.inputs import parse_input, with_statistics
+
+    entry = selection.entry
+    own = entry.preprocessing if entry else None
+    own = own or registry.owner(spec).call("preprocessing", spec.qualified_name, spec=spec)
+    if own is None:
+        raise UsageFailure(
+            f"--mean and --std need a preprocessing to change, and {spec.qualified_name} states "
+            "none. Pass weights that state one."
+        )
+    try:
+        size = parse_input(img_size=inputs["img_size"]).img_size
+        found = with_statistics(own, *statistics)
+        return found.for_input((found.channels, *(size or own.crop)))
+    except (OptionError, PreprocessingError) as error:
+        raise UsageFailure(str(error)) from error
 
 
-def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encoder:
+def _build(
+    name: str,
+    weights: str,
+    weights_key: str | None,
+    allow_versions: bool,
+    device: str,
+    labels: str | None,
+    inputs: Mapping[str, Any],
+) -> Encoder:
     from headstrip.factory.build import build_encoder
 
     try:
@@ -198,9 +351,12 @@ def _build(name: str, weights: str, allow_versions: bool, device: str) -> Encode
         return build_encoder(
             name,
             weights=weights,
+            weights_key=weights_key,
+            labels=labels,
             predictors={},
             allow_versions=allow_versions,
             device=_torch_device(device),
+            **inputs,
         )
     except ValueError as error:
         raise UsageFailure(str(error)) from error

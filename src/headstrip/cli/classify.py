@@ -50,19 +50,29 @@ Example:
     metavar="N",
     help="Print the N most likely classes of each image.",
 )
+@click.option(
+    "--labels",
+    metavar="FILE",
+    help="Read the names of the classes from this file: one per line, such as classes.txt, or "
+    "JSON.  [default: the labels of the weights]",
+)
 @pixel_options
 @json_option
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     images: tuple[str, ...],
     name: str,
     weights: str,
+    weights_key: str | None,
     allow_versions: bool,
     count: int,
+    labels: str | None,
     as_json: bool,
     background: Any,
     value_range: Any,
+    **inputs: Any,
 ) -> None:
     """Print the most likely classes of images.
 
@@ -70,7 +80,9 @@ def command(
     weights have no labels. If an image cannot be read, headstrip prints the reason, classifies
     the others, and exits with code 1.
     """
-    encoder = build_image_encoder(context, name, weights, allow_versions)
+    encoder = build_image_encoder(
+        context, name, weights, weights_key, allow_versions, labels=labels, **inputs
+    )
     with_pixels(encoder, background, value_range)
     results: list[dict[str, Any]] = []
     for image in images:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from headstrip.cli.backbone import backbone_option, build_image_encoder
+from headstrip.cli.backbone import INPUT_OPTIONS, backbone_option, build_image_encoder
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, print_json, print_line, print_lines, warn
@@ -29,7 +29,16 @@ _SHOWN_FAILURES = 5
 _SETTINGS = ("batch_size", "threads", "engine", "precision", "route", "dtype")
 
 _SECTIONS = {
-    "Encoder and output": ("name", "weights", "allow_versions", "allow_http", "out", "overwrite"),
+    "Encoder and output": (
+        "name",
+        "weights",
+        "weights_key",
+        *INPUT_OPTIONS,
+        "allow_versions",
+        "allow_http",
+        "out",
+        "overwrite",
+    ),
     "Reading images": (
         "column",
         "image_column",
@@ -74,6 +83,7 @@ Examples:
   headstrip embed photos -b resnet50 -o photos.parquet
   headstrip embed 'photos/**/*.jpg' -b vit_b_16 -o photos.npy --dtype float16
   headstrip embed images.csv --column file -b resnet50 -o images.parquet
+  headstrip embed scans -b resnet50 --in-chans 1 -o scans.parquet
   headstrip embed photos -b resnet50 --calibrate
 """
 
@@ -253,6 +263,7 @@ def command(
     source: str,
     name: str,
     weights: str,
+    weights_key: str | None,
     allow_versions: bool,
     out: Path | None,
     device: str,
@@ -294,7 +305,10 @@ def command(
     )
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
     with _naming_what_to_install(out, name):
-        encoder = build_image_encoder(context, name, weights, allow_versions, device)
+        inputs = {each: others.pop(each) for each in INPUT_OPTIONS}
+        encoder = build_image_encoder(
+            context, name, weights, weights_key, allow_versions, device, **inputs
+        )
     with_pixels(encoder, background, value_range)
 
     from headstrip.embed.settings import EmbedOptions, EmbedSettings

@@ -22,6 +22,7 @@ COMMANDS = {
     "classify": "Print the most likely classes of images.",
     "doctor": "Print what is installed, and check it for problems.",
     "embed": "Embed images into a file.",
+    "inspect": "Print what a weights file holds, and which backbones it fits.",
     "list": "List backbones.",
     "neighbors": "Find the images in an embeddings file that are most similar to query images.",
     "new-plugin": "Create the project of a new plugin.",

@@ -15,7 +15,7 @@ from headstrip.cli.output import Column, json_option, print_json, print_table, s
 from headstrip.registry.catalog import format_shape
 from headstrip.registry.registry import Registry
 from headstrip.registry.suggestions import nothing_listed
-from headstrip.spec import LAWS, BackboneSpec
+from headstrip.spec import LAWS, SIZES, BackboneSpec
 
 _COLUMNS = (
     Column("name"),
@@ -77,6 +77,12 @@ Example:
     type=click.Choice(LAWS),
     help="Show only backbones with this head fidelity: whether encoder.head gives the untouched "
     "network's logits bit for bit (exact), up to rounding, or not.",
+)
+@click.option(
+    "--sizes",
+    type=click.Choice(SIZES),
+    help="Show only backbones that accept these sizes of images in --img-size: any, multiples of a "
+    "number of pixels, such multiples with equal sides (square), or only their own (fixed).",
 )
 @click.option(
     "--license",

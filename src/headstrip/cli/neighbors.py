@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from headstrip.cli.backbone import open_registry
+from headstrip.cli.backbone import open_registry, weights_key_option
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
@@ -44,7 +44,7 @@ class Query(NamedTuple):
 
 
 _SECTIONS = {
-    "Searching": ("images", "count", "index", "weights"),
+    "Searching": ("images", "count", "index", "weights", "weights_key"),
     "Reading query images": ("background", "value_range"),
     "Output": ("page", "root", "as_json"),
 }
@@ -90,6 +90,7 @@ Examples:
     help="Load the encoder's weights from this file, if EMBEDDINGS was computed with your "
     "own weights file.  [default: the weights that EMBEDDINGS names]",
 )
+@weights_key_option
 @click.option(
     "--html",
     "page",
@@ -114,6 +115,7 @@ def command(
     count: int,
     index: Any,
     weights: str | None,
+    weights_key: str | None,
     page: Path | None,
     root: str,
     as_json: bool,
@@ -141,7 +143,7 @@ def command(
     file = open_embeddings(embeddings)
     library_of(index)
     pictures = None if page is None else _pictures(root)
-    encoder = with_pixels(_encoder(context, file, weights), background, value_range)
+    encoder = with_pixels(_encoder(context, file, weights, weights_key), background, value_range)
     queries = _queries(encoder, images)
     for query in queries:
         if query.error is not None:
@@ -209,12 +211,14 @@ def _pictures(root: str) -> ReadPictures:
     return partial(pictures_of, source_of(root), root)
 
 
-def _encoder(context: click.Context, file: EmbeddingsFile, weights: str | None) -> Encoder:
+def _encoder(
+    context: click.Context, file: EmbeddingsFile, weights: str | None, weights_key: str | None
+) -> Encoder:
     from headstrip.embed.rebuild_encoder import build_encoder_of, check_width
 
     open_registry(context)
     with plugins_on_stderr():
-        encoder = build_encoder_of(file, weights=weights)
+        encoder = build_encoder_of(file, weights=weights, weights_key=weights_key)
     check_width(file, encoder)
     return encoder
 

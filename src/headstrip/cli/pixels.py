@@ -33,7 +33,7 @@ def pixel_options(function: Callable[..., Any]) -> Callable[..., Any]:
         callback=_parse_range,
         help="Scale images with more than 8 bits per channel from this range, such as 0,4095 for "
         "12 bits. auto uses the range that the file states; dtype uses the whole range of the "
-        "file's type.  [default: auto]",
+        "file's type.  [default: dtype for other channels, otherwise auto]",
     )
     return background(value_range(function))
 

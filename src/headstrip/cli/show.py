@@ -73,6 +73,7 @@ def _spec_facts(found: Backbone) -> list[Fact]:
         ("owner", f"{spec.plugin} ({found.origin})"),
         ("task", spec.task),
         ("input", format_shape(spec.input_shape)),
+        *([("sizes", spec.sizes)] if spec.sizes else []),
         *options,
     ]
 

@@ -21,13 +21,17 @@ _LONGEST_TEXT = 1_000
 
 
 def build_encoder_of(
-    file: EmbeddingsFile, *, weights: str | os.PathLike[str] | None = None
+    file: EmbeddingsFile,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    weights_key: str | None = None,
 ) -> Encoder:
     """Build the encoder that computed the embeddings of a file.
 
     Args:
         file: The file; its metadata name the encoder.
         weights: The weights file, if the user supplied it and did not name published weights.
+        weights_key: Which state dict of that file, where ``file`` does not state it.
 
     Raises:
         HeadstripError: The file does not name its encoder, or its weights are not available.
@@ -52,12 +56,19 @@ def build_encoder_of(
     if "format" in described:
         # Other versions may change the last bits, which matter little when images are compared.
         encoder = build_encoder(
-            described, weights=weights or "DEFAULT", predictors={}, allow_versions=True
+            described,
+            weights=weights or "DEFAULT",
+            weights_key=weights_key,
+            predictors={},
+            allow_versions=True,
         )
     else:
         own = tag if weights is None else f"{tag}={os.fspath(weights)}" if tag else weights
         encoder = build_encoder(
-            described["name"], weights=own, preprocessing=preprocessing_in(described)
+            described["name"],
+            weights=own,
+            weights_key=weights_key,
+            preprocessing=preprocessing_in(described),
         )
     check_encoder(file, encoder)
     return encoder

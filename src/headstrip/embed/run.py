@@ -96,6 +96,7 @@ def embed_source(
     check_engine(settings.engine)
     check_limits(encoder, settings, options)
     check_addresses(settings, options)
+    encoder.warn_of_invented_channels()
     if isinstance(images, StreamSource):
         if compute is not None:
             raise HeadstripError(

@@ -60,6 +60,8 @@ def fingerprint_of(
     options: Mapping[str, Any],
     preprocessing: Preprocessing | None,
     dtype: torch.dtype,
+    inputs: Mapping[str, Any] | None = None,
+    expand: nn.Module | None = None,
 ) -> Fingerprint:
     """Hash the parts of an encoder that its embeddings depend on.
 
@@ -71,10 +73,16 @@ def fingerprint_of(
         options: Constructor arguments of the network.
         preprocessing: What turns an image into the input, or None.
         dtype: Dtype of the parameters.
+        inputs: What the user asked for of channels and size, None or empty for nothing.
+        expand: What turns grey into the channels of the backbone, None where nothing does.
     """
     facts = [name, options, preprocessing.to_json() if preprocessing else None, str(dtype)]
+    # Encoders with the input of their weights keep the identity that they always had.
+    facts += [inputs] if inputs else []
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_as_json).encode())
     tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    if expand is not None:
+        tensors |= {f"expand.{name}": buffer for name, buffer in expand.named_buffers()}
     for key in sorted(tensors):
         _add(digest, key, tensors[key])
     # Reading the state dict of an encoder copies mapped parameters, so it is read only if needed.

@@ -19,14 +19,16 @@ from headstrip.errors import ManifestError
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.network.head import Law
 from headstrip.registry.distributions import distributions_of, written_with
+from headstrip.registry.registry import get_registry
 from headstrip.spec import LAWS, BackboneSpec, WeightsEntry
 
 FORMAT = 1
 """Version of the format; a later headstrip writes a higher one."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# The name of the user's file may differ, and so may Python, which does not change embeddings.
-_NOT_COMPARED = {"weights.file", "versions.python", "predictors"}
+# The name and the layout of the user's file may differ, and so may Python, which does not change
+# embeddings.
+_NOT_COMPARED = {"weights.file", "weights.key", "versions.python", "predictors"}
 _MAX_SHOWN = 8
 _MAX_TEXT = 1_000
 _SAVE = "Save them with torch.save(encoder.predictors.state_dict(), path)."
@@ -40,13 +42,16 @@ class DescribedEncoder(Protocol):
     weights: WeightsEntry | None
     weights_sha256: str | None
     weights_file: str | None
+    weights_key: str | None
     options: dict[str, Any]
+    inputs: dict[str, Any]
     preprocessing: Preprocessing | None
     input_shape: tuple[int, ...]
     law: Law
     output_dim: int
     predictors: Predictors | None
     head: nn.Module | None
+    labels: tuple[str, ...] | None
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -68,7 +73,8 @@ def manifest_of(encoder: DescribedEncoder) -> dict[str, Any]:
     Returns:
         What ``embedding_manifest`` returns, and: ``predictors``, a list of objects with ``name``,
         ``classes`` and ``trained``, whether the values differ from the initial ones; ``head``, a
-        hash of the head's tensors, None without a head; ``frozen``.
+        hash of the head's tensors, None without a head; ``frozen``; ``labels``, the names of the
+        classes, None where published weights have them or none are known.
 
     Raises:
         ManifestError: A predictor is not a linear layer.
@@ -90,6 +96,7 @@ def manifest_of(encoder: DescribedEncoder) -> dict[str, Any]:
         ],
         "head": head_digest(encoder.head),
         "frozen": encoder.frozen,
+        "labels": _own_labels(encoder),
     }
 
 
@@ -101,10 +108,12 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
 
     Returns:
         ``format``; ``name`` with the tag of its weights; ``weights`` (``tag``, ``sha256`` of the
-        file, ``file``: the name of a file that the user passed); ``options``; ``not_json``,
-        descriptions of the options that JSON cannot express; ``preprocessing``; ``dtype``;
-        ``input_shape``; ``law``; ``output_dim``; ``predictors``, empty; ``identity`` of the
-        fingerprint, computed now; ``versions`` of the libraries that compute.
+        file, ``file``: the name of a file that the user passed, ``key``: where its state dict is in
+        it); ``options``; ``not_json``, descriptions of the options that JSON cannot express;
+        ``inputs``, the ``in_chans``, ``new_channels`` and ``img_size`` that the user passed, if
+        any; ``preprocessing``; ``dtype``; ``input_shape``; ``law``; ``output_dim``;
+        ``predictors``, empty; ``identity`` of the fingerprint, computed now; ``versions`` of the
+        libraries that compute.
 
     Raises:
         PluginError: The plugin that builds such encoders cannot be used in this process.
@@ -120,9 +129,11 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
             "tag": tag,
             "sha256": encoder.weights_sha256,
             "file": encoder.weights_file,
+            "key": encoder.weights_key,
         },
         "options": as_json(plain),
         "not_json": {key: _ADDRESS.sub("", repr(value)) for key, value in others.items()},
+        **({"inputs": encoder.inputs} if encoder.inputs else {}),
         "preprocessing": encoder.preprocessing.to_json() if encoder.preprocessing else None,
         "dtype": fingerprint.dtype,
         "input_shape": list(encoder.input_shape),
@@ -132,6 +143,15 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
         "identity": fingerprint.identity,
         "versions": {**fingerprint.environment, **distributions_of(spec)},
     }
+
+
+def _own_labels(encoder: DescribedEncoder) -> list[str] | None:
+    """Return the names of the classes, None where they come with published weights."""
+    labels, weights = encoder.labels, encoder.weights
+    if labels is None or weights is None or encoder.weights_file is not None:
+        return None if labels is None else list(labels)
+    published = get_registry().labels(encoder.spec, weights)
+    return None if labels == published else list(labels)
 
 
 def _tagged(spec: BackboneSpec, tag: str | None) -> str:
@@ -217,6 +237,8 @@ def _is_weights(value: object) -> bool:
         and value.keys() >= {"tag", "sha256", "file"}
         and all(value[key] is None or _is_text(value[key]) for key in ("tag", "file"))
         and (value["sha256"] is None or _is_hash(value["sha256"]))
+        # Manifests of earlier versions have no key; the whole content of a file has an empty one.
+        and (value.get("key") in (None, "") or _is_text(value["key"]))
     )
 
 
@@ -226,6 +248,10 @@ def _is_object(value: object) -> bool:
 
 def _is_texts(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+
+
+def _is_labels(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_text, value)))
 
 
 def _is_predictors(value: object) -> bool:
@@ -289,10 +315,13 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "identity": (_is_hash, "a sha256"),
     "versions": (_is_texts, "an object of versions"),
 }
-# Manifests in embeddings files and those of earlier versions lack these.
+# Manifests in embeddings files and those of earlier versions lack these; those of encoders with the
+# input of their weights lack `inputs`.
 _LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "head": (lambda value: value is None or _is_hash(value), "a sha256, or null"),
+    "inputs": (_is_object, "an object with in_chans, new_channels and img_size"),
     "frozen": (lambda value: isinstance(value, bool), "true or false"),
+    "labels": (_is_labels, "a list of names, or null"),
 }
 
 

@@ -65,6 +65,7 @@ class Owner(Protocol):
     backbone: nn.Module
     spec: BackboneSpec
     input_shape: tuple[int, ...]
+    expand: nn.Module | None
     _map_sizes: tuple[MapSize, ...] | None
 
     @property
@@ -122,7 +123,9 @@ def read_maps(encoder: Owner, x: Tensor, levels: tuple[int, ...], norm: bool) ->
     """
     check_batch(encoder, x)
     try:
-        maps: Maps = maps_module(encoder, levels, norm)(x)
+        maps: Maps = maps_module(encoder, levels, norm)(
+            x if encoder.expand is None else encoder.expand(x)
+        )
     except LevelProblem as problem:
         raise _misfit(encoder, problem) from problem
     return maps
@@ -276,7 +279,7 @@ def _listed(encoder: Owner) -> str:
 
 def _measured(encoder: Owner) -> tuple[MapSize, ...]:
     """Run a copy of the backbone on the meta device at two sizes, or for real at one."""
-    backbone, shape = encoder.backbone, encoder.input_shape
+    backbone, shape = encoder.backbone, _backbone_shape(encoder)
     # The copy shares no container with the backbone, which another thread may be running.
     light = copy.deepcopy(backbone, {id(one): _light(one) for one in tensors_within(backbone)})
     try:
@@ -303,6 +306,16 @@ def _measured(encoder: Owner) -> tuple[MapSize, ...]:
         stride = _GROWTH / cells if cells else shape[1] / height
         sizes.append(MapSize(channels, round(stride)))
     return tuple(sizes)
+
+
+def _backbone_shape(encoder: Owner) -> tuple[int, ...]:
+    """Return the input of the backbone, which has colour where the encoder takes grey."""
+    shape = encoder.input_shape
+    if encoder.expand is None:
+        return shape
+    device, dtype = encoder.place()
+    pixel = torch.zeros((1, shape[0], 1, 1), device=device, dtype=dtype)
+    return (encoder.expand(pixel).shape[1], *shape[1:])
 
 
 def _light(tensor: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ class Pyramid(nn.Module):
         self.strides = resampled or tuple(sizes[number].stride for number in levels)
         self.out_channels = (encoder.input_shape[0], *self.channels)
         self.names, self._is_resampled = names, resampled is not None
+        self.expand = encoder.expand
         self.maps = maps_module(encoder, levels, norm)
         self.training = self.maps.training = encoder.backbone.training
         # In a tuple it does not register: a pyramid has neither its head nor its predictors.
@@ -80,7 +81,7 @@ class Pyramid(nn.Module):
         """
         if not torch.compiler.is_compiling():
             self._owner[0]._check_guards()
-        _, found, _ = self.maps(x)
+        _, found, _ = self.maps(x if self.expand is None else self.expand(x))
         if self._is_resampled:
             found = [
                 _resampled(one, (x.shape[-2] // stride, x.shape[-1] // stride))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -30,8 +30,16 @@ from headstrip.factory.from_manifest import (
     request_from_manifest,
 )
 from headstrip.factory.image_sizes import refused_size
+from headstrip.factory.inputs import (
+    InputRequest,
+    adapted_steps,
+    expansion,
+    folded_statistics,
+    parse_input,
+)
 from headstrip.factory.instantiate import BuildOptions, strip_with
 from headstrip.factory.measure import build_network, width_of_built
+from headstrip.factory.own_labels import LabelsArgument, read_labels, refuse_other_count
 from headstrip.factory.selection import WeightsArgument
 from headstrip.families import SOURCE
 from headstrip.images.preprocessing import Preprocessing
@@ -49,8 +57,10 @@ def build_encoder(
     name: str | Mapping[str, Any] | os.PathLike[str],
     *,
     weights: WeightsArgument = "DEFAULT",
+    weights_key: str | None = None,
     predictors: Mapping[str, int] | None = None,
     preprocessing: Preprocessing | str | None = None,
+    labels: LabelsArgument | None = None,
     options: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -59,6 +69,9 @@ def build_encoder(
     map: bool | None = None,
     offline: bool = False,
     allow_versions: bool = False,
+    in_chans: int | Sequence[str | None] | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    new_channels: Literal["mean", "zero"] = "mean",
 ) -> Encoder:
     """Build an encoder: a pretrained backbone without its head.
 
@@ -69,14 +82,22 @@ def build_encoder(
         name: ``[source:]arch[.weights]``, such as ``vit_b_16`` or
             ``torchvision:resnet50.IMAGENET1K_V1``; or a manifest, as ``encoder.manifest()``
             returns it, or the path of a JSON file with one, for the same encoder bit for bit.
-        weights: ``"DEFAULT"``, a tag, a path to a state dict (``.safetensors``, or anything that
+        weights: ``"DEFAULT"``, a tag, the path of a checkpoint (``.safetensors``, or anything that
             ``torch.load`` reads with ``weights_only=True``), ``"tag=path"`` for a file that has
             the options and the preprocessing of a tag other than the default, or None for random
-            weights. A file may have other classes or no head; the encoder's head is the file's.
+            weights. headstrip finds the state dict that fits the architecture, wherever it is in
+            the file and whatever prefix its names have. A file may have other classes or no head;
+            the encoder's head is the file's.
+        weights_key: Which state dict of the file, where several fit: its dotted path in the file,
+            such as ``"state_dict.module.encoder_q"``, or a part of that, such as ``"teacher"``.
+            ``""`` means the whole content. ``encoder.weights_key`` is the path that was used.
         predictors: Attributes to predict and their numbers of classes, ``{"colour": 12}``. They
             replace the predictors of a manifest; ``{}`` builds none.
         preprocessing: The preprocessing, or the tag of the weights that state it. By default it is
             that of the weights.
+        labels: The names of the head's classes, in the order of the logits; a mapping of their
+            indices to them, such as ``id2label``; or the path of a file with them: one per line, or
+            JSON, such as a ``config.json`` with ``id2label``. By default those of the weights.
         options: Constructor arguments for the network, except ``num_classes``, which headstrip
             sets.
         device: Device of the encoder.
@@ -96,19 +117,32 @@ def build_encoder(
         offline: Whether to open no socket; ``HEADSTRIP_OFFLINE=1`` sets it for all calls.
         allow_versions: Whether to accept library versions other than those in a manifest. The last
             bits of embeddings may differ then.
+        in_chans: Channels of the images, by default those of the weights. ``1`` takes grey images,
+            with the embeddings that the network has for them as RGB. A sequence names each
+            channel, such as ``("R", "G", "B", None)``: red, green and blue keep their filters.
+            Another integer follows timm's rule (repeat the three filters and rescale them) and
+            needs a ``preprocessing`` with the statistics of each channel.
+        img_size: Height and width of the input in pixels, or one number for both; by default
+            those of the weights. Position embeddings are interpolated as the network's library
+            does it, and the preprocessing follows.
+        new_channels: The filter of a channel that is not red, green or blue: ``"mean"``, the mean
+            of their three filters, or ``"zero"``.
 
     Returns:
         The encoder, in eval mode.
 
     Raises:
         UnknownBackboneError: No installed source has the name.
-        ValueError: The name's tag and ``weights`` differ, or ``options`` or ``predictors`` cannot
-            be used.
+        ValueError: The name's tag and ``weights`` differ, or ``options``, ``labels``,
+            ``weights_key`` or ``predictors`` cannot be used.
         WeightsError: There are no such weights, or the file is missing, damaged or of another
             network.
         PluginError: The plugin that owns the name cannot be used, or broke its contract, for
             example by taking off a layer that does not give the logits.
-        PreprocessingError: The network does not accept the output of the preprocessing.
+        OptionError: ``in_chans``, ``img_size`` or ``new_channels`` has an invalid value, or
+            something other than one convolution reads the images.
+        PreprocessingError: The network does not accept the output of the preprocessing, or the
+            ``img_size``; or a number of channels lacks its statistics.
         CatalogMismatchError: See ``strict``.
         ManifestError: The encoder of a manifest cannot be built here. The message names each
             difference.
@@ -117,6 +151,8 @@ def build_encoder(
         >>> encoder = build_encoder("resnet18", weights=None, predictors={"colour": 12})
         >>> encoder.output_dim
         512
+        >>> build_encoder("resnet18", weights=None, in_chans=1, img_size=128).input_shape
+        (1, 128, 128)
     """
     if not isinstance(name, (str, Mapping, os.PathLike)):
         raise UnknownBackboneError(
@@ -125,6 +161,7 @@ def build_encoder(
             "encoder.manifest() returns."
         )
     check_classes(predictors or {})
+    inputs = parse_input(in_chans, img_size, new_channels)
     _check_dtype(dtype)
     target = _checked_device(device)
     if verify not in VERIFY:
@@ -133,9 +170,19 @@ def build_encoder(
         raise ValueError(f"map must be True, False or None, got {map!r}.")
     if offline not in (True, False):
         raise ValueError(f"offline must be True or False, got {offline!r}.")
+    names = None if labels is None else read_labels(labels)
     with offline_call(offline):
         if isinstance(name, str) and not name.endswith(".json"):
-            request = BuildRequest(name, weights, predictors, preprocessing, options, dtype)
+            request = BuildRequest(
+                name,
+                weights,
+                predictors,
+                preprocessing,
+                options,
+                dtype,
+                inputs,
+                weights_key=weights_key,
+            )
         else:
             own = None if weights == "DEFAULT" else cast("str | os.PathLike[str] | None", weights)
             request = request_from_manifest(
@@ -145,24 +192,42 @@ def build_encoder(
                 preprocessing=preprocessing,
                 options=options,
                 dtype=dtype,
+                inputs=inputs,
+                weights_key=weights_key,
             )
         build_options = BuildOptions(Reading(verify, map), offline, target, request.dtype)
         with collector_held_back(), _similar_sizes_named(request.name, request.options):
             encoder = _build(request, build_options, strict)
-        if request.manifest is None:
-            return encoder
-        return complete_from_manifest(encoder, request, target, allow_versions)
+        if request.manifest is not None:
+            encoder = complete_from_manifest(encoder, request, target, allow_versions)
+        if names is not None:
+            refuse_other_count(names, encoder)
+            encoder.labels = names
+        return encoder
 
 
 def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> Encoder:
     registry = get_registry()
+    inputs = request.inputs
     built = build_stripped(
-        request.name, weights=request.weights, options=request.options, build_options=build_options
+        request.name,
+        weights=request.weights,
+        options=request.options,
+        build_options=build_options,
+        inputs=inputs,
+        weights_key=request.weights_key,
     )
     spec, stripped, entry = built.spec, built.stripped, built.selection.entry
-    chosen = _preprocessing(registry, built, request.preprocessing)
+    own, chosen = _preprocessing(registry, built, request.preprocessing, inputs)
+    expand = expansion(inputs, own, chosen, built.input_shape[0])
     shape = chosen.input_shape if chosen else built.input_shape
-    dim = width_of_built(built, shape, given=request.preprocessing is not None)
+    if expand is not None:
+        shape = (1, *shape[1:])
+    dim = width_of_built(
+        built,
+        (built.input_shape[0], *shape[1:]) if expand is not None else shape,
+        given=request.preprocessing is not None or inputs != InputRequest(),
+    )
     if not spec.dim:
         # A registered plugin need not state the width.
         spec = replace(spec, dim=dim)
@@ -185,6 +250,10 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         labels=registry.labels(spec, entry) if entry and has_labels else None,
         guards=built.guards,
         weights_file=path.name if (path := built.selection.path) else None,
+        weights_key=built.weights_key,
+        inputs=inputs.to_json() if _changes_input(inputs, built, expand) else {},
+        expand=expand,
+        invented=inputs.invented if built.widening else 0,
     )
     return encoder.to(device=build_options.device, dtype=build_options.dtype)
 
@@ -300,12 +369,47 @@ def _inputs_of(registry: Registry, family: str) -> list[tuple[int, ...]]:
     return [shape for shape, _ in counts.most_common(3)] or [*_COMMON_INPUTS]
 
 
+def _changes_input(inputs: InputRequest, built: Built, expand: nn.Module | None) -> bool:
+    """Whether an encoder has another input than its weights, or than its options give it."""
+    return inputs.img_size is not None or built.widening is not None or expand is not None
+
+
 def _preprocessing(
-    registry: Registry, built: Built, given: Preprocessing | str | None
-) -> Preprocessing | None:
-    """Return the user's preprocessing, or that of the weights, or that of the owner."""
+    registry: Registry, built: Built, given: Preprocessing | str | None, inputs: InputRequest
+) -> tuple[Preprocessing | None, Preprocessing | None]:
+    """Return the preprocessing of the weights, or that of the owner, and that of the encoder."""
+    own = _own_preprocessing(registry, built, None if isinstance(given, Preprocessing) else given)
+    if own is not None and built.is_folded:
+        own = folded_statistics(own)
     if isinstance(given, Preprocessing):
-        return given
+        _check_channels(given, inputs)
+        return own, given
+    if own is None:
+        return None, None
+    if built.widening is None and inputs.in_chans != 1:
+        return own, own.for_input(built.input_shape)
+    chosen = adapted_steps(own, inputs)
+    return own, chosen.for_input((chosen.channels, *built.input_shape[1:]))
+
+
+def _check_channels(given: Preprocessing, inputs: InputRequest) -> None:
+    """Refuse a preprocessing with other channels or another size than the user asked for."""
+    if inputs.count is not None and given.channels != inputs.count:
+        raise PreprocessingError(
+            f"in_chans={inputs.in_chans!r} and a preprocessing of {given.channels} channels do not "
+            f"fit each other. Pass a preprocessing with {inputs.count} means and standard "
+            "deviations."
+        )
+    if inputs.img_size is not None and given.crop != inputs.img_size:
+        raise PreprocessingError(
+            f"img_size={inputs.img_size!r} and crop={given.crop!r} in the preprocessing do not fit "
+            f"each other. Pass preprocessing.for_input(({given.channels}, "
+            f"{inputs.img_size[0]}, {inputs.img_size[1]})), or leave one of them out."
+        )
+
+
+def _own_preprocessing(registry: Registry, built: Built, given: str | None) -> Preprocessing | None:
+    """Return the preprocessing of the named weights, of the weights, or of the owner."""
     spec, entry = built.spec, built.selection.entry
     if given is not None and not isinstance(given, str):
         raise PreprocessingError(
@@ -325,7 +429,7 @@ def _preprocessing(
     chosen = entry.preprocessing if entry else None
     if chosen is None:
         chosen = registry.owner(spec).call("preprocessing", spec.qualified_name, spec=spec)
-    return chosen.for_input(built.input_shape) if chosen else None
+    return chosen
 
 
 def _report_mismatch(spec: BackboneSpec, dim: int, strict: bool) -> None:

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 
 from headstrip.errors import WeightsError, WeightsWarning
-from headstrip.factory.image_sizes import check_size
+from headstrip.factory.image_sizes import check_size, sized_options
+from headstrip.factory.inputs import InputRequest, plan_channels
 from headstrip.factory.instantiate import (
     Builder,
     BuildOptions,
     Filled,
     Mechanism,
 )
+from headstrip.factory.nearest import with_advice
 from headstrip.factory.selection import Selection, WeightsArgument, select_weights
+from headstrip.network.channels import Widening
 from headstrip.network.head import Stripped
 from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
@@ -26,6 +29,7 @@ from headstrip.weights.mapping import Guard
 
 _LOGGER = logging.getLogger("headstrip.factory")
 _DEFAULTS = BuildOptions()
+_NO_INPUTS = InputRequest()
 _NONE = object()
 RESERVED_OPTIONS = {
     "num_classes": "predictors={'name': classes} for your own classes",
@@ -51,6 +55,9 @@ class Built:
             ``ordinary`` where all were initialised.
         guards: What notices that a mapped weights file is rewritten in place.
         states_itself: Whether the user's own file says what its weights are.
+        widening: How the first convolution was changed, None where it was not.
+        is_folded: Whether the preprocessing changes the statistics of the input for the network.
+        weights_key: Where in the user's own file its state dict is, None for published weights.
     """
 
     stripped: Stripped
@@ -62,6 +69,9 @@ class Built:
     mechanism: Mechanism = "ordinary"
     guards: tuple[Guard, ...] = ()
     states_itself: bool = False
+    widening: Widening | None = None
+    is_folded: bool = False
+    weights_key: str | None = None
 
 
 def build_stripped(
@@ -70,6 +80,8 @@ def build_stripped(
     weights: WeightsArgument = "DEFAULT",
     options: Mapping[str, Any] | None = None,
     build_options: BuildOptions = _DEFAULTS,
+    inputs: InputRequest = _NO_INPUTS,
+    weights_key: str | None = None,
 ) -> Built:
     """Build a network, put its weights in, and take its head off; see ``build_encoder``."""
     _check_options(options)
@@ -77,32 +89,52 @@ def build_stripped(
     spec, parts = registry.resolve(name)
     check_size(spec, options or {})
     selection = select_weights(registry, spec, parts, weights)
+    _check_key(weights_key, selection, weights)
+    owner = registry.owner(spec)
+    options = sized_options(owner, spec, selection.entry, options or {}, inputs.img_size)
+    planned = plan_channels(owner, spec, selection, options, inputs)
+    options, widening = planned.options, planned.widening
     builder = Builder(
-        registry.owner(spec),
+        owner,
         registry.stripper(spec.family),
         spec,
         selection,
         build_options,
         options,
+        weights_key,
+        widening=widening,
+        is_resized=inputs.img_size is not None,
     )
     # Tensors made in inference mode could never train.
     with torch.inference_mode(False):
-        filled, merged = _build(builder)
+        try:
+            filled, merged = _build(builder)
+        except WeightsError as error:
+            if (better := with_advice(error, builder.unfit, spec)) is not None:
+                raise better from error
+            raise
     stripped, file = filled.stripped, filled.file
     if (stated := builder.stated) is not None:
         described = completed(_with_own_classes(stated, stripped), selection.entry)
         selection = replace(selection, entry=described)
         merged = merged_options(spec, stated, options)
+    channels, *sizes = effective_shape(stripped.input_shape, selection.entry, spec)
     return Built(
         stripped,
         spec,
         selection,
         merged,
-        effective_shape(stripped.input_shape, selection.entry, spec),
+        (
+            widening.channels if widening else channels,
+            *(inputs.img_size or sizes),
+        ),
         sha256=file.sha256 if file else None,
         mechanism=filled.mechanism,
         guards=file.guards if file else (),
         states_itself=stated is not None,
+        widening=widening,
+        is_folded=planned.is_folded,
+        weights_key=builder.chosen_key,
     )
 
 
@@ -175,7 +207,7 @@ def _with_own_classes(stated: WeightsEntry, stripped: Stripped) -> WeightsEntry:
     found = getattr(stripped.head, "out_features", None)
     if stated.num_classes is None or found in (None, stated.num_classes):
         return stated
-    return replace(stated, num_classes=found, labels=None)
+    return replace(stated, num_classes=found, labels=None, class_names=())
 
 
 def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntry:
@@ -187,6 +219,22 @@ def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntr
         input_shape=stated.input_shape or default.input_shape,
         preprocessing=stated.preprocessing or default.preprocessing,
     )
+
+
+def _check_key(key: object, selection: Selection, weights: object) -> None:
+    """Refuse a key without a file that it could be in."""
+    if key is None:
+        return
+    if not isinstance(key, str):
+        raise ValueError(
+            f"weights_key={key!r:.100} is a {type(key).__name__}. Pass the path of a state dict in "
+            "the file as a string, such as 'teacher'."
+        )
+    if selection.path is None:
+        raise ValueError(
+            f"weights_key={key!r} chooses a state dict in your own file, and weights={weights!r} "
+            "is not a file. Pass the path of the file as weights, or leave weights_key out."
+        )
 
 
 def _check_options(options: object) -> None:

@@ -12,9 +12,10 @@ from torch.nn.parameter import is_lazy
 
 from headstrip.errors import WeightsError
 from headstrip.factory.misfits import does_not_fit
+from headstrip.network.candidates import is_training_only
 from headstrip.network.head import Stripped
 from headstrip.network.load_hooks import taken
-from headstrip.network.state_dicts import Fit, is_under
+from headstrip.network.state_dicts import Fit, compare, is_under
 from headstrip.weights.problems import too_large
 from headstrip.weights.reading import WeightsFile
 
@@ -47,6 +48,7 @@ def plan(
     stripped: Stripped,
     spare: nn.Module | None,
     input_shape: tuple[int, ...] | None = None,
+    place: str = "",
 ) -> Plan:
     """Say how a state dict that does not fit exactly goes into a network.
 
@@ -58,6 +60,7 @@ def plan(
         stripped: Such a network without its head.
         spare: Another such network, for trying; None where it has no load hooks.
         input_shape: Input of the network without the batch axis, for messages.
+        place: Where the state dict is in the file, for messages; empty for the whole file.
 
     Raises:
         WeightsError: It does not.
@@ -71,12 +74,41 @@ def plan(
             fit, names, by_torch = found.fit, found.state, True
             paths = _heads(fit, stripped)
     if fit.outside(paths):
-        raise does_not_fit(file.path, about, fit, paths, input_shape)
+        raise does_not_fit(file.path, about, fit, paths, input_shape, place)
     if not fit.names:
         return Plan(by_torch=by_torch)
     headless = not any(is_under(key, paths) for key in names)
     classes = None if headless else _classes(fit, names, file)
     return Plan(headless, classes, by_torch)
+
+
+def without_training_parts(
+    model: nn.Module, state: Mapping[str, Any], stripped: Stripped
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Take out of a state dict what helped training alone.
+
+    These are parts such as a decoder or a projection after the backbone, and a head of another kind
+    than the network's, such as the two layers of MoCo v2.
+
+    Args:
+        model: The network.
+        state: The adapted state dict.
+        stripped: Such a network without its head.
+
+    Returns:
+        The rest, and the names that were taken out.
+    """
+    fit = compare(model, state)
+    out = {name for name in fit.unexpected if is_training_only(name)}
+    in_head = [
+        [one for one in names if is_under(one, stripped.paths)]
+        for names in (fit.missing, fit.reshaped, set(fit.unexpected) - out)
+    ]
+    missing, reshaped, unknown = in_head
+    widths = {tuple(state[name].shape)[:1] for name in unknown if isinstance(state[name], Tensor)}
+    if unknown and (missing or reshaped or len(widths) > 1):
+        out |= {name for name in state if is_under(name, stripped.paths)}
+    return {name: value for name, value in state.items() if name not in out}, tuple(sorted(out))
 
 
 def limit_of(model: nn.Module) -> int:

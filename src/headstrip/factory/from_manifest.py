@@ -26,14 +26,18 @@ from headstrip.encoder.manifest import (
     refuse_differences,
 )
 from headstrip.encoder.predictors import Predictors
-from headstrip.errors import ManifestError, PreprocessingError, one_line
+from headstrip.errors import ManifestError, OptionError, PreprocessingError, one_line
 from headstrip.factory.construction import RESERVED_OPTIONS
+from headstrip.factory.inputs import InputRequest, parse_input
+from headstrip.factory.own_labels import refuse_other_count
 from headstrip.factory.selection import WeightsArgument
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.registry.distributions import changed_since, find_described
 from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry, merged_options
 from headstrip.system import bounded_json
+
+_NO_INPUTS = InputRequest()
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -65,8 +69,10 @@ class BuildRequest:
             the weights.
         options: Constructor arguments of the network.
         dtype: Floating-point dtype of the parameters, None for the network's.
+        inputs: The channels and the image size.
         manifest: The manifest to compare the built encoder with, None without one.
         replaces_predictors: Whether ``predictors`` replace those of the manifest.
+        weights_key: Which state dict of the weights file, as for ``build_encoder``.
     """
 
     name: str
@@ -75,8 +81,10 @@ class BuildRequest:
     preprocessing: Preprocessing | str | None = None
     options: Mapping[str, Any] | None = None
     dtype: torch.dtype | None = None
+    inputs: InputRequest = _NO_INPUTS
     manifest: Mapping[str, Any] | None = None
     replaces_predictors: bool = False
+    weights_key: str | None = None
 
 
 def request_from_manifest(
@@ -87,6 +95,8 @@ def request_from_manifest(
     preprocessing: Preprocessing | str | None = None,
     options: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    inputs: InputRequest = _NO_INPUTS,
+    weights_key: str | None = None,
 ) -> BuildRequest:
     """Return what to build for a manifest.
 
@@ -98,6 +108,8 @@ def request_from_manifest(
         preprocessing: Must be None: a manifest states it, as it does ``options`` and ``dtype``.
         options: Must be None.
         dtype: Must be None.
+        inputs: Must be empty.
+        weights_key: Which state dict of the weights file, where the manifest does not state it.
 
     Raises:
         ManifestError: It is not a manifest, its encoder cannot be built again, its predictors were
@@ -110,21 +122,34 @@ def request_from_manifest(
         wanted = read_manifest(manifest)
     else:
         wanted = checked(manifest, "The manifest")
+    key = wanted["weights"].get("key")
     stated = {"preprocessing": preprocessing, "options": options, "dtype": dtype}
+    stated["weights_key"] = weights_key if key is not None else None
     for name, value in stated.items():
         if value is not None:
             raise ValueError(
                 f"The manifest of {wanted['name']} states {name} already, and {name}={value!r} was "
                 "passed. Leave it out, or build by name."
             )
+    if given := inputs.to_json():
+        raise ValueError(
+            f"The manifest of {wanted['name']} states the input already, and "
+            f"{', '.join(f'{key}={value!r}' for key, value in given.items())} was passed. Leave it "
+            "out, or build by name."
+        )
     _refuse_unrepeatable(wanted)
     if predictors is None:
         _refuse_trained_predictors(wanted)
     steps = preprocessing_in(wanted)
     spec, entry = find_described(wanted)
+    inputs = _inputs_in(wanted)
     changed = _changed_options(spec, entry, wanted["options"])
     if changed:
         _check_options(spec, entry, changed, f"The manifest of {wanted['name']}")
+    if changed and inputs.img_size is not None:
+        # The build sets the option for the size again.
+        again = get_registry().owner(spec).input_options.get("img_size")
+        changed = {key: value for key, value in changed.items() if key != again} or None
     return BuildRequest(
         name=spec.qualified_name,
         weights=_weights_argument(wanted, spec, entry, weights),
@@ -132,8 +157,10 @@ def request_from_manifest(
         preprocessing=steps,
         options=changed,
         dtype=_dtype(wanted),
+        inputs=inputs,
         manifest=wanted,
         replaces_predictors=predictors is not None,
+        weights_key=key if key is not None and weights is not None else weights_key,
     )
 
 
@@ -156,6 +183,8 @@ def complete_from_manifest(
         encoder.preprocessing = None
     if wanted.get("frozen"):
         encoder.freeze()
+    if wanted.get("labels") is not None:
+        encoder.labels = _labels(wanted, encoder)
     refuse_differences(wanted, manifest_of(encoder), allow_versions)
     if classes:
         if not request.replaces_predictors:
@@ -164,6 +193,33 @@ def complete_from_manifest(
         made = Predictors(encoder.output_dim, classes)
         encoder.predictors = made.to(device=device, dtype=request.dtype)
     return encoder
+
+
+def _inputs_in(wanted: Mapping[str, Any]) -> InputRequest:
+    """Return the channels and the size that a manifest states."""
+    stated = wanted.get("inputs") or {}
+    about = f"The manifest of {wanted['name']}"
+    if unknown := sorted({*stated} - {"in_chans", "new_channels", "img_size"}):
+        raise ManifestError(
+            f"{about} is damaged: 'inputs' has an unknown {unknown[0]!r:.100}. Write "
+            "encoder.manifest() again."
+        )
+    refuse_large_preprocessing({"crop": stated.get("img_size")}, about)
+    try:
+        return parse_input(**stated)
+    except OptionError as error:
+        raise ManifestError(f"{about} is damaged: {one_line(error)[:300]}") from error
+
+
+def _labels(wanted: Mapping[str, Any], encoder: Encoder) -> tuple[str, ...]:
+    labels = tuple(wanted["labels"])
+    try:
+        refuse_other_count(labels, encoder)
+    except ValueError as error:
+        raise ManifestError(
+            f"The manifest of {wanted['name']} is damaged: {error} Write encoder.manifest() again."
+        ) from error
+    return labels
 
 
 def _as_option(value: Any) -> Any:

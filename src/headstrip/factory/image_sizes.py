@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from torch import nn
+
 from headstrip.errors import HeadstripError, OptionError, PreprocessingError
 from headstrip.network.head_check import logits_without_memory
-from headstrip.spec import BackboneSpec
+from headstrip.network.meta_ops import without_memory
+from headstrip.network.patches import PatchWatch, unseen
+from headstrip.network.state_dicts import compare
+from headstrip.network.width import Run, run_on_meta
+from headstrip.plugins.loader import Plugin
+from headstrip.spec import BackboneSpec, Sizes, WeightsEntry, effective_shape, merged_options
 
 OPTIONS = {"torchvision": "image_size", "hf": "image_size", "timm": "img_size"}
 """The name of the option that sets the image size, by source."""
+
+_LOGGER = logging.getLogger("headstrip.factory")
 
 _STEP = 32
 """Networks halve their input five times, and most patch sizes divide 32."""
@@ -74,6 +84,189 @@ def refused_size(
         f"{spec.qualified_name} does not accept images of {asked[0]} x {asked[1]} pixels{reason}. "
         f"Choose another {option} in the options, such as {shown or f'{height} x {width}'}."
     )
+
+
+def sized_options(
+    owner: Plugin,
+    spec: BackboneSpec,
+    entry: WeightsEntry | None,
+    options: Mapping[str, Any],
+    size: tuple[int, int] | None,
+) -> Mapping[str, Any]:
+    """Return the options of a network for the image size that the user wants.
+
+    The network is built and run on the meta device, before any weights are read.
+
+    Args:
+        owner: The plugin that builds.
+        spec: The backbone.
+        entry: The weights.
+        options: The user's own constructor arguments.
+        size: Height and width, None for those of the weights.
+
+    Raises:
+        OptionError: The options set the size too, or the backbone takes clips.
+        PreprocessingError: The network does not take the size, or ignores pixels of it. The message
+            names the nearest sizes that work.
+    """
+    if size is None:
+        return options
+    option = owner.input_options.get("img_size")
+    if option is not None and option in options:
+        raise OptionError(
+            f"img_size={size!r} and options={{{option!r}: {options[option]!r}}} both set the image "
+            "size. Leave one of them out."
+        )
+    if spec.task != "image":
+        raise OptionError(
+            f"img_size={size!r} is for images, and {spec.qualified_name} takes clips. Leave it out."
+        )
+    trial = SizeTrial(owner, spec, entry, options)
+    own = effective_shape(None, entry, spec)[-2:]
+    if tuple(size) == tuple(own):
+        return options
+    found, reason = trial.options_for(size)
+    if found is not None:
+        return found
+    if trial.options_for((own[0], own[1]))[0] is None:
+        # The network does not run without memory, so the build with weights finds out.
+        return trial.with_size(size)
+    similar = [
+        next((one for one in _similar(size, step) if trial.options_for(one)[0] is not None), None)
+        for step in (-1, 1)
+    ]
+    near = dict.fromkeys([*filter(None, similar)] or [(own[0], own[1])])
+    shown = " or ".join(f"{height} x {width}" for height, width in near)
+    raise PreprocessingError(
+        f"{spec.qualified_name} does not accept images of {size[0]} x {size[1]} pixels"
+        f"{f' ({reason})' if reason else ''}. Choose another img_size, such as {shown}."
+    )
+
+
+def accepted_sizes(accepts: Callable[[tuple[int, int]], bool], own: tuple[int, int]) -> Sizes:
+    """Return which image sizes a network accepts; see ``BackboneSpec``.
+
+    Args:
+        accepts: Whether the network takes a size.
+        own: Height and width that it was made for.
+    """
+    height, width = own
+    tried: dict[Sizes, tuple[int, int]] = {
+        "any": (height + 37, width + 75),
+        "multiple": (2 * height, width),
+        "square": (2 * height, 2 * width),
+    }
+    return next((name for name, size in tried.items() if accepts(size)), "fixed")
+
+
+def refusal_of(
+    network: nn.Module, shape: tuple[int, ...], run: Callable[..., Run] = run_on_meta
+) -> str | None:
+    """Return why a network does not take an input, None where it does.
+
+    Args:
+        network: The network.
+        shape: The input without the batch axis.
+        run: Runs it: ``run_on_meta``, or ``run_once`` where it may need values.
+    """
+    watch = PatchWatch(shape)
+    try:
+        run(network, shape, watch=watch)
+    # The network's own code runs there, and raises anything.
+    except Exception as error:
+        return _short(error) or type(error).__name__
+    lost = unseen(watch, shape)
+    return None if lost is None else f"it {lost.partition('.')[0]}"
+
+
+class SizeTrial:
+    """Builds one network without memory for several image sizes."""
+
+    def __init__(
+        self,
+        owner: Plugin,
+        spec: BackboneSpec,
+        entry: WeightsEntry | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        """Keep what is the same for all sizes; see ``sized_options``."""
+        self._owner, self._spec, self._entry = owner, spec, entry
+        self._options, self._option = options, owner.input_options.get("img_size")
+        self._default: nn.Module | None = None
+
+    def with_size(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Return the user's options, and the one that sets the size."""
+        if self._option is None:
+            return dict(self._options)
+        return {**self._options, self._option: size[0] if size[0] == size[1] else size}
+
+    def options_for(self, size: tuple[int, int]) -> tuple[dict[str, Any] | None, str]:
+        """Return the options with which the network takes a size, or None and why it does not."""
+        options = self.with_size(size)
+        try:
+            network = self._built(options)
+        except HeadstripError as error:
+            if self._option is None or not isinstance(_root(error), TypeError):
+                return None, _short(_root(error))
+            # The architecture has no such option.
+            options = dict(self._options)
+            try:
+                network = self._built(options)
+            except HeadstripError as plain:
+                return None, _short(_root(plain))
+        channels = effective_shape(None, self._entry, self._spec)[0]
+        if (refusal := refusal_of(network, (channels, *size))) is not None:
+            return None, refusal
+        if (stuck := self._stuck(network)) is not None:
+            return None, f"its library does not interpolate {stuck}, which has one size"
+        return options, ""
+
+    def _stuck(self, network: nn.Module) -> str | None:
+        """Return a tensor of the default size that does not fit the network, None without one.
+
+        Nothing is read: the tensors have shapes and no values.
+        """
+        if self._default is None:
+            self._default = self._built(self._options)
+        default = {**self._default.state_dict()}
+        if not compare(network, default).names:
+            return None
+        about, owner = self._spec.qualified_name, self._owner
+        try:
+            with without_memory():
+                if owner.implements("adapt_state_dict"):
+                    default = owner.call(
+                        "adapt_state_dict",
+                        about,
+                        loaded=default,
+                        model=network,
+                        entry=self._entry,
+                    )
+                if owner.implements("resize_state_dict"):
+                    default = owner.call("resize_state_dict", about, state=default, model=network)
+        except HeadstripError as error:
+            # The hook may need values: the build with weights finds out.
+            _LOGGER.debug("%s: %s", about, error)
+            return None
+        return next(iter(compare(network, default).names), None)
+
+    def _built(self, options: Mapping[str, Any]) -> Any:
+        about = self._spec.qualified_name
+        merged = merged_options(self._spec, self._entry, options)
+        with without_memory():
+            return self._owner.call("build_model", about, spec=self._spec, options=merged)
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the library's own error behind one of headstrip's."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _short(error: BaseException) -> str:
+    # timm and torch have assertions without a message.
+    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def _sides(value: object) -> tuple[int, int] | None:

@@ -10,16 +10,31 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from headstrip.errors import HeadstripError, WeightsError
-from headstrip.factory.file_fit import Plan, limit_of, plan, refuse_larger
+from headstrip.factory.checkpoint_choice import (
+    Attempt,
+    choose,
+    contents_for,
+    located,
+    required_count,
+)
+from headstrip.factory.file_fit import (
+    Plan,
+    limit_of,
+    plan,
+    refuse_larger,
+    without_training_parts,
+)
 from headstrip.factory.misfits import does_not_fit
 from headstrip.factory.selection import Selection
 from headstrip.network.assigning import Fallback, assign, has_meta_tensors
+from headstrip.network.candidates import Candidate, Tried, unwrapped_state_dicts
+from headstrip.network.channels import Widening
 from headstrip.network.checkpoints import extra_states, plain_state_dict, refuse_several
 from headstrip.network.head import Stripped
 from headstrip.network.load_hooks import has_load_hooks, is_as_given, keeps_more, load_as_torch
@@ -27,6 +42,7 @@ from headstrip.network.meta_init import Replaced, meta_parameters, share_memory
 from headstrip.network.state_dicts import (
     compare,
     copy_into,
+    is_under,
     refuse_unfilled,
 )
 from headstrip.plugins.loader import Plugin
@@ -100,6 +116,10 @@ class Builder:
         selection: Selection,
         build_options: BuildOptions,
         given: Mapping[str, Any] | None = None,
+        weights_key: str | None = None,
+        *,
+        widening: Widening | None = None,
+        is_resized: bool = False,
     ) -> None:
         """Prepare the build.
 
@@ -110,6 +130,10 @@ class Builder:
             selection: Its weights.
             build_options: How it is built.
             given: The user's own constructor arguments.
+            weights_key: Which state dict in the user's own file, None for the only one that fits.
+            widening: The channels of the first convolution, None for those of the network.
+            is_resized: Whether the user chose the image size, so that position embeddings of a
+                file may have another size.
         """
         self.owner = owner
         self.stripper = stripper
@@ -117,8 +141,13 @@ class Builder:
         self.selection = selection
         self.build_options = build_options
         self.given: Mapping[str, Any] = given or {}
+        self.widening, self.is_resized = widening, is_resized
         self._file: WeightsFile | None = None
         self._stated: WeightsEntry | None = None
+        self._weights_key = weights_key
+        self._chosen: Candidate | None = None
+        self._without_head: list[tuple[Mapping[str, Any], Stripped]] = []
+        self.unfit: tuple[Candidate, ...] = ()
 
     @property
     def about(self) -> str:
@@ -134,6 +163,11 @@ class Builder:
     def stated(self) -> WeightsEntry | None:
         """What the user's own file states of itself, once it was read."""
         return self._stated
+
+    @property
+    def chosen_key(self) -> str | None:
+        """Where in the user's own file its state dict is; None for another file, or before."""
+        return self._chosen.key if self._chosen is not None else None
 
     def build(self, options: Mapping[str, Any]) -> Filled:
         """Return the stripped network.
@@ -151,6 +185,8 @@ class Builder:
         if self._loads_itself:
             _LOGGER.info("the plugin of %s loads its weights itself", self.about)
             model = self.owner.call("load_model", self.about, spec=self.spec, entry=entry)
+            if self.widening is not None:
+                self.widening.widen(model)
             return Filled(self._stripped(model))
         if entry and self.selection.path is None and entry.num_classes:
             options = {**options, "num_classes": entry.num_classes}
@@ -256,15 +292,130 @@ class Builder:
             own = merged_options(self.spec, self._stated, self.given)
             if own != options:
                 return self._matched(make(own), own, make)
-        state = self._adapted(file, made.model)
-        refuse_larger(file.path, state, limit)
-        found = self._plan(file, made.model, state, options, make)
+        if self.selection.path is not None:
+            matched = self._found(file, made, options, make)
+            file, state, found = matched.file, matched.state, matched.plan
+        else:
+            state = self._adapted(file, made.model)
+            refuse_larger(file.path, state, limit)
+            found = self._plan(file, made.model, state, options, make)
         if found.classes is not None:
             made = make({**options, "num_classes": found.classes})
-            state = self._adapted(file, made.model)
+            kept, state = state, self._adapted(file, made.model)
+            if self.selection.path is not None:
+                # Parts for training alone were left out before.
+                state = {name: one for name, one in state.items() if name in kept}
             if not found.by_torch and (misfit := compare(made.model, state)).names:
                 raise does_not_fit(file.path, self.about, misfit, (), self.spec.input_shape)
         return _Matched(made, file, state, found)
+
+    def _found(
+        self,
+        file: WeightsFile,
+        made: _Made,
+        options: Mapping[str, Any],
+        make: Callable[[Mapping[str, Any]], _Made],
+    ) -> _Matched:
+        """Find the network's state dict in the user's own file.
+
+        Raises:
+            WeightsError: None fits, or several do.
+        """
+
+        def stripped() -> Stripped:
+            return self._stripped_network(options, make)
+
+        def attempt(candidate: Candidate) -> Attempt:
+            return self._attempt(file, candidate, made.model, stripped, options, make)
+
+        if self._chosen is not None:
+            one = Tried(self._chosen, attempt(located(self._chosen, file.content)))
+        else:
+            one = choose(
+                file.content,
+                f"{file.path}",
+                self.about,
+                lambda: required_count(made.model, stripped()),
+                attempt,
+                self._weights_key,
+                self._note_unfit,
+            )
+        self._chosen = one.candidate
+        found = one.outcome
+        if found.error is not None:
+            raise found.error
+        held = sum(len(each.tensors) for each in unwrapped_state_dicts(file.content))
+        if len(found.content) < held:
+            # Another state dict of the same file may leave vectors without values.
+            file = replace(file, filled=False, stat=None)
+        file = replace(file, content=found.content)
+        return _Matched(made, file, found.state, found.plan)
+
+    def _stripped_network(
+        self, options: Mapping[str, Any], make: Callable[[Mapping[str, Any]], _Made]
+    ) -> Stripped:
+        """Return a network without its head, built once for the same options."""
+        for built_with, stripped in self._without_head:
+            if built_with == options:
+                return stripped
+        stripped = self._stripped(make(options).model)
+        self._without_head.append((options, stripped))
+        return stripped
+
+    def _note_unfit(self, candidates: tuple[Candidate, ...]) -> None:
+        self.unfit = candidates
+
+    def _attempt(
+        self,
+        file: WeightsFile,
+        candidate: Candidate,
+        model: nn.Module,
+        stripped: Callable[[], Stripped],
+        options: Mapping[str, Any],
+        make: Callable[[Mapping[str, Any]], _Made],
+    ) -> Attempt:
+        """Try to put a part of the user's file into a network."""
+        first: Attempt | None = None
+        for content, head in contents_for(candidate, model, stripped):
+            part = replace(file, content=content)
+            one = self._attempt_with(part, candidate.key, model, stripped, options, make)
+            if one.fits:
+                return replace(one, head=head)
+            first = first or one
+        assert first is not None
+        return first
+
+    def _attempt_with(
+        self,
+        part: WeightsFile,
+        place: str,
+        model: nn.Module,
+        stripped: Callable[[], Stripped],
+        options: Mapping[str, Any],
+        make: Callable[[Mapping[str, Any]], _Made],
+    ) -> Attempt:
+        content = cast("Mapping[str, Any]", part.content)
+        faults: int | None = None
+        try:
+            state = self._adapted(part, model)
+            faults = 0
+            refuse_larger(part.path, state, limit_of(model))
+            if not compare(model, state).names:
+                return Attempt(content, state)
+            whole = stripped()
+            state, dropped = without_training_parts(model, state, whole)
+            fit = compare(model, state)
+            faults = sum(not is_under(one, whole.paths) for one in fit.missing + fit.reshaped)
+            found = self._plan(part, model, state, options, make, whole, place)
+            if found.classes is not None and whole.law == "headless" and not found.by_torch:
+                # Tensors that a headless network has no place for need not be those of a head.
+                grown = make({**options, "num_classes": found.classes}).model
+                of_grown = self._adapted(part, grown)
+                if compare(grown, {key: of_grown[key] for key in state if key in of_grown}).names:
+                    raise does_not_fit(part.path, self.about, fit, (), None, place)
+        except WeightsError as error:
+            return Attempt(content, error=error, faults=faults)
+        return Attempt(content, state, found, dropped)
 
     def _plan(
         self,
@@ -273,17 +424,19 @@ class Builder:
         state: Mapping[str, Any],
         options: Mapping[str, Any],
         make: Callable[[Mapping[str, Any]], _Made],
+        stripped: Stripped | None = None,
+        place: str = "",
     ) -> Plan:
         """Say how a file goes into a network; refuse one that does not."""
         fit = compare(model, state)
         if not fit.names:
             return Plan()
-        stripped = self._stripped(make(options).model)
+        stripped = stripped or self._stripped(make(options).model)
         spare = make(options).model if has_load_hooks(model) else None
         shape = effective_shape(
             stripped.input_shape, self._stated or self.selection.entry, self.spec
         )
-        return plan(file, self.about, fit, state, stripped, spare, shape)
+        return plan(file, self.about, fit, state, stripped, spare, shape, place)
 
     def _read(self, limit: int) -> WeightsFile:
         """Return the weights file, read once, which may hold ``limit`` bytes of tensors."""
@@ -299,7 +452,7 @@ class Builder:
             found = locate(entry, self.about, offline=self.build_options.offline)
             file = read_weights(found, entry.sha256, how)
         # A plugin knows which state dict of a published file is meant.
-        if path is not None or not self.owner.implements("adapt_state_dict"):
+        if path is None and not self.owner.implements("adapt_state_dict"):
             refuse_several(file.content, file.path)
         if path is not None and not self.selection.is_named:
             self._stated = self._description(file)
@@ -349,6 +502,8 @@ class Builder:
         model: nn.Module = self.owner.call(
             "build_model", self.about, spec=self.spec, options=dict(options)
         )
+        if self.widening is not None:
+            self.widening.widen(model)
         return model
 
     def _adapted(self, file: WeightsFile, model: nn.Module) -> dict[str, Any]:
@@ -362,6 +517,10 @@ class Builder:
             )
         else:
             state = plain_state_dict(file.content)
+        if self.is_resized and self.owner.implements("resize_state_dict"):
+            state = self.owner.call("resize_state_dict", self.about, state=state, model=model)
+        if self.widening is not None:
+            state = self.widening.adapt(state)
         return {**state, **extra_states(file.content)}
 
     def _stripped(self, model: nn.Module) -> Stripped:

@@ -13,12 +13,13 @@ from torch import nn
 from headstrip.encoder.bounds import MAX_PARAMETERS, bounded_network
 from headstrip.errors import HeadstripError, ManifestError, PluginError, PreprocessingError
 from headstrip.factory.construction import Built
+from headstrip.factory.image_sizes import SizeTrial, accepted_sizes, refusal_of
 from headstrip.factory.instantiate import strip_with
 from headstrip.network.head import Stripped
 from headstrip.network.head_check import logits_without_memory, width_of_stripped
 from headstrip.network.meta_ops import without_memory
 from headstrip.network.patches import PatchWatch, unseen
-from headstrip.network.width import BATCH, HeadError, ProbeError
+from headstrip.network.width import BATCH, HeadError, ProbeError, run_once
 from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
 
@@ -50,6 +51,7 @@ def measure(
     options: Mapping[str, Any] | None = None,
     *,
     registry: Registry | None = None,
+    sizes: bool = False,
 ) -> BackboneSpec:
     """Build a backbone without its weights, take its head off, and measure the result.
 
@@ -60,10 +62,11 @@ def measure(
         spec: The backbone; its claims do not matter.
         options: Constructor arguments, which replace those of the spec and its default weights.
         registry: The registry with its plugins, by default that of this process.
+        sizes: Whether to find out which image sizes it accepts, with up to four more builds.
 
     Returns:
-        ``spec`` with the measured ``input_shape``, ``dim``, ``params`` (with the head's) and
-        ``law``.
+        ``spec`` with the measured ``input_shape``, ``dim``, ``params`` (with the head's), ``law``
+        and, if you asked for them, ``sizes``.
 
     Raises:
         HeadstripError: It cannot be built or stripped, does not work as an encoder, or is larger
@@ -71,12 +74,12 @@ def measure(
     """
     registry = registry or get_registry()
     try:
-        return _measured(registry, spec, options, light=True)
+        return _measured(registry, spec, options, light=True, sizes=sizes)
     except ManifestError:
         raise
     except HeadstripError:
         with torch.random.fork_rng(devices=[]):
-            return _measured(registry, spec, options, light=False)
+            return _measured(registry, spec, options, light=False, sizes=sizes)
 
 
 def _measured(
@@ -85,6 +88,7 @@ def _measured(
     options: Mapping[str, Any] | None,
     *,
     light: bool,
+    sizes: bool,
 ) -> BackboneSpec:
     about = spec.qualified_name
     plugin, family = registry.stripper(spec.family)
@@ -104,7 +108,18 @@ def _measured(
     # The network is measured at its default size.
     own = replace(spec, input_shape=shape)
     dim = embedding_width(stripped, own, shape, untouched, registry=registry)
-    return replace(spec, input_shape=shape, dim=dim, params=params, law=stripped.law)
+    found = replace(spec, input_shape=shape, dim=dim, params=params, law=stripped.law)
+    if not sizes or spec.task != "image":
+        return found
+
+    def accepts(size: tuple[int, int]) -> bool:
+        if light:
+            return trial.options_for(size)[0] is not None
+        # It is in memory, where a second one may not fit.
+        return refusal_of(stripped.backbone, (shape[0], *size), run_once) is None
+
+    trial = SizeTrial(registry.owner(spec), found, entry, options or {})
+    return replace(found, sizes=accepted_sizes(accepts, (shape[1], shape[2])))
 
 
 def width_of_built(built: Built, shape: tuple[int, ...], *, given: bool = False) -> int:

@@ -10,13 +10,21 @@ from headstrip.factory.image_sizes import OPTIONS as IMAGE_SIZE_OPTIONS
 from headstrip.network.state_dicts import Fit
 
 _POSITIONS = ("pos_embed", "pos_embedding", "position_embedding", "positional_embedding")
+NAME_IT = "Name the backbone that it was made for."
+"""What to do where nothing else is known."""
+
 _MOST_PREFIX_TOKENS = 16
 
 Shape = tuple[int, ...]
 
 
 def does_not_fit(
-    path: Path, about: str, fit: Fit, paths: tuple[str, ...], input_shape: Shape | None
+    path: Path,
+    about: str,
+    fit: Fit,
+    paths: tuple[str, ...],
+    input_shape: Shape | None,
+    place: str = "",
 ) -> WeightsError:
     """Return the error for a file with tensors outside some dotted paths that do not fit.
 
@@ -26,6 +34,7 @@ def does_not_fit(
         fit: What does not fit.
         paths: Where the heads are, whose tensors may differ.
         input_shape: Input of the network without the batch axis, None where it is not known.
+        place: Where the state dict is in the file, empty for the whole file.
     """
     outside = set(fit.outside(paths))
     shapes = dict(zip(fit.reshaped, fit.shapes, strict=True))
@@ -44,16 +53,14 @@ def does_not_fit(
     problems.append(_counted(described, "tensor has another shape", "tensors have another shape"))
     advice = "" if len(outside) > len(reshaped) else _size_advice(about, reshaped, input_shape)
     return WeightsError(
-        f"{path} does not fit {about}: {', '.join(filter(None, problems))}. "
-        + (advice or _other_advice(fit, outside))
+        f"{described_place(path, place)} does not fit {about}: "
+        f"{', '.join(filter(None, problems))}. {advice or NAME_IT}"
     )
 
 
-def _other_advice(fit: Fit, outside: set[str]) -> str:
-    # A prefix makes every name of the network a missing one, and every name of the file unknown.
-    is_prefixed = not outside.isdisjoint(fit.missing) and not outside.isdisjoint(fit.unexpected)
-    prefix = ", or save its state dict without a prefix such as 'module.'" if is_prefixed else ""
-    return f"Name the backbone that it was made for{prefix}."
+def described_place(path: Path, place: str) -> str:
+    """Return a file, or a state dict in it, as the subject of a message."""
+    return f"The state dict {place!r} in {path}" if place else f"{path}"
 
 
 def _counted(items: list[str], one: str, many: str) -> str:

@@ -38,6 +38,9 @@ class TorchvisionFamily:
     OPTIONS: ClassVar[Mapping[str, Any]] = {}
     """Constructor arguments of every architecture of the family."""
 
+    INPUT_OPTIONS: ClassVar[Mapping[str, str]] = {}
+    """Constructor arguments that set channels and size; see ``HeadStripper``."""
+
     LEVELS: ClassVar[tuple[Level | str, ...]] = ()
     """Where the feature maps are, in families whose networks all have them at the same paths."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from headstrip.errors import PreprocessingError
 from headstrip.families.family import TorchvisionFamily
@@ -26,6 +28,7 @@ class ViT(TorchvisionFamily):
 
     FAMILIES = ("vit",)
     MODULE = "torchvision.models.vision_transformer"
+    INPUT_OPTIONS: ClassVar[Mapping[str, str]] = {"img_size": "image_size"}
 
     def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the image size of the position embedding."""
@@ -36,6 +39,13 @@ class ViT(TorchvisionFamily):
     def build_model(self, spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
         """Build the architecture, and refuse an image size that its patches do not divide."""
         size, patch = options.get("image_size"), int(spec.name.rpartition("_")[2])
+        if isinstance(size, (tuple, list)):
+            near = sorted({max(1, round(side / patch)) * patch for side in size})
+            raise PreprocessingError(
+                f"{spec.qualified_name} takes square images only, not {size[0]} x {size[1]}. "
+                f"Choose {' or '.join(f'{side} x {side}' for side in near)}, or use timm's vit "
+                "networks for other shapes."
+            )
         if isinstance(size, int) and size > 0:
             cut = Cut((patch, patch), (patch, patch), (0, 0))
             if any(left := cut.left_out((size, size))):
@@ -61,6 +71,15 @@ class ViT(TorchvisionFamily):
     def renamed(self, key: str) -> str:
         """Return the key of the network for a key of a weights file."""
         return _OLD_LAYER.sub(lambda old: f".mlp.{3 * (int(old[1]) - 1)}.", key)
+
+    @hookimpl
+    def resize_state_dict(self, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """Interpolate the position embedding as torchvision does."""
+        own: Any = model
+        if "encoder.pos_embedding" not in state:
+            # headstrip names the tensors that a file lacks.
+            return state
+        return dict(interpolate_embeddings(own.image_size, own.patch_size, OrderedDict(state)))
 
 
 plugin = ViT()

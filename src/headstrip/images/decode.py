@@ -215,6 +215,14 @@ def _remove_orientation(image: Image.Image) -> None:
 
 
 @contextmanager
+def without_warnings() -> Iterator[None]:
+    """Suppress what Pillow warns of in damaged tags."""
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def decoding_errors() -> Iterator[None]:
     """Turn what reading an image raises into an ImageError of one sentence.
 

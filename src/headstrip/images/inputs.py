@@ -11,20 +11,30 @@ from PIL import Image
 from torch import Tensor
 
 from headstrip.errors import ImageError, PreprocessingError
-from headstrip.images.decode import bytes_of, decoding_errors, open_bytes, open_image
-from headstrip.images.modes import as_picture, refuse_huge
+from headstrip.images.bands import (
+    PICTURES,
+    Bands,
+    bands_of_array,
+    check_channels,
+    has_bands,
+    read_bands,
+)
+from headstrip.images.decode import bytes_of, decoding_errors, open_bytes
+from headstrip.images.modes import as_8_bits, as_picture, refuse_huge
+from headstrip.images.pixels import to_pixels
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.images.size_limit import opened_file
 
+_DTYPES = (np.uint8, np.uint16, np.float32)
 _ENCODED = (bytes, bytearray, memoryview)
 _WANTED = (
-    "Pass a PIL image, a path to an image file, the bytes of one, a binary file object, a uint8 "
-    "array (height, width, 3), (height, width, 1) or (height, width), or a uint8 tensor "
+    "Pass a PIL image, a path to an image file, the bytes of one, a binary file object, an array "
+    "(height, width, channels) or (height, width) of uint8, uint16 or float32, or a uint8 tensor "
     "(channels, height, width)."
 )
 
 
-def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor:
+def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Bands | Tensor:
     """Convert one image to what ``preprocessing.transform()`` takes.
 
     A file and a PIL image of it give the same picture: it is turned as its EXIF orientation says,
@@ -33,13 +43,14 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor
 
     Args:
         image: A path to an image file; the bytes of one, or a binary file object that has them; a
-            PIL image; a uint8 array (H, W, 3), (H, W, 1) or (H, W); or a uint8 tensor (C, H, W),
-            whose resize differs from a PIL image's in its last bits. Nothing turns or scales
-            arrays and tensors.
+            PIL image; an array (H, W, C) or (H, W) of uint8, uint16 or float32; or a uint8 tensor
+            (C, H, W), whose resize differs from a PIL image's in its last bits. Nothing turns
+            arrays and tensors; ``value_range`` scales arrays that are not uint8.
         preprocessing: What the image is for.
 
     Returns:
-        A PIL image of mode RGB (L for 1 channel), or the tensor itself.
+        A PIL image of mode RGB (L for 1 channel), the bands of an image of other channels, or the
+        tensor itself.
 
     Raises:
         PreprocessingError: The image is none of these, has no pixels, would have more pixels than
@@ -51,7 +62,11 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor
         refuse_huge(int(image.shape[-2]), int(image.shape[-1]), preprocessing)
         return image
     if isinstance(image, np.ndarray):
-        return as_picture(_from_array(image), preprocessing)
+        found = _from_array(image, preprocessing)
+        return found if isinstance(found, Bands) else as_picture(found, preprocessing)
+    if isinstance(image, Bands):
+        check_channels(len(image.planes), preprocessing)
+        return image
     if not (isinstance(image, (*_ENCODED, str, os.PathLike, Image.Image)) or is_file(image)):
         raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")
     try:
@@ -66,7 +81,31 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Tensor
         raise ImageError(f"The {shown} cannot be read: {error} Pass another image.") from error
 
 
-def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image:
+def to_input(image: Any, preprocessing: Preprocessing) -> Tensor:
+    """Turn one image into the input of a network.
+
+    Args:
+        image: What ``to_picture`` takes.
+        preprocessing: All steps.
+
+    Returns:
+        float32 tensor (C, H, W).
+
+    Raises:
+        PreprocessingError: As ``to_picture``.
+        ImageError: The file cannot be read.
+    """
+    picture = to_picture(image, preprocessing)
+    ready: Tensor
+    if isinstance(picture, Bands):
+        pixels = torch.from_numpy(to_pixels(picture, preprocessing))
+        ready = preprocessing.normalising()(pixels.permute(2, 0, 1))
+    else:
+        ready = preprocessing.transform()(picture)
+    return ready
+
+
+def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Bands:
     """Read an encoded image or a PIL image as ``to_picture`` does.
 
     Args:
@@ -82,8 +121,11 @@ def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image:
             return as_picture(image, preprocessing)
         if isinstance(image, (str, os.PathLike)):
             with opened_file(image) as file:
-                return as_picture(open_image(file), preprocessing)
-        data = bytes(image) if isinstance(image, _ENCODED) else bytes_of(image)
+                data = bytes_of(file)
+        else:
+            data = bytes(image) if isinstance(image, _ENCODED) else bytes_of(image)
+        if has_bands(data, preprocessing):
+            return read_bands(data, preprocessing)
         return as_picture(open_bytes(data), preprocessing)
 
 
@@ -147,10 +189,15 @@ def _check_tensor(image: Tensor, preprocessing: Preprocessing) -> None:
         )
 
 
-def _from_array(image: np.ndarray) -> Image.Image:
-    if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
-    is_colour = image.ndim == 3 and image.shape[-1] == 3
-    if image.dtype != np.uint8 or not (is_colour or image.ndim == 2) or not image.size:
+def _from_array(image: np.ndarray, preprocessing: Preprocessing) -> Image.Image | Bands:
+    if image.dtype not in _DTYPES or image.ndim not in (2, 3) or not image.size:
         raise PreprocessingError(f"An image cannot be {_described(image)}. {_WANTED}")
-    return Image.fromarray(np.ascontiguousarray(image))
+    if image.ndim == 2:
+        image = image[..., None]
+    channels = image.shape[-1]
+    if preprocessing.channels not in PICTURES:
+        return bands_of_array(image, preprocessing)
+    if channels not in PICTURES:
+        check_channels(channels, preprocessing)
+    pixels = as_8_bits(image[..., 0] if channels == 1 else image, preprocessing.value_range)
+    return Image.fromarray(np.ascontiguousarray(pixels))

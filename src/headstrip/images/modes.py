@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image, ImageChops, ImageColor
 
 from headstrip.errors import PreprocessingError
 from headstrip.images.samples import Range, Samples, Scale, samples_of
@@ -20,6 +20,8 @@ _MODES = {1: "L", 3: "RGB"}
 _PLAIN = {"RGBa": "RGBA", "La": "LA", "P": "RGBA", "PA": "RGBA"}
 """Modes whose colours and alpha headstrip reads in another mode."""
 _WIDE_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
+
+_GREY = {"1", "L", "LA", "La", "I", "F"} | _WIDE_GREY
 
 _SHARE = 4
 """An image that uses less than one part in so many of its type's range may have another white."""
@@ -64,15 +66,16 @@ def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
         An image of mode RGB or L; the same image where nothing changes.
 
     Raises:
-        PreprocessingError: The preprocessing has neither 1 nor 3 channels, or the image does not
-            convert to 8-bit RGB.
+        PreprocessingError: The preprocessing has neither 1 nor 3 channels, or has 1 where the
+            image has colours, or the image does not convert to 8-bit RGB.
     """
     channels = preprocessing.channels
     mode = _MODES.get(channels)
     if mode is None:
         raise PreprocessingError(
-            f"The preprocessing takes {channels} channels, but image files give 1 or 3. Pass a "
-            f"uint8 tensor ({channels}, height, width)."
+            f"The preprocessing takes {channels} channels, but this image gives 1 or 3. Pass an "
+            f"array (height, width, {channels}), a TIFF file of {channels} bands, or a uint8 "
+            f"tensor ({channels}, height, width)."
         )
     alpha = None if preprocessing.background == "keep" else _alpha(samples)
     least = 255 if alpha is None else alpha.getextrema()[0]
@@ -85,8 +88,50 @@ def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
         picture = _converted(_without_odd_transparency(picture), _PLAIN[picture.mode])
     if alpha is not None and least != 255:
         base = Image.new("RGB", picture.size, ImageColor.getrgb(preprocessing.background)[:3])
+        # For one channel, a background of colour counts as its grey.
+        base = _converted(_converted(base, mode), "RGB")
         picture = Image.composite(_converted(picture, "RGB"), base, alpha)
-    return _converted(picture, mode)
+    return _as_grey(picture) if mode == "L" else _converted(picture, mode)
+
+
+def _as_grey(image: Image.Image) -> Image.Image:
+    """Convert an image of grey pixels to mode L, whatever its mode is.
+
+    Raises:
+        PreprocessingError: The image has colours.
+    """
+    if image.mode in _GREY:
+        return _converted(image, "L")
+    red, green, blue = _converted(image, "RGB").split()
+    if any(ImageChops.difference(red, other).getbbox() for other in (green, blue)):
+        raise PreprocessingError(
+            "The image has colours, and the encoder takes one channel of grey. Convert the image "
+            "with image.convert('L'), or build the encoder without in_chans=1 (--in-chans 1)."
+        )
+    return red
+
+
+def as_8_bits(values: np.ndarray, value_range: str | Range) -> np.ndarray:
+    """Scale the values of an array to 0 to 255, as those of an image of the same type.
+
+    Args:
+        values: Array of uint8, which does not change, uint16 or float32.
+        value_range: Which values become 0 and 255; see ``Preprocessing``.
+
+    Returns:
+        uint8 array of the same shape.
+
+    Raises:
+        PreprocessingError: The range is not known, or the values are not finite.
+    """
+    if values.dtype == np.uint8:
+        return values
+    scale = (
+        Scale("16 bits", (0, (1 << 16) - 1))
+        if values.dtype == np.uint16
+        else Scale("floating point", None)
+    )
+    return _to_8_bits(values, *_range_of(values, 1.0, scale, value_range))
 
 
 def refuse_huge(height: int, width: int, preprocessing: Preprocessing) -> None:

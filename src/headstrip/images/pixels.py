@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
+from headstrip.images.bands import Bands
 from headstrip.images.decode import decoding_errors, open_image, turn_of, upright
 from headstrip.images.modes import as_picture, refuse_huge
 
@@ -45,11 +46,11 @@ _MIRROR_X = {_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.ROTATE_270, _T.TRANSVERSE}
 _MIRROR_Y = {_T.FLIP_TOP_BOTTOM, _T.ROTATE_180, _T.ROTATE_90, _T.TRANSVERSE}
 
 
-def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+def to_pixels(image: Image.Image | Bands, preprocessing: Preprocessing) -> np.ndarray:
     """Do all steps of a preprocessing that come before the division.
 
     Args:
-        image: An image; ``as_picture`` reads it.
+        image: An image; ``as_picture`` reads it. Or the bands of one with other channels.
         preprocessing: The steps.
 
     Returns:
@@ -66,6 +67,8 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
         >>> to_pixels(Image.new("L", (12, 12), 9), half)[0, 0].tolist()
         [9, 9, 9]
     """
+    if isinstance(image, Bands):
+        return _bands_to_pixels(image, preprocessing)
     picture = as_picture(image, preprocessing)
     height, width = preprocessing.resized(picture.height, picture.width)
     if picture.size != (width, height):
@@ -74,6 +77,16 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     if window != (0, 0, width, height):
         picture = picture.crop(window)
     return _on_canvas(np.asarray(picture), preprocessing)
+
+
+def _bands_to_pixels(bands: Bands, preprocessing: Preprocessing) -> np.ndarray:
+    """Do for each channel what ``to_pixels`` does for a grey image."""
+    fill = preprocessing.fill or (0,) * preprocessing.channels
+    parts = [
+        to_pixels(plane, replace(preprocessing, mean=(0.0,), std=(1.0,), fill=(border,)))
+        for plane, border in zip(bands.planes, fill, strict=True)
+    ]
+    return np.concatenate(parts, axis=-1)
 
 
 @dataclass(frozen=True, slots=True)

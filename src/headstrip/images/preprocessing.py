@@ -244,7 +244,7 @@ class Preprocessing:
         """
         from torchvision.transforms import v2
 
-        from headstrip.images.transforms import ClipToVideo, Pad, Rescale, Resize
+        from headstrip.images.transforms import ClipToVideo, Pad, Resize
 
         steps: list[Any] = []
         if self.resize is not None:
@@ -255,16 +255,29 @@ class Preprocessing:
             )
         if self.fill is not None:
             steps.append(Pad(self.crop, self.fill))
-        steps += [
-            v2.CenterCrop(list(self.crop)),
-            v2.PILToTensor(),
-            Rescale(self.rescale),
-            v2.Normalize(list(self.mean), list(self.std)),
-        ]
+        steps += [v2.CenterCrop(list(self.crop)), v2.PILToTensor(), *self._normalising()]
         if self.frames is not None:
             steps.append(ClipToVideo())
         transform: nn.Module = v2.Compose(steps)
         return transform
+
+    def normalising(self) -> nn.Module:
+        """Make the last steps of ``transform()``: the division, the mean and the deviation.
+
+        Returns:
+            A module that maps a uint8 tensor (..., C, H, W) to a float32 tensor of that shape.
+        """
+        from torchvision.transforms import v2
+
+        steps: nn.Module = v2.Compose(self._normalising())
+        return steps
+
+    def _normalising(self) -> list[Any]:
+        from torchvision.transforms import v2
+
+        from headstrip.images.transforms import Rescale
+
+        return [Rescale(self.rescale), v2.Normalize(list(self.mean), list(self.std))]
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults, as plain JSON values."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
@@ -35,7 +35,7 @@ _DEPTH = 8
 
 _OPTIMIZER = re.compile(r"(^|[_.-])opt(im|ims|imizer|imizers)?([_.-]|$)")
 _SLOT = re.compile(
-    r"(max_)?exp_avg(_sq)?s?|exp_inf|momentum(_buffers?)?|velocity|square_avg|grad_avg|acc_delta|"
+    r"(max_)?exp_avg(_sq)?s?|exp_inf|momentum_buffers?|velocity|square_avg|grad_avg|acc_delta|"
     r"(grad(ient)?s?)(_buffers?)?"
 )
 """Entries of an optimizer, which may name its tensors as the network's are named."""
@@ -81,7 +81,11 @@ def is_extra(key: object) -> bool:
 
 def versions_of(source: object) -> dict[str, Any]:
     """Return the versions of modules that an object as read states, none where it states none."""
-    versions = getattr(_unwrapped(source), "_metadata", None)
+    return _stated_versions(_unwrapped(source))
+
+
+def _stated_versions(state: object) -> dict[str, Any]:
+    versions = getattr(state, "_metadata", None)
     stated = versions if isinstance(versions, Mapping) else {}
     # torch writes how it assigns into them, and the next load of the same file would read that.
     return {key: dict(one) for key, one in stated.items() if isinstance(one, Mapping)}
@@ -107,7 +111,7 @@ def _unwrapped(loaded: object) -> Any:
 
 def _no_state_dict(loaded: object, state: Any) -> str:
     """Say what a file holds instead of a state dict, and how one is made of it."""
-    inside = [one.place for one in _state_dicts(loaded) if one.keys and one.is_plain]
+    inside = [one.place for one in state_dicts_in(loaded) if one.keys and one.is_plain]
     if inside:
         places = " and ".join(f"content{place}" for place in inside[:3])
         return (
@@ -130,7 +134,7 @@ def _no_state_dict(loaded: object, state: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class StateDict:
     """A state dict in a checkpoint.
 
     Attributes:
@@ -138,12 +142,16 @@ class _Found:
         tensors: Its tensors by name.
         has_names: Whether it states the names; else they are its places in a list.
         is_plain: Whether it is a mapping of names to tensors, with nothing else in it.
+        states: The state of its modules that is not a tensor, by name.
+        versions: The versions of modules that it states, by the path of the module.
     """
 
     keys: tuple[Any, ...]
     tensors: dict[str, Tensor]
     has_names: bool
     is_plain: bool
+    states: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -193,13 +201,13 @@ def refuse_several(loaded: object, path: object) -> None:
     Raises:
         WeightsError: There are several. The message lists them.
     """
-    found = _without_aliases(list(_state_dicts(loaded)))
+    found = without_aliases(state_dicts_in(loaded))
     rivals = [
         one for one in found if any(one is not other and _compete(one, other) for other in found)
     ]
     if not rivals:
         return
-    listed = ", ".join(f"content{one.place} ({_counted(one.tensors)})" for one in rivals[:6])
+    listed = ", ".join(f"content{one.place} ({counted(one.tensors)})" for one in rivals[:6])
     raise WeightsError(
         f"{path} holds {len(rivals)} state dicts, and headstrip does not guess which one you mean: "
         f"{listed}{' and more' if rivals[6:] else ''}. Save the one that you mean by itself: "
@@ -208,8 +216,8 @@ def refuse_several(loaded: object, path: object) -> None:
     )
 
 
-def _state_dicts(loaded: object) -> Iterator[_Found]:
-    """Yield the state dicts in what a file holds, outermost first."""
+def state_dicts_in(loaded: object) -> Iterator[StateDict]:
+    """Yield the state dicts in what a file holds, outermost first, without those of optimizers."""
     level = _holders((), loaded)
     seen: set[int] = set()
     for _ in range(_DEPTH):
@@ -219,7 +227,8 @@ def _state_dicts(loaded: object) -> Iterator[_Found]:
             if id(holder) in seen:
                 continue
             seen.add(id(holder))
-            entries = {key: value for key, value in _entries(holder) if not is_extra(key)}
+            every = dict(_entries(holder))
+            entries = {key: value for key, value in every.items() if not is_extra(key)}
             tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
             others = len(entries) - len(tensors)
             # A checkpoint may hold a tensor or two beside its entries.
@@ -227,7 +236,8 @@ def _state_dicts(loaded: object) -> Iterator[_Found]:
                 has_names = all(isinstance(key, str) for key in tensors)
                 named = {str(key): value for key, value in tensors.items()}
                 is_plain = has_names and not others and isinstance(holder, dict)
-                yield _Found(keys, named, has_names, is_plain)
+                states = {key: value for key, value in every.items() if is_extra(key)}
+                yield StateDict(keys, named, has_names, is_plain, states, _stated_versions(holder))
             for key, value in entries.items():
                 if not _is_of_an_optimizer(key):
                     deeper += _holders((*keys, key), value)
@@ -260,14 +270,14 @@ def _is_of_an_optimizer(key: object) -> bool:
     return is_optimizer or _SLOT.fullmatch(name) is not None
 
 
-def _compete(one: _Found, other: _Found) -> bool:
+def _compete(one: StateDict, other: StateDict) -> bool:
     """Whether each of two state dicts may be the weights of the network."""
     less, more = sorted((len(one.tensors), len(other.tensors)))
     if _LEAST * less < more:
         return False
     if one.is_named and other.is_named:
         return True
-    if 2 * less > more and _has_shapes_of(one, other):
+    if 2 * less > more and has_shapes_of(one, other):
         return True
     return any(
         2 * len(first.shapes().items() & second.shapes_by_end()) > less
@@ -275,7 +285,7 @@ def _compete(one: _Found, other: _Found) -> bool:
     )
 
 
-def _has_shapes_of(one: _Found, other: _Found) -> bool:
+def has_shapes_of(one: StateDict, other: StateDict) -> bool:
     """Whether the shapes of the smaller are among those of the larger, in its order."""
     less, more = sorted((one, other), key=lambda found: len(found.tensors))
     rest = iter(more.tensors.values())
@@ -285,16 +295,17 @@ def _has_shapes_of(one: _Found, other: _Found) -> bool:
     )
 
 
-def _without_aliases(found: list[_Found]) -> list[_Found]:
+def without_aliases(found: Iterable[StateDict]) -> list[StateDict]:
     """Leave out state dicts that hold the very tensors of one before them."""
-    different: list[_Found] = []
+    different: list[StateDict] = []
     for one in found:
-        if not any(_is_same(one, other) for other in different):
+        if not any(is_same(one, other) for other in different):
             different.append(one)
     return different
 
 
-def _is_same(one: _Found, other: _Found) -> bool:
+def is_same(one: StateDict, other: StateDict) -> bool:
+    """Whether two state dicts hold the very same tensors."""
     if one.has_names and other.has_names and one.tensors.keys() != other.tensors.keys():
         return False
     is_by_name = one.tensors.keys() == other.tensors.keys()
@@ -314,5 +325,6 @@ def _is_view_of(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _counted(tensors: dict[str, Tensor]) -> str:
+def counted(tensors: Sized) -> str:
+    """Return how many tensors there are, in words."""
     return "1 tensor" if len(tensors) == 1 else f"{len(tensors)} tensors"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from headstrip.errors import PluginError
 from headstrip.plugins import COMMAND_GROUP
-from headstrip.plugins.entry_points import declared
+from headstrip.plugins.entry_points import Declared, declared
 from headstrip.plugins.records import DISABLED, PluginRecord
 
 if TYPE_CHECKING:
@@ -23,12 +22,12 @@ class PluginCommand:
 
     Attributes:
         name: What stands after ``headstrip`` in a shell.
-        point: Where its code is.
+        declared: Where its code is.
         record: What is known of it; its ``error`` says why it cannot be used, or is None.
     """
 
     name: str
-    point: metadata.EntryPoint
+    declared: Declared
     record: PluginRecord
 
     def load(self) -> click.Command:
@@ -65,18 +64,11 @@ class PluginCommand:
         """Import the command; an error's message is the reason alone."""
         import click
 
-        from headstrip.plugins.loader import reason_of
-
-        try:
-            command = self.point.load()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            # A SystemExit at import must not end the program either.
-            raise PluginError(reason_of(error)) from error
+        command = self.declared.load()
         if not isinstance(command, click.Command):
             kind = type(command).__name__
-            raise PluginError(f"{self.point.value} has the type {kind} and is not a click command")
+            where = self.declared.point.value
+            raise PluginError(f"{where} has the type {kind} and is not a click command")
         return command
 
 
@@ -99,5 +91,5 @@ def find_commands(disabled: Collection[str], reserved: Collection[str]) -> list[
             seconds=None,
             error=one.problem,
         )
-        commands.append(PluginCommand(one.name, one.point, record))
+        commands.append(PluginCommand(one.name, one, record))
     return commands

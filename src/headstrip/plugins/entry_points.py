@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from headstrip.errors import PluginError
 from headstrip.plugins.metadata_folders import without_damage
 from headstrip.plugins.records import DISABLED
+from headstrip.system.os_errors import explain_exhaustion
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,20 @@ class Declared:
     def module(self) -> str:
         """Dotted name of the module that the entry point names."""
         return self.point.value.partition(":")[0].strip()
+
+    def load(self) -> Any:
+        """Import what the entry point names.
+
+        Raises:
+            PluginError: Importing it raised any error. The message is only the reason.
+        """
+        try:
+            return self.point.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # Importing a plugin runs its code, which can raise anything, SystemExit too.
+            raise PluginError(reason_of(error)) from error
 
 
 def declared(group: str, disabled: Collection[str], reserved: Collection[str]) -> list[Declared]:
@@ -77,6 +93,15 @@ def installed_entry_points(group: str) -> list[metadata.EntryPoint]:
     for point in found:
         unique.setdefault((point.name, point.value, _distribution(point)[0]), point)
     return list(unique.values())
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what went wrong in a plugin, on one line."""
+    if isinstance(error, PluginError):
+        return str(error)
+    text = " ".join(str(error).split())
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return explain_exhaustion(error, reason) or reason
 
 
 def _entry_points_of(distribution: metadata.Distribution, group: str) -> list[metadata.EntryPoint]:

@@ -19,13 +19,12 @@ import pluggy
 from headstrip.errors import HeadstripError, PluginError
 from headstrip.hookspecs import HeadStripper
 from headstrip.plugins import ENTRY_POINT_GROUP
-from headstrip.plugins.entry_points import Declared, declared
+from headstrip.plugins.entry_points import Declared, declared, reason_of
 from headstrip.plugins.records import DISABLED as DISABLED
 from headstrip.plugins.records import PluginRecord as PluginRecord
 from headstrip.plugins.records import Status
 from headstrip.plugins.validation import REQUIRED, check_return, contract_problem, stated_version
 from headstrip.spec import is_source
-from headstrip.system.os_errors import explain_exhaustion
 from headstrip.system.packages import package_folder
 
 _LOGGER = logging.getLogger("headstrip.plugins")
@@ -53,6 +52,7 @@ class Plugin:
     seconds: float | None = None
     error: str | None = None
     families: tuple[str, ...] = ()
+    input_options: dict[str, str] = field(default_factory=dict)
     _manager: pluggy.PluginManager = field(init=False, repr=False)
 
     @property
@@ -170,6 +170,7 @@ class Plugin:
         manager.check_pending()
         self._manager = manager
         self.families = tuple(getattr(target, "FAMILIES", ()))
+        self.input_options = dict(getattr(target, "INPUT_OPTIONS", {}))
 
 
 def built_in(name: str, package: Path) -> Plugin:
@@ -204,12 +205,3 @@ def _source_problem(one: Declared) -> str | None:
     if not is_source(one.name):
         return f"the name {one.name!r} cannot be a source: use only letters, digits, - and _"
     return None
-
-
-def reason_of(error: BaseException) -> str:
-    """Return what went wrong in a plugin, on one line."""
-    if isinstance(error, PluginError):
-        return str(error)
-    text = " ".join(str(error).split())
-    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return explain_exhaustion(error, reason) or reason

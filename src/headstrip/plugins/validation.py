@@ -16,7 +16,16 @@ from headstrip.spec import LAWS, BackboneSpec, WeightsEntry
 
 HOOKS = tuple(name for name in vars(hookspecs.HeadStripper) if not name.startswith("_"))
 
-REQUIRED = frozenset({"build_model", "strip_head", "adapt_state_dict", "load_model", "reference"})
+REQUIRED = frozenset(
+    {
+        "build_model",
+        "strip_head",
+        "adapt_state_dict",
+        "resize_state_dict",
+        "load_model",
+        "reference",
+    }
+)
 """The hooks that must return something when they are called."""
 
 
@@ -33,6 +42,7 @@ def contract_problem(target: Any) -> str | None:
         *(_hook_problem(hook, function) for hook, function in hooks.items()),
         None if hooks else "it implements no hook",
         _families_problem(getattr(target, "FAMILIES", ()), "strip_head" in hooks),
+        _input_options_problem(getattr(target, "INPUT_OPTIONS", {})),
     )
     return next((problem for problem in problems if problem), None)
 
@@ -83,6 +93,18 @@ def _families_problem(families: Any, strips: bool) -> str | None:
     return None
 
 
+def _input_options_problem(options: Any) -> str | None:
+    known = ("in_chans", "img_size")
+    if isinstance(options, dict) and all(
+        key in known and isinstance(value, str) and value for key, value in options.items()
+    ):
+        return None
+    return (
+        f"INPUT_OPTIONS is {options!r:.200}, and must be a dict from {' and '.join(known)} to "
+        "names of constructor options"
+    )
+
+
 def _options(function: Any) -> dict[str, Any] | None:
     """Return what headstrip's marker stored on a function, None without the marker."""
     options = getattr(function, "headstrip_impl", None)
@@ -119,7 +141,7 @@ def _expected_type(hook: str) -> type:
         return WeightsEntry
     if hook == "preprocessing":
         return Preprocessing
-    if hook == "adapt_state_dict":
+    if hook in {"adapt_state_dict", "resize_state_dict"}:
         return dict
     from torch import Tensor, nn
 
@@ -171,6 +193,7 @@ def _check_entry(entry: WeightsEntry) -> str | None:
         "preprocessing": isinstance(entry.preprocessing, (Preprocessing, type(None))),
         "license": isinstance(entry.license, (str, type(None))),
         "metrics": _are_pairs(entry.metrics),
+        "class_names": _are_all(entry.class_names, str),
     }
     wrong = next((name for name, is_right in fits.items() if not is_right), None)
     if wrong is None:

@@ -16,7 +16,18 @@ from typing import Any, TypeVar, cast
 
 from headstrip.errors import CatalogError, PreprocessingError
 from headstrip.images.preprocessing import Preprocessing
-from headstrip.spec import LAWS, BackboneSpec, Law, Pairs, Task, WeightsEntry, freeze, is_backbone
+from headstrip.spec import (
+    LAWS,
+    SIZES,
+    BackboneSpec,
+    Law,
+    Pairs,
+    Sizes,
+    Task,
+    WeightsEntry,
+    freeze,
+    is_backbone,
+)
 from headstrip.system import bounded_json
 from headstrip.system.atomic import write_atomically
 
@@ -32,6 +43,7 @@ CATALOG_COLUMNS = (
     "law",
     "default_weights",
     "options",
+    "sizes",
 )
 WEIGHTS_COLUMNS = (
     "name",
@@ -62,7 +74,8 @@ def read_catalog(path: Path) -> list[BackboneSpec]:
     Raises:
         CatalogError: The file or a row of it cannot be read, or two rows have the same name.
     """
-    rows = _read_rows(path, CATALOG_COLUMNS)
+    # Catalogs of earlier versions have no sizes.
+    rows = _read_rows(path, CATALOG_COLUMNS, later=1)
     _refuse_duplicates(path, [(row[0],) for row in rows])
     return [_parsed_row(path, row, spec_from_row) for row in rows]
 
@@ -166,9 +179,11 @@ def row_of_entry(name: str, entry: WeightsEntry) -> list[str]:
 
 def spec_from_row(row: list[str]) -> BackboneSpec:
     """Parse a row of ``catalog.tsv``; raises one of ``UNREADABLE``."""
-    name, source, family, plugin, task, shape, dim, params, law, default, options = row
-    if not name or task not in {"image", "video"} or law not in LAWS:
-        raise ValueError(f"one of name={name!r}, task={task!r} and law={law!r} is not allowed")
+    name, source, family, plugin, task, shape, dim, params, law, default, options, sizes = row
+    if not name or task not in {"image", "video"} or law not in LAWS or sizes not in {"", *SIZES}:
+        raise ValueError(
+            f"one of name={name!r}, task={task!r}, law={law!r} and sizes={sizes!r} is not allowed"
+        )
     return BackboneSpec(
         name,
         source,
@@ -181,6 +196,7 @@ def spec_from_row(row: list[str]) -> BackboneSpec:
         default_weights=default or None,
         options=_pairs(options),
         law=cast("Law", law),
+        sizes=cast("Sizes", sizes) if sizes else None,
     )
 
 
@@ -236,6 +252,7 @@ def _cells_of_spec(spec: BackboneSpec) -> list[str]:
         spec.law,
         spec.default_weights or "",
         _dump(dict(spec.options)),
+        spec.sizes or "",
     ]
 
 
@@ -302,20 +319,29 @@ def _parsed_row(path: Path, row: list[str], parse: Callable[[list[str]], _Value]
         ) from error
 
 
-def _read_rows(path: Path, columns: tuple[str, ...]) -> list[list[str]]:
+def _read_rows(path: Path, columns: tuple[str, ...], later: int = 0) -> list[list[str]]:
+    """Return the cells of each row.
+
+    Args:
+        path: The file.
+        columns: The names in its first line.
+        later: How many of the last columns the file may lack; their cells are empty then.
+    """
     lines = _read_text(path).split("\n")
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
-    if not rows or tuple(rows[0]) != columns:
+    named = tuple(rows[0]) if rows else ()
+    if named not in {columns, columns[: len(columns) - later]}:
         raise CatalogError(
             f"{path} is not a catalog: its first line must name the columns "
             f"{', '.join(columns)}. {_REWRITE}"
         )
     for row in rows[1:]:
-        if len(row) != len(columns):
+        if len(row) != len(named):
             raise CatalogError(
                 f"The row of {row[0]!r} in {path} has {len(row)} columns instead of "
-                f"{len(columns)}. {_REWRITE}"
+                f"{len(named)}. {_REWRITE}"
             )
+        row.extend([""] * (len(columns) - len(named)))
     return rows[1:]
 
 

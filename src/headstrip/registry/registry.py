@@ -157,6 +157,8 @@ class Registry:
             CatalogError: The file of labels is missing, or its number of labels is not the number
                 of classes.
         """
+        if entry.class_names:
+            return entry.class_names if len(entry.class_names) == entry.num_classes else None
         if entry.labels is None:
             return None
         plugin = self._plugin(spec.plugin)

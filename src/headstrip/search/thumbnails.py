@@ -11,6 +11,7 @@ from PIL import Image
 from headstrip.embed.pages import page_of, split_page
 from headstrip.embed.sources import Item, Reader, Source, original_path
 from headstrip.errors import ImageError, PreprocessingError
+from headstrip.images.bands import Bands
 from headstrip.images.decode import decode_bytes, decoding_errors, load_image, upright
 from headstrip.images.modes import as_picture
 from headstrip.images.preprocessing import Preprocessing
@@ -80,12 +81,15 @@ def picture_in(root: Path, stored: str) -> Image.Image | str:
         return str(error)
 
 
-def thumbnail(image: Image.Image) -> Image.Image:
+def thumbnail(image: Image.Image | Bands) -> Image.Image:
     """Return an RGB thumbnail without metadata: no GPS position, no comment, no colour profile.
+
+    That of an image of more than three channels shows the first three as red, green and blue.
 
     Raises:
         ImageError: The pixels cannot be converted to RGB.
     """
+    image = image.shown() if isinstance(image, Bands) else image
     scale = min(1.0, SIDE / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     try:

@@ -6,12 +6,14 @@ They need no memory: the network is on the meta device.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from headstrip.factory.measure import completed
+from headstrip.errors import PluginError, one_line
+from headstrip.factory.measure import completed, measure
 from headstrip.network.head import Stripped
 from headstrip.network.state_dicts import is_under
 from headstrip.registry.catalog import format_shape, row_of_spec
@@ -180,6 +182,47 @@ def classes(subject: Subject) -> str:
     if shape[-1] != 7:
         raise CheckFailed(f"built with num_classes=7, its head gives {shape[-1]} classes")
     return "num_classes=7 gives 7 classes"
+
+
+def input_options(subject: Subject) -> str:
+    """The options in INPUT_OPTIONS set the channels and the size of the input."""
+    options = subject.owner.input_options
+    if not options:
+        return "the plugin has no INPUT_OPTIONS"
+    channels, *sizes = subject.light.shape
+    size: Any = sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
+    asked = {
+        "in_chans": (channels + 2, (channels + 2, *sizes)),
+        "img_size": (size, (channels, *sizes)),
+    }
+    seen = []
+    for name, option in options.items():
+        value, wanted = asked[name]
+        try:
+            shape = subject.build_light(subject.entry, {option: value}).shape
+        except PluginError as error:
+            # An architecture may lack the option, as networks do that take any size.
+            seen.append(f"{option} is refused ({one_line(error)[:80]})")
+            continue
+        if shape != wanted:
+            raise CheckFailed(
+                f"INPUT_OPTIONS names {option!r} for {name}, but built with {option}={value!r} the "
+                f"input is {format_shape(shape)} instead of {format_shape(wanted)}"
+            )
+        seen.append(f"{option}={value!r} gives {format_shape(shape)}")
+    return "; ".join(seen)
+
+
+def sizes(subject: Subject) -> str:
+    """The network accepts the image sizes that the catalog states."""
+    claimed = subject.spec.sizes
+    if claimed is None:
+        raise CheckSkipped("the catalog states no sizes")
+    subject.light  # noqa: B018 - a backbone that cannot be built fails in ``build`` alone
+    seen = measure(subject.spec, registry=subject.registry, sizes=True).sizes
+    if seen != claimed:
+        raise CheckFailed(f"the catalog claims the sizes {claimed!r}, but they are {seen!r}")
+    return claimed
 
 
 def head_output(stripped: Stripped, dim: int) -> tuple[int, ...]:

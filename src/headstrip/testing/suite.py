@@ -67,6 +67,8 @@ REAL_CHECKS: dict[str, Check] = {
     "repeatable": copy_checks.repeatable,
     "dtype": copy_checks.dtype,
     "num_classes": catalog_checks.classes,
+    "input-options": catalog_checks.input_options,
+    "sizes": catalog_checks.sizes,
     "preprocessing": weights_checks.preprocessing,
     "describe-file": weights_checks.describe_file,
     "refusal": copy_checks.refusal,

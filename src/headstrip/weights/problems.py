@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import re
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
@@ -11,6 +12,10 @@ from headstrip.weights.folders import lies_in_a_cache
 
 START = 512
 """How many of a file's first bytes `instead` looks at."""
+
+_CODE = "it holds more than tensors and plain values"
+_NAMED = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
+"""How torch says which class or function is in a file."""
 
 _GONE = {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, getattr(errno, "EREMOTEIO", errno.EIO)}
 _TAR = 257
@@ -23,6 +28,12 @@ def damaged(path: Path, problem: str) -> WeightsError:
         remedy = (
             "It is in a cache or in an installed package: run `headstrip weights repair NAME` "
             "with the name of these weights, or install the package again."
+        )
+    elif problem.startswith(_CODE):
+        remedy = (
+            "If you trust it, save a state dict (of a checkpoint, its entry with the tensors) in "
+            f"the environment that made it: model = torch.load({str(path)!r}, weights_only=False); "
+            "torch.save(model.state_dict(), 'weights.pth')."
         )
     return WeightsError(
         f"{path} is not a file of weights, or is damaged ({problem}). Nothing of it was executed. "
@@ -59,7 +70,9 @@ def instead(start: bytes) -> str:
 def reason_of(error: Exception) -> str:
     """Say in few words why a parser failed."""
     if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error):
-        return "it holds more than tensors and plain values, such as a whole model, or no tensors"
+        named = _NAMED.search(str(error))
+        what = f"; it names {named[1]:.100}" if named else ""
+        return f"{_CODE}, such as a whole model, or no tensors{what}"
     if isinstance(error, MemoryError):
         return "there is not enough memory for what it claims to hold"
     return one_line(error)[:200]

@@ -1,12 +1,18 @@
 """Files of ``torch.save``: read with ``weights_only=True``, always, and with no way around it.
 
+Beside tensors and plain values a file may hold an ``argparse.Namespace``, the settings of a
+training program. It is a bag of attributes: reading one runs no code.
+
 Zip archives are checked before torch reads them: torch compares no checksum, and takes the place of
 a tensor in the file from the archive's directory.
 """
 
 from __future__ import annotations
 
+import argparse
 import mmap
+import pickle
+import threading
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +23,10 @@ from torch.serialization import get_default_mmap_options
 from headstrip.weights.legacy import check_legacy
 from headstrip.weights.mapping import descriptor_path
 from headstrip.weights.problems import too_large
+
+_NAMESPACE = "argparse.Namespace"
+_lock = threading.Lock()
+"""Held while torch may read a Namespace, which it permits for the whole process."""
 
 _CHUNK = 1 << 20
 _LOCAL = b"PK\x03\x04"
@@ -48,12 +58,24 @@ def read_torch(
     # torch can be set to map shared: writing to a tensor would then change the file.
     mapped = mapped and archive and get_default_mmap_options() == getattr(mmap, "MAP_PRIVATE", 0)
     source = descriptor_path(file) if mapped else None
-    content = torch.load(
-        file if source is None else source,
-        map_location="cpu",
-        weights_only=True,
-        mmap=source is not None,
-    )
+
+    def load() -> object:
+        return torch.load(
+            file if source is None else source,
+            map_location="cpu",
+            weights_only=True,
+            mmap=source is not None,
+        )
+
+    try:
+        content = load()
+    except pickle.UnpicklingError as error:
+        if _NAMESPACE not in str(error):
+            raise
+        file.seek(0)
+        # Another thread must not end the permission meanwhile.
+        with _lock, torch.serialization.safe_globals([(argparse.Namespace, _NAMESPACE)]):
+            content = load()
     return content, 0 if source is None else held
 
 

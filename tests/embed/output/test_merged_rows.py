@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests.embed.output.shards import shards_in, write
+from tests.failing import failing
 
 from headstrip import HeadstripError, load_embeddings
+from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.merging import merge
+from headstrip.embed.output.paths import rows_file
+from headstrip.embed.output.table import metadata_of
 
 OUTS = pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
 
@@ -46,3 +51,38 @@ def test_a_number_of_rows_that_is_not_that_of_the_images_is_named(
         f"headstrip did not write {str(tmp_path / name)!r}: it would have 5 rows for 6 images. "
         "Please report this error."
     )
+
+
+def test_the_rows_beside_an_array_state_what_the_shards_state_and_the_array(
+    tmp_path: Path,
+) -> None:
+    shards = shards_in(tmp_path / "work" / "shards", 5)
+    write(shards)
+    merge(shards, tmp_path / "out.npy", tmp_path / "work")
+    stated = metadata_of(pq.read_schema(rows_file(tmp_path / "out.npy")))
+    assert stated is not None
+    array = stated.pop(ARRAY)
+    assert stated == metadata_of(shards.schema)
+    assert (array["dtype"], array["shape"]) == ("<f4", [5, 3])
+
+
+@OUTS
+def test_the_file_is_on_the_disk_before_it_takes_its_name(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = shards_in(tmp_path / "work" / "shards", 5)
+    write(shards)
+    renamed_from: list[Path] = []
+    replace = os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        renamed_from.append(Path(source))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    with failing("fsync", "replace", at=None) as calls:
+        merge(shards, tmp_path / name, tmp_path / "work")
+    files = 2 if name == "out.npy" else 1
+    # The last call is for the names in the folder.
+    assert calls.seen == ["fsync"] * files + ["replace"] * files + ["fsync"]
+    assert {source.parent for source in renamed_from} == {tmp_path / "work"}

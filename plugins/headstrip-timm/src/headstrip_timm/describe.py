@@ -109,7 +109,15 @@ def describe_config(name: str, stated: Mapping[str, Any]) -> WeightsEntry:
         num_classes=classes,
         input_shape=preprocessing.input_shape,
         preprocessing=preprocessing,
+        class_names=_class_names(stated),
     )
+
+
+def _class_names(stated: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return ``label_names`` of a configuration, empty if it does not state them as texts."""
+    names = stated.get("label_names")
+    is_texts = isinstance(names, (list, tuple)) and all(isinstance(one, str) for one in names)
+    return tuple(names) if names and is_texts else ()
 
 
 def _entry(name: str, config: Mapping[str, Any], tag: str) -> WeightsEntry:

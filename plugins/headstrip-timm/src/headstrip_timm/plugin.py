@@ -26,6 +26,7 @@ from headstrip_timm.maps import IntermediateMaps
 
 API_VERSION = 1
 FAMILIES = heads.FAMILIES
+INPUT_OPTIONS = {"in_chans": "in_chans", "img_size": "img_size"}
 
 _options: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 """Options of the networks built here, because timm does not store them."""

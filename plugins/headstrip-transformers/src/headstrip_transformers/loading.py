@@ -76,8 +76,12 @@ def _loaded_tensors(
     reshaped = {key: shape for key, shape, _ in report["mismatched_keys"]}
     absent = {*report["missing_keys"], *reshaped}
     found = {key: value for key, value in own.items() if key not in absent}
-    # Only the shape matters: headstrip refuses them, or builds a head that fits them.
-    found |= {key: torch.empty(tuple(shape), device="meta") for key, shape in reshaped.items()}
+    # Without a name in the file only the shape matters: headstrip refuses them, or builds a head
+    # that fits them. A wider first convolution has its name.
+    found |= {
+        key: state[key] if key in state else torch.empty(tuple(shape), device="meta")
+        for key, shape in reshaped.items()
+    }
     unknown = [key for key in report["unexpected_keys"] if not _NOT_IN_TOWER.match(key)]
     return found | {key: state.get(key, torch.empty(0)) for key in unknown}
 

@@ -28,12 +28,19 @@ from headstrip_transformers.towers import HEAD, TOWERS, VisionTower, network_cla
 SOURCE = "hf"
 API_VERSION = 1
 FAMILIES = tuple(TOWERS)
+INPUT_OPTIONS = {"in_chans": "num_channels", "img_size": "img_size"}
 
 
 @hookimpl
 def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
-    """Build a tower from the defaults of its configuration and the options."""
+    """Build a tower from the defaults of its configuration and the options.
+
+    ``img_size`` keeps the network and its position embeddings, which transformers interpolates in
+    the forward pass. ``image_size``, a field of the configuration, builds others.
+    """
     tower = TOWERS[spec.family.rpartition(":")[2]]
+    size = options.get("img_size")
+    options = {key: value for key, value in options.items() if key != "img_size"}
     config = config_of(tower, options)
     network: nn.Module = network_class(tower)(config)
     if tower.output == "logits" and options.get("num_classes") == 0:
@@ -41,7 +48,11 @@ def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
     own = dict(spec.options)
     resized = any(options.get(key) != own.get(key) for key in ("image_size", "num_channels"))
     shape = input_shape_of(config) if resized else None
-    return VisionTower(network, tower.output, shape).train()
+    if size is not None:
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        shape = (input_shape_of(config)[0], *sides)
+    interpolates = size is not None and tower.interpolates
+    return VisionTower(network, tower.output, shape, interpolates=interpolates).train()
 
 
 @hookimpl
@@ -94,12 +105,14 @@ def weights(spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
     if not repository.is_repository(spec.name):
         return ()
     preprocessing = repository.preprocessing_or_none(spec.name)
+    class_names = repository.read_checkpoint(spec.name).class_names
     entry = WeightsEntry(
         tag=repository.revision_of(spec.name),
         locations=repository.weights_locations(spec.name),
         num_classes=dict(spec.options)["num_classes"] or None,
         input_shape=spec.input_shape,
         preprocessing=preprocessing,
+        class_names=class_names,
     )
     return (entry,)
 

@@ -44,11 +44,13 @@ class Checkpoint:
         kind: Model type of the image tower.
         config: Its configuration, as transformers reads it.
         num_classes: Width of the head in the file, None if there is no head.
+        class_names: Names of the classes, empty if the configuration does not state them.
     """
 
     kind: str
     config: Any
     num_classes: int | None
+    class_names: tuple[str, ...] = ()
 
     @property
     def tower(self) -> Tower:
@@ -144,7 +146,8 @@ def read_checkpoint(name: str) -> Checkpoint:
             f"transformers cannot read the config.json of hf:{name} ({one_line(error)[:200]}). "
             "Compare it with what save_pretrained writes."
         ) from error
-    return Checkpoint(tower_kind, config, _classes(stated, TOWERS[tower_kind]))
+    classes = _classes(stated, TOWERS[tower_kind])
+    return Checkpoint(tower_kind, config, classes, _class_names(stated, classes))
 
 
 def read_preprocessing(name: str) -> Preprocessing:
@@ -249,6 +252,20 @@ def _refuse_large_numbers(value: Any) -> None:
             _refuse_large_numbers(inner)
     elif isinstance(value, int) and abs(value) > _MOST:
         raise ValueError(f"the number {value} is out of range")
+
+
+def _class_names(stated: dict[str, Any], classes: int | None) -> tuple[str, ...]:
+    """Return ``id2label`` in the order of the logits, empty if it does not name each class.
+
+    transformers itself writes LABEL_0, LABEL_1 and so on if the configuration names no classes.
+    """
+    named = stated.get("id2label")
+    if not classes or not isinstance(named, dict):
+        return ()
+    found = (named.get(str(index)) for index in range(classes))
+    names = tuple(name for name in found if isinstance(name, str))
+    default = tuple(f"LABEL_{index}" for index in range(classes))
+    return names if len(names) == len(named) == classes and names != default else ()
 
 
 def _classes(stated: dict[str, Any], tower: Tower) -> int | None:

@@ -56,6 +56,11 @@ class Tower:
     derived: frozenset[str] = frozenset({"stage_names", "out_features", "out_indices"})
     one_size: bool = False
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether transformers interpolates its position embeddings when asked to."""
+        return self.one_size and self.whole != "aimv2"
+
 
 _OF_STAGES = frozenset({"stage_names", "out_features", "out_indices", "hidden_size", "num_layers"})
 
@@ -99,7 +104,12 @@ class VisionTower(nn.Module):
     """A network of transformers that maps pixels to one tensor."""
 
     def __init__(
-        self, network: nn.Module, output: Output, input_shape: tuple[int, ...] | None = None
+        self,
+        network: nn.Module,
+        output: Output,
+        input_shape: tuple[int, ...] | None = None,
+        *,
+        interpolates: bool = False,
     ) -> None:
         """Keep the network.
 
@@ -107,14 +117,16 @@ class VisionTower(nn.Module):
             network: The network of transformers.
             output: Field of its output to return.
             input_shape: Input without the batch axis, if constructor options changed it.
+            interpolates: Whether to ask the network to interpolate its position embeddings.
         """
         super().__init__()
         self.network, self.output, self.input_shape = network, output, input_shape
+        self._more = {"interpolate_pos_encoding": True} if interpolates else {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels (N, C, H, W) to logits (N, classes), or to (N, dim) without a classifier."""
         with self._windows_restored():
-            found = self.network(pixel_values=x, return_dict=True)
+            found = self.network(pixel_values=x, return_dict=True, **self._more)
         value: Tensor | None = getattr(found, self.output)
         if value is None:
             # AIMv2 without its attention pooling.

@@ -22,6 +22,7 @@ from PIL import Image, ImageFile
 from headstrip.embed.decoding.shared_memory import Memory, attach
 from headstrip.embed.pages import count_pages, page_of
 from headstrip.errors import HeadstripError
+from headstrip.images.bands import has_bands, read_bands
 from headstrip.images.decode import decoding_errors
 from headstrip.images.modes import in_channels, read_samples, refuse_huge
 from headstrip.images.pixels import (
@@ -129,6 +130,11 @@ def decode_into(
                 reduced = decode_reduced(data, preprocessing)
                 width, height = reduced.width, reduced.height
                 pixels[...] = to_pixels_fast(reduced, preprocessing)
+            elif has_bands(data, preprocessing, page := max(0, item.page - 1)):
+                pages = 1 if item.page else count_pages(data, exact=False)
+                bands = read_bands(data, preprocessing, page)
+                width, height = bands.size
+                pixels[...] = to_pixels(bands, preprocessing)
             else:
                 pages = 1 if item.page else count_pages(data, exact=False)
                 samples = read_samples(page_of(data, item.page), preprocessing)

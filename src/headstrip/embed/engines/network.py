@@ -63,14 +63,17 @@ class Normalise(nn.Module):
 class PixelsNetwork(nn.Module):
     """Maps pixels, uint8 (N, H, W, C), to embeddings, float32 (N, output_dim)."""
 
-    def __init__(self, normalise: Normalise, backbone: nn.Module) -> None:
-        """Keep the two modules."""
+    def __init__(
+        self, normalise: Normalise, backbone: nn.Module, expand: nn.Module | None = None
+    ) -> None:
+        """Keep the modules; ``expand`` turns grey into the channels of the backbone."""
         super().__init__()
-        self.normalise, self.backbone = normalise, backbone
+        self.normalise, self.backbone, self.expand = normalise, backbone, expand
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalise and embed."""
-        embedding: Tensor = self.backbone(self.normalise(pixels))
+        images = self.normalise(pixels)
+        embedding: Tensor = self.backbone(images if self.expand is None else self.expand(images))
         return embedding.float()
 
 
@@ -86,7 +89,10 @@ def pixels_network(encoder: Encoder, *, bf16: bool, channels_last: bool) -> Pixe
     backbone = copy.deepcopy(encoder.backbone, {id(tensor): tensor for tensor in tensors})
     _convert(backbone, bf16=bf16, channels_last=channels_last)
     normalise = Normalise(encoder.preprocessing, channels_last=channels_last)
-    network = PixelsNetwork(normalise.to(encoder.place()[0]), backbone).eval()
+    expand = copy.deepcopy(encoder.expand)
+    if expand is not None:
+        expand = expand.to(encoder.place()[0], torch.float32)
+    network = PixelsNetwork(normalise.to(encoder.place()[0]), backbone, expand).eval()
     return network.requires_grad_(False)
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from headstrip.embed.settings import AUTO
-from headstrip.errors import HeadstripError
+from headstrip.errors import HeadstripError, PluginError
 from headstrip.plugins import ENGINE_GROUP
 from headstrip.plugins.entry_points import Declared, declared
 from headstrip.plugins.records import DISABLED, disabled_by_environment
@@ -79,16 +79,12 @@ def load_engine(name: str) -> type[Engine]:
         HeadstripError: The engine cannot be used, or the plugin that has it is broken.
     """
     from headstrip.embed.engines.engine import Engine
-    from headstrip.plugins.loader import reason_of
 
     engine = _find(name)
     try:
-        found = engine.point.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        # Importing a plugin runs its code, which can raise anything, SystemExit too.
-        raise _unusable(engine, reason_of(error)) from error
+        found = engine.load()
+    except PluginError as error:
+        raise _unusable(engine, str(error)) from error.__cause__
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise _unusable(engine, f"{engine.point.value} is not a class derived from Engine")
     return found

@@ -64,7 +64,7 @@ def _merge_npy(shards: Shards, out: Path, within: Path) -> None:
         count = 0
         for table in _groups(shards, ["embedding"]):
             column = table["embedding"].combine_chunks()
-            block = np.asarray(column.values).reshape(-1, kind.list_size).astype(dtype)
+            block = np.array(column.values).reshape(-1, kind.list_size)
             block[np.asarray(column.is_null())] = np.nan
             array.write(block)
             count += table.num_rows

@@ -1,0 +1,63 @@
+"""timm's networks take images of other channels and sizes as timm lets them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from headstrip import OptionError, PreprocessingError, build_encoder
+
+SMALL = ["resnet10t", "test_vit", "test_efficientnet"]
+
+
+@pytest.fixture
+def arguments(name, tmp_path):
+    """Name and file of a network with random weights."""
+    torch.manual_seed(1)
+    torch.save(timm.create_model(name, pretrained=False).state_dict(), tmp_path / "file.pth")
+    return {"name": f"timm:{name}", "weights": tmp_path / "file.pth"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SMALL)
+def test_grey_and_named_channels_give_the_embeddings_of_rgb(arguments):
+    colour, grey = build_encoder(**arguments), build_encoder(**arguments, in_chans=1)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (290, 280), dtype=np.uint8))
+    x = colour.preprocess(picture.convert("RGB"))[None]
+    assert torch.equal(grey(grey.preprocess(picture)[None]), colour(x))
+    four = build_encoder(**arguments, in_chans=("N", "B", "G", "R"), new_channels="zero")
+    found = four(torch.cat([torch.randn_like(x[:, :1]), x.flip(1)], dim=1))
+    torch.testing.assert_close(found, colour(x), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [96, 192, (96, 160)], ids=str)
+@pytest.mark.parametrize("name", SMALL)
+def test_the_size_is_that_of_the_network_and_of_the_preprocessing(arguments, size):
+    sides = (size, size) if isinstance(size, int) else size
+    encoder = build_encoder(**arguments, img_size=size)
+    x = encoder.preprocess(np.zeros((150, 160, 3), np.uint8))[None]
+    assert tuple(x.shape[1:]) == encoder.input_shape == (3, *sides)
+    assert encoder(x).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["levit_128s"])
+def test_biases_that_timm_does_not_interpolate_are_named_before_a_file_is_read(name, tmp_path):
+    with pytest.raises(PreprocessingError, match=r"attention_biases.*such as 224 x 224"):
+        build_encoder(f"timm:{name}", weights=tmp_path / "missing.pth", img_size=192)
+
+
+@pytest.mark.parametrize("name", ["csatv2", "resnetv2_50x1_bit"])
+def test_a_network_whose_first_filters_are_computed_is_refused(name, tmp_path):
+    if not timm.is_model(name):
+        pytest.skip("this timm lacks it")
+    with pytest.raises(OptionError, match="not read by one convolution alone"):
+        build_encoder(f"timm:{name}", weights=tmp_path / "missing.pth", in_chans=("R", "N"))
+
+
+def test_the_channels_are_set_once():
+    with pytest.raises(OptionError, match="both set the channels"):
+        build_encoder("timm:resnet10t", weights=None, options={"in_chans": 5}, in_chans=5)

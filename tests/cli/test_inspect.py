@@ -1,0 +1,67 @@
+"""``headstrip inspect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tests.cli.conftest import Run
+from tests.weights.files import Canary, save_zip
+from tests.weights.layouts import dino, prefixed
+
+from headstrip import build_encoder
+
+NAME = "squeezenet1_1"
+
+
+def saved(path: Path) -> Path:
+    state = build_encoder(NAME, weights=None).backbone.state_dict()
+    return save_zip(dino({**state}), path)
+
+
+def test_it_prints_each_state_dict_and_the_call_to_write(run: Run, tmp_path: Path) -> None:
+    path = saved(tmp_path / "run")
+    output = run("inspect", str(path)).stdout
+    for key in ("student", "teacher"):
+        assert f"state dict '{key}.module.backbone'\n  prefix   module.backbone.\n" in output
+        assert (
+            f"build_encoder('squeezenet1_1', weights={str(path)!r}, weights_key='{key}')" in output
+        )
+
+
+def test_the_call_that_it_prints_builds_the_encoder(run: Run, tmp_path: Path) -> None:
+    path = saved(tmp_path / "run")
+    found = json.loads(run("inspect", str(path), "--json").stdout)
+    for one in found["state_dicts"]:
+        assert "squeezenet1_1" in one["architectures"]
+        encoder = eval(one["line"], {"build_encoder": build_encoder})
+        assert encoder.weights_key == one["key"]
+
+
+def test_it_names_the_classes_of_a_head_beside_the_backbone(run: Run, tmp_path: Path) -> None:
+    encoder = build_encoder("resnet18", weights=None, predictors={"colour": 3})
+    path = save_zip(encoder.state_dict(), tmp_path / "run")
+    (one,) = json.loads(run("inspect", str(path), "--json").stdout)["state_dicts"]
+    assert (one["key"], one["classes"], one["dtypes"]) == ("backbone", 1000, ["float32", "int64"])
+
+
+def test_a_state_dict_of_another_library_is_said_to_be_one(run: Run, tmp_path: Path) -> None:
+    names = [f"conv{at}/kernel:0" for at in range(8)]
+    path = save_zip({name: torch.zeros(3, 3) for name in names}, tmp_path / "run")
+    assert "its names are those of Keras or TensorFlow" in run("inspect", str(path)).stdout
+
+
+def test_a_state_dict_that_fits_nothing_is_described(run: Run, tmp_path: Path) -> None:
+    state = prefixed({f"layer.{at}.weight": torch.zeros(3, 3) for at in range(8)}, "net.")
+    output = run("inspect", str(save_zip(state, tmp_path / "run"))).stdout
+    assert "state dict 'net.layer'" in output
+    assert "fits     no architecture of the catalog" in output
+
+
+def test_a_file_with_code_in_it_is_refused_and_not_executed(run: Run, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    result = run("inspect", str(save_zip(Canary(canary), tmp_path / "run")))
+    assert result.exit_code != 0
+    assert not canary.exists()
+    assert "in the environment that made it" in result.stderr

@@ -1,0 +1,230 @@
+"""build_encoder(in_chans=): images of other channels than the weights were trained with."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import models
+
+from headstrip import (
+    ManifestError,
+    OptionError,
+    Preprocessing,
+    PreprocessingError,
+    WeightsWarning,
+    build_encoder,
+)
+
+SHUFFLENET = "shufflenet_v2_x0_5"
+TAG = "IMAGENET1K_V1"
+SIZE = (240, 260)
+
+
+def grey_picture():
+    pixels = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Weights files of small networks, by name."""
+    folder, found = tmp_path_factory.mktemp("files"), {}
+    for name in (SHUFFLENET, "squeezenet1_1", "googlenet"):
+        more = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+        torch.manual_seed(1)
+        found[name] = folder / f"{name}.pth"
+        torch.save(models.get_model(name, weights=None, **more).state_dict(), found[name])
+    return found
+
+
+@pytest.fixture
+def build(files):
+    """Build one of these networks as its published weights would be built."""
+
+    def built(name=SHUFFLENET, **arguments):
+        return build_encoder(name, weights=f"{TAG}={files[name]}", **arguments)
+
+    return built
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [SHUFFLENET, "googlenet"])
+def test_a_grey_picture_gives_the_embedding_of_the_same_picture_in_rgb(build, name):
+    grey, colour, picture = build(name, in_chans=1), build(name), grey_picture()
+    assert grey.input_shape == (1, 224, 224)
+    x, same = grey.preprocess(picture)[None], colour.preprocess(picture.convert("RGB"))[None]
+    assert x.shape == (1, 1, 224, 224)
+    assert torch.equal(grey(x), colour(same))
+    assert torch.equal(grey.logits(x), colour.logits(same))
+    assert np.array_equal(grey.embed([picture]), colour.embed([picture.convert("RGB")]))
+
+
+@torch.no_grad()
+def test_grey_of_ones_own_statistics_gives_the_same_embedding(build):
+    steps = Preprocessing((224, 224), 256, mean=(0.4,), std=(0.25,))
+    own, plain = build(in_chans=1, preprocessing=steps), build(in_chans=1)
+    picture = grey_picture()
+    found, wanted = (one(one.preprocess(picture)[None]) for one in (own, plain))
+    torch.testing.assert_close(found, wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [SHUFFLENET, "squeezenet1_1"])
+def test_named_channels_keep_their_filters_in_any_order(build, name):
+    colour = build(name)
+    x = torch.randn(2, 3, 224, 224)
+    turned = build(name, in_chans=("N", "B", "G", "R"), new_channels="zero")
+    four = torch.cat([torch.randn(2, 1, 224, 224), x.flip(1)], dim=1)
+    torch.testing.assert_close(turned(four), colour(x))
+    assert turned.preprocessing.mean[1:] == colour.preprocessing.mean[::-1]
+
+
+@torch.no_grad()
+def test_rgb_and_a_channel_that_counts_for_nothing_give_the_bits_of_rgb(build):
+    colour, four = build(), build(in_chans=("R", "G", "B", None), new_channels="zero")
+    x = torch.randn(2, 3, 224, 224)
+    assert torch.equal(four(torch.cat([x, torch.randn(2, 1, 224, 224)], dim=1)), colour(x))
+
+
+@torch.no_grad()
+def test_a_new_channel_gets_the_mean_of_the_three_filters(build):
+    own = build().backbone.conv1[0].weight
+    made = build(in_chans=("N", "R", "G", "B")).backbone.conv1[0].weight
+    torch.testing.assert_close(made, torch.cat([own.mean(1, keepdim=True), own], dim=1))
+
+
+def test_a_number_of_channels_follows_timms_rule(build):
+    steps = Preprocessing((224, 224), 256, mean=(0.5,) * 5, std=(0.2,) * 5)
+    own = build().backbone.conv1[0].weight
+    made = build(in_chans=5, preprocessing=steps)
+    assert torch.equal(made.backbone.conv1[0].weight, own.repeat(1, 2, 1, 1)[:, :5] * (3 / 5))
+    assert (made.input_shape, made.preprocessing) == ((5, 224, 224), steps)
+
+
+def test_a_number_of_channels_needs_the_statistics_of_each(build):
+    with pytest.raises(PreprocessingError, match="needs the mean and the standard deviation of 5"):
+        build(in_chans=5)
+
+
+@torch.no_grad()
+def test_the_input_that_googlenet_changes_itself_is_changed_by_the_preprocessing(build):
+    colour, four = build("googlenet"), build("googlenet", in_chans=("R", "G", "B", None))
+    assert colour.options["transform_input"]
+    assert not four.options["transform_input"]
+    assert four.preprocessing.mean == four.preprocessing.std == (0.5,) * 4
+    zero = build("googlenet", in_chans=("R", "G", "B", None), new_channels="zero")
+    pixels = torch.rand(1, 3, 224, 224)
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in zip(*_statistics(colour), strict=True))
+    wanted = colour((pixels - mean) / std)
+    found = zero(torch.cat([pixels, torch.rand(1, 1, 224, 224)], dim=1) * 2 - 1)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+def _statistics(encoder):
+    return list(zip(encoder.preprocessing.mean, encoder.preprocessing.std, strict=True))
+
+
+def test_the_channels_of_the_weights_change_nothing(build):
+    plain = build()
+    for wanted in (3, ("R", "G", "B")):
+        same = build(in_chans=wanted)
+        assert same.inputs == {}
+        assert same.expand is None
+        assert same.fingerprint == plain.fingerprint
+
+
+def test_the_head_gives_the_logits_as_before(build):
+    encoder = build(in_chans=("N", "R", "G", "B"))
+    x = torch.randn(2, 4, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(encoder.head(encoder(x)), encoder.logits(x))
+
+
+@pytest.mark.parametrize("wanted", [1, ("R", "G", "B", None), ("N", "G")])
+def test_a_manifest_builds_the_same_encoder(build, files, wanted):
+    encoder = build(in_chans=wanted)
+    manifest = json.loads(json.dumps(encoder.manifest()))
+    again = build_encoder(manifest, weights=files[SHUFFLENET])
+    assert again.fingerprint == encoder.fingerprint
+    assert (again.inputs, again.input_shape) == (encoder.inputs, encoder.input_shape)
+    assert encoder.fingerprint.identity != build().fingerprint.identity
+
+
+def test_a_manifest_states_the_channels_already(build, files):
+    manifest = build(in_chans=1).manifest()
+    with pytest.raises(ValueError, match="states the input already, and in_chans=4 was passed"):
+        build_encoder(manifest, weights=files[SHUFFLENET], in_chans=4)
+    manifest["inputs"] = {"in_chans": "many"}
+    with pytest.raises(ManifestError, match="is damaged: in_chans='many' is not a number"):
+        build_encoder(manifest, weights=files[SHUFFLENET])
+
+
+@torch.no_grad()
+def test_a_file_saved_from_an_encoder_of_other_channels_loads_as_it_is(build, tmp_path):
+    encoder = build(in_chans=("R", "G", "B", None))
+    encoder.backbone.conv1[0].weight.add_(1)
+    torch.save(encoder.backbone.state_dict(), tmp_path / "trained.pth")
+    again = build_encoder(
+        SHUFFLENET, weights=tmp_path / "trained.pth", in_chans=("R", "G", "B", None)
+    )
+    found, wanted = again.backbone.state_dict(), encoder.backbone.state_dict()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_three_channels_in_another_order_are_refused_for_a_file_that_may_have_it_already(build):
+    with pytest.raises(OptionError, match="nothing says whether the file's filters are for RGB"):
+        build(in_chans=("N", "R", "G"))
+
+
+def test_random_weights_have_the_channels_too():
+    encoder = build_encoder("squeezenet1_1", weights=None, in_chans=7)
+    assert encoder.input_shape == (7, 224, 224)
+    assert encoder(torch.zeros(1, 7, 64, 64)).shape == (1, 512)
+
+
+def test_frozen_filters_that_no_training_made_are_named_once(build):
+    encoder = build(in_chans=("R", "G", "B", None))
+    with pytest.warns(WeightsWarning, match=r"^1 of the 4 channels .*worse in 16 of 17 frozen"):
+        encoder.freeze()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.freeze()
+        build(in_chans=1).freeze()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        (0, "is not a number of channels"),
+        (True, "is not a number of channels"),
+        ("RGB", "is not a number of channels"),
+        ((), "is not a number of channels"),
+        ((1, 2), "has the channel 1"),
+        (("R", "R"), "names 'R' twice"),
+        (("r", "g", "b"), "Write 'R', 'G' and 'B'"),
+        (("L", None), "in_chans=1 for grey"),
+        (10**9, "is not a number of channels"),
+    ],
+)
+def test_what_names_no_channels_is_refused(wanted, problem):
+    with pytest.raises(OptionError, match=problem):
+        build_encoder("squeezenet1_1", weights=None, in_chans=wanted)
+
+
+def test_a_preprocessing_of_other_channels_is_refused(build):
+    steps = Preprocessing((224, 224), 256, mean=(0.5,) * 3, std=(0.2,) * 3)
+    with pytest.raises(PreprocessingError, match="a preprocessing of 3 channels do not fit"):
+        build(in_chans=1, preprocessing=steps)
+
+
+def test_clips_have_no_other_channels():
+    with pytest.raises(OptionError, match="takes clips"):
+        build_encoder("r3d_18", weights=None, in_chans=1)
+
+
+def test_what_makes_a_new_filter_is_mean_or_zero():
+    with pytest.raises(OptionError, match="Pass 'mean'"):
+        build_encoder("squeezenet1_1", weights=None, in_chans=4, new_channels="random")

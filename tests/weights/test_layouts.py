@@ -1,0 +1,223 @@
+"""The state dict of a network is found in a checkpoint of any layout, and never guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tests.weights.files import State, save_zip
+from tests.weights.layouts import FORMATS, LAYOUTS, dino, holds, moco
+from tools.checkpoint_layouts import ARCHITECTURES, Source, checkpoints, outcome, source_of
+
+from headstrip import WeightsError, build_encoder
+
+SMALL_DINO = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+NAMES = {"squeezenet1_1": {}, "timm:test_vit": {}, "hf:dinov2": SMALL_DINO}
+SMALL = "shufflenet_v2_x0_5"
+
+
+def needs(name: str) -> None:
+    if name.startswith("hf:"):
+        pytest.importorskip("headstrip_transformers")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def source(request: pytest.FixtureRequest) -> Source:
+    needs(request.param)
+    return source_of(request.param, NAMES[request.param])
+
+
+@pytest.fixture(scope="module")
+def small() -> State:
+    return source_of(SMALL).body
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_encoder_has_the_tensors_of_every_layout_bit_for_bit(
+    layout: str, source: Source, tmp_path: Path
+) -> None:
+    made = LAYOUTS[layout]
+    path = save_zip(made.make(source.state if made.has_head else source.body), tmp_path / "run")
+    encoder = build_encoder(
+        source.name, weights=path, weights_key=made.key, options=source.options or None
+    )
+    assert holds(encoder, source.body)
+    # timm takes "module" off itself.
+    assert encoder.weights_key in (made.place, made.place.removesuffix(".module"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_layout_and_format_has_the_tensors_of_the_library(name: str, tmp_path: Path) -> None:
+    needs(name)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    whole = source_of(name, ARCHITECTURES[name])
+    for title, content, layout in checkpoints(whole, folder):
+        for form in FORMATS:
+            assert outcome(whole, content, layout, form, folder) == "equal", (title, form)
+
+
+@pytest.mark.parametrize("layout", [name for name, layout in LAYOUTS.items() if layout.key])
+def test_without_a_key_several_are_refused_and_the_key_in_the_message_works(
+    layout: str, small: State, tmp_path: Path
+) -> None:
+    path = save_zip(LAYOUTS[layout].make(small), tmp_path / "run")
+    with pytest.raises(WeightsError, match="holds 2 state dicts that fit") as caught:
+        build_encoder(SMALL, weights=path)
+    key = str(caught.value).partition("weights_key='")[2].partition("'")[0]
+    assert build_encoder(SMALL, weights=path, weights_key=key).weights_key
+
+
+@pytest.mark.parametrize("form", ["safetensors", "sharded"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_safetensors_of_each_layout_give_the_same(
+    layout: str, form: str, small: State, tmp_path: Path
+) -> None:
+    path = FORMATS[form](LAYOUTS[layout].make(small), tmp_path)
+    assert holds(build_encoder(SMALL, weights=path, weights_key=LAYOUTS[layout].key), small)
+
+
+@pytest.mark.parametrize("predictors", [None, {"colour": 3}])
+def test_the_state_dict_of_an_encoder_gives_it_back_with_its_head(
+    source: Source, predictors: dict[str, int] | None, tmp_path: Path
+) -> None:
+    name, options = source.name, source.options or None
+    trained = build_encoder(name, weights=None, predictors=predictors, options=options)
+    path = save_zip(trained.state_dict(), tmp_path / "run")
+    encoder = build_encoder(name, weights=path, options=options)
+    x = torch.rand(1, *trained.input_shape)
+    if trained.head is not None:
+        assert encoder.law == trained.law
+        own, theirs = encoder.head.state_dict(), trained.head.state_dict()
+        assert all(torch.equal(own[key], one) for key, one in theirs.items())
+    assert torch.equal(encoder.eval()(x), trained.eval()(x))
+
+
+def test_what_is_left_out_is_logged(
+    small: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save_zip(dino(small), tmp_path / "run")
+    with caplog.at_level("INFO", "headstrip.factory"):
+        build_encoder(SMALL, weights=path, weights_key="teacher")
+    said = next(one for one in caplog.messages if "does not use" in one)
+    assert f"student ({len(small) + 2})" in said
+    assert "teacher.module (2)" in said
+
+
+def test_a_manifest_says_which_state_dict_and_rebuilds_the_encoder(
+    small: State, tmp_path: Path
+) -> None:
+    path = save_zip(moco(small), tmp_path / "run")
+    encoder = build_encoder(SMALL, weights=path, weights_key="encoder_q")
+    manifest = encoder.manifest()
+    assert manifest["weights"]["key"] == "state_dict.module.encoder_q"
+    again = build_encoder(manifest, weights=path)
+    assert again.fingerprint == encoder.fingerprint
+    with pytest.raises(ValueError, match="states weights_key already"):
+        build_encoder(manifest, weights=path, weights_key="encoder_k")
+
+
+def test_a_manifest_of_an_earlier_version_has_no_key(small: State, tmp_path: Path) -> None:
+    path = save_zip(small, tmp_path / "run")
+    manifest = build_encoder(SMALL, weights=path).manifest()
+    del manifest["weights"]["key"]
+    assert holds(build_encoder(manifest, weights=path), small)
+
+
+def test_a_key_that_the_file_does_not_have_is_refused(small: State, tmp_path: Path) -> None:
+    path = save_zip(moco(small), tmp_path / "run")
+    with pytest.raises(WeightsError, match=r"no state dict at weights_key='teacher'.*encoder_q"):
+        build_encoder(SMALL, weights=path, weights_key="teacher")
+
+
+@pytest.mark.parametrize(("key", "why"), [("teacher", "is not a file"), (3, "is a int")])
+def test_a_key_needs_a_file_and_is_a_string(key: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        build_encoder(SMALL, weights=None, weights_key=key)
+
+
+def test_a_key_for_a_state_dict_that_does_not_fit_says_what_differs(
+    small: State, tmp_path: Path
+) -> None:
+    path = save_zip({"model": small, "teacher": {"w": torch.zeros(3)}}, tmp_path / "run")
+    with pytest.raises(WeightsError, match=r"The state dict 'teacher' in .* does not fit"):
+        build_encoder(SMALL, weights=path, weights_key="teacher")
+
+
+def test_a_key_may_have_a_prefix_that_the_plugin_takes_off_itself(tmp_path: Path) -> None:
+    whole = source_of("timm:test_vit")
+    path = save_zip(LAYOUTS["DDP"].make(whole.state), tmp_path / "run")
+    assert holds(build_encoder(whole.name, weights=path, weights_key="module"), whole.body)
+
+
+def test_two_networks_whose_prefix_a_plugin_takes_off_are_refused(tmp_path: Path) -> None:
+    whole = source_of("timm:test_vit").state
+    both = {**whole, **{f"module.{name}": one + 1 for name, one in whole.items()}}
+    with pytest.raises(WeightsError, match="holds 2 state dicts that fit"):
+        build_encoder("timm:test_vit", weights=save_zip(both, tmp_path / "run"))
+
+
+def test_the_head_on_a_headless_network_is_left_out(tmp_path: Path) -> None:
+    needs("hf:dinov2")
+    whole = source_of("hf:dinov2", SMALL_DINO)
+    state = {f"dinov2.{name}": one for name, one in whole.body.items()}
+    path = save_zip({**state, "classifier.weight": torch.zeros(3, 32)}, tmp_path / "run")
+    encoder = build_encoder(whole.name, weights=path, options=SMALL_DINO)
+    assert (encoder.law, encoder.weights_key) == ("headless", "dinov2")
+    assert holds(encoder, whole.body)
+
+
+parts = st.text("abcdefgh_", min_size=1, max_size=6)
+prefixes = st.lists(parts, max_size=3).map(lambda names: "".join(f"{name}." for name in names))
+wheres = st.tuples(st.lists(parts, max_size=2), prefixes)
+
+
+def placed(content: dict[str, Any], keys: list[str], prefix: str, state: State) -> bool:
+    """Put a state dict under keys and a prefix, unless something else is in its way."""
+    for key in keys:
+        if any(isinstance(one, torch.Tensor) for one in content.values()):
+            return False
+        content = content.setdefault(key, {})
+    names = {f"{prefix}{name}" for name in state}
+    if content.keys() & names or any(isinstance(one, dict) for one in content.values()):
+        return False
+    content.update({f"{prefix}{name}": one for name, one in state.items()})
+    return True
+
+
+@pytest.fixture(scope="module")
+def copies() -> list[State]:
+    """State dicts of one network with other values, each tensor one number: a file of a few KB."""
+    shapes = build_encoder("squeezenet1_1", weights=None).backbone.state_dict()
+    return [
+        {name: torch.tensor(float(at)).expand(one.shape) for name, one in shapes.items()}
+        for at in range(3)
+    ]
+
+
+@settings(deadline=None, max_examples=15)
+@given(places=st.lists(wheres, min_size=1, max_size=3, unique_by=str))
+def test_a_fit_is_found_if_and_only_if_it_is_unique(
+    places: list[Any], copies: list[State], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content: dict[str, Any] = {}
+    kept = [
+        (*place, copy)
+        for place, copy in zip(places, copies, strict=False)
+        if placed(content, *place, copy)
+    ]
+    assume(kept)
+    path = save_zip(content, tmp_path_factory.mktemp("run") / "x")
+    if len(kept) == 1:
+        keys, prefix, copy = kept[0]
+        encoder = build_encoder("squeezenet1_1", weights=path)
+        assert holds(encoder, copy)
+        assert encoder.weights_key == ".".join([*keys, *prefix.split(".")[:-1]])
+    else:
+        with pytest.raises(WeightsError, match=f"holds {len(kept)} state dicts that fit"):
+            build_encoder("squeezenet1_1", weights=path)
