@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 import timm
 import torch
 from torch import nn
 
 from headstrip import Encoder, LevelError, build_encoder
-from headstrip.registry.registry import get_registry
 from headstrip.testing.perturb import FastRandom, perturb
 from headstrip_timm.adapters import MeanOverPositions
 
-SPECS = [
-    spec for spec in get_registry().specs() if spec.source == "timm" and timm.is_model(spec.name)
-]
 SMALL = (
     "test_resnet",
     "test_vit",
+    "test_vit_relpos",
     "test_convnext",
     "test_efficientnet",
     "efficientvit_m0",
     "mobilenetv3_small_050",
     "deit_tiny_distilled_patch16_224",
 )
-
-
-def sample(count: int) -> list[str]:
-    """Return the smallest architecture of each family, and then the smallest of all."""
-    by_size = sorted(SPECS, key=lambda spec: spec.params)
-    families: dict[str, str] = {}
-    for spec in by_size:
-        families.setdefault(spec.family, spec.name)
-    rest = [spec.name for spec in by_size if spec.name not in families.values()]
-    return [*families.values(), *rest[: count - len(families)]]
 
 
 def made(name: str) -> Encoder:
@@ -51,7 +36,9 @@ def network_of(encoder: Encoder) -> nn.Module:
     return backbone.model if isinstance(backbone, MeanOverPositions) else backbone
 
 
-def check(name: str) -> None:
+@pytest.mark.parametrize("name", [one for one in SMALL if timm.is_model(one)])
+@torch.no_grad()
+def test_maps_are_those_of_timm(name: str) -> None:
     encoder = made(name)
     x = torch.randn(1, *encoder.input_shape)
     if not hasattr(network_of(encoder), "forward_intermediates"):
@@ -67,20 +54,6 @@ def check(name: str) -> None:
     assert pyramid.channels == tuple(one.shape[1] for one in maps)
     last, normed = maps[-1], encoder.maps(x, levels=[-1])[0]
     assert normed.shape == last.shape
-
-
-@pytest.mark.parametrize("name", [one for one in SMALL if timm.is_model(one)])
-@torch.no_grad()
-def test_maps_are_those_of_timm(name: str) -> None:
-    check(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sample(150))
-@torch.no_grad()
-def test_maps_of_all_families_are_those_of_timm(name: str) -> None:
-    gc.collect()
-    check(name)
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def test_the_last_map_is_after_the_last_norm(kind: str) -> None:
 
 @torch.no_grad()
 def test_swins_windows_are_whole_again_after_a_small_image() -> None:
-    encoder = made("swin")
+    encoder = made("swinv2")
     pyramid, large = encoder.pyramid(), torch.randn(1, 3, 64, 64)
     expected = pyramid(large)
     pyramid(torch.randn(1, 3, 8, 8))

@@ -50,21 +50,34 @@ class IntermediateMaps(nn.Module):
         """Map (N, C, H, W) to the embedding, the maps of some levels, and their prefix tokens."""
         network = self._network
         indices = list(range(self._count) if levels is None else levels)
-        with_prefix = {_PREFIX: True} if self._has_tokens else {}
+        # Networks that have no prefix tokens fail if they are asked for them.
+        has_prefix = bool(getattr(network, "num_prefix_tokens", True))
+        with_prefix = {_PREFIX: True} if self._has_tokens and has_prefix else {}
         final, found = network.forward_intermediates(x, indices=indices, **with_prefix)
         maps = [one[0] if isinstance(one, (tuple, list)) else one for one in found]
         prefixes = [self._prefix(one, map_) for one, map_ in zip(found, maps, strict=True)]
         if norm and indices[-1] == self._count - 1:
-            maps[-1], prefixes[-1] = self._normed(final, maps[-1], prefixes[-1])
-        embedding: Tensor = network.forward_head(final)
-        if isinstance(self.backbone, MeanOverPositions):
-            embedding = self.backbone.pool(embedding)
-        return embedding, maps, prefixes
+            # CoaT's head reads the tokens of several scales.
+            read = final[-1] if isinstance(final, (tuple, list)) else final
+            maps[-1], prefixes[-1] = self._normed(read, maps[-1], prefixes[-1])
+        return self._embedding(x, final), maps, prefixes
 
     @property
     def _network(self) -> Any:
         backbone = self.backbone
         return backbone.model if isinstance(backbone, MeanOverPositions) else backbone
+
+    def _embedding(self, x: Tensor, final: Any) -> Tensor:
+        try:
+            embedding: Tensor = self._network.forward_head(final)
+        except NotImplementedError:
+            # Encoders of language models have no such step, so they run once more.
+            return cast("Tensor", self.backbone(x))
+        return (
+            self.backbone.pool(embedding)
+            if isinstance(self.backbone, MeanOverPositions)
+            else embedding
+        )
 
     def _prefix(self, found: Tensor | Sequence[Tensor], own: Tensor) -> Tensor | None:
         if isinstance(found, (tuple, list)):
