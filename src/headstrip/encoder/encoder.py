@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from headstrip.encoder.fingerprint import Fingerprint
-    from headstrip.encoder.maps import MapSize, Tokens
+    from headstrip.encoder.map_sizes import MapSize
+    from headstrip.encoder.maps import Tokens
     from headstrip.encoder.pyramid import Pyramid
     from headstrip.weights.mapping import Guard
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,17 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from headstrip.encoder.map_sizes import MapSize, measure_map_sizes, stated_levels
 from headstrip.errors import LevelError, one_line
-from headstrip.network.dtypes import computing_dtype
-from headstrip.network.levels import Level, LevelProblem, as_levels, without_norm
-from headstrip.network.meta_ops import ByShape, twin
+from headstrip.network.levels import LevelProblem, without_norm
 from headstrip.network.taps import Maps, TappedMaps
-from headstrip.network.width import tensors_within
 from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec
-
-_GROWTH = 896
-"""Pixels by which the image grows to measure strides: a multiple of the strides in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +38,6 @@ class Tokens:
     patches: Tensor
     prefix: Tensor
     grid: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class MapSize:
-    """What is known of a map without an image.
-
-    Attributes:
-        channels: Number of its channels.
-        stride: Pixels between two neighbouring cells.
-    """
-
-    channels: int
-    stride: int
 
 
 class Owner(Protocol):
@@ -105,7 +86,7 @@ def maps_module(encoder: Owner, levels: tuple[int, ...], norm: bool) -> nn.Modul
     Raises:
         LevelError: The network does not have a level that its plugin states.
     """
-    stated = _stated(encoder, encoder.backbone)
+    stated = stated_levels(encoder.backbone, encoder.spec)
     if isinstance(stated, nn.Module):
         return ChosenMaps(stated, levels, norm)
     chosen = [stated[number] if norm else without_norm(stated[number]) for number in levels]
@@ -195,7 +176,9 @@ def map_sizes(encoder: Owner) -> tuple[MapSize, ...]:
         LevelError: The encoder has no maps.
     """
     if encoder._map_sizes is None:
-        encoder._map_sizes = _measured(encoder)
+        encoder._map_sizes = measure_map_sizes(
+            encoder.backbone, encoder.spec, _backbone_shape(encoder), encoder.place()[0]
+        )
     return encoder._map_sizes
 
 
@@ -212,28 +195,8 @@ def check_batch(encoder: Owner, x: Tensor) -> None:
         )
 
 
-def _stated(encoder: Owner, backbone: nn.Module) -> tuple[Level, ...] | nn.Module:
-    """Return what the plugin of an encoder's family states for a backbone."""
-    spec = encoder.spec
-    if spec.task != "image":
-        raise LevelError(
-            f"{spec.qualified_name} takes video, and only encoders of images have feature maps. "
-            "`headstrip list --task image` lists those."
-        )
-    plugin, family = get_registry().stripper(spec.family)
-    found = plugin.call("levels", spec.qualified_name, model=backbone, family=family, spec=spec)
-    if isinstance(found, nn.Module):
-        return found
-    if not found:
-        raise LevelError(
-            f"{spec.qualified_name} has no feature maps: the plugin {plugin.label} states no "
-            f"levels for it. Use the embedding, or add the hook levels to the plugin."
-        )
-    return as_levels(found)
-
-
 def _count(encoder: Owner) -> int:
-    stated = _stated(encoder, encoder.backbone)
+    stated = stated_levels(encoder.backbone, encoder.spec)
     return len(map_sizes(encoder)) if isinstance(stated, nn.Module) else len(stated)
 
 
@@ -277,37 +240,6 @@ def _listed(encoder: Owner) -> str:
     return f"Its maps have these channels: {shown}."
 
 
-def _measured(encoder: Owner) -> tuple[MapSize, ...]:
-    """Run a copy of the backbone on the meta device at two sizes, or for real at one."""
-    backbone, shape = encoder.backbone, _backbone_shape(encoder)
-    # The copy shares no container with the backbone, which another thread may be running.
-    light = copy.deepcopy(backbone, {id(one): _light(one) for one in tensors_within(backbone)})
-    try:
-        with ByShape():
-            small = _shapes(encoder, light.eval(), shape, "meta")
-    except Exception:
-        # Networks fail on meta for many reasons; then a real forward pass gives the sizes.
-        real = copy.deepcopy(backbone).eval()
-        return tuple(
-            MapSize(channels, round(shape[1] / height))
-            for channels, height in _shapes(encoder, real, shape, encoder.place()[0])
-        )
-    grown = (shape[0], shape[1] + _GROWTH, shape[2] + _GROWTH)
-    try:
-        with ByShape():
-            large = _shapes(encoder, light, grown, "meta")
-    except Exception:
-        # A network of one size.
-        large = small
-    sizes = []
-    for (channels, height), (_, higher) in zip(small, large, strict=True):
-        # Networks that do not pad lose cells at the border, so the quotient of one size is wrong.
-        cells = higher - height
-        stride = _GROWTH / cells if cells else shape[1] / height
-        sizes.append(MapSize(channels, round(stride)))
-    return tuple(sizes)
-
-
 def _backbone_shape(encoder: Owner) -> tuple[int, ...]:
     """Return the input of the backbone, which has colour where the encoder takes grey."""
     shape = encoder.input_shape
@@ -316,25 +248,6 @@ def _backbone_shape(encoder: Owner) -> tuple[int, ...]:
     device, dtype = encoder.place()
     pixel = torch.zeros((1, shape[0], 1, 1), device=device, dtype=dtype)
     return (encoder.expand(pixel).shape[1], *shape[1:])
-
-
-def _light(tensor: Tensor) -> Tensor:
-    """Return a tensor of the same shape without memory."""
-    found = twin(tensor)
-    return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
-
-
-def _shapes(
-    encoder: Owner, backbone: nn.Module, shape: tuple[int, ...], device: torch.device | str
-) -> list[tuple[int, int]]:
-    """Return channels and height of every map for one image."""
-    stated = _stated(encoder, backbone)
-    module = stated if isinstance(stated, nn.Module) else TappedMaps(backbone, stated)
-    arguments = (None, True) if isinstance(stated, nn.Module) else ()
-    x = torch.zeros((1, *shape), dtype=computing_dtype(backbone), device=device)
-    with torch.no_grad():
-        _, maps, _ = module(x, *arguments)
-    return [(found.shape[1], found.shape[2]) for found in maps]
 
 
 def _misfit(encoder: Owner, problem: LevelProblem) -> LevelError:
