@@ -1,119 +1,62 @@
-"""The feature maps of all of torchvision's classifiers are right, and wrong levels are noticed."""
+"""The feature maps of backbones are what the networks compute, and wrong levels are noticed."""
 
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
+from tools.map_proofs import TAILS, grid_proof, levels_of, made, prove, read_results, subjects, two
 
-from headstrip import build_encoder
 from headstrip.encoder.maps import map_sizes
-from headstrip.network.levels import as_levels
 from headstrip.network.taps import TappedMaps
-from headstrip.registry.registry import get_registry
-from headstrip.testing import map_proofs, perturb
-from headstrip.testing.perturb import FastRandom
+from headstrip.testing import map_proofs
 
-SPECS = [s for s in get_registry().specs() if s.source == "torchvision" and s.task == "image"]
-# One of each way in which levels are stated; the slow run has all 80.
+NAMES = [spec.qualified_name for spec in subjects()]
+# One of each way in which levels are stated; the slow run has all.
 LIGHT = {
-    "densenet121",
-    "efficientnet_b0",
-    "mobilenet_v3_small",
-    "regnet_x_400mf",
-    "resnet18",
-    "shufflenet_v2_x0_5",
-    "squeezenet1_1",
-    "swin_t",
-    "vit_b_32",
-}
-SIDES = {"maxvit": (224, 224), "swin": (128, 192)}
-TAILS = {
-    "alexnet": None,
-    "convnext": None,
-    "maxvit": None,
-    "mobilenet_v3": None,
-    "vgg": None,
-    "vit": "token",
+    "torchvision:densenet121",
+    "torchvision:efficientnet_b0",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:regnet_x_400mf",
+    "torchvision:resnet18",
+    "torchvision:shufflenet_v2_x0_5",
+    "torchvision:squeezenet1_1",
+    "torchvision:swin_t",
+    "torchvision:vit_b_32",
+    "timm:test_resnet",
+    "timm:test_vit",
+    "hf:dinov2_with_registers",
 }
 
 
-def _marked(specs):
-    return [
-        pytest.param(s, id=s.name, marks=() if s.name in LIGHT else pytest.mark.slow) for s in specs
-    ]
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=() if one in LIGHT else pytest.mark.slow) for one in NAMES],
+)
+def test_each_map_is_all_that_the_embedding_depends_on_and_lies_as_the_picture(name):
+    proof = prove(name)
+    assert proof.problems == []
+    if not name.startswith("timm:"):
+        # In the last block of maxvit attention reaches every position.
+        assert set(proof.exceptions) == ({"grid"} if "maxvit" in name else set())
+
+
+def test_the_committed_proofs_have_no_problem_and_all_of_torchvision_and_transformers():
+    proofs = {proof.name: proof for proof in read_results()[0]}
+    assert not any(proof.problems for proof in proofs.values())
+    assert {name for name in NAMES if not name.startswith("timm:")} <= set(proofs)
+    assert sum(name.startswith("torchvision:") for name in proofs) == 80
 
 
 @cache
 def small(name):
-    return made(next(spec for spec in SPECS if spec.name == name))
-
-
-def made(spec):
-    """Return an encoder whose every parameter matters, its levels, and a small input's shape."""
-    patch = int(spec.name.rpartition("_")[2]) if spec.family == "vit" else 0
-    options = {"image_size": 4 * patch} if patch else {}
-    torch.manual_seed(0)
-    with FastRandom():
-        encoder = build_encoder(spec.name, weights=None, options=options)
-        perturb(encoder.backbone)
-    shape = (3, *((4 * patch,) * 2 if patch else SIDES.get(spec.family, (96, 128))))
+    encoder, shape = made(f"torchvision:{name}")
     return encoder, levels_of(encoder), shape
 
 
-def levels_of(encoder):
-    plugin, family = get_registry().stripper(encoder.spec.family)
-    backbone, spec = encoder.backbone, encoder.spec
-    return as_levels(plugin.call("levels", spec.name, model=backbone, family=family, spec=spec))
-
-
-def two(shape):
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(1, *shape, generator=generator) for _ in range(2)]
-
-
-def grid_proof(encoder, levels, shape):
-    maps_of = TappedMaps(encoder.backbone, levels)
+def grid(encoder, levels, shape):
     strides = [size.stride for size in map_sizes(encoder)]
-    if encoder.spec.family in {"swin", "maxvit"}:
-        return map_proofs.grid_by_locality(maps_of, shape, max(strides))
-    if encoder.spec.family == "vit":
-        # A shift meets no border where all positions have the same vector.
-        positions = encoder.backbone.encoder.pos_embedding
-        kept = positions.clone()
-        positions.zero_()
-        proof = map_proofs.grid_by_shift(maps_of, shape, strides)
-        positions.copy_(kept)
-        return proof
-    return map_proofs.grid_by_shift(maps_of, shape, strides)
-
-
-@pytest.mark.parametrize("spec", _marked(SPECS))
-@torch.no_grad()
-def test_each_map_is_all_that_the_embedding_depends_on_and_lies_as_the_picture(spec):
-    encoder, levels, shape = small(spec.name) if spec.name in LIGHT else made(spec)
-    x, y = two(shape)
-    embedding, maps = encoder.with_maps(x)
-    assert torch.equal(embedding, encoder(x))
-    assert map_proofs.cut_misses(encoder.backbone, levels, x, y) == []
-    assert map_proofs.overwritten(encoder.backbone, levels, x) == []
-    tail = map_proofs.tail_of(TappedMaps(encoder.backbone, levels)(x))
-    assert tail == TAILS.get(spec.family, "mean")
-    sizes = map_sizes(encoder)
-    assert [found.shape[1] for found in maps] == [size.channels for size in sizes]
-    strides = [size.stride for size in sizes]
-    assert strides == sorted(strides)
-    # These two do not pad.
-    if spec.family not in {"inception", "squeezenet"}:
-        sides = [-(-shape[1] // stride) for stride in strides]
-        assert [found.shape[2] for found in maps] == sides
-    # In maxvit's last block attention reaches every position.
-    wrong = grid_proof(encoder, levels, shape).wrong
-    assert wrong in ((), (4,)) if spec.family == "maxvit" else wrong == ()
-
-
-def test_every_classifier_has_levels_and_no_video_network_has():
-    assert len(SPECS) == 80
+    return grid_proof(encoder, TappedMaps(encoder.backbone, levels), shape, strides)
 
 
 def caught(encoder, levels, shape):
@@ -131,7 +74,7 @@ def caught(encoder, levels, shape):
         tail = map_proofs.tail_of(TappedMaps(encoder.backbone, levels)(x))
         if tail != TAILS.get(encoder.spec.family, "mean"):
             return "tail"
-        return "grid" if grid_proof(encoder, levels, shape).wrong else None
+        return "grid" if grid(encoder, levels, shape).wrong else None
     except ValueError:
         return "layout"
 

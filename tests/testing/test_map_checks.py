@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,7 +79,11 @@ TOKENS = {"layout": "NLC", "stride": 4}
     [
         (Levelled, ("norm", "down"), "2 maps, the embedding follows from each, the grid proven by"),
         (Tokens, (Level("norm", prefix=1, **TOKENS),), "1 maps, .* the grid proven by locality"),
-        (Levelled, Whole, "1 maps, from a module of the plugin, the grid proven by shift"),
+        (
+            Levelled,
+            Whole,
+            "1 maps, from a module .* follows from 1 of 1, the grid proven",
+        ),
     ],
 )
 def test_right_levels_pass(judge, network, levels, seen):
@@ -102,6 +107,32 @@ def test_right_levels_pass(judge, network, levels, seen):
 def test_wrong_levels_fail(judge, network, levels, problem):
     result = judge(plugin_of(network, levels))["maps"]
     assert (result.status, result.seen[: len(problem)]) == ("failed", problem)
+
+
+@pytest.mark.parametrize(
+    ("channels", "strides", "levels", "problem"),
+    [
+        ((6, 7), (1, 2), ("norm", "down"), "the catalog claims the channels (6, 7), but the maps"),
+        ((6, 6), (1, 4), ("norm", "down"), "the catalog claims the strides (1, 4), but the maps"),
+        (
+            (6,),
+            (1,),
+            None,
+            "the catalog claims maps of the channels (6,), but the plugin",
+        ),
+    ],
+)
+def test_wrong_claims_of_a_catalog_fail(judge, channels, strides, levels, problem):
+    plugin = plugin_of(Levelled, levels)
+    type(plugin).SPEC = replace(plugin.SPEC, channels=channels, strides=strides)
+    result = judge(plugin)["maps"]
+    assert (result.status, result.seen[: len(problem)]) == ("failed", problem)
+
+
+def test_right_claims_of_a_catalog_pass(judge):
+    plugin = plugin_of(Levelled, ("norm", "down"))
+    type(plugin).SPEC = replace(plugin.SPEC, channels=(6, 6), strides=(1, 2))
+    assert judge(plugin)["maps"].status == "passed"
 
 
 @pytest.mark.parametrize("levels", [None, ()])

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from headstrip.encoder.map_sizes import measure_map_sizes
 from headstrip.encoder.maps import ChosenMaps
 from headstrip.errors import LevelError
 from headstrip.network.levels import Level, LevelProblem, as_levels
 from headstrip.network.taps import Maps, TappedMaps
-from headstrip.testing.map_proofs import cut_misses, grid_by_locality, grid_by_shift, overwritten
+from headstrip.testing.map_proofs import (
+    cut_by_value,
+    cut_misses,
+    grid_by_locality,
+    grid_by_shift,
+    overwritten,
+    some_of,
+)
 from headstrip.testing.pair import embedding_of
 from headstrip.testing.report import CheckFailed, CheckSkipped
 from headstrip.testing.subject import Subject
@@ -21,6 +29,7 @@ def maps(subject: Subject) -> str:
     """The embedding depends on nothing else than each map of the hook levels, which lies right."""
     plugin, family = subject.registry.stripper(subject.spec.family)
     if not plugin.implements("levels"):
+        _refuse_claims(subject, "the plugin states no levels")
         raise CheckSkipped("the plugin states no levels")
     backbone, x = subject.pair.stripped.backbone, subject.pair.x
     try:
@@ -28,8 +37,10 @@ def maps(subject: Subject) -> str:
             "levels", subject.name, model=backbone, family=family, spec=subject.spec
         )
     except LevelError as error:
+        _refuse_claims(subject, str(error))
         raise CheckSkipped(str(error)) from error
     if not isinstance(stated, nn.Module) and not stated:
+        _refuse_claims(subject, "the plugin states no levels for it")
         raise CheckSkipped("the plugin states no levels for this backbone")
     if subject.spec.task != "image":
         raise CheckFailed("the plugin states levels for a network of video, which has no maps")
@@ -41,7 +52,30 @@ def maps(subject: Subject) -> str:
         sizes = _sizes(found[1], len(x))
         module: nn.Module = found[2]
         grid = _grid(module, subject.pair.shape, [round(x.shape[-1] / size[1]) for size in sizes])
+    _check_claims(subject)
     return f"{len(sizes)} maps, {about}, {grid}"
+
+
+def _refuse_claims(subject: Subject, reason: str) -> None:
+    if subject.spec.channels:
+        claimed = subject.spec.channels
+        raise CheckFailed(f"the catalog claims maps of the channels {claimed}, but {reason}")
+
+
+def _check_claims(subject: Subject) -> None:
+    """Compare channels and strides of the catalog, where it has some, with the network's."""
+    spec, backbone = subject.spec, subject.pair.stripped.backbone
+    if not spec.channels:
+        return
+    device = torch.device("cpu")
+    sizes = measure_map_sizes(backbone, spec, spec.input_shape, device, subject.registry)
+    claims = {
+        "channels": (spec.channels, tuple(size.channels for size in sizes)),
+        "strides": (spec.strides, tuple(size.stride for size in sizes)),
+    }
+    for name, (claimed, seen) in claims.items():
+        if claimed != seen:
+            raise CheckFailed(f"the catalog claims the {name} {claimed}, but the maps have {seen}")
 
 
 Found = tuple[Tensor, list[Tensor], nn.Module]
@@ -77,8 +111,13 @@ def _of_module(stated: nn.Module, backbone: nn.Module, x: Tensor) -> tuple[Found
         _, maps, _ = stated(x, (number,), True)
         if len(maps) != 1 or not torch.equal(maps[0], every[1][number]):
             raise CheckFailed(f"level {number} alone is another map than among all levels")
-    module = ChosenMaps(stated, tuple(range(count)), True)
-    return (every[0], every[1], module), "from a module of the plugin"
+    _, maps, _ = stated(x[:1], tuple(some_of(count)), True)
+    cuts = cut_by_value(backbone, maps, x[:1], x[1:2])
+    about = (
+        "from a module of the plugin, the embedding follows from "
+        f"{cuts.count('proven')} of {len(cuts)}"
+    )
+    return (every[0], every[1], ChosenMaps(stated, tuple(range(count)), True)), about
 
 
 def _check_embedding(found: Tensor, backbone: nn.Module, x: Tensor) -> None:

@@ -53,6 +53,90 @@ def cut_misses(backbone: nn.Module, levels: Sequence[Level], x: Tensor, y: Tenso
     return wrong
 
 
+_MOST = 6
+
+
+def some_of(count: int) -> list[int]:
+    """Return the numbers of at most six levels, the last one included, for slow proofs."""
+    most = min(count, _MOST)
+    return sorted(count - 1 - number * count // most for number in range(most))
+
+
+Cut = Literal["proven", "partial", "unseen"]
+
+
+def cut_by_value(backbone: nn.Module, maps: Sequence[Tensor], x: Tensor, y: Tensor) -> list[Cut]:
+    """Cut a network at the modules that give or read its maps, for maps without stated levels.
+
+    Args:
+        backbone: The network, in eval mode.
+        maps: Its maps of ``x``.
+        x: A batch of one.
+        y: Another one, with another embedding.
+
+    Returns:
+        For each map whether the embedding follows from it (``proven``), depends on something else
+        too (``partial``), or no module gives or reads a tensor of its values (``unseen``).
+    """
+    expected = backbone(x)
+    places = _places(backbone, maps, x)
+    found: list[Cut] = []
+    for number in range(len(maps)):
+        outcome: Cut = "unseen"
+        # The last place first: what only repeats the map, such as an identity, comes earlier.
+        for level, native in reversed(places[number]):
+            with _replaced(backbone, level, native):
+                is_same = torch.equal(backbone(y), expected)
+            outcome = "proven" if is_same else "partial"
+            if is_same:
+                break
+        found.append(outcome)
+    return found
+
+
+def _places(
+    backbone: nn.Module, maps: Sequence[Tensor], x: Tensor
+) -> dict[int, list[tuple[Level, Tensor]]]:
+    """Return the modules that give or read each map, and the tensor there."""
+    places: dict[int, list[tuple[Level, Tensor]]] = {number: [] for number in range(len(maps))}
+
+    def note(level: Level, value: Any) -> None:
+        tensor = value[0] if isinstance(value, (tuple, list)) and value else value
+        if not isinstance(tensor, Tensor):
+            return
+        for number, one in enumerate(maps):
+            if _is_map(tensor, one):
+                places[number].append((level, tensor.clone()))
+
+    handles = []
+    for path, module in backbone.named_modules():
+        if not path or isinstance(module, torch.jit.ScriptModule):
+            continue
+        read, given = Level(path, reads=True), Level(path)
+        handles += [
+            module.register_forward_pre_hook(lambda _, inputs, at=read: note(at, inputs)),
+            module.register_forward_hook(lambda _, inputs, output, at=given: note(at, output)),
+        ]
+    try:
+        backbone(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return places
+
+
+def _is_map(tensor: Tensor, one: Tensor) -> bool:
+    """Return whether a tensor has the values of a map (1, C, H, W), in any layout."""
+    channels, height, width = one.shape[1:]
+    if tensor.ndim == 4:
+        layouts = (tensor, tensor.permute(0, 3, 1, 2))
+        return any(found.shape == one.shape and torch.equal(found, one) for found in layouts)
+    cells = height * width
+    if tensor.ndim != 3 or tensor.shape[2] != channels or tensor.shape[1] < cells:
+        return False
+    return torch.equal(tensor[:, -cells:].transpose(1, 2).reshape(one.shape), one)
+
+
 @contextmanager
 def _replaced(backbone: nn.Module, level: Level, native: Tensor) -> Iterator[None]:
     """Make a level give a tensor, whatever it computes."""
