@@ -132,7 +132,9 @@ def _is_map(tensor: Tensor, one: Tensor) -> bool:
         layouts = (tensor, tensor.permute(0, 3, 1, 2))
         return any(found.shape == one.shape and torch.equal(found, one) for found in layouts)
     cells = height * width
-    if tensor.ndim != 3 or tensor.shape[2] != channels or tensor.shape[1] < cells:
+    if tensor.ndim != 3 or (len(tensor), tensor.shape[2]) != (len(one), channels):
+        return False
+    if tensor.shape[1] < cells:
         return False
     return torch.equal(tensor[:, -cells:].transpose(1, 2).reshape(one.shape), one)
 
