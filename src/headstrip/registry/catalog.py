@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -381,13 +381,16 @@ def _count(text: str, least: int = 0) -> int:
 
 
 def _maps(channels: str, strides: str) -> dict[str, tuple[int, ...]]:
-    found = {
-        "channels": tuple(_count(one, least=1) for one in channels.split(",") if channels),
-        "strides": tuple(_count(one, least=1) for one in strides.split(",") if strides),
-    }
+    found = {"channels": _counts(channels), "strides": _counts(strides)}
     if len(found["channels"]) != len(found["strides"]):
         raise ValueError(f"channels={channels!r} and strides={strides!r} have other lengths")
     return found
+
+
+@cache
+def _counts(text: str) -> tuple[int, ...]:
+    """Parse numbers joined by commas; many rows have the same."""
+    return tuple(_count(one, least=1) for one in text.split(",") if text)
 
 
 def _pairs(text: str) -> Pairs:

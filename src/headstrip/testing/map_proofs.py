@@ -152,6 +152,8 @@ def _replaced(backbone: nn.Module, level: Level, native: Tensor) -> Iterator[Non
         return (filled(inputs[0]), *inputs[1:])
 
     def after(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, list):
+            return [filled(output[0]), *output[1:]]
         return (filled(output[0]), *output[1:]) if isinstance(output, tuple) else filled(output)
 
     if level.reads:
