@@ -17,6 +17,7 @@ from types import ModuleType
 from headstrip import hookspecs, spec
 from headstrip.images import preprocessing
 from headstrip.network import head
+from headstrip.network import levels as levels_module
 from headstrip.plugins import ENTRY_POINT_GROUP
 from headstrip.plugins.validation import REQUIRED
 from headstrip.system.atomic import write_atomically
@@ -27,6 +28,7 @@ VALUES = (
     (spec, "WeightsEntry"),
     (preprocessing, "Preprocessing"),
     (head, "Stripped"),
+    (levels_module, "Level"),
 )
 FUNCTIONS = ((head, "detach"),)
 

@@ -46,7 +46,7 @@ def live_spec(family: TorchvisionFamily, name: str) -> BackboneSpec | None:
     if spec is None:
         return None
     demanded = next((dict(entry.options) for entry in family.weights(spec)), {})
-    return measure(spec, demanded, sizes=True)
+    return measure(spec, demanded, sizes=True, maps=True)
 
 
 def live_families() -> list[TorchvisionFamily]:

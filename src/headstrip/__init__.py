@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headstrip.embed.sources import source_of as source_of
     from headstrip.encoder.attribute import Attribute as Attribute
     from headstrip.encoder.encoder import Encoder as Encoder
+    from headstrip.encoder.maps import Tokens as Tokens
     from headstrip.encoder.prediction import Prediction as Prediction
     from headstrip.encoder.predictors_file import FittedPredictors as FittedPredictors
     from headstrip.encoder.predictors_file import load_predictors as load_predictors
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from headstrip.errors import HeadNotFoundError as HeadNotFoundError
     from headstrip.errors import HeadstripError as HeadstripError
     from headstrip.errors import ImageError as ImageError
+    from headstrip.errors import LevelError as LevelError
     from headstrip.errors import ManifestError as ManifestError
     from headstrip.errors import OptionError as OptionError
     from headstrip.errors import PluginError as PluginError
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from headstrip.images.preprocessing import Preprocessing as Preprocessing
     from headstrip.network.head import Stripped as Stripped
     from headstrip.network.head import detach as detach
+    from headstrip.network.levels import Level as Level
     from headstrip.registry.registry import register_plugin as register_plugin
     from headstrip.reproducibility.seeding import make_deterministic as make_deterministic
     from headstrip.search.neighbors import find_neighbors as find_neighbors
@@ -84,6 +87,7 @@ _HOMES = {
     "encoder.encoder": ("Encoder",),
     "encoder.prediction": ("Prediction",),
     "encoder.predictors_file": ("FittedPredictors", "load_predictors"),
+    "encoder.maps": ("Tokens",),
     "errors": (
         "CatalogError",
         "CatalogMismatchError",
@@ -91,6 +95,7 @@ _HOMES = {
         "HeadNotFoundError",
         "HeadstripError",
         "ImageError",
+        "LevelError",
         "ManifestError",
         "OptionError",
         "PluginError",
@@ -112,6 +117,7 @@ _HOMES = {
     "reproducibility.seeding": ("make_deterministic",),
     "spec": ("BackboneSpec", "WeightsEntry", "parse_name"),
     "network.head": ("Stripped", "detach"),
+    "network.levels": ("Level",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -44,6 +45,8 @@ def list_backbones(
     dim: int | None = None,
     law: str | None = None,
     sizes: str | None = None,
+    stride: int | None = None,
+    max_channels: int | None = None,
     license: str | None = None,
     max_params: float | None = None,
     input_size: tuple[int, ...] | None = None,
@@ -60,6 +63,9 @@ def list_backbones(
             ``"headless"``.
         sizes: Only those that accept these image sizes: ``"any"``, ``"multiple"``, ``"square"`` or
             ``"fixed"``; see ``BackboneSpec``.
+        stride: Only those that have a feature map with this number of pixels between two cells.
+        max_channels: Only those whose feature maps have at most this number of channels; with
+            ``stride``, the last map of this stride.
         license: Only those with weights whose library states this licence, such as
             ``"apache-2.0"``, in any case.
         max_params: Only those with at most this number of parameters.
@@ -81,12 +87,22 @@ def list_backbones(
         (dim, lambda spec: spec.dim == dim),
         (law, lambda spec: spec.law == law),
         (sizes, lambda spec: spec.sizes == sizes),
+        (stride, lambda spec: stride in spec.strides),
+        (max_channels, lambda spec: _most_channels(spec, stride) <= (max_channels or 0)),
         (license, lambda spec: _has_license(registry, spec, (license or "").lower())),
         (max_params, lambda spec: spec.params <= (max_params or 0)),
         (input_size, lambda spec: _ends_in(spec.input_shape, input_size or ())),
     ]
     asked = [fits for value, fits in filters if value is not None]
     return [spec for spec in registry.specs() if all(fits(spec) for fits in asked)]
+
+
+def _most_channels(spec: BackboneSpec, stride: int | None) -> float:
+    """Return the channels of the last map of a stride, or the most of all maps."""
+    if stride is None:
+        return max(spec.channels, default=math.inf)
+    channels = dict(zip(spec.strides, spec.channels, strict=True))
+    return channels.get(stride, math.inf)
 
 
 def get_backbone(name: str) -> Backbone:

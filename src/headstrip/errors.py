@@ -5,6 +5,7 @@ HeadstripError
 ├── HeadNotFoundError (ValueError)         the network does not have the head of its family
 ├── PreprocessingError (ValueError)        the preprocessing cannot handle an input or a size
 ├── OptionError (ValueError)               an option has an invalid value
+├── LevelError (ValueError)                the network has no such feature maps or tokens
 ├── WeightsError (RuntimeError)            a weights file is missing, damaged or of another network
 ├── ManifestError (ValueError)             a manifest is damaged or describes another encoder
 ├── PluginError (RuntimeError)             a plugin cannot be loaded or broke its contract
@@ -51,6 +52,10 @@ class PreprocessingError(HeadstripError, ValueError):
 
 class OptionError(HeadstripError, ValueError):
     """An option or an argument has an invalid value, or one that this machine cannot handle."""
+
+
+class LevelError(HeadstripError, ValueError):
+    """An encoder does not have the feature maps, strides or tokens that the caller asks for."""
 
 
 class WeightsError(HeadstripError, RuntimeError):

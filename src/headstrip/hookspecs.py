@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from headstrip.images.preprocessing import Preprocessing
     from headstrip.network.head import Stripped
+    from headstrip.network.levels import Level
     from headstrip.spec import BackboneSpec, WeightsEntry
 
 API_VERSION = 1
@@ -210,4 +211,29 @@ class HeadStripper:
 
         Returns:
             Tensor of shape (N, dim), with the same bits as the output of the stripped backbone.
+        """
+
+    @hookspec(firstresult=True)
+    def levels(
+        self, model: nn.Module, family: str, spec: BackboneSpec
+    ) -> tuple[Level | str, ...] | nn.Module | None:
+        """Say where the feature maps of a stripped network are.
+
+        headstrip calls it for ``encoder.maps``, ``encoder.tokens`` and ``encoder.pyramid``. The
+        hook is optional; without it an encoder has no maps.
+
+        Args:
+            model: The backbone that ``strip_head`` returned; its tensors may be on the meta device.
+            family: One of this plugin's ``FAMILIES``.
+            spec: The backbone.
+
+        Returns:
+            The levels, the finest first. Everything that reaches the embedding must pass through
+            each of them. A string is the dotted path of a module that gives a map (N, C, H, W), and
+            ``">maxpool"`` means what that module reads; a ``Level`` describes other layouts. Where
+            paths do not suffice, return a module that contains ``model`` and that headstrip calls
+            as ``module(x, levels, norm)``: ``levels`` is a tuple of numbers of levels, or None for
+            all; ``norm`` says whether the last level is after the network's last norm. It returns
+            the embedding, the maps (N, C, H, W), and for each map the prefix tokens (N, T, C), or
+            None where the network has no tokens. None or an empty tuple means no maps.
         """

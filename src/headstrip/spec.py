@@ -50,6 +50,9 @@ class BackboneSpec:
         sizes: The image sizes that ``build_encoder(img_size=)`` accepts: ``any``; ``multiple``,
             height and width that are multiples of a number of pixels; ``square``, such multiples
             with equal sides; ``fixed``, that of ``input_shape`` only; None if not measured.
+        channels: Number of channels of each feature map, the finest first; empty if it has none, or
+            they were not measured.
+        strides: Pixels between two neighbouring cells of each feature map.
 
     Example:
         >>> spec = BackboneSpec(
@@ -71,6 +74,8 @@ class BackboneSpec:
     options: Pairs = ()
     law: Law = "exact"
     sizes: Sizes | None = None
+    channels: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
 
     @property
     def qualified_name(self) -> str:

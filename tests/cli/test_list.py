@@ -120,6 +120,8 @@ def test_json_has_all_of_the_catalog(run: Run) -> None:
         "default_weights": "IMAGENET1K_SWAG_E2E_V1",
         "options": {},
         "sizes": "square",
+        "channels": [1280] * 32,
+        "strides": [14] * 32,
     }
     assert len(json.loads(run("list", "--json").stdout)) == len(get_registry().specs())
 
@@ -168,6 +170,21 @@ def test_sizes_choose_those_that_accept_them(run: Run) -> None:
     rows = json.loads(run("list", "--sizes", "square", "--source", "torchvision", "--json").stdout)
     assert {row["name"] for row in rows} >= {"vit_b_16", "vit_b_32"}
     assert {row["sizes"] for row in rows} == {"square"}
+
+
+def test_strides_and_channels_choose_by_the_feature_maps(run: Run) -> None:
+    def rows(*options: str) -> dict[str, dict[int, int]]:
+        found = json.loads(run("list", "--source", "torchvision", *options, "--json").stdout)
+        return {
+            row["name"]: dict(zip(row["strides"], row["channels"], strict=True)) for row in found
+        }
+
+    found = rows("--stride", "8", "--max-channels", "128")
+    assert found["resnet18"] == {2: 64, 4: 64, 8: 128, 16: 256, 32: 512}
+    assert all(maps[8] <= 128 for maps in found.values())
+    assert not {"resnet50", "vit_b_16", "r3d_18"} & found.keys()
+    assert rows("--stride", "16").keys() >= {"vit_b_16", "resnet50"}
+    assert all(max(maps.values()) <= 512 for maps in rows("--max-channels", "512").values())
 
 
 def test_a_law_chooses_those_that_state_it(run: Run) -> None:

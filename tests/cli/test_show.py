@@ -32,6 +32,15 @@ def test_it_says_width_parameters_law_family_owner_task_and_input(run: Run) -> N
     ]
 
 
+def test_it_says_the_channels_and_strides_of_the_feature_maps(run: Run) -> None:
+    found = dict(facts(run("show", "resnet18").stdout))
+    assert found["maps"] == (
+        "64 at stride 2, 64 at stride 4, 128 at stride 8, 256 at stride 16, 512 at stride 32"
+    )
+    assert dict(facts(run("show", "vit_b_16").stdout))["maps"] == "12 of 768 channels at stride 16"
+    assert "maps" not in dict(facts(run("show", "r3d_18").stdout))
+
+
 def test_it_says_what_the_library_states_of_each_set_of_weights(run: Run) -> None:
     output = run("show", "vit_h_14").stdout
     assert "IMAGENET1K_SWAG_E2E_V1 (default)\n" in output

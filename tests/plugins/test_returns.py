@@ -7,7 +7,7 @@ import torch
 from tests.plugins.acme import NET, answering, ask
 from torch import nn
 
-from headstrip import Preprocessing, Stripped, WeightsEntry
+from headstrip import Level, Preprocessing, Stripped, WeightsEntry
 from headstrip.plugins.loader import Plugin
 from headstrip.plugins.validation import REQUIRED, check_return
 
@@ -23,6 +23,7 @@ GOOD = {
     "preprocessing": PIXELS,
     "find_backbone": NET,
     "reference": torch.zeros(2, 3),
+    "levels": ("layer1", ">pool", Level("norm", layout="NLC", prefix=1, stride=16)),
 }
 
 
@@ -50,6 +51,11 @@ def test_none_is_an_answer_where_nothing_is_required(hook):
         ("preprocessing", {"crop": 224}, "a dict instead of a Preprocessing"),
         ("find_backbone", "net", "a str instead of a BackboneSpec"),
         ("reference", [1.0], "a list instead of a Tensor"),
+        ("levels", "layer1", "a str instead of a tuple of Level or a Module"),
+        ("levels", ("layer1", 2), "a int among its levels"),
+        ("levels", (">",), "the level '>' without a path"),
+        ("levels", (Level("norm", layout="NCL"),), "a level with the layout 'NCL' instead of one"),
+        ("levels", (Level("norm", layout="NLC"),), "the level 'norm' of tokens without the stride"),
         ("weights", WeightsEntry("V1"), "a WeightsEntry instead of a tuple of WeightsEntry"),
         ("weights", ("V1",), "a str among its WeightsEntry items"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -29,7 +30,15 @@ PAIRS = st.dictionaries(st.text(max_size=8), VALUES, max_size=3).map(freeze)
 SIZES = st.integers(1, 4096)
 NUMBERS = st.floats(0.001, 1000)
 
-SPECS = st.builds(
+MAPS = st.lists(st.tuples(SIZES, SIZES), max_size=4)
+
+
+def _with_maps(spec: BackboneSpec, maps: list[tuple[int, int]]) -> BackboneSpec:
+    channels, strides = zip(*maps, strict=True) if maps else ((), ())
+    return replace(spec, channels=channels, strides=strides)
+
+
+_SPECS = st.builds(
     BackboneSpec,
     name=NAMES | st.builds("{}/{}".format, NAMES, NAMES),
     source=TEXTS,
@@ -43,6 +52,7 @@ SPECS = st.builds(
     options=PAIRS,
     law=st.sampled_from(LAWS),
 )
+SPECS = st.builds(_with_maps, _SPECS, MAPS)
 
 
 @st.composite

@@ -55,12 +55,16 @@ def weights(tmp_path):
     return written
 
 
-def test_a_catalog_of_an_earlier_version_has_no_column_for_sizes(catalog):
-    path = catalog(sizes="any")
-    assert read_catalog(path) == [replace(SPEC, sizes="any")]
-    lines = [line.rpartition("\t")[0] for line in path.read_text().splitlines()]
-    path.write_text("\n".join(lines) + "\n")
-    assert read_catalog(path) == [SPEC]
+def test_a_catalog_of_an_earlier_version_has_no_columns_for_sizes_and_maps(catalog):
+    path = catalog(sizes="any", channels="64,512", strides="4,32")
+    whole = replace(SPEC, sizes="any", channels=(64, 512), strides=(4, 32))
+    assert read_catalog(path) == [whole]
+    without_maps = replace(SPEC, sizes="any")
+    for count, expected in ((1, None), (1, without_maps), (1, SPEC)):
+        lines = [line.rsplit("\t", count)[0] for line in path.read_text().splitlines()]
+        path.write_text("\n".join(lines) + "\n")
+        if expected is not None:
+            assert read_catalog(path) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,8 @@ def test_a_catalog_of_an_earlier_version_has_no_column_for_sizes(catalog):
         ("dim", "0"),
         ("params", "-1"),
         ("sizes", "large"),
+        ("channels", "many"),
+        ("strides", "8"),
         ("options", "{"),
         ("options", "[1, 2]"),
         ("options", "[" * 100_000),
@@ -111,7 +117,7 @@ def test_a_row_of_weights_is_read_when_it_is_asked_for_and_named_then(weights, c
 
 def test_a_row_with_a_column_too_many_is_named(catalog):
     path = catalog(options="\t")
-    with pytest.raises(CatalogError, match=r"The row of 'net' in .* has 13 columns instead of 12"):
+    with pytest.raises(CatalogError, match=r"The row of 'net' in .* has 15 columns instead of 14"):
         read_catalog(path)
 
 

@@ -37,9 +37,10 @@ def test_the_generator_does_not_move(name):
     "name",
     ["shufflenet_v2_x0_5", "convnext_tiny", "vit_b_32", "maxvit_t", "regnet_y_400mf", "r3d_18"],
 )
-def test_the_sizes_in_the_catalog_are_those_that_the_network_accepts(name):
+def test_sizes_and_maps_in_the_catalog_are_those_of_the_network(name):
     spec, _ = get_registry().resolve(name)
-    assert measure(replace(spec, sizes=None), sizes=True) == spec
+    bare = replace(spec, sizes=None, channels=(), strides=())
+    assert measure(bare, sizes=True, maps=True) == spec
 
 
 def test_what_cannot_be_built_is_a_sentence():

@@ -40,7 +40,7 @@ def test_a_plugin_that_keeps_the_contract_passes_all_checks(judge, plugin):
     assert list(results) == list(CHECKS)
     assert {one.status for one in results.values()} <= {"passed", "skipped"}, results
     skipped = {name for name, one in results.items() if one.status == "skipped"}
-    assert skipped == (set() if plugin.SPEC.law == "exact" else {"head"})
+    assert skipped == {"maps"} | (set() if plugin.SPEC.law == "exact" else {"head"})
 
 
 def test_without_memory_only_the_first_checks_are_run(judge):
@@ -88,7 +88,7 @@ def test_a_backbone_without_memory_is_as_headstrip_measures_it(name):
 def test_a_network_of_many_parameters_takes_its_values_from_a_pool(judge, monkeypatch):
     monkeypatch.setattr("headstrip.testing.subject.LARGE", 100)
     results = judge(Lab())
-    assert {one.status for one in results.values()} == {"passed"}, results
+    assert [name for name, one in results.items() if one.status != "passed"] == ["maps"], results
 
 
 def test_a_verified_plugin_builds_as_before(registry):

@@ -48,7 +48,7 @@ def live_spec(name: str) -> BackboneSpec:
     family = f"{SOURCE}:{plugin.FAMILIES[0]}"
     shape = live_preprocessing(name).input_shape
     spec = BackboneSpec(name, SOURCE, family, SOURCE, "image", shape, 0, 0, TAG)
-    return measure(spec, sizes=True)
+    return measure(spec, sizes=True, maps=True)
 
 
 def live_preprocessing(name: str) -> Preprocessing:

@@ -33,7 +33,7 @@ PACKAGE = Path(headstrip_timm.__file__).parent
 def live_spec(name: str) -> BackboneSpec | str:
     """Return the measured spec of an architecture, or why its head cannot be removed."""
     try:
-        return measure(unmeasured_spec(name), sizes=True)
+        return measure(unmeasured_spec(name), sizes=True, maps=True)
     except HeadstripError as error:
         return str(error)
 

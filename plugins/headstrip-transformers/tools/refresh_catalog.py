@@ -27,7 +27,7 @@ PACKAGE = Path(headstrip_transformers.__file__).parent
 
 def write(folder: Path) -> None:
     """Write both files into ``folder``."""
-    specs = [measure(unmeasured_spec(kind), sizes=True) for kind in TOWERS]
+    specs = [measure(unmeasured_spec(kind), sizes=True, maps=True) for kind in TOWERS]
     write_catalog(folder / "catalog.tsv", specs)
     # With an empty table, headstrip need not import the plugin to find out that there are none.
     write_weights(folder / "weights.tsv", [])

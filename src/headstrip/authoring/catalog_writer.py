@@ -85,7 +85,7 @@ def live_rows(registry: LiveRegistry) -> Rows:
                 raise PluginError(f"{name!r} lists {spec.name!r} twice. List it once.")
             default = entries[0].tag if entries else None
             chosen = replace(spec, default_weights=default)
-            found[spec.name] = measure(chosen, registry=registry, sizes=True)
+            found[spec.name] = measure(chosen, registry=registry, sizes=True, maps=True)
             pairs += [(spec.name, entry) for entry in entries]
         except HeadstripError as error:
             problems.append(str(error))

@@ -72,6 +72,8 @@ def spec_as_json(spec: BackboneSpec) -> dict[str, Any]:
         "default_weights": spec.default_weights,
         "options": dict(spec.options),
         "sizes": spec.sizes,
+        "channels": spec.channels,
+        "strides": spec.strides,
     }
 
 

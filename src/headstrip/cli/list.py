@@ -85,6 +85,19 @@ Example:
     "number of pixels, such multiples with equal sides (square), or only their own (fixed).",
 )
 @click.option(
+    "--stride",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Show only backbones that have a feature map with N pixels between two cells, such as 8.",
+)
+@click.option(
+    "--max-channels",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Show only backbones whose feature maps have at most N channels, such as 512; with "
+    "--stride, the last map of this stride.",
+)
+@click.option(
     "--license",
     metavar="NAME",
     help="Show only backbones with weights under this licence, such as apache-2.0.",

@@ -14,7 +14,7 @@ from headstrip.cli.output import json_option, plugins_on_stderr, print_json, pri
 from headstrip.errors import HeadstripError, WeightsError
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.registry.catalog import format_shape
-from headstrip.spec import WeightsEntry
+from headstrip.spec import BackboneSpec, WeightsEntry
 
 _FILE_SIZE = "file size (MB)"
 _CLASSES_SHOWN = 12
@@ -112,8 +112,17 @@ def _spec_facts(found: Backbone) -> list[Fact]:
         ("task", spec.task),
         ("input", format_shape(spec.input_shape)),
         *([("sizes", spec.sizes)] if spec.sizes else []),
+        *([("maps", _maps(spec))] if spec.channels else []),
         *options,
     ]
+
+
+def _maps(spec: BackboneSpec) -> str:
+    """List the channels of each feature map and its stride."""
+    maps = list(zip(spec.channels, spec.strides, strict=True))
+    if len(maps) > 1 and len(set(maps)) == 1:
+        return f"{len(maps)} of {maps[0][0]} channels at stride {maps[0][1]}"
+    return ", ".join(f"{channels} at stride {stride}" for channels, stride in maps)
 
 
 def _entry_facts(entry: WeightsEntry) -> list[Fact]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from headstrip.encoder.fingerprint import Fingerprint
+    from headstrip.encoder.map_sizes import MapSize
+    from headstrip.encoder.maps import Tokens
     from headstrip.encoder.prediction import Prediction
+    from headstrip.encoder.pyramid import Pyramid
     from headstrip.weights.mapping import Guard
 
 
@@ -105,6 +108,7 @@ class Encoder(nn.Module):
         self.weights_file, self.weights_key = weights_file, weights_key
         self.inputs, self.expand = dict(inputs or {}), expand
         self._invented = invented
+        self._map_sizes: tuple[MapSize, ...] | None = None
         if head is not None:
             # An unused parameter that asks for a gradient stops DistributedDataParallel.
             head.requires_grad_(False)
@@ -179,6 +183,126 @@ class Encoder(nn.Module):
         check_threshold(threshold)
         embeddings = self.embed(images, batch_size=batch_size)
         return list(predict_embeddings(predictors, embeddings, threshold))
+
+    def maps(
+        self,
+        x: Tensor,
+        *,
+        levels: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+        norm: bool = True,
+    ) -> list[Tensor]:
+        """Map a batch (N, *input_shape) to feature maps (N, C, H, W), the finest first.
+
+        The network runs once, as in ``forward``. Its own hooks and results do not change. Calls
+        from several threads do not disturb each other.
+
+        Args:
+            x: The batch.
+            levels: Numbers of the maps, such as ``[-1]`` for the last one. By default all.
+            strides: Strides instead of numbers, such as ``(8, 16, 32)``: pixels between two
+                neighbouring cells. Each means the last map of that stride.
+            norm: Whether the last map is after the network's last norm, where its head reads it so;
+                False gives the map before that norm.
+
+        Returns:
+            The maps, the finest first. They may be views, with any memory format.
+
+        Raises:
+            LevelError: The encoder has no maps, or none of those. The message lists what it has.
+            WeightsError: As ``forward``.
+
+        Example:
+            >>> import torch
+            >>> from headstrip import build_encoder
+            >>> encoder = build_encoder("resnet18", weights=None)
+            >>> maps = encoder.maps(torch.zeros(1, 3, 64, 64), levels=[-2, -1])
+            >>> [tuple(one.shape) for one in maps]
+            [(1, 256, 4, 4), (1, 512, 2, 2)]
+        """
+        return self.with_maps(x, levels=levels, strides=strides, norm=norm)[1]
+
+    def with_maps(
+        self,
+        x: Tensor,
+        *,
+        levels: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+        norm: bool = True,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the embedding (N, output_dim) and the maps of a batch, from one forward pass.
+
+        The arguments and errors are those of ``maps``.
+
+        Returns:
+            What ``forward`` returns, and what ``maps`` returns.
+        """
+        from headstrip.encoder.maps import choose_levels, read_maps
+
+        self._check_guards()
+        embedding, maps, _ = read_maps(self, x, choose_levels(self, levels, strides), norm)
+        return embedding, maps
+
+    def tokens(self, x: Tensor, *, level: int = -1, norm: bool = True) -> Tokens:
+        """Map a batch (N, *input_shape) to the tokens of one level of a transformer.
+
+        Args:
+            x: The batch.
+            level: Number of the level, by default the last one.
+            norm: As for ``maps``.
+
+        Returns:
+            The tokens of the patches (N, L, C), row by row; the tokens before them (N, T, C), such
+            as a class token and registers; and the grid of the patches, rows and columns.
+
+        Raises:
+            LevelError: The encoder has no tokens, or not that level.
+            WeightsError: As ``forward``.
+        """
+        from headstrip.encoder.maps import read_tokens
+
+        self._check_guards()
+        return read_tokens(self, x, level, norm)
+
+    def pyramid(
+        self,
+        strides: Sequence[int] | None = None,
+        *,
+        levels: Sequence[int] | None = None,
+        names: bool = False,
+        norm: bool = True,
+        resample: bool = False,
+    ) -> Pyramid:
+        """Return a module that maps a batch to feature maps, for detectors and decoders.
+
+        It shares the encoder's parameters and mode, and can be composed, compiled, exported and
+        pickled. It has the attributes ``channels``, ``strides`` and ``out_channels``, of which the
+        last begins with the channels of the input.
+
+        Args:
+            strides: As for ``maps``.
+            levels: As for ``maps``.
+            names: Whether the module returns an ordered dict with the keys "0", "1", ..., which
+                torchvision's detectors take, instead of a list.
+            norm: As for ``maps``.
+            resample: Whether to resample the maps of a network whose maps have one stride, such as
+                a plain ViT, to ``strides``. headstrip takes levels at equal distances of depth, the
+                last one included, and interpolates bilinearly.
+
+        Raises:
+            LevelError: The encoder has no maps, or none of those.
+
+        Example:
+            >>> from headstrip import build_encoder
+            >>> pyramid = build_encoder("resnet18", weights=None).pyramid((8, 16, 32))
+            >>> pyramid.channels, pyramid.strides, pyramid.out_channels
+            ((128, 256, 512), (8, 16, 32), (3, 128, 256, 512))
+        """
+        from headstrip.encoder.pyramid import make_pyramid
+
+        return make_pyramid(
+            self, levels=levels, strides=strides, norm=norm, names=names, resample=resample
+        )
 
     def preprocess(self, image: Image.Image | str | Any) -> Tensor:
         """Turn one image, or one clip, into the input of this network.

@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from headstrip.encoder.bounds import MAX_PARAMETERS, bounded_network
-from headstrip.errors import HeadstripError, ManifestError, PluginError, PreprocessingError
+from headstrip.encoder.map_sizes import measure_map_sizes
+from headstrip.errors import (
+    HeadstripError,
+    LevelError,
+    ManifestError,
+    PluginError,
+    PreprocessingError,
+    one_line,
+)
 from headstrip.factory.construction import Built
 from headstrip.factory.image_sizes import SizeTrial, accepted_sizes, refusal_of
 from headstrip.factory.maker import strip_with
@@ -52,6 +60,7 @@ def measure(
     *,
     registry: Registry | None = None,
     sizes: bool = False,
+    maps: bool = False,
 ) -> BackboneSpec:
     """Build a backbone without its weights, take its head off, and measure the result.
 
@@ -63,10 +72,11 @@ def measure(
         options: Constructor arguments, which replace those of the spec and its default weights.
         registry: The registry with its plugins, by default that of this process.
         sizes: Whether to find out which image sizes it accepts, with up to four more builds.
+        maps: Whether to measure its feature maps.
 
     Returns:
         ``spec`` with the measured ``input_shape``, ``dim``, ``params`` (with the head's), ``law``
-        and, if you asked for them, ``sizes``.
+        and, if you asked for them, ``sizes``, ``channels`` and ``strides``.
 
     Raises:
         HeadstripError: It cannot be built or stripped, does not work as an encoder, or is larger
@@ -74,12 +84,12 @@ def measure(
     """
     registry = registry or get_registry()
     try:
-        return _measured(registry, spec, options, light=True, sizes=sizes)
+        return _measured(registry, spec, options, light=True, sizes=sizes, maps=maps)
     except ManifestError:
         raise
     except HeadstripError:
         with torch.random.fork_rng(devices=[]):
-            return _measured(registry, spec, options, light=False, sizes=sizes)
+            return _measured(registry, spec, options, light=False, sizes=sizes, maps=maps)
 
 
 def _measured(
@@ -89,6 +99,7 @@ def _measured(
     *,
     light: bool,
     sizes: bool,
+    maps: bool,
 ) -> BackboneSpec:
     about = spec.qualified_name
     plugin, family = registry.stripper(spec.family)
@@ -109,6 +120,8 @@ def _measured(
     own = replace(spec, input_shape=shape)
     dim = embedding_width(stripped, own, shape, untouched, registry=registry)
     found = replace(spec, input_shape=shape, dim=dim, params=params, law=stripped.law)
+    if maps:
+        found = _with_maps(found, stripped.backbone, registry)
     if not sizes or spec.task != "image":
         return found
 
@@ -120,6 +133,23 @@ def _measured(
 
     trial = SizeTrial(registry.owner(spec), found, entry, options or {})
     return replace(found, sizes=accepted_sizes(accepts, (shape[1], shape[2])))
+
+
+def _with_maps(spec: BackboneSpec, backbone: nn.Module, registry: Registry) -> BackboneSpec:
+    """Return a spec with the channels and strides of a network's feature maps."""
+    device = next((one.device for one in backbone.parameters()), torch.device("cpu"))
+    try:
+        sizes = measure_map_sizes(backbone, spec, spec.input_shape, device, registry)
+    except LevelError:
+        sizes = ()
+    except Exception as error:
+        # Networks fail on meta for many reasons, and are measured in memory then.
+        raise PluginError(
+            f"The feature maps of {spec.qualified_name} cannot be read: {one_line(error)}. Report "
+            "it to the author of its plugin."
+        ) from error
+    channels = tuple(size.channels for size in sizes)
+    return replace(spec, channels=channels, strides=tuple(size.stride for size in sizes))
 
 
 def width_of_built(built: Built, shape: tuple[int, ...], *, given: bool = False) -> int:

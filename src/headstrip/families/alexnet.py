@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from headstrip.families.chains import before_poolings
 from headstrip.families.family import TorchvisionFamily
+from headstrip.network.levels import Level
 
 
 class AlexNet(TorchvisionFamily):
@@ -11,6 +16,10 @@ class AlexNet(TorchvisionFamily):
     FAMILIES = ("alexnet",)
     MODULE = "torchvision.models.alexnet"
     HEAD = "classifier.6"
+
+    def levels_of(self, backbone: Any) -> Sequence[Level | str]:
+        """Return what each pooling reads, and the last pooling's output."""
+        return before_poolings(backbone.features)
 
 
 plugin = AlexNet()

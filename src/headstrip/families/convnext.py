@@ -11,6 +11,7 @@ class ConvNeXt(TorchvisionFamily):
     FAMILIES = ("convnext",)
     MODULE = "torchvision.models.convnext"
     HEAD = "classifier.2"
+    LEVELS = ("features.1", "features.3", "features.5", "features.7")
 
 
 plugin = ConvNeXt()

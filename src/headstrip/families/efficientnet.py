@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from headstrip.families.chains import ends_of_strides
 from headstrip.families.family import TorchvisionFamily
+from headstrip.network.levels import Level
 
 
 class EfficientNet(TorchvisionFamily):
@@ -11,6 +16,10 @@ class EfficientNet(TorchvisionFamily):
     FAMILIES = ("efficientnet",)
     MODULE = "torchvision.models.efficientnet"
     HEAD = "classifier.1"
+
+    def levels_of(self, backbone: Any) -> Sequence[Level | str]:
+        """Return the last layer of each stride."""
+        return ends_of_strides(backbone.features)
 
 
 plugin = EfficientNet()

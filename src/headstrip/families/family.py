@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from headstrip.hookspecs import API_VERSION, hookimpl
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.network.checkpoints import plain_state_dict
 from headstrip.network.head import Stripped, detach
+from headstrip.network.levels import Level
 from headstrip.spec import BackboneSpec, Task, WeightsEntry, freeze
 
 LABELS = {1000: "imagenet-1k", 400: "kinetics-400"}
@@ -40,6 +41,9 @@ class TorchvisionFamily:
     INPUT_OPTIONS: ClassVar[Mapping[str, str]] = {}
     """Constructor arguments that set channels and size; see ``HeadStripper``."""
 
+    LEVELS: ClassVar[tuple[Level | str, ...]] = ()
+    """Where the feature maps are, in families whose networks all have them at the same paths."""
+
     FRAMES: ClassVar[int] = 16
     """Number of frames of a clip in video families: the ``clip_len`` that torchvision states."""
 
@@ -54,6 +58,10 @@ class TorchvisionFamily:
     def strip(self, model: nn.Module) -> Stripped:
         """Take the head off a network of this family, in place."""
         return detach(model, self.HEAD)
+
+    def levels_of(self, backbone: Any) -> Sequence[Level | str]:
+        """Return where the feature maps of a stripped network of this family are."""
+        return self.LEVELS
 
     @hookimpl
     def build_model(self, spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
@@ -89,6 +97,11 @@ class TorchvisionFamily:
                 f"This {kind.__name__} overrides forward, and may use its head in another way. "
                 "Take the head off with headstrip.detach(network, path) if you know the path."
             )
+
+    @hookimpl
+    def levels(self, model: nn.Module, family: str, spec: BackboneSpec) -> tuple[Level | str, ...]:
+        """Say where the feature maps of a stripped network are."""
+        return tuple(self.levels_of(model))
 
     @hookimpl
     def adapt_state_dict(

@@ -12,6 +12,7 @@ class GoogLeNet(AuxiliaryFamily):
     MODULE = "torchvision.models.googlenet"
     HEAD = "fc"
     AUXILIARY = ("aux1", "aux2")
+    LEVELS = (">maxpool1", ">maxpool2", ">maxpool3", ">maxpool4", "inception5b")
 
 
 plugin = GoogLeNet()

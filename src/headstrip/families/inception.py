@@ -12,6 +12,7 @@ class Inception(AuxiliaryFamily):
     MODULE = "torchvision.models.inception"
     HEAD = "fc"
     AUXILIARY = ("AuxLogits",)
+    LEVELS = (">maxpool1", ">maxpool2", "Mixed_5d", "Mixed_6e", "Mixed_7c")
 
 
 plugin = Inception()

@@ -19,6 +19,7 @@ class MaxViT(TorchvisionFamily):
     FAMILIES = ("maxvit",)
     MODULE = "torchvision.models.maxvit"
     INPUT_OPTIONS: ClassVar[Mapping[str, str]] = {"img_size": "input_size"}
+    LEVELS = ("stem", "blocks.0", "blocks.1", "blocks.2", "blocks.3")
 
     def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the input size that the partitions are made for."""

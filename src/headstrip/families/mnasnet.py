@@ -11,6 +11,7 @@ class MNASNet(TorchvisionFamily):
     FAMILIES = ("mnasnet",)
     MODULE = "torchvision.models.mnasnet"
     HEAD = "classifier.1"
+    LEVELS = ("layers.7", "layers.8", "layers.9", "layers.11", "layers.16")
 
 
 plugin = MNASNet()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from headstrip.families.chains import ends_of_strides
 from headstrip.families.family import TorchvisionFamily
+from headstrip.network.levels import Level
 
 
 class MobileNetV2(TorchvisionFamily):
@@ -11,6 +16,10 @@ class MobileNetV2(TorchvisionFamily):
     FAMILIES = ("mobilenet_v2",)
     MODULE = "torchvision.models.mobilenetv2"
     HEAD = "classifier.1"
+
+    def levels_of(self, backbone: Any) -> Sequence[Level | str]:
+        """Return the last layer of each stride."""
+        return ends_of_strides(backbone.features)
 
 
 plugin = MobileNetV2()

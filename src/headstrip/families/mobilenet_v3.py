@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from headstrip.families.chains import ends_of_strides
 from headstrip.families.family import TorchvisionFamily
+from headstrip.network.levels import Level
 
 
 class MobileNetV3(TorchvisionFamily):
@@ -11,6 +16,10 @@ class MobileNetV3(TorchvisionFamily):
     FAMILIES = ("mobilenet_v3",)
     MODULE = "torchvision.models.mobilenetv3"
     HEAD = "classifier.3"
+
+    def levels_of(self, backbone: Any) -> Sequence[Level | str]:
+        """Return the last layer of each stride."""
+        return ends_of_strides(backbone.features)
 
 
 plugin = MobileNetV3()

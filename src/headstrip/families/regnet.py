@@ -11,6 +11,7 @@ class RegNet(TorchvisionFamily):
     FAMILIES = ("regnet",)
     MODULE = "torchvision.models.regnet"
     HEAD = "fc"
+    LEVELS = ("stem", *(f"trunk_output.block{stage}" for stage in (1, 2, 3, 4)))
 
 
 plugin = RegNet()

@@ -11,6 +11,7 @@ class ResNet(TorchvisionFamily):
     FAMILIES = ("resnet",)
     MODULE = "torchvision.models.resnet"
     HEAD = "fc"
+    LEVELS = (">maxpool", "layer1", "layer2", "layer3", "layer4")
 
 
 plugin = ResNet()

@@ -11,6 +11,7 @@ class ShuffleNet(TorchvisionFamily):
     FAMILIES = ("shufflenet",)
     MODULE = "torchvision.models.shufflenetv2"
     HEAD = "fc"
+    LEVELS = (">maxpool", "maxpool", "stage2", "stage3", "conv5")
 
 
 plugin = ShuffleNet()

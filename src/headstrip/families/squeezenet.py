@@ -6,11 +6,16 @@ spatial mean of ``features``, and the encoder has no head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
+from headstrip.families.chains import before_poolings
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
 from headstrip.network.head import Stripped, find
+from headstrip.network.levels import Level
 
 
 class SqueezeNet(TorchvisionFamily):
@@ -25,6 +30,10 @@ class SqueezeNet(TorchvisionFamily):
         find(model, "classifier.1", nn.Conv2d)
         model.set_submodule("classifier", nn.AdaptiveAvgPool2d(1))
         return Stripped(model, None, ("classifier",), "declared")
+
+    def levels_of(self, backbone: Any) -> Sequence[Level | str]:
+        """Return what each pooling reads, and the last layer's output."""
+        return before_poolings(backbone.features)
 
     @hookimpl
     def reference(self, model: nn.Module, x: Tensor, family: str) -> Tensor:

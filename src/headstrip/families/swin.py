@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headstrip.families.family import TorchvisionFamily
+from headstrip.network.levels import Level
 
 
 class Swin(TorchvisionFamily):
@@ -11,6 +12,12 @@ class Swin(TorchvisionFamily):
     FAMILIES = ("swin",)
     MODULE = "torchvision.models.swin_transformer"
     HEAD = "head"
+    LEVELS = (
+        Level("features.1", layout="NHWC"),
+        Level("features.3", layout="NHWC"),
+        Level("features.5", layout="NHWC"),
+        Level("norm", layout="NHWC", raw="features.7"),
+    )
 
 
 plugin = Swin()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from headstrip.families.chains import before_poolings
 from headstrip.families.family import TorchvisionFamily
+from headstrip.network.levels import Level
 
 
 class VGG(TorchvisionFamily):
@@ -11,6 +16,10 @@ class VGG(TorchvisionFamily):
     FAMILIES = ("vgg",)
     MODULE = "torchvision.models.vgg"
     HEAD = "classifier.6"
+
+    def levels_of(self, backbone: Any) -> Sequence[Level | str]:
+        """Return what each pooling reads, and the last pooling's output."""
+        return before_poolings(backbone.features)
 
 
 plugin = VGG()

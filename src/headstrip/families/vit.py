@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from headstrip.errors import PreprocessingError
 from headstrip.families.family import TorchvisionFamily
 from headstrip.hookspecs import hookimpl
 from headstrip.network.head import Stripped, detach, find
+from headstrip.network.levels import Level
 from headstrip.network.patches import Cut, describe
 from headstrip.spec import BackboneSpec
 
@@ -58,6 +60,13 @@ class ViT(TorchvisionFamily):
         size = getattr(model, "image_size", None)
         shape = (3, size, size) if isinstance(size, int) else None
         return detach(model, "heads", kind=nn.Sequential, input_shape=shape)
+
+    def levels_of(self, backbone: Any) -> Sequence[Level | str]:
+        """Return the output of each block, the last one after the network's norm."""
+        stride: int = backbone.patch_size
+        paths = [f"encoder.layers.{name}" for name, _ in backbone.encoder.layers.named_children()]
+        blocks = [Level(path, layout="NLC", prefix=1, stride=stride) for path in paths]
+        return [*blocks[:-1], replace(blocks[-1], path="encoder.ln", raw=paths[-1])]
 
     def renamed(self, key: str) -> str:
         """Return the key of the network for a key of a weights file."""

@@ -122,6 +122,8 @@ def check_return(hook: str, value: Any) -> str | None:
         return "None" if hook in REQUIRED else None
     if hook in {"weights", "backbones"}:
         return _check_items(value, WeightsEntry if hook == "weights" else BackboneSpec)
+    if hook == "levels":
+        return _check_levels(value)
     expected = _expected_type(hook)
     if not isinstance(value, expected):
         return f"a {type(value).__name__} instead of a {expected.__name__}"
@@ -151,6 +153,18 @@ def _expected_type(hook: str) -> type:
         "strip_head": Stripped,
         "reference": Tensor,
     }[hook]
+
+
+def _check_levels(value: Any) -> str | None:
+    from torch import nn
+
+    from headstrip.network.levels import problem_of
+
+    if isinstance(value, nn.Module):
+        return None
+    if not isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} instead of a tuple of Level or a Module"
+    return next((problem for one in value if (problem := problem_of(one))), None)
 
 
 def _check_items(value: Any, item_type: type) -> str | None:

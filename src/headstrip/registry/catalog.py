@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -44,6 +44,8 @@ CATALOG_COLUMNS = (
     "default_weights",
     "options",
     "sizes",
+    "channels",
+    "strides",
 )
 WEIGHTS_COLUMNS = (
     "name",
@@ -74,8 +76,8 @@ def read_catalog(path: Path) -> list[BackboneSpec]:
     Raises:
         CatalogError: The file or a row of it cannot be read, or two rows have the same name.
     """
-    # Catalogs of earlier versions have no sizes.
-    rows = _read_rows(path, CATALOG_COLUMNS, later=1)
+    # Catalogs of earlier versions have no sizes and no feature maps.
+    rows = _read_rows(path, CATALOG_COLUMNS, later=3)
     _refuse_duplicates(path, [(row[0],) for row in rows])
     return [_parsed_row(path, row, spec_from_row) for row in rows]
 
@@ -179,7 +181,8 @@ def row_of_entry(name: str, entry: WeightsEntry) -> list[str]:
 
 def spec_from_row(row: list[str]) -> BackboneSpec:
     """Parse a row of ``catalog.tsv``; raises one of ``UNREADABLE``."""
-    name, source, family, plugin, task, shape, dim, params, law, default, options, sizes = row
+    name, source, family, plugin, task, shape, dim, params, law, default, *later = row
+    options, sizes, channels, strides = later
     if not name or task not in {"image", "video"} or law not in LAWS or sizes not in {"", *SIZES}:
         raise ValueError(
             f"one of name={name!r}, task={task!r}, law={law!r} and sizes={sizes!r} is not allowed"
@@ -197,6 +200,7 @@ def spec_from_row(row: list[str]) -> BackboneSpec:
         options=_pairs(options),
         law=cast("Law", law),
         sizes=cast("Sizes", sizes) if sizes else None,
+        **_maps(channels, strides),
     )
 
 
@@ -253,6 +257,8 @@ def _cells_of_spec(spec: BackboneSpec) -> list[str]:
         spec.default_weights or "",
         _dump(dict(spec.options)),
         spec.sizes or "",
+        ",".join(map(str, spec.channels)),
+        ",".join(map(str, spec.strides)),
     ]
 
 
@@ -330,7 +336,7 @@ def _read_rows(path: Path, columns: tuple[str, ...], later: int = 0) -> list[lis
     lines = _read_text(path).split("\n")
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     named = tuple(rows[0]) if rows else ()
-    if named not in {columns, columns[: len(columns) - later]}:
+    if named not in {columns[: len(columns) - missing] for missing in range(later + 1)}:
         raise CatalogError(
             f"{path} is not a catalog: its first line must name the columns "
             f"{', '.join(columns)}. {_REWRITE}"
@@ -372,6 +378,19 @@ def _count(text: str, least: int = 0) -> int:
     if number < least:
         raise ValueError(f"{number} is below {least}")
     return number
+
+
+def _maps(channels: str, strides: str) -> dict[str, tuple[int, ...]]:
+    found = {"channels": _counts(channels), "strides": _counts(strides)}
+    if len(found["channels"]) != len(found["strides"]):
+        raise ValueError(f"channels={channels!r} and strides={strides!r} have other lengths")
+    return found
+
+
+@cache
+def _counts(text: str) -> tuple[int, ...]:
+    """Parse numbers joined by commas; many rows have the same."""
+    return tuple(_count(one, least=1) for one in text.split(",") if text)
 
 
 def _pairs(text: str) -> Pairs:

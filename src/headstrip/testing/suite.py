@@ -14,7 +14,13 @@ from headstrip.factory.measure import completed
 from headstrip.registry.registry import get_registry
 from headstrip.registry.suggestions import nothing_listed
 from headstrip.spec import BackboneSpec
-from headstrip.testing import catalog_checks, copy_checks, forward_checks, weights_checks
+from headstrip.testing import (
+    catalog_checks,
+    copy_checks,
+    forward_checks,
+    map_checks,
+    weights_checks,
+)
 from headstrip.testing.pair import Pair
 from headstrip.testing.report import (
     CheckFailed,
@@ -53,6 +59,7 @@ REAL_CHECKS: dict[str, Check] = {
     "lossless": forward_checks.lossless,
     "batch": forward_checks.batch,
     "gradient": forward_checks.gradient,
+    "maps": map_checks.maps,
     "deepcopy": copy_checks.deepcopy,
     "pickle": copy_checks.pickling,
     "state-dict": copy_checks.state_dict,

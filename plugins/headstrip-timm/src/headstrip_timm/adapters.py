@@ -87,7 +87,10 @@ class MeanOverPositions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, *input) to (N, dim)."""
-        features: Tensor = self.model(x)
+        return self.pool(self.model(x))
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Map the network's output to (N, dim)."""
         if features.ndim == 2:
             return features
         return features.mean((2, 3)) if self.channels_first else features.flatten(1, -2).mean(1)

@@ -22,6 +22,7 @@ from headstrip.plugin_api import measure
 from headstrip_timm import heads
 from headstrip_timm.describe import describe_config, describe_weights, has_tag, unmeasured_spec
 from headstrip_timm.loading import adapted
+from headstrip_timm.maps import IntermediateMaps
 
 API_VERSION = 1
 FAMILIES = heads.FAMILIES
@@ -98,6 +99,12 @@ def find_backbone(name: str) -> BackboneSpec | None:
 def reference(model: nn.Module, x: Tensor, family: str) -> Tensor:
     """Compute the embedding with timm's pooling; see ``heads``."""
     return heads.reference(model, x)
+
+
+@hookimpl
+def levels(model: nn.Module, family: str, spec: BackboneSpec) -> nn.Module:
+    """Return the network with its maps; see ``maps``."""
+    return IntermediateMaps(model)
 
 
 def check_entry_point(name: str) -> None:

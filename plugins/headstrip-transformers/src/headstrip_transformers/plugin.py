@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from headstrip import (
     BackboneSpec,
     HeadNotFoundError,
+    Level,
     Preprocessing,
     Stripped,
     WeightsEntry,
@@ -20,6 +21,7 @@ from headstrip import (
 from headstrip.plugin_api import measure
 from headstrip_transformers import repository, towers
 from headstrip_transformers.configs import config_of, input_shape_of
+from headstrip_transformers.levels import levels_of
 from headstrip_transformers.loading import adapted
 from headstrip_transformers.towers import HEAD, TOWERS, VisionTower, network_class
 
@@ -128,6 +130,12 @@ def reference(model: nn.Module, x: Tensor, family: str) -> Tensor:
     """Compute the embedding of a network without a classifier from its tokens."""
     network = model.network if isinstance(model, VisionTower) else model
     return towers.reference(network, x)
+
+
+@hookimpl
+def levels(model: nn.Module, family: str, spec: BackboneSpec) -> tuple[Level | str, ...]:
+    """Say where the hidden states are; see ``levels``."""
+    return levels_of(model, family)
 
 
 def unmeasured_spec(kind: str) -> BackboneSpec:

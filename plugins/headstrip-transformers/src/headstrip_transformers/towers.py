@@ -122,7 +122,6 @@ class VisionTower(nn.Module):
         super().__init__()
         self.network, self.output, self.input_shape = network, output, input_shape
         self._more = {"interpolate_pos_encoding": True} if interpolates else {}
-        self._windowed: list[Any] = [one for one in network.modules() if hasattr(one, "shift_size")]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels (N, C, H, W) to logits (N, classes), or to (N, dim) without a classifier."""
@@ -137,11 +136,12 @@ class VisionTower(nn.Module):
     @contextmanager
     def _windows_restored(self) -> Iterator[None]:
         """Restore Swin's window sizes, which a small input reduces for all later inputs."""
-        sizes = [(layer.window_size, layer.shift_size) for layer in self._windowed]
+        windowed: list[Any] = [one for one in self.modules() if hasattr(one, "shift_size")]
+        sizes = [(layer.window_size, layer.shift_size) for layer in windowed]
         try:
             yield
         finally:
-            for layer, (window, shift) in zip(self._windowed, sizes, strict=True):
+            for layer, (window, shift) in zip(windowed, sizes, strict=True):
                 layer.window_size, layer.shift_size = window, shift
 
     def extra_repr(self) -> str:

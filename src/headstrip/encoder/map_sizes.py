@@ -1,0 +1,139 @@
+"""Which feature maps a network has: its levels, and the channels and stride of each."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.errors import LevelError
+from headstrip.network.dtypes import computing_dtype
+from headstrip.network.levels import Level, as_levels
+from headstrip.network.meta_ops import ByShape, twin
+from headstrip.network.taps import TappedMaps
+from headstrip.network.width import tensors_within
+from headstrip.registry.registry import Registry, get_registry
+from headstrip.spec import BackboneSpec
+
+_GROWTH = 896
+"""Pixels by which the image grows to measure strides: a multiple of the strides in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapSize:
+    """What is known of a map without an image.
+
+    Attributes:
+        channels: Number of its channels.
+        stride: Pixels between two neighbouring cells.
+    """
+
+    channels: int
+    stride: int
+
+
+def stated_levels(
+    backbone: nn.Module, spec: BackboneSpec, registry: Registry | None = None
+) -> tuple[Level, ...] | nn.Module:
+    """Return what the plugin of a backbone's family states as its levels.
+
+    Args:
+        backbone: The stripped network.
+        spec: The backbone.
+        registry: The registry with its plugins, by default that of this process.
+
+    Raises:
+        LevelError: It has no feature maps.
+    """
+    if spec.task != "image":
+        raise LevelError(
+            f"{spec.qualified_name} takes video, and only encoders of images have feature maps. "
+            "`headstrip list --task image` lists those."
+        )
+    plugin, family = (registry or get_registry()).stripper(spec.family)
+    found = plugin.call("levels", spec.qualified_name, model=backbone, family=family, spec=spec)
+    if isinstance(found, nn.Module):
+        return found
+    if not found:
+        raise LevelError(
+            f"{spec.qualified_name} has no feature maps: the plugin {plugin.label} states no "
+            f"levels for it. Use the embedding, or add the hook levels to the plugin."
+        )
+    return as_levels(found)
+
+
+def measure_map_sizes(
+    backbone: nn.Module,
+    spec: BackboneSpec,
+    shape: tuple[int, ...],
+    device: torch.device,
+    registry: Registry | None = None,
+) -> tuple[MapSize, ...]:
+    """Run a copy of a backbone on the meta device at two sizes, or for real at one.
+
+    Args:
+        backbone: The stripped network, which does not change.
+        spec: The backbone.
+        shape: Its input without the batch axis.
+        device: The device of its tensors, which may be meta.
+        registry: The registry with its plugins, by default that of this process.
+
+    Returns:
+        The size of each map, the finest first.
+
+    Raises:
+        LevelError: It has no feature maps.
+    """
+
+    def shapes(network: nn.Module, size: tuple[int, ...], place: torch.device) -> Shapes:
+        stated = stated_levels(network, spec, registry)
+        module = stated if isinstance(stated, nn.Module) else TappedMaps(network, stated)
+        arguments = (None, True) if isinstance(stated, nn.Module) else ()
+        x = torch.zeros((1, *size), dtype=computing_dtype(network), device=place)
+        with torch.no_grad():
+            _, maps, _ = module(x, *arguments)
+        return [(found.shape[1], found.shape[2]) for found in maps]
+
+    meta = torch.device("meta")
+    # The copy shares no container with the backbone, which another thread may be running.
+    light = copy.deepcopy(backbone, {id(one): _light(one) for one in tensors_within(backbone)})
+    try:
+        with ByShape():
+            small = shapes(light.eval(), shape, meta)
+    except LevelError:
+        raise
+    except Exception:
+        # Networks fail on meta for many reasons; then a real forward pass gives the sizes.
+        if device.type == "meta":
+            raise
+        real = copy.deepcopy(backbone).eval()
+        return tuple(
+            MapSize(channels, round(shape[1] / height))
+            for channels, height in shapes(real, shape, device)
+        )
+    grown = (shape[0], shape[1] + _GROWTH, shape[2] + _GROWTH)
+    try:
+        with ByShape():
+            large = shapes(light, grown, meta)
+    except Exception:
+        # A network of one size.
+        large = small
+    sizes = []
+    for (channels, height), (_, higher) in zip(small, large, strict=True):
+        # Networks that do not pad lose cells at the border, so the quotient of one size is wrong.
+        cells = higher - height
+        stride = _GROWTH / cells if cells else shape[1] / height
+        sizes.append(MapSize(channels, round(stride)))
+    return tuple(sizes)
+
+
+Shapes = list[tuple[int, int]]
+"""Channels and height of every map for one image."""
+
+
+def _light(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same shape without memory."""
+    found = twin(tensor)
+    return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found

@@ -1,0 +1,259 @@
+"""Feature maps and tokens of an encoder: which levels it has, and what a caller asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.encoder.map_sizes import MapSize, measure_map_sizes, stated_levels
+from headstrip.errors import LevelError, one_line
+from headstrip.network.levels import LevelProblem, without_norm
+from headstrip.network.taps import Maps, TappedMaps
+from headstrip.registry.registry import get_registry
+from headstrip.spec import BackboneSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of one level of a transformer.
+
+    Attributes:
+        patches: The tokens of the patches (N, L, C), row by row.
+        prefix: The tokens before them (N, T, C), such as a class token and registers; T may be 0.
+        grid: Rows and columns of the patches; L is their product.
+
+    Example:
+        >>> import torch
+        >>> from headstrip import build_encoder
+        >>> encoder = build_encoder("vit_b_32", weights=None)
+        >>> tokens = encoder.tokens(torch.zeros(1, 3, 224, 224))
+        >>> tokens.patches.shape, tokens.prefix.shape, tokens.grid
+        (torch.Size([1, 49, 768]), torch.Size([1, 1, 768]), (7, 7))
+    """
+
+    patches: Tensor
+    prefix: Tensor
+    grid: tuple[int, int]
+
+
+class Owner(Protocol):
+    """What maps need of an encoder."""
+
+    backbone: nn.Module
+    spec: BackboneSpec
+    input_shape: tuple[int, ...]
+    expand: nn.Module | None
+    _map_sizes: tuple[MapSize, ...] | None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone is frozen."""
+
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Return the device and the dtype that inputs must have."""
+
+    def _check_guards(self) -> None: ...
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any: ...
+
+
+class ChosenMaps(nn.Module):
+    """Some maps of a plugin's own module, which returns them beside the embedding."""
+
+    def __init__(self, module: nn.Module, levels: tuple[int, ...], norm: bool) -> None:
+        """Keep the module, and the arguments that it gets."""
+        super().__init__()
+        self.module, self.levels, self.norm = module, levels, norm
+
+    def forward(self, x: Tensor) -> Maps:
+        """Map (N, C, H, W) to the embedding, the chosen maps, and their prefix tokens."""
+        maps: Maps = self.module(x, self.levels, self.norm)
+        return maps
+
+
+def maps_module(encoder: Owner, levels: tuple[int, ...], norm: bool) -> nn.Module:
+    """Return a module that maps a batch to the embedding and the maps of some levels.
+
+    Args:
+        encoder: The encoder, whose tensors the module shares.
+        levels: Numbers of the levels.
+        norm: Whether the last level is after the network's last norm.
+
+    Raises:
+        LevelError: The network does not have a level that its plugin states.
+    """
+    stated = stated_levels(encoder.backbone, encoder.spec)
+    if isinstance(stated, nn.Module):
+        return ChosenMaps(stated, levels, norm)
+    chosen = [stated[number] if norm else without_norm(stated[number]) for number in levels]
+    try:
+        return TappedMaps(encoder.backbone, chosen)
+    except LevelProblem as problem:
+        raise _misfit(encoder, problem) from problem
+
+
+def read_maps(encoder: Owner, x: Tensor, levels: tuple[int, ...], norm: bool) -> Maps:
+    """Run an encoder once, and return its embedding, maps and prefix tokens.
+
+    Raises:
+        LevelError: The levels that the plugin states do not fit the network.
+    """
+    check_batch(encoder, x)
+    try:
+        maps: Maps = maps_module(encoder, levels, norm)(
+            x if encoder.expand is None else encoder.expand(x)
+        )
+    except LevelProblem as problem:
+        raise _misfit(encoder, problem) from problem
+    return maps
+
+
+def read_tokens(encoder: Owner, x: Tensor, level: int, norm: bool) -> Tokens:
+    """Run an encoder once, and return the tokens of one level.
+
+    Raises:
+        LevelError: It has no such level, or no tokens there.
+    """
+    (number,) = choose_levels(encoder, [level], None)
+    _, (found,), (prefix,) = read_maps(encoder, x, (number,), norm)
+    if prefix is None:
+        raise LevelError(
+            f"{encoder.spec.qualified_name} has no tokens at level {number}, but a map of "
+            f"{found.shape[1]} channels and {found.shape[2]} x {found.shape[3]} positions. Use "
+            f"encoder.maps(x, levels=[{number}])."
+        )
+    grid = (found.shape[2], found.shape[3])
+    return Tokens(found.flatten(2).transpose(1, 2), prefix, grid)
+
+
+def choose_levels(
+    encoder: Owner, levels: Sequence[int] | None, strides: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Return the numbers of the levels that a caller asks for, the finest first.
+
+    Args:
+        encoder: The encoder.
+        levels: Numbers of levels; negative ones count from the last.
+        strides: Strides instead; each means the last level of that stride.
+
+    Raises:
+        LevelError: The encoder has no maps, or none of those.
+    """
+    if levels is not None and strides is not None:
+        raise LevelError(
+            f"Both levels={levels!r:.100} and strides={strides!r:.100} were passed. Pass one of "
+            "them."
+        )
+    count = _count(encoder)
+    if strides is not None:
+        return _of_strides(encoder, _integers("strides", strides, "(8, 16, 32)"))
+    if levels is None:
+        return tuple(range(count))
+    given = _integers("levels", levels, "[-1]")
+    for number in given:
+        if not -count <= number < count:
+            raise LevelError(
+                f"{encoder.spec.qualified_name} has no level {number}: it has {count}, numbered 0 "
+                f"to {count - 1}, or -{count} to -1 from the last. {_listed(encoder)}"
+            )
+    chosen = tuple(number % count for number in given)
+    if list(chosen) != sorted(set(chosen)):
+        raise LevelError(
+            f"levels={levels!r:.100} does not name each level once, the finest first. Pass "
+            f"levels={sorted(set(chosen))}."
+        )
+    return chosen
+
+
+def map_sizes(encoder: Owner) -> tuple[MapSize, ...]:
+    """Return channels and stride of every level, from a run without memory.
+
+    Raises:
+        LevelError: The encoder has no maps.
+    """
+    if encoder._map_sizes is None:
+        encoder._map_sizes = measure_map_sizes(
+            encoder.backbone, encoder.spec, _backbone_shape(encoder), encoder.place()[0]
+        )
+    return encoder._map_sizes
+
+
+def check_batch(encoder: Owner, x: Tensor) -> None:
+    """Refuse an input that is not a batch of images.
+
+    Raises:
+        LevelError: It is refused.
+    """
+    if x.ndim != 4:
+        raise LevelError(
+            f"x must have the shape (N, C, H, W), got {tuple(x.shape)}. Stack the outputs of "
+            "encoder.preprocess."
+        )
+
+
+def _count(encoder: Owner) -> int:
+    stated = stated_levels(encoder.backbone, encoder.spec)
+    return len(map_sizes(encoder)) if isinstance(stated, nn.Module) else len(stated)
+
+
+def _integers(name: str, given: Any, example: str) -> list[int]:
+    are_integers = isinstance(given, Sequence) and all(
+        isinstance(one, int) and not isinstance(one, bool) for one in given
+    )
+    if isinstance(given, str) or not are_integers or not given:
+        raise LevelError(
+            f"{name} must be a list of one or more integers, got {given!r:.100}. Pass for example "
+            f"{name}={example}."
+        )
+    return list(given)
+
+
+def _of_strides(encoder: Owner, strides: list[int]) -> tuple[int, ...]:
+    last = {size.stride: number for number, size in enumerate(map_sizes(encoder))}
+    for stride in strides:
+        if stride not in last:
+            raise LevelError(
+                f"{encoder.spec.qualified_name} has no map of stride {stride}. {_listed(encoder)}"
+            )
+    chosen = tuple(last[stride] for stride in strides)
+    if list(chosen) != sorted(set(chosen)):
+        raise LevelError(
+            f"strides={tuple(strides)} does not name each stride once, the finest first. Pass "
+            f"strides={tuple(sorted(set(strides)))}."
+        )
+    return chosen
+
+
+def _listed(encoder: Owner) -> str:
+    """Return a sentence that lists the levels of an encoder."""
+    sizes = map_sizes(encoder)
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        return (
+            f"All its {len(sizes)} maps have {sizes[0].channels} channels and the stride "
+            f"{sizes[0].stride}."
+        )
+    shown = ", ".join(f"{size.channels} at stride {size.stride}" for size in sizes)
+    return f"Its maps have these channels: {shown}."
+
+
+def _backbone_shape(encoder: Owner) -> tuple[int, ...]:
+    """Return the input of the backbone, which has colour where the encoder takes grey."""
+    shape = encoder.input_shape
+    if encoder.expand is None:
+        return shape
+    device, dtype = encoder.place()
+    pixel = torch.zeros((1, shape[0], 1, 1), device=device, dtype=dtype)
+    return (encoder.expand(pixel).shape[1], *shape[1:])
+
+
+def _misfit(encoder: Owner, problem: LevelProblem) -> LevelError:
+    plugin, _ = get_registry().stripper(encoder.spec.family)
+    return LevelError(
+        f"The feature maps of {encoder.spec.qualified_name} cannot be read: the network "
+        f"{one_line(problem)}. If you did not change the network, report it to the author of the "
+        f"plugin {plugin.label}."
+    )

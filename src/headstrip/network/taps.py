@@ -1,0 +1,146 @@
+"""Feature maps of a network from one forward pass, without a hook on the network itself.
+
+A *view* of a network is a shallow copy of the modules on the way to its levels; all other modules,
+and every tensor, are the network's. The hooks that record the maps ("taps") are on the view, so the
+network's own forward costs what it did before, and several views never meet.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.network.levels import Level, LevelProblem, to_map
+
+Maps = tuple[Tensor, list[Tensor], list[Tensor | None]]
+"""The embedding, the maps (N, C, H, W), and the prefix tokens (N, T, C) or None of each map."""
+
+_COPIED = (
+    "_modules",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+"""Containers of a module that its copy has for itself; it shares the others."""
+
+
+class _Seen:
+    """What the taps of one view recorded, separately for each thread. A copy of it is empty."""
+
+    def __init__(self) -> None:
+        self._traced: dict[int, Tensor] = {}
+        self._local = threading.local()
+
+    @property
+    def tensors(self) -> dict[int, Tensor]:
+        """The tensors of this thread by the number of their level."""
+        # A compiler cannot follow thread-local values, and traces in one thread.
+        if torch.compiler.is_compiling():
+            return self._traced
+        return cast("dict[int, Tensor]", self._local.__dict__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Seen, ()
+
+
+class _Tap:
+    """A hook that records a tensor. Unlike a closure it can be copied and pickled."""
+
+    def __init__(self, seen: _Seen, number: int) -> None:
+        self.seen, self.number = seen, number
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+        found = inputs[0] if output is None else output
+        self.seen.tensors[self.number] = found[0] if isinstance(found, tuple) else found
+
+
+class TappedMaps(nn.Module):
+    """A network whose forward gives its maps beside its embedding.
+
+    It shares the network's tensors. Modules that are put into the network later do not appear in
+    it.
+    """
+
+    def __init__(self, network: nn.Module, levels: Sequence[Level]) -> None:
+        """Make the view.
+
+        Args:
+            network: A network that maps (N, C, H, W) to (N, dim).
+            levels: Where its maps are.
+
+        Raises:
+            LevelProblem: The network has no module at the path of a level, or cannot be copied.
+        """
+        super().__init__()
+        self.levels = tuple(levels)
+        self._seen = _Seen()
+        self._pairs: list[tuple[nn.Module, nn.Module]] = []
+        self.network = self._view(network)
+
+    def forward(self, x: Tensor) -> Maps:
+        """Map (N, C, H, W) to the embedding (N, dim), the maps, and their prefix tokens.
+
+        Raises:
+            LevelProblem: A level did not run, or its tensor is not laid out as it says.
+        """
+        if not torch.compiler.is_compiling():
+            # The copies follow the network when it goes to train or eval mode.
+            for copy, own in self._pairs:
+                copy.training = own.training
+        tensors = self._seen.tensors
+        tensors.clear()
+        embedding: Tensor = self.network(x)
+        size = (x.shape[-2], x.shape[-1])
+        maps: list[Tensor] = []
+        prefixes: list[Tensor | None] = []
+        for number, level in enumerate(self.levels):
+            if number not in tensors:
+                raise LevelProblem(f"did not run its module {level.path!r}")
+            found, prefix = to_map(tensors[number], level, size)
+            maps.append(found)
+            prefixes.append(prefix)
+        tensors.clear()
+        return embedding, maps, prefixes
+
+    def seen(self, number: int) -> Tensor:
+        """Return the tensor that the tap of one level recorded, during the forward pass."""
+        return self._seen.tensors[number]
+
+    def _view(self, network: nn.Module) -> nn.Module:
+        copies: dict[str, nn.Module] = {}
+        for number, level in enumerate(self.levels):
+            module = self._copied(network, level.path, copies)
+            tap = _Tap(self._seen, number)
+            if level.reads:
+                module.register_forward_pre_hook(tap)
+            else:
+                module.register_forward_hook(tap)
+        return self._copied(network, "", copies)
+
+    def _copied(self, network: nn.Module, path: str, copies: dict[str, nn.Module]) -> nn.Module:
+        """Return the copy of the module at a path, in the copies of the modules above it."""
+        if path in copies:
+            return copies[path]
+        try:
+            own = network.get_submodule(path)
+        except AttributeError:
+            raise LevelProblem(f"has no module at {path!r}") from None
+        if isinstance(own, torch.jit.ScriptModule):
+            raise LevelProblem(f"has a scripted module at {path!r}, which cannot be copied")
+        copy = copies[path] = own.__class__.__new__(own.__class__)
+        copy.__dict__.update(own.__dict__)
+        for name in _COPIED:
+            copy.__dict__[name] = own.__dict__[name].copy()
+        # What `module.compile()` made would run the module itself.
+        copy.__dict__["_compiled_call_impl"] = None
+        if path:
+            parent, _, name = path.rpartition(".")
+            self._copied(network, parent, copies)._modules[name] = copy
+        self._pairs.append((copy, own))
+        return copy

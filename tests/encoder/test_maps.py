@@ -1,0 +1,189 @@
+"""Maps and tokens of an encoder: what callers may ask for, and what a call leaves unchanged."""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from headstrip import LevelError, build_encoder
+
+STRIDES = (2, 4, 8, 16, 32)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return build_encoder("resnet18", weights=None)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    torch.manual_seed(0)
+    return build_encoder("vit_b_32", weights=None, options={"image_size": 96})
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def square():
+    return torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+
+
+def shapes(maps):
+    return [tuple(one.shape[1:]) for one in maps]
+
+
+@torch.no_grad()
+def test_maps_come_the_finest_first_and_equal_torchvisions_extractor(resnet, x):
+    maps = resnet.maps(x)
+    assert shapes(maps) == [
+        (64, 32, 48),
+        (64, 16, 24),
+        (128, 8, 12),
+        (256, 4, 6),
+        (512, 2, 3),
+    ]
+    names = ["relu", "layer1", "layer2", "layer3", "layer4"]
+    theirs = create_feature_extractor(resnet.backbone, names)(x)
+    assert all(map(torch.equal, maps, (theirs[name] for name in names)))
+
+
+@torch.no_grad()
+def test_levels_and_strides_choose(resnet, x):
+    every = resnet.maps(x)
+    assert [one.shape for one in resnet.maps(x, levels=[-1])] == [every[4].shape]
+    assert shapes(resnet.maps(x, levels=[1, 3])) == shapes([every[1], every[3]])
+    assert all(map(torch.equal, resnet.maps(x, strides=(8, 16, 32)), every[2:]))
+    embedding, maps = resnet.with_maps(x, strides=[32])
+    assert torch.equal(embedding, resnet(x))
+    assert torch.equal(maps[0].mean((2, 3)), embedding)
+
+
+@torch.no_grad()
+def test_tokens_are_patches_prefix_and_grid(vit, square):
+    tokens = vit.tokens(square)
+    assert (tokens.patches.shape, tokens.prefix.shape) == ((2, 9, 768), (2, 1, 768))
+    assert tokens.grid == (3, 3)
+    assert torch.equal(tokens.prefix[:, 0], vit(square))
+    (last,) = vit.maps(square, levels=[-1])
+    assert torch.equal(last.flatten(2).transpose(1, 2), tokens.patches)
+
+
+@torch.no_grad()
+def test_the_last_map_is_after_the_norm_that_the_head_reads(vit, square):
+    raw, normed = (vit.tokens(square, norm=norm).patches for norm in (False, True))
+    assert not torch.equal(raw, normed)
+    assert torch.equal(vit.backbone.encoder.ln(raw), normed)
+    first = [vit.maps(square, levels=[0], norm=norm)[0] for norm in (False, True)]
+    assert torch.equal(*first)
+
+
+BAD = [
+    ({"levels": [9]}, r"has no level 9: it has 5, numbered 0 to 4"),
+    ({"levels": [-6]}, r"has no level -6: it has 5, .* 64 at stride 2, 64 at stride 4"),
+    ({"levels": [3, 1]}, r"levels=\[3, 1\] does not name .* Pass levels=\[1, 3\]"),
+    ({"levels": [4, -1]}, r"does not name each level once, .* Pass levels=\[4\]"),
+    ({"levels": -1}, r"levels must be a list of one or more integers, got -1"),
+    ({"levels": []}, r"levels must be a list .* got \[\]"),
+    ({"levels": [True]}, r"levels must be a list"),
+    ({"levels": ["layer1"]}, r"levels must be a list"),
+    ({"strides": (-8,)}, r"has no map of stride -8\. .* 128 at stride 8"),
+    ({"strides": (7, 8)}, r"has no map of stride 7\. Its maps have these channels: 64 at"),
+    ({"strides": (32, 8)}, r"Pass strides=\(8, 32\)"),
+    ({"strides": 8}, r"strides must be a list of one or more integers, got 8"),
+    ({"strides": "8"}, r"strides must be a list"),
+    ({"levels": [0], "strides": (8,)}, r"Pass one of them"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_what_does_not_exist_is_an_error_that_lists_what_does(resnet, x, arguments, message):
+    for method in (resnet.maps, resnet.with_maps):
+        with pytest.raises(LevelError, match=message):
+            method(x, **arguments)
+    with pytest.raises(LevelError, match=message):
+        resnet.pyramid(**arguments)
+
+
+def test_networks_without_tokens_or_maps_say_so(resnet, vit, x, square):
+    with pytest.raises(LevelError, match="has no tokens at level 4, but a map of 512 channels"):
+        resnet.tokens(x)
+    with pytest.raises(LevelError, match=r"has no map of stride 8\. All its 12 maps have 768"):
+        vit.maps(square, strides=(8,))
+    with pytest.raises(LevelError, match=r"x must have the shape \(N, C, H, W\), got \(3, 64"):
+        resnet.maps(x[0])
+    video = build_encoder("r3d_18", weights=None)
+    with pytest.raises(LevelError, match="takes video, and only encoders of images have"):
+        video.maps(torch.zeros(1, 3, 8, 32, 32))
+    with pytest.raises(LevelError, match="takes video"):
+        video.pyramid()
+
+
+@torch.no_grad()
+def test_a_call_leaves_the_encoder_as_it_was(x):
+    encoder = build_encoder("resnet18", weights=None)
+    before = encoder(x)
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in encoder.modules()]
+    state = {key: value.clone() for key, value in encoder.state_dict().items()}
+    pickled = len(pickle.dumps(encoder))
+    attributes = [set(vars(module)) for module in encoder.backbone.modules()]
+    for _ in range(2):
+        encoder.maps(x, strides=(8,))
+        encoder.pyramid()(x)
+    assert torch.equal(encoder(x), before)
+    after = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in encoder.modules()]
+    assert after == hooks
+    assert [set(vars(module)) for module in encoder.backbone.modules()] == attributes
+    assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
+    assert abs(len(pickle.dumps(encoder)) - pickled) < 1000
+
+
+@torch.no_grad()
+def test_threads_do_not_get_each_others_maps(resnet):
+    pictures = [torch.randn(1, 3, 32, 32) for _ in range(16)]
+    expected = [resnet.maps(one, levels=[-1])[0] for one in pictures]
+    pyramid = resnet.pyramid(levels=[-1])
+    with ThreadPoolExecutor(4) as pool:
+        found = [one[0] for one in pool.map(lambda one: resnet.maps(one, levels=[-1]), pictures)]
+        again = [one[0] for one in pool.map(pyramid, pictures)]
+    assert all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, again, expected))
+
+
+@torch.no_grad()
+def test_maps_follow_what_users_do_to_the_network(x):
+    encoder = build_encoder("resnet18", weights=None)
+    encoder.backbone.layer4 = nn.Conv2d(256, 7, 1)
+    assert encoder.maps(x, levels=[-1])[0].shape[1] == 7
+    seen = []
+    encoder.backbone.layer2.register_forward_hook(lambda *_: seen.append(1))
+    encoder.maps(x)
+    assert seen == [1]
+    encoder.backbone.layer3 = nn.Identity()
+    del encoder.backbone.layer4
+    encoder.backbone.layer4 = nn.Identity()
+    del encoder.backbone._modules["layer3"]
+    with pytest.raises(LevelError, match="has no module at 'layer3'"):
+        encoder.maps(x)
+
+
+def test_gradients_reach_the_first_layer_and_training_moves_statistics(x):
+    encoder = build_encoder("resnet18", weights=None).train()
+    mean = encoder.backbone.bn1.running_mean.clone()
+    sum(one.sum() for one in encoder.maps(x)).backward()
+    assert encoder.backbone.conv1.weight.grad.abs().max() > 0
+    assert not torch.equal(encoder.backbone.bn1.running_mean, mean)
+
+
+@torch.no_grad()
+def test_copies_of_an_encoder_have_maps(resnet, x):
+    (expected,) = resnet.maps(x, levels=[-1])
+    for one in (copy.deepcopy(resnet), pickle.loads(pickle.dumps(resnet))):
+        assert torch.equal(one.maps(x, levels=[-1])[0], expected)

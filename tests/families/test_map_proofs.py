@@ -1,0 +1,153 @@
+"""The feature maps of backbones are what the networks compute, and wrong levels are noticed."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from tools.map_proofs import TAILS, grid_proof, levels_of, made, prove, read_results, subjects, two
+
+from headstrip.encoder.maps import map_sizes
+from headstrip.network.taps import TappedMaps
+from headstrip.testing import map_proofs
+
+NAMES = [spec.qualified_name for spec in subjects()]
+# One of each way in which levels are stated; the slow run has all.
+LIGHT = {
+    "torchvision:densenet121",
+    "torchvision:efficientnet_b0",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:regnet_x_400mf",
+    "torchvision:resnet18",
+    "torchvision:shufflenet_v2_x0_5",
+    "torchvision:squeezenet1_1",
+    "torchvision:swin_t",
+    "torchvision:vit_b_32",
+    "timm:test_resnet",
+    "timm:test_vit",
+    "hf:dinov2_with_registers",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=() if one in LIGHT else pytest.mark.slow) for one in NAMES],
+)
+def test_each_map_is_all_that_the_embedding_depends_on_and_lies_as_the_picture(name):
+    proof = prove(name)
+    assert proof.problems == []
+    if not name.startswith("timm:"):
+        # In the last block of maxvit attention reaches every position.
+        assert set(proof.exceptions) == ({"grid"} if "maxvit" in name else set())
+
+
+def test_the_committed_proofs_have_no_problem_and_all_of_torchvision_and_transformers():
+    proofs = {proof.name: proof for proof in read_results()[0]}
+    assert not any(proof.problems for proof in proofs.values())
+    assert {name for name in NAMES if not name.startswith("timm:")} <= set(proofs)
+    assert sum(name.startswith("torchvision:") for name in proofs) == 80
+
+
+@cache
+def small(name):
+    encoder, shape = made(f"torchvision:{name}")
+    return encoder, levels_of(encoder), shape
+
+
+def grid(encoder, levels, shape):
+    strides = [size.stride for size in map_sizes(encoder)]
+    return grid_proof(encoder, TappedMaps(encoder.backbone, levels), shape, strides)
+
+
+def caught(encoder, levels, shape):
+    """Return the first proof that wrong levels fail, None if they pass all."""
+    x, y = two(shape)
+    try:
+        if map_proofs.cut_misses(encoder.backbone, levels, x, y):
+            return "cut"
+        _, maps, _ = TappedMaps(encoder.backbone, levels)(x)
+        claims = [size.channels for size in map_sizes(encoder)]
+        if [found.shape[1] for found in maps] != claims:
+            return "claims"
+        if map_proofs.overwritten(encoder.backbone, levels, x):
+            return "unwritten"
+        tail = map_proofs.tail_of(TappedMaps(encoder.backbone, levels)(x))
+        if tail != TAILS.get(encoder.spec.family, "mean"):
+            return "tail"
+        return "grid" if grid(encoder, levels, shape).wrong else None
+    except ValueError:
+        return "layout"
+
+
+def changed(levels, number, **fields):
+    return [*levels[:number], replace(levels[number], **fields), *levels[number + 1 :]]
+
+
+MUTANTS = {
+    ("resnet18", "a branch"): (lambda ls: changed(ls, 3, path="layer3.0.conv2"), "cut"),
+    ("resnet18", "no such module"): (lambda ls: changed(ls, 3, path="layer9"), "layout"),
+    ("resnet18", "one stage early"): (lambda ls: changed(ls, 3, path="layer2"), "claims"),
+    ("resnet18", "before the ReLU"): (
+        lambda ls: changed(ls, 0, path="bn1", reads=False),
+        "unwritten",
+    ),
+    ("resnet18", "axes swapped"): (lambda ls: changed(ls, 4, layout="NHWC"), "claims"),
+    ("swin_t", "NHWC as NCHW"): (lambda ls: changed(ls, 3, layout="NCHW"), "claims"),
+    ("swin_t", "a stage early"): (lambda ls: changed(ls, 2, path="features.3"), "claims"),
+    ("swin_t", "before the norm"): (lambda ls: changed(ls, 3, path="features.7"), "tail"),
+    ("vit_b_32", "one block early"): (
+        lambda ls: changed(ls, 11, path="encoder.layers.encoder_layer_10"),
+        "tail",
+    ),
+    ("vit_b_32", "prefix off by one"): (lambda ls: changed(ls, 5, prefix=0), "layout"),
+    ("vit_b_32", "prefix of two"): (lambda ls: changed(ls, 5, prefix=2), "layout"),
+    ("vit_b_32", "an attention"): (
+        lambda ls: changed(ls, 5, path="encoder.layers.encoder_layer_5.self_attention"),
+        "cut",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=" ".join)
+@torch.no_grad()
+def test_wrong_levels_are_noticed(mutant):
+    name, _ = mutant
+    change, proof = MUTANTS[mutant]
+    encoder, levels, shape = small(name)
+    assert caught(encoder, change(list(levels)), shape) == proof
+
+
+class Changed(torch.nn.Module):
+    """Maps whose grid is not that of the picture."""
+
+    def __init__(self, maps_of, change):
+        super().__init__()
+        self.maps_of, self.change = maps_of, change
+
+    def forward(self, x):
+        embedding, maps, prefixes = self.maps_of(x)
+        return embedding, [self.change(one) for one in maps], prefixes
+
+
+@pytest.mark.parametrize(
+    ("problem", "change"),
+    [
+        ("has its rows for columns", lambda one: one.transpose(2, 3)),
+        (
+            "counts a prefix token as a patch",
+            lambda one: one.flatten(2).roll(1, 2).unflatten(2, one.shape[2:]),
+        ),
+        ("is upside down", lambda one: one.flip(2)),
+        ("is mirrored", lambda one: one.flip(3)),
+    ],
+)
+@torch.no_grad()
+def test_a_wrong_grid_is_noticed_by_shift_and_by_locality(problem, change):
+    encoder, levels, shape = small("resnet18")
+    maps_of = Changed(TappedMaps(encoder.backbone, levels), change)
+    assert map_proofs.grid_by_shift(maps_of, shape, (2, 4, 8, 16, 32)).wrong == (0, 1, 2, 3, 4)
+    encoder, levels, _ = small("swin_t")
+    maps_of = Changed(TappedMaps(encoder.backbone, levels[2:]), change)
+    proof = map_proofs.grid_by_locality(maps_of, (3, 128, 128), 32)
+    assert proof.wrong == (0, 1)
+    assert proof.misplaced == problem

@@ -1,0 +1,446 @@
+"""Prove that feature maps of encoders are what their networks compute, and lie as the picture.
+
+The tool builds each network with random values that all matter, and checks
+
+- *cut*: with the map of one picture in the place of another's, the network gives the embedding of
+  the first, bit for bit. Where a library gives its maps itself, as timm does, the tool looks for
+  modules that give or read a map of the same values;
+- *grid*: a picture rolled on a torus has rolled maps, or another picture under one cell changes the
+  map most there;
+- *tail*: the mean of the last map, or the class token, is the embedding;
+- *written*: no later layer writes into a map;
+- *sizes*: each map grows by one cell where the image grows by one stride, at three sizes, and has
+  the channels that the encoder states.
+
+It takes every architecture of torchvision for images, the smallest ones of every family of timm,
+and a small network of every model type of transformers.
+
+    python tools/map_proofs.py                       print one line per architecture
+    python tools/map_proofs.py 'resnet*' 'timm:*'    only these
+    python tools/map_proofs.py --write --minutes 60  continue benchmarks/map_proofs.json, and write
+                                                     it and docs/reference/map-proofs.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from proving import Worker, answer, ask_all
+
+from headstrip import BackboneSpec, Encoder, HeadstripError, Level, LevelError, build_encoder
+from headstrip.encoder.maps import map_sizes, maps_module
+from headstrip.network.levels import as_levels
+from headstrip.registry.registry import get_registry
+from headstrip.system.atomic import write_atomically
+from headstrip.testing import map_proofs, perturb
+from headstrip.testing.perturb import FastRandom
+
+ROOT = Path(__file__).parents[1]
+TOWERS = ROOT / "plugins" / "headstrip-transformers" / "tests"
+RESULTS = ROOT / "benchmarks" / "map_proofs.json"
+PAGE = ROOT / "docs" / "reference" / "map-proofs.md"
+
+TIMM = 150
+"""Number of architectures of timm."""
+
+BYTES = 4 * 5 * 1.25
+"""Peak memory of a proof per parameter: the network, a copy, and activations."""
+
+SIDES = {"maxvit": (224, 224), "swin": (128, 192)}
+"""Sizes of images for families of torchvision that do not take every size."""
+
+SMALL = (96, 128)
+"""The size for all others of torchvision, whatever their weights were trained with."""
+
+TAILS = {
+    "alexnet": None,
+    "convnext": None,
+    "maxvit": None,
+    "mobilenet_v3": None,
+    "vgg": None,
+    "vit": "token",
+}
+"""What of the last map the embedding is in families of torchvision, if not the mean."""
+
+DOCUMENT = """\
+# Feature maps, architecture by architecture
+
+This page is for readers who want to check the [feature maps](../how-to/use-feature-maps.md) of a
+backbone. `make map-proofs` writes it, with networks of random values that all matter, on the CPU,
+with {versions}.
+
+- maps: the channels of each map, and the pixels between two neighbouring cells.
+- cut: at how many maps the network gives the embedding of one picture if its map replaces that of
+  another picture, bit for bit. So the embedding depends on nothing else.
+- grid: how rows, columns and the first cell were proven. `shift`: a picture that is rolled on a
+  torus has rolled maps. `locality`: another picture under one cell changes the map most there.
+- embedding: whether it is the mean of the last map or its class token.
+- sizes: whether channels and strides are the stated ones at three sizes of images, of which two are
+  not square, or the network takes one size only.
+
+{passed} of {count} architectures pass: {sources}. The next table has all exceptions. timm's maps
+are those of timm's `forward_intermediates`, bit for bit, so a map that the embedding does not
+follow from is an exception there and a failure in the other sources.
+
+| exception | reason | architectures |
+|---|---|---|
+{exceptions}
+
+## Results
+
+| architecture | maps | cut | grid | embedding | sizes |
+|---|---|---|---|---|---|
+{rows}
+"""
+
+
+@dataclass
+class Proof:
+    """The result for one architecture.
+
+    Attributes:
+        name: The architecture, with its source.
+        maps: What the table shows of channels and strides.
+        cells: What it shows for each proof.
+        exceptions: Proofs that fail or cannot be run, and why.
+        problems: What is wrong; nothing for an architecture that passes.
+    """
+
+    name: str
+    maps: str = ""
+    cells: dict[str, str] = field(default_factory=dict)
+    exceptions: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def check(self, what: str, holds: bool) -> None:
+        """Note a problem unless a statement holds."""
+        if not holds:
+            self.problems.append(what)
+
+
+@torch.no_grad()
+def prove(name: str) -> Proof:
+    """Check one architecture.
+
+    Args:
+        name: A name such as ``torchvision:resnet18``, or ``hf:`` and a model type.
+    """
+    proof = Proof(name)
+    encoder, shape = made(name)
+    try:
+        sizes = map_sizes(encoder)
+    except LevelError as error:
+        proof.exceptions["maps"] = str(error).partition(".")[0].partition(": ")[2]
+        return proof
+    channels, strides = [size.channels for size in sizes], [size.stride for size in sizes]
+    proof.maps = shown(channels, strides)
+    proof.check(f"the strides {strides} do not rise", strides == sorted(strides))
+    x, y = two(shape)
+    embedding, maps = encoder.with_maps(x)
+    proof.check("the embedding beside the maps is another", torch.equal(embedding, encoder(x)))
+    _prove_library(proof, encoder, x)
+    _prove_cut(proof, encoder, maps, x, y)
+    _prove_tail(proof, encoder, x)
+    _prove_grid(proof, encoder, shape, strides)
+    _prove_sizes(proof, encoder, shape, channels, strides)
+    return proof
+
+
+def made(name: str) -> tuple[Encoder, tuple[int, ...]]:
+    """Return an encoder whose every parameter matters, and the shape of a small input for it."""
+    source, _, kind = name.partition(":")
+    options: dict[str, Any] = {}
+    if source == "hf":
+        sys.path.insert(0, str(TOWERS))
+        from hf_checkpoints import OPTIONS
+
+        deeper = {"num_hidden_layers": 3} if "num_hidden_layers" in OPTIONS[kind] else {}
+        options = {**OPTIONS[kind], **deeper}
+    family = get_registry().resolve(name)[0].family
+    side = 0
+    if family == "vit":
+        side = 4 * int(kind.rpartition("_")[2])
+        options = {"image_size": side}
+    torch.manual_seed(0)
+    with FastRandom():
+        encoder = build_encoder(name, weights=None, options=options)
+        perturb(encoder.backbone)
+    if source == "torchvision":
+        size = (side, side) if side else SIDES.get(family, SMALL)
+        return encoder, (3, *size)
+    return encoder, encoder.input_shape
+
+
+def two(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return two pictures, as batches of one."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(2, 1, *shape, generator=generator)
+    return x, y
+
+
+def levels_of(encoder: Encoder) -> tuple[Level, ...] | None:
+    """Return the levels of an encoder, None where its plugin returns a module instead."""
+    plugin, family = get_registry().stripper(encoder.spec.family)
+    backbone, spec = encoder.backbone, encoder.spec
+    stated = plugin.call("levels", spec.name, model=backbone, family=family, spec=spec)
+    return None if isinstance(stated, nn.Module) else as_levels(stated)
+
+
+def maps_of(encoder: Encoder) -> nn.Module:
+    """Return a module that gives embedding, maps and prefix tokens."""
+    return maps_module(encoder, tuple(range(len(map_sizes(encoder)))), True)
+
+
+def shown(channels: Sequence[int], strides: Sequence[int]) -> str:
+    """Return channels and strides in a few words."""
+    pairs = list(zip(channels, strides, strict=True))
+    if len(pairs) > 1 and len(set(pairs)) == 1:
+        return f"{len(pairs)} of {channels[0]} at {strides[0]}"
+    return ", ".join(f"{count} at {stride}" for count, stride in pairs)
+
+
+def _prove_library(proof: Proof, encoder: Encoder, x: Tensor) -> None:
+    """Compare the maps of timm's networks with timm's own."""
+    network = getattr(encoder.backbone, "model", encoder.backbone)
+    if not hasattr(network, "forward_intermediates"):
+        return
+    _, theirs = network.forward_intermediates(x)
+    ours = encoder.maps(x, norm=False)
+    same = len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+    proof.check("the maps differ from those of forward_intermediates", same)
+
+
+def _prove_cut(proof: Proof, encoder: Encoder, maps: list[Tensor], x: Tensor, y: Tensor) -> None:
+    levels, count = levels_of(encoder), len(maps)
+    if levels is not None:
+        missed = map_proofs.cut_misses(encoder.backbone, levels, x, y)
+        proof.check(f"the embedding depends on more than the maps {missed}", not missed)
+        changed = map_proofs.overwritten(encoder.backbone, levels, x)
+        proof.check(f"a later layer writes into the maps {changed}", not changed)
+        proof.cells["cut"] = f"{count - len(missed)} of {count}"
+        return
+    chosen = [maps[number] for number in map_proofs.some_of(count)]
+    found = map_proofs.cut_by_value(encoder.backbone, chosen, x, y)
+    counts = Counter(found)
+    proof.cells["cut"] = f"{counts['proven']} of {len(found)}"
+    if counts["partial"]:
+        proof.exceptions["cut"] = "the embedding depends on more than a map of the library"
+    elif counts["unseen"]:
+        proof.exceptions["cut"] = "no module gives or reads a map of the library"
+
+
+def _prove_tail(proof: Proof, encoder: Encoder, x: Tensor) -> None:
+    tail = map_proofs.tail_of(maps_of(encoder)(x))
+    proof.cells["embedding"] = {"token": "class token"}.get(tail or "", tail or "-")
+    if encoder.spec.source == "torchvision":
+        wanted = TAILS.get(encoder.spec.family, "mean")
+        proof.check(f"the embedding is {tail}, not {wanted}, of the last map", tail == wanted)
+
+
+def _prove_grid(
+    proof: Proof, encoder: Encoder, shape: tuple[int, ...], strides: Sequence[int]
+) -> None:
+    found = grid_proof(encoder, maps_of(encoder), shape, strides)
+    if found is None:
+        proof.cells["grid"] = "-"
+        proof.exceptions["grid"] = "the last map has one cell"
+        return
+    right = len(strides) - len(found.wrong)
+    proof.cells["grid"] = (
+        found.way if not found.wrong else f"{found.way}, {right} of {len(strides)}"
+    )
+    if not found.wrong:
+        return
+    if encoder.spec.family == "maxvit" and found.wrong == (4,):
+        proof.exceptions["grid"] = "attention of the last block reaches every position"
+    elif found.misplaced or encoder.spec.source != "timm":
+        proof.problems.append(f"the grids {found.wrong} {found.misplaced or 'are not proven'}")
+    else:
+        proof.exceptions["grid"] = "changes spread in a network of random values"
+
+
+def grid_proof(
+    encoder: Encoder, module: nn.Module, shape: tuple[int, ...], strides: Sequence[int]
+) -> map_proofs.GridProof | None:
+    """Prove the grids by shift where that applies, else by locality; None for one cell."""
+    most, family = max(strides), encoder.spec.family
+    if family == "vit":
+        # A shift meets no border where all positions have the same vector.
+        positions = encoder.backbone.get_parameter("encoder.pos_embedding")
+        kept = positions.clone()
+        positions.zero_()
+        proof = map_proofs.grid_by_shift(module, shape, strides)
+        positions.copy_(kept)
+        return proof
+    if family not in SIDES:
+        whole = (shape[0], *(max(3, side // most) * most for side in shape[1:]))
+        try:
+            proof = map_proofs.grid_by_shift(module, whole, strides)
+        except (AssertionError, RuntimeError, ValueError):
+            # The network takes another size only.
+            proof = None
+        if encoder.spec.source == "torchvision" or (proof and not proof.wrong):
+            return proof
+    if min(side // most for side in shape[1:]) < 2:
+        return None
+    return map_proofs.grid_by_locality(module, shape, most)
+
+
+def _prove_sizes(
+    proof: Proof,
+    encoder: Encoder,
+    shape: tuple[int, ...],
+    channels: Sequence[int],
+    strides: Sequence[int],
+) -> None:
+    """Compare maps of images that are larger by whole strides with what the encoder states."""
+    most, (height, width) = max(strides), shape[1:]
+    before: list[tuple[int, int]] | None = None
+    for rows, columns in ((0, 0), (1, 2), (3, 1)):
+        size = (height + rows * most, width + columns * most)
+        try:
+            maps = encoder.maps(torch.zeros(1, shape[0], *size))
+        except (AssertionError, RuntimeError, ValueError, HeadstripError):
+            if before is None:
+                raise
+            proof.cells["sizes"] = "one size"
+            # A network that does not pad loses a cell.
+            fits = all(
+                abs(side / stride - cells) <= 1
+                for one, stride in zip(before, strides, strict=True)
+                for cells, side in zip(one, shape[1:], strict=True)
+            )
+            proof.check(f"the maps have {before} cells at {size}, not by {strides}", fits)
+            return
+        found = [(one.shape[2], one.shape[3]) for one in maps]
+        proof.check(f"channels at {size}", [one.shape[1] for one in maps] == list(channels))
+        if before is None:
+            before = found
+        grown = [
+            (old[0] + rows * most // stride, old[1] + columns * most // stride)
+            for old, stride in zip(before, strides, strict=True)
+        ]
+        proof.check(f"the maps at {size} have {found} cells instead of {grown}", found == grown)
+    proof.cells["sizes"] = "three"
+
+
+def subjects() -> Iterator[BackboneSpec]:
+    """Yield the architectures to check, those of torchvision first."""
+    specs = [spec for spec in get_registry().specs() if spec.task == "image"]
+    yield from (spec for spec in specs if spec.source == "torchvision")
+    ranks: Counter[str] = Counter()
+    ranked = []
+    timm = [spec for spec in specs if spec.source == "timm" and spec.input_shape[0] == 3]
+    for spec in sorted(timm, key=lambda spec: spec.params):
+        ranked.append((ranks[spec.family], spec.params, spec.name, spec))
+        ranks[spec.family] += 1
+    yield from (spec for *_, spec in sorted(ranked, key=lambda one: one[:3])[:TIMM])
+    yield from (spec for spec in specs if spec.source == "hf")
+
+
+def page(proofs: list[Proof], versions: str) -> str:
+    """Return the page."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    rows = []
+    for proof in proofs:
+        for law, reason in proof.exceptions.items():
+            reasons.setdefault((law, reason), []).append(f"`{proof.name}`")
+        cells = [proof.cells.get(column, "-") for column in ("cut", "grid", "embedding", "sizes")]
+        rows.append(f"| {' | '.join([f'`{proof.name}`', proof.maps or 'none', *cells])} |")
+    return DOCUMENT.format(
+        versions=versions,
+        passed=sum(not proof.problems for proof in proofs),
+        count=len(proofs),
+        sources=", ".join(
+            f"{count} of {source}"
+            for source, count in Counter(proof.name.partition(":")[0] for proof in proofs).items()
+        ),
+        exceptions="\n".join(
+            f"| {law} | {reason} | {', '.join(names)} |"
+            for (law, reason), names in sorted(reasons.items())
+        ),
+        rows="\n".join(rows),
+    )
+
+
+def read_results(path: Path = RESULTS) -> tuple[list[Proof], str]:
+    """Return the committed results, and the versions of the libraries that computed them."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    return [Proof(**proof) for proof in results["proofs"]], results["versions"]
+
+
+def write_results(proofs: list[Proof]) -> None:
+    """Write the results and the page."""
+    names = ("torch", "torchvision", "timm", "transformers")
+    versions = ", ".join(f"{name} {metadata.version(name).partition('+')[0]}" for name in names)
+    lines = ",\n".join(json.dumps(asdict(proof)) for proof in proofs)
+    text = f'{{"versions": "{versions}", "proofs": [\n{lines}\n]}}\n'
+    write_atomically(RESULTS, text.encode())
+    write_atomically(PAGE, page(proofs, versions).encode())
+
+
+def main() -> None:
+    """Print one line per architecture, and exit with code 1 if one of them fails."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("patterns", nargs="*", default=["*"])
+    parser.add_argument("--seconds", type=float, default=60, help="time limit for one proof")
+    parser.add_argument("--gib", type=float, default=12, help="memory for all proofs together")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit for all proofs")
+    parser.add_argument("--workers", type=int, default=1, help="number of worker processes")
+    parser.add_argument("--write", action="store_true", help="continue, and write the results")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        torch.set_num_threads(1)
+        answer(prove)
+        return
+    everything = list(subjects())
+    order = [spec.qualified_name for spec in everything]
+    known: dict[str, Proof] = {}
+    if arguments.write and RESULTS.is_file():
+        known = {proof.name: proof for proof in read_results()[0] if not proof.problems}
+    wanted = [
+        spec
+        for spec in everything
+        if spec.qualified_name not in known
+        and any(
+            fnmatch.fnmatch(name, pattern)
+            for name in (spec.name, spec.qualified_name)
+            for pattern in arguments.patterns
+        )
+    ]
+    failed = 0
+    workers = [Worker(__file__, "--worker") for _ in range(arguments.workers)]
+    limits = (arguments.seconds, arguments.gib, time.monotonic() + arguments.minutes * 60)
+    for spec, found in ask_all(wanted, workers, lambda spec: spec.qualified_name, BYTES, limits):
+        name = spec.qualified_name
+        if isinstance(found, str):
+            print(f"{name}: not run: {found}", flush=True)
+            continue
+        known[name] = proof = Proof(**found)
+        failed += bool(proof.problems)
+        outcome = "; ".join(proof.problems) or "passed"
+        print(f"{name}: {proof.cells} {proof.exceptions or ''} {outcome}", flush=True)
+        if arguments.write:
+            write_results([known[each] for each in order if each in known])
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
