@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,6 +122,51 @@ def test_the_input_that_googlenet_changes_itself_is_changed_by_the_preprocessing
     wanted = colour((pixels - mean) / std)
     found = zero(torch.cat([pixels, torch.rand(1, 1, 224, 224)], dim=1) * 2 - 1)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.* filters that no training made")
+@pytest.mark.parametrize("channels", [("R", "G", "B", "N"), ("N", "B", "R", "G", None)])
+def test_ones_own_statistics_of_googlenet_are_changed_by_the_preprocessing_too(build, channels):
+    plain = build("googlenet", in_chans=channels)
+    own = dict(zip("RGB", _statistics(build("googlenet")), strict=True))
+    average = tuple(sum(numbers) / 3 for numbers in zip(*own.values(), strict=True))
+    mean, std = zip(*(own.get(name, average) for name in channels), strict=True)
+    steps = replace(plain.preprocessing, mean=mean, std=std)
+    given = build("googlenet", in_chans=channels, preprocessing=steps)
+    picture = np.random.default_rng(1).integers(0, 256, (*SIZE, len(channels)), dtype=np.uint8)
+    np.testing.assert_allclose(given.embed([picture]), plain.embed([picture]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rescale", [1.0, 127.5])
+def test_grey_that_is_divided_by_another_number_gives_the_same_embedding(build, rescale):
+    steps = Preprocessing((224, 224), 256, mean=(0.1,), std=(2.0,), rescale=rescale)
+    own, plain = build(in_chans=1, preprocessing=steps), build(in_chans=1)
+    found, wanted = own.embed([grey_picture()]), plain.embed([grey_picture()])
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_manifest_keeps_the_statistics_of_the_weights_that_the_preprocessing_named(tmp_path):
+    path, name = tmp_path / "own.pth", "timm:mobilenetv4_conv_small"
+    torch.save(build_encoder(name, weights=None).backbone.state_dict(), path)
+    encoder = build_encoder(name, weights=path, in_chans=1, preprocessing="e3600_r256_in1k")
+    assert encoder.inputs["expanded"] == [[0.5] * 3, [0.5] * 3]
+    again = build_encoder(json.loads(json.dumps(encoder.manifest())), weights=path)
+    assert np.array_equal(again.embed([grey_picture()]), encoder.embed([grey_picture()]))
+
+
+@pytest.mark.parametrize("channels", [None, 1, 5, ("R", "G", "B")])
+def test_a_filter_for_new_channels_is_refused_where_there_are_none(channels):
+    with pytest.raises(OptionError, match="new_channels='zero' is for channels that are not red"):
+        build_encoder(SHUFFLENET, weights=None, in_chans=channels, new_channels="zero")
+
+
+def test_numbers_of_numpy_are_numbers():
+    encoder = build_encoder(
+        SHUFFLENET, weights=None, in_chans=np.int64(1), img_size=np.array([64, 96])
+    )
+    assert encoder.input_shape == (1, 64, 96)
+    assert json.dumps(encoder.inputs) == '{"in_chans": 1, "img_size": [64, 96]}'
 
 
 def _statistics(encoder):

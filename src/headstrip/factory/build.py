@@ -231,6 +231,9 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
     spec, stripped, entry = built.spec, built.stripped, built.selection.entry
     own, chosen = _preprocessing(registry, built, request.preprocessing, inputs)
     expand = expansion(inputs, own, chosen, built.input_shape[0])
+    if expand is not None and own is not None and isinstance(request.preprocessing, str):
+        # The name of the weights does not lead to these statistics.
+        inputs = replace(inputs, expanded=(own.mean, own.std))
     shape = chosen.input_shape if chosen else built.input_shape
     if expand is not None:
         shape = (1, *shape[1:])
@@ -393,6 +396,8 @@ def _preprocessing(
     if isinstance(given, Preprocessing) and not expands:
         # Only grey needs the statistics of the weights too, which may be unusable.
         _check_channels(given, inputs)
+        if built.is_folded and built.widening is not None:
+            given = folded_statistics(given, built.widening.mix)
         return None, given
     own = _of_weights(registry, built, None if isinstance(given, Preprocessing) else given)
     if isinstance(given, Preprocessing):

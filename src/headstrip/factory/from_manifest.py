@@ -201,7 +201,7 @@ def _inputs_in(wanted: Mapping[str, Any]) -> InputRequest:
     """Return the channels and the size that a manifest states."""
     stated = wanted.get("inputs") or {}
     about = f"The manifest of {wanted['name']}"
-    if unknown := sorted({*stated} - {"in_chans", "new_channels", "img_size"}):
+    if unknown := sorted({*stated} - {"in_chans", "new_channels", "img_size", "expanded"}):
         raise ManifestError(
             f"{about} is damaged: 'inputs' has an unknown {unknown[0]!r:.100}. Write "
             "encoder.manifest() again."

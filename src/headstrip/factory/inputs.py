@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from numbers import Integral
+from operator import mul
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -23,8 +26,10 @@ _LOGGER = logging.getLogger("headstrip.factory")
 
 InChans = int | tuple[str | None, ...]
 NewChannels = Literal["mean", "zero"]
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 _COLOURS = ("R", "G", "B")
+_RGB: Mix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 _TRANSFORM = "transform_input"
 """The option by which torchvision's GoogLeNet and Inception change their input's statistics."""
 
@@ -45,11 +50,14 @@ class InputRequest:
         img_size: Height and width in pixels, None for those of the weights.
         new_channels: The filter of a channel that is not red, green or blue: the mean of the
             three, or zero.
+        expanded: Mean and standard deviation of each channel that grey is expanded to; None for
+            those of the weights.
     """
 
     in_chans: InChans | None = None
     img_size: tuple[int, int] | None = None
     new_channels: NewChannels = "mean"
+    expanded: Statistics | None = None
 
     @property
     def count(self) -> int | None:
@@ -73,6 +81,8 @@ class InputRequest:
             found["new_channels"] = self.new_channels
         if self.img_size is not None:
             found["img_size"] = list(self.img_size)
+        if self.expanded is not None:
+            found["expanded"] = [list(numbers) for numbers in self.expanded]
         return found
 
     def mix(self) -> Mix:
@@ -97,7 +107,10 @@ class InputRequest:
 
 
 def parse_input(
-    in_chans: Any = None, img_size: Any = None, new_channels: Any = "mean"
+    in_chans: Any = None,
+    img_size: Any = None,
+    new_channels: Any = "mean",
+    expanded: Any = None,
 ) -> InputRequest:
     """Check the arguments of a call.
 
@@ -105,6 +118,7 @@ def parse_input(
         in_chans: 1, another number of channels, a sequence of names, or None.
         img_size: A number of pixels, (height, width), or None.
         new_channels: "mean" or "zero".
+        expanded: Two lists of numbers, as a manifest states them.
 
     Raises:
         OptionError: One of them has an invalid value.
@@ -114,14 +128,36 @@ def parse_input(
             f"new_channels={new_channels!r} is not a way to make a filter. Pass 'mean' for the "
             "mean of the filters for red, green and blue, or 'zero'."
         )
-    return InputRequest(_channels(in_chans), _size(img_size), new_channels)
+    found = InputRequest(_channels(in_chans), _size(img_size), new_channels, _statistics(expanded))
+    if new_channels != "mean" and not (isinstance(found.in_chans, tuple) and found.invented):
+        raise OptionError(
+            f"new_channels={new_channels!r} is for channels that are not red, green or blue, and "
+            f"in_chans={in_chans!r} names none. Name the channels, such as "
+            "in_chans=('R', 'G', 'B', None), or leave new_channels out."
+        )
+    return found
+
+
+def _statistics(value: Any) -> Statistics | None:
+    if value is None:
+        return None
+    try:
+        mean, std = (tuple(map(float, numbers)) for numbers in value)
+        if len(mean) != len(std) or not all(map(math.isfinite, mean)) or not min(std) > 0:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise OptionError(
+            f"expanded={value!r:.200} is not a mean and a standard deviation of each channel. Take "
+            "them from the manifest."
+        ) from None
+    return mean, std
 
 
 def _channels(value: Any) -> InChans | None:
     if value is None:
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST_CHANNELS:
-        return value
+    if _is_count(value) and 0 < value <= _MOST_CHANNELS:
+        return int(value)
     if not isinstance(value, (tuple, list)) or not 0 < len(value) <= _MOST_CHANNELS:
         raise OptionError(f"in_chans={value!r:.200} is not a number of channels. {_EXAMPLE}")
     names = tuple(value)
@@ -146,6 +182,16 @@ def _channels(value: Any) -> InChans | None:
     return names
 
 
+def _listed(value: Any) -> tuple[Any, ...]:
+    """Return the items of a list or of an array, none of anything else."""
+    is_array = isinstance(getattr(value, "ndim", None), int) and value.ndim == 1
+    return tuple(value) if isinstance(value, (tuple, list)) or is_array else ()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 100
 
@@ -153,13 +199,14 @@ def _is_name(value: object) -> bool:
 def _size(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
-    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+    sides = (value, value) if _is_count(value) else _listed(value)
+    if len(sides) != 2 or not all(_is_count(side) and side > 0 for side in sides):
         raise OptionError(
             f"img_size={value!r:.200} is not an image size. Pass a positive number of pixels, or "
             "the height and the width, such as img_size=(360, 640)."
         )
-    return cast("tuple[int, int]", sides)
+    height, width = map(int, sides)
+    return height, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,19 +293,21 @@ def plan_channels(
     return ChannelPlan(options, Widening(path, mix, option), is_folded)
 
 
-def folded_statistics(steps: Preprocessing) -> Preprocessing:
+def folded_statistics(steps: Preprocessing, mix: Mix = _RGB) -> Preprocessing:
     """Return the preprocessing that does what ``transform_input`` does after ``steps``.
 
     torchvision turns pixels that were normalised for ImageNet into pixels normalised with 0.5.
+
+    Args:
+        steps: The preprocessing.
+        mix: The share of red, green and blue in the filter of each channel.
     """
     pairs = [
         (
-            mean - std * (imagenet_mean - 0.5) / imagenet_std,
-            std * 0.5 / imagenet_std,
+            mean - std * (_shared(_IMAGENET_MEAN, share) - 0.5) / _shared(_IMAGENET_STD, share),
+            std * 0.5 / _shared(_IMAGENET_STD, share),
         )
-        for mean, std, imagenet_mean, imagenet_std in zip(
-            steps.mean, steps.std, _IMAGENET_MEAN, _IMAGENET_STD, strict=True
-        )
+        for mean, std, share in zip(steps.mean, steps.std, mix, strict=True)
     ]
     means, deviations = zip(*pairs, strict=True)
     return replace(
@@ -266,6 +315,12 @@ def folded_statistics(steps: Preprocessing) -> Preprocessing:
         mean=tuple(round(value, 12) for value in means),
         std=tuple(round(value, 12) for value in deviations),
     )
+
+
+def _shared(numbers: Sequence[float], share: Sequence[float]) -> float:
+    """Return the average of three numbers with some shares; of equal ones where all are 0."""
+    shares = share if any(share) else (1.0,) * len(numbers)
+    return math.fsum(map(mul, numbers, shares)) / math.fsum(shares)
 
 
 def adapted_steps(
@@ -326,12 +381,13 @@ def with_statistics(
         PreprocessingError: They have different lengths, or a deviation is not above 0.
     """
     fill = steps.fill
+    keeps_range = steps.value_range != "auto" or len(mean) == steps.channels
     return replace(
         steps,
         mean=tuple(mean),
         std=tuple(std),
         fill=None if fill is None else (round(sum(fill) / len(fill)),) * len(mean),
-        value_range="dtype" if steps.value_range == "auto" else steps.value_range,
+        value_range=steps.value_range if keeps_range else "dtype",
     )
 
 
@@ -348,9 +404,12 @@ def expansion(
     """
     if inputs.in_chans != 1 or channels == 1:
         return None
-    mean, std = (own.mean, own.std) if own else ((0.0,) * channels, (1.0,) * channels)
-    grey_mean, grey_std = (chosen.mean[0], chosen.std[0]) if chosen else (0.0, 1.0)
-    return ExpandGrey(mean, std, grey_mean=grey_mean, grey_std=grey_std)
+    if own is None or chosen is None:
+        # Nothing states what the network was trained with: grey is repeated as it comes.
+        return ExpandGrey((0.0,) * channels, (1.0,) * channels)
+    mean, std = inputs.expanded or (own.mean, own.std)
+    scale = chosen.rescale / own.rescale
+    return ExpandGrey(mean, std, grey_mean=chosen.mean[0] * scale, grey_std=chosen.std[0] * scale)
 
 
 def find_first_convolution(
