@@ -255,7 +255,7 @@ def grid_by_locality(maps_of: nn.Module, shape: tuple[int, ...], stride: int) ->
         if shares[-1] < 1:
             others = (
                 name
-                for name, reorder in _REORDERED.items()
+                for name, reorder in _orders(change.shape[1:] == (rows, columns))
                 if _share(reorder(change), cells, rows, columns) == 1
             )
             misplaced = misplaced or next(others, None)
@@ -284,14 +284,25 @@ def _rolled(change: Tensor, count: int) -> Tensor:
     return change.flatten(1).roll(count, 1).reshape(change.shape)
 
 
-_REORDERED: dict[str, Callable[[Tensor], Tensor]] = {
+_TURNED: dict[str, Callable[[Tensor], Tensor]] = {
     "has its rows for columns": lambda change: change.transpose(1, 2),
-    "counts a prefix token as a patch": lambda change: _rolled(change, -1),
-    "drops the first patch": lambda change: _rolled(change, 1),
     "is upside down": lambda change: change.flip(1),
     "is mirrored": lambda change: change.flip(2),
 }
-"""How a grid can be wrong, and what makes it right."""
+"""How a grid can be turned, and what makes it right."""
+
+_MOVED: dict[str, Callable[[Tensor], Tensor]] = {
+    "counts a prefix token as a patch": lambda change: _rolled(change, -1),
+    "drops the first patch": lambda change: _rolled(change, 1),
+}
+"""How a grid can begin at the wrong token, and what makes it right."""
+
+
+def _orders(has_cells: bool) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Yield how a grid can be wrong. In a map finer than the cells, one place tells nothing."""
+    yield from _TURNED.items()
+    if has_cells:
+        yield from _MOVED.items()
 
 
 def tail_of(maps: Maps) -> str | None:
