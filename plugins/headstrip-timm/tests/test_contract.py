@@ -18,6 +18,9 @@ SPECS = {
     for spec in get_registry().specs()
     if spec.source == "timm" and timm.is_model(spec.name)
 }
+IS_OLDER = not hasattr(timm.models.dla.DLA, "forward_intermediates")
+"""Whether this timm has fewer feature maps and image sizes than the one of the catalog."""
+
 DISTINCT = (
     "test_resnet",
     "test_vit",
@@ -52,6 +55,8 @@ def stated_width(backbone) -> int:
 
 @parametrize_with_backbones("timm", backbones=[name for name in DISTINCT if name in SPECS])
 def test_small_ones_keep_all_of_it(check):
+    if IS_OLDER and check.check in ("maps", "sizes"):
+        pytest.skip("the catalog states what a newer timm does")
     check()
 
 

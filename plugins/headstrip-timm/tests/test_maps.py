@@ -58,7 +58,7 @@ def test_maps_are_those_of_timm(name: str) -> None:
 
 @torch.no_grad()
 def test_maps_without_the_norm_equal_features_only() -> None:
-    for name in ("test_resnet", "test_vit"):
+    for name in ("resnet10t", "test_vit"):
         encoder = made(name)
         theirs = timm.create_model(name, features_only=True, pretrained=False).eval()
         if name == "test_vit":
@@ -92,7 +92,7 @@ def test_one_level_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_resnet_has_no_tokens() -> None:
-    encoder = made("test_resnet")
+    encoder = made("resnet10t")
     with pytest.raises(LevelError, match="has no tokens at level"):
         encoder.tokens(torch.zeros(1, *encoder.input_shape))
     with pytest.raises(LevelError, match="has no level 7: it has 5"):
@@ -103,7 +103,7 @@ def test_a_resnet_has_no_tokens() -> None:
 def test_a_pyramid_of_a_timm_network_copies_and_follows_its_mode() -> None:
     import copy
 
-    encoder = made("test_resnet")
+    encoder = made("resnet10t")
     pyramid = encoder.pyramid()
     x = torch.randn(1, *encoder.input_shape)
     assert all(map(torch.equal, copy.deepcopy(pyramid)(x), encoder.maps(x)))
