@@ -304,7 +304,9 @@ def subjects() -> Iterator[BackboneSpec]:
     yield from (spec for spec in specs if spec.source == "torchvision")
     ranks: Counter[str] = Counter()
     ranked = []
-    timm = [spec for spec in specs if spec.source == "timm" and spec.input_shape[0] == 3]
+    # What has no weights states no preprocessing.
+    timm = [spec for spec in specs if spec.source == "timm" and spec.default_weights]
+    timm = [spec for spec in timm if spec.input_shape[0] == 3]
     for spec in sorted(timm, key=lambda spec: spec.params):
         ranked.append((ranks[spec.family], spec.params, spec.name, spec))
         ranks[spec.family] += 1

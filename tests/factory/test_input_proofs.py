@@ -23,7 +23,7 @@ def smallest_of_each_family(source):
         *smallest_of_each_family("torchvision"),
         *(f"timm:test_{kind}" for kind in ("byobnet", "convnext", "efficientnet", "vit")),
         "timm:levit_128s",
-        "timm:swinv2_cr_tiny_224",
+        "timm:swinv2_cr_tiny_ns_224",
         "hf:dinov2",
         "hf:swin",
     ],
