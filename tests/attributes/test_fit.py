@@ -27,6 +27,7 @@ from headstrip import (
     load_predictors,
 )
 from headstrip.attributes.one_attribute import check_memory
+from headstrip.errors import HeadstripWarning
 
 ROWS, DIM = 160, 6
 GRID = (0.01, 1.0)
@@ -147,6 +148,29 @@ def test_a_shuffled_table_and_shuffled_embeddings_give_the_same_file(
 def test_another_seed_holds_out_other_images(fitted: FittedPredictors) -> None:
     points, table = table_of()
     assert not same(fitted_to(points, table, seed=1), fitted, "colour")
+
+
+def test_copies_in_train_and_test_of_a_split_column_are_said() -> None:
+    points, table = table_of()
+    points[1] = points[0]
+    parts = ["train", "test"] * (ROWS // 2)
+    with pytest.warns(HeadstripWarning, match="1 of the 80 images in 'test' are copies of images"):
+        fitted_to(points, {**table, "part": parts}, split_column="part", attributes=["size"])
+
+
+def test_the_index_of_pandas_is_no_attribute(tmp_path: Path) -> None:
+    points, table = table_of()
+    index = pa.table({**table, "__index_level_0__": list(range(ROWS))[::-1]})
+    assert [one.name for one in fitted_to(points, index).attributes] == ["colour", "marks", "size"]
+    (tmp_path / "own.csv").write_text(f",path,tone\n0,{names(1)[0]},dark\n")
+    with pytest.raises(HeadstripError, match=r"column without a name.*index=False"):
+        fitted_to(points, tmp_path / "own.csv")
+
+
+def test_an_attribute_that_predict_could_not_write_is_refused() -> None:
+    points, table = table_of()
+    with pytest.raises(HeadstripError, match=r"'error' cannot be an attribute.*Rename it"):
+        fitted_to(points, {**table, "error": table["colour"]})
 
 
 def test_a_split_column_decides_the_parts() -> None:

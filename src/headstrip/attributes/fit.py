@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +27,7 @@ from headstrip.attributes.standardize import Axes, Scale
 from headstrip.attributes.targets import Target, check_kinds, target_of
 from headstrip.encoder.comparison import describe_encoder
 from headstrip.encoder.predictors_file import FittedPredictors
-from headstrip.errors import HeadstripError, OptionError
+from headstrip.errors import HeadstripError, HeadstripWarning, OptionError
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
@@ -36,6 +37,7 @@ _log = logging.getLogger("headstrip.attributes")
 STRENGTHS = tuple(10 ** (power / 2) for power in range(-10, 3))
 """The grid of ``C``: 13 values from 1e-5 to 10."""
 
+_TAKEN = ("path", "error")
 NEAR = 0.98
 """Cosine similarity above which ``near_duplicates`` puts two images into one part."""
 
@@ -157,6 +159,8 @@ def fit_predictors(
     near = NEAR if near_duplicates else None
     groups = groups_of(joined.embeddings, joined.checksums, near)
     parts = None if split_column is None else _given_parts(joined, split_column)
+    if parts is not None:
+        _warn_of_copies(groups, parts)
     fits, failed = _fit_all(joined, targets, groups, parts, settings, progress)
     if not fits:
         raise HeadstripError(
@@ -224,6 +228,11 @@ def _chosen(
     if attributes is not None and len(set(attributes)) != len(attributes):
         raise OptionError(f"attributes={list(attributes)!r:.100} has a name twice. Name each once.")
     names = [one for one in attributes or columns if one != split_column]
+    if taken := [name for name in names if name in _TAKEN]:
+        raise HeadstripError(
+            f"The column {taken[0]!r} cannot be an attribute, because `headstrip predict` writes a "
+            "column of that name. Rename it, or name the attributes with --attribute (attributes=)."
+        )
     if not names:
         raise HeadstripError(
             "The table of labels has no column of labels. Add one, such as 'colour'."
@@ -256,6 +265,17 @@ def _given_parts(joined: Joined, column: str) -> np.ndarray:
                 "--split-column (split_column=)."
             )
     return np.array(parts)
+
+
+def _warn_of_copies(groups: np.ndarray, parts: np.ndarray) -> None:
+    copies = np.isin(groups, groups[parts != TEST]) & (parts == TEST)
+    if count := int(copies.sum()):
+        warnings.warn(
+            f"{count} of the {int((parts == TEST).sum())} images in 'test' are copies of images in "
+            "the other parts, so the measures look better than they are. Put copies into one part.",
+            HeadstripWarning,
+            stacklevel=3,
+        )
 
 
 def _part(cell: Cell, column: str, path: str) -> int:

@@ -193,7 +193,9 @@ def _read_frame(table: Any, shown: str) -> tuple[list[str], dict[str, list[Any]]
 
 
 def _from_arrow(table: Any, shown: str) -> tuple[list[str], dict[str, list[Any]]]:
-    names = [one.name for one in table.schema if _is_label(one.type)]
+    # pandas hands on its index under such a name.
+    fields = [one for one in table.schema if not one.name.startswith("__index_level_")]
+    names = [one.name for one in fields if _is_label(one.type)]
     _refuse_repeated(names, shown)
     return names, {name: table.column(name).to_pylist() for name in names}
 
@@ -226,6 +228,11 @@ def _refuse_repeated(header: Sequence[str], shown: str) -> None:
     if repeated:
         raise HeadstripError(
             f"{shown} has the column {repeated[0]!r:.80} twice. Give each column its own name."
+        )
+    if any(not name.strip() for name in header):
+        raise HeadstripError(
+            f"{shown} has a column without a name, such as the index that pandas writes. Name it, "
+            "or write the table with index=False."
         )
 
 
