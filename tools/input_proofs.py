@@ -91,7 +91,8 @@ writes it, with networks of random values that all matter, on the CPU, with {ver
   untouched network that its library builds for the size: bit for bit, or up to the relative
   difference that is shown. Where the head fidelity is `declared`, only the embedding is checked.
 
-{passed} of {count} architectures pass. No first layer is random.
+{passed} of {count} architectures pass: {coverage}. Others took too long or too
+much memory on the machine that wrote this page. No first layer is random.
 
 ## Refusals
 
@@ -281,9 +282,13 @@ def untouched_output(encoder: Encoder, x: Tensor) -> Tensor:
     assert not unexpected, unexpected
     own, head = network.state_dict(), encoder.head.state_dict() if encoder.head else {}
     for name in missing:
-        for key, value in head.items():
-            if f".{name}".endswith(f".{key}") and own[name].shape == value.shape:
-                own[name].copy_(value)
+        # The encoder keeps a head of several parts under another name.
+        same = [key for key in head if f".{name}".endswith(f".{key}")] or [
+            key for key in head if f".{name}".endswith(f".{key.partition('.')[2]}")
+        ]
+        for key in same:
+            if own[name].shape == head[key].shape:
+                own[name].copy_(head[key])
     output: Tensor = network.eval()(x)
     return output
 
@@ -342,10 +347,12 @@ def page(proofs: list[Proof], versions: str) -> str:
         grey = f"{proof.grey:.0e}" if proof.grey else "0"
         cells = [f"`{proof.name}`", grey, *(proof.cells.get(column, "-") for column in columns)]
         rows.append(f"| {' | '.join(cells)} |")
+    sources = Counter(proof.name.partition(":")[0] for proof in proofs)
     return DOCUMENT.format(
         versions=versions,
         passed=sum(not proof.problems for proof in proofs),
         count=len(proofs),
+        coverage=", ".join([f"{count} of {source}" for source, count in sources.items()]),
         refusals="\n".join(sorted(refusals)),
         rows="\n".join(rows),
     )
