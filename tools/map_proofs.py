@@ -23,16 +23,10 @@ and a small network of every model type of transformers.
 
 from __future__ import annotations
 
-import argparse
-import fnmatch
-import json
-import math
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +35,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from proving import Worker, answer, ask_all
+from proving import ProofTool
 
 from headstrip import BackboneSpec, Encoder, HeadstripError, Level, LevelError, build_encoder
 from headstrip.encoder.maps import map_sizes, maps_module
 from headstrip.network.levels import as_levels
 from headstrip.registry.registry import get_registry
-from headstrip.system.atomic import write_atomically
 from headstrip.testing import map_proofs, perturb
 from headstrip.testing.perturb import FastRandom
 
@@ -379,68 +372,21 @@ def page(proofs: list[Proof], versions: str) -> str:
     )
 
 
-def read_results(path: Path = RESULTS) -> tuple[list[Proof], str]:
-    """Return the committed results, and the versions of the libraries that computed them."""
-    results = json.loads(path.read_text(encoding="utf-8"))
-    return [Proof(**proof) for proof in results["proofs"]], results["versions"]
-
-
-def write_results(proofs: list[Proof]) -> None:
-    """Write the results and the page."""
-    names = ("torch", "torchvision", "timm", "transformers")
-    versions = ", ".join(f"{name} {metadata.version(name).partition('+')[0]}" for name in names)
-    lines = ",\n".join(json.dumps(asdict(proof)) for proof in proofs)
-    text = f'{{"versions": "{versions}", "proofs": [\n{lines}\n]}}\n'
-    write_atomically(RESULTS, text.encode())
-    write_atomically(PAGE, page(proofs, versions).encode())
-
-
-def main() -> None:
-    """Print one line per architecture, and exit with code 1 if one of them fails."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("patterns", nargs="*", default=["*"])
-    parser.add_argument("--seconds", type=float, default=60, help="time limit for one proof")
-    parser.add_argument("--gib", type=float, default=12, help="memory for all proofs together")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit for all proofs")
-    parser.add_argument("--workers", type=int, default=1, help="number of worker processes")
-    parser.add_argument("--write", action="store_true", help="continue, and write the results")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        torch.set_num_threads(1)
-        answer(prove)
-        return
-    everything = list(subjects())
-    order = [spec.qualified_name for spec in everything]
-    known: dict[str, Proof] = {}
-    if arguments.write and RESULTS.is_file():
-        known = {proof.name: proof for proof in read_results()[0] if not proof.problems}
-    wanted = [
-        spec
-        for spec in everything
-        if spec.qualified_name not in known
-        and any(
-            fnmatch.fnmatch(name, pattern)
-            for name in (spec.name, spec.qualified_name)
-            for pattern in arguments.patterns
-        )
-    ]
-    failed = 0
-    workers = [Worker(__file__, "--worker") for _ in range(arguments.workers)]
-    limits = (arguments.seconds, arguments.gib, time.monotonic() + arguments.minutes * 60)
-    for spec, found in ask_all(wanted, workers, lambda spec: spec.qualified_name, BYTES, limits):
-        name = spec.qualified_name
-        if isinstance(found, str):
-            print(f"{name}: not run: {found}", flush=True)
-            continue
-        known[name] = proof = Proof(**found)
-        failed += bool(proof.problems)
-        outcome = "; ".join(proof.problems) or "passed"
-        print(f"{name}: {proof.cells} {proof.exceptions or ''} {outcome}", flush=True)
-        if arguments.write:
-            write_results([known[each] for each in order if each in known])
-    raise SystemExit(1 if failed else 0)
+TOOL = ProofTool(
+    file=__file__,
+    description=__doc__.partition("\n")[0],
+    kind=Proof,
+    prove=prove,
+    subjects=subjects,
+    line=lambda proof: f"{proof.cells} {proof.exceptions or ''}",
+    page=page,
+    results=RESULTS,
+    page_path=PAGE,
+    bytes_each=BYTES,
+    seconds=60,
+    gib=12,
+)
 
 
 if __name__ == "__main__":
-    main()
+    TOOL.run()

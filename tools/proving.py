@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
+import fnmatch
 import json
+import math
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import torch
+
 from headstrip.spec import BackboneSpec
+from headstrip.system.atomic import write_atomically
 
 OVER = "the time for all proofs was over"
 
@@ -120,3 +128,101 @@ def ask_all(
     finally:
         for worker in workers:
             worker.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ProofTool:
+    """A tool that proves architectures one by one, and writes the proofs and a page of them.
+
+    Attributes:
+        file: The tool's own file, which its workers run.
+        description: What it does, in one sentence.
+        kind: The dataclass of a proof, with its ``name`` and its ``problems``.
+        prove: Proves an architecture by its name.
+        subjects: Returns the architectures in the order of the page.
+        line: Returns what the tool prints of a proof, without the outcome.
+        page: Returns the page of proofs and versions of libraries.
+        results: Where the proofs are written.
+        page_path: Where the page is written.
+        bytes_each: Peak memory of a proof per parameter.
+        seconds: Time limit for one proof, where the user states none.
+        gib: Memory for all proofs together, where the user states none.
+    """
+
+    file: str
+    description: str
+    kind: Callable[..., Any]
+    prove: Callable[[str], Any]
+    subjects: Callable[[], Iterable[BackboneSpec]]
+    line: Callable[[Any], str]
+    page: Callable[[list[Any], str], str]
+    results: Path
+    page_path: Path
+    bytes_each: float
+    seconds: float
+    gib: float
+
+    def read(self) -> tuple[list[Any], str]:
+        """Return the committed proofs, and the versions of the libraries that computed them."""
+        results = json.loads(self.results.read_text(encoding="utf-8"))
+        return [self.kind(**proof) for proof in results["proofs"]], results["versions"]
+
+    def write(self, proofs: list[Any]) -> None:
+        """Write the proofs and the page."""
+        names = ("torch", "torchvision", "timm", "transformers")
+        versions = ", ".join(f"{name} {metadata.version(name).partition('+')[0]}" for name in names)
+        lines = ",\n".join(json.dumps(asdict(proof)) for proof in proofs)
+        text = f'{{"versions": "{versions}", "proofs": [\n{lines}\n]}}\n'
+        write_atomically(self.results, text.encode())
+        write_atomically(self.page_path, self.page(proofs, versions).encode())
+
+    def run(self) -> None:
+        """Print one line per architecture, and exit with code 1 if one of them fails."""
+        arguments = self._arguments()
+        if arguments.worker:
+            torch.set_num_threads(1)
+            answer(self.prove)
+            return
+        everything = list(self.subjects())
+        order = [spec.qualified_name for spec in everything]
+        known: dict[str, Any] = {}
+        if arguments.write and self.results.is_file():
+            known = {proof.name: proof for proof in self.read()[0] if not proof.problems}
+        wanted = [
+            spec
+            for spec in everything
+            if spec.qualified_name not in known
+            and any(
+                fnmatch.fnmatch(name, pattern)
+                for name in (spec.name, spec.qualified_name)
+                for pattern in arguments.patterns
+            )
+        ]
+        failed = 0
+        workers = [Worker(self.file, "--worker") for _ in range(arguments.workers)]
+        limits = (arguments.seconds, arguments.gib, time.monotonic() + arguments.minutes * 60)
+        proven = ask_all(wanted, workers, lambda spec: spec.qualified_name, self.bytes_each, limits)
+        for spec, found in proven:
+            name = spec.qualified_name
+            if isinstance(found, str):
+                print(f"{name}: not run: {found}", flush=True)
+                continue
+            known[name] = proof = self.kind(**found)
+            failed += bool(proof.problems)
+            outcome = "; ".join(proof.problems) or "passed"
+            print(f"{name}: {self.line(proof)} {outcome}", flush=True)
+            if arguments.write:
+                self.write([known[each] for each in order if each in known])
+        raise SystemExit(1 if failed else 0)
+
+    def _arguments(self) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(description=self.description)
+        option = parser.add_argument
+        parser.add_argument("patterns", nargs="*", default=["*"])
+        option("--seconds", type=float, default=self.seconds, help="time limit for one proof")
+        option("--gib", type=float, default=self.gib, help="memory for all proofs together")
+        option("--minutes", type=float, default=math.inf, help="time limit for all proofs")
+        option("--workers", type=int, default=1, help="number of worker processes")
+        option("--write", action="store_true", help="continue, and write the results")
+        option("--worker", action="store_true", help=argparse.SUPPRESS)
+        return parser.parse_args()

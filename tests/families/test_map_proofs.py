@@ -5,13 +5,13 @@ from functools import cache
 
 import pytest
 import torch
-from tools.map_proofs import TAILS, grid_proof, levels_of, made, prove, read_results, subjects, two
+from tools.map_proofs import TAILS, TOOL, grid_proof, levels_of, made, prove, subjects, two
 
 from headstrip.encoder.maps import map_sizes
 from headstrip.network.taps import TappedMaps
 from headstrip.testing import map_proofs
 
-COMMITTED = {proof.name: proof for proof in read_results()[0]}
+COMMITTED = {proof.name: proof for proof in TOOL.read()[0]}
 # One of each way in which levels are stated; the slow run has all.
 LIGHT = {
     "torchvision:densenet121",
