@@ -207,6 +207,22 @@ def test_a_preprocessing_can_be_given_or_borrowed_from_weights():
         build_encoder("resnet18", weights=None, preprocessing="V9")
 
 
+def test_a_function_changes_the_preprocessing_of_the_weights(file):
+    own = build_encoder("resnet18", weights=file).preprocessing
+    changed = build_encoder(
+        "resnet18",
+        weights=file,
+        img_size=96,
+        preprocessing=lambda steps: replace(steps, antialias=False),
+    )
+    assert changed.preprocessing == replace(own.for_input((3, 96, 96)), antialias=False)
+    assert changed.input_shape == (3, 96, 96)
+    with pytest.raises(PreprocessingError, match="states no preprocessing"):
+        build_encoder("resnet18", weights=None, preprocessing=lambda steps: steps)
+    with pytest.raises(PreprocessingError, match="returned a NoneType"):
+        build_encoder("resnet18", weights=file, preprocessing=lambda steps: None)
+
+
 def test_a_preprocessing_that_the_network_cannot_take_is_refused_at_the_build():
     small = Preprocessing(crop=(96, 96), resize=96, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(PreprocessingError, match=r"does not accept .*\(3, 96, 96\)"):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import save_file
 from timm.models import _builder
 
 from headstrip import Preprocessing, WeightsError, WeightsWarning, build_encoder
+from headstrip.cli import main
 from headstrip.testing import perturb
 from headstrip_timm.loading import adapted, recipe_of
 
@@ -380,6 +386,28 @@ def test_a_checkpoint_that_holds_its_configuration_has_its_preprocessing(tmp_pat
     plain = tmp_path / "plain.pth"
     torch.save(model.state_dict(), plain)
     assert build_encoder("timm:resnet10t", weights=plain).preprocessing.mean != (0.1, 0.2, 0.3)
+
+
+def test_ones_own_statistics_change_the_preprocessing_in_the_checkpoint(tmp_path):
+    model = timm.create_model("resnet10t")
+    stated = {**model.pretrained_cfg, "interpolation": "bilinear", "input_size": (3, 96, 96)}
+    torch.save({"state_dict": model.state_dict(), "pretrained_cfg": stated}, tmp_path / "own.pth")
+    Image.new("L", (120, 120), 90).save(tmp_path / "grey.png")
+    chosen = ["-b", "timm:resnet10t", "--weights", tmp_path / "own.pth", "--in-chans", "1"]
+    chosen += ["--mean", "0.3", "--std", "0.2", "-o", tmp_path / "out.parquet"]
+    result = CliRunner().invoke(main, list(map(str, ["embed", tmp_path / "grey.png", *chosen])))
+    assert result.exit_code == 0, result.output
+    row = pq.read_table(tmp_path / "out.parquet")["embedding"][0].as_py()
+    encoder = build_encoder(
+        "timm:resnet10t",
+        weights=tmp_path / "own.pth",
+        in_chans=1,
+        preprocessing=lambda steps: replace(steps, mean=(0.3,), std=(0.2,)),
+    )
+    assert encoder.preprocessing.interpolation == "bilinear"
+    assert encoder.input_shape == (1, 96, 96)
+    wanted = encoder.embed([tmp_path / "grey.png"])[0]
+    np.testing.assert_allclose(row, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_the_label_names_of_a_configuration_name_the_classes(tmp_path):

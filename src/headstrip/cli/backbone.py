@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,15 +12,13 @@ import click
 from headstrip.cli.failures import UsageFailure
 from headstrip.cli.group import plugin_commands
 from headstrip.cli.output import plugins_on_stderr
-from headstrip.errors import HeadstripError, OptionError, PreprocessingError, WeightsError
+from headstrip.errors import HeadstripError, WeightsError
 from headstrip.plugins.records import is_strict
 from headstrip.registry.registry import Registry, get_registry, use_registry
 from headstrip.spec import BackboneSpec
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
-    from headstrip.factory.selection import Selection
-    from headstrip.images.preprocessing import Preprocessing
 
 INPUT_OPTIONS = ("in_chans", "new_channels", "mean", "std", "img_size")
 """The options of ``backbone_option`` that set the input of the encoder."""
@@ -277,17 +276,18 @@ def build_image_encoder(
         UsageFailure: The backbone takes clips, or the weights or the device do not exist.
         HeadstripError: As ``build_encoder``.
     """
+    from headstrip.factory.inputs import with_statistics
     from headstrip.factory.selection import select_weights
 
     registry = open_registry(context)
-    statistics = inputs.pop("mean"), inputs.pop("std")
-    if any(statistics) and (not all(statistics) or inputs["in_chans"] is None):
+    mean, std = inputs.pop("mean"), inputs.pop("std")
+    if (mean or std) and (not mean or not std or inputs["in_chans"] is None):
         raise UsageFailure(
             "--mean, --std and --in-chans belong together. Pass all three, or leave out --mean "
             "and --std."
         )
     if name.endswith(".json"):
-        if any(statistics):
+        if mean:
             raise UsageFailure("The manifest states the mean already. Leave out --mean and --std.")
         return _build(name, weights, weights_key, allow_versions, device, labels, inputs)
     with plugins_on_stderr():
@@ -306,35 +306,9 @@ def build_image_encoder(
             raise UsageFailure(
                 f"There is no weights file {str(path)!r}. Check the path given to --weights."
             )
-        if any(statistics):
-            inputs["preprocessing"] = _steps(registry, spec, selection, statistics, inputs)
+        if mean:
+            inputs["preprocessing"] = partial(with_statistics, mean=mean, std=std)
         return _build(name, weights, weights_key, allow_versions, device, labels, inputs)
-
-
-def _steps(
-    registry: Registry,
-    spec: BackboneSpec,
-    selection: Selection,
-    statistics: Sequence[Sequence[float]],
-    inputs: Mapping[str, Any],
-) -> Preprocessing:
-    """Return the preprocessing of the weights with the user's own statistics and size."""
-    from headstrip.factory.inputs import parse_input, with_statistics
-
-    entry = selection.entry
-    own = entry.preprocessing if entry else None
-    own = own or registry.owner(spec).call("preprocessing", spec.qualified_name, spec=spec)
-    if own is None:
-        raise UsageFailure(
-            f"--mean and --std need a preprocessing to change, and {spec.qualified_name} states "
-            "none. Pass weights that state one."
-        )
-    try:
-        size = parse_input(img_size=inputs["img_size"]).img_size
-        found = with_statistics(own, *statistics)
-        return found.for_input((found.channels, *(size or own.crop)))
-    except (OptionError, PreprocessingError) as error:
-        raise UsageFailure(str(error)) from error
 
 
 def _build(

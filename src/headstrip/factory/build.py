@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -28,6 +28,7 @@ from headstrip.errors import (
 from headstrip.factory.construction import Built, build_stripped
 from headstrip.factory.from_manifest import (
     BuildRequest,
+    PreprocessingArgument,
     complete_from_manifest,
     request_from_manifest,
 )
@@ -62,7 +63,7 @@ def build_encoder(
     weights: WeightsArgument = "DEFAULT",
     weights_key: str | None = None,
     predictors: AttributesArgument | str | os.PathLike[str] | None = None,
-    preprocessing: Preprocessing | str | None = None,
+    preprocessing: PreprocessingArgument | None = None,
     labels: LabelsArgument | None = None,
     options: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
@@ -98,8 +99,9 @@ def build_encoder(
             the names of their classes, ``{"colour": ["red", "blue"]}``, or a list of ``Attribute``;
             or the path of a file that ``headstrip fit`` or ``fit_predictors`` wrote for this
             encoder. They replace the predictors of a manifest; ``{}`` builds none.
-        preprocessing: The preprocessing, or the tag of the weights that state it. By default it is
-            that of the weights.
+        preprocessing: The preprocessing; the tag of the weights that state it; or a function that
+            is called with the preprocessing of the weights and returns the encoder's. By default
+            it is that of the weights.
         labels: The names of the head's classes, in the order of the logits; a mapping of their
             indices to them, such as ``id2label``; or the path of a file with them: one per line, or
             JSON, such as a ``config.json`` with ``id2label``. By default those of the weights.
@@ -126,7 +128,8 @@ def build_encoder(
             with the embeddings that the network has for them as RGB. A sequence names each
             channel, such as ``("R", "G", "B", None)``: red, green and blue keep their filters.
             Another integer follows timm's rule (repeat the three filters and rescale them) and
-            needs a ``preprocessing`` with the statistics of each channel.
+            needs a ``preprocessing`` with the statistics of each channel, such as
+            ``lambda steps: dataclasses.replace(steps, mean=means, std=deviations)``.
         img_size: Height and width of the input in pixels, or one number for both; by default
             those of the weights. Position embeddings are interpolated as the network's library
             does it, and the preprocessing follows.
@@ -389,10 +392,12 @@ def _changes_input(inputs: InputRequest, built: Built, expand: nn.Module | None)
 
 
 def _preprocessing(
-    registry: Registry, built: Built, given: Preprocessing | str | None, inputs: InputRequest
+    registry: Registry, built: Built, given: PreprocessingArgument | None, inputs: InputRequest
 ) -> tuple[Preprocessing | None, Preprocessing | None]:
     """Return the preprocessing of the weights, or that of the owner, and that of the encoder."""
     expands = inputs.in_chans == 1 and built.input_shape[0] != 1
+    if given is not None and not isinstance(given, (Preprocessing, str)):
+        given = _changed(registry, built, given)
     if isinstance(given, Preprocessing) and not expands:
         # Only grey needs the statistics of the weights too, which may be unusable.
         _check_channels(given, inputs)
@@ -417,6 +422,32 @@ def _of_weights(registry: Registry, built: Built, given: str | None) -> Preproce
     return folded_statistics(own) if own is not None and built.is_folded else own
 
 
+def _changed(
+    registry: Registry, built: Built, change: Callable[[Preprocessing], Preprocessing]
+) -> Preprocessing:
+    """Return what the user's function makes of the preprocessing of the weights."""
+    # torchvision's transforms are modules, and change images.
+    if not callable(change) or isinstance(change, nn.Module):
+        raise PreprocessingError(
+            f"preprocessing={change!r} is a {type(change).__name__}. Pass a "
+            "headstrip.Preprocessing, the tag of the weights that state it, or a function of the "
+            "weights' preprocessing."
+        )
+    own = _own_preprocessing(registry, built, None)
+    if own is None:
+        raise PreprocessingError(
+            f"preprocessing is a function, and {built.spec.qualified_name} states no preprocessing "
+            "that it could change. Pass a headstrip.Preprocessing, or weights that state one."
+        )
+    found = change(own.for_input((own.channels, *built.input_shape[1:])))
+    if not isinstance(found, Preprocessing):
+        raise PreprocessingError(
+            f"The function given as preprocessing returned a {type(found).__name__}. Return a "
+            "headstrip.Preprocessing."
+        )
+    return found
+
+
 def _check_channels(given: Preprocessing, inputs: InputRequest) -> None:
     """Refuse a preprocessing with other channels or another size than the user asked for."""
     if inputs.count is not None and given.channels != inputs.count:
@@ -436,11 +467,6 @@ def _check_channels(given: Preprocessing, inputs: InputRequest) -> None:
 def _own_preprocessing(registry: Registry, built: Built, given: str | None) -> Preprocessing | None:
     """Return the preprocessing of the named weights, of the weights, or of the owner."""
     spec, entry = built.spec, built.selection.entry
-    if given is not None and not isinstance(given, str):
-        raise PreprocessingError(
-            f"preprocessing={given!r} is a {type(given).__name__}. Pass a headstrip.Preprocessing, "
-            "or the tag of the weights that state it."
-        )
     if given is not None:
         entries = registry.weights(spec)
         tags = {other.tag: other for other in entries}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry, merged_options
 from headstrip.system import bounded_json
 
+PreprocessingArgument = Preprocessing | str | Callable[[Preprocessing], Preprocessing]
+
 _NO_INPUTS = InputRequest()
 
 
@@ -67,8 +69,7 @@ class BuildRequest:
         name: Name of the backbone, as for ``build_encoder``.
         weights: The weights, as for ``build_encoder``.
         predictors: The attributes, as for ``build_encoder``.
-        preprocessing: The preprocessing, or the tag of the weights that state it; None for that of
-            the weights.
+        preprocessing: The preprocessing, as for ``build_encoder``.
         options: Constructor arguments of the network.
         dtype: Floating-point dtype of the parameters, None for the network's.
         inputs: The channels and the image size.
@@ -80,7 +81,7 @@ class BuildRequest:
     name: str
     weights: WeightsArgument = "DEFAULT"
     predictors: AttributesArgument | None = None
-    preprocessing: Preprocessing | str | None = None
+    preprocessing: PreprocessingArgument | None = None
     options: Mapping[str, Any] | None = None
     dtype: torch.dtype | None = None
     inputs: InputRequest = _NO_INPUTS
@@ -94,7 +95,7 @@ def request_from_manifest(
     *,
     weights: str | os.PathLike[str] | None = None,
     predictors: AttributesArgument | None = None,
-    preprocessing: Preprocessing | str | None = None,
+    preprocessing: PreprocessingArgument | None = None,
     options: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     inputs: InputRequest = _NO_INPUTS,
