@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,21 @@ def test_16_bits_are_scaled_by_the_range_of_the_type_or_by_the_named_one(channel
     named = steps(channels, value_range=(0, 4095))
     wanted = np.round(np.clip(array, 0, 4095).astype(float) * 255 / 4095)
     assert np.array_equal(to_pixels(to_picture(array, named), named), wanted)
+
+
+def test_bands_are_taken_as_they_are_stored_where_0_is_white() -> None:
+    array = values(5)
+    assert np.array_equal(
+        to_pixels(to_picture(tiff(array, photometric=0), steps(5)), steps(5)), array
+    )
+
+
+def test_a_compression_that_pillow_does_not_read_is_named() -> None:
+    data = tiff(values(5), photometric=1).replace(
+        struct.pack("<HHIH", 259, 3, 1, 1), struct.pack("<HHIH", 259, 3, 1, 34887)
+    )
+    with pytest.raises(ImageError, match="a TIFF with the compression 34887"):
+        to_picture(data, steps(5))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from headstrip.errors import ImageError, PreprocessingError
@@ -255,7 +255,13 @@ def _decoded(
         (1,),
     )
     grey = _with_directory(data, made)
-    image = Image.open(io.BytesIO(grey), formats=["TIFF"])
+    try:
+        image = Image.open(io.BytesIO(grey), formats=["TIFF"])
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"it is a TIFF with the compression {tiff.number(tags, _COMPRESSION, 1)}, which Pillow "
+            "does not read. Save it with another one, such as deflate (8)."
+        ) from error
     found: np.ndarray = np.asarray(image)
     return found
 
