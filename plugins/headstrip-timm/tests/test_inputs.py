@@ -15,6 +15,8 @@ from headstrip import (
     build_encoder,
     get_backbone,
 )
+from headstrip.plugin_api import measure
+from headstrip.registry.registry import get_registry
 
 SMALL = ["resnet10t", "test_vit", "test_efficientnet"]
 
@@ -90,3 +92,12 @@ def test_a_checkpoint_trained_with_other_channels_loads_unchanged(name, channels
     assert (encoder.weights_key, encoder.labels) == ("state_dict.model", ("cat", "dog"))
     x = torch.randn(2, *encoder.input_shape)
     assert torch.equal(encoder.logits(x), network(x))
+
+
+@pytest.mark.skipif(
+    not hasattr(timm.models.dla.DLA, "forward_intermediates"),
+    reason="this timm has other image sizes",
+)
+def test_a_default_size_that_the_patches_do_not_divide_does_not_hide_the_sizes_that_work():
+    spec, _ = get_registry().resolve("timm:vit_so400m_patch14_siglip_384")
+    assert measure(spec, sizes=True).sizes == spec.sizes == "multiple"

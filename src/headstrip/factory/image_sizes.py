@@ -25,6 +25,9 @@ _LOGGER = logging.getLogger("headstrip.factory")
 _STEP = 32
 """Networks halve their input five times, and most patch sizes divide 32."""
 
+_UNEQUAL, _SQUARE = (448, 672), (448, 448)
+"""For a network whose patches do not divide its default size: those of 14 and 16 divide these."""
+
 _MAX_TRIES = 8
 
 
@@ -151,12 +154,15 @@ def accepted_sizes(accepts: Callable[[tuple[int, int]], bool], own: tuple[int, i
         own: Height and width that it was made for.
     """
     height, width = own
-    tried: dict[Sizes, tuple[int, int]] = {
-        "any": (height + 37, width + 75),
-        "multiple": (2 * height, width),
-        "square": (2 * height, 2 * width),
+    tried: dict[Sizes, tuple[tuple[int, int], ...]] = {
+        "any": ((height + 37, width + 75),),
+        "multiple": ((2 * height, width), _UNEQUAL),
+        "square": ((2 * height, 2 * width), _SQUARE),
     }
-    return next((name for name, size in tried.items() if accepts(size)), "fixed")
+    for name, sizes in tried.items():
+        if any(accepts(size) for size in sizes if size != own):
+            return name
+    return "fixed"
 
 
 def refusal_of(
