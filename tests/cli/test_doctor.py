@@ -14,6 +14,7 @@ from tests.cli.conftest import Run
 from tests.distributions import install_distribution, run_python
 
 from headstrip import __version__
+from headstrip.plugins import ENGINE_GROUP
 from headstrip.registry.registry import use_registry
 
 BROKEN = "raise ImportError('no such symbol')\n"
@@ -63,7 +64,19 @@ def test_it_says_what_is_installed(run: Run, cache: Path) -> None:
         "free GB": 10000.0,
     }
     assert report["environment"]["TORCH_HOME"] == str(cache)
+    assert report["engines"]["torch"] == f"torch {report['versions']['torch']}"
+    assert set(report["engines"]) >= {"compile", "openvino", "onnxruntime"}
     assert report["problems"] == []
+
+
+def test_a_broken_engine_of_a_plugin_is_a_problem_with_what_to_do(run: Run, site: Path) -> None:
+    engines, files = {"ill": "doctor_ill:Engine"}, {"doctor_ill.py": BROKEN}
+    install_distribution(site, "ill-engines", engines, files, group=ENGINE_GROUP)
+    report = told(run, 1)
+    assert report["engines"]["ill"] == "broken"
+    (found,) = report["problems"]
+    assert found["problem"].startswith("The engine 'ill' (ill-engines 1.0) cannot be used")
+    assert found["remedy"] == "Install another version or remove it, or use another engine."
 
 
 def test_the_report_can_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +90,7 @@ def test_the_report_can_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         "cache",
         "environment",
         "plugins",
+        "engines",
         "problems",
     ]
     assert "cpu threads 1" in lines

@@ -55,6 +55,7 @@ def command(context: click.Context, timeout: float, as_json: bool) -> None:
         "cache": _cache(problems) if devices else {},
         "environment": _environment(),
         "plugins": _plugins(context, timeout, problems),
+        "engines": _engines(problems) if devices else {},
     }
     if as_json:
         found = [{"problem": problem.found, "remedy": problem.remedy} for problem in problems]
@@ -137,7 +138,9 @@ def _plugins(context: click.Context, timeout: float, problems: list[Problem]) ->
     problems += [
         Problem(
             f"the plugin {record.name!r} ({record.origin}), {record.status}: {record.error}",
-            "Install another version of it, or uninstall it.",
+            "Install another version of it, or uninstall it."
+            if record.status != "found"
+            else "Pass a longer --timeout, such as 300.",
         )
         for record in records
         if record.error and not _is_disabled(record) and not _is_unread(record)
@@ -147,6 +150,26 @@ def _plugins(context: click.Context, timeout: float, problems: list[Problem]) ->
         for record in records
         if record.origin != "built-in"
     }
+
+
+def _engines(problems: list[Problem]) -> dict[str, Any]:
+    """Return what each engine computes with: the versions of its libraries."""
+    from headstrip.embed.engines.registry import engine_names, engine_versions, load_engine
+
+    found: dict[str, Any] = {}
+    for name in engine_names():
+        try:
+            load_engine(name)
+        except HeadstripError as error:
+            problem, _, remedy = str(error).rpartition(". ")
+            problems.append(Problem(problem, remedy))
+            found[name] = "broken"
+            continue
+        versions = engine_versions(name)
+        if name in ("torch", "compile"):
+            versions = {"torch": version("torch")}
+        found[name] = ", ".join(map(" ".join, versions.items())) or None
+    return found
 
 
 def _is_unread(record: PluginRecord) -> bool:
