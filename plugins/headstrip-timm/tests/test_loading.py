@@ -434,3 +434,31 @@ def test_an_epsilon_of_published_weights_is_not_that_of_a_plain_file(tmp_path):
     with pytest.warns(WeightsWarning, match=r"bn_eps=0\.001"):
         encoder = build_encoder("timm:fbnetc_100", weights=path)
     assert encoder.backbone.bn1.eps == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("saved", "named", "problem"),
+    [
+        ("vit_small_patch16_224", "vit_small_patch32_224", "384x3x16x16 in the file and 384x3x32"),
+        ("vit_small_patch32_224", "vit_small_patch16_224", "384x3x32x32 in the file and 384x3x16"),
+        ("swin_tiny_patch4_window7_224", "swin_s3_tiny_224", "fit 'swin_tiny_patch4_window7_224'"),
+        ("beit_base_patch16_224", "beit_base_patch16_384", "732x12 in the file and 2212x12 in"),
+    ],
+)
+def test_the_file_of_another_architecture_is_not_resampled_to_fit(saved, named, problem, tmp_path):
+    small = {} if "swin" in saved else {"depth": 1}
+    torch.save(timm.create_model(saved, **small).state_dict(), tmp_path / "file.pth")
+    with pytest.raises(WeightsError, match=problem):
+        build_encoder(f"timm:{named}", weights=tmp_path / "file.pth", options=small)
+
+
+def test_a_file_of_another_size_needs_the_size(tmp_path):
+    torch.save(timm.create_model("test_vit", img_size=96).state_dict(), tmp_path / "file.pth")
+    with pytest.raises(
+        WeightsError, match=r"for images of 96x96, .* Pass img_size=96 \(--img-size"
+    ):
+        build_encoder("timm:test_vit", weights=tmp_path / "file.pth")
+    encoder = build_encoder("timm:test_vit", weights=tmp_path / "file.pth", img_size=96)
+    assert encoder.input_shape == (3, 96, 96)
+    resampled = build_encoder("timm:test_vit", weights=tmp_path / "file.pth", img_size=128)
+    assert resampled.input_shape == (3, 128, 128)

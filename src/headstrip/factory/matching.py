@@ -30,8 +30,8 @@ from headstrip.network.candidates import Candidate, Tried, unwrapped_state_dicts
 from headstrip.network.head import Stripped
 from headstrip.network.load_hooks import has_load_hooks
 from headstrip.network.meta_init import Replaced
-from headstrip.network.state_dicts import compare, is_under
-from headstrip.spec import effective_shape, merged_options
+from headstrip.network.state_dicts import Fit, compare, is_filter, is_under, resampled
+from headstrip.spec import WeightsEntry, effective_shape, merged_options
 from headstrip.weights.reading import WeightsFile
 
 
@@ -213,6 +213,11 @@ class Trial:
     stripped: Callable[[], Stripped]
     source: WeightsSource
 
+    @property
+    def entry(self) -> WeightsEntry | None:
+        """The weights that the file is, or whose place it takes."""
+        return self.source.stated or self.source.selection.entry
+
     def attempt(self, file: WeightsFile, candidate: Candidate) -> Attempt:
         """Try to put a part of the user's file into the network."""
         first: Attempt | None = None
@@ -241,8 +246,7 @@ class Trial:
             return Plan()
         stripped = self.stripped()
         spare = self.made.make(self.made.options).model if has_load_hooks(model) else None
-        entry = self.source.stated or self.source.selection.entry
-        shape = effective_shape(stripped.input_shape, entry, self.maker.spec)
+        shape = effective_shape(stripped.input_shape, self.entry, self.maker.spec)
         return plan(file, self.maker.about, fit, state, stripped, spare, shape, place)
 
     def _attempt(self, part: WeightsFile, place: str) -> Attempt:
@@ -253,6 +257,7 @@ class Trial:
             given = self.maker.state_dict(content, model)
             faults = 0
             refuse_larger(part.path, given, limit_of(model))
+            self._refuse_resampled(part, content, given, place)
             if not compare(model, given).names:
                 return Attempt(content, given)
             whole = self.stripped()
@@ -270,3 +275,23 @@ class Trial:
             return Attempt(content, error=error, faults=faults)
         lost = {name: given[name] for name in dropped if is_under(name, whole.paths)}
         return Attempt(content, state, found, dropped, lost)
+
+    def _refuse_resampled(
+        self, part: WeightsFile, content: Mapping[str, Any], given: Mapping[str, Any], place: str
+    ) -> None:
+        """Refuse tensors that the plugin resampled, so that those of another network fit.
+
+        A user who names a tag or an image size asks for that, except for the filters.
+        """
+        if self.source.selection.is_named:
+            return
+        found = resampled(content, given)
+        if self.maker.is_resized:
+            found = {name: pair for name, pair in found.items() if is_filter(pair[1])}
+        if not found:
+            return
+        fit = Fit((), (), tuple(found), tuple(found.values()))
+        stripped = self.stripped()
+        if fit.outside(stripped.paths):
+            shape = effective_shape(stripped.input_shape, self.entry, self.maker.spec)
+            raise does_not_fit(part.path, self.maker.about, fit, stripped.paths, shape, place)

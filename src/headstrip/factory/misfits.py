@@ -108,11 +108,13 @@ def _size_advice(
             "Its position embedding is for another number of patches: the file was made for "
             "another size of image, or of patch. Build the network for that size."
         )
-    option = IMAGE_SIZE_OPTIONS.get(about.partition(":")[0])
-    how = f"Pass options={{{option!r}: {size}}}" if option else "Build the network for that size"
+    is_known = about.partition(":")[0] in IMAGE_SIZE_OPTIONS
+    how = f"Pass img_size={size} (--img-size {size})"
+    if not is_known:
+        how = "Build the network for that size"
     return (
         f"The file was made for images of {size}x{size}, and the network is for "
-        f"{input_shape[-2]}x{input_shape[-1]}. {how}, or resize the position embedding."
+        f"{input_shape[-2]}x{input_shape[-1]}. {how}."
     )
 
 

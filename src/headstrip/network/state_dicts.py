@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headstrip.errors import WeightsError
 from headstrip.network.checkpoints import is_extra, versions_of
@@ -46,6 +46,36 @@ class Fit:
 def is_under(name: str, paths: tuple[str, ...]) -> bool:
     """Whether a tensor's name is any of some dotted paths, or under one of them."""
     return name in paths or name.startswith(tuple(f"{path}." for path in paths))
+
+
+def resampled(
+    content: Mapping[str, Any], state: Mapping[str, Any]
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the tensors of a file that have another number of values in a state dict made of it.
+
+    Filters for another number of channels are not among them.
+
+    Args:
+        content: The tensors of the file by name.
+        state: What a plugin made of them.
+
+    Returns:
+        The two shapes of each, the file's first.
+    """
+    found = {}
+    for name, mine in state.items():
+        one = content.get(name)
+        if isinstance(one, Tensor) and isinstance(mine, Tensor) and one.numel() != mine.numel():
+            shapes = tuple(one.shape), tuple(mine.shape)
+            kept = [(*shape[:1], *shape[2:]) for shape in shapes]
+            if not (is_filter(shapes[1]) and kept[0] == kept[1]):
+                found[name] = shapes
+    return found
+
+
+def is_filter(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is the filters of a 2D convolution, and not for example positions."""
+    return len(shape) == 4 and shape[0] > 1
 
 
 def compare(model: nn.Module, state: Mapping[str, Any]) -> Fit:
