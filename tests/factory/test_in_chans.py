@@ -146,6 +146,34 @@ def test_grey_that_is_divided_by_another_number_gives_the_same_embedding(build, 
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.* filters that no training made")
+@pytest.mark.parametrize("channels", [1, ("N", "R")])
+def test_a_function_gets_the_preprocessing_with_the_channels_of_the_images(build, channels):
+    count = 1 if channels == 1 else 2
+    deep = np.random.default_rng(1).integers(0, 4096, (*SIZE, count)).astype(np.uint16)
+    deep = deep[..., 0] if count == 1 else deep
+    own = build(
+        in_chans=channels, preprocessing=lambda steps: replace(steps, value_range=(0, 4095))
+    )
+    plain = build(in_chans=channels)
+    shallow = np.rint(deep / 4095 * 255).astype(np.uint8)
+    assert torch.equal(own.preprocess(deep), plain.preprocess(shallow))
+    assert np.array_equal(own.embed([deep]), plain.embed([shallow]))
+
+
+def test_grey_is_normalised_as_the_weights_say(build):
+    with pytest.raises(PreprocessingError, match=r"of the weights\. Leave out your own \(--mean"):
+        build(in_chans=1, preprocessing=lambda steps: replace(steps, mean=(0.3,), std=(0.1,)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [2, 3])
+def test_an_encoder_of_grey_refuses_batches_of_more_channels(build, channels):
+    with pytest.raises(PreprocessingError, match=f"have {channels} channels, .* takes one"):
+        build(in_chans=1)(torch.zeros(2, channels, 64, 64))
+
+
 def test_a_manifest_keeps_the_statistics_of_the_weights_that_the_preprocessing_named(tmp_path):
     path, name = tmp_path / "own.pth", "timm:mobilenetv4_conv_small"
     torch.save(build_encoder(name, weights=None).backbone.state_dict(), path)

@@ -389,7 +389,7 @@ def test_a_checkpoint_that_holds_its_configuration_has_its_preprocessing(tmp_pat
 
 
 def test_ones_own_statistics_change_the_preprocessing_in_the_checkpoint(tmp_path):
-    model = timm.create_model("resnet10t")
+    model = timm.create_model("resnet10t", in_chans=1)
     stated = {**model.pretrained_cfg, "interpolation": "bilinear", "input_size": (3, 96, 96)}
     torch.save({"state_dict": model.state_dict(), "pretrained_cfg": stated}, tmp_path / "own.pth")
     Image.new("L", (120, 120), 90).save(tmp_path / "grey.png")

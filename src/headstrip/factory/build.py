@@ -397,7 +397,7 @@ def _preprocessing(
     """Return the preprocessing of the weights, or that of the owner, and that of the encoder."""
     expands = inputs.in_chans == 1 and built.input_shape[0] != 1
     if given is not None and not isinstance(given, (Preprocessing, str)):
-        given = _changed(registry, built, given)
+        given = _changed(registry, built, given, inputs, expands=expands)
     if isinstance(given, Preprocessing) and not expands:
         # Only grey needs the statistics of the weights too, which may be unusable.
         _check_channels(given, inputs)
@@ -423,9 +423,17 @@ def _of_weights(registry: Registry, built: Built, given: str | None) -> Preproce
 
 
 def _changed(
-    registry: Registry, built: Built, change: Callable[[Preprocessing], Preprocessing]
+    registry: Registry,
+    built: Built,
+    change: Callable[[Preprocessing], Preprocessing],
+    inputs: InputRequest,
+    *,
+    expands: bool,
 ) -> Preprocessing:
-    """Return what the user's function makes of the preprocessing of the weights."""
+    """Return what the user's function makes of the preprocessing of the weights.
+
+    The function gets the channels of the images, where the weights have statistics for them.
+    """
     # torchvision's transforms are modules, and change images.
     if not callable(change) or isinstance(change, nn.Module):
         raise PreprocessingError(
@@ -439,11 +447,19 @@ def _changed(
             f"preprocessing is a function, and {built.spec.qualified_name} states no preprocessing "
             "that it could change. Pass a headstrip.Preprocessing, or weights that state one."
         )
-    found = change(own.for_input((own.channels, *built.input_shape[1:])))
+    if expands or isinstance(inputs.in_chans, tuple):
+        own = adapted_steps(own, inputs)
+    steps = own.for_input((own.channels, *built.input_shape[1:]))
+    found = change(steps)
     if not isinstance(found, Preprocessing):
         raise PreprocessingError(
             f"The function given as preprocessing returned a {type(found).__name__}. Return a "
             "headstrip.Preprocessing."
+        )
+    if expands and (found.mean, found.std) != (steps.mean, steps.std):
+        raise PreprocessingError(
+            "in_chans=1 and weights for RGB: the encoder normalises grey with the mean and the "
+            "standard deviation of the weights. Leave out your own (--mean and --std)."
         )
     return found
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from headstrip.errors import PreprocessingError
+
 Mix = tuple[tuple[float, ...], ...]
 
 _PASS_ON = frozenset({"pad", "to", "contiguous", "type", "float", "half", "bfloat16", "type_as"})
@@ -64,7 +66,16 @@ class ExpandGrey(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, 1, H, W) to (N, C, H, W)."""
+        """Map (N, 1, H, W) to (N, C, H, W).
+
+        Raises:
+            PreprocessingError: The images have another number of channels.
+        """
+        if x.shape[-3] != 1:
+            raise PreprocessingError(
+                f"The images have {x.shape[-3]} channels, and the encoder takes one: it was built "
+                "with in_chans=1. Pass grey images, or build it without in_chans."
+            )
         return (x * self.scale + self.shift - self.mean) / self.std
 
     def extra_repr(self) -> str:
