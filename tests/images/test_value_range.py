@@ -194,6 +194,17 @@ def test_a_range_is_used_however_a_colour_tiff_stores_its_pixels(
         assert np.array_equal(seen(image), colour)
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint32])
+def test_the_range_of_32_bits_is_looked_for_in_the_values(kind: type) -> None:
+    values = np.array([[0, 32768, 65535]])
+    for choice in ("auto", "dtype"):
+        found = seen(tiff(values.astype(kind), photometric=1), value_range=choice)
+        assert found[0, :, 0].tolist() == [0, 128, 255]
+        wrong = refusal(tiff((values * 2).astype(kind), photometric=1), value_range=choice)
+        assert "value_range=(0, 131071)" in wrong
+        assert "dtype" not in wrong
+
+
 def test_signed_bytes_are_scaled_as_other_signed_numbers() -> None:
     def of(*values: int, tags: Any = ()) -> bytes:
         return tiff(np.array([values], np.int8), photometric=1, tags=tags)

@@ -298,7 +298,9 @@ def _range_of(values: np.ndarray, unit: float, scale: Scale, value_range: str | 
         )
     if isinstance(value_range, tuple):
         return value_range
-    if value_range == "dtype" and scale.whole is not None:
+    is_32_bits = scale.whole is not None and scale.whole[1] >= (1 << 31) - 1
+    # No picture fills 32 bits, so their range is looked for in the values here too.
+    if value_range == "dtype" and scale.whole is not None and not is_32_bits:
         return scale.whole
     if not values.size:
         # All pixels are fully transparent.
@@ -315,10 +317,10 @@ def _range_of(values: np.ndarray, unit: float, scale: Scale, value_range: str | 
     if scale.whole is None:
         raise PreprocessingError(
             "The image has pixels of mode 'F', whose range is not known. Their values are "
-            f"{_text(least)} to {_text(largest)}. {_advice(least, largest, dtype=False)}"
+            f"{_text(least)} to {_text(largest)}. {_advice(least, largest, is_integer=False)}"
         )
     whole = scale.whole
-    if whole[1] >= (1 << 31) - 1 and least >= 0 and largest < 1 << 16:
+    if is_32_bits and least >= 0 and largest < 1 << 16:
         # Files of 32 bits often hold values of 16.
         whole = (0, (1 << 16) - 1)
     _refuse_narrow(least, largest, scale, whole)
@@ -337,25 +339,30 @@ def _refuse_narrow(least: float, largest: float, scale: Scale, whole: Range | No
     # An image of one value is fine if it is black or light: black is black in any range.
     is_plain = least == largest and black == 0 and (largest == 0 or largest >= quarter)
     if not is_plain and (largest - least < quarter or black < 0 <= least):
-        kind = scale.kind
-        if white >= (1 << 31) - 1:
+        kind, is_32_bits = scale.kind, white >= (1 << 31) - 1
+        if is_32_bits:
             kind = f"mode 'I', which are not all within 0 and 65535 ({kind}),"
         raise PreprocessingError(
             f"The image has pixels of {kind} with values from {_text(least)} to "
             f"{_text(largest)}, which use too little of the range {_text(black)} to {_text(white)} "
-            f"to say which of them are black and white. {_advice(least, largest)}"
+            f"to say which of them are black and white. "
+            f"{_advice(least, largest, offers_dtype=not is_32_bits)}"
         )
 
 
-def _advice(least: float, largest: float, *, dtype: bool = True) -> str:
+def _advice(
+    least: float, largest: float, *, is_integer: bool = True, offers_dtype: bool = True
+) -> str:
     """Say how to name black and white, with an example that fits the values."""
-    if dtype and least >= 0:
+    if is_integer and least >= 0:
         black, white = 0.0, float((1 << max(1, int(largest).bit_length())) - 1)
     else:
         black, white = least, largest
     if black >= white:
         white = black + 1
-    whole = ', or value_range="dtype" (--value-range dtype) for the whole range' if dtype else ""
+    whole = ""
+    if is_integer and offers_dtype:
+        whole = ', or value_range="dtype" (--value-range dtype) for the whole range'
     return (
         f"Pass the values of black and white, such as value_range=({_text(black)}, {_text(white)}) "
         f"(--value-range {_text(black)},{_text(white)}){whole}."
