@@ -48,6 +48,13 @@ def test_it_names_the_classes_of_a_head_beside_the_backbone(run: Run, tmp_path: 
     assert (one["key"], one["classes"], one["dtypes"]) == ("backbone", 1000, ["float32", "int64"])
 
 
+def test_it_says_that_shapes_do_not_tell_architectures_apart(run: Run, tmp_path: Path) -> None:
+    state = build_encoder("resnet18", weights=None).backbone.state_dict()
+    output = run("inspect", str(save_zip({**state}, tmp_path / "run"))).stdout
+    assert "resnet18, timm:" in output
+    assert "choose   write the name that the file was saved from" in output
+
+
 def test_a_state_dict_of_another_library_is_said_to_be_one(run: Run, tmp_path: Path) -> None:
     names = [f"conv{at}/kernel:0" for at in range(8)]
     path = save_zip({name: torch.zeros(3, 3) for name in names}, tmp_path / "run")

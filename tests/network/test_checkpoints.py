@@ -207,6 +207,14 @@ def test_a_key_that_names_the_average_too_does_not_choose(small: State, tmp_path
         assert encoder.weights_key == "state_dict.model"
 
 
+@pytest.mark.parametrize("key", ["_orig_mod.module", "module._orig_mod", "module.", "module"])
+def test_a_key_may_have_the_names_of_wrappers_and_a_dot_at_the_end(
+    key: str, small: State, tmp_path: Path
+) -> None:
+    path = save_zip(prefixed(small, "_orig_mod.module."), tmp_path / "x")
+    assert build_encoder(SMALL, weights=path, weights_key=key).weights_key == "module"
+
+
 def test_a_second_name_for_each_tensor_is_no_second_state_dict(
     small: State, tmp_path: Path
 ) -> None:
@@ -235,6 +243,10 @@ def test_adapters_beside_a_network_are_not_dropped_in_silence(small: State, tmp_
             },
             "'head' that may be the head of its classes",
         ),
+        (
+            {"classifier.weight": (7, 1024), "classifier.bias": (7,)},
+            "'classifier' that may be the head of its classes. The encoder has no head",
+        ),
     ],
 )
 def test_a_warning_says_that_the_head_of_the_file_is_not_the_one_of_the_encoder(
@@ -244,7 +256,9 @@ def test_a_warning_says_that_the_head_of_the_file_is_not_the_one_of_the_encoder(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    prefix = "model." if "head.weight" in head else ""
+    prefix = "" if "fc.1.weight" in head else "model."
+    if "classifier.weight" in head:
+        small = {key: one for key, one in small.items() if not key.startswith("fc.")}
     content = {
         **prefixed(small, prefix),
         **{key: torch.zeros(shape) for key, shape in head.items()},

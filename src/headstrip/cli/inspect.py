@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headstrip.factory.inspecting import InspectedCheckpoint, InspectedStateDict
 
 _SHOWN = 8
+_CHOOSE = "write the name that the file was saved from; the shapes do not tell these apart"
 _MEGABYTE = 1_000_000
 _EXAMPLES = """\b
 Example:
@@ -58,6 +59,7 @@ def _print(one: InspectedStateDict) -> None:
         "classes": "no head, or unknown" if one.classes is None else str(one.classes),
         "fits": fits or _why_not(one.library),
         **({"build": one.line} if one.line else {}),
+        **({"choose": _CHOOSE} if len(names) > 1 else {}),
     }
     width = max(map(len, facts))
     for key, value in facts.items():

@@ -32,8 +32,8 @@ from headstrip.network.state_dicts import COUNTER, is_under
 _LOGGER = logging.getLogger("headstrip.factory")
 _SHOWN = 6
 _HALF = 2
-_IN_A_HEAD = 4
-"""The most tensors of a head of one or two layers."""
+_IN_A_LAYER, _IN_A_HEAD = 2, 4
+"""The most tensors of a head of one layer, and of one of one or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +212,19 @@ def _warn_of_heads(
         _LOGGER.warning("%s, so the encoder has no head", reason)
         return
     own = {name: one for name, one in outcome.state.items() if name not in needed}
-    widths = set() if outcome.plan.headless or outcome.head else {*_widths(own)}
+    widths, most = set() if outcome.head else {*_widths(own)}, _IN_A_HEAD
+    kept = "the head that is in the state dict itself"
+    if outcome.plan.headless:
+        # A head of one layer takes what one of the layers before it gives.
+        widths = {one.shape[0] for one in outcome.state.values() if getattr(one, "ndim", 0)}
+        most, kept = _IN_A_LAYER, "no head"
     for place, tensors in beside.items():
-        if len(tensors) <= _IN_A_HEAD and not widths.isdisjoint(_widths(tensors)):
+        if len(tensors) <= most and not widths.isdisjoint(_widths(tensors)):
             _LOGGER.warning(
-                "%s has tensors at %r that may be the head of its classes. The encoder has the "
-                "head that is in the state dict itself",
+                "%s has tensors at %r that may be the head of its classes. The encoder has %s",
                 path,
                 place,
+                kept,
             )
 
 

@@ -47,7 +47,8 @@ class InspectedStateDict:
         architectures: The names of the architectures in the catalog that it fits exactly before the
             head.
         library: The library whose names its tensors have, if headstrip cannot use them.
-        line: The call that builds an encoder from it, None where no architecture fits.
+        line: The call that builds an encoder from it, with the first of the architectures; None
+            where none fits. Architectures of equal shapes can differ in their preprocessing.
     """
 
     key: str

@@ -114,7 +114,10 @@ class Candidate:
         """Whether a key means this candidate: its path, or a part of that such as ``teacher``."""
         if not key:
             return not self.key
-        return f".{key}." in f".{self.key}."
+        # The user may write what the file has: with the names of wrappers, and a dot at the end.
+        parts = [part for part in key.split(".") if part not in _WRAPPERS]
+        meant = ".".join(parts).strip(".")
+        return f".{meant}." in f".{self.key}." if meant else not self.key
 
 
 @dataclass(frozen=True, slots=True)

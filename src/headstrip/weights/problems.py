@@ -31,9 +31,10 @@ def damaged(path: Path, problem: str) -> WeightsError:
         )
     elif problem.startswith(_CODE):
         remedy = (
-            "If you trust it, save a state dict (of a checkpoint, its entry with the tensors) in "
-            f"the environment that made it: model = torch.load({str(path)!r}, weights_only=False); "
-            "torch.save(model.state_dict(), 'weights.pth')."
+            "If you trust it, save a state dict in the environment that made it: content = "
+            f"torch.load({str(path)!r}, weights_only=False); torch.save(content.state_dict(), "
+            "'weights.pth'). If it is a checkpoint and not a model, write content['state_dict'] "
+            "instead of content.state_dict()."
         )
     return WeightsError(
         f"{path} is not a file of weights, or is damaged ({problem}). Nothing of it was executed. "
