@@ -17,7 +17,7 @@ from headstrip import HeadstripError
 from headstrip.embed.output.loading import load_embeddings
 from headstrip.embed.pages import count_pages, split_page
 from headstrip.embed.run import Options, embed_source
-from headstrip.search.thumbnails import picture_in
+from headstrip.html.thumbnails import picture_in
 
 ENCODER = tiny_encoder()
 PAGES = [Image.fromarray(pixels(seed, 20, 30)) for seed in range(3)]

@@ -17,8 +17,9 @@ from tests.embed.pages import BROWSER, Page, browse
 
 from headstrip import HeadstripError
 from headstrip.embed.sources import source_of, stored_path
-from headstrip.search.gallery import Picture, gallery, write_gallery
-from headstrip.search.thumbnails import picture_in, pictures_of, thumbnail
+from headstrip.html.pictures import Picture
+from headstrip.html.thumbnails import picture_in, pictures_of, thumbnail
+from headstrip.search.gallery import gallery, write_gallery
 
 RED = Image.new("RGB", (300, 200), (250, 10, 20))
 HOSTILE = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +11,7 @@ from headstrip.cli.backbone import open_registry, weights_key_option
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
+from headstrip.cli.page import check_page, pictures_in, root_option, warn_of_missing
 from headstrip.cli.pixels import pixel_options, steps_of, warn_of_pages_in, with_pixels
 from headstrip.errors import HeadstripError, ImageError, PreprocessingError
 
@@ -20,11 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from headstrip.cli.page import ReadPictures
     from headstrip.embed.output.loading import EmbeddingsFile
     from headstrip.encoder.encoder import Encoder
     from headstrip.search.neighbors import Neighbor
-
-    ReadPictures = Callable[[Iterable[str]], dict[str, Image.Image | str]]
 
 
 class Query(NamedTuple):
@@ -98,13 +96,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Write an HTML page that shows the query images and their neighbours, such as page.html.",
 )
-@click.option(
-    "--root",
-    metavar="SOURCE",
-    default=".",
-    help="Read the pictures for --html from this source: the SOURCE that was given to `headstrip "
-    "embed`.  [default: the current folder]",
-)
+@root_option("--html")
 @pixel_options
 @json_option
 @click.pass_context
@@ -134,15 +126,15 @@ def command(
     from headstrip.embed.output.paths import rows_file
 
     files = [embeddings, *([Path(weights)] if weights else [])]
-    _check_paths(files, page)
-    _check_page(page, [*files, rows_file(embeddings), *map(Path, images)])
+    _check_files(files)
+    check_page("--html", page, [*files, rows_file(embeddings), *map(Path, images)])
 
     from headstrip.embed.output.loading import open_embeddings
     from headstrip.search.neighbors import library_of, nearest
 
     file = open_embeddings(embeddings)
     library_of(index)
-    pictures = None if page is None else _pictures(root)
+    pictures = None if page is None else pictures_in(root)
     encoder = with_pixels(_encoder(context, file, weights, weights_key), background, value_range)
     queries = _queries(encoder, images)
     for query in queries:
@@ -168,47 +160,10 @@ def command(
         context.exit(PARTLY)
 
 
-def _check_paths(files: list[Path], page: Path | None) -> None:
-    """Refuse paths that cannot work, before anything heavy is imported."""
-    from headstrip.embed.files import check_out
-
+def _check_files(files: list[Path]) -> None:
     for file in files:
         if not file.is_file():
             raise UsageFailure(f"There is no file {str(file)!r}. Check the path.")
-    try:
-        if page is not None:
-            check_out(page)
-    except HeadstripError as error:
-        raise UsageFailure(str(error)) from error
-
-
-def _check_page(page: Path | None, files: list[Path]) -> None:
-    """Refuse to overwrite an input with the page, or to name it like an image or a table."""
-    from headstrip.embed.sources import IMAGE_SUFFIXES
-
-    if page is None:
-        return
-    for file in files:
-        if page.exists() and file.exists() and page.samefile(file):
-            raise UsageFailure(
-                f"--html {str(page)!r} would overwrite an input file. Pass another file name."
-            )
-    if page.suffix.lower() in {*IMAGE_SUFFIXES, ".parquet", ".npy", ".tar"}:
-        raise UsageFailure(
-            f"--html {str(page)!r} is not the name of a page. Pass a name that ends in .html."
-        )
-
-
-def _pictures(root: str) -> ReadPictures:
-    """Return a function that reads pictures by their paths.
-
-    Raises:
-        HeadstripError: The source does not exist.
-    """
-    from headstrip.embed.sources import source_of
-    from headstrip.search.thumbnails import pictures_of
-
-    return partial(pictures_of, source_of(root), root)
 
 
 def _encoder(
@@ -226,8 +181,8 @@ def _encoder(
 def _queries(encoder: Encoder, images: tuple[str, ...]) -> list[Query]:
     import numpy as np
 
+    from headstrip.html.thumbnails import thumbnail
     from headstrip.images.inputs import read_picture
-    from headstrip.search.thumbnails import thumbnail
 
     queries = []
     for image in images:
@@ -262,12 +217,10 @@ def _write_page(
     page: Path, embeddings: Path, read: ReadPictures, results: list[tuple[Query, list[Neighbor]]]
 ) -> int:
     """Write the page. Warn of each missing picture, and return their number."""
-    from headstrip.search.gallery import Picture, write_gallery
+    from headstrip.html.pictures import Picture
+    from headstrip.search.gallery import write_gallery
 
     pictures = read([one.path for _, neighbors in results for one in neighbors])
-    missing = {path: reason for path, reason in pictures.items() if isinstance(reason, str)}
-    for path, reason in missing.items():
-        warn(f"No picture of {path}: {reason}")
     rows = [
         [
             Picture(query.image, "query", query.picture),
@@ -276,11 +229,7 @@ def _write_page(
         for query, neighbors in results
     ]
     write_gallery(page, str(embeddings), rows)
-    if missing:
-        warn(
-            f"{page} lacks {len(missing)} pictures. Pass the source that was embedded with --root."
-        )
-    return len(missing)
+    return warn_of_missing(page, pictures)
 
 
 def _as_json(query: Query, neighbors: list[Neighbor]) -> dict[str, Any]:
