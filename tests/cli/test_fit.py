@@ -142,3 +142,40 @@ def test_a_file_of_predictors_is_shown_and_predicts(
     assert shown.stdout.endswith(fitted.stdout)
     told = json.loads(run("show", out, "--json").stdout)
     assert told["encoder"]["name"].startswith("torchvision:squeezenet1_1")
+
+
+def test_a_report_shows_the_images_and_a_missing_one_is_named(
+    run: Run, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, embedded = files
+    table, page = tmp_path / "labels.csv", tmp_path / "report.html"
+    paths = sorted(one.relative_to(folder).as_posix() for one in folder.glob("*/*.png"))
+    # A number is never predicted exactly, so each image that is held out is shown.
+    rows = [f"{path},{number * 1.5}\n" for number, path in enumerate(paths)]
+    table.write_text("path,age\n" + "".join(rows))
+    arguments = ("fit", embedded, "--labels", table, "-o", tmp_path / "a.safetensors")
+    result = run(*arguments, "--report", page, "--root", folder)
+    assert (result.exit_code, result.stderr) == (0, "")
+    whole = page.read_text("ascii")
+    assert whole.count("<img") == whole.count("<figure>") > 1
+    result = run(*arguments, "--report", page, "--root", tmp_path)
+    assert result.exit_code == 1
+    assert "No picture of dark/" in result.stderr
+    assert f"{page} lacks {whole.count('<img')} pictures" in result.stderr
+    assert "<img" not in page.read_text("ascii")
+
+
+@pytest.mark.parametrize(
+    "name", ["labels.csv", "out.parquet", "a.safetensors", "x/a.html", "a.png"]
+)
+def test_a_report_in_a_wrong_place_is_refused_before_anything_starts(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for one in ("out.parquet", "labels.csv"):
+        (tmp_path / one).write_text("path,age\n")
+    arguments = ("out.parquet", "--labels", "labels.csv", "-o", "a.safetensors")
+    result = run("fit", *arguments, "--report", name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr
+    assert not (tmp_path / "a.safetensors").exists()

@@ -116,7 +116,8 @@ def fit_predictors(
         progress: Called after each attribute.
 
     Returns:
-        The predictors, with the numbers of the join and the measures in ``report``.
+        The predictors, with the numbers of the join and the measures in ``report``, and the
+        predictions for the images that were held out in ``held_out``.
 
     Raises:
         HeadstripError: A file cannot be read, less than half of the paths join, no attribute can
@@ -193,6 +194,7 @@ def fit_predictors(
         {one.attribute.name: one.bias for one in fits},
         images.encoder,
         report,
+        held_out={one.attribute.name: one.held_out for one in fits if one.held_out is not None},
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headstrip.attributes.held_out import held_out_of
 from headstrip.attributes.joining import Joined
 from headstrip.attributes.measures import (
     Measure,
@@ -36,6 +37,7 @@ from headstrip.attributes.splitting import (
 from headstrip.attributes.standardize import Axes
 from headstrip.attributes.targets import Target
 from headstrip.encoder.attribute import Attribute, Kind
+from headstrip.encoder.held_out import HeldOut
 from headstrip.errors import HeadstripError
 from headstrip.system.memory import memory_limit, shown_bytes
 
@@ -76,12 +78,14 @@ class AttributeFit:
         weight: float32 tensor of shape (outputs, dim).
         bias: float32 tensor of shape (outputs,).
         report: Plain JSON values.
+        held_out: What it predicted for the images that were held out.
     """
 
     attribute: Attribute
     weight: Tensor
     bias: Tensor
     report: dict[str, Any]
+    held_out: HeldOut | None = None
 
 
 def check_memory(images: int, dim: int, outputs: Sequence[int]) -> None:
@@ -200,7 +204,15 @@ def fit_attribute(
         **measured,
         "notes": _notes(target, parts, attribute, settings, best, final),
     }
-    return AttributeFit(attribute, weight, bias, report)
+    held_out = held_out_of(
+        kind,
+        [joined.paths[row] for row in rows[is_test]],
+        [*attribute.classes, *_unseen(target, attribute)],
+        truth,
+        outputs,
+        temperature,
+    )
+    return AttributeFit(attribute, weight, bias, report, held_out)
 
 
 def _divided(
@@ -266,9 +278,15 @@ def _truth(target: Target, attribute: Attribute, is_test: np.ndarray) -> np.ndar
     values: np.ndarray = target.values[is_test]
     if attribute.kind != "class":
         return values
-    unseen = [one for one in target.attribute.classes if one not in set(attribute.classes)]
-    index = {name: at for at, name in enumerate([*attribute.classes, *unseen])}
+    names = [*attribute.classes, *_unseen(target, attribute)]
+    index = {name: at for at, name in enumerate(names)}
     return np.array([index[target.attribute.classes[value]] for value in values], np.int64)
+
+
+def _unseen(target: Target, attribute: Attribute) -> list[str]:
+    """Return the classes of a target that no image to fit to has."""
+    seen = set(attribute.classes)
+    return [one for one in target.attribute.classes if one not in seen]
 
 
 def _loss(kind: Kind, values: np.ndarray, outputs: np.ndarray) -> float:
@@ -364,8 +382,7 @@ def _notes(
     single = [target.attribute.classes[one] for one, count in sorted(counts.items()) if count == 1]
     if single:
         notes.append(f"Classes with a single image, which are not measured: {_listed(single)}.")
-    unseen = [one for one in target.attribute.classes if one not in set(attribute.classes)]
-    if unseen:
+    if unseen := _unseen(target, attribute):
         notes.append(
             f"Classes of the test part that no other image has count as wrong: {_listed(unseen)}."
         )

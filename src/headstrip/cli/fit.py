@@ -13,10 +13,13 @@ from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.fit_report import print_report
 from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, print_json, warn
+from headstrip.cli.page import check_page, pictures_in, root_option, warn_of_missing
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
     from headstrip.attributes.fit import FitProgress
+    from headstrip.cli.page import ReadPictures
+    from headstrip.encoder.predictors_file import FittedPredictors
 
 _SECTIONS = {
     "Labels": (
@@ -29,14 +32,15 @@ _SECTIONS = {
     ),
     "Parts": ("split_column", "test", "validation", "near_duplicates", "seed"),
     "Fitting": ("class_weight", "strengths"),
-    "Output": ("out", "as_json"),
+    "Output": ("out", "page", "root", "as_json"),
 }
 _EXAMPLES = """\b
 Examples:
   headstrip fit photos.parquet --labels labels.csv -o cells.predictors.safetensors
   headstrip fit photos.parquet --labels labels.csv --attribute colour --kind age=number \\
       -o cells.predictors.safetensors
-  headstrip fit birds.parquet --labels birds/ -o birds.predictors.safetensors
+  headstrip fit birds.parquet --labels birds/ -o birds.predictors.safetensors \\
+      --report birds.html --root birds/
 """
 
 
@@ -142,6 +146,15 @@ Examples:
     help="Try this strength; a smaller C is a stronger penalty. Repeat the option for a grid.  "
     "[default: 13 values from 1e-5 to 10]",
 )
+@click.option(
+    "--report",
+    "page",
+    metavar="PAGE",
+    type=click.Path(path_type=Path),
+    help="Write an HTML page with the measures, confusion matrices, calibration curves and the "
+    "images that are most confidently wrong, such as cells.html.",
+)
+@root_option("--report")
 @json_option
 @click.pass_context
 def command(
@@ -154,6 +167,8 @@ def command(
     kinds: tuple[str, ...],
     class_weight: Any,
     strengths: tuple[float, ...],
+    page: Path | None,
+    root: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -169,9 +184,11 @@ def command(
     fits the others, and exits with code 1.
     """
     _check_paths(embeddings, labels, out)
+    check_page("--report", page, [embeddings, labels])
     chosen = dict(map(_kind, kinds))
     from headstrip.attributes.fit import STRENGTHS, fit_predictors
 
+    read = None if page is None else pictures_in(root)
     fitted = fit_predictors(
         embeddings,
         labels,
@@ -183,14 +200,27 @@ def command(
         **options,
     )
     fitted.save(out)
+    missing = 0
+    if page is not None and read is not None:
+        missing = _write_page(page, fitted, embeddings, read)
     if as_json:
         print_json({"out": str(out), **fitted.report})
     else:
         print_report(fitted.report)
     for name, reason in fitted.report["skipped"].items():
         warn(f"Not fitted: {name}: {reason}.")
-    if fitted.report["skipped"]:
+    if fitted.report["skipped"] or missing:
         context.exit(PARTLY)
+
+
+def _write_page(page: Path, fitted: FittedPredictors, embeddings: Path, read: ReadPictures) -> int:
+    """Write the page, and return how many of its pictures are missing."""
+    from headstrip.attributes.report_page import fit_page
+    from headstrip.html.page import write_page
+
+    content, pictures = fit_page(fitted, str(embeddings), read)
+    write_page(page, content)
+    return warn_of_missing(page, pictures)
 
 
 def _check_paths(embeddings: Path, labels: Path, out: Path) -> None:

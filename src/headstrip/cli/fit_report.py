@@ -5,39 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from headstrip.attributes.titles import BASELINES, JOIN, KINDS, MEASURES
 from headstrip.cli.output import Column, print_line, print_table
 
 Report = Mapping[str, Any]
-
-_TITLES = {
-    "class": "Attributes with one class per image",
-    "labels": "Attributes with any number of labels per image",
-    "number": "Numbers",
-}
-_MEASURES = {
-    "class": {
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
-        "macro_f1": "macro-F1",
-        "log_loss": "log loss",
-        "ece": "ECE",
-        "ece_temperature": "ECE with temperature",
-    },
-    "labels": {
-        "map": "mAP",
-        "accuracy": "accuracy",
-        "macro_f1": "macro-F1",
-        "log_loss": "log loss",
-    },
-    "number": {"mae": "MAE", "r2": "R2"},
-}
-_LINES = {"majority": "  always the most frequent", "shuffled": "  fitted to shuffled labels"}
 
 
 def print_report(report: Report) -> None:
     """Print the numbers of the join, and a table of measures for each kind."""
     _print_join(report)
-    for kind, title in _TITLES.items():
+    for kind, title in KINDS.items():
         found = {name: one for name, one in report["attributes"].items() if one.get("kind") == kind}
         if found:
             print_line("")
@@ -57,13 +34,7 @@ def print_report(report: Report) -> None:
 def _print_join(report: Report) -> None:
     join = report["join"]
     print_line(f"{join['joined']:,} images with labels")
-    for key, words in (
-        ("without_labels", "images without labels"),
-        ("without_image", "labels without an image"),
-        ("bad_images", "images without an embedding"),
-        ("repeated_rows", "repeated rows of labels"),
-        ("nan_cells", "cells such as NaN, read as missing"),
-    ):
+    for key, words in JOIN.items():
         if join[key]:
             print_line(f"{join[key]:,} {words}")
     if report.get("duplicates"):
@@ -71,7 +42,7 @@ def _print_join(report: Report) -> None:
 
 
 def _print_kind(kind: str, found: Mapping[str, Report], average: Mapping[str, float]) -> None:
-    names = _MEASURES[kind]
+    names = MEASURES[kind]
     columns = [
         Column("attribute"),
         Column("outputs", is_number=True),
@@ -97,8 +68,8 @@ def _print_kind(kind: str, found: Mapping[str, Report], average: Mapping[str, fl
             ]
         )
         rows += [
-            [title, "", "", "", "", *(_number(one[line].get(key)) for key in names)]
-            for line, title in _LINES.items()
+            [f"  {title}", "", "", "", "", *(_number(one[line].get(key)) for key in names)]
+            for line, title in BASELINES.items()
         ]
     if len(found) > 1:
         rows.append(["average", "", "", "", "", *(_number(average.get(key)) for key in names)])

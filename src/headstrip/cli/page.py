@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,11 @@ from headstrip.errors import HeadstripError
 if TYPE_CHECKING:
     from PIL import Image
 
-    Pictures = dict[str, Image.Image | str]
+    Pictures = Mapping[str, Image.Image | str]
     ReadPictures = Callable[[Iterable[str]], Pictures]
+
+_NAMED = 10
+_TAKEN = (".csv", ".npy", ".parquet", ".safetensors", ".tar", ".tsv")
 
 
 def root_option(option: str) -> Callable[[Any], Any]:
@@ -37,7 +40,7 @@ def check_page(option: str, page: Path | None, inputs: Sequence[Path]) -> None:
     Args:
         option: The option that names the page, for messages.
         page: The page; None where the user wants none.
-        inputs: The files that the command reads or writes.
+        inputs: The files that the command reads.
 
     Raises:
         UsageFailure: It is refused. Nothing heavy is imported by then.
@@ -56,7 +59,7 @@ def check_page(option: str, page: Path | None, inputs: Sequence[Path]) -> None:
             raise UsageFailure(
                 f"{option} {str(page)!r} would overwrite an input file. Pass another file name."
             )
-    if page.suffix.lower() in {*IMAGE_SUFFIXES, ".parquet", ".npy", ".tar"}:
+    if page.suffix.lower() in {*IMAGE_SUFFIXES, *_TAKEN}:
         raise UsageFailure(
             f"{option} {str(page)!r} is not the name of a page. Pass a name that ends in .html."
         )
@@ -75,9 +78,9 @@ def pictures_in(root: str) -> ReadPictures:
 
 
 def warn_of_missing(page: Path, pictures: Pictures) -> int:
-    """Warn of each picture that the page lacks, and return their number."""
+    """Warn of pictures that the page lacks, and return their number."""
     missing = {path: reason for path, reason in pictures.items() if isinstance(reason, str)}
-    for path, reason in missing.items():
+    for path, reason in list(missing.items())[:_NAMED]:
         warn(f"No picture of {path}: {reason}")
     if missing:
         warn(

@@ -16,6 +16,7 @@ from torch import Tensor
 from headstrip._version import __version__
 from headstrip.encoder.attribute import Attribute, attributes_of
 from headstrip.encoder.comparison import describe_encoder, encoder_differences
+from headstrip.encoder.held_out import HeldOut
 from headstrip.encoder.prediction import Prediction, predict_embeddings
 from headstrip.encoder.predictors import Predictors, key_of
 from headstrip.errors import HeadstripError, one_line
@@ -52,6 +53,9 @@ class FittedPredictors:
             returned it.
         report: How they were fitted and what was measured: plain JSON values.
         path: The file that they were read from, for messages.
+        held_out: What each attribute's predictor predicted for the images that were held out, by
+            the attribute's name. A file does not have it: it is empty for predictors that were
+            read from one.
     """
 
     attributes: tuple[Attribute, ...]
@@ -60,6 +64,7 @@ class FittedPredictors:
     encoder: Mapping[str, Any] = field(repr=False)
     report: Mapping[str, Any] = field(repr=False)
     path: str = "these predictors"
+    held_out: Mapping[str, HeldOut] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def dim(self) -> int:
