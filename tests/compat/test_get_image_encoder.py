@@ -5,39 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
+from tests.compat.notes import NotesPredictor, notes_encoder
 from torch import nn
 
-from headstrip import UnknownBackboneError, WeightsError, get_image_encoder, init_predictors
+from headstrip import UnknownBackboneError, WeightsError, get_image_encoder
 from headstrip.registry.registry import get_registry
 
 NAMES = ["resnet18", pytest.param("vgg11", marks=pytest.mark.slow), "vit_b_32", "convnext_tiny"]
-
-
-def notes_encoder(name):
-    """What ``get_image_encoder(name, pretrained=False)`` of apple2373/wbcatt does, in brief."""
-    model = getattr(torchvision.models, name)(weights=None)
-    place, leaf = {
-        "resnet": (model, "fc"),
-        "vgg": (getattr(model, "classifier", None), "6"),
-        "vit": (model, "heads"),
-        "convnext": (getattr(model, "classifier", None), "2"),
-    }[name.rstrip("0123456789_").split("_")[0].rstrip("0123456789")]
-    setattr(place, leaf, nn.Identity())
-    return model
-
-
-class NotesPredictor(nn.Module):
-    """The module whose state dict such a project saves."""
-
-    def __init__(self, image_encoder, dim, sizes):
-        super().__init__()
-        self.image_encoder = image_encoder
-        self.attribute_predictors = nn.ModuleList([nn.Linear(dim, size) for size in sizes])
-        init_predictors(self.attribute_predictors)
-
-    def forward(self, x):
-        features = self.image_encoder(x).flatten(1)
-        return [predictor(features) for predictor in self.attribute_predictors]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -113,7 +113,7 @@ def check_console(body, terminal):
         )
 
 
-PUBLIC = {"headstrip", "headstrip.testing", "headstrip.plugin_api"}
+PUBLIC = {"headstrip", "headstrip.compat.wbcatt", "headstrip.testing", "headstrip.plugin_api"}
 
 
 def test_documents_import_public_names_alone():

@@ -1,1 +1,1 @@
-"""Drop-in replacements for functions of other projects."""
+"""Drop-in replacements for functions of other projects, and their files."""

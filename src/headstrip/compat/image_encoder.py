@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from headstrip.compat.names import name_of
 from headstrip.encoder.predictors import init_predictors as init_predictors
 from headstrip.factory.construction import build_stripped
 from headstrip.factory.instantiate import BuildOptions
 from headstrip.factory.measure import width_of_built
 from headstrip.weights.reading import Reading
-
-_LATER_TIMM = "timm."
 
 
 def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, int]:
@@ -44,12 +43,10 @@ def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, in
         >>> dim
         512
     """
-    if isinstance(name, str) and name.startswith(_LATER_TIMM):
-        name = f"timm:{name.removeprefix(_LATER_TIMM)}"
     # A plain module cannot notice that the file it is mapped from is rewritten, so copy it.
     build_options = BuildOptions(Reading(mapped=False))
     built = build_stripped(
-        name, weights="DEFAULT" if pretrained else None, build_options=build_options
+        name_of(name), weights="DEFAULT" if pretrained else None, build_options=build_options
     )
     backbone = built.stripped.backbone.train()
     return backbone, width_of_built(built, built.input_shape)
