@@ -51,6 +51,7 @@ a { color: var(--one); }
 .quiet { color: var(--quiet); }
 .notes { background: var(--soft); border-left: 3px solid var(--two); margin: 0.75rem 0;
   padding: 0.4rem 0.75rem 0.4rem 1.75rem; }
+nav li { min-width: 0; overflow-wrap: anywhere; }
 nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; list-style: none; padding: 0; }
 .scroll { overflow-x: auto; }
 .charts { display: flex; flex-wrap: wrap; gap: 1.25rem 2.5rem; align-items: start; }
@@ -73,7 +74,7 @@ small { color: var(--quiet); white-space: nowrap; }
   border: 1px solid var(--line); }
 .matrix th { padding: 0.2rem 0.4rem 0.2rem 0; border: 0; }
 .matrix tbody th { position: sticky; left: 0; background: var(--paper); text-align: right;
-  max-width: 8rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+  min-width: 5rem; max-width: min(16rem, 35vw); }
 .matrix thead th > bdi { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 8rem;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .matrix thead th { text-align: center; padding: 0 0 0.3rem; }
@@ -274,20 +275,20 @@ def _views(attribute: Attribute, found: Report, held: HeldOut | None) -> list[Ht
         assert held.probability is not None
         curve = calibration(held.probability, held.truth)
         return [
-            _labels(held),
             _curves("Probability of a label", "Share of images that have it", curve, None),
+            _labels(held),
         ]
     assert held.probability is not None
     assert held.calibrated is not None
     is_right = held.predicted == held.truth
     return [
-        _confusion(held),
         _curves(
             "Probability of the predicted class",
             "Share that is right",
             calibration(held.probability, is_right),
             calibration(held.calibrated, is_right),
         ),
+        _confusion(held),
     ]
 
 
@@ -484,7 +485,7 @@ def _figure(held: HeldOut, mistake: Mistake, picture: Image.Image | str) -> Html
             [
                 name(held.classes[mistake.label]),
                 f" {_percent(held.probability[row, mistake.label])}, "
-                f"labelled {'with' if has else 'without'} it",
+                f"{'has' if has else 'lacks'} the label",
             ]
         )
     else:
@@ -532,7 +533,8 @@ def _value(measure: Report, shown: Callable[[float | None], str]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    # Adding 0 makes -0 a 0.
+    return "-" if value is None else f"{round(value, 3) + 0.0:.3f}"
 
 
 def _quantity(value: float | None) -> str:
