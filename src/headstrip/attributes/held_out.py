@@ -107,15 +107,15 @@ def mistakes(held: HeldOut) -> list[Mistake]:
     """
     if held.probability is None:
         errors = np.abs(held.predicted - held.truth)
-        found = [Mistake(row, float(errors[row])) for row in np.flatnonzero(errors)]
+        found = [Mistake(row, float(errors[row])) for row in np.flatnonzero(errors).tolist()]
     elif held.truth.ndim == 1:
-        wrong = np.flatnonzero(held.predicted != held.truth)
-        found = [Mistake(row, float(held.probability[row])) for row in wrong]
+        rows = np.flatnonzero(held.predicted != held.truth).tolist()
+        found = [Mistake(row, float(held.probability[row])) for row in rows]
     else:
         wrong = held.predicted != held.truth
         confidence = np.where(held.truth, 1 - held.probability, held.probability) * wrong
         found = [
             Mistake(row, float(confidence[row].max()), int(confidence[row].argmax()))
-            for row in np.flatnonzero(wrong.any(1))
+            for row in np.flatnonzero(wrong.any(1)).tolist()
         ]
     return sorted(found, key=lambda one: (-one.error, held.paths[one.row]))

@@ -34,12 +34,12 @@ _POLICY = (
 )
 
 
-def page(title: str, *body: str, style: str = "") -> str:
+def page(title: str, *body: str | None, style: str = "") -> str:
     """Return a page. It contains only ASCII characters.
 
     Args:
         title: Its title, which is text.
-        body: What it shows: ``Html``, or text, which is escaped.
+        body: What it shows: ``Html``, or text, which is escaped. None is left out.
         style: CSS after the common one, which gives the colours ``--ink``, ``--paper``,
             ``--quiet``, ``--line``, ``--soft``, ``--bad``, ``--one`` and ``--two`` in light and
             dark, and ``--side``, the side of a picture. Never a text from outside.
