@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from headstrip.errors import UnknownBackboneError
@@ -17,6 +19,11 @@ Sizes = Literal["any", "multiple", "square", "fixed"]
 SIZES = get_args(Sizes)
 Pairs = tuple[tuple[str, Any], ...]
 
+SAVED = "encoder.json"
+"""The file by which a folder that ``Encoder.save`` wrote is recognised."""
+
+_SEPARATORS = tuple(filter(None, (os.sep, os.altsep, "/")))
+_BEGINNINGS = tuple(f"{start}{end}" for start in ("", ".", "..", "~") for end in _SEPARATORS)
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -148,6 +155,24 @@ class Name:
     def backbone(self) -> str:
         """The name within the source; that of a hub id contains its revision."""
         return self.arch if self.revision is None else f"{self.arch}@{self.revision}"
+
+
+def is_folder(name: object) -> bool:
+    """Whether ``name`` means a folder that ``Encoder.save`` wrote, and no backbone.
+
+    The form of a text decides, so that a folder never hides a backbone of the same name: it ends
+    with ``/``, or begins with ``/``, ``./``, ``../`` or ``~/``. A path object means a folder where
+    there is one.
+
+    Example:
+        >>> is_folder("cells/"), is_folder("./cells"), is_folder("cells")
+        (True, True, False)
+    """
+    if isinstance(name, os.PathLike):
+        return Path(name).expanduser().is_dir()
+    if not isinstance(name, str) or name.endswith(".json"):
+        return False
+    return name.endswith(_SEPARATORS) or name.startswith(_BEGINNINGS)
 
 
 def is_source(name: object) -> bool:

@@ -19,6 +19,7 @@ from headstrip.network.head import Law
 from headstrip.spec import BackboneSpec, WeightsEntry
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from headstrip.encoder.maps import Tokens
     from headstrip.encoder.prediction import Prediction
     from headstrip.encoder.pyramid import Pyramid
+    from headstrip.encoder.saved_folder import SavedFolder
     from headstrip.weights.mapping import Guard
 
 
@@ -70,8 +72,9 @@ class Encoder(nn.Module):
         torch.Size([2, 512])
     """
 
-    # Pickles of earlier versions have no such attribute.
+    # Pickles of earlier versions have no such attributes.
     _keeps_norms = False
+    _rebuild = None
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class Encoder(nn.Module):
         inputs: Mapping[str, Any] | None = None,
         expand: nn.Module | None = None,
         invented: int = 0,
+        rebuild: Callable[[SavedFolder], Encoder] | None = None,
     ) -> None:
         """Put the parts together; users call ``build_encoder`` instead."""
         super().__init__()
@@ -108,6 +112,7 @@ class Encoder(nn.Module):
         self.weights_file, self.weights_key = weights_file, weights_key
         self.inputs, self.expand = dict(inputs or {}), expand
         self._invented = invented
+        self._rebuild = rebuild
         self._map_sizes: tuple[MapSize, ...] | None = None
         if head is not None:
             # An unused parameter that asks for a gradient stops DistributedDataParallel.
@@ -527,6 +532,35 @@ class Encoder(nn.Module):
         from headstrip.encoder.manifest import manifest_of
 
         return manifest_of(self)
+
+    def save(self, path: str | os.PathLike[str], *, include_weights: bool = False) -> None:
+        """Write the encoder to a folder, from which ``build_encoder`` builds the same encoder.
+
+        The folder has the manifest, the preprocessing, the labels, the predictors, and the tensors
+        of the backbone and the head where they are not those of the catalog, for example after
+        training. headstrip builds the encoder from the new files and compares it with this one
+        before it replaces an encoder that was saved there earlier.
+
+        Args:
+            path: The folder. Its parent folder must exist. Other files in it stay.
+            include_weights: Whether to write the tensors also where they are those of the catalog,
+                so that no other file is needed.
+
+        Raises:
+            HeadstripError: headstrip cannot build the encoder again, or cannot write the files. An
+                encoder that was saved there earlier is unchanged then.
+
+        Example:
+            >>> from headstrip import build_encoder
+            >>> encoder = build_encoder("resnet18", weights=None, predictors={"colour": 12})
+            >>> encoder.save("cells/")  # doctest: +SKIP
+            >>> build_encoder("cells/").predictors.names  # doctest: +SKIP
+            ['colour']
+        """
+        from headstrip.encoder.saving import save_encoder
+
+        self._watch.copy_into_memory(self)
+        save_encoder(self, path, self._rebuild, include_weights=include_weights)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle contains: copies of the tensors, which need no watch."""

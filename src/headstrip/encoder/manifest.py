@@ -368,7 +368,10 @@ _LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def refuse_differences(
-    wanted: Mapping[str, Any], found: Mapping[str, Any], allow_versions: bool
+    wanted: Mapping[str, Any],
+    found: Mapping[str, Any],
+    allow_versions: bool,
+    remedy: str | None = None,
 ) -> None:
     """Compare a manifest with the manifest of the encoder that was built for it.
 
@@ -376,6 +379,7 @@ def refuse_differences(
         wanted: The manifest that the caller passed.
         found: The manifest of the encoder.
         allow_versions: Whether the versions of libraries may differ.
+        remedy: What to do if more than versions differ, None for what a manifest alone allows.
 
     Raises:
         ManifestError: They differ.
@@ -395,7 +399,7 @@ def refuse_differences(
             shown += f"; and {len(differ) - _MAX_SHOWN} more"
         raise ManifestError(
             f"The encoder built here differs from the manifest of {wanted['name']}: {shown}. "
-            f"{_remedy(differ, wanted)}"
+            f"{_remedy(differ, wanted, remedy)}"
         )
 
 
@@ -409,15 +413,17 @@ def _flat(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _remedy(differ: list[str], wanted: Mapping[str, Any]) -> str:
+def _remedy(differ: list[str], wanted: Mapping[str, Any], remedy: str | None) -> str:
+    if all(key.startswith("versions.") for key in differ):
+        return "Install those versions, or pass allow_versions=True (--allow-versions)."
+    if remedy is not None:
+        return remedy
     if "weights.sha256" in differ:
         hint = "Pass weights=path of the file with that hash."
         written = written_with(wanted)
         if wanted["weights"]["file"] is not None or not written:
             return hint
         return f"{hint} The manifest was written with {written}."
-    if all(key.startswith("versions.") for key in differ):
-        return "Install those versions, or pass allow_versions=True (--allow-versions)."
     if differ == ["head"]:
         return (
             "The head was changed after the encoder was built. Save the head with "

@@ -62,6 +62,7 @@ class Predictors(nn.Module):
             # add_module refuses names of methods, also of those that a later torch adds.
             self._modules[key_of(one.name)] = nn.Linear(dim, one.outputs)
         self._initial: frozenset[str] = frozenset()
+        self._fitted: tuple[frozenset[str], Mapping[str, Any]] = (frozenset(), {})
         init_predictors(self)
 
     def __len__(self) -> int:
@@ -85,6 +86,7 @@ class Predictors(nn.Module):
         # In pickles of earlier versions the positions are the names of the modules.
         self._modules = dict(zip(map(key_of, self.names), self._modules.values(), strict=True))
         self.__dict__.setdefault("_initial", frozenset())
+        self.__dict__.setdefault("_fitted", (frozenset(), {}))
         if "attributes" not in self.__dict__:
             self.attributes = attributes_of(
                 {name: getattr(one, "out_features", 1) for name, one in self.named().items()}
@@ -151,8 +153,20 @@ class Predictors(nn.Module):
 
     def note_initial(self) -> None:
         """Remember the present values as the initial ones; ``trained`` compares with them."""
+        self._initial = self._digests()
+
+    def _note_report(self, report: Mapping[str, Any]) -> None:
+        """Keep how the present values were fitted, until they change."""
+        self._fitted = self._digests(), report
+
+    def _report(self) -> Mapping[str, Any]:
+        """Return how the values were fitted; empty if that is unknown, or they changed since."""
+        digests, report = self._fitted
+        return report if digests and _digest(self, torch.float64) in digests else {}
+
+    def _digests(self) -> frozenset[str]:
         dtypes = {*_DTYPES, *(one.dtype for one in self.parameters())}
-        self._initial = frozenset(_digest(self, dtype) for dtype in dtypes)
+        return frozenset(_digest(self, dtype) for dtype in dtypes)
 
     def _key(self, index: int | str) -> str:
         return key_of(index) if isinstance(index, str) else list(self._modules)[index]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from headstrip.registry.distributions import versions_changed
 from headstrip.system import bounded_json
 from headstrip.system.atomic import written_beside
 from headstrip.system.os_errors import explain
-from headstrip.weights.safetensors_file import read_safetensors
+from headstrip.weights.safetensors_file import bytes_of, read_safetensors, write_safetensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,6 +82,7 @@ class FittedPredictors:
             # The initial values are replaced, so the caller's generator must not notice them.
             torch.set_rng_state(state)
         made.load_state_dict(_state(self.attributes, self.weights, self.biases))
+        made._note_report(self.report)
         return made
 
     def predict(
@@ -166,6 +167,24 @@ def write_predictors(path: str | os.PathLike[str], content: FittedPredictors) ->
         HeadstripError: The file cannot be written.
     """
     check_name(path)
+    tensors, metadata = content_of(content, os.fspath(path))
+    try:
+        with written_beside(Path(path), durable=True) as file:
+            write_safetensors(file, tensors, metadata)
+    except OSError as error:
+        raise HeadstripError(explain(error, f"{os.fspath(path)!r} could not be written")) from error
+
+
+def content_of(content: FittedPredictors, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file of predictors.
+
+    Args:
+        content: The predictors.
+        path: The file, for messages.
+
+    Raises:
+        HeadstripError: The names and measures are longer than what headstrip reads.
+    """
     tensors = _state(content.attributes, content.weights, content.biases)
     metadata = {
         "format": FORMAT,
@@ -179,15 +198,11 @@ def write_predictors(path: str | os.PathLike[str], content: FittedPredictors) ->
     text = json.dumps(metadata, sort_keys=True, allow_nan=False, ensure_ascii=True)
     if len(text) > bounded_json.MAX_BYTES:
         raise HeadstripError(
-            f"{os.fspath(path)!r} cannot be written: its names and measures take {len(text):,} "
+            f"{path!r} cannot be written: its names and measures take {len(text):,} "
             f"bytes, and headstrip reads at most {bounded_json.MAX_BYTES:,}. Fit fewer attributes "
             "or classes into one file."
         )
-    try:
-        with written_beside(Path(path), durable=True) as file:
-            _write_safetensors(file, tensors, {_KEY: text})
-    except OSError as error:
-        raise HeadstripError(explain(error, f"{os.fspath(path)!r} could not be written")) from error
+    return tensors, {_KEY: text}
 
 
 def check_name(path: str | os.PathLike[str]) -> None:
@@ -313,29 +328,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, list(tensor.shape)]).encode())
-        digest.update(_bytes(tensor))
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _write_safetensors(
-    file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    position = 0
-    for name, tensor in tensors.items():
-        end = position + tensor.nbytes
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(tensor.shape),
-            "data_offsets": [position, end],
-        }
-        position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for tensor in tensors.values():
-        file.write(_bytes(tensor))

@@ -15,17 +15,21 @@ from torch import nn
 
 from headstrip.encoder.attribute import AttributesArgument, attributes_of
 from headstrip.encoder.encoder import Encoder
+from headstrip.encoder.manifest import checked
 from headstrip.encoder.predictors import Predictors
-from headstrip.encoder.predictors_file import load_predictors
+from headstrip.encoder.predictors_file import FittedPredictors, load_predictors
+from headstrip.encoder.saved_folder import SavedFolder, read_folder
 from headstrip.errors import (
     CatalogMismatchError,
     CatalogMismatchWarning,
     HeadNotFoundError,
+    ManifestError,
     PluginError,
     PreprocessingError,
     UnknownBackboneError,
 )
 from headstrip.factory.construction import Built, build_stripped
+from headstrip.factory.from_folder import build_from_weights
 from headstrip.factory.from_manifest import (
     BuildRequest,
     PreprocessingArgument,
@@ -52,7 +56,7 @@ from headstrip.network.head_check import strip_own
 from headstrip.network.meta_init import collector_held_back
 from headstrip.network.width import HeadError, ProbeError
 from headstrip.registry.registry import Registry, get_registry
-from headstrip.spec import BackboneSpec, merged_options
+from headstrip.spec import BackboneSpec, is_folder, merged_options
 from headstrip.weights.hub import offline_call
 from headstrip.weights.reading import VERIFY, Reading
 
@@ -84,8 +88,10 @@ def build_encoder(
 
     Args:
         name: ``[source:]arch[.weights]``, such as ``vit_b_16`` or
-            ``torchvision:resnet50.IMAGENET1K_V1``; or a manifest, as ``encoder.manifest()``
-            returns it, or the path of a JSON file with one, for the same encoder bit for bit.
+            ``torchvision:resnet50.IMAGENET1K_V1``; or the folder that ``encoder.save`` wrote, or a
+            manifest, as ``encoder.manifest()`` returns it, or the path of a JSON file with one, for
+            the same encoder bit for bit. A text means a folder if it ends with ``/`` or begins with
+            ``/``, ``./``, ``../`` or ``~/``; a path object if it is one.
         weights: ``"DEFAULT"``, a tag, the path of a checkpoint (``.safetensors``, or anything that
             ``torch.load`` reads with ``weights_only=True``), ``"tag=path"`` for a file that has
             the options and the preprocessing of a tag other than the default, or None for random
@@ -98,7 +104,7 @@ def build_encoder(
         predictors: Attributes to predict: with their numbers of classes, ``{"colour": 12}``, with
             the names of their classes, ``{"colour": ["red", "blue"]}``, or a list of ``Attribute``;
             or the path of a file that ``headstrip fit`` or ``fit_predictors`` wrote for this
-            encoder. They replace the predictors of a manifest; ``{}`` builds none.
+            encoder. They replace the predictors of a folder or a manifest; ``{}`` builds none.
         preprocessing: The preprocessing; the tag of the weights that state it; or a function that
             is called with the preprocessing of the weights and returns the encoder's. By default
             it is that of the weights.
@@ -122,8 +128,8 @@ def build_encoder(
             both) makes the encoder unusable, and the process ends if anything reads a parameter
             without going through the encoder. See ``docs/reference/weights.md``.
         offline: Whether to open no socket; ``HEADSTRIP_OFFLINE=1`` sets it for all calls.
-        allow_versions: Whether to accept library versions other than those in a manifest. The last
-            bits of embeddings may differ then.
+        allow_versions: Whether to accept library versions other than those in a folder or a
+            manifest. The last bits of embeddings may differ then.
         in_chans: Channels of the images, by default those of the weights. ``1`` takes grey images,
             with the embeddings that the network has for them as RGB. A sequence names each
             channel, such as ``("R", "G", "B", None)``: red, green and blue keep their filters.
@@ -154,8 +160,8 @@ def build_encoder(
         PreprocessingError: The network does not accept the output of the preprocessing, or the
             ``img_size``; or a number of channels lacks its statistics.
         CatalogMismatchError: See ``strict``.
-        ManifestError: The encoder of a manifest cannot be built here. The message names each
-            difference.
+        ManifestError: The folder is damaged, or the encoder of a folder or a manifest cannot be
+            built here. The message names each difference.
 
     Example:
         >>> encoder = build_encoder("resnet18", weights=None, predictors={"colour": 12})
@@ -186,6 +192,25 @@ def build_encoder(
         raise ValueError(f"offline must be True or False, got {offline!r}.")
     names = None if labels is None else read_labels(labels)
     with offline_call(offline):
+        saved = read_folder(cast("str", name)) if is_folder(name) else None
+        if saved is not None:
+            stated = {
+                "weights_key": weights_key,
+                "preprocessing": preprocessing,
+                "options": options,
+                "dtype": dtype,
+                **inputs.to_json(),
+            }
+            given = {name: value for name, value in stated.items() if value is not None}
+            _refuse_stated(saved, given if weights == "DEFAULT" else {"weights": weights, **given})
+            how = BuildOptions(Reading(verify, map), offline, target)
+            encoder = _from_folder(
+                saved, how, allow_versions, fitted is None and predictors is None
+            )
+            if predictors:
+                made = _predictors(encoder.output_dim, predictors)
+                encoder.predictors = made and made.to(*encoder.place())
+            return _finished(encoder, names, fitted)
         if isinstance(name, str) and not name.endswith(".json"):
             request = BuildRequest(
                 name,
@@ -214,10 +239,66 @@ def build_encoder(
             encoder = _build(request, build_options, strict)
         if request.manifest is not None:
             encoder = complete_from_manifest(encoder, request, target, allow_versions)
-        if names is not None:
-            refuse_other_count(names, encoder)
-            encoder.labels = names
-        return encoder if fitted is None else fitted.attach(encoder)
+        return _finished(encoder, names, fitted)
+
+
+def _finished(
+    encoder: Encoder, names: tuple[str, ...] | None, fitted: FittedPredictors | None
+) -> Encoder:
+    """Give an encoder the labels and the fitted predictors of the caller."""
+    if names is not None:
+        refuse_other_count(names, encoder)
+        encoder.labels = names
+    return encoder if fitted is None else fitted.attach(encoder)
+
+
+def _refuse_stated(saved: SavedFolder, given: Mapping[str, Any]) -> None:
+    """Refuse arguments for what a folder states already.
+
+    Raises:
+        ValueError: There are some.
+    """
+    for name, value in given.items():
+        raise ValueError(
+            f"The folder {saved.shown} states {name} already, and {name}={value!r:.100} was "
+            "passed. Leave it out, or build by name."
+        )
+
+
+def rebuild(saved: SavedFolder) -> Encoder:
+    """Build the encoder that a folder describes, predictors included, from local files alone.
+
+    Raises:
+        HeadstripError: It cannot be built, or is another encoder.
+    """
+    with offline_call(True):
+        return _from_folder(saved, BuildOptions(offline=True), False, True)
+
+
+def _from_folder(
+    saved: SavedFolder, how: BuildOptions, allow_versions: bool, has_predictors: bool
+) -> Encoder:
+    """Build the encoder of a folder, with its labels, and its predictors if these are wanted."""
+    wanted = checked(saved.manifest, f"The manifest in the folder {saved.shown}")
+    if saved.weights is not None:
+        encoder = build_from_weights(saved, wanted, how.device, allow_versions, rebuild)
+    else:
+        request = request_from_manifest(wanted, predictors={})
+        options = replace(how, dtype=request.dtype)
+        with collector_held_back():
+            encoder = _build(request, options, strict=False)
+        encoder = complete_from_manifest(encoder, request, how.device, allow_versions)
+    try:
+        if saved.labels is not None:
+            refuse_other_count(saved.labels, encoder)
+    except ValueError as error:
+        raise ManifestError(
+            f"The folder {saved.shown} is damaged: {error} Get the whole folder again."
+        ) from error
+    encoder.labels = saved.labels
+    if has_predictors and saved.predictors is not None:
+        load_predictors(saved.predictors).attach(encoder)
+    return encoder
 
 
 def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> Encoder:
@@ -271,6 +352,7 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         inputs=inputs.to_json() if _changes_input(inputs, built, expand) else {},
         expand=expand,
         invented=inputs.invented if built.has_new_filters else 0,
+        rebuild=rebuild,
     )
     return encoder.to(device=build_options.device, dtype=build_options.dtype)
 

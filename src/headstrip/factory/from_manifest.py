@@ -145,8 +145,8 @@ def request_from_manifest(
         _refuse_trained_predictors(wanted)
     steps = preprocessing_in(wanted)
     spec, entry = find_described(wanted)
-    inputs = _inputs_in(wanted)
-    changed = _changed_options(spec, entry, wanted["options"])
+    inputs = inputs_in(wanted)
+    changed = changed_options(spec, entry, wanted["options"])
     if changed:
         _check_options(spec, entry, changed, f"The manifest of {wanted['name']}")
     if changed and inputs.img_size is not None:
@@ -159,7 +159,7 @@ def request_from_manifest(
         predictors=predictor_classes(wanted) if predictors is None else predictors,
         preprocessing=steps,
         options=changed,
-        dtype=_dtype(wanted),
+        dtype=dtype_in(wanted),
         inputs=inputs,
         manifest=wanted,
         replaces_predictors=predictors is not None,
@@ -198,8 +198,12 @@ def complete_from_manifest(
     return encoder
 
 
-def _inputs_in(wanted: Mapping[str, Any]) -> InputRequest:
-    """Return the channels and the size that a manifest states."""
+def inputs_in(wanted: Mapping[str, Any]) -> InputRequest:
+    """Return the channels and the size that a manifest states.
+
+    Raises:
+        ManifestError: They are damaged.
+    """
     stated = wanted.get("inputs") or {}
     about = f"The manifest of {wanted['name']}"
     if unknown := sorted({*stated} - {"in_chans", "new_channels", "img_size", "expanded"}):
@@ -225,11 +229,11 @@ def _labels(wanted: Mapping[str, Any], encoder: Encoder) -> tuple[str, ...]:
     return labels
 
 
-def _as_option(value: Any) -> Any:
+def as_options(value: Any) -> Any:
     """Turn lists into tuples, at any depth, which is what catalogs and constructors have."""
     if isinstance(value, dict):
-        return {key: _as_option(item) for key, item in value.items()}
-    return tuple(map(_as_option, value)) if isinstance(value, list) else value
+        return {key: as_options(item) for key, item in value.items()}
+    return tuple(map(as_options, value)) if isinstance(value, list) else value
 
 
 def _refuse_unrepeatable(wanted: Mapping[str, Any]) -> None:
@@ -300,13 +304,13 @@ def _weights_argument(
     return str(tag)
 
 
-def _changed_options(
+def changed_options(
     spec: BackboneSpec, entry: WeightsEntry | None, options: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Return the options that differ from those of the backbone and its weights."""
     own = merged_options(spec, entry)
     changed = {
-        key: _as_option(value)
+        key: as_options(value)
         for key, value in options.items()
         if key not in own or as_json(own[key]) != value
     }
@@ -333,7 +337,8 @@ def preprocessing_in(wanted: Mapping[str, Any]) -> Preprocessing | None:
     return preprocessing
 
 
-def _dtype(wanted: Mapping[str, Any]) -> torch.dtype | None:
+def dtype_in(wanted: Mapping[str, Any]) -> torch.dtype | None:
+    """Return the dtype that a manifest states, None for the one that torch makes by default."""
     dtype: torch.dtype = getattr(torch, wanted["dtype"])
     # Some networks have parameters of several dtypes, which only None leaves unchanged.
     return None if dtype == torch.get_default_dtype() else dtype

@@ -137,7 +137,7 @@ class Builder:
             return Filled(stripped, has_new_filters=self.maker.widening is not None)
         if entry and self.selection.path is None and entry.num_classes:
             options = {**options, "num_classes": entry.num_classes}
-        with _generator_untouched():
+        with generator_untouched():
             result = self._without_initialising(options)
             if isinstance(result, Fallback):
                 reason = result.reason
@@ -255,7 +255,7 @@ def _parts(stripped: Stripped) -> list[nn.Module]:
 
 
 @contextmanager
-def _generator_untouched() -> Iterator[None]:
+def generator_untouched() -> Iterator[None]:
     """Keep torch's global generator from moving: values drawn here are overwritten."""
     state = torch.get_rng_state()
     try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Collection, Iterable, Mapping
 
 from headstrip.families import SOURCE
 from headstrip.plugins.loader import FIRST_PARTY, PluginRecord
-from headstrip.spec import Name
+from headstrip.spec import SAVED, Name
 
 BARE_SOURCES = (SOURCE, "timm")
 """The sources whose names need no prefix, in the order in which the registry searches them."""
@@ -31,6 +32,11 @@ def unknown_backbone(
     """
     source, arch = parts.source, parts.backbone
     if source is None:
+        if os.path.isfile(os.path.join(name, SAVED)):
+            return (
+                f"There is no backbone {name!r:.100}. For the folder of that name, write "
+                f"'{name:.100}/'."
+            )
         elsewhere = [other for other, names in listed.items() if arch in names]
         if elsewhere:
             choices = joined(f"{other}:{arch}" for other in elsewhere[:_MAX_SHOWN])

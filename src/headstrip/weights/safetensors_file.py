@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -58,6 +58,8 @@ DTYPES = {
     if hasattr(torch, attribute)
 }
 """torch's dtypes by the names in the format."""
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,47 @@ def _tensor(storage: torch.UntypedStorage, entry: Entry) -> Tensor:
         math.prod(max(n, 1) for n in entry.shape[at + 1 :]) for at in range(len(entry.shape))
     ]
     return torch.empty(0, dtype=entry.dtype, device="cpu").set_(storage, 0, entry.shape, strides)
+
+
+class Writable(Protocol):
+    """What takes bytes: a file, or a hash of them."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take bytes."""
+
+
+def write_safetensors(
+    file: Writable, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors, on any device, in the order of the mapping. Equal content gives equal bytes.
+
+    Raises:
+        ValueError: The format has no name for the dtype of a tensor.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    position = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES or tensor.layout is not torch.strided:
+            raise ValueError(f"{name!r:.80} is a tensor of {tensor.dtype}, {tensor.layout}")
+        end = position + tensor.nbytes
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH)
+    file.write(len(text).to_bytes(_LENGTH, "little") + text)
+    for tensor in tensors.values():
+        file.write(bytes_of(tensor))
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor's values, as the format has them."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    # An empty tensor cannot be viewed as bytes.
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def read_parts(file: BinaryIO, places: Sequence[tuple[int, int]]) -> list[torch.UntypedStorage]:

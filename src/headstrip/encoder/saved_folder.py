@@ -1,0 +1,151 @@
+"""Folders that ``Encoder.save`` wrote, as ``encoder.json`` describes them. It imports no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headstrip._version import __version__
+from headstrip.errors import ManifestError, one_line
+from headstrip.spec import SAVED
+from headstrip.system import bounded_json
+
+FORMAT = 1
+"""Version of the layout; a later headstrip writes a higher one."""
+
+WEIGHTS, PREDICTORS = "weights", "predictors"
+NAMES = re.compile(rf"({WEIGHTS}|{PREDICTORS})-[0-9a-f]{{8}}\.safetensors")
+"""Names of the files of tensors, which end with the first digits of their sha256."""
+
+_AGAIN = "Get the whole folder again, or save the encoder again."
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFolder:
+    """What a folder contains.
+
+    Attributes:
+        path: The folder.
+        manifest: The encoder, as ``Encoder.manifest`` describes it, without predictors.
+        labels: The names of the head's classes, None where none are known.
+        weights: The file with the tensors of the backbone and the head; None where they are the
+            catalog's.
+        network: What builds that network without a catalog: the rows of the backbone and of its
+            weights, and the number of classes of its head; None where ``weights`` is.
+        predictors: The file of predictors, None without any.
+        headstrip: The version that wrote the folder.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+    labels: tuple[str, ...] | None = field(default=None, repr=False)
+    weights: Path | None = None
+    network: Mapping[str, Any] | None = field(default=None, repr=False)
+    predictors: Path | None = None
+    headstrip: str = __version__
+
+    @property
+    def shown(self) -> str:
+        """The folder, for messages."""
+        return repr(os.path.join(self.path, ""))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``encoder.json``."""
+        files = {WEIGHTS: self.weights, PREDICTORS: self.predictors}
+        return {
+            "format": FORMAT,
+            "headstrip": self.headstrip,
+            "files": {kind: path.name for kind, path in files.items() if path is not None},
+            "manifest": dict(self.manifest),
+            "labels": None if self.labels is None else list(self.labels),
+            "network": None if self.network is None else dict(self.network),
+        }
+
+
+def read_folder(path: str | os.PathLike[str]) -> SavedFolder:
+    """Read what a folder contains. Nothing in it is executed, and no tensor is read.
+
+    Raises:
+        ManifestError: There is no such folder, ``Encoder.save`` did not write it, a file is
+            missing, or a later headstrip wrote it.
+    """
+    folder = Path(path).expanduser()
+    shown = repr(os.path.join(os.fspath(path), ""))
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise ManifestError(f"The folder {shown} {what}. Pass a folder that encoder.save wrote.")
+    if not (folder / SAVED).is_file():
+        hint = f" For a folder of transformers, write 'hf:{os.path.abspath(folder)}'."
+        raise ManifestError(
+            f"The folder {shown} has no {SAVED}, so encoder.save did not write it. Pass a folder "
+            f"that encoder.save wrote.{hint if (folder / 'config.json').is_file() else ''}"
+        )
+    try:
+        return _parsed(folder, shown, bounded_json.read(folder / SAVED, "it"))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ManifestError):
+            raise
+        reason = one_line(error)[:300].removesuffix(".")
+        raise ManifestError(
+            f"{SAVED} in the folder {shown} cannot be read: {reason}. {_AGAIN}"
+        ) from error
+
+
+def _parsed(folder: Path, shown: str, found: Any) -> SavedFolder:
+    """Check what ``encoder.json`` states.
+
+    Raises:
+        ManifestError: It is of another format, or a file is missing.
+        ValueError: It is damaged.
+    """
+    if not isinstance(found, dict) or type(found.get("format")) is not int:
+        raise ValueError("it does not describe a saved encoder")
+    written = found.get("headstrip")
+    if found["format"] != FORMAT:
+        raise ManifestError(
+            f"The folder {shown} has the format {found['format']}, and headstrip {__version__} "
+            f"reads the format {FORMAT}. Install the headstrip that wrote it, {written!r:.40}."
+        )
+    for key, kinds in _KINDS.items():
+        if key not in found or not isinstance(found[key], kinds):
+            raise ValueError(f"{key!r} is {found.get(key)!r:.60}")
+    labels, files, network = found["labels"], found["files"], found["network"]
+    if labels is not None and not all(isinstance(one, str) for one in labels):
+        raise ValueError("a label is not a text")
+    if (network is None) != (WEIGHTS not in files):
+        raise ValueError("'network' and 'files' do not belong together")
+    return SavedFolder(
+        folder,
+        found["manifest"],
+        None if labels is None else tuple(labels),
+        _file(folder, shown, files, WEIGHTS),
+        network,
+        _file(folder, shown, files, PREDICTORS),
+        written,
+    )
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "headstrip": (str,),
+    "files": (dict,),
+    "manifest": (dict,),
+    "labels": (list, type(None)),
+    "network": (dict, type(None)),
+}
+
+
+def _file(folder: Path, shown: str, files: Mapping[str, Any], kind: str) -> Path | None:
+    name = files.get(kind)
+    if name is None:
+        return None
+    # A name with a separator would lead out of the folder.
+    match = NAMES.fullmatch(name) if isinstance(name, str) else None
+    if match is None or match[1] != kind:
+        raise ValueError(f"the name of the file of {kind} is {name!r:.60}")
+    if not (folder / name).is_file():
+        raise ManifestError(f"The folder {shown} lacks its file {name}. {_AGAIN}")
+    return folder / name

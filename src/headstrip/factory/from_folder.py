@@ -1,0 +1,262 @@
+"""From a folder that ``Encoder.save`` wrote to the encoder, where the folder has the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.encoder.bounds import refuse_large_network, refuse_large_options
+from headstrip.encoder.encoder import Encoder
+from headstrip.encoder.manifest import manifest_of, refuse_differences
+from headstrip.encoder.saved_folder import SavedFolder
+from headstrip.encoder.saving import PARTS, Rebuild, tensors_of
+from headstrip.errors import ManifestError, WeightsError, one_line
+from headstrip.factory.construction import Built
+from headstrip.factory.from_manifest import (
+    as_options,
+    changed_options,
+    dtype_in,
+    inputs_in,
+    preprocessing_in,
+)
+from headstrip.factory.inputs import plan_channels
+from headstrip.factory.instantiate import generator_untouched
+from headstrip.factory.maker import NetworkMaker
+from headstrip.factory.measure import width_of_built
+from headstrip.factory.selection import Selection
+from headstrip.network.channels import ExpandGrey
+from headstrip.network.head import Stripped
+from headstrip.registry.catalog import (
+    CATALOG_COLUMNS,
+    UNREADABLE,
+    WEIGHTS_COLUMNS,
+    entry_from_row,
+    spec_from_row,
+)
+from headstrip.registry.distributions import find_described
+from headstrip.registry.index import row_problem
+from headstrip.registry.registry import get_registry
+from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape
+from headstrip.system.os_errors import explain
+from headstrip.weights.safetensors_file import read_safetensors
+
+_AGAIN = "Get the whole folder again, or save the encoder again."
+_MOST_CHANNELS = 1024
+_MOST_SHOWN, _LONGEST = 3, 200
+
+
+def build_from_weights(
+    saved: SavedFolder,
+    wanted: Mapping[str, Any],
+    device: torch.device | None,
+    allow_versions: bool,
+    rebuild: Rebuild,
+) -> Encoder:
+    """Build the encoder of a folder that has its weights, without predictors and labels.
+
+    headstrip opens no other file of weights, and no socket.
+
+    Args:
+        saved: The folder.
+        wanted: Its manifest, after the check of its fields.
+        device: Device of the encoder, None for the CPU.
+        allow_versions: Whether library versions may differ from those in the manifest.
+        rebuild: What builds an encoder of a folder again when this one is saved.
+
+    Raises:
+        ManifestError: The folder is damaged, or the encoder differs from the manifest. The message
+            names each difference.
+        UnknownBackboneError: No installed source has the name.
+        PluginError: The plugin that owns the name cannot be used.
+    """
+    assert saved.weights is not None
+    about = f"The folder {saved.shown}"
+    tensors = _read(saved.weights, about)
+    spec, entry, classes = _network(saved, wanted, about)
+    options, inputs = as_options(wanted["options"]), inputs_in(wanted)
+    refuse_large_options(_not_listed(spec, options, wanted), about)
+    expand = _expand(tensors, about)
+    widening = plan_channels(
+        get_registry().owner(spec),
+        spec,
+        Selection(entry),
+        changed_options(spec, entry, wanted["options"]) or {},
+        inputs,
+        is_trained=inputs.in_chans == 1 and expand is None,
+    ).widening
+    stripper = get_registry().stripper(spec.family)
+    maker = NetworkMaker(get_registry().owner(spec), stripper, spec, entry, widening)
+    stripped = _stripped(maker, options, classes, tensors, about)
+    if wanted["law"] == "headless":
+        stripped = replace(stripped, head=None, law="headless")
+    shape = tuple(wanted["input_shape"])
+    channels = effective_shape(stripped.input_shape, entry, spec)[0]
+    taken = (widening.channels if widening else channels, *shape[1:])
+    built = Built(stripped, spec, Selection(entry, saved.weights), options, taken, None)
+    encoder = Encoder(
+        stripped.backbone,
+        stripped.head,
+        law=stripped.law,
+        output_dim=width_of_built(built, taken, given=True),
+        spec=spec,
+        weights=entry,
+        weights_sha256=wanted["weights"]["sha256"],
+        options=options,
+        input_shape=shape,
+        preprocessing=preprocessing_in(wanted),
+        predictors=None,
+        labels=None,
+        weights_file=wanted["weights"]["file"],
+        weights_key=wanted["weights"].get("key"),
+        inputs=inputs.to_json(),
+        expand=expand,
+        rebuild=rebuild,
+    ).to(device=device, dtype=dtype_in(wanted))
+    _fill(encoder, tensors, about)
+    if wanted.get("frozen"):
+        encoder.freeze()
+    refuse_differences(wanted, manifest_of(encoder), allow_versions, _AGAIN)
+    return encoder
+
+
+def _read(path: Path, about: str) -> dict[str, Tensor]:
+    try:
+        with open(path, "rb") as file:
+            size = path.stat().st_size
+            return read_safetensors(path, file, size, mapped=False, limit=None)[0]
+    except OSError as error:
+        raise ManifestError(explain(error, f"{about} cannot be read")) from error
+    except (WeightsError, ValueError) as error:
+        raise ManifestError(
+            f"{about} is damaged: {one_line(error)[:300].rstrip('.')}. {_AGAIN}"
+        ) from error
+
+
+def _network(
+    saved: SavedFolder, wanted: Mapping[str, Any], about: str
+) -> tuple[BackboneSpec, WeightsEntry | None, int | None]:
+    """Return what builds the network: the installed catalog's backbone, else the folder's."""
+    stated = saved.network or {}
+    try:
+        spec = spec_from_row([stated["backbone"][column] for column in CATALOG_COLUMNS])
+        row, classes = stated["weights"], stated["classes"]
+        entry = None if row is None else entry_from_row([row[column] for column in WEIGHTS_COLUMNS])
+        if not (classes is None or (type(classes) is int and classes > 0)):
+            raise ValueError(f"'classes' is {classes!r:.60}")
+    except (KeyError, *UNREADABLE) as error:
+        raise ManifestError(
+            f"{about} is damaged: its network cannot be read ({one_line(error)[:200]}). {_AGAIN}"
+        ) from error
+    if classes is not None:
+        refuse_large_options({"classes": classes}, about)
+    registry = get_registry()
+    listed = {one.name: one for one in registry.specs_of(spec.source)}
+    if spec.name in listed:
+        return listed[spec.name], entry, classes
+    is_installed = spec.source in {record.name for record in registry.records()}
+    if not is_installed or row_problem(spec, spec.source):
+        # It raises, and says what to install.
+        return (*find_described(wanted), classes)
+    return spec, entry, classes
+
+
+def _not_listed(
+    spec: BackboneSpec, options: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options that no installed catalog has for these weights."""
+    registry = get_registry()
+    if not registry.is_in_catalog(spec):
+        return dict(options)
+    entries = {entry.tag: entry for entry in registry.listed_weights(spec)}
+    listed = entries.get(wanted["weights"]["tag"])
+    return changed_options(spec, listed, wanted["options"]) or {}
+
+
+def _stripped(
+    maker: NetworkMaker,
+    options: Mapping[str, Any],
+    classes: int | None,
+    tensors: Mapping[str, Tensor],
+    about: str,
+) -> Stripped:
+    """Build the network without its head, with the classes of the saved head."""
+    # No network has more parameters than its file has values.
+    spec = replace(maker.spec, params=sum(tensor.numel() for tensor in tensors.values()))
+    entry = maker.entry
+    if entry is not None and entry.num_classes and classes == entry.num_classes:
+        options, classes = {**options, "num_classes": classes}, None
+    with torch.inference_mode(False), generator_untouched():
+        refuse_large_network(maker.owner, spec, options, about)
+        stripped = maker.stripped(maker.network(options))
+        if classes is None or _fits(stripped.head, tensors):
+            return stripped
+        options = {**options, "num_classes": classes}
+        refuse_large_network(maker.owner, spec, options, about)
+        return maker.stripped(maker.network(options))
+
+
+def _fits(head: nn.Module | None, tensors: Mapping[str, Tensor]) -> bool:
+    own = {} if head is None else tensors_of(head)
+    return head is not None and all(
+        f"head.{name}" in tensors and tensors[f"head.{name}"].shape == one.shape
+        for name, one in own.items()
+    )
+
+
+def _expand(tensors: Mapping[str, Tensor], about: str) -> ExpandGrey | None:
+    """Return what turns grey into the channels of the network, if the folder has it."""
+    names = ("mean", "std", "shift", "scale")
+    found = [tensors[f"expand.{name}"] for name in names if f"expand.{name}" in tensors]
+    if not found:
+        return None
+    if len(found) != len(names) or any(tensor.numel() > _MOST_CHANNELS for tensor in found):
+        raise ManifestError(f"{about} is damaged: its tensors for grey images are wrong. {_AGAIN}")
+    mean, std, (shift, *_), (scale, *_) = (tensor.flatten().tolist() for tensor in found)
+    return ExpandGrey(mean, std, grey_mean=shift, grey_std=scale)
+
+
+def _fill(encoder: Encoder, tensors: Mapping[str, Tensor], about: str) -> None:
+    """Copy the saved tensors into an encoder.
+
+    Raises:
+        ManifestError: The encoder has other tensors.
+    """
+    own = {
+        f"{part}.{name}": tensor
+        for part in PARTS
+        if (module := getattr(encoder, part)) is not None
+        for name, tensor in tensors_of(module).items()
+    }
+    name = encoder.spec.qualified_name
+    lacking = [key for key in own if key not in tensors]
+    unknown = [key for key in tensors if key not in own]
+    differ = [
+        f"{key} is {tuple(tensors[key].shape)} of {tensors[key].dtype} in the folder and "
+        f"{tuple(one.shape)} of {one.dtype} here"
+        for key, one in own.items()
+        if key in tensors and (one.shape, one.dtype) != (tensors[key].shape, tensors[key].dtype)
+    ]
+    problems = [
+        *([f"it lacks {_listed(lacking)}"] if lacking else []),
+        *([f"{name} has no {_listed(unknown)}"] if unknown else []),
+        *([_listed(differ)] if differ else []),
+    ]
+    if problems:
+        raise ManifestError(
+            f"{about} has tensors of another network than {name}: {'; '.join(problems)}. Install "
+            "the versions of libraries that its manifest names, or save the encoder again."
+        )
+    with torch.no_grad():
+        for key, one in own.items():
+            one.copy_(tensors[key])
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name[:_LONGEST] for name in names[:_MOST_SHOWN])
+    more = len(names) - _MOST_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
