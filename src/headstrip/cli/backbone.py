@@ -15,7 +15,7 @@ from headstrip.cli.output import plugins_on_stderr
 from headstrip.errors import HeadstripError, WeightsError
 from headstrip.plugins.records import is_strict
 from headstrip.registry.registry import Registry, get_registry, use_registry
-from headstrip.spec import BackboneSpec
+from headstrip.spec import BackboneSpec, is_folder
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
@@ -120,12 +120,13 @@ def backbone_option(function: Any, *, required: bool = True) -> Any:
         metavar="NAME",
         shell_complete=complete_backbone,
         help="Use this backbone: a name from `headstrip list`, such as resnet50 or "
-        "timm:vit_base_patch16_224, or a JSON file with an encoder's manifest.",
+        "timm:vit_base_patch16_224, a folder that encoder.save wrote, such as cells/, or a JSON "
+        "file with an encoder's manifest.",
     )
     versions = click.option(
         "--allow-versions",
         is_flag=True,
-        help="Accept library versions other than those in the manifest.",
+        help="Accept library versions other than those in the folder or the manifest.",
     )
     return name(weights(weights_key_option(_input_options(versions(allow_http_option(function))))))
 
@@ -286,9 +287,10 @@ def build_image_encoder(
             "--mean, --std and --in-chans belong together. Pass all three, or leave out --mean "
             "and --std."
         )
-    if name.endswith(".json"):
+    if is_folder(name) or name.endswith(".json"):
         if mean:
-            raise UsageFailure("The manifest states the mean already. Leave out --mean and --std.")
+            what = "folder" if is_folder(name) else "manifest"
+            raise UsageFailure(f"The {what} states the mean already. Leave out --mean and --std.")
         return _build(name, weights, weights_key, allow_versions, device, labels, inputs)
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)

@@ -85,8 +85,9 @@ Examples:
 @click.option(
     "--weights",
     metavar="PATH",
-    help="Load the encoder's weights from this file, if EMBEDDINGS was computed with your "
-    "own weights file.  [default: the weights that EMBEDDINGS names]",
+    help="Load the encoder's weights from this file, or the encoder from this folder that "
+    "encoder.save wrote, if EMBEDDINGS was computed with your own weights.  [default: the weights "
+    "that EMBEDDINGS names]",
 )
 @weights_key_option
 @click.option(
@@ -125,7 +126,8 @@ def command(
     """
     from headstrip.embed.output.paths import rows_file
 
-    files = [embeddings, *([Path(weights)] if weights else [])]
+    own = [Path(weights)] if weights and not Path(weights).is_dir() else []
+    files = [embeddings, *own]
     _check_files(files)
     check_page("--html", page, [*files, rows_file(embeddings), *map(Path, images)])
 

@@ -29,6 +29,7 @@ from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
 from headstrip.cli.pixels import with_pixels
 from headstrip.errors import HeadstripError
+from headstrip.spec import is_folder
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
@@ -53,6 +54,7 @@ _EXAMPLES = """\b
 Examples:
   headstrip predict photos -p cells.predictors.safetensors -o cells.csv
   headstrip predict photos -p cells.predictors.safetensors --weights mine.pth -o cells.parquet
+  headstrip predict photos -b cells/ -o cells.csv
   headstrip predict --from-embeddings photos.parquet -p cells.predictors.safetensors -o cells.csv
 """
 _PROBABILITY = click.FloatRange(0, 1)
@@ -63,10 +65,10 @@ _PROBABILITY = click.FloatRange(0, 1)
 @click.option(
     "-p",
     "--predictors",
-    required=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Use the predictors in this file, which `headstrip fit` wrote.",
+    help="Use the predictors in this file, which `headstrip fit` wrote.  [default: those in the "
+    "folder of -b]",
 )
 @click.option(
     "-o",
@@ -125,7 +127,7 @@ def command(
     context: click.Context,
     /,
     source: str | None,
-    predictors: Path,
+    predictors: Path | None,
     out: Path,
     from_embeddings: Path | None,
     keep_embeddings: Path | None,
@@ -136,7 +138,8 @@ def command(
 
     SOURCE is what `headstrip embed` takes: a folder, a glob, a list of paths, tar files, Parquet
     files, a dataset folder or a URL. headstrip builds the encoder that the file of predictors
-    names, and embeds the images with it. With -b it refuses any encoder but that one.
+    names, and embeds the images with it. With -b it refuses any encoder but that one. A folder that
+    encoder.save wrote (-b cells/) has both, the encoder and the predictors.
 
     OUT has one row per image: its path, the value of each attribute, the probability of that value,
     and the reason where an image has no embedding; then the exit code is 1.
@@ -149,8 +152,10 @@ def command(
             "`headstrip predict` needs either SOURCE or --from-embeddings. Pass a source of "
             "images, such as a folder, or a file that `headstrip embed` wrote."
         )
+    predictors = predictors or _saved_predictors(others["name"])
     _check_paths([predictors, *([from_embeddings] if from_embeddings else [])], out)
-    if source is None and (others["name"] or others["weights"] != "DEFAULT" or keep_embeddings):
+    is_source_option = others["name"] and not is_folder(others["name"])
+    if source is None and (is_source_option or others["weights"] != "DEFAULT" or keep_embeddings):
         raise UsageFailure(
             "--from-embeddings reads no image. Leave out -b, --weights and --keep-embeddings."
         )
@@ -257,6 +262,29 @@ def _refuse_inputs(inputs: Mapping[str, Any]) -> None:
                 f"The file of predictors states the input of its encoder. Leave out {option}, or "
                 "pass the encoder with -b."
             )
+
+
+def _saved_predictors(name: str | None) -> Path:
+    """Return the file of predictors in the folder that the user names.
+
+    Raises:
+        UsageFailure: The user names no folder, or it has no predictors.
+        ManifestError: The folder is damaged.
+    """
+    if name is None or not is_folder(name):
+        raise UsageFailure(
+            "`headstrip predict` needs predictors. Pass a file that `headstrip fit` wrote with -p "
+            "FILE, or a folder that encoder.save wrote with -b FOLDER/."
+        )
+    from headstrip.encoder.saved_folder import read_folder
+
+    saved = read_folder(name)
+    if saved.predictors is None:
+        raise UsageFailure(
+            f"The folder {saved.shown} has an encoder without predictors. Pass a file that "
+            "`headstrip fit` wrote with -p FILE."
+        )
+    return saved.predictors
 
 
 def _load(path: Path) -> FittedPredictors:

@@ -8,19 +8,16 @@ import click
 
 from headstrip.backbones import Backbone, get_backbone
 from headstrip.cli.backbone import complete_backbone, open_registry, spec_as_json
+from headstrip.cli.facts import Fact, in_words, print_facts
 from headstrip.cli.failures import UsageFailure
-from headstrip.cli.fit_report import print_report
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line
-from headstrip.errors import HeadstripError, WeightsError
-from headstrip.images.preprocessing import Preprocessing
+from headstrip.cli.show_folder import few, print_measures, show_folder
+from headstrip.errors import WeightsError
 from headstrip.registry.catalog import format_shape
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import BackboneSpec, WeightsEntry, is_folder
 
 _FILE_SIZE = "file size (MB)"
-_CLASSES_SHOWN = 12
 _UNVERIFIED = "slow, unverified (the plugin loads these weights itself)"
-
-Fact = tuple[str, str]
 
 
 @click.command(name="show")
@@ -30,13 +27,18 @@ Fact = tuple[str, str]
 def command(context: click.Context, name: str, as_json: bool) -> None:
     """Print what headstrip knows about one backbone.
 
-    NAME is a name that `headstrip list` prints, or a file that `headstrip fit` wrote.
+    NAME is a name that `headstrip list` prints, a file that `headstrip fit` wrote, or a folder that
+    encoder.save wrote, such as cells/.
 
     For a name, the command prints the width, parameters, family and owner, and for each set of
     weights the input, the preprocessing, the classes, and the accuracy, cost and licence that the
     library states. With a tag in the name (resnet50.IMAGENET1K_V1) it prints only that set of
-    weights. For a file of predictors, it prints the encoder, the attributes and the measures.
+    weights. For a file of predictors, it prints the encoder, the attributes and the measures; for a
+    folder, what is in it.
     """
+    if is_folder(name):
+        show_folder(name, as_json)
+        return
     if name.endswith(".safetensors"):
         _show_predictors(name, as_json)
         return
@@ -51,12 +53,10 @@ def command(context: click.Context, name: str, as_json: bool) -> None:
         weights = [_entry_as_json(entry, entry.tag == default) for entry in found.weights]
         print_json({**spec_as_json(spec), "origin": found.origin, "weights": weights})
         return
-    _print_facts(spec.qualified_name, _spec_facts(found))
+    print_facts(spec.qualified_name, _spec_facts(found))
     for entry in found.weights:
         print_line("")
-        _print_facts(
-            entry.tag + (" (default)" if entry.tag == default else ""), _entry_facts(entry)
-        )
+        print_facts(entry.tag + (" (default)" if entry.tag == default else ""), _entry_facts(entry))
     if not found.weights:
         print_line("")
         print_line("No pretrained weights.")
@@ -77,27 +77,11 @@ def _show_predictors(path: str, as_json: bool) -> None:
         )
         return
     name = fitted.encoder.get("name", "unknown")
-    _print_facts(path, [("encoder", str(name)), ("width", str(fitted.dim))])
+    print_facts(path, [("encoder", str(name)), ("width", str(fitted.dim))])
     for one in fitted.attributes:
-        classes = f": {', '.join(one.classes[:_CLASSES_SHOWN])}" if one.classes else ""
-        more = len(one.classes) - _CLASSES_SHOWN
-        print_line(f"  {one.name} ({one.kind}){classes}{f' and {more} more' if more > 0 else ''}")
+        print_line(f"  {one.name} ({one.kind}){few(': ', one.classes)}")
     print_line("")
-    try:
-        by_name = fitted.report["attributes"]
-        ordered = {one.name: by_name[one.name] for one in fitted.attributes}
-        print_report({**fitted.report, "attributes": ordered})
-    except (AttributeError, KeyError, TypeError) as error:
-        raise HeadstripError(
-            f"{path!r} has a report that headstrip cannot print. Fit the predictors again."
-        ) from error
-
-
-def _print_facts(title: str, facts: list[Fact]) -> None:
-    print_line(title, bold=True)
-    width = max(len(key) for key, _ in facts)
-    for key, value in facts:
-        print_line(f"  {key.ljust(width)}  {value}")
+    print_measures(repr(path), list(fitted.attributes), fitted.report)
 
 
 def _spec_facts(found: Backbone) -> list[Fact]:
@@ -135,7 +119,7 @@ def _entry_facts(entry: WeightsEntry) -> list[Fact]:
     ]
     return [
         ("input", format_shape(entry.input_shape) if entry.input_shape else "not stated"),
-        ("preprocessing", _in_words(entry.preprocessing) if entry.preprocessing else "not stated"),
+        ("preprocessing", in_words(entry.preprocessing) if entry.preprocessing else "not stated"),
         ("classes", _classes(entry)),
         *options,
         *stated,
@@ -153,34 +137,6 @@ def _classes(entry: WeightsEntry) -> str:
 
 def _pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in values.items())
-
-
-def _in_words(preprocessing: Preprocessing) -> str:
-    """Describe the steps of a preprocessing in their order."""
-    steps = []
-    if preprocessing.frames is not None:
-        steps.append(f"take {preprocessing.frames} frames")
-    if isinstance(preprocessing.resize, tuple):
-        manner = {"squash": "", "cover": "cover ", "contain": "fit inside "}[preprocessing.fit]
-        steps.append(f"resize to {manner}{format_shape(preprocessing.resize)}")
-    elif preprocessing.resize is not None:
-        steps.append(f"resize the shorter side to {preprocessing.resize}")
-    if steps and preprocessing.resize is not None:
-        steps[-1] += f" ({preprocessing.interpolation})"
-    crop = f"crop the centre to {format_shape(preprocessing.crop)}"
-    if preprocessing.fill is not None:
-        crop += f" and fill up with ({_numbers(preprocessing.fill)})"
-    steps += [
-        crop,
-        f"divide by {preprocessing.rescale:g}",
-        f"subtract the mean ({_numbers(preprocessing.mean)})",
-        f"divide by the standard deviation ({_numbers(preprocessing.std)})",
-    ]
-    return ", ".join(steps)
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def _entry_as_json(entry: WeightsEntry, is_default: bool) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from headstrip.cli.output import json_option, plugins_on_stderr, print_json, pri
 from headstrip.registry.catalog import format_shape
 from headstrip.registry.registry import Registry
 from headstrip.registry.suggestions import nothing_listed
-from headstrip.spec import BackboneSpec
+from headstrip.spec import BackboneSpec, is_folder
 
 if TYPE_CHECKING:
     from headstrip.testing.report import Level, Report
@@ -41,6 +41,8 @@ def command(
     """Check that backbones work as headstrip promises.
 
     NAME is one backbone: headstrip builds it with random weights and runs every check on the CPU.
+    For a folder that encoder.save wrote, such as cells/, headstrip builds its encoder instead, and
+    checks that it has the fingerprint of the encoder that was saved.
 
     PATTERN is a shell pattern such as 'timm:vit_*' or 'mylab:*'. Backbones with up to 30M
     parameters go through every check (real). Larger ones go through the checks that need no
@@ -56,6 +58,9 @@ def command(
     if everything and light:
         raise UsageFailure("--all and --meta cannot be used together. Leave one of them out.")
     registry = open_registry(context)
+    if is_folder(pattern):
+        _verify_folder(pattern, as_json)
+        return
     with plugins_on_stderr():
         specs = _chosen(registry, pattern)
     real: bool | None = True if everything or not _is_pattern(pattern) else None
@@ -70,6 +75,21 @@ def command(
         print_line(_summary(reports))
     if any(report.wrong for report in reports):
         context.exit(PARTLY)
+
+
+def _verify_folder(folder: str, as_json: bool) -> None:
+    """Build the encoder of a folder, which raises an error if it is not the one that was saved."""
+    from headstrip.factory.build import build_encoder
+
+    with plugins_on_stderr():
+        encoder = build_encoder(folder)
+    identity = encoder.fingerprint.identity
+    if as_json:
+        print_json(
+            {"folder": folder, "backbone": encoder.spec.qualified_name, "identity": identity}
+        )
+    else:
+        print_line(f"{folder}  {encoder.spec.qualified_name}  has the saved fingerprint {identity}")
 
 
 def _is_pattern(text: str) -> bool:

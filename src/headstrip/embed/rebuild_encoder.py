@@ -30,7 +30,8 @@ def build_encoder_of(
 
     Args:
         file: The file; its metadata name the encoder.
-        weights: The weights file, if the user supplied it and did not name published weights.
+        weights: The weights file, if the user supplied it and did not name published weights, or
+            the folder that ``encoder.save`` wrote.
         weights_key: Which state dict of that file, where ``file`` does not state it.
 
     Raises:
@@ -59,7 +60,8 @@ def build_described(
         described: The encoder, as ``describe_encoder`` returned it.
         shown: The file, for messages.
         content: What the file has, for messages.
-        weights: The weights file, if the user supplied it and did not name published weights.
+        weights: The weights file, if the user supplied it and did not name published weights, or
+            the folder that ``encoder.save`` wrote.
         weights_key: Which state dict of that file, where ``described`` does not state it.
         device: Device of the encoder.
 
@@ -72,6 +74,8 @@ def build_described(
     from headstrip.factory.from_manifest import preprocessing_in
     from headstrip.registry.distributions import find_described
 
+    if weights is not None and Path(weights).expanduser().is_dir():
+        return build_encoder(Path(weights), predictors={}, allow_versions=True, device=device)
     if "format" in described:
         described = checked(described, f"The manifest in {shown}")
     tag, sha256 = described["weights"].get("tag"), described["weights"].get("sha256")

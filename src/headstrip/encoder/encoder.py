@@ -5,14 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from headstrip.encoder.file_watch import FileWatch
 from headstrip.encoder.predictors import Predictors, check_predictors
-from headstrip.errors import HeadNotFoundError, PreprocessingError, WeightsWarning
+from headstrip.errors import (
+    HeadNotFoundError,
+    HeadstripError,
+    PreprocessingError,
+    WeightsWarning,
+)
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.network.dtypes import computing_dtype
 from headstrip.network.head import Law
@@ -31,8 +36,16 @@ if TYPE_CHECKING:
     from headstrip.encoder.maps import Tokens
     from headstrip.encoder.prediction import Prediction
     from headstrip.encoder.pyramid import Pyramid
-    from headstrip.encoder.saved_folder import SavedFolder
     from headstrip.weights.mapping import Guard
+
+
+class Save(Protocol):
+    """What ``Encoder.save`` calls, which lives in the room that builds encoders."""
+
+    def __call__(
+        self, encoder: Encoder, path: str | os.PathLike[str], /, *, include_weights: bool
+    ) -> None:
+        """Write an encoder to a folder."""
 
 
 class Encoder(nn.Module):
@@ -74,7 +87,7 @@ class Encoder(nn.Module):
 
     # Pickles of earlier versions have no such attributes.
     _keeps_norms = False
-    _rebuild = None
+    _save: Save | None = None
 
     def __init__(
         self,
@@ -97,7 +110,7 @@ class Encoder(nn.Module):
         inputs: Mapping[str, Any] | None = None,
         expand: nn.Module | None = None,
         invented: int = 0,
-        rebuild: Callable[[SavedFolder], Encoder] | None = None,
+        save: Save | None = None,
     ) -> None:
         """Put the parts together; users call ``build_encoder`` instead."""
         super().__init__()
@@ -112,7 +125,7 @@ class Encoder(nn.Module):
         self.weights_file, self.weights_key = weights_file, weights_key
         self.inputs, self.expand = dict(inputs or {}), expand
         self._invented = invented
-        self._rebuild = rebuild
+        self._save = save
         self._map_sizes: tuple[MapSize, ...] | None = None
         if head is not None:
             # An unused parameter that asks for a gradient stops DistributedDataParallel.
@@ -557,10 +570,15 @@ class Encoder(nn.Module):
             >>> build_encoder("cells/").predictors.names  # doctest: +SKIP
             ['colour']
         """
-        from headstrip.encoder.saving import save_encoder
-
+        if self._save is None:
+            raise HeadstripError(
+                f"The encoder of {self.spec.qualified_name} was not built by build_encoder, so "
+                "headstrip cannot build it again. Build it with build_encoder, load its values "
+                "with load_state_dict, and save that."
+            )
+        # The folder may have the very file that is mapped.
         self._watch.copy_into_memory(self)
-        save_encoder(self, path, self._rebuild, include_weights=include_weights)
+        self._save(self, path, include_weights=include_weights)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle contains: copies of the tensors, which need no watch."""

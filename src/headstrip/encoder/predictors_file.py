@@ -19,6 +19,7 @@ from headstrip.encoder.comparison import describe_encoder, encoder_differences
 from headstrip.encoder.held_out import HeldOut
 from headstrip.encoder.prediction import Prediction, predict_embeddings
 from headstrip.encoder.predictors import Predictors, key_of
+from headstrip.encoder.saved_folder import PREDICTORS_KEY
 from headstrip.errors import HeadstripError, one_line
 from headstrip.registry.distributions import versions_changed
 from headstrip.system import bounded_json
@@ -35,7 +36,6 @@ FORMAT = 1
 """Version of the format; a later headstrip writes a higher one."""
 
 SUFFIX = ".safetensors"
-_KEY = "headstrip.predictors"
 _MAX_BYTES = 1 << 32
 _REMEDY = "Pass a file that `headstrip fit` or fit_predictors wrote."
 _FIT_AGAIN = "Get the whole file again, or fit the predictors again."
@@ -202,7 +202,7 @@ def content_of(content: FittedPredictors, path: str) -> tuple[dict[str, Tensor],
             f"bytes, and headstrip reads at most {bounded_json.MAX_BYTES:,}. Fit fewer attributes "
             "or classes into one file."
         )
-    return tensors, {_KEY: text}
+    return tensors, {PREDICTORS_KEY: text}
 
 
 def check_name(path: str | os.PathLike[str]) -> None:
@@ -252,13 +252,14 @@ def load_predictors(path: str | os.PathLike[str]) -> FittedPredictors:
         raise HeadstripError(
             f"{shown!r} cannot be read: {one_line(error).rstrip('.')}. {_FIT_AGAIN}"
         ) from error
-    if _KEY not in metadata:
+    if PREDICTORS_KEY not in metadata:
         raise HeadstripError(
             f"{shown!r} is a file of tensors without attributes, so it is not a file of "
             f"predictors. {_REMEDY}"
         )
     try:
-        return _content(shown, tensors, bounded_json.parse(metadata[_KEY], "its metadata"))
+        found = bounded_json.parse(metadata[PREDICTORS_KEY], "its metadata")
+        return _content(shown, tensors, found)
     except HeadstripError:
         raise
     except (ValueError, TypeError, KeyError) as error:

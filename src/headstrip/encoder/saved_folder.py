@@ -21,6 +21,10 @@ WEIGHTS, PREDICTORS = "weights", "predictors"
 NAMES = re.compile(rf"({WEIGHTS}|{PREDICTORS})-[0-9a-f]{{8}}\.safetensors")
 """Names of the files of tensors, which end with the first digits of their sha256."""
 
+PREDICTORS_KEY = "headstrip.predictors"
+"""Where the metadata of a file of predictors are in its header."""
+
+_LONGEST_HEADER = 64 << 20
 _AGAIN = "Get the whole folder again, or save the encoder again."
 
 
@@ -95,6 +99,28 @@ def read_folder(path: str | os.PathLike[str]) -> SavedFolder:
         ) from error
 
 
+def predictors_in(saved: SavedFolder) -> dict[str, Any]:
+    """Return the metadata of the file of predictors in a folder, without reading a tensor.
+
+    Raises:
+        ManifestError: The file is damaged.
+    """
+    assert saved.predictors is not None
+    try:
+        with open(saved.predictors, "rb") as file:
+            length = min(int.from_bytes(file.read(8), "little"), _LONGEST_HEADER)
+            header = bounded_json.parse(file.read(length), "its header", max_bytes=_LONGEST_HEADER)
+        found = bounded_json.parse(header["__metadata__"][PREDICTORS_KEY], "its metadata")
+        if not isinstance(found, dict):
+            raise ValueError("its metadata are not those of predictors")
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = one_line(error)[:200].removesuffix(".")
+        raise ManifestError(
+            f"{saved.predictors.name} in the folder {saved.shown} is damaged: {reason}. {_AGAIN}"
+        ) from error
+
+
 def _parsed(folder: Path, shown: str, found: Any) -> SavedFolder:
     """Check what ``encoder.json`` states.
 
@@ -104,11 +130,11 @@ def _parsed(folder: Path, shown: str, found: Any) -> SavedFolder:
     """
     if not isinstance(found, dict) or type(found.get("format")) is not int:
         raise ValueError("it does not describe a saved encoder")
-    written = found.get("headstrip")
     if found["format"] != FORMAT:
         raise ManifestError(
             f"The folder {shown} has the format {found['format']}, and headstrip {__version__} "
-            f"reads the format {FORMAT}. Install the headstrip that wrote it, {written!r:.40}."
+            f"reads the format {FORMAT}. Install the headstrip that wrote it, "
+            f"{found.get('headstrip')!r:.40}."
         )
     for key, kinds in _KINDS.items():
         if key not in found or not isinstance(found[key], kinds):
@@ -125,7 +151,7 @@ def _parsed(folder: Path, shown: str, found: Any) -> SavedFolder:
         _file(folder, shown, files, WEIGHTS),
         network,
         _file(folder, shown, files, PREDICTORS),
-        written,
+        found["headstrip"],
     )
 
 
@@ -144,7 +170,7 @@ def _file(folder: Path, shown: str, files: Mapping[str, Any], kind: str) -> Path
         return None
     # A name with a separator would lead out of the folder.
     match = NAMES.fullmatch(name) if isinstance(name, str) else None
-    if match is None or match[1] != kind:
+    if not isinstance(name, str) or match is None or match[1] != kind:
         raise ValueError(f"the name of the file of {kind} is {name!r:.60}")
     if not (folder / name).is_file():
         raise ManifestError(f"The folder {shown} lacks its file {name}. {_AGAIN}")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -48,6 +49,7 @@ from headstrip.factory.instantiate import BuildOptions
 from headstrip.factory.maker import strip_with
 from headstrip.factory.measure import build_network, width_of_built
 from headstrip.factory.own_labels import LabelsArgument, read_labels, refuse_other_count
+from headstrip.factory.saving import save_encoder
 from headstrip.factory.selection import WeightsArgument
 from headstrip.families import SOURCE
 from headstrip.images.preprocessing import Preprocessing
@@ -275,13 +277,16 @@ def rebuild(saved: SavedFolder) -> Encoder:
         return _from_folder(saved, BuildOptions(offline=True), False, True)
 
 
+_save = partial(save_encoder, rebuild=rebuild)
+
+
 def _from_folder(
     saved: SavedFolder, how: BuildOptions, allow_versions: bool, has_predictors: bool
 ) -> Encoder:
     """Build the encoder of a folder, with its labels, and its predictors if these are wanted."""
     wanted = checked(saved.manifest, f"The manifest in the folder {saved.shown}")
     if saved.weights is not None:
-        encoder = build_from_weights(saved, wanted, how.device, allow_versions, rebuild)
+        encoder = build_from_weights(saved, wanted, how.device, allow_versions, _save)
     else:
         request = request_from_manifest(wanted, predictors={})
         options = replace(how, dtype=request.dtype)
@@ -352,7 +357,7 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         inputs=inputs.to_json() if _changes_input(inputs, built, expand) else {},
         expand=expand,
         invented=inputs.invented if built.has_new_filters else 0,
-        rebuild=rebuild,
+        save=_save,
     )
     return encoder.to(device=build_options.device, dtype=build_options.dtype)
 

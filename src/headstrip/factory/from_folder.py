@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from headstrip.encoder.bounds import refuse_large_network, refuse_large_options
-from headstrip.encoder.encoder import Encoder
+from headstrip.encoder.encoder import Encoder, Save
 from headstrip.encoder.manifest import manifest_of, refuse_differences
 from headstrip.encoder.saved_folder import SavedFolder
-from headstrip.encoder.saving import PARTS, Rebuild, tensors_of
 from headstrip.errors import ManifestError, WeightsError, one_line
 from headstrip.factory.construction import Built
 from headstrip.factory.from_manifest import (
@@ -28,6 +27,7 @@ from headstrip.factory.inputs import plan_channels
 from headstrip.factory.instantiate import generator_untouched
 from headstrip.factory.maker import NetworkMaker
 from headstrip.factory.measure import width_of_built
+from headstrip.factory.saving import PARTS, tensors_of
 from headstrip.factory.selection import Selection
 from headstrip.network.channels import ExpandGrey
 from headstrip.network.head import Stripped
@@ -55,7 +55,7 @@ def build_from_weights(
     wanted: Mapping[str, Any],
     device: torch.device | None,
     allow_versions: bool,
-    rebuild: Rebuild,
+    save: Save,
 ) -> Encoder:
     """Build the encoder of a folder that has its weights, without predictors and labels.
 
@@ -66,7 +66,7 @@ def build_from_weights(
         wanted: Its manifest, after the check of its fields.
         device: Device of the encoder, None for the CPU.
         allow_versions: Whether library versions may differ from those in the manifest.
-        rebuild: What builds an encoder of a folder again when this one is saved.
+        save: What ``Encoder.save`` of the encoder calls.
 
     Raises:
         ManifestError: The folder is damaged, or the encoder differs from the manifest. The message
@@ -115,7 +115,7 @@ def build_from_weights(
         weights_key=wanted["weights"].get("key"),
         inputs=inputs.to_json(),
         expand=expand,
-        rebuild=rebuild,
+        save=save,
     ).to(device=device, dtype=dtype_in(wanted))
     _fill(encoder, tensors, about)
     if wanted.get("frozen"):

@@ -11,12 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headstrip.encoder.attribute import Attribute
+from headstrip.encoder.encoder import Encoder
 from headstrip.encoder.fingerprint import head_digest
 from headstrip.encoder.manifest import embedding_manifest
 from headstrip.encoder.predictors import Predictors
@@ -38,48 +39,40 @@ from headstrip.system.atomic import write_atomically, written_beside
 from headstrip.system.os_errors import explain
 from headstrip.weights.safetensors_file import write_safetensors
 
-if TYPE_CHECKING:
-    from headstrip.encoder.encoder import Encoder
-
-_LOGGER = logging.getLogger("headstrip.encoder")
+_LOGGER = logging.getLogger("headstrip.factory")
 
 PARTS = ("backbone", "head", "expand")
 """The parts of an encoder whose tensors a folder has."""
 
-Rebuild = Callable[[SavedFolder], "Encoder"]
+Rebuild = Callable[[SavedFolder], Encoder]
 
 
 def save_encoder(
     encoder: Encoder,
     path: str | os.PathLike[str],
-    rebuild: Rebuild | None,
     *,
     include_weights: bool,
+    rebuild: Rebuild,
 ) -> None:
     """Write an encoder to a folder; see ``Encoder.save``.
 
     Args:
         encoder: The encoder.
         path: The folder.
-        rebuild: Builds the encoder of a folder again, predictors included.
         include_weights: Whether to write the tensors of the backbone also where they are the
             catalog's.
+        rebuild: Builds the encoder of a folder again, predictors included.
 
     Raises:
         HeadstripError: The encoder cannot be built again, or a file cannot be written.
     """
-    name = encoder.spec.qualified_name
-    if rebuild is None:
-        raise HeadstripError(
-            f"The encoder of {name} was not built by build_encoder, so headstrip cannot build it "
-            "again. Build it with build_encoder, load its values with load_state_dict, and save "
-            "that."
-        )
     _refuse_unsaveable(encoder)
     fitted = _fitted(encoder)
     folder = Path(path).expanduser()
+    described = embedding_manifest(encoder)
+    _refuse_odd_options(described)
     manifest = {
-        **embedding_manifest(encoder),
+        **described,
         "head": head_digest(encoder.head),
         "frozen": encoder.frozen,
     }
@@ -192,6 +185,16 @@ def _refuse_unsaveable(encoder: Encoder) -> None:
         )
 
 
+def _refuse_odd_options(described: Mapping[str, Any]) -> None:
+    if described["not_json"]:
+        shown = ", ".join(f"{key}={value:.60}" for key, value in described["not_json"].items())
+        raise HeadstripError(
+            f"The encoder of {described['name']} was built with options that JSON cannot express "
+            f"({shown}), and encoder.save writes JSON. Save it with "
+            "torch.save(encoder.state_dict(), path), and keep the code that built it."
+        )
+
+
 def _is_of_peft(module: nn.Module) -> bool:
     return any(kind.__module__.partition(".")[0] == "peft" for kind in type(module).__mro__)
 
@@ -211,28 +214,35 @@ def _fitted(encoder: Encoder) -> FittedPredictors | None:
             "that build_encoder made. Save yours with torch.save(encoder.predictors.state_dict(), "
             "path), set encoder.predictors = None, and save the encoder."
         )
-    named = predictors.named()
-    for one in predictors.attributes:
-        _check_predictor(one, named[one.name], encoder.output_dim)
+    layers = {
+        one.name: _linear(one, predictors.named()[one.name], encoder.output_dim)
+        for one in predictors.attributes
+    }
     return FittedPredictors(
         predictors.attributes,
-        {name: _float32(module.weight) for name, module in named.items()},
-        {name: _float32(module.bias) for name, module in named.items()},
+        {name: _float32(layer.weight) for name, layer in layers.items()},
+        {name: _float32(layer.bias) for name, layer in layers.items()},
         embedding_manifest(encoder),
         predictors._report(),
     )
 
 
-def _check_predictor(attribute: Attribute, module: nn.Module, dim: int) -> None:
-    is_linear = type(module) is nn.Linear and module.bias is not None
-    if is_linear and (module.in_features, module.out_features) == (dim, attribute.outputs):
-        return
-    found = f"{module.in_features} to {module.out_features}" if is_linear else ""
+def _linear(attribute: Attribute, module: nn.Module, dim: int) -> nn.Linear:
+    """Return the predictor of an attribute.
+
+    Raises:
+        HeadstripError: It is not a linear layer that fits the attribute.
+    """
+    found = type(module).__name__
+    if type(module) is nn.Linear and module.bias is not None:
+        if (module.in_features, module.out_features) == (dim, attribute.outputs):
+            return module
+        found += f" {module.in_features} to {module.out_features}"
     raise HeadstripError(
-        f"The predictor of {attribute.name!r:.60} is a {type(module).__name__} {found}".rstrip()
-        + f", and encoder.save writes linear layers with a bias, {dim} to {attribute.outputs} for "
-        "this attribute. Save yours with torch.save(encoder.predictors.state_dict(), path), set "
-        "encoder.predictors = None, and save the encoder."
+        f"The predictor of {attribute.name!r:.60} is a {found}, and encoder.save writes linear "
+        f"layers with a bias, {dim} to {attribute.outputs} for this attribute. Save yours with "
+        "torch.save(encoder.predictors.state_dict(), path), set encoder.predictors = None, and "
+        "save the encoder."
     )
 
 
@@ -270,7 +280,7 @@ def _network(encoder: Encoder) -> dict[str, Any]:
 
 
 def _tensors(encoder: Encoder) -> dict[str, Tensor]:
-    found = {}
+    found: dict[str, Tensor] = {}
     for part in PARTS:
         module = getattr(encoder, part)
         if module is not None:
