@@ -1,0 +1,62 @@
+"""Encoders with timm's networks are built again from the folder that they were saved to."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from headstrip import build_encoder
+
+
+def assert_survives(encoder, folder):
+    """Save an encoder, and compare it with the one that is built from the folder."""
+    encoder.save(folder)
+    again = build_encoder(folder)
+    assert again.fingerprint == encoder.fingerprint
+    assert again.manifest() == encoder.manifest()
+    assert (again.labels, again.weights) == (encoder.labels, encoder.weights)
+    x = torch.rand(2, *encoder.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(again(x), encoder(x))
+        if encoder.head is not None:
+            assert torch.equal(again.logits(x), encoder.logits(x))
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"img_size": 96},
+        {"in_chans": 1},
+        {"in_chans": ("N", "B", "G", "R"), "new_channels": "zero"},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_survives_with_any_input(name, more, tmp_path):
+    torch.manual_seed(1)
+    network = timm.create_model(name, pretrained=False, num_classes=7)
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    encoder = build_encoder(f"timm:{name}", weights=tmp_path / "own.pth", **more)
+    assert_survives(encoder, tmp_path / "cells")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_vit", {"global_pool": "avg"}),
+        ("test_vit", {"img_size": (32, 64), "in_chans": 5}),
+        ("vit_tiny_patch16_224", {"depth": 1, "dynamic_img_size": True}),
+        ("vit_small_patch16_rope_224", {"depth": 1}),
+        ("swinv2_cr_tiny_ns_224", {"depths": (1, 1, 1, 1)}),
+        ("deit_tiny_distilled_patch16_224", {"depth": 1}),
+        ("test_convnext", {}),
+        ("test_efficientnet", {}),
+        ("test_nfnet", {}),
+    ],
+    ids=str,
+)
+def test_random_weights_survive_with_options(name, options, tmp_path):
+    encoder = build_encoder(f"timm:{name}", weights=None, options=options)
+    assert_survives(encoder, tmp_path / "cells")
