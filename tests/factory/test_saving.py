@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import tiny_encoder
-from tests.failing import failing
+from tests.distributions import run_python
+from tests.failing import DIED, failing
 from torch import nn
 from torchvision import models
 
@@ -275,3 +276,23 @@ def test_an_encoder_in_training_mode_stays_in_it(encoder: Encoder, tmp_path: Pat
     encoder.save(tmp_path / "cells")
     assert encoder.backbone.training
     assert not build_encoder(tmp_path / "cells").training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", range(3))
+def test_a_process_that_is_killed_while_it_saves_loses_nothing(
+    encoder: Encoder, tmp_path: Path, at: int
+) -> None:
+    folder = tmp_path / "cells"
+    encoder.save(folder)
+    code = (
+        "import sys, torch; from headstrip import build_encoder; from tests.failing import dying\n"
+        "encoder = build_encoder(sys.argv[1]); encoder.predictors[0].bias.data.add_(1)\n"
+        "next(encoder.backbone.parameters()).data.mul_(2)\n"
+        f"with dying('replace', at={at}): encoder.save(sys.argv[1])"
+    )
+    ended = run_python("-c", code, str(folder))
+    assert ended.returncode == DIED, ended.stderr
+    assert build_encoder(folder).fingerprint == encoder.fingerprint
+    encoder.save(folder)
+    assert len(list(folder.glob("weights-*"))) == 1

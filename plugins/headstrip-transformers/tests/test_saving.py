@@ -14,6 +14,8 @@ from headstrip import Encoder, build_encoder
 from headstrip.registry.registry import use_registry
 from headstrip_transformers.towers import TOWERS
 
+FEW = ["dinov2", "siglip_vision_model"]
+
 
 def assert_equal(one: Encoder, other: Encoder) -> None:
     assert one.fingerprint == other.fingerprint
@@ -26,7 +28,10 @@ def assert_equal(one: Encoder, other: Encoder) -> None:
             assert torch.equal(one.logits(x), other.logits(x))
 
 
-@pytest.mark.parametrize("kind", TOWERS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in FEW else pytest.param(kind, marks=pytest.mark.slow) for kind in TOWERS],
+)
 def test_a_repository_survives_without_the_hub(
     kind: str, serve: Serve, tmp_path: Path, no_sockets: Callable[[], None]
 ) -> None:

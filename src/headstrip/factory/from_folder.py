@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,11 @@ from headstrip.encoder.bounds import refuse_large_network, refuse_large_options
 from headstrip.encoder.encoder import Encoder, Save
 from headstrip.encoder.manifest import manifest_of, refuse_differences
 from headstrip.encoder.saved_folder import SavedFolder
-from headstrip.errors import ManifestError, WeightsError, one_line
+from headstrip.errors import HeadstripError, ManifestError, WeightsError, one_line
 from headstrip.factory.construction import Built
 from headstrip.factory.from_manifest import (
     as_options,
     changed_options,
-    dtype_in,
     inputs_in,
     preprocessing_in,
 )
@@ -27,10 +27,12 @@ from headstrip.factory.inputs import plan_channels
 from headstrip.factory.instantiate import generator_untouched
 from headstrip.factory.maker import NetworkMaker
 from headstrip.factory.measure import width_of_built
-from headstrip.factory.saving import PARTS, tensors_of
+from headstrip.factory.saving import tensors_of
 from headstrip.factory.selection import Selection
+from headstrip.network.assigning import has_meta_tensors
 from headstrip.network.channels import ExpandGrey
 from headstrip.network.head import Stripped
+from headstrip.network.meta_init import Replaced, meta_parameters, share_memory
 from headstrip.registry.catalog import (
     CATALOG_COLUMNS,
     UNREADABLE,
@@ -91,9 +93,7 @@ def build_from_weights(
     ).widening
     stripper = get_registry().stripper(spec.family)
     maker = NetworkMaker(get_registry().owner(spec), stripper, spec, entry, widening)
-    stripped = _stripped(maker, options, classes, tensors, about)
-    if wanted["law"] == "headless":
-        stripped = replace(stripped, head=None, law="headless")
+    stripped = _filled(maker, options, classes, tensors, wanted["law"] == "headless", about)
     shape = tuple(wanted["input_shape"])
     channels = effective_shape(stripped.input_shape, entry, spec)[0]
     taken = (widening.channels if widening else channels, *shape[1:])
@@ -116,8 +116,7 @@ def build_from_weights(
         inputs=inputs.to_json(),
         expand=expand,
         save=save,
-    ).to(device=device, dtype=dtype_in(wanted))
-    _fill(encoder, tensors, about)
+    ).to(device=device)
     if wanted.get("frozen"):
         encoder.freeze()
     refuse_differences(wanted, manifest_of(encoder), allow_versions, _AGAIN)
@@ -177,27 +176,79 @@ def _not_listed(
     return changed_options(spec, listed, wanted["options"]) or {}
 
 
+def _filled(
+    maker: NetworkMaker,
+    options: Mapping[str, Any],
+    classes: int | None,
+    tensors: Mapping[str, Tensor],
+    is_headless: bool,
+    about: str,
+) -> Stripped:
+    """Build the network without its head, with the saved tensors as its parameters.
+
+    Where it cannot be built without initialising, it is initialised first.
+
+    Raises:
+        ManifestError: It has other tensors.
+    """
+    replaced = Replaced()
+    with torch.inference_mode(False), generator_untouched():
+        with suppress(HeadstripError):
+            stripped = _stripped(maker, options, classes, tensors, about, replaced)
+            parts = _parts(stripped, is_headless)
+            if not any(map(share_memory, parts.values())):
+                _fill(parts, tensors, maker.spec.qualified_name, about)
+                held = replaced.is_held(stripped.backbone)
+                if not held and not any(map(has_meta_tensors, parts.values())):
+                    return _without_head(stripped, is_headless)
+        stripped = _stripped(maker, options, classes, tensors, about, None)
+        _fill(_parts(stripped, is_headless), tensors, maker.spec.qualified_name, about)
+        return _without_head(stripped, is_headless)
+
+
+def _without_head(stripped: Stripped, is_headless: bool) -> Stripped:
+    return replace(stripped, head=None, law="headless") if is_headless else stripped
+
+
+def _parts(stripped: Stripped, is_headless: bool) -> dict[str, nn.Module]:
+    head = {} if is_headless or stripped.head is None else {"head": stripped.head}
+    return {"backbone": stripped.backbone, **head}
+
+
 def _stripped(
     maker: NetworkMaker,
     options: Mapping[str, Any],
     classes: int | None,
     tensors: Mapping[str, Tensor],
     about: str,
+    replaced: Replaced | None,
 ) -> Stripped:
-    """Build the network without its head, with the classes of the saved head."""
+    """Build the network without its head, with the classes of the saved head.
+
+    Args:
+        maker: Makes the network.
+        options: Its constructor arguments.
+        classes: The classes of the saved head, None without one.
+        tensors: The saved tensors.
+        about: The folder, as the subject of a message.
+        replaced: Takes the parameters if they are to have no memory, None if they are to have.
+    """
     # No network has more parameters than its file has values.
     spec = replace(maker.spec, params=sum(tensor.numel() for tensor in tensors.values()))
     entry = maker.entry
+
+    def made(options: Mapping[str, Any]) -> Stripped:
+        refuse_large_network(maker.owner, spec, options, about)
+        with nullcontext() if replaced is None else meta_parameters(replaced):
+            network = maker.network(options)
+        return maker.stripped(network)
+
     if entry is not None and entry.num_classes and classes == entry.num_classes:
-        options, classes = {**options, "num_classes": classes}, None
-    with torch.inference_mode(False), generator_untouched():
-        refuse_large_network(maker.owner, spec, options, about)
-        stripped = maker.stripped(maker.network(options))
-        if classes is None or _fits(stripped.head, tensors):
-            return stripped
-        options = {**options, "num_classes": classes}
-        refuse_large_network(maker.owner, spec, options, about)
-        return maker.stripped(maker.network(options))
+        return made({**options, "num_classes": classes})
+    stripped = made(options)
+    if classes is None or _fits(stripped.head, tensors):
+        return stripped
+    return made({**options, "num_classes": classes})
 
 
 def _fits(head: nn.Module | None, tensors: Mapping[str, Tensor]) -> bool:
@@ -217,29 +268,59 @@ def _expand(tensors: Mapping[str, Tensor], about: str) -> ExpandGrey | None:
     if len(found) != len(names) or any(tensor.numel() > _MOST_CHANNELS for tensor in found):
         raise ManifestError(f"{about} is damaged: its tensors for grey images are wrong. {_AGAIN}")
     mean, std, (shift, *_), (scale, *_) = (tensor.flatten().tolist() for tensor in found)
-    return ExpandGrey(mean, std, grey_mean=shift, grey_std=scale)
+    return ExpandGrey(mean, std, grey_mean=shift, grey_std=scale).to(dtype=found[0].dtype)
 
 
-def _fill(encoder: Encoder, tensors: Mapping[str, Tensor], about: str) -> None:
-    """Copy the saved tensors into an encoder.
+def _fill(
+    parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], name: str, about: str
+) -> None:
+    """Make the saved tensors the parameters of a network, and copy them into its buffers.
 
     Raises:
-        ManifestError: The encoder has other tensors.
+        ManifestError: It has other tensors.
     """
     own = {
-        f"{part}.{name}": tensor
-        for part in PARTS
-        if (module := getattr(encoder, part)) is not None
-        for name, tensor in tensors_of(module).items()
+        f"{part}.{key}": tensor
+        for part, module in parts.items()
+        for key, tensor in tensors_of(module).items()
     }
-    name = encoder.spec.qualified_name
+    _refuse_other_tensors(own, tensors, name, about)
+    key_of = {id(tensor): key for key, tensor in own.items()}
+    made: dict[int, nn.Parameter] = {}
+    for module in (one for part in parts.values() for one in part.modules()):
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                # A parameter that two modules share stays one.
+                if id(parameter) not in made:
+                    given = _laid_out(tensors[key_of[id(parameter)]], parameter)
+                    made[id(parameter)] = nn.Parameter(given, parameter.requires_grad)
+                module._parameters[key] = made[id(parameter)]
+        for key, buffer in module._buffers.items():
+            if buffer is not None:
+                given = tensors[key_of[id(buffer)]]
+                # Other attributes may hold the buffer or parts of it.
+                module._buffers[key] = buffer.copy_(given) if buffer.dtype == given.dtype else given
+
+
+def _laid_out(given: Tensor, own: Tensor) -> Tensor:
+    """Return a tensor with the layout that a network's parameter has in memory."""
+    if given.stride() == own.stride():
+        return given
+    return torch.empty_strided(own.shape, own.stride(), dtype=given.dtype).copy_(given)
+
+
+def _refuse_other_tensors(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, about: str
+) -> None:
     lacking = [key for key in own if key not in tensors]
-    unknown = [key for key in tensors if key not in own]
+    unknown = [key for key in tensors if key not in own and not key.startswith("expand.")]
     differ = [
         f"{key} is {tuple(tensors[key].shape)} of {tensors[key].dtype} in the folder and "
         f"{tuple(one.shape)} of {one.dtype} here"
         for key, one in own.items()
-        if key in tensors and (one.shape, one.dtype) != (tensors[key].shape, tensors[key].dtype)
+        if key in tensors
+        and (one.shape, one.is_floating_point())
+        != (tensors[key].shape, tensors[key].is_floating_point())
     ]
     problems = [
         *([f"it lacks {_listed(lacking)}"] if lacking else []),
@@ -251,9 +332,6 @@ def _fill(encoder: Encoder, tensors: Mapping[str, Tensor], about: str) -> None:
             f"{about} has tensors of another network than {name}: {'; '.join(problems)}. Install "
             "the versions of libraries that its manifest names, or save the encoder again."
         )
-    with torch.no_grad():
-        for key, one in own.items():
-            one.copy_(tensors[key])
 
 
 def _listed(names: list[str]) -> str:

@@ -159,7 +159,7 @@ def request_from_manifest(
         predictors=predictor_classes(wanted) if predictors is None else predictors,
         preprocessing=steps,
         options=changed,
-        dtype=dtype_in(wanted),
+        dtype=_dtype(wanted),
         inputs=inputs,
         manifest=wanted,
         replaces_predictors=predictors is not None,
@@ -337,8 +337,7 @@ def preprocessing_in(wanted: Mapping[str, Any]) -> Preprocessing | None:
     return preprocessing
 
 
-def dtype_in(wanted: Mapping[str, Any]) -> torch.dtype | None:
-    """Return the dtype that a manifest states, None for the one that torch makes by default."""
+def _dtype(wanted: Mapping[str, Any]) -> torch.dtype | None:
     dtype: torch.dtype = getattr(torch, wanted["dtype"])
     # Some networks have parameters of several dtypes, which only None leaves unchanged.
     return None if dtype == torch.get_default_dtype() else dtype
