@@ -14,19 +14,9 @@ OTHER = "f" * 64
 BY_NAME = "Build by name, and use the manifest of that encoder."
 INSTALL = "Install those versions, or pass allow_versions=True (--allow-versions)."
 WITH_HASH = "Pass weights=path of the file with that hash."
-NEW_HEAD = (
-    "The head was changed after the encoder was built. Save the head with "
-    "torch.save(encoder.head.state_dict(), path), build by name, and load it into encoder.head."
-)
-NEW_ENCODER = (
+CHANGED = (
     "The encoder was changed after it was built, for example by training. Save it with "
-    "torch.save(encoder.state_dict(), path), build by name, and load it with "
-    "encoder.load_state_dict."
-)
-NEW_BACKBONE = (
-    "The encoder was changed after it was built, for example by training. Save it with "
-    "torch.save(encoder.backbone.state_dict(), path), build with weights=path, and use the "
-    "manifest of that encoder."
+    "encoder.save(folder), and build it with build_encoder(folder)."
 )
 FULL = {**MANIFEST, "head": HASH, "frozen": True}
 
@@ -67,16 +57,16 @@ def refusal(
             "law is 'exact' in the manifest and 'declared' here; versions.torch is '2.10' in the "
             f"manifest and '3.0' here. {BY_NAME}",
         ),
-        ({"head": OTHER}, f"head is {HASH!r} in the manifest and {OTHER!r} here. {NEW_HEAD}"),
-        ({"head": None}, f"head is {HASH!r} in the manifest and None here. {NEW_HEAD}"),
+        ({"head": OTHER}, f"head is {HASH!r} in the manifest and {OTHER!r} here. {CHANGED}"),
+        ({"head": None}, f"head is {HASH!r} in the manifest and None here. {CHANGED}"),
         (
             {"identity": OTHER},
-            f"identity is {HASH!r} in the manifest and {OTHER!r} here. {NEW_BACKBONE}",
+            f"identity is {HASH!r} in the manifest and {OTHER!r} here. {CHANGED}",
         ),
         (
             {"head": OTHER, "identity": OTHER},
             f"identity is {HASH!r} in the manifest and {OTHER!r} here; head is {HASH!r} in the "
-            f"manifest and {OTHER!r} here. {NEW_ENCODER}",
+            f"manifest and {OTHER!r} here. {CHANGED}",
         ),
         (
             {"weights": {**WEIGHTS, "sha256": OTHER}},
@@ -130,7 +120,7 @@ def test_what_changes_no_embedding_may_differ(
 
 def test_versions_that_may_differ_hide_no_other_difference() -> None:
     found = {**FULL, "versions": {"torch": "3.0"}, "identity": OTHER}
-    words = f"identity is {HASH!r} in the manifest and {OTHER!r} here. {NEW_BACKBONE}"
+    words = f"identity is {HASH!r} in the manifest and {OTHER!r} here. {CHANGED}"
     assert refusal(FULL, found, allow_versions=True) == words
 
 

@@ -310,7 +310,7 @@ def test_the_caller_is_warned_that_values_of_trained_predictors_are_left_out() -
         manifest = encoder.manifest()
     assert str(caught[0].message) == (
         "The predictors of torchvision:tiny were trained, but a manifest does not contain their "
-        "values. Save them with torch.save(encoder.predictors.state_dict(), path)."
+        "values. Save the encoder with encoder.save(folder), which keeps them."
     )
     assert manifest["predictors"] == [{**COLOUR, "trained": True}]
 

@@ -72,7 +72,7 @@ def test_trained_predictors_are_warned_of_and_never_built_at_random(
     encoder: Encoder, file: Path, trained: Callable[[Encoder], None], tmp_path: Path
 ) -> None:
     trained(encoder)
-    with pytest.warns(UserWarning, match=r"were trained.*Save them with torch\.save\(encoder\.pr"):
+    with pytest.warns(UserWarning, match=r"were trained.*Save the encoder with encoder\.save\("):
         manifest = json.loads(json.dumps(encoder.manifest()))
     assert [one["trained"] for one in manifest["predictors"]] == [True, True]
     with pytest.raises(ManifestError, match=r"2 predictors that were, or may have been, trained"):

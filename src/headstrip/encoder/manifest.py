@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOT_COMPARED = {"weights.file", "weights.key", "versions.python", "predictors"}
 _MAX_SHOWN = 8
 _MAX_TEXT = 1_000
-_SAVE = "Save them with torch.save(encoder.predictors.state_dict(), path)."
+_SAVE = "Save the encoder with encoder.save(folder), which keeps them."
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -424,22 +424,9 @@ def _remedy(differ: list[str], wanted: Mapping[str, Any], remedy: str | None) ->
         if wanted["weights"]["file"] is not None or not written:
             return hint
         return f"{hint} The manifest was written with {written}."
-    if differ == ["head"]:
-        return (
-            "The head was changed after the encoder was built. Save the head with "
-            "torch.save(encoder.head.state_dict(), path), build by name, and load it into "
-            "encoder.head."
-        )
-    if set(differ) == {"identity", "head"}:
+    if {*differ} <= {"identity", "head"}:
         return (
             "The encoder was changed after it was built, for example by training. Save it with "
-            "torch.save(encoder.state_dict(), path), build by name, and load it with "
-            "encoder.load_state_dict."
-        )
-    if differ == ["identity"]:
-        return (
-            "The encoder was changed after it was built, for example by training. Save it with "
-            "torch.save(encoder.backbone.state_dict(), path), build with weights=path, and use the "
-            "manifest of that encoder."
+            "encoder.save(folder), and build it with build_encoder(folder)."
         )
     return "Build by name, and use the manifest of that encoder."

@@ -241,9 +241,8 @@ def _refuse_unrepeatable(wanted: Mapping[str, Any]) -> None:
     if wanted["weights"]["tag"] is None and wanted["weights"]["sha256"] is None:
         raise ManifestError(
             f"The manifest is of {wanted['name']} with random weights, identity "
-            f"{wanted['identity']}, which cannot be built again. Save the weights with "
-            "torch.save(encoder.backbone.state_dict(), path), build with weights=path, and use the "
-            "manifest of that encoder."
+            f"{wanted['identity']}, which cannot be built again. Save the encoder with "
+            "encoder.save(folder), and build it with build_encoder(folder)."
         )
     if wanted["not_json"]:
         shown = ", ".join(f"{key}={value}" for key, value in wanted["not_json"].items())
@@ -261,10 +260,10 @@ def _refuse_trained_predictors(wanted: Mapping[str, Any]) -> None:
         first = dict(list(classes.items())[:3])
         raise ManifestError(
             f"The manifest of {wanted['name']} is of an encoder with {len(classes)} predictors "
-            f"that were, or may have been, trained, and has no values of predictors. Pass "
+            f"that were, or may have been, trained, and has no values of predictors. Save the "
+            "encoder with encoder.save(folder), which keeps them. Or pass "
             f"predictors={first!r:.200}{' (with all of them)' if first != classes else ''} for new "
-            "ones, and load what torch.save(encoder.predictors.state_dict(), path) wrote with "
-            "encoder.predictors.load_state_dict. Or pass predictors={} to build none."
+            "ones, or predictors={} for none."
         )
 
 
