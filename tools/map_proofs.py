@@ -197,7 +197,8 @@ def levels_of(encoder: Encoder) -> tuple[Level, ...] | None:
 
 def maps_of(encoder: Encoder) -> nn.Module:
     """Return a module that gives embedding, maps and prefix tokens."""
-    return maps_module(encoder, tuple(range(len(map_sizes(encoder)))), True)
+    levels = tuple(range(len(map_sizes(encoder))))
+    return maps_module(encoder.backbone, encoder.spec, levels, True)
 
 
 def shown(channels: Sequence[int], strides: Sequence[int]) -> str:

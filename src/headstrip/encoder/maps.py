@@ -75,25 +75,28 @@ class ChosenMaps(nn.Module):
         return maps
 
 
-def maps_module(encoder: Owner, levels: tuple[int, ...], norm: bool) -> nn.Module:
+def maps_module(
+    backbone: nn.Module, spec: BackboneSpec, levels: tuple[int, ...], norm: bool
+) -> nn.Module:
     """Return a module that maps a batch to the embedding and the maps of some levels.
 
     Args:
-        encoder: The encoder, whose tensors the module shares.
+        backbone: The stripped network, whose tensors the module shares.
+        spec: The backbone.
         levels: Numbers of the levels.
         norm: Whether the last level is after the network's last norm.
 
     Raises:
         LevelError: The network does not have a level that its plugin states.
     """
-    stated = stated_levels(encoder.backbone, encoder.spec)
+    stated = stated_levels(backbone, spec)
     if isinstance(stated, nn.Module):
         return ChosenMaps(stated, levels, norm)
     chosen = [stated[number] if norm else without_norm(stated[number]) for number in levels]
     try:
-        return TappedMaps(encoder.backbone, chosen)
+        return TappedMaps(backbone, chosen)
     except LevelProblem as problem:
-        raise _misfit(encoder, problem) from problem
+        raise _misfit(spec, problem) from problem
 
 
 def read_maps(encoder: Owner, x: Tensor, levels: tuple[int, ...], norm: bool) -> Maps:
@@ -104,11 +107,11 @@ def read_maps(encoder: Owner, x: Tensor, levels: tuple[int, ...], norm: bool) ->
     """
     check_batch(encoder, x)
     try:
-        maps: Maps = maps_module(encoder, levels, norm)(
+        maps: Maps = maps_module(encoder.backbone, encoder.spec, levels, norm)(
             x if encoder.expand is None else encoder.expand(x)
         )
     except LevelProblem as problem:
-        raise _misfit(encoder, problem) from problem
+        raise _misfit(encoder.spec, problem) from problem
     return maps
 
 
@@ -250,10 +253,10 @@ def _backbone_shape(encoder: Owner) -> tuple[int, ...]:
     return (encoder.expand(pixel).shape[1], *shape[1:])
 
 
-def _misfit(encoder: Owner, problem: LevelProblem) -> LevelError:
-    plugin, _ = get_registry().stripper(encoder.spec.family)
+def _misfit(spec: BackboneSpec, problem: LevelProblem) -> LevelError:
+    plugin, _ = get_registry().stripper(spec.family)
     return LevelError(
-        f"The feature maps of {encoder.spec.qualified_name} cannot be read: the network "
+        f"The feature maps of {spec.qualified_name} cannot be read: the network "
         f"{one_line(problem)}. If you did not change the network, report it to the author of the "
         f"plugin {plugin.label}."
     )

@@ -67,7 +67,7 @@ class Pyramid(nn.Module):
         self.out_channels = (encoder.input_shape[0], *self.channels)
         self.names, self._is_resampled = names, resampled is not None
         self.expand = encoder.expand
-        self.maps = maps_module(encoder, levels, norm)
+        self.maps = maps_module(encoder.backbone, encoder.spec, levels, norm)
         self.training = self.maps.training = encoder.backbone.training
         # In a tuple it does not register: a pyramid has neither its head nor its predictors.
         self._owner = (encoder,)
