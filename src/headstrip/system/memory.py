@@ -42,13 +42,15 @@ def addresses_used() -> int:
 
 
 def shown_bytes(count: int) -> str:
-    """Write a number of bytes in GiB.
+    """Write a number of bytes in GiB, MiB or KiB.
 
     Example:
-        >>> shown_bytes(3 << 29)
-        '1.5 GiB'
+        >>> shown_bytes(3 << 29), shown_bytes(200_704)
+        ('1.5 GiB', '196.0 KiB')
     """
-    return f"{count / _GIB:,.1f} GiB"
+    if count >= _GIB:
+        return f"{count / _GIB:,.1f} GiB"
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
 
 
 def _physical() -> int | None:
