@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import VisionTransformer
 
-from headstrip import BackboneSpec, Preprocessing, build_encoder
+from headstrip import BackboneSpec, Preprocessing, build_encoder, strip_head
 from headstrip.encoder.encoder import Encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -25,30 +26,42 @@ def pixels(seed: int, height: int = 80, width: int = 100) -> np.ndarray:
 
 def tiny_encoder() -> Encoder:
     """Make an encoder of one layer, by hand: what takes time is the rest."""
-    shape = (3, 8, 8)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
+    return _by_hand(network, "tests:tiny", 8, 5)
+
+
+def tiny_vit() -> Encoder:
+    """Make a transformer of three blocks, with a class token and a grid of 2 x 2 patches."""
+    torch.manual_seed(0)
+    network = VisionTransformer(16, 8, 3, 2, 12, 24)
+    return _by_hand(strip_head(network, family="vit").backbone, "vit", 16, 12)
+
+
+def _by_hand(backbone: torch.nn.Module, family: str, side: int, dim: int) -> Encoder:
+    shape = (3, side, side)
     spec = BackboneSpec(
         name="tiny",
         source="tests",
-        family="tests:tiny",
+        family=family,
         plugin="tests",
         task="image",
         input_shape=shape,
-        dim=5,
+        dim=dim,
         params=965,
         law="headless",
     )
-    torch.manual_seed(0)
     return Encoder(
-        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5)),
+        backbone,
         None,
         law="headless",
-        output_dim=5,
+        output_dim=dim,
         spec=spec,
         weights=None,
         weights_sha256=None,
         options={},
         input_shape=shape,
-        preprocessing=Preprocessing(crop=(8, 8), resize=9, mean=MEAN, std=STD),
+        preprocessing=Preprocessing(crop=(side, side), resize=side + 1, mean=MEAN, std=STD),
         predictors=None,
         labels=None,
     )

@@ -125,9 +125,9 @@ FAULTS = (
     ),
     Fault(
         "bad image shifts its neighbours",
-        "embed/pipeline.py",
-        "self._embed(decoded.pixels)[: len(batch)]",
-        "self._embed(decoded.pixels)[::-1][: len(batch)][::-1]",
+        "embed/output/table.py",
+        "array[rows] = values[: len(rows)]",
+        "array[rows] = values[::-1][: len(rows)][::-1]",
         "tests/embed/test_pipeline.py",
     ),
     Fault(
@@ -200,6 +200,20 @@ FAULTS = (
         'if earlier["size"] != item.size or earlier["modified"] != item.modified:',
         "if False:",
         "tests/embed/output/test_reusable_rows.py",
+    ),
+    Fault(
+        "update gives images the maps of others",
+        "embed/output/reusable_rows.py",
+        "array[at : at + 1]",
+        "array[:1]",
+        "tests/embed/test_dense.py",
+    ),
+    Fault(
+        "prefix tokens come after the patches",
+        "embed/engines/network.py",
+        "[prefixes[-1], patches]",
+        "[patches, prefixes[-1]]",
+        "tests/embed/test_dense.py",
     ),
     Fault(
         "times that no column holds count as unchanged",

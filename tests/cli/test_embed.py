@@ -100,6 +100,49 @@ def test_what_cannot_work_is_a_usage_error_before_any_work(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "photos"]
 
 
+def test_maps_are_columns_and_their_size_is_on_stderr_first(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    out = tmp_path / "out.parquet"
+    line = ("embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out, "--maps", "2,-1")
+    result = run(*line)
+    assert result.stdout.startswith(f"{out}: 4 rows, 2 of them with an embedding")
+    assert result.stderr.startswith(
+        "headstrip writes map_2 (256 x 27 x 27, float16), map_3 (512 x 13 x 13, float16): "
+        "533.5 KiB per image, 2.1 MiB for 4 images, before compression.\n2 of 4 images could "
+        "not be embedded:"
+    )
+    assert pq.read_table(out)["map_2"].null_count == 2
+    before = out.read_bytes()
+    assert "headstrip writes" not in run(*line).stderr
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--maps", "last"], "'last' must be numbers of levels, such as -1 or 2,-1."),
+        (["--maps", "9"], "has no level 9: it has 4, numbered 0 to 3, or -4 to -1"),
+        (["--tokens"], "has no tokens, but 4 feature maps: use --maps (maps=) with"),
+        (["--maps", "-1", "--engine", "onnxruntime"], "'onnxruntime' gives embeddings only"),
+    ],
+)
+def test_maps_that_do_not_exist_are_a_usage_error_before_any_work(
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf, options: list[str], told: str
+) -> None:
+    out = tmp_path / "out.parquet"
+    result = run("embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert told in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_calibrate_refuses_maps(run: Run, photos: Path) -> None:
+    result = run("embed", photos, "-b", NAME, "--calibrate", "--tokens")
+    assert result.exit_code == 2
+    assert "--calibrate measures embeddings only. Leave out --maps" in result.stderr
+
+
 def test_a_damaged_weights_file_is_exit_code_1(run: Run, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"rubbish")
     result = run(

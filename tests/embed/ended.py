@@ -1,6 +1,6 @@
 """Runs that are ended, in processes forked from one that has an encoder ready.
 
-    python -m tests.embed.ended FOLDER died|ENOSPC|EIO|killed|interrupted|measured
+    python -m tests.embed.ended FOLDER [maps-]died|ENOSPC|EIO|killed|interrupted|measured
 
 Prints as JSON what became of each: the exit code, the message, what was left beside the file, and
 whether the same call afterwards gave the file of a run that nothing had ended.
@@ -9,6 +9,7 @@ whether the same call afterwards gave the file of a run that nothing had ended.
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import json
 import os
@@ -94,13 +95,16 @@ class Held:
 class Case:
     """One source and one encoder, and the file that a run of them gives."""
 
-    def __init__(self, folder: Path, count: int, *, workers: int, shard: int = SHARD) -> None:
+    def __init__(
+        self, folder: Path, count: int, *, workers: int, shard: int = SHARD, maps: bool = False
+    ) -> None:
         """Write the pictures, and embed them once."""
         import torch
-        from tests.conftest import tiny_encoder
+        from tests.conftest import tiny_encoder, tiny_vit
 
         torch.set_num_threads(1)
-        self.encoder = tiny_encoder()
+        self.encoder = tiny_vit() if maps else tiny_encoder()
+        self.dense: dict[str, Any] = {"maps": [0, -1], "tokens": True} if maps else {}
         written = photographs(folder / "photographs", count)
         self.source: Any = written if workers else Held(written)
         self.workers, self.shard = workers, shard
@@ -119,7 +123,7 @@ class Case:
             self.encoder,
             self.source,
             out,
-            settings=Settings(batch_size=BATCH, shard_rows=self.shard, threads=1),
+            settings=Settings(batch_size=BATCH, shard_rows=self.shard, threads=1, **self.dense),
             options=Options(workers=self.workers, lanes=1),
         )
         return 0
@@ -143,7 +147,8 @@ class Case:
 
 def at_every_call(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
     """End a run of three shards, or have a call of it fail, at each call there is."""
-    case = Case(folder, 10, workers=0)
+    case = Case(folder, 10, workers=0, maps=kind.startswith("maps-"))
+    kind = kind.removeprefix("maps-")
     for at in itertools.count():
         place = folder / f"{at}"
         place.mkdir()
@@ -162,9 +167,9 @@ def at_every_call(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
             return
 
 
-def killed(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
+def killed(folder: Path, seed: int = 0, *, maps: bool = False) -> Iterator[dict[str, Any]]:
     """Kill a run of 5,000 pictures at random moments, over and over, then let it end."""
-    case = Case(folder, 5000, workers=2, shard=256)
+    case = Case(folder, 5000, workers=2, shard=256, maps=maps)
     out = folder / "killed" / "out.parquet"
     out.parent.mkdir()
     chance = random.Random(seed)
@@ -240,7 +245,12 @@ def measured(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Run what is asked for, and print it."""
     folder, kind = Path(sys.argv[1]), sys.argv[2]
-    kinds = {"killed": killed, "interrupted": interrupted, "measured": measured}
+    kinds = {
+        "killed": killed,
+        "maps-killed": functools.partial(killed, maps=True),
+        "interrupted": interrupted,
+        "measured": measured,
+    }
     found = kinds[kind](folder) if kind in kinds else at_every_call(folder, kind)
     print(json.dumps(list(found)))
 

@@ -1,6 +1,6 @@
 """One source on one machine, and on Ray with something lost on the way.
 
-    python -m tests.embed.on_ray FOLDER whole|actor|node|errors
+    python -m tests.embed.on_ray FOLDER whole|maps|actor|node|errors
 
 Prints as JSON how many rows there are, whether the two files are equal, and what was lost.
 """
@@ -64,7 +64,8 @@ def main() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
     source = photographs(folder / "photographs", IMAGES)
-    settings = Settings(batch_size=BATCH, shard_rows=SHARD)
+    maps = [-1] if kind == "maps" else None
+    settings = Settings(batch_size=BATCH, shard_rows=SHARD, maps=maps)
     here, there = folder / "here.parquet", folder / "there.parquet"
     embed_source(encoder, source, here, settings=settings)
     lost: list[str] = []

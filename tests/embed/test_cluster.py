@@ -45,7 +45,7 @@ def test_too_many_bad_images_of_all_actors_end_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "lost"), [("whole", []), ("actor", ["actor"]), ("node", ["node"])]
+    ("kind", "lost"), [("whole", []), ("maps", []), ("actor", ["actor"]), ("node", ["node"])]
 )
 def test_ray_gives_the_file_of_one_machine_whatever_is_lost(
     tmp_path: Path, kind: str, lost: list[str]

@@ -45,8 +45,9 @@ def check_gone_on_with(run: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_ended_at_any_call_is_gone_on_with(tmp_path: Path) -> None:
-    *ended, last = runs(tmp_path, "died")
+@pytest.mark.parametrize("kind", ["died", "maps-died"])
+def test_a_process_that_is_ended_at_any_call_is_gone_on_with(tmp_path: Path, kind: str) -> None:
+    *ended, last = runs(tmp_path, kind)
     assert len(ended) > 30
     assert {run["code"] for run in ended} == {DIED}
     assert last["code"] == 0
@@ -55,7 +56,7 @@ def test_a_process_that_is_ended_at_any_call_is_gone_on_with(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("kind", ["ENOSPC", "EIO", "maps-ENOSPC"])
 def test_a_call_that_fails_is_told_and_gone_on_with(tmp_path: Path, kind: str) -> None:
     *failed, last = runs(tmp_path, kind)
     assert len(failed) > 30
@@ -67,8 +68,9 @@ def test_a_call_that_fails_is_told_and_gone_on_with(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_25_times_gives_what_one_run_gives(tmp_path: Path) -> None:
-    *killed, last = runs(tmp_path, "killed")
+@pytest.mark.parametrize("kind", ["killed", "maps-killed"])
+def test_a_run_that_is_killed_25_times_gives_what_one_run_gives(tmp_path: Path, kind: str) -> None:
+    *killed, last = runs(tmp_path, kind)
     assert {run["code"] for run in killed} <= {-9, 0}
     shards = [run["shards"] for run in killed if run["code"] == -9]
     assert shards == sorted(shards)

@@ -73,7 +73,7 @@ class Run:
         forward: Callable[[np.ndarray], np.ndarray] = fakes.get("forward", embed)
         self.pipeline = Pipeline(
             self.pool,  # type: ignore[arg-type]
-            forward,
+            lambda pixels: (forward(pixels),),
             fakes.get("write", self.written.__setitem__),
             batch_size=BATCH,
             inference_threads=fakes.get("inference_threads", 2),

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from headstrip.embed.sources import Source
     from headstrip.encoder.encoder import Encoder
 
-_SETTINGS = (*SETTINGS, "dtype")
+_MAPS = ("maps", "tokens", "maps_dtype")
+_SETTINGS = (*SETTINGS, "dtype", *_MAPS)
 
 _SECTIONS = {
     "Encoder and output": (
@@ -44,7 +45,8 @@ _SECTIONS = {
         "overwrite",
     ),
     **SECTIONS,
-    "Settings that the embeddings depend on": _SETTINGS,
+    "Settings that the embeddings depend on": (*SETTINGS, "dtype"),
+    "Feature maps": _MAPS,
     "Running": (*SECTIONS["Running"], "on", "address"),
     "Measuring first": ("look",),
 }
@@ -55,8 +57,19 @@ Examples:
   headstrip embed 'photos/**/*.jpg' -b vit_b_16 -o photos.npy --dtype float16
   headstrip embed images.csv --column file -b resnet50 -o images.parquet
   headstrip embed scans -b resnet50 --in-chans 1 -o scans.parquet
+  headstrip embed photos -b resnet50 --maps -1 -o photos.parquet
   headstrip embed photos -b resnet50 --calibrate
 """
+
+
+def _levels(_: click.Context, __: click.Parameter, text: str | None) -> list[int] | None:
+    """Parse the numbers of levels."""
+    try:
+        return None if text is None else [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r} must be numbers of levels, such as -1 or 2,-1."
+        ) from error
 
 
 @click.command(name="embed", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)
@@ -75,6 +88,24 @@ Examples:
     "--dtype",
     type=click.Choice(["float32", "float16"]),
     help="Store embeddings in this format.  [default: float32]",
+)
+@click.option(
+    "--maps",
+    metavar="LEVELS",
+    callback=_levels,
+    help="Also store the feature maps of these levels, such as -1 (the last) or 2,-1. `headstrip "
+    "show` lists them.",
+)
+@click.option(
+    "--tokens",
+    is_flag=True,
+    default=None,
+    help="Also store the tokens of the last level of a transformer.",
+)
+@click.option(
+    "--maps-dtype",
+    type=click.Choice(["float16", "float32"]),
+    help="Store maps and tokens in this format.  [default: float16]",
 )
 @click.option(
     "--overwrite",
@@ -146,6 +177,10 @@ def command(
         raise UsageFailure(
             "`headstrip embed` needs exactly one of -o OUT, --calibrate and --profile. Pass -o OUT "
             "to write embeddings, or one of the others to measure and write nothing."
+        )
+    if look == "calibrate" and any(others[each] for each in _MAPS):
+        raise UsageFailure(
+            "--calibrate measures embeddings only. Leave out --maps, --tokens and --maps-dtype."
         )
     images = _check_paths(
         source,

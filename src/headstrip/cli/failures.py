@@ -7,7 +7,13 @@ from contextlib import contextmanager
 
 import click
 
-from headstrip.errors import HeadstripError, OptionError, UnknownBackboneError, one_line
+from headstrip.errors import (
+    HeadstripError,
+    LevelError,
+    OptionError,
+    UnknownBackboneError,
+    one_line,
+)
 from headstrip.printable import printable
 from headstrip.system.os_errors import explain_exhaustion
 
@@ -38,7 +44,7 @@ class UsageFailure(Failure):
 
 def failure_of(error: Exception) -> Failure:
     """Turn an exception of the library into an error message and an exit code."""
-    if isinstance(error, (UnknownBackboneError, OptionError)):
+    if isinstance(error, (UnknownBackboneError, OptionError, LevelError)):
         return UsageFailure(str(error))
     if isinstance(error, HeadstripError):
         return Failure(str(error))

@@ -80,7 +80,7 @@ class ShardExecutor:
             stack.enter_context(encoder.evaluating())
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(running.threads)
-            self._forward = make_engine(encoder, running.settings)
+            self._forward = make_engine(encoder, running.settings).outputs
             self._stack = stack.pop_all()
         self.stages.add("prepared", time.perf_counter() - started)
         return self
@@ -123,7 +123,7 @@ class ShardExecutor:
         )
         for number in numbers:
             items = plan.listing.slice(*plan.shards.bounds(number))
-            rows = Rows.empty(items, plan.encoder.output_dim)
+            rows = Rows.empty(items, plan.encoder.output_dim, plan.shards.schema)
             missing = reusable.fill(rows)
             self.computed += len(missing)
             yield ShardTask(number, rows, missing)

@@ -24,13 +24,16 @@ _THREAD_ADDRESSES, _OTHER_ADDRESSES = 64 << 20, 256 << 20
 """Address space of one thread with its part of the heap, and of everything else together."""
 
 
-def check_limits(encoder: Encoder, settings: EmbedSettings, options: EmbedOptions) -> None:
+def check_limits(
+    encoder: Encoder, settings: EmbedSettings, options: EmbedOptions, *, tensor_bytes: int = 0
+) -> None:
     """Refuse settings and options that this machine cannot carry out.
 
     Args:
         encoder: The encoder; its preprocessing determines the memory of an image.
         settings: The settings; those that are None are not checked.
         options: The options of the run.
+        tensor_bytes: Bytes of one image's maps and tokens.
 
     Raises:
         OptionError: A number is too large for the machine; the message names the option.
@@ -48,7 +51,7 @@ def check_limits(encoder: Encoder, settings: EmbedSettings, options: EmbedOption
         )
     limit = memory_limit()
     if limit is not None:
-        _check_memory(encoder, settings, options, limit)
+        _check_memory(encoder, settings, options, limit, tensor_bytes)
 
 
 def check_threads(threads: int | None) -> None:
@@ -75,7 +78,11 @@ def _check_count(name: str, value: int | None) -> None:
 
 
 def _check_memory(
-    encoder: Encoder, settings: EmbedSettings, options: EmbedOptions, limit: int
+    encoder: Encoder,
+    settings: EmbedSettings,
+    options: EmbedOptions,
+    limit: int,
+    tensor_bytes: int,
 ) -> None:
     """Refuse numbers whose pixels, processes or rows alone exceed the memory."""
     device = encoder.place()[0].type
@@ -89,7 +96,7 @@ def _check_memory(
     _check_bytes("batch-size", settings.batch_size, image, limit, "pixels")
     _check_bytes("workers", options.workers, _WORKER_BYTES, limit, "processes")
     # The rows of the shard that fills up, of the full one that is written, and of its table.
-    row = 4 * encoder.output_dim * 3
+    row = (4 * encoder.output_dim + tensor_bytes) * 3
     _check_bytes("shard-rows", settings.shard_rows, row, limit, "rows")
 
 

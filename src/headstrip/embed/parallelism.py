@@ -1,6 +1,7 @@
 """The fixed rule: the settings of a run, and what runs at once, where the caller leaves them open.
 
-It depends on the device and the number of cores alone, so two runs on a machine give the same bits.
+It depends on the device, the number of cores and the size of the maps alone, so two runs on a
+machine give the same bits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
 
 _SHARD_ROWS = 1024
+_SHARD_BYTES = 32 << 20
+"""Bytes of maps and tokens in a shard, of which several are in memory."""
+
 _CPU_BATCH, _DEVICE_BATCH = 16, 128
 """Images of a batch on the CPU, and on another device."""
 
@@ -52,6 +56,7 @@ def choose_parallelism(
     *,
     device: str = "cpu",
     usable_cores: int | None = None,
+    tensor_bytes: int = 0,
 ) -> Parallelism:
     """Apply the fixed rule to everything that is None.
 
@@ -63,19 +68,24 @@ def choose_parallelism(
         options: Options of the run; those of ``EmbedOptions()`` if None.
         device: Type of the device that the network is on.
         usable_cores: Cores to use, None for all that this process may use.
+        tensor_bytes: Bytes of one image's maps and tokens, which make shards smaller.
     """
     options, count = options or EmbedOptions(), usable_cores or cores()
     on_device = device != "cpu"
     threads = settings.threads or (count if on_device else 1)
+    batch_size = settings.batch_size or (_DEVICE_BATCH if on_device else _CPU_BATCH)
+    # Whole batches, so that an image has the same place in its batch as without maps.
+    batches = min(_SHARD_ROWS, _SHARD_BYTES // (tensor_bytes or 1)) // batch_size
     fixed = EmbedSettings(
         engine="torch",
         precision="fp32",
-        batch_size=_DEVICE_BATCH if on_device else _CPU_BATCH,
+        batch_size=batch_size,
         threads=threads,
         channels_last=True,
         route="exact",
         dtype="float32",
-        shard_rows=_SHARD_ROWS,
+        maps_dtype="float16",
+        shard_rows=max(1, batches) * batch_size if tensor_bytes else _SHARD_ROWS,
     )
     inference_threads = options.lanes or (1 if on_device else max(1, count // threads))
     workers = count if options.workers is None else options.workers

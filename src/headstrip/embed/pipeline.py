@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Pipeline:
     def __init__(
         self,
         pool: DecodePool,
-        forward: Callable[[np.ndarray], np.ndarray],
+        forward: Callable[[np.ndarray], Sequence[np.ndarray]],
         write: Callable[[int, Rows], None],
         *,
         batch_size: int,
@@ -69,7 +69,7 @@ class Pipeline:
 
         Args:
             pool: Decodes batches, ``slots`` of them at once; it must be open.
-            forward: Maps uint8 (batch_size, H, W, C) to float32 (batch_size, dim) in any thread.
+            forward: Maps uint8 (batch_size, H, W, C) to what ``Rows.put`` takes, in any thread.
             write: Gets the number and the rows of each full shard, in the writer thread.
             batch_size: Images of a batch.
             inference_threads: Batches that are in the network at once.
@@ -190,7 +190,7 @@ class Pipeline:
             rows.errors[row], rows.checksums[row] = image.error, image.checksum
             rows.pages[row] = image.pages
         if any(image.error is None for image in decoded.images):
-            rows.embeddings[batch] = self._embed(decoded.pixels)[: len(batch)]
+            rows.put(batch, self._embed(decoded.pixels))
             self.stages.add("forward", time.perf_counter() - ready)
         self._finished_rows.put(len(batch))
         with self._lock:
@@ -199,7 +199,7 @@ class Pipeline:
         if is_full:
             self._put_full(task)
 
-    def _embed(self, pixels: np.ndarray) -> np.ndarray:
+    def _embed(self, pixels: np.ndarray) -> Sequence[np.ndarray]:
         try:
             return self._forward(pixels)
         except OutOfMemoryError:

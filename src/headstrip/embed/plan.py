@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstrip.embed.calibrate import resolve_settings
+from headstrip.embed.dense import dense_columns, size_sentence
 from headstrip.embed.engines.registry import check_engine
 from headstrip.embed.limits import check_limits
 from headstrip.embed.listing import Listing, listing_file, write_listing
@@ -122,9 +123,13 @@ def make_plan(
 
     settings = requested.over(earlier.settings) if earlier else requested
     check_engine(settings.engine)
-    check_limits(encoder, settings, options)
+    columns = dense_columns(encoder, settings)
+    tensor_bytes = sum(one.bytes_per_image for one in columns)
+    check_limits(encoder, settings, options, tensor_bytes=tensor_bytes)
     settings = resolve_settings(encoder, listing, reader, settings, options, notify)
-    parallelism = choose_parallelism(settings, options, device=encoder.place()[0].type)
+    parallelism = choose_parallelism(
+        settings, options, device=encoder.place()[0].type, tensor_bytes=tensor_bytes
+    )
     settings = parallelism.settings
     _LOGGER.info(
         "embedding with %s; %d inference threads, %d worker processes",
@@ -136,8 +141,9 @@ def make_plan(
     provenance = earlier or here.with_settings(settings)
     if work_dir.provenance is None:
         work_dir.begin(provenance, replaces=options.overwrite)
-    metadata = metadata_for(provenance, source_here, listing.digest)
-    schema = schema_of(encoder.output_dim, str(settings.dtype), metadata)
+    metadata = metadata_for(provenance, source_here, listing.digest, columns)
+    fields = [one.field() for one in columns]
+    schema = schema_of(encoder.output_dim, str(settings.dtype), metadata, fields)
     folder = listing_file(work_dir.folder, listing.digest).parent
     shards = Shards(folder, schema, int(settings.shard_rows or 0), len(listing))
 
@@ -146,6 +152,8 @@ def make_plan(
         out, existing, shards, listing, options, notify
     )
     todo = () if is_written else _shards_to_do(shards, listing, options)
+    if columns and todo:
+        notify(size_sentence(columns, len(listing)))
     sources = _reusable_files(out, existing, work_dir, provenance) if todo else {}
     return RunPlan(
         encoder=encoder,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headstrip.embed.dense import dense_columns, resolve_maps
 from headstrip.embed.engines.make import check_takes_images
 from headstrip.embed.engines.registry import check_engine
 from headstrip.embed.execute import Execute, execute
@@ -57,8 +58,9 @@ def embed_source(
 
     The file has one row per image, sorted by path: ``path``, ``embedding`` (null for a bad image),
     ``width`` and ``height`` (pixels as shown), ``error`` (null for a good image), ``size``,
-    ``modified`` and ``checksum`` of the image file. Finished rows are kept in ``OUT.parts`` until
-    the file is complete: after any interruption the same call resumes, and writes the file that an
+    ``modified`` and ``checksum`` of the image file. The settings ``maps`` and ``tokens`` add a
+    column for each map, null for a bad image. Finished rows are kept in ``OUT.parts`` until the
+    file is complete: after any interruption the same call resumes, and writes the file that an
     uninterrupted call would have written. A call for a complete file computes images that were
     changed or added, and removes the rows of those that are gone.
 
@@ -81,6 +83,7 @@ def embed_source(
             it has rows of another encoder or of other settings.
         OptionError: A setting or an option is too large for this machine.
         PreprocessingError: The encoder takes clips, or has no preprocessing.
+        LevelError: The encoder does not have the maps or tokens in the settings.
         ValueError: No installed engine has the name in the settings or in the existing rows.
 
     Example:
@@ -94,17 +97,20 @@ def embed_source(
     images = source if isinstance(source, Source) else source_of(source)
     settings, options = settings or EmbedSettings(), options or EmbedOptions()
     check_engine(settings.engine)
+    settings = resolve_maps(encoder, settings)
+    # Illegal maps are refused before the source is read.
+    dense_columns(encoder, settings)
     check_limits(encoder, settings, options)
     check_addresses(settings, options)
     encoder.warn_of_invented_channels()
+    notify = say or _ignore
     if isinstance(images, StreamSource):
         if compute is not None:
             raise HeadstripError(
                 "Ray cannot embed the images of an iterable. Pass a folder, a list or an archive, "
                 "or leave out compute=."
             )
-        return embed_stream(encoder, images, target, settings, options, progress)
-    notify = say or _ignore
+        return embed_stream(encoder, images, target, settings, options, progress, notify)
     with write_errors(target, work_folder=work_folder(target)):
         check_not_source(images.describe(), target)
         with open_work_dir(target) as work_dir:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 DECODE_MODES = ("exact", "fast")
 DTYPES = ("float32", "float16")
@@ -28,6 +30,9 @@ class EmbedSettings:
             decodes large JPEGs at a fraction of their size.
         dtype: Dtype of the stored embeddings: "float32" or "float16".
         shard_rows: Rows of a shard: at most so many rows are computed again after a run stopped.
+        maps: Levels whose feature maps are stored too, such as ``[-1]`` for the last.
+        tokens: Whether the tokens of the last level are stored too.
+        maps_dtype: Dtype of the stored maps and tokens: "float16" or "float32".
     """
 
     engine: str | None = None
@@ -38,6 +43,9 @@ class EmbedSettings:
     route: str | None = None
     dtype: str | None = None
     shard_rows: int | None = None
+    maps: Sequence[int] | None = None
+    tokens: bool | None = None
+    maps_dtype: str | None = None
 
     def __post_init__(self) -> None:
         """Check each value.
@@ -45,12 +53,30 @@ class EmbedSettings:
         Raises:
             ValueError: A number is not an integer of 1 or more, or another value is not valid.
         """
+        if self.maps is not None:
+            object.__setattr__(self, "maps", _as_levels(self.maps))
+        _check_choice("tokens", self.tokens, (None, True, False))
+        _check_choice("maps_dtype", self.maps_dtype, (None, *DTYPES))
         for name in ("batch_size", "threads", "shard_rows"):
             _check_integer(name, getattr(self, name), 1)
         _check_choice("channels_last", self.channels_last, (None, True, False))
         _check_choice("route", self.route, (None, *DECODE_MODES))
         _check_choice("dtype", self.dtype, (None, *DTYPES))
         _check_choice("precision", self.precision, (None, *_PRECISIONS))
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether maps or tokens are stored too."""
+        return bool(self.maps or self.tokens)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, without those that are None or have no effect."""
+        found = {name: value for name, value in self._values().items() if value is not None}
+        if not self.tokens:
+            found.pop("tokens", None)
+        if not self.has_maps:
+            found.pop("maps_dtype", None)
+        return found
 
     def over(self, other: EmbedSettings) -> EmbedSettings:
         """Return these settings, with the other's where these are None or "auto"."""
@@ -63,12 +89,16 @@ class EmbedSettings:
 
     def conflicts(self, found: EmbedSettings) -> list[str]:
         """Name each setting that is requested here and has another value in ``found``."""
-        return [
-            f"{field.name} is {getattr(found, field.name)!r} in the file and {asked!r} is requested"
-            for field in fields(self)
-            if (asked := getattr(self, field.name)) not in (None, AUTO)
-            and asked != getattr(found, field.name)
-        ]
+        conflicts = []
+        for name, asked in self._values().items():
+            theirs = found._values()[name]
+            # Files without tokens do not say so.
+            if asked not in (None, AUTO) and asked != theirs and (asked or theirs):
+                conflicts.append(f"{name} is {theirs!r} in the file and {asked!r} is requested")
+        return conflicts
+
+    def _values(self) -> dict[str, Any]:
+        return {**asdict(self), "maps": [*self.maps] if self.maps else None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +145,17 @@ class EmbedOptions:
             raise ValueError(
                 f"timeout={self.timeout!r} is not a time. Pass a number of seconds above 0."
             )
+
+
+def _as_levels(given: Any) -> tuple[int, ...]:
+    """Return the numbers of levels as a tuple, which is compared with that of a file."""
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
+    if not (is_list and given and all(type(one) is int for one in given)):
+        raise ValueError(
+            f"maps={given!r:.100} must be a list of one or more integers. Pass for example "
+            "maps=[-1], the last level."
+        )
+    return tuple(given)
 
 
 def _check_integer(name: str, value: object, least: int) -> None:

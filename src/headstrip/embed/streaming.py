@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from headstrip.embed.decoding.worker import checksum_of
+from headstrip.embed.dense import dense_columns, size_sentence
 from headstrip.embed.engines.make import make_engine
 from headstrip.embed.files import write_errors
 from headstrip.embed.output.paths import OutputFiles, root_of
@@ -52,6 +53,7 @@ def embed_stream(
     requested: EmbedSettings,
     options: EmbedOptions,
     progress: Callable[[int, int], None] | None,
+    notify: Callable[[str], None],
 ) -> EmbedReport:
     """Embed images in their order, in this process, into a Parquet file.
 
@@ -64,16 +66,26 @@ def embed_stream(
         requested: The settings of the caller; the fixed rule chooses those that are None.
         options: What else the run does.
         progress: Called with the number of images done, twice: the number of all images is unknown.
+        notify: Called with the size of maps and tokens.
 
     Raises:
         HeadstripError: There are no images, one is of an unknown type, too many are bad, the file
             exists, or an option needs a source that can be read again.
     """
     _check(out, requested, options)
-    running = choose_parallelism(requested, _HERE, device=encoder.place()[0].type)
+    columns = dense_columns(encoder, requested)
+    running = choose_parallelism(
+        requested,
+        _HERE,
+        device=encoder.place()[0].type,
+        tensor_bytes=sum(one.bytes_per_image for one in columns),
+    )
+    if columns:
+        notify(size_sentence(columns, None))
     provenance = Provenance.of(encoder, running.settings)
-    metadata = metadata_for(provenance, source_id(source), None)
-    schema = schema_of(encoder.output_dim, str(running.settings.dtype), metadata)
+    metadata = metadata_for(provenance, source_id(source), None, columns)
+    fields = [one.field() for one in columns]
+    schema = schema_of(encoder.output_dim, str(running.settings.dtype), metadata, fields)
     size, reader, pairs = running.batch_size, source.reader(), source.pairs()
     done = bad = 0
     pending: list[pa.Table] = []
@@ -83,10 +95,11 @@ def embed_stream(
         open_writer(file, schema) as writer,
         encoder.evaluating(),
     ):
-        forward, output = make_engine(encoder, running.settings), OutputFiles(out, root_of(reader))
+        forward = make_engine(encoder, running.settings).outputs
+        output = OutputFiles(out, root_of(reader))
         while batch := list(islice(pairs, size)):
             _refuse_to_replace(output, batch)
-            rows = _embed(encoder, reader, batch, forward, size)
+            rows = _embed(encoder, reader, batch, forward, size, schema)
             pending.append(table_of(rows, schema))
             errors = [error for error in rows.errors if error is not None]
             done, bad = done + len(batch), bad + len(errors)
@@ -149,13 +162,14 @@ def _embed(
     encoder: Encoder,
     reader: Reader,
     batch: list[tuple[Item, Any]],
-    forward: Callable[[np.ndarray], np.ndarray],
+    forward: Callable[[np.ndarray], Sequence[np.ndarray]],
     size: int,
+    schema: pa.Schema,
 ) -> Rows:
     """Decode and embed a batch of up to ``size`` images."""
     preprocessing = encoder.preprocessing
     assert preprocessing is not None
-    rows = Rows.empty([item for item, _ in batch], encoder.output_dim)
+    rows = Rows.empty([item for item, _ in batch], encoder.output_dim, schema)
     pixels = np.zeros((size, *preprocessing.crop, preprocessing.channels), np.uint8)
     for row, (item, image) in enumerate(batch):
         try:
@@ -174,5 +188,5 @@ def _embed(
         except (ImageError, PreprocessingError) as error:
             rows.errors[row] = str(error)
     if None in rows.errors:
-        rows.embeddings[:] = forward(pixels)[: len(batch)]
+        rows.put([*range(len(batch))], forward(pixels))
     return rows

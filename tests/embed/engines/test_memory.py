@@ -101,14 +101,16 @@ def test_memory_that_is_short_for_a_moment_costs_a_moment(encoder, tmp_path, mon
     left = [OutOfMemoryError("for a moment")]
 
     def short(*given, **asked):
-        forward = make_engine(*given, **asked)
+        engine = make_engine(*given, **asked)
+        outputs = engine.outputs
 
         def through(batch):
             if left:
                 raise left.pop()
-            return forward(batch)
+            return outputs(batch)
 
-        return through
+        engine.outputs = through
+        return engine
 
     monkeypatch.setattr("headstrip.embed.execute.make_engine", short)
     assert embed_source(encoder, tmp_path, tmp_path / "out.parquet").bad == 0

@@ -37,6 +37,9 @@ class EngineSettings:
         batch_size: Images of every batch.
         threads: Threads of the processor for one batch.
         channels_last: Whether torch has the channels last in memory.
+        maps: Levels whose maps the engine "torch" gives too, the finest first.
+        tokens: Whether it gives the tokens of the last level too.
+        maps_dtype: Dtype of both: "float16" or "float32".
     """
 
     engine: str
@@ -44,6 +47,9 @@ class EngineSettings:
     batch_size: int
     threads: int
     channels_last: bool
+    maps: tuple[int, ...] = ()
+    tokens: bool = False
+    maps_dtype: str = "float16"
 
 
 class Engine(ABC):
@@ -86,12 +92,27 @@ class Engine(ABC):
             float32 array (batch_size, output_dim) that the engine does not use again.
         """
 
+    def compute_all(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Embed one batch as ``compute`` does; return the maps that the settings request too."""
+        return (self.compute(pixels),)
+
     def free_memory(self) -> None:
         """Give back the memory that a failed batch, and those before it, left behind."""
         gc.collect()
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Check one batch and embed it, as ``compute`` does.
+        """Check one batch and embed it, as ``compute`` does; see ``outputs``."""
+        return self.outputs(pixels)[0]
+
+    def outputs(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Check one batch, and return its embeddings, maps and tokens.
+
+        Args:
+            pixels: As for ``compute``.
+
+        Returns:
+            The embeddings; then, for each map and at last for the tokens in the settings, an array
+            with one entry per image.
 
         Raises:
             PreprocessingError: The pixels have another shape or dtype.
@@ -103,7 +124,7 @@ class Engine(ABC):
                 f"array of shape {pixels.shape}."
             )
         try:
-            return self.compute(np.ascontiguousarray(pixels))
+            return self.compute_all(np.ascontiguousarray(pixels))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -56,6 +56,9 @@ def make_engine(
         batch_size=int(settings.batch_size or 1),
         threads=int(settings.threads or 1),
         channels_last=bool(settings.channels_last),
+        maps=tuple(settings.maps or ()),
+        tokens=bool(settings.tokens),
+        maps_dtype=settings.maps_dtype or "float16",
     )
     check_threads(own.threads)
     check_takes_images(encoder)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from headstrip.encoder.maps import choose_levels, maps_module
+
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
     from headstrip.images.preprocessing import Preprocessing
@@ -75,6 +77,51 @@ class PixelsNetwork(nn.Module):
         images = self.normalise(pixels)
         embedding: Tensor = self.backbone(images if self.expand is None else self.expand(images))
         return embedding.float()
+
+
+class DenseNetwork(nn.Module):
+    """Maps pixels to what a ``PixelsNetwork`` gives, and to maps and tokens, in one forward pass.
+
+    It shares the modules of that network. The embeddings have the same bits.
+    """
+
+    def __init__(
+        self,
+        network: PixelsNetwork,
+        encoder: Encoder,
+        *,
+        maps: tuple[int, ...],
+        tokens: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        """Make the module.
+
+        Args:
+            network: The network that gives the embeddings.
+            encoder: The encoder that it is of.
+            maps: Levels of the maps, the finest first.
+            tokens: Whether to return the tokens of the last level too.
+            dtype: Dtype of maps and tokens.
+        """
+        super().__init__()
+        (self.last,) = choose_levels(encoder, [-1], None)
+        self.maps, self.tokens, self.dtype = maps, tokens, dtype
+        self.levels = tuple(sorted({*maps, *([self.last] if tokens else [])}))
+        self.normalise, self.expand = network.normalise, network.expand
+        self.module = maps_module(network.backbone, encoder.spec, self.levels, True)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Return embeddings (N, output_dim), maps (N, C, H, W), and tokens (N, prefix + HW, C)."""
+        images = self.normalise(pixels)
+        embedding, maps, prefixes = self.module(
+            images if self.expand is None else self.expand(images)
+        )
+        found = dict(zip(self.levels, maps, strict=True))
+        dense = [found[level] for level in self.maps]
+        if self.tokens:
+            patches = found[self.last].flatten(2).transpose(1, 2)
+            dense.append(torch.cat([prefixes[-1], patches], 1))
+        return (embedding.float(), *(one.to(self.dtype).contiguous() for one in dense))
 
 
 def pixels_network(encoder: Encoder, *, bf16: bool, channels_last: bool) -> PixelsNetwork:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headstrip.embed.engines.engine import Engine, EngineSettings
+from headstrip.embed.engines.network import DenseNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +25,24 @@ class Eager(Engine):
         """Make a network that shares the encoder's tensors."""
         super().__init__(encoder, settings)
         self._encoder = encoder
-        self._network: Callable[[Tensor], Tensor] = self.network_of(encoder)
+        network = self.network_of(encoder)
+        self._network: Callable[[Tensor], Tensor | tuple[Tensor, ...]] = network
+        if settings.maps or settings.tokens:
+            self._network = DenseNetwork(
+                network,
+                encoder,
+                maps=settings.maps,
+                tokens=settings.tokens,
+                dtype=torch.float16 if settings.maps_dtype == "float16" else torch.float32,
+            ).eval()
         self._of_thread = threading.local()
 
     def compute(self, pixels: np.ndarray) -> np.ndarray:
         """Embed one batch."""
+        return self.compute_all(pixels)[0]
+
+    def compute_all(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Embed one batch, and return the maps and tokens in the settings too."""
         # Shared tensors can be pages of a mapped file, which the encoder watches.
         self._encoder._check_guards()
         is_bf16 = self.settings.precision == "bf16"
@@ -37,15 +51,19 @@ class Eager(Engine):
             torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16),
         ):
             if self.device.type == "cuda":
-                return self._buffers().run(self._network, pixels)
+                return self._buffers().run(self._run, pixels)
             # torch warns about memory that is not writable.
             batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
-            return self._network(batch.to(self.device)).cpu().contiguous().numpy()
+            outputs = self._run(batch.to(self.device))
+            return tuple(one.cpu().contiguous().numpy() for one in outputs)
+
+    def _run(self, batch: Tensor) -> tuple[Tensor, ...]:
+        found = self._network(batch)
+        return found if isinstance(found, tuple) else (found,)
 
     def _buffers(self) -> _CudaBuffers:
         if not hasattr(self._of_thread, "buffers"):
-            shape = (self.settings.batch_size, self.output_dim)
-            self._of_thread.buffers = _CudaBuffers(self.pixels_shape, shape, self.device)
+            self._of_thread.buffers = _CudaBuffers(self.pixels_shape, self.device)
         buffers: _CudaBuffers = self._of_thread.buffers
         return buffers
 
@@ -72,24 +90,30 @@ class Compiled(Eager):
 
 
 class _CudaBuffers:
-    """Pinned memory for one batch and its embeddings, and a CUDA stream, for one thread.
+    """Pinned memory for one batch and its outputs, and a CUDA stream, for one thread.
 
     With two such threads one batch travels while the GPU computes the other.
     """
 
-    def __init__(
-        self, pixels: tuple[int, ...], embeddings: tuple[int, ...], device: torch.device
-    ) -> None:
+    def __init__(self, pixels: tuple[int, ...], device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pixels = torch.empty(pixels, dtype=torch.uint8, pin_memory=True)
-        self._embeddings = torch.empty(embeddings, dtype=torch.float32, pin_memory=True)
+        self._outputs: list[Tensor] = []
 
-    def run(self, network: Callable[[Tensor], Tensor], pixels: np.ndarray) -> np.ndarray:
-        """Send a batch through the network and wait for its embeddings."""
+    def run(
+        self, network: Callable[[Tensor], tuple[Tensor, ...]], pixels: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Send a batch through the network and wait for its outputs."""
         self._pixels.numpy()[...] = pixels
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             batch = self._pixels.to(self._device, non_blocking=True)
-            self._embeddings.copy_(network(batch), non_blocking=True)
+            found = network(batch)
+            # All batches have one shape, and so have their outputs.
+            self._outputs = self._outputs or [
+                torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in found
+            ]
+            for pinned, one in zip(self._outputs, found, strict=True):
+                pinned.copy_(one, non_blocking=True)
             self._stream.synchronize()
-        return self._embeddings.numpy().copy()
+        return tuple(pinned.numpy().copy() for pinned in self._outputs)

@@ -14,12 +14,15 @@ from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.array_file import ArrayWriter
 from headstrip.embed.output.damage import DamagedFile
 from headstrip.embed.output.paths import rows_file
-from headstrip.embed.output.table import metadata_of, open_writer, with_metadata
+from headstrip.embed.output.table import metadata_of, open_writer, tensor_bytes, with_metadata
 from headstrip.embed.output.work_dir import Shards
 from headstrip.errors import HeadstripError
 from headstrip.system.atomic import written_beside, written_together
 
 _ROWS_PER_GROUP = 8192
+
+_GROUP_BYTES = 64 << 20
+"""Bytes of maps and tokens in a row group."""
 
 
 class DamagedShard(Exception):
@@ -85,6 +88,7 @@ def _write_rows(shards: Shards, file: BinaryIO, description: dict[str, Any]) -> 
 def _groups(shards: Shards, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the rows of all shards in order, in groups of about equal size."""
     pending: list[pa.Table] = []
+    limit = min(_ROWS_PER_GROUP, _GROUP_BYTES // (tensor_bytes(shards.schema) or 1))
     for number in range(len(shards)):
         try:
             pending.append(shards.read(number, columns))
@@ -92,7 +96,7 @@ def _groups(shards: Shards, columns: Sequence[str] | None = None) -> Iterator[pa
             # Any other error may be a passing one: the shard may be whole, and stays.
             shards.path(number).unlink(missing_ok=True)
             raise DamagedShard(os.fspath(shards.path(number))) from error
-        if sum(map(len, pending)) >= _ROWS_PER_GROUP or number == len(shards) - 1:
+        if sum(map(len, pending)) >= limit or number == len(shards) - 1:
             yield pa.concat_tables(pending).combine_chunks()
             pending = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from headstrip.errors import HeadstripError
 from headstrip.registry.distributions import versions_changed
 
 if TYPE_CHECKING:
+    from headstrip.embed.dense import DenseColumn
     from headstrip.encoder.encoder import Encoder
 
 
@@ -67,7 +68,7 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "settings": self.settings.to_json()}
 
     @classmethod
     def from_json(cls, data: Any) -> Provenance | None:
@@ -121,15 +122,22 @@ def source_id(source: Source) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def metadata_for(provenance: Provenance, source: str, listing: str | None) -> dict[str, Any]:
+def metadata_for(
+    provenance: Provenance,
+    source: str,
+    listing: str | None,
+    columns: Sequence[DenseColumn] = (),
+) -> dict[str, Any]:
     """Return the metadata of a file.
 
     Args:
         provenance: How its rows are computed.
         source: The identifier of the source.
         listing: The digest of the listing; None for an iterable.
+        columns: Its columns of maps and tokens.
     """
     encoder: Mapping[str, Any] = provenance.encoder
+    maps = {"maps": {one.name: one.to_json() for one in columns}} if columns else {}
     return {
         "headstrip": provenance.environment["headstrip"],
         "manifest": encoder,
@@ -137,6 +145,7 @@ def metadata_for(provenance: Provenance, source: str, listing: str | None) -> di
         "plan": provenance.to_json(),
         "source": source,
         "listing": listing,
+        **maps,
     }
 
 

@@ -72,12 +72,18 @@ class ReusableRows:
         found = table.take(hits)
         # `flatten` would leave out the rows of bad images, which are null.
         embeddings = np.asarray(found["embedding"].combine_chunks().values).reshape(len(hits), -1)
-        columns = found.drop_columns(["embedding"]).to_pylist()
-        for earlier, embedding in zip(columns, embeddings, strict=True):
+        tensors = {
+            name: np.asarray(found[name].combine_chunks().storage.values).reshape(
+                -1, *array.shape[1:]
+            )
+            for name, array in rows.tensors.items()
+        }
+        columns = found.drop_columns(["embedding", *tensors]).to_pylist()
+        for at, (earlier, embedding) in enumerate(zip(columns, embeddings, strict=True)):
             row = wanted.get(earlier["path"])
             if row is None or not self._is_current(earlier, rows.items[row]):
                 continue
-            rows.embeddings[row] = embedding
+            rows.put([row], [embedding[None], *(array[at : at + 1] for array in tensors.values())])
             rows.widths[row], rows.heights[row] = earlier["width"], earlier["height"]
             rows.errors[row], rows.checksums[row] = earlier["error"], earlier["checksum"]
             del wanted[earlier["path"]]

@@ -30,6 +30,8 @@ class Rows:
     Attributes:
         items: The images.
         embeddings: float32 array of shape (number of images, dim); that of a bad image is ignored.
+        tensors: Maps and tokens by the name of their column: arrays of shape (number of images,
+            *shape) with the dtype of the column.
         widths: Pixels from left to right as shown, None if unknown.
         heights: Pixels from top to bottom, None if unknown.
         errors: Why an image has no embedding, else None.
@@ -39,6 +41,7 @@ class Rows:
 
     items: list[Item]
     embeddings: np.ndarray
+    tensors: dict[str, np.ndarray]
     widths: list[int | None]
     heights: list[int | None]
     errors: list[str | None]
@@ -46,12 +49,17 @@ class Rows:
     pages: list[int]
 
     @classmethod
-    def empty(cls, items: Sequence[Item], dim: int) -> Rows:
-        """Make rows to fill."""
+    def empty(cls, items: Sequence[Item], dim: int, schema: pa.Schema | None = None) -> Rows:
+        """Make rows to fill, with the maps and tokens of a schema."""
         count = len(items)
+        tensors = {} if schema is None else tensor_types(schema)
         return cls(
             items=list(items),
             embeddings=np.zeros((count, dim), np.float32),
+            tensors={
+                name: np.zeros((count, *kind.shape), kind.value_type.to_pandas_dtype())
+                for name, kind in tensors.items()
+            },
             widths=[None] * count,
             heights=[None] * count,
             errors=[None] * count,
@@ -59,14 +67,27 @@ class Rows:
             pages=[1] * count,
         )
 
+    def put(self, rows: list[int], outputs: Sequence[np.ndarray]) -> None:
+        """Store what the network gave for some rows, of which a batch may have more.
 
-def schema_of(dim: int, dtype: str, metadata: Mapping[str, Any]) -> pa.Schema:
+        Args:
+            rows: Their indices.
+            outputs: The embeddings, and the maps and tokens in the order of their columns.
+        """
+        for array, values in zip((self.embeddings, *self.tensors.values()), outputs, strict=True):
+            array[rows] = values[: len(rows)]
+
+
+def schema_of(
+    dim: int, dtype: str, metadata: Mapping[str, Any], tensors: Sequence[pa.Field] = ()
+) -> pa.Schema:
     """Return the schema of a table of embeddings.
 
     Args:
         dim: Width of the embeddings.
         dtype: Dtype of the stored embeddings, "float32" or "float16".
         metadata: Plain JSON values, stored under ``KEY``.
+        tensors: Columns of maps and tokens.
     """
     kind = pa.float16() if dtype == "float16" else pa.float32()
     schema = pa.schema(
@@ -80,9 +101,25 @@ def schema_of(dim: int, dtype: str, metadata: Mapping[str, Any]) -> pa.Schema:
             pa.field("size", pa.int64()),
             pa.field("modified", pa.int64()),
             pa.field("checksum", pa.string()),
+            *tensors,
         ]
     )
     return with_metadata(schema, metadata)
+
+
+def tensor_types(schema: pa.Schema) -> dict[str, pa.FixedShapeTensorType]:
+    """Return the types of the columns of maps and tokens, by name."""
+    return {
+        field.name: field.type
+        for field in schema
+        if isinstance(field.type, pa.FixedShapeTensorType)
+    }
+
+
+def tensor_bytes(schema: pa.Schema) -> int:
+    """Return the bytes of one image's maps and tokens."""
+    kinds = tensor_types(schema).values()
+    return sum(kind.storage_type.list_size * kind.value_type.bit_width // 8 for kind in kinds)
 
 
 def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
@@ -92,7 +129,7 @@ def with_metadata(schema: pa.Schema, metadata: Mapping[str, Any]) -> pa.Schema:
 
 
 def table_of(rows: Rows, schema: pa.Schema) -> pa.Table:
-    """Make a table of rows; an embedding that is not finite becomes an error.
+    """Make a table of rows; an embedding, or a map, that is not finite becomes an error.
 
     Args:
         rows: The rows; errors are added to them.
@@ -103,6 +140,9 @@ def table_of(rows: Rows, schema: pa.Schema) -> pa.Table:
         values = rows.embeddings.astype(kind.value_type.to_pandas_dtype(), copy=False)
     for row in np.flatnonzero(~np.isfinite(values).all(axis=1)):
         rows.errors[row] = rows.errors[row] or _not_finite(rows.embeddings[row])
+    for name, array in rows.tensors.items():
+        for row in np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)):
+            rows.errors[row] = rows.errors[row] or f"its {name} does not fit {array.dtype}."
     bad = np.array([error is not None for error in rows.errors], bool)
     embedding = pa.FixedSizeListArray.from_arrays(
         pa.array(values.reshape(-1)), type=kind, mask=pa.array(bad)
@@ -116,6 +156,17 @@ def table_of(rows: Rows, schema: pa.Schema) -> pa.Table:
         pa.array([item.size for item in rows.items], pa.int64()),
         pa.array([item.modified for item in rows.items], pa.int64()),
         pa.array(rows.checksums, pa.string()),
+        *(
+            pa.ExtensionArray.from_storage(
+                kind,
+                pa.FixedSizeListArray.from_arrays(
+                    pa.array(rows.tensors[name].reshape(-1)),
+                    type=kind.storage_type,
+                    mask=pa.array(bad),
+                ),
+            )
+            for name, kind in tensor_types(schema).items()
+        ),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 
