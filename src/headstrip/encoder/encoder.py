@@ -487,6 +487,59 @@ class Encoder(nn.Module):
                 part.requires_grad_(False)
         return self
 
+    def parameter_groups(
+        self,
+        *,
+        lr: float,
+        backbone_lr: float | None = None,
+        layer_decay: float = 1.0,
+        weight_decay: float = 0.0,
+    ) -> list[dict[str, Any]]:
+        """Divide the parameters that train into groups for an optimizer of torch.
+
+        Call it after ``freeze``: it leaves out parameters that do not train. Weight decay applies
+        to matrices only: not to norms, biases, scales, class and position tokens, other parameters
+        with one axis, nor what a network of timm exempts itself.
+
+        Args:
+            lr: Learning rate of the predictors, and of other parameters outside the backbone.
+            backbone_lr: Learning rate of the backbone's last layer; None for ``lr * layer_decay``,
+                as BEiT and MAE have it.
+            layer_decay: Factor between the learning rates of two neighbouring layers; the layer
+                nearer to the input has the smaller one. A layer is a block of a transformer, a
+                residual block, or a convolution outside such blocks. headstrip finds the layers by
+                running a copy of the backbone without memory.
+            weight_decay: Weight decay of the matrices.
+
+        Returns:
+            Groups with ``params``, ``lr``, ``weight_decay`` and ``name``, from the input to the
+            predictors. Each parameter that trains is in exactly one group.
+
+        Raises:
+            ValueError: A number is negative or infinite, ``layer_decay`` is not above 0 and at most
+                1, or no parameter trains.
+
+        Example:
+            >>> import torch
+            >>> from headstrip import build_encoder
+            >>> encoder = build_encoder("resnet18", weights=None, predictors={"colour": 3})
+            >>> groups = encoder.parameter_groups(lr=1e-3, layer_decay=0.5, weight_decay=0.05)
+            >>> groups[0]["name"], groups[-2]["name"], groups[-2]["lr"]
+            ('backbone.layer0', 'predictors', 0.001)
+            >>> optimizer = torch.optim.AdamW(groups)
+        """
+        from headstrip.encoder.maps import backbone_shape
+        from headstrip.encoder.parameter_groups import parameter_groups
+
+        return parameter_groups(
+            self,
+            backbone_shape(self),
+            lr=lr,
+            backbone_lr=backbone_lr,
+            layer_decay=layer_decay,
+            weight_decay=weight_decay,
+        )
+
     def warn_of_invented_channels(self) -> None:
         """Warn, once, that a frozen backbone uses filters that no training made."""
         if not self._invented:

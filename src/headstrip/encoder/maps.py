@@ -180,7 +180,7 @@ def map_sizes(encoder: Owner) -> tuple[MapSize, ...]:
     """
     if encoder._map_sizes is None:
         encoder._map_sizes = measure_map_sizes(
-            encoder.backbone, encoder.spec, _backbone_shape(encoder), encoder.place()[0]
+            encoder.backbone, encoder.spec, backbone_shape(encoder), encoder.place()[0]
         )
     return encoder._map_sizes
 
@@ -243,7 +243,7 @@ def _listed(encoder: Owner) -> str:
     return f"Its maps have these channels: {shown}."
 
 
-def _backbone_shape(encoder: Owner) -> tuple[int, ...]:
+def backbone_shape(encoder: Owner) -> tuple[int, ...]:
     """Return the input of the backbone, which has colour where the encoder takes grey."""
     shape = encoder.input_shape
     if encoder.expand is None:
