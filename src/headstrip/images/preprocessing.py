@@ -261,6 +261,46 @@ class Preprocessing:
         transform: nn.Module = v2.Compose(steps)
         return transform
 
+    def augmented(
+        self,
+        *,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        trivial_augment: bool = False,
+    ) -> nn.Module:
+        """Make the transform for training: random, and with the same size, mean and deviation.
+
+        It takes a random crop, resizes it to the input size with the same filter, and flips it.
+        The resize, the fit and the central crop of ``transform()`` do not apply. Random numbers
+        come from torch's global generator.
+
+        Args:
+            scale: Smallest and largest share of the image's area that the crop has. Pass for
+                example (0.5, 1.0) if small parts do not show what the label says.
+            ratio: Smallest and largest width of the crop divided by its height, before the resize.
+            flip: Probability of a mirror image. Pass 0 if left and right matter.
+            trivial_augment: Whether to add TrivialAugment (Müller and Hutter 2021): one random
+                change of colour or geometry.
+
+        Returns:
+            A module that maps what ``encoder.preprocess`` takes to float32 (C, H, W).
+
+        Raises:
+            PreprocessingError: The preprocessing is for clips, or TrivialAugment does not take the
+                number of channels.
+            OptionError: A value is not possible.
+
+        Example:
+            >>> import torch
+            >>> half = Preprocessing(crop=(4, 6), resize=6, mean=(0.5,) * 3, std=(0.5,) * 3)
+            >>> half.augmented(scale=(0.5, 1.0))(torch.zeros(3, 12, 12, dtype=torch.uint8)).shape
+            torch.Size([3, 4, 6])
+        """
+        from headstrip.images.augmented import Augmented
+
+        return Augmented(self, scale=scale, ratio=ratio, flip=flip, trivial_augment=trivial_augment)
+
     def normalising(self) -> nn.Module:
         """Make the last steps of ``transform()``: the division, the mean and the deviation.
 

@@ -12,7 +12,8 @@ from torchvision.transforms.functional import resize
 
 from headstrip.errors import PreprocessingError
 
-_FOR_TENSORS = ("nearest", "nearest-exact", "bilinear", "bicubic")
+FOR_TENSORS = ("nearest", "nearest-exact", "bilinear", "bicubic")
+"""The filters with which torchvision resizes tensors."""
 
 
 class Resize(nn.Module):
@@ -50,10 +51,10 @@ class Resize(nn.Module):
         size = list(self.size_of(*v2.functional.get_size(image)))
         if not isinstance(image, Tensor):
             return resize(image, size, mode)
-        if self.interpolation not in _FOR_TENSORS:
+        if self.interpolation not in FOR_TENSORS:
             raise PreprocessingError(
                 f"Tensors cannot be resized with interpolation={self.interpolation!r}. "
-                f"Pass a PIL image, or use one of {', '.join(_FOR_TENSORS)}."
+                f"Pass a PIL image, or use one of {', '.join(FOR_TENSORS)}."
             )
         flat = image.reshape(-1, *image.shape[-3:])
         flat = resize(flat, size, mode, antialias=self.antialias)
