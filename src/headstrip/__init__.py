@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headstrip._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from headstrip.attributes.dataset import LabelledImages as LabelledImages
     from headstrip.attributes.fit import fit_predictors as fit_predictors
     from headstrip.backbones import Backbone as Backbone
     from headstrip.backbones import get_backbone as get_backbone
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from headstrip.system.allocator import keep_freed_memory as keep_freed_memory
 
 _HOMES = {
+    "attributes.dataset": ("LabelledImages",),
     "attributes.fit": ("fit_predictors",),
     "backbones": ("Backbone", "get_backbone", "list_backbones", "plugin_records"),
     "system.allocator": ("keep_freed_memory",),

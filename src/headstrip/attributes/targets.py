@@ -170,3 +170,57 @@ def _order(texts: Sequence[str]) -> Callable[[str], tuple[int, str]]:
     """Sort integers by value, and other text by its characters."""
     are_integers = all(text.isascii() and text.lstrip("-").isdigit() for text in texts)
     return (lambda text: (int(text), text)) if are_integers else (lambda text: (0, text))
+
+
+def encoded(attribute: Attribute, cells: Sequence[Cell], paths: Sequence[str]) -> np.ndarray:
+    """Return cells as numbers, in the form that the loss of predictors takes.
+
+    Args:
+        attribute: The attribute, whose classes are known.
+        cells: Its cells, one per image.
+        paths: The paths of the images, for messages.
+
+    Returns:
+        For ``class`` int64 (N,), -1 where missing; for ``labels`` float32 (N, classes), and for
+        ``number`` float32 (N,), NaN where missing.
+
+    Raises:
+        HeadstripError: A cell is not one of the classes, or not a finite number.
+    """
+    index = {one: at for at, one in enumerate(attribute.classes)}
+    shape = (len(cells), len(index)) if attribute.kind == "labels" else (len(cells),)
+    if attribute.kind == "class":
+        values = np.full(shape, -1, np.int64)
+    else:
+        values = np.full(shape, np.nan, np.float32)
+    for row, cell in enumerate(cells):
+        if cell is None:
+            continue
+        if attribute.kind == "number":
+            number = _number(cell)
+            if number is None:
+                raise HeadstripError(
+                    f"The attribute {attribute.name!r:.60} is a number, and {paths[row]!r:.120} "
+                    f"has {cell!r:.60}, which is not a finite one. Correct the table."
+                )
+            values[row] = number
+            continue
+        if cell == () and attribute.kind == "class":
+            continue
+        is_class = attribute.kind == "class"
+        # A list cannot be one class, and so is none of the classes.
+        labels = [_text(cell)] if is_class and not isinstance(cell, tuple) else [*labels_in(cell)]
+        if unknown := [one for one in labels if one not in index] or (is_class and labels[1:]):
+            known = ", ".join(f"{one!r:.40}" for one in attribute.classes[:8])
+            raise HeadstripError(
+                f"The attribute {attribute.name!r:.60} has the label {unknown[0]!r:.60} for "
+                f"{paths[row]!r:.120}, and its {len(index):,} classes are {known}"
+                f"{', ...' if len(index) > 8 else ''}. Correct the table, or build the encoder "
+                "with the classes of the table."
+            )
+        if is_class:
+            values[row] = index[labels[0]]
+        else:
+            values[row] = 0
+            values[row, [index[one] for one in labels]] = 1
+    return values
