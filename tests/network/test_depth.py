@@ -62,10 +62,10 @@ def backbone_of(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     return stripped.backbone, effective_shape(stripped.input_shape, None, spec)
 
 
-def smallest_of_families() -> list[str]:
-    """Return the smallest architecture of each family of torchvision."""
+def smallest_of_families(source: str) -> list[str]:
+    """Return the smallest architecture of each family of a source."""
     found: dict[str, Any] = {}
-    for spec in list_backbones(source="torchvision"):
+    for spec in list_backbones(source=source):
         if spec.family not in found or spec.params < found[spec.family].params:
             found[spec.family] = spec
     return [spec.qualified_name for spec in found.values()]
@@ -87,12 +87,18 @@ def names_of(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_parameters()]
 
 
-@pytest.mark.parametrize("name", [*smallest_of_families(), *OTHERS])
+@pytest.mark.parametrize("name", [*smallest_of_families("torchvision"), *OTHERS])
 def test_each_parameter_of_a_network_is_in_one_layer(name: str) -> None:
     backbone, shape = backbone_of(name)
     layers = layers_of(backbone, shape)
     assert all(layers)
     assert sorted(one for names in layers for one in names) == sorted(names_of(backbone))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", smallest_of_families("timm"))
+def test_each_parameter_of_every_family_of_timm_is_in_one_layer(name: str) -> None:
+    test_each_parameter_of_a_network_is_in_one_layer(name)
 
 
 LAYERS = {
