@@ -36,11 +36,13 @@ NAME = "efficientnet-lite:efficientnet_lite0"
 RESAMPLES = 10_000
 
 
-def whole_picture() -> Any:
+def whole_picture(size: int) -> Any:
     """Return the preprocessing of the encoder, without the crop that cuts wide pictures."""
     steps = build_encoder(NAME).preprocessing
     assert steps is not None
-    return replace(steps, resize=steps.crop, fit="contain", fill=(255, 255, 255), crop_pct=None)
+    side = (size, size)
+    fill = (255, 255, 255)
+    return replace(steps, crop=side, resize=side, fit="contain", fill=fill, crop_pct=None)
 
 
 def right(encoder: Any, data: Any) -> np.ndarray:
@@ -80,48 +82,59 @@ def fine_tune(encoder: Any, data: Any, options: argparse.Namespace, seed: int) -
     encoder.eval()
 
 
-def measure(folder: Path, rows: list[Row], options: argparse.Namespace) -> dict[str, Any]:
-    """Train and test on every fold of every draw."""
-    steps = whole_picture()
-    paths, kinds = ([row[at] for row in rows] for at in (0, 1))
-    table = {"path": paths, "kind": kinds}
+def one_fold(
+    folder: Path, rows: list[Row], embeddings: np.ndarray, options: argparse.Namespace, at: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Train on all folds but one.
+
+    Args:
+        folder: The pictures.
+        rows: The pictures with their classes.
+        embeddings: The embeddings of the frozen encoder, in the order of ``rows``.
+        options: The settings.
+        at: Number of the fold, counted over all draws.
+
+    Returns:
+        The rows of the fold, and for each whether the frozen and the trained encoder are right.
+    """
+    draw, fold = divmod(at, FOLDS)
+    folds = np.array(folds_of(rows, options.seed + draw))
+    table: dict[str, Any] = {"path": [row[0] for row in rows], "kind": [row[1] for row in rows]}
+    parts = ["test" if one == fold else "train" for one in folds]
+    steps = whole_picture(options.size)
     encoder = build_encoder(NAME, preprocessing=steps)
-    every = LabelledImages(folder, table, encoder)
-    order = {row[0]: at for at, row in enumerate(rows)}
-    embeddings = encoder.embed(folder / path for path in every.paths)
-    frozen, tuned = np.zeros((2, options.draws, len(rows)))
-    started = time.perf_counter()
-    for draw in range(options.draws):
-        folds = np.array(folds_of(rows, options.seed + draw))[[order[path] for path in every.paths]]
-        for fold in range(FOLDS):
-            train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            parts = np.where(folds == fold, "test", "train").tolist()
-            labels = {**table, "part": [parts[every.paths.index(path)] for path in table["path"]]}
-            encoder = build_encoder(NAME, preprocessing=steps)
-            fitted = fit_predictors(
-                embeddings, labels, paths=every.paths, encoder=encoder, split_column="part"
-            )
-            encoder = fitted.attach(encoder).to(memory_format=torch.channels_last)
-            plain = LabelledImages(folder, table, encoder)
-            augmented = steps.augmented(scale=(options.scale, 1.0))
-            varied = LabelledImages(folder, table, encoder, transform=augmented)
-            frozen[draw, test] = right(encoder, Subset(plain, test))
-            fine_tune(encoder, Subset(varied, train), options, FOLDS * draw + fold)
-            tuned[draw, test] = right(encoder, Subset(plain, test))
-            line = {
-                "draw": draw,
-                "fold": fold,
-                "frozen": round(float(frozen[draw, test].mean()), 4),
-                "tuned": round(float(tuned[draw, test].mean()), 4),
-                "seconds": round(time.perf_counter() - started),
-            }
-            print(json.dumps(line), flush=True)
+    fitted = fit_predictors(
+        embeddings,
+        {**table, "part": parts},
+        paths=table["path"],
+        encoder=encoder,
+        split_column="part",
+    )
+    encoder = fitted.attach(encoder).to(memory_format=torch.channels_last)
+    plain = LabelledImages(folder, table, encoder)
+    augmented = steps.augmented(scale=(options.scale, 1.0))
+    varied = LabelledImages(folder, table, encoder, transform=augmented)
+    order = {path: position for position, path in enumerate(plain.paths)}
+    positions = np.array([order[path] for path in table["path"]])
+    test = np.flatnonzero(folds == fold)
+    frozen = right(encoder, Subset(plain, positions[test]))
+    fine_tune(encoder, Subset(varied, positions[folds != fold]), options, at)
+    return test, frozen, right(encoder, Subset(plain, positions[test]))
+
+
+def summary(frozen: np.ndarray, tuned: np.ndarray) -> dict[str, Any]:
+    """Return accuracies, and the paired difference with its interval.
+
+    Args:
+        frozen: Whether each picture is right in each draw, of shape (draws, pictures).
+        tuned: The same after training.
+    """
     difference = (tuned - frozen).mean(0)
-    generator = np.random.default_rng(0)
-    chosen = generator.integers(0, len(rows), (RESAMPLES, len(rows)))
+    count = len(difference)
+    chosen = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
     low, high = np.quantile(difference[chosen].mean(1), [0.025, 0.975])
     return {
-        "pictures": len(rows),
+        "pictures": count,
         "frozen": round(float(frozen.mean()), 4),
         "tuned": round(float(tuned.mean()), 4),
         "difference": round(float(difference.mean()), 4),
@@ -129,8 +142,22 @@ def measure(folder: Path, rows: list[Row], options: argparse.Namespace) -> dict[
         "high": round(float(high), 4),
         "frozen_by_draw": frozen.mean(1).round(4).tolist(),
         "tuned_by_draw": tuned.mean(1).round(4).tolist(),
-        "seconds": round(time.perf_counter() - started),
     }
+
+
+def measure(folder: Path, rows: list[Row], options: argparse.Namespace) -> dict[str, Any]:
+    """Train and test on every fold of every draw."""
+    encoder = build_encoder(NAME, preprocessing=whole_picture(options.size))
+    embeddings = encoder.embed(folder / row[0] for row in rows)
+    frozen, tuned = np.zeros((2, options.draws, len(rows)))
+    started = time.perf_counter()
+    for at in range(options.draws * FOLDS):
+        test, *found = one_fold(folder, rows, embeddings, options, at)
+        frozen[at // FOLDS, test], tuned[at // FOLDS, test] = found
+        means = [round(float(one.mean()), 4) for one in found]
+        seconds = round(time.perf_counter() - started)
+        print(json.dumps({"fold": at, "frozen, tuned": means, "seconds": seconds}), flush=True)
+    return {**summary(frozen, tuned), "seconds": round(time.perf_counter() - started)}
 
 
 def main() -> None:
@@ -138,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first draw")
+    parser.add_argument("--size", type=int, default=224, help="pixels of the input")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)

@@ -32,6 +32,7 @@ CLUSTER = "docs/how-to/embed-on-a-cluster.md"
 RUNS = "docs/explanation/embedding-runs.md"
 WEIGHTS_FILES = "docs/explanation/weights-files.md"
 FIT = "docs/how-to/fit-predictors.md"
+FINE_TUNE = "docs/how-to/fine-tune.md"
 # These tables are written by tools, and the sums at their heads are compared below.
 GENERATED = {
     "builds.md",
@@ -272,6 +273,17 @@ CLAIMS = [
             ],
         )
         for spec in specs(LITE)
+    ),
+    Claim(
+        FINE_TUNE,
+        r"two epochs on (\d+) pictures .* from ([\d.]+) to ([\d.]+) accuracy .* ([\d.]+) to "
+        r"([\d.]+)\), at (\d+) pixels",
+        lambda: [
+            str(measured("fine_tune")["pictures"]),
+            *(f"{measured('fine_tune')[name]:.2f}" for name in ("frozen", "tuned")),
+            *(f"{-measured('fine_tune')[name]:.2f}" for name in ("high", "low")),
+            str(measured("fine_tune")["settings"]["size"]),
+        ],
     ),
     Claim(
         FIT,
