@@ -3,8 +3,9 @@
 The pictures are the 11 classes of Debian's tuxpaint-stamps-default, the encoder EfficientNet-Lite0
 with its published weights. Each picture is in the test part of one fold per draw. For each fold
 headstrip fits the predictors to embeddings of the other folds, attaches them, and trains the
-encoder on the same pictures, with the running statistics of its norms frozen. The interval is a
-bootstrap over pictures of the paired difference in accuracy.
+encoder on the same pictures, with the running statistics of its norms frozen. With `--baseline
+trained` both start from new predictors, and the frozen encoder's train for as many epochs. The
+interval is a bootstrap over pictures of the paired difference in accuracy.
 
     HEADSTRIP_STAMPS=/usr/share/tuxpaint/stamps python benchmarks/fine_tune.py --out fine_tune.json
 """
@@ -55,10 +56,12 @@ def right(encoder: Any, data: Any) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def fine_tune(encoder: Any, data: Any, options: argparse.Namespace, seed: int) -> None:
-    """Train the encoder with the statistics of its norms frozen."""
+def fine_tune(
+    encoder: Any, data: Any, options: argparse.Namespace, seed: int, *, frozen: bool = False
+) -> None:
+    """Train the encoder with the statistics of its norms frozen, or its predictors alone."""
     torch.manual_seed(seed)
-    encoder.freeze(keep="norms").train()
+    encoder.freeze(keep=None if frozen else "norms").train()
     groups = encoder.parameter_groups(
         lr=options.lr,
         backbone_lr=options.backbone_lr,
@@ -116,9 +119,19 @@ def one_fold(
     varied = LabelledImages(folder, table, encoder, transform=augmented)
     order = {path: position for position, path in enumerate(plain.paths)}
     positions = np.array([order[path] for path in table["path"]])
-    test = np.flatnonzero(folds == fold)
+    test, train = np.flatnonzero(folds == fold), Subset(varied, positions[folds != fold])
+    if options.baseline == "trained":
+        found = []
+        for is_frozen in (True, False):
+            torch.manual_seed(at)
+            classes = {"kind": sorted(set(table["kind"]))}
+            encoder = build_encoder(NAME, preprocessing=steps, predictors=classes)
+            encoder = encoder.to(memory_format=torch.channels_last)
+            fine_tune(encoder, train, options, at, frozen=is_frozen)
+            found.append(right(encoder, Subset(plain, positions[test])))
+        return test, *found
     frozen = right(encoder, Subset(plain, positions[test]))
-    fine_tune(encoder, Subset(varied, positions[folds != fold]), options, at)
+    fine_tune(encoder, train, options, at)
     return test, frozen, right(encoder, Subset(plain, positions[test]))
 
 
@@ -165,6 +178,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="seed of the first draw")
+    parser.add_argument(
+        "--baseline",
+        choices=("fit", "trained"),
+        default="fit",
+        help="predictors of the frozen encoder: fitted, or trained for as many epochs",
+    )
     parser.add_argument("--size", type=int, default=224, help="pixels of the input")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -179,7 +198,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = copy_stamps(Path(folder) / "pictures")
         found = measure(Path(folder) / "pictures", rows, options)
-    asked = {name: value for name, value in vars(options).items() if name != "out"}
+    asked = {
+        name: value for name, value in vars(options).items() if name not in {"baseline", "out"}
+    }
     result = {
         "environment": {
             "machine": platform.machine(),
@@ -187,11 +208,14 @@ def main() -> None:
             **{name: version(name) for name in ("torch", "torchvision", "headstrip")},
         },
         "settings": asked,
-        **found,
+        options.baseline: found,
     }
     text = json.dumps(result, indent=2)
     print(text)
     if options.out:
+        if options.out.exists():
+            # The other baseline.
+            text = json.dumps({**json.loads(options.out.read_text("utf-8")), **result}, indent=2)
         options.out.write_text(text + "\n", encoding="utf-8")
 
 

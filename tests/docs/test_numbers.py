@@ -279,11 +279,16 @@ CLAIMS = [
         r"two epochs on (\d+) pictures .* from ([\d.]+) to ([\d.]+) accuracy .* ([\d.]+) to "
         r"([\d.]+)\), at (\d+) pixels",
         lambda: [
-            str(measured("fine_tune")["pictures"]),
-            *(f"{measured('fine_tune')[name]:.2f}" for name in ("frozen", "tuned")),
-            *(f"{-measured('fine_tune')[name]:.2f}" for name in ("high", "low")),
+            str(measured("fine_tune")["fit"]["pictures"]),
+            *(f"{measured('fine_tune')['fit'][name]:.2f}" for name in ("frozen", "tuned")),
+            *(f"{-measured('fine_tune')['fit'][name]:.2f}" for name in ("high", "low")),
             str(measured("fine_tune")["settings"]["size"]),
         ],
+    ),
+    Claim(
+        FINE_TUNE,
+        r"with the backbone frozen reached ([\d.]+), and with all weights ([\d.]+)\.",
+        lambda: [f"{measured('fine_tune')['trained'][name]:.2f}" for name in ("frozen", "tuned")],
     ),
     Claim(
         FIT,
