@@ -398,7 +398,7 @@ def test_two_files_put_together_are_refused(embedded: Path, tmp_path: Path) -> N
     table = pq.read_table(embedded)
     pq.write_table(pa.concat_tables([table, table]), tmp_path / "both.parquet")
     labels = {"path": ["00.png", "01.png"], "colour": ["red", "blue"]}
-    with pytest.raises(HeadstripError, match=r"has the path '00\.png' twice, as if two files"):
+    with pytest.raises(HeadstripError, match="48 rows, and headstrip wrote 24"):
         fit_predictors(tmp_path / "both.parquet", labels)
 
 

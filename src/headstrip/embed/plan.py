@@ -15,10 +15,15 @@ from headstrip.embed.engines.registry import check_engine
 from headstrip.embed.limits import check_limits
 from headstrip.embed.listing import Listing, listing_file, write_listing
 from headstrip.embed.output.array_file import KEY as ARRAY
-from headstrip.embed.output.damage import DamagedFile, array_problem, table_problem
+from headstrip.embed.output.damage import (
+    DamagedFile,
+    array_problem,
+    rows_in,
+    table_problem,
+)
 from headstrip.embed.output.paths import check_items, rows_file
 from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
-from headstrip.embed.output.table import metadata_in, metadata_of, schema_of
+from headstrip.embed.output.table import ROWS, metadata_in, metadata_of, schema_of, surplus
 from headstrip.embed.output.work_dir import Shards, WorkDir
 from headstrip.embed.pages import PageReader, split_into_pages
 from headstrip.embed.parallelism import Parallelism, choose_parallelism
@@ -244,7 +249,8 @@ def _reusable_metadata(
     metadata = metadata_in(rows_file(out))
     if metadata is None or metadata.get("plan") != provenance.to_json():
         return None
-    if problem := array_problem(out, metadata):
+    rows = rows_in(rows_file(out))
+    if problem := array_problem(out, metadata) or surplus(metadata, rows or 0):
         notify(f"{shown!r} {problem}. headstrip computes its rows again and replaces it.")
         return None
     return metadata
@@ -261,8 +267,11 @@ def _is_written(
     """Whether the existing file is complete, whole, and of this listing."""
     if options.retry_failed or options.checksum or listing.has_clipped_times():
         return False
-    described = {name: value for name, value in existing.items() if name != ARRAY}
+    described = {name: value for name, value in existing.items() if name not in (ARRAY, ROWS)}
     if described != metadata_of(shards.schema):
+        return False
+    if rows_in(rows_file(out)) != len(listing):
+        # Another program removed rows.
         return False
     if problem := table_problem(rows_file(out)):
         notify(f"{str(rows_file(out))!r} {problem}. headstrip writes it again.")

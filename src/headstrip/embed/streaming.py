@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from headstrip.embed.decoding.worker import checksum_of
 from headstrip.embed.dense import dense_columns, size_sentence
@@ -17,7 +20,7 @@ from headstrip.embed.engines.make import make_engine
 from headstrip.embed.files import write_errors
 from headstrip.embed.output.paths import OutputFiles, root_of
 from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
-from headstrip.embed.output.table import Rows, open_writer, schema_of, table_of
+from headstrip.embed.output.table import Rows, finished_schema, open_writer, schema_of, table_of
 from headstrip.embed.parallelism import choose_parallelism
 from headstrip.embed.report import EmbedReport, Stages
 from headstrip.embed.settings import AUTO, EmbedOptions, EmbedSettings
@@ -92,7 +95,7 @@ def embed_stream(
     with (
         write_errors(out),
         written_beside(out, durable=True) as file,
-        open_writer(file, schema) as writer,
+        _counted(file, schema, out.parent) as write,
         encoder.evaluating(),
     ):
         forward = make_engine(encoder, running.settings).outputs
@@ -112,13 +115,33 @@ def embed_stream(
                     "raise max_errors."
                 )
             if len(pending) * size >= int(running.settings.shard_rows or 1):
-                writer.write_table(pa.concat_tables(pending))
+                write(pa.concat_tables(pending))
                 pending = []
         if not done:
             raise HeadstripError("The iterable has no images. Pass one with images.")
         if pending:
-            writer.write_table(pa.concat_tables(pending))
+            write(pa.concat_tables(pending))
     return EmbedReport(done, bad, done, out, running.settings, Stages())
+
+
+@contextmanager
+def _counted(
+    file: BinaryIO, schema: pa.Schema, folder: Path
+) -> Iterator[Callable[[pa.Table], None]]:
+    """Give a function that writes tables; at the end the file has them and their number of rows.
+
+    A writer takes the metadata first, and the number is known last, so the tables wait in a
+    temporary file in ``folder``.
+    """
+    with TemporaryFile(dir=folder) as waiting:
+        with open_writer(waiting, schema) as writer:
+            yield writer.write_table
+        waiting.seek(0)
+        with pq.ParquetFile(waiting) as table:
+            finished = finished_schema(schema, table.metadata.num_rows)
+            with open_writer(file, finished) as writer:
+                for group in range(table.num_row_groups):
+                    writer.write_table(table.read_row_group(group).cast(finished))
 
 
 def _check(out: Path, requested: EmbedSettings, options: EmbedOptions) -> None:

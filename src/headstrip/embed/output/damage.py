@@ -90,6 +90,15 @@ def table_problem(table: Path) -> str | None:
     return None
 
 
+def rows_in(table: Path) -> int | None:
+    """Return the number of rows that a Parquet file states; None if it is damaged or missing."""
+    try:
+        with open_parquet(table) as file:
+            return int(file.metadata.num_rows)
+    except (FileNotFoundError, DamagedFile):
+        return None
+
+
 def array_problem(out: Path, metadata: dict[str, Any]) -> str | None:
     """Return why an ``.npy`` file is not the array of its rows; None if it is, or for Parquet.
 

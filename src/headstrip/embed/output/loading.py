@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,8 +21,8 @@ from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.array_file import ArrayProblem, open_array, read_header
 from headstrip.embed.output.damage import parquet_file
 from headstrip.embed.output.paths import embeddings_file, is_rows, rows_file
-from headstrip.embed.output.table import KEY
-from headstrip.errors import HeadstripError, one_line
+from headstrip.embed.output.table import KEY, ROWS, surplus
+from headstrip.errors import HeadstripError, HeadstripWarning, one_line
 from headstrip.system import bounded_json
 from headstrip.system.memory import memory_limit, shown_bytes
 
@@ -177,7 +178,8 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
     """Read the footer or header of a file of embeddings, and none of its rows.
 
     Raises:
-        HeadstripError: The file does not exist, is damaged or contains something else.
+        HeadstripError: The file does not exist, is damaged, contains something else, or has more
+            rows than headstrip wrote.
     """
     file_path = Path(path)
     table, is_array = rows_file(file_path), file_path.suffix == ".npy"
@@ -193,6 +195,7 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
     _check_rows(table, rows)
     _check_columns(table, schema, ["path", "error" if is_array else "embedding"])
     metadata = _metadata(table, schema)
+    _check_count(file_path, metadata, rows)
     if is_array:
         mapped = _map_array(file_path, table, rows, metadata)
         return EmbeddingsFile(file_path, rows, mapped.shape[1], mapped.dtype, metadata, mapped)
@@ -269,6 +272,22 @@ def _check_rows(table: Path, rows: int) -> None:
         raise HeadstripError(
             f"{str(table)!r} claims {rows:,} rows in {size:,} bytes, and headstrip writes no such "
             f"file. {_REMEDY}"
+        )
+
+
+def _check_count(path: Path, metadata: dict[str, Any], rows: int) -> None:
+    """Refuse more rows than headstrip wrote, and warn of fewer."""
+    if problem := surplus(metadata, rows):
+        raise HeadstripError(
+            f"{str(path)!r} {problem}, and its metadata name the encoder of the first only. Pass "
+            "one of these files, or embed all images into one file."
+        )
+    if isinstance(written := metadata.get(ROWS), int) and rows < written:
+        warnings.warn(
+            f"{str(path)!r} has {rows:,} of the {written:,} rows that headstrip wrote. If you did "
+            "not remove the others, restore the file.",
+            HeadstripWarning,
+            stacklevel=3,
         )
 
 

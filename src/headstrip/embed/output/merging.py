@@ -14,7 +14,7 @@ from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.array_file import ArrayWriter
 from headstrip.embed.output.damage import DamagedFile
 from headstrip.embed.output.paths import rows_file
-from headstrip.embed.output.table import metadata_of, open_writer, tensor_bytes, with_metadata
+from headstrip.embed.output.table import finished_schema, open_writer, tensor_bytes
 from headstrip.embed.output.work_dir import Shards
 from headstrip.errors import HeadstripError
 from headstrip.system.atomic import written_beside, written_together
@@ -45,13 +45,13 @@ def merge(shards: Shards, out: Path, within: Path) -> None:
     if out.suffix == ".npy":
         _merge_npy(shards, out, within)
         return
-    rows = 0
+    rows, schema = 0, finished_schema(shards.schema, shards.total)
     with (
         written_beside(out, within=within, durable=True) as file,
-        open_writer(file, shards.schema) as writer,
+        open_writer(file, schema) as writer,
     ):
         for table in _groups(shards):
-            writer.write_table(table)
+            writer.write_table(table.cast(schema))
             rows += table.num_rows
         _check_rows(out, rows, shards)
 
@@ -77,8 +77,7 @@ def _merge_npy(shards: Shards, out: Path, within: Path) -> None:
 
 def _write_rows(shards: Shards, file: BinaryIO, description: dict[str, Any]) -> None:
     """Write all columns but the embeddings, with the description of the array in the metadata."""
-    metadata = {**(metadata_of(shards.schema) or {}), ARRAY: description}
-    schema = with_metadata(shards.schema, metadata)
+    schema = finished_schema(shards.schema, shards.total, **{ARRAY: description})
     schema = schema.remove(schema.get_field_index("embedding"))
     with open_writer(file, schema) as writer:
         for table in _groups(shards, schema.names):

@@ -20,6 +20,9 @@ from headstrip.system import bounded_json
 KEY = b"headstrip"
 """Key of the JSON that describes a file, in its Parquet metadata."""
 
+ROWS = "rows"
+"""Key of the number of rows, in that JSON of a finished file."""
+
 NOT_FINITE = "its embedding is not finite."
 
 
@@ -173,6 +176,31 @@ def table_of(rows: Rows, schema: pa.Schema) -> pa.Table:
 
 def _not_finite(embedding: np.ndarray) -> str:
     return "its embedding does not fit float16." if np.isfinite(embedding).all() else NOT_FINITE
+
+
+def finished_schema(schema: pa.Schema, rows: int, **more: Any) -> pa.Schema:
+    """Return the schema of a finished file, whose metadata have the number of its rows.
+
+    Other programs keep the metadata of the first file when they put files together; the number
+    reveals it.
+
+    Args:
+        schema: The schema of its shards.
+        rows: Number of rows.
+        more: Other entries of the metadata.
+    """
+    return with_metadata(schema, {**(metadata_of(schema) or {}), **more, ROWS: rows})
+
+
+def surplus(metadata: Mapping[str, Any], rows: int) -> str | None:
+    """Return what is wrong with a file that has more rows than headstrip wrote, else None."""
+    written = metadata.get(ROWS)
+    if not isinstance(written, int) or rows <= written:
+        return None
+    return (
+        f"has {rows:,} rows, and headstrip wrote {written:,} of them, as if several files had been "
+        "put together"
+    )
 
 
 def open_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
