@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import unicodedata
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,7 @@ def test_the_join_is_reported_in_numbers() -> None:
         "bad_images": 2,
         "repeated_rows": 2,
         "nan_cells": 0,
+        "stripped_cells": 0,
     }
 
 
@@ -224,6 +227,54 @@ def test_what_cannot_be_fitted_is_reported_and_the_rest_is_fitted() -> None:
     )
 
 
+def test_columns_without_labels_are_named_and_the_rest_is_fitted() -> None:
+    points, table = table_of()
+    taken = pa.array([date(2024, 1, 1 + row % 28) for row in range(ROWS)])
+    found = fitted_to(points, pa.table({**table, "taken": taken}))
+    assert [one.name for one in found.attributes] == ["colour", "marks", "size"]
+    assert found.report["skipped"]["taken"].startswith("its cells are of the type date32[day], and")
+    with pytest.raises(HeadstripError, match=r"'taken' has the type date32.*Write 'train'"):
+        fitted_to(points, pa.table({**table, "taken": taken}), split_column="taken")
+
+
+def test_classes_that_differ_only_in_case_are_named() -> None:
+    points, table = table_of()
+    cells = [
+        cell.title() if row % 9 == 0 and cell else cell for row, cell in enumerate(table["colour"])
+    ]
+    found = fitted_to(points, {"path": table["path"], "colour": cells})
+    (note,) = [
+        note for note in found.report["attributes"]["colour"]["notes"] if "only in upper" in note
+    ]
+    assert "'Blue', 'blue'" in note
+
+
+def test_paths_join_in_both_forms_of_accents() -> None:
+    points, table = table_of()
+    composed = [f"caf\u00e9/{path}" for path in names(ROWS)]
+    decomposed = [unicodedata.normalize("NFD", path) for path in composed]
+    for images, rows in ((composed, decomposed), (decomposed, composed)):
+        found = fit_predictors(
+            points, {**table, "path": rows}, paths=images, attributes=["size"], strengths=GRID
+        )
+        assert found.report["join"]["joined"] == ROWS
+    both = [*composed[:80], *decomposed[:80]]
+    found = fit_predictors(
+        points, {**table, "path": both}, paths=both, attributes=["size"], strengths=GRID
+    )
+    assert found.report["join"]["joined"] == ROWS
+
+
+def test_a_part_without_labelled_images_is_named() -> None:
+    points, table = table_of()
+    parts = ["test" if row % 2 else "train" for row in range(ROWS)]
+    table["size"] = [None if row % 2 else float(row) for row in range(ROWS)]
+    found = fitted_to(points, {**table, "part": parts}, split_column="part")
+    assert found.report["skipped"]["size"] == (
+        "none of its 80 images with a label is in the part to test on"
+    )
+
+
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no attribute": ({"attributes": ["shape"]}, HeadstripError, "no column 'shape'.*'colour'"),
     "twice": ({"attributes": ["size", "size"]}, OptionError, "has a name twice"),
@@ -234,6 +285,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "validation": ({"validation": True}, OptionError, "validation must be between 0 and 1"),
     "weights": ({"class_weight": "x"}, OptionError, "class_weight must be 'balanced' or None"),
     "seed": ({"seed": -1}, OptionError, "seed must be an integer from 0"),
+    "strengths": ({"strengths": 1.0}, OptionError, "strengths must be positive numbers"),
+    "a path for paths": ({"paths": "a.jpg"}, HeadstripError, "array of 160 rows, and 1 paths"),
+    "numbers for paths": ({"paths": range(160)}, HeadstripError, "path of each row as text"),
+    "no paths": ({"paths": None}, HeadstripError, "array of 160 rows, and no paths were passed"),
+    "equal paths": ({"paths": ["a"] * 160}, HeadstripError, "has the path 'a' twice"),
     "paths": ({"paths": ["a"]}, HeadstripError, "array of 160 rows, and 1 paths"),
 }
 
@@ -246,6 +302,12 @@ def test_a_wrong_option_is_named(case: str) -> None:
         fit_predictors(points, table, **{"paths": names(ROWS), **options})
 
 
+def test_a_pair_of_array_and_paths_is_refused_in_a_sentence() -> None:
+    points, table = table_of()
+    with pytest.raises(HeadstripError, match=r"a tuple that numpy cannot read .* as paths="):
+        fit_predictors((points, names(ROWS)), table)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("strengths", [[], [0.0], [float("inf")], [-1.0]])
 def test_strengths_must_be_positive(strengths: list[float]) -> None:
     points, table = table_of()
@@ -255,7 +317,7 @@ def test_strengths_must_be_positive(strengths: list[float]) -> None:
 
 def test_equal_embeddings_are_refused() -> None:
     _, table = table_of()
-    with pytest.raises(HeadstripError, match=r"No attribute can be fitted: .*too few"):
+    with pytest.raises(HeadstripError, match=r"of which only 1 have different .* are too few"):
         fitted_to(np.zeros((ROWS, DIM), np.float32), table)
 
 
@@ -341,7 +403,10 @@ def test_bad_embeddings_are_left_out_and_degenerate_ones_fitted(damage: str) -> 
         assert found.report["attributes"][one.name]["converged"]
 
 
-@given(st.lists(st.text(min_size=1, max_size=5), min_size=2, max_size=6, unique=True))
+NAMES = st.text(min_size=1, max_size=5).filter(lambda text: text == text.strip())
+
+
+@given(st.lists(NAMES, min_size=2, max_size=6, unique=True))
 @example(["a,b", "line\nbreak", "😀", "NaN", '"', "=1+1"])
 @settings(max_examples=4)
 def test_any_text_is_a_name_of_a_class(classes: list[str]) -> None:

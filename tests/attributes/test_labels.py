@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 from headstrip import HeadstripError, OptionError
 from headstrip.attributes.labels import labels_in, read_labels
 from headstrip.attributes.targets import Target, check_kinds, infer_kind, target_of
+from headstrip.errors import HeadstripWarning
 
 COLUMNS = {
     "path": ["a.jpg", "b,c.jpg", "d.jpg"],
@@ -192,3 +195,94 @@ def test_a_kind_that_the_cells_do_not_have_is_refused() -> None:
         check_kinds({"a": "text"}, ["a"])
     with pytest.raises(OptionError, match="given for 'b', and there is no such attribute"):
         check_kinds({"b": "class"}, ["a"])
+
+
+def test_decimals_are_numbers_and_dates_are_named(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "path": ["a", "b", "c"],
+            "price": pa.array([Decimal("1.50"), None, Decimal("2.25")]),
+            "taken": pa.array([date(2024, 1, 1), None, date(2024, 1, 2)]),
+            "ranks": pa.array([[1], [2], None]),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    for form in (tmp_path / "a.parquet", table):
+        found = read_labels(form)
+        assert found.columns == {"price": [1.5, None, 2.25]}
+        assert list(found.unusable) == ["taken", "ranks"]
+        assert found.unusable["taken"] == "date32[day]"
+    with pytest.raises(HeadstripError, match=r"'taken' of The Table has the type date32\[day\]"):
+        read_labels(table, path_column="taken")
+
+
+def test_white_space_around_text_is_removed_and_counted(tmp_path: Path) -> None:
+    path = written_csv(tmp_path / "a.csv", "path, colour\na, red\nb,red\nc,  \nd,dark red\n")
+    found = read_labels(path)
+    assert found.columns == {"colour": ["red", "red", None, "dark red"]}
+    assert found.stripped_cells == 2
+    found = read_labels({"path": ["a", "b"], "marks": [[" dot", "ring"], []]})
+    assert found.columns == {"marks": [("dot", "ring"), ()]}
+
+
+@pytest.mark.parametrize(
+    "cells", [[0, 1, None, 1], [0.0, 2.5, None, 2.5], [True, False, None, True], [7, 8, 9, 7]]
+)
+@pytest.mark.parametrize("kind", ["class", "labels"])
+def test_a_frame_and_its_csv_have_the_same_classes(cells: Any, kind: Any, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"path": list("abcd"), "a": cells})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    classes = []
+    for form in (frame, tmp_path / "a.csv", tmp_path / "a.parquet"):
+        target = target_of("a", read_labels(form).columns["a"], kind)
+        assert isinstance(target, Target)
+        classes.append(target.attribute.classes)
+    assert classes[0] == classes[1] == classes[2]
+    assert not any(name.endswith(".0") for name in classes[0]) or 2.5 in cells
+
+
+def test_codes_with_zeros_in_front_keep_them() -> None:
+    found = target_of("a", ["007", "08", "007"], None)
+    assert isinstance(found, Target)
+    assert found.attribute.classes == ("007", "08")
+
+
+def test_text_among_numbers_is_said() -> None:
+    cells = [*map(str, range(30)), "unknown", None]
+    message = r"'age' has 30 numbers, and 'unknown' in 1 other cells.*as 'class'.*--kind age=class"
+    with pytest.warns(HeadstripWarning, match=message):
+        target_of("age", cells, None)
+    target_of("age", cells, "class")
+    target_of("age", ["1", "2", "unknown", "1"], None)
+
+
+def test_a_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("path,farbe\na,rot\nb,grün\n".encode("latin-1"))
+    with pytest.raises(HeadstripError, match=r"'gr\\\\xfcn' in column 'farbe' at row 2.*UTF-8"):
+        read_labels(path)
+    path.write_bytes("path,größe\na,1\n".encode("latin-1"))
+    with pytest.raises(HeadstripError, match=r"as its name, which is not UTF-8.*Save the table"):
+        read_labels(path)
+    path.write_bytes("path,farbe\ngrün.jpg,rot\n".encode("latin-1"))
+    assert read_labels(path).paths == ["gr\\xfcn.jpg"]
+    path.write_bytes("path,farbe\na,grün\n".encode("utf-16")[:-1])
+    with pytest.raises(HeadstripError, match="cannot be read as a table of labels"):
+        read_labels(path)
+
+
+def test_nan_among_several_labels_is_missing(tmp_path: Path) -> None:
+    path = written_csv(tmp_path / "a.csv", "path,m\na,dot|NaN\nb,NA|nan\nc,dot|ring\nd,|\n")
+    found = read_labels(path)
+    assert [cell if cell is None else list(labels_in(cell)) for cell in found.columns["m"]] == [
+        ["dot"],
+        None,
+        ["dot", "ring"],
+        [],
+    ]
+    assert (found.nan_cells, infer_kind(found.columns["m"])) == (2, "labels")
+    lists = {"path": ["a", "b", "c"], "m": [["dot", "NaN"], ["NaN"], [None]]}
+    assert read_labels(lists).columns["m"] == [("dot",), None, None]
+    kept = read_labels(path, keep_nan_strings=True).columns["m"]
+    assert list(labels_in(kept[0])) == ["dot", "NaN"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -85,6 +86,21 @@ def test_no_cell_of_a_csv_begins_a_formula(
     assert rows[5]["path"] == "'=bad.png"
     assert {row["tone"] for row in rows} <= {"'=1+1", "'-light", ""}
     assert all(float(row["size"]) == pytest.approx(float(row["size"])) for row in rows[:5])
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
+def test_no_path_begins_a_formula(
+    fitted: FittedPredictors, embedded: Path, tmp_path: Path, start: str
+) -> None:
+    table = pq.read_table(embedded)
+    paths = pa.array([f"{start}1+{row}.png" for row in range(len(table))])
+    table = table.set_column(0, table.schema.field("path"), paths)
+    pq.write_table(table, tmp_path / "e.parquet")
+    predict_file(fitted, tmp_path / "e.parquet", tmp_path / "p.csv")
+    with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [
+            f"'{path}" for path in paths.to_pylist()
+        ]
 
 
 def test_uncertain_classes_are_left_out_and_thresholds_select_labels(

@@ -54,6 +54,26 @@ def test_a_folder_per_class_is_fitted_and_the_file_builds_an_encoder(
     assert [one["class"].value for one in found] == ["dark", "light"]
 
 
+def test_kept_columns_are_fitted_without_a_table(
+    run: Run, files: tuple[Path, Path], tmp_path: Path, weights_of: WeightsOf
+) -> None:
+    folder, embedded = files
+    rows = [f"{path.relative_to(folder)},{path.parent.name}\n" for path in folder.glob("*/*")]
+    (folder / "list.csv").write_text("path,tone\n" + "".join(rows))
+    out, encoder = tmp_path / "kept.parquet", ("-b", NAME, "--weights", weights_of(NAME))
+    result = run("embed", folder / "list.csv", *encoder, "--keep", "tone", "-o", out)
+    assert result.exit_code == 0, result.output
+    fitted = run("fit", out, "-o", tmp_path / "a.predictors.safetensors")
+    assert (fitted.exit_code, fitted.stderr) == (0, "")
+    assert fitted.stdout.splitlines()[4].split()[:2] == ["tone", "2"]
+    refused = run("fit", embedded, "-o", tmp_path / "b.predictors.safetensors")
+    assert refused.exit_code == 1
+    assert "no columns of labels. Pass a table with --labels" in refused.stderr
+    refused = run("embed", folder, *encoder, "--keep", "all", "-o", tmp_path / "no.parquet")
+    assert refused.exit_code == 2
+    assert "--keep (keep=) copies columns of a .csv, .tsv or .parquet list" in refused.stderr
+
+
 def test_json_has_the_measures_and_a_column_that_cannot_be_fitted_its_reason(
     run: Run, files: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -65,7 +65,7 @@ class FitProgress:
 
 def fit_predictors(
     embeddings: str | os.PathLike[str] | np.ndarray,
-    labels: Any,
+    labels: Any = None,
     *,
     attributes: Sequence[str] | None = None,
     kinds: Mapping[str, str] | None = None,
@@ -95,7 +95,8 @@ def fit_predictors(
         embeddings: A file that ``headstrip embed`` wrote; or an array of shape (images, dim), with
             ``paths``.
         labels: A table with one row per image: the path of a CSV, TSV or Parquet file or of a
-            folder that has a folder per class, or a DataFrame.
+            folder that has a folder per class, or a DataFrame. By default the columns that
+            ``headstrip embed --keep`` copied into the file of embeddings.
         attributes: Columns to fit; by default every column except those of paths and parts.
         kinds: The kinds of attributes, ``{"age": "number"}``; by default inferred from the cells.
         paths: The path of each row of an array.
@@ -136,8 +137,10 @@ def fit_predictors(
         True
     """
     settings = _checked(test, validation, class_weight, strengths, seed)
+    if labels is None and not isinstance(embeddings, (str, os.PathLike)):
+        raise OptionError("An array of embeddings has no labels. Pass a table as labels=.")
     table = read_labels(
-        labels,
+        embeddings if labels is None else labels,
         path_column=path_column,
         path_prefix=path_prefix,
         keep_nan_strings=keep_nan_strings,
@@ -151,10 +154,20 @@ def fit_predictors(
     else:
         described = describe_encoder(encoder) if encoder is not None else {}
         images = images_of_array(embeddings, paths, described)
-    names = _chosen(attributes, list(table.columns), split_column)
+    if labels is None and not table.columns and not table.unusable:
+        raise HeadstripError(
+            f"{table.shown} has no columns of labels. Pass a table with --labels (labels=), or "
+            "copy columns of a list into it with `headstrip embed --keep`."
+        )
+    names = _chosen(attributes, [*table.columns, *table.unusable], split_column)
+    if split_column is not None and split_column in table.unusable:
+        raise HeadstripError(
+            f"The column {split_column!r:.60} has the type {table.unusable[split_column]:.60}. "
+            "Write 'train', 'validation' or 'test' into it as text."
+        )
     checked = check_kinds(kinds or {}, names)
     joined = join(images, table)
-    targets, skipped = _targets(joined, names, checked)
+    targets, skipped = _targets(joined, table.unusable, names, checked)
     rows, dim = joined.embeddings.shape
     check_memory(rows, dim, [one.attribute.outputs for one in targets])
     near = NEAR if near_duplicates else None
@@ -206,7 +219,10 @@ def _checked(
             raise OptionError(f"{name} must be between 0 and 1, such as 0.2, got {value!r:.60}.")
     if class_weight not in (None, "balanced"):
         raise OptionError(f"class_weight must be 'balanced' or None, got {class_weight!r:.60}.")
-    values = tuple(float(one) for one in strengths)
+    try:
+        values = tuple(float(one) for one in strengths)
+    except (TypeError, ValueError):
+        values = ()
     if not values or not all(0 < one < float("inf") for one in values):
         raise OptionError(
             f"strengths must be positive numbers, such as [0.01, 0.1, 1], got {strengths!r:.100}."
@@ -243,10 +259,16 @@ def _chosen(
 
 
 def _targets(
-    joined: Joined, names: Sequence[str], kinds: Mapping[str, Any]
+    joined: Joined, unusable: Mapping[str, str], names: Sequence[str], kinds: Mapping[str, Any]
 ) -> tuple[list[Target], dict[str, str]]:
     targets, skipped = [], {}
     for name in names:
+        if name in unusable:
+            skipped[name] = (
+                f"its cells are of the type {unusable[name]:.60}, and labels are text, numbers or "
+                "lists of text"
+            )
+            continue
         found = target_of(name, joined.columns[name], kinds.get(name))
         if isinstance(found, str):
             skipped[name] = found

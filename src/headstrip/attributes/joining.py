@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from headstrip.attributes.labels import Cell, LabelTable
 from headstrip.embed.output.loading import EmbeddingsFile, load_embeddings, open_embeddings
 from headstrip.embed.output.paths import rows_file
 from headstrip.embed.rebuild_encoder import described_in
-from headstrip.errors import HeadstripError
+from headstrip.errors import HeadstripError, one_line
 
 _EXAMPLES = 3
 
@@ -52,6 +53,7 @@ class JoinReport:
         bad_images: Images without a finite embedding.
         repeated_rows: Rows of labels that repeat an earlier row.
         nan_cells: Cells such as ``NaN`` that were read as missing.
+        stripped_cells: Cells that had white space around their text, which was removed.
     """
 
     images: int
@@ -61,6 +63,7 @@ class JoinReport:
     bad_images: int
     repeated_rows: int
     nan_cells: int
+    stripped_cells: int
 
     def to_json(self) -> dict[str, int]:
         """Return plain JSON values."""
@@ -100,32 +103,45 @@ def images_of_file(path: str | os.PathLike[str]) -> Images:
 
 
 def images_of_array(
-    embeddings: Any, paths: Sequence[str] | None, encoder: Mapping[str, Any]
+    embeddings: Any, paths: Iterable[str] | None, encoder: Mapping[str, Any]
 ) -> Images:
     """Check an array of embeddings with the paths of its rows.
 
     Raises:
         HeadstripError: It is not such an array, or the numbers of rows and paths differ.
     """
-    array = np.asarray(embeddings)
+    try:
+        array = np.asarray(embeddings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise HeadstripError(
+            f"embeddings is a {type(embeddings).__name__} that numpy cannot read as an array "
+            f"({one_line(error)[:100].rstrip('.')}). Pass an array as embeddings, and the paths of "
+            "its rows as paths=."
+        ) from error
     if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
         raise HeadstripError(
             f"embeddings is an array of shape {array.shape} and dtype {array.dtype}, and must be "
             "floating-point of shape (images, dim). Pass a file that `headstrip embed` wrote, or "
             "such an array."
         )
-    if paths is None or len(paths) != len(array):
-        found = "no paths" if paths is None else f"{len(paths)} paths"
+    paths = () if paths is None else paths
+    try:
+        names = [os.fspath(path) for path in ([paths] if isinstance(paths, str) else paths)]
+    except TypeError as error:
         raise HeadstripError(
-            f"embeddings is an array of {len(array)} rows, and {found} were passed. Pass paths= "
-            "with one path per row."
+            f"paths= must have the path of each row as text ({one_line(error)[:100]}). Pass a list "
+            "of paths."
+        ) from error
+    if len(names) != len(array):
+        raise HeadstripError(
+            f"embeddings is an array of {len(array)} rows, and {len(names) or 'no'} paths were "
+            "passed. Pass paths= with one path per row."
         )
     if array.dtype == np.float64:
         # What is too large for float32 becomes infinite, and its image a bad one.
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     ok = np.isfinite(array).all(1)
-    names = [os.fspath(path) for path in paths]
     return Images("The array", names, array, ok, [None] * len(names), encoder)
 
 
@@ -147,22 +163,23 @@ def join(images: Images, table: LabelTable) -> Joined:
         raise HeadstripError(
             f"{images.shown} has no finite embedding. Read the reasons in its column 'error'."
         )
-    labelled = {path: row for row, path in enumerate(table.paths)}
-    known = [path for path in table.paths if path in rows]
+    labelled = _as_embedded(table.paths, rows)
+    known = [path for path in labelled if path in rows]
     joined = sorted(path for path in known if images.ok[rows[path]])
     good = int(images.ok.sum())
     report = JoinReport(
         images=len(images.paths),
         joined=len(joined),
         without_labels=good - len(joined),
-        without_image=len(table.paths) - len(known),
+        without_image=len(labelled) - len(known),
         bad_images=len(images.paths) - good,
         repeated_rows=table.repeated_rows,
         nan_cells=table.nan_cells,
+        stripped_cells=table.stripped_cells,
     )
     if 2 * len(known) < min(len(rows), len(labelled)) or not joined:
         left = [path for path in images.paths if path not in labelled]
-        right = [path for path in table.paths if path not in rows]
+        right = [path for path in labelled if path not in rows]
         raise HeadstripError(
             f"Only {len(known):,} of the {len(labelled):,} paths in {table.shown} are those of the "
             f"{len(rows):,} images in {images.shown}. Paths of images without labels: "
@@ -177,6 +194,23 @@ def join(images: Images, table: LabelTable) -> Joined:
         {name: [cells[labelled[path]] for path in joined] for name, cells in table.columns.items()},
         report,
     )
+
+
+def _as_embedded(paths: Sequence[str], rows: Mapping[str, int]) -> dict[str, int]:
+    """Return the row of each path of a table, under the spelling of the image's path.
+
+    File systems and programs write letters with accents in one of two forms, NFC or NFD, that look
+    the same. An equal path goes first.
+    """
+    found = {path: row for row, path in enumerate(paths)}
+    others = {unicodedata.normalize("NFC", path): path for path in rows if not path.isascii()}
+    spelled: dict[str, int] = {}
+    for path, row in found.items():
+        image = path
+        if path not in rows and not path.isascii():
+            image = others.get(unicodedata.normalize("NFC", path), path)
+        spelled[path if image in found or image in spelled else image] = row
+    return spelled
 
 
 def _checksums(file: EmbeddingsFile) -> list[str | None]:

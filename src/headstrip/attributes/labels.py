@@ -7,11 +7,13 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from headstrip.embed.output.paths import rows_file
 from headstrip.embed.sources.names import escape, is_image, stored_path
 from headstrip.errors import HeadstripError, one_line
 from headstrip.system.os_errors import explain
@@ -36,6 +38,7 @@ _NAN_STRINGS = frozenset(
 )
 _REMEDY = "Pass a .csv, .tsv or .parquet file, a DataFrame, or a folder with a folder per class."
 _SHOWN = 8
+_PARQUET = b"PAR1"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class LabelTable:
         columns: The cells of each other column, one per path.
         repeated_rows: Number of rows left out because an equal row was there before.
         nan_cells: Number of cells such as ``NaN`` that were read as missing.
+        stripped_cells: Number of cells that had white space around their text, which is removed.
+        unusable: Columns that cannot have labels, such as dates, with the type of their cells.
     """
 
     shown: str
@@ -55,6 +60,8 @@ class LabelTable:
     columns: Mapping[str, list[Cell]] = field(repr=False)
     repeated_rows: int = 0
     nan_cells: int = 0
+    stripped_cells: int = 0
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_labels(
@@ -75,29 +82,39 @@ def read_labels(
         keep_nan_strings: Whether text such as ``NaN`` or ``NA`` is a label, instead of missing.
 
     Raises:
-        HeadstripError: The table cannot be read, has no column of paths, or has a path twice with
-            different labels.
+        HeadstripError: The table cannot be read, is not in UTF-8, has no column of paths, or has a
+            path twice with different labels.
     """
     if isinstance(table, (str, os.PathLike)):
         shown = repr(os.fspath(table))
-        header, columns = _read_file(Path(table).expanduser(), shown)
+        columns, unusable = _read_file(Path(table).expanduser(), shown)
     else:
         shown = f"The {type(table).__name__}"
-        header, columns = _read_frame(table, shown)
-    chosen = _path_column(header, path_column, shown)
+        columns, unusable = _read_frame(table, shown)
+    chosen = _path_column(columns, unusable, path_column, shown)
     paths = [_path(value, row, chosen, shown) for row, value in enumerate(columns.pop(chosen))]
     paths = [_without(path, path_prefix) for path in paths]
+    _refuse_other_encodings(columns, shown)
     cells = {name: list(map(_cell, values)) for name, values in columns.items()}
+    stripped = sum(
+        isinstance(value, str) and value != value.strip()
+        for values in columns.values()
+        for value in values
+    )
     nan_cells = 0
     if not keep_nan_strings:
         for values in cells.values():
             for row, value in enumerate(values):
-                if isinstance(value, str) and value in _NAN_STRINGS:
-                    values[row], nan_cells = None, nan_cells + 1
-    return _without_repeats(LabelTable(shown, paths, cells, 0, nan_cells))
+                values[row] = _without_nan_strings(value)
+                nan_cells += values[row] is not value
+    return _without_repeats(LabelTable(shown, paths, cells, 0, nan_cells, stripped, unusable))
 
 
-def _read_file(path: Path, shown: str) -> tuple[list[str], dict[str, list[Any]]]:
+Columns: TypeAlias = tuple[dict[str, list[Any]], dict[str, str]]
+"""The cells of each column, and the types of the columns that cannot have labels."""
+
+
+def _read_file(path: Path, shown: str) -> Columns:
     try:
         if path.is_dir():
             return _read_folder(path, shown)
@@ -106,7 +123,9 @@ def _read_file(path: Path, shown: str) -> tuple[list[str], dict[str, list[Any]]]
         suffix = path.suffix.lower()
         if suffix in {".csv", ".tsv"}:
             return _read_csv(path, shown, "\t" if suffix == ".tsv" else ",")
-        if suffix == ".parquet":
+        if suffix == ".npy" and rows_file(path).exists():
+            return _read_parquet(rows_file(path), shown)
+        if suffix == ".parquet" or _is_parquet(path):
             return _read_parquet(path, shown)
     except OSError as error:
         if error.errno is None:
@@ -116,7 +135,12 @@ def _read_file(path: Path, shown: str) -> tuple[list[str], dict[str, list[Any]]]
     raise HeadstripError(f"{shown} is not a table of labels that headstrip reads. {_REMEDY}")
 
 
-def _read_folder(path: Path, shown: str) -> tuple[list[str], dict[str, list[Any]]]:
+def _is_parquet(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(_PARQUET)) == _PARQUET
+
+
+def _read_folder(path: Path, shown: str) -> Columns:
     """List the images of a folder per class; the folder is the label."""
     paths: list[str] = []
     for folder, folders, files in os.walk(path):
@@ -130,19 +154,20 @@ def _read_folder(path: Path, shown: str) -> tuple[list[str], dict[str, list[Any]
             "class, or a table."
         )
     labels = [escape(os.fsencode(one.split(os.sep)[0])) for one in paths]
-    columns = {"path": list(map(stored_path, paths)), FOLDER_ATTRIBUTE: labels}
-    return list(columns), columns
+    return {"path": list(map(stored_path, paths)), FOLDER_ATTRIBUTE: labels}, {}
 
 
-def _read_csv(path: Path, shown: str, delimiter: str) -> tuple[list[str], dict[str, list[Any]]]:
+def _read_csv(path: Path, shown: str, delimiter: str) -> Columns:
     from headstrip.embed.sources.lists import text_of
 
     with open(path, "rb") as file, text_of(io.BytesIO(file.read())) as text:
         # Without `strict`, a quote that is not closed silently joins several rows.
         rows = csv.reader(text, delimiter=delimiter, strict=True)
         try:
-            header = next(rows, [])
+            header = [name.strip() for name in next(rows, [])]
             found = [(rows.line_num, row) for row in rows if row]
+        except UnicodeError as error:
+            raise _unreadable(shown, error) from error
         except (csv.Error, ValueError) as error:
             raise HeadstripError(
                 f"{shown} cannot be read at line {rows.line_num}: {one_line(error)}. Close each "
@@ -155,27 +180,32 @@ def _read_csv(path: Path, shown: str, delimiter: str) -> tuple[list[str], dict[s
                 f"{len(header)} in its header. Quote values that contain a {delimiter!r}."
             )
     _refuse_repeated(header, shown)
-    columns = {name: [row[at] for _, row in found] for at, name in enumerate(header)}
-    return header, columns
+    return {name: [row[at] for _, row in found] for at, name in enumerate(header)}, {}
 
 
-def _read_parquet(path: Path, shown: str) -> tuple[list[str], dict[str, list[Any]]]:
+def _read_parquet(path: Path, shown: str) -> Columns:
     import pyarrow as pa
 
     from headstrip.embed.output.damage import parquet_file
+    from headstrip.embed.sources.kept import OWN_COLUMNS, is_label_type
 
     try:
         with parquet_file(path) as file:
-            names = [one.name for one in file.schema_arrow if _is_label(one.type)]
-            _refuse_repeated(file.schema_arrow.names, shown)
-            return _from_arrow(file.read(columns=names), shown)
+            schema = file.schema_arrow
+            _refuse_repeated(schema.names, shown)
+            if b"headstrip" in (schema.metadata or {}):
+                # A file of embeddings: the columns that are not headstrip's were kept.
+                own = set(OWN_COLUMNS) - {"path"}
+                schema = pa.schema([one for one in schema if one.name not in own])
+            names = [one.name for one in schema if is_label_type(one.type)]
+            return _from_arrow(schema, file.read(columns=names), shown)
     except (pa.ArrowException, EOFError, ValueError) as error:
         if isinstance(error, HeadstripError):
             raise
         raise _unreadable(shown, error) from error
 
 
-def _read_frame(table: Any, shown: str) -> tuple[list[str], dict[str, list[Any]]]:
+def _read_frame(table: Any, shown: str) -> Columns:
     import pyarrow as pa
 
     try:
@@ -185,42 +215,23 @@ def _read_frame(table: Any, shown: str) -> tuple[list[str], dict[str, list[Any]]
             columns = getattr(table, "columns", ())
             _refuse_repeated(list(map(str, columns)), shown)
             table = pa.table(table)
-        return _from_arrow(table, shown)
+        return _from_arrow(table.schema, table, shown)
     except (pa.ArrowException, TypeError, ValueError) as error:
         if isinstance(error, HeadstripError):
             raise
         raise _unreadable(shown, error) from error
 
 
-def _from_arrow(table: Any, shown: str) -> tuple[list[str], dict[str, list[Any]]]:
+def _from_arrow(schema: Any, table: Any, shown: str) -> Columns:
+    """Return the columns of a table, which may lack those of its schema that have no labels."""
+    from headstrip.embed.sources.kept import is_label_type
+
     # pandas hands on its index under such a name.
-    fields = [one for one in table.schema if not one.name.startswith("__index_level_")]
-    names = [one.name for one in fields if _is_label(one.type)]
+    fields = [one for one in schema if not one.name.startswith("__index_level_")]
+    names = [one.name for one in fields if is_label_type(one.type)]
     _refuse_repeated(names, shown)
-    return names, {name: table.column(name).to_pylist() for name in names}
-
-
-def _is_label(kind: Any) -> bool:
-    """Whether a column can be one of labels: text, numbers, or lists of text."""
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_list(kind) or types.is_large_list(kind):
-        return _is_text(kind.value_type)
-    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-    return bool(_is_text(kind) or is_number or types.is_null(kind))
-
-
-def _is_text(kind: Any) -> bool:
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    views = getattr(types, "is_string_view", None)
-    return bool(
-        types.is_string(kind) or types.is_large_string(kind) or (views is not None and views(kind))
-    )
+    unusable = {one.name: str(one.type) for one in fields if one.name not in names}
+    return {name: table.column(name).to_pylist() for name in names}, unusable
 
 
 def _refuse_repeated(header: Sequence[str], shown: str) -> None:
@@ -236,9 +247,31 @@ def _refuse_repeated(header: Sequence[str], shown: str) -> None:
         )
 
 
-def _path_column(header: Sequence[str], chosen: str | None, shown: str) -> str:
+def _refuse_other_encodings(columns: Mapping[str, Sequence[Any]], shown: str) -> None:
+    """Refuse text that is not UTF-8; paths are bytes, and are not among the columns."""
+    for name, values in columns.items():
+        for row, value in enumerate([name, *values]):
+            if isinstance(value, str) and not value.isascii() and _has_bytes(value):
+                text = escape(value.encode("utf-8", "surrogateescape"))
+                where = f"in column {escape(name.encode('utf-8', 'surrogateescape'))!r:.60}"
+                raise HeadstripError(
+                    f"{shown} has {text!r:.60} {where} "
+                    f"{f'at row {row}' if row else 'as its name'}, which is not UTF-8 but maybe "
+                    "Latin-1. Save the table as UTF-8."
+                )
+
+
+def _path_column(
+    header: Iterable[str], unusable: Mapping[str, str], chosen: str | None, shown: str
+) -> str:
+    header = list(header)
     known = ", ".join(f"{name!r:.60}" for name in header[:_SHOWN]) or "none"
     if chosen is not None:
+        if chosen in unusable:
+            raise HeadstripError(
+                f"The column {chosen!r:.80} of {shown} has the type {unusable[chosen]:.60}, and "
+                "paths are text. Name the one with the paths by --path-column (path_column=)."
+            )
         if chosen not in header:
             raise HeadstripError(
                 f"{shown} has no column {chosen!r:.80}; its columns: {known}. Name the one with "
@@ -279,12 +312,34 @@ def _without(path: str, prefix: str) -> str:
 
 
 def _cell(value: Any) -> Cell:
-    """Return a label; an empty text and the number NaN are missing."""
+    """Return a label; an empty text, the number NaN and a list of nothing known are missing."""
     if isinstance(value, (list, tuple)):
-        return tuple(one for one in value if isinstance(one, str))
+        texts = tuple(one.strip() for one in value if isinstance(one, str))
+        return texts if texts or not value else None
+    if isinstance(value, str):
+        value = value.strip()
+    if isinstance(value, Decimal):
+        value = float(value)
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     return value if isinstance(value, (str, bool, int, float)) else str(value)
+
+
+def _without_nan_strings(cell: Cell) -> Cell:
+    """Return a cell in which text such as ``NaN`` is missing, among several labels too."""
+    if isinstance(cell, tuple):
+        known = tuple(one for one in cell if one not in _NAN_STRINGS)
+        return cell if len(known) == len(cell) else known or None
+    if not isinstance(cell, str):
+        return cell
+    if SEPARATOR not in cell:
+        return None if cell in _NAN_STRINGS else cell
+    labels = list(labels_in(cell))
+    found = [one for one in labels if one not in _NAN_STRINGS]
+    if len(found) == len(labels):
+        return cell
+    # The separator at the end keeps a single label in the form of a cell of several.
+    return SEPARATOR.join([*found, ""]) if found else None
 
 
 def _without_repeats(table: LabelTable) -> LabelTable:
@@ -305,7 +360,7 @@ def _without_repeats(table: LabelTable) -> LabelTable:
                 )
     columns = {name: [cells[row] for row in kept] for name, cells in table.columns.items()}
     repeated = len(table.paths) - len(kept)
-    return LabelTable(table.shown, [*first], columns, repeated, table.nan_cells)
+    return replace(table, paths=[*first], columns=columns, repeated_rows=repeated)
 
 
 def _shown_cell(cell: Cell) -> str:

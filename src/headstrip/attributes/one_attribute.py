@@ -130,7 +130,7 @@ def fit_attribute(
     target, groups, parts = _divided(joined, target, groups, given, settings)
     rows, kind = target.rows, target.attribute.kind
     is_fitted, is_test = parts != TEST, parts == TEST
-    reason = _too_few(target, parts)
+    reason = _too_few(target, parts, groups, has_parts=given is not None)
     if reason is not None:
         return reason
     attribute, values = _seen(target, is_fitted)
@@ -250,10 +250,17 @@ def _strata(target: Target) -> Sequence[Hashable]:
     return found
 
 
-def _too_few(target: Target, parts: np.ndarray) -> str | None:
+def _too_few(
+    target: Target, parts: np.ndarray, groups: np.ndarray, *, has_parts: bool
+) -> str | None:
     for part, name in ((TRAIN, "train on"), (VALIDATION, "validate on"), (TEST, "test on")):
         if part not in parts:
-            return f"its {len(parts)} images with a label are too few: none is left to {name}"
+            images, different = f"its {len(parts)} images with a label", len(np.unique(groups))
+            if has_parts:
+                return f"none of {images} is in the part to {name}"
+            if different < len(parts):
+                images += f", of which only {different} have different bytes and embeddings,"
+            return f"{images} are too few: none is left to {name}"
     if target.attribute.kind == "class" and len(set(target.values[parts == TRAIN].tolist())) < 2:
         return "the images to train on have one class"
     if target.attribute.kind == "number" and np.ptp(target.values[parts == TRAIN]) == 0:
@@ -375,6 +382,13 @@ def _notes(
         notes.append(
             f"The best strength, {settings.strengths[best]:g}, is at the end of the grid. A "
             f"{side} penalty may be better; pass other strengths."
+        )
+    alike: dict[str, list[str]] = {}
+    for one in target.attribute.classes:
+        alike.setdefault(" ".join(one.casefold().split()), []).append(one)
+    if twins := next((names for names in alike.values() if len(names) > 1), None):
+        notes.append(
+            f"Classes that differ only in upper and lower case or in white space: {_listed(twins)}."
         )
     if attribute.kind != "class":
         return notes

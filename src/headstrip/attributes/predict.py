@@ -43,8 +43,8 @@ from headstrip.system.atomic import written_beside
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet run the text of a cell."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What makes a spreadsheet run the text of a cell; the last four are wide forms of the first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from headstrip.attributes.labels import SEPARATOR, Cell, labels_in
 from headstrip.encoder.attribute import KINDS, Attribute, Kind
-from headstrip.errors import HeadstripError, OptionError
+from headstrip.errors import HeadstripError, HeadstripWarning, OptionError
 
 _MOST_CODES = 20
 """Largest number of different integers that are treated as classes."""
@@ -45,9 +46,11 @@ def target_of(name: str, cells: Sequence[Cell], kind: Kind | None) -> Target | s
     Raises:
         HeadstripError: A cell does not fit the kind that the caller chose.
     """
-    kind = kind or infer_kind(cells)
     rows = np.flatnonzero([cell is not None for cell in cells])
     known = [cell for cell in cells if cell is not None]
+    if kind is None:
+        kind = infer_kind(known)
+        _warn_of_text_among_numbers(name, known, kind)
     if not len(rows):
         return "no image has a label"
     if kind == "number":
@@ -86,6 +89,21 @@ def infer_kind(cells: Sequence[Cell]) -> Kind:
     return "number" if has_fraction or len(different) > _MOST_CODES else "class"
 
 
+def _warn_of_text_among_numbers(name: str, known: Sequence[Cell], kind: Kind) -> None:
+    """Warn if a few cells keep a column of numbers from being one."""
+    numbers = [cell for cell in known if _number(cell) is not None]
+    if kind == "number" or 2 * len(numbers) <= len(known) or infer_kind(numbers) != "number":
+        return
+    odd = [cell for cell in known if _number(cell) is None]
+    warnings.warn(
+        f"The column {name!r:.60} has {len(numbers):,} numbers, and {odd[0]!r:.60} in {len(odd):,} "
+        f"other cells, so headstrip takes it as {kind!r}. Correct these cells or leave them empty, "
+        f"or pass --kind {name:.60}={kind} (kinds=) if that is right.",
+        HeadstripWarning,
+        stacklevel=4,
+    )
+
+
 def check_kinds(kinds: Mapping[str, str], names: Sequence[str]) -> dict[str, Kind]:
     """Return the kinds that a caller chose, after checking them.
 
@@ -114,7 +132,7 @@ def _classes(rows: np.ndarray, known: Sequence[Cell], name: str) -> Target:
                 f"The attribute {name!r:.60} has lists of labels, which are not of kind 'class'. "
                 "Pass the kind 'labels'."
             )
-    texts = list(map(_text, known))
+    texts = _texts(known)
     classes = sorted(set(texts), key=_order(texts))
     index = {one: at for at, one in enumerate(classes)}
     values = np.array([index[text] for text in texts], np.int64)
@@ -122,7 +140,7 @@ def _classes(rows: np.ndarray, known: Sequence[Cell], name: str) -> Target:
 
 
 def _labels(rows: np.ndarray, known: Sequence[Cell], name: str) -> Target:
-    found = [set(labels_in(cell)) for cell in known]
+    found = [set(labels_in(cell)) for cell in _texts(known)]
     counts = Counter(label for labels in found for label in labels)
     classes = sorted(counts, key=_order(list(counts)))
     index = {one: at for at, one in enumerate(classes)}
@@ -148,10 +166,22 @@ def _numbers(name: str, rows: np.ndarray, known: Sequence[Cell]) -> Target | str
     return Target(Attribute(name, "number"), rows, array)
 
 
-def _text(cell: Cell) -> str:
-    """Return the name of a class; pandas turns integers with gaps into floats."""
-    is_code = isinstance(cell, float) and cell.is_integer()
-    return str(int(cell) if is_code else cell)  # type: ignore[arg-type]  # a float by then
+def _texts(known: Sequence[Cell]) -> list[Any]:
+    """Return the names of classes, and tuples unchanged.
+
+    pandas turns integers with gaps into floats, and writes them as ``0.0``. So in a column of
+    integers ``0.0`` and ``"0.0"`` are ``0``.
+    """
+    numbers = [_number(cell) for cell in known]
+    if all(number is not None and number.is_integer() for number in numbers):
+        return [_code(cell) for cell in known]
+    return [cell if isinstance(cell, tuple) else str(cell) for cell in known]
+
+
+def _code(cell: Cell) -> str:
+    """Return an integer as text; text without a fraction, such as ``007``, stays unchanged."""
+    text = str(cell)
+    return text if text.lstrip("+-").isdigit() else str(int(float(text)))
 
 
 def _number(cell: Cell) -> float | None:

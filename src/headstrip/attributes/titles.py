@@ -37,5 +37,6 @@ JOIN = {
     "bad_images": "images without an embedding",
     "repeated_rows": "repeated rows of labels",
     "nan_cells": "cells such as NaN, read as missing",
+    "stripped_cells": "cells with white space around the text, which is removed",
 }
 """Words for the numbers of a join that are not 0."""

@@ -42,6 +42,7 @@ _SECTIONS = {
         "allow_versions",
         "allow_http",
         "out",
+        "keep",
         "overwrite",
     ),
     **SECTIONS,
@@ -56,6 +57,7 @@ Examples:
   headstrip embed photos -b resnet50 -o photos.parquet
   headstrip embed 'photos/**/*.jpg' -b vit_b_16 -o photos.npy --dtype float16
   headstrip embed images.csv --column file -b resnet50 -o images.parquet
+  headstrip embed cells.csv --keep colour,shape -b resnet50 -o cells.parquet
   headstrip embed scans -b resnet50 --in-chans 1 -o scans.parquet
   headstrip embed photos -b resnet50 --maps -1 -o photos.parquet
   headstrip embed photos -b resnet50 --calibrate
@@ -108,6 +110,13 @@ def _levels(_: click.Context, __: click.Parameter, text: str | None) -> list[int
     help="Store maps and tokens in this format.  [default: float16]",
 )
 @click.option(
+    "--keep",
+    metavar="NAMES",
+    default="",
+    help="Copy these columns of the .csv, .tsv or .parquet list SOURCE into OUT, such as "
+    "colour,shape, or all of them with: all.",
+)
+@click.option(
     "--overwrite",
     is_flag=True,
     help="Overwrite OUT if it exists, and compute every row again.",
@@ -153,6 +162,7 @@ def command(
     as_json: bool,
     column: str,
     image_column: str | None,
+    keep: str,
     allow_schemes: tuple[str, ...],
     allow_private: bool,
     on: str,
@@ -187,6 +197,7 @@ def command(
         out,
         column=column,
         image_column=image_column,
+        keep="all" if keep == "all" else [name for name in keep.split(",") if name],
         allow_schemes=allow_schemes,
         allow_private=allow_private,
     )

@@ -41,6 +41,7 @@ Examples:
       -o cells.predictors.safetensors
   headstrip fit birds.parquet --labels birds/ -o birds.predictors.safetensors \\
       --report birds.html --root birds/
+  headstrip fit kept.parquet -o cells.predictors.safetensors
 """
 
 
@@ -48,11 +49,11 @@ Examples:
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.option(
     "--labels",
-    required=True,
     metavar="TABLE",
     type=click.Path(path_type=Path),
     help="Read the labels from this .csv, .tsv or .parquet file, which has one row per image, or "
-    "from the names of the folders in this folder.",
+    "from the names of the folders in this folder.  [default: the columns that `headstrip embed "
+    "--keep` copied into EMBEDDINGS]",
 )
 @click.option(
     "-o",
@@ -161,7 +162,7 @@ def command(
     context: click.Context,
     /,
     embeddings: Path,
-    labels: Path,
+    labels: Path | None,
     out: Path,
     attributes: tuple[str, ...],
     kinds: tuple[str, ...],
@@ -223,13 +224,13 @@ def _write_page(page: Path, fitted: FittedPredictors, embeddings: Path, read: Re
     return warn_of_missing(page, pictures)
 
 
-def _check_paths(embeddings: Path, labels: Path, out: Path) -> None:
+def _check_paths(embeddings: Path, labels: Path | None, out: Path) -> None:
     """Refuse paths that cannot work, before anything heavy is imported."""
     from headstrip.embed.files import check_out
 
     if not embeddings.is_file():
         raise UsageFailure(f"There is no file {str(embeddings)!r}. Check the path.")
-    if not labels.exists():
+    if labels is not None and not labels.exists():
         raise UsageFailure(f"There is no table of labels {str(labels)!r}. Check the path.")
     if not out.name.endswith(".safetensors"):
         raise UsageFailure(
@@ -240,7 +241,7 @@ def _check_paths(embeddings: Path, labels: Path, out: Path) -> None:
         check_out(out)
     except HeadstripError as error:
         raise UsageFailure(str(error)) from error
-    _refuse_overwriting(out, [embeddings, labels])
+    _refuse_overwriting(out, [embeddings, *([labels] if labels else [])])
 
 
 def _refuse_overwriting(out: Path, inputs: Sequence[Path]) -> None:

@@ -35,7 +35,7 @@ def _print_join(report: Report) -> None:
     join = report["join"]
     print_line(f"{join['joined']:,} images with labels")
     for key, words in JOIN.items():
-        if join[key]:
+        if join.get(key):
             print_line(f"{join[key]:,} {words}")
     if report.get("duplicates"):
         print_line(f"{report['duplicates']:,} copies of other images, kept in their part")

@@ -28,6 +28,7 @@ _SCHEMA = pa.schema(
         pa.field("container", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("page", pa.int32(), nullable=False),
+        pa.field("kept", pa.string(), nullable=False),
     ]
 )
 FILE = "listing.arrow"
@@ -166,4 +167,6 @@ def _digest(described: Mapping[str, Any], table: pa.Table) -> str:
             digest.update(np.ascontiguousarray(part[name].to_numpy(), "<i8").tobytes())
         if pc.any(pc.greater(part["page"], 0)).as_py():
             digest.update(np.ascontiguousarray(part["page"].to_numpy(), "<i8").tobytes())
+        if pc.any(pc.not_equal(part["kept"], "")).as_py():
+            digest.update(json.dumps(part["kept"].to_pylist()).encode())
     return digest.hexdigest()

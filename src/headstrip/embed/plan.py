@@ -29,7 +29,7 @@ from headstrip.embed.pages import PageReader, split_into_pages
 from headstrip.embed.parallelism import Parallelism, choose_parallelism
 from headstrip.embed.report import check_errors, count_bad
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
-from headstrip.embed.sources import LeftOut, Reader, Source, items_of
+from headstrip.embed.sources import LeftOut, ListSource, Reader, Source, items_of
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def make_plan(
         work_dir.begin(provenance, replaces=options.overwrite)
     metadata = metadata_for(provenance, source_here, listing.digest, columns)
     fields = [one.field() for one in columns]
-    schema = schema_of(encoder.output_dim, str(settings.dtype), metadata, fields)
+    kept = source.kept_fields() if isinstance(source, ListSource) else []
+    schema = schema_of(encoder.output_dim, str(settings.dtype), metadata, fields, kept)
     folder = listing_file(work_dir.folder, listing.digest).parent
     shards = Shards(folder, schema, int(settings.shard_rows or 0), len(listing))
 

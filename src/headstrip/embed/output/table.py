@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from headstrip.embed.output.damage import DamagedFile, open_parquet
 from headstrip.embed.sources import Item
+from headstrip.embed.sources.kept import cells_column
 from headstrip.system import bounded_json
 
 KEY = b"headstrip"
@@ -82,7 +83,11 @@ class Rows:
 
 
 def schema_of(
-    dim: int, dtype: str, metadata: Mapping[str, Any], tensors: Sequence[pa.Field] = ()
+    dim: int,
+    dtype: str,
+    metadata: Mapping[str, Any],
+    tensors: Sequence[pa.Field] = (),
+    kept: Sequence[pa.Field] = (),
 ) -> pa.Schema:
     """Return the schema of a table of embeddings.
 
@@ -91,6 +96,7 @@ def schema_of(
         dtype: Dtype of the stored embeddings, "float32" or "float16".
         metadata: Plain JSON values, stored under ``KEY``.
         tensors: Columns of maps and tokens.
+        kept: Columns of the list of images that are copied.
     """
     kind = pa.float16() if dtype == "float16" else pa.float32()
     schema = pa.schema(
@@ -105,6 +111,7 @@ def schema_of(
             pa.field("modified", pa.int64()),
             pa.field("checksum", pa.string()),
             *tensors,
+            *kept,
         ]
     )
     return with_metadata(schema, metadata)
@@ -171,6 +178,8 @@ def table_of(rows: Rows, schema: pa.Schema) -> pa.Table:
             for name, kind in tensor_types(schema).items()
         ),
     ]
+    kept = [item.kept for item in rows.items]
+    columns += [cells_column(kept, field) for field in list(schema)[len(columns) :]]
     return pa.Table.from_arrays(columns, schema=schema)
 
 

@@ -10,6 +10,7 @@ from headstrip.embed.sources.dispatch import source_of
 from headstrip.embed.sources.files import items_of
 from headstrip.embed.sources.items import Item, Reader, Source, is_clipped, size_and_time
 from headstrip.embed.sources.left_out import LeftOut, sentence
+from headstrip.embed.sources.lists import ListSource
 from headstrip.embed.sources.names import (
     HEIF_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -25,6 +26,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Item",
     "LeftOut",
+    "ListSource",
     "Reader",
     "Source",
     "StreamSource",

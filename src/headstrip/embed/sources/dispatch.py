@@ -6,7 +6,8 @@ import codecs
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from headstrip.embed.sources.access import Access, is_url
 from headstrip.embed.sources.files import FilesSource, located
@@ -20,6 +21,9 @@ from headstrip.embed.sources.tar import TarSource
 from headstrip.embed.sources.trees import FolderTree, NamedTree, Tree, UrlTree
 from headstrip.errors import HeadstripError
 
+if TYPE_CHECKING:
+    from headstrip.embed.sources.kept import Keep
+
 _REFUSED = {
     "one JSON document. Write one object per line, and name the file .jsonl": ".json",
     "a spreadsheet. Save the sheet with the paths as .csv in UTF-8": (
@@ -32,6 +36,7 @@ _REFUSED = {
 }
 """Suffixes of files that cannot be a source, by what they are and what to do instead."""
 
+_TABLES = (".csv", ".tsv", ".parquet")
 _SAMPLE = 1 << 12
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
@@ -43,6 +48,7 @@ def source_of(
     *,
     column: str = "path",
     image_column: str | None = None,
+    keep: Keep = (),
     allow_schemes: Iterable[str] = (),
     allow_private: bool = False,
     offline: bool = False,
@@ -58,6 +64,8 @@ def source_of(
             files.
         column: The column of a list that has the paths.
         image_column: The column of a table that has the bytes, where several may have them.
+        keep: Columns of a CSV, TSV or Parquet list that are copied into the file of embeddings,
+            such as ``["colour", "shape"]``, or ``"all"`` except the column of the paths.
         allow_schemes: Schemes that urls may have beyond http, https, s3, gs, az, abfs, abfss and
             hf, such as ``["ftp"]``. They hold for every row of a list.
         allow_private: Whether urls in a list, and redirects, may lead to addresses that are not
@@ -65,8 +73,8 @@ def source_of(
         offline: Refuse every url of a network. ``HEADSTRIP_OFFLINE=1`` does so for all calls.
 
     Raises:
-        HeadstripError: It is none of these, there is no image, there are files of several kinds, or
-            it is a url that may not be read.
+        HeadstripError: It is none of these, there is no image, there are files of several kinds, it
+            is a url that may not be read, or a column cannot be kept.
 
     Example:
         >>> source = source_of("photos")  # doctest: +SKIP
@@ -75,6 +83,29 @@ def source_of(
     """
     text = os.fsdecode(what) if isinstance(what, (str, os.PathLike)) else ""
     access = Access.of(text, allow_schemes, private=allow_private, offline=offline)
+    found = _found(what, text, column, image_column, access)
+    if not keep:
+        return found
+    if not isinstance(found, ListSource) or found.suffix not in _TABLES:
+        shown = repr(text)[:200] if text else f"a {type(what).__name__}"
+        raise HeadstripError(
+            f"--keep (keep=) copies columns of a .csv, .tsv or .parquet list of paths, and the "
+            f"source is {shown}. Leave it out, or pass such a list."
+        )
+    kept: Keep = "all" if keep == "all" else (keep,) if isinstance(keep, str) else tuple(keep)
+    found = replace(found, keep=kept)
+    found.kept_fields()
+    return found
+
+
+def _found(
+    what: str | os.PathLike[str] | Iterable[Any],
+    text: str,
+    column: str,
+    image_column: str | None,
+    access: Access,
+) -> Source:
+    """Return the source, of which no column is kept."""
     if not isinstance(what, (str, os.PathLike)):
         return StreamSource(what, access)
     if not text:

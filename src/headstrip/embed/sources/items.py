@@ -26,6 +26,7 @@ class Item(NamedTuple):
             list whose name ``original_path`` would misread, the row as ``stored_path`` writes it.
         offset: Its position in that file: a byte or a row.
         page: The page or frame of the file, counted from 1; 0 where the first stands for all.
+        kept: The cells of its row in a list that the caller keeps, as JSON; empty without any.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Item(NamedTuple):
     container: str = ""
     offset: int = 0
     page: int = 0
+    kept: str = ""
 
 
 class Reader(Protocol):

@@ -7,9 +7,9 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from headstrip.embed.sources.access import Access, is_url
 from headstrip.embed.sources.files import FileReader, item_of_row
@@ -24,6 +24,11 @@ from headstrip.embed.sources.items import (
 from headstrip.embed.sources.names import display_name
 from headstrip.embed.sources.urls import open_location
 from headstrip.errors import HeadstripError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from headstrip.embed.sources.kept import Keep
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".tsv", ".txt"})
 """Suffixes of the lists that are text."""
@@ -49,12 +54,14 @@ class ListSource:
         suffix: The format of the list.
         column: The column of a table, or key of JSON objects, that has the paths.
         access: Which urls may be read.
+        keep: Columns of a table that are copied into the file of embeddings.
     """
 
     location: str
     suffix: str
     column: str
     access: Access
+    keep: Keep = ()
 
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
@@ -68,12 +75,37 @@ class ListSource:
             HeadstripError: The list cannot be read, has no such column, or a row has no path.
         """
         with listing_errors(self._shown):
-            for text in self._paths():
-                yield item_of_row(self._root, text)
+            for text, kept in self._rows():
+                yield item_of_row(self._root, text)._replace(kept=kept)
 
     def reader(self) -> Reader:
         """Return the reader of the items."""
         return FileReader(self._root, self.access, is_list=True)
+
+    def kept_fields(self) -> list[pa.Field]:
+        """Return the columns that are copied into the file of embeddings.
+
+        Raises:
+            HeadstripError: The list cannot be read, or a column cannot be kept.
+        """
+        if not self.keep:
+            return []
+        import pyarrow as pa
+
+        from headstrip.embed.sources.kept import kept_fields
+
+        with listing_errors(self._shown):
+            if self.suffix == ".parquet":
+                from headstrip.embed.sources.tables import opened_table
+
+                with opened_table(self.location, self._shown, self.access) as table:
+                    schema = table.schema_arrow
+                names, kinds = schema.names, {one.name: one.type for one in schema}
+            else:
+                with open_location(self.location, self.access) as file, text_of(file) as text:
+                    names = next(self._csv_rows(self._lines(text)), [])
+                kinds = dict.fromkeys(names, pa.string())
+            return kept_fields(kinds, names, self.keep, self.column, self._shown)
 
     @property
     def _shown(self) -> str:
@@ -85,22 +117,23 @@ class ListSource:
         is_remote = is_url(self.location)
         return self.location.rpartition("/")[0] if is_remote else os.path.dirname(self.location)
 
-    def _paths(self) -> Iterator[str]:
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        """Yield the path of each row, and the cells that are kept."""
         if self.suffix == ".parquet":
-            yield from map(self._path, self._table_values())
+            yield from map(self._row, self._table_values())
             return
         with open_location(self.location, self.access) as file, text_of(file) as text:
             lines = self._lines(text)
             if self.suffix == ".txt":
-                yield from filter(None, (line.rstrip("\r\n") for line in lines))
+                yield from ((line, "") for line in map(_without_end, lines) if line)
             elif self.suffix in {".csv", ".tsv"}:
-                yield from map(self._path, self._csv_values(lines))
+                yield from map(self._row, self._csv_values(lines))
             else:
-                yield from map(self._path, self._json_values(lines))
+                yield from map(self._row, self._json_values(lines))
 
-    def _path(self, found: tuple[str, Any]) -> str:
+    def _row(self, found: tuple[str, Any, str]) -> tuple[str, str]:
         """Return the path that a row has, or raise where it stands and what is wrong."""
-        where, value = found
+        where, value, kept = found
         if value is not None and not isinstance(value, (str, bytes)):
             raise HeadstripError(
                 f"The column {self.column!r} of {self._shown!r} has {repr(value)[:80]} at {where}, "
@@ -111,7 +144,14 @@ class ListSource:
                 f"{self._shown!r} has no path in column {self.column!r} at {where}. Fill it in, or "
                 "remove the row."
             )
-        return os.fsdecode(value)
+        try:
+            kept.encode()
+        except UnicodeEncodeError as error:
+            raise HeadstripError(
+                f"{self._shown!r} has text at {where} that is not UTF-8 but maybe Latin-1. Save "
+                "the list as UTF-8, or keep other columns."
+            ) from error
+        return os.fsdecode(value), kept
 
     def _check_columns(self, columns: list[str], where: str) -> None:
         if self.column not in columns:
@@ -128,31 +168,38 @@ class ListSource:
                 raise unreadable(self._shown, f"a line has more than {_LONGEST_LINE} characters")
             yield line
 
-    def _table_values(self) -> Iterator[tuple[str, Any]]:
+    def _table_values(self) -> Iterator[tuple[str, Any, str]]:
         from headstrip.embed.sources.tables import opened_table
 
-        start = 0
+        start, names = 0, [field.name for field in self.kept_fields()]
         with opened_table(self.location, self._shown, self.access) as table:
             self._check_columns(table.schema_arrow.names, "among its columns")
             for batch in table.iter_batches(
-                _ROWS_AT_ONCE, columns=[self.column], use_threads=False
+                _ROWS_AT_ONCE, columns=[self.column, *names], use_threads=False
             ):
-                for row, value in enumerate(batch.column(0).to_pylist(), start):
-                    yield f"row {row}", value
+                kept = [batch[name].to_pylist() for name in names]
+                for row, value in enumerate(batch[self.column].to_pylist()):
+                    cells = _kept_text(names, [column[row] for column in kept])
+                    yield f"row {start + row}", value, cells
                 start += len(batch)
 
-    def _csv_values(self, lines: Iterator[str]) -> Iterator[tuple[str, str | None]]:
+    def _csv_rows(self, lines: Iterator[str]) -> Any:
         # Without `strict`, a quote that is not closed silently joins several rows.
-        rows = csv.reader(lines, delimiter="\t" if self.suffix == ".tsv" else ",", strict=True)
-        start = 1
+        return csv.reader(lines, delimiter="\t" if self.suffix == ".tsv" else ",", strict=True)
+
+    def _csv_values(self, lines: Iterator[str]) -> Iterator[tuple[str, str | None, str]]:
+        rows, start = self._csv_rows(lines), 1
+        names = [field.name for field in self.kept_fields()]
         try:
-            header = next(rows, [])
+            header: list[str] = next(rows, [])
             self._check_columns(header, "in its header")
             index = header.index(self.column)
+            kept = [header.index(name) for name in names]
             start = rows.line_num + 1
             for row in rows:
                 if row:
-                    yield f"line {start}", row[index] if index < len(row) else None
+                    cells = [row[at] or None if at < len(row) else None for at in (index, *kept)]
+                    yield f"line {start}", cells[0], _kept_text(names, cells[1:])
                 start = rows.line_num + 1
         except csv.Error as error:
             raise self._bad_quote(start, rows.line_num, reason_of(error)) from error
@@ -169,7 +216,7 @@ class ListSource:
             'to a value twice ("").'
         )
 
-    def _json_values(self, lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    def _json_values(self, lines: Iterator[str]) -> Iterator[tuple[str, Any, str]]:
         is_first = True
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -183,7 +230,7 @@ class ListSource:
             if is_first or row.names.count(self.column) > 1:
                 self._check_columns(row.names, f"in line {number}")
             is_first = False
-            yield f"line {number}", row.get(self.column)
+            yield f"line {number}", row.get(self.column), ""
 
 
 class _Object(dict[str, Any]):
@@ -192,6 +239,19 @@ class _Object(dict[str, Any]):
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         self.names = [name for name, _ in pairs]
+
+
+def _kept_text(names: Sequence[str], cells: Sequence[Any]) -> str:
+    """Return the cells of a row that are kept, as JSON; without any, pyarrow is not imported."""
+    if not names:
+        return ""
+    from headstrip.embed.sources.kept import cells_text
+
+    return cells_text(names, cells)
+
+
+def _without_end(line: str) -> str:
+    return line.rstrip("\r\n")
 
 
 def text_of(file: BinaryIO) -> TextIO:
