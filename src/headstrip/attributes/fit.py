@@ -8,6 +8,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,12 +23,16 @@ from headstrip.attributes.one_attribute import (
     check_memory,
     fit_attribute,
 )
+from headstrip.attributes.sgd import fit_streamed
 from headstrip.attributes.splitting import PART_OF, TEST, TRAIN, groups_of
 from headstrip.attributes.standardize import Axes, Scale
+from headstrip.attributes.streaming import images_of_stream
 from headstrip.attributes.targets import Target, check_kinds, target_of
+from headstrip.embed.output.loading import EmbeddingsFile, open_embeddings
 from headstrip.encoder.comparison import describe_encoder
 from headstrip.encoder.predictors_file import FittedPredictors
 from headstrip.errors import HeadstripError, HeadstripWarning, OptionError
+from headstrip.system.memory import memory_limit, shown_bytes
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
@@ -80,6 +85,7 @@ def fit_predictors(
     keep_nan_strings: bool = False,
     class_weight: Literal["balanced"] | None = None,
     strengths: Sequence[float] = STRENGTHS,
+    method: Literal["default", "sgd"] = "default",
     seed: int = 0,
     progress: Callable[[FitProgress], None] | None = None,
 ) -> FittedPredictors:
@@ -113,6 +119,9 @@ def fit_predictors(
         keep_nan_strings: Whether text such as ``NaN`` or ``NA`` is a label, instead of missing.
         class_weight: ``"balanced"`` to weight images by the inverse of how frequent their class is.
         strengths: Values of ``C`` to choose from; a smaller one is a stronger penalty.
+        method: ``"sgd"`` for embeddings that do not fit in memory: AdamW over mini-batches that are
+            read from the file, until the loss on the validation part decreases no more. The result
+            depends on the order of the rows in the file.
         seed: Seed of the parts, of the shuffled labels and of the intervals.
         progress: Called after each attribute.
 
@@ -136,7 +145,10 @@ def fit_predictors(
         >>> fitted.report["attributes"]["side"]["measures"]["accuracy"]["value"] > 0.7
         True
     """
-    settings = _checked(test, validation, class_weight, strengths, seed)
+    settings = _checked(test, validation, class_weight, strengths, seed, method)
+    is_streamed = method == "sgd"
+    if is_streamed:
+        _check_streamed(embeddings, near_duplicates, strengths)
     if labels is None and not isinstance(embeddings, (str, os.PathLike)):
         raise OptionError("An array of embeddings has no labels. Pass a table as labels=.")
     table = read_labels(
@@ -150,7 +162,12 @@ def fit_predictors(
             raise OptionError(
                 "A file of embeddings has the paths and the encoder. Leave out paths= and encoder=."
             )
-        images = images_of_file(embeddings)
+        file = open_embeddings(embeddings)
+        if is_streamed:
+            images = images_of_stream(embeddings)
+        else:
+            _check_loading(file)
+            images = images_of_file(embeddings)
     else:
         described = describe_encoder(encoder) if encoder is not None else {}
         images = images_of_array(embeddings, paths, described)
@@ -168,14 +185,20 @@ def fit_predictors(
     checked = check_kinds(kinds or {}, names)
     joined = join(images, table)
     targets, skipped = _targets(joined, table.unusable, names, checked)
-    rows, dim = joined.embeddings.shape
-    check_memory(rows, dim, [one.attribute.outputs for one in targets])
+    if not is_streamed:
+        rows, dim = joined.embeddings.shape
+        check_memory(rows, dim, [one.attribute.outputs for one in targets])
     near = NEAR if near_duplicates else None
     groups = groups_of(joined.embeddings, joined.checksums, near)
     parts = None if split_column is None else _given_parts(joined, split_column)
     if parts is not None:
         _warn_of_copies(groups, parts)
-    fits, failed = _fit_all(joined, targets, groups, parts, settings, progress)
+    if is_streamed:
+        fits, failed = fit_streamed(
+            file, joined, targets, groups, parts, settings, _counting(targets, progress)
+        )
+    else:
+        fits, failed = _fit_all(joined, targets, groups, parts, settings, progress)
     if not fits:
         raise HeadstripError(
             "No attribute can be fitted: "
@@ -211,9 +234,59 @@ def fit_predictors(
     )
 
 
+def _counting(
+    targets: Sequence[Target], progress: Callable[[FitProgress], None] | None
+) -> Callable[[str], None]:
+    """Return a function that reports one attribute more."""
+    numbers = count(1)
+
+    def notify(name: str) -> None:
+        if progress is not None:
+            progress(FitProgress(name, next(numbers), len(targets)))
+
+    return notify
+
+
+def _check_loading(file: EmbeddingsFile) -> None:
+    """Refuse a file whose embeddings do not fit in memory."""
+    size, limit = file.rows * file.dim * file.dtype.itemsize, memory_limit()
+    if limit is not None and size > limit:
+        raise HeadstripError(
+            f"The embeddings in {str(file.path)!r} take {shown_bytes(size)}, and this process may "
+            f"use {shown_bytes(limit)} of memory. Pass --method sgd (method='sgd'), which reads a "
+            "part of them at a time."
+        )
+
+
+def _check_streamed(embeddings: Any, near_duplicates: bool, strengths: Sequence[float]) -> None:
+    """Refuse what needs all embeddings in memory."""
+    if not isinstance(embeddings, (str, os.PathLike)):
+        raise OptionError(
+            "method='sgd' reads a file that `headstrip embed` wrote, and an array is in memory "
+            "already. Pass the file, or leave out method=."
+        )
+    if near_duplicates:
+        raise OptionError(
+            "--near-duplicates (near_duplicates=) compares all embeddings, which --method sgd does "
+            "not hold in memory. Leave out one of the two."
+        )
+    if tuple(strengths) != STRENGTHS:
+        raise OptionError(
+            "--strength (strengths=) has no effect with --method sgd, which stops early instead. "
+            "Leave out one of the two."
+        )
+
+
 def _checked(
-    test: float, validation: float, class_weight: Any, strengths: Sequence[float], seed: int
+    test: float,
+    validation: float,
+    class_weight: Any,
+    strengths: Sequence[float],
+    seed: int,
+    method: str,
 ) -> Settings:
+    if method not in ("default", "sgd"):
+        raise OptionError(f"method must be 'default' or 'sgd', got {method!r:.60}.")
     for name, value in {"test": test, "validation": validation}.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
             raise OptionError(f"{name} must be between 0 and 1, such as 0.2, got {value!r:.60}.")
@@ -229,7 +302,8 @@ def _checked(
         )
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise OptionError(f"seed must be an integer from 0, such as 0, got {seed!r:.60}.")
-    return Settings(test, validation, class_weight, tuple(sorted(set(values))), seed)
+    used = tuple(sorted(set(values))) if method == "default" else ()
+    return Settings(test, validation, class_weight, used, seed, method)
 
 
 def _chosen(

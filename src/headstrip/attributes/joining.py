@@ -27,7 +27,8 @@ class Images:
     Attributes:
         shown: Where they come from, for messages.
         paths: The paths, as ``stored_path`` writes them.
-        embeddings: float32 or float16 array of shape (N, dim).
+        embeddings: float32 or float16 array of shape (N, dim); if they are not in memory, a digest
+            of each, uint8 of shape (N, 16).
         ok: bool array of shape (N,): False where there is no embedding, or one that is not finite.
         checksums: Checksum of the bytes of each image, None if unknown.
         encoder: The encoder, as ``describe_encoder`` returns it; empty if unknown.
@@ -76,13 +77,15 @@ class Joined:
 
     Attributes:
         paths: The paths.
-        embeddings: float32 array of shape (N, dim), all finite.
+        rows: Row of each image in the file or array, int array of shape (N,).
+        embeddings: float32 array of shape (N, dim), all finite; or the digests of ``Images``.
         checksums: Checksums, None if unknown.
         columns: The cells of each column.
         report: The numbers.
     """
 
     paths: list[str]
+    rows: np.ndarray = field(repr=False)
     embeddings: np.ndarray = field(repr=False)
     checksums: list[str | None] = field(repr=False)
     columns: Mapping[str, list[Cell]] = field(repr=False)
@@ -99,7 +102,7 @@ def images_of_file(path: str | os.PathLike[str]) -> Images:
     encoder = described_in(file)
     paths, embeddings, ok = load_embeddings(path)
     ok &= np.isfinite(embeddings).all(1)
-    return Images(repr(os.fspath(path)), paths, embeddings, ok, _checksums(file), encoder)
+    return Images(repr(os.fspath(path)), paths, embeddings, ok, checksums_in(file), encoder)
 
 
 def images_of_array(
@@ -189,6 +192,7 @@ def join(images: Images, table: LabelTable) -> Joined:
     order = np.array([rows[path] for path in joined])
     return Joined(
         joined,
+        order,
         np.ascontiguousarray(images.embeddings[order], np.float32),
         [images.checksums[row] for row in order],
         {name: [cells[labelled[path]] for path in joined] for name, cells in table.columns.items()},
@@ -213,7 +217,8 @@ def _as_embedded(paths: Sequence[str], rows: Mapping[str, int]) -> dict[str, int
     return spelled
 
 
-def _checksums(file: EmbeddingsFile) -> list[str | None]:
+def checksums_in(file: EmbeddingsFile) -> list[str | None]:
+    """Return the checksum of the bytes of each image in a file, None if unknown."""
     from headstrip.embed.output.damage import parquet_file
 
     with parquet_file(rows_file(Path(file.path))) as table:

@@ -56,6 +56,7 @@ class Settings:
         class_weight: ``"balanced"`` or None.
         strengths: Values of ``C``, ascending.
         seed: Seed.
+        method: ``"default"`` or ``"sgd"``.
     """
 
     test: float
@@ -63,10 +64,11 @@ class Settings:
     class_weight: str | None
     strengths: tuple[float, ...]
     seed: int
+    method: str = "default"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "method": "default", "strengths": list(self.strengths)}
+        return {**asdict(self), "strengths": list(self.strengths)}
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def check_memory(images: int, dim: int, outputs: Sequence[int]) -> None:
         raise HeadstripError(
             f"Fitting {most:,} classes to {images:,} embeddings of {dim:,} numbers takes "
             f"{shown_bytes(needed)} of memory, and this process may use {shown_bytes(limit)}. Fit "
-            "attributes with fewer classes, or fewer images."
+            "attributes with fewer classes, or fewer images, or pass --method sgd (method=)."
         )
 
 
@@ -127,13 +129,13 @@ def fit_attribute(
     Returns:
         The predictor, or why there are too few images for one.
     """
-    target, groups, parts = _divided(joined, target, groups, given, settings)
+    target, groups, parts = divided(joined, target, groups, given, settings)
     rows, kind = target.rows, target.attribute.kind
     is_fitted, is_test = parts != TEST, parts == TEST
-    reason = _too_few(target, parts, groups, has_parts=given is not None)
+    reason = too_few(target, parts, groups, has_parts=given is not None)
     if reason is not None:
         return reason
-    attribute, values = _seen(target, is_fitted)
+    attribute, values = seen(target, is_fitted)
     embeddings = torch.from_numpy(joined.embeddings[rows]).double()
     train, validation = parts == TRAIN, parts == VALIDATION
 
@@ -160,21 +162,21 @@ def fit_attribute(
     strength = settings.strengths[best]
     temperature = 1.0
     if kind == "class":
-        known, logits = _known(values[validation], grid.outputs(best, held))
+        known, logits = known_classes(values[validation], grid.outputs(best, held))
         temperature = best_temperature(known, logits) if len(known) else 1.0
     final = solved(is_fitted, values[is_fitted], [strength], FINE, start=grid.start(best))
-    shuffled_values = _generator(settings, attribute.name).permutation(values[is_fitted])
+    shuffled_values = generator_of(settings, attribute.name).permutation(values[is_fitted])
     shuffled = solved(is_fitted, shuffled_values, [strength], COARSE)
     weight, bias = final.weights[0].float(), final.biases[0].float()
     tests = embeddings[torch.from_numpy(is_test)]
-    truth = _truth(target, attribute, is_test)
+    truth = truth_of(target, attribute, is_test)
     outputs = (tests @ weight.double().T + bias.double()).numpy()
-    measured = {
-        "measures": _measured(attribute, truth, outputs, temperature, settings),
-        "majority": _measured(
-            attribute, truth, _majority(kind, values[is_fitted], outputs.shape), 1.0, None
+    found = {
+        "measures": measured(attribute, truth, outputs, temperature, settings),
+        "majority": measured(
+            attribute, truth, majority(kind, values[is_fitted], outputs.shape), 1.0, None
         ),
-        "shuffled": _measured(attribute, truth, shuffled.outputs(0, tests), 1.0, None),
+        "shuffled": measured(attribute, truth, shuffled.outputs(0, tests), 1.0, None),
     }
     report = {
         "kind": kind,
@@ -189,7 +191,7 @@ def fit_attribute(
         "grid": [
             {
                 "strength": one,
-                "loss": _plain(loss),
+                "loss": plain(loss),
                 "iterations": iterations,
                 "converged": converged,
             }
@@ -201,7 +203,7 @@ def fit_attribute(
         "iterations": final.iterations[0],
         "gradient": final.gradients[0],
         "temperature": temperature if kind == "class" else None,
-        **measured,
+        **found,
         "notes": _notes(target, parts, attribute, settings, best, final),
     }
     held_out = held_out_of(
@@ -215,7 +217,7 @@ def fit_attribute(
     return AttributeFit(attribute, weight, bias, report, held_out)
 
 
-def _divided(
+def divided(
     joined: Joined,
     target: Target,
     groups: np.ndarray,
@@ -250,9 +252,10 @@ def _strata(target: Target) -> Sequence[Hashable]:
     return found
 
 
-def _too_few(
+def too_few(
     target: Target, parts: np.ndarray, groups: np.ndarray, *, has_parts: bool
 ) -> str | None:
+    """Return why the parts of an attribute are too small, None if they are not."""
     for part, name in ((TRAIN, "train on"), (VALIDATION, "validate on"), (TEST, "test on")):
         if part not in parts:
             images, different = f"its {len(parts)} images with a label", len(np.unique(groups))
@@ -268,19 +271,19 @@ def _too_few(
     return None
 
 
-def _seen(target: Target, is_fitted: np.ndarray) -> tuple[Attribute, np.ndarray]:
+def seen(target: Target, is_fitted: np.ndarray) -> tuple[Attribute, np.ndarray]:
     """Return the attribute with the classes that a training image has, and the values for it."""
     attribute, values = target.attribute, target.values
     if attribute.kind != "class":
         return attribute, values
-    seen = np.unique(values[is_fitted])
-    names = tuple(attribute.classes[index] for index in seen)
+    known = np.unique(values[is_fitted])
+    names = tuple(attribute.classes[index] for index in known)
     index = np.full(len(attribute.classes), -1)
-    index[seen] = np.arange(len(seen))
+    index[known] = np.arange(len(known))
     return Attribute(attribute.name, "class", names), index[values]
 
 
-def _truth(target: Target, attribute: Attribute, is_test: np.ndarray) -> np.ndarray:
+def truth_of(target: Target, attribute: Attribute, is_test: np.ndarray) -> np.ndarray:
     """Return the values of the test part; classes that were never seen come after the others."""
     values: np.ndarray = target.values[is_test]
     if attribute.kind != "class":
@@ -302,18 +305,18 @@ def _loss(kind: Kind, values: np.ndarray, outputs: np.ndarray) -> float:
         return float(np.square(outputs[:, 0] - values).mean())
     if kind == "labels":
         return float(np.logaddexp(0, np.where(values, -outputs, outputs)).mean())
-    known, logits = _known(values, outputs)
+    known, logits = known_classes(values, outputs)
     return float(log_losses(known, logits).mean()) if len(known) else math.inf
 
 
-def _known(values: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def known_classes(values: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Leave out images of classes that the training part lacks."""
     logits = outputs[np.arange(len(values)), values]
     is_known = np.isfinite(logits)
     return values[is_known], outputs[is_known]
 
 
-def _majority(kind: Kind, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def majority(kind: Kind, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return the outputs of a predictor that ignores the image."""
     if kind == "number":
         return np.full(shape, values.mean())
@@ -324,7 +327,7 @@ def _majority(kind: Kind, values: np.ndarray, shape: tuple[int, ...]) -> np.ndar
     return np.broadcast_to(np.log(share), shape)
 
 
-def _measured(
+def measured(
     attribute: Attribute,
     truth: np.ndarray,
     outputs: np.ndarray,
@@ -343,21 +346,21 @@ def _measured(
         measures = measures_of_classes(truth, outputs, temperature)
     if settings is None:
         found = with_intervals(measures, len(truth), 0, samples=0)
-        return {name: _plain(one.value) for name, one in found.items()}
-    seed = int(_generator(settings, attribute.name).integers(1 << 62))
+        return {name: plain(one.value) for name, one in found.items()}
+    seed = int(generator_of(settings, attribute.name).integers(1 << 62))
     found = with_intervals(measures, len(truth), seed)
     return {
-        name: {"value": _plain(one.value), "low": _plain(one.low), "high": _plain(one.high)}
+        name: {"value": plain(one.value), "low": plain(one.low), "high": plain(one.high)}
         for name, one in found.items()
     }
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float) -> float | None:
     """Return a value as JSON has it."""
     return float(value) if math.isfinite(value) else None
 
 
-def _generator(settings: Settings, name: str) -> np.random.Generator:
+def generator_of(settings: Settings, name: str) -> np.random.Generator:
     """Return a generator that depends on the seed and on this attribute alone."""
     text = f"{settings.seed}\0{name}".encode(errors="surrogatepass")
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "little"))
@@ -383,6 +386,17 @@ def _notes(
             f"The best strength, {settings.strengths[best]:g}, is at the end of the grid. A "
             f"{side} penalty may be better; pass other strengths."
         )
+    return notes + notes_on_classes(target, attribute)
+
+
+def notes_on_classes(target: Target, attribute: Attribute) -> list[str]:
+    """Return what a person should know about the classes of an attribute.
+
+    Args:
+        target: The labels, with all classes.
+        attribute: The attribute, with the classes that are fitted.
+    """
+    notes: list[str] = []
     alike: dict[str, list[str]] = {}
     for one in target.attribute.classes:
         alike.setdefault(" ".join(one.casefold().split()), []).append(one)

@@ -31,7 +31,11 @@ class Scale:
         """Measure float64 embeddings of shape (N, dim)."""
         mean = embeddings.mean(0)
         deviation = (embeddings - mean).square().mean(0).sqrt()
-        size = embeddings.abs().amax(0)
+        return cls.from_moments(mean, deviation, embeddings.abs().amax(0))
+
+    @classmethod
+    def from_moments(cls, mean: Tensor, deviation: Tensor, size: Tensor) -> Scale:
+        """Return the scale of embeddings with a mean, a deviation and a largest absolute value."""
         is_constant = deviation <= _CONSTANT * size
         return cls(mean, torch.where(is_constant, torch.ones_like(deviation), deviation))
 

@@ -31,7 +31,7 @@ _SECTIONS = {
         "keep_nan_strings",
     ),
     "Parts": ("split_column", "test", "validation", "near_duplicates", "seed"),
-    "Fitting": ("class_weight", "strengths"),
+    "Fitting": ("method", "class_weight", "strengths"),
     "Output": ("out", "page", "root", "as_json"),
 }
 _EXAMPLES = """\b
@@ -134,6 +134,14 @@ Examples:
     help="Seed the parts and the intervals with N.",
 )
 @click.option(
+    "--method",
+    type=click.Choice(["default", "sgd"]),
+    default="default",
+    show_default=True,
+    help="Choose sgd for embeddings that do not fit in memory: AdamW over mini-batches that are "
+    "read from EMBEDDINGS.",
+)
+@click.option(
     "--class-weight",
     type=click.Choice(["balanced"]),
     help="Weight images by the inverse of how frequent their class is.",
@@ -185,7 +193,7 @@ def command(
     fits the others, and exits with code 1.
     """
     _check_paths(embeddings, labels, out)
-    check_page("--report", page, [embeddings, labels])
+    check_page("--report", page, [embeddings, *([labels] if labels else [])])
     chosen = dict(map(_kind, kinds))
     from headstrip.attributes.fit import STRENGTHS, fit_predictors
 

@@ -60,7 +60,7 @@ def _print_kind(kind: str, found: Mapping[str, Report], average: Mapping[str, fl
                 str(one["outputs"]),
                 str(images["train"] + images["validation"]),
                 str(images["test"]),
-                f"{one['strength']:.2g}",
+                "-" if one["strength"] is None else f"{one['strength']:.2g}",
                 *(
                     _with_interval(one["measures"][key], has_interval=at == 0)
                     for at, key in enumerate(names)

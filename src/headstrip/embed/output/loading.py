@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,6 +129,7 @@ class EmbeddingsFile:
     Attributes:
         path: The file, as the caller named it.
         rows: Number of images.
+        groups: Number of row groups.
         dim: Width of an embedding.
         dtype: float32 or float16.
         metadata: The metadata of the file: plain JSON values, empty if it has none.
@@ -136,42 +138,50 @@ class EmbeddingsFile:
 
     path: Path
     rows: int
+    groups: int
     dim: int
     dtype: np.dtype[Any]
     metadata: dict[str, Any] = field(repr=False)
     mapped: np.ndarray | None = field(repr=False)
 
-    def blocks(self, into: np.ndarray | None = None) -> Iterator[Block]:
+    def blocks(
+        self, into: np.ndarray | None = None, groups: Sequence[int] | None = None
+    ) -> Iterator[Block]:
         """Yield all rows in blocks of up to 2 MiB.
 
         Args:
             into: Array of shape (rows, dim) to write the embeddings to; without one each block has
                 a new array.
+            groups: Numbers of row groups to read, in this order; by default all.
 
         Raises:
             HeadstripError: The file is damaged.
         """
         size = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (self.dim * self.dtype.itemsize)))
         columns = ["path", "embedding" if self.mapped is None else "error"]
-        start = 0
-        table = rows_file(self.path)
+        count, table = 0, rows_file(self.path)
         with _problems(table), parquet_file(table) as file:
             if _metadata(table, file.schema_arrow) != self.metadata:
                 raise ValueError("it was replaced while it was read")
-            for batch in file.iter_batches(size, columns=columns, use_threads=False):
-                stop = start + len(batch)
-                if self.mapped is None:
-                    out = np.empty((len(batch), self.dim), self.dtype)
-                    out = out if into is None else into[start:stop]
-                    ok = _fill(batch["embedding"], out)
-                else:
-                    out, ok = self.mapped[start:stop], _flags(batch["error"].is_null())
-                if stop > self.rows:
-                    raise ValueError("it has more rows than its footer says")
-                yield Block(start, _checked(batch["path"]), out, ok)
-                start = stop
-            if start != self.rows:
-                raise ValueError(f"it has {start} rows, and its footer says {self.rows}")
+            sizes = [file.metadata.row_group(one).num_rows for one in range(self.groups)]
+            starts = [0, *accumulate(sizes)]
+            chosen = range(self.groups) if groups is None else groups
+            for group in chosen:
+                start = starts[group]
+                for batch in file.iter_batches(size, [group], columns, use_threads=False):
+                    stop = start + len(batch)
+                    if self.mapped is None:
+                        out = np.empty((len(batch), self.dim), self.dtype)
+                        out = out if into is None else into[start:stop]
+                        ok = _fill(batch["embedding"], out)
+                    else:
+                        out, ok = self.mapped[start:stop], _flags(batch["error"].is_null())
+                    if stop > self.rows:
+                        raise ValueError("it has more rows than its footer says")
+                    yield Block(start, _checked(batch["path"]), out, ok)
+                    start, count = stop, count + len(batch)
+            if groups is None and count != self.rows:
+                raise ValueError(f"it has {count} rows, and its footer says {self.rows}")
 
 
 def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
@@ -192,16 +202,18 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
         _check_file(table, remedy=_MISSING.format(path=str(file_path)))
     with _problems(table), parquet_file(table) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
+        groups = file.metadata.num_row_groups
     _check_rows(table, rows)
     _check_columns(table, schema, ["path", "error" if is_array else "embedding"])
     metadata = _metadata(table, schema)
     _check_count(file_path, metadata, rows)
     if is_array:
         mapped = _map_array(file_path, table, rows, metadata)
-        return EmbeddingsFile(file_path, rows, mapped.shape[1], mapped.dtype, metadata, mapped)
+        dim = mapped.shape[1]
+        return EmbeddingsFile(file_path, rows, groups, dim, mapped.dtype, metadata, mapped)
     kind = _embedding_type(file_path, schema)
     dtype = np.dtype(kind.value_type.to_pandas_dtype())
-    return EmbeddingsFile(file_path, rows, kind.list_size, dtype, metadata, None)
+    return EmbeddingsFile(file_path, rows, groups, kind.list_size, dtype, metadata, None)
 
 
 @contextmanager
@@ -287,7 +299,8 @@ def _check_count(path: Path, metadata: dict[str, Any], rows: int) -> None:
             f"{str(path)!r} has {rows:,} of the {written:,} rows that headstrip wrote. If you did "
             "not remove the others, restore the file.",
             HeadstripWarning,
-            stacklevel=3,
+            # One place for all callers: Python prints it once, however often a file is opened.
+            stacklevel=2,
         )
 
 
