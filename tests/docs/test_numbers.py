@@ -323,6 +323,8 @@ EXPLAINED = [
     (USE_TIMM, r"119 architectures", "counted over timm 1.0.31 by building each"),
     (LITE_README, r"\d\d MB", "sizes of others' files"),
     (FIT, r"holds out 20 %|20 % of the others", "defaults of headstrip.attributes.fit"),
+    (FIT, r"1,000,000 embeddings|1\.9 GiB at|2\.9 GiB", "measured once; no table is committed"),
+    (FIT, r"as 256 MiB hold", "a constant of headstrip.attributes.streaming"),
     (FIT, r"95 % interval", "a constant of headstrip.attributes.measures"),
 ]
 

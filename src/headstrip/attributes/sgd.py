@@ -114,12 +114,8 @@ def fit_streamed(
             if task.is_done:
                 notify(task.attribute.name)
         _log.info("epoch %d of %d attributes, at most %d epochs", epoch, len(active), _EPOCHS)
-    for task in tasks:
-        task.finish()
-    for block in file.blocks():
-        for task in tasks:
-            task.test(block)
-    return [task.result(len(joined.paths)) for task in tasks], failed
+    # One after the other, so that only the outputs of one attribute are in memory.
+    return [task.finished(file, len(joined.paths)) for task in tasks], failed
 
 
 class _Head:
@@ -288,7 +284,16 @@ class _Task:
             if not head.is_done:
                 head.end_epoch()
 
-    def finish(self) -> None:
+    def finished(self, file: EmbeddingsFile, images: int) -> AttributeFit:
+        """Measure the best layers on the held-out images of a file."""
+        self._fold()
+        for block in file.blocks():
+            self._test(block)
+        found = self._result(images)
+        self.outputs.clear()
+        return found
+
+    def _fold(self) -> None:
         """Fold what embeddings and numbers are standardised by into the best layers."""
         self.layers = []
         for head in self.heads:
@@ -304,7 +309,7 @@ class _Task:
         self.outputs = [np.zeros((len(self.held), shape[1])) for _ in self.layers]
 
     @torch.inference_mode()
-    def test(self, block: Block) -> None:
+    def _test(self, block: Block) -> None:
         """Compute the outputs of the validation and test rows of a block."""
         own = self.part_of[block.start : block.start + len(block.ok)]
         chosen = np.flatnonzero((own == VALIDATION) | (own == TEST))
@@ -313,7 +318,7 @@ class _Task:
         for (weight, bias), outputs in zip(self.layers, self.outputs, strict=True):
             outputs[slots] = (points @ weight.double().T + bias.double()).numpy()
 
-    def result(self, images: int) -> AttributeFit:
+    def _result(self, images: int) -> AttributeFit:
         """Measure the head on the test part."""
         train, validation, test = (self.parts == one for one in (TRAIN, VALIDATION, TEST))
         held, shuffled = (one[test[self.held]] for one in self.outputs)
@@ -324,8 +329,6 @@ class _Task:
             if known.any():
                 temperature = best_temperature(self.values[validation][known], logits)
         truth = truth_of(self.target, self.attribute, test)
-        if self.kind == "number":
-            truth = self.target.values[test]
         fitted = self.target.values[train] if self.kind == "number" else self.values[train]
         (weight, bias), head = self.layers[0], self.heads[0]
         notes = [] if head.is_done else [f"The optimisation did not converge in {_EPOCHS} epochs."]
@@ -373,10 +376,11 @@ def _standardize(file: EmbeddingsFile, tasks: Sequence[_Task]) -> None:
 
 
 def _check_memory(tasks: Sequence[_Task]) -> None:
-    needed, limit = sum(task.outputs_bytes() for task in tasks), memory_limit()
+    needed = max((task.outputs_bytes() for task in tasks), default=0)
+    limit = memory_limit()
     if limit is not None and needed > limit:
         raise HeadstripError(
             f"The outputs for the held-out images take {shown_bytes(needed)} of memory, and this "
             f"process may use {shown_bytes(limit)}. Hold out fewer images with --test (test=), or "
-            "fit fewer attributes at a time."
+            "fit attributes with fewer classes."
         )

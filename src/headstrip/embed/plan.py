@@ -16,6 +16,7 @@ from headstrip.embed.limits import check_limits
 from headstrip.embed.listing import Listing, listing_file, write_listing
 from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.damage import (
+    ROWS,
     DamagedFile,
     array_problem,
     rows_in,
@@ -23,7 +24,7 @@ from headstrip.embed.output.damage import (
 )
 from headstrip.embed.output.paths import check_items, rows_file
 from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
-from headstrip.embed.output.table import ROWS, metadata_in, metadata_of, schema_of, surplus
+from headstrip.embed.output.table import metadata_in, metadata_of, schema_of
 from headstrip.embed.output.work_dir import Shards, WorkDir
 from headstrip.embed.pages import PageReader, split_into_pages
 from headstrip.embed.parallelism import Parallelism, choose_parallelism
@@ -250,8 +251,7 @@ def _reusable_metadata(
     metadata = metadata_in(rows_file(out))
     if metadata is None or metadata.get("plan") != provenance.to_json():
         return None
-    rows = rows_in(rows_file(out))
-    if problem := array_problem(out, metadata) or surplus(metadata, rows or 0):
+    if problem := array_problem(out, metadata):
         notify(f"{shown!r} {problem}. headstrip computes its rows again and replaces it.")
         return None
     return metadata

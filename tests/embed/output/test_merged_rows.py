@@ -15,7 +15,7 @@ from headstrip import HeadstripError, load_embeddings
 from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.merging import merge
 from headstrip.embed.output.paths import rows_file
-from headstrip.embed.output.table import ROWS, metadata_of
+from headstrip.embed.output.table import metadata_of
 
 OUTS = pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
 
@@ -62,7 +62,7 @@ def test_the_rows_beside_an_array_state_what_the_shards_state_and_the_array(
     stated = metadata_of(pq.read_schema(rows_file(tmp_path / "out.npy")))
     assert stated is not None
     array = stated.pop(ARRAY)
-    assert stated.pop(ROWS) == 5
+    assert stated.pop("rows") == 5
     assert stated == metadata_of(shards.schema)
     assert (array["dtype"], array["shape"]) == ("<f4", [5, 3])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.array_file import ArrayProblem, check_array
 from headstrip.embed.output.paths import open_for_arrow, rows_file
 from headstrip.errors import HeadstripError, one_line
+
+ROWS = "rows"
+"""Key of the number of rows, in the metadata of a finished file."""
 
 _READ_BYTES = 1 << 20
 
@@ -99,8 +102,21 @@ def rows_in(table: Path) -> int | None:
         return None
 
 
+def surplus(metadata: Mapping[str, Any], rows: int) -> str | None:
+    """Return what is wrong with a file that has more rows than headstrip wrote, else None."""
+    written = metadata.get(ROWS)
+    if not isinstance(written, int) or rows <= written:
+        return None
+    return (
+        f"has {rows:,} rows, and headstrip wrote {written:,} of them, as if several files had been "
+        "put together"
+    )
+
+
 def array_problem(out: Path, metadata: dict[str, Any]) -> str | None:
-    """Return why an ``.npy`` file is not the array of its rows; None if it is, or for Parquet.
+    """Return why a file has other embeddings than its rows, or more rows than headstrip wrote.
+
+    It returns None if the file has neither.
 
     Args:
         out: The file of embeddings.
@@ -111,7 +127,7 @@ def array_problem(out: Path, metadata: dict[str, Any]) -> str | None:
     """
     table = rows_file(out)
     if table == out:
-        return None
+        return surplus(metadata, rows_in(table) or 0)
     if metadata.get(ARRAY) is None:
         return "was written by an earlier headstrip, which stored no checksum of the array"
     try:

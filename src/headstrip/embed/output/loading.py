@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from headstrip.embed.output.array_file import KEY as ARRAY
 from headstrip.embed.output.array_file import ArrayProblem, open_array, read_header
-from headstrip.embed.output.damage import parquet_file
+from headstrip.embed.output.damage import ROWS, parquet_file, surplus
 from headstrip.embed.output.paths import embeddings_file, is_rows, rows_file
-from headstrip.embed.output.table import KEY, ROWS, surplus
+from headstrip.embed.output.table import KEY
 from headstrip.errors import HeadstripError, HeadstripWarning, one_line
 from headstrip.system import bounded_json
 from headstrip.system.memory import memory_limit, shown_bytes

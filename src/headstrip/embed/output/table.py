@@ -13,16 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headstrip.embed.output.damage import DamagedFile, open_parquet
+from headstrip.embed.output.damage import ROWS, DamagedFile, open_parquet
 from headstrip.embed.sources import Item
 from headstrip.embed.sources.kept import cells_column
 from headstrip.system import bounded_json
 
 KEY = b"headstrip"
 """Key of the JSON that describes a file, in its Parquet metadata."""
-
-ROWS = "rows"
-"""Key of the number of rows, in that JSON of a finished file."""
 
 NOT_FINITE = "its embedding is not finite."
 
@@ -199,17 +196,6 @@ def finished_schema(schema: pa.Schema, rows: int, **more: Any) -> pa.Schema:
         more: Other entries of the metadata.
     """
     return with_metadata(schema, {**(metadata_of(schema) or {}), **more, ROWS: rows})
-
-
-def surplus(metadata: Mapping[str, Any], rows: int) -> str | None:
-    """Return what is wrong with a file that has more rows than headstrip wrote, else None."""
-    written = metadata.get(ROWS)
-    if not isinstance(written, int) or rows <= written:
-        return None
-    return (
-        f"has {rows:,} rows, and headstrip wrote {written:,} of them, as if several files had been "
-        "put together"
-    )
 
 
 def open_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
