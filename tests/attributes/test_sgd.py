@@ -57,6 +57,14 @@ def streamed(files: dict[str, Path]) -> Any:
     return fit_predictors(files["parquet"], table_of()[1], method="sgd")
 
 
+def test_the_predictions_for_held_out_images_are_those_that_were_measured(streamed: Any) -> None:
+    held = streamed.held_out["colour"]
+    found = streamed.report["attributes"]["colour"]["measures"]["accuracy"]["value"]
+    assert (held.truth == held.predicted).mean() == found
+    labels = dict(zip(names(ROWS), table_of()[1]["colour"], strict=True))
+    assert [held.classes[one] for one in held.truth] == [labels[path] for path in held.paths]
+
+
 def test_it_is_as_good_as_the_default_method(files: dict[str, Path], streamed: Any) -> None:
     default = fit_predictors(files["parquet"], table_of()[1]).report
     assert streamed.report["join"] == default["join"]

@@ -209,7 +209,7 @@ def fit_attribute(
     held_out = held_out_of(
         kind,
         [joined.paths[row] for row in rows[is_test]],
-        [*attribute.classes, *_unseen(target, attribute)],
+        [*attribute.classes, *unseen_classes(target, attribute)],
         truth,
         outputs,
         temperature,
@@ -288,12 +288,12 @@ def truth_of(target: Target, attribute: Attribute, is_test: np.ndarray) -> np.nd
     values: np.ndarray = target.values[is_test]
     if attribute.kind != "class":
         return values
-    names = [*attribute.classes, *_unseen(target, attribute)]
+    names = [*attribute.classes, *unseen_classes(target, attribute)]
     index = {name: at for at, name in enumerate(names)}
     return np.array([index[target.attribute.classes[value]] for value in values], np.int64)
 
 
-def _unseen(target: Target, attribute: Attribute) -> list[str]:
+def unseen_classes(target: Target, attribute: Attribute) -> list[str]:
     """Return the classes of a target that no image to fit to has."""
     seen = set(attribute.classes)
     return [one for one in target.attribute.classes if one not in seen]
@@ -410,7 +410,7 @@ def notes_on_classes(target: Target, attribute: Attribute) -> list[str]:
     single = [target.attribute.classes[one] for one, count in sorted(counts.items()) if count == 1]
     if single:
         notes.append(f"Classes with a single image, which are not measured: {_listed(single)}.")
-    if unseen := _unseen(target, attribute):
+    if unseen := unseen_classes(target, attribute):
         notes.append(
             f"Classes of the test part that no other image has count as wrong: {_listed(unseen)}."
         )

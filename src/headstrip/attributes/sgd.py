@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headstrip.attributes.held_out import held_out_of
 from headstrip.attributes.joining import Joined
 from headstrip.attributes.measures import best_temperature
 from headstrip.attributes.one_attribute import (
@@ -28,6 +29,7 @@ from headstrip.attributes.one_attribute import (
     seen,
     too_few,
     truth_of,
+    unseen_classes,
 )
 from headstrip.attributes.splitting import TEST, TRAIN, VALIDATION
 from headstrip.attributes.standardize import Scale
@@ -198,6 +200,7 @@ class _Task:
         settings: Settings,
     ) -> None:
         self.target, self.parts, self.settings = target, parts, settings
+        self.paths = joined.paths
         self.attribute, values = seen(target, parts == TRAIN)
         # By row of the file: the part, -1 for none, and the position among the labels.
         self.part_of = np.full(file.rows, -1, np.int8)
@@ -354,7 +357,15 @@ class _Task:
             "shuffled": measured(self.attribute, truth, shuffled, 1.0, None),
             "notes": [*notes, *notes_on_classes(self.target, self.attribute)],
         }
-        return AttributeFit(self.attribute, weight, bias, report)
+        held_out = held_out_of(
+            self.kind,
+            [self.paths[row] for row in self.target.rows[test]],
+            [*self.attribute.classes, *unseen_classes(self.target, self.attribute)],
+            truth,
+            held,
+            temperature,
+        )
+        return AttributeFit(self.attribute, weight, bias, report, held_out)
 
     def _part(self, block: Block, part: int) -> np.ndarray:
         return np.flatnonzero(self.part_of[block.start : block.start + len(block.ok)] == part)
