@@ -36,11 +36,11 @@ def command(context: click.Context, name: str, as_json: bool) -> None:
     weights. For a file of predictors, it prints the encoder, the attributes and the measures; for a
     folder, what is in it.
     """
-    if is_folder(name):
-        show_folder(name, as_json)
-        return
     if name.endswith(".safetensors"):
         _show_predictors(name, as_json)
+        return
+    if is_folder(name):
+        show_folder(name, as_json)
         return
     open_registry(context)
     with plugins_on_stderr():
