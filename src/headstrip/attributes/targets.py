@@ -223,9 +223,9 @@ def encoded(attribute: Attribute, cells: Sequence[Cell], paths: Sequence[str]) -
         values = np.full(shape, -1, np.int64)
     else:
         values = np.full(shape, np.nan, np.float32)
-    for row, cell in enumerate(cells):
-        if cell is None:
-            continue
+    rows = [row for row, cell in enumerate(cells) if cell is not None]
+    known = [cells[row] for row in rows]
+    for row, cell in zip(rows, _texts(known) if attribute.kind == "class" else known, strict=True):
         if attribute.kind == "number":
             number = _number(cell)
             if number is None:
@@ -239,12 +239,12 @@ def encoded(attribute: Attribute, cells: Sequence[Cell], paths: Sequence[str]) -
             continue
         is_class = attribute.kind == "class"
         # A list cannot be one class, and so is none of the classes.
-        labels = [_text(cell)] if is_class and not isinstance(cell, tuple) else [*labels_in(cell)]
+        labels = [cell] if is_class and not isinstance(cell, tuple) else [*labels_in(cell)]
         if unknown := [one for one in labels if one not in index] or (is_class and labels[1:]):
-            known = ", ".join(f"{one!r:.40}" for one in attribute.classes[:8])
+            shown = ", ".join(f"{one!r:.40}" for one in attribute.classes[:8])
             raise HeadstripError(
                 f"The attribute {attribute.name!r:.60} has the label {unknown[0]!r:.60} for "
-                f"{paths[row]!r:.120}, and its {len(index):,} classes are {known}"
+                f"{paths[row]!r:.120}, and its {len(index):,} classes are {shown}"
                 f"{', ...' if len(index) > 8 else ''}. Correct the table, or build the encoder "
                 "with the classes of the table."
             )
