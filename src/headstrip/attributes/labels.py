@@ -53,6 +53,7 @@ class LabelTable:
         nan_cells: Number of cells such as ``NaN`` that were read as missing.
         stripped_cells: Number of cells that had white space around their text, which is removed.
         unusable: Columns that cannot have labels, such as dates, with the type of their cells.
+        path_column: Name of the column with the paths.
     """
 
     shown: str
@@ -62,6 +63,7 @@ class LabelTable:
     nan_cells: int = 0
     stripped_cells: int = 0
     unusable: Mapping[str, str] = field(default_factory=dict)
+    path_column: str = "path"
 
 
 def read_labels(
@@ -107,7 +109,9 @@ def read_labels(
             for row, value in enumerate(values):
                 values[row] = _without_nan_strings(value)
                 nan_cells += values[row] is not value
-    return _without_repeats(LabelTable(shown, paths, cells, 0, nan_cells, stripped, unusable))
+    return _without_repeats(
+        LabelTable(shown, paths, cells, 0, nan_cells, stripped, unusable, chosen)
+    )
 
 
 Columns: TypeAlias = tuple[dict[str, list[Any]], dict[str, str]]

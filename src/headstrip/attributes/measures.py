@@ -49,10 +49,52 @@ def measures_of_classes(
         logits: float64 array of shape (N, classes).
         temperature: What the logits are divided by for ``ece_temperature``.
     """
-    classes = logits.shape[1]
     guess = logits.argmax(1)
     is_right = (guess == truth).astype(float)
-    losses = log_losses(truth, logits)
+    return {
+        **measures_of_guesses(truth, guess, logits.shape[1]),
+        "log_loss": _average(log_losses(truth, logits)),
+        "ece": _calibration(softmax(logits).max(1), is_right),
+        "ece_temperature": _calibration(softmax(logits / temperature).max(1), is_right),
+    }
+
+
+def measures_of_confidences(
+    truth: np.ndarray,
+    guess: np.ndarray,
+    classes: int,
+    losses: np.ndarray,
+    confidence: np.ndarray,
+    calibrated: np.ndarray,
+) -> dict[str, Measure]:
+    """Return what ``measures_of_classes`` does, from what it needs of the logits of each image.
+
+    Args:
+        truth: Index of the class of each image, shape (N,).
+        guess: Index of the class that is predicted.
+        classes: Number of classes.
+        losses: Log loss of each image.
+        confidence: Probability of the predicted class.
+        calibrated: The same, after the logits were divided by the temperature.
+    """
+    is_right = (guess == truth).astype(float)
+    return {
+        **measures_of_guesses(truth, guess, classes),
+        "log_loss": _average(losses),
+        "ece": _calibration(confidence, is_right),
+        "ece_temperature": _calibration(calibrated, is_right),
+    }
+
+
+def measures_of_guesses(truth: np.ndarray, guess: np.ndarray, classes: int) -> dict[str, Measure]:
+    """Return the measures of predicted classes that need no probability.
+
+    Args:
+        truth: Index of the class of each image, shape (N,).
+        guess: Index of the class that is predicted.
+        classes: Number of classes.
+    """
+    is_right = (guess == truth).astype(float)
     cells = truth * classes + guess
 
     def confusion(counts: np.ndarray) -> np.ndarray:
@@ -72,9 +114,6 @@ def measures_of_classes(
         "accuracy": _average(is_right),
         "balanced_accuracy": balanced,
         "macro_f1": f1,
-        "log_loss": _average(losses),
-        "ece": _calibration(softmax(logits).max(1), is_right),
-        "ece_temperature": _calibration(softmax(logits / temperature).max(1), is_right),
     }
 
 
@@ -137,7 +176,7 @@ def with_intervals(
         counts = np.bincount(generator.integers(0, images, images), minlength=images).astype(float)
         for name, measure in measures.items():
             found[name].append(measure(counts))
-    return {name: _interval(values[name], np.array(found[name])) for name in measures}
+    return {name: interval_of(values[name], np.array(found[name])) for name in measures}
 
 
 def log_losses(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -219,7 +258,8 @@ def _precision(truth: np.ndarray, scores: np.ndarray) -> Measure:
     return measure
 
 
-def _interval(value: float, samples: np.ndarray) -> Interval:
+def interval_of(value: float, samples: np.ndarray) -> Interval:
+    """Return a measure with its 95 % interval over the bootstrap samples that are not NaN."""
     samples = samples[~np.isnan(samples)]
     if not len(samples):
         return Interval(value, value, value)

@@ -228,7 +228,7 @@ def divided(
     rows = target.rows
     own = groups[rows]
     keys = [joined.checksums[group] or joined.paths[group] for group in own]
-    strata = _strata(target)
+    strata = strata_of(target)
     if given is None:
         size = Fractions(settings.test, settings.validation)
         return target, own, split(strata, own, keys, settings.seed, size)
@@ -238,7 +238,7 @@ def divided(
     return target, own, parts
 
 
-def _strata(target: Target) -> Sequence[Hashable]:
+def strata_of(target: Target) -> Sequence[Hashable]:
     """Return what is divided evenly: classes, the rarest label of each image, or ranges."""
     if target.attribute.kind == "class":
         strata: list[Hashable] = target.values.tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,7 +120,25 @@ def groups_of(
     Returns:
         int array of shape (N,): the smallest row of the group.
     """
-    parents = np.arange(len(embeddings))
+    digests = [hashlib.sha256(np.ascontiguousarray(row).tobytes()).digest() for row in embeddings]
+    pairs = [] if near is None else _near_pairs(embeddings, near)
+    return connected(len(embeddings), [digests, checksums], pairs)
+
+
+def connected(
+    rows: int, marks: Iterable[Sequence[Hashable]], pairs: Iterable[tuple[int, int]]
+) -> np.ndarray:
+    """Number the groups of rows that a chain of equal marks or of pairs connects.
+
+    Args:
+        rows: Number of rows.
+        marks: Sequences with a mark for each row; None is equal to no other.
+        pairs: Rows that are connected.
+
+    Returns:
+        int array of shape (rows,): the smallest row of the group.
+    """
+    parents = np.arange(rows)
 
     def root(row: int) -> int:
         while parents[row] != row:
@@ -132,15 +150,14 @@ def groups_of(
         first, second = sorted((root(one), root(other)))
         parents[second] = first
 
-    seen: dict[bytes, int] = {}
-    for row, checksum in enumerate(checksums):
-        digest = hashlib.sha256(np.ascontiguousarray(embeddings[row]).tobytes()).digest()
-        for mark in (digest, checksum.encode() if checksum is not None else digest):
-            join(row, seen.setdefault(mark, row))
-    if near is not None:
-        for one, other in _near_pairs(embeddings, near):
-            join(one, other)
-    return np.array([root(row) for row in range(len(parents))], int)
+    for marked in marks:
+        seen: dict[Hashable, int] = {}
+        for row, mark in enumerate(marked):
+            if mark is not None:
+                join(row, seen.setdefault(mark, row))
+    for one, other in pairs:
+        join(one, other)
+    return np.array([root(row) for row in range(rows)], int)
 
 
 def _near_pairs(embeddings: np.ndarray, near: float) -> list[tuple[int, int]]:

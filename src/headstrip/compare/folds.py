@@ -1,0 +1,158 @@
+"""Divide labelled images into folds, the same for all backbones: stratified, copies together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from headstrip.attributes.labels import Cell
+from headstrip.attributes.one_attribute import strata_of
+from headstrip.attributes.targets import Target, target_of
+from headstrip.encoder.attribute import Attribute, Kind
+
+FOLDS = 5
+_FEWEST = 2
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attribute to predict, with the fold of each image that has a label.
+
+    Attributes:
+        target: The labels.
+        strata: What is divided evenly, such as the class, for each labelled image.
+        groups: Group of each labelled image; images of one group are copies of each other.
+        keys: What identifies the group of each labelled image, whatever the order of the rows.
+        folds: Fold of each labelled image, from 0.
+        notes: Sentences about labels that were left out.
+    """
+
+    target: Target
+    strata: Sequence[Hashable] = field(repr=False)
+    groups: np.ndarray = field(repr=False)
+    keys: Sequence[str] = field(repr=False)
+    folds: np.ndarray = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the attribute."""
+        return self.target.attribute.name
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of the attribute."""
+        return self.target.attribute.kind
+
+
+def tasks_of(
+    columns: Mapping[str, Sequence[Cell]],
+    kinds: Mapping[str, Kind],
+    groups: np.ndarray,
+    keys: Sequence[str],
+    seed: int,
+    folds: int = FOLDS,
+) -> tuple[tuple[Task, ...], dict[str, str]]:
+    """Divide the images of each attribute into folds.
+
+    Args:
+        columns: The cells of each attribute, one per image; None is a missing label.
+        kinds: Kinds that the caller chose, by attribute.
+        groups: Group of each image.
+        keys: What identifies each image.
+        seed: Seed of the folds.
+        folds: Number of folds.
+
+    Returns:
+        The attributes that can be measured, and why others cannot, by name.
+    """
+    tasks, skipped = [], {}
+    for name, cells in columns.items():
+        found = target_of(name, cells, kinds.get(name))
+        task = found if isinstance(found, str) else _task(found, groups, keys, seed, folds)
+        if isinstance(task, str):
+            skipped[name] = task
+        else:
+            tasks.append(task)
+    return tuple(tasks), skipped
+
+
+def folds_of(
+    strata: Sequence[Hashable], groups: np.ndarray, keys: Sequence[str], seed: int, folds: int
+) -> np.ndarray:
+    """Divide images into folds that have equal shares of each stratum.
+
+    Args:
+        strata: What is divided evenly, for each image, such as its class.
+        groups: int array: images of one group are never separated.
+        keys: What identifies the group of each image. The order of the rows changes no fold.
+        seed: Seed.
+        folds: Number of folds.
+
+    Returns:
+        int array with the fold of each image, from 0.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups.tolist()):
+        members[group].append(row)
+    by_stratum: dict[Hashable, list[tuple[str, int]]] = defaultdict(list)
+    for group, rows in members.items():
+        drawn = hashlib.sha256(f"{seed}\0{keys[rows[0]]}".encode(errors="surrogatepass"))
+        by_stratum[strata[rows[0]]].append((drawn.hexdigest(), group))
+    found, dealt = np.zeros(len(groups), int), 0
+    for _, drawn_groups in sorted(by_stratum.items(), key=lambda one: repr(one[0])):
+        for _, group in sorted(drawn_groups):
+            found[members[group]] = dealt % folds
+            # One count for all strata, so that small ones do not all begin in the first fold.
+            dealt += 1
+    return found
+
+
+def _task(
+    target: Target, groups: np.ndarray, keys: Sequence[str], seed: int, folds: int
+) -> Task | str:
+    notes: list[str] = []
+    if target.attribute.kind == "class":
+        reduced = _without_single_groups(target, groups, notes)
+        if isinstance(reduced, str):
+            return reduced
+        target = reduced
+    own = groups[target.rows]
+    count = len(np.unique(own))
+    if count < _FEWEST * _FEWEST:
+        return f"its {len(own)} images with a label are too few to measure on"
+    strata = strata_of(target)
+    # Each group has the key of its first image.
+    of_rows = [keys[group] for group in own.tolist()]
+    return Task(
+        target, strata, own, of_rows, folds_of(strata, own, of_rows, seed, folds), tuple(notes)
+    )
+
+
+def _without_single_groups(target: Target, groups: np.ndarray, notes: list[str]) -> Target | str:
+    """Leave out classes that cannot be both trained on and measured."""
+    pairs = {*zip(target.values.tolist(), groups[target.rows].tolist(), strict=True)}
+    counts = Counter(value for value, _ in pairs)
+    classes = target.attribute.classes
+    kept = [one for one in range(len(classes)) if counts[one] >= _FEWEST]
+    single = [classes[one] for one in range(len(classes)) if counts[one] < _FEWEST]
+    if single:
+        listed = ", ".join(f"{one!r:.40}" for one in single[:_SHOWN])
+        more = f" and {len(single) - _SHOWN} more" if len(single) > _SHOWN else ""
+        notes.append(
+            f"Left out, because a class needs two different images: {listed}{more} "
+            f"({sum(value not in kept for value in target.values.tolist())} images)."
+        )
+    if len(kept) < _FEWEST:
+        return "fewer than two of its classes have two different images"
+    index = np.full(len(classes), -1)
+    index[kept] = np.arange(len(kept))
+    is_kept = index[target.values] >= 0
+    names = tuple(classes[one] for one in kept)
+    attribute = Attribute(target.attribute.name, "class", names)
+    return Target(attribute, target.rows[is_kept], index[target.values[is_kept]])

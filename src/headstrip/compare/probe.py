@@ -1,0 +1,175 @@
+"""The linear probe: the predictor of ``headstrip fit``, with its strength chosen in training data.
+
+The test part of a fold takes no part in any choice: standardising, the strength of the penalty and
+the temperature use the training part alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headstrip.attributes.fit import STRENGTHS
+from headstrip.attributes.measures import best_temperature, log_losses
+from headstrip.attributes.solving import COARSE, FINE, Layers, bytes_to_solve, solve
+from headstrip.attributes.splitting import TRAIN, VALIDATION, Fractions, split
+from headstrip.attributes.standardize import Axes, Scale
+from headstrip.compare.folds import Task
+from headstrip.encoder.attribute import Kind
+
+MOST_IMAGES = 10_000
+"""Most images that the probe of one fold is fitted to. They bound memory and time."""
+
+_VALIDATION = 0.2
+_WITHOUT_VALIDATION = 0.1
+"""Strength where the training part has too few images to choose one."""
+
+_BATCH_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class ProbeFold:
+    """What the probe predicts for the images of one fold.
+
+    Attributes:
+        train: Positions in the task of the images that it was fitted to.
+        test: Positions of the images that it predicts.
+        outputs: float64 array of shape (test images, outputs): logits, or a number.
+        strength: The strength that was chosen.
+        temperature: What logits are divided by to calibrate them; 1 unless the kind is ``class``.
+        converged: Whether the optimisation converged.
+    """
+
+    train: np.ndarray = field(repr=False)
+    test: np.ndarray = field(repr=False)
+    outputs: np.ndarray = field(repr=False)
+    strength: float
+    temperature: float
+    converged: bool
+
+
+def probe_fold(
+    embeddings: np.ndarray,
+    task: Task,
+    fold: int,
+    seed: int,
+    *,
+    values: np.ndarray | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+) -> ProbeFold:
+    """Fit the probe to the other folds, and predict the images of one fold.
+
+    Args:
+        embeddings: float32 array of shape (images, dim).
+        task: The attribute and its folds.
+        fold: The fold to predict.
+        seed: Seed of the part on which the strength is chosen.
+        values: Other labels, such as shuffled ones; by default those of the task.
+        strengths: Values of ``C`` to choose from, ascending.
+    """
+    values = task.target.values if values is None else values
+    train, test = _training_part(task, fold, seed), np.flatnonzero(task.folds == fold)
+    kind, outputs = task.kind, task.target.attribute.outputs
+    points = torch.from_numpy(embeddings[task.target.rows[train]]).double()
+    strength, temperature = _chosen(points, values[train], task, train, seed, strengths)
+    (final,) = _solved(points, values[train], kind, outputs, [strength], exact=True)
+    held = torch.from_numpy(embeddings[task.target.rows[test]]).double()
+    return ProbeFold(
+        train, test, final.outputs(0, held), strength, temperature, all(final.converged)
+    )
+
+
+def _training_part(task: Task, fold: int, seed: int) -> np.ndarray:
+    """Return the images outside a fold; of too many, some of each stratum."""
+    train = np.flatnonzero(task.folds != fold)
+    if len(train) <= MOST_IMAGES:
+        return train
+    left_out = Fractions(1 - MOST_IMAGES / len(train), 0.0)
+    kept: np.ndarray = train[_parts(task, train, seed, left_out) == TRAIN]
+    return kept
+
+
+def _chosen(
+    points: Tensor,
+    values: np.ndarray,
+    task: Task,
+    train: np.ndarray,
+    seed: int,
+    strengths: Sequence[float],
+) -> tuple[float, float]:
+    """Return the strength with the smallest loss on a part of the training part, and its scale."""
+    parts = _parts(task, train, seed, Fractions(0.0, _VALIDATION))
+    fitted, held = parts == TRAIN, parts == VALIDATION
+    if not held.any() or not fitted.any():
+        return _WITHOUT_VALIDATION, 1.0
+    kind, outputs = task.kind, task.target.attribute.outputs
+    inner, outer = points[torch.from_numpy(fitted)], points[torch.from_numpy(held)]
+    best, strength, logits = math.inf, _WITHOUT_VALIDATION, None
+    at = iter(strengths)
+    for layers in _solved(inner, values[fitted], kind, outputs, strengths):
+        for index in range(len(layers.converged)):
+            found, tried = layers.outputs(index, outer), next(at)
+            loss = _loss(kind, values[held], found)
+            # Of equal losses the stronger penalty, which comes first.
+            if loss < best:
+                best, strength, logits = loss, tried, found
+    if kind != "class" or logits is None:
+        return strength, 1.0
+    return strength, best_temperature(*_known(values[held], logits))
+
+
+def _parts(task: Task, rows: np.ndarray, seed: int, size: Fractions) -> np.ndarray:
+    chosen = rows.tolist()
+    strata, keys = [task.strata[row] for row in chosen], [task.keys[row] for row in chosen]
+    return split(strata, task.groups[rows], keys, seed, size)
+
+
+def _solved(
+    points: Tensor,
+    values: np.ndarray,
+    kind: Kind,
+    outputs: int,
+    strengths: Sequence[float],
+    *,
+    exact: bool = False,
+) -> list[Layers]:
+    """Solve for some strengths at a time, so that memory is bounded."""
+    rows, dim = points.shape
+    axes = None
+    if rows >= dim and kind != "number":
+        axes = Axes.of(Scale.of(points).apply(points))
+    size = max(1, _BATCH_BYTES // bytes_to_solve(rows, dim, outputs))
+    return [
+        solve(
+            points,
+            values,
+            kind,
+            outputs,
+            strengths[start : start + size],
+            FINE if exact else COARSE,
+            axes=axes,
+            is_balanced=False,
+        )
+        for start in range(0, len(strengths), size)
+    ]
+
+
+def _loss(kind: Kind, values: np.ndarray, outputs: np.ndarray) -> float:
+    """Return what strengths are compared by: the log loss, or the squared error of numbers."""
+    if kind == "number":
+        return float(np.square(outputs[:, 0] - values).mean())
+    if kind == "labels":
+        return float(np.logaddexp(0, np.where(values, -outputs, outputs)).mean())
+    known, logits = _known(values, outputs)
+    return float(log_losses(known, logits).mean()) if len(known) else math.inf
+
+
+def _known(values: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leave out images of classes that the fitted images lack."""
+    is_known = np.isfinite(outputs[np.arange(len(values)), values])
+    return values[is_known], outputs[is_known]

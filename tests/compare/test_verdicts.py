@@ -1,0 +1,129 @@
+"""Verdicts: best, a tie, or worse by so many points."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.attributes.tables import clusters, names
+
+from headstrip.compare.folds import tasks_of
+from headstrip.compare.scoring import Images, Score, evaluate, evaluate_majority
+from headstrip.compare.verdicts import difference, holm, images_to_separate, judge
+
+IMAGES = 300
+
+
+def score_of(is_right: np.ndarray, samples: int = 1_000) -> Score:
+    """Return the score of a backbone that predicts these images rightly."""
+    generator, groups = np.random.default_rng(0), len(is_right)
+    drawn = [generator.integers(0, groups, groups) for _ in range(samples)]
+    means = np.array([is_right[one].mean() for one in drawn])
+    return Score(float(is_right.mean()), means, is_right / groups)
+
+
+def right(share: float, seed: int, rows: int = IMAGES) -> np.ndarray:
+    return (np.random.default_rng(seed).random(rows) < share).astype(float)
+
+
+def test_a_large_difference_is_worse_by_an_interval_of_points() -> None:
+    best, worse = judge([score_of(right(0.9, 0)), score_of(right(0.6, 1))])
+    assert (best.kind, worse.kind) == ("best", "worse")
+    assert 15 < worse.low < 27 < worse.high < 40
+    assert worse.text(IMAGES) == f"worse by {worse.low:.1f} to {worse.high:.1f} points"
+
+
+def test_a_small_difference_is_a_tie() -> None:
+    first = right(0.8, 0)
+    second = first.copy()
+    second[np.flatnonzero(first)[:4]] = 0
+    tied = judge([score_of(second), score_of(first)])[0]
+    assert tied.kind == "tied"
+    assert tied.text(IMAGES) == "not distinguishable from the best on these 300 images"
+
+
+def test_four_images_of_one_sign_are_no_winner_as_in_an_exact_test() -> None:
+    """The exact test of McNemar gives 2/16 for four images that all favour one backbone."""
+    first = right(0.8, 0)
+    second = first.copy()
+    second[np.flatnonzero(first)[:4]] = 0
+    assert difference(score_of(first), score_of(second)).p == pytest.approx(2 / 16, abs=0.03)
+
+
+def test_equal_backbones_tie_and_no_number_of_images_separates_them() -> None:
+    one = score_of(right(0.8, 0))
+    assert [verdict.kind for verdict in judge([one, one])] == ["best", "tied"]
+    assert images_to_separate(one, one, IMAGES) is None
+
+
+def test_the_images_to_separate_two_follow_the_formula_of_two_paired_proportions() -> None:
+    one, other = right(0.8, 0), right(0.7, 1)
+    spread = (one - other).std()
+    expected = ((1.96 + 0.8416) * spread / (one - other).mean()) ** 2
+    found = images_to_separate(score_of(one), score_of(other), IMAGES)
+    assert found == pytest.approx(expected, rel=0.15)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holms_correction_lies_between_none_and_bonferronis(p_values: list[float]) -> None:
+    found = holm(p_values)
+    assert all(
+        p <= q <= min(1, len(p_values) * p) + 1e-12 for p, q in zip(p_values, found, strict=True)
+    )
+    order = np.argsort(p_values, kind="stable")
+    assert (np.diff(np.array(found)[order]) >= 0).all()
+
+
+def test_copies_of_images_widen_the_interval() -> None:
+    """Ten copies of each image tell no more than one."""
+    points, values = clusters(60, 8, 3, noise=4.0)
+    rows = np.repeat(np.arange(60), 10)
+    keys = [names(60)[row] for row in rows]
+    cells = {"kind": [f"{values[row]}" for row in rows]}
+    (task,), _ = tasks_of(cells, {}, rows, keys, 0)
+    copied = evaluate(points[rows], [task], Images.of(rows, 0, samples=300)).score.interval
+    (single,), _ = tasks_of({"kind": [f"{one}" for one in values]}, {}, np.arange(60), names(60), 0)
+    plain = evaluate(points, [single], Images.of(np.arange(60), 0, samples=300)).score.interval
+    assert copied.high - copied.low > 0.7 * (plain.high - plain.low)
+
+
+def test_the_majority_and_shuffled_labels_are_at_chance() -> None:
+    embeddings, values = clusters(300, 16, 3, noise=2.0)
+    (task,), _ = tasks_of({"kind": [f"{v}" for v in values]}, {}, np.arange(300), names(300), 0)
+    images = Images.of(np.arange(300), 0, samples=50)
+    found = evaluate(embeddings, [task], images).score
+    shuffled = evaluate(embeddings, [task], images, shuffled=True, neighbors=False).score
+    majority = evaluate_majority([task], images).score
+    assert found.value > 0.7
+    assert shuffled.value == pytest.approx(1 / 3, abs=0.1)
+    assert majority.value == pytest.approx(1 / 3, abs=0.1)
+
+
+@pytest.mark.slow
+def test_of_200_comparisons_of_a_backbone_with_itself_few_declare_a_winner() -> None:
+    """Two copies of one embedding get noise of other seeds, too little to make a difference."""
+    rows, dim, classes = 270, 32, 9
+    table = ["noise  seed  first  second  p      verdict"]
+    winners = 0
+    for run in range(200):
+        noise = (0.02, 0.05, 0.1, 0.2)[run % 4]
+        points, values = clusters(rows, dim, classes, seed=run // 4, noise=3.5)
+        cells = {"kind": [f"{value}" for value in values]}
+        (task,), _ = tasks_of(cells, {}, np.arange(rows), names(rows), run)
+        images = Images.of(np.arange(rows), run, samples=1_000)
+        scores = []
+        for copy in range(2):
+            added = np.random.default_rng([run, copy]).normal(size=points.shape)
+            noisy = (points + noise * points.std(0) * added).astype(np.float32)
+            scores.append(evaluate(noisy, [task], images, neighbors=False).score)
+        verdicts = judge(scores)
+        is_winner = any(one.kind == "worse" for one in verdicts)
+        winners += is_winner
+        table.append(
+            f"{noise:<5}  {run:>4}  {scores[0].value:.3f}  {scores[1].value:.3f}   "
+            f"{min(one.p for one in verdicts):.3f}  {'winner' if is_winner else 'tie'}"
+        )
+    print("\n".join(table))
+    print(f"{winners} of 200 comparisons declare a winner")
+    assert winners <= 10
