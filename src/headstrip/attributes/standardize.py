@@ -137,10 +137,14 @@ class Design:
         """
         inverse = 1 / (curvature * self.axes.values[:, None] + strength)
         shape = gradient.shape
-        inner = gradient[:-1].reshape(shape[0] - 1, -1)
+        # Constant embeddings have no axes, and -1 cannot stand for a size then.
+        inner = gradient[:-1].reshape(shape[0] - 1, shape[1] * shape[2])
         if not self.is_reduced:
             inner = self.axes.vectors.T @ inner
-        inner = (inner.view(-1, *shape[1:]) * inverse[:, :, None]).reshape(len(inverse), -1)
+        rows = len(inverse)
+        inner = inner.view(rows, *shape[1:]) * inverse[:, :, None]
+        inner = inner.reshape(rows, shape[1] * shape[2])
         if not self.is_reduced:
             inner = self.axes.vectors @ inner
-        return torch.cat([inner.view(-1, *shape[1:]), gradient[-1:] / curvature])
+        inner = inner.view(shape[0] - 1, *shape[1:])
+        return torch.cat([inner, gradient[-1:] / curvature])
