@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from headstrip.backbones import get_backbone as get_backbone
     from headstrip.backbones import list_backbones as list_backbones
     from headstrip.backbones import plugin_records as plugin_records
+    from headstrip.compare.compare import compare_backbones as compare_backbones
+    from headstrip.compare.results import ComparedBackbone as ComparedBackbone
+    from headstrip.compare.results import Comparison as Comparison
     from headstrip.compat.image_encoder import get_image_encoder as get_image_encoder
     from headstrip.compat.image_encoder import init_predictors as init_predictors
     from headstrip.embed.calibrate import calibrate as calibrate
@@ -74,6 +77,8 @@ _HOMES = {
     "attributes.dataset": ("LabelledImages",),
     "attributes.fit": ("fit_predictors",),
     "backbones": ("Backbone", "get_backbone", "list_backbones", "plugin_records"),
+    "compare.compare": ("compare_backbones",),
+    "compare.results": ("ComparedBackbone", "Comparison"),
     "system.allocator": ("keep_freed_memory",),
     "embed.calibrate": ("calibrate", "choose_engine"),
     "embed.cluster": ("EncoderUDF",),

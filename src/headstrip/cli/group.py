@@ -20,6 +20,7 @@ from headstrip.printable import printable
 COMMANDS = {
     "catalog": "Write or check the catalog of your plugin.",
     "classify": "Print the most likely classes of images.",
+    "compare": "Compare backbones on your labelled images, and recommend one.",
     "doctor": "Print what is installed, and check it for problems.",
     "embed": "Embed images into a file.",
     "fit": "Fit predictors of attributes to embeddings, and measure them.",

@@ -25,7 +25,7 @@ from headstrip.compare.probe import probe_fold
 SCORES = {"class": "accuracy", "labels": "map", "number": "r2"}
 """The measure of the linear probe that backbones are ranked by, for each kind of attribute."""
 
-SAMPLES = 2_000
+SAMPLES = 1_000
 """Number of bootstrap samples."""
 
 

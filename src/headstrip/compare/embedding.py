@@ -1,0 +1,211 @@
+"""Embeds the images of a comparison into a work folder, one file per encoder, and reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from headstrip.compare.costs import Costs, costs_of, peak_memory
+from headstrip.embed.files import write_errors
+from headstrip.embed.output.damage import parquet_file
+from headstrip.embed.output.loading import open_embeddings
+from headstrip.embed.run import embed_source
+from headstrip.embed.settings import EmbedOptions, EmbedSettings
+from headstrip.embed.sources import Item, Reader, Source
+from headstrip.encoder.encoder import Encoder
+from headstrip.errors import HeadstripError, one_line
+from headstrip.system.atomic import write_atomically
+from headstrip.system.out_of_memory import is_out_of_memory
+
+Progress = Callable[[str, int, int], None]
+"""Gets what is embedded with, and the numbers of images done and of all images."""
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Some images of a source.
+
+    Attributes:
+        source: The source.
+        paths: Paths of the images.
+    """
+
+    source: Source
+    paths: frozenset[str] = field(repr=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the source is, as plain JSON values."""
+        return self.source.describe()
+
+    def items(self) -> Iterator[Item]:
+        """List the images."""
+        return (item for item in self.source.items() if item.path in self.paths)
+
+    def reader(self) -> Reader:
+        """Return the reader of the source."""
+        return self.source.reader()
+
+
+@dataclass(frozen=True)
+class Run:
+    """How the images of a comparison are embedded.
+
+    Attributes:
+        source: The images.
+        folder: The work folder.
+        settings: Settings that embeddings depend on.
+        options: Other settings.
+        progress: Called with what is embedded with and how far it is, or None.
+    """
+
+    source: Source
+    folder: Path
+    settings: EmbedSettings
+    options: EmbedOptions
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A file of embeddings.
+
+    Attributes:
+        file: The file.
+        costs: What its encoder costs.
+    """
+
+    file: Path
+    costs: Costs
+
+
+@contextmanager
+def work_folder(path: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Give the folder for the embeddings: the caller's, or one that is removed at the end.
+
+    Raises:
+        HeadstripError: It cannot be created.
+    """
+    if path is None:
+        with TemporaryDirectory(prefix="headstrip-compare-") as temporary:
+            yield Path(temporary)
+        return
+    folder = Path(path).expanduser()
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def embed(run: Run, encoder: Encoder, shown: str, paths: Sequence[str]) -> Embedded:
+    """Embed images, or those of them that the work folder lacks.
+
+    Args:
+        run: How.
+        encoder: The encoder. Its fingerprint is part of the name of the file.
+        shown: What it is called in the name of the file and in progress.
+        paths: Paths of the images.
+
+    Raises:
+        HeadstripError: As ``embed_source``.
+    """
+    safe = re.sub(r"[^\w.-]+", "_", shown)[:60].strip("._") or "encoder"
+    # Another source with the same work folder gets its own files.
+    where = json.dumps(run.source.describe(), sort_keys=True, default=repr)
+    mark = hashlib.sha256(f"{encoder.fingerprint.identity}\0{where}".encode()).hexdigest()[:16]
+    file = run.folder / f"{safe}-{mark}.parquet"
+
+    # A smaller set of images than that of an earlier run must not remove rows.
+    wanted = frozenset(paths)
+    if file.exists():
+        wanted |= frozenset(read_columns(file, ["path"])["path"])
+
+    def progress(done: int, total: int) -> None:
+        if run.progress is not None:
+            run.progress(shown, done, total)
+
+    device = encoder.place()[0]
+    started = time.perf_counter()
+    with peak_memory(device) as peak:
+        report = embed_source(
+            encoder,
+            ChosenImages(run.source, wanted),
+            file,
+            settings=run.settings,
+            options=run.options,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - started - report.stages.prepared
+    measured = _measured(file, report.computed, seconds, peak)
+    return Embedded(file, costs_of(encoder, *measured))
+
+
+def _measured(
+    file: Path, images: int, seconds: float, peak: Sequence[int]
+) -> tuple[float | None, int | None]:
+    """Add a measurement to those of earlier runs; return images per second and peak memory."""
+    record = file.with_suffix(".costs.json")
+    total: dict[str, Any] = {"images": 0, "seconds": 0.0, "peak_memory": None}
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+        total.update({key: found[key] for key in total})
+    except (OSError, ValueError, KeyError, TypeError):
+        # There is none yet, or it was not written here: the next line starts a new one.
+        pass
+    if images:
+        total["images"] += images
+        total["seconds"] += seconds
+        total["peak_memory"] = max([*peak, total["peak_memory"] or 0]) or None
+        write_atomically(record, json.dumps(total).encode())
+    speed = total["images"] / total["seconds"] if total["images"] and total["seconds"] > 0 else None
+    return speed, total["peak_memory"]
+
+
+def read_rows(file: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Read the embeddings of some images, in this order.
+
+    Returns:
+        float32 array of shape (images, dim), zeros where there is no embedding, and a bool array:
+        whether there is one.
+
+    Raises:
+        HeadstripError: The file cannot be read.
+    """
+    opened = open_embeddings(file)
+    rows = {path: row for row, path in enumerate(paths)}
+    found = np.zeros((len(paths), opened.dim), np.float32)
+    is_found = np.zeros(len(paths), bool)
+    for block in opened.blocks():
+        at = np.array([rows.get(path, -1) for path in block.paths.to_pylist()], int)
+        is_used = (at >= 0) & block.ok
+        found[at[is_used]] = block.embeddings[is_used]
+        is_found[at[is_used]] = True
+    is_finite = np.isfinite(found).all(1)
+    found[~is_finite] = 0
+    return found, is_found & is_finite
+
+
+def read_columns(file: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Read other columns of a file of embeddings."""
+    with parquet_file(file) as table:
+        columns: dict[str, list[Any]] = table.read(columns=list(names)).to_pydict()
+        return columns
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a backbone could not be used, as a sentence."""
+    if is_out_of_memory(error):
+        return f"It ran out of memory ({one_line(error)[:200].rstrip('.')})."
+    text = one_line(error)
+    if not isinstance(error, HeadstripError):
+        text = f"{type(error).__name__}: {text}"
+    return text

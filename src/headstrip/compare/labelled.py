@@ -1,0 +1,102 @@
+"""The images of a comparison: those with a label that can be read, and which are copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from headstrip.attributes.labels import Cell, LabelTable
+from headstrip.attributes.splitting import connected
+from headstrip.compare.embedding import Embedded, Run, embed, read_columns, read_rows
+from headstrip.compare.pixels import near_pairs, pixel_encoder, pixel_marks
+from headstrip.errors import HeadstripError
+
+_NOT_ATTRIBUTES = ("path", "error")
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with a label that can be read, in the order of their paths.
+
+    Attributes:
+        paths: The paths.
+        groups: The first row of the group of each image; groups are copies of one image.
+        columns: The cells of each attribute.
+        bad: Why images with a label cannot be read, by path.
+        pixels: The file with their 16 x 16 pixels.
+    """
+
+    paths: list[str]
+    groups: np.ndarray = field(repr=False)
+    columns: Mapping[str, list[Cell]] = field(repr=False)
+    bad: Mapping[str, str]
+    pixels: Embedded
+
+
+def attributes_of(table: LabelTable, chosen: Sequence[str] | None) -> list[str]:
+    """Return the columns to predict: those that the caller chose, or all.
+
+    Raises:
+        HeadstripError: There is no such column.
+    """
+    columns = [name for name in table.columns if name not in _NOT_ATTRIBUTES]
+    known = ", ".join(f"{one!r:.60}" for one in columns[:8]) or "none"
+    for name in chosen or ():
+        if name not in columns:
+            raise HeadstripError(
+                f"{table.shown} has no column of labels {name!r:.60}. Its columns of labels: "
+                f"{known}."
+            )
+    if not columns:
+        raise HeadstripError(
+            f"{table.shown} has no column of labels. Add one, such as 'colour', or pass a folder "
+            "that has a folder of images per class."
+        )
+    return list(dict.fromkeys(chosen or columns))
+
+
+def read_images(
+    run: Run, table: LabelTable, names: Sequence[str], near_duplicates: bool
+) -> LabelledImages:
+    """Read the pixels of all images with a label, and find copies.
+
+    Args:
+        run: How images are embedded.
+        table: The labels.
+        names: The attributes.
+        near_duplicates: Whether images that look the same at 16 x 16 pixels are copies.
+
+    Raises:
+        HeadstripError: No image with a label can be read.
+    """
+    row_of = {path: row for row, path in enumerate(table.paths)}
+    chosen = {
+        path
+        for path, row in row_of.items()
+        if any(table.columns[name][row] is not None for name in names)
+    }
+    listed = [item.path for item in run.source.items() if item.path in chosen]
+    if not listed:
+        raise HeadstripError(f"{table.shown} has no image with a label. Fill in the labels.")
+    pixels = embed(run, pixel_encoder(), "pixels", listed)
+    read = read_columns(pixels.file, ["path", "width", "height", "error", "checksum"])
+    wanted = frozenset(listed)
+    rows = {path: row for row, path in enumerate(read["path"]) if path in wanted}
+    bad = {path: read["error"][row] for path, row in rows.items() if read["error"][row] is not None}
+    good = sorted(path for path in rows if path not in bad)
+    if not good:
+        path, reason = next(iter(bad.items()))
+        raise HeadstripError(
+            f"None of the {len(listed):,} images with a label can be read; one is {path!r:.120}: "
+            f"{reason} Check the paths."
+        )
+    found, _ = read_rows(pixels.file, good)
+    at = [rows[path] for path in good]
+    sizes = [(read["width"][row] or 0, read["height"][row] or 0) for row in at]
+    marks = [[read["checksum"][row] for row in at], pixel_marks(found, sizes)]
+    pairs = near_pairs(found) if near_duplicates else ()
+    groups = connected(len(good), marks, pairs)
+    columns = {name: [table.columns[name][row_of[path]] for path in good] for name in names}
+    return LabelledImages(good, groups, columns, bad, pixels)

@@ -1,0 +1,74 @@
+"""Raw 16 x 16 pixels: a control that every backbone should beat, and what finds copies of images.
+
+A backbone without parameters gives the pixels, so that they are read, kept and resumed like all
+embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import nn
+
+from headstrip.encoder.encoder import Encoder
+from headstrip.images.preprocessing import Preprocessing
+from headstrip.spec import BackboneSpec
+
+SIDE = 16
+"""Height and width, in pixels."""
+
+NEAR = 0.995
+"""Correlation of two images' pixels above which they count as near copies."""
+
+_QUERIES = 1_024
+_ROWS = 8_192
+
+
+def pixel_encoder() -> Encoder:
+    """Return an encoder whose embedding is the image, stretched to 16 x 16 pixels."""
+    shape = (3, SIDE, SIDE)
+    dim = 3 * SIDE * SIDE
+    spec = BackboneSpec("pixels", "headstrip", "pixels", "headstrip", "image", shape, dim, 0)
+    steps = Preprocessing(crop=(SIDE, SIDE), resize=(SIDE, SIDE), mean=(0.0,) * 3, std=(1.0,) * 3)
+    return Encoder(
+        nn.Flatten(),
+        None,
+        law="headless",
+        output_dim=dim,
+        spec=spec,
+        weights=None,
+        weights_sha256=None,
+        options={},
+        input_shape=shape,
+        preprocessing=steps,
+        predictors=None,
+        labels=None,
+    )
+
+
+def pixel_marks(pixels: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Return for each image what only images of the same size with equal pixels have too."""
+    return [
+        np.ascontiguousarray(row).tobytes() + f"{width}x{height}".encode()
+        for row, (width, height) in zip(pixels, sizes, strict=True)
+    ]
+
+
+def near_pairs(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield pairs of images that look the same: encoded again, or resized.
+
+    Args:
+        pixels: float32 array of shape (images, 768). An image of one colour is near to no other.
+    """
+    centred = pixels - pixels.mean(1, keepdims=True)
+    lengths = np.sqrt(np.square(centred).sum(1))
+    is_flat = lengths <= 1e-6 * max(1.0, float(np.abs(pixels).max(initial=0)))
+    centred /= np.where(is_flat, 1, lengths)[:, None]
+    centred[is_flat] = 0
+    for start in range(0, len(centred), _QUERIES):
+        for first in range(start, len(centred), _ROWS):
+            similar = centred[start : start + _QUERIES] @ centred[first : first + _ROWS].T
+            for one, other in np.argwhere(similar > NEAR).tolist():
+                if start + one < first + other:
+                    yield start + one, first + other

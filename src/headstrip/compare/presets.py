@@ -1,0 +1,98 @@
+"""Which backbones to compare: names, or a curated list, without those that a filter leaves out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from headstrip.backbones import get_backbone
+from headstrip.errors import HeadstripError, OptionError
+
+PRESETS = ("small", "balanced", "large")
+
+
+@dataclass(frozen=True, slots=True)
+class PresetBackbone:
+    """A backbone of a curated list.
+
+    Attributes:
+        preset: The list.
+        name: Name of the backbone.
+        reason: Why it is in the list.
+    """
+
+    preset: str
+    name: str
+    reason: str
+
+
+@cache
+def preset_backbones() -> tuple[PresetBackbone, ...]:
+    """Return the backbones of all curated lists."""
+    text = resources.files(__package__).joinpath("presets.tsv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines(), delimiter="\t")
+    return tuple(PresetBackbone(row["preset"], row["name"], row["reason"]) for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A backbone that may be compared.
+
+    Attributes:
+        name: Its name, as the caller wrote it.
+        left_out: Why it is not compared, or None.
+    """
+
+    name: str
+    left_out: str | None = None
+
+
+def candidates_of(
+    names: Sequence[str],
+    preset: str | None,
+    max_params: float | None,
+    licenses: Sequence[str],
+) -> tuple[Candidate, ...]:
+    """Return the backbones to compare, and why a filter leaves out others.
+
+    Args:
+        names: Names of backbones.
+        preset: ``small``, ``balanced`` or ``large``: a curated list to add to them.
+        max_params: Most parameters of a backbone, its head included.
+        licenses: Licences that its default weights may have, in any case; empty for any.
+
+    Raises:
+        OptionError: There is no such list, or no name.
+    """
+    if preset not in (None, *PRESETS):
+        raise OptionError(
+            f"There is no preset {preset!r:.60}. Pass one of {', '.join(map(repr, PRESETS))}."
+        )
+    listed = [one.name for one in preset_backbones() if one.preset == preset]
+    chosen = list(dict.fromkeys([*names, *listed]))
+    if not chosen:
+        raise OptionError(
+            "There is nothing to compare. Name backbones with -b NAME (backbones=), or choose a "
+            "list with --preset small (preset=)."
+        )
+    return tuple(Candidate(name, _reason(name, max_params, licenses)) for name in chosen)
+
+
+def _reason(name: str, max_params: float | None, licenses: Sequence[str]) -> str | None:
+    if max_params is None and not licenses:
+        return None
+    try:
+        found = get_backbone(name)
+    except HeadstripError:
+        # The build names the reason.
+        return None
+    if max_params is not None and found.spec.params > max_params:
+        return f"It has {found.spec.params:,} parameters."
+    stated = found.weights[0].license if found.weights else None
+    allowed = {one.strip().lower() for one in licenses}
+    if allowed and (stated or "").lower() not in allowed:
+        return f"Its library states {f'the licence {stated}' if stated else 'no licence'}."
+    return None

@@ -1,0 +1,268 @@
+"""``compare_backbones`` on folders and lists of pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.compare.lab import lab_in, picture, png, write_pictures
+
+from headstrip import (
+    Comparison,
+    EmbedOptions,
+    HeadstripError,
+    OptionError,
+    compare_backbones,
+    get_backbone,
+)
+from headstrip.attributes.labels import read_labels
+from headstrip.compare.embedding import Run
+from headstrip.compare.folds import tasks_of
+from headstrip.compare.labelled import read_images
+from headstrip.compare.presets import PRESETS, candidates_of, preset_backbones
+from headstrip.embed.settings import EmbedSettings
+from headstrip.embed.sources import source_of
+
+HERE = EmbedOptions(workers=0)
+
+
+def compare(data: Path, *names: str, **more: Any) -> Comparison:
+    return compare_backbones(data, [f"lab:{name}" for name in names], options=HERE, **more)
+
+
+def without_costs(found: Comparison) -> str:
+    values = found.to_json()
+    for one in values["backbones"]:
+        one["costs"] = None
+    # The recommendation depends on the measured speed.
+    values["recommended"], values["confusions"] = None, None
+    return json.dumps(values, sort_keys=True)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]:
+    """Compare backbones of which some are broken, on pictures of which some are too."""
+    folder = tmp_path_factory.mktemp("compared")
+    pictures = folder / "pictures"
+    write_pictures(pictures, 48)
+    (pictures / "red" / "torn.png").write_bytes(png(picture(0, 999))[:60])
+    (pictures / "alone").mkdir()
+    (pictures / "alone" / "one.png").write_bytes(png(picture(1, 555)))
+    with lab_in(folder):
+        yield compare(pictures, "noise", "broken", "hungry", "wide", "nobody")
+
+
+def test_a_better_backbone_is_best_and_one_that_sees_nothing_is_worse(found: Comparison) -> None:
+    best, worse = found.backbones[:2]
+    assert (best.name, worse.name) == ("lab:wide", "lab:noise")
+    assert best.verdict is not None
+    assert worse.verdict is not None
+    assert (best.verdict.kind, worse.verdict.kind) == ("best", "worse")
+    assert found.recommended == "lab:wide"
+    assert (found.images, found.copies) == (49, 0)
+    assert best.costs is not None
+    assert (best.costs.dim, best.costs.bytes_per_row, best.costs.license) == (96, 384, "MIT")
+    assert best.costs.images_per_second
+
+
+def test_what_cannot_be_used_is_a_row_with_the_reason_and_the_rest_stands(
+    found: Comparison,
+) -> None:
+    rows = {one.name: one for one in found.backbones}
+    assert {name: row.status for name, row in rows.items()} == {
+        "lab:wide": "compared",
+        "lab:noise": "compared",
+        "lab:broken": "failed",
+        "lab:hungry": "failed",
+        "lab:nobody": "failed",
+    }
+    assert "build_model" in str(rows["lab:broken"].reason)
+    assert "memory" in str(rows["lab:hungry"].reason)
+    assert "no backbone" in str(rows["lab:nobody"].reason)
+    assert list(found.bad_images) == ["red/torn.png"]
+    assert found.notes == (
+        "class: Left out, because a class needs two different images: 'alone' (1 images).",
+    )
+
+
+def test_controls_are_measured_and_a_warning_names_the_backbones_that_they_beat(
+    found: Comparison,
+) -> None:
+    assert [one.name for one in found.controls] == [
+        "always the most frequent",
+        "raw 16 x 16 pixels",
+        "lab:wide with shuffled labels",
+        "lab:wide with random weights",
+    ]
+    assert all(one.score is not None for one in found.controls)
+    assert found.warnings[0].startswith("The control 'raw 16 x 16 pixels' scores higher than lab:n")
+
+
+@pytest.mark.usefixtures("lab")
+def test_several_attributes_of_a_list_with_missing_labels_are_measured_at_once(
+    pictures: Path, tmp_path: Path
+) -> None:
+    rows = [("path", "tone", "number", "empty", "marks")]
+    for at, path in enumerate(sorted(pictures.rglob("*.png"))):
+        tone = "NaN" if at % 4 == 0 else path.parent.name
+        marks = "|".join(["a"] * (path.parent.name != "red") + ["b"] * (at % 2)) or "|"
+        rows.append((str(path.relative_to(tmp_path)), tone, str(at * 1.5), "", marks))
+    with open(tmp_path / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    found = compare(tmp_path / "labels.csv", "wide", "small")
+    kinds = [(one.name, one.kind, one.images) for one in found.backbones[0].attributes]
+    assert kinds == [("tone", "class", 36), ("number", "number", 48), ("marks", "labels", 48)]
+    assert found.skipped == {"empty": "no image has a label"}
+
+
+def test_planted_copies_never_fall_into_two_folds(tmp_path: Path) -> None:
+    """200 files are copied, 200 are saved again as PNG, and 200 as JPEG."""
+    folder = tmp_path / "pictures"
+    write_pictures(folder, 600)
+    files = sorted(folder.rglob("*.png"))
+    for number, file in enumerate(files):
+        again = file.with_name(f"z{file.name}")
+        with Image.open(file) as image:
+            if number % 3 == 0:
+                again.write_bytes(file.read_bytes())
+            elif number % 3 == 1:
+                again.write_bytes(png(image, compress_level=0))
+            else:
+                image.resize((96, 96), Image.Resampling.BICUBIC).save(
+                    again.with_suffix(".jpg"), quality=92
+                )
+    run = Run(source_of(folder), tmp_path, EmbedSettings(), HERE)
+    table = read_labels(folder)
+    exact = read_images(run, table, ["class"], False)
+    near = read_images(run, table, ["class"], True)
+    twins = {
+        path: f"{Path(path).parent}/z{Path(path).stem}" for path in exact.paths if "z" not in path
+    }
+    for images, expected in ((exact, 400), (near, 600)):
+        groups = images.groups
+        (task,), _ = tasks_of(images.columns, {}, groups, images.paths, 0)
+        row_of = {str(Path(path).with_suffix("")): row for row, path in enumerate(images.paths)}
+        together = [
+            (row_of[str(Path(one).with_suffix(""))], row_of[other]) for one, other in twins.items()
+        ]
+        same = [pair for pair in together if groups[pair[0]] == groups[pair[1]]]
+        assert len(same) == expected
+        assert all(task.folds[one] == task.folds[other] for one, other in same)
+        assert len(set(groups.tolist())) == 1200 - expected
+
+
+@pytest.mark.usefixtures("lab")
+def test_copies_with_other_labels_are_reported_where_they_change_the_score(tmp_path: Path) -> None:
+    """Each picture has a random label and four copies: only copies can be predicted."""
+    folder = tmp_path / "pictures"
+    for number in range(40):
+        kind = ("a", "b")[number * 7919 % 13 % 2]
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for copy in range(4):
+            (folder / kind / f"{number}-{copy}.png").write_bytes(png(picture(0, number)))
+    found = compare(folder, "wide")
+    assert found.copies == 120
+    (note,) = found.notes
+    assert note.startswith("With copies in different folds lab:wide would score ")
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_stopped_comparison_continues_and_gives_the_same(pictures: Path, tmp_path: Path) -> None:
+    names = ("wide", "twin")
+    plain = compare(pictures, *names)
+    seen: list[str] = []
+
+    def stop(name: str, done: int, total: int) -> None:
+        seen.append(name)
+        if name == "lab:twin":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(pictures, *names, work=tmp_path / "work", progress=stop)
+    computed: dict[str, int] = {}
+
+    def count(name: str, done: int, total: int) -> None:
+        computed.setdefault(name, done)
+
+    again = compare(pictures, *names, work=tmp_path / "work", progress=count)
+    # A complete file is not opened for work again.
+    assert "lab:wide" not in computed
+    assert computed["lab:twin"] == 0
+    assert without_costs(again) == without_costs(plain)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lab")
+def test_with_little_time_the_worse_half_is_dropped_with_its_size_and_reason(
+    tmp_path: Path,
+) -> None:
+    pictures, work = tmp_path / "pictures", tmp_path / "work"
+    write_pictures(pictures, 260)
+    compare(pictures, "wide", work=work)
+    names = ("wide", "twin", "small", "noise")
+    computed: dict[str, int] = {}
+
+    def count(name: str, done: int, total: int) -> None:
+        computed.setdefault(name, done)
+
+    found = compare(pictures, *names, minutes=30, work=work, progress=count)
+    # A run with fewer images keeps the embeddings of the others.
+    assert "lab:wide" not in computed
+    again = compare(pictures, *names, minutes=30, work=work)
+    assert without_costs(found) == without_costs(again)
+    assert [one.status for one in found.backbones] == ["compared"] * 2 + ["dropped"] * 2
+    assert [one.images for one in found.backbones] == [260, 260, 128, 128]
+    last = found.backbones[-1]
+    assert (last.name, last.verdict) == ("lab:noise", None)
+    assert str(last.reason).startswith(
+        "Dropped after 128 images, where it was number 4 of 4: worse by "
+    )
+
+
+@pytest.mark.usefixtures("lab")
+def test_when_the_time_is_up_the_first_backbones_stand(pictures: Path) -> None:
+    found = compare(pictures, "wide", "twin", minutes=1e-9)
+    assert [(one.name, one.status, one.reason) for one in found.backbones] == [
+        ("lab:wide", "compared", None),
+        ("lab:twin", "left out", "The time was up before its turn."),
+    ]
+
+
+@pytest.mark.usefixtures("lab")
+def test_filters_leave_backbones_out_with_the_reason() -> None:
+    small, wide = candidates_of(["lab:small", "lab:wide"], None, 1_000, ["mit"])
+    assert (small.left_out, wide.left_out) == (None, "It has 1,661 parameters.")
+    (wide,) = candidates_of(["lab:wide"], None, None, ["apache-2.0", "BSD-3-Clause"])
+    assert wide.left_out == "Its library states the licence MIT."
+    (resnet,) = candidates_of(["resnet18"], None, None, ["mit"])
+    assert resnet.left_out == "Its library states no licence."
+
+
+def test_what_cannot_be_compared_is_refused_in_one_sentence(pictures: Path) -> None:
+    with pytest.raises(OptionError, match="nothing to compare"):
+        compare_backbones(pictures)
+    with pytest.raises(OptionError, match="no preset 'tiny'"):
+        compare_backbones(pictures, preset="tiny")
+    with pytest.raises(OptionError, match="minutes must be a number above 0"):
+        compare(pictures, "wide", minutes=0)
+    with pytest.raises(HeadstripError, match="no column of labels 'size'"):
+        compare(pictures, "wide", attributes=["size"])
+    for file in pictures.rglob("*.png"):
+        if file.parent.name != "red":
+            file.unlink()
+    with pytest.raises(HeadstripError, match="No attribute can be measured: 'class': all 16"):
+        compare(pictures, "wide")
+
+
+def test_the_presets_name_backbones_that_the_catalogs_have() -> None:
+    listed = preset_backbones()
+    assert {one.preset for one in listed} == set(PRESETS)
+    for one in listed:
+        params = get_backbone(one.name).spec.params
+        stated = float(one.reason.partition("M parameters")[0])
+        assert stated == pytest.approx(params / 1e6, rel=0.02)
