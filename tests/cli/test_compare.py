@@ -21,9 +21,11 @@ def test_the_table_has_warnings_first_and_ends_with_a_recommendation(
 ) -> None:
     with lab_in(tmp_path):
         work = ("--work", tmp_path / "work", "--workers", 0)
-        result = run("compare", pictures, "-b", "lab:wide", "-b", "lab:noise", *work)
+        page = ("--html", tmp_path / "page.html")
+        result = run("compare", pictures, "-b", "lab:wide", "-b", "lab:noise", *work, *page)
         again = run("compare", pictures, "-b", "lab:wide", "-b", "lab:nobody", "--json", *work)
     assert (result.exit_code, result.stderr) == (0, "")
+    assert "Recommended: lab:wide" in (tmp_path / "page.html").read_text(encoding="ascii")
     lines = result.stdout.splitlines()
     assert lines[0].startswith("Warning: The control 'raw 16 x 16 pixels' scores higher than lab:n")
     assert "36 images with labels; the score is the mean of accuracy" in result.stdout
@@ -50,6 +52,7 @@ def test_arguments_that_cannot_work_are_refused(run: Run, pictures: Path) -> Non
         ([pictures], "There is nothing to compare."),
         ([pictures, "-b", "resnet18", "--max-params", "many"], "--max-params 'many' is not"),
         ([pictures, "-b", "resnet18", "--kind", "age"], "--kind 'age' is not a name"),
+        ([pictures, "-b", "resnet18", "--html", "page.png"], "is not the name of a page"),
     ):
         result = run("compare", *arguments)
         assert result.exit_code == 2

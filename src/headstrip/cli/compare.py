@@ -13,6 +13,7 @@ from headstrip.cli.compare_report import print_comparison
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.help_sections import SectionedCommand
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, warn
+from headstrip.cli.page import check_page
 
 if TYPE_CHECKING:
     from headstrip.compare.embedding import Progress
@@ -21,7 +22,7 @@ _SECTIONS = {
     "Backbones": ("names", "preset", "max_params", "licenses", "random"),
     "Labels": ("attributes", "kinds", "path_column", "keep_nan_strings", "near_duplicates"),
     "Running": ("minutes", "work", "seed", "device", "batch_size", "workers"),
-    "Output": ("as_json",),
+    "Output": ("html", "as_json"),
 }
 _EXAMPLES = """\b
 Examples:
@@ -167,6 +168,13 @@ def _parse_licenses(_: click.Context, __: click.Parameter, text: str | None) -> 
     metavar="N",
     help="Decode images in N processes. 0 decodes in this process.  [default: one per core]",
 )
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Also write a page with a chart of quality and speed, tables, and the photographs that "
+    "the recommended backbone confuses, such as comparison.html.",
+)
 @json_option
 @click.pass_context
 def command(
@@ -180,6 +188,7 @@ def command(
     device: str,
     batch_size: int | None,
     workers: int | None,
+    html: Path | None,
     as_json: bool,
     **others: Any,
 ) -> None:
@@ -197,6 +206,7 @@ def command(
     if not data.exists():
         raise UsageFailure(f"There is no folder or list {str(data)!r}. Check the path.")
     chosen = dict(map(_kind, kinds))
+    check_page("--html", html, [data])
     open_registry(context)
 
     from headstrip.compare.compare import compare_backbones
@@ -217,6 +227,11 @@ def command(
             progress=_progress() if sys.stderr.isatty() else None,
             **others,
         )
+    if html is not None:
+        from headstrip.compare.page import write_comparison
+
+        for path, reason in write_comparison(html, found).items():
+            warn(f"No picture of {path}: {reason}")
     if as_json:
         print_json(found.to_json())
     else:

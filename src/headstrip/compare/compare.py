@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -124,7 +124,8 @@ def compare_backbones(
         images = read_images(run, table, names, near_duplicates)
         setup = _Setup(run, images, checked, seed, device)
         deadline = None if minutes is None else started + 60 * minutes
-        return _compared(os.fspath(data), setup, candidates, random, deadline)
+        found = _compared(os.fspath(data), setup, candidates, random, deadline)
+        return replace(found, path_column=table.path_column)
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ class Comparison:
         skipped: Why attributes were not measured, by name.
         confusions: What the recommended backbone confuses.
         seed: The seed.
+        path_column: The column of the data with the paths.
     """
 
     data: str
@@ -179,6 +180,7 @@ class Comparison:
     skipped: Mapping[str, str]
     confusions: tuple[Confusions, ...] = field(repr=False)
     seed: int
+    path_column: str = "path"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

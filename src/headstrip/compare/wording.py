@@ -1,0 +1,90 @@
+"""The sentences and cells that the terminal and the page share. It imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headstrip.attributes.measures import Interval
+    from headstrip.compare.results import ComparedBackbone, Comparison
+
+MEASURES = {"class": "accuracy", "labels": "mAP", "number": "R2"}
+"""What the measure is called that backbones are ranked by, for each kind of attribute."""
+
+KEYS = {"class": "accuracy", "labels": "map", "number": "r2"}
+
+_SHOWN = 5
+
+
+def summary(found: Comparison) -> str:
+    """Say what was measured."""
+    text = f"{found.images:,} images with labels"
+    if found.copies:
+        text += f", {found.copies:,} of them copies of others, kept in one fold"
+    kinds = {one.kind for row in found.backbones for one in row.attributes}
+    scores = " and ".join(name for kind, name in MEASURES.items() if kind in kinds)
+    return f"{text}; the score is the mean of {scores or 'accuracy'} of the linear probe, in points"
+
+
+def advice(found: Comparison) -> str:
+    """Say which backbone is recommended, and why."""
+    if found.recommended is None:
+        return "No backbone could be compared. Correct the reasons above, and run this again."
+    tied = [one for one in found.backbones if one.verdict and one.verdict.kind == "tied"]
+    best = next(one for one in found.backbones if one.verdict and one.verdict.kind == "best")
+    text = f"Recommended: {found.recommended}"
+    if tied:
+        text += (
+            f", by images/s the cheapest of the {len(tied) + 1} that cannot be distinguished on "
+            "these images."
+        )
+    elif len([one for one in found.backbones if one.verdict]) > 1:
+        text += f", because {best.name} is better than every other."
+    else:
+        text += ", the only one that was compared."
+    if tied and found.images_to_separate is not None:
+        text += (
+            f" To separate the best two takes about {found.images_to_separate:,} such images, "
+            "if they differ as much as here."
+        )
+    return text
+
+
+def reasons(found: Comparison) -> list[str]:
+    """Say what was left out, and why."""
+    lines = [
+        f"{one.name} was not compared: {one.reason}"
+        for one in found.backbones
+        if one.score is None and one.reason
+    ]
+    lines += [
+        f"{control.name} was not measured: {control.reason}"
+        for control in found.controls
+        if control.reason
+    ]
+    lines += [f"{name} was not measured: {reason}." for name, reason in found.skipped.items()]
+    if found.bad_images:
+        lines.append(f"{len(found.bad_images):,} images cannot be read:")
+        bad = list(found.bad_images.items())
+        lines += [f"  {path}: {reason}" for path, reason in bad[:_SHOWN]]
+        if len(bad) > _SHOWN:
+            lines.append(f"  and {len(bad) - _SHOWN:,} more; --json lists all.")
+    return [*lines, *found.notes]
+
+
+def points(score: Interval | None) -> str:
+    """Write a score with its interval in points."""
+    if score is None:
+        return "-"
+    return f"{100 * score.value:.1f} ({100 * score.low:.1f} to {100 * score.high:.1f})"
+
+
+def neighbors(one: ComparedBackbone) -> float | None:
+    """Return the mean score of the nearest neighbours in points."""
+    values = [found.neighbors[KEYS[found.kind]].value for found in one.attributes]
+    return 100 * sum(values) / len(values) if values else None
+
+
+def verdict(one: ComparedBackbone) -> str:
+    """Say how a backbone compares with the best, or why it was not compared."""
+    return one.verdict.text(one.images) if one.verdict else (one.reason or one.status)
