@@ -111,7 +111,7 @@ def test_several_attributes_of_a_list_with_missing_labels_are_measured_at_once(
     for at, path in enumerate(sorted(pictures.rglob("*.png"))):
         tone = "NaN" if at % 4 == 0 else path.parent.name
         marks = "|".join(["a"] * (path.parent.name != "red") + ["b"] * (at % 2)) or "|"
-        rows.append((str(path.relative_to(tmp_path)), tone, str(at * 1.5), "", marks))
+        rows.append((f"./{path.relative_to(tmp_path)}", tone, str(at * 1.5), "", marks))
     with open(tmp_path / "labels.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     found = compare(tmp_path / "labels.csv", "wide", "small")

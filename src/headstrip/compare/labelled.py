@@ -72,18 +72,17 @@ def read_images(
         HeadstripError: No image with a label can be read.
     """
     row_of = {path: row for row, path in enumerate(table.paths)}
-    chosen = {
-        path
-        for path, row in row_of.items()
-        if any(table.columns[name][row] is not None for name in names)
-    }
-    listed = [item.path for item in run.source.items() if item.path in chosen]
+    listed: dict[str, int] = {}
+    for item in run.source.items():
+        # A table of labels has no "./" before its paths, and a list keeps it.
+        row = row_of.get(item.path, row_of.get(item.path.removeprefix("./")))
+        if row is not None and any(table.columns[name][row] is not None for name in names):
+            listed[item.path] = row
     if not listed:
         raise HeadstripError(f"{table.shown} has no image with a label. Fill in the labels.")
-    pixels = embed(run, pixel_encoder(), "pixels", listed)
+    pixels = embed(run, pixel_encoder(), "pixels", list(listed))
     read = read_columns(pixels.file, ["path", "width", "height", "error", "checksum"])
-    wanted = frozenset(listed)
-    rows = {path: row for row, path in enumerate(read["path"]) if path in wanted}
+    rows = {path: row for row, path in enumerate(read["path"]) if path in listed}
     bad = {path: read["error"][row] for path, row in rows.items() if read["error"][row] is not None}
     good = sorted(path for path in rows if path not in bad)
     if not good:
@@ -98,5 +97,5 @@ def read_images(
     marks = [[read["checksum"][row] for row in at], pixel_marks(found, sizes)]
     pairs = near_pairs(found) if near_duplicates else ()
     groups = connected(len(good), marks, pairs)
-    columns = {name: [table.columns[name][row_of[path]] for path in good] for name in names}
+    columns = {name: [table.columns[name][listed[path]] for path in good] for name in names}
     return LabelledImages(good, groups, columns, bad, pixels)

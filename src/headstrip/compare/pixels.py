@@ -6,6 +6,7 @@ embeddings.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -50,7 +51,7 @@ def pixel_encoder() -> Encoder:
 def pixel_marks(pixels: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[bytes]:
     """Return for each image what only images of the same size with equal pixels have too."""
     return [
-        np.ascontiguousarray(row).tobytes() + f"{width}x{height}".encode()
+        hashlib.sha256(np.ascontiguousarray(row).tobytes() + f"{width}x{height}".encode()).digest()
         for row, (width, height) in zip(pixels, sizes, strict=True)
     ]
 

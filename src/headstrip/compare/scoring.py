@@ -259,7 +259,7 @@ def _probed(embeddings: np.ndarray, task: Task, values: np.ndarray, seed: int) -
 def _near(embeddings: np.ndarray, task: Task, values: np.ndarray) -> dict[str, Measure]:
     """Predict every image by its nearest neighbours in the other folds."""
     attribute, rows = task.target.attribute, task.target.rows
-    found = np.zeros((len(rows), attribute.outputs))
+    found = np.zeros((len(rows), attribute.outputs if attribute.kind == "labels" else 1))
     for fold in np.unique(task.folds).tolist():
         train, test = np.flatnonzero(task.folds != fold), np.flatnonzero(task.folds == fold)
         predicted = predict_nearest(
@@ -277,7 +277,7 @@ def _near(embeddings: np.ndarray, task: Task, values: np.ndarray) -> dict[str, M
 
 def _majority(task: Task) -> dict[str, Measure]:
     attribute, values = task.target.attribute, task.target.values
-    guess = np.zeros((len(values), attribute.outputs))
+    guess = np.zeros((len(values), attribute.outputs if attribute.kind == "labels" else 1))
     for fold in np.unique(task.folds).tolist():
         train, test = task.folds != fold, task.folds == fold
         if attribute.kind == "class":
