@@ -113,6 +113,9 @@ def compare_backbones(
         'resnet18'
     """
     _check(seed, minutes)
+    backbones, licenses = _listed(backbones), _listed(licenses)
+    attributes = None if attributes is None else _listed(attributes)
+    random = None if random is None else _listed(random)
     candidates = candidates_of(backbones, preset, max_params, licenses)
     table = read_labels(data, path_column=path_column, keep_nan_strings=keep_nan_strings)
     names = attributes_of(table, attributes)
@@ -161,6 +164,11 @@ class _Measured:
     architecture: str
     preprocessing: Preprocessing | None
     file: Embedded
+
+
+def _listed(names: Sequence[str]) -> Sequence[str]:
+    """Return names as a list, also a single one that was passed without a list."""
+    return [names] if isinstance(names, str) else names
 
 
 def _check(seed: Any, minutes: Any) -> None:
