@@ -33,6 +33,8 @@ RUNS = "docs/explanation/embedding-runs.md"
 WEIGHTS_FILES = "docs/explanation/weights-files.md"
 FIT = "docs/how-to/fit-predictors.md"
 FINE_TUNE = "docs/how-to/fine-tune.md"
+COMPARE = "docs/how-to/compare-backbones.md"
+COMPARING = "docs/explanation/comparing-backbones.md"
 # These tables are written by tools, and the sums at their heads are compared below.
 GENERATED = {
     "builds.md",
@@ -158,6 +160,13 @@ class Claim(NamedTuple):
 
 def exact(document: str) -> str:
     return f"{proofs(document)['exact', 'yes']:,}"
+
+
+def same_backbone() -> list[str]:
+    """Return how many comparisons of a backbone with itself there are, and with a winner."""
+    found = measured("compare")["same_backbone"]
+    winners = sum(one["winner"] for one in found)
+    return [str(len(found)), str(winners), f"{winners / len(found):.0%}"[:-1]]
 
 
 def fit_row() -> list[str]:
@@ -297,6 +306,11 @@ CLAIMS = [
         r"(\d+) attributes",
         fit_row,
     ),
+    Claim(
+        COMPARING,
+        r"In (\d+) comparisons of two copies .*, (\d+) declared a winner, (\d+) %",
+        same_backbone,
+    ),
 ]
 
 # Numbers that no table has: where, which, and why. A new one needs a claim above, or a reason here.
@@ -326,6 +340,13 @@ EXPLAINED = [
     (FIT, r"1,000,000 embeddings|1\.9 GiB at|2\.9 GiB", "measured once; no table is committed"),
     (FIT, r"as 256 MiB hold", "a constant of headstrip.attributes.streaming"),
     (FIT, r"95 % interval", "a constant of headstrip.attributes.measures"),
+    (COMPARE, r"95 % interval", "a constant of headstrip.attributes.measures"),
+    (COMPARING, r"correlation above 0\.995", "a constant of headstrip.compare.pixels"),
+    (COMPARING, r"20 % of the training part", "a constant of headstrip.compare.probe"),
+    (COMPARING, r"uses\s+10,000, stratified", "a constant of headstrip.compare.probe"),
+    (COMPARING, r"1,000 bootstrap samples", "a constant of headstrip.compare.scoring"),
+    (COMPARING, r"test gives 0\.125", "2 / 16, as tests/compare/test_verdicts.py compares"),
+    (COMPARING, r"at 5 % a power of 80 %", "constants of headstrip.compare.verdicts"),
 ]
 
 _UNITS = (

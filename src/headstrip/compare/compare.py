@@ -20,6 +20,7 @@ from headstrip.compare.embedding import (
     Progress,
     Run,
     embed,
+    read_columns,
     read_rows,
     reason_of,
     work_folder,
@@ -226,7 +227,8 @@ def _compared(
         if number + 1 == len(sizes):
             break
         following = measured[: kept(len(measured))]
-        if not _is_time_for(following, sizes[number + 1] - size, deadline):
+        paths = [setup.images.paths[row] for row in order[: sizes[number + 1]]]
+        if not _is_time_for(following, paths, deadline):
             notes.append(
                 f"The time was up after {size:,} of the {len(everything):,} images. Raise "
                 "--minutes (minutes=) to measure the best on more of them."
@@ -281,10 +283,14 @@ def _measure(
     return _Measured(name, evaluation, file.costs, missing, architecture, preprocessing, file)
 
 
-def _is_time_for(measured: Sequence[_Measured], images: int, deadline: float | None) -> bool:
-    """Whether more images can probably be embedded before the deadline."""
-    speeds = [one.costs.images_per_second for one in measured]
-    seconds = sum(images / speed for speed in speeds if speed)
+def _is_time_for(
+    measured: Sequence[_Measured], paths: Sequence[str], deadline: float | None
+) -> bool:
+    """Whether the images that have no embeddings yet can probably be embedded in time."""
+    wanted, seconds = set(paths), 0.0
+    for one in measured:
+        if speed := one.costs.images_per_second:
+            seconds += len(wanted.difference(read_columns(one.file.file, ["path"])["path"])) / speed
     return deadline is None or time.monotonic() + seconds < deadline
 
 

@@ -44,10 +44,21 @@ def advice(found: Comparison) -> str:
         text += ", the only one that was compared."
     if tied and found.images_to_separate is not None:
         text += (
-            f" To separate the best two takes about {found.images_to_separate:,} such images, "
+            f" To separate the best two takes about {_rounded(found.images_to_separate):,} such "
+            "images, "
             "if they differ as much as here."
         )
     return text
+
+
+def _rounded(count: int) -> int:
+    """Return an estimate with two digits; more would say more than is known.
+
+    Example:
+        >>> _rounded(45_663), _rounded(97)
+        (46000, 97)
+    """
+    return int(float(f"{count:.2g}"))
 
 
 def reasons(found: Comparison) -> list[str]:
