@@ -169,6 +169,15 @@ def same_backbone() -> list[str]:
     return [str(len(found)), str(winners), f"{winners / len(found):.0%}"[:-1]]
 
 
+def points(score: dict[str, float]) -> list[str]:
+    return [f"{100 * score[key]:.1f}" for key in ("value", "low", "high")]
+
+
+def words(text: str) -> str:
+    """Return a pattern for a text; a space in a claim stands for any white space."""
+    return " ".join(map(re.escape, text.split()))
+
+
 def fit_row() -> list[str]:
     found = measured("fit")
     losses = found["compared"].values()
@@ -311,6 +320,20 @@ CLAIMS = [
         r"In (\d+) comparisons of two copies .*, (\d+) declared a winner, (\d+) %",
         same_backbone,
     ),
+    Claim(
+        COMPARING,
+        r"The table has (\d+) pictures",
+        lambda: [str(measured("compare")["stamps"]["images"])],
+    ),
+    *(
+        Claim(
+            COMPARING,
+            rf"\| {words(one['name'])} \| (\S+) \| (\S+) to (\S+) \| ([^|]*) \|",
+            lambda one=one: [*points(one["score"]), one.get("verdict", "control")],
+        )
+        for kind in ("backbones", "controls")
+        for one in json.loads(text_of("benchmarks/compare.json"))["stamps"][kind]
+    ),
 ]
 
 # Numbers that no table has: where, which, and why. A new one needs a claim above, or a reason here.
@@ -341,6 +364,7 @@ EXPLAINED = [
     (FIT, r"as 256 MiB hold", "a constant of headstrip.attributes.streaming"),
     (FIT, r"95 % interval", "a constant of headstrip.attributes.measures"),
     (COMPARE, r"95 % interval", "a constant of headstrip.attributes.measures"),
+    (COMPARING, r"95 % interval", "a constant of headstrip.attributes.measures"),
     (COMPARING, r"correlation above 0\.995", "a constant of headstrip.compare.pixels"),
     (COMPARING, r"20 % of the training part", "a constant of headstrip.compare.probe"),
     (COMPARING, r"uses\s+10,000, stratified", "a constant of headstrip.compare.probe"),
