@@ -8,7 +8,10 @@ The tool builds each network with random values that all matter, and checks
 - *grid*: a picture rolled on a torus has rolled maps, or another picture under one cell changes the
   map most there;
 - *tail*: the mean of the last map, or the class token, is the embedding;
+- *depth*: after a map, no layer of its stage follows, where headstrip states the levels;
 - *written*: no later layer writes into a map;
+- *untouched*: the encoder gives the same embedding after its maps were read, and consists of the
+  same modules, hooks and tensors;
 - *sizes*: each map grows by one cell where the image grows by one stride, at three sizes, and has
   the channels that the encoder states.
 
@@ -42,6 +45,7 @@ from headstrip.encoder.maps import map_sizes, maps_module
 from headstrip.network.levels import as_levels
 from headstrip.registry.registry import get_registry
 from headstrip.testing import map_proofs, perturb
+from headstrip.testing.footprint import changes, footprint
 from headstrip.testing.perturb import FastRandom
 
 ROOT = Path(__file__).parents[1]
@@ -49,8 +53,8 @@ TOWERS = ROOT / "plugins" / "headstrip-transformers" / "tests"
 RESULTS = ROOT / "benchmarks" / "map_proofs.json"
 PAGE = ROOT / "docs" / "reference" / "map-proofs.md"
 
-TIMM = 150
-"""Number of architectures of timm."""
+REFUSALS = (AssertionError, IndexError, RuntimeError, ValueError, HeadstripError)
+"""What networks raise for an image of a size that they do not take."""
 
 BYTES = 4 * 5 * 1.25
 """Peak memory of a proof per parameter: the network, a copy, and activations."""
@@ -83,6 +87,8 @@ with {versions}.
   another picture, bit for bit. So the embedding depends on nothing else.
 - grid: how rows, columns and the first cell were proven. `shift`: a picture that is rolled on a
   torus has rolled maps. `locality`: another picture under one cell changes the map most there.
+- depth is no column: no architecture passes if a layer with weights follows a map in its stage, or
+  if the encoder differs after its maps were read.
 - embedding: whether it is the mean of the last map or its class token.
 - sizes: whether channels and strides are the stated ones at three sizes of images, of which two are
   not square, or the network takes one size only.
@@ -145,8 +151,13 @@ def prove(name: str) -> Proof:
     proof.maps = shown(channels, strides)
     proof.check(f"the strides {strides} do not rise", strides == sorted(strides))
     x, y = two(shape)
+    before, alone = footprint(encoder), encoder(x)
     embedding, maps = encoder.with_maps(x)
-    proof.check("the embedding beside the maps is another", torch.equal(embedding, encoder(x)))
+    encoder.pyramid()(x)
+    changed = changes(before, footprint(encoder))
+    proof.check(f"reading the maps changes {', '.join(changed[:3])}", not changed)
+    proof.check("the embedding beside the maps is another", torch.equal(embedding, alone))
+    proof.check("the encoder gives another embedding after it", torch.equal(encoder(x), alone))
     _prove_library(proof, encoder, x)
     _prove_cut(proof, encoder, maps, x, y)
     _prove_tail(proof, encoder, x)
@@ -225,6 +236,8 @@ def _prove_cut(proof: Proof, encoder: Encoder, maps: list[Tensor], x: Tensor, y:
     if levels is not None:
         missed = map_proofs.cut_misses(encoder.backbone, levels, x, y)
         proof.check(f"the embedding depends on more than the maps {missed}", not missed)
+        early = map_proofs.too_early(encoder.backbone, levels, x, y)
+        proof.check(f"later layers of the same stage end at {early}", not early)
         changed = map_proofs.overwritten(encoder.backbone, levels, x)
         proof.check(f"a later layer writes into the maps {changed}", not changed)
         proof.cells["cut"] = f"{count - len(missed)} of {count}"
@@ -286,7 +299,7 @@ def grid_proof(
         whole = (shape[0], *(max(3, side // most) * most for side in shape[1:]))
         try:
             proof = map_proofs.grid_by_shift(module, whole, strides)
-        except (AssertionError, RuntimeError, ValueError):
+        except REFUSALS:
             # The network takes another size only.
             proof = None
         if encoder.spec.source == "torchvision" or (proof and not proof.wrong):
@@ -310,10 +323,11 @@ def _prove_sizes(
         size = (height + rows * most, width + columns * most)
         try:
             maps = encoder.maps(torch.zeros(1, shape[0], *size))
-        except (AssertionError, RuntimeError, ValueError, HeadstripError):
+        except REFUSALS:
             if before is None:
                 raise
             proof.cells["sizes"] = "one size"
+            proof.check(f"the encoder takes {size}, its maps do not", not _takes(encoder, size))
             # A network that does not pad loses a cell.
             fits = all(
                 abs(side / stride - cells) <= 1
@@ -323,6 +337,10 @@ def _prove_sizes(
             proof.check(f"the maps have {before} cells at {size}, not by {strides}", fits)
             return
         found = [(one.shape[2], one.shape[3]) for one in maps]
+        if found == before:
+            proof.cells["sizes"] = "resized"
+            proof.exceptions["sizes"] = "the network resizes every image to one size"
+            return
         proof.check(f"channels at {size}", [one.shape[1] for one in maps] == list(channels))
         if before is None:
             before = found
@@ -334,17 +352,30 @@ def _prove_sizes(
     proof.cells["sizes"] = "three"
 
 
+def _takes(encoder: Encoder, size: tuple[int, int]) -> bool:
+    """Return whether an encoder embeds images of a size."""
+    try:
+        encoder(torch.zeros(1, encoder.input_shape[0], *size))
+    except REFUSALS:
+        return False
+    return True
+
+
 def subjects() -> Iterator[BackboneSpec]:
-    """Yield the architectures to check, those of torchvision first."""
+    """Yield the architectures to check: torchvision's, then timm's, the smallest first.
+
+    The smallest one of each of timm's families comes before all others.
+    """
     specs = [spec for spec in get_registry().specs() if spec.task == "image"]
     yield from (spec for spec in specs if spec.source == "torchvision")
-    ranks: Counter[str] = Counter()
-    ranked = []
     timm = [spec for spec in specs if spec.source == "timm" and spec.input_shape[0] == 3]
-    for spec in sorted(timm, key=lambda spec: spec.params):
-        ranked.append((ranks[spec.family], spec.params, spec.name, spec))
+    timm.sort(key=lambda spec: (spec.params, spec.name))
+    ranks: Counter[str] = Counter()
+    first, others = [], []
+    for spec in timm:
+        (others if ranks[spec.family] else first).append(spec)
         ranks[spec.family] += 1
-    yield from (spec for *_, spec in sorted(ranked, key=lambda one: one[:3])[:TIMM])
+    yield from (*first, *others)
     yield from (spec for spec in specs if spec.source == "hf")
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -181,7 +182,7 @@ class ProofTool:
         arguments = self._arguments()
         if arguments.worker:
             torch.set_num_threads(1)
-            answer(self.prove)
+            answer(self._proven)
             return
         everything = list(self.subjects())
         order = [spec.qualified_name for spec in everything]
@@ -214,6 +215,14 @@ class ProofTool:
             if arguments.write:
                 self.write([known[each] for each in order if each in known])
         raise SystemExit(1 if failed else 0)
+
+    def _proven(self, name: str) -> Any:
+        """Return the proof of an architecture; one that crashes is a failure."""
+        try:
+            return self.prove(name)
+        except Exception as error:  # The proof of another architecture may still be run.
+            traceback.print_exc()
+            return self.kind(name, problems=[f"{type(error).__name__}: {error}"])
 
     def _arguments(self) -> argparse.Namespace:
         parser = argparse.ArgumentParser(description=self.description)

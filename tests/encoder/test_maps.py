@@ -187,3 +187,42 @@ def test_copies_of_an_encoder_have_maps(resnet, x):
     (expected,) = resnet.maps(x, levels=[-1])
     for one in (copy.deepcopy(resnet), pickle.loads(pickle.dumps(resnet))):
         assert torch.equal(one.maps(x, levels=[-1])[0], expected)
+
+
+BATCHES = [
+    ("cat.jpg", r"x must be a tensor \(N, C, H, W\), got a str\. Stack the outputs of encoder\."),
+    ([torch.zeros(3, 64, 64)], r"x must be a tensor \(N, C, H, W\), got a list"),
+    (torch.zeros(3, 64, 64), r"x must have the shape \(N, C, H, W\), got \(3, 64, 64\)"),
+    (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"x is torch.uint8, and .* with torch.float32"),
+    (torch.zeros(1, 3, 64, 64).double(), r"x is torch.float64.* Pass x.to\(torch.float32\)"),
+    (torch.zeros(1, 1, 64, 64), r"x has 1 channels, and torchvision:resnet18 takes 3\. .*in_chans"),
+    (torch.zeros(1, 3, 0, 8), r"resnet18 does not take images of 0 x 8: .* Pass 224 x 224, or see"),
+    (torch.zeros(1, 3, 64, 64, device="meta"), r"x is on meta, .* Pass x.to\('cpu'\)"),
+]
+
+
+@pytest.mark.parametrize(("batch", "message"), BATCHES)
+def test_a_wrong_batch_is_one_sentence_that_says_what_the_encoder_takes(resnet, batch, message):
+    for call in (resnet.maps, resnet.with_maps, resnet.tokens, resnet.pyramid()):
+        with pytest.raises(LevelError, match=message):
+            call(batch)
+
+
+def test_a_size_that_the_network_refuses_is_one_sentence(vit):
+    message = "vit_b_32 does not take images of 102 x 96: .*height.* Pass 96 x 96"
+    for call in (vit.maps, vit.with_maps, vit.tokens, vit.pyramid()):
+        with pytest.raises(LevelError, match=message):
+            call(torch.zeros(1, 3, 102, 96))
+
+
+def test_a_network_that_fails_for_a_right_batch_says_why_itself(x):
+    encoder = build_encoder("resnet18", weights=None)
+    encoder.backbone.layer4 = nn.Conv2d(7, 7, 1)
+    with pytest.raises(RuntimeError, match="7 channels"):
+        encoder.maps(torch.zeros(1, *encoder.input_shape))
+
+
+@torch.no_grad()
+def test_autocast_may_run_with_another_dtype(resnet, x):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert resnet.maps(x, levels=[-1])[0].shape == (2, 512, 2, 3)

@@ -88,6 +88,54 @@ def test_modes_of_copied_norms_follow_too(x):
 
 
 @torch.no_grad()
+def test_a_compiled_pyramid_follows_the_modes_of_the_encoder():
+    torch.manual_seed(0)
+    encoder = build_encoder("densenet121", weights=None)
+    x = torch.randn(2, 3, 32, 32)
+    compiled = torch.compile(encoder.pyramid(levels=[-1]), backend="eager", fullgraph=True)
+    for _ in range(2):
+        encoder.backbone.train()
+        assert equal(compiled(x), encoder.maps(x, levels=[-1]))
+        encoder.eval()
+        assert equal(compiled(x), encoder.maps(x, levels=[-1]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("path", ["", "layer2", "layer2.0"])
+def test_hooks_that_come_and_go_later_count_for_pyramids_that_exist(encoder, x, path):
+    pyramid, seen = encoder.pyramid((8, 32)), []
+    expected = pyramid(x)
+    module = encoder.backbone.get_submodule(path)
+    handles = [
+        module.register_forward_hook(lambda *_: seen.append("gives")),
+        module.register_forward_pre_hook(lambda *_, **__: seen.append("reads")),
+    ]
+    assert equal(pyramid(x), expected)
+    assert seen == ["reads", "gives"]
+    for handle in handles:
+        handle.remove()
+    assert equal(pyramid(x), expected)
+    assert len(seen) == 2
+
+
+@torch.no_grad()
+def test_a_map_is_what_a_later_hook_makes_of_it(encoder, x):
+    pyramid = encoder.pyramid((8, 32))
+    encoder.backbone.layer2.register_forward_hook(lambda *_: torch.zeros(2, 128, 8, 8))
+    assert not pyramid(x)[0].any()
+    assert equal(pyramid(x), encoder.maps(x, strides=(8, 32)))
+
+
+def test_gradient_hooks_that_come_later_see_the_gradient(encoder, x):
+    pyramid, seen = encoder.pyramid((8, 32)), []
+    encoder.backbone.layer2.register_full_backward_hook(
+        lambda _, inputs, outputs: seen.append((inputs[0].shape, outputs[0].shape))
+    )
+    sum(one.sum() for one in pyramid(x)).backward()
+    assert seen == [((2, 64, 16, 16), (2, 128, 8, 8))]
+
+
+@torch.no_grad()
 def test_copies_and_pickles_give_the_same_maps_of_tensors_of_their_own(encoder, x):
     pyramid = encoder.pyramid((8, 16, 32))
     expected = pyramid(x)

@@ -12,6 +12,10 @@ from headstrip.network.taps import TappedMaps
 from headstrip.testing import map_proofs
 
 COMMITTED = {proof.name: proof for proof in TOOL.read()[0]}
+# Of timm the smallest ones, with one of every family.
+SUBJECTS = [spec.qualified_name for spec in subjects()]
+TIMM = [name for name in SUBJECTS if name.startswith("timm:")][:150]
+REPEATED = [name for name in COMMITTED if not name.startswith("timm:") or name in TIMM]
 # One of each way in which levels are stated; the slow run has all.
 LIGHT = {
     "torchvision:densenet121",
@@ -31,7 +35,7 @@ LIGHT = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(one, marks=() if one in LIGHT else pytest.mark.slow) for one in COMMITTED],
+    [pytest.param(one, marks=() if one in LIGHT else pytest.mark.slow) for one in REPEATED],
 )
 def test_each_map_is_all_that_the_embedding_depends_on_and_lies_as_the_picture(name):
     proof = prove(name)
@@ -74,6 +78,8 @@ def caught(encoder, levels, shape):
         tail = map_proofs.tail_of(TappedMaps(encoder.backbone, levels)(x))
         if tail != TAILS.get(encoder.spec.family, "mean"):
             return "tail"
+        if map_proofs.too_early(encoder.backbone, levels, x, y):
+            return "depth"
         return "grid" if grid(encoder, levels, shape).wrong else None
     except ValueError:
         return "layout"
@@ -98,6 +104,28 @@ MUTANTS = {
     ("vit_b_32", "one block early"): (
         lambda ls: changed(ls, 11, path="encoder.layers.encoder_layer_10"),
         "tail",
+    ),
+    ("resnet18", "one block early"): (lambda ls: changed(ls, 2, path="layer2.0"), "depth"),
+    ("swin_t", "one block early"): (lambda ls: changed(ls, 1, path="features.3.0"), "depth"),
+    ("squeezenet1_1", "one block early"): (
+        lambda ls: changed(ls, 2, path="features.6", reads=False),
+        "depth",
+    ),
+    ("vgg11", "one layer early"): (
+        lambda ls: changed(ls, 2, path="features.7", reads=False),
+        "depth",
+    ),
+    ("vit_b_32", "one inner block early"): (
+        lambda ls: changed(ls, 5, path="encoder.layers.encoder_layer_4"),
+        "depth",
+    ),
+    ("vit_b_32", "all but the last early"): (
+        lambda ls: [
+            replace(ls[0], path="encoder.dropout"),
+            *ls[:-2],
+            ls[-1],
+        ],
+        "depth",
     ),
     ("vit_b_32", "prefix off by one"): (lambda ls: changed(ls, 5, prefix=0), "layout"),
     ("vit_b_32", "prefix of two"): (lambda ls: changed(ls, 5, prefix=2), "layout"),

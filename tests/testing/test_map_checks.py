@@ -68,6 +68,8 @@ class Whole(nn.Module):
     def forward(self, x, levels, norm):
         found = self.network.features(x)
         embedding = self.network.pool(found).flatten(1) * (2 if self.wrong == "embedding" else 1)
+        if self.wrong == "hook":
+            self.network.stem.register_forward_hook(lambda *_: None)
         return embedding, [found + (levels is None and self.wrong == "map")], [None]
 
 
@@ -102,6 +104,11 @@ def test_right_levels_pass(judge, network, levels, seen):
         (Tokens, ("norm",), "the network has 3 axes at 'norm', where NCHW has 4"),
         (Levelled, lambda model: Whole(model, "embedding"), "the embedding beside the maps is not"),
         (Levelled, lambda model: Whole(model, "map"), "level 0 alone is another map than among"),
+        (
+            Levelled,
+            lambda model: Whole(model, "hook"),
+            "reading the maps changes the module 'stem'",
+        ),
     ],
 )
 def test_wrong_levels_fail(judge, network, levels, problem):

@@ -49,6 +49,27 @@ def test_a_map_without_a_level_is_cut_where_a_module_gives_it(name, with_side, o
     assert cut_by_value(network, [network.maps[name]], x, y) == [outcome]
 
 
+class Repeated(nn.Module):
+    """A network that uses one module twice, the second time without effect, as VOLO does."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.drop = nn.Conv2d(3, 4, 2, 2), nn.Dropout()
+
+    def forward(self, x):
+        found = self.stem(x)
+        embedding = self.drop(found.mean((2, 3)))
+        self.drop(found)
+        return embedding
+
+
+@torch.no_grad()
+def test_a_module_that_runs_twice_is_replaced_in_one_of_its_calls():
+    torch.manual_seed(0)
+    network, (x, y) = Repeated().eval(), torch.randn(2, 1, 3, 4, 4)
+    assert cut_by_value(network, [network.stem(x)], x, y) == ["proven"]
+
+
 @pytest.mark.parametrize(
     ("count", "numbers"), [(1, [0]), (5, [0, 1, 2, 3, 4]), (12, [1, 3, 5, 7, 9, 11])]
 )

@@ -112,3 +112,10 @@ def test_a_pyramid_of_a_timm_network_copies_and_follows_its_mode() -> None:
     assert {id(one) for one in pyramid.parameters()} == {
         id(one) for one in encoder.backbone.parameters()
     }
+
+
+def test_the_strides_of_a_network_of_one_size_are_those_of_timm() -> None:
+    # Every second one of 7 cells gives 4, so the stride is not 224 / 4.
+    encoder = made("levit_128s")
+    theirs = tuple(one["reduction"] for one in encoder.backbone.feature_info)
+    assert encoder.pyramid().strides == encoder.spec.strides == theirs == (16, 32, 64)

@@ -109,10 +109,8 @@ def measure_map_sizes(
         if device.type == "meta":
             raise
         real = copy.deepcopy(backbone).eval()
-        return tuple(
-            MapSize(channels, round(shape[1] / height))
-            for channels, height in shapes(real, shape, device)
-        )
+        only = shapes(real, shape, device)
+        return _sized(only, only, shape[1])
     grown = (shape[0], shape[1] + _GROWTH, shape[2] + _GROWTH)
     try:
         with ByShape():
@@ -120,13 +118,7 @@ def measure_map_sizes(
     except Exception:
         # A network of one size.
         large = small
-    sizes = []
-    for (channels, height), (_, higher) in zip(small, large, strict=True):
-        # Networks that do not pad lose cells at the border, so the quotient of one size is wrong.
-        cells = higher - height
-        stride = _GROWTH / cells if cells else shape[1] / height
-        sizes.append(MapSize(channels, round(stride)))
-    return tuple(sizes)
+    return _sized(small, large, shape[1])
 
 
 Shapes = list[tuple[int, int]]
@@ -137,3 +129,33 @@ def _light(tensor: Tensor) -> Tensor:
     """Return a tensor of the same shape without memory."""
     found = twin(tensor)
     return nn.Parameter(found, requires_grad=False) if isinstance(tensor, nn.Parameter) else found
+
+
+def _sized(small: Shapes, large: Shapes, side: int) -> tuple[MapSize, ...]:
+    """Return the sizes of maps from their cells at two sizes, or twice from those at one."""
+    sizes: list[MapSize] = []
+    for (channels, height), (_, higher) in zip(small, large, strict=True):
+        # Networks that do not pad lose cells at the border, so the quotient of one size is wrong.
+        cells = higher - height
+        finer = sizes[-1].stride if sizes else None
+        stride = round(_GROWTH / cells) if cells else _stride_of(height, side, finer)
+        sizes.append(MapSize(channels, stride))
+    return tuple(sizes)
+
+
+def _stride_of(cells: int, side: int, finer: int | None) -> int:
+    """Return the stride of a map of a network that takes one size.
+
+    LeViT takes every second of 7 cells of 32 pixels and has 4, whose stride is 64, not 224 / 4.
+
+    Args:
+        cells: Rows of the map.
+        side: Height of the image.
+        finer: Stride of the map before it, of which this one is a multiple; None for the first.
+    """
+    quotient = round(side / cells)
+    if finer is None or (side % cells == 0 and quotient % finer == 0):
+        return quotient
+    multiples = range(finer, 2 * quotient, finer)
+    fitting = (one for one in multiples if cells in (side // one, -(-side // one)))
+    return next(fitting, quotient)

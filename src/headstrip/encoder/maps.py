@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from headstrip.encoder.map_inputs import FAILURES, check_batch, explained
 from headstrip.encoder.map_sizes import MapSize, measure_map_sizes, stated_levels
-from headstrip.errors import LevelError, one_line
+from headstrip.errors import HeadstripError, LevelError, one_line
 from headstrip.network.levels import LevelProblem, without_norm
 from headstrip.network.taps import Maps, TappedMaps
 from headstrip.registry.registry import get_registry
@@ -103,15 +104,30 @@ def read_maps(encoder: Owner, x: Tensor, levels: tuple[int, ...], norm: bool) ->
     """Run an encoder once, and return its embedding, maps and prefix tokens.
 
     Raises:
-        LevelError: The levels that the plugin states do not fit the network.
+        LevelError: As ``run``.
     """
-    check_batch(encoder, x)
+    return run(encoder, maps_module(encoder.backbone, encoder.spec, levels, norm), x)
+
+
+def run(encoder: Owner, module: nn.Module, x: Tensor) -> Maps:
+    """Run a module of ``maps_module``, and explain why it fails where the batch is wrong.
+
+    Raises:
+        LevelError: The batch is not what the encoder takes, or the levels that the plugin states do
+            not fit the network.
+    """
+    check_batch(x)
     try:
-        maps: Maps = maps_module(encoder.backbone, encoder.spec, levels, norm)(
-            x if encoder.expand is None else encoder.expand(x)
-        )
+        maps: Maps = module(x if encoder.expand is None else encoder.expand(x))
     except LevelProblem as problem:
         raise _misfit(encoder.spec, problem) from problem
+    except HeadstripError:
+        raise
+    except FAILURES as error:
+        problem_of_x = explained(encoder, x, error)
+        if problem_of_x is None:
+            raise
+        raise problem_of_x from error
     return maps
 
 
@@ -183,19 +199,6 @@ def map_sizes(encoder: Owner) -> tuple[MapSize, ...]:
             encoder.backbone, encoder.spec, backbone_shape(encoder), encoder.place()[0]
         )
     return encoder._map_sizes
-
-
-def check_batch(encoder: Owner, x: Tensor) -> None:
-    """Refuse an input that is not a batch of images.
-
-    Raises:
-        LevelError: It is refused.
-    """
-    if x.ndim != 4:
-        raise LevelError(
-            f"x must have the shape (N, C, H, W), got {tuple(x.shape)}. Stack the outputs of "
-            "encoder.preprocess."
-        )
 
 
 def _count(encoder: Owner) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headstrip.encoder.maps import Owner, choose_levels, map_sizes, maps_module
+from headstrip.encoder.maps import Owner, choose_levels, map_sizes, maps_module, run
 from headstrip.errors import LevelError
 
 if TYPE_CHECKING:
@@ -21,8 +21,11 @@ class Pyramid(nn.Module):
     """Maps of an encoder, the finest first; ``Encoder.pyramid`` makes it.
 
     It shares the encoder's parameters, buffers and mode, and has no head. The encoder's own forward
-    does not change. A pyramid composes, compiles, exports and pickles. Modules that are put into
-    the encoder later do not appear in it.
+    does not change. A pyramid composes, compiles, exports and pickles.
+
+    Hooks that you put on the backbone, or remove from it, also count for pyramids that exist
+    already; a compiled pyramid keeps the hooks that it was compiled with, as torch.compile does.
+    Modules that are put into the encoder later do not appear in it.
 
     Attributes:
         channels: Number of channels of each map.
@@ -76,12 +79,16 @@ class Pyramid(nn.Module):
         """Map a batch (N, C, H, W) to maps (N, C, H, W), the finest first.
 
         Raises:
+            LevelError: ``x`` is not what the encoder takes.
             WeightsError: The parameters are pages of a mapped file, and another program has
                 written to that file since.
         """
-        if not torch.compiler.is_compiling():
-            self._owner[0]._check_guards()
-        _, found, _ = self.maps(x if self.expand is None else self.expand(x))
+        if torch.compiler.is_compiling():
+            _, found, _ = self.maps(x if self.expand is None else self.expand(x))
+        else:
+            (encoder,) = self._owner
+            encoder._check_guards()
+            _, found, _ = run(encoder, self.maps, x)
         if self._is_resampled:
             found = [
                 _resampled(one, (x.shape[-2] // stride, x.shape[-1] // stride))

@@ -8,6 +8,7 @@ network's own forward costs what it did before, and several views never meet.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -19,15 +20,14 @@ from headstrip.network.levels import Level, LevelProblem, to_map
 Maps = tuple[Tensor, list[Tensor], list[Tensor | None]]
 """The embedding, the maps (N, C, H, W), and the prefix tokens (N, T, C) or None of each map."""
 
-_COPIED = (
-    "_modules",
+_HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
-"""Containers of a module that its copy has for itself; it shares the others."""
+"""Containers of a module that its copy has for itself, beside ``_modules``; it shares the rest."""
 
 
 class _Seen:
@@ -63,8 +63,8 @@ class _Tap:
 class TappedMaps(nn.Module):
     """A network whose forward gives its maps beside its embedding.
 
-    It shares the network's tensors. Modules that are put into the network later do not appear in
-    it.
+    It shares the network's tensors, and follows its mode and its hooks. Modules that are put into
+    the network later do not appear in it.
     """
 
     def __init__(self, network: nn.Module, levels: Sequence[Level]) -> None:
@@ -89,10 +89,8 @@ class TappedMaps(nn.Module):
         Raises:
             LevelProblem: A level did not run, or its tensor is not laid out as it says.
         """
-        if not torch.compiler.is_compiling():
-            # The copies follow the network when it goes to train or eval mode.
-            for copy, own in self._pairs:
-                copy.training = own.training
+        for copy, own in self._pairs:
+            _follow(copy, own)
         tensors = self._seen.tensors
         tensors.clear()
         embedding: Tensor = self.network(x)
@@ -107,10 +105,6 @@ class TappedMaps(nn.Module):
             prefixes.append(prefix)
         tensors.clear()
         return embedding, maps, prefixes
-
-    def seen(self, number: int) -> Tensor:
-        """Return the tensor that the tap of one level recorded, during the forward pass."""
-        return self._seen.tensors[number]
 
     def _view(self, network: nn.Module) -> nn.Module:
         copies: dict[str, nn.Module] = {}
@@ -135,7 +129,7 @@ class TappedMaps(nn.Module):
             raise LevelProblem(f"has a scripted module at {path!r}, which cannot be copied")
         copy = copies[path] = own.__class__.__new__(own.__class__)
         copy.__dict__.update(own.__dict__)
-        for name in _COPIED:
+        for name in ("_modules", *_HOOKS):
             copy.__dict__[name] = own.__dict__[name].copy()
         # What `module.compile()` made would run the module itself.
         copy.__dict__["_compiled_call_impl"] = None
@@ -144,3 +138,19 @@ class TappedMaps(nn.Module):
             self._copied(network, parent, copies)._modules[name] = copy
         self._pairs.append((copy, own))
         return copy
+
+
+def _follow(copy: nn.Module, own: nn.Module) -> None:
+    """Give a copy the mode and the hooks that the network's module has now."""
+    if copy.training != own.training:
+        copy.training = own.training
+    if torch.compiler.is_compiling():
+        # A compiled network keeps its hooks, and a compiler cannot follow their change.
+        return
+    copy._is_full_backward_hook = own._is_full_backward_hook
+    for name in _HOOKS:
+        hooks, wanted = getattr(copy, name), getattr(own, name)
+        taps = {number: hook for number, hook in hooks.items() if isinstance(hook, _Tap)}
+        # A tap comes last, so that it sees what other hooks make of the map.
+        if list(hooks) != [*wanted, *taps]:
+            setattr(copy, name, OrderedDict([*wanted.items(), *taps.items()]))

@@ -12,6 +12,7 @@ from headstrip.encoder.maps import ChosenMaps
 from headstrip.errors import LevelError
 from headstrip.network.levels import Level, LevelProblem, as_levels
 from headstrip.network.taps import Maps, TappedMaps
+from headstrip.testing.footprint import changes, footprint
 from headstrip.testing.map_proofs import (
     cut_by_value,
     cut_misses,
@@ -44,6 +45,7 @@ def maps(subject: Subject) -> str:
         raise CheckSkipped("the plugin states no levels for this backbone")
     if subject.spec.task != "image":
         raise CheckFailed("the plugin states levels for a network of video, which has no maps")
+    before = footprint(backbone)
     with torch.no_grad():
         if isinstance(stated, nn.Module):
             found, about = _of_module(stated, backbone, x)
@@ -52,6 +54,8 @@ def maps(subject: Subject) -> str:
         sizes = _sizes(found[1], len(x))
         module: nn.Module = found[2]
         grid = _grid(module, subject.pair.shape, [round(x.shape[-1] / size[1]) for size in sizes])
+    if changed := changes(before, footprint(backbone)):
+        raise CheckFailed(f"reading the maps changes {changed[0]} of the backbone")
     _check_claims(subject)
     return f"{len(sizes)} maps, {about}, {grid}"
 

@@ -9,13 +9,18 @@
 - *Tail*: the mean of the last map, or the first prefix token, is the embedding where the network
   computes it so.
 - *Unwritten*: no later layer writes into a map.
+- *Depth*: a map is what the last layer of its stage gives. It fails for a map that is one block
+  early, which passes all other proofs: cut the network there, and nothing is missing.
+- *Untouched*: the network is the same after its maps were read.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -84,8 +89,8 @@ def cut_by_value(backbone: nn.Module, maps: Sequence[Tensor], x: Tensor, y: Tens
     for number in range(len(maps)):
         outcome: Cut = "unseen"
         # The last place first: what only repeats the map, such as an identity, comes earlier.
-        for level, native in reversed(places[number]):
-            with _replaced(backbone, level, native):
+        for place in reversed(places[number]):
+            with _replaced(backbone, place.level, place.native, place.call):
                 is_same = torch.equal(backbone(y), expected)
             outcome = "proven" if is_same else "partial"
             if is_same:
@@ -94,27 +99,58 @@ def cut_by_value(backbone: nn.Module, maps: Sequence[Tensor], x: Tensor, y: Tens
     return found
 
 
-def _places(
-    backbone: nn.Module, maps: Sequence[Tensor], x: Tensor
-) -> dict[int, list[tuple[Level, Tensor]]]:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A call of a module, the tensor that it reads or gives, and how many layers ran before."""
+
+    level: Level
+    native: Tensor
+    call: int
+    depth: int = 0
+
+
+def _places(backbone: nn.Module, maps: Sequence[Tensor], x: Tensor) -> dict[int, list[_Place]]:
     """Return the modules that give or read each map, and the tensor there."""
-    places: dict[int, list[tuple[Level, Tensor]]] = {number: [] for number in range(len(maps))}
+    places: dict[int, list[_Place]] = {number: [] for number in range(len(maps))}
+
+    def keep(place: _Place) -> None:
+        for number, one in enumerate(maps):
+            if _is_map(place.native, one):
+                places[number].append(replace(place, native=place.native.clone()))
+
+    _visit(backbone, x, keep)
+    return places
+
+
+def _visit(backbone: nn.Module, x: Tensor, keep: Callable[[_Place], None]) -> None:
+    """Pass what every module reads and gives to a function, in the order of the forward pass."""
+    calls: Counter[Level] = Counter()
+    depth = 0
 
     def note(level: Level, value: Any) -> None:
+        call = calls[level]
+        calls[level] += 1
         tensor = value[0] if isinstance(value, (tuple, list)) and value else value
-        if not isinstance(tensor, Tensor):
-            return
-        for number, one in enumerate(maps):
-            if _is_map(tensor, one):
-                places[number].append((level, tensor.clone()))
+        if isinstance(tensor, Tensor):
+            keep(_Place(level, tensor, call, depth))
+
+    def enter(level: Level, value: Any, weighs: bool) -> None:
+        nonlocal depth
+        note(level, value)
+        depth += weighs
 
     handles = []
     for path, module in backbone.named_modules():
         if not path or isinstance(module, torch.jit.ScriptModule):
             continue
+        # The weights of norms and scales have one axis that is longer than 1.
+        own = module.parameters(recurse=False)
+        weighs = any(max(one.shape, default=1) < one.numel() for one in own)
         read, given = Level(path, reads=True), Level(path)
         handles += [
-            module.register_forward_pre_hook(lambda _, inputs, at=read: note(at, inputs)),
+            module.register_forward_pre_hook(
+                lambda _, inputs, at=read, weighs=weighs: enter(at, inputs, weighs)
+            ),
             module.register_forward_hook(lambda _, inputs, output, at=given: note(at, output)),
         ]
     try:
@@ -122,7 +158,6 @@ def _places(
     finally:
         for handle in handles:
             handle.remove()
-    return places
 
 
 def _is_map(tensor: Tensor, one: Tensor) -> bool:
@@ -139,19 +174,86 @@ def _is_map(tensor: Tensor, one: Tensor) -> bool:
     return torch.equal(tensor[:, -cells:].transpose(1, 2).reshape(one.shape), one)
 
 
+def too_early(backbone: nn.Module, levels: Sequence[Level], x: Tensor, y: Tensor) -> dict[int, str]:
+    """Return the levels that are not the last ones of their stage, and where those are.
+
+    After a level and before the next one, no layer with weights may give a tensor of the same shape
+    from which the embedding follows. So the maps of a plain ViT are those of every block. Norms and
+    activations do not count.
+
+    Args:
+        backbone: The network, in eval mode.
+        levels: Its levels.
+        x: A batch.
+        y: Another batch of the same shape, with another embedding.
+
+    Returns:
+        The path of the later module for each number of such a level.
+    """
+    expected = backbone(x)
+    places: list[_Place] = []
+    _visit(backbone, x, lambda place: places.append(replace(place, native=place.native.clone())))
+    own = [_place_of(level, places) for level in levels]
+    found: dict[int, str] = {}
+    for number, level in enumerate(own):
+        tried: list[_Place] = []
+        for place in places:
+            if place.depth <= level.depth or place.native.shape != level.native.shape:
+                continue
+            if number + 1 < len(own) and _is_reached(place, own[number + 1]):
+                continue
+            if any(_covers(one, place) for one in tried):
+                continue
+            tried.append(place)
+            with _replaced(backbone, place.level, place.native, place.call):
+                is_same = torch.equal(backbone(y), expected)
+            if is_same:
+                found[number] = place.level.path
+    return found
+
+
+def _is_reached(place: _Place, level: _Place) -> bool:
+    """Return whether a place is the next level, norms and activations aside, or comes after it."""
+    if place.depth == level.depth:
+        return place.native.shape == level.native.shape
+    return place.depth > level.depth
+
+
+def _covers(one: _Place, later: _Place) -> bool:
+    """Return whether what replaces one tensor also replaces a later one, which is the same."""
+    if one.depth != later.depth or (one.level.reads and not later.level.reads):
+        return False
+    return torch.equal(one.native, later.native)
+
+
+def _place_of(level: Level, places: Sequence[_Place]) -> _Place:
+    """Return the last place of a level, which is the one that a tap keeps."""
+    where = Level(level.path, level.reads)
+    return [place for place in places if place.level == where][-1]
+
+
 @contextmanager
-def _replaced(backbone: nn.Module, level: Level, native: Tensor) -> Iterator[None]:
-    """Make a level give a tensor, whatever it computes."""
+def _replaced(
+    backbone: nn.Module, level: Level, native: Tensor, call: int | None = None
+) -> Iterator[None]:
+    """Make a level give a tensor, whatever it computes: in one call of its module, or in all."""
     module = backbone.get_submodule(level.path)
+    calls = itertools.count()
+
+    def is_meant() -> bool:
+        number = next(calls)
+        return call is None or number == call
 
     def filled(own: Tensor) -> Tensor:
         # Kernels round by the memory layout, so the tensor takes that of the network's own.
         return torch.empty_like(own).copy_(native)
 
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (filled(inputs[0]), *inputs[1:])
+        return (filled(inputs[0]), *inputs[1:]) if is_meant() else inputs
 
     def after(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        if not is_meant():
+            return output
         if isinstance(output, list):
             return [filled(output[0]), *output[1:]]
         return (filled(output[0]), *output[1:]) if isinstance(output, tuple) else filled(output)
@@ -168,20 +270,24 @@ def _replaced(backbone: nn.Module, level: Level, native: Tensor) -> Iterator[Non
 
 def overwritten(backbone: nn.Module, levels: Sequence[Level], x: Tensor) -> list[int]:
     """Return the numbers of the levels whose map a later layer writes into."""
-    view = TappedMaps(backbone, levels)
     kept: dict[int, Tensor] = {}
+    handles = []
     for number, level in enumerate(levels):
-        module = view.network.get_submodule(level.path)
+        module = backbone.get_submodule(level.path)
 
-        def keep(*_: Any, number: int = number) -> None:
-            kept[number] = view.seen(number).clone()
+        def keep(_: nn.Module, inputs: Any, output: Any = None, number: int = number) -> None:
+            found = inputs if output is None else output
+            kept[number] = (found[0] if isinstance(found, (tuple, list)) else found).clone()
 
-        # After the tap, which the view registered first.
         if level.reads:
-            module.register_forward_pre_hook(keep)
+            handles.append(module.register_forward_pre_hook(keep))
         else:
-            module.register_forward_hook(keep)
-    _, maps, prefixes = view(x)
+            handles.append(module.register_forward_hook(keep))
+    try:
+        _, maps, prefixes = TappedMaps(backbone, levels)(x)
+    finally:
+        for handle in handles:
+            handle.remove()
     return [
         number
         for number, level in enumerate(levels)

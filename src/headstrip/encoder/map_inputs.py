@@ -1,0 +1,61 @@
+"""Why a batch has no feature maps: what is wrong with it, where the network itself fails.
+
+headstrip asks only after a failure, because many networks take other sizes than the stated one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from headstrip.errors import LevelError, one_line
+
+if TYPE_CHECKING:
+    from headstrip.encoder.maps import Owner
+
+FAILURES = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+"""What networks raise for an input that they do not take."""
+
+_REMEDY = "Stack the outputs of encoder.preprocess."
+
+
+def check_batch(x: Any) -> None:
+    """Refuse an input that is not a batch of images.
+
+    Raises:
+        LevelError: It is refused.
+    """
+    if not isinstance(x, Tensor):
+        raise LevelError(f"x must be a tensor (N, C, H, W), got a {type(x).__name__}. {_REMEDY}")
+    if x.ndim != 4:
+        raise LevelError(f"x must have the shape (N, C, H, W), got {tuple(x.shape)}. {_REMEDY}")
+
+
+def explained(encoder: Owner, x: Tensor, error: Exception) -> LevelError | None:
+    """Return an error that says why a network failed, None if the batch is what it takes.
+
+    Args:
+        encoder: The encoder.
+        x: The batch (N, C, H, W).
+        error: What the network raised.
+    """
+    name, (device, dtype) = encoder.spec.qualified_name, encoder.place()
+    channels, height, width = encoder.input_shape
+    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        remedy = f"Pass x.to({dtype})" if x.is_floating_point() else _REMEDY.rstrip(".")
+        return LevelError(f"x is {x.dtype}, and {name} computes with {dtype}. {remedy}.")
+    if x.device != device:
+        return LevelError(f"x is on {x.device}, and {name} is on {device}. Pass x.to('{device}').")
+    if x.shape[1] != channels:
+        return LevelError(
+            f"x has {x.shape[1]} channels, and {name} takes {channels}. {_REMEDY}"
+            + (" Build it with in_chans=1 for grey images." if x.shape[1] == 1 else "")
+        )
+    if tuple(x.shape[2:]) != (height, width):
+        return LevelError(
+            f"{name} does not take images of {x.shape[2]} x {x.shape[3]}: {one_line(error)}. Pass "
+            f"{height} x {width}, or see img_size of build_encoder."
+        )
+    return None
