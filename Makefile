@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest-timm soak inputs map-proofs mutants lint coverage clean
+.PHONY: help demo test test-slow test-oldest-timm soak inputs map-proofs map-pictures mutants lint coverage clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ inputs: $(INSTALLED)  ## Compare encoders of other channels and sizes with their
 # Half an hour on two cores; what it measured is committed.
 map-proofs: $(INSTALLED)  ## Prove the feature maps of all architectures
 	$(BIN)/python tools/map_proofs.py --write --workers $(WORKERS) $(ARGS)
+
+map-pictures: $(INSTALLED)  ## Write the pictures of the guide to feature maps
+	$(BIN)/python tools/map_pictures.py
 
 # An hour on one idle core. `make mutants ARGS="registry plan"` runs some areas.
 mutants: $(INSTALLED)  ## Change the code in small ways, and count the changes that tests notice

@@ -1,7 +1,7 @@
 """Everything that README and docs show is run, and prints what they say."""
 
 import doctest
-import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -23,6 +23,8 @@ DOCUMENTS = [ROOT / "README.md", *PAGES]
 FENCE = re.compile(r"^```(\w*)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_ELSEWHERE = {"sh", "text"}
 QUOTED = {"py": "**/*.py", "toml": "**/pyproject.toml"}
+# A block of Python that runs only where a package is installed: `python needs=polars`.
+NEEDS = "needs="
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 LIBRARIES = {"fine-tune-with-lightning.md": "pytorch_lightning", "fine-tune-with-lora.md": "peft"}
 """What a document needs that may be missing; the extra ``dev`` has it."""
@@ -59,7 +61,10 @@ def test_what_a_document_shows_is_true(document, photos):
         pytest.skip(f"{LIBRARIES[document.name]} is not installed")
     names, terminal = {}, Terminal(photos)
     for language, path, body in blocks(document):
-        if path:
+        if path.startswith(NEEDS):
+            if importlib.util.find_spec(path.removeprefix(NEEDS)):
+                check_python(document.name, body, names)
+        elif path:
             (photos / path).parent.mkdir(parents=True, exist_ok=True)
             (photos / path).write_text(body, encoding="utf-8")
         elif language == "python":

@@ -24,6 +24,10 @@ FAMILIES = ("efficientnet_lite",)
 # epsilon of BatchNorm.
 PREFIX = "tf_"
 
+# The last layer at each stride, as in torchvision's EfficientNet. The embedding is the mean of the
+# last map.
+LEVELS = ("blocks.0", "blocks.1", "blocks.2", "blocks.4", "bn2")
+
 _BLOCK = re.compile(r"_blocks\.(\d+)\.(\w+)\.(\w+)")
 _AROUND = {
     "_conv_stem": "conv_stem",
@@ -61,6 +65,12 @@ def strip_head(
 ) -> Stripped:
     """Remove the head."""
     return detach(model, "classifier", input_shape=_input_shape(model, spec))
+
+
+@hookimpl
+def levels() -> tuple[str, ...]:
+    """Return where the feature maps are."""
+    return LEVELS
 
 
 @hookimpl
