@@ -9,7 +9,7 @@ from tools.map_proofs import TAILS, TOOL, grid_proof, levels_of, made, prove, su
 
 from headstrip.encoder.maps import map_sizes
 from headstrip.network.taps import TappedMaps
-from headstrip.testing import map_proofs
+from headstrip.testing import map_grids, map_proofs
 
 COMMITTED = {proof.name: proof for proof in TOOL.read()[0]}
 # Of timm the smallest ones, with one of every family.
@@ -173,9 +173,9 @@ class Changed(torch.nn.Module):
 def test_a_wrong_grid_is_noticed_by_shift_and_by_locality(problem, change):
     encoder, levels, shape = small("resnet18")
     maps_of = Changed(TappedMaps(encoder.backbone, levels), change)
-    assert map_proofs.grid_by_shift(maps_of, shape, (2, 4, 8, 16, 32)).wrong == (0, 1, 2, 3, 4)
+    assert map_grids.grid_by_shift(maps_of, shape, (2, 4, 8, 16, 32)).wrong == (0, 1, 2, 3, 4)
     encoder, levels, _ = small("swin_t")
     maps_of = Changed(TappedMaps(encoder.backbone, levels[2:]), change)
-    proof = map_proofs.grid_by_locality(maps_of, (3, 128, 128), 32)
+    proof = map_grids.grid_by_locality(maps_of, (3, 128, 128), 32)
     assert proof.wrong == (0, 1)
     assert proof.misplaced == problem

@@ -6,7 +6,7 @@ import timm
 import torch
 
 from headstrip.network.levels import as_levels
-from headstrip.testing import map_proofs
+from headstrip.testing import map_grids, map_proofs
 from headstrip_efficientnet_lite.plugin import LEVELS
 
 
@@ -18,7 +18,7 @@ def test_each_map_is_all_that_the_embedding_depends_on_and_the_last_of_its_strid
     assert map_proofs.too_early(encoder.backbone, levels, x, y) == {}
     assert map_proofs.overwritten(encoder.backbone, levels, x) == []
     # In trained networks changes spread, so cells prove that no grid is turned or moved, not more.
-    grid = map_proofs.grid_by_locality(encoder.pyramid().maps, (3, 96, 128), 32)
+    grid = map_grids.grid_by_locality(encoder.pyramid().maps, (3, 96, 128), 32)
     assert grid.misplaced is None
     assert not {0, 1, 2} & {*grid.wrong}
 

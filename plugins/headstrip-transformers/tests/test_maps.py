@@ -10,7 +10,7 @@ from torch import Tensor
 from headstrip import Encoder, LevelError, build_encoder
 from headstrip.network.levels import as_levels
 from headstrip.network.taps import TappedMaps
-from headstrip.testing import map_proofs, perturb
+from headstrip.testing import map_grids, map_proofs, perturb
 from headstrip_transformers.levels import levels_of
 from headstrip_transformers.towers import TOWERS
 
@@ -56,9 +56,9 @@ def test_each_patch_lies_where_its_pixels_are(kind: str) -> None:
     levels = as_levels(levels_of(encoder.backbone, kind))
     maps_of, stride = TappedMaps(encoder.backbone, levels), encoder.pyramid().strides[-1]
     if kind in WITHOUT_TOKENS:
-        proof = map_proofs.grid_by_shift(maps_of, (3, 64, 96), encoder.pyramid().strides)
+        proof = map_grids.grid_by_shift(maps_of, (3, 64, 96), encoder.pyramid().strides)
     else:
-        proof = map_proofs.grid_by_locality(maps_of, tuple(x.shape[1:]), stride)
+        proof = map_grids.grid_by_locality(maps_of, tuple(x.shape[1:]), stride)
     assert proof.wrong == ()
 
 

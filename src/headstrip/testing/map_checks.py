@@ -13,11 +13,10 @@ from headstrip.errors import LevelError
 from headstrip.network.levels import Level, LevelProblem, as_levels
 from headstrip.network.taps import Maps, TappedMaps
 from headstrip.testing.footprint import changes, footprint
+from headstrip.testing.map_grids import grid_by_locality, grid_by_shift
 from headstrip.testing.map_proofs import (
     cut_by_value,
     cut_misses,
-    grid_by_locality,
-    grid_by_shift,
     overwritten,
     some_of,
 )
@@ -45,17 +44,19 @@ def maps(subject: Subject) -> str:
         raise CheckSkipped("the plugin states no levels for this backbone")
     if subject.spec.task != "image":
         raise CheckFailed("the plugin states levels for a network of video, which has no maps")
-    before = footprint(backbone)
     with torch.no_grad():
+        # Some networks prepare tensors in the first forward pass of a size.
+        backbone(x)
+        before = footprint(backbone)
         if isinstance(stated, nn.Module):
             found, about = _of_module(stated, backbone, x)
         else:
             found, about = _of_levels(as_levels(stated), backbone, x)
+        if changed := changes(before, footprint(backbone)):
+            raise CheckFailed(f"reading the maps changes {changed[0]} of the backbone")
         sizes = _sizes(found[1], len(x))
         module: nn.Module = found[2]
         grid = _grid(module, subject.pair.shape, [round(x.shape[-1] / size[1]) for size in sizes])
-    if changed := changes(before, footprint(backbone)):
-        raise CheckFailed(f"reading the maps changes {changed[0]} of the backbone")
     _check_claims(subject)
     return f"{len(sizes)} maps, {about}, {grid}"
 

@@ -2,38 +2,28 @@
 
 - *Cut*: put the map of picture A in the place of picture B's, and the forward pass of B gives A's
   embedding, bit for bit. It fails for a map that is only a part of what the embedding depends on.
-- *Grid*, by shift: with convolutions and poolings that continue at the other side of the picture, a
-  picture rolled by the largest stride has rolled maps. Or, for networks with attention, by
-  locality: another picture under one cell changes the map most there. It fails for a transposed
-  grid, and for a prefix token in the place of a patch.
 - *Tail*: the mean of the last map, or the first prefix token, is the embedding where the network
   computes it so.
 - *Unwritten*: no later layer writes into a map.
 - *Depth*: a map is what the last layer of its stage gives. It fails for a map that is one block
   early, which passes all other proofs: cut the network there, and nothing is missing.
-- *Untouched*: the network is the same after its maps were read.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from headstrip.network.levels import Level, from_map
 from headstrip.network.taps import Maps, TappedMaps
-
-SHIFT = 1e-4
-"""Largest difference of rolled maps, relative to the largest number: rounding explains no more."""
-
-_SEED = 7
+from headstrip.testing.map_grids import difference
 
 
 def cut_misses(backbone: nn.Module, levels: Sequence[Level], x: Tensor, y: Tensor) -> list[int]:
@@ -190,9 +180,18 @@ def too_early(backbone: nn.Module, levels: Sequence[Level], x: Tensor, y: Tensor
     Returns:
         The path of the later module for each number of such a level.
     """
-    expected = backbone(x)
+    expected, maps, prefixes = TappedMaps(backbone, levels)(x)
+    shapes = {
+        from_map(found, prefix, level).shape
+        for found, prefix, level in zip(maps, prefixes, levels, strict=True)
+    }
     places: list[_Place] = []
-    _visit(backbone, x, lambda place: places.append(replace(place, native=place.native.clone())))
+
+    def keep(place: _Place) -> None:
+        if place.native.shape in shapes:
+            places.append(replace(place, native=place.native.clone()))
+
+    _visit(backbone, x, keep)
     own = [_place_of(level, places) for level in levels]
     found: dict[int, str] = {}
     for number, level in enumerate(own):
@@ -296,121 +295,6 @@ def overwritten(backbone: nn.Module, levels: Sequence[Level], x: Tensor) -> list
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class GridProof:
-    """The result of the grid proof.
-
-    Attributes:
-        way: ``shift`` or ``locality``.
-        wrong: Numbers of the levels that fail.
-        worst: The largest relative difference of rolled maps, or the smallest share of cells whose
-            change was largest in their place.
-        misplaced: What is wrong with a grid, where that is certain.
-    """
-
-    way: Literal["shift", "locality"]
-    wrong: tuple[int, ...]
-    worst: float
-    misplaced: str | None = None
-
-
-def grid_by_shift(maps_of: nn.Module, shape: tuple[int, ...], strides: Sequence[int]) -> GridProof:
-    """Roll a picture by the largest stride on a torus, and compare the rolled maps.
-
-    Args:
-        maps_of: A module that returns embedding, maps and prefix tokens.
-        shape: Input without the batch axis, at least two of the largest strides wide, in multiples
-            of it.
-        strides: The stride of each map.
-    """
-    most = max(strides)
-    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(_SEED))
-    with Torus():
-        one: Maps = maps_of(x)
-        two: Maps = maps_of(torch.roll(x, (most, -most), (2, 3)))
-    differences = []
-    for found, rolled, stride in zip(one[1], two[1], strides, strict=True):
-        moved = torch.roll(found, (most // stride, -(most // stride)), (2, 3))
-        differences.append(_difference(rolled, moved))
-    wrong = tuple(number for number, largest in enumerate(differences) if not largest <= SHIFT)
-    return GridProof("shift", wrong, max(differences))
-
-
-def grid_by_locality(maps_of: nn.Module, shape: tuple[int, ...], stride: int) -> GridProof:
-    """Put another picture under single cells, and look where each map changes most.
-
-    Args:
-        maps_of: A module that returns embedding, maps and prefix tokens.
-        shape: Input without the batch axis.
-        stride: Side of a cell in pixels, the largest stride.
-
-    Returns:
-        The proof. ``misplaced`` names what is wrong where another order of the grid passes.
-    """
-    rows, columns = shape[1] // stride, shape[2] // stride
-    cells = _telling_cells(rows, columns)
-    generator = torch.Generator().manual_seed(_SEED)
-    x = torch.randn(1, *shape, generator=generator).repeat(len(cells) + 1, 1, 1, 1)
-    for number, (row, column) in enumerate(cells, 1):
-        block = x[number, :, row * stride :, column * stride :][:, :stride, :stride]
-        block.copy_(3 * torch.randn(block.shape, generator=generator))
-    shares, misplaced = [], None
-    for found in maps_of(x)[1]:
-        change = (found[1:] - found[:1]).double().pow(2).sum(1)
-        shares.append(_share(change, cells, rows, columns))
-        if shares[-1] < 1:
-            others = (
-                name
-                for name, reorder in _orders(change.shape[1:] == (rows, columns))
-                if _share(reorder(change), cells, rows, columns) == 1
-            )
-            misplaced = misplaced or next(others, None)
-    wrong = tuple(number for number, share in enumerate(shares) if share < 1)
-    return GridProof("locality", wrong, min(shares), misplaced)
-
-
-def _telling_cells(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return cells that distinguish rows from columns, and the first from the last."""
-    last = (rows - 1, columns - 1)
-    cells = {(0, 0), (last[0], 0), (0, last[1]), (rows // 2, columns // 3), (last[0], last[1] - 1)}
-    return sorted(cell for cell in cells if min(cell) >= 0)
-
-
-def _share(change: Tensor, cells: list[tuple[int, int]], rows: int, columns: int) -> float:
-    """Return the share of cells under which a map changed most at their place."""
-    height, width = change.shape[1:]
-    hits = 0
-    for one, cell in zip(change, cells, strict=True):
-        row, column = divmod(int(one.argmax()), width)
-        hits += (int((row + 0.5) * rows / height), int((column + 0.5) * columns / width)) == cell
-    return hits / len(cells)
-
-
-def _rolled(change: Tensor, count: int) -> Tensor:
-    return change.flatten(1).roll(count, 1).reshape(change.shape)
-
-
-_TURNED: dict[str, Callable[[Tensor], Tensor]] = {
-    "has its rows for columns": lambda change: change.transpose(1, 2),
-    "is upside down": lambda change: change.flip(1),
-    "is mirrored": lambda change: change.flip(2),
-}
-"""How a grid can be turned, and what makes it right."""
-
-_MOVED: dict[str, Callable[[Tensor], Tensor]] = {
-    "counts a prefix token as a patch": lambda change: _rolled(change, -1),
-    "drops the first patch": lambda change: _rolled(change, 1),
-}
-"""How a grid can begin at the wrong token, and what makes it right."""
-
-
-def _orders(has_cells: bool) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-    """Yield how a grid can be wrong. In a map finer than the cells, one place tells nothing."""
-    yield from _TURNED.items()
-    if has_cells:
-        yield from _MOVED.items()
-
-
 def tail_of(maps: Maps) -> str | None:
     """Return how the embedding follows from the last map: ``mean``, ``token`` or None."""
     embedding, found, prefixes = maps
@@ -418,62 +302,6 @@ def tail_of(maps: Maps) -> str | None:
     if prefix is not None and prefix.shape[1] and torch.equal(prefix[:, 0], embedding):
         return "token"
     means = (found[-1].mean((2, 3)), found[-1].permute(0, 2, 3, 1).flatten(1, 2).mean(1))
-    if any(one.shape == embedding.shape and _difference(one, embedding) <= 1e-6 for one in means):
+    if any(one.shape == embedding.shape and difference(one, embedding) <= 1e-6 for one in means):
         return "mean"
     return None
-
-
-def _difference(found: Tensor, expected: Tensor) -> float:
-    if found.shape != expected.shape:
-        return float("inf")
-    scale = float(expected.abs().max()) or 1.0
-    return float((found - expected).abs().max()) / scale
-
-
-_POOL = ("input", "kernel_size", "stride", "padding")
-_ARGUMENTS = {
-    "conv2d": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
-    "max_pool2d": (*_POOL, "dilation", "ceil_mode", "return_indices"),
-    "avg_pool2d": (*_POOL, "ceil_mode", "count_include_pad", "divisor_override"),
-}
-
-
-class Torus(TorchFunctionMode):
-    """A torch mode in which convolutions and poolings continue at the other side of the picture.
-
-    A layer of stride s maps a side of n pixels to n / s, rounded up, whatever it pads.
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Wrap the input of one convolution or pooling around, and run all other calls."""
-        name = getattr(func, "__name__", "").lstrip("_")
-        if name not in _ARGUMENTS:
-            return func(*args, **(kwargs or {}))
-        given = {**dict(zip(_ARGUMENTS[name], args, strict=False)), **(kwargs or {})}
-        is_convolution = name == "conv2d"
-        sides = _pair(given["weight"].shape[2:] if is_convolution else given["kernel_size"])
-        steps = _pair(given.get("stride") or (1 if is_convolution else sides))
-        spread, padding = _pair(given.get("dilation", 1)), given.get("padding", 0)
-        if isinstance(padding, str):
-            before = tuple((d * (k - 1)) // 2 for k, d in zip(sides, spread, strict=True))
-        else:
-            before = _pair(padding)
-        x = given["input"]
-        for axis, side, apart, step, left in zip((2, 3), sides, spread, steps, before, strict=True):
-            size = x.shape[axis]
-            reach = (-(-size // step) - 1) * step + apart * (side - 1) + 1
-            right = max(0, reach - size - left)
-            if left or right:
-                x = x.index_select(axis, torch.arange(-left, size + right) % size)
-        own = {} if is_convolution else {"stride": steps, "ceil_mode": False}
-        return func(**{**given, "input": x, "padding": 0, **own})
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
