@@ -228,7 +228,7 @@ def shown(channels: Sequence[int], strides: Sequence[int]) -> str:
 
 
 def _prove_library(proof: Proof, encoder: Encoder, x: Tensor) -> None:
-    """Compare the maps of timm's networks with timm's own."""
+    """Compare the maps of timm's networks, their channels and their strides with timm's own."""
     network = getattr(encoder.backbone, "model", encoder.backbone)
     if not hasattr(network, "forward_intermediates"):
         return
@@ -236,6 +236,10 @@ def _prove_library(proof: Proof, encoder: Encoder, x: Tensor) -> None:
     ours = encoder.maps(x, norm=False)
     same = len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
     proof.check("the maps differ from those of forward_intermediates", same)
+    stated = getattr(network.feature_info, "info", network.feature_info)
+    theirs = [(level["num_chs"], level["reduction"]) for level in stated]
+    sizes = [(size.channels, size.stride) for size in map_sizes(encoder)]
+    proof.check(f"timm states the channels and strides {theirs}, not {sizes}", theirs == sizes)
 
 
 def _prove_cut(proof: Proof, encoder: Encoder, maps: list[Tensor], x: Tensor, y: Tensor) -> None:
