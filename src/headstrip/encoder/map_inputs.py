@@ -5,15 +5,13 @@ headstrip asks only after a failure, because many networks take other sizes than
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headstrip.encoder.map_owner import Owner
 from headstrip.errors import LevelError, one_line
-
-if TYPE_CHECKING:
-    from headstrip.encoder.maps import Owner
 
 FAILURES = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 """What networks raise for an input that they do not take."""

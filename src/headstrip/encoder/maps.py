@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headstrip.encoder.map_inputs import FAILURES, check_batch, explained
+from headstrip.encoder.map_owner import Owner
 from headstrip.encoder.map_sizes import MapSize, measure_map_sizes, stated_levels
 from headstrip.errors import HeadstripError, LevelError, one_line
 from headstrip.network.levels import LevelProblem, without_norm
@@ -39,27 +40,6 @@ class Tokens:
     patches: Tensor
     prefix: Tensor
     grid: tuple[int, int]
-
-
-class Owner(Protocol):
-    """What maps need of an encoder."""
-
-    backbone: nn.Module
-    spec: BackboneSpec
-    input_shape: tuple[int, ...]
-    expand: nn.Module | None
-    _map_sizes: tuple[MapSize, ...] | None
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the backbone is frozen."""
-
-    def place(self) -> tuple[torch.device, torch.dtype]:
-        """Return the device and the dtype that inputs must have."""
-
-    def _check_guards(self) -> None: ...
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any: ...
 
 
 class ChosenMaps(nn.Module):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headstrip.encoder.maps import Owner, choose_levels, map_sizes, maps_module, run
+from headstrip.encoder.map_owner import Owner
+from headstrip.encoder.maps import choose_levels, map_sizes, maps_module, run
 from headstrip.errors import LevelError
 
 if TYPE_CHECKING:

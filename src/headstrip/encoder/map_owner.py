@@ -1,0 +1,33 @@
+"""What feature maps need of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from headstrip.encoder.map_sizes import MapSize
+from headstrip.spec import BackboneSpec
+
+
+class Owner(Protocol):
+    """An encoder, for the modules that it imports itself."""
+
+    backbone: nn.Module
+    spec: BackboneSpec
+    input_shape: tuple[int, ...]
+    expand: nn.Module | None
+    _map_sizes: tuple[MapSize, ...] | None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone is frozen."""
+
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Return the device and the dtype that inputs must have."""
+
+    def _check_guards(self) -> None: ...
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any: ...
