@@ -42,6 +42,7 @@ def test_each_map_is_all_that_the_embedding_depends_on(kind: str) -> None:
     embedding, maps = encoder.with_maps(x)
     assert torch.equal(embedding, encoder(x))
     assert map_proofs.cut_misses(encoder.backbone, levels, x[:1], x[1:]) == []
+    assert map_proofs.too_early(encoder.backbone, levels, x[:1], x[1:]) == {}
     assert map_proofs.overwritten(encoder.backbone, levels, x) == []
     pyramid = encoder.pyramid()
     assert pyramid.channels == tuple(one.shape[1] for one in maps)
