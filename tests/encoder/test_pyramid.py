@@ -7,6 +7,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from headstrip import LevelError, build_encoder
 
@@ -124,6 +125,20 @@ def test_a_map_is_what_a_later_hook_makes_of_it(encoder, x):
     encoder.backbone.layer2.register_forward_hook(lambda *_: torch.zeros(2, 128, 8, 8))
     assert not pyramid(x)[0].any()
     assert equal(pyramid(x), encoder.maps(x, strides=(8, 32)))
+
+
+@torch.no_grad()
+def test_a_hook_of_another_process_does_not_take_the_place_of_a_map(encoder, x, monkeypatch):
+    # torch numbers the hooks of each process from 0.
+    monkeypatch.setattr(RemovableHandle, "next_id", 0)
+    kept = pickle.dumps((encoder, encoder.pyramid((8, 32))))
+    (encoder, pyramid), seen = pickle.loads(kept), []
+    expected = pyramid(x)
+    monkeypatch.setattr(RemovableHandle, "next_id", 0)
+    for number in range(20):
+        encoder.backbone.layer2.register_forward_hook(lambda *_, number=number: seen.append(number))
+    assert equal(pyramid(x), expected)
+    assert seen == list(range(20))
 
 
 def test_gradient_hooks_that_come_later_see_the_gradient(encoder, x):

@@ -111,10 +111,9 @@ class TappedMaps(nn.Module):
         for number, level in enumerate(self.levels):
             module = self._copied(network, level.path, copies)
             tap = _Tap(self._seen, number)
-            if level.reads:
-                module.register_forward_pre_hook(tap)
-            else:
-                module.register_forward_hook(tap)
+            hooks = module._forward_pre_hooks if level.reads else module._forward_hooks
+            # torch numbers hooks from 0 in each process, and a pickle may go to another one.
+            cast("dict[int, _Tap]", hooks)[-1 - number] = tap
         return self._copied(network, "", copies)
 
     def _copied(self, network: nn.Module, path: str, copies: dict[str, nn.Module]) -> nn.Module:
