@@ -59,6 +59,9 @@ REFUSALS = (AssertionError, IndexError, RuntimeError, ValueError, HeadstripError
 BYTES = 4 * 5 * 1.25
 """Peak memory of a proof per parameter: the network, a copy, and activations."""
 
+LARGE = 40_000_000
+"""Parameters from which on an architecture of timm does not come before smaller ones."""
+
 GIB = 12
 """Memory for all proofs together."""
 
@@ -90,17 +93,21 @@ with {versions}.
   another picture, bit for bit. So the embedding depends on nothing else.
 - grid: how rows, columns and the first cell were proven. `shift`: a picture that is rolled on a
   torus has rolled maps. `locality`: another picture under one cell changes the map most there.
-- depth is no column: no architecture passes if a layer with weights follows a map in its stage, or
-  if the encoder differs after its maps were read.
 - embedding: whether it is the mean of the last map or its class token.
 - sizes: whether channels and strides are the stated ones at three sizes of images, of which two are
   not square, or the network takes one size only.
 
-{passed} of {count} architectures pass: {sources}. Of timm's {timm}, the smallest one of each family
-comes first, then the others by size; {large} need more than {gib} GiB for the proof, and the others
-were not run yet. The next table has all exceptions. timm's maps are those of timm's
-`forward_intermediates`, bit for bit, so a map that the embedding does not follow from is an
-exception there and a failure in the other sources.
+No architecture passes whose encoder differs after its maps were read. Where headstrip states the
+levels, for torchvision and transformers, none passes if a layer with weights follows a map in its
+stage. For timm, channels and strides are those that timm states.
+
+{passed} of {count} architectures pass: {sources}. Of timm's {timm} the smallest ones of the
+families come first, then the others by size. {large} of them need more than {gib} GiB for the
+proof, and those that the table lacks were not run yet.
+
+The next table has all exceptions. timm's maps are those of timm's `forward_intermediates`, bit for
+bit, so a map that the embedding does not follow from is an exception there and a failure in the
+other sources.
 
 | exception | reason | architectures |
 |---|---|---|
@@ -375,7 +382,7 @@ def _takes(encoder: Encoder, size: tuple[int, int]) -> bool:
 def subjects() -> Iterator[BackboneSpec]:
     """Yield the architectures to check: torchvision's, then timm's, the smallest first.
 
-    The smallest one of each of timm's families comes before all others.
+    The smallest one of each of timm's families comes before all others, unless it is large.
     """
     specs = [spec for spec in get_registry().specs() if spec.task == "image"]
     yield from (spec for spec in specs if spec.source == "torchvision")
@@ -384,7 +391,7 @@ def subjects() -> Iterator[BackboneSpec]:
     ranks: Counter[str] = Counter()
     first, others = [], []
     for spec in timm:
-        (others if ranks[spec.family] else first).append(spec)
+        (others if ranks[spec.family] or spec.params > LARGE else first).append(spec)
         ranks[spec.family] += 1
     yield from (*first, *others)
     yield from (spec for spec in specs if spec.source == "hf")

@@ -12,7 +12,7 @@ from headstrip.network.taps import TappedMaps
 from headstrip.testing import map_grids, map_proofs
 
 COMMITTED = {proof.name: proof for proof in TOOL.read()[0]}
-# Of timm the smallest ones, with one of every family.
+# Of timm the smallest ones, with one of every small family.
 SUBJECTS = [spec.qualified_name for spec in subjects()]
 TIMM = [name for name in SUBJECTS if name.startswith("timm:")][:150]
 REPEATED = [name for name in COMMITTED if not name.startswith("timm:") or name in TIMM]
