@@ -97,9 +97,10 @@ with {versions}.
 - sizes: whether channels and strides are the stated ones at three sizes of images, of which two are
   not square, or the network takes one size only.
 
-No architecture passes whose encoder differs after its maps were read. Where headstrip states the
-levels, for torchvision and transformers, none passes if a layer with weights follows a map in its
-stage. For timm, channels and strides are those that timm states.
+The command also refuses an architecture whose encoder differs after its maps were read. Where
+headstrip states the levels, for torchvision and transformers, it refuses one in which a layer with
+weights follows a map in its stage. For timm it compares channels and strides with those that timm
+states.
 
 {passed} of {count} architectures pass: {sources}. Of timm's {timm} the smallest ones of the
 families come first, then the others by size. {large} of them need more than {gib} GiB for the
