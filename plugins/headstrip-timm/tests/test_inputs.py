@@ -30,6 +30,21 @@ def arguments(name, tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.* filters that no training made")
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("channels", [("R", "G", "B", None), ("N", "R")])
+def test_other_channels_and_another_size_go_together(arguments, channels):
+    resized = build_encoder(**arguments, img_size=96)
+    both = build_encoder(**arguments, img_size=96, in_chans=channels, new_channels="zero")
+    assert both.input_shape == (len(channels), 96, 96)
+    x = torch.zeros(2, 3, 96, 96)
+    x[:, 0] = torch.randn(2, 96, 96)
+    known = ("R", "G", "B")
+    planes = [x[:, known.index(one)] if one in known else x[:, 2] for one in channels]
+    torch.testing.assert_close(both(torch.stack(planes, 1)), resized(x), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", SMALL)
 def test_grey_and_named_channels_give_the_embeddings_of_rgb(arguments):
     colour, grey = build_encoder(**arguments), build_encoder(**arguments, in_chans=1)

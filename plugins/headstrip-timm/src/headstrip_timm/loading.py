@@ -117,13 +117,17 @@ def _loaded(
     model: nn.Module, config: dict[str, Any], recipe: Recipe
 ) -> tuple[Mapping[str, Tensor], bool]:
     """Return what timm's ``load_pretrained`` gives the network, and whether strictly."""
+    kept: dict[str, Tensor] = {}
 
     def filtered(state: Any, *network: nn.Module) -> Any:
         # timm passes the network only to filters that take it.
         state = recipe.filter_fn(state, *network) if recipe.filter_fn else state
-        if _first_fit(model, config, state):
-            # Older releases of timm would convert them as if they had three channels.
+        if first := _first_fit(model, config, state, recipe.in_chans):
+            # Older releases of timm would convert them as if they had three channels, and newer
+            # ones refuse a network that headstrip gave other channels.
             config["first_conv"] = None
+            kept.update({name: state[name] for name in first})
+            state = {name: one for name, one in state.items() if name not in first}
         return state
 
     with _recorded_loads(model) as recorded:
@@ -136,7 +140,8 @@ def _loaded(
             filter_fn=filtered,
             strict=recipe.strict,
         )
-    return recorded[0]
+    state, strict = recorded[0]
+    return {**state, **kept}, strict
 
 
 def _fresh_norms(model: nn.Module) -> dict[str, Tensor]:
@@ -149,13 +154,22 @@ def _fresh_norms(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _first_fit(model: nn.Module, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
-    """Return whether the first convolutions in a state dict have the network's shapes."""
+def _first_fit(
+    model: nn.Module, config: Mapping[str, Any], state: Mapping[str, Tensor], in_chans: int
+) -> list[str]:
+    """Return the weights of the first convolutions, if none of them needs other channels.
+
+    They have the shapes of the network, or the channels for which timm built it.
+    """
     first, own = config.get("first_conv"), model.state_dict()
     names = [f"{name}.weight" for name in ((first,) if isinstance(first, str) else first or ())]
-    return all(
-        name in state and name in own and state[name].shape == own[name].shape for name in names
+    fits = all(
+        name in state
+        and name in own
+        and (state[name].shape == own[name].shape or state[name].shape[1:2] == (in_chans,))
+        for name in names
     )
+    return names if fits else []
 
 
 @contextmanager
