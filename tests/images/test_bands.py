@@ -45,6 +45,13 @@ def test_16_bits_are_scaled_by_the_range_of_the_type_or_by_the_named_one(channel
     assert np.array_equal(to_pixels(to_picture(array, named), named), wanted)
 
 
+def test_channels_on_several_pages_are_not_taken_for_one_channel(tmp_path: Path) -> None:
+    first, *others = [Image.fromarray(values(1)[..., 0])] * 5
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=others)
+    with pytest.raises(PreprocessingError, match=r"several pages.*\(height, width, 5\) of them"):
+        to_picture(tmp_path / "pages.tif", steps(5))
+
+
 def test_bands_are_taken_as_they_are_stored_where_0_is_white() -> None:
     array = values(5)
     assert np.array_equal(

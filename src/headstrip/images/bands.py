@@ -99,7 +99,8 @@ def check_channels(channels: int, preprocessing: Preprocessing) -> None:
     """
     if channels != preprocessing.channels:
         raise PreprocessingError(
-            f"The image has {channels} channels, and the encoder takes {preprocessing.channels}. "
+            f"The image has {channels} channel{'s' * (channels > 1)}, and the encoder takes "
+            f"{preprocessing.channels}. "
             f"Choose as many channels of the image, or build the encoder with "
             f"in_chans={channels} or with the names of these channels (--in-chans)."
         )
@@ -149,9 +150,16 @@ def read_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> Band
                 "channels that are not colours. Pass an array (height, width, "
                 f"{preprocessing.channels}), or save the image as TIFF."
             )
-        if _WIDTH not in tags or _HEIGHT not in tags or tiff.CHANNELS not in tags:
+        if _WIDTH not in tags or _HEIGHT not in tags:
             raise ImageError("it is a TIFF whose directory is damaged.")
         channels = int(tiff.number(tags, tiff.CHANNELS, 1))
+        if channels == 1 and tags.next:
+            # As ImageJ stores a picture of several channels.
+            raise PreprocessingError(
+                f"The image has one channel and several pages, and the encoder takes "
+                f"{preprocessing.channels} channels. If the pages are the channels, pass an array "
+                f"(height, width, {preprocessing.channels}) of them."
+            )
         check_channels(channels, preprocessing)
         with without_warnings():
             values = _values(data, tags, channels)
