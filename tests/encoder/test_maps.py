@@ -195,7 +195,7 @@ BATCHES = [
     (torch.zeros(3, 64, 64), r"x must have the shape \(N, C, H, W\), got \(3, 64, 64\)"),
     (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"x is torch.uint8, and .* with torch.float32"),
     (torch.zeros(1, 3, 64, 64).double(), r"x is torch.float64.* Pass x.to\(torch.float32\)"),
-    (torch.zeros(1, 1, 64, 64), r"x has 1 channels, and torchvision:resnet18 takes 3\. .*in_chans"),
+    (torch.zeros(1, 1, 64, 64), r"x has 1 channel, and torchvision:resnet18 takes 3\. .*in_chans"),
     (torch.zeros(1, 3, 0, 8), r"resnet18 does not take images of 0 x 8: .* Pass 224 x 224, or see"),
     (torch.zeros(1, 3, 64, 64, device="meta"), r"x is on meta, .* Pass x.to\('cpu'\)"),
 ]

@@ -48,8 +48,8 @@ def explained(encoder: Owner, x: Tensor, error: Exception) -> LevelError | None:
         return LevelError(f"x is on {x.device}, and {name} is on {device}. Pass x.to('{device}').")
     if x.shape[1] != channels:
         return LevelError(
-            f"x has {x.shape[1]} channels, and {name} takes {channels}. {_REMEDY}"
-            + (" Build it with in_chans=1 for grey images." if x.shape[1] == 1 else "")
+            f"x has {x.shape[1]} channel{'s' * (x.shape[1] > 1)}, and {name} takes {channels}. "
+            f"{_REMEDY}" + (" Build it with in_chans=1 for grey images." if x.shape[1] == 1 else "")
         )
     if tuple(x.shape[2:]) != (height, width):
         return LevelError(
