@@ -165,12 +165,16 @@ def is_folder(name: object) -> bool:
     there is one.
 
     Example:
-        >>> is_folder("cells/"), is_folder("./cells"), is_folder("cells")
-        (True, True, False)
+        >>> is_folder("cells/"), is_folder("./cells"), is_folder("cells"), is_folder("hf:cells/")
+        (True, True, False, False)
     """
     if isinstance(name, os.PathLike):
         return Path(name).expanduser().is_dir()
     if not isinstance(name, str) or name.endswith(".json"):
+        return False
+    source, colon, _ = name.partition(":")
+    if colon and len(source) > 1 and is_source(source):
+        # hf:own/ is a folder of transformers. One letter before a colon is a drive.
         return False
     return name.endswith(_SEPARATORS) or name.startswith(_BEGINNINGS)
 

@@ -277,7 +277,6 @@ def build_image_encoder(
         UsageFailure: The backbone takes clips, or the weights or the device do not exist.
         HeadstripError: As ``build_encoder``.
     """
-    from headstrip.factory.inputs import with_statistics
     from headstrip.factory.selection import select_weights
 
     registry = open_registry(context)
@@ -309,6 +308,8 @@ def build_image_encoder(
                 f"There is no weights file {str(path)!r}. Check the path given to --weights."
             )
         if mean:
+            from headstrip.factory.inputs import with_statistics
+
             inputs["preprocessing"] = partial(with_statistics, mean=mean, std=std)
         return _build(name, weights, weights_key, allow_versions, device, labels, inputs)
 

@@ -31,10 +31,10 @@ def damaged(path: Path, problem: str) -> WeightsError:
         )
     elif problem.startswith(_CODE):
         remedy = (
-            "If you trust it, save a state dict in the environment that made it: content = "
+            "If you trust it, save its state dict (content['state_dict'] of a checkpoint, "
+            "content.state_dict() of a model) in the environment that made it: content = "
             f"torch.load({str(path)!r}, weights_only=False); torch.save(content.state_dict(), "
-            "'weights.pth'). If it is a checkpoint and not a model, write content['state_dict'] "
-            "instead of content.state_dict()."
+            "'weights.pth')."
         )
     return WeightsError(
         f"{path} is not a file of weights, or is damaged ({problem}). Nothing of it was executed. "
