@@ -89,6 +89,7 @@ def test_modes_of_copied_norms_follow_too(x):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_a_compiled_pyramid_follows_the_modes_of_the_encoder():
     torch.manual_seed(0)
     encoder = build_encoder("densenet121", weights=None)
