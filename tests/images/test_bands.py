@@ -52,6 +52,12 @@ def test_channels_on_several_pages_are_not_taken_for_one_channel(tmp_path: Path)
         to_picture(tmp_path / "pages.tif", steps(5))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_second_band_that_is_not_alpha_is_not_dropped(channels: int) -> None:
+    with pytest.raises(PreprocessingError, match="of 2 channels, of which the second is not alpha"):
+        to_picture(tiff(values(2), photometric=1, tags=[(338, "H", [0])]), steps(channels))
+
+
 def test_bands_are_taken_as_they_are_stored_where_0_is_white() -> None:
     array = values(5)
     assert np.array_equal(

@@ -12,10 +12,11 @@ from typing import Any, BinaryIO
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-BITS, PHOTOMETRIC, CHANNELS, PLANES, FORMAT = 258, 262, 277, 284, 339
+BITS, PHOTOMETRIC, CHANNELS, PLANES, EXTRA, FORMAT = 258, 262, 277, 284, 338, 339
 MIN_VALUE, MAX_VALUE, SMIN_VALUE, SMAX_VALUE = 280, 281, 340, 341
 WHITE_IS_ZERO, CMYK = 0, 5
 UNSIGNED, SIGNED, FLOATING = 1, 2, 3
+UNSPECIFIED, ALPHA = 0, 2
 
 MAX_PAGES = 10_000
 """The largest number of pages that headstrip counts in a file."""
@@ -40,6 +41,11 @@ def number(tags: Mapping[int, Any], tag: int, default: int) -> Any:
 def excess_channels(tags: Mapping[int, Any]) -> str | None:
     """Return why a TIFF has too many channels for an image, None where it has not."""
     channels = number(tags, CHANNELS, 1)
+    if channels == 2 and number(tags, EXTRA, ALPHA) == UNSPECIFIED:
+        return (
+            "it is a TIFF of 2 channels, of which the second is not alpha. Build the encoder with "
+            "in_chans=('A', 'B'), or save the channel to look at as grey."
+        )
     most = _MOST_CHANNELS + (number(tags, PHOTOMETRIC, WHITE_IS_ZERO) == CMYK)
     if channels <= most:
         return None
