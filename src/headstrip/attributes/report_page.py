@@ -15,7 +15,7 @@ from headstrip.attributes.held_out import (
     confusions,
     mistakes,
 )
-from headstrip.attributes.titles import JOIN, MEASURES
+from headstrip.attributes.titles import JOIN, MEASURES, RANKED_BY
 from headstrip.encoder.attribute import Attribute
 from headstrip.encoder.held_out import HeldOut
 from headstrip.encoder.predictors_file import FittedPredictors
@@ -36,7 +36,6 @@ _MOST_ROWS = 50
 _MOST_DOTS = 2_000
 _LEVELS = 8
 _BASELINES = {"majority": "most frequent", "shuffled": "shuffled labels"}
-_IN_CHART = {"class": "accuracy", "labels": "map", "number": "r2"}
 
 _STYLE = (
     charts.STYLE
@@ -101,7 +100,7 @@ def fit_page(
         fitted: What ``fit_predictors`` returned. Predictors that were read from a file have
             measures only.
         source: Name of the embeddings, for the heading.
-        read: Returns the picture of each path, or the reason why there is none; called once.
+        read: Returns the picture of each path, or why it is missing; called once.
     """
     wrong = {key: mistakes(held) for key, held in fitted.held_out.items()}
     paths = dict.fromkeys(
@@ -174,7 +173,7 @@ def _overview(fitted: FittedPredictors) -> Html | None:
     rows = []
     for one in fitted.attributes:
         found = fitted.report["attributes"][one.name]
-        key = _IN_CHART[one.kind]
+        key = RANKED_BY[one.kind]
         measure, others = found["measures"][key], [found[line].get(key) for line in _BASELINES]
         drawn = None
         if measure["value"] is not None:

@@ -56,6 +56,30 @@ def split(
     Returns:
         int array with ``TRAIN``, ``VALIDATION`` or ``TEST`` for each image.
     """
+    parts = np.zeros(len(groups), int)
+    for drawn in drawn_groups(strata, groups, keys, seed).values():
+        count = len(drawn)
+        tests = _share(count, size.test, spare=1)
+        validations = _share(count - tests, size.validation, spare=1)
+        for position, rows in enumerate(drawn):
+            part = TEST if position < tests else TRAIN
+            if tests <= position < tests + validations:
+                part = VALIDATION
+            parts[rows] = part
+    return parts
+
+
+def drawn_groups(
+    strata: Sequence[Hashable], groups: np.ndarray, keys: Sequence[str], seed: int
+) -> dict[Hashable, list[list[int]]]:
+    """Return the rows of each group by stratum, in a random order of the groups.
+
+    Args:
+        strata: What is divided evenly, for each image, such as its class.
+        groups: int array: the group of each image.
+        keys: What identifies the group of each image. The order of the rows changes nothing.
+        seed: Seed.
+    """
     members: dict[int, list[int]] = defaultdict(list)
     for row, group in enumerate(groups.tolist()):
         members[group].append(row)
@@ -63,18 +87,10 @@ def split(
     for group, rows in members.items():
         drawn = hashlib.sha256(f"{seed}\0{keys[rows[0]]}".encode(errors="surrogatepass"))
         by_stratum[strata[rows[0]]].append((drawn.hexdigest(), group))
-    parts = np.zeros(len(groups), int)
-    for drawn_groups in by_stratum.values():
-        drawn_groups.sort()
-        count = len(drawn_groups)
-        tests = _share(count, size.test, spare=1)
-        validations = _share(count - tests, size.validation, spare=1)
-        for position, (_, group) in enumerate(drawn_groups):
-            part = TEST if position < tests else TRAIN
-            if tests <= position < tests + validations:
-                part = VALIDATION
-            parts[members[group]] = part
-    return parts
+    return {
+        stratum: [members[group] for _, group in sorted(drawn)]
+        for stratum, drawn in by_stratum.items()
+    }
 
 
 def take_validation(

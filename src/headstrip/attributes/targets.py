@@ -238,7 +238,7 @@ def encoded(attribute: Attribute, cells: Sequence[Cell], paths: Sequence[str]) -
         if cell == () and attribute.kind == "class":
             continue
         is_class = attribute.kind == "class"
-        # A list cannot be one class, and so is none of the classes.
+        # A list cannot be one class, so headstrip refuses it as an unknown label.
         labels = [cell] if is_class and not isinstance(cell, tuple) else [*labels_in(cell)]
         if unknown := [one for one in labels if one not in index] or (is_class and labels[1:]):
             shown = ", ".join(f"{one!r:.40}" for one in attribute.classes[:8])

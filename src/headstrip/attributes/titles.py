@@ -28,6 +28,9 @@ MEASURES = {
 }
 """Words for the measures of each kind, the most important first."""
 
+RANKED_BY = {"class": "accuracy", "labels": "map", "number": "r2"}
+"""The measure of each kind that charts show and that backbones are compared by."""
+
 BASELINES = {"majority": "always the most frequent", "shuffled": "fitted to shuffled labels"}
 """Words for the predictors that know nothing about an image."""
 

@@ -12,6 +12,7 @@ from headstrip.cli.backbone import complete_backbone, open_registry, torch_devic
 from headstrip.cli.compare_report import print_comparison
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.help_sections import SectionedCommand
+from headstrip.cli.label_options import keep_nan_strings_option, path_column_option
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, warn
 from headstrip.cli.page import check_page
 
@@ -109,17 +110,8 @@ def _parse_licenses(_: click.Context, __: click.Parameter, text: str | None) -> 
     help="Set the kind of an attribute, such as age=number: class, labels or number.  "
     "[default: inferred from the cells]",
 )
-@click.option(
-    "--path-column",
-    metavar="NAME",
-    help="Read the paths from this column of DATA.  [default: path, image, file, filename or "
-    "file_name]",
-)
-@click.option(
-    "--keep-nan-strings",
-    is_flag=True,
-    help="Treat text such as NaN, NA or None as a label, instead of as missing.",
-)
+@path_column_option("DATA")
+@keep_nan_strings_option
 @click.option(
     "--near-duplicates",
     is_flag=True,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headstrip.attributes.titles import RANKED_BY
 from headstrip.cli.output import Column, print_line, print_table, short_count
 from headstrip.compare.wording import (
-    KEYS,
-    MEASURES,
+    RANKED_AS,
     advice,
     neighbors,
     points,
@@ -86,9 +86,9 @@ def _print_attributes(measured: list[ComparedBackbone]) -> None:
     if not measured or len(measured[0].attributes) < 2:
         return
     first = measured[0].attributes
-    titles = [Column(f"{one.name} ({MEASURES[one.kind]})", is_number=True) for one in first]
+    titles = [Column(f"{one.name} ({RANKED_AS[one.kind]})", is_number=True) for one in first]
     rows = [
-        [one.name, *(points(found.probe[KEYS[found.kind]]) for found in one.attributes)]
+        [one.name, *(points(found.probe[RANKED_BY[found.kind]]) for found in one.attributes)]
         for one in measured
         if len(one.attributes) == len(first)
     ]

@@ -12,6 +12,7 @@ import click
 from headstrip.cli.failures import PARTLY, UsageFailure
 from headstrip.cli.fit_report import print_report
 from headstrip.cli.help_sections import SectionedCommand
+from headstrip.cli.label_options import keep_nan_strings_option, path_column_option
 from headstrip.cli.output import json_option, print_json, warn
 from headstrip.cli.page import check_page, pictures_in, root_option, warn_of_missing
 from headstrip.errors import HeadstripError
@@ -80,23 +81,14 @@ Examples:
     help="Set the kind of an attribute, such as age=number: class (one of several), labels (any "
     "number of them, separated by |) or number.  [default: inferred from the cells]",
 )
-@click.option(
-    "--path-column",
-    metavar="NAME",
-    help="Read the paths from this column of TABLE.  [default: path, image, file, filename or "
-    "file_name]",
-)
+@path_column_option("TABLE")
 @click.option(
     "--path-prefix",
     default="",
     metavar="TEXT",
     help="Remove this text from the start of each path in TABLE, such as photos/.",
 )
-@click.option(
-    "--keep-nan-strings",
-    is_flag=True,
-    help="Treat text such as NaN, NA or None as a label, instead of as missing.",
-)
+@keep_nan_strings_option
 @click.option(
     "--split-column",
     metavar="NAME",

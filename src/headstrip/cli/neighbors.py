@@ -31,7 +31,7 @@ class Query(NamedTuple):
     Attributes:
         image: Path of the file, as the user wrote it.
         embedding: float32 array of shape (dim,), None if there is an error.
-        picture: Thumbnail for the page, or the reason why there is none.
+        picture: Thumbnail for the page, or why it is missing.
         error: Why the image could not be embedded, else None.
     """
 

@@ -159,7 +159,7 @@ def _measured(
         found = json.loads(record.read_text(encoding="utf-8"))
         total.update({key: found[key] for key in total})
     except (OSError, ValueError, KeyError, TypeError):
-        # There is none yet, or it was not written here: the next line starts a new one.
+        # The file is missing or is not such a record: this run starts a new one.
         pass
     if images:
         total["images"] += images

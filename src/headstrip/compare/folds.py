@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from headstrip.attributes.labels import Cell
 from headstrip.attributes.one_attribute import strata_of
+from headstrip.attributes.splitting import drawn_groups
 from headstrip.attributes.targets import Target, target_of
 from headstrip.encoder.attribute import Attribute, Kind
 
@@ -97,17 +97,11 @@ def folds_of(
     Returns:
         int array with the fold of each image, from 0.
     """
-    members: dict[int, list[int]] = defaultdict(list)
-    for row, group in enumerate(groups.tolist()):
-        members[group].append(row)
-    by_stratum: dict[Hashable, list[tuple[str, int]]] = defaultdict(list)
-    for group, rows in members.items():
-        drawn = hashlib.sha256(f"{seed}\0{keys[rows[0]]}".encode(errors="surrogatepass"))
-        by_stratum[strata[rows[0]]].append((drawn.hexdigest(), group))
     found, dealt = np.zeros(len(groups), int), 0
-    for _, drawn_groups in sorted(by_stratum.items(), key=lambda one: repr(one[0])):
-        for _, group in sorted(drawn_groups):
-            found[members[group]] = dealt % folds
+    by_stratum = drawn_groups(strata, groups, keys, seed)
+    for _, drawn in sorted(by_stratum.items(), key=lambda one: repr(one[0])):
+        for rows in drawn:
+            found[rows] = dealt % folds
             # One count for all strata, so that small ones do not all begin in the first fold.
             dealt += 1
     return found

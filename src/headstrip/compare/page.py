@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headstrip.attributes.titles import RANKED_BY
 from headstrip.compare.results import ComparedBackbone, Comparison, Confusions
 from headstrip.compare.wording import (
-    KEYS,
-    MEASURES,
+    RANKED_AS,
     advice,
     neighbors,
     points,
@@ -313,13 +313,13 @@ def _controls(found: Comparison) -> Html:
 def _attributes(measured: Sequence[ComparedBackbone]) -> Html:
     first = measured[0].attributes
     titles = [
-        element("th", name(one.name), f" ({MEASURES[one.kind]})", scope="col") for one in first
+        element("th", name(one.name), f" ({RANKED_AS[one.kind]})", scope="col") for one in first
     ]
     rows = [
         element(
             "tr",
             element("td", name(one.name)),
-            *(element("td", points(each.probe[KEYS[each.kind]])) for each in one.attributes),
+            *(element("td", points(each.probe[RANKED_BY[each.kind]])) for each in one.attributes),
         )
         for one in measured
         if len(one.attributes) == len(first)

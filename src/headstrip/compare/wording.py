@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headstrip.attributes.titles import MEASURES, RANKED_BY
+
 if TYPE_CHECKING:
     from headstrip.attributes.measures import Interval
     from headstrip.compare.results import ComparedBackbone, Comparison
 
-MEASURES = {"class": "accuracy", "labels": "mAP", "number": "R2"}
+RANKED_AS = {kind: MEASURES[kind][key] for kind, key in RANKED_BY.items()}
 """What the measure is called that backbones are ranked by, for each kind of attribute."""
-
-KEYS = {"class": "accuracy", "labels": "map", "number": "r2"}
 
 _SHOWN = 5
 
@@ -22,7 +22,7 @@ def summary(found: Comparison) -> str:
     if found.copies:
         text += f", {found.copies:,} of them copies of others, kept in one fold"
     kinds = {one.kind for row in found.backbones for one in row.attributes}
-    scores = " and ".join(name for kind, name in MEASURES.items() if kind in kinds)
+    scores = " and ".join(name for kind, name in RANKED_AS.items() if kind in kinds)
     return f"{text}; the score is the mean of {scores or 'accuracy'} of the linear probe, in points"
 
 
@@ -92,7 +92,7 @@ def points(score: Interval | None) -> str:
 
 def neighbors(one: ComparedBackbone) -> float | None:
     """Return the mean score of the nearest neighbours in points."""
-    values = [found.neighbors[KEYS[found.kind]].value for found in one.attributes]
+    values = [found.neighbors[RANKED_BY[found.kind]].value for found in one.attributes]
     return 100 * sum(values) / len(values) if values else None
 
 
