@@ -99,7 +99,7 @@ def test_a_path_without_a_file_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_whole_network_is_refused_without_running_its_classes(tmp_path: Path) -> None:
     path = save_zip(torch.nn.Linear(2, 2), tmp_path / "x")
-    with pytest.raises(WeightsError, match=r"Nothing of it was executed.*save a state dict"):
+    with pytest.raises(WeightsError, match=r"Nothing of it was executed.*save its state dict"):
         read_weights(path)
 
 
