@@ -72,7 +72,7 @@ class Tolerance:
     iterations: int
 
 
-COARSE = Tolerance(1e-7, 1e-4, 300)
+COARSE = Tolerance(1e-6, 1e-4, 300)
 """To compare strengths by their log loss."""
 
 FINE = Tolerance(1e-11, 1e-7, 1_000)
@@ -112,8 +112,8 @@ def fit_logistic(
         tolerance: When to stop.
         start: Parameters of shape (parameters + 1, outputs) to start from.
     """
-    rows, columns = design.features.shape
-    size = max(1, _CHUNK_BYTES // bytes_per_strength(rows, columns, target.outputs))
+    rows = len(design.features)
+    size = max(1, _CHUNK_BYTES // bytes_per_strength(rows, design.parameters, target.outputs))
     parts = [
         _Minimizer(design, target, strengths[at : at + size], start).run(tolerance)
         for at in range(0, len(strengths), size)
@@ -143,8 +143,8 @@ class _Minimizer:
         given = torch.tensor(list(strengths), dtype=torch.float64)
         self.penalty = (2.0 if is_binary else 1.0) / (given * total)
         self.share = target.weights / total
-        columns, count = design.features.shape[1], len(strengths)
-        shape = (columns, count, target.outputs)
+        count = len(strengths)
+        shape = (design.parameters, count, target.outputs)
         self.at = torch.zeros(shape, dtype=torch.float64)
         if start is not None:
             self.at += start[:, None, :]
@@ -155,7 +155,7 @@ class _Minimizer:
         self.gradients = [0.0] * count
 
     def run(self, tolerance: Tolerance) -> Solution:
-        self.logits = self._times(self.at)
+        self.logits = self.design.logits(self.at)
         self.value = self._objective(self.logits, self.at)
         self.gradient = self._gradient()
         for iteration in range(tolerance.iterations + 1):
@@ -182,12 +182,6 @@ class _Minimizer:
                 self._keep(moved)
         return Solution(self.found, self.converged, self.iterations, self.gradients)
 
-    def _times(self, parameters: Tensor) -> Tensor:
-        """Map parameters (columns, S, outputs) to logits (N, S, outputs)."""
-        columns = parameters.shape[0]
-        logits = self.design.features @ parameters.reshape(columns, -1)
-        return logits.view(-1, *parameters.shape[1:])
-
     def _objective(self, logits: Tensor, parameters: Tensor) -> Tensor:
         if self.target.loss == "class":
             index = self.target.values[:, None, None].expand(-1, logits.shape[1], 1)
@@ -208,8 +202,7 @@ class _Minimizer:
             self.chance = self.logits.sigmoid()
             errors = self.chance - self.target.values[:, None, :]
         errors *= self.share[:, None, None]
-        gradient = self.design.features.T @ errors.view(len(errors), -1)
-        gradient = gradient.view(-1, *errors.shape[1:])
+        gradient = self.design.gradient(errors)
         gradient[:-1] += self.penalty[:, None] * self.at[:-1]
         return gradient
 
@@ -231,7 +224,7 @@ class _Minimizer:
 
     def _step(self, direction: Tensor, slope: Tensor) -> Tensor:
         """Move along a direction, and return which strengths moved."""
-        along = self._times(direction)
+        along = self.design.logits(direction)
         length = self._newton_length(along, direction, slope)
         noise = _NOISE * (1 + self.value.abs())
         moved = torch.zeros_like(slope, dtype=torch.bool)

@@ -78,16 +78,16 @@ class Axes:
 
 @dataclass(frozen=True)
 class Design:
-    """The matrix of a linear model.
+    """The matrix of a linear model, whose parameters are coordinates along principal axes.
 
     With fewer rows than dimensions the optimum is a combination of the rows, so that the model is
-    solved exactly in their principal axes, of which there are fewer.
+    solved exactly in their principal axes, of which there are fewer. Parameters have the shape
+    (axes + 1, ...); the last row is the bias.
 
     Attributes:
-        features: float64 tensor of shape (N, parameters + 1); the last column is 1.
-        axes: Axes by which gradients are scaled. If ``is_reduced``, the columns of ``features`` are
-            coordinates along them.
-        is_reduced: Whether ``features`` are coordinates along ``axes``.
+        features: float64 tensor of shape (N, axes) if ``is_reduced``, else (N, dim).
+        axes: The axes.
+        is_reduced: Whether ``features`` are coordinates along the axes.
     """
 
     features: Tensor
@@ -103,48 +103,50 @@ class Design:
             shared: Axes of similar embeddings, which save time if there are at least dim rows.
         """
         rows, dim = standardized.shape
-        ones = torch.ones(rows, 1, dtype=torch.float64)
         if rows >= dim:
-            axes = shared or Axes.of(standardized)
-            return cls(torch.cat([standardized, ones], 1), axes, is_reduced=False)
+            return cls(standardized, shared or Axes.of(standardized), is_reduced=False)
         values, left = torch.linalg.eigh(standardized @ standardized.T / rows)
         kept = values > _RANK * values[-1].clamp_min(1e-300)
         values, left = values[kept], left[:, kept]
         lengths = (rows * values).sqrt()
         vectors = standardized.T @ (left / lengths)
-        return cls(torch.cat([left * lengths, ones], 1), Axes(vectors, values), is_reduced=True)
+        return cls(left * lengths, Axes(vectors, values), is_reduced=True)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of an output, its bias included."""
+        return len(self.axes.values) + 1
 
     def weight_of(self, parameters: Tensor) -> Tensor:
-        """Map parameters (parameters + 1, ...) to a weight (dim, ...), without the bias."""
-        weight = parameters[:-1]
-        if not self.is_reduced:
-            return weight
-        mapped: Tensor = torch.tensordot(self.axes.vectors, weight, 1)
-        return mapped
+        """Map parameters (axes + 1, outputs) to a weight (dim, outputs), without the bias."""
+        return self.axes.vectors @ parameters[:-1]
 
     def parameters_of(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Map a weight (dim, outputs) and a bias (outputs,) to parameters to start from."""
-        inner = self.axes.vectors.T @ weight if self.is_reduced else weight
-        return torch.cat([inner, bias[None]])
+        return torch.cat([self.axes.vectors.T @ weight, bias[None]])
+
+    def logits(self, parameters: Tensor) -> Tensor:
+        """Map parameters (axes + 1, S, outputs) to logits (N, S, outputs)."""
+        flat = parameters.reshape(self.parameters, parameters[0].numel())
+        weight = flat[:-1] if self.is_reduced else self.weight_of(flat)
+        return torch.addmm(flat[-1], self.features, weight).view(-1, *parameters.shape[1:])
+
+    def gradient(self, errors: Tensor) -> Tensor:
+        """Map derivatives by the logits (N, S, outputs) to those by the parameters."""
+        flat = errors.view(len(errors), errors[0].numel())
+        inner = self.features.T @ flat
+        if not self.is_reduced:
+            inner = self.axes.vectors.T @ inner
+        return torch.cat([inner, flat.sum(0, keepdim=True)]).view(-1, *errors.shape[1:])
 
     def scaled(self, gradient: Tensor, curvature: float, strength: Tensor) -> Tensor:
         """Multiply a gradient by the inverse of an upper bound of the Hessian.
 
         Args:
-            gradient: float64 tensor of shape (parameters + 1, S, outputs).
+            gradient: float64 tensor of shape (axes + 1, S, outputs).
             curvature: Largest second derivative of the loss with respect to a logit.
             strength: Strengths of the penalty, shape (S,).
         """
-        inverse = 1 / (curvature * self.axes.values[:, None] + strength)
-        shape = gradient.shape
-        # Constant embeddings have no axes, and -1 cannot stand for a size then.
-        inner = gradient[:-1].reshape(shape[0] - 1, shape[1] * shape[2])
-        if not self.is_reduced:
-            inner = self.axes.vectors.T @ inner
-        rows = len(inverse)
-        inner = inner.view(rows, *shape[1:]) * inverse[:, :, None]
-        inner = inner.reshape(rows, shape[1] * shape[2])
-        if not self.is_reduced:
-            inner = self.axes.vectors @ inner
-        inner = inner.view(shape[0] - 1, *shape[1:])
-        return torch.cat([inner, gradient[-1:] / curvature])
+        bound = curvature * self.axes.values[:, None] + strength
+        bound = torch.cat([bound, torch.full_like(strength[None], curvature)])
+        return gradient / bound[:, :, None]
