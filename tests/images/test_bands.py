@@ -58,6 +58,18 @@ def test_a_second_band_that_is_not_alpha_is_not_dropped(channels: int) -> None:
         to_picture(tiff(values(2), photometric=1, tags=[(338, "H", [0])]), steps(channels))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_fourth_band_beside_colours_is_not_dropped(channels: int, dtype: str) -> None:
+    array = values(4, dtype)
+    data = tiff(array, photometric=2, tags=[(338, "H", [0])])
+    with pytest.raises(PreprocessingError, match=r"fourth is neither.*\('R', 'G', 'B', None\)"):
+        to_picture(data, steps(channels))
+    assert to_pixels(to_picture(data, steps(4)), steps(4)).shape == array.shape
+    is_alpha = tiff(array, photometric=2, tags=[(338, "H", [2])])
+    assert to_pixels(to_picture(is_alpha, steps(3)), steps(3)).shape == (*array.shape[:2], 3)
+
+
 def test_bands_are_taken_as_they_are_stored_where_0_is_white() -> None:
     array = values(5)
     assert np.array_equal(
@@ -131,9 +143,10 @@ def test_a_bigtiff_has_the_values_of_its_array(layout: dict[str, Any]) -> None:
     assert np.array_equal(found, np.round(values(5, "uint16") / 257))
 
 
-def test_a_big_endian_bigtiff_is_refused_with_what_to_do() -> None:
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_a_big_endian_bigtiff_is_refused_with_what_to_do(channels: int) -> None:
     with pytest.raises(ImageError, match=r"big-endian BigTIFF\. Save it as a plain TIFF"):
-        to_picture(tiff(values(5), photometric=1, is_big=True, order=">"), steps(5))
+        to_picture(tiff(values(channels), photometric=1, is_big=True, order=">"), steps(channels))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

@@ -38,8 +38,6 @@ _MINIMUM_IS_BLACK = 1
 _HEADERS = {b"II*\0": 8, b"MM\0*": 8, b"II+\0": 16}
 """Bytes of the header of a TIFF and of a BigTIFF, by their first four."""
 
-_BIG_ENDIAN_BIGTIFF = b"MM\0+"
-
 
 @dataclass(frozen=True, slots=True)
 class Bands:
@@ -168,8 +166,8 @@ def read_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> Band
 
 def _tags(data: bytes, page: int) -> ImageFileDirectory_v2 | None:
     """Return the tags of one page of a TIFF, None where the data are not a TIFF."""
-    if data[:4] == _BIG_ENDIAN_BIGTIFF:
-        raise ImageError("it is a big-endian BigTIFF. Save it as a plain TIFF.")
+    if data[:4] == tiff.BIG_ENDIAN_BIGTIFF:
+        raise ImageError(tiff.NO_BIG_ENDIAN)
     if data[:4] not in _HEADERS:
         return None
     file, at, header = io.BytesIO(data), 0, data[: _HEADERS[data[:4]]]

@@ -14,9 +14,14 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 BITS, PHOTOMETRIC, CHANNELS, PLANES, EXTRA, FORMAT = 258, 262, 277, 284, 338, 339
 MIN_VALUE, MAX_VALUE, SMIN_VALUE, SMAX_VALUE = 280, 281, 340, 341
-WHITE_IS_ZERO, CMYK = 0, 5
+WHITE_IS_ZERO, RGB, CMYK = 0, 2, 5
 UNSIGNED, SIGNED, FLOATING = 1, 2, 3
 UNSPECIFIED, ALPHA = 0, 2
+
+BIG_ENDIAN_BIGTIFF = b"MM\0+"
+"""The first four bytes of a kind of TIFF that Pillow does not read."""
+
+NO_BIG_ENDIAN = "it is a big-endian BigTIFF. Save it as a plain TIFF."
 
 MAX_PAGES = 10_000
 """The largest number of pages that headstrip counts in a file."""
@@ -46,6 +51,13 @@ def excess_channels(tags: Mapping[int, Any]) -> str | None:
             "it is a TIFF of 2 channels, of which the second is not alpha. Build the encoder with "
             "in_chans=('A', 'B'), or save the channel to look at as grey."
         )
+    is_colour = number(tags, PHOTOMETRIC, WHITE_IS_ZERO) == RGB
+    if is_colour and channels == 4 and number(tags, EXTRA, ALPHA) == UNSPECIFIED:
+        return (
+            "it is a TIFF of 4 channels, of which the fourth is neither a colour nor alpha. Build "
+            "the encoder with in_chans=('R', 'G', 'B', None) to use it, or save the first three "
+            "as RGB."
+        )
     most = _MOST_CHANNELS + (number(tags, PHOTOMETRIC, WHITE_IS_ZERO) == CMYK)
     if channels <= most:
         return None
@@ -64,9 +76,11 @@ def unread_kind(file: BinaryIO) -> str | None:
     try:
         file.seek(0)
         header = file.read(8)
-        if header[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        if header[:4] == BIG_ENDIAN_BIGTIFF:
+            return NO_BIG_ENDIAN
+        if header[:4] not in (b"II*\0", b"MM\0*", b"II+\0"):
             return None
-        if header[2:4] in (b"+\0", b"\0+"):
+        if header[:4] == b"II+\0":
             header += file.read(8)
         tags = ImageFileDirectory_v2(header)
         file.seek(tags.next)
