@@ -15,7 +15,7 @@ from tests.weights.files import save_legacy, save_zip, sha256_of
 from torch import Tensor
 from torchvision import models
 
-from headstrip import WeightsError, build_encoder
+from headstrip import UnknownBackboneError, WeightsError, build_encoder
 from headstrip.network.checkpoints import plain_state_dict
 from headstrip.weights import read_weights
 
@@ -91,10 +91,38 @@ def test_a_message_is_one_short_line(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 450 + len(str(path))
 
 
-@pytest.mark.parametrize("name", ["missing.pth", "."])
-def test_a_path_without_a_file_is_named(tmp_path: Path, name: str) -> None:
+def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"cannot be read .*Check the path"):
-        read_weights(tmp_path / name)
+        read_weights(tmp_path / "missing.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("config.json", "write 'hf:{folder}' in place of the backbone"),
+        ("encoder.json", "pass it in place of the backbone, as '{folder}/'"),
+        ("epoch_3.ckpt", "Pass a file of weights in it, such as '{folder}/epoch_3.ckpt'"),
+        ("notes.md", "Pass a file of weights."),
+    ],
+)
+def test_a_folder_is_answered_with_what_to_pass(tmp_path: Path, name: str, advice: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(WeightsError, match="is a folder, and no file of weights") as caught:
+        build_encoder("resnet18", weights=tmp_path)
+    assert advice.format(folder=tmp_path) in str(caught.value)
+
+
+def test_a_folder_of_the_working_folder_is_told_from_a_tag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"'run' here is a folder.*write 'hf:"):
+        build_encoder("resnet18", weights="run")
+    for name in ("run", "hf:run"):
+        with pytest.raises(UnknownBackboneError, match=r"of that name, write 'hf:\./run'"):
+            build_encoder(name)
 
 
 def test_a_whole_network_is_refused_without_running_its_classes(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from headstrip.errors import CatalogError
 from headstrip.factory.selection import select_weights
 from headstrip.registry.registry import Registry
 from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.weights.addresses import SUFFIXES
 from headstrip.weights.caches import Caches, Stored
 
 _WILDCARDS = frozenset("*?[")
 _EXAMPLE = "a name such as 'resnet50' or 'resnet50.IMAGENET1K_V1'"
-_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".safetensors.index.json")
 
 StoredOrPath = Stored | Path
 """A set of weights in a catalog, or the path of a file that no catalog names."""
@@ -36,7 +36,7 @@ def is_path(text: str) -> bool:
 
     A hub id also contains a slash, but it begins with its source.
     """
-    return text.endswith(_SUFFIXES) or text.startswith((".", "/", "~")) or os.path.isfile(text)
+    return text.endswith(SUFFIXES) or text.startswith((".", "/", "~")) or os.path.isfile(text)
 
 
 def check_argument(text: str, *, paths: bool) -> None:
@@ -56,7 +56,7 @@ def check_argument(text: str, *, paths: bool) -> None:
             f"{text!r} is neither a name nor a file. Only weights= of build_encoder takes "
             f"'TAG=path'. {instead}."
         )
-    looks_like_path = text.startswith((".", "/", "~")) or text.endswith(_SUFFIXES)
+    looks_like_path = text.startswith((".", "/", "~")) or text.endswith(SUFFIXES)
     if looks_like_path and ":" not in text and not paths:
         raise UsageFailure(
             f"{text!r} is a path, and this command takes names. Pass {_EXAMPLE}. Only `verify` and "

@@ -12,9 +12,10 @@ from headstrip.errors import WeightsError
 from headstrip.registry.registry import Registry
 from headstrip.registry.suggestions import joined
 from headstrip.spec import BackboneSpec, Name, WeightsEntry
+from headstrip.weights.addresses import SUFFIXES
+from headstrip.weights.problems import folder_advice
 
 WeightsArgument = str | os.PathLike[str] | Enum | None
-_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".index.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def select_weights(
 
 def as_weights(path: str) -> str:
     """Return what ``weights=`` takes for a file, which must not read as a tag."""
-    is_path = os.sep in path or (path.endswith(_SUFFIXES) and "=" not in path)
+    is_path = os.sep in path or (path.endswith(SUFFIXES) and "=" not in path)
     return path if is_path else os.path.join(os.curdir, path)
 
 
@@ -107,7 +108,7 @@ def _path(
     if equals and os.sep not in tag and entries and (tag in tags or not named.exists()):
         entry = default if tag == "DEFAULT" else _by_tag(tag, entries, registry, spec)
         return Selection(entry, Path(file).expanduser())
-    if wanted.endswith(_SUFFIXES) or os.sep in wanted:
+    if wanted.endswith(SUFFIXES) or os.sep in wanted:
         return Selection(default, named, is_named=False)
     return None
 
@@ -148,7 +149,9 @@ def _elsewhere(registry: Registry, spec: BackboneSpec, tag: str) -> str:
 
 
 def _as_path(wanted: str) -> str:
-    """Return how to name a file that exists in the working folder, or an empty text."""
+    """Return how to name what exists in the working folder, or an empty text."""
+    if Path(wanted).is_dir():
+        return f"{wanted!r} here is a folder. {folder_advice(Path(wanted))}".removesuffix(".")
     return f"the file of that name here is './{wanted}'" if Path(wanted).is_file() else ""
 
 

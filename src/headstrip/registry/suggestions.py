@@ -31,6 +31,11 @@ def unknown_backbone(
         unusable: The installed plugins that cannot be used, with the reasons.
     """
     source, arch = parts.source, parts.backbone
+    if source in (None, "hf") and os.path.isfile(os.path.join(arch, "config.json")):
+        return (
+            f"There is no backbone {name!r:.100}. For the model of transformers in the folder of "
+            f"that name, write 'hf:./{arch:.100}'."
+        )
     if source is None:
         if os.path.isfile(os.path.join(name, SAVED)):
             return (

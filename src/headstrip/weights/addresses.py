@@ -1,4 +1,4 @@
-"""Where a URL's file belongs in torch hub's cache, and where it is asked for."""
+"""What files of weights are called, and where a URL's file belongs in torch hub's cache."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import re
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlparse
+
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".index.json")
+"""How the name of a file of weights ends."""
 
 _LONGEST = 180
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')

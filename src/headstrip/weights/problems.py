@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import re
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
+from headstrip.weights.addresses import SUFFIXES
 from headstrip.weights.folders import lies_in_a_cache
 
 START = 512
@@ -81,12 +83,27 @@ def reason_of(error: Exception) -> str:
 
 def not_readable(path: Path, error: Exception) -> WeightsError:
     """Return the error for a file that the system does not let headstrip read."""
+    if path.is_dir():
+        return WeightsError(
+            f"{str(path)!r} is a folder, and no file of weights. {folder_advice(path)}"
+        )
     remedy = "Check the path and its permissions."
     if is_of_the_disk(error):
         remedy = "The disk or the network fails: try again, or put the file elsewhere."
     return WeightsError(
         f"The weights file {str(path)!r} cannot be read ({one_line(error)}). {remedy}"
     )
+
+
+def folder_advice(folder: Path) -> str:
+    """Say what to pass instead of a folder."""
+    whole = os.path.abspath(folder)
+    if (folder / "encoder.json").is_file():
+        return f"encoder.save wrote it: pass it in place of the backbone, as '{whole}{os.sep}'."
+    if (folder / "config.json").is_file():
+        return f"It is a model of transformers: write 'hf:{whole}' in place of the backbone."
+    files = [one for one in sorted(folder.glob("*")) if one.name.endswith(SUFFIXES)]
+    return f"Pass a file of weights{f' in it, such as {str(files[0])!r}' if files else ''}."
 
 
 def is_of_the_disk(error: Exception) -> bool:
