@@ -26,8 +26,12 @@ QUOTED = {"py": "**/*.py", "toml": "**/pyproject.toml"}
 # A block of Python that runs only where a package is installed: `python needs=polars`.
 NEEDS = "needs="
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-LIBRARIES = {"fine-tune-with-lightning.md": "pytorch_lightning", "fine-tune-with-lora.md": "peft"}
-"""What a document needs that may be missing; the extra ``dev`` has it."""
+LIBRARIES = {
+    "fine-tune-with-lightning.md": "pytorch_lightning",
+    "fine-tune-with-lora.md": "peft",
+    "score-with-mteb.md": "mteb",
+}
+"""What a document needs that may be missing; the extra ``dev`` has all except mteb."""
 
 
 @pytest.fixture
@@ -123,7 +127,13 @@ def check_console(body, terminal):
         )
 
 
-PUBLIC = {"headstrip", "headstrip.compat.wbcatt", "headstrip.testing", "headstrip.plugin_api"}
+PUBLIC = {
+    "headstrip",
+    "headstrip.compat.mteb",
+    "headstrip.compat.wbcatt",
+    "headstrip.testing",
+    "headstrip.plugin_api",
+}
 
 
 def test_documents_import_public_names_alone():

@@ -10,7 +10,13 @@ import torch
 import headstrip
 from headstrip.registry.registry import use_registry
 
-MODULES = ("headstrip", "headstrip.compat.wbcatt", "headstrip.testing", "headstrip.plugin_api")
+MODULES = (
+    "headstrip",
+    "headstrip.compat.mteb",
+    "headstrip.compat.wbcatt",
+    "headstrip.testing",
+    "headstrip.plugin_api",
+)
 NAMES = {
     name: getattr(importlib.import_module(module), name)
     for module in MODULES
