@@ -89,11 +89,38 @@ def solve(
         start: A layer for embeddings to start from.
     """
     scale = Scale.of(embeddings)
-    standardized = scale.apply(embeddings)
+    return solve_standardized(
+        scale.apply(embeddings),
+        scale,
+        values,
+        kind,
+        outputs,
+        strengths,
+        tolerance,
+        axes=axes,
+        is_balanced=is_balanced,
+        start=start,
+    )
+
+
+def solve_standardized(
+    standardized: Tensor,
+    scale: Scale,
+    values: np.ndarray,
+    kind: Kind,
+    outputs: int,
+    strengths: Sequence[float],
+    tolerance: Tolerance,
+    *,
+    axes: Axes | None,
+    is_balanced: bool,
+    start: Layer | None = None,
+) -> Layers:
+    """Do what ``solve`` does, for embeddings that were standardised by a scale."""
     if kind == "number":
         return _numbers(standardized, scale, values, strengths)
     fitted, constant = _fitted_outputs(kind, values, outputs)
-    weights = torch.zeros(len(strengths), outputs, embeddings.shape[1], dtype=torch.float64)
+    weights = torch.zeros(len(strengths), outputs, standardized.shape[1], dtype=torch.float64)
     biases = constant.repeat(len(strengths), 1)
     count = len(strengths)
     if not len(fitted):

@@ -30,8 +30,9 @@ class Scale:
     def of(cls, embeddings: Tensor) -> Scale:
         """Measure float64 embeddings of shape (N, dim)."""
         mean = embeddings.mean(0)
-        deviation = (embeddings - mean).square().mean(0).sqrt()
-        return cls.from_moments(mean, deviation, embeddings.abs().amax(0))
+        deviation = (embeddings - mean).square_().mean(0).sqrt()
+        size = torch.maximum(embeddings.amax(0), -embeddings.amin(0))
+        return cls.from_moments(mean, deviation, size)
 
     @classmethod
     def from_moments(cls, mean: Tensor, deviation: Tensor, size: Tensor) -> Scale:
@@ -41,7 +42,11 @@ class Scale:
 
     def apply(self, embeddings: Tensor) -> Tensor:
         """Standardise float64 embeddings of shape (N, dim); constant features become about 0."""
-        return (embeddings - self.mean) / self.deviation
+        return (embeddings - self.mean).div_(self.deviation)
+
+    def apply_(self, embeddings: Tensor) -> Tensor:
+        """Do what ``apply`` does in the memory of the embeddings, and return them."""
+        return embeddings.sub_(self.mean).div_(self.deviation)
 
     def folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Turn a layer for standardised embeddings into one for embeddings.
@@ -72,7 +77,7 @@ class Axes:
     @classmethod
     def of(cls, standardized: Tensor) -> Axes:
         """Compute all axes of at least as many rows as columns, shape (N, dim)."""
-        values, vectors = torch.linalg.eigh(standardized.T @ standardized / len(standardized))
+        values, vectors = torch.linalg.eigh((standardized.T @ standardized).div_(len(standardized)))
         return cls(vectors.contiguous(), values.clamp_min(0))
 
 

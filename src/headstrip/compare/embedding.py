@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -182,16 +184,26 @@ def read_rows(file: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
     """
     opened = open_embeddings(file)
     rows = {path: row for row, path in enumerate(paths)}
-    found = np.zeros((len(paths), opened.dim), np.float32)
+    found = _zeros(len(paths), opened.dim)
     is_found = np.zeros(len(paths), bool)
     for block in opened.blocks():
         at = np.array([rows.get(path, -1) for path in block.paths.to_pylist()], int)
-        is_used = (at >= 0) & block.ok
+        is_used = (at >= 0) & block.ok & np.isfinite(block.embeddings).all(1)
         found[at[is_used]] = block.embeddings[is_used]
         is_found[at[is_used]] = True
-    is_finite = np.isfinite(found).all(1)
-    found[~is_finite] = 0
-    return found, is_found & is_finite
+    return found, is_found
+
+
+def _zeros(rows: int, dim: int) -> np.ndarray:
+    """Return float32 zeros in separate pages, which the system gets back.
+
+    After ``keep_freed_memory`` the C library keeps the memory of a matrix that is freed, and the
+    next one, of another size, often does not fit into its gaps.
+    """
+    if sys.platform != "linux" or not rows * dim:
+        return np.zeros((rows, dim), np.float32)
+    pages = mmap.mmap(-1, 4 * rows * dim, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, np.float32).reshape(rows, dim)
 
 
 def read_columns(file: Path, names: Sequence[str]) -> dict[str, list[Any]]:

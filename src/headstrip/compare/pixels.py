@@ -62,14 +62,21 @@ def near_pairs(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
     Args:
         pixels: float32 array of shape (images, 768). An image of one colour is near to no other.
     """
-    centred = pixels - pixels.mean(1, keepdims=True)
-    lengths = np.sqrt(np.square(centred).sum(1))
-    is_flat = lengths <= 1e-6 * max(1.0, float(np.abs(pixels).max(initial=0)))
-    centred /= np.where(is_flat, 1, lengths)[:, None]
-    centred[is_flat] = 0
-    for start in range(0, len(centred), _QUERIES):
-        for first in range(start, len(centred), _ROWS):
-            similar = centred[start : start + _QUERIES] @ centred[first : first + _ROWS].T
+    largest = max(1.0, float(pixels.max(initial=0)), -float(pixels.min(initial=0)))
+    for start in range(0, len(pixels), _QUERIES):
+        queries = _directions(pixels[start : start + _QUERIES], 1e-6 * largest)
+        for first in range(start, len(pixels), _ROWS):
+            similar = queries @ _directions(pixels[first : first + _ROWS], 1e-6 * largest).T
             for one, other in np.argwhere(similar > NEAR).tolist():
                 if start + one < first + other:
                     yield start + one, first + other
+
+
+def _directions(pixels: np.ndarray, shortest: float) -> np.ndarray:
+    """Return rows without their mean, of length 1, or 0 where they vary too little."""
+    centred = pixels - pixels.mean(1, keepdims=True)
+    lengths = np.sqrt(np.square(centred).sum(1))
+    is_flat = lengths <= shortest
+    centred /= np.where(is_flat, 1, lengths)[:, None]
+    centred[is_flat] = 0
+    return centred

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headstrip.attributes.fit import STRENGTHS
 from headstrip.attributes.measures import best_temperature, log_losses
-from headstrip.attributes.solving import COARSE, FINE, Layers, bytes_to_solve, solve
+from headstrip.attributes.solving import COARSE, FINE, Layers, bytes_to_solve, solve_standardized
 from headstrip.attributes.splitting import TRAIN, VALIDATION, Fractions, split
 from headstrip.attributes.standardize import Axes, Scale
 from headstrip.compare.folds import Task
@@ -29,7 +29,11 @@ _VALIDATION = 0.2
 _WITHOUT_VALIDATION = 0.1
 """Strength where the training part has too few images to choose one."""
 
-_BATCH_BYTES = 1 << 28
+_BATCH_BYTES = 1 << 26
+"""Memory for the strengths that are fitted at once."""
+
+_ROWS = 4_096
+"""Number of images that are converted or predicted at once."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,10 @@ def probe_fold(
     """
     values = task.target.values if values is None else values
     train, test = _training_part(task, fold, seed), np.flatnonzero(task.folds == fold)
-    kind, outputs = task.kind, task.target.attribute.outputs
-    points = torch.from_numpy(embeddings[task.target.rows[train]]).double()
-    strength, temperature = _chosen(points, values[train], task, train, seed, strengths)
-    (final,) = _solved(points, values[train], kind, outputs, [strength], exact=True)
-    held = torch.from_numpy(embeddings[task.target.rows[test]]).double()
-    return ProbeFold(
-        train, test, final.outputs(0, held), strength, temperature, all(final.converged)
-    )
+    strength, temperature = _chosen(embeddings, values, task, train, seed, strengths)
+    (final,) = _solved(embeddings, values, task, train, [strength], exact=True)
+    outputs = _outputs(final, 0, embeddings, task.target.rows[test])
+    return ProbeFold(train, test, outputs, strength, temperature, all(final.converged))
 
 
 def _training_part(task: Task, fold: int, seed: int) -> np.ndarray:
@@ -95,7 +95,7 @@ def _training_part(task: Task, fold: int, seed: int) -> np.ndarray:
 
 
 def _chosen(
-    points: Tensor,
+    embeddings: np.ndarray,
     values: np.ndarray,
     task: Task,
     train: np.ndarray,
@@ -107,20 +107,19 @@ def _chosen(
     fitted, held = parts == TRAIN, parts == VALIDATION
     if not held.any() or not fitted.any():
         return _WITHOUT_VALIDATION, 1.0
-    kind, outputs = task.kind, task.target.attribute.outputs
-    inner, outer = points[torch.from_numpy(fitted)], points[torch.from_numpy(held)]
+    kind, truth = task.kind, values[train[held]]
     best, strength, logits = math.inf, _WITHOUT_VALIDATION, None
     at = iter(strengths)
-    for layers in _solved(inner, values[fitted], kind, outputs, strengths):
+    for layers in _solved(embeddings, values, task, train[fitted], strengths):
         for index in range(len(layers.converged)):
-            found, tried = layers.outputs(index, outer), next(at)
-            loss = _loss(kind, values[held], found)
+            found = _outputs(layers, index, embeddings, task.target.rows[train[held]])
+            loss, tried = _loss(kind, truth, found), next(at)
             # Of equal losses the stronger penalty, which comes first.
             if loss < best:
                 best, strength, logits = loss, tried, found
     if kind != "class" or logits is None:
         return strength, 1.0
-    return strength, best_temperature(*_known(values[held], logits))
+    return strength, best_temperature(*_known(truth, logits))
 
 
 def _parts(task: Task, rows: np.ndarray, seed: int, size: Fractions) -> np.ndarray:
@@ -129,25 +128,37 @@ def _parts(task: Task, rows: np.ndarray, seed: int, size: Fractions) -> np.ndarr
     return split(strata, task.groups[rows], keys, seed, size)
 
 
+def _outputs(layers: Layers, index: int, embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the outputs of some images, of which a few at a time become float64."""
+    found = np.empty((len(rows), layers.biases.shape[1]))
+    for start in range(0, len(rows), _ROWS):
+        some = _float64(embeddings, rows[start : start + _ROWS])
+        found[start : start + len(some)] = layers.outputs(index, some)
+    return found
+
+
 def _solved(
-    points: Tensor,
+    embeddings: np.ndarray,
     values: np.ndarray,
-    kind: Kind,
-    outputs: int,
+    task: Task,
+    fitted: np.ndarray,
     strengths: Sequence[float],
     *,
     exact: bool = False,
 ) -> list[Layers]:
-    """Solve for some strengths at a time, so that memory is bounded."""
+    """Fit to some images, for some strengths at a time, so that memory is bounded."""
+    kind, outputs = task.kind, task.target.attribute.outputs
+    points = _float64(embeddings, task.target.rows[fitted])
     rows, dim = points.shape
-    axes = None
-    if rows >= dim and kind != "number":
-        axes = Axes.of(Scale.of(points).apply(points))
+    scale = Scale.of(points)
+    scale.apply_(points)
+    axes = Axes.of(points) if rows >= dim and kind != "number" else None
     size = max(1, _BATCH_BYTES // bytes_to_solve(rows, dim, outputs))
     return [
-        solve(
+        solve_standardized(
             points,
-            values,
+            scale,
+            values[fitted],
             kind,
             outputs,
             strengths[start : start + size],
@@ -157,6 +168,14 @@ def _solved(
         )
         for start in range(0, len(strengths), size)
     ]
+
+
+def _float64(embeddings: np.ndarray, rows: np.ndarray) -> Tensor:
+    """Return some rows as float64, without a copy of them in float32."""
+    found = np.empty((len(rows), embeddings.shape[1]))
+    for start in range(0, len(rows), _ROWS):
+        found[start : start + _ROWS] = embeddings[rows[start : start + _ROWS]]
+    return torch.from_numpy(found)
 
 
 def _loss(kind: Kind, values: np.ndarray, outputs: np.ndarray) -> float:
