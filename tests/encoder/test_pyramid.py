@@ -81,6 +81,30 @@ def test_its_mode_is_the_backbones(encoder, x):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "timm:test_resnet"])
+def test_statistics_that_the_encoder_keeps_do_not_train_in_a_pyramid(name, x):
+    encoder = build_encoder(name, weights=None).freeze(keep="norms")
+    network = nn.Sequential(encoder.pyramid()).train()
+    norms = [one for one in encoder.backbone.modules() if isinstance(one, nn.BatchNorm2d)]
+    before = [one.running_mean.clone() for one in norms]
+    network(x)
+    assert equal([one.running_mean for one in norms], before)
+    assert encoder.backbone.training
+    encoder.unfreeze()
+    network.train()(x)
+    assert not equal([one.running_mean for one in norms], before)
+
+
+def test_gradients_of_a_frozen_backbone_stay_off_in_a_pyramid(encoder):
+    pyramid = encoder.freeze().pyramid()
+    assert pyramid.requires_grad_() is pyramid
+    assert not any(one.requires_grad for one in pyramid.parameters())
+    encoder.unfreeze()
+    pyramid.requires_grad_(False)
+    assert not any(one.requires_grad for one in encoder.backbone.parameters())
+
+
+@torch.no_grad()
 def test_modes_of_copied_norms_follow_too(x):
     encoder = build_encoder("densenet121", weights=None)
     pyramid = encoder.pyramid(levels=[-1]).train()

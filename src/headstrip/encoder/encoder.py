@@ -467,13 +467,17 @@ class Encoder(nn.Module):
         super().train(mode)
         if self.head is not None:
             self.head.eval()
+        self._stop(self.backbone)
+        return self
+
+    def _stop(self, part: nn.Module) -> None:
+        """Set what ``freeze`` stopped to eval mode, in the backbone or in a view of it."""
         if self._frozen:
-            self.backbone.eval()
+            part.eval()
         elif self._keeps_norms:
-            for module in self.backbone.modules():
+            for module in part.modules():
                 if isinstance(getattr(module, "running_mean", None), Tensor):
                     module.eval()
-        return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Encoder:
         """Turn gradients on or off; for the head and a frozen backbone they stay off.

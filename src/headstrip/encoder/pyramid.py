@@ -104,16 +104,28 @@ class Pyramid(nn.Module):
         return maps
 
     def train(self, mode: bool = True) -> Self:
-        """Set train or eval mode of the encoder's backbone too; a frozen one stays in eval mode.
+        """Set train or eval mode of the encoder's backbone too.
+
+        What ``Encoder.freeze`` stopped stays in eval mode.
 
         Returns:
             The pyramid itself.
         """
         super().train(mode)
         (encoder,) = self._owner
-        encoder.backbone.train(mode and not encoder.frozen)
-        if encoder.frozen:
-            self.maps.eval()
+        encoder.backbone.train(mode)
+        for part in (encoder.backbone, self.maps):
+            encoder._stop(part)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Turn gradients on or off; for a frozen backbone they stay off.
+
+        Returns:
+            The pyramid itself.
+        """
+        (encoder,) = self._owner
+        super().requires_grad_(requires_grad and not encoder.frozen)
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
