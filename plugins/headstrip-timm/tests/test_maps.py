@@ -72,6 +72,24 @@ def test_maps_without_the_norm_equal_features_only() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("read", ["maps", "tokens"])
+def test_a_network_that_drops_patches_has_no_maps_in_train_mode(read: str) -> None:
+    encoder = build_encoder("timm:test_vit", weights=None, options={"patch_drop_rate": 0.5})
+    x = torch.randn(2, *encoder.input_shape)
+    expected = getattr(encoder, read)(x)
+    encoder.train()
+    assert encoder(x).shape == (2, encoder.output_dim)
+    with pytest.raises(LevelError, match=r"drops patches \(patch_drop_rate=0.5\), so it has no"):
+        getattr(encoder, read)(x)
+    with pytest.raises(LevelError, match="In train mode the network drops patches"):
+        encoder.pyramid()(x)
+    encoder.eval()
+    assert str(getattr(encoder, read)(x)) == str(expected)
+    encoder.train().backbone.patch_drop.prob = 0.0
+    assert encoder.pyramid()(x)[0].shape[1] == 64
+
+
+@torch.no_grad()
 def test_tokens_of_a_vit_are_after_its_norm() -> None:
     encoder = made("test_vit")
     x = torch.randn(2, *encoder.input_shape)

@@ -49,6 +49,7 @@ class IntermediateMaps(nn.Module):
     ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
         """Map (N, C, H, W) to the embedding, the maps of some levels, and their prefix tokens."""
         network = self._network
+        _check_patches(network)
         indices = list(range(self._count) if levels is None else levels)
         # Networks that have no prefix tokens fail if they are asked for them.
         has_prefix = bool(getattr(network, "num_prefix_tokens", True))
@@ -97,6 +98,20 @@ class IntermediateMaps(nn.Module):
         if is_last and tuple(final.shape[1:]) == (height, width, channels):
             return final.permute(0, 3, 1, 2), prefix
         return own, prefix
+
+
+def _check_patches(network: Any) -> None:
+    """Refuse a network that drops patches: timm would form a grid of those that are left.
+
+    Raises:
+        LevelError: It drops patches now.
+    """
+    drop = getattr(network, "patch_drop", None)
+    if getattr(drop, "training", False) and getattr(drop, "prob", 0) > 0:
+        raise LevelError(
+            f"In train mode the network drops patches (patch_drop_rate={drop.prob}), so it has no "
+            "feature maps. Call encoder.eval(), or build it with options={'patch_drop_rate': 0.0}."
+        )
 
 
 def _tokens(own: Tensor) -> Tensor:
