@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from headstrip import LevelError, build_encoder
@@ -180,6 +181,32 @@ def test_gradients_reach_the_first_layer_and_training_moves_statistics(x):
     sum(one.sum() for one in encoder.maps(x)).backward()
     assert encoder.backbone.conv1.weight.grad.abs().max() > 0
     assert not torch.equal(encoder.backbone.bn1.running_mean, mean)
+
+
+class Checkpointed(nn.Sequential):
+    is_reentrant = False
+
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=self.is_reentrant)
+
+
+def test_maps_that_checkpointing_takes_gradients_from_are_refused():
+    encoder = build_encoder("mobilenet_v2", weights=None)
+    x = torch.randn(1, 3, 32, 32, requires_grad=True)
+    features = encoder.backbone.features
+    features.__class__ = Checkpointed
+    pyramid = encoder.pyramid(levels=[0, -1])
+    assert all(one.requires_grad for one in pyramid(x))
+    features.is_reentrant = True
+    with pytest.raises(LevelError, match="without gradients, .*; use_reentrant=False has"):
+        encoder.maps(x, levels=[0])
+    with pytest.raises(LevelError, match="without gradients"):
+        pyramid(x)
+    with torch.no_grad():
+        assert len(pyramid(x)) == 2
+    for parameter in features[:5].parameters():
+        parameter.requires_grad_(False)
+    assert len(pyramid(x)) == 2
 
 
 @torch.no_grad()

@@ -166,6 +166,20 @@ def test_a_hook_of_another_process_does_not_take_the_place_of_a_map(encoder, x, 
     assert seen == list(range(20))
 
 
+@torch.no_grad()
+def test_attributes_that_change_later_count_for_pyramids_that_exist(x):
+    encoder = build_encoder("densenet121", weights=None)
+    pyramid = encoder.pyramid(levels=[-1])
+    before = pyramid(x)
+    norm = encoder.backbone.features.norm5
+    norm.eps, norm.momentum = 1.0, 0.0
+    assert equal(pyramid(x), encoder.maps(x, levels=[-1]))
+    assert not equal(pyramid(x), before)
+    statistics = norm.running_mean.clone()
+    pyramid.train()(x)
+    assert torch.equal(norm.running_mean, statistics)
+
+
 def test_gradient_hooks_that_come_later_see_the_gradient(encoder, x):
     pyramid, seen = encoder.pyramid((8, 32)), []
     encoder.backbone.layer2.register_full_backward_hook(

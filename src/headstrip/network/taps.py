@@ -27,7 +27,8 @@ _HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
 )
-"""Containers of a module that its copy has for itself, beside ``_modules``; it shares the rest."""
+_NOT_SHARED = frozenset({"_modules", "_compiled_call_impl", *_HOOKS})
+"""Attributes of a module that its copy has for itself; it shares the rest."""
 
 
 class _Seen:
@@ -63,8 +64,8 @@ class _Tap:
 class TappedMaps(nn.Module):
     """A network whose forward gives its maps beside its embedding.
 
-    It shares the network's tensors, and follows its mode and its hooks. Modules that are put into
-    the network later do not appear in it.
+    It shares the network's tensors, and follows its mode, its hooks and the attributes of its
+    modules. Modules that are put into the network later do not appear in it.
     """
 
     def __init__(self, network: nn.Module, levels: Sequence[Level]) -> None:
@@ -100,11 +101,27 @@ class TappedMaps(nn.Module):
         for number, level in enumerate(self.levels):
             if number not in tensors:
                 raise LevelProblem(f"did not run its module {level.path!r}")
+            if embedding.requires_grad and not tensors[number].requires_grad:
+                self._check_gradient(level)
             found, prefix = to_map(tensors[number], level, size)
             maps.append(found)
             prefixes.append(prefix)
         tensors.clear()
         return embedding, maps, prefixes
+
+    def _check_gradient(self, level: Level) -> None:
+        """Refuse a map without a gradient from a module whose parameters train.
+
+        Raises:
+            LevelProblem: The map should have a gradient.
+        """
+        if torch.compiler.is_compiling() or level.reads:
+            return
+        if any(one.requires_grad for one in self.network.get_submodule(level.path).parameters()):
+            raise LevelProblem(
+                f"computes its module {level.path!r} without gradients, as gradient checkpointing "
+                "with use_reentrant=True does; use_reentrant=False has gradients there"
+            )
 
     def _view(self, network: nn.Module) -> nn.Module:
         copies: dict[str, nn.Module] = {}
@@ -140,13 +157,15 @@ class TappedMaps(nn.Module):
 
 
 def _follow(copy: nn.Module, own: nn.Module) -> None:
-    """Give a copy the mode and the hooks that the network's module has now."""
+    """Give a copy the mode, the hooks and the attributes that the network's module has now."""
     if copy.training != own.training:
         copy.training = own.training
     if torch.compiler.is_compiling():
-        # A compiled network keeps its hooks, and a compiler cannot follow their change.
+        # A compiled network keeps the rest, and a compiler cannot follow its change.
         return
-    copy._is_full_backward_hook = own._is_full_backward_hook
+    copy.__dict__.update(
+        {name: value for name, value in own.__dict__.items() if name not in _NOT_SHARED}
+    )
     for name in _HOOKS:
         hooks, wanted = getattr(copy, name), getattr(own, name)
         taps = {number: hook for number, hook in hooks.items() if isinstance(hook, _Tap)}
