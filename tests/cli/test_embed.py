@@ -137,6 +137,24 @@ def test_maps_that_do_not_exist_are_a_usage_error_before_any_work(
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--maps", "0,-6"], "torchvision:resnet18 has no level -6: it has 5, numbered 0 to 4"),
+        (["--maps", "12"], "512 at stride 32."),
+        (["--tokens", "--engine", "compile"], "'compile' gives embeddings only"),
+    ],
+)
+def test_maps_that_the_catalog_does_not_have_are_refused_before_weights_are_read(
+    run: Run, photos: Path, tmp_path: Path, options: list[str], told: str
+) -> None:
+    (tmp_path / "bad.pth").write_bytes(b"rubbish")
+    line = ("embed", photos, "-b", "resnet18", "--weights", tmp_path / "bad.pth")
+    result = run(*line, "-o", tmp_path / "out.parquet", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert told in result.stderr
+
+
 def test_calibrate_refuses_maps(run: Run, photos: Path) -> None:
     result = run("embed", photos, "-b", NAME, "--calibrate", "--tokens")
     assert result.exit_code == 2

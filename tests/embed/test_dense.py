@@ -281,6 +281,7 @@ ILLEGAL: list[tuple[dict[str, Any], type[Exception], str]] = [
         "'openvino' gives embeddings only, and 'torch' also gives feature maps",
     ),
     ({"maps": [0], "shard_rows": 10**9}, OptionError, "--shard-rows 1000000000"),
+    ({"maps_dtype": "float32"}, OptionError, r"--maps-dtype float32 .* and this file has none"),
 ]
 
 
@@ -316,6 +317,13 @@ def test_no_maps_and_no_tokens_are_a_plain_run(encoder: Encoder, photos: Path, o
     assert embed(encoder, photos, out, tokens=False).computed == 0
     assert embed(encoder, photos, out, tokens=False, overwrite=True).computed == 5
     assert out.read_bytes() == before
+
+
+def test_the_dtype_of_maps_may_be_that_of_the_file(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    embed(encoder, photos, out, maps=[-1])
+    assert embed(encoder, photos, out, maps_dtype="float16").computed == 0
 
 
 def test_a_map_that_does_not_fit_float16_is_an_error(

@@ -4,6 +4,7 @@ import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -101,6 +102,8 @@ BAD = [
     ({"strides": 8}, r"strides must be a list of one or more integers, got 8"),
     ({"strides": "8"}, r"strides must be a list"),
     ({"levels": [0], "strides": (8,)}, r"Pass one of them"),
+    ({"levels": b"\x01"}, r"levels must be a list"),
+    ({"norm": "no"}, r"norm must be True or False, got 'no'\."),
 ]
 
 
@@ -111,6 +114,20 @@ def test_what_does_not_exist_is_an_error_that_lists_what_does(resnet, x, argumen
             method(x, **arguments)
     with pytest.raises(LevelError, match=message):
         resnet.pyramid(**arguments)
+
+
+@pytest.mark.parametrize("level", ["last", [1], None, True, 1.0])
+def test_tokens_are_of_one_level(vit, square, level):
+    with pytest.raises(LevelError, match=r"level must be an integer, got .* Pass for example lev"):
+        vit.tokens(square, level=level)
+
+
+@torch.no_grad()
+def test_integers_of_numpy_choose_too(resnet, vit, x, square):
+    expected = resnet.maps(x, levels=[1, 4])
+    assert all(map(torch.equal, resnet.maps(x, levels=list(np.array([1, 4]))), expected))
+    assert all(map(torch.equal, resnet.maps(x, strides=list(np.array([4, 32]))), expected))
+    assert vit.tokens(square, level=np.int64(2)).grid == (3, 3)
 
 
 def test_networks_without_tokens_or_maps_say_so(resnet, vit, x, square):
@@ -198,7 +215,7 @@ def test_maps_that_checkpointing_takes_gradients_from_are_refused():
     pyramid = encoder.pyramid(levels=[0, -1])
     assert all(one.requires_grad for one in pyramid(x))
     features.is_reentrant = True
-    with pytest.raises(LevelError, match="without gradients, .*; use_reentrant=False has"):
+    with pytest.raises(LevelError, match=r"without gradients, .*; use_reentrant=False has"):
         encoder.maps(x, levels=[0])
     with pytest.raises(LevelError, match="without gradients"):
         pyramid(x)

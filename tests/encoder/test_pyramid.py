@@ -257,11 +257,26 @@ def test_resampling_is_refused_where_it_makes_no_sense(encoder, arguments, messa
         encoder.pyramid(**arguments, resample=True)
 
 
-@pytest.mark.parametrize("strides", [(16, 8), (0, 8), (), (8.0,)])
+@pytest.mark.parametrize("strides", [(16, 8), (0, 8), (), (8.0,), 8, "8", (True, 2)])
 def test_resampling_takes_rising_integers(strides):
     vit = build_encoder("vit_b_32", weights=None, options={"image_size": 64})
     with pytest.raises(LevelError, match="must be rising integers above zero"):
         vit.pyramid(strides, resample=True)
+
+
+def test_resampling_an_image_to_less_than_a_cell_is_refused():
+    vit = build_encoder("vit_b_32", weights=None, options={"image_size": 64})
+    with pytest.raises(LevelError, match=r"have no map of stride 128\. Pass larger"):
+        vit.pyramid((16, 128), resample=True)(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"names": ["p3", "p4"]}, {"norm": "yes"}, {"resample": "bilinear"}, {"names": 1}]
+)
+def test_switches_are_true_or_false(encoder, arguments):
+    (name,) = arguments
+    with pytest.raises(LevelError, match=f"{name} must be True or False, got "):
+        encoder.pyramid((8, 16), **arguments)
 
 
 def detector(pyramid):

@@ -259,6 +259,7 @@ def build_image_encoder(
     allow_versions: bool,
     device: str = "cpu",
     labels: str | None = None,
+    maps: Sequence[int] | None = None,
     **inputs: Any,
 ) -> Encoder:
     """Build an image encoder, after every check that needs no torch.
@@ -271,12 +272,15 @@ def build_image_encoder(
         allow_versions: The value of ``--allow-versions``.
         device: A torch device, or "auto" for a GPU if there is one.
         labels: A file with the names of the classes.
+        maps: Numbers of the levels whose feature maps the command reads.
         inputs: The values of ``INPUT_OPTIONS``.
 
     Raises:
         UsageFailure: The backbone takes clips, or the weights or the device do not exist.
+        LevelError: The backbone has no such levels.
         HeadstripError: As ``build_encoder``.
     """
+    from headstrip.encoder.map_choice import check_levels
     from headstrip.factory.selection import select_weights
 
     registry = open_registry(context)
@@ -298,6 +302,9 @@ def build_image_encoder(
                 f"{spec.qualified_name} takes video clips, but this command takes images. "
                 "Run `headstrip list --task image` to list backbones for images."
             )
+        if maps and spec.channels:
+            sizes = list(zip(spec.channels, spec.strides, strict=True))
+            check_levels(spec.qualified_name, maps, sizes)
         try:
             selection = select_weights(registry, spec, parts, weights)
         except WeightsError as error:

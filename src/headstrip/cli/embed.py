@@ -202,18 +202,28 @@ def command(
         allow_private=allow_private,
     )
     _refuse_inputs(out, (name, weights, weights.partition("=")[2]))
+
+    from headstrip.embed.settings import EmbedOptions, EmbedSettings
+
+    settings = EmbedSettings(**{each: others.pop(each) for each in _SETTINGS})
+    settings.check_engine_of_maps()
     with _naming_what_to_install(out, name):
         inputs = {each: others.pop(each) for each in INPUT_OPTIONS}
         encoder = build_image_encoder(
-            context, name, weights, weights_key, allow_versions, device, **inputs
+            context,
+            name,
+            weights,
+            weights_key,
+            allow_versions,
+            device,
+            maps=settings.maps,
+            **inputs,
         )
     with_pixels(encoder, background, value_range)
 
-    from headstrip.embed.settings import EmbedOptions, EmbedSettings
     from headstrip.system.allocator import keep_freed_memory
 
     keep_freed_memory()
-    settings = EmbedSettings(**{each: others.pop(each) for each in _SETTINGS})
     options = EmbedOptions(**others)
     if look == "calibrate":
         _calibrate(encoder, images, settings, options, as_json)

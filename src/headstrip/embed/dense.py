@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
-from headstrip.embed.settings import AUTO, EmbedSettings
+from headstrip.embed.settings import ENGINE_OF_MAPS, EmbedSettings
 from headstrip.encoder.maps import choose_levels, map_sizes, read_maps
 from headstrip.errors import LevelError, OptionError
 from headstrip.system.memory import shown_bytes
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
-
-_ENGINE = "torch"
-"""The engine that gives maps. The others convert a network that gives embeddings only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +83,9 @@ def resolve_maps(encoder: Encoder, settings: EmbedSettings) -> EmbedSettings:
     """
     if not settings.has_maps:
         return settings
-    if settings.engine not in (None, AUTO, _ENGINE):
-        raise OptionError(
-            f"The engine {settings.engine!r} gives embeddings only, and {_ENGINE!r} also gives "
-            "feature maps and tokens: leave out --engine (engine=)."
-        )
+    settings.check_engine_of_maps()
     levels = {choose_levels(encoder, [number], None)[0] for number in settings.maps or ()}
-    return replace(settings, engine=_ENGINE, maps=tuple(sorted(levels)) or None)
+    return replace(settings, engine=ENGINE_OF_MAPS, maps=tuple(sorted(levels)) or None)
 
 
 def dense_columns(encoder: Encoder, settings: EmbedSettings) -> tuple[DenseColumn, ...]:
@@ -104,8 +97,15 @@ def dense_columns(encoder: Encoder, settings: EmbedSettings) -> tuple[DenseColum
 
     Raises:
         LevelError: The encoder has no tokens, or not these levels.
+        OptionError: There is a dtype of maps, and neither maps nor tokens.
     """
     if not settings.has_maps:
+        if settings.maps_dtype is not None:
+            raise OptionError(
+                f"--maps-dtype {settings.maps_dtype} (maps_dtype={settings.maps_dtype!r}) is for "
+                "feature maps and tokens, and this file has none. Pass --maps or --tokens (maps= "
+                "or tokens=) too, or leave it out."
+            )
         return ()
     (last,) = choose_levels(encoder, [-1], None)
     # The settings of a file may name levels that this network does not have.
@@ -150,5 +150,7 @@ def size_sentence(columns: Sequence[DenseColumn], images: int | None) -> str:
         f"{one.name} ({' x '.join(map(str, one.shape))}, {one.dtype})" for one in columns
     )
     each = sum(one.bytes_per_image for one in columns)
-    total = "" if images is None else f", {shown_bytes(each * images)} for {images} images,"
+    total = ""
+    if images is not None:
+        total = f", {shown_bytes(each * images)} for {images} image{'s' * (images != 1)},"
     return f"headstrip writes {shapes}: {shown_bytes(each)} per image{total} before compression."

@@ -98,8 +98,9 @@ def embed_source(
     settings, options = settings or EmbedSettings(), options or EmbedOptions()
     check_engine(settings.engine)
     settings = resolve_maps(encoder, settings)
-    # Illegal maps are refused before the source is read.
-    dense_columns(encoder, settings)
+    if settings.has_maps:
+        # Illegal maps are refused before the source is read.
+        dense_columns(encoder, settings)
     check_limits(encoder, settings, options)
     check_addresses(settings, options)
     encoder.warn_of_invented_channels()

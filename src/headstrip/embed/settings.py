@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from headstrip.encoder.map_choice import as_integers
+from headstrip.errors import OptionError
+
 DECODE_MODES = ("exact", "fast")
 DTYPES = ("float32", "float16")
 AUTO = "auto"
 """The engine, or the precision, that measures fastest within the tolerance."""
+
+ENGINE_OF_MAPS = "torch"
+"""The engine that gives maps. The others convert a network that gives embeddings only."""
 
 _PRECISIONS = ("fp32", "bf16", AUTO)
 
@@ -68,6 +74,18 @@ class EmbedSettings:
     def has_maps(self) -> bool:
         """Whether maps or tokens are stored too."""
         return bool(self.maps or self.tokens)
+
+    def check_engine_of_maps(self) -> None:
+        """Refuse an engine that gives embeddings only, if maps or tokens are stored too.
+
+        Raises:
+            OptionError: It is such an engine.
+        """
+        if self.has_maps and self.engine not in (None, AUTO, ENGINE_OF_MAPS):
+            raise OptionError(
+                f"The engine {self.engine!r} gives embeddings only, and {ENGINE_OF_MAPS!r} also "
+                "gives feature maps and tokens: leave out --engine (engine=)."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, without those that are None or have no effect."""
@@ -149,13 +167,13 @@ class EmbedOptions:
 
 def _as_levels(given: Any) -> tuple[int, ...]:
     """Return the numbers of levels as a tuple, which is compared with that of a file."""
-    is_list = isinstance(given, Sequence) and not isinstance(given, str)
-    if not (is_list and given and all(type(one) is int for one in given)):
+    found = as_integers(given)
+    if found is None:
         raise ValueError(
             f"maps={given!r:.100} must be a list of one or more integers. Pass for example "
             "maps=[-1], the last level."
         )
-    return tuple(given)
+    return tuple(found)
 
 
 def _check_integer(name: str, value: object, least: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headstrip.encoder.map_choice import as_integers, check_flag, check_levels, listed
 from headstrip.encoder.map_inputs import FAILURES, check_batch, explained
 from headstrip.encoder.map_owner import Owner
 from headstrip.encoder.map_sizes import MapSize, measure_map_sizes, stated_levels
@@ -68,8 +69,10 @@ def maps_module(
         norm: Whether the last level is after the network's last norm.
 
     Raises:
-        LevelError: The network does not have a level that its plugin states.
+        LevelError: The network does not have a level that its plugin states, or ``norm`` is neither
+            True nor False.
     """
+    check_flag("norm", norm)
     stated = stated_levels(backbone, spec)
     if isinstance(stated, nn.Module):
         return ChosenMaps(stated, levels, norm)
@@ -117,6 +120,8 @@ def read_tokens(encoder: Owner, x: Tensor, level: int, norm: bool) -> Tokens:
     Raises:
         LevelError: It has no such level, or no tokens there.
     """
+    if as_integers([level]) is None:
+        raise LevelError(f"level must be an integer, got {level!r:.60}. Pass for example level=-1.")
     (number,) = choose_levels(encoder, [level], None)
     _, (found,), (prefix,) = read_maps(encoder, x, (number,), norm)
     if prefix is None:
@@ -153,12 +158,8 @@ def choose_levels(
     if levels is None:
         return tuple(range(count))
     given = _integers("levels", levels, "[-1]")
-    for number in given:
-        if not -count <= number < count:
-            raise LevelError(
-                f"{encoder.spec.qualified_name} has no level {number}: it has {count}, numbered 0 "
-                f"to {count - 1}, or -{count} to -1 from the last. {_listed(encoder)}"
-            )
+    if not all(-count <= number < count for number in given):
+        check_levels(encoder.spec.qualified_name, given, _pairs(encoder))
     chosen = tuple(number % count for number in given)
     if list(chosen) != sorted(set(chosen)):
         raise LevelError(
@@ -187,15 +188,13 @@ def _count(encoder: Owner) -> int:
 
 
 def _integers(name: str, given: Any, example: str) -> list[int]:
-    are_integers = isinstance(given, Sequence) and all(
-        isinstance(one, int) and not isinstance(one, bool) for one in given
-    )
-    if isinstance(given, str) or not are_integers or not given:
+    found = as_integers(given)
+    if found is None:
         raise LevelError(
             f"{name} must be a list of one or more integers, got {given!r:.100}. Pass for example "
             f"{name}={example}."
         )
-    return list(given)
+    return found
 
 
 def _of_strides(encoder: Owner, strides: list[int]) -> tuple[int, ...]:
@@ -203,7 +202,8 @@ def _of_strides(encoder: Owner, strides: list[int]) -> tuple[int, ...]:
     for stride in strides:
         if stride not in last:
             raise LevelError(
-                f"{encoder.spec.qualified_name} has no map of stride {stride}. {_listed(encoder)}"
+                f"{encoder.spec.qualified_name} has no map of stride {stride}. "
+                f"{listed(_pairs(encoder))}"
             )
     chosen = tuple(last[stride] for stride in strides)
     if list(chosen) != sorted(set(chosen)):
@@ -214,16 +214,9 @@ def _of_strides(encoder: Owner, strides: list[int]) -> tuple[int, ...]:
     return chosen
 
 
-def _listed(encoder: Owner) -> str:
-    """Return a sentence that lists the levels of an encoder."""
-    sizes = map_sizes(encoder)
-    if len(sizes) > 1 and len(set(sizes)) == 1:
-        return (
-            f"All its {len(sizes)} maps have {sizes[0].channels} channels and the stride "
-            f"{sizes[0].stride}."
-        )
-    shown = ", ".join(f"{size.channels} at stride {size.stride}" for size in sizes)
-    return f"Its maps have these channels: {shown}."
+def _pairs(encoder: Owner) -> list[tuple[int, int]]:
+    """Return channels and stride of each map."""
+    return [(size.channels, size.stride) for size in map_sizes(encoder)]
 
 
 def backbone_shape(encoder: Owner) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headstrip.encoder.map_choice import as_integers, check_flag
 from headstrip.encoder.map_owner import Owner
 from headstrip.encoder.maps import choose_levels, map_sizes, maps_module, run
 from headstrip.errors import LevelError
@@ -90,6 +91,12 @@ class Pyramid(nn.Module):
             (encoder,) = self._owner
             encoder._check_guards()
             _, found, _ = run(encoder, self.maps, x)
+            if self._is_resampled and min(x.shape[-2:]) < self.strides[-1]:
+                raise LevelError(
+                    f"Images of {x.shape[-2]} x {x.shape[-1]} have no map of stride "
+                    f"{self.strides[-1]}. Pass larger images, or make the pyramid with smaller "
+                    "strides."
+                )
         if self._is_resampled:
             found = [
                 _resampled(one, (x.shape[-2] // stride, x.shape[-1] // stride))
@@ -152,6 +159,8 @@ def make_pyramid(
     Raises:
         LevelError: The encoder has no such maps.
     """
+    check_flag("names", names)
+    check_flag("resample", resample)
     if not resample:
         chosen, wanted = choose_levels(encoder, levels, strides), None
     else:
@@ -177,9 +186,8 @@ def _checked_strides(
             "and resample=True is for networks whose maps have one stride. Choose among its "
             "strides."
         )
-    wanted = tuple(strides)
-    are_sizes = all(isinstance(one, int) and one > 0 for one in wanted)
-    if not wanted or not are_sizes or list(wanted) != sorted(set(wanted)):
+    wanted = as_integers(strides)
+    if wanted is None or wanted[0] < 1 or wanted != sorted(set(wanted)):
         raise LevelError(
             f"strides={strides!r:.100} must be rising integers above zero. Pass for example "
             "strides=(4, 8, 16, 32)."
@@ -189,7 +197,7 @@ def _checked_strides(
             f"{encoder.spec.qualified_name} has {len(sizes)} maps, and {len(wanted)} strides were "
             "passed. Pass fewer."
         )
-    return wanted
+    return tuple(wanted)
 
 
 def _spread(count: int, wanted: int) -> tuple[int, ...]:
