@@ -187,6 +187,30 @@ def test_kept_embeddings_are_used_again(
     assert len(load_embeddings(embedded)[0]) == 7
 
 
+@pytest.mark.parametrize(
+    ("kept", "out"),
+    [("e.parquet", "e.parquet"), ("e.parquet", "link/e.parquet"), ("e.npy", "e.rows.parquet")],
+)
+def test_predictions_never_replace_the_embeddings(
+    fitted: FittedPredictors, embedded: Path, tmp_path: Path, kept: str, out: str
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(HeadstripError, match="is the file of embeddings too"):
+        predict_source(
+            fitted,
+            tiny_encoder(),
+            tmp_path / "photos",
+            tmp_path / out,
+            embeddings=tmp_path / kept,
+            run=HERE,
+        )
+    assert not (tmp_path / kept).exists()
+    embed_source(tiny_encoder(), tmp_path / "photos", tmp_path / kept)
+    with pytest.raises(HeadstripError, match="is the file of embeddings too"):
+        predict_file(fitted, tmp_path / kept, tmp_path / out)
+    assert len(load_embeddings(tmp_path / kept)[0]) == 6
+
+
 def test_another_encoder_is_refused_before_any_image_is_read(
     fitted: FittedPredictors, tmp_path: Path
 ) -> None:

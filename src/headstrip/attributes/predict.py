@@ -95,6 +95,7 @@ def predict_file(
         OptionError: A threshold is not a probability.
     """
     columns, path = _checked(fitted, out, options)
+    _refuse_replacing(path, Path(embeddings))
     return _predict(fitted, embeddings, path, columns, options)
 
 
@@ -142,10 +143,7 @@ def predict_source(
     check_not_source(images.describe(), path)
     kept = nullcontext(Path(embeddings)) if embeddings is not None else _embeddings_of(path)
     with kept as target:
-        if target.exists() and path.exists() and path.samefile(target):
-            raise HeadstripError(
-                f"{os.fspath(out)!r} is the file of embeddings too. Pass another file."
-            )
+        _refuse_replacing(path, target)
         embedded = embed_source(
             encoder, images, target, settings=settings, options=run, progress=progress, say=say
         )
@@ -170,6 +168,16 @@ def _embeddings_of(out: Path) -> Iterator[Path]:
         # Files that a later call continues with keep the folder.
         with suppress(OSError):
             folder.rmdir()
+
+
+def _refuse_replacing(out: Path, embeddings: Path) -> None:
+    """Refuse to write predictions over embeddings, also over those that are yet to be written."""
+    for one in {embeddings, rows_file(embeddings)}:
+        is_same = out.exists() and one.exists() and out.samefile(one)
+        if is_same or os.path.realpath(one) == str(out):
+            raise HeadstripError(
+                f"{str(out)!r} is the file of embeddings too. Pass another file."
+            )
 
 
 def _checked(
