@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,14 +89,69 @@ def test_saving_again_replaces_the_files_and_keeps_those_of_others(
     assert build_encoder(folder).fingerprint == encoder.fingerprint
 
 
+@pytest.mark.parametrize("content", ['{"format": 1, "layers": []}', "no JSON", "[1]"])
+def test_files_that_only_have_such_names_stay(
+    encoder: Encoder, tmp_path: Path, content: str
+) -> None:
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    (folder / "encoder.json").write_text(content)
+    (folder / "weights-0123abcd.safetensors").write_text("mine")
+    before = content_of(folder)
+    with pytest.raises(HeadstripError, match=r"encoder\.json that encoder\.save did not write"):
+        encoder.save(folder)
+    assert content_of(folder) == before
+    (folder / "encoder.json").unlink()
+    encoder.save(folder)
+    assert (folder / "weights-0123abcd.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["", '{\n "format": 1,\n "headstr'])
+def test_a_damaged_folder_is_saved_again(encoder: Encoder, tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "cells"
+    encoder.save(folder)
+    (folder / "encoder.json").write_text(content)
+    encoder.save(folder)
+    assert build_encoder(folder).fingerprint == encoder.fingerprint
+
+
+def test_two_savers_of_one_folder_do_not_remove_each_others_files(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    folder, problems = tmp_path / "cells", []
+    others = []
+    for value in range(3):
+        other = build_encoder(NAME, weights=None)
+        other.predictors = encoder.predictors
+        with torch.no_grad():
+            next(other.backbone.parameters()).fill_(value)
+        others.append(other)
+
+    def save(other: Encoder) -> None:
+        try:
+            other.save(folder)
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=save, args=[other]) for other in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert build_encoder(folder).fingerprint in [other.fingerprint for other in others]
+    assert len(list(folder.iterdir())) == 3
+
+
 @pytest.mark.parametrize("maps", [True, False])
 def test_saving_over_the_file_that_the_encoder_maps_works(tmp_path: Path, maps: bool) -> None:
     folder = tmp_path / "cells"
     folder.mkdir()
-    file = folder / "weights-00000000.safetensors"
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file(models.shufflenet_v2_x0_5(weights=None).state_dict(), file)
+    content = save(models.shufflenet_v2_x0_5(weights=None).state_dict())
+    file = folder / f"weights-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
+    file.write_bytes(content)
     encoder = build_encoder(NAME, weights=file, map=maps)
     encoder.save(folder)
     assert not file.exists()
@@ -134,6 +191,8 @@ def test_a_place_without_a_parent_or_that_is_a_file_is_refused(
 ) -> None:
     with pytest.raises(HeadstripError, match=r"could not be written .No such file or directory"):
         encoder.save(tmp_path / "none" / "cells")
+    with pytest.raises(HeadstripError, match="path to save the encoder to is empty"):
+        encoder.save("")
     (tmp_path / "cells").write_text("mine")
     with pytest.raises(HeadstripError, match="is a file, and encoder"):
         encoder.save(tmp_path / "cells")

@@ -175,9 +175,7 @@ def _refuse_replacing(out: Path, embeddings: Path) -> None:
     for one in {embeddings, rows_file(embeddings)}:
         is_same = out.exists() and one.exists() and out.samefile(one)
         if is_same or os.path.realpath(one) == str(out):
-            raise HeadstripError(
-                f"{str(out)!r} is the file of embeddings too. Pass another file."
-            )
+            raise HeadstripError(f"{str(out)!r} is the file of embeddings too. Pass another file.")
 
 
 def _checked(

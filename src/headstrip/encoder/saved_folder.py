@@ -24,6 +24,7 @@ NAMES = re.compile(rf"({WEIGHTS}|{PREDICTORS})-[0-9a-f]{{8}}\.safetensors")
 PREDICTORS_KEY = "headstrip.predictors"
 """Where the metadata of a file of predictors are in its header."""
 
+_BEGINNING = b'{\n "format": '
 _LONGEST_HEADER = 64 << 20
 _AGAIN = "Get the whole folder again, or save the encoder again."
 
@@ -97,6 +98,23 @@ def read_folder(path: str | os.PathLike[str]) -> SavedFolder:
         raise ManifestError(
             f"{SAVED} in the folder {shown} cannot be read: {reason}. {_AGAIN}"
         ) from error
+
+
+def is_own(path: Path) -> bool:
+    """Whether an ``encoder.json`` is one that ``Encoder.save`` wrote, maybe damaged since.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        text = file.read(bounded_json.MAX_BYTES)
+    if not text or text.startswith(_BEGINNING):
+        return True
+    try:
+        found = bounded_json.parse(text, "it")
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"format", "headstrip", "manifest"} <= found.keys()
 
 
 def predictors_in(saved: SavedFolder) -> dict[str, Any]:

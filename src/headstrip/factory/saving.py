@@ -22,7 +22,7 @@ from headstrip.encoder.fingerprint import head_digest
 from headstrip.encoder.manifest import embedding_manifest
 from headstrip.encoder.predictors import Predictors
 from headstrip.encoder.predictors_file import FittedPredictors, content_of
-from headstrip.encoder.saved_folder import NAMES, PREDICTORS, WEIGHTS, SavedFolder
+from headstrip.encoder.saved_folder import NAMES, PREDICTORS, WEIGHTS, SavedFolder, is_own
 from headstrip.errors import HeadstripError, ManifestError, one_line
 from headstrip.network.checkpoints import extra_states
 from headstrip.network.load_hooks import keeps_more
@@ -36,8 +36,12 @@ from headstrip.registry.registry import get_registry
 from headstrip.spec import SAVED
 from headstrip.system import bounded_json
 from headstrip.system.atomic import write_atomically, written_beside
+from headstrip.system.file_lock import file_lock
 from headstrip.system.os_errors import explain
 from headstrip.weights.safetensors_file import write_safetensors
+from headstrip.weights.trust import hash_of
+
+_LOCK = ".saving.lock"
 
 _LOGGER = logging.getLogger("headstrip.factory")
 
@@ -66,6 +70,8 @@ def save_encoder(
     Raises:
         HeadstripError: The encoder cannot be built again, or a file cannot be written.
     """
+    if not os.fspath(path):
+        raise HeadstripError("The path to save the encoder to is empty. Pass a folder.")
     _refuse_unsaveable(encoder)
     fitted = _fitted(encoder)
     folder = Path(path).expanduser()
@@ -106,36 +112,93 @@ def _files_in(folder: Path) -> Iterator[Write]:
 
     An earlier ``encoder.json`` keeps its files until the body ends: replacing it is what replaces
     the saved encoder. If the body fails, the files that it wrote are removed; otherwise those that
-    were there before.
+    were there before. Another process that saves into the folder waits.
     """
-    is_new = not folder.exists()
-    if is_new:
-        folder.mkdir()
-    elif not folder.is_dir():
-        raise HeadstripError(
-            f"{os.fspath(folder)!r} is a file, and encoder.save writes a folder. Pass another path."
-        )
-    before = {one for one in folder.iterdir() if NAMES.fullmatch(one.name)}
-    written: set[Path] = set()
+    with _locked(folder):
+        _refuse_foreign(folder)
+        before = {one for one in folder.iterdir() if NAMES.fullmatch(one.name)}
+        written: set[Path] = set()
 
-    def write(kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-        digest = _Digest()
-        write_safetensors(digest, tensors, metadata)
-        path = folder / f"{kind}-{digest.hexdigest()[:8]}.safetensors"
-        with written_beside(path, durable=True) as file:
-            write_safetensors(file, tensors, metadata)
-        written.add(path)
-        return path
+        def write(kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+            digest = _Digest()
+            write_safetensors(digest, tensors, metadata)
+            path = folder / f"{kind}-{digest.hexdigest()[:8]}.safetensors"
+            with written_beside(path, durable=True) as file:
+                write_safetensors(file, tensors, metadata)
+            written.add(path)
+            return path
 
+        try:
+            yield write
+        except BaseException:
+            _remove(written - before)
+            raise
+        # A file that has another name than its content gives it is not from here.
+        _remove({one for one in before - written if _is_named_by_content(one)})
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Create a folder if necessary, and hold its lock; an empty new folder is removed again."""
+    from filelock import Timeout
+
+    lock, is_new, timeout = file_lock(folder / _LOCK), False, 0.0
+    while True:
+        try:
+            folder.mkdir()
+            is_new = True
+        except FileExistsError:
+            if not folder.is_dir():
+                raise HeadstripError(
+                    f"{os.fspath(folder)!r} is a file, and encoder.save writes a folder. Pass "
+                    "another path."
+                ) from None
+        try:
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            _LOGGER.warning("waiting for another process, which saves into %r", str(folder))
+            timeout = -1.0
+            continue
+        except OSError:
+            if not folder.exists():
+                continue
+            if not os.path.exists(lock.lock_file):
+                raise
+            # A file system without locks.
+            break
+        if os.path.exists(lock.lock_file):
+            break
+        # Its holder removed the file while this process waited for it.
+        lock.release()
     try:
-        yield write
-    except BaseException:
-        _remove(written - before)
+        yield
+    finally:
+        # While the lock is held: a process that waits for it sees that the file is gone.
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
+        with suppress(OSError):
+            lock.release()
         if is_new:
             with suppress(OSError):
                 folder.rmdir()
-        raise
-    _remove(before - written)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse to replace an ``encoder.json`` that another program wrote."""
+    file = folder / SAVED
+    if file.exists() and not is_own(file):
+        raise HeadstripError(
+            f"The folder {os.path.join(folder, '')!r} has a file {SAVED} that encoder.save did not "
+            "write, and saving would replace it. Pass another folder."
+        )
+
+
+def _is_named_by_content(file: Path) -> bool:
+    try:
+        with open(file, "rb") as opened:
+            return file.stem.endswith(f"-{hash_of(opened)[:8]}")
+    except OSError:
+        return False
 
 
 class _Digest:

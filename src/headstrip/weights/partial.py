@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from headstrip.printable import printable
 from headstrip.system.atomic import sync_folder
+from headstrip.system.file_lock import file_lock
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -55,7 +55,7 @@ def _acquired(target: Path) -> BaseFileLock | None:
     """Wait for the lock. Return None where there are no locks, or where waiting is of no use."""
     from filelock import Timeout
 
-    lock = _lock(f"{target}.lock")
+    lock = file_lock(f"{target}.lock")
     has_printed = False
     while True:
         try:
@@ -78,20 +78,11 @@ def _acquired(target: Path) -> BaseFileLock | None:
             return None
 
 
-def _lock(name: str) -> BaseFileLock:
-    from filelock import FileLock
-
-    # The fallback is a lock by the existence of a file, which outlives a process that is killed.
-    if "fallback_to_soft" in signature(FileLock.__init__).parameters:
-        return FileLock(name, fallback_to_soft=False)
-    return FileLock(name)
-
-
 def _excludes(lock: BaseFileLock) -> bool:
     """Whether a second lock on the same file is refused: some network file systems grant it."""
     from filelock import Timeout
 
-    second = _lock(lock.lock_file)
+    second = file_lock(lock.lock_file)
     try:
         second.acquire(timeout=0)
     except (Timeout, OSError, RuntimeError):
