@@ -250,6 +250,7 @@ def test_any_pattern_of_missing_labels_is_masked(photos: Path, colours: list[str
         ),
         (column("marks", ["dot", "star|dot", None, None]), "has the label 'star' for 'b.jpg'"),
         (column("size", ["1", "many", None, None]), "'b.jpg' has 'many', which is not a finite"),
+        (column("size", [1.0, -1e39, None, None]), "'b.jpg' has -1e[+]39, which is not a finite"),
         ({"path": TABLE["path"], "size": TABLE["size"]}, "has no column 'colour'"),
         ({"file": TABLE["path"], "image": TABLE["path"]}, "cannot find the paths"),
     ],

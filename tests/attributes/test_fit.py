@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -471,3 +472,27 @@ def test_a_name_without_the_suffix_is_refused(fitted: FittedPredictors, tmp_path
     with pytest.raises(HeadstripError, match="predictors are written as safetensors"):
         fitted.save(tmp_path / "a.pth")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset"), [(1e39, 0), (1e-46, 0), (1e200, 0), (1.0, 1e9), (1e-9, 1.0)]
+)
+def test_numbers_that_float32_cannot_hold_are_left_out(scale: float, offset: float) -> None:
+    points, _ = clusters(60, 4, 2)
+    sizes = [offset + scale * float(one) for one in points[:, 0]]
+    table = {"path": names(60), "size": sizes, "fine": points[:, 0].astype(float) + 2000}
+    fitted = fitted_to(points, table)
+    assert [one.name for one in fitted.attributes] == ["fine"]
+    assert "too close together for a predictor" in fitted.report["skipped"]["size"]
+
+
+def test_predictors_that_are_not_finite_do_not_replace_a_file(
+    fitted: FittedPredictors, tmp_path: Path
+) -> None:
+    out = tmp_path / "a.safetensors"
+    fitted.save(out)
+    before = out.read_bytes()
+    fitted = replace(fitted, biases={**fitted.biases, "size": torch.tensor([torch.inf])})
+    with pytest.raises(HeadstripError, match="predictor of 'size' has values that are not finite"):
+        fitted.save(out)
+    assert out.read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,21 @@ def test_attributes_of_wbcatt_are_written_in_its_order(tmp_path: Path) -> None:
         assert torch.equal(again.predictors[name].weight, module.weight)
 
 
+def test_classes_of_wbcatt_are_written_in_its_order(tmp_path: Path) -> None:
+    backwards = [replace(one, classes=one.classes[::-1]) for one in wbcatt.ATTRIBUTES]
+    encoder = build_encoder("resnet18", weights=None, predictors=backwards)
+    wbcatt.save_checkpoint(encoder, tmp_path / "a.pth")
+    again = wbcatt.load_checkpoint(tmp_path / "a.pth", "resnet18")
+    for name, module in encoder.predictors.named().items():
+        assert torch.equal(again.predictors[name].weight, module.weight.flip(0))
+        assert torch.equal(again.predictors[name].bias, module.bias.flip(0))
+    counted = {one.name: one.outputs for one in wbcatt.ATTRIBUTES}
+    encoder = build_encoder("resnet18", weights=None, predictors=counted)
+    wbcatt.save_checkpoint(encoder, tmp_path / "a.pth")
+    again = wbcatt.load_checkpoint(tmp_path / "a.pth", "resnet18")
+    assert torch.equal(again.predictors[0].weight, encoder.predictors[0].weight)
+
+
 def without(key: str) -> Callable[[dict[str, Any]], Any]:
     return lambda state: {"model": {name: one for name, one in state.items() if key not in name}}
 
@@ -206,6 +222,15 @@ def test_another_network_another_width_and_no_file_are_refused(
         ({}, "has no predictors"),
         ({"predictors": [Attribute("age", "number")]}, "'age' is of kind 'number'"),
         ({"predictors": [Attribute("tags", "labels", ("a",))]}, "'tags' is of kind 'labels'"),
+        (
+            {
+                "predictors": [
+                    replace(wbcatt.ATTRIBUTES[0], classes=("a", "big")),
+                    *wbcatt.ATTRIBUTES[1:],
+                ]
+            },
+            "'cell_size' has the classes 'a', 'big', and in a checkpoint",
+        ),
         ({"predictors": {"colour": 2}, "in_chans": 1}, "was built with in_chans=1"),
     ],
 )

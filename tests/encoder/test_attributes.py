@@ -54,12 +54,19 @@ def test_a_threshold_selects_the_labels(predicting: Encoder) -> None:
     assert found["marks"].value == MARKS.classes
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), True])
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan"), True, "0.5", None])
 def test_a_threshold_that_is_not_a_probability_is_refused(
-    predicting: Encoder, threshold: float
+    predicting: Encoder, threshold: Any
 ) -> None:
     with pytest.raises(ValueError, match=r"threshold must be a number from 0 to 1, such as 0\.5"):
         predicting.predict_labels([pixels(0)], threshold=threshold)
+
+
+def test_a_prediction_that_is_not_finite_is_refused(predicting: Encoder) -> None:
+    with torch.no_grad():
+        predicting.predictors["colour"].bias[0] = float("nan")
+    with pytest.raises(ValueError, match="Image 1 has no prediction of 'colour': its embedding or"):
+        predicting.predict_labels([pixels(0)])
 
 
 def test_an_encoder_without_predictors_says_how_to_get_some() -> None:

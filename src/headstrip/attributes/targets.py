@@ -18,6 +18,10 @@ from headstrip.errors import HeadstripError, HeadstripWarning, OptionError
 _MOST_CODES = 20
 """Largest number of different integers that are treated as classes."""
 
+_SMALLEST, _LARGEST, _CLOSEST = 1e-30, 1e30, 1e-5
+"""Limits of numbers and of their deviation, absolute and relative: float32 ends at 3e38, and
+distinguishes numbers that differ by 1e-7 of their size."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -163,6 +167,14 @@ def _numbers(name: str, rows: np.ndarray, known: Sequence[Cell]) -> Target | str
     array = np.array(values, np.float64)
     if (array == array[0]).all():
         return f"all {len(rows)} labels are {array[0]:g}"
+    size = np.abs(array).max()
+    # The square of larger numbers is infinite.
+    if size > _LARGEST or array.std() < max(_SMALLEST, _CLOSEST * size):
+        return (
+            f"its labels, from {array.min():.10g} to {array.max():.10g}, are too large, too small "
+            "or too close together for a predictor, which computes in float32: subtract their "
+            "mean, and divide by their standard deviation"
+        )
     return Target(Attribute(name, "number"), rows, array)
 
 
@@ -228,10 +240,10 @@ def encoded(attribute: Attribute, cells: Sequence[Cell], paths: Sequence[str]) -
     for row, cell in zip(rows, _texts(known) if attribute.kind == "class" else known, strict=True):
         if attribute.kind == "number":
             number = _number(cell)
-            if number is None:
+            if number is None or abs(number) > float(np.finfo(np.float32).max):
                 raise HeadstripError(
                     f"The attribute {attribute.name!r:.60} is a number, and {paths[row]!r:.120} "
-                    f"has {cell!r:.60}, which is not a finite one. Correct the table."
+                    f"has {cell!r:.60}, which is not a finite one in float32. Correct the table."
                 )
             values[row] = number
             continue

@@ -121,8 +121,8 @@ def save_checkpoint(encoder: Encoder, path: str | os.PathLike[str]) -> None:
     """Write an encoder with predictors as a checkpoint that WBCAtt's code loads.
 
     ``traineval.py --resume`` and ``resume_model`` load it strictly. Predictors of WBCAtt's
-    attributes are written in its order; other attributes in the order of the encoder. The file has
-    no names of attributes and classes.
+    attributes are written in its order, their classes too; other attributes in the order of the
+    encoder. The file has no names of attributes and classes.
 
     Args:
         encoder: The encoder. Its attributes are of the kind ``class``.
@@ -147,7 +147,7 @@ def save_checkpoint(encoder: Encoder, path: str | os.PathLike[str]) -> None:
     }
     for position, name in enumerate(names):
         for key, value in predictors[name].state_dict().items():
-            state[f"{_PREDICTORS}.{position}.{key}"] = value
+            state[f"{_PREDICTORS}.{position}.{key}"] = value[_order(predictors, name)]
     content = {_KEY: {key: value.detach().cpu() for key, value in state.items()}}
     try:
         with written_beside(Path(path), durable=True) as file:
@@ -251,6 +251,26 @@ def _is_linear(layer: Mapping[str, Any]) -> bool:
         and weight.is_floating_point()
         and bias.dtype == weight.dtype
     )
+
+
+def _order(predictors: Predictors, name: str) -> list[int]:
+    """Return the positions of the classes of an attribute in the order of the file.
+
+    Raises:
+        HeadstripError: It is an attribute of WBCAtt with other classes.
+    """
+    (own,) = (one.classes for one in predictors.attributes if one.name == name)
+    known = {one.name: one.classes for one in ATTRIBUTES}
+    is_wbcatt = set(predictors.names) == known.keys()
+    if not is_wbcatt or own == tuple(map(str, range(len(known[name])))):
+        return list(range(len(own)))
+    if sorted(own) != sorted(known[name]):
+        found, expected = (", ".join(map(repr, one[:_SHOWN])) for one in (own, known[name]))
+        raise HeadstripError(
+            f"The attribute {name!r} has the classes {found}, and in a checkpoint of WBCAtt it has "
+            f"{expected}. Rename the attribute, and pass the attributes when you load the file."
+        )
+    return [own.index(one) for one in known[name]]
 
 
 def _checked(encoder: Encoder) -> Predictors:

@@ -192,8 +192,9 @@ class Encoder(nn.Module):
             PreprocessingError: As ``embed``.
             ImageError: A file cannot be read.
             ValueError: The encoder was built without predictors, ``batch_size`` is below 1,
-                ``threshold`` is not a probability, or a module that you put into ``predictors`` has
-                another number of outputs than its attribute.
+                ``threshold`` is not a probability, an embedding or what is predicted from it is not
+                finite, or a module that you put into ``predictors`` has another number of outputs
+                than its attribute.
         """
         from headstrip.encoder.prediction import check_threshold, predict_embeddings
 

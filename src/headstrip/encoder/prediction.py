@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,7 +73,8 @@ def check_threshold(threshold: float) -> None:
     Raises:
         ValueError: It is not a number from 0 to 1.
     """
-    if isinstance(threshold, bool) or not 0 <= threshold <= 1:
+    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if not is_number or not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a number from 0 to 1, such as 0.5, got {threshold!r}.")
 
 
@@ -87,12 +89,20 @@ def predict_embeddings(
         threshold: As in ``prediction_of``.
 
     Raises:
-        ValueError: ``threshold`` is not a probability, or a module has another number of outputs
-            than its attribute.
+        ValueError: ``threshold`` is not a probability, a module has another number of outputs than
+            its attribute, or an embedding or what is predicted from it is not finite.
     """
     check_threshold(threshold)
     for start in range(0, len(embeddings), _ROWS):
         found = probabilities_by_name(predictors, embeddings[start : start + _ROWS])
+        for name, values in found.items():
+            bad = torch.nonzero(~values.isfinite().all(1))
+            if len(bad):
+                raise ValueError(
+                    f"Image {start + int(bad[0]) + 1} has no prediction of {name!r:.60}: its "
+                    "embedding or the predictor has values that are not finite. Leave out such "
+                    "images, or train the predictor again."
+                )
         for row in range(len(embeddings[start : start + _ROWS])):
             yield {
                 one.name: prediction_of(one, found[one.name][row], threshold)

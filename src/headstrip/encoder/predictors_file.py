@@ -28,7 +28,7 @@ from headstrip.system.os_errors import explain
 from headstrip.weights.safetensors_file import bytes_of, read_safetensors, write_safetensors
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import ArrayLike
 
     from headstrip.encoder.encoder import Encoder
 
@@ -86,26 +86,40 @@ class FittedPredictors:
         return made
 
     def predict(
-        self, embeddings: np.ndarray, *, threshold: float = 0.5
+        self, embeddings: ArrayLike, *, threshold: float = 0.5
     ) -> list[dict[str, Prediction]]:
         """Predict the attributes of images from their embeddings.
 
         Args:
-            embeddings: Floating-point array of shape (N, dim).
+            embeddings: Array of numbers of shape (N, dim).
             threshold: As in ``Encoder.predict_labels``.
 
         Returns:
             As ``Encoder.predict_labels``.
 
         Raises:
-            ValueError: The array has another shape, or ``threshold`` is not a probability.
+            ValueError: The array has another shape, an embedding is not finite, or ``threshold`` is
+                not a probability.
         """
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.dim:
+        import numpy as np
+
+        try:
+            array = np.asarray(embeddings)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"embeddings is an array of shape {embeddings.shape}, and these predictors take "
-                f"(images, {self.dim}). Pass embeddings of the encoder that they were fitted to."
+                f"embeddings is a {type(embeddings).__name__} that numpy cannot read as an array "
+                f"({one_line(error)[:100].rstrip('.')}). Pass an array."
+            ) from error
+        if array.ndim != 2 or array.shape[1] != self.dim or array.dtype.kind not in "fiu":
+            raise ValueError(
+                f"embeddings is an array of shape {array.shape} and dtype {array.dtype}, and these "
+                f"predictors take numbers of shape (images, {self.dim}). Pass embeddings of the "
+                "encoder that they were fitted to."
             )
-        return list(predict_embeddings(self.predictors(), embeddings, threshold))
+        # What is too large for float32 becomes infinite, and is refused.
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, np.float32)
+        return list(predict_embeddings(self.predictors(), array, threshold))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the predictors to a safetensors file, whole or not at all.
@@ -183,9 +197,18 @@ def content_of(content: FittedPredictors, path: str) -> tuple[dict[str, Tensor],
         path: The file, for messages.
 
     Raises:
-        HeadstripError: The names and measures are longer than what headstrip reads.
+        HeadstripError: The names and measures are longer than what headstrip reads, or a predictor
+            has values that are not finite.
     """
     tensors = _state(content.attributes, content.weights, content.biases)
+    for one in content.attributes:
+        if not all(
+            values[one.name].isfinite().all() for values in (content.weights, content.biases)
+        ):
+            raise HeadstripError(
+                f"{path!r} cannot be written: the predictor of {one.name!r:.60} has values that "
+                "are not finite. Train it again, or leave it out."
+            )
     metadata = {
         "format": FORMAT,
         "headstrip": __version__,
