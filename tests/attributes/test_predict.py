@@ -22,6 +22,8 @@ from headstrip import (
     embed_source,
     load_embeddings,
 )
+from headstrip.attributes.joining import images_of_file, join
+from headstrip.attributes.labels import labels_in, read_labels
 from headstrip.attributes.predict import PredictOptions, predict_file, predict_source
 from headstrip.encoder.comparison import describe_encoder
 
@@ -100,6 +102,37 @@ def test_no_path_begins_a_formula(
     with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
         assert [row["path"] for row in csv.DictReader(file)] == [
             f"'{path}" for path in paths.to_pylist()
+        ]
+
+
+def test_the_cells_of_a_csv_are_labels_of_the_same_images(
+    fitted: FittedPredictors, embedded: Path, tmp_path: Path
+) -> None:
+    classes = ("=1+1", "-1", "+", "-1+1", "'q", "@a", "plain")
+    attributes = (Attribute("=tone", "class", classes), Attribute("marks", "labels", ("=a", "-")))
+    odd = FittedPredictors(
+        attributes,
+        {"=tone": torch.randn(7, 5), "marks": torch.zeros(2, 5)},
+        {"=tone": torch.zeros(7), "marks": torch.zeros(2)},
+        fitted.encoder,
+        {},
+    )
+    table = pq.read_table(embedded)
+    paths = ["=0.png", "-1.png", "'+2.png", "'3.png", "+4", "5.png"]
+    table = table.set_column(0, table.schema.field("path"), pa.array(paths))
+    pq.write_table(table, tmp_path / "e.parquet")
+    predict_file(odd, tmp_path / "e.parquet", tmp_path / "p.csv")
+    predict_file(odd, tmp_path / "e.parquet", tmp_path / "p.parquet")
+    images = images_of_file(tmp_path / "e.parquet")
+    joined = join(images, read_labels(tmp_path / "p.csv"))
+    expected = join(images, read_labels(tmp_path / "p.parquet"))
+    assert joined.paths == expected.paths == sorted(path for path in paths if path != "5.png")
+    assert joined.columns["=tone"] == expected.columns["=tone"]
+    found = [tuple(labels_in(cell)) for cell in joined.columns["marks"]]
+    assert found == expected.columns["marks"] == [("=a", "-")] * 5
+    with open(tmp_path / "p.csv", newline="", encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [
+            *("'=0.png", "'-1.png", "'+2.png", "'3.png", "+4", "5.png")
         ]
 
 
@@ -241,6 +274,25 @@ def test_another_format_is_refused(
 
 def test_an_embedding_of_another_width_is_refused(fitted: FittedPredictors) -> None:
     with pytest.raises(
-        ValueError, match=r"shape \(2, 4\), and these predictors take \(images, 5\)"
+        ValueError, match=r"shape \(2, 4\) .* these predictors take numbers of shape \(images, 5\)"
     ):
         fitted.predict(np.zeros((2, 4), np.float32))
+
+
+def test_any_array_of_finite_numbers_is_predicted(fitted: FittedPredictors) -> None:
+    points = np.arange(10, dtype=np.float32).reshape(2, 5)
+    expected = fitted.predict(points)
+    for given in (
+        points.tolist(),
+        torch.from_numpy(points),
+        points.astype(">f8"),
+        points.astype(int),
+    ):
+        assert fitted.predict(given) == expected
+    assert fitted.predict(points[::-1]) == expected[::-1]
+    for given in (points + np.array([[0], [np.nan]]), points.astype(float) * 1e39):
+        with pytest.raises(ValueError, match=r"Image . has no prediction of 'tone': its embedding"):
+            fitted.predict(given)
+    for given in ("abc", [[1, 2], [3]], torch.zeros(2, 5, requires_grad=True)):
+        with pytest.raises(ValueError, match="embeddings is a"):
+            fitted.predict(given)

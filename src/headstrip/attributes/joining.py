@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from headstrip.attributes.formulas import FORMULA
 from headstrip.attributes.labels import Cell, LabelTable
 from headstrip.embed.output.loading import EmbeddingsFile, load_embeddings, open_embeddings
 from headstrip.embed.output.paths import rows_file
@@ -211,7 +212,10 @@ def _as_embedded(paths: Sequence[str], rows: Mapping[str, int]) -> dict[str, int
     spelled: dict[str, int] = {}
     for path, row in found.items():
         image = path
-        if path not in rows and not path.isascii():
+        if path not in rows and path.startswith(FORMULA) and f"'{path}" in rows:
+            # The apostrophe was that of the file, and not one against formulas.
+            image = f"'{path}"
+        elif path not in rows and not path.isascii():
             image = others.get(unicodedata.normalize("NFC", path), path)
         spelled[path if image in found or image in spelled else image] = row
     return spelled

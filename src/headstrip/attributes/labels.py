@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from headstrip.attributes.formulas import unescaped
 from headstrip.embed.output.paths import rows_file
 from headstrip.embed.sources.names import escape, is_image, stored_path
 from headstrip.errors import HeadstripError, one_line
@@ -168,8 +169,8 @@ def _read_csv(path: Path, shown: str, delimiter: str) -> Columns:
         # Without `strict`, a quote that is not closed silently joins several rows.
         rows = csv.reader(text, delimiter=delimiter, strict=True)
         try:
-            header = [name.strip() for name in next(rows, [])]
-            found = [(rows.line_num, row) for row in rows if row]
+            header = [unescaped(name.strip()) for name in next(rows, [])]
+            found = [(rows.line_num, list(map(unescaped, row))) for row in rows if row]
         except UnicodeError as error:
             raise _unreadable(shown, error) from error
         except (csv.Error, ValueError) as error:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headstrip.attributes.formulas import escaped
 from headstrip.attributes.labels import SEPARATOR
 from headstrip.embed.files import check_out, write_errors
 from headstrip.embed.output.damage import parquet_file
@@ -42,9 +43,6 @@ from headstrip.system.atomic import written_beside
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What makes a spreadsheet run the text of a cell; the last four are wide forms of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,4 +322,4 @@ def _csv_cell(cell: Any) -> Any:
     """Return a cell that no spreadsheet takes as a formula."""
     if isinstance(cell, (list, tuple)):
         cell = SEPARATOR.join(map(str, cell))
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    return escaped(cell) if isinstance(cell, str) else cell
