@@ -496,3 +496,15 @@ def test_predictors_that_are_not_finite_do_not_replace_a_file(
     with pytest.raises(HeadstripError, match="predictor of 'size' has values that are not finite"):
         fitted.save(out)
     assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("framed", [False, True])
+def test_a_column_of_mixed_types_does_not_stop_the_others(framed: bool) -> None:
+    points, table = table_of()
+    mixed = {"path": table["path"], "odd": [1, "two"] * (ROWS // 2), "colour": table["colour"]}
+    given = pytest.importorskip("pandas").DataFrame(mixed) if framed else mixed
+    fitted = fitted_to(points, given)
+    assert [one.name for one in fitted.attributes] == ["colour"]
+    assert "of the type int and str" in fitted.report["skipped"]["odd"]
+    with pytest.raises(HeadstripError, match=r"column 'odd' of The .* has the type int and str"):
+        fitted_to(points, given, path_column="odd")

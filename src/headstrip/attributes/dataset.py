@@ -154,9 +154,12 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
                 )
             self.attributes: tuple[Attribute, ...] = encoder.predictors.attributes
             self.skipped: dict[str, str] = {}
-            _check_columns([one.name for one in self.attributes], joined.columns)
+            named = [one.name for one in self.attributes]
+            _check_columns(named, joined.columns, table.unusable)
         else:
-            self.attributes, self.skipped = _inferred(joined.columns, attributes, kinds)
+            self.attributes, self.skipped = _inferred(
+                joined.columns, attributes, kinds, table.unusable
+            )
         self.targets = {
             one.name: torch.from_numpy(encoded(one, joined.columns[one.name], self.paths))
             for one in self.attributes
@@ -226,9 +229,16 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return picture.copy() if isinstance(picture, Image.Image) else picture
 
 
-def _check_columns(names: Iterable[str], columns: Mapping[str, Any]) -> None:
+def _check_columns(
+    names: Iterable[str], columns: Mapping[str, Any], unusable: Mapping[str, str]
+) -> None:
     known = ", ".join(f"{one!r:.60}" for one in list(columns)[:8]) or "none"
     for name in names:
+        if name in unusable:
+            raise HeadstripError(
+                f"The column {name!r:.60} has the type {unusable[name]:.60}, and labels are text, "
+                "numbers or lists of text. Write it as one of these."
+            )
         if name not in columns:
             raise HeadstripError(
                 f"The table of labels has no column {name!r:.60}. Its other columns are {known}. "
@@ -240,10 +250,11 @@ def _inferred(
     columns: Mapping[str, list[Cell]],
     names: Sequence[str] | None,
     kinds: Mapping[str, str] | None,
+    unusable: Mapping[str, str],
 ) -> tuple[tuple[Attribute, ...], dict[str, str]]:
     """Return the attributes of a table, and why other columns cannot be any."""
     names = [names] if isinstance(names, str) else list(columns) if names is None else list(names)
-    _check_columns(names, columns)
+    _check_columns(names, columns, unusable)
     checked = check_kinds(kinds or {}, names)
     found: list[Attribute] = []
     skipped: dict[str, str] = {}

@@ -213,18 +213,40 @@ def _read_parquet(path: Path, shown: str) -> Columns:
 def _read_frame(table: Any, shown: str) -> Columns:
     import pyarrow as pa
 
+    mixed: dict[str, str] = {}
     try:
         if not isinstance(table, pa.Table):
             if not isinstance(table, Mapping) and not hasattr(table, "__arrow_c_stream__"):
                 raise HeadstripError(f"{shown} is not a table of labels. {_REMEDY}")
             columns = getattr(table, "columns", ())
             _refuse_repeated(list(map(str, columns)), shown)
-            table = pa.table(table)
-        return _from_arrow(table.schema, table, shown)
+            table, mixed = _as_arrow(table)
+        found, unusable = _from_arrow(table.schema, table, shown)
+        return found, {**unusable, **mixed}
     except (pa.ArrowException, TypeError, ValueError) as error:
         if isinstance(error, HeadstripError):
             raise
         raise _unreadable(shown, error) from error
+
+
+def _as_arrow(table: Any) -> tuple[Any, dict[str, str]]:
+    """Return the columns that Arrow can hold, and the types in others, such as text and numbers."""
+    import pyarrow as pa
+
+    try:
+        return pa.table(table), {}
+    except (pa.ArrowException, TypeError):
+        names = list(table) if isinstance(table, Mapping) else list(getattr(table, "columns", ()))
+        columns, mixed = {}, {}
+        for name in names:
+            try:
+                columns[name] = pa.array(table[name], from_pandas=True)
+            except (pa.ArrowException, TypeError):
+                kinds = sorted({type(one).__name__ for one in table[name] if one is not None})
+                mixed[name] = " and ".join(kinds)
+        if not mixed:
+            raise
+        return pa.table(columns), mixed
 
 
 def _from_arrow(schema: Any, table: Any, shown: str) -> Columns:
