@@ -62,7 +62,12 @@ def main() -> None:
 
     folder, kind = Path(sys.argv[1]), sys.argv[2]
     torch.manual_seed(0)
-    encoder = build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
+    if kind == "whole":
+        encoder = build_encoder("efficientnet-lite:efficientnet_lite0", preprocessing=SMALL)
+        with torch.no_grad():
+            next(encoder.backbone.parameters()).mul_(1.5)
+    else:
+        encoder = build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
     source = photographs(folder / "photographs", IMAGES)
     maps = [-1] if kind == "maps" else None
     settings = Settings(batch_size=BATCH, shard_rows=SHARD, maps=maps)

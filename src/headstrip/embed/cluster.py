@@ -17,7 +17,7 @@ from headstrip.embed.parallelism import choose_parallelism, cores
 from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import RunPlan
 from headstrip.embed.report import Stages, check_errors
-from headstrip.errors import HeadstripError
+from headstrip.errors import HeadstripError, ManifestError
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
@@ -212,11 +212,23 @@ def _portable(encoder: Encoder) -> Any:
     from headstrip.encoder.manifest import embedding_manifest
 
     manifest = embedding_manifest(encoder)
-    if manifest["weights"]["tag"] is None or manifest["weights"]["file"] or manifest["not_json"]:
-        # On the CPU, so that a node without a GPU can unpickle it.
-        is_on_cpu = encoder.place()[0].type == "cpu"
-        return encoder if is_on_cpu else copy.deepcopy(encoder).cpu()
-    return manifest
+    weights = manifest["weights"]
+    if weights["tag"] and not weights["file"] and not manifest["not_json"] and _is_built(manifest):
+        return manifest
+    # On the CPU, so that a node without a GPU can unpickle it.
+    is_on_cpu = encoder.place()[0].type == "cpu"
+    return encoder if is_on_cpu else copy.deepcopy(encoder).cpu()
+
+
+def _is_built(manifest: Mapping[str, Any]) -> bool:
+    """Whether the encoder has the published weights unchanged, which training does not leave."""
+    from headstrip.factory.build import build_encoder
+
+    try:
+        build_encoder(dict(manifest), allow_versions=True)
+    except ManifestError:
+        return False
+    return True
 
 
 def _check_ray() -> None:
