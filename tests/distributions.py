@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tests import warm
+
 import headstrip
 from headstrip.registry.catalog import write_catalog, write_weights
 from headstrip.spec import BackboneSpec, WeightsEntry
@@ -90,12 +92,21 @@ def on_path(site: Path, *, last: bool = False) -> Iterator[Path]:
 
 
 def run_python(
-    *arguments: str, site: Path | None = None, input: str | None = None, **variables: str
+    *arguments: str,
+    site: Path | None = None,
+    input: str | None = None,
+    ready: bool = False,
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own, with ``site`` on its path and headstrip's sources."""
+    """Run Python in a process of its own, with ``site`` on its path and headstrip's sources.
+
+    A process that is ``ready`` has imported torch and headstrip: see ``tests.warm``.
+    """
     path = [str(site)] if site else []
     path += [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(path)}
+    if ready:
+        return warm.run(*arguments, environment=environment, stdin=input or "")
     return subprocess.run(
         [sys.executable, *arguments],
         env=environment,

@@ -4,14 +4,13 @@ import doctest
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from tests import warm
 from tests.authoring.environment import Environment
 
 from headstrip.registry.registry import use_registry
@@ -111,10 +110,8 @@ class Terminal:
             self.environment = self.environment or Environment.make(self.folder / "environment")
             return self.environment.pip(*arguments, cwd=self.folder)
         start = {"headstrip": ["-m", "headstrip.cli"], "python": []}[program]
-        if self.environment:
-            return self.environment.run(*start, *arguments, cwd=self.folder)
-        command = [sys.executable, *start, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        prefix = self.environment.folder if self.environment else None
+        return warm.run(*start, *arguments, cwd=self.folder, prefix=prefix)
 
 
 def check_console(body, terminal):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests import warm
 from torch import Tensor
 from torchvision import models
 
@@ -170,14 +169,17 @@ def test_another_process_on_another_place_predicts_the_same_bits(
         "with encoder.evaluating(): predicted = encoder.predict(torch.load('x.pt'))\n"
         "torch.save(predicted, 'here.pt'); print(encoder.predictors.attributes)"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
+    ended = warm.run(
+        "-c",
+        code,
         cwd=tmp_path,
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HEADSTRIP_CACHE": str(tmp_path / "none"), "HOME": str(tmp_path)},
+        environment={
+            **os.environ,
+            "HEADSTRIP_CACHE": str(tmp_path / "none"),
+            "HOME": str(tmp_path),
+        },
     )
+    assert ended.returncode == 0, ended.stderr
     here, there = torch.load(tmp_path / "here.pt"), torch.load(tmp_path / "there.pt")
     assert all(torch.equal(here[name], there[name]) for name in there)
     assert ended.stdout.strip() == str(tuple(ATTRIBUTES))

@@ -350,7 +350,7 @@ def test_a_process_that_is_killed_while_it_saves_loses_nothing(
         "next(encoder.backbone.parameters()).data.mul_(2)\n"
         f"with dying('replace', at={at}): encoder.save(sys.argv[1])"
     )
-    ended = run_python("-c", code, str(folder))
+    ended = run_python("-c", code, str(folder), ready=True)
     assert ended.returncode == DIED, ended.stderr
     assert build_encoder(folder).fingerprint == encoder.fingerprint
     encoder.save(folder)

@@ -189,7 +189,7 @@ def test_pytest_runs_a_test_for_each_backbone_and_check(tmp_path):
         "def test_the_contract(check):\n    check()\n"
     )
     options = ("-p", "no:cacheprovider", "-q", "-rA", "--rootdir", str(tmp_path))
-    done = run_python("-m", "pytest", *options, str(test))
+    done = run_python("-m", "pytest", *options, str(test), ready=True)
     assert done.returncode == 0, done.stdout
     assert "test_the_contract[torchvision:squeezenet1_1-lossless]" in done.stdout
     assert "25 passed, 1 skipped" in done.stdout

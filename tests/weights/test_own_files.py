@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests import warm
 from tests.weights.files import (
     SAVERS,
     State,
@@ -342,7 +342,7 @@ def test_saving_over_the_file_in_a_process_of_its_own_ends_well(
         "encoder = build_encoder('squeezenet1_1', weights=sys.argv[1])\n"
         "torch.save(encoder.backbone.state_dict(), sys.argv[1])"
     )
-    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == 0
+    assert warm.run("-c", script, path).returncode == 0
     again = torch.load(path, weights_only=True)
     assert all(torch.equal(value, state[key]) for key, value in again.items())
 

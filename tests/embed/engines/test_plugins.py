@@ -199,6 +199,7 @@ def test_an_unknown_engine_is_refused_with_the_names_before_anything_starts(
         str(out),
         "--engine",
         "acme",
+        ready=True,
     )
     assert done.returncode == 2
     assert "There is no engine 'acme'. Use one of torch, compile," in " ".join(done.stderr.split())
