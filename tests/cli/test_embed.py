@@ -207,47 +207,21 @@ def test_a_terminal_gets_a_progress_bar(
 def test_looking_first_writes_nothing(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
-    weights = weights_of(NAME)
+    embed = ("embed", photos, "-b", NAME, "--weights", weights_of(NAME), "--img-size", 64)
     before = sorted(tmp_path.rglob("*"))
-    result = run("embed", photos, "-b", NAME, "--weights", weights, "--profile", "--json")
+    result = run(*embed, "--profile", "--json")
     assert result.exit_code == 0
     told = json.loads(result.stdout)
     assert told["images"] == 4
     assert told["bottleneck"] in {"network", "decoding", "writing"}
-    result = run("embed", photos, "-b", NAME, "--weights", weights, "--profile")
+    result = run(*embed, "--profile")
     assert "The bottleneck is the " in result.stdout
-    result = run(
-        "embed",
-        photos,
-        "-b",
-        NAME,
-        "--weights",
-        weights,
-        "--calibrate",
-        "--engine",
-        "torch",
-        "--precision",
-        "fp32",
-        "--json",
-    )
+    calibrate = (*embed, "--calibrate", "--engine", "torch", "--precision", "fp32")
+    result = run(*calibrate, "--json")
     (row,) = json.loads(result.stdout)
     assert (row["engine"], row["precision"]) == ("torch", "fp32")
     assert row["cosine_min"] > 0.99999
-    result = run(
-        "embed",
-        photos,
-        "-b",
-        NAME,
-        "--weights",
-        weights,
-        "--calibrate",
-        "--engine",
-        "torch",
-        "--precision",
-        "fp32",
-        "--batch-size",
-        "2",
-    )
+    result = run(*calibrate, "--batch-size", "2")
     assert "within the tolerance: --batch-size 2 --threads 1 --engine torch" in result.stdout
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -263,6 +237,7 @@ def test_the_engine_that_was_chosen_is_told(
 ) -> None:
     out = tmp_path / "out.parquet"
     line = ["embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out]
+    line += ["--img-size", 64, "--workers", 0]
     result = run(*line, "--engine", "torch", "--precision", "auto")
     assert result.stderr.startswith("headstrip chose the engine torch in ")
     chosen = json.loads(pq.read_schema(out).metadata[b"headstrip"])["plan"]["settings"]

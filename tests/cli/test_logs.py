@@ -11,7 +11,7 @@ from tests.cli.conftest import Run
 
 from headstrip.registry.registry import Registry, use_registry
 
-NAME = "resnet18"
+NAME = "squeezenet1_1"
 WeightsOf = Callable[[str], Path]
 
 
@@ -27,6 +27,8 @@ def line(photos: Path, tmp_path: Path, weights_of: WeightsOf) -> list[object]:
         weights_of(NAME),
         "-o",
         tmp_path / "o.parquet",
+        "--workers",
+        0,
     ]
 
 
@@ -42,7 +44,7 @@ def test_decisions_are_printed_for_v_and_details_for_vv(run: Run, line: list[obj
     assert "headstrip.plugins: " not in told
     use_registry(Registry())
     assert (
-        "headstrip.plugins: loaded the plugin 'resnet' (built-in) in "
+        "headstrip.plugins: loaded the plugin 'squeezenet' (built-in) in "
         in run("-vv", *line, "--overwrite").stderr
     )
     use_registry(None)
