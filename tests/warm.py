@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -145,6 +146,28 @@ def _enter(prefix: Path) -> None:
     sys.executable = str(prefix / "bin" / "python")
 
 
+def _code_of(arguments: Sequence[str]) -> int:
+    """Run a program to its end, as Python does, and return its exit status.
+
+    Python would then free every object of every module, and copy the shared memory for that.
+    """
+    code = 0
+    try:
+        _run(arguments)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
 def _run(arguments: Sequence[str]) -> None:
     """Do what Python does with its arguments."""
     if arguments[0] == "-m":
@@ -173,4 +196,9 @@ if __name__ == "__main__":
     # The collector does not write to frozen objects, so the processes share their memory.
     gc.freeze()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _run(_next_program(socket.socket(fileno=int(sys.argv[1]))))
+    arguments = _next_program(socket.socket(fileno=int(sys.argv[1])))
+    code = 1
+    try:
+        code = _code_of(arguments)
+    finally:
+        os._exit(code)
