@@ -27,8 +27,6 @@ def line(photos: Path, tmp_path: Path, weights_of: WeightsOf) -> list[object]:
         weights_of(NAME),
         "-o",
         tmp_path / "o.parquet",
-        "--workers",
-        0,
     ]
 
 
