@@ -297,9 +297,16 @@ FAULTS = (
     Fault(
         "frozen backbone woken by train()",
         "encoder/encoder.py",
-        "        if self._frozen:\n            self.backbone.eval()\n",
+        "        self._stop(self.backbone)\n",
         "",
         "tests/factory",
+    ),
+    Fault(
+        "what freeze stopped is woken by train() of a pyramid",
+        "encoder/pyramid.py",
+        "            encoder._stop(part)\n",
+        "            pass\n",
+        "tests/encoder/test_pyramid.py",
     ),
     Fault(
         "kept head trains",

@@ -26,8 +26,9 @@ class Pyramid(nn.Module):
     does not change. A pyramid composes, compiles, exports and pickles.
 
     Hooks that you put on the backbone, or remove from it, also count for pyramids that exist
-    already, and so do attributes of its modules; a compiled pyramid keeps those that it was compiled
-    with, as torch.compile does. Modules that are put into the encoder later do not appear in it.
+    already, and so do attributes of its modules; a compiled pyramid keeps those that it was
+    compiled with, as torch.compile does. Modules that are put into the encoder later do not appear
+    in it.
 
     Attributes:
         channels: Number of channels of each map.

@@ -107,9 +107,10 @@ def _check_patches(network: Any) -> None:
         LevelError: It drops patches now.
     """
     drop = getattr(network, "patch_drop", None)
-    if getattr(drop, "training", False) and getattr(drop, "prob", 0) > 0:
+    rate = getattr(drop, "prob", 0)
+    if getattr(drop, "training", False) and rate > 0:
         raise LevelError(
-            f"In train mode the network drops patches (patch_drop_rate={drop.prob}), so it has no "
+            f"In train mode the network drops patches (patch_drop_rate={rate}), so it has no "
             "feature maps. Call encoder.eval(), or build it with options={'patch_drop_rate': 0.0}."
         )
 
