@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +143,20 @@ def test_two_savers_of_one_folder_do_not_remove_each_others_files(
     assert problems == []
     assert build_encoder(folder).fingerprint in [other.fingerprint for other in others]
     assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_gets_the_folder(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    encoder.save(tmp_path / "cells")
+    assert names_in(tmp_path / "cells") == {"encoder.json", "weights", "predictors"}
 
 
 @pytest.mark.parametrize("maps", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -42,6 +43,8 @@ from headstrip.weights.safetensors_file import write_safetensors
 from headstrip.weights.trust import hash_of
 
 _LOCK = ".saving.lock"
+# Some network file systems have no locks, and answer with these.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _LOGGER = logging.getLogger("headstrip.factory")
 
@@ -159,13 +162,14 @@ def _locked(folder: Path) -> Iterator[None]:
             _LOGGER.warning("waiting for another process, which saves into %r", str(folder))
             timeout = -1.0
             continue
-        except OSError:
-            if not folder.exists():
-                continue
-            if not os.path.exists(lock.lock_file):
-                raise
-            # A file system without locks.
+        except NotImplementedError:
             break
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                break
+            if folder.exists():
+                raise
+            continue
         if os.path.exists(lock.lock_file):
             break
         # Its holder removed the file while this process waited for it.
