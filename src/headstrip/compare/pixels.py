@@ -74,7 +74,7 @@ def near_pairs(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _directions(pixels: np.ndarray, shortest: float) -> np.ndarray:
     """Return rows without their mean, of length 1, or 0 where they vary too little."""
-    centred = pixels - pixels.mean(1, keepdims=True)
+    centred: np.ndarray = pixels - pixels.mean(1, keepdims=True)
     lengths = np.sqrt(np.square(centred).sum(1))
     is_flat = lengths <= shortest
     centred /= np.where(is_flat, 1, lengths)[:, None]

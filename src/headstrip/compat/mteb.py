@@ -162,4 +162,4 @@ def _images(inputs: Iterable[Mapping[str, Sequence[Any]]], task: str) -> Iterato
 def _directions(embeddings: Any) -> Tensor:
     """Return one or more embeddings as float32 rows of length 1."""
     rows = torch.as_tensor(embeddings, dtype=torch.float32)
-    return normalize(torch.atleast_2d(rows), dim=-1)
+    return normalize(rows.reshape(-1, rows.shape[-1]), dim=-1)

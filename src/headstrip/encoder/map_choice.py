@@ -10,7 +10,7 @@ from headstrip.errors import LevelError
 
 
 def as_integers(given: Any) -> list[int] | None:
-    """Return a list of integers, such as numbers of levels, as Python's; None if it is none."""
+    """Return a list of integers, such as numbers of levels, as Python's; None if it is not one."""
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
         return None
     if any(isinstance(one, bool) for one in given):
