@@ -65,6 +65,16 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     assert found.columns == {"class": ["birds", "fish"]}
 
 
+def test_every_name_of_a_folder_is_a_class(tmp_path: Path) -> None:
+    """In a table these would be missing, a number and two labels."""
+    for name in ("None", "12", "red|dark"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name / "a.png")
+    found = read_labels(tmp_path)
+    assert found.columns == {"class": ["12", "None", "red|dark"]}
+    assert (found.nan_cells, found.kinds) == (0, {"class": "class"})
+
+
 def test_missing_cells_and_nan_as_text(tmp_path: Path) -> None:
     path = written_csv(tmp_path / "a.csv", "path,colour\na,NaN\nb,\nc,NA\nd,red\n")
     found = read_labels(path)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from headstrip.attributes.joining import Images, join
-from headstrip.attributes.labels import Cell, read_labels
+from headstrip.attributes.labels import Cell, LabelTable, read_labels
 from headstrip.attributes.targets import check_kinds, encoded, target_of
 from headstrip.embed.engines.make import check_takes_images
 from headstrip.embed.listing import list_items
@@ -157,9 +157,7 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             named = [one.name for one in self.attributes]
             _check_columns(named, joined.columns, table.unusable)
         else:
-            self.attributes, self.skipped = _inferred(
-                joined.columns, attributes, kinds, table.unusable
-            )
+            self.attributes, self.skipped = _inferred(joined.columns, attributes, kinds, table)
         self.targets = {
             one.name: torch.from_numpy(encoded(one, joined.columns[one.name], self.paths))
             for one in self.attributes
@@ -250,12 +248,12 @@ def _inferred(
     columns: Mapping[str, list[Cell]],
     names: Sequence[str] | None,
     kinds: Mapping[str, str] | None,
-    unusable: Mapping[str, str],
+    table: LabelTable,
 ) -> tuple[tuple[Attribute, ...], dict[str, str]]:
     """Return the attributes of a table, and why other columns cannot be any."""
     names = [names] if isinstance(names, str) else list(columns) if names is None else list(names)
-    _check_columns(names, columns, unusable)
-    checked = check_kinds(kinds or {}, names)
+    _check_columns(names, columns, table.unusable)
+    checked = {**table.kinds, **check_kinds(kinds or {}, names)}
     found: list[Attribute] = []
     skipped: dict[str, str] = {}
     for name in dict.fromkeys(names):

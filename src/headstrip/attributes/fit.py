@@ -16,7 +16,7 @@ import torch
 
 from headstrip._version import __version__
 from headstrip.attributes.joining import Joined, images_of_array, images_of_file, join
-from headstrip.attributes.labels import Cell, read_labels
+from headstrip.attributes.labels import Cell, LabelTable, read_labels
 from headstrip.attributes.one_attribute import (
     AttributeFit,
     Settings,
@@ -182,9 +182,9 @@ def fit_predictors(
             f"The column {split_column!r:.60} has the type {table.unusable[split_column]:.60}. "
             "Write 'train', 'validation' or 'test' into it as text."
         )
-    checked = check_kinds(kinds or {}, names)
+    checked = {**table.kinds, **check_kinds(kinds or {}, names)}
     joined = join(images, table)
-    targets, skipped = _targets(joined, table.unusable, names, checked)
+    targets, skipped = _targets(joined, table, names, checked)
     if not is_streamed:
         rows, dim = joined.embeddings.shape
         check_memory(rows, dim, [one.attribute.outputs for one in targets])
@@ -333,15 +333,12 @@ def _chosen(
 
 
 def _targets(
-    joined: Joined, unusable: Mapping[str, str], names: Sequence[str], kinds: Mapping[str, Any]
+    joined: Joined, table: LabelTable, names: Sequence[str], kinds: Mapping[str, Any]
 ) -> tuple[list[Target], dict[str, str]]:
     targets, skipped = [], {}
     for name in names:
-        if name in unusable:
-            skipped[name] = (
-                f"its cells are of the type {unusable[name]:.60}, and labels are text, numbers or "
-                "lists of text"
-            )
+        if (unusable := table.why_unusable(name)) is not None:
+            skipped[name] = unusable
             continue
         found = target_of(name, joined.columns[name], kinds.get(name))
         if isinstance(found, str):

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from headstrip.attributes.formulas import unescaped
 from headstrip.embed.output.paths import rows_file
 from headstrip.embed.sources.names import escape, is_image, stored_path
+from headstrip.encoder.attribute import Kind
 from headstrip.errors import HeadstripError, one_line
 from headstrip.system.os_errors import explain
 
@@ -55,6 +56,7 @@ class LabelTable:
         stripped_cells: Number of cells that had white space around their text, which is removed.
         unusable: Columns that cannot have labels, such as dates, with the type of their cells.
         path_column: Name of the column with the paths.
+        kinds: Kinds that the table itself sets: the names of folders are classes.
     """
 
     shown: str
@@ -65,6 +67,16 @@ class LabelTable:
     stripped_cells: int = 0
     unusable: Mapping[str, str] = field(default_factory=dict)
     path_column: str = "path"
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+
+    def why_unusable(self, name: str) -> str | None:
+        """Return why a column cannot have labels, or None if it can."""
+        if name not in self.unusable:
+            return None
+        return (
+            f"its cells are of the type {self.unusable[name]:.60}, and labels are text, numbers or "
+            "lists of text"
+        )
 
 
 def read_labels(
@@ -82,13 +94,18 @@ def read_labels(
             pyarrow, or a mapping of names to columns.
         path_column: The column with the paths; by default the only one of ``PATH_COLUMNS``.
         path_prefix: Removed from the start of each path, such as ``photos/``.
-        keep_nan_strings: Whether text such as ``NaN`` or ``NA`` is a label, instead of missing.
+        keep_nan_strings: Whether text such as ``NaN`` or ``NA`` is a label, instead of missing. The
+            name of a folder always is one.
 
     Raises:
         HeadstripError: The table cannot be read, is not in UTF-8, has no column of paths, or has a
             path twice with different labels.
     """
+    kinds: dict[str, Kind] = {}
     if isinstance(table, (str, os.PathLike)):
+        if Path(table).expanduser().is_dir():
+            # A folder has a name, so it is no missing label, no number and not several labels.
+            keep_nan_strings, kinds = True, {FOLDER_ATTRIBUTE: "class"}
         shown = repr(os.fspath(table))
         columns, unusable = _read_file(Path(table).expanduser(), shown)
     else:
@@ -111,7 +128,7 @@ def read_labels(
                 values[row] = _without_nan_strings(value)
                 nan_cells += values[row] is not value
     return _without_repeats(
-        LabelTable(shown, paths, cells, 0, nan_cells, stripped, unusable, chosen)
+        LabelTable(shown, paths, cells, 0, nan_cells, stripped, unusable, chosen, kinds)
     )
 
 

@@ -114,6 +114,11 @@ def check_kinds(kinds: Mapping[str, str], names: Sequence[str]) -> dict[str, Kin
     Raises:
         OptionError: A kind is unknown, or is for an attribute that is not fitted.
     """
+    if not isinstance(kinds, Mapping):
+        raise OptionError(
+            f"kinds must map names of attributes to kinds, such as {{'age': 'number'}}, got "
+            f"{kinds!r:.60}."
+        )
     for name, kind in kinds.items():
         if kind not in KINDS:
             raise OptionError(
