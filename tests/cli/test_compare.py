@@ -28,7 +28,7 @@ def test_the_table_has_warnings_first_and_ends_with_a_recommendation(
     assert "Recommended: lab:wide" in (tmp_path / "page.html").read_text(encoding="ascii")
     lines = result.stdout.splitlines()
     assert lines[0].startswith("Warning: The control 'raw 16 x 16 pixels' scores higher than lab:n")
-    assert "36 images with labels; the score is the mean of accuracy" in result.stdout
+    assert "36 images with labels; the score is the accuracy" in result.stdout
     head = next(line for line in lines if line.startswith("backbone"))
     assert head.split()[:4] == ["backbone", "score", "5-NN", "images/s"]
     wide, noise = (line for line in lines if line.startswith("lab:") and "with" not in line)
@@ -51,6 +51,8 @@ def test_arguments_that_cannot_work_are_refused(run: Run, pictures: Path) -> Non
         (["nowhere", "-b", "resnet18"], "There is no folder or list 'nowhere'."),
         ([pictures], "There is nothing to compare."),
         ([pictures, "-b", "resnet18", "--max-params", "many"], "--max-params 'many' is not"),
+        ([pictures, "-b", "resnet18", "--license", ","], "--license ',' has no name"),
+        ([pictures, "-b", "resnet18", "--max-params", "1k"], "leave out every backbone"),
         ([pictures, "-b", "resnet18", "--kind", "age"], "--kind 'age' is not a name"),
         ([pictures, "-b", "resnet18", "--html", "page.png"], "is not the name of a page"),
     ):

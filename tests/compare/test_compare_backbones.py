@@ -54,7 +54,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]:
     (pictures / "alone").mkdir()
     (pictures / "alone" / "one.png").write_bytes(png(picture(1, 555)))
     with lab_in(folder):
-        yield compare(pictures, "noise", "broken", "hungry", "wide", "nobody")
+        yield compare(pictures, "noise", "broken", "hungry", "picky", "wide", "nobody")
 
 
 def test_a_better_backbone_is_best_and_one_that_sees_nothing_is_worse(found: Comparison) -> None:
@@ -79,10 +79,12 @@ def test_what_cannot_be_used_is_a_row_with_the_reason_and_the_rest_stands(
         "lab:noise": "compared",
         "lab:broken": "failed",
         "lab:hungry": "failed",
+        "lab:picky": "failed",
         "lab:nobody": "failed",
     }
     assert "build_model" in str(rows["lab:broken"].reason)
     assert "memory" in str(rows["lab:hungry"].reason)
+    assert rows["lab:picky"].reason == "AssertionError: the input has the wrong height"
     assert "no backbone" in str(rows["lab:nobody"].reason)
     assert list(found.bad_images) == ["red/torn.png"]
     assert found.notes == (
@@ -101,6 +103,58 @@ def test_controls_are_measured_and_a_warning_names_the_backbones_that_they_beat(
     ]
     assert all(one.score is not None for one in found.controls)
     assert found.warnings[0].startswith("The control 'raw 16 x 16 pixels' scores higher than lab:n")
+
+
+@pytest.mark.usefixtures("lab")
+def test_folders_are_classes_whatever_their_names(tmp_path: Path) -> None:
+    """More than 20 numbers in a table are an attribute of kind number."""
+    write_pictures(tmp_path / "drawn", 44)
+    for number, file in enumerate(sorted((tmp_path / "drawn").rglob("*.png"))):
+        folder = tmp_path / "pictures" / ("None" if number < 2 else str(number // 2))
+        folder.mkdir(parents=True, exist_ok=True)
+        file.rename(folder / file.name)
+    found = compare(tmp_path / "pictures", "small", random=[])
+    (attribute,) = found.backbones[0].attributes
+    assert (attribute.kind, attribute.images, found.notes) == ("class", 44, ())
+
+
+@pytest.mark.usefixtures("lab")
+def test_what_is_left_out_of_a_list_is_a_sentence(pictures: Path, tmp_path: Path) -> None:
+    rows = [("file", "error", "path")]
+    for number, image in enumerate(sorted(pictures.rglob("*.png"))):
+        name = str(image.relative_to(tmp_path))
+        label = ("n/a", "", image.parent.name)[min(number, 2)]
+        # The same row twice, with two spellings of the path.
+        rows += [(path, label, f"{number % 2}") for path in (name, f"./{name}")]
+    with open(tmp_path / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    found = compare(tmp_path / "labels.csv", "small", random=[], path_column="file")
+    assert (found.images, found.copies) == (48, 0)
+    assert [one.name for one in found.backbones[0].attributes] == ["error", "path"]
+    shown = repr(str(tmp_path / "labels.csv"))
+    assert found.notes == (
+        f"{shown}: 48 repeated rows of labels.",
+        f"{shown}: 2 cells such as NaN, read as missing.",
+        "error: 2 of the 48 images have no label.",
+    )
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_work_folder_takes_other_settings_and_damaged_files(
+    pictures: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    first = compare(pictures, "small", work=work, random=[])
+    files = {*work.glob("*.parquet")}
+    compare(pictures, "small", work=work, random=[], settings=EmbedSettings(batch_size=4))
+    assert len({*work.glob("*.parquet")} - files) == len(files) == 2
+    for file in files:
+        file.write_bytes(file.read_bytes()[:200])
+        file.with_suffix(".costs.json").write_text(
+            '{"images": "x", "seconds": 1, "peak_memory": 1}'
+        )
+    again = compare(pictures, "small", work=work, random=[])
+    assert without_costs(again) == without_costs(first)
 
 
 @pytest.mark.usefixtures("lab")
@@ -225,6 +279,21 @@ def test_with_little_time_the_worse_half_is_dropped_with_its_size_and_reason(
 
 
 @pytest.mark.usefixtures("lab")
+def test_no_backbone_is_dropped_on_images_that_measure_no_attribute(tmp_path: Path) -> None:
+    """Only four of 256 images have a label of one attribute, too few of the first 128."""
+    write_pictures(tmp_path / "pictures", 256)
+    rows = [("path", "tone", "rare")]
+    for number, file in enumerate(sorted((tmp_path / "pictures").rglob("*.png"))):
+        rare = f"{number % 2}" if number % 65 == 0 else ""
+        rows.append((str(file.relative_to(tmp_path)), f"{number % 2}", rare))
+    with open(tmp_path / "labels.csv", "w", newline="", encoding="utf-8") as table:
+        csv.writer(table).writerows(rows)
+    names = ("noise", "small", "twin")
+    found = compare(tmp_path / "labels.csv", *names, random=[], minutes=30)
+    assert [(one.status, one.images) for one in found.backbones] == [("compared", 256)] * 3
+
+
+@pytest.mark.usefixtures("lab")
 def test_when_the_time_is_up_the_first_backbones_stand(pictures: Path) -> None:
     found = compare(pictures, "wide", "twin", minutes=1e-9)
     assert [(one.name, one.status, one.reason) for one in found.backbones] == [
@@ -237,10 +306,12 @@ def test_when_the_time_is_up_the_first_backbones_stand(pictures: Path) -> None:
 def test_filters_leave_backbones_out_with_the_reason() -> None:
     small, wide = candidates_of(["lab:small", "lab:wide"], None, 1_000, ["mit"])
     assert (small.left_out, wide.left_out) == (None, "It has 1,661 parameters.")
-    (wide,) = candidates_of(["lab:wide"], None, None, ["apache-2.0", "BSD-3-Clause"])
+    wide, _ = candidates_of(["lab:wide", "lab:nobody"], None, None, ["apache-2.0", "BSD-3-Clause"])
     assert wide.left_out == "Its library states the licence MIT."
-    (resnet,) = candidates_of(["resnet18"], None, None, ["mit"])
+    resnet, _ = candidates_of(["resnet18", "lab:wide"], None, None, ["mit"])
     assert resnet.left_out == "Its library states no licence."
+    with pytest.raises(OptionError, match=r"every backbone\. lab:wide: It has 1,661 par"):
+        candidates_of(["lab:wide"], None, 1_000, [])
 
 
 def test_what_cannot_be_compared_is_refused_in_one_sentence(pictures: Path) -> None:
@@ -250,6 +321,14 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(pictures: Path) -> N
         compare_backbones(pictures, "lab:wide", attributes="size")
     with pytest.raises(OptionError, match="no preset 'tiny'"):
         compare_backbones(pictures, preset="tiny")
+    with pytest.raises(OptionError, match="max_params must be a number above 0"):
+        compare(pictures, "wide", max_params="30M")
+    with pytest.raises(OptionError, match="licenses must be names of licences"):
+        compare(pictures, "wide", licenses=[3])
+    with pytest.raises(OptionError, match="kinds must map names of attributes"):
+        compare(pictures, "wide", kinds="class=class")
+    with pytest.raises(OptionError, match="named by text, such as 'resnet18', got None"):
+        compare_backbones(pictures, [None])  # type: ignore[list-item]
     with pytest.raises(OptionError, match="minutes must be a number above 0"):
         compare(pictures, "wide", minutes=0)
     with pytest.raises(HeadstripError, match="no column of labels 'size'"):

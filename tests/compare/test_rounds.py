@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headstrip.compare.folds import tasks_of
-from headstrip.compare.rounds import kept, order_of, sizes_of
+from headstrip.compare.rounds import first_size, kept, order_of, sizes_of
 
 
 def test_rounds_double_the_images_and_halve_the_backbones() -> None:
@@ -14,6 +14,15 @@ def test_rounds_double_the_images_and_halve_the_backbones() -> None:
     assert sizes_of(130, 8) == [130]
     assert sizes_of(1_000, 1) == [1_000]
     assert [kept(count) for count in (9, 8, 5, 3, 2)] == [5, 4, 3, 2, 2]
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(3, 128), (150, 600)])
+def test_the_first_round_has_four_images_of_a_class_on_average(classes: int, expected: int) -> None:
+    """Of 128 images of 150 classes no class would have two."""
+    keys = [f"{row}.jpg" for row in range(1_200)]
+    cells = {"kind": [f"c{row % classes}" for row in range(1_200)]}
+    tasks, _ = tasks_of(cells, {}, np.arange(1_200), keys, 0)
+    assert first_size(tasks) == expected
 
 
 @pytest.mark.parametrize("size", [30, 60, 120, 250])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.attributes.tables import clusters, names
 
+from headstrip.attributes.labels import Cell
 from headstrip.compare.folds import tasks_of
 from headstrip.compare.scoring import Images, Score, evaluate, evaluate_majority
 from headstrip.compare.verdicts import difference, holm, images_to_separate, judge
@@ -63,6 +64,37 @@ def test_the_images_to_separate_two_follow_the_formula_of_two_paired_proportions
     expected = ((1.96 + 0.8416) * spread / (one - other).mean()) ** 2
     found = images_to_separate(score_of(one), score_of(other), IMAGES)
     assert found == pytest.approx(expected, rel=0.15)
+
+
+def test_images_that_tie_do_not_separate_the_two_whatever_the_number_of_backbones() -> None:
+    """p is about 0.005 for the two alone, and Holm's method corrects it for 28 pairs."""
+    first = right(0.8, 0)
+    second = first.copy()
+    second[np.flatnonzero(first)[:12]] = 0
+    second[np.flatnonzero(first == 0)[:1]] = 1
+    scores = [score_of(first), score_of(second)]
+    assert 0.05 / 28 < difference(*scores).p < 0.05
+    alone = images_to_separate(*scores, IMAGES)
+    among_eight = images_to_separate(*scores, IMAGES, 8)
+    assert alone is not None
+    assert among_eight is not None
+    assert alone < IMAGES < among_eight
+
+
+def test_samples_without_a_measure_of_one_attribute_are_left_out() -> None:
+    """One number differs from the others, and the samples that lack it have no R2."""
+    points, values = clusters(60, 8, 3, noise=0.1)
+    cells: dict[str, list[Cell]] = {
+        "kind": [f"{value}" for value in values],
+        "size": [0.5 + (row == 0) for row in range(60)],
+    }
+    tasks, _ = tasks_of(cells, {}, np.arange(60), names(60), 0)
+    found = evaluate(points, tasks, Images.of(np.arange(60), 0, samples=300), neighbors=False)
+    kind, size = (
+        one.probe[name] for one, name in zip(found.attributes, ("accuracy", "r2"), strict=True)
+    )
+    assert kind.high == 1
+    assert found.score.interval.high <= (kind.high + size.high) / 2
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -127,3 +159,22 @@ def test_of_200_comparisons_of_a_backbone_with_itself_few_declare_a_winner() -> 
     print("\n".join(table))
     print(f"{winners} of 200 comparisons declare a winner")
     assert winners <= 10
+
+
+@pytest.mark.slow
+def test_of_100_comparisons_of_equal_backbones_on_a_number_few_declare_a_winner() -> None:
+    """R2 changes with every small change of a predictor, as accuracy does not."""
+    rows, winners = 60, 0
+    for run in range(100):
+        generator = np.random.default_rng([run, rows])
+        latent = generator.normal(size=(rows, 8))
+        numbers = latent[:, 0] + generator.normal(size=rows)
+        (task,), _ = tasks_of({"size": numbers.tolist()}, {}, np.arange(rows), names(rows), run)
+        images = Images.of(np.arange(rows), run, samples=300)
+        copies = [latent + 0.5 * generator.normal(size=latent.shape) for _ in range(2)]
+        found = [
+            evaluate(one.astype(np.float32), [task], images, neighbors=False) for one in copies
+        ]
+        winners += any(one.kind == "worse" for one in judge([one.score for one in found]))
+    print(f"{winners} of 100 comparisons declare a winner")
+    assert winners <= 5

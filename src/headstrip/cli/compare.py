@@ -52,7 +52,10 @@ def _parse_count(_: click.Context, __: click.Parameter, text: str | None) -> flo
 
 def _parse_licenses(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
     """Read names that commas separate."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise UsageFailure(f"--license {text!r} has no name. Pass names such as apache-2.0,mit.")
+    return names
 
 
 @click.command(name="compare", cls=SectionedCommand, sections=_SECTIONS, epilog=_EXAMPLES)

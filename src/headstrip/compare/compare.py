@@ -35,7 +35,7 @@ from headstrip.compare.results import (
     Confusions,
     Control,
 )
-from headstrip.compare.rounds import kept, order_of, sizes_of
+from headstrip.compare.rounds import first_size, kept, order_of, sizes_of
 from headstrip.compare.scoring import Evaluation, Images, evaluate, evaluate_majority
 from headstrip.compare.verdicts import images_to_separate, judge
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
@@ -120,7 +120,7 @@ def compare_backbones(
     candidates = candidates_of(backbones, preset, max_params, licenses)
     table = read_labels(data, path_column=path_column, keep_nan_strings=keep_nan_strings)
     names = attributes_of(table, attributes)
-    checked = check_kinds(kinds or {}, names)
+    checked = {**table.kinds, **check_kinds(kinds or {}, names)}
     source = source_of(data, column=table.path_column)
     started = time.monotonic()
     with work_folder(work) as folder:
@@ -156,7 +156,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured of one backbone."""
+    """What was measured of one backbone, and how many seconds its evaluation took."""
 
     name: str
     evaluation: Evaluation
@@ -165,11 +165,12 @@ class _Measured:
     architecture: str
     preprocessing: Preprocessing | None
     file: Embedded
+    seconds: float
 
 
-def _listed(names: Sequence[str]) -> Sequence[str]:
+def _listed(names: Sequence[str] | None) -> Sequence[str]:
     """Return names as a list, also a single one that was passed without a list."""
-    return [names] if isinstance(names, str) else names
+    return [names] if isinstance(names, str) else list(names or ())
 
 
 def _check(seed: Any, minutes: Any) -> None:
@@ -192,6 +193,7 @@ def _part(setup: _Setup, rows: np.ndarray, *, grouped: bool = True) -> _Part:
     paths = [images.paths[row] for row in rows.tolist()]
     columns = {name: [cells[row] for row in rows] for name, cells in images.columns.items()}
     tasks, skipped = tasks_of(columns, setup.kinds, groups, paths, setup.seed)
+    skipped = {**images.unusable, **skipped}
     return _Part(paths, tasks, skipped, Images.of(groups, setup.seed), groups)
 
 
@@ -213,22 +215,24 @@ def _compared(
         ComparedBackbone(one.name, "left out", one.left_out) for one in candidates if one.left_out
     ]
     alive = [one.name for one in candidates if one.left_out is None]
+    order = order_of(part.tasks[0], setup.images.groups, setup.images.paths, setup.seed)
     sizes = [len(everything)]
     if deadline is not None:
-        sizes = sizes_of(len(everything), len(alive))
-    order = order_of(part.tasks[0], setup.images.groups, setup.images.paths, setup.seed)
+        sizes = sizes_of(len(everything), len(alive), _first_size(setup, part, order))
+    controls = 1 if random is None else len(random)
     notes: list[str] = []
     measured: list[_Measured] = []
     for number, size in enumerate(sizes):
         rows = np.sort(order[:size])
         part = _part(setup, rows)
-        measured, failed = _round(setup, part, alive, deadline if number == 0 else None)
+        measured, failed = _round(setup, part, alive, controls, deadline if number == 0 else None)
         others += failed
         if number + 1 == len(sizes):
             break
         following = measured[: kept(len(measured))]
         paths = [setup.images.paths[row] for row in order[: sizes[number + 1]]]
-        if not _is_time_for(following, paths, deadline):
+        growth = len(paths) / size
+        if following and not _is_time_for(following, paths, growth, controls, deadline):
             notes.append(
                 f"The time was up after {size:,} of the {len(everything):,} images. Raise "
                 "--minutes (minutes=) to measure the best on more of them."
@@ -239,14 +243,28 @@ def _compared(
     return _concluded(data, setup, part, measured, others, random, notes)
 
 
+def _first_size(setup: _Setup, part: _Part, order: np.ndarray) -> int:
+    """Return how many images the first round needs to say something about every attribute."""
+    size = first_size(part.tasks)
+    while size < len(order):
+        if len(_part(setup, np.sort(order[:size])).tasks) == len(part.tasks):
+            break
+        size *= 2
+    return size
+
+
 def _round(
-    setup: _Setup, part: _Part, names: Sequence[str], deadline: float | None
+    setup: _Setup, part: _Part, names: Sequence[str], controls: int, deadline: float | None
 ) -> tuple[list[_Measured], list[ComparedBackbone]]:
     """Measure backbones, the best first, and also return those that failed."""
     measured: list[_Measured] = []
     failed: list[ComparedBackbone] = []
+    left = 0.0
     for name in names:
-        if deadline is not None and time.monotonic() > deadline and measured:
+        if measured:
+            # The controls come after the backbones, and which of these is best is not known yet.
+            left = _seconds_of_controls(measured[-1], 1.0, len(part.paths), controls)
+        if deadline is not None and time.monotonic() + left > deadline and measured:
             failed.append(ComparedBackbone(name, "left out", "The time was up before its turn."))
             continue
         found = _tried(lambda name=name: _measure(setup, part, name, name))  # type: ignore[misc]
@@ -262,9 +280,13 @@ def _tried(measure: Callable[[], _Measured]) -> _Measured | str:
     """Return what was measured, or why the backbone cannot be used."""
     try:
         return measure()
-    except (HeadstripError, ValueError, OSError, MemoryError, RuntimeError) as error:
-        # torch raises RuntimeError for what a network cannot compute.
+    except HeadstripError as error:
         _log.info("A backbone cannot be compared: %s", error)
+        _log.debug("Where it failed", exc_info=True)
+        return reason_of(error)
+    except Exception as error:
+        # A network may raise anything, and the other backbones stand.
+        _log.warning("A backbone cannot be compared: %r", error)
         _log.debug("Where it failed", exc_info=True)
         return reason_of(error)
 
@@ -277,21 +299,47 @@ def _measure(
     file = embed(setup.run, encoder, shown, part.paths)
     architecture, preprocessing = encoder.spec.qualified_name, encoder.preprocessing
     del encoder
+    started = time.monotonic()
     embeddings, is_found = read_rows(file.file, part.paths)
     evaluation = evaluate(embeddings, part.tasks, part.images)
+    seconds = time.monotonic() - started
     missing = int((~is_found).sum())
-    return _Measured(name, evaluation, file.costs, missing, architecture, preprocessing, file)
+    return _Measured(
+        name, evaluation, file.costs, missing, architecture, preprocessing, file, seconds
+    )
 
 
 def _is_time_for(
-    measured: Sequence[_Measured], paths: Sequence[str], deadline: float | None
+    measured: Sequence[_Measured],
+    paths: Sequence[str],
+    growth: float,
+    controls: int,
+    deadline: float | None,
 ) -> bool:
-    """Whether the images that have no embeddings yet can probably be embedded in time."""
-    wanted, seconds = set(paths), 0.0
+    """Whether a round and the controls after it can probably end in time.
+
+    Args:
+        measured: The backbones of the round, the best first.
+        paths: The images of the round.
+        growth: How many times as many images as before these are.
+        controls: Number of architectures with random weights among the controls.
+        deadline: When the time is up.
+    """
+    if deadline is None:
+        return True
+    wanted = set(paths)
+    seconds = _seconds_of_controls(measured[0], growth, len(wanted), controls)
     for one in measured:
+        seconds += growth * one.seconds
         if speed := one.costs.images_per_second:
             seconds += len(wanted.difference(read_columns(one.file.file, ["path"])["path"])) / speed
-    return deadline is None or time.monotonic() + seconds < deadline
+    return time.monotonic() + seconds < deadline
+
+
+def _seconds_of_controls(best: _Measured, growth: float, images: int, controls: int) -> float:
+    """Estimate the time for controls: pixels, shuffled labels, and networks with random weights."""
+    embedding = images / best.costs.images_per_second if best.costs.images_per_second else 0.0
+    return controls * embedding + (2 + controls) * growth * best.seconds
 
 
 def _dropped(part: _Part, measured: Sequence[_Measured], count: int) -> list[ComparedBackbone]:
@@ -353,10 +401,12 @@ def _concluded(
     recommended = _cheapest(rows)
     separate = None
     if len(measured) > 1:
-        first, second = (one.evaluation.score for one in measured[:2])
-        separate = images_to_separate(first, second, len(part.paths))
+        # The best of those that tie with the first, if there is one.
+        at = next((at for at, one in enumerate(verdicts) if one.kind == "tied"), 1)
+        first, second = measured[0].evaluation.score, measured[at].evaluation.score
+        separate = images_to_separate(first, second, len(part.paths), len(measured))
     controls = _controls(setup, part, measured[0] if measured else None, random)
-    found = list(notes)
+    found = [*notes, *setup.images.notes]
     found += [f"{task.name}: {note}" for task in part.tasks for note in task.notes]
     found += [
         f"{one.name} could not embed {one.missing} images that others can; they count as "

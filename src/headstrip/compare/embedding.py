@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import mmap
 import os
 import re
@@ -20,7 +21,7 @@ import numpy as np
 
 from headstrip.compare.costs import Costs, costs_of, peak_memory
 from headstrip.embed.files import write_errors
-from headstrip.embed.output.damage import parquet_file
+from headstrip.embed.output.damage import DamagedFile, open_parquet
 from headstrip.embed.output.loading import open_embeddings
 from headstrip.embed.run import embed_source
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
@@ -29,6 +30,8 @@ from headstrip.encoder.encoder import Encoder
 from headstrip.errors import HeadstripError, one_line
 from headstrip.system.atomic import write_atomically
 from headstrip.system.out_of_memory import is_out_of_memory
+
+_log = logging.getLogger("headstrip.compare")
 
 Progress = Callable[[str, int, int], None]
 """Gets what is embedded with, and the numbers of images done and of all images."""
@@ -121,21 +124,27 @@ def embed(run: Run, encoder: Encoder, shown: str, paths: Sequence[str]) -> Embed
         HeadstripError: As ``embed_source``.
     """
     safe = re.sub(r"[^\w.-]+", "_", shown)[:60].strip("._") or "encoder"
-    # Another source with the same work folder gets its own files.
-    where = json.dumps(run.source.describe(), sort_keys=True, default=repr)
+    device = encoder.place()[0]
+    # Another source, other settings or another device with the same work folder have other files.
+    what = [run.source.describe(), run.settings.to_json(), device.type]
+    where = json.dumps(what, sort_keys=True, default=repr)
     mark = hashlib.sha256(f"{encoder.fingerprint.identity}\0{where}".encode()).hexdigest()[:16]
     file = run.folder / f"{safe}-{mark}.parquet"
 
     # A smaller set of images than that of an earlier run must not remove rows.
     wanted = frozenset(paths)
-    if file.exists():
+    try:
         wanted |= frozenset(read_columns(file, ["path"])["path"])
+    except FileNotFoundError:
+        pass
+    except DamagedFile as damaged:
+        _log.warning("%s headstrip computes these embeddings again.", damaged)
+        file.unlink()
 
     def progress(done: int, total: int) -> None:
         if run.progress is not None:
             run.progress(shown, done, total)
 
-    device = encoder.place()[0]
     started = time.perf_counter()
     with peak_memory(device) as peak:
         report = embed_source(
@@ -159,7 +168,12 @@ def _measured(
     total: dict[str, Any] = {"images": 0, "seconds": 0.0, "peak_memory": None}
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
-        total.update({key: found[key] for key in total})
+        peak_before = found["peak_memory"]
+        total = {
+            "images": int(found["images"]),
+            "seconds": float(found["seconds"]),
+            "peak_memory": None if peak_before is None else int(peak_before),
+        }
     except (OSError, ValueError, KeyError, TypeError):
         # The file is missing or is not such a record: this run starts a new one.
         pass
@@ -207,8 +221,13 @@ def _zeros(rows: int, dim: int) -> np.ndarray:
 
 
 def read_columns(file: Path, names: Sequence[str]) -> dict[str, list[Any]]:
-    """Read other columns of a file of embeddings."""
-    with parquet_file(file) as table:
+    """Read other columns of a file of embeddings.
+
+    Raises:
+        DamagedFile: The file is damaged.
+        FileNotFoundError: There is no such file.
+    """
+    with open_parquet(file) as table:
         columns: dict[str, list[Any]] = table.read(columns=list(names)).to_pydict()
         return columns
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -77,8 +77,12 @@ def tasks_of(
         task = found if isinstance(found, str) else _task(found, groups, keys, seed, folds)
         if isinstance(task, str):
             skipped[name] = task
-        else:
-            tasks.append(task)
+            continue
+        missing = sum(cell is None for cell in cells)
+        if missing:
+            note = f"{missing:,} of the {len(cells):,} images have no label."
+            task = replace(task, notes=(note, *task.notes))
+        tasks.append(task)
     return tuple(tasks), skipped
 
 

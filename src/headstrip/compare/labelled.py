@@ -9,11 +9,10 @@ import numpy as np
 
 from headstrip.attributes.labels import Cell, LabelTable
 from headstrip.attributes.splitting import connected
+from headstrip.attributes.titles import JOIN
 from headstrip.compare.embedding import Embedded, Run, embed, read_columns, read_rows
 from headstrip.compare.pixels import near_pairs, pixel_encoder, pixel_marks
 from headstrip.errors import HeadstripError
-
-_NOT_ATTRIBUTES = ("path", "error")
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,8 @@ class LabelledImages:
         columns: The cells of each attribute.
         bad: Why images with a label cannot be read, by path.
         pixels: The file with their 16 x 16 pixels.
+        unusable: Why columns cannot have labels, by name.
+        notes: Sentences about what was left out of the table.
     """
 
     paths: list[str]
@@ -33,6 +34,8 @@ class LabelledImages:
     columns: Mapping[str, list[Cell]] = field(repr=False)
     bad: Mapping[str, str]
     pixels: Embedded
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def attributes_of(table: LabelTable, chosen: Sequence[str] | None) -> list[str]:
@@ -41,7 +44,7 @@ def attributes_of(table: LabelTable, chosen: Sequence[str] | None) -> list[str]:
     Raises:
         HeadstripError: There is no such column.
     """
-    columns = [name for name in table.columns if name not in _NOT_ATTRIBUTES]
+    columns = [*table.columns, *table.unusable]
     known = ", ".join(f"{one!r:.60}" for one in columns[:8]) or "none"
     for name in chosen or ():
         if name not in columns:
@@ -72,12 +75,21 @@ def read_images(
         HeadstripError: No image with a label can be read.
     """
     row_of = {path: row for row, path in enumerate(table.paths)}
+    unusable = {name: why for name in names if (why := table.why_unusable(name))}
+    names = [name for name in names if name not in unusable]
     listed: dict[str, int] = {}
+    taken: set[int] = set()
+    unlabelled = 0
     for item in run.source.items():
         # A table of labels has no "./" before its paths, and a list keeps it.
         row = row_of.get(item.path, row_of.get(item.path.removeprefix("./")))
+        if row in taken:
+            continue
         if row is not None and any(table.columns[name][row] is not None for name in names):
             listed[item.path] = row
+            taken.add(row)
+        else:
+            unlabelled += 1
     if not listed:
         raise HeadstripError(f"{table.shown} has no image with a label. Fill in the labels.")
     pixels = embed(run, pixel_encoder(), "pixels", list(listed))
@@ -98,4 +110,13 @@ def read_images(
     pairs = near_pairs(found) if near_duplicates else ()
     groups = connected(len(good), marks, pairs)
     columns = {name: [table.columns[name][listed[path]] for path in good] for name in names}
-    return LabelledImages(good, groups, columns, bad, pixels)
+    counts = {
+        "without_labels": unlabelled,
+        "repeated_rows": table.repeated_rows,
+        "nan_cells": table.nan_cells,
+        "stripped_cells": table.stripped_cells,
+    }
+    notes = tuple(
+        f"{table.shown}: {count:,} {JOIN[key]}." for key, count in counts.items() if count
+    )
+    return LabelledImages(good, groups, columns, bad, pixels, unusable, notes)

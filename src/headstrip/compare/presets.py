@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from headstrip.backbones import get_backbone
 from headstrip.errors import HeadstripError, OptionError
 
+_SHOWN = 8
 PRESETS = ("small", "balanced", "large")
 
 
@@ -71,14 +73,40 @@ def candidates_of(
         raise OptionError(
             f"There is no preset {preset!r:.60}. Pass one of {', '.join(map(repr, PRESETS))}."
         )
+    _check_filters(max_params, licenses)
     listed = [one.name for one in preset_backbones() if one.preset == preset]
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise OptionError(f"A backbone is named by text, such as 'resnet18', got {name!r:.60}.")
     chosen = list(dict.fromkeys([*names, *listed]))
     if not chosen:
         raise OptionError(
             "There is nothing to compare. Name backbones with -b NAME (backbones=), or choose a "
             "list with --preset small (preset=)."
         )
-    return tuple(Candidate(name, _reason(name, max_params, licenses)) for name in chosen)
+    found = tuple(Candidate(name, _reason(name, max_params, licenses)) for name in chosen)
+    if all(one.left_out for one in found):
+        reasons = "; ".join(f"{one.name}: {one.left_out}" for one in found[:_SHOWN])
+        more = f" And {len(found) - _SHOWN} more." if len(found) > _SHOWN else ""
+        raise OptionError(
+            f"--max-params and --license (max_params=, licenses=) leave out every backbone. "
+            f"{reasons}{more} Allow more, or name other backbones."
+        )
+    return found
+
+
+def _check_filters(max_params: Any, licenses: Sequence[Any]) -> None:
+    is_number = isinstance(max_params, (int, float)) and not isinstance(max_params, bool)
+    if max_params is not None and not (is_number and max_params > 0):
+        raise OptionError(
+            f"max_params must be a number above 0, such as 30e6, got {max_params!r:.60}."
+        )
+    for one in licenses:
+        if not isinstance(one, str) or not one.strip():
+            raise OptionError(
+                "licenses must be names of licences, such as ['apache-2.0', 'mit'], got "
+                f"{one!r:.60}."
+            )
 
 
 def _reason(name: str, max_params: float | None, licenses: Sequence[str]) -> str | None:

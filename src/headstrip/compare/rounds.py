@@ -11,7 +11,16 @@ import numpy as np
 from headstrip.compare.folds import Task
 
 FIRST = 128
-"""Number of images of the first round."""
+"""Least number of images of the first round."""
+
+PER_CLASS = 4
+"""Least number of images of the first round for each class, on average."""
+
+
+def first_size(tasks: Sequence[Task]) -> int:
+    """Return how many images the first round has at least, for attributes with these classes."""
+    classes = [len(task.target.attribute.classes) for task in tasks if task.kind == "class"]
+    return max(FIRST, PER_CLASS * max(classes, default=0))
 
 
 def sizes_of(images: int, backbones: int, first: int = FIRST) -> list[int]:

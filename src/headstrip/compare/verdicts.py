@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from headstrip.compare.scoring import Score
 
 LEVEL = 0.05
 _POWER = 0.8
-_NORMAL = {0.8: 0.8416, 0.95: 1.6449, 0.975: 1.9600}
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def difference(one: Score, other: Score) -> Difference:
     if len(samples) < 2 or groups < 2:
         return Difference(value, -math.inf, math.inf, math.inf, 1.0)
     low, high = np.quantile(samples, [0.025, 0.975]).tolist()
-    error = float(samples.std() * math.sqrt(groups / (groups - 1)))
+    error = float(samples.std() * math.sqrt(groups / (groups - 1))) * max(one.spread, other.spread)
     beyond = abs(value) - float(np.abs(one.shares - other.shares).max())
     p = 1.0
     if beyond > 0:
@@ -134,22 +135,26 @@ def judge(scores: Sequence[Score]) -> list[Verdict]:
     return verdicts
 
 
-def images_to_separate(one: Score, other: Score, images: int) -> int | None:
+def images_to_separate(one: Score, other: Score, images: int, backbones: int = 2) -> int | None:
     """Estimate how many such images would tell two backbones apart, with a power of 80 %.
 
-    The estimate takes the difference that was seen for the true one, and the level of 5 % for this
-    comparison alone.
+    The estimate takes the difference that was seen for the true one, and the level that Holm's
+    method asks of the smallest p-value of all pairs.
 
     Args:
         one: A score.
         other: The score of another backbone on the same images.
         images: Number of these images.
+        backbones: Number of backbones that are compared.
 
     Returns:
-        The number; None where no number is known to be enough, because the scores are equal.
+        The number, larger than ``images`` if these do not separate the two; None where no number is
+        known to be enough, because the scores are equal.
     """
     found = difference(one, other)
     if not found.value or not math.isfinite(found.error):
         return None
-    ratio = (_NORMAL[0.975] + _NORMAL[_POWER]) * found.error / abs(found.value)
-    return max(images if found.p >= LEVEL else 2, math.ceil(images * ratio**2))
+    level = LEVEL / math.comb(backbones, 2)
+    normal = _NORMAL.inv_cdf(1 - level / 2) + _NORMAL.inv_cdf(_POWER)
+    count = math.ceil(images * (normal * found.error / found.value) ** 2)
+    return max(images + 1 if found.p >= level else 2, count)

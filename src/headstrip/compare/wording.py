@@ -23,7 +23,9 @@ def summary(found: Comparison) -> str:
         text += f", {found.copies:,} of them copies of others, kept in one fold"
     kinds = {one.kind for row in found.backbones for one in row.attributes}
     scores = " and ".join(name for kind, name in RANKED_AS.items() if kind in kinds)
-    return f"{text}; the score is the mean of {scores or 'accuracy'} of the linear probe, in points"
+    count = max((len(row.attributes) for row in found.backbones), default=0)
+    score = f"mean {scores}" if count > 1 else scores or RANKED_AS["class"]
+    return f"{text}; the score is the {score} of the linear probe, in points"
 
 
 def advice(found: Comparison) -> str:
@@ -44,21 +46,21 @@ def advice(found: Comparison) -> str:
         text += ", the only one that was compared."
     if tied and found.images_to_separate is not None:
         text += (
-            f" To separate the best two takes about {_rounded(found.images_to_separate):,} such "
-            "images, "
-            "if they differ as much as here."
+            " To separate the best two of them takes about "
+            f"{_rounded(found.images_to_separate):,} such images, if they differ as much as here."
         )
     return text
 
 
 def _rounded(count: int) -> int:
-    """Return an estimate with two digits; more would say more than is known.
+    """Return an estimate with two digits, rounded up; more would say more than is known.
 
     Example:
         >>> _rounded(45_663), _rounded(97)
         (46000, 97)
     """
-    return int(float(f"{count:.2g}"))
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // unit) * unit
 
 
 def reasons(found: Comparison) -> list[str]:
