@@ -59,7 +59,7 @@ def _rounded(count: int) -> int:
         >>> _rounded(45_663), _rounded(97)
         (46000, 97)
     """
-    unit = 10 ** max(0, len(str(count)) - 2)
+    unit: int = 10 ** max(0, len(str(count)) - 2)
     return -(-count // unit) * unit
 
 
