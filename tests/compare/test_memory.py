@@ -21,7 +21,10 @@ ROWS, DIM = 12_500, 1_024
 MATRIX = 4 * ROWS * DIM
 PATHS = [f"{row}.png" for row in range(ROWS)]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what a process holds")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what a process holds"),
+]
 
 
 @pytest.fixture(scope="module")
