@@ -104,7 +104,7 @@ def read_labels(
     kinds: dict[str, Kind] = {}
     if isinstance(table, (str, os.PathLike)):
         if Path(table).expanduser().is_dir():
-            # A folder has a name, so it is no missing label, no number and not several labels.
+            # The name of a folder is a class, whatever it looks like.
             keep_nan_strings, kinds = True, {FOLDER_ATTRIBUTE: "class"}
         shown = repr(os.fspath(table))
         columns, unusable = _read_file(Path(table).expanduser(), shown)
