@@ -311,7 +311,8 @@ def test_path_says_where_a_file_is_or_would_be(
     ("name", "code", "sentence"),
     [
         ("resnet51", 2, "'resnet51'"),
-        ("lab:net.other", 1, "has no weights 'other'"),
+        ("lab:net.other", 1, "has no weights 'other'. It has"),
+        ("lab:net.other", 1, " more (`headstrip show lab:net`); for a file, pass its path"),
         ("lab:net.loaded", 2, "its plugin loads them itself"),
         ("lab:*", 2, "is a pattern"),
     ],

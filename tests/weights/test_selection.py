@@ -159,7 +159,7 @@ def test_an_unknown_tag_names_those_there_are(name: str, weights: str) -> None:
 
 
 def test_a_long_list_of_tags_is_cut_to_three() -> None:
-    with pytest.raises(WeightsError, match=r"It has (\w+, ){2}\w+( and more)?; for a file, pass"):
+    with pytest.raises(WeightsError, match=r"It has (\w+, ){2}\w+; for a file, pass its path"):
         select("vit_b_16", "IMAGENET21K")
 
 

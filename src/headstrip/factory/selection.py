@@ -130,9 +130,11 @@ def _by_tag(
     if tag in tags:
         return tags[tag]
     similar = difflib.get_close_matches(tag, tags, n=3, cutoff=0.0)
+    others = len(tags) - len(similar)
+    more = f" and {others} more (`headstrip show {spec.qualified_name}`)" if others else ""
     raise WeightsError(
         f"{spec.qualified_name} has no weights {tag!r}. {_elsewhere(registry, spec, tag)}"
-        f"It has {', '.join(similar)}{' and more' if len(tags) > len(similar) else ''}; "
+        f"It has {', '.join(similar)}{more}; "
         f"{_as_path(tag) or 'for a file, pass its path'}."
     )
 

