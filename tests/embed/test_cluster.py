@@ -30,7 +30,7 @@ def on_one_machine(folder: Path, kind: str) -> dict:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])
