@@ -310,8 +310,8 @@ CLAIMS = [
     ),
     Claim(
         FIT,
-        r"(\d+) attributes and (\S+) x (\S+) embeddings\. On a machine that was busy with other "
-        r"work headstrip took (\d+) s .* scikit-learn took (\S+) times as long, extrapolated from "
+        r"(\d+) attributes and (\S+) x (\S+) embeddings\. On two cores headstrip "
+        r"took (\d+) s .* scikit-learn took (\S+) times as long, extrapolated from "
         r"(\d+) attributes",
         fit_row,
     ),
