@@ -73,6 +73,7 @@ def solve(
     axes: Axes | None,
     is_balanced: bool,
     start: Layer | None = None,
+    scale: Scale | None = None,
 ) -> Layers:
     """Fit one layer per strength.
 
@@ -87,46 +88,21 @@ def solve(
         axes: Principal axes of similar embeddings; None to compute those of these.
         is_balanced: Whether rows count by the inverse of how frequent their class is.
         start: A layer for embeddings to start from.
+        scale: The scale by which the embeddings were standardised already; None to do it here.
     """
-    scale = Scale.of(embeddings)
-    return solve_standardized(
-        scale.apply(embeddings),
-        scale,
-        values,
-        kind,
-        outputs,
-        strengths,
-        tolerance,
-        axes=axes,
-        is_balanced=is_balanced,
-        start=start,
-    )
-
-
-def solve_standardized(
-    standardized: Tensor,
-    scale: Scale,
-    values: np.ndarray,
-    kind: Kind,
-    outputs: int,
-    strengths: Sequence[float],
-    tolerance: Tolerance,
-    *,
-    axes: Axes | None,
-    is_balanced: bool,
-    start: Layer | None = None,
-) -> Layers:
-    """Do what ``solve`` does, for embeddings that were standardised by a scale."""
+    if scale is None:
+        scale = Scale.of(embeddings)
+        embeddings = scale.apply(embeddings)
     if kind == "number":
-        return _numbers(standardized, scale, values, strengths)
+        return _numbers(embeddings, scale, values, strengths)
     fitted, constant = _fitted_outputs(kind, values, outputs)
-    weights = torch.zeros(len(strengths), outputs, standardized.shape[1], dtype=torch.float64)
+    weights = torch.zeros(len(strengths), outputs, embeddings.shape[1], dtype=torch.float64)
     biases = constant.repeat(len(strengths), 1)
     count = len(strengths)
     if not len(fitted):
         return Layers(weights, biases, [True] * count, [0] * count, [0.0] * count)
-    design = Design.of(standardized, axes)
-    del standardized
+    design = Design.of(embeddings, axes)
+    del embeddings
     target = _target(kind, values, fitted, is_balanced)
     begin = None if start is None else _begin(design, scale, start, fitted)
     solution = fit_logistic(design, target, strengths, tolerance, begin)

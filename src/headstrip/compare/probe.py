@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headstrip.attributes.fit import STRENGTHS
 from headstrip.attributes.measures import best_temperature, log_losses
-from headstrip.attributes.solving import COARSE, FINE, Layers, bytes_to_solve, solve_standardized
+from headstrip.attributes.solving import COARSE, FINE, Layers, bytes_to_solve, solve
 from headstrip.attributes.splitting import TRAIN, VALIDATION, Fractions, split
 from headstrip.attributes.standardize import Axes, Scale
 from headstrip.compare.folds import Task
@@ -155,9 +155,8 @@ def _solved(
     axes = Axes.of(points) if rows >= dim and kind != "number" else None
     size = max(1, _BATCH_BYTES // bytes_to_solve(rows, dim, outputs))
     return [
-        solve_standardized(
+        solve(
             points,
-            scale,
             values[fitted],
             kind,
             outputs,
@@ -165,6 +164,7 @@ def _solved(
             FINE if exact else COARSE,
             axes=axes,
             is_balanced=False,
+            scale=scale,
         )
         for start in range(0, len(strengths), size)
     ]
