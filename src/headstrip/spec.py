@@ -22,6 +22,9 @@ Pairs = tuple[tuple[str, Any], ...]
 SAVED = "encoder.json"
 """The file by which a folder that ``Encoder.save`` wrote is recognised."""
 
+CONFIG = "config.json"
+"""The file by which the folder of a model of transformers is recognised."""
+
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep, "/")))
 _BEGINNINGS = tuple(f"{start}{end}" for start in ("", ".", "..", "~") for end in _SEPARATORS)
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -11,7 +11,7 @@ from typing import Any
 
 from headstrip._version import __version__
 from headstrip.errors import ManifestError, one_line
-from headstrip.spec import SAVED
+from headstrip.spec import CONFIG, SAVED
 from headstrip.system import bounded_json
 
 FORMAT = 1
@@ -87,7 +87,7 @@ def read_folder(path: str | os.PathLike[str]) -> SavedFolder:
         hint = f" For a folder of transformers, write 'hf:{os.path.abspath(folder)}'."
         raise ManifestError(
             f"The folder {shown} has no {SAVED}, so encoder.save did not write it. Pass a folder "
-            f"that encoder.save wrote.{hint if (folder / 'config.json').is_file() else ''}"
+            f"that encoder.save wrote.{hint if (folder / CONFIG).is_file() else ''}"
         )
     try:
         return _parsed(folder, shown, bounded_json.read(folder / SAVED, "it"))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from headstrip.families import SOURCE
 from headstrip.plugins.loader import FIRST_PARTY, PluginRecord
-from headstrip.spec import SAVED, Name
+from headstrip.spec import CONFIG, SAVED, Name
 
 BARE_SOURCES = (SOURCE, "timm")
 """The sources whose names need no prefix, in the order in which the registry searches them."""
@@ -31,7 +31,7 @@ def unknown_backbone(
         unusable: The installed plugins that cannot be used, with the reasons.
     """
     source, arch = parts.source, parts.backbone
-    if source in (None, "hf") and os.path.isfile(os.path.join(arch, "config.json")):
+    if source in (None, "hf") and os.path.isfile(os.path.join(arch, CONFIG)):
         return (
             f"There is no backbone {name!r:.100}. For the model of transformers in the folder of "
             f"that name, write 'hf:./{arch:.100}'."

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
+from headstrip.spec import CONFIG, SAVED
 from headstrip.weights.addresses import SUFFIXES
 from headstrip.weights.folders import lies_in_a_cache
 
@@ -98,9 +99,9 @@ def not_readable(path: Path, error: Exception) -> WeightsError:
 def folder_advice(folder: Path) -> str:
     """Say what to pass instead of a folder."""
     whole = os.path.abspath(folder)
-    if (folder / "encoder.json").is_file():
+    if (folder / SAVED).is_file():
         return f"encoder.save wrote it: pass it in place of the backbone, as '{whole}{os.sep}'."
-    if (folder / "config.json").is_file():
+    if (folder / CONFIG).is_file():
         return f"It is a model of transformers: write 'hf:{whole}' in place of the backbone."
     files = [one for one in sorted(folder.glob("*")) if one.name.endswith(SUFFIXES)]
     return f"Pass a file of weights{f' in it, such as {str(files[0])!r}' if files else ''}."
