@@ -89,8 +89,19 @@ def test_the_rows_are_written_in_each_order() -> None:
 
 def test_the_front_joins_the_backbones_that_no_other_beats_in_both() -> None:
     page = Page(page_of("fast"))
-    (front,) = [dict(a)["d"] for tag, a in page.elements if ("class", "front") in a]
-    assert str(front).count("L") == 1
+    (front,) = [dict(a)["points"] for tag, a in page.elements if tag == "polyline"]
+    assert len(str(front).split()) == 2
+
+
+def test_many_classes_are_a_list_of_the_most_frequent_confusions() -> None:
+    table = np.eye(200, dtype=int)
+    table[3, 7] = 5
+    classes = tuple(f"class {number}" for number in range(200))
+    found = replace(comparison(), confusions=(Confusions("kind", classes, table, ()),))
+    page = Page(comparison_page(found, {}))
+    text = " ".join("".join(page.text).split())
+    assert "The 1 most frequent of 1 confusions. A matrix of 200 classes" in text
+    assert len(page.elements) < 1_000
 
 
 def test_no_name_adds_an_element_or_an_attribute() -> None:

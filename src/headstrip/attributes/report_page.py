@@ -19,11 +19,12 @@ from headstrip.attributes.titles import JOIN, MEASURES, RANKED_BY
 from headstrip.encoder.attribute import Attribute
 from headstrip.encoder.held_out import HeldOut
 from headstrip.encoder.predictors_file import FittedPredictors
-from headstrip.html import charts
+from headstrip.html import charts, tables
 from headstrip.html.charts import Axis, Frame, chart, diagonal, dots, line
 from headstrip.html.elements import Html, element, joined, name
 from headstrip.html.page import page
 from headstrip.html.pictures import Picture, figure
+from headstrip.html.tables import confusion_table, table
 
 Report = Mapping[str, Any]
 ReadPictures = Callable[[Sequence[str]], Mapping[str, Image.Image | str]]
@@ -31,14 +32,13 @@ ReadPictures = Callable[[Sequence[str]], Mapping[str, Image.Image | str]]
 WRONG = 24
 """Number of wrong images that the page shows of each attribute."""
 
-_MOST_CLASSES = 30
 _MOST_ROWS = 50
 _MOST_DOTS = 2_000
-_LEVELS = 8
 _BASELINES = {"majority": "most frequent", "shuffled": "shuffled labels"}
 
 _STYLE = (
     charts.STYLE
+    + tables.STYLE
     + """
 body { --side: 150px; max-width: 75rem; margin-inline: auto;
   padding-inline: clamp(0.75rem, 3vw, 2rem); }
@@ -52,42 +52,20 @@ a { color: var(--one); }
   padding: 0.4rem 0.75rem 0.4rem 1.75rem; }
 nav li { min-width: 0; overflow-wrap: anywhere; }
 nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; list-style: none; padding: 0; }
-.scroll { overflow-x: auto; }
 .charts { display: flex; flex-wrap: wrap; gap: 1.25rem 2.5rem; align-items: start; }
 .charts > * { min-width: 0; max-width: 100%; }
 .charts > .drawn { flex: 0 1 24rem; }
 .drawn h3 { margin-top: 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.caption { color: var(--quiet); margin: 0 0 0.25rem; max-width: 32rem; font-size: 0.9rem; }
-th, td { padding: 0.2rem 0.6rem 0.2rem 0; text-align: left; vertical-align: baseline;
-  font-weight: normal; border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
-tbody th { min-width: 4.5rem; }
-th bdi { overflow-wrap: anywhere; }
-thead th { color: var(--quiet); font-size: 0.85rem; vertical-align: bottom; }
 small { color: var(--quiet); white-space: nowrap; }
 .strong { font-weight: 600; }
 .pictures { display: grid; gap: 1rem 0.75rem; margin-top: 0.75rem;
   grid-template-columns: repeat(auto-fill, minmax(calc(var(--side) + 8px), 1fr)); }
-.matrix { table-layout: fixed; font-size: 0.85rem; }
-.matrix td { min-width: 1.6rem; padding: 0.2rem; text-align: center;
-  border: 1px solid var(--line); }
-.matrix th { padding: 0.2rem 0.4rem 0.2rem 0; border: 0; }
-.matrix tbody th { position: sticky; left: 0; background: var(--paper); text-align: right;
-  min-width: 5rem; max-width: min(16rem, 35vw); }
-.matrix thead th > bdi { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 8rem;
-  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.matrix thead th { text-align: center; padding: 0 0 0.3rem; }
 summary { cursor: pointer; color: var(--quiet); }
 .legend { margin: 0.25rem 0 0.5rem; font-size: 0.9rem; }
 .key-one { color: var(--one); } .key-two { color: var(--two); }
 @media (max-width: 480px) { body { --side: 140px; } .wide { display: none; }
   small { display: block; } }
 """
-    + "".join(
-        f".{word}-{level} {{ background: color-mix(in srgb, {hue} {8 * level}%, transparent); }}\n"
-        for word, hue in (("right", "var(--one)"), ("wrong", "var(--two)"))
-        for level in range(1, _LEVELS + 1)
-    )
 )
 
 
@@ -195,7 +173,7 @@ def _overview(fitted: FittedPredictors) -> Html | None:
                 *(element("td", _number(other)) for other in others),
             )
         )
-    return _table(
+    return table(
         "Overview",
         "One measure of each attribute, with its interval and those of the two predictors that "
         "know nothing. Lines go from 0 to 1.",
@@ -262,7 +240,7 @@ def _measures(attribute: Attribute, found: Report) -> Html:
                 *(element("td", shown(found[one].get(key))) for one in _BASELINES),
             )
         )
-    return _table("Measures", "", ["measure", "held out", *_BASELINES.values()], rows)
+    return table("Measures", "", ["measure", "held out", *_BASELINES.values()], rows)
 
 
 def _views(attribute: Attribute, found: Report, held: HeldOut | None) -> list[Html]:
@@ -287,66 +265,8 @@ def _views(attribute: Attribute, found: Report, held: HeldOut | None) -> list[Ht
             calibration(held.probability, is_right),
             calibration(held.calibrated, is_right),
         ),
-        _confusion(held),
+        confusion_table(held.classes, confusions(held)),
     ]
-
-
-def _confusion(held: HeldOut) -> Html:
-    counts = confusions(held)
-    if len(held.classes) > _MOST_CLASSES:
-        return _confused(held, counts)
-    indices = range(len(held.classes))
-    totals = [sum(counts.get((row, column), 0) for column in indices) for row in indices]
-    rows = [
-        element(
-            "tr",
-            element("th", name(held.classes[row]), scope="row"),
-            *(
-                _cell(counts.get((row, column), 0), totals[row], row == column)
-                for column in indices
-            ),
-        )
-        for row in indices
-    ]
-    head = element(
-        "tr", element("th"), *(element("th", name(one), scope="col") for one in held.classes)
-    )
-    table = element(
-        "table",
-        element("thead", head),
-        element("tbody", *rows),
-        class_="matrix",
-    )
-    caption = (
-        "Confusion matrix: rows are the labels, columns the predictions. A colour is the share of "
-        "its row."
-    )
-    return _scrolling("Confusion matrix", caption, table)
-
-
-def _cell(count: int, total: int, is_right: bool) -> Html:
-    level = -(-count * _LEVELS // total) if total else 0
-    class_ = f"{'right' if is_right else 'wrong'}-{level}" if level else None
-    return element("td", str(count) if count else "", class_=class_)
-
-
-def _confused(held: HeldOut, counts: Mapping[tuple[int, int], int]) -> Html:
-    """Return the most frequent confusions, where a matrix would have too many rows."""
-    wrong = sorted((-count, *pair) for pair, count in counts.items() if pair[0] != pair[1])
-    rows = [
-        element(
-            "tr",
-            element("td", name(held.classes[truth])),
-            element("td", name(held.classes[guess])),
-            element("td", f"{-count:,}"),
-        )
-        for count, truth, guess in wrong[:_MOST_ROWS]
-    ]
-    shown = (
-        f"The {len(rows)} most frequent of {len(wrong):,} confusions" if rows else "No confusion"
-    )
-    caption = f"{shown}. A matrix of {len(held.classes):,} classes would be too large."
-    return _table("Confusions", caption, ["label", "prediction", "images"], rows)
 
 
 def _labels(held: HeldOut) -> Html:
@@ -366,7 +286,7 @@ def _labels(held: HeldOut) -> Html:
     caption = "Confusions of each label, most errors first" + (
         f"; {more:,} more are left out" if more else ""
     )
-    return _table("Confusions", caption, ["label", "found", "missed", "wrongly given"], rows)
+    return table("Confusions", caption, ["label", "found", "missed", "wrongly given"], rows)
 
 
 def _curves(across: str, up: str, plain: Calibration, scaled: Calibration | None) -> Html:
@@ -405,7 +325,7 @@ def _curves(across: str, up: str, plain: Calibration, scaled: Calibration | None
         element(
             "details",
             element("summary", "Numbers of the curve"),
-            _table("Calibration", "", ["curve", "probability", "share", "predictions"], rows),
+            table("Calibration", "", ["curve", "probability", "share", "predictions"], rows),
         ),
         class_="drawn",
     )
@@ -496,29 +416,6 @@ def _figure(held: HeldOut, mistake: Mistake, picture: Image.Image | str) -> Html
             ]
         )
     return figure(Picture(held.paths[row], note, picture))
-
-
-def _table(
-    label: str, caption: str, head: Sequence[str | tuple[str, str]], rows: Sequence[Html]
-) -> Html:
-    cells = [
-        element("th", one[0], scope="col", class_=one[1])
-        if isinstance(one, tuple)
-        else element("th", one, scope="col")
-        for one in head
-    ]
-    table = element(
-        "table",
-        element("thead", element("tr", *cells)),
-        element("tbody", *rows),
-    )
-    return _scrolling(label, caption, table)
-
-
-def _scrolling(label: str, caption: str, table: Html) -> Html:
-    # What scrolls must take the focus, so that the arrow keys move it.
-    scroll = element("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
-    return element("div", element("p", caption, class_="caption") if caption else None, scroll)
 
 
 def _value(measure: Report, shown: Callable[[float | None], str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,51 +24,43 @@ from headstrip.compare.wording import (
     verdict,
 )
 from headstrip.embed.sources import source_of
+from headstrip.html import charts, tables
+from headstrip.html.charts import Axis, Frame, chart
 from headstrip.html.elements import Html, element, joined, name
 from headstrip.html.page import page, write_page
 from headstrip.html.pictures import Picture, figure
+from headstrip.html.tables import confusion_table, heading, scrolling, table
 from headstrip.html.thumbnails import pictures_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _ORDERS = ("score", "5-NN", "images/s", "memory", "params", "bytes/row")
-_WIDTH, _HEIGHT, _MARGIN = 480, 300, 48
-_LEVELS = 5
 
-_STYLE = """
+_STYLE = (
+    charts.STYLE
+    + tables.STYLE
+    + """
 :root { --side: 128px; }
 main { max-width: 72rem; }
 .warning { background: var(--bad); padding: 0.5rem 0.75rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.9rem; margin: 0.5rem 0; }
-th, td { text-align: right; padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-th:first-child, td:first-child, .text { text-align: left; }
-td:not(:first-child) { white-space: nowrap; }
+.scroll { font-size: 0.9rem; }
+table:not(.matrix) :is(th, td):not(:first-child, .text) { text-align: right; white-space: nowrap;
+  padding-left: 0.6rem; }
 td:first-child { overflow-wrap: anywhere; min-width: 7rem; }
-td.text:not(:first-child) { white-space: normal; min-width: 10rem; }
+td.text { min-width: 10rem; padding-left: 0.6rem; }
 tr.chosen td { font-weight: 600; }
-svg { width: 100%; max-width: 36rem; height: auto; }
-svg text { fill: var(--ink); font-size: 14px; }
-.axis { stroke: var(--line); }
-.range { stroke: var(--quiet); }
-.front { stroke: var(--two); fill: none; }
-.dot { fill: var(--one); }
-.dot.chosen { fill: var(--two); }
+svg.chart { max-width: 32rem; }
 .quiet { color: var(--quiet); }
 .pictures { display: flex; flex-wrap: wrap; gap: 0.75rem; }
 .order { margin-right: 0.75rem; white-space: nowrap; }
 tbody.ordered:not(.order0) { display: none; }
-.level1 { background: color-mix(in srgb, var(--one) 15%, transparent); }
-.level2 { background: color-mix(in srgb, var(--one) 30%, transparent); }
-.level3 { background: color-mix(in srgb, var(--one) 45%, transparent); }
-.level4 { background: color-mix(in srgb, var(--one) 60%, transparent); }
-.level5 { background: color-mix(in srgb, var(--one) 75%, transparent); }
-""" + "".join(
-    f".sort:has(#order{at}:checked) tbody.order{at} {{ display: table-row-group; }}\n"
-    f".sort:has(#order{at}:checked) tbody.order0 {{ display: none; }}\n"
-    for at in range(1, len(_ORDERS))
+"""
+    + "".join(
+        f".sort:has(#order{at}:checked) tbody.order{at} {{ display: table-row-group; }}\n"
+        f".sort:has(#order{at}:checked) tbody.order0 {{ display: none; }}\n"
+        for at in range(1, len(_ORDERS))
+    )
 )
 
 
@@ -124,88 +116,43 @@ def comparison_page(found: Comparison, pictures: Mapping[str, Image.Image | str]
 def _chart(found: Comparison, measured: Sequence[ComparedBackbone]) -> Html:
     """Draw the score of each backbone against its images per second, and the Pareto front."""
     drawn = [
-        (number, one, one.costs.images_per_second)
+        (number, one, one.score, one.costs.images_per_second)
         for number, one in enumerate(measured, 1)
         if one.costs is not None and one.costs.images_per_second and one.score is not None
     ]
     if not drawn:
         return element("p", "No speed was measured, so there is no chart.")
-    across = _scale([math.log10(speed) for *_, speed in drawn], _MARGIN, _WIDTH - 16)
-    ends = [end for _, one, _ in drawn if one.score for end in (one.score.low, one.score.high)]
-    down = _scale([100 * end for end in ends], _HEIGHT - _MARGIN, 16)
-    shapes = [
-        element(
-            "path",
-            d=f"M{_MARGIN} 8V{_HEIGHT - _MARGIN}H{_WIDTH - 8}",
-            class_="axis",
-            fill="none",
-        ),
-        element("text", "score, in points", x=_MARGIN + 4, y=18),
-        element("text", "images/s", x=_WIDTH - 8, y=_HEIGHT - 10, text_anchor="end"),
-    ]
-    for value in {round(100 * min(ends)), round(100 * max(ends))}:
-        shapes.append(
-            element("text", str(value), x=_MARGIN - 6, y=round(down(value)), text_anchor="end")
-        )
-    for speed in {min(one[2] for one in drawn), max(one[2] for one in drawn)}:
-        shapes.append(
-            element(
-                "text",
-                f"{speed:.1f}",
-                x=round(across(math.log10(speed))),
-                y=_HEIGHT - _MARGIN + 18,
-                text_anchor="middle",
-            )
-        )
-    places = []
-    for number, one, speed in drawn:
-        # Each has a score, or it would not be drawn.
-        assert one.score is not None
-        x, y = round(across(math.log10(speed))), round(down(100 * one.score.value))
-        low, high = round(down(100 * one.score.low)), round(down(100 * one.score.high))
-        places.append((x, y))
-        chosen = " chosen" if one.name == found.recommended else ""
-        shapes += [
-            element("path", d=f"M{x} {low}V{high}", class_="range"),
-            element(
-                "circle",
-                element("title", f"{one.name}: {points(one.score)}, {speed:.1f} images/s"),
-                cx=x,
-                cy=y,
-                r=5,
-                class_=f"dot{chosen}",
-            ),
-            element("text", str(number), x=x + 8, y=y - 6),
-        ]
-    front = _front(places)
-    shapes.append(element("path", d="M" + "L".join(f"{x} {y}" for x, y in front), class_="front"))
-    label = "Score against images per second; the line joins those that no other beats in both."
-    chart = element(
-        "svg", joined(shapes), viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label
+    ends = [100 * end for _, _, score, _ in drawn for end in (score.low, score.high)]
+    frame = Frame(
+        Axis.around("images/s", [speed for *_, speed in drawn], is_log=True),
+        Axis.around("score, in points", ends),
     )
+    marks, places = [], []
+    for number, one, score, speed in drawn:
+        x, y = frame.across(speed), frame.up(100 * score.value)
+        places.append((x, y))
+        low, high = frame.up(100 * score.low), frame.up(100 * score.high)
+        title = element("title", f"{one.name}: {points(score)}, {speed:.1f} images/s")
+        class_ = "two" if one.name == found.recommended else "one"
+        marks += [
+            element("path", d=f"M{x} {low}V{high}", class_="axis"),
+            element("circle", title, cx=x, cy=y, r=4, class_=class_),
+            element("text", str(number), x=x + 6, y=y - 4),
+        ]
+    front = " ".join(f"{x},{y}" for x, y in _front(places))
+    label = "Score against images per second; the line joins those that no other beats in both."
+    note = f"{label} Numbers are those of the table; bars are 95 % intervals."
     return joined(
         [
-            chart,
-            element(
-                "p",
-                f"{label} Numbers are those of the table; bars are 95 % intervals.",
-                class_="quiet",
-            ),
+            chart(frame, label, element("polyline", points=front, class_="two"), *marks),
+            element("p", note, class_="quiet"),
         ]
     )
 
 
-def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
-    """Return a function that maps values to pixels, with some space at both ends."""
-    low, high = min(values), max(values)
-    space = 0.08 * (high - low) or 0.5
-    low, high = low - space, high + space
-    return lambda value: start + (value - low) / (high - low) * (end - start)
-
-
-def _front(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _front(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return the places that no other beats in both directions, from left to right."""
-    front: list[tuple[int, int]] = []
+    front: list[tuple[float, float]] = []
     # A smaller y is a higher score.
     for x, y in sorted(places, key=lambda one: (-one[0], one[1])):
         if not front or y < front[-1][1]:
@@ -215,15 +162,10 @@ def _front(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _table(found: Comparison, measured: Sequence[ComparedBackbone]) -> Html:
     numbers = {one.name: number for number, one in enumerate(measured, 1)}
-    titles = (
-        *("backbone", "score", "verdict", *_ORDERS[1:5]),
+    titles: list[str | tuple[str, str]] = [
+        *("backbone", "score", ("verdict", "text"), *_ORDERS[1:5]),
         *("dim", "bytes/row", "licence", "download"),
-    )
-    cells = (
-        element("th", one, scope="col", class_="text" if one == "verdict" else None)
-        for one in titles
-    )
-    head = element("thead", element("tr", joined(cells)))
+    ]
     bodies = []
     for at, order in enumerate(_ORDERS):
         rows = sorted(measured, key=lambda one, order=order: _place(one, order))  # type: ignore[misc]
@@ -252,7 +194,7 @@ def _table(found: Comparison, measured: Sequence[ComparedBackbone]) -> Html:
     return element(
         "div",
         element("fieldset", element("legend", "Sort by"), joined(choices)),
-        element("div", element("table", head, joined(bodies)), class_="wide", tabindex=0),
+        scrolling("Backbones", "", element("table", heading(titles), *bodies)),
         class_="sort",
     )
 
@@ -305,16 +247,12 @@ def _controls(found: Comparison) -> Html:
         element("tr", element("td", name(one.name)), element("td", points(one.score)))
         for one in found.controls
     ]
-    head = element("tr", element("th", "control", scope="col"), element("th", "score", scope="col"))
-    table = element("table", element("thead", head), element("tbody", joined(rows)))
-    return element("div", table, class_="wide", tabindex=0)
+    return table("Controls", "", ["control", "score"], rows)
 
 
 def _attributes(measured: Sequence[ComparedBackbone]) -> Html:
     first = measured[0].attributes
-    titles = [
-        element("th", name(one.name), f" ({RANKED_AS[one.kind]})", scope="col") for one in first
-    ]
+    titles = [joined([name(one.name), f" ({RANKED_AS[one.kind]})"]) for one in first]
     rows = [
         element(
             "tr",
@@ -324,29 +262,15 @@ def _attributes(measured: Sequence[ComparedBackbone]) -> Html:
         for one in measured
         if len(one.attributes) == len(first)
     ]
-    head = element("tr", element("th", "backbone", scope="col"), *titles)
-    table = element("table", element("thead", head), element("tbody", joined(rows)))
-    return element("div", table, class_="wide", tabindex=0)
+    return table("Attributes", "", ["backbone", *titles], rows)
 
 
 def _confused(
     found: Comparison, one: Confusions, pictures: Mapping[str, Image.Image | str]
 ) -> list[Html]:
     """Show the confusion matrix and the most confident mistakes for one attribute."""
-    heading = element(
-        "h2", "What ", name(str(found.recommended)), " confuses: ", name(one.attribute)
-    )
-    totals = one.table.sum(1)
-    rows = []
-    for at, label in enumerate(one.classes):
-        cells = [
-            element("td", str(count) if count else "", class_=_level(count, int(totals[at])))
-            for count in one.table[at].tolist()
-        ]
-        rows.append(element("tr", element("th", name(label), scope="row"), *cells))
-    titles = joined(element("th", name(label), scope="col") for label in one.classes)
-    head = element("tr", element("th", "class, predicted as", scope="col"), titles)
-    table = element("table", element("thead", head), element("tbody", joined(rows)))
+    title = element("h2", "What ", name(str(found.recommended)), " confuses: ", name(one.attribute))
+    counts = {pair: int(one.table[pair]) for pair in zip(*one.table.nonzero(), strict=True)}
     figures = [
         figure(
             Picture(
@@ -359,11 +283,5 @@ def _confused(
     ]
     shown = element("div", joined(figures, "\n"), class_="pictures") if figures else None
     most = element("h3", "The most confident mistakes") if figures else None
-    found_parts = [heading, element("div", table, class_="wide", tabindex=0), most, shown]
-    return [part for part in found_parts if part is not None]
-
-
-def _level(count: int, total: int) -> str | None:
-    """Return the class of a cell's colour."""
-    level = math.ceil(_LEVELS * count / total) if total else 0
-    return f"level{level}" if level else None
+    parts = [title, confusion_table(one.classes, counts), most, shown]
+    return [part for part in parts if part is not None]

@@ -37,18 +37,42 @@ class Axis:
         title: What it shows, with the unit.
         low: Smallest value.
         high: Largest value, above ``low``.
+        is_log: Whether equal factors, instead of equal differences, have the same length. All
+            values are then above 0.
     """
 
     title: str
     low: float = 0.0
     high: float = 1.0
+    is_log: bool = False
+
+    @classmethod
+    def around(cls, title: str, values: Sequence[float], *, is_log: bool = False) -> Axis:
+        """Return an axis that shows some values, with space on both sides."""
+        low, high = min(values), max(values)
+        if is_log:
+            space = (high / low) ** 0.08 if high > low else 1.5
+            return cls(title, low / space, high * space, is_log=True)
+        space = 0.08 * (high - low) or 0.5
+        return cls(title, low - space, high + space)
 
     def share(self, value: float) -> float:
         """Return where a value is: 0 at the lowest, 1 at the highest."""
-        return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+        if self.is_log:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return min(1.0, max(0.0, share))
 
     def ticks(self) -> list[float]:
         """Return round values on the axis, about five."""
+        if self.is_log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for steps in ((1,), (1, 2, 5)):
+                found = [step * 10.0**power for power in powers for step in steps]
+                found = [one for one in found if self.low <= one <= self.high]
+                if len(found) > 2:
+                    return found
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(one * power for one in (1, 2, 2.5, 5, 10) if one * power >= 0.99 * rough)
