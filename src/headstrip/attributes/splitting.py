@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
@@ -25,7 +24,8 @@ PART_OF = {name: part for part, names in _NAMES.items() for name in names}
 """Which part a cell of a split column names, in lower case."""
 
 _BINS = 10
-_ROWS = 1_024
+_QUERIES = 1_024
+_ROWS = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,14 @@ def groups_of(
     Returns:
         int array of shape (N,): the smallest row of the group.
     """
+
+    def directions(rows: slice) -> np.ndarray:
+        lengths = np.linalg.norm(embeddings[rows], axis=1, keepdims=True)
+        scaled: np.ndarray = embeddings[rows] / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return scaled
+
     digests = [hashlib.sha256(np.ascontiguousarray(row).tobytes()).digest() for row in embeddings]
-    pairs = [] if near is None else _near_pairs(embeddings, near)
+    pairs = () if near is None else near_pairs(len(embeddings), directions, near)
     return connected(len(embeddings), [digests, checksums], pairs)
 
 
@@ -176,15 +182,23 @@ def connected(
     return np.array([root(row) for row in range(rows)], int)
 
 
-def _near_pairs(embeddings: np.ndarray, near: float) -> list[tuple[int, int]]:
-    pairs: list[tuple[int, int]] = []
-    normed = torch.nn.functional.normalize(torch.from_numpy(embeddings).float(), dim=1)
-    for start in range(0, len(normed), _ROWS):
-        similar = normed[start : start + _ROWS] @ normed.T > near
-        for one, other in torch.nonzero(similar).tolist():
-            if start + one < other:
-                pairs.append((start + one, other))
-    return pairs
+def near_pairs(
+    rows: int, directions: Callable[[slice], np.ndarray], near: float
+) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of rows whose cosine similarity is above a threshold, in bounded memory.
+
+    Args:
+        rows: Number of rows.
+        directions: Returns some of the rows, each of length 1, or 0 for a row that is near to none.
+        near: The threshold.
+    """
+    for start in range(0, rows, _QUERIES):
+        queries = directions(slice(start, start + _QUERIES))
+        for first in range(start, rows, _ROWS):
+            similar = queries @ directions(slice(first, first + _ROWS)).T
+            for one, other in np.argwhere(similar > near).tolist():
+                if start + one < first + other:
+                    yield start + one, first + other
 
 
 def _share(count: int, share: float, spare: int) -> int:

@@ -11,7 +11,7 @@ from headstrip.attributes.labels import Cell, LabelTable
 from headstrip.attributes.splitting import connected
 from headstrip.attributes.titles import JOIN
 from headstrip.compare.embedding import Embedded, Run, embed, read_columns, read_rows
-from headstrip.compare.pixels import near_pairs, pixel_encoder, pixel_marks
+from headstrip.compare.pixels import look_alikes, pixel_encoder, pixel_marks
 from headstrip.errors import HeadstripError
 
 
@@ -107,7 +107,7 @@ def read_images(
     at = [rows[path] for path in good]
     sizes = [(read["width"][row] or 0, read["height"][row] or 0) for row in at]
     marks = [[read["checksum"][row] for row in at], pixel_marks(found, sizes)]
-    pairs = near_pairs(found) if near_duplicates else ()
+    pairs = look_alikes(found) if near_duplicates else ()
     groups = connected(len(good), marks, pairs)
     columns = {name: [table.columns[name][listed[path]] for path in good] for name in names}
     counts = {

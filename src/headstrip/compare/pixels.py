@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import nn
 
+from headstrip.attributes.splitting import near_pairs
 from headstrip.encoder.encoder import Encoder
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.spec import BackboneSpec
@@ -21,9 +22,6 @@ SIDE = 16
 
 NEAR = 0.995
 """Correlation of two images' pixels above which they count as near copies."""
-
-_QUERIES = 1_024
-_ROWS = 8_192
 
 
 def pixel_encoder() -> Encoder:
@@ -56,20 +54,14 @@ def pixel_marks(pixels: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[by
     ]
 
 
-def near_pairs(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield pairs of images that look the same: encoded again, or resized.
+def look_alikes(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Return pairs of images that look the same: encoded again, or resized.
 
     Args:
         pixels: float32 array of shape (images, 768). An image of one colour is near to no other.
     """
     largest = max(1.0, float(pixels.max(initial=0)), -float(pixels.min(initial=0)))
-    for start in range(0, len(pixels), _QUERIES):
-        queries = _directions(pixels[start : start + _QUERIES], 1e-6 * largest)
-        for first in range(start, len(pixels), _ROWS):
-            similar = queries @ _directions(pixels[first : first + _ROWS], 1e-6 * largest).T
-            for one, other in np.argwhere(similar > NEAR).tolist():
-                if start + one < first + other:
-                    yield start + one, first + other
+    return near_pairs(len(pixels), lambda rows: _directions(pixels[rows], 1e-6 * largest), NEAR)
 
 
 def _directions(pixels: np.ndarray, shortest: float) -> np.ndarray:
