@@ -285,6 +285,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "test": ({"test": 1.0}, OptionError, "test must be between 0 and 1"),
     "validation": ({"validation": True}, OptionError, "validation must be between 0 and 1"),
     "weights": ({"class_weight": "x"}, OptionError, "class_weight must be 'balanced' or None"),
+    "attributes": ({"attributes": 3}, OptionError, r"attributes must be names, .* got 3"),
     "seed": ({"seed": -1}, OptionError, "seed must be an integer from 0"),
     "strengths": ({"strengths": 1.0}, OptionError, "strengths must be positive numbers"),
     "a path for paths": ({"paths": "a.jpg"}, HeadstripError, "array of 160 rows, and 1 paths"),

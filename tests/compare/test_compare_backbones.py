@@ -323,12 +323,16 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(pictures: Path) -> N
         compare_backbones(pictures, preset="tiny")
     with pytest.raises(OptionError, match="max_params must be a number above 0"):
         compare(pictures, "wide", max_params="30M")
-    with pytest.raises(OptionError, match="licenses must be names of licences"):
+    with pytest.raises(OptionError, match=r"licenses must be names, such as .*, got \[3\]"):
         compare(pictures, "wide", licenses=[3])
     with pytest.raises(OptionError, match="kinds must map names of attributes"):
         compare(pictures, "wide", kinds="class=class")
-    with pytest.raises(OptionError, match="named by text, such as 'resnet18', got None"):
+    with pytest.raises(OptionError, match=r"backbones must be names, such as .*, got \[None\]"):
         compare_backbones(pictures, [None])  # type: ignore[list-item]
+    with pytest.raises(OptionError, match=r"attributes must be names, .* got 3"):
+        compare(pictures, "wide", attributes=3)
+    with pytest.raises(OptionError, match="device='abacus' cannot be used here"):
+        compare(pictures, "wide", device="abacus")
     with pytest.raises(OptionError, match="minutes must be a number above 0"):
         compare(pictures, "wide", minutes=0)
     with pytest.raises(HeadstripError, match="no column of labels 'size'"):

@@ -23,6 +23,7 @@ from headstrip.attributes.one_attribute import (
     check_memory,
     fit_attribute,
 )
+from headstrip.attributes.options import checked_names, checked_seed
 from headstrip.attributes.sgd import fit_streamed
 from headstrip.attributes.splitting import PART_OF, TEST, TRAIN, groups_of
 from headstrip.attributes.standardize import Axes, Scale
@@ -300,18 +301,16 @@ def _checked(
         raise OptionError(
             f"strengths must be positive numbers, such as [0.01, 0.1, 1], got {strengths!r:.100}."
         )
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise OptionError(f"seed must be an integer from 0, such as 0, got {seed!r:.60}.")
     used = tuple(sorted(set(values))) if method == "default" else ()
-    return Settings(test, validation, class_weight, used, seed, method)
+    return Settings(test, validation, class_weight, used, checked_seed(seed), method)
 
 
 def _chosen(
     attributes: Sequence[str] | None, columns: Sequence[str], split_column: str | None
 ) -> list[str]:
     known = ", ".join(f"{one!r:.60}" for one in columns[:8]) or "none"
-    if isinstance(attributes, str):
-        attributes = [attributes]
+    if attributes is not None:
+        attributes = checked_names("attributes", attributes, "colour")
     for name in [*(attributes or ()), *([split_column] if split_column is not None else ())]:
         if name not in columns:
             raise HeadstripError(

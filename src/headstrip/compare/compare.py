@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from headstrip.attributes.labels import read_labels
+from headstrip.attributes.options import checked_names, checked_seed
 from headstrip.attributes.targets import check_kinds
-from headstrip.compare.costs import Costs
-from headstrip.compare.embedding import (
-    Embedded,
-    Progress,
-    Run,
-    embed,
-    read_columns,
-    read_rows,
-    reason_of,
-    work_folder,
-)
-from headstrip.compare.folds import Task, tasks_of
-from headstrip.compare.labelled import LabelledImages, attributes_of, read_images
+from headstrip.compare.conclusion import conclude, row_of
+from headstrip.compare.embedding import Progress, Run, read_columns, work_folder
+from headstrip.compare.labelled import attributes_of, read_images
+from headstrip.compare.measuring import Measured, Part, Setup, measure, part_of
 from headstrip.compare.presets import Candidate, candidates_of
-from headstrip.compare.results import (
-    AttributeMeasures,
-    ComparedBackbone,
-    Comparison,
-    Confusions,
-    Control,
-)
+from headstrip.compare.results import ComparedBackbone, Comparison
 from headstrip.compare.rounds import first_size, kept, order_of, sizes_of
-from headstrip.compare.scoring import Evaluation, Images, evaluate, evaluate_majority
-from headstrip.compare.verdicts import images_to_separate, judge
+from headstrip.compare.verdicts import judge
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
 from headstrip.embed.sources import source_of
-from headstrip.encoder.attribute import Kind
-from headstrip.encoder.encoder import Encoder
 from headstrip.errors import HeadstripError, OptionError
-from headstrip.factory.build import build_encoder
-from headstrip.images.preprocessing import Preprocessing
-
-_log = logging.getLogger("headstrip.compare")
-
-_WORST = 24
+from headstrip.factory.build import checked_device
 
 
 def compare_backbones(
@@ -113,10 +89,13 @@ def compare_backbones(
         >>> found.recommended  # doctest: +SKIP
         'resnet18'
     """
-    _check(seed, minutes)
-    backbones, licenses = _listed(backbones), _listed(licenses)
-    attributes = None if attributes is None else _listed(attributes)
-    random = None if random is None else _listed(random)
+    _check_minutes(minutes)
+    seed = checked_seed(seed)
+    checked_device(device)
+    backbones = checked_names("backbones", backbones, "resnet18")
+    licenses = checked_names("licenses", licenses, "apache-2.0")
+    attributes = None if attributes is None else checked_names("attributes", attributes, "colour")
+    random = None if random is None else checked_names("random", random, "resnet18")
     candidates = candidates_of(backbones, preset, max_params, licenses)
     table = read_labels(data, path_column=path_column, keep_nan_strings=keep_nan_strings)
     names = attributes_of(table, attributes)
@@ -126,86 +105,27 @@ def compare_backbones(
     with work_folder(work) as folder:
         run = Run(source, folder, settings or EmbedSettings(), options or EmbedOptions(), progress)
         images = read_images(run, table, names, near_duplicates)
-        setup = _Setup(run, images, checked, seed, device)
+        setup = Setup(run, images, checked, seed, device)
         deadline = None if minutes is None else started + 60 * minutes
         found = _compared(os.fspath(data), setup, candidates, random, deadline)
         return replace(found, path_column=table.path_column)
 
 
-@dataclass(frozen=True)
-class _Setup:
-    """What is the same for all backbones."""
-
-    run: Run
-    images: LabelledImages
-    kinds: Mapping[str, Kind]
-    seed: int
-    device: str
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Images of one round, and the folds of their attributes."""
-
-    paths: list[str]
-    tasks: tuple[Task, ...]
-    skipped: Mapping[str, str]
-    images: Images
-    groups: np.ndarray = field(repr=False)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What was measured of one backbone, and how many seconds its evaluation took."""
-
-    name: str
-    evaluation: Evaluation
-    costs: Costs
-    missing: int
-    architecture: str
-    preprocessing: Preprocessing | None
-    file: Embedded
-    seconds: float
-
-
-def _listed(names: Sequence[str] | None) -> Sequence[str]:
-    """Return names as a list, also a single one that was passed without a list."""
-    return [names] if isinstance(names, str) else list(names or ())
-
-
-def _check(seed: Any, minutes: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise OptionError(f"seed must be an integer from 0, such as 0, got {seed!r:.60}.")
+def _check_minutes(minutes: Any) -> None:
     is_number = isinstance(minutes, (int, float)) and not isinstance(minutes, bool)
     if minutes is not None and not (is_number and 0 < minutes < float("inf")):
         raise OptionError(f"minutes must be a number above 0, such as 10, got {minutes!r:.60}.")
 
 
-def _part(setup: _Setup, rows: np.ndarray, *, grouped: bool = True) -> _Part:
-    """Divide some images, ascending rows, into folds."""
-    images = setup.images
-    _, groups = np.unique(images.groups[rows], return_inverse=True)
-    first = {group: row for row, group in reversed(list(enumerate(groups.tolist())))}
-    # The number of a group is its first row, as keys are looked up by it.
-    groups = np.array([first[group] for group in groups.tolist()], int)
-    if not grouped:
-        groups = np.arange(len(rows))
-    paths = [images.paths[row] for row in rows.tolist()]
-    columns = {name: [cells[row] for row in rows] for name, cells in images.columns.items()}
-    tasks, skipped = tasks_of(columns, setup.kinds, groups, paths, setup.seed)
-    skipped = {**images.unusable, **skipped}
-    return _Part(paths, tasks, skipped, Images.of(groups, setup.seed), groups)
-
-
 def _compared(
     data: str,
-    setup: _Setup,
+    setup: Setup,
     candidates: Sequence[Candidate],
     random: Sequence[str] | None,
     deadline: float | None,
 ) -> Comparison:
     everything = np.arange(len(setup.images.paths))
-    part = _part(setup, everything)
+    part = part_of(setup, everything)
     if not part.tasks:
         reasons = "; ".join(f"{name!r:.60}: {why}" for name, why in part.skipped.items())
         raise HeadstripError(
@@ -221,10 +141,10 @@ def _compared(
         sizes = sizes_of(len(everything), len(alive), _first_size(setup, part, order))
     controls = 1 if random is None else len(random)
     notes: list[str] = []
-    measured: list[_Measured] = []
+    measured: list[Measured] = []
     for number, size in enumerate(sizes):
         rows = np.sort(order[:size])
-        part = _part(setup, rows)
+        part = part_of(setup, rows)
         measured, failed = _round(setup, part, alive, controls, deadline if number == 0 else None)
         others += failed
         if number + 1 == len(sizes):
@@ -240,24 +160,24 @@ def _compared(
             break
         others += _dropped(part, measured, len(following))
         alive = [one.name for one in following]
-    return _concluded(data, setup, part, measured, others, random, notes)
+    return conclude(data, setup, part, measured, others, random, notes)
 
 
-def _first_size(setup: _Setup, part: _Part, order: np.ndarray) -> int:
+def _first_size(setup: Setup, part: Part, order: np.ndarray) -> int:
     """Return how many images the first round needs to say something about every attribute."""
     size = first_size(part.tasks)
     while size < len(order):
-        if len(_part(setup, np.sort(order[:size])).tasks) == len(part.tasks):
+        if len(part_of(setup, np.sort(order[:size])).tasks) == len(part.tasks):
             break
         size *= 2
     return size
 
 
 def _round(
-    setup: _Setup, part: _Part, names: Sequence[str], controls: int, deadline: float | None
-) -> tuple[list[_Measured], list[ComparedBackbone]]:
+    setup: Setup, part: Part, names: Sequence[str], controls: int, deadline: float | None
+) -> tuple[list[Measured], list[ComparedBackbone]]:
     """Measure backbones, the best first, and also return those that failed."""
-    measured: list[_Measured] = []
+    measured: list[Measured] = []
     failed: list[ComparedBackbone] = []
     left = 0.0
     for name in names:
@@ -267,7 +187,7 @@ def _round(
         if deadline is not None and time.monotonic() + left > deadline and measured:
             failed.append(ComparedBackbone(name, "left out", "The time was up before its turn."))
             continue
-        found = _tried(lambda name=name: _measure(setup, part, name, name))  # type: ignore[misc]
+        found = measure(setup, part, name, name)
         if isinstance(found, str):
             failed.append(ComparedBackbone(name, "failed", found))
         else:
@@ -276,41 +196,8 @@ def _round(
     return measured, failed
 
 
-def _tried(measure: Callable[[], _Measured]) -> _Measured | str:
-    """Return what was measured, or why the backbone cannot be used."""
-    try:
-        return measure()
-    except HeadstripError as error:
-        _log.info("A backbone cannot be compared: %s", error)
-        _log.debug("Where it failed", exc_info=True)
-        return reason_of(error)
-    except Exception as error:
-        # A network may raise anything, and the other backbones stand.
-        _log.warning("A backbone cannot be compared: %r", error)
-        _log.debug("Where it failed", exc_info=True)
-        return reason_of(error)
-
-
-def _measure(
-    setup: _Setup, part: _Part, name: str, shown: str, encoder: Encoder | None = None
-) -> _Measured:
-    """Embed the images with a backbone, and evaluate the embeddings."""
-    encoder = encoder or build_encoder(name, predictors={}, device=setup.device)
-    file = embed(setup.run, encoder, shown, part.paths)
-    architecture, preprocessing = encoder.spec.qualified_name, encoder.preprocessing
-    del encoder
-    started = time.monotonic()
-    embeddings, is_found = read_rows(file.file, part.paths)
-    evaluation = evaluate(embeddings, part.tasks, part.images)
-    seconds = time.monotonic() - started
-    missing = int((~is_found).sum())
-    return _Measured(
-        name, evaluation, file.costs, missing, architecture, preprocessing, file, seconds
-    )
-
-
 def _is_time_for(
-    measured: Sequence[_Measured],
+    measured: Sequence[Measured],
     paths: Sequence[str],
     growth: float,
     controls: int,
@@ -336,18 +223,18 @@ def _is_time_for(
     return time.monotonic() + seconds < deadline
 
 
-def _seconds_of_controls(best: _Measured, growth: float, images: int, controls: int) -> float:
+def _seconds_of_controls(best: Measured, growth: float, images: int, controls: int) -> float:
     """Estimate the time for controls: pixels, shuffled labels, and networks with random weights."""
     embedding = images / best.costs.images_per_second if best.costs.images_per_second else 0.0
     return controls * embedding + (2 + controls) * growth * best.seconds
 
 
-def _dropped(part: _Part, measured: Sequence[_Measured], count: int) -> list[ComparedBackbone]:
+def _dropped(part: Part, measured: Sequence[Measured], count: int) -> list[ComparedBackbone]:
     """Return the rows of the backbones that do not continue."""
     verdicts = judge([one.evaluation.score for one in measured])
     size = len(part.paths)
     return [
-        _row(
+        row_of(
             one,
             part,
             status="dropped",
@@ -357,198 +244,3 @@ def _dropped(part: _Part, measured: Sequence[_Measured], count: int) -> list[Com
         for place, one in enumerate(measured)
         if place >= count
     ]
-
-
-def _row(one: _Measured, part: _Part, **more: Any) -> ComparedBackbone:
-    attributes = tuple(
-        AttributeMeasures(
-            found.name,
-            task.kind,
-            len(task.target.rows),
-            found.probe,
-            found.neighbors,
-            found.strengths,
-            found.converged,
-        )
-        for task, found in zip(part.tasks, one.evaluation.attributes, strict=True)
-    )
-    return ComparedBackbone(
-        one.name,
-        images=len(part.paths),
-        score=one.evaluation.score.interval,
-        attributes=attributes,
-        costs=one.costs,
-        missing=one.missing,
-        **more,
-    )
-
-
-def _concluded(
-    data: str,
-    setup: _Setup,
-    part: _Part,
-    measured: Sequence[_Measured],
-    others: Sequence[ComparedBackbone],
-    random: Sequence[str] | None,
-    notes: Sequence[str],
-) -> Comparison:
-    """Judge the backbones that were measured on all images of the last round."""
-    verdicts = judge([one.evaluation.score for one in measured])
-    rows = [
-        _row(one, part, status="compared", verdict=verdict)
-        for one, verdict in zip(measured, verdicts, strict=True)
-    ]
-    recommended = _cheapest(rows)
-    separate = None
-    if len(measured) > 1:
-        # The best of those that tie with the first, if there is one.
-        at = next((at for at, one in enumerate(verdicts) if one.kind == "tied"), 1)
-        first, second = measured[0].evaluation.score, measured[at].evaluation.score
-        separate = images_to_separate(first, second, len(part.paths), len(measured))
-    controls = _controls(setup, part, measured[0] if measured else None, random)
-    found = [*notes, *setup.images.notes]
-    found += [f"{task.name}: {note}" for task in part.tasks for note in task.notes]
-    found += [
-        f"{one.name} could not embed {one.missing} images that others can; they count as "
-        "embeddings of zeros."
-        for one in measured
-        if one.missing
-    ]
-    if measured:
-        found += _effect_of_copies(setup, part, measured[0])
-    chosen = next((one for one in measured if one.name == recommended), None)
-    copies = len(part.paths) - len(np.unique(part.groups))
-    return Comparison(
-        data=data,
-        images=len(part.paths),
-        copies=copies,
-        bad_images=setup.images.bad,
-        backbones=(*rows, *others),
-        controls=tuple(controls),
-        recommended=recommended,
-        images_to_separate=separate,
-        warnings=tuple(_beaten(rows, controls)),
-        notes=tuple(found),
-        skipped=part.skipped,
-        confusions=tuple(_confusions(part, chosen)) if chosen else (),
-        seed=setup.seed,
-    )
-
-
-def _cheapest(rows: Sequence[ComparedBackbone]) -> str | None:
-    """Return the fastest of the backbones that are not distinguishable from the best."""
-    tied = [one for one in rows if one.verdict is not None and one.verdict.kind != "worse"]
-    if not tied:
-        return None
-
-    def cost(one: ComparedBackbone) -> tuple[float, int]:
-        # Each row was embedded, so each has costs.
-        assert one.costs is not None
-        return -(one.costs.images_per_second or 0.0), one.costs.bytes_per_row
-
-    return min(tied, key=cost).name
-
-
-def _controls(
-    setup: _Setup, part: _Part, best: _Measured | None, random: Sequence[str] | None
-) -> list[Control]:
-    majority = evaluate_majority(part.tasks, part.images).score.interval
-    controls = [Control("always the most frequent", majority)]
-    pixels, _ = read_rows(setup.images.pixels.file, part.paths)
-    found = evaluate(pixels, part.tasks, part.images, neighbors=False)
-    controls.append(Control("raw 16 x 16 pixels", found.score.interval))
-    del pixels
-    if best is not None:
-        embeddings, _ = read_rows(best.file.file, part.paths)
-        shuffled = evaluate(embeddings, part.tasks, part.images, neighbors=False, shuffled=True)
-        del embeddings
-        controls.append(Control(f"{best.name} with shuffled labels", shuffled.score.interval))
-    names = random if random is not None else [best.architecture] if best else []
-    for name in names:
-        steps = best.preprocessing if best is not None and name == best.architecture else None
-        shown = f"{name} with random weights"
-
-        def measure(name: str = name, shown: str = shown, steps: Any = steps) -> _Measured:
-            encoder = _random_encoder(name, steps, setup)
-            return _measure(setup, part, name, shown, encoder)
-
-        one = _tried(measure)
-        if isinstance(one, str):
-            controls.append(Control(shown, None, one))
-        else:
-            controls.append(Control(shown, one.evaluation.score.interval))
-    return controls
-
-
-def _random_encoder(name: str, steps: Preprocessing | None, setup: _Setup) -> Encoder:
-    """Build an architecture with random weights and the preprocessing of its usual ones."""
-    from headstrip.backbones import get_backbone
-
-    if steps is None:
-        entries = get_backbone(name).weights
-        steps = entries[0].preprocessing if entries else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(setup.seed)
-        return build_encoder(
-            name, weights=None, preprocessing=steps, predictors={}, device=setup.device
-        )
-
-
-def _beaten(rows: Sequence[ComparedBackbone], controls: Sequence[Control]) -> list[str]:
-    """Say which controls beat which backbones."""
-    sentences = []
-    for control in controls:
-        beaten = [
-            one.name
-            for one in rows
-            if one.score is not None
-            and control.score is not None
-            and control.score.value > one.score.value
-        ]
-        if beaten:
-            sentences.append(
-                f"The control '{control.name}' scores higher than {', '.join(beaten)}. Embeddings "
-                "that do not beat it say nothing about these labels."
-            )
-    return sentences
-
-
-def _effect_of_copies(setup: _Setup, part: _Part, best: _Measured) -> list[str]:
-    """Say how much better the best backbone looks if copies may fall into two folds."""
-    if len(np.unique(part.groups)) == len(part.groups):
-        return []
-    index = {path: row for row, path in enumerate(setup.images.paths)}
-    rows = np.array([index[path] for path in part.paths], int)
-    apart = _part(setup, rows, grouped=False)
-    embeddings, _ = read_rows(best.file.file, part.paths)
-    found = evaluate(embeddings, apart.tasks, apart.images, neighbors=False).score.value
-    score = best.evaluation.score
-    if score.interval.low <= found <= score.interval.high:
-        return []
-    return [
-        f"With copies in different folds {best.name} would score {100 * found:.1f} instead of "
-        f"{100 * score.value:.1f}. The folds here keep copies together."
-    ]
-
-
-def _confusions(part: _Part, chosen: _Measured) -> list[Confusions]:
-    found = []
-    for task, one in zip(part.tasks, chosen.evaluation.attributes, strict=True):
-        if one.guess is None or one.confidence is None:
-            continue
-        classes, truth = task.target.attribute.classes, task.target.values
-        table = np.zeros((len(classes), len(classes)), int)
-        np.add.at(table, (truth, one.guess), 1)
-        wrong = np.flatnonzero(one.guess != truth)
-        worst = wrong[np.argsort(-one.confidence[wrong], kind="stable")][:_WORST]
-        rows = tuple(
-            (
-                part.paths[task.target.rows[at]],
-                classes[truth[at]],
-                classes[one.guess[at]],
-                float(one.confidence[at]),
-            )
-            for at in worst.tolist()
-        )
-        found.append(Confusions(task.name, classes, table, rows))
-    return found

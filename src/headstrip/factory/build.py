@@ -25,6 +25,7 @@ from headstrip.errors import (
     CatalogMismatchWarning,
     HeadNotFoundError,
     ManifestError,
+    OptionError,
     PluginError,
     PreprocessingError,
     UnknownBackboneError,
@@ -185,7 +186,7 @@ def build_encoder(
         predictors = predictors if predictors is None else attributes_of(predictors)
     inputs = parse_input(in_chans, img_size, new_channels)
     _check_dtype(dtype)
-    target = _checked_device(device)
+    target = checked_device(device)
     if verify not in VERIFY:
         raise ValueError(f"verify must be 'changed' or 'always', got {verify!r}.")
     if map not in (None, True, False):
@@ -403,8 +404,12 @@ def _check_dtype(dtype: Any) -> None:
         )
 
 
-def _checked_device(device: Any) -> torch.device | None:
-    """Return a device after checking that it can be used, before anything is built."""
+def checked_device(device: Any) -> torch.device | None:
+    """Return a device after checking that it can be used, before anything is built.
+
+    Raises:
+        OptionError: It cannot be used here.
+    """
     if device is None:
         return None
     try:
@@ -413,7 +418,7 @@ def _checked_device(device: Any) -> torch.device | None:
             raise RuntimeError("tensors on the meta device have no values")
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
-        raise ValueError(
+        raise OptionError(
             f"device={device!r} cannot be used here: {reason}. Pass another device, such as 'cpu'."
         ) from error
     return found
