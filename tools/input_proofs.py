@@ -144,6 +144,9 @@ def prove(name: str) -> Proof:
         _prove_names(proof, colour, arguments)
         for what, sizes in other_sizes(colour.input_shape[-2:]).items():
             _prove_size(proof, what, sizes, colour, arguments)
+        proof.refusals = {
+            key: text.replace(f"{folder}/", "") for key, text in proof.refusals.items()
+        }
     return proof
 
 
