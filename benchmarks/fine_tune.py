@@ -207,14 +207,13 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             **{name: version(name) for name in ("torch", "torchvision", "headstrip")},
         },
-        "settings": asked,
-        options.baseline: found,
+        f"{options.baseline}_{options.size}": {"settings": asked, **found},
     }
     text = json.dumps(result, indent=2)
     print(text)
     if options.out:
         if options.out.exists():
-            # The other baseline.
+            # The other baseline and other sizes.
             text = json.dumps({**json.loads(options.out.read_text("utf-8")), **result}, indent=2)
         options.out.write_text(text + "\n", encoding="utf-8")
 

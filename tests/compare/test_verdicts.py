@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from headstrip.attributes.labels import Cell
 from headstrip.compare.folds import tasks_of
 from headstrip.compare.scoring import Images, Score, evaluate, evaluate_majority
 from headstrip.compare.verdicts import difference, holm, images_to_separate, judge
+from headstrip.encoder.attribute import Kind
 
 IMAGES = 300
 
@@ -161,15 +164,28 @@ def test_of_200_comparisons_of_a_backbone_with_itself_few_declare_a_winner() -> 
     assert winners <= 10
 
 
+def numbers_of(latent: np.ndarray, generator: np.random.Generator) -> list[Cell]:
+    found: list[Cell] = (latent[:, 0] + generator.normal(size=len(latent))).tolist()
+    return found
+
+
+def labels_of(latent: np.ndarray, generator: np.random.Generator) -> list[Cell]:
+    has = latent[:, :4] + generator.normal(size=(len(latent), 4)) > 0
+    return ["|".join(name for name, one in zip("abcd", row, strict=True) if one) for row in has]
+
+
 @pytest.mark.slow
-def test_of_100_comparisons_of_equal_backbones_on_a_number_few_declare_a_winner() -> None:
-    """R2 changes with every small change of a predictor, as accuracy does not."""
+@pytest.mark.parametrize(("kind", "cells_of"), [("number", numbers_of), ("labels", labels_of)])
+def test_of_100_comparisons_of_equal_backbones_few_declare_a_winner(
+    kind: Kind, cells_of: Callable[[np.ndarray, np.random.Generator], list[Cell]]
+) -> None:
+    """R2 and mAP change with every small change of a predictor, as accuracy does not."""
     rows, winners = 60, 0
     for run in range(100):
         generator = np.random.default_rng([run, rows])
         latent = generator.normal(size=(rows, 8))
-        numbers = latent[:, 0] + generator.normal(size=rows)
-        (task,), _ = tasks_of({"size": numbers.tolist()}, {}, np.arange(rows), names(rows), run)
+        cells = {"size": cells_of(latent, generator)}
+        (task,), _ = tasks_of(cells, {"size": kind}, np.arange(rows), names(rows), run)
         images = Images.of(np.arange(rows), run, samples=300)
         copies = [latent + 0.5 * generator.normal(size=latent.shape) for _ in range(2)]
         found = [

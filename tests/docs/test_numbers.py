@@ -192,6 +192,13 @@ def fit_row() -> list[str]:
     ]
 
 
+RATES = ("size", "lr", "backbone_lr")
+
+
+def fine_tuned(run: str) -> Any:
+    return measured("fine_tune")[run]
+
+
 CLAIMS = [
     Claim(
         README,
@@ -295,18 +302,27 @@ CLAIMS = [
     Claim(
         FINE_TUNE,
         r"two epochs on (\d+) pictures .* from ([\d.]+) to ([\d.]+) accuracy .* ([\d.]+) to "
-        r"([\d.]+)\), at (\d+) pixels",
+        r"([\d.]+)\), at (\d+) pixels with learning rates of (\S+) and (\S+) for",
         lambda: [
-            str(measured("fine_tune")["fit"]["pictures"]),
-            *(f"{measured('fine_tune')['fit'][name]:.2f}" for name in ("frozen", "tuned")),
-            *(f"{-measured('fine_tune')['fit'][name]:.2f}" for name in ("high", "low")),
-            str(measured("fine_tune")["settings"]["size"]),
+            str(fine_tuned("fit_112")["pictures"]),
+            *(f"{fine_tuned('fit_112')[name]:.2f}" for name in ("frozen", "tuned")),
+            *(f"{-fine_tuned('fit_112')[name]:.2f}" for name in ("high", "low")),
+            *(f"{fine_tuned('fit_112')['settings'][name]:g}" for name in RATES),
         ],
     ),
     Claim(
         FINE_TUNE,
         r"with the backbone frozen reached ([\d.]+), and with all weights ([\d.]+)\.",
-        lambda: [f"{measured('fine_tune')['trained'][name]:.2f}" for name in ("frozen", "tuned")],
+        lambda: [f"{fine_tuned('trained_112')[name]:.2f}" for name in ("frozen", "tuned")],
+    ),
+    Claim(
+        FINE_TUNE,
+        r"At (\d+) pixels with (\S+) and (\S+) it changed nothing [^(]* was ([\d.]+) and then "
+        r"([\d.]+) \((\S+) to ([\d.]+)\)",
+        lambda: [
+            *(f"{fine_tuned('fit_224')['settings'][name]:g}" for name in RATES),
+            *(f"{fine_tuned('fit_224')[name]:.2f}" for name in ("frozen", "tuned", "low", "high")),
+        ],
     ),
     Claim(
         FIT,
