@@ -26,7 +26,7 @@ from headstrip.attributes.one_attribute import (
 from headstrip.attributes.options import checked_names, checked_seed
 from headstrip.attributes.sgd import fit_streamed
 from headstrip.attributes.splitting import PART_OF, TEST, TRAIN, groups_of
-from headstrip.attributes.standardize import Axes, Scale
+from headstrip.attributes.standardize import Axes, standardize
 from headstrip.attributes.streaming import images_of_stream
 from headstrip.attributes.targets import Target, check_kinds, target_of
 from headstrip.embed.output.loading import EmbeddingsFile, open_embeddings
@@ -397,7 +397,7 @@ def _fit_all(
         if axes is None and rows >= dim and target.attribute.kind != "number":
             # Those of all images, so that they do not depend on which attributes are fitted.
             everything = torch.from_numpy(joined.embeddings).double()
-            axes = Axes.of(Scale.of(everything).apply(everything))
+            axes = Axes.of(standardize(everything)[0])
             del everything
         name = target.attribute.name
         found = fit_attribute(joined, target, groups, parts, settings, axes)

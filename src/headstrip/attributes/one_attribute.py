@@ -34,7 +34,7 @@ from headstrip.attributes.splitting import (
     split,
     take_validation,
 )
-from headstrip.attributes.standardize import Axes
+from headstrip.attributes.standardize import Axes, standardize
 from headstrip.attributes.targets import Target
 from headstrip.encoder.attribute import Attribute, Kind
 from headstrip.encoder.held_out import HeldOut
@@ -139,9 +139,9 @@ def fit_attribute(
     embeddings = torch.from_numpy(joined.embeddings[rows]).double()
     train, validation = parts == TRAIN, parts == VALIDATION
 
-    def solved(chosen: np.ndarray, labels: np.ndarray, *more: Any, **options: Any) -> Layers:
+    def solved(standardized: Tensor, labels: np.ndarray, *more: Any, **options: Any) -> Layers:
         return solve(
-            embeddings[torch.from_numpy(chosen)],
+            standardized,
             labels,
             kind,
             attribute.outputs,
@@ -151,7 +151,9 @@ def fit_attribute(
             **options,
         )
 
-    grid = solved(train, values[train], settings.strengths, COARSE)
+    standardized, scale = standardize(embeddings[torch.from_numpy(train)])
+    grid = solved(standardized, values[train], settings.strengths, COARSE, scale=scale)
+    del standardized
     held = embeddings[torch.from_numpy(validation)]
     losses = [
         _loss(kind, values[validation], grid.outputs(at, held))
@@ -164,9 +166,12 @@ def fit_attribute(
     if kind == "class":
         known, logits = known_classes(values[validation], grid.outputs(best, held))
         temperature = best_temperature(known, logits) if len(known) else 1.0
-    final = solved(is_fitted, values[is_fitted], [strength], FINE, start=grid.start(best))
-    shuffled_values = generator_of(settings, attribute.name).permutation(values[is_fitted])
-    shuffled = solved(is_fitted, shuffled_values, [strength], COARSE)
+    standardized, scale = standardize(embeddings[torch.from_numpy(is_fitted)])
+    labels, start = values[is_fitted], grid.start(best)
+    final = solved(standardized, labels, [strength], FINE, scale=scale, start=start)
+    shuffled_labels = generator_of(settings, attribute.name).permutation(labels)
+    shuffled = solved(standardized, shuffled_labels, [strength], COARSE, scale=scale)
+    del standardized
     weight, bias = final.weights[0].float(), final.biases[0].float()
     tests = embeddings[torch.from_numpy(is_test)]
     truth = truth_of(target, attribute, is_test)

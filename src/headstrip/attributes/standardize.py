@@ -62,6 +62,12 @@ class Scale:
         return scaled.T.contiguous(), bias - self.mean @ scaled
 
 
+def standardize(embeddings: Tensor) -> tuple[Tensor, Scale]:
+    """Standardise float64 embeddings of shape (N, dim) in their memory; return also the scale."""
+    scale = Scale.of(embeddings)
+    return scale.apply_(embeddings), scale
+
+
 @dataclass(frozen=True)
 class Axes:
     """Principal axes of standardised embeddings.
@@ -128,30 +134,33 @@ class Design:
 
     def parameters_of(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Map a weight (dim, outputs) and a bias (outputs,) to parameters to start from."""
-        return torch.cat([self.axes.vectors.T @ weight, bias[None]])
+        return torch.cat([(weight.T @ self.axes.vectors).T, bias[None]])
 
     def logits(self, parameters: Tensor) -> Tensor:
         """Map parameters (axes + 1, S, outputs) to logits (N, S, outputs)."""
+        # The smaller matrix comes first, here and below: MKL is up to four times as fast so.
         flat = parameters.reshape(self.parameters, parameters[0].numel())
-        weight = flat[:-1] if self.is_reduced else self.weight_of(flat)
-        return torch.addmm(flat[-1], self.features, weight).view(-1, *parameters.shape[1:])
+        weight = flat[:-1].T.contiguous()
+        if not self.is_reduced:
+            weight = weight @ self.axes.vectors.T
+        found = (weight @ self.features.T).T.contiguous() + flat[-1]
+        return found.reshape(-1, *parameters.shape[1:])
 
     def gradient(self, errors: Tensor) -> Tensor:
         """Map derivatives by the logits (N, S, outputs) to those by the parameters."""
         flat = errors.view(len(errors), errors[0].numel())
-        inner = self.features.T @ flat
+        inner = flat.T @ self.features
         if not self.is_reduced:
-            inner = self.axes.vectors.T @ inner
-        return torch.cat([inner, flat.sum(0, keepdim=True)]).view(-1, *errors.shape[1:])
+            inner = inner @ self.axes.vectors
+        return torch.cat([inner.T, flat.sum(0, keepdim=True)]).view(-1, *errors.shape[1:])
 
-    def scaled(self, gradient: Tensor, curvature: float, strength: Tensor) -> Tensor:
-        """Multiply a gradient by the inverse of an upper bound of the Hessian.
+    def scaled(self, gradient: Tensor, curvature: Tensor, strength: Tensor) -> Tensor:
+        """Multiply a gradient by the inverse of an approximate Hessian.
 
         Args:
             gradient: float64 tensor of shape (axes + 1, S, outputs).
-            curvature: Largest second derivative of the loss with respect to a logit.
+            curvature: Mean second derivative of the loss by the logits, shape (S,).
             strength: Strengths of the penalty, shape (S,).
         """
-        bound = curvature * self.axes.values[:, None] + strength
-        bound = torch.cat([bound, torch.full_like(strength[None], curvature)])
-        return gradient / bound[:, :, None]
+        hessian = torch.cat([curvature * self.axes.values[:, None] + strength, curvature[None]])
+        return gradient / hessian[:, :, None]

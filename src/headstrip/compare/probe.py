@@ -18,7 +18,7 @@ from headstrip.attributes.fit import STRENGTHS
 from headstrip.attributes.measures import best_temperature, log_losses
 from headstrip.attributes.solving import COARSE, FINE, Layers, bytes_to_solve, solve
 from headstrip.attributes.splitting import TRAIN, VALIDATION, Fractions, split
-from headstrip.attributes.standardize import Axes, Scale
+from headstrip.attributes.standardize import Axes, standardize
 from headstrip.compare.folds import Task
 from headstrip.encoder.attribute import Kind
 
@@ -148,10 +148,8 @@ def _solved(
 ) -> list[Layers]:
     """Fit to some images, for some strengths at a time, so that memory is bounded."""
     kind, outputs = task.kind, task.target.attribute.outputs
-    points = _float64(embeddings, task.target.rows[fitted])
+    points, scale = standardize(_float64(embeddings, task.target.rows[fitted]))
     rows, dim = points.shape
-    scale = Scale.of(points)
-    scale.apply_(points)
     axes = Axes.of(points) if rows >= dim and kind != "number" else None
     size = max(1, _BATCH_BYTES // bytes_to_solve(rows, dim, outputs))
     return [
