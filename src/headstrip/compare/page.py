@@ -47,8 +47,9 @@ main { max-width: 72rem; }
 .scroll { font-size: 0.9rem; }
 table:not(.matrix) :is(th, td):not(:first-child, .text) { text-align: right; white-space: nowrap;
   padding-left: 0.6rem; }
-td:first-child { overflow-wrap: anywhere; min-width: 7rem; }
-td.text { min-width: 10rem; padding-left: 0.6rem; }
+td:first-child { overflow-wrap: anywhere; min-width: min(11rem, 30vw); }
+.text { padding-left: 0.6rem; }
+td.text { min-width: 10rem; }
 tr.chosen td { font-weight: 600; }
 svg.chart { max-width: 32rem; }
 .quiet { color: var(--quiet); }
