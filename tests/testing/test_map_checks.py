@@ -98,6 +98,7 @@ def test_right_levels_pass(judge, network, levels, seen):
     ("network", "levels", "problem"),
     [
         (Levelled, ("stem", "side"), "with the map of another picture at 'side', the network does"),
+        (Levelled, ("norm", "norm"), "the plugin states the level 'norm' twice"),
         (Levelled, ("nowhere",), "the network has no module at 'nowhere'"),
         (Levelled, ("down", "norm"), "the maps do not come the finest first"),
         (Tokens, (Level("norm", **TOKENS),), "the network has 17 tokens after 0 at 'norm', which"),

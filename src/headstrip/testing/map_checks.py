@@ -87,6 +87,8 @@ Found = tuple[Tensor, list[Tensor], nn.Module]
 
 
 def _of_levels(levels: Sequence[Level], backbone: nn.Module, x: Tensor) -> tuple[Found, str]:
+    if twice := [one.path for one in levels if levels.count(one) > 1]:
+        raise CheckFailed(f"the plugin states the level {twice[0]!r} twice")
     try:
         module = TappedMaps(backbone, levels)
         result: Maps = module(x)
