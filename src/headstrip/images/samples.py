@@ -62,7 +62,7 @@ class Samples:
         deep: uint16 array (height, width, bands) of a 16-bit colour image, None where the upper 8
             bits are enough or the lower ones are lost.
         key: The transparent colour of a grey or RGB image, in the values of ``deep`` or else of
-            ``image``; None where there is none.
+            ``image``; None if it has none.
     """
 
     image: Image.Image

@@ -74,13 +74,13 @@ def path_of_copy(sha256: str) -> Path:
 
 
 def optimized(sha256: str) -> Path | None:
-    """Return the converted file of a weights file, None where there is none."""
+    """Return the converted file of a weights file, None if it does not exist."""
     path = path_of_copy(sha256)
     return path if _SHA256.fullmatch(sha256) and path.is_file() else None
 
 
 def optimized_copy(path: Path) -> Path | None:
-    """Return the converted file of a weights file by its record, None where there is none."""
+    """Return the converted file of a weights file by its record, None if it does not exist."""
     record = recorded(path)
     return optimized(record.sha256) if record is not None else None
 

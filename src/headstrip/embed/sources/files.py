@@ -103,7 +103,7 @@ def item_of_row(root: str, text: str) -> Item:
 
 
 def located(root: str, path: str) -> str | None:
-    """Return the file or folder that a path names, or None where there is none.
+    """Return the file or folder that a path names, or None if it does not exist.
 
     The exact name goes first. Then backslashes count as slashes, and accents may be composed (NFC)
     or decomposed (NFD).

@@ -95,7 +95,7 @@ def image_in(cells: pa.Array | pa.ChunkedArray, row: int) -> bytes:
         row: The position in it; a valid one.
 
     Raises:
-        ImageError: There is none, or it is larger than ``MAX_BYTES``.
+        ImageError: The cell has no image, or one larger than ``MAX_BYTES``.
     """
     cell = cells[row]
     if cell.is_valid and isinstance(cell, pa.StructScalar):
