@@ -78,14 +78,11 @@ def refused_size(
     height, width = spec.input_shape[-2:]
     if fits(asked) or not fits((height, width)):
         return None
-    similar = [next(filter(fits, _similar(asked, step)), None) for step in (-1, 1)]
-    shown = " or ".join(f"{h} x {w}" for h, w in dict.fromkeys(filter(None, similar)))
-    # timm and torch have assertions without a message.
-    text = " ".join(str(error.__cause__ or error).split())[:200].rstrip(".")
-    reason = f" ({text})" if text else ""
+    reason = _short(error.__cause__ or error, spec.qualified_name)
     return PreprocessingError(
-        f"{spec.qualified_name} does not accept images of {asked[0]} x {asked[1]} pixels{reason}. "
-        f"Choose another {option} in the options, such as {shown or f'{height} x {width}'}."
+        f"{spec.qualified_name} does not accept images of {asked[0]} x {asked[1]} pixels"
+        f"{f' ({reason})' if reason else ''}. Choose another {option} in the options, such as "
+        f"{_nearest(asked, fits) or f'{height} x {width}'}."
     )
 
 
@@ -134,15 +131,11 @@ def sized_options(
     if trial.options_for((own[0], own[1]))[0] is None:
         # The network does not run without memory, so the build with weights finds out.
         return trial.with_size(size)
-    similar = [
-        next((one for one in _similar(size, step) if trial.options_for(one)[0] is not None), None)
-        for step in (-1, 1)
-    ]
-    near = dict.fromkeys([*filter(None, similar)] or [(own[0], own[1])])
-    shown = " or ".join(f"{height} x {width}" for height, width in near)
+    near = _nearest(size, lambda sides: trial.options_for(sides)[0] is not None)
     raise PreprocessingError(
         f"{spec.qualified_name} does not accept images of {size[0]} x {size[1]} pixels"
-        f"{f' ({reason})' if reason else ''}. Choose another img_size, such as {shown}."
+        f"{f' ({reason})' if reason else ''}. Choose another img_size, such as "
+        f"{near or f'{own[0]} x {own[1]}'}."
     )
 
 
@@ -213,13 +206,13 @@ class SizeTrial:
             network = self._built(options)
         except HeadstripError as error:
             if self._option is None or not isinstance(_root(error), TypeError):
-                return None, _short(_root(error))
+                return None, _short(_root(error), self._spec.qualified_name)
             # The architecture has no such option.
             options = dict(self._options)
             try:
                 network = self._built(options)
             except HeadstripError as plain:
-                return None, _short(_root(plain))
+                return None, _short(_root(plain), self._spec.qualified_name)
         channels = effective_shape(None, self._entry, self._spec)[0]
         if (refusal := refusal_of(network, (channels, *size))) is not None:
             return None, refusal
@@ -270,9 +263,13 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _short(error: BaseException) -> str:
+def _short(error: BaseException, name: str = "") -> str:
     # timm and torch have assertions without a message.
-    return " ".join(str(error).split())[:200].rstrip(".")
+    text = " ".join(str(error).split())
+    if isinstance(error, HeadstripError) and name and text.startswith(f"{name} "):
+        # Its first sentence; the others say what to do, as the error that quotes it does.
+        text = f"it {text.removeprefix(f'{name} ').partition('. ')[0]}"
+    return text[:200].rstrip(".")
 
 
 def _sides(value: object) -> tuple[int, int] | None:
@@ -281,6 +278,19 @@ def _sides(value: object) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         return None
     return sides[0], sides[1]
+
+
+def _nearest(asked: tuple[int, int], fits: Callable[[tuple[int, int]], bool]) -> str:
+    """Return the sizes that fit and are nearest to one that does not, "" if there is no such size.
+
+    They have its shape, or are squares if no size of its shape fits.
+    """
+    found = [next(filter(fits, _similar(asked, step)), None) for step in (-1, 1)]
+    if not any(found):
+        squares = [(side, side) for side in sorted(asked)]
+        found = [next(filter(fits, [one, *_similar(one, 1)]), None) for one in squares]
+    near = dict.fromkeys(size for size in found if size is not None)
+    return " or ".join(f"{height} x {width}" for height, width in near)
 
 
 def _similar(asked: tuple[int, int], step: int) -> Iterator[tuple[int, int]]:
