@@ -73,7 +73,7 @@ def source_of(
         offline: Refuse every url of a network. ``HEADSTRIP_OFFLINE=1`` does so for all calls.
 
     Raises:
-        HeadstripError: It is no such source, it has no image or files of several kinds, it
+        HeadstripError: It is not such a source, it has no image or files of several kinds, it
             is a url that may not be read, or a column cannot be kept.
 
     Example:
