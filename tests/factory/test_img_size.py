@@ -84,7 +84,11 @@ def test_the_size_of_the_weights_changes_no_option(vit):
             r"of 128 x 192 pixels \(it takes square images only, not 128 x 192\)\. Choose another "
             r"img_size, such as 128 x 128 or 192 x 192\.$",
         ),
-        ("vit_b_32", 200, r"200 x 200\)\. Choose another img_size, such as 192 x 192"),
+        (
+            "vit_b_32",
+            200,
+            r"patches of 32 x 32 pixels.* 200 x 200\)\. Choose another img_size, such as 192 x 192",
+        ),
         ("maxvit_t", 250, "does not accept images of 250 x 250.*such as 224 x 224"),
     ],
 )
