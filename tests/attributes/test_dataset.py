@@ -245,8 +245,8 @@ def test_any_pattern_of_missing_labels_is_masked(photos: Path, colours: list[str
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (column("size", [date(2026, 1, 1)] * 4), "'size' has the type date32.day., and labels are"),
-        (column("size", [1, "2", None, None]), "'size' has the type int and str, and labels are"),
+        (column("size", [date(2026, 1, 1)] * 4), "'size' cannot be .* of the type date32.day., and labels are"),
+        (column("size", [1, "2", None, None]), "'size' cannot be .* of the type int and str, and labels are"),
         (
             column("colour", ["red", "pink", None, None]),
             "has the label 'pink' for 'b.jpg', and its",

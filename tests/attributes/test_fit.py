@@ -507,5 +507,5 @@ def test_a_column_of_mixed_types_does_not_stop_the_others(framed: bool) -> None:
     fitted = fitted_to(points, given)
     assert [one.name for one in fitted.attributes] == ["colour"]
     assert "of the type int and str" in fitted.report["skipped"]["odd"]
-    with pytest.raises(HeadstripError, match=r"column 'odd' of The .* has the type int and str"):
+    with pytest.raises(HeadstripError, match=r"The .* has the type int and str in its column 'odd'"):
         fitted_to(points, given, path_column="odd")

@@ -317,7 +317,7 @@ def test_filters_leave_backbones_out_with_the_reason() -> None:
 def test_what_cannot_be_compared_is_refused_in_one_sentence(pictures: Path) -> None:
     with pytest.raises(OptionError, match="nothing to compare"):
         compare_backbones(pictures)
-    with pytest.raises(HeadstripError, match="no column of labels 'size'"):
+    with pytest.raises(HeadstripError, match="no column 'size'"):
         compare_backbones(pictures, "lab:wide", attributes="size")
     with pytest.raises(OptionError, match="no preset 'tiny'"):
         compare_backbones(pictures, preset="tiny")
@@ -335,7 +335,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(pictures: Path) -> N
         compare(pictures, "wide", device="abacus")
     with pytest.raises(OptionError, match="minutes must be a number above 0"):
         compare(pictures, "wide", minutes=0)
-    with pytest.raises(HeadstripError, match="no column of labels 'size'"):
+    with pytest.raises(HeadstripError, match="no column 'size'"):
         compare(pictures, "wide", attributes=["size"])
     for file in pictures.rglob("*.png"):
         if file.parent.name != "red":

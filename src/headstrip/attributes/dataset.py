@@ -155,7 +155,7 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             self.attributes: tuple[Attribute, ...] = encoder.predictors.attributes
             self.skipped: dict[str, str] = {}
             named = [one.name for one in self.attributes]
-            _check_columns(named, joined.columns, table.unusable)
+            _check_columns(named, table)
         else:
             self.attributes, self.skipped = _inferred(joined.columns, attributes, kinds, table)
         self.targets = {
@@ -227,20 +227,12 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return picture.copy() if isinstance(picture, Image.Image) else picture
 
 
-def _check_columns(
-    names: Iterable[str], columns: Mapping[str, Any], unusable: Mapping[str, str]
-) -> None:
-    known = ", ".join(f"{one!r:.60}" for one in list(columns)[:8]) or "none"
+def _check_columns(names: Sequence[str], table: LabelTable) -> None:
+    table.check_columns(names)
     for name in names:
-        if name in unusable:
+        if (why := table.why_unusable(name)) is not None:
             raise HeadstripError(
-                f"The column {name!r:.60} has the type {unusable[name]:.60}, and labels are text, "
-                "numbers or lists of text. Write it as one of these."
-            )
-        if name not in columns:
-            raise HeadstripError(
-                f"The table of labels has no column {name!r:.60}. Its other columns are {known}. "
-                "Name the column as the attribute."
+                f"The column {name!r:.60} cannot be an attribute: {why}. Write it as one of these."
             )
 
 
@@ -252,7 +244,7 @@ def _inferred(
 ) -> tuple[tuple[Attribute, ...], dict[str, str]]:
     """Return the attributes of a table, and why other columns cannot be any."""
     names = [names] if isinstance(names, str) else list(columns) if names is None else list(names)
-    _check_columns(names, columns, table.unusable)
+    _check_columns(names, table)
     checked = {**table.kinds, **check_kinds(kinds or {}, names)}
     found: list[Attribute] = []
     skipped: dict[str, str] = {}

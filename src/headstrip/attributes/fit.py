@@ -177,7 +177,7 @@ def fit_predictors(
             f"{table.shown} has no columns of labels. Pass a table with --labels (labels=), or "
             "copy columns of a list into it with `headstrip embed --keep`."
         )
-    names = _chosen(attributes, [*table.columns, *table.unusable], split_column)
+    names = _chosen(attributes, table, split_column)
     if split_column is not None and split_column in table.unusable:
         raise HeadstripError(
             f"The column {split_column!r:.60} has the type {table.unusable[split_column]:.60}. "
@@ -306,18 +306,16 @@ def _checked(
 
 
 def _chosen(
-    attributes: Sequence[str] | None, columns: Sequence[str], split_column: str | None
+    attributes: Sequence[str] | None, table: LabelTable, split_column: str | None
 ) -> list[str]:
-    known = ", ".join(f"{one!r:.60}" for one in columns[:8]) or "none"
     if attributes is not None:
         attributes = checked_names("attributes", attributes, "colour")
-    for name in [*(attributes or ()), *([split_column] if split_column is not None else ())]:
-        if name not in columns:
-            raise HeadstripError(
-                f"The table of labels has no column {name!r:.60}. Its other columns are {known}."
-            )
+    table.check_columns(attributes or ())
+    if split_column is not None:
+        table.check_columns([split_column])
     if attributes is not None and len(set(attributes)) != len(attributes):
         raise OptionError(f"attributes={list(attributes)!r:.100} has a name twice. Name each once.")
+    columns = [*table.columns, *table.unusable]
     names = [one for one in attributes or columns if one != split_column]
     if taken := [name for name in names if name in _TAKEN]:
         raise HeadstripError(

@@ -69,6 +69,21 @@ class LabelTable:
     path_column: str = "path"
     kinds: Mapping[str, Kind] = field(default_factory=dict)
 
+    def check_columns(self, names: Iterable[str]) -> None:
+        """Refuse names that are not columns besides the one of paths.
+
+        Raises:
+            HeadstripError: The table has no column of a name.
+        """
+        columns = [*self.columns, *self.unusable]
+        for name in names:
+            if name not in columns:
+                others = ", ".join(f"{one!r:.60}" for one in columns[:_SHOWN]) or "no other column"
+                raise HeadstripError(
+                    f"{self.shown} has no column {name!r:.60}. Besides {self.path_column!r:.60} it "
+                    f"has {others}. Name one of its columns."
+                )
+
     def why_unusable(self, name: str) -> str | None:
         """Return why a column cannot have labels, or None if it can."""
         if name not in self.unusable:
@@ -313,7 +328,7 @@ def _path_column(
     if chosen is not None:
         if chosen in unusable:
             raise HeadstripError(
-                f"The column {chosen!r:.80} of {shown} has the type {unusable[chosen]:.60}, and "
+                f"{shown} has the type {unusable[chosen]:.60} in its column {chosen!r:.80}, and "
                 "paths are text. Name the one with the paths by --path-column (path_column=)."
             )
         if chosen not in header:

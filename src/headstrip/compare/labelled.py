@@ -44,14 +44,8 @@ def attributes_of(table: LabelTable, chosen: Sequence[str] | None) -> list[str]:
     Raises:
         HeadstripError: There is no such column.
     """
+    table.check_columns(chosen or ())
     columns = [*table.columns, *table.unusable]
-    known = ", ".join(f"{one!r:.60}" for one in columns[:8]) or "none"
-    for name in chosen or ():
-        if name not in columns:
-            raise HeadstripError(
-                f"{table.shown} has no column of labels {name!r:.60}. Its columns of labels: "
-                f"{known}."
-            )
     if not columns:
         raise HeadstripError(
             f"{table.shown} has no column of labels. Add one, such as 'colour', or pass a folder "
