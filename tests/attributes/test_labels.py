@@ -222,7 +222,9 @@ def test_decimals_are_numbers_and_dates_are_named(tmp_path: Path) -> None:
         assert found.columns == {"price": [1.5, None, 2.25]}
         assert list(found.unusable) == ["taken", "ranks"]
         assert found.unusable["taken"] == "date32[day]"
-    with pytest.raises(HeadstripError, match=r"The Table has the type date32\[day\] in its column 'taken'"):
+    with pytest.raises(
+        HeadstripError, match=r"The Table has the type date32\[day\] in its column 'taken'"
+    ):
         read_labels(table, path_column="taken")
 
 

@@ -70,18 +70,18 @@ class LabelTable:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
 
     def check_columns(self, names: Iterable[str]) -> None:
-        """Refuse names that are not columns besides the one of paths.
+        """Refuse names of columns that the table does not have.
 
         Raises:
-            HeadstripError: The table has no column of a name.
+            HeadstripError: A name is not that of a column, or is the column of paths.
         """
         columns = [*self.columns, *self.unusable]
         for name in names:
             if name not in columns:
-                others = ", ".join(f"{one!r:.60}" for one in columns[:_SHOWN]) or "no other column"
+                known = ", ".join(f"{one!r:.60}" for one in columns[:_SHOWN]) or "none"
                 raise HeadstripError(
-                    f"{self.shown} has no column {name!r:.60}. Besides {self.path_column!r:.60} it "
-                    f"has {others}. Name one of its columns."
+                    f"{self.shown} has no column {name!r:.60}; its columns of labels: {known}. "
+                    "Name one of them."
                 )
 
     def why_unusable(self, name: str) -> str | None:
