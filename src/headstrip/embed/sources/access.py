@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from headstrip.errors import HeadstripError
-from headstrip.weights import hub
 
 SCHEMES = frozenset({"abfs", "abfss", "az", "gs", "hf", "http", "https", "s3"})
 """The schemes that may be read without ``allow_schemes``."""
@@ -235,4 +234,7 @@ def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 def _forbidding(scheme: str, access: Access) -> str | None:
     if access.offline:
         return "offline=True"
+    # Each process that decodes imports this module, and most of them read no address.
+    from headstrip.weights import hub
+
     return hub.hub_offline() if scheme == "hf" else hub.offline()
