@@ -29,6 +29,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,9 @@ SIDES = {"maxvit": (224, 224), "swin": (128, 192)}
 SMALL = (96, 128)
 """The size for all others of torchvision, whatever their weights were trained with."""
 
+CELLS = 4
+"""Sides in cells of the coarsest map, for an architecture of timm that takes such small images."""
+
 TAILS = {
     "alexnet": None,
     "convnext": None,
@@ -96,6 +100,8 @@ with {versions}.
 - embedding: whether it is the mean of the last map or its class token.
 - sizes: whether channels and strides are the stated ones at three sizes of images, of which two are
   not square, or the network takes one size only.
+
+The images have the size that an architecture takes by default, or less.
 
 The command also refuses an architecture whose encoder differs after its maps were read. Where
 headstrip states the levels, for torchvision and transformers, it refuses one in which a layer with
@@ -153,8 +159,16 @@ def prove(name: str) -> Proof:
     Args:
         name: A name such as ``torchvision:resnet18``, or ``hf:`` and a model type.
     """
-    proof = Proof(name)
     encoder, shape = made(name)
+    proof = _proof(name, encoder, shape)
+    if "grid" in proof.exceptions and encoder.input_shape != encoder.spec.input_shape:
+        # Where changes spread over the few cells of a small image, they may not in a larger one.
+        return _proof(name, *made(name, small=False))
+    return proof
+
+
+def _proof(name: str, encoder: Encoder, shape: tuple[int, ...]) -> Proof:
+    proof = Proof(name)
     try:
         sizes = map_sizes(encoder)
     except LevelError as error:
@@ -175,14 +189,20 @@ def prove(name: str) -> Proof:
     proof.check("the encoder gives another embedding after it", torch.equal(encoder(x), alone))
     _prove_cut(proof, encoder, maps, x, y)
     _prove_tail(proof, encoder, x)
-    _prove_grid(proof, encoder, shape, strides)
     _prove_sizes(proof, encoder, shape, channels, strides)
     _prove_library(proof, encoder, x)
+    # Last, because it may leave the encoder in float64.
+    _prove_grid(proof, encoder, shape, strides)
     return proof
 
 
-def made(name: str) -> tuple[Encoder, tuple[int, ...]]:
-    """Return an encoder whose every parameter matters, and the shape of a small input for it."""
+def made(name: str, *, small: bool = True) -> tuple[Encoder, tuple[int, ...]]:
+    """Return an encoder whose every parameter matters, and the shape of an input for it.
+
+    Args:
+        name: The architecture.
+        small: Whether an architecture of timm gets a smaller image than its own, if it takes one.
+    """
     source, _, kind = name.partition(":")
     options: dict[str, Any] = {}
     if source == "hf":
@@ -191,18 +211,29 @@ def made(name: str) -> tuple[Encoder, tuple[int, ...]]:
 
         deeper = {"num_hidden_layers": 3} if "num_hidden_layers" in OPTIONS[kind] else {}
         options = {**OPTIONS[kind], **deeper}
-    family = get_registry().resolve(name)[0].family
-    side = 0
+    spec = get_registry().resolve(name)[0]
+    family, side = spec.family, 0
+    if source == "timm":
+        side = CELLS * max(spec.strides or (0,))
+        with suppress(*REFUSALS):
+            if small and 0 < side < min(spec.input_shape[1:]):
+                return _random(name, img_size=side)
+        return _random(name)
     if family == "vit":
         side = 4 * int(kind.rpartition("_")[2])
         options = {"image_size": side}
-    torch.manual_seed(0)
-    with FastRandom():
-        encoder = build_encoder(name, weights=None, options=options)
-        perturb(encoder.backbone)
+    encoder, shape = _random(name, options=options)
     if source == "torchvision":
         size = (side, side) if side else SIDES.get(family, SMALL)
         return encoder, (3, *size)
+    return encoder, shape
+
+
+def _random(name: str, **changes: Any) -> tuple[Encoder, tuple[int, ...]]:
+    torch.manual_seed(0)
+    with FastRandom():
+        encoder = build_encoder(name, weights=None, **changes)
+        perturb(encoder.backbone)
     return encoder, encoder.input_shape
 
 
@@ -292,6 +323,8 @@ def _prove_grid(
     proof: Proof, encoder: Encoder, shape: tuple[int, ...], strides: Sequence[int]
 ) -> None:
     found = grid_proof(encoder, maps_of(encoder), shape, strides)
+    if found is not None and found.wrong and encoder.spec.source == "timm":
+        found = _in_float64(encoder, shape, strides) or found
     if found is None:
         proof.cells["grid"] = "-"
         proof.exceptions["grid"] = "the last map has one cell"
@@ -310,6 +343,24 @@ def _prove_grid(
         proof.exceptions["grid"] = "changes spread in a network of random values"
 
 
+def _in_float64(
+    encoder: Encoder, shape: tuple[int, ...], strides: Sequence[int]
+) -> map_grids.GridProof | None:
+    """Prove the grids by shift without the rounding of float32; None if that does not apply."""
+    encoder.double()
+    try:
+        whole = _whole(shape, max(strides))
+        found = map_grids.grid_by_shift(maps_of(encoder), whole, strides, torch.float64)
+    except REFUSALS:
+        return None
+    return None if found.wrong else found
+
+
+def _whole(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Return a shape near another one with sides of at least three whole strides."""
+    return (shape[0], *(max(3, side // most) * most for side in shape[1:]))
+
+
 def grid_proof(
     encoder: Encoder, module: nn.Module, shape: tuple[int, ...], strides: Sequence[int]
 ) -> map_grids.GridProof | None:
@@ -324,9 +375,8 @@ def grid_proof(
         positions.copy_(kept)
         return proof
     if family not in SIDES:
-        whole = (shape[0], *(max(3, side // most) * most for side in shape[1:]))
         try:
-            proof = map_grids.grid_by_shift(module, whole, strides)
+            proof = map_grids.grid_by_shift(module, _whole(shape, most), strides)
         except REFUSALS:
             # The network takes another size only.
             proof = None

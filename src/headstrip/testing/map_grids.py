@@ -42,7 +42,12 @@ class GridProof:
     misplaced: str | None = None
 
 
-def grid_by_shift(maps_of: nn.Module, shape: tuple[int, ...], strides: Sequence[int]) -> GridProof:
+def grid_by_shift(
+    maps_of: nn.Module,
+    shape: tuple[int, ...],
+    strides: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+) -> GridProof:
     """Roll a picture by the largest stride on a torus, and compare the rolled maps.
 
     Args:
@@ -50,9 +55,11 @@ def grid_by_shift(maps_of: nn.Module, shape: tuple[int, ...], strides: Sequence[
         shape: Input without the batch axis, at least two of the largest strides wide, in multiples
             of it.
         strides: The stride of each map.
+        dtype: That of the network. In a deep one of random values the rounding of float32 can grow
+            larger than ``SHIFT``, and that of float64 does not.
     """
     most = max(strides)
-    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(_SEED))
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(_SEED)).to(dtype)
     with Torus():
         one: Maps = maps_of(x)
         two: Maps = maps_of(torch.roll(x, (most, -most), (2, 3)))
@@ -170,6 +177,9 @@ class Torus(TorchFunctionMode):
     ) -> Any:
         """Wrap the input of one convolution or pooling around, and run all other calls."""
         name = getattr(func, "__name__", "").lstrip("_")
+        if name == "pad" and _pads_rows_and_columns(*args, **(kwargs or {})):
+            # The layer that follows pads nothing, so it is wrapped around from the first pixel.
+            return args[0]
         if name not in _ARGUMENTS:
             return func(*args, **(kwargs or {}))
         given = {**dict(zip(_ARGUMENTS[name], args, strict=False)), **(kwargs or {})}
@@ -190,6 +200,10 @@ class Torus(TorchFunctionMode):
                 x = x.index_select(axis, torch.arange(-left, size + right) % size)
         own = {} if is_convolution else {"stride": steps, "ceil_mode": False}
         return func(**{**given, "input": x, "padding": 0, **own})
+
+
+def _pads_rows_and_columns(input: Tensor, pad: Sequence[int], *_: Any, **__: Any) -> bool:
+    return input.ndim == 4 and len(pad) <= 4
 
 
 def _pair(value: Any) -> tuple[int, int]:
