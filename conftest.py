@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import gc
 import os
 import shutil
 import signal
@@ -22,6 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
         # The test servers use plain http.
         os.environ["HEADSTRIP_ALLOW_HTTP"] = "1"
         os.environ["HEADSTRIP_CACHE"] = tempfile.mkdtemp(prefix="headstrip-")
+
+
+def pytest_collection_finish() -> None:
+    """Keep Python from looking through all imported modules again and again for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from torchvision.models import VisionTransformer
 
-from headstrip import BackboneSpec, Preprocessing, build_encoder, strip_head
+from headstrip import BackboneSpec, EmbedOptions, Preprocessing, build_encoder, strip_head
 from headstrip.encoder.encoder import Encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HERE = EmbedOptions(workers=0)
+"""Decode in the process of the test: to start others takes longer than most tests."""
 SMALL = Preprocessing(crop=(64, 64), resize=72, mean=MEAN, std=STD)
 
 

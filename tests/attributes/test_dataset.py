@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.conftest import pixels, tiny_encoder
+from tests.conftest import HERE, pixels, tiny_encoder
 from torch.utils.data import DataLoader
 
 from headstrip import (
@@ -124,7 +124,7 @@ def test_every_source_that_embed_takes_gives_the_inputs_that_embed_has(
     encoder = tiny(attributes=None)
     for kind, source in sources(tmp_path, photos):
         out = tmp_path / f"{kind}.parquet"
-        embed_source(encoder, source, out)
+        embed_source(encoder, source, out, options=HERE)
         paths, embeddings, _ = load_embeddings(out)
         labels = {"path": list(paths), "number": [0.5 + at for at in range(len(paths))]}
         data = pickle.loads(pickle.dumps(LabelledImages(source, labels, encoder)))
@@ -245,8 +245,14 @@ def test_any_pattern_of_missing_labels_is_masked(photos: Path, colours: list[str
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (column("size", [date(2026, 1, 1)] * 4), "'size' cannot be .* of the type date32.day., and labels are"),
-        (column("size", [1, "2", None, None]), "'size' cannot be .* of the type int and str, and labels are"),
+        (
+            column("size", [date(2026, 1, 1)] * 4),
+            "'size' cannot be .* of the type date32.day., and labels are",
+        ),
+        (
+            column("size", [1, "2", None, None]),
+            "'size' cannot be .* of the type int and str, and labels are",
+        ),
         (
             column("colour", ["red", "pink", None, None]),
             "has the label 'pink' for 'b.jpg', and its",

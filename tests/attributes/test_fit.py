@@ -18,7 +18,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.attributes.tables import clusters, names
-from tests.conftest import pixels, tiny_encoder
+from tests.conftest import HERE, pixels, tiny_encoder
 
 from headstrip import (
     FittedPredictors,
@@ -434,7 +434,7 @@ def embedded(tmp_path: Path, save: Callable[..., Path]) -> Path:
     for row in range(24):
         save(f"{row:02d}.png", row % 3 if row > 20 else row)
     out = tmp_path / "out.parquet"
-    embed_source(tiny_encoder(), tmp_path / "photos", out)
+    embed_source(tiny_encoder(), tmp_path / "photos", out, options=HERE)
     return out
 
 
@@ -507,5 +507,7 @@ def test_a_column_of_mixed_types_does_not_stop_the_others(framed: bool) -> None:
     fitted = fitted_to(points, given)
     assert [one.name for one in fitted.attributes] == ["colour"]
     assert "of the type int and str" in fitted.report["skipped"]["odd"]
-    with pytest.raises(HeadstripError, match=r"The .* has the type int and str in its column 'odd'"):
+    with pytest.raises(
+        HeadstripError, match=r"The .* has the type int and str in its column 'odd'"
+    ):
         fitted_to(points, given, path_column="odd")

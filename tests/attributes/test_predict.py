@@ -12,11 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.conftest import tiny_encoder
+from tests.conftest import HERE, tiny_encoder
 
 from headstrip import (
     Attribute,
-    EmbedOptions,
     FittedPredictors,
     HeadstripError,
     embed_source,
@@ -27,7 +26,6 @@ from headstrip.attributes.labels import labels_in, read_labels
 from headstrip.attributes.predict import PredictOptions, predict_file, predict_source
 from headstrip.encoder.comparison import describe_encoder
 
-HERE = EmbedOptions(workers=0)
 ATTRIBUTES = (
     Attribute("tone", "class", ("=1+1", "-light")),
     Attribute("marks", "labels", ("dot", "ring")),
@@ -40,7 +38,7 @@ def embedded(tmp_path: Path, save: Callable[..., Path]) -> Path:
     for row in range(5):
         save(f"{row}.png", row)
     (tmp_path / "photos" / "=bad.png").write_bytes(b"not an image")
-    embed_source(tiny_encoder(), tmp_path / "photos", tmp_path / "out.parquet")
+    embed_source(tiny_encoder(), tmp_path / "photos", tmp_path / "out.parquet", options=HERE)
     return tmp_path / "out.parquet"
 
 
@@ -238,7 +236,7 @@ def test_predictions_never_replace_the_embeddings(
             run=HERE,
         )
     assert not (tmp_path / kept).exists()
-    embed_source(tiny_encoder(), tmp_path / "photos", tmp_path / kept)
+    embed_source(tiny_encoder(), tmp_path / "photos", tmp_path / kept, options=HERE)
     with pytest.raises(HeadstripError, match="is the file of embeddings too"):
         predict_file(fitted, tmp_path / kept, tmp_path / out)
     assert len(load_embeddings(tmp_path / kept)[0]) == 6

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import tiny_encoder
+from tests.conftest import HERE, tiny_encoder
 
 from headstrip import (
     EmbedSettings,
@@ -45,7 +45,9 @@ def listed(photos: Path) -> Path:
 
 def embed(listed: Path, out: Path, keep: Any = "all", **settings: Any) -> Any:
     source = source_of(listed, column="file", keep=keep)
-    return embed_source(tiny_encoder(), source, out, settings=EmbedSettings(**settings))
+    return embed_source(
+        tiny_encoder(), source, out, settings=EmbedSettings(**settings), options=HERE
+    )
 
 
 def test_own_columns_are_those_of_a_file() -> None:
@@ -80,7 +82,7 @@ def test_types_of_a_parquet_list_stay(photos: Path, tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(columns), photos / "list.parquet")
     source = source_of(photos / "list.parquet", keep="all")
-    embed_source(tiny_encoder(), source, tmp_path / "out.parquet")
+    embed_source(tiny_encoder(), source, tmp_path / "out.parquet", options=HERE)
     found = pq.read_table(tmp_path / "out.parquet").select(list(columns))
     assert found.schema.field("whole").type == pa.uint64()
     assert found.schema.field("real").type == pa.float32()
@@ -116,7 +118,7 @@ def test_a_resumed_run_writes_the_same_bytes(listed: Path, tmp_path: Path) -> No
     source = source_of(listed, column="file", keep="all")
     settings = EmbedSettings(shard_rows=4)
     with pytest.raises(KeyboardInterrupt):
-        embed_source(tiny_encoder(), source, out, settings=settings, progress=stop)
+        embed_source(tiny_encoder(), source, out, settings=settings, progress=stop, options=HERE)
     assert not out.exists()
     embed(listed, out, shard_rows=4)
     assert out.read_bytes() == whole.read_bytes()
@@ -148,7 +150,7 @@ def test_dates_and_text_in_latin_1_are_refused(photos: Path, tmp_path: Path) -> 
     (photos / "list.csv").write_bytes("path,a\n00.png,grün\n".encode("latin-1"))
     source = source_of(photos / "list.csv", keep="all")
     with pytest.raises(HeadstripError, match=r"text at line 2 that is not UTF-8"):
-        embed_source(tiny_encoder(), source, tmp_path / "out.parquet")
+        embed_source(tiny_encoder(), source, tmp_path / "out.parquet", options=HERE)
     assert not (tmp_path / "out.parquet").exists()
 
 
@@ -167,7 +169,7 @@ def test_sources_without_columns_are_refused(photos: Path, tmp_path: Path) -> No
 
 
 def test_a_file_without_kept_columns_has_no_labels(photos: Path, tmp_path: Path) -> None:
-    embed_source(tiny_encoder(), photos, tmp_path / "out.parquet")
+    embed_source(tiny_encoder(), photos, tmp_path / "out.parquet", options=HERE)
     with pytest.raises(HeadstripError, match=r"no columns of labels. Pass a table with --labels"):
         fit_predictors(tmp_path / "out.parquet")
     with pytest.raises(OptionError, match="An array of embeddings has no labels"):

@@ -5,21 +5,23 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.conftest import pixels, tiny_encoder
+from tests.conftest import HERE, pixels, tiny_encoder
 from tests.images.hostile_images import greedy_tiff, looping_tiff
 
 from headstrip import HeadstripError
 from headstrip.embed.output.loading import load_embeddings
 from headstrip.embed.pages import count_pages, split_page
-from headstrip.embed.run import Options, embed_source
+from headstrip.embed.run import embed_source
 from headstrip.html.thumbnails import picture_in
 
 ENCODER = tiny_encoder()
+EVERY_PAGE = replace(HERE, pages="all")
 PAGES = [Image.fromarray(pixels(seed, 20, 30)) for seed in range(3)]
 
 
@@ -60,13 +62,13 @@ def test_one_picture_and_what_is_damaged_count_as_one() -> None:
 def test_the_first_page_is_used_and_the_report_says_of_which_files(
     folder: Path, tmp_path: Path
 ) -> None:
-    report = embed_source(ENCODER, folder, tmp_path / "out.parquet")
+    report = embed_source(ENCODER, folder, tmp_path / "out.parquet", options=HERE)
     assert (report.rows, report.stages.severals) == (3, 2)
     assert report.stages.several == {"a.tif": 3, "b.gif": 3}
 
 
 def test_each_page_is_a_row(folder: Path, tmp_path: Path) -> None:
-    report = embed_source(ENCODER, folder, tmp_path / "all.parquet", options=Options(pages="all"))
+    report = embed_source(ENCODER, folder, tmp_path / "all.parquet", options=EVERY_PAGE)
     assert (report.rows, report.bad, report.stages.severals) == (7, 0, 0)
     found = rows(tmp_path / "all.parquet")
     assert list(found) == [
@@ -77,16 +79,16 @@ def test_each_page_is_a_row(folder: Path, tmp_path: Path) -> None:
     for page, row in zip(PAGES, list(found.values()), strict=False):
         assert np.allclose(row, ENCODER.embed([page])[0], atol=1e-6)
     assert np.array_equal(found["a.tif#2"], found["c.png"])
-    again = embed_source(ENCODER, folder, tmp_path / "all.parquet", options=Options(pages="all"))
+    again = embed_source(ENCODER, folder, tmp_path / "all.parquet", options=EVERY_PAGE)
     assert again.computed == 0
 
 
 def test_going_on_with_another_choice_of_pages_gives_its_rows(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    embed_source(ENCODER, folder, out)
-    embed_source(ENCODER, folder, out, options=Options(pages="all"))
+    embed_source(ENCODER, folder, out, options=HERE)
+    embed_source(ENCODER, folder, out, options=EVERY_PAGE)
     assert len(rows(out)) == 7
-    embed_source(ENCODER, folder, out)
+    embed_source(ENCODER, folder, out, options=HERE)
     assert list(rows(out)) == ["a.tif", "b.gif", "c.png"]
 
 
@@ -94,7 +96,7 @@ def test_the_pages_in_an_archive_are_rows_too(folder: Path, tmp_path: Path) -> N
     with tarfile.open(tmp_path / "in.tar", "w") as tar:
         tar.add(folder / "a.tif", "x/a.tif")
     out = tmp_path / "out.parquet"
-    embed_source(ENCODER, tmp_path / "in.tar", out, options=Options(pages="all"))
+    embed_source(ENCODER, tmp_path / "in.tar", out, options=EVERY_PAGE)
     assert [path.rpartition("a.tif")[2] for path in rows(out)] == ["#1", "#2", "#3"]
 
 
@@ -112,9 +114,9 @@ def test_names_with_a_hash_are_told_from_pages() -> None:
 
 def test_pages_are_first_or_all_and_not_for_iterables(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pages='second' is not a valid value"):
-        Options(pages="second")
+        replace(HERE, pages="second")
     with pytest.raises(HeadstripError, match="pages='all'"):
-        embed_source(ENCODER, iter(PAGES), tmp_path / "x.parquet", options=Options(pages="all"))
+        embed_source(ENCODER, iter(PAGES), tmp_path / "x.parquet", options=EVERY_PAGE)
 
 
 def test_the_command_says_it_on_stderr_and_in_json(folder: Path, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class Scaled(nn.Module):
         return x * 1.5
 
 
+@pytest.mark.slow
 def test_a_head_of_zeros_passes_unless_perturbed(tmp_path, monkeypatch):
     # torchvision's fresh ViT heads are zero: of any embedding they make the same logits.
     original = lossless.build_encoder
@@ -146,6 +147,7 @@ def test_squeezenets_own_reference_is_its_embedding():
     assert torch.equal(parts.backbone(x), expected)
 
 
+@pytest.mark.slow
 def test_s3d_takes_longer_clips_within_rounding():
     torch.manual_seed(0)
     untouched = models.video.s3d()

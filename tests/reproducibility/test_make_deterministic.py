@@ -250,6 +250,7 @@ def ask_in_a_new_interpreter(hash_seed: str, *flags: str) -> subprocess.Popen[st
 
 
 class TestHashSeed:
+    @pytest.mark.slow
     def test_it_holds_only_if_the_interpreter_started_with_it(self) -> None:
         started = {
             "7": ask_in_a_new_interpreter("7"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import pixels, tiny_encoder
+from tests.conftest import HERE, pixels, tiny_encoder
 
 from headstrip import (
     EmbedSettings,
@@ -35,7 +35,7 @@ def doubled(photos: Path, tmp_path: Path) -> Path:
     """Write two files of embeddings into one, with the metadata of the first."""
     tables = []
     for name in ("one", "two"):
-        embed_source(tiny_encoder(), photos, tmp_path / f"{name}.parquet")
+        embed_source(tiny_encoder(), photos, tmp_path / f"{name}.parquet", options=HERE)
         table = pq.read_table(tmp_path / f"{name}.parquet")
         paths = pa.array([f"{name}/{path}" for path in table["path"].to_pylist()])
         tables.append(table.set_column(0, table.schema.field("path"), paths))
@@ -46,7 +46,7 @@ def doubled(photos: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy", "stream.parquet"])
 def test_each_kind_of_file_records_its_rows(photos: Path, tmp_path: Path, name: str) -> None:
     source = [pixels(seed) for seed in range(6)] if name.startswith("stream") else photos
-    embed_source(tiny_encoder(), source, tmp_path / name)
+    embed_source(tiny_encoder(), source, tmp_path / name, options=HERE)
     found = metadata_in(rows_file(tmp_path / name))
     assert found is not None
     assert found["rows"] == 6
@@ -66,7 +66,7 @@ def test_every_reader_refuses_files_put_together(doubled: Path) -> None:
 
 def test_a_file_without_the_record_is_read(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    embed_source(tiny_encoder(), photos, out)
+    embed_source(tiny_encoder(), photos, out, options=HERE)
     table = pq.read_table(out)
     text = table.schema.metadata[b"headstrip"].replace(b'"rows": 6, ', b"")
     table = pa.concat_tables([table.replace_schema_metadata({b"headstrip": text})])
@@ -74,13 +74,13 @@ def test_a_file_without_the_record_is_read(photos: Path, tmp_path: Path) -> None
     assert "rows" not in (metadata_in(out) or {"rows": 0})
     assert len(load_embeddings(out)[0]) == 6
     before = out.read_bytes()
-    assert embed_source(tiny_encoder(), photos, out).computed == 0
+    assert embed_source(tiny_encoder(), photos, out, options=HERE).computed == 0
     assert out.read_bytes() == before
 
 
 def test_a_file_of_chosen_rows_is_read_with_a_warning(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    embed_source(tiny_encoder(), photos, out)
+    embed_source(tiny_encoder(), photos, out, options=HERE)
     pq.write_table(pq.read_table(out).slice(2), tmp_path / "some.parquet")
     with pytest.warns(HeadstripWarning, match=r"has 4 of the 6 rows that headstrip wrote"):
         paths, _, _ = load_embeddings(tmp_path / "some.parquet")
@@ -92,13 +92,13 @@ def test_resuming_writes_rows_again_that_were_removed_or_added(
 ) -> None:
     out = tmp_path / "out.parquet"
     settings = EmbedSettings(shard_rows=2)
-    embed_source(tiny_encoder(), photos, out, settings=settings)
+    embed_source(tiny_encoder(), photos, out, settings=settings, options=HERE)
     whole, table = out.read_bytes(), pq.read_table(out)
     pq.write_table(table.slice(2), out)
-    assert embed_source(tiny_encoder(), photos, out).computed == 2
+    assert embed_source(tiny_encoder(), photos, out, options=HERE).computed == 2
     assert out.read_bytes() == whole
     said: list[str] = []
     pq.write_table(pa.concat_tables([table, table]), out)
-    assert embed_source(tiny_encoder(), photos, out, say=said.append).computed == 6
+    assert embed_source(tiny_encoder(), photos, out, say=said.append, options=HERE).computed == 6
     assert out.read_bytes() == whole
     assert any("12 rows" in sentence and "computes its rows again" in sentence for sentence in said)
