@@ -13,7 +13,9 @@ INSTALLED := $(VENV)/.installed
 OLDEST_TIMM := $(VENV)/oldest-timm
 BIN := $(VENV)/bin
 # The workers share the cores; a thread pool in each of them would only get in the others' way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# Each begins with tests that follow one another, so fixtures of a module are made once, and one
+# that has nothing left takes from the others.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-oldest-timm soak inputs map-proofs map-pictures mutants lint coverage clean

@@ -73,7 +73,7 @@ SMALL = (96, 128)
 """The size for all others of torchvision, whatever their weights were trained with."""
 
 CELLS = 4
-"""Sides in cells of the coarsest map, for an architecture of timm that takes such small images."""
+"""Side of the coarsest map in cells, for the small images that architectures of timm get."""
 
 TAILS = {
     "alexnet": None,
@@ -163,7 +163,7 @@ def prove(name: str) -> Proof:
     proof = _proof(name, encoder, shape)
     if "grid" in proof.exceptions and encoder.input_shape != encoder.spec.input_shape:
         # Where changes spread over the few cells of a small image, they may not in a larger one.
-        return _proof(name, *made(name, small=False))
+        return _proof(name, *made(name, 2 * CELLS))
     return proof
 
 
@@ -196,12 +196,13 @@ def _proof(name: str, encoder: Encoder, shape: tuple[int, ...]) -> Proof:
     return proof
 
 
-def made(name: str, *, small: bool = True) -> tuple[Encoder, tuple[int, ...]]:
+def made(name: str, cells: int = CELLS) -> tuple[Encoder, tuple[int, ...]]:
     """Return an encoder whose every parameter matters, and the shape of an input for it.
 
     Args:
         name: The architecture.
-        small: Whether an architecture of timm gets a smaller image than its own, if it takes one.
+        cells: Side of the coarsest map of an architecture of timm. One that takes no such image,
+            or takes smaller ones by default, gets an image of its own size.
     """
     source, _, kind = name.partition(":")
     options: dict[str, Any] = {}
@@ -214,9 +215,9 @@ def made(name: str, *, small: bool = True) -> tuple[Encoder, tuple[int, ...]]:
     spec = get_registry().resolve(name)[0]
     family, side = spec.family, 0
     if source == "timm":
-        side = CELLS * max(spec.strides or (0,))
+        side = cells * max(spec.strides or (0,))
         with suppress(*REFUSALS):
-            if small and 0 < side < min(spec.input_shape[1:]):
+            if 0 < side < min(spec.input_shape[1:]):
                 return _random(name, img_size=side)
         return _random(name)
     if family == "vit":
