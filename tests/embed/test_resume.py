@@ -161,6 +161,27 @@ def test_links_in_the_folder_are_not_followed(photos: Path, out: Path, tmp_path:
     assert len(list(moved.iterdir())) == 3
 
 
+@pytest.mark.parametrize("name", ["o.parquet", "o.npy"])
+def test_overwriting_computes_every_row_again_and_goes_on_with_its_own(
+    photos: Path, out: Path, name: str
+) -> None:
+    out = out.with_name(name)
+    embed(photos, out)
+    expected = out.read_bytes()
+    shutil.copy(photos / "0.png", photos / "6.png")
+    # An interrupted update keeps the rows of the file, also without a shard of its own.
+    with pytest.raises(KeyboardInterrupt):
+        embed(photos, out, compute=two_shards)
+    (photos / "6.png").unlink()
+    assert embed(photos, out, overwrite=True).computed == 6
+    assert out.read_bytes() == expected
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(photos, out, compute=two_shards, overwrite=True)
+    assert embed(photos, out, overwrite=True).computed == 2
+    assert out.read_bytes() == expected
+
+
 @pytest.mark.parametrize("name", [".DS_Store", ".nfs0001", ".mine.png.12345678"])
 def test_hidden_files_of_others_stay(photos: Path, out: Path, name: str) -> None:
     parts(out).mkdir()

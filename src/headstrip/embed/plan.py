@@ -199,7 +199,8 @@ def _earlier_provenance(
     """Return the provenance of the existing rows, None without any; refuse incompatible rows."""
     earlier = work_dir.provenance
     if options.overwrite:
-        if earlier is not None and here.conflicts(earlier):
+        # The shards of a run that replaces the file too are its own, when it was interrupted.
+        if earlier is not None and (not work_dir.replaces or here.conflicts(earlier)):
             work_dir.clear()
             return None
     elif earlier is None:
