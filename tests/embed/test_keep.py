@@ -129,6 +129,8 @@ def test_a_resumed_run_writes_the_same_bytes(listed: Path, tmp_path: Path) -> No
     [
         ("file,a\nx,1\n", ["b"], r"no column 'b' to keep; its columns: 'file', 'a'"),
         ("file,size\nx,1\n", "all", r"'size' of .*: it is a name that headstrip writes itself"),
+        ("file,map_4\nx,1\n", ["map_4"], r"'map_4' of .*: it is a name that headstrip writes"),
+        ("file,tokens_11\nx,1\n", "all", r"'tokens_11' of .*: it is a name that headstrip writes"),
         ("file,a,a\nx,1,2\n", ["a"], r"'a' more than once"),
         ("file,a\nx,1\n", ["a", "a"], r"'a' of .* cannot be kept: it is twice"),
         ("file,a,\nx,1,2\n", "all", r"'' of .* cannot be kept"),

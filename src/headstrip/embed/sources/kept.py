@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
@@ -17,6 +18,9 @@ Keep: TypeAlias = Sequence[str] | Literal["all"]
 
 OWN_COLUMNS = ("path", "embedding", "width", "height", "error", "size", "modified", "checksum")
 """The columns that headstrip writes itself."""
+
+_DENSE_COLUMN = re.compile(r"(map|tokens)_\d+")
+"""Those that it writes with ``--maps`` or ``--tokens``, which a later run may add."""
 
 
 def kept_fields(
@@ -43,7 +47,8 @@ def kept_fields(
                 "them with --keep (keep=)."
             )
         refuse_repeated(shown, name, [*names], "among its columns")
-        if name in OWN_COLUMNS or not name.strip() or chosen.count(name) > 1:
+        is_own = name in OWN_COLUMNS or _DENSE_COLUMN.fullmatch(name)
+        if is_own or not name.strip() or chosen.count(name) > 1:
             why = "twice" if chosen.count(name) > 1 else "a name that headstrip writes itself"
             raise HeadstripError(
                 f"The column {name!r:.80} of {shown!r} cannot be kept: it is {why}. Rename it, or "
