@@ -202,7 +202,7 @@ def made(name: str, cells: int = CELLS) -> tuple[Encoder, tuple[int, ...]]:
     Args:
         name: The architecture.
         cells: Side of the coarsest map of an architecture of timm. One that takes no such image,
-            or takes smaller ones by default, gets an image of its own size.
+            or takes smaller ones by default, gets the image size that it has by default.
     """
     source, _, kind = name.partition(":")
     options: dict[str, Any] = {}

@@ -169,7 +169,7 @@ def test_overwriting_computes_every_row_again_and_goes_on_with_its_own(
     embed(photos, out)
     expected = out.read_bytes()
     shutil.copy(photos / "0.png", photos / "6.png")
-    # An interrupted update keeps the rows of the file, also without a shard of its own.
+    # An interrupted update keeps the rows of the file, also where it has no shard yet.
     with pytest.raises(KeyboardInterrupt):
         embed(photos, out, compute=two_shards)
     (photos / "6.png").unlink()
