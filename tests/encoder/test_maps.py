@@ -192,6 +192,34 @@ def test_maps_follow_what_users_do_to_the_network(x):
         encoder.maps(x)
 
 
+@torch.no_grad()
+def test_channels_and_strides_follow_changes_of_the_network(x):
+    encoder = build_encoder("resnet18", weights=None)
+    assert encoder.pyramid().strides == (2, 4, 8, 16, 32)
+    block = encoder.backbone.layer2[0]
+    block.conv1.stride = block.downsample[0].stride = (1, 1)
+    encoder.backbone.layer4 = nn.Conv2d(256, 100, 2, 2)
+    pyramid = encoder.pyramid()
+    assert pyramid.strides == (2, 4, 4, 8, 16)
+    assert pyramid.channels == tuple(one.shape[1] for one in pyramid(x)) == (64, 64, 128, 256, 100)
+    assert encoder.maps(x, strides=[4])[0].shape[2:] == (16, 24)
+    encoder.backbone.layer4.weight = nn.Parameter(torch.zeros(7, 256, 2, 2))
+    encoder.backbone.layer4.bias = None
+    assert encoder.pyramid().channels[-1] == 7
+
+
+@torch.no_grad()
+def test_levels_are_those_of_the_blocks_that_are_left():
+    encoder = build_encoder("vit_b_32", weights=None, img_size=64)
+    x = torch.zeros(1, 3, 64, 64)
+    assert len(encoder.pyramid().channels) == 12
+    encoder.backbone.encoder.layers = encoder.backbone.encoder.layers[:6]
+    assert len(encoder.pyramid()(x)) == 6
+    assert encoder.maps(x, strides=(32,))[0].shape == (1, 768, 2, 2)
+    with pytest.raises(LevelError, match=r"no level 9"):
+        encoder.tokens(x, level=9)
+
+
 def test_gradients_reach_the_first_layer_and_training_moves_statistics(x):
     encoder = build_encoder("resnet18", weights=None).train()
     mean = encoder.backbone.bn1.running_mean.clone()
@@ -257,6 +285,21 @@ def test_a_size_that_the_network_refuses_is_one_sentence(vit):
     for call in (vit.maps, vit.with_maps, vit.tokens, vit.pyramid()):
         with pytest.raises(LevelError, match=message):
             call(torch.zeros(1, 3, 102, 96))
+
+
+def test_what_the_network_takes_is_not_called_a_wrong_size(x):
+    encoder = build_encoder("swin_t", weights=None)
+    pyramid = encoder.pyramid()
+    nn.utils.parametrize.register_parametrization(encoder.backbone.norm, "weight", nn.Identity())
+    with pytest.raises(LevelError, match=r"but it takes this batch: .*'weight'.*pyramid again"):
+        pyramid(torch.zeros(1, 3, 64, 64))
+
+
+def test_a_compiled_encoder_is_pickled_as_it_was(x):
+    encoder = build_encoder("resnet18", weights=None)
+    encoder.compile(backend="eager")
+    expected = encoder(x)
+    assert torch.equal(pickle.loads(pickle.dumps(encoder))(x), expected)
 
 
 def test_a_network_that_fails_for_a_right_batch_says_why_itself(x):

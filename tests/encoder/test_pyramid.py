@@ -181,12 +181,27 @@ def test_attributes_that_change_later_count_for_pyramids_that_exist(x):
 
 
 def test_gradient_hooks_that_come_later_see_the_gradient(encoder, x):
-    pyramid, seen = encoder.pyramid((8, 32)), []
+    pyramid, seen = encoder.pyramid((4, 32)), []
     encoder.backbone.layer2.register_full_backward_hook(
         lambda _, inputs, outputs: seen.append((inputs[0].shape, outputs[0].shape))
     )
     sum(one.sum() for one in pyramid(x)).backward()
     assert seen == [((2, 64, 16, 16), (2, 128, 8, 8))]
+
+
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_gradient_hooks_that_would_miss_the_gradient_of_a_map_are_refused(encoder, x, kind):
+    pyramid = encoder.pyramid((8, 32))
+    handle = getattr(encoder.backbone.layer2, kind)(lambda *_: None)
+    for call in (pyramid, encoder.maps, encoder.with_maps):
+        with pytest.raises(
+            LevelError, match=r"a backward hook on its module 'layer2'.*\.register_"
+        ):
+            call(x)
+        with torch.no_grad():
+            call(x)
+    handle.remove()
+    pyramid(x)
 
 
 @torch.no_grad()

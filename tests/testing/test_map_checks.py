@@ -10,7 +10,7 @@ import torch
 from tests.testing.networks import Lab, Tiny
 from torch import nn
 
-from headstrip import Level, hookimpl
+from headstrip import Level, LevelError, build_encoder, hookimpl
 
 
 class Levelled(Tiny):
@@ -146,3 +146,29 @@ def test_right_claims_of_a_catalog_pass(judge):
 @pytest.mark.parametrize("levels", [None, ()])
 def test_no_levels_are_skipped(judge, levels):
     assert judge(plugin_of(Levelled, levels))["maps"].status == "skipped"
+
+
+class One(nn.Module):
+    """A module that gives a map alone."""
+
+    def forward(self, x, levels, norm):
+        return x
+
+
+WRONG = {
+    "the coarsest first": (("down", "side"), "and the finest must come first"),
+    "one twice": (("down", "down"), "states the level 'down' twice"),
+    "a module that gives a tensor": (lambda model: One(), "returns a Tensor from the module of"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_an_encoder_refuses_levels_that_its_plugin_states_wrongly(registry, kind):
+    levels, message = WRONG[kind]
+    registry.register(plugin_of(Levelled, levels), "lab")
+    encoder = build_encoder("lab:tiny", weights=None)
+    x = torch.zeros(1, *encoder.input_shape)
+    for call in (encoder.maps, encoder.with_maps, lambda x: encoder.pyramid()(x)):
+        with pytest.raises(LevelError, match=message) as caught:
+            call(x)
+        assert "'lab'" in str(caught.value)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from headstrip.encoder.fingerprint import Fingerprint
-    from headstrip.encoder.map_sizes import MapSize
+    from headstrip.encoder.map_sizes import Makeup, MapSize
     from headstrip.encoder.maps import Tokens
     from headstrip.encoder.prediction import Prediction
     from headstrip.encoder.pyramid import Pyramid
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
         self.inputs, self.expand = dict(inputs or {}), expand
         self._invented = invented
         self._save = save
-        self._map_sizes: tuple[MapSize, ...] | None = None
+        self._map_sizes: tuple[Makeup, tuple[MapSize, ...]] | None = None
         if head is not None:
             # An unused parameter that asks for a gradient stops DistributedDataParallel.
             head.requires_grad_(False)
@@ -641,7 +641,10 @@ class Encoder(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle contains: copies of the tensors, which need no watch."""
         self._check_guards()
-        return {**self.__dict__, "_watch": FileWatch()}
+        state = {**self.__dict__, "_watch": FileWatch(), "_map_sizes": None}
+        # What `compile()` made is not pickled, as torch's modules do.
+        state.pop("_compiled_call_impl", None)
+        return state
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the tensors by name, as every module does; all of them are copies in memory.

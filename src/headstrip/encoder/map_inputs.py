@@ -51,9 +51,24 @@ def explained(encoder: Owner, x: Tensor, error: Exception) -> LevelError | None:
             f"x has {x.shape[1]} channel{'s' * (x.shape[1] > 1)}, and {name} takes {channels}. "
             f"{_REMEDY}" + (" Build it with in_chans=1 for grey images." if x.shape[1] == 1 else "")
         )
+    if _takes(encoder, x):
+        return LevelError(
+            f"The feature maps of {name} cannot be read, but it takes this batch: "
+            f"{one_line(error)}. If you changed modules of the network, make the pyramid again."
+        )
     if tuple(x.shape[2:]) != (height, width):
         return LevelError(
             f"{name} does not take images of {x.shape[2]} x {x.shape[3]}: {one_line(error)}. Pass "
             f"{height} x {width}, or see img_size of build_encoder."
         )
     return None
+
+
+def _takes(encoder: Owner, x: Tensor) -> bool:
+    """Return whether an encoder gives an embedding of a batch."""
+    try:
+        with encoder.evaluating():
+            encoder.backbone(x if encoder.expand is None else encoder.expand(x))
+    except FAILURES:
+        return False
+    return True

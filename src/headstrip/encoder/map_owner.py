@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from headstrip.encoder.map_sizes import MapSize
+from headstrip.encoder.map_sizes import Makeup, MapSize
 from headstrip.spec import BackboneSpec
 
 
@@ -19,7 +20,7 @@ class Owner(Protocol):
     spec: BackboneSpec
     input_shape: tuple[int, ...]
     expand: nn.Module | None
-    _map_sizes: tuple[MapSize, ...] | None
+    _map_sizes: tuple[Makeup, tuple[MapSize, ...]] | None
 
     @property
     def frozen(self) -> bool:
@@ -27,6 +28,9 @@ class Owner(Protocol):
 
     def place(self) -> tuple[torch.device, torch.dtype]:
         """Return the device and the dtype that inputs must have."""
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Return a context in eval mode and without gradients."""
 
     def _check_guards(self) -> None: ...
 

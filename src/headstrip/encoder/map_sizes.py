@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from headstrip.errors import LevelError
 from headstrip.network.dtypes import computing_dtype
 from headstrip.network.levels import Level, as_levels
 from headstrip.network.meta_ops import ByShape, twin
-from headstrip.network.taps import TappedMaps
+from headstrip.network.taps import ChosenMaps, TappedMaps
 from headstrip.network.width import tensors_within
 from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec
@@ -61,7 +62,27 @@ def stated_levels(
             f"{spec.qualified_name} has no feature maps: the plugin {plugin.label} states no "
             f"levels for it. Use the embedding, or add the hook levels to the plugin."
         )
-    return as_levels(found)
+    levels = as_levels(found)
+    if repeated := [one.path for one in levels if levels.count(one) > 1]:
+        raise LevelError(
+            f"{spec.qualified_name} has no feature maps: the plugin {plugin.label} states the "
+            f"level {repeated[0]!r} twice. Report it to the author of the plugin."
+        )
+    return levels
+
+
+Makeup: TypeAlias = list[tuple[Any, ...]]
+"""The modules of a network, by id, and what of each decides on the size of its output."""
+
+_SIZING = ("stride", "kernel_size", "padding", "dilation", "ceil_mode", "output_size")
+
+
+def makeup_of(network: nn.Module) -> Makeup:
+    """Return what differs where somebody has put in, taken out or changed a layer in between."""
+    return [
+        (id(module), id(module._parameters.get("weight")), *map(module.__dict__.get, _SIZING))
+        for module in network.modules()
+    ]
 
 
 def measure_map_sizes(
@@ -89,11 +110,14 @@ def measure_map_sizes(
 
     def shapes(network: nn.Module, size: tuple[int, ...], place: torch.device) -> Shapes:
         stated = stated_levels(network, spec, registry)
-        module = stated if isinstance(stated, nn.Module) else TappedMaps(network, stated)
-        arguments = (None, True) if isinstance(stated, nn.Module) else ()
+        module = (
+            ChosenMaps(stated, None, True)
+            if isinstance(stated, nn.Module)
+            else TappedMaps(network, stated)
+        )
         x = torch.zeros((1, *size), dtype=computing_dtype(network), device=place)
         with torch.no_grad():
-            _, maps, _ = module(x, *arguments)
+            _, maps, _ = module(x)
         return [(found.shape[1], found.shape[2]) for found in maps]
 
     meta = torch.device("meta")

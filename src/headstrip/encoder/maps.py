@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from headstrip.encoder.map_choice import as_integers, check_flag, check_levels, listed
 from headstrip.encoder.map_inputs import FAILURES, check_batch, explained
 from headstrip.encoder.map_owner import Owner
-from headstrip.encoder.map_sizes import MapSize, measure_map_sizes, stated_levels
+from headstrip.encoder.map_sizes import MapSize, makeup_of, measure_map_sizes, stated_levels
 from headstrip.errors import HeadstripError, LevelError, one_line
 from headstrip.network.levels import LevelProblem, without_norm
-from headstrip.network.taps import Maps, TappedMaps
+from headstrip.network.taps import ChosenMaps, Maps, TappedMaps
 from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec
 
@@ -41,20 +42,6 @@ class Tokens:
     patches: Tensor
     prefix: Tensor
     grid: tuple[int, int]
-
-
-class ChosenMaps(nn.Module):
-    """Some maps of a plugin's own module, which returns them beside the embedding."""
-
-    def __init__(self, module: nn.Module, levels: tuple[int, ...], norm: bool) -> None:
-        """Keep the module, and the arguments that it gets."""
-        super().__init__()
-        self.module, self.levels, self.norm = module, levels, norm
-
-    def forward(self, x: Tensor) -> Maps:
-        """Map (N, C, H, W) to the embedding, the chosen maps, and their prefix tokens."""
-        maps: Maps = self.module(x, self.levels, self.norm)
-        return maps
 
 
 def maps_module(
@@ -111,6 +98,11 @@ def run(encoder: Owner, module: nn.Module, x: Tensor) -> Maps:
         if problem_of_x is None:
             raise
         raise problem_of_x from error
+    if any(fine.shape[2] < coarse.shape[2] for fine, coarse in pairwise(maps[1])):
+        sizes = ", ".join(f"{one.shape[2]} x {one.shape[3]}" for one in maps[1])
+        raise _misfit(
+            encoder.spec, LevelProblem(f"gives maps of {sizes}, and the finest must come first")
+        )
     return maps
 
 
@@ -175,11 +167,20 @@ def map_sizes(encoder: Owner) -> tuple[MapSize, ...]:
     Raises:
         LevelError: The encoder has no maps.
     """
-    if encoder._map_sizes is None:
-        encoder._map_sizes = measure_map_sizes(
-            encoder.backbone, encoder.spec, backbone_shape(encoder), encoder.place()[0]
-        )
-    return encoder._map_sizes
+    makeup = makeup_of(encoder.backbone)
+    if encoder._map_sizes is None or encoder._map_sizes[0] != makeup:
+        shape, (device, _) = backbone_shape(encoder), encoder.place()
+        try:
+            sizes = measure_map_sizes(encoder.backbone, encoder.spec, shape, device)
+        except LevelProblem as error:
+            raise _misfit(encoder.spec, error) from error
+        strides = [size.stride for size in sizes]
+        if strides != sorted(strides):
+            given = ", ".join(map(str, strides))
+            problem = f"has maps of the strides {given}, and the finest must come first"
+            raise _misfit(encoder.spec, LevelProblem(problem))
+        encoder._map_sizes = (makeup, sizes)
+    return encoder._map_sizes[1]
 
 
 def _count(encoder: Owner) -> int:

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 class Pyramid(nn.Module):
     """Maps of an encoder, the finest first; ``Encoder.pyramid`` makes it.
 
-    It shares the encoder's parameters, buffers and mode, and has no head. The encoder's own forward
-    does not change. A pyramid composes, compiles, exports and pickles.
+    It shares the encoder's parameters and buffers, runs in the mode of its backbone, and has no
+    head. The encoder's own forward does not change. A pyramid composes, compiles, exports and
+    pickles.
 
     Hooks that you put on the backbone, or remove from it, also count for pyramids that exist
-    already, and so do attributes of its modules; a compiled pyramid keeps those that it was
-    compiled with, as torch.compile does. Modules that are put into the encoder later do not appear
-    in it.
+    already, and so do attributes of its modules; what torch.compile or torch.export made has those
+    of the time when the pyramid was made or last ran. Modules that are put into the encoder later
+    do not appear in it.
 
     Attributes:
         channels: Number of channels of each map.

@@ -101,23 +101,32 @@ class TappedMaps(nn.Module):
         for number, level in enumerate(self.levels):
             if number not in tensors:
                 raise LevelProblem(f"did not run its module {level.path!r}")
-            if embedding.requires_grad and not tensors[number].requires_grad:
-                self._check_gradient(level)
+            if embedding.requires_grad and not torch.compiler.is_compiling():
+                self._check_gradient(level, tensors[number].requires_grad)
             found, prefix = to_map(tensors[number], level, size)
             maps.append(found)
             prefixes.append(prefix)
         tensors.clear()
         return embedding, maps, prefixes
 
-    def _check_gradient(self, level: Level) -> None:
-        """Refuse a map without a gradient from a module whose parameters train.
+    def _check_gradient(self, level: Level, has_gradient: bool) -> None:
+        """Refuse a map without a gradient that should have one, and one that a hook would miss.
 
         Raises:
-            LevelProblem: The map should have a gradient.
+            LevelProblem: It is refused.
         """
-        if torch.compiler.is_compiling() or level.reads:
+        if level.reads:
             return
-        if any(one.requires_grad for one in self.network.get_submodule(level.path).parameters()):
+        module = self.network.get_submodule(level.path)
+        hooks = module._backward_hooks if module._is_full_backward_hook else {}
+        if has_gradient and (hooks or module._backward_pre_hooks):
+            # torch puts them behind the tensor that the forward hooks see.
+            raise LevelProblem(
+                f"has a backward hook on its module {level.path!r}, which would not get the "
+                "gradient of the map. Put it on the map with map.register_hook, or read the map "
+                "under torch.no_grad()"
+            )
+        if not has_gradient and any(one.requires_grad for one in module.parameters()):
             raise LevelProblem(
                 f"computes its module {level.path!r} without gradients, as gradient checkpointing "
                 "with use_reentrant=True does; use_reentrant=False has gradients there"
@@ -154,6 +163,29 @@ class TappedMaps(nn.Module):
             self._copied(network, parent, copies)._modules[name] = copy
         self._pairs.append((copy, own))
         return copy
+
+
+class ChosenMaps(nn.Module):
+    """Some maps of a plugin's own module, which returns them beside the embedding."""
+
+    def __init__(self, module: nn.Module, levels: tuple[int, ...] | None, norm: bool) -> None:
+        """Keep the module, and the arguments that it gets."""
+        super().__init__()
+        self.module, self.levels, self.norm = module, levels, norm
+
+    def forward(self, x: Tensor) -> Maps:
+        """Map (N, C, H, W) to the embedding, the chosen maps, and their prefix tokens.
+
+        Raises:
+            LevelProblem: The module returns something else.
+        """
+        found: Maps = self.module(x, self.levels, self.norm)
+        if not (isinstance(found, tuple) and len(found) == 3 and len(found[1]) == len(found[2])):
+            raise LevelProblem(
+                f"returns a {type(found).__name__} from the module of its maps, instead of the "
+                "embedding, a list of maps and a list with the prefix tokens of each"
+            )
+        return found
 
 
 def _follow(copy: nn.Module, own: nn.Module) -> None:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from headstrip.encoder.map_sizes import measure_map_sizes
-from headstrip.encoder.maps import ChosenMaps
 from headstrip.errors import LevelError
 from headstrip.network.levels import Level, LevelProblem, as_levels
-from headstrip.network.taps import Maps, TappedMaps
+from headstrip.network.taps import ChosenMaps, Maps, TappedMaps
 from headstrip.testing.footprint import changes, footprint
 from headstrip.testing.map_grids import grid_by_locality, grid_by_shift
 from headstrip.testing.map_proofs import (
