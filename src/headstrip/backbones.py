@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Integral, Real
 from typing import Any
 
-from headstrip.errors import WeightsError
+from headstrip.errors import OptionError, WeightsError
 from headstrip.plugins.records import PluginRecord
 from headstrip.registry.registry import Registry, get_registry
-from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.spec import LAWS, SIZES, TASKS, BackboneSpec, WeightsEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def list_backbones(
     max_channels: int | None = None,
     license: str | None = None,
     max_params: float | None = None,
-    input_size: tuple[int, ...] | None = None,
+    input_size: int | tuple[int, ...] | None = None,
 ) -> list[BackboneSpec]:
     """List the backbones of all installed sources, without importing torch or a plugin.
 
@@ -69,16 +70,40 @@ def list_backbones(
         license: Only those with weights whose library states this licence, such as
             ``"apache-2.0"``, in any case.
         max_params: Only those with at most this number of parameters.
-        input_size: Only those whose default input ends in these sizes, such as ``(224, 224)``.
+        input_size: Only those whose default input ends in these sizes, such as ``(224, 224)``; one
+            number is the height and the width.
 
     Returns:
         Their specs, by source and name.
+
+    Raises:
+        OptionError: An argument has an invalid value, or no backbone has the ``stride``.
 
     Example:
         >>> [spec.name for spec in list_backbones("torchvision:vit_b*", max_params=90e6)]
         ['vit_b_16', 'vit_b_32']
     """
     registry = get_registry()
+    for name, text, example in (
+        ("pattern", pattern, "vit*"),
+        ("source", source, "torchvision"),
+        ("family", family, "resnet"),
+        ("license", license, "apache-2.0"),
+    ):
+        _check_text(name, text, example)
+    for name, choice, choices in (
+        ("task", task, TASKS),
+        ("law", law, LAWS),
+        ("sizes", sizes, SIZES),
+    ):
+        _check_choice(name, choice, choices)
+    for name, number in (("dim", dim), ("stride", stride), ("max_channels", max_channels)):
+        if number is not None and not _is_count(number):
+            raise OptionError(f"{name} must be an integer of 1 or more, got {number!r:.60}.")
+    _check_max_params(max_params)
+    sides = _checked_input_size(input_size)
+    if stride is not None:
+        _check_stride(stride, registry.specs())
     filters: list[tuple[Any, Callable[[BackboneSpec], bool]]] = [
         (pattern, lambda spec: matches(spec, pattern or "")),
         (source, lambda spec: spec.source == source),
@@ -91,7 +116,7 @@ def list_backbones(
         (max_channels, lambda spec: _most_channels(spec, stride) <= (max_channels or 0)),
         (license, lambda spec: _has_license(registry, spec, (license or "").lower())),
         (max_params, lambda spec: spec.params <= (max_params or 0)),
-        (input_size, lambda spec: _ends_in(spec.input_shape, input_size or ())),
+        (sides, lambda spec: spec.input_shape[-len(sides or ()) :] == sides),
     ]
     asked = [fits for value, fits in filters if value is not None]
     return [spec for spec in registry.specs() if all(fits(spec) for fits in asked)]
@@ -159,5 +184,50 @@ def _has_license(registry: Registry, spec: BackboneSpec, wanted: str) -> bool:
     return any((entry.license or "").lower() == wanted for entry in entries)
 
 
-def _ends_in(shape: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
-    return shape[-len(sizes) :] == tuple(sizes)
+def _check_text(name: str, value: object, example: str) -> None:
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        raise OptionError(f"{name} must be text such as {example!r}, got {value!r:.60}.")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value is not None and not (isinstance(value, str) and value in choices):
+        known = ", ".join(map(repr, choices))
+        raise OptionError(f"{name} must be one of {known}, got {value!r:.60}.")
+
+
+def _check_max_params(value: Any) -> None:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if value is not None and not (is_number and value > 0):
+        raise OptionError(f"max_params must be a number above 0, such as 90e6, got {value!r:.60}.")
+
+
+def _check_stride(stride: int, specs: Iterable[BackboneSpec]) -> None:
+    """Refuse a stride that no backbone has.
+
+    Raises:
+        OptionError: No backbone has it. The message lists those that there are.
+    """
+    known = sorted({one for spec in specs for one in spec.strides})
+    if known and stride not in known:
+        raise OptionError(
+            f"No backbone has a feature map with the stride {stride}. Pass one of "
+            f"{', '.join(map(str, known))}."
+        )
+
+
+def _checked_input_size(value: Any) -> tuple[int, ...] | None:
+    """Return the sizes as a tuple; one number is the height and the width."""
+    if value is None:
+        return None
+    sizes = (value, value) if _is_count(value) else value
+    if not (isinstance(sizes, (tuple, list)) and sizes and all(map(_is_count, sizes))):
+        raise OptionError(
+            "input_size must be an integer of 1 or more, or a tuple of these such as (224, 160), "
+            f"got {value!r:.60}."
+        )
+    return tuple(sizes)
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a value is an integer of 1 or more, also one of numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

@@ -13,6 +13,7 @@ from headstrip.errors import UnknownBackboneError
 from headstrip.images.preprocessing import Preprocessing
 
 Task = Literal["image", "video"]
+TASKS = get_args(Task)
 Law = Literal["exact", "rounding", "declared", "headless"]
 LAWS = get_args(Law)
 Sizes = Literal["any", "multiple", "square", "fixed"]

@@ -79,6 +79,10 @@ def test_options_narrow_it_down(run: Run) -> None:
         ("--input", "big", "'big' is not a size. Pass one such as 224"),
         ("--dim", "wide", "'wide' is not a valid integer"),
         ("--task", "sound", "'sound' is not one of 'image', 'video'"),
+        ("--input", "0", "'0' is not a size. Pass one such as 224"),
+        ("--stride", "3", "No backbone has a feature map with the stride 3. Pass one of "),
+        ("--dim", "0", "dim must be an integer of 1 or more, got 0."),
+        ("--license", "", "license must be text such as 'apache-2.0', got ''."),
     ],
 )
 def test_a_value_that_cannot_be_read_is_a_usage_error(

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from tests.distributions import run_python
 
 from headstrip import (
+    OptionError,
     UnknownBackboneError,
     WeightsError,
     get_backbone,
@@ -47,6 +48,68 @@ def test_the_list_is_that_of_the_command(asked: dict[str, Any], options: list[st
 def test_what_nothing_matches_is_an_empty_list() -> None:
     assert list_backbones("nobody*") == []
     assert list_backbones(source="nobody") == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"pattern": 3}, "pattern must be text such as 'vit*', got 3."),
+        ({"pattern": ""}, "pattern must be text such as 'vit*', got ''."),
+        ({"source": 3}, "source must be text such as 'torchvision', got 3."),
+        ({"family": ["vit"]}, "family must be text such as 'resnet', got ['vit']."),
+        ({"license": ""}, "license must be text such as 'apache-2.0', got ''."),
+        ({"license": 3}, "license must be text such as 'apache-2.0', got 3."),
+        ({"license": []}, "license must be text such as 'apache-2.0', got []."),
+        ({"task": "images"}, "task must be one of 'image', 'video', got 'images'."),
+        ({"task": ["image"]}, "task must be one of 'image', 'video', got ['image']."),
+        (
+            {"law": "exakt"},
+            "law must be one of 'exact', 'rounding', 'declared', 'headless', got 'exakt'.",
+        ),
+        (
+            {"sizes": "foo"},
+            "sizes must be one of 'any', 'multiple', 'square', 'fixed', got 'foo'.",
+        ),
+        ({"dim": "768"}, "dim must be an integer of 1 or more, got '768'."),
+        ({"dim": 0}, "dim must be an integer of 1 or more, got 0."),
+        ({"dim": 768.0}, "dim must be an integer of 1 or more, got 768.0."),
+        ({"stride": True}, "stride must be an integer of 1 or more, got True."),
+        ({"stride": -8}, "stride must be an integer of 1 or more, got -8."),
+        ({"stride": [8]}, "stride must be an integer of 1 or more, got [8]."),
+        ({"max_channels": "a"}, "max_channels must be an integer of 1 or more, got 'a'."),
+        ({"max_channels": 0}, "max_channels must be an integer of 1 or more, got 0."),
+        (
+            {"max_params": "90M"},
+            "max_params must be a number above 0, such as 90e6, got '90M'.",
+        ),
+        ({"max_params": 0}, "max_params must be a number above 0, such as 90e6, got 0."),
+        (
+            {"max_params": float("nan")},
+            "max_params must be a number above 0, such as 90e6, got nan.",
+        ),
+    ],
+)
+def test_a_wrong_value_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        list_backbones(**asked)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("size", [(), 0, True, "224", (224, "224"), (224.0,), (0, 0), {224}])
+def test_a_wrong_input_size_is_refused(size: Any) -> None:
+    with pytest.raises(OptionError, match=r"input_size must be an integer .* \(224, 160\), got "):
+        list_backbones(input_size=size)
+
+
+def test_one_number_is_a_square_input() -> None:
+    assert list_backbones(input_size=518) == list_backbones(input_size=(518, 518)) != []
+
+
+def test_a_stride_that_no_backbone_has_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(OptionError, match=r"with the stride 3\. Pass one of .*\b8, .*\b32\b"):
+        list_backbones(stride=3)
+    # Another filter does not change which strides there are.
+    assert list_backbones("vit_h_14", stride=8) == []
 
 
 def test_a_backbone_has_its_weights_the_default_first() -> None:

@@ -44,7 +44,7 @@ def _size(
     """Parse an input size: ``224`` for 224x224, ``224x160``, or ``3x224x224``."""
     if value is None:
         return None
-    if not re.fullmatch(r"\d+(x\d+)*", value):
+    if not re.fullmatch(r"0*[1-9]\d*(x0*[1-9]\d*)*", value):
         raise click.BadParameter(f"{value!r} is not a size. Pass one such as 224 or 3x224x224.")
     shape = tuple(map(int, value.split("x")))
     return shape * 2 if len(shape) == 1 else shape
