@@ -278,6 +278,9 @@ def test_options_that_do_not_apply_are_refused(photos: Path) -> None:
         LabelledImages(photos, TABLE, tiny(attributes=None), attributes=["shape"])
     with pytest.raises(HeadstripError, match="no labels to train with: it has paths only"):
         LabelledImages(photos, {"path": TABLE["path"]}, tiny(attributes=None))
+    for encoder in ("resnet18", None):
+        with pytest.raises(OptionError, match=r"encoder must be an Encoder, got .*Pass build_enc"):
+            LabelledImages(photos, TABLE, encoder)  # type: ignore[arg-type]
     without = copy.copy(tiny())
     without.preprocessing = None
     with pytest.raises(PreprocessingError, match="no preprocessing"):

@@ -333,6 +333,15 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(pictures: Path) -> N
         compare(pictures, "wide", attributes=3)
     with pytest.raises(OptionError, match="device='abacus' cannot be used here"):
         compare(pictures, "wide", device="abacus")
+    for asked in ({"batch_size": 3}, {}):
+        with pytest.raises(OptionError, match=r"settings must be an EmbedSettings or None, got \{"):
+            compare_backbones(pictures, "lab:wide", settings=asked)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"options must be an EmbedOptions or None, got \[\]"):
+        compare_backbones(pictures, "lab:wide", options=[])  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="progress must be a function or None, got 3"):
+        compare_backbones(pictures, "lab:wide", progress=3)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="work must be a path, got 3"):
+        compare_backbones(pictures, "lab:wide", work=3)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="minutes must be a number above 0"):
         compare(pictures, "wide", minutes=0)
     with pytest.raises(HeadstripError, match="no column 'size'"):

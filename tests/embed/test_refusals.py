@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from headstrip import HeadstripError
+from headstrip import HeadstripError, OptionError
 from headstrip.embed.execute import execute
 from headstrip.embed.output.loading import load_embeddings
 from headstrip.embed.plan import Settings
@@ -94,6 +96,52 @@ def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
     with pytest.raises(HeadstripError, match="is a file of the source"):
         embed(encoder, iter([odd]), odd, overwrite=True)
     assert odd.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"settings": {"batch_size": 3}}, "settings must be an EmbedSettings or None, got {'ba"),
+        ({"settings": {}}, "settings must be an EmbedSettings or None, got {}. Pass for example "),
+        ({"settings": Options()}, "settings must be an EmbedSettings or None, got an EmbedOptions"),
+        ({"options": []}, "options must be an EmbedOptions or None, got []. Pass for example "),
+        ({"options": {"workers": 0}}, "options must be an EmbedOptions or None, got {'workers"),
+        ({"progress": 3}, "progress must be a function or None, got 3. Pass one that takes "),
+        ({"progress": ""}, "progress must be a function or None, got ''. Pass one that takes "),
+        ({"say": 3}, "say must be a function or None, got 3. Pass one that takes "),
+        ({"compute": "ray"}, "compute must be a function or None, got 'ray'. Leave it out, or "),
+        ({"compute": 0}, "compute must be a function or None, got 0. Leave it out, or "),
+        ({"out": None}, "out must be a path, got None. Pass one such as 'photos.parquet'."),
+        ({"out": 3}, "out must be a path, got 3. Pass one such as 'photos.parquet'."),
+        ({"out": b"o"}, "out must be a path, got b'o'. Pass one such as 'photos.parquet'."),
+        ({"source": "\ud800"}, "The source '\\ud800' cannot be a path: no file name can have "),
+        ({"source": {"a.png": 1}}, "A dict cannot be a source of images, because it could "),
+        (
+            {"encoder": "resnet18"},
+            "encoder must be an Encoder, got 'resnet18'. Pass build_encoder('resnet18').",
+        ),
+        ({"encoder": None}, "encoder must be an Encoder, got None. Pass build_encoder("),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_refused(
+    encoder: Encoder, save: Save, tmp_path: Path, asked: dict[str, Any], message: str
+) -> None:
+    right = {"encoder": encoder, "source": save("a.png", 1).parent, "out": tmp_path / "o.parquet"}
+    with pytest.raises(OptionError) as raised:
+        embed_source(**right | asked)
+    assert str(raised.value).startswith(message)
+
+
+def test_a_table_and_any_mapping_cannot_be_a_source() -> None:
+    for what in (pd.DataFrame({"path": ["a.png"]}), MappingProxyType({"a.png": 1})):
+        with pytest.raises(OptionError, match=r"cannot be a source of images, .* Pass "):
+            source_of(what)
+
+
+def test_a_set_can_have_paths_only() -> None:
+    assert [item.path for item in source_of({"a.png"}).items()] == ["a.png"]
+    with pytest.raises(HeadstripError, match=r"is a set with a bytes\. .*Pass a list\."):
+        list(source_of({b"bytes of an image"}).items())
 
 
 @pytest.mark.parametrize(

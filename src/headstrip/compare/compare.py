@@ -21,10 +21,11 @@ from headstrip.compare.presets import Candidate, candidates_of
 from headstrip.compare.results import ComparedBackbone, Comparison
 from headstrip.compare.rounds import first_size, kept, order_of, sizes_of
 from headstrip.compare.verdicts import judge
-from headstrip.embed.settings import EmbedOptions, EmbedSettings
+from headstrip.embed.settings import EmbedOptions, EmbedSettings, settings_and_options
 from headstrip.embed.sources import source_of
 from headstrip.errors import HeadstripError, OptionError
 from headstrip.factory.build import checked_device
+from headstrip.system.arguments import check_function, check_path
 
 
 def compare_backbones(
@@ -90,6 +91,11 @@ def compare_backbones(
         'resnet18'
     """
     _check_minutes(minutes)
+    settings, options = settings_and_options(settings, options)
+    advice = "Pass one that takes what is embedded with, the number of images done and that of all."
+    check_function("progress", progress, advice)
+    if work is not None:
+        check_path("work", work, "work")
     seed = checked_seed(seed)
     checked_device(device)
     backbones = checked_names("backbones", backbones, "resnet18")
@@ -103,7 +109,7 @@ def compare_backbones(
     source = source_of(data, column=table.path_column)
     started = time.monotonic()
     with work_folder(work) as folder:
-        run = Run(source, folder, settings or EmbedSettings(), options or EmbedOptions(), progress)
+        run = Run(source, folder, settings, options, progress)
         images = read_images(run, table, names, near_duplicates)
         setup = Setup(run, images, checked, seed, device)
         deadline = None if minutes is None else started + 60 * minutes

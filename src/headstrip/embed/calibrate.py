@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -19,14 +19,15 @@ import torch
 
 from headstrip.embed.decoding.pool import DecodePool
 from headstrip.embed.engines.engine import PRECISIONS, Engine, Precision, cosines
-from headstrip.embed.engines.make import make_engine, torch_threads
+from headstrip.embed.engines.make import check_takes_images, make_engine, torch_threads
 from headstrip.embed.engines.registry import check_engine, engine_names, load_engine
 from headstrip.embed.limits import check_addresses, check_limits
 from headstrip.embed.listing import Listing, list_items
 from headstrip.embed.parallelism import Parallelism, choose_parallelism
 from headstrip.embed.settings import AUTO, EmbedOptions, EmbedSettings
 from headstrip.embed.sources import Reader, Source
-from headstrip.errors import HeadstripError, PreprocessingError, one_line
+from headstrip.errors import HeadstripError, OptionError, PreprocessingError, one_line
+from headstrip.system.arguments import shown
 from headstrip.system.interrupts import interrupts_held
 from headstrip.system.out_of_memory import OutOfMemoryError
 
@@ -276,15 +277,21 @@ def calibrate(
     Raises:
         PreprocessingError: There are no batches, or they differ in shape; the encoder takes clips,
             or has no preprocessing.
+        OptionError: An argument has a wrong type.
         ValueError: No engine has one of the names, or a number or a precision is not valid.
 
     Example:
         >>> choose_engine(calibrate(encoder, batches)).engine  # doctest: +SKIP
         'openvino'
     """
-    if not pixels or len({batch.shape for batch in pixels}) != 1:
+    check_takes_images(encoder)
+    _check_names("engines", engines, "torch")
+    _check_names("precisions", precisions, "fp32")
+    _check_inference_threads(lanes)
+    if not _are_arrays(pixels) or len({batch.shape for batch in pixels}) != 1:
         raise PreprocessingError(
-            "Engines are compared on batches of one shape. Pass one or more batches of equal shape."
+            "Engines are compared on batches of one shape. Pass a list of one or more uint8 arrays "
+            "(N, H, W, C) of equal shape."
         )
     engines, precisions = engines or engine_names(), precisions or PRECISIONS
     classes: dict[str, type[Engine]] = {}
@@ -328,6 +335,24 @@ def calibrate(
     return [found[engine, precision] for engine in engines for precision in precisions]
 
 
+def _check_names(option: str, names: Any, example: str) -> None:
+    if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+        raise OptionError(
+            f"{option} must be a list of names or None, got {shown(names)}. Pass for example "
+            f"[{example!r}]."
+        )
+
+
+def _check_inference_threads(lanes: Any) -> None:
+    if isinstance(lanes, bool) or not isinstance(lanes, (int, np.integer)) or lanes < 1:
+        raise OptionError(f"lanes={shown(lanes)} must be an integer of 1 or more. Pass one.")
+
+
+def _are_arrays(pixels: Any) -> bool:
+    is_list = isinstance(pixels, Sequence) and not isinstance(pixels, str) and len(pixels) > 0
+    return is_list and all(isinstance(batch, np.ndarray) for batch in pixels)
+
+
 def is_worth_compiling(images: int, rate: float) -> bool:
     """Whether a number of images, at this rate, takes so long that compiling can save time."""
     return _MEASURING_SHARE * images / rate > _COMPILE_SECONDS
@@ -342,11 +367,22 @@ def choose_engine(measured: Sequence[Measured], tolerance: float = TOLERANCE) ->
 
     Raises:
         HeadstripError: No engine is within the tolerance.
+        OptionError: ``measured`` or ``tolerance`` is something else.
 
     Example:
         >>> choose_engine(calibrate(encoder, batches)).engine  # doctest: +SKIP
         'openvino'
     """
+    is_list = isinstance(measured, Sequence)
+    if not is_list or not all(isinstance(one, Measured) for one in measured):
+        raise OptionError(
+            f"measured must be the list that calibrate returns, got {shown(measured)}. Pass "
+            "calibrate(encoder, batches)."
+        )
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+        raise OptionError(
+            f"tolerance must be a number, got {shown(tolerance)}. Pass one such as {TOLERANCE}."
+        )
     # The comparison is False for NaN.
     fit = [one for one in measured if not one.unavailable and one.cosine_min >= tolerance]
     if not fit:

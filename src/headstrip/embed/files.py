@@ -12,6 +12,7 @@ from pathlib import Path
 
 from headstrip.embed.sources import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from headstrip.errors import HeadstripError
+from headstrip.system.arguments import check_path
 from headstrip.system.os_errors import explain, explain_exhaustion
 
 _OTHERS = (
@@ -28,7 +29,9 @@ def check_out(out: str | os.PathLike[str]) -> Path:
     Raises:
         HeadstripError: Its folder does not exist or cannot be written to, or the path is that of
             something other than a regular file.
+        OptionError: It is not a path.
     """
+    check_path("out", out, "photos.parquet")
     shown = os.fsdecode(out)
     try:
         path = Path(os.path.realpath(out))

@@ -20,10 +20,11 @@ from headstrip.embed.output.work_dir import WorkDir, open_work_dir, work_folder
 from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import Notify, RunPlan, make_plan, plan_missing_shards
 from headstrip.embed.report import EmbedReport, Stages, count_bad
-from headstrip.embed.settings import EmbedOptions, EmbedSettings
+from headstrip.embed.settings import EmbedOptions, EmbedSettings, settings_and_options
 from headstrip.embed.sources import Source, StreamSource, source_of
 from headstrip.embed.streaming import embed_stream
 from headstrip.errors import HeadstripError
+from headstrip.system.arguments import check_function
 from headstrip.system.os_errors import explain
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def embed_source(
     Raises:
         HeadstripError: The source does not exist or has no images, the file cannot be written, or
             it has rows of another encoder or of other settings.
-        OptionError: A setting or an option is too large for this machine.
+        OptionError: An argument has a wrong type, or a setting or an option is too large for this
+            machine.
         PreprocessingError: The encoder takes clips, or has no preprocessing.
         LevelError: The encoder does not have the maps or tokens in the settings.
         ValueError: No installed engine has the name in the settings or in the existing rows.
@@ -92,10 +94,11 @@ def embed_source(
         (3, {'torn.jpg': 'image file is truncated (12 bytes not processed).'})
     """
     check_takes_images(encoder)
+    settings, options = settings_and_options(settings, options)
+    _check_functions(progress, say, compute)
     target = check_out(out)
     check_suffix(out)
     images = source if isinstance(source, Source) else source_of(source)
-    settings, options = settings or EmbedSettings(), options or EmbedOptions()
     check_engine(settings.engine)
     settings = resolve_maps(encoder, settings)
     if settings.has_maps:
@@ -134,6 +137,18 @@ def embed_source(
         stages=stages,
         left_out=plan.left_out,
     )
+
+
+def _check_functions(progress: Any, say: Any, compute: Any) -> None:
+    """Refuse what a run could not call.
+
+    Raises:
+        OptionError: One is neither a function nor None.
+    """
+    advice = "Pass one that takes the number of images done and that of all images."
+    check_function("progress", progress, advice)
+    check_function("say", say, "Pass one that takes a sentence, such as print.")
+    check_function("compute", compute, "Leave it out, or pass what cluster.on_ray() returns.")
 
 
 def _ignore(*_: object) -> None:

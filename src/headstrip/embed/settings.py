@@ -9,6 +9,7 @@ from typing import Any
 
 from headstrip.encoder.map_choice import as_integers
 from headstrip.errors import OptionError
+from headstrip.system.arguments import check_type
 
 DECODE_MODES = ("exact", "fast")
 DTYPES = ("float32", "float16")
@@ -163,6 +164,19 @@ class EmbedOptions:
             raise ValueError(
                 f"timeout={self.timeout!r} is not a time. Pass a number of seconds above 0."
             )
+
+
+def settings_and_options(settings: Any, options: Any) -> tuple[EmbedSettings, EmbedOptions]:
+    """Return the settings and the options of a call, new ones where they are None.
+
+    Raises:
+        OptionError: One is something else, such as a dict.
+    """
+    advice = "Pass for example EmbedSettings(batch_size=16)."
+    check_type("settings", settings, EmbedSettings, advice, optional=True)
+    advice = "Pass for example EmbedOptions(workers=4)."
+    check_type("options", options, EmbedOptions, advice, optional=True)
+    return settings or EmbedSettings(), options or EmbedOptions()
 
 
 def _as_levels(given: Any) -> tuple[int, ...]:

@@ -7,15 +7,33 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from headstrip.errors import PluginError
+from headstrip.system.arguments import check_type
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
 
+def check_is_encoder(encoder: Any) -> None:
+    """Refuse anything but an encoder, such as the name of one.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    from headstrip.encoder.encoder import Encoder
+
+    name = repr(encoder) if isinstance(encoder, str) and encoder else "'resnet18'"
+    check_type("encoder", encoder, Encoder, f"Pass build_encoder({name:.60}).")
+
+
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:
-    """Return the encoder's manifest, or those fields of one that an encoder without a name has."""
+    """Return the encoder's manifest, or those fields of one that an encoder without a name has.
+
+    Raises:
+        OptionError: It is not an encoder.
+    """
     from headstrip.encoder.manifest import embedding_manifest
 
+    check_is_encoder(encoder)
     try:
         return embedding_manifest(encoder)
     except PluginError:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from headstrip import HeadstripError, PreprocessingError
+from headstrip import HeadstripError, OptionError, PreprocessingError
 from headstrip.embed.calibrate import Measured, calibrate, choose_engine
 from headstrip.embed.engines.engine import cosines
 
@@ -66,6 +66,39 @@ def test_batches_that_are_not_alike_are_refused(encoder, shapes):
 def test_pixels_of_another_size_are_refused_and_not_taken_for_an_engine_that_is_missing(encoder):
     with pytest.raises(PreprocessingError, match="A batch must be a uint8 array of shape"):
         calibrate(encoder, [np.zeros((4, 32, 32, 3), np.uint8)], ["torch"], ["fp32"])
+
+
+@pytest.mark.parametrize("pixels", [3, None, "abc", [3]])
+def test_something_other_than_batches_is_refused(encoder, pixels):
+    with pytest.raises(PreprocessingError, match=r"Pass a list of one or more uint8 arrays"):
+        calibrate(encoder, pixels)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"encoder": "resnet18"}, "encoder must be an Encoder, got 'resnet18'. Pass build_enc"),
+        ({"engines": "torch"}, "engines must be a list of names or None, got 'torch'. Pass "),
+        ({"precisions": "fp32"}, "precisions must be a list of names or None, got 'fp32'. Pass "),
+        ({"lanes": "a"}, "lanes='a' must be an integer of 1 or more. Pass one."),
+        ({"lanes": 0}, "lanes=0 must be an integer of 1 or more. Pass one."),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_refused(encoder, batches, asked, message):
+    with pytest.raises(OptionError) as raised:
+        calibrate(**{"encoder": encoder, "pixels": batches} | asked)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("measured", ["abc", None, 3, [3]])
+def test_only_measurements_can_be_chosen_from(measured):
+    with pytest.raises(OptionError, match="measured must be the list that calibrate returns, got "):
+        choose_engine(measured)
+
+
+def test_a_tolerance_is_a_number():
+    with pytest.raises(OptionError, match=r"tolerance must be a number, got 'a'\. Pass one such"):
+        choose_engine([EAGER], tolerance="a")
 
 
 EAGER = Measured("torch", "fp32", 10, 1, 1, 0)

@@ -14,6 +14,7 @@ from headstrip.embed.engines.pytorch import Eager
 from headstrip.embed.engines.registry import load_engine
 from headstrip.embed.limits import check_threads
 from headstrip.embed.settings import EmbedSettings
+from headstrip.encoder.comparison import check_is_encoder
 from headstrip.errors import HeadstripError, PreprocessingError, one_line
 from headstrip.system.out_of_memory import is_out_of_memory
 
@@ -98,8 +99,10 @@ def check_takes_images(encoder: Encoder) -> None:
 
     Raises:
         HeadstripError: Its preprocessing gives another shape than the network takes.
+        OptionError: It is not an encoder.
         PreprocessingError: It takes clips, or has no preprocessing.
     """
+    check_is_encoder(encoder)
     if encoder.spec.task == "video":
         raise PreprocessingError(
             f"{encoder.spec.qualified_name} takes clips of frames, but a source gives images. "
