@@ -19,7 +19,7 @@ from headstrip.embed.sources.patterns import expand_braces, is_wild, parse_patte
 from headstrip.embed.sources.stream import StreamSource
 from headstrip.embed.sources.tar import TarSource
 from headstrip.embed.sources.trees import FolderTree, NamedTree, Tree, UrlTree
-from headstrip.errors import HeadstripError
+from headstrip.errors import HeadstripError, OptionError
 
 if TYPE_CHECKING:
     from headstrip.embed.sources.kept import Keep
@@ -75,6 +75,7 @@ def source_of(
     Raises:
         HeadstripError: It is not such a source, it has no image or files of several kinds, it
             is a url that may not be read, or a column cannot be kept.
+        OptionError: It is a dict, or a text that cannot be a path.
 
     Example:
         >>> source = source_of("photos")  # doctest: +SKIP
@@ -110,6 +111,7 @@ def _found(
         return StreamSource(what, access)
     if not text:
         raise HeadstripError("The source is an empty text. Pass a folder, a list or an archive.")
+    _check_encodable(text)
     tree = UrlTree.of(text, access) if is_url(text) else _local_tree(text)
     if isinstance(tree, FolderTree) and any(
         os.path.isfile(os.path.join(tree.root, name)) for name in _SAVED_DATASET
@@ -129,6 +131,21 @@ def _found(
     if kind == "list":
         return ListSource(_only_file(tree), tree.suffix, column, access)
     return FilesSource(tree)
+
+
+def _check_encodable(text: str) -> None:
+    """Refuse a text that the system cannot have as a name.
+
+    Raises:
+        OptionError: It has half of a pair of surrogates.
+    """
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise OptionError(
+            f"The source {text!r:.200} cannot be a path: no file name can have the character "
+            f"{text[error.start]!r}. Check the path."
+        ) from error
 
 
 def _local_tree(text: str) -> Tree:

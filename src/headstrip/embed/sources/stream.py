@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from headstrip.embed.sources.access import Access
 from headstrip.embed.sources.files import FileReader, item_of_row
 from headstrip.embed.sources.items import Item, Reader
-from headstrip.errors import HeadstripError
+from headstrip.errors import HeadstripError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,19 @@ class StreamSource:
 
         Raises:
             HeadstripError: It is a single image, or not iterable.
+            OptionError: It is a dict or a table, which yields its keys or the names of its columns.
         """
+        kind = type(images).__name__
+        if isinstance(images, Mapping):
+            raise OptionError(
+                f"A {kind} cannot be a source of images, because it could have them in its keys or "
+                "in its values. Pass the list of its values, or of its keys if these are the paths."
+            )
+        if hasattr(images, "columns"):
+            raise OptionError(
+                f"A {kind} cannot be a source of images, because headstrip does not know which "
+                "column has them. Pass a list of one column, such as list(table['path'])."
+            )
         if _is_image(images) and getattr(images, "ndim", 0) < 4:
             raise HeadstripError(
                 f"The source is one image (a {type(images).__name__}). Put it in a list."
@@ -56,12 +68,19 @@ class StreamSource:
             image; None for a path, which the reader reads.
 
         Raises:
-            HeadstripError: One is of another type.
+            HeadstripError: One is of another type, or a set has images without names: their
+                numbers would differ from run to run.
         """
+        has_order = not isinstance(self._images, (set, frozenset))
         for number, image in enumerate(self._images, 1):
             name = f"{number:09d}"
             if isinstance(image, (str, os.PathLike)):
                 yield item_of_row(self._root, os.fsdecode(image)), None
+            elif not has_order:
+                raise HeadstripError(
+                    f"The source is a set with a {type(image).__name__}. headstrip numbers images "
+                    "that have no path, and a set has no order. Pass a list."
+                )
             elif isinstance(image, (bytes, bytearray, memoryview)):
                 content = bytes(image)
                 yield Item(name, len(content), 0), content
