@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from headstrip.errors import UnknownBackboneError
@@ -173,7 +172,7 @@ def is_folder(name: object) -> bool:
         (True, True, False, False)
     """
     if isinstance(name, os.PathLike):
-        return Path(name).expanduser().is_dir()
+        return os.path.isdir(os.path.expanduser(name))
     if not isinstance(name, str) or name.endswith(".json"):
         return False
     source, colon, _ = name.partition(":")

@@ -340,7 +340,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(pictures: Path) -> N
         compare_backbones(pictures, "lab:wide", options=[])  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="progress must be a function or None, got 3"):
         compare_backbones(pictures, "lab:wide", progress=3)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="work must be a path, got 3"):
+    with pytest.raises(OptionError, match="work must be a string or a path object, got 3"):
         compare_backbones(pictures, "lab:wide", work=3)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="minutes must be a number above 0"):
         compare(pictures, "wide", minutes=0)

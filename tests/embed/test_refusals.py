@@ -111,9 +111,15 @@ def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
         ({"say": 3}, "say must be a function or None, got 3. Pass one that takes "),
         ({"compute": "ray"}, "compute must be a function or None, got 'ray'. Leave it out, or "),
         ({"compute": 0}, "compute must be a function or None, got 0. Leave it out, or "),
-        ({"out": None}, "out must be a path, got None. Pass one such as 'photos.parquet'."),
-        ({"out": 3}, "out must be a path, got 3. Pass one such as 'photos.parquet'."),
-        ({"out": b"o"}, "out must be a path, got b'o'. Pass one such as 'photos.parquet'."),
+        (
+            {"out": None},
+            "out must be a string or a path object, got None. Pass one such as 'photos",
+        ),
+        ({"out": 3}, "out must be a string or a path object, got 3. Pass one"),
+        (
+            {"out": b"o"},
+            "out must be a string or a path object, got b'o'. Pass one such as 'photos",
+        ),
         ({"source": "\ud800"}, "The source '\\ud800' cannot be a path: no file name can have "),
         ({"source": {"a.png": 1}}, "A dict cannot be a source of images, because it could "),
         (

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tests.conftest import tiny_encoder
 from torchvision import models
 
-from headstrip import Attribute, HeadstripError, Preprocessing, build_encoder
+from headstrip import Attribute, HeadstripError, OptionError, Preprocessing, build_encoder
 from headstrip.encoder.comparison import describe_encoder
 from headstrip.encoder.encoder import Encoder
 from headstrip.encoder.predictors_file import FittedPredictors, load_predictors, write_predictors
@@ -273,3 +273,9 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match="could not be written"):
         write_predictors(tmp_path / "none" / "a.safetensors", content_for({}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [3, None, b"cells.predictors.safetensors"])
+def test_something_other_than_a_path_is_refused(path: Any) -> None:
+    with pytest.raises(OptionError, match="path must be a string or a path object, got "):
+        load_predictors(path)

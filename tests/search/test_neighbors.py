@@ -18,7 +18,7 @@ from tests.conftest import SMALL, pixels
 from tests.distributions import run_python
 from tests.embed.written import write_npy, write_parquet
 
-from headstrip import HeadstripError, ManifestError, build_encoder
+from headstrip import HeadstripError, ManifestError, OptionError, build_encoder
 from headstrip.embed.output.loading import open_embeddings
 from headstrip.embed.rebuild_encoder import build_encoder_of, check_encoder
 from headstrip.embed.run import Options, embed_source
@@ -265,6 +265,21 @@ def trained(encoder: Encoder) -> Encoder:
     with torch.no_grad():
         next(encoder.backbone.parameters()).add_(1)
     return encoder
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"encoder": "resnet18"}, r"encoder must be an Encoder, got 'resnet18'\. Pass build_enc"),
+        ({"embeddings": None}, "embeddings must be a string or a path object, got None"),
+        ({"embeddings": 3}, "embeddings must be a string or a path object, got 3"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_refused(
+    embedded: Path, asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        find_neighbors(**{"embeddings": embedded, "images": []} | asked)
 
 
 def test_another_encoder_is_refused_and_the_difference_named(embedded: Path, own: Path) -> None:

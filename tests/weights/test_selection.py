@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
-from headstrip import BackboneSpec, WeightsError, build_encoder, hookimpl, register_plugin
+from headstrip import (
+    BackboneSpec,
+    ManifestError,
+    WeightsError,
+    build_encoder,
+    hookimpl,
+    inspect_checkpoint,
+    register_plugin,
+)
 from headstrip.factory.selection import Selection, select_weights
 from headstrip.registry.registry import Registry, get_registry, use_registry
 
@@ -212,3 +220,35 @@ def test_a_tag_of_another_source_s_backbone_is_told_with_its_name(name: str, wei
 def test_a_tag_or_a_path_that_is_empty_is_told(weights: str, where: str) -> None:
     with pytest.raises(WeightsError, match=rf"'{weights}' has nothing {where} its '='\. Write"):
         select("resnet50", weights)
+
+
+LONG = "x" * 300
+"""Longer than the name of a file can be."""
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (LONG, "resnet18 has no weights 'xxx.* for a file, pass its path"),
+        (f"{LONG}.pth", "File name too long"),
+        (f"{LONG}=", "has nothing after its '='"),
+        (f"{LONG}=mine.pth", "resnet18 has no weights 'xxx"),
+        ("~no-such-user", "resnet18 has no weights '~no-such-user'"),
+        ("~no-such-user/mine.pth", "No such file or directory"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_refused(weights: str, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        build_encoder("resnet18", weights=weights)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "x/" * 5000, "~no-such-user/mine.pth"])
+def test_a_path_that_no_file_can_have_is_not_inspected(path: str) -> None:
+    with pytest.raises(WeightsError, match=r"cannot be read .*Check the path"):
+        inspect_checkpoint(path)
+
+
+@pytest.mark.parametrize("folder", [f"./{LONG}", "~no-such-user/cells/"])
+def test_a_folder_that_cannot_exist_is_refused(folder: str) -> None:
+    with pytest.raises(ManifestError, match=r"does not exist\. Pass a folder"):
+        build_encoder(folder)

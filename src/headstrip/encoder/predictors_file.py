@@ -23,6 +23,7 @@ from headstrip.encoder.saved_folder import PREDICTORS_KEY
 from headstrip.errors import HeadstripError, one_line
 from headstrip.registry.distributions import versions_changed
 from headstrip.system import bounded_json
+from headstrip.system.arguments import check_path
 from headstrip.system.atomic import written_beside
 from headstrip.system.os_errors import explain
 from headstrip.weights.safetensors_file import bytes_of, read_safetensors, write_safetensors
@@ -251,15 +252,18 @@ def load_predictors(path: str | os.PathLike[str]) -> FittedPredictors:
 
     Raises:
         HeadstripError: The file is missing, damaged, or is not a file of predictors.
+        OptionError: ``path`` is not a path.
 
     Example:
         >>> fitted = load_predictors("cells.predictors.safetensors")  # doctest: +SKIP
         >>> fitted.report["attributes"]["colour"]["measures"]["accuracy"]  # doctest: +SKIP
         {'high': 0.93, 'low': 0.88, 'value': 0.91}
     """
+    check_path("path", path, "cells.predictors.safetensors")
     shown = os.fspath(path)
     try:
-        file_path = Path(path).expanduser()
+        # Unlike Path.expanduser, this leaves the name of an unknown user unchanged.
+        file_path = Path(os.path.expanduser(path))
         if not file_path.exists():
             raise HeadstripError(f"There is no file of predictors {shown!r}. Check the path.")
         if not file_path.is_file():

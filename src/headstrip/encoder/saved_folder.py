@@ -78,10 +78,12 @@ def read_folder(path: str | os.PathLike[str]) -> SavedFolder:
         ManifestError: There is no such folder, ``Encoder.save`` did not write it, a file is
             missing, or a later headstrip wrote it.
     """
-    folder = Path(path).expanduser()
+    # Unlike the methods of Path, these functions accept names that are too long or that have an
+    # unknown user.
+    folder = Path(os.path.expanduser(path))
     shown = repr(os.path.join(os.fspath(path), ""))
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise ManifestError(f"The folder {shown} {what}. Pass a folder that encoder.save wrote.")
     if not (folder / SAVED).is_file():
         hint = f" For a folder of transformers, write 'hf:{os.path.abspath(folder)}'."

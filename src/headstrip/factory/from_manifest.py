@@ -51,7 +51,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         ManifestError: The file cannot be read, or does not contain a manifest.
     """
     try:
-        content = bounded_json.read(Path(path).expanduser(), "it")
+        content = bounded_json.read(Path(os.path.expanduser(path)), "it")
     except (OSError, ValueError) as error:
         reason = one_line(error)[:300].removesuffix(".")
         raise ManifestError(

@@ -99,7 +99,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> InspectedCheckpoint:
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise WeightsError(f"{path!r:.100} is not the path of a weights file. Pass one.")
     path = os.fspath(path)
-    file = read_weights(Path(path).expanduser())
+    file = read_weights(Path(os.path.expanduser(path)))
     usable = unwrapped_state_dicts(file.content)
     if not usable:
         plain_state_dict(file.content)

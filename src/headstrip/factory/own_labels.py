@@ -41,7 +41,7 @@ def read_labels(labels: LabelsArgument) -> tuple[str, ...]:
     try:
         if isinstance(labels, (str, os.PathLike)):
             about = f"labels={os.fspath(labels)!r}"
-            names = _read(Path(labels).expanduser())
+            names = _read(Path(os.path.expanduser(labels)))
         names = _in_order(names)
     except (OSError, ValueError) as error:
         raise ValueError(

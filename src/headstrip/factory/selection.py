@@ -94,20 +94,21 @@ def _path(
     """Return the selection where ``wanted`` is a file, None where it is a tag."""
     default = entries[0] if entries else None
     if not isinstance(wanted, str):
-        return Selection(default, Path(wanted).expanduser(), is_named=False)
+        return Selection(default, Path(os.path.expanduser(wanted)), is_named=False)
     tags = {entry.tag for entry in entries} | {"DEFAULT"}
     if wanted in tags:
         return None
     tag, equals, file = wanted.partition("=")
-    named = Path(wanted).expanduser()
-    if equals and not (tag and file) and not named.exists():
+    named = Path(os.path.expanduser(wanted))
+    # Unlike Path.exists, os.path.exists accepts a name that is too long.
+    if equals and not (tag and file) and not os.path.exists(named):
         raise WeightsError(
             f"weights={wanted!r} has nothing {'after' if tag else 'before'} its '='. Write "
             "'TAG=path' for a file that has the options and the preprocessing of a tag, or a path."
         )
-    if equals and os.sep not in tag and entries and (tag in tags or not named.exists()):
+    if equals and os.sep not in tag and entries and (tag in tags or not os.path.exists(named)):
         entry = default if tag == "DEFAULT" else _by_tag(tag, entries, registry, spec)
-        return Selection(entry, Path(file).expanduser())
+        return Selection(entry, Path(os.path.expanduser(file)))
     if wanted.endswith(SUFFIXES) or os.sep in wanted:
         return Selection(default, named, is_named=False)
     return None
@@ -152,9 +153,9 @@ def _elsewhere(registry: Registry, spec: BackboneSpec, tag: str) -> str:
 
 def _as_path(wanted: str) -> str:
     """Return how to name what exists in the working folder, or an empty text."""
-    if Path(wanted).is_dir():
+    if os.path.isdir(wanted):
         return f"{wanted!r} here is a folder. {folder_advice(Path(wanted))}".removesuffix(".")
-    return f"the file of that name here is './{wanted}'" if Path(wanted).is_file() else ""
+    return f"the file of that name here is './{wanted}'" if os.path.isfile(wanted) else ""
 
 
 def _no_weights(registry: Registry, spec: BackboneSpec, wanted: str) -> str:

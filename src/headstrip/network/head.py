@@ -8,6 +8,7 @@ from torch import nn
 
 from headstrip.errors import HeadNotFoundError
 from headstrip.spec import Law as Law
+from headstrip.system.arguments import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,8 @@ def detach(
         The two parts; ``backbone`` is ``model``.
 
     Raises:
-        HeadNotFoundError: The network has no such head, or other layers follow it. The network is
-            then unchanged.
+        HeadNotFoundError: The network has no such head, or other layers follow it; or an argument
+            has a wrong type. The network is then unchanged.
 
     Example:
         >>> from torch import nn
@@ -109,6 +110,19 @@ def detach(
         >>> parts.head
         Linear(in_features=12, out_features=3, bias=True)
     """
+    if not isinstance(model, nn.Module):
+        raise HeadNotFoundError(
+            f"model must be a torch.nn.Module, got {shown(model)}. Pass a network and the path of "
+            "its head."
+        )
+    if not isinstance(path, str) or not path:
+        raise HeadNotFoundError(
+            f"path must be the dotted path of a layer, got {shown(path)}. Pass one such as 'fc'."
+        )
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise HeadNotFoundError(
+            f"kind must be a class of layers, got {shown(kind)}. Pass one such as torch.nn.Linear."
+        )
     head = find(model, path, kind)
     _check_last(model, path)
     model.set_submodule(path, nn.Identity())

@@ -14,6 +14,7 @@ import numpy as np
 
 from headstrip.embed.output.loading import Block, EmbeddingsFile, open_embeddings
 from headstrip.errors import HeadstripError
+from headstrip.system.arguments import check_path
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
@@ -62,6 +63,7 @@ def find_neighbors(
         HeadstripError: The file cannot be read, another encoder computed it (the message names
             the difference), or the library of ``index`` is not installed.
         ImageError: An image cannot be read.
+        OptionError: ``embeddings`` is not a path, or ``encoder`` not an encoder.
         ValueError: ``k`` or ``index`` is not valid.
 
     Example:
@@ -70,8 +72,9 @@ def find_neighbors(
     """
     from headstrip.embed.rebuild_encoder import build_encoder_of, check_encoder, check_width
 
-    file = open_embeddings(embeddings)
+    check_path("embeddings", embeddings, "photos.parquet")
     _check(k, index)
+    file = open_embeddings(embeddings)
     library_of(index)
     if encoder is None:
         encoder = build_encoder_of(file)

@@ -72,5 +72,6 @@ def check_path(name: str, value: Any, example: str) -> None:
     )
     if not is_path:
         raise OptionError(
-            f"{name} must be a path, got {shown(value)}. Pass one such as {example!r}."
+            f"{name} must be a string or a path object, got {shown(value)}. Pass one such as "
+            f"{example!r}."
         )

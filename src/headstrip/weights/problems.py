@@ -84,7 +84,8 @@ def reason_of(error: Exception) -> str:
 
 def not_readable(path: Path, error: Exception) -> WeightsError:
     """Return the error for a file that the system does not let headstrip read."""
-    if path.is_dir():
+    # Unlike Path.is_dir, os.path.isdir accepts a name that is too long.
+    if os.path.isdir(path):
         return WeightsError(
             f"{str(path)!r} is a folder, and no file of weights. {folder_advice(path)}"
         )

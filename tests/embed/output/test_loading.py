@@ -15,7 +15,7 @@ from tests.distributions import run_python
 from tests.embed.written import write_npy, write_parquet
 
 import headstrip
-from headstrip import HeadstripError, load_embeddings
+from headstrip import HeadstripError, OptionError, load_embeddings
 from headstrip.embed.output.loading import open_embeddings
 
 PATHS = ["a.png", "b/torn.jpg", "c.png", "\\xff.png"]
@@ -251,3 +251,14 @@ def test_rows_without_end_and_embeddings_without_end_are_refused(tmp_path: Path)
     pq.write_table(pa.table({"path": ["a"], "embedding": wide}), file)
     with pytest.raises(HeadstripError, match="of a fixed size, up to 1048576"):
         open_embeddings(file)
+
+
+@pytest.mark.parametrize("path", [3, None, b"photos.parquet"])
+def test_something_other_than_a_path_is_refused(path: Any) -> None:
+    with pytest.raises(OptionError, match="path must be a string or a path object, got "):
+        load_embeddings(path)
+
+
+def test_whether_to_map_is_true_or_false(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"map must be True or False, got 'yes'\."):
+        load_embeddings(tmp_path / "photos.npy", map="yes")  # type: ignore[arg-type]

@@ -23,8 +23,9 @@ from headstrip.embed.output.array_file import ArrayProblem, open_array, read_hea
 from headstrip.embed.output.damage import ROWS, parquet_file, surplus
 from headstrip.embed.output.paths import embeddings_file, is_rows, rows_file
 from headstrip.embed.output.table import KEY
-from headstrip.errors import HeadstripError, HeadstripWarning, one_line
+from headstrip.errors import HeadstripError, HeadstripWarning, OptionError, one_line
 from headstrip.system import bounded_json
+from headstrip.system.arguments import check_path, shown
 from headstrip.system.memory import memory_limit, shown_bytes
 
 _BLOCK_BYTES = 1 << 21
@@ -66,12 +67,15 @@ def load_embeddings(
         HeadstripError: The file does not exist, is damaged or contains something else, the two
             files of an ``.npy`` do not belong together, there is not enough memory, or ``map`` is
             True for a Parquet file, which is compressed.
+        OptionError: ``path`` is not a path, or ``map`` neither True nor False.
 
     Example:
         >>> paths, embeddings, ok = load_embeddings("photos.parquet")  # doctest: +SKIP
         >>> embeddings[ok].shape  # doctest: +SKIP
         (2, 1280)
     """
+    if map not in (True, False):
+        raise OptionError(f"map must be True or False, got {shown(map)}. Pass one of them.")
     file = open_embeddings(path)
     if map and file.mapped is None:
         raise HeadstripError(
@@ -190,7 +194,9 @@ def open_embeddings(path: str | os.PathLike[str]) -> EmbeddingsFile:
     Raises:
         HeadstripError: The file does not exist, is damaged, contains something else, or has more
             rows than headstrip wrote.
+        OptionError: ``path`` is not a path.
     """
+    check_path("path", path, "photos.parquet")
     file_path = Path(path)
     table, is_array = rows_file(file_path), file_path.suffix == ".npy"
     # Unlike Path.exists, os.path.exists accepts a name that is too long.
