@@ -223,6 +223,11 @@ def test_looking_first_writes_nothing(
     assert row["cosine_min"] > 0.99999
     result = run(*calibrate, "--batch-size", "2")
     assert "within the tolerance: --batch-size 2 --threads 1 --engine torch" in result.stdout
+    result = run(*calibrate, "--batch-size", "2", "--lanes", "3", "--route", "fast")
+    assert "batches of 2, 3 at once, threads per batch: 1" in result.stdout
+    assert result.stdout.endswith(
+        ": --batch-size 2 --threads 1 --engine torch --precision fp32 --lanes 3 --route fast\n"
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from headstrip.embed.calibrate import (
     is_worth_compiling,
     measure_engines,
 )
+from headstrip.embed.decoding.pool import DecodePool
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import Options, embed_source
 from headstrip.embed.sources import source_of
@@ -102,6 +105,57 @@ def test_what_calibrate_finds_is_printed_and_changes_no_run_after_it(
     assert (settings.batch_size, settings.threads) == (16, 1)
     used, _ = measure_engines(encoder, source_of(photos), Settings(engine="torch", batch_size=5))
     assert (used.batch_size, used.threads) == (5, None)
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(batch_size=2)])
+def test_calibrating_measures_with_the_inference_threads_that_are_asked_for(
+    encoder: Encoder, photos: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    pools: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count: int, **others: Any) -> None:
+            pools.append(count)
+            super().__init__(count, **others)
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
+    settings = replace(settings, engine="torch", precision="fp32")
+    measure_engines(encoder, source_of(photos), settings, Options(workers=0, lanes=3))
+    assert {*pools} == {3}
+
+
+@pytest.mark.parametrize("route", ["exact", "fast"])
+def test_calibrating_decodes_images_in_the_decode_mode_of_the_run(
+    encoder: Encoder, photos: Path, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    modes: list[str] = []
+
+    class Pool(DecodePool):
+        def __init__(self, *parts: Any, mode: Any = "exact", **others: Any) -> None:
+            modes.append(mode)
+            super().__init__(*parts, mode=mode, **others)
+
+    monkeypatch.setattr(module, "DecodePool", Pool)
+    settings = Settings(engine="torch", precision="fp32", batch_size=4, route=route)
+    measure_engines(encoder, source_of(photos), settings, Options(workers=0))
+    assert modes == [route]
+
+
+def test_every_inference_thread_has_a_batch_while_an_engine_is_measured(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def map(self, function: Any, *batches: Any, **others: Any) -> Any:
+            counts.append(len(batches[0]))
+            return super().map(function, *batches, **others)
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
+    batches = [np.zeros((1, *encoder.input_shape[1:], 3), np.uint8)] * 2
+    (measured,) = calibrate(encoder, batches, ["torch"], ["fp32"], lanes=3)
+    assert measured.unavailable is None
+    assert min(counts) >= 3
 
 
 def test_an_engine_that_takes_longer_than_it_saves_is_left_out_and_a_slow_one_soon_given_up(

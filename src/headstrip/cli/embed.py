@@ -287,7 +287,7 @@ def _calibrate(
 
     used, measured = measure_engines(encoder, source, settings, options)
     rows = [each.to_json() for each in measured]
-    running = choose_parallelism(used, device=encoder.place()[0].type)
+    running = choose_parallelism(used, options, device=encoder.place()[0].type)
     size, threads, lanes = running.batch_size, running.threads, running.inference_threads
     if as_json:
         layout = {"batch_size": size, "lanes": lanes, "threads": threads}
@@ -297,10 +297,16 @@ def _calibrate(
     for row in rows:
         print_line(_engine_line(row))
     best = choose_engine(measured)
-    print_line(
-        f"The fastest within the tolerance: --batch-size {size} --threads {threads} "
-        f"--engine {best.engine} --precision {best.precision}"
-    )
+    asked = {"lanes": options.lanes, "route": settings.route}
+    flags = {
+        "batch-size": size,
+        "threads": threads,
+        "engine": best.engine,
+        "precision": best.precision,
+        **{name: value for name, value in asked.items() if value is not None},
+    }
+    text = " ".join(f"--{name} {value}" for name, value in flags.items())
+    print_line(f"The fastest within the tolerance: {text}")
 
 
 def _profile(

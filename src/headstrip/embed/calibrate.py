@@ -23,7 +23,7 @@ from headstrip.embed.engines.make import check_takes_images, make_engine, torch_
 from headstrip.embed.engines.registry import check_engine, engine_names, load_engine
 from headstrip.embed.limits import check_addresses, check_limits
 from headstrip.embed.listing import Listing, list_items
-from headstrip.embed.parallelism import Parallelism, choose_parallelism
+from headstrip.embed.parallelism import Parallelism, choose_parallelism, cores
 from headstrip.embed.settings import AUTO, EmbedOptions, EmbedSettings
 from headstrip.embed.sources import Reader, Source
 from headstrip.errors import HeadstripError, OptionError, PreprocessingError, one_line
@@ -171,8 +171,9 @@ def measure_engines(
         encoder: The encoder.
         source: The source of the images, which are taken evenly.
         settings: An engine or a precision, to measure only that one; a batch size or threads, to
-            measure with them and to try no others.
-        options: As in ``embed_source``.
+            measure with them and to try no others; a decode mode, to measure on images that are
+            decoded in it.
+        options: As in ``embed_source``; ``lanes``, to measure with so many inference threads.
 
     Returns:
         The settings with the batch size and threads of the measurements, and the measurements,
@@ -188,7 +189,7 @@ def measure_engines(
     check_addresses(settings, options)
     listing = list_items(source.describe(), source.items())
     if encoder.place()[0].type == "cpu" and settings.batch_size is settings.threads is None:
-        settings = settings.over(best_batch(encoder))
+        settings = settings.over(best_batch(encoder, lanes=options.lanes))
     return settings, _calibrate_on(encoder, listing, source.reader(), settings, options)
 
 
@@ -202,11 +203,11 @@ def _calibrate_on(
 ) -> list[Measured]:
     """Calibrate on images of a listing, in the engine and the precision if they are chosen."""
     running = choose_parallelism(
-        replace(settings, engine=None, precision=None), device=encoder.place()[0].type
+        replace(settings, engine=None, precision=None), options, device=encoder.place()[0].type
     )
     return calibrate(
         encoder,
-        _sample(encoder, listing, reader, running.batch_size, options),
+        _sample(encoder, listing, reader, running, options),
         [name for name in engine_names() if settings.engine in (AUTO, None, name)],
         [one for one in PRECISIONS if settings.precision in (AUTO, None, one)],
         threads=running.threads,
@@ -217,10 +218,14 @@ def _calibrate_on(
 
 
 def _sample(
-    encoder: Encoder, listing: Listing, reader: Reader, size: int, options: EmbedOptions
+    encoder: Encoder,
+    listing: Listing,
+    reader: Reader,
+    running: Parallelism,
+    options: EmbedOptions,
 ) -> list[np.ndarray]:
     """Decode images of a listing, evenly taken, into whole batches."""
-    preprocessing = encoder.preprocessing
+    preprocessing, size = encoder.preprocessing, running.batch_size
     # `check_limits` needs it too, and runs before.
     assert preprocessing is not None
     count = -(-_SAMPLE // size) * size
@@ -234,6 +239,7 @@ def _sample(
         workers=0 if options.workers == 0 else 1,
         slots=1,
         timeout=options.timeout,
+        mode="fast" if running.settings.route == "fast" else "exact",
     ) as pool:
         for start in range(0, count, size):
             future = pool.submit(items[start : start + size])
@@ -412,17 +418,19 @@ def _measure(
         compiled = time.perf_counter()
         rate = inference_threads * len(embeddings) / (compiled - ready)
         if rate >= enough:
-            embeddings, seconds = _run(forward, pixels, inference_threads)
-            rate = len(reference) / seconds
+            # Fewer batches than inference threads would leave some of them idle.
+            repeats = -(-inference_threads // len(pixels))
+            found, seconds = _run(forward, [*pixels] * repeats, inference_threads)
+            embeddings, rate = found[: len(reference)], len(found) / seconds
     except PreprocessingError:
         raise
     except Exception as error:
         # An engine raises errors of any type for a network that it does not support.
         _LOGGER.debug("the engine %s in %s failed", engine, precision, exc_info=True)
         return Measured(engine, precision, unavailable=one_line(error))
-    found = cosines(embeddings, reference[: len(embeddings)])
+    near = cosines(embeddings, reference[: len(embeddings)])
     return Measured(
-        engine, precision, rate, float(found.min()), float(found.mean()), compiled - started
+        engine, precision, rate, float(near.min()), float(near.mean()), compiled - started
     )
 
 
@@ -445,15 +453,18 @@ def _run(
         return np.concatenate(list(found)), time.perf_counter() - started
 
 
-def best_batch(encoder: Encoder, *, seconds: float = 20.0) -> EmbedSettings:
+def best_batch(
+    encoder: Encoder, *, lanes: int | None = None, seconds: float = 20.0
+) -> EmbedSettings:
     """Measure for a short time which batches are fastest, for eager torch in fp32 on the CPU.
 
     It starts with the fixed rule, and tries other sizes, each with one thread for every batch, with
-    two and with all. Another choice must be 5 % faster. Other programs that use the processor at
-    the same time make the result unreliable.
+    two and with all, as far as the inference threads leave cores for them. Another choice must be
+    5 % faster. Other programs that use the processor at the same time make the result unreliable.
 
     Args:
         encoder: An encoder of images, with a preprocessing, on the CPU.
+        lanes: Inference threads; None for as many as the cores allow.
         seconds: After this time no other choice is tried: a network that is slow on this machine
             keeps the fixed rule.
 
@@ -468,14 +479,14 @@ def best_batch(encoder: Encoder, *, seconds: float = 20.0) -> EmbedSettings:
         16
     """
     until = time.perf_counter() + seconds
-    best, shortest = choose_parallelism(EmbedSettings()), math.inf
-    cores = best.inference_threads
+    count, options = cores(), EmbedOptions(lanes=lanes)
+    best, shortest = choose_parallelism(EmbedSettings(), options), math.inf
     # The first choice is the fixed rule.
     choices = [
-        choose_parallelism(EmbedSettings(batch_size=size, threads=threads))
+        choose_parallelism(EmbedSettings(batch_size=size, threads=threads), options)
         for size in BATCH_SIZES
-        for threads in dict.fromkeys((1, 2, cores))
-        if cores % threads == 0
+        for threads in dict.fromkeys((1, 2, count))
+        if threads == 1 or (count % threads == 0 and threads * (lanes or 1) <= count)
     ]
     for choice in choices:
         # In a run, decoding takes a core from the network at times. Threads that share a batch all
