@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -293,13 +293,14 @@ def calibrate(
     check_takes_images(encoder)
     _check_names("engines", engines, "torch")
     _check_names("precisions", precisions, "fp32")
-    _check_inference_threads(lanes)
     if not _are_arrays(pixels) or len({batch.shape for batch in pixels}) != 1:
         raise PreprocessingError(
             "Engines are compared on batches of one shape. Pass a list of one or more uint8 arrays "
             "(N, H, W, C) of equal shape."
         )
     engines, precisions = engines or engine_names(), precisions or PRECISIONS
+    counts = {"threads": threads, "lanes": lanes}
+    _check_values(precisions, counts if images is None else {**counts, "images": images})
     classes: dict[str, type[Engine]] = {}
     found: dict[tuple[str, Precision], Measured] = {}
     for engine in engines:
@@ -349,14 +350,28 @@ def _check_names(option: str, names: Any, example: str) -> None:
         )
 
 
-def _check_inference_threads(lanes: Any) -> None:
-    if isinstance(lanes, bool) or not isinstance(lanes, (int, np.integer)) or lanes < 1:
-        raise OptionError(f"lanes={shown(lanes)} must be an integer of 1 or more. Pass one.")
-
-
 def _are_arrays(pixels: Any) -> bool:
     is_list = isinstance(pixels, Sequence) and not isinstance(pixels, str) and len(pixels) > 0
     return is_list and all(isinstance(batch, np.ndarray) for batch in pixels)
+
+
+def _check_values(precisions: Sequence[str], counts: Mapping[str, object]) -> None:
+    """Refuse what is not valid for any engine, and so is not the fault of one.
+
+    Raises:
+        ValueError: A precision cannot be measured, or a number is not an integer of 1 or more.
+    """
+    for precision in precisions:
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"precision={precision!r} cannot be measured. Pass one of "
+                f"{', '.join(map(repr, PRECISIONS))}."
+            )
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(
+                f"{name}={count!r} must be an integer of 1 or more. Pass one, such as {name}=1."
+            )
 
 
 def is_worth_compiling(images: int, rate: float) -> bool:
@@ -372,7 +387,7 @@ def choose_engine(measured: Sequence[Measured], tolerance: float = TOLERANCE) ->
         tolerance: Smallest cosine to the reference.
 
     Raises:
-        HeadstripError: No engine is within the tolerance.
+        HeadstripError: No engine is within the tolerance, or none could be run.
         OptionError: ``measured`` or ``tolerance`` is something else.
 
     Example:
@@ -388,6 +403,15 @@ def choose_engine(measured: Sequence[Measured], tolerance: float = TOLERANCE) ->
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
         raise OptionError(
             f"tolerance must be a number, got {shown(tolerance)}. Pass one such as {TOLERANCE}."
+        )
+    if all(one.unavailable for one in measured):
+        reasons = "".join(
+            f"{one.engine} in {one.precision}: {str(one.unavailable).rstrip('.')}. "
+            for one in measured
+        )
+        raise HeadstripError(
+            f"No engine could be run. {reasons}Measure the engine 'torch' with precision 'fp32' "
+            "too, which is the reference."
         )
     # The comparison is False for NaN.
     fit = [one for one in measured if not one.unavailable and one.cosine_min >= tolerance]

@@ -80,8 +80,6 @@ def test_something_other_than_batches_is_refused(encoder, pixels):
         ({"encoder": "resnet18"}, "encoder must be an Encoder, got 'resnet18'. Pass build_enc"),
         ({"engines": "torch"}, "engines must be a list of names or None, got 'torch'. Pass "),
         ({"precisions": "fp32"}, "precisions must be a list of names or None, got 'fp32'. Pass "),
-        ({"lanes": "a"}, "lanes='a' must be an integer of 1 or more. Pass one."),
-        ({"lanes": 0}, "lanes=0 must be an integer of 1 or more. Pass one."),
     ],
 )
 def test_an_argument_of_a_wrong_type_is_refused(encoder, batches, asked, message):
@@ -99,6 +97,30 @@ def test_only_measurements_can_be_chosen_from(measured):
 def test_a_tolerance_is_a_number():
     with pytest.raises(OptionError, match=r"tolerance must be a number, got 'a'\. Pass one such"):
         choose_engine([EAGER], tolerance="a")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"lanes": "2"}, r"lanes='2' must be an integer of 1 or more\. Pass"),
+        ({"lanes": 0}, "lanes=0 must be an integer"),
+        ({"lanes": None}, "lanes=None must be an integer"),
+        ({"lanes": True}, "lanes=True must be an integer"),
+        ({"threads": 0}, "threads=0 must be an integer"),
+        ({"threads": None}, "threads=None must be an integer"),
+        (
+            {"precisions": ["fp8"]},
+            r"precision='fp8' cannot be measured\. Pass one of 'fp32', 'bf16'",
+        ),
+        ({"precisions": ["auto"]}, "precision='auto' cannot be measured"),
+        ({"images": "many"}, "images='many' must be an integer"),
+    ],
+)
+def test_a_mistake_of_the_caller_is_refused_and_not_taken_for_an_engine_that_is_missing(
+    encoder, batches, asked, message
+):
+    with pytest.raises(ValueError, match=message):
+        calibrate(encoder, batches, ["torch"], **{"precisions": ["fp32"], **asked})
 
 
 EAGER = Measured("torch", "fp32", 10, 1, 1, 0)
@@ -123,6 +145,19 @@ def test_one_that_is_missing_or_gives_no_numbers_is_not_chosen():
     assert choose_engine([missing, broken, EAGER]) is EAGER
     with pytest.raises(HeadstripError, match="No engine gives embeddings"):
         choose_engine([missing, broken])
+
+
+def test_where_no_engine_could_be_run_each_has_its_reason():
+    measured = [
+        Measured("openvino", "fp32", unavailable="OpenVINO is not installed."),
+        Measured("onnxruntime", "bf16", unavailable="it has no convolutions"),
+    ]
+    message = (
+        r"No engine could be run\. openvino in fp32: OpenVINO is not installed\. onnxruntime in "
+        r"bf16: it has no convolutions\. Measure the engine 'torch' with precision 'fp32' too"
+    )
+    with pytest.raises(HeadstripError, match=message):
+        choose_engine(measured)
 
 
 @given(st.permutations([EAGER, Measured("compile", "fp32", 30, 1, 1, 9)]))
