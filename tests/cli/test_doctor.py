@@ -79,6 +79,27 @@ def test_a_broken_engine_of_a_plugin_is_a_problem_with_what_to_do(run: Run, site
     assert found["remedy"] == "Install another version or remove it, or use another engine."
 
 
+@pytest.mark.parametrize("name", ["torch", "auto"])
+def test_an_engine_with_a_name_of_headstrip_is_blocked_and_not_offered(
+    run: Run, site: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    engines, files = {name: "doctor_ill:Engine"}, {"doctor_ill.py": BROKEN}
+    install_distribution(site, "ill-engines", engines, files, group=ENGINE_GROUP)
+    report = told(run, 1)
+    assert report["engines"][f"{name} (ill-engines 1.0)"] == "blocked"
+    assert report["engines"]["torch"] == f"torch {report['versions']['torch']}"
+    (found,) = report["problems"]
+    assert found == {
+        "problem": f"The engine '{name}' (ill-engines 1.0) cannot be used: the name '{name}' "
+        "belongs to headstrip itself",
+        "remedy": "Install another version or remove it, or use another engine.",
+    }
+    help_text = "".join(run("embed", "--help").stdout.split())
+    assert "[auto|torch|compile|openvino|onnxruntime]" in help_text
+    monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", f"timm,hf,efficientnet-lite,example,{name}")
+    assert told(run, 0)["problems"] == []
+
+
 def test_the_report_can_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     result = run("--no-plugin", "*", "doctor")

@@ -154,22 +154,34 @@ def _plugins(context: click.Context, timeout: float, problems: list[Problem]) ->
 
 def _engines(problems: list[Problem]) -> dict[str, Any]:
     """Return what each engine computes with: the versions of its libraries."""
-    from headstrip.embed.engines.registry import engine_names, engine_versions, load_engine
+    from headstrip.embed.engines.registry import (
+        blocked_engines,
+        engine_names,
+        engine_versions,
+        load_engine,
+    )
 
     found: dict[str, Any] = {}
     for name in engine_names():
         try:
             load_engine(name)
         except HeadstripError as error:
-            problem, _, remedy = str(error).rpartition(". ")
-            problems.append(Problem(problem, remedy))
+            problems.append(_engine_problem(error))
             found[name] = "broken"
             continue
         versions = engine_versions(name)
         if name in ("torch", "compile"):
             versions = {"torch": version("torch")}
         found[name] = ", ".join(map(" ".join, versions.items())) or None
+    for name, blocked in blocked_engines().items():
+        problems.append(_engine_problem(blocked))
+        found[name] = "blocked"
     return found
+
+
+def _engine_problem(error: HeadstripError) -> Problem:
+    found, _, remedy = str(error).rpartition(". ")
+    return Problem(found, remedy)
 
 
 def _is_unread(record: PluginRecord) -> bool:

@@ -28,6 +28,9 @@ _BUILT_IN = {
     "onnxruntime": "headstrip.embed.engines.onnxruntime:ONNXRuntime",
 }
 
+_RESERVED = (AUTO, *_BUILT_IN)
+"""Names that an engine of a plugin cannot have."""
+
 _disabled: ContextVar[Collection[str]] = ContextVar("disabled engines", default=())
 
 
@@ -55,6 +58,20 @@ def engine_names() -> tuple[str, ...]:
         ('torch', 'compile')
     """
     return tuple(name for name, one in _engines().items() if one.problem != DISABLED)
+
+
+def blocked_engines() -> dict[str, HeadstripError]:
+    """Return why each engine of a plugin whose name belongs to headstrip cannot be used.
+
+    Returns:
+        The errors, by name and distribution, such as ``torch (acme-engines 1.0)``. An engine that
+        the user disabled is not among them.
+    """
+    return {
+        f"{one.name} ({one.origin})": _unusable(one, one.problem)
+        for one in _engines_of_plugins()
+        if one.name in _RESERVED and one.problem not in (None, DISABLED)
+    }
 
 
 def check_engine(name: str | None) -> None:
@@ -121,9 +138,13 @@ def _engines() -> dict[str, Declared]:
         for name, value in _BUILT_IN.items()
     }
     # A plugin cannot replace an engine of headstrip.
-    for one in declared(ENGINE_GROUP, {*disabled_by_environment(), *_disabled.get()}, ()):
-        engines.setdefault(one.name, one)
-    return engines
+    others = {one.name: one for one in _engines_of_plugins() if one.name not in _RESERVED}
+    return {**engines, **others}
+
+
+def _engines_of_plugins() -> list[Declared]:
+    disabled = {*disabled_by_environment(), *_disabled.get()}
+    return declared(ENGINE_GROUP, disabled, _RESERVED)
 
 
 def _unusable(engine: Declared, reason: str) -> HeadstripError:
