@@ -126,7 +126,7 @@ def test_a_broken_plugin_is_a_problem_with_what_to_do(run: Run, site: Path) -> N
     assert report["problems"] == [
         {
             "problem": "the plugin 'ill' (ill 1.0), failed: ImportError: no such symbol",
-            "remedy": "Install another version of it, or uninstall it.",
+            "remedy": "Install another version or remove it.",
         }
     ]
     assert "ImportError: no such symbol. Install another" in run("doctor").stdout

@@ -46,6 +46,8 @@ BROKEN = {
     "import error": ("acme_hello:hello", "import nowhere", "ModuleNotFoundError: No module named"),
     "exit": ("acme_hello:hello", "raise SystemExit(3)", "SystemExit: 3"),
     "no such name": ("acme_hello:bye", HELLO, "AttributeError"),
+    "no value": ("", HELLO, "the entry point '' is not of the form module:name. Install another"),
+    "no module": (":::", HELLO, "the entry point ':::' is not of the form module:name. Install"),
     "no command": ("acme_hello:number", HELLO, "has the type int and is not a click command"),
 }
 broken = pytest.mark.parametrize(("value", "code", "reason"), BROKEN.values(), ids=BROKEN)
@@ -110,7 +112,11 @@ def test_two_distributions_with_one_command_are_both_named(
     install_distribution(site, "other", {}, {}, commands={"hello": "other_hello:hello"})
     result = run("hello", "you")
     assert result.exit_code == 1
-    assert "(acme 1.0, other 1.0) cannot be used: more than one distribution" in result.stderr
+    assert result.stderr == (
+        "Error: The command 'hello' (acme 1.0, other 1.0) cannot be used: more than one "
+        "distribution names a plugin 'hello'. Uninstall all of these distributions but one; "
+        "`headstrip plugins` lists all plugins.\n"
+    )
     assert "cannot be used: more than one" in " ".join(run("--help").stdout.split())
 
 

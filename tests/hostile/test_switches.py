@@ -28,7 +28,7 @@ def test_named_plugins_are_blocked_before_import(monkeypatch):
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "system_exit, slow")
     registry = Registry()
     for plugin in ("system_exit", "slow"):
-        with pytest.raises(PluginError, match=r"cannot be used: disabled by .*allow it"):
+        with pytest.raises(PluginError, match=r"cannot be used: disabled by .*Allow it"):
             registry.resolve(f"{plugin}:net")
         assert record_of(registry, plugin).status == "blocked"
         assert f"hostile_{plugin}" not in sys.modules

@@ -100,7 +100,16 @@ def test_two_distributions_with_one_name_are_blocked_and_both_named(site):
     install_distribution(site, "other", {"acme": "other"}, {"other.py": MINIMAL}, version="3")
     record = found("acme").record
     assert (record.status, record.origin) == ("blocked", "one 1.0, other 3")
-    assert "uninstall all but one" in record.error
+    assert record.error == "more than one distribution names a plugin 'acme'"
+    with pytest.raises(PluginError, match=r"Uninstall all of these distributions but one; `head"):
+        found("acme").load()
+
+
+@pytest.mark.parametrize("value", ["", ":::"])
+def test_an_entry_point_that_names_no_module_is_a_failure_with_its_value(site, value):
+    install_distribution(site, "one", {"acme": value}, {})
+    with pytest.raises(PluginError, match=f"entry point {value!r} is not of the form module:name"):
+        found("acme").load()
 
 
 def test_a_distribution_that_is_on_the_path_twice_is_one(site, tmp_path_factory):

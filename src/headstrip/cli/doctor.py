@@ -23,6 +23,7 @@ from headstrip.cli.plugins import timeout_option
 from headstrip.errors import HeadstripError, one_line
 from headstrip.plugins.loader import PluginRecord
 from headstrip.plugins.metadata_folders import damaged_folders
+from headstrip.plugins.records import remedy_for
 
 _DISTRIBUTIONS = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
 _GB = 10**9
@@ -138,7 +139,7 @@ def _plugins(context: click.Context, timeout: float, problems: list[Problem]) ->
     problems += [
         Problem(
             f"the plugin {record.name!r} ({record.origin}), {record.status}: {record.error}",
-            "Install another version of it, or uninstall it."
+            f"{remedy_for(record.error)}."
             if record.status != "found"
             else "Pass a longer --timeout, such as 300.",
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from headstrip.errors import PluginError
 from headstrip.plugins import COMMAND_GROUP
 from headstrip.plugins.entry_points import Declared, declared
-from headstrip.plugins.records import DISABLED, PluginRecord
+from headstrip.plugins.records import PluginRecord, remedy_for
 
 if TYPE_CHECKING:
     import click
@@ -43,10 +43,9 @@ class PluginCommand:
                 return self._import()
             except PluginError as error:
                 reason, cause = str(error), error.__cause__
-        advice = "Allow it" if reason == DISABLED else "Install another version or remove it"
         raise PluginError(
             f"The command {self.name!r} ({self.record.origin}) cannot be used: "
-            f"{reason.rstrip('.')}. {advice}; `headstrip plugins` lists all plugins."
+            f"{reason.rstrip('.')}. {remedy_for(reason)}; `headstrip plugins` lists all plugins."
         ) from cause
 
     def tested(self) -> PluginRecord:

@@ -9,7 +9,7 @@ from typing import Any
 
 from headstrip.errors import PluginError
 from headstrip.plugins.metadata_folders import without_damage
-from headstrip.plugins.records import DISABLED
+from headstrip.plugins.records import DISABLED, SHARED
 from headstrip.system.os_errors import explain_exhaustion
 
 
@@ -41,7 +41,7 @@ class Declared:
             PluginError: Importing it raised any error. The message is only the reason.
         """
         try:
-            return self.point.load()
+            return load_entry_point(self.point)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -69,9 +69,21 @@ def declared(group: str, disabled: Collection[str], reserved: Collection[str]) -
         elif name in reserved:
             problem = f"the name {name!r} belongs to headstrip itself"
         elif len(points) > 1:
-            problem = f"more than one distribution names a plugin {name!r}; uninstall all but one"
+            problem = f"{SHARED} {name!r}"
         found.append(Declared(name, points[0], origin, problem))
     return found
+
+
+def load_entry_point(point: metadata.EntryPoint) -> Any:
+    """Import what an entry point names.
+
+    Raises:
+        PluginError: Its value names no module. Importing the module can raise any other error.
+    """
+    # `EntryPoint.load` would raise an AttributeError that does not say so.
+    if point.pattern.match(point.value) is None:
+        raise PluginError(f"the entry point {point.value!r} is not of the form module:name")
+    return point.load()
 
 
 def installed_entry_points(group: str) -> list[metadata.EntryPoint]:

@@ -19,10 +19,10 @@ import pluggy
 from headstrip.errors import HeadstripError, PluginError
 from headstrip.hookspecs import HeadStripper
 from headstrip.plugins import ENTRY_POINT_GROUP
-from headstrip.plugins.entry_points import Declared, declared, reason_of
+from headstrip.plugins.entry_points import Declared, declared, load_entry_point, reason_of
 from headstrip.plugins.records import DISABLED as DISABLED
 from headstrip.plugins.records import PluginRecord as PluginRecord
-from headstrip.plugins.records import Status
+from headstrip.plugins.records import Status, remedy_for
 from headstrip.plugins.validation import REQUIRED, check_return, contract_problem, stated_version
 from headstrip.spec import is_source
 from headstrip.system.packages import package_folder
@@ -147,15 +147,14 @@ class Plugin:
         return value
 
     def _unusable(self) -> str:
-        advice = "allow it" if self.error == DISABLED else "install another version or remove it"
         return (
             f"The plugin {self.label} cannot be used: {(self.error or '').rstrip('.')}. "
-            f"`headstrip plugins` lists all plugins; {advice}."
+            f"{remedy_for(self.error)}; `headstrip plugins` lists all plugins."
         )
 
     def _import(self) -> Any:
         if isinstance(self.target, metadata.EntryPoint):
-            return self.target.load()
+            return load_entry_point(self.target)
         return self.target
 
     def _register(self, target: Any) -> None:

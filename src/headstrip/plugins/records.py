@@ -13,6 +13,9 @@ Status = Literal["found", "loaded", "blocked", "failed", "damaged"]
 DISABLED = "disabled by HEADSTRIP_DISABLE_PLUGINS or --no-plugin"
 """The reason for which a plugin is blocked that the user does not want."""
 
+SHARED = "more than one distribution names a plugin"
+"""How the reason starts for which a plugin is blocked whose name two distributions have."""
+
 _DISABLE = "HEADSTRIP_DISABLE_PLUGINS"
 _STRICT = "HEADSTRIP_STRICT_PLUGINS"
 
@@ -54,6 +57,15 @@ def disabled_by_environment() -> frozenset[str]:
 def is_strict() -> bool:
     """Whether ``HEADSTRIP_STRICT_PLUGINS=1`` asks for an error where a plugin is unusable."""
     return os.environ.get(_STRICT, "") == "1"
+
+
+def remedy_for(reason: str | None) -> str:
+    """Return what to do about a plugin that cannot be used, without a full stop."""
+    if reason == DISABLED:
+        return "Allow it"
+    if reason and reason.startswith(SHARED):
+        return "Uninstall all of these distributions but one"
+    return "Install another version or remove it"
 
 
 def unusable(record: PluginRecord) -> PluginError:

@@ -17,7 +17,7 @@ from tests.embed.engines.networks import engine_of
 from headstrip import HeadstripError
 from headstrip.cli import main
 from headstrip.embed.calibrate import calibrate
-from headstrip.embed.engines.registry import check_engine, engine_names
+from headstrip.embed.engines.registry import check_engine, engine_names, load_engine
 from headstrip.embed.plan import Settings
 from headstrip.embed.run import Options, embed_source
 from headstrip.encoder.encoder import Encoder
@@ -239,8 +239,22 @@ def test_the_command_disables_an_engine_for_its_own_run_only(site: Path, name: s
 
 def test_two_distributions_with_one_engine_are_both_named(tmp_path: Path) -> None:
     install_distribution(tmp_path, "other", {"simple": "x:Y"}, {}, group=ENGINE_GROUP)
-    with on_path(tmp_path), pytest.raises(HeadstripError, match=r"\(acme-engines 1.0, other 1.0\)"):
+    message = (
+        r"\(acme-engines 1.0, other 1.0\) cannot be used: more than one distribution names a "
+        r"plugin 'simple'\. Uninstall all of these distributions but one, or use another engine\.$"
+    )
+    with on_path(tmp_path), pytest.raises(HeadstripError, match=message):
         check_engine("simple")
+
+
+@pytest.mark.parametrize("value", ["", ":::"])
+def test_an_entry_point_that_names_no_module_is_reported_with_its_value(
+    tmp_path: Path, value: str
+) -> None:
+    install_distribution(tmp_path, "other", {"odd": value}, {}, group=ENGINE_GROUP)
+    message = f"cannot be used: the entry point {value!r} is not of the form module:name. Install"
+    with on_path(tmp_path), pytest.raises(HeadstripError, match=message):
+        load_engine("odd")
 
 
 def test_a_damaged_folder_hides_no_engine(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from headstrip.embed.settings import AUTO
 from headstrip.errors import HeadstripError, PluginError
 from headstrip.plugins import ENGINE_GROUP
 from headstrip.plugins.entry_points import Declared, declared
-from headstrip.plugins.records import DISABLED, disabled_by_environment
+from headstrip.plugins.records import DISABLED, disabled_by_environment, remedy_for
 from headstrip.registry.distributions import versions_required_by
 
 if TYPE_CHECKING:
@@ -148,8 +148,7 @@ def _engines_of_plugins() -> list[Declared]:
 
 
 def _unusable(engine: Declared, reason: str) -> HeadstripError:
-    advice = "Allow it" if reason == DISABLED else "Install another version or remove it"
     return HeadstripError(
         f"The engine {engine.name!r} ({engine.origin}) cannot be used: {reason.rstrip('.')}. "
-        f"{advice}, or use another engine."
+        f"{remedy_for(reason)}, or use another engine."
     )
