@@ -30,7 +30,7 @@ NAME, DISTINCT = "efficientnet_lite0", 400
 
 def run(way: str, folder: Path, out: Path) -> float:
     """Embed a folder in this process or with Ray, and return the seconds."""
-    from headstrip.embed.plan import Settings
+    from headstrip import EmbedSettings
     from headstrip.embed.run import embed_source
 
     encoder, compute = headstrip_encoder(NAME), None
@@ -41,7 +41,7 @@ def run(way: str, folder: Path, out: Path) -> float:
 
         ray.init(include_dashboard=False, log_to_driver=False)
         compute = on_ray()
-    settings = Settings(batch_size=4, threads=1)
+    settings = EmbedSettings(batch_size=4, threads=1)
     started = time.perf_counter()
     embed_source(encoder, folder, out, settings=settings, compute=compute)
     return time.perf_counter() - started

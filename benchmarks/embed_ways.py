@@ -171,7 +171,7 @@ PREPARED: list[float] = []
 
 def headstrip_way(name: str, **settings: Any) -> Embed:
     """Run headstrip, including the start of decoders and writing resumable shards."""
-    from headstrip.embed.plan import Settings
+    from headstrip import EmbedSettings
     from headstrip.embed.run import embed_source
     from headstrip.system.allocator import keep_freed_memory
 
@@ -180,7 +180,8 @@ def headstrip_way(name: str, **settings: Any) -> Embed:
     encoder = headstrip_encoder(name)
 
     def embed(paths: list[str], out: Path) -> int:
-        report = embed_source(encoder, Path(paths[0]).parent, out, settings=Settings(**settings))
+        chosen = EmbedSettings(**settings)
+        report = embed_source(encoder, Path(paths[0]).parent, out, settings=chosen)
         PREPARED.append(report.stages.prepared)
         return report.rows
 
@@ -189,13 +190,15 @@ def headstrip_way(name: str, **settings: Any) -> Embed:
 
 def calibrated_way(name: str) -> Embed:
     """Run headstrip with the options that `headstrip embed --calibrate` prints."""
+    from headstrip import EmbedSettings
     from headstrip.embed.calibrate import choose_engine, measure_engines
-    from headstrip.embed.plan import Settings
     from headstrip.embed.sources import source_of
     from headstrip.system.allocator import keep_freed_memory
 
     keep_freed_memory()
-    found, measured = measure_engines(headstrip_encoder(name), source_of(sys.argv[3]), Settings())
+    found, measured = measure_engines(
+        headstrip_encoder(name), source_of(sys.argv[3]), EmbedSettings()
+    )
     best = choose_engine(measured)
     return headstrip_way(
         name,
@@ -231,9 +234,9 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
     import torch
     from PIL import Image
 
+    from headstrip import EmbedSettings
     from headstrip.embed.engines.make import make_engine
     from headstrip.embed.parallelism import choose_parallelism
-    from headstrip.embed.plan import Settings
     from headstrip.images.pixels import to_pixels
     from headstrip.system.allocator import keep_freed_memory
 
@@ -247,7 +250,7 @@ def floor(name: str, paths: list[str]) -> dict[str, float]:
         started = time.process_time()
         pixels = list(cores.map(decode, paths))
         decoded = time.process_time() - started
-    layout = choose_parallelism(Settings())
+    layout = choose_parallelism(EmbedSettings())
     size = int(layout.settings.batch_size or 1)
     batches = [np.stack(pixels[start : start + size]) for start in range(0, len(pixels), size)]
     batches = [batch for batch in batches if len(batch) == size]

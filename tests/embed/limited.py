@@ -21,8 +21,8 @@ def runs(folder: Path, kind: str) -> Iterator[dict[str, object]]:
     """Run with one limit after the other, from far too little to enough."""
     from tests.conftest import tiny_encoder
 
-    from headstrip.embed.plan import Settings
-    from headstrip.embed.run import Options, embed_source
+    from headstrip import EmbedOptions, EmbedSettings
+    from headstrip.embed.run import embed_source
 
     encoder, source = tiny_encoder(), photographs(folder / "photographs", 6)
     held = Held(source)
@@ -32,8 +32,8 @@ def runs(folder: Path, kind: str) -> Iterator[dict[str, object]]:
             encoder,
             source if workers else held,
             out,
-            settings=Settings(batch_size=2, shard_rows=2, threads=1),
-            options=Options(workers=workers, lanes=1),
+            settings=EmbedSettings(batch_size=2, shard_rows=2, threads=1),
+            options=EmbedOptions(workers=workers, lanes=1),
         )
         return 0
 

@@ -54,10 +54,9 @@ def main() -> None:
     from ray.cluster_utils import Cluster
     from tests.conftest import SMALL
 
-    from headstrip import build_encoder
+    from headstrip import EmbedOptions, EmbedSettings, build_encoder
     from headstrip.embed.cluster import on_ray
-    from headstrip.embed.plan import Settings
-    from headstrip.embed.run import Options, embed_source
+    from headstrip.embed.run import embed_source
     from headstrip.errors import HeadstripError
 
     folder, kind = Path(sys.argv[1]), sys.argv[2]
@@ -70,7 +69,7 @@ def main() -> None:
         encoder = build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
     source = photographs(folder / "photographs", IMAGES)
     maps = [-1] if kind == "maps" else None
-    settings = Settings(batch_size=BATCH, shard_rows=SHARD, maps=maps)
+    settings = EmbedSettings(batch_size=BATCH, shard_rows=SHARD, maps=maps)
     here, there = folder / "here.parquet", folder / "there.parquet"
     embed_source(encoder, source, here, settings=settings)
     lost: list[str] = []
@@ -97,7 +96,7 @@ def main() -> None:
                 there,
                 settings=settings,
                 compute=on_ray(),
-                options=Options(max_errors=30),
+                options=EmbedOptions(max_errors=30),
             )
         except HeadstripError as error:
             print(json.dumps({"error": str(error), "left": sorted(os.listdir(folder))}))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headstrip import EmbedOptions, EmbedSettings
 from headstrip.embed import calibrate as module
 from headstrip.embed.calibrate import (
     LEFT_OUT,
@@ -22,8 +23,7 @@ from headstrip.embed.calibrate import (
     measure_engines,
 )
 from headstrip.embed.decoding.pool import DecodePool
-from headstrip.embed.plan import Settings
-from headstrip.embed.run import Options, embed_source
+from headstrip.embed.run import embed_source
 from headstrip.embed.sources import source_of
 from headstrip.encoder.encoder import Encoder
 
@@ -44,11 +44,11 @@ def photos(save: Save) -> Path:
     return save("a.png", 1).parent
 
 
-def run(encoder: Encoder, photos: Path, out: Path, **asked: Any) -> tuple[Settings, list[str]]:
+def run(encoder: Encoder, photos: Path, out: Path, **asked: Any) -> tuple[EmbedSettings, list[str]]:
     said: list[str] = []
-    options = Options(workers=0, overwrite=True)
+    options = EmbedOptions(workers=0, overwrite=True)
     report = embed_source(
-        encoder, photos, out, settings=Settings(**asked), options=options, say=said.append
+        encoder, photos, out, settings=EmbedSettings(**asked), options=options, say=said.append
     )
     return report.settings, said
 
@@ -72,7 +72,7 @@ def test_auto_measures_and_a_run_that_goes_on_keeps_what_it_chose(
     first, said = run(encoder, photos, tmp_path / "1.parquet", precision="auto")
     assert (first.precision, len(calls)) == ("bf16", 1)
     assert "within the tolerance: 40.0 images/s" in said[0]
-    settings = Settings(precision="auto")
+    settings = EmbedSettings(precision="auto")
     report = embed_source(encoder, photos, tmp_path / "1.parquet", settings=settings)
     assert (report.settings.precision, len(calls)) == ("bf16", 1)
     run(encoder, photos, tmp_path / "2.parquet", precision="auto")
@@ -98,18 +98,20 @@ def test_a_plain_run_measures_nothing_and_keeps_nothing_for_the_next(
 def test_what_calibrate_finds_is_printed_and_changes_no_run_after_it(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted(monkeypatch, "best_batch", Settings(batch_size=2, threads=3))
-    used, _ = measure_engines(encoder, source_of(photos), Settings(engine="torch"))
+    counted(monkeypatch, "best_batch", EmbedSettings(batch_size=2, threads=3))
+    used, _ = measure_engines(encoder, source_of(photos), EmbedSettings(engine="torch"))
     assert (used.batch_size, used.threads) == (2, 3)
     settings, _ = run(encoder, photos, tmp_path / "1.parquet")
     assert (settings.batch_size, settings.threads) == (16, 1)
-    used, _ = measure_engines(encoder, source_of(photos), Settings(engine="torch", batch_size=5))
+    used, _ = measure_engines(
+        encoder, source_of(photos), EmbedSettings(engine="torch", batch_size=5)
+    )
     assert (used.batch_size, used.threads) == (5, None)
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(batch_size=2)])
+@pytest.mark.parametrize("settings", [EmbedSettings(), EmbedSettings(batch_size=2)])
 def test_calibrating_measures_with_the_inference_threads_that_are_asked_for(
-    encoder: Encoder, photos: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+    encoder: Encoder, photos: Path, monkeypatch: pytest.MonkeyPatch, settings: EmbedSettings
 ) -> None:
     pools: list[int] = []
 
@@ -120,7 +122,7 @@ def test_calibrating_measures_with_the_inference_threads_that_are_asked_for(
 
     monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
     settings = replace(settings, engine="torch", precision="fp32")
-    measure_engines(encoder, source_of(photos), settings, Options(workers=0, lanes=3))
+    measure_engines(encoder, source_of(photos), settings, EmbedOptions(workers=0, lanes=3))
     assert {*pools} == {3}
 
 
@@ -136,8 +138,8 @@ def test_calibrating_decodes_images_in_the_decode_mode_of_the_run(
             super().__init__(*parts, mode=mode, **others)
 
     monkeypatch.setattr(module, "DecodePool", Pool)
-    settings = Settings(engine="torch", precision="fp32", batch_size=4, route=route)
-    measure_engines(encoder, source_of(photos), settings, Options(workers=0))
+    settings = EmbedSettings(engine="torch", precision="fp32", batch_size=4, route=route)
+    measure_engines(encoder, source_of(photos), settings, EmbedOptions(workers=0))
     assert modes == [route]
 
 

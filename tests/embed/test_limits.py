@@ -15,12 +15,11 @@ import pytest
 from tests.conftest import tiny_encoder
 from tests.failing import failing
 
-from headstrip import HeadstripError, OptionError
+from headstrip import EmbedOptions, EmbedSettings, HeadstripError, OptionError
 from headstrip.embed.calibrate import measure_engines
 from headstrip.embed.engines.make import make_engine
 from headstrip.embed.files import check_out
-from headstrip.embed.plan import Settings
-from headstrip.embed.run import Options, embed_source
+from headstrip.embed.run import embed_source
 from headstrip.embed.sources import source_of
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +50,8 @@ def embed(source: Any, out: Path, **options: Any) -> None:
         tiny_encoder(),
         source,
         out,
-        settings=Settings(batch_size=1, shard_rows=2, threads=1),
-        options=Options(**{"workers": 0, "lanes": 1} | options),
+        settings=EmbedSettings(batch_size=1, shard_rows=2, threads=1),
+        options=EmbedOptions(**{"workers": 0, "lanes": 1} | options),
     )
 
 
@@ -60,12 +59,12 @@ def embed(source: Any, out: Path, **options: Any) -> None:
 def test_an_option_beyond_the_machine_is_refused_by_its_name(
     photos: Path, tmp_path: Path, settings: dict[str, int], options: dict[str, int], told: str
 ) -> None:
-    asked, out = Settings(**settings), tmp_path / "o.parquet"
+    asked, out = EmbedSettings(**settings), tmp_path / "o.parquet"
     for call in (
         lambda: embed_source(
-            tiny_encoder(), photos, out, settings=asked, options=Options(**options)
+            tiny_encoder(), photos, out, settings=asked, options=EmbedOptions(**options)
         ),
-        lambda: measure_engines(tiny_encoder(), source_of(photos), asked, Options(**options)),
+        lambda: measure_engines(tiny_encoder(), source_of(photos), asked, EmbedOptions(**options)),
     ):
         with pytest.raises(OptionError, match=told):
             call()
@@ -75,9 +74,11 @@ def test_an_option_beyond_the_machine_is_refused_by_its_name(
 def test_an_iterable_and_an_engine_are_bounded_alike(tmp_path: Path) -> None:
     images = [np.zeros((9, 9, 3), np.uint8)]
     with pytest.raises(OptionError, match="--batch-size"):
-        embed_source(tiny_encoder(), images, tmp_path / "o", settings=Settings(batch_size=10**11))
+        embed_source(
+            tiny_encoder(), images, tmp_path / "o", settings=EmbedSettings(batch_size=10**11)
+        )
     with pytest.raises(OptionError, match="--threads"):
-        make_engine(tiny_encoder(), Settings(engine="torch", batch_size=1, threads=100_000))
+        make_engine(tiny_encoder(), EmbedSettings(engine="torch", batch_size=1, threads=100_000))
 
 
 def test_settings_of_a_file_are_bounded_like_those_of_a_caller(
@@ -92,7 +93,7 @@ def test_settings_of_a_file_are_bounded_like_those_of_a_caller(
     metadata["plan"]["settings"]["threads"] = 100_000
     pq.write_table(table.replace_schema_metadata({"headstrip": json.dumps(metadata)}), out)
     with pytest.raises(OptionError, match="--threads 100000"):
-        embed_source(tiny_encoder(), photos, out, options=Options(workers=0))
+        embed_source(tiny_encoder(), photos, out, options=EmbedOptions(workers=0))
 
 
 @pytest.mark.parametrize(

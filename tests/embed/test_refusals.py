@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from headstrip import HeadstripError, OptionError
+from headstrip import EmbedOptions, EmbedSettings, HeadstripError, OptionError
 from headstrip.embed.execute import execute
 from headstrip.embed.output.loading import load_embeddings
-from headstrip.embed.plan import Settings
-from headstrip.embed.run import EmbedReport, Options, embed_source
+from headstrip.embed.run import EmbedReport, embed_source
 from headstrip.embed.sources import source_of
 from headstrip.encoder.encoder import Encoder
 
@@ -27,8 +26,8 @@ Save = Callable[..., Path]
 
 
 def embed(encoder: Encoder, source: Any, out: Path, **asked: Any) -> EmbedReport:
-    options = Options(**{"workers": 0} | asked)
-    return embed_source(encoder, source, out, settings=Settings(batch_size=2), options=options)
+    options = EmbedOptions(**{"workers": 0} | asked)
+    return embed_source(encoder, source, out, settings=EmbedSettings(batch_size=2), options=options)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def embed(encoder: Encoder, source: Any, out: Path, **asked: Any) -> EmbedReport
 )
 def test_a_value_that_nothing_can_be_run_with_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{name}=.* Pass "):
-        Options(**{name: value})
+        EmbedOptions(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -162,12 +161,12 @@ def test_settings_that_nothing_can_be_computed_with_are_refused(
     asked: dict[str, Any], match: str
 ) -> None:
     with pytest.raises(ValueError, match=match):
-        Settings(**asked)
+        EmbedSettings(**asked)
 
 
 def test_an_iterable_has_the_exact_route_alone(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match="not in 'fast'"):
-        embed_source(encoder, images(0), tmp_path / "out", settings=Settings(route="fast"))
+        embed_source(encoder, images(0), tmp_path / "out", settings=EmbedSettings(route="fast"))
 
 
 def test_a_table_of_images_is_not_replaced(encoder: Encoder, save: Save, tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ from tests.conftest import tiny_encoder
 from tests.distributions import install_distribution, on_path
 from tests.embed.like_windows import like_windows
 
-from headstrip import HeadstripError, load_embeddings
+from headstrip import EmbedOptions, EmbedSettings, HeadstripError, load_embeddings
 from headstrip.embed.calibrate import measure_engines
 from headstrip.embed.execute import execute
 from headstrip.embed.pipeline import RowProgress
-from headstrip.embed.plan import RunPlan, Settings
-from headstrip.embed.run import EmbedReport, Options, embed_source
+from headstrip.embed.plan import RunPlan
+from headstrip.embed.run import EmbedReport, embed_source
 from headstrip.embed.sources import source_of
 from headstrip.plugins import ENGINE_GROUP
 
@@ -58,8 +58,8 @@ def embed(
         tiny_encoder(),
         source,
         out,
-        settings=Settings(batch_size=2, shard_rows=2, threads=1),
-        options=Options(workers=0, lanes=1, **asked),
+        settings=EmbedSettings(batch_size=2, shard_rows=2, threads=1),
+        options=EmbedOptions(workers=0, lanes=1, **asked),
         compute=compute,
         say=None if said is None else said.append,
     )
@@ -258,8 +258,8 @@ def test_looking_first_leaves_nothing_mapped(photos: Path) -> None:
         measure_engines(
             tiny_encoder(),
             source_of(photos),
-            Settings(batch_size=1, threads=1, engine="torch"),
-            Options(workers=0),
+            EmbedSettings(batch_size=1, threads=1, engine="torch"),
+            EmbedOptions(workers=0),
         )
 
 
@@ -301,14 +301,14 @@ def test_another_version_of_the_engine_is_noticed_like_another_version_of_torch(
         site, said = tmp_path / version, []
         points, files = {"plain": "plain_engine:Plain"}, {"plain_engine.py": ENGINE}
         install_distribution(site, "acme-engine", points, files, version, group=ENGINE_GROUP)
-        settings = Settings(engine=options.pop("engine", None), batch_size=2, threads=1)
+        settings = EmbedSettings(engine=options.pop("engine", None), batch_size=2, threads=1)
         with on_path(site):
             embed_source(
                 tiny_encoder(),
                 photos,
                 out,
                 settings=settings,
-                options=Options(workers=0, lanes=1, **options),
+                options=EmbedOptions(workers=0, lanes=1, **options),
                 say=said.append,
             )
         return said

@@ -21,26 +21,26 @@ from PIL import Image
 from tests.conftest import SMALL
 from tests.embed.sources.made import write_images, write_tar
 
-from headstrip import HeadstripError, PreprocessingError, build_encoder
+from headstrip import EmbedOptions, EmbedSettings, HeadstripError, PreprocessingError, build_encoder
 from headstrip.embed.execute import execute
 from headstrip.embed.output.work_dir import open_work_dir
 from headstrip.embed.pipeline import RowProgress
-from headstrip.embed.plan import RunPlan, Settings
-from headstrip.embed.run import EmbedReport, Options, embed_source
+from headstrip.embed.plan import RunPlan
+from headstrip.embed.run import EmbedReport, embed_source
 from headstrip.embed.sources import source_of
 from headstrip.encoder.encoder import Encoder
 
 Save = Callable[..., Path]
 
-HERE = Options(workers=0)
+HERE = EmbedOptions(workers=0)
 
 
 def embed(encoder: Encoder, source: Path, out: Path, **asked: object) -> EmbedReport:
     """Embed without processes of its own, in small batches and shards."""
     names = {"batch_size", "dtype", "shard_rows", "route"} & asked.keys()
     chosen = {"batch_size": 2, "shard_rows": 4} | {name: asked.pop(name) for name in names}
-    options = Options(**{"workers": 0} | asked)
-    return embed_source(encoder, source, out, settings=Settings(**chosen), options=options)
+    options = EmbedOptions(**{"workers": 0} | asked)
+    return embed_source(encoder, source, out, settings=EmbedSettings(**chosen), options=options)
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_progress_is_told_up_to_the_last(encoder: Encoder, photos: Path, out: Pa
         encoder,
         photos,
         out,
-        settings=Settings(batch_size=3),
+        settings=EmbedSettings(batch_size=3),
         options=HERE,
         progress=lambda done, total: told.append((done, total)),
     )
@@ -417,7 +417,7 @@ def test_images_of_an_iterable_are_rows_in_their_order(
         yield np.asarray(Image.open(photos / "a.png"))
         yield photos / "c.png"
 
-    report = embed_source(encoder, images(), out, settings=Settings(batch_size=2))
+    report = embed_source(encoder, images(), out, settings=EmbedSettings(batch_size=2))
     rows = pq.read_table(out).to_pylist()
     assert [row["path"] for row in rows[:4]] == [f"{number:09d}" for number in (1, 2, 3, 4)]
     assert rows[4]["path"].endswith("c.png")
@@ -427,7 +427,9 @@ def test_images_of_an_iterable_are_rows_in_their_order(
     assert rows[2]["error"].startswith("it is in none of the formats")
     with pytest.raises(HeadstripError, match="exists, and headstrip cannot compare"):
         embed_source(encoder, images(), out)
-    embed_source(encoder, photos, out.with_name("other.parquet"), settings=Settings(batch_size=2))
+    embed_source(
+        encoder, photos, out.with_name("other.parquet"), settings=EmbedSettings(batch_size=2)
+    )
     assert np.array_equal(
         embeddings_of(out.with_name("other.parquet"))["c.png"], rows[0]["embedding"]
     )
@@ -457,7 +459,7 @@ def test_a_shard_that_is_not_whole_is_computed_again(
             encoder,
             photos,
             out,
-            settings=Settings(batch_size=2, shard_rows=1),
+            settings=EmbedSettings(batch_size=2, shard_rows=1),
             options=HERE,
             compute=two,
         )
@@ -503,7 +505,7 @@ def test_a_shard_that_is_done_is_not_written_again(
                 out,
                 options=HERE,
                 progress=interrupt,
-                settings=Settings(batch_size=2, shard_rows=4),
+                settings=EmbedSettings(batch_size=2, shard_rows=4),
             )
 
     until(6)
@@ -545,7 +547,7 @@ def test_a_file_of_another_source_that_looks_the_same_is_read_again(
     embed(encoder, photos, out)
     said: list[str] = []
     embed_source(
-        encoder, other, out, options=HERE, settings=Settings(batch_size=2), say=said.append
+        encoder, other, out, options=HERE, settings=EmbedSettings(batch_size=2), say=said.append
     )
     (found,) = embeddings_of(out).values()
     clean = out.with_name("clean.parquet")
@@ -594,7 +596,7 @@ def test_what_changes_between_an_interruption_and_the_next_run_is_computed_again
         if done:
             raise KeyboardInterrupt
 
-    settings = Settings(batch_size=1, shard_rows=1)
+    settings = EmbedSettings(batch_size=1, shard_rows=1)
     with pytest.raises(KeyboardInterrupt):
         embed_source(encoder, place, out, settings=settings, options=HERE, progress=interrupting)
     write_dated(place, "folder", dict.fromkeys(files, "blue"), far)

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
-from headstrip import Encoder, ManifestError, build_encoder
+from headstrip import EmbedOptions, Encoder, ManifestError, build_encoder
 from headstrip.embed.output.loading import open_embeddings
 from headstrip.embed.rebuild_encoder import build_encoder_of
-from headstrip.embed.run import Options, embed_source
+from headstrip.embed.run import embed_source
 from headstrip.search.neighbors import find_neighbors
 
 NAME = "shufflenet_v2_x0_5"
@@ -186,7 +186,7 @@ def test_embedding_with_trained_predictors_warns_of_nothing_and_is_found_again(
     image = tmp_path / "photos" / "a.png"
     Image.fromarray(np.full((80, 80, 3), 90, np.uint8)).save(image)
     out = tmp_path / "out.parquet"
-    embed_source(encoder, tmp_path / "photos", out, options=Options(workers=0))
+    embed_source(encoder, tmp_path / "photos", out, options=EmbedOptions(workers=0))
     move_the_head(encoder)
     ((nearest,),) = find_neighbors(out, [image], encoder=encoder)
     assert nearest.path == "a.png"
@@ -203,6 +203,6 @@ def test_a_file_of_a_trained_backbone_is_searched_with_no_other(
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (80, 80)).save(tmp_path / "photos" / "a.png")
     out = tmp_path / "out.parquet"
-    embed_source(encoder, tmp_path / "photos", out, options=Options(workers=0))
+    embed_source(encoder, tmp_path / "photos", out, options=EmbedOptions(workers=0))
     with pytest.raises(ManifestError, match=r"identity is .*changed after it was built"):
         build_encoder_of(open_embeddings(out), weights=file)

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.conftest import tiny_encoder
 from tests.images.deep_images import png, shallow_png
 
-from headstrip import HeadstripError, Preprocessing, PreprocessingError
+from headstrip import EmbedSettings, HeadstripError, Preprocessing, PreprocessingError
 from headstrip.embed.run import embed_source
 from headstrip.images.decode import load_image
 from headstrip.images.inputs import to_picture
@@ -194,12 +194,11 @@ def test_one_background_has_one_name_and_anything_else_is_refused() -> None:
 @pytest.mark.parametrize("route", ["exact", "fast"])
 def test_a_run_uses_the_background_and_refuses_rows_of_another(tmp_path: Path, route: str) -> None:
     from headstrip.embed.output.loading import load_embeddings
-    from headstrip.embed.plan import Settings
 
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "clear.png").write_bytes(stored(Image.new("RGBA", (9, 9), (9, 9, 9, 0))))
     Image.new("RGB", (9, 9), "white").save(tmp_path / "in" / "white.png")
-    encoder, out, settings = tiny_encoder(), tmp_path / "out.parquet", Settings(route=route)
+    encoder, out, settings = tiny_encoder(), tmp_path / "out.parquet", EmbedSettings(route=route)
     embed_source(encoder, tmp_path / "in", out, settings=settings)
     found = load_embeddings(out)[1]
     assert np.array_equal(found[0], found[1])

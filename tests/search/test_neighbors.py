@@ -18,10 +18,10 @@ from tests.conftest import SMALL, pixels
 from tests.distributions import run_python
 from tests.embed.written import write_npy, write_parquet
 
-from headstrip import HeadstripError, ManifestError, OptionError, build_encoder
+from headstrip import EmbedOptions, HeadstripError, ManifestError, OptionError, build_encoder
 from headstrip.embed.output.loading import open_embeddings
 from headstrip.embed.rebuild_encoder import build_encoder_of, check_encoder
-from headstrip.embed.run import Options, embed_source
+from headstrip.embed.run import embed_source
 from headstrip.encoder.encoder import Encoder
 from headstrip.search.neighbors import Neighbor, find_neighbors, nearest
 
@@ -186,7 +186,7 @@ def test_searching_takes_the_same_memory_however_many_rows(tmp_path: Path) -> No
 
 
 def embed(encoder: Encoder, folder: Path, out: Path) -> None:
-    embed_source(encoder, folder, out, options=Options(workers=0))
+    embed_source(encoder, folder, out, options=EmbedOptions(workers=0))
 
 
 @pytest.fixture

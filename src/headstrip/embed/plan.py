@@ -36,10 +36,7 @@ from headstrip.errors import HeadstripError
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
-__all__ = ["EmbedSettings", "Notify", "RunPlan", "Settings", "make_plan", "plan_missing_shards"]
-
-Settings = EmbedSettings
-"""The earlier name of ``EmbedSettings``."""
+__all__ = ["EmbedSettings", "Notify", "RunPlan", "make_plan", "plan_missing_shards"]
 
 Notify = Callable[[str], None]
 """Gets a sentence for the user."""

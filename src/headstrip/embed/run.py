@@ -30,10 +30,7 @@ from headstrip.system.os_errors import explain
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
-__all__ = ["EmbedOptions", "EmbedReport", "Options", "Progress", "embed_source"]
-
-Options = EmbedOptions
-"""The earlier name of ``EmbedOptions``."""
+__all__ = ["EmbedOptions", "EmbedReport", "Progress", "embed_source"]
 
 Progress = Callable[[int, int], None]
 """Gets the numbers of images done and of all images."""

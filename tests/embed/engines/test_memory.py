@@ -14,10 +14,9 @@ from PIL import Image
 from tests.conftest import pixels
 from tests.embed.engines.networks import engine_of
 
-from headstrip import HeadstripError, ImageError
+from headstrip import EmbedSettings, HeadstripError, ImageError
 from headstrip.embed.calibrate import fitting
 from headstrip.embed.engines.make import make_engine
-from headstrip.embed.plan import Settings
 from headstrip.embed.run import embed_source
 from headstrip.system.out_of_memory import OutOfMemoryError, is_out_of_memory
 
@@ -92,8 +91,8 @@ def test_a_batch_that_does_not_fit_leaves_nothing_behind_and_a_smaller_one_runs(
 def test_the_next_smaller_batch_is_taken_until_one_fits(encoder):
     encoder = copy.deepcopy(encoder)
     encoder.backbone = Tight(encoder.backbone)
-    assert fitting(encoder, Settings(batch_size=16)).batch_size == 4
-    assert fitting(encoder, Settings(batch_size=3)).batch_size == 3
+    assert fitting(encoder, EmbedSettings(batch_size=16)).batch_size == 4
+    assert fitting(encoder, EmbedSettings(batch_size=3)).batch_size == 3
 
 
 def test_memory_that_is_short_for_a_moment_costs_a_moment(encoder, tmp_path, monkeypatch):

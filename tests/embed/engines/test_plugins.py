@@ -14,12 +14,11 @@ from click.testing import CliRunner
 from tests.distributions import install_distribution, on_path, run_python
 from tests.embed.engines.networks import engine_of
 
-from headstrip import HeadstripError
+from headstrip import EmbedOptions, EmbedSettings, HeadstripError
 from headstrip.cli import main
 from headstrip.embed.calibrate import calibrate
 from headstrip.embed.engines.registry import check_engine, engine_names, load_engine
-from headstrip.embed.plan import Settings
-from headstrip.embed.run import Options, embed_source
+from headstrip.embed.run import embed_source
 from headstrip.encoder.encoder import Encoder
 from headstrip.plugins import ENGINE_GROUP
 
@@ -116,7 +115,11 @@ def test_listing_them_imports_none_and_no_torch(site: Path) -> None:
 def test_a_run_embeds_with_one(encoder: Encoder, save: Callable[..., Path], tmp_path: Path) -> None:
     photos, out = save("a.png", 1).parent, tmp_path / "out.parquet"
     report = embed_source(
-        encoder, photos, out, settings=Settings(engine="simple"), options=Options(workers=0)
+        encoder,
+        photos,
+        out,
+        settings=EmbedSettings(engine="simple"),
+        options=EmbedOptions(workers=0),
     )
     assert (report.settings.engine, report.rows, report.bad) == ("simple", 1, 0)
 
@@ -186,7 +189,7 @@ def test_an_unknown_engine_is_refused_with_the_names_before_anything_starts(
     photos, out = save("a.png", 1).parent, tmp_path / "new" / "out.parquet"
     out.parent.mkdir()
     with pytest.raises(ValueError, match=message):
-        embed_source(encoder, photos, out, settings=Settings(engine="acme"))
+        embed_source(encoder, photos, out, settings=EmbedSettings(engine="acme"))
     assert list(out.parent.iterdir()) == []
     done = run_python(
         "-m",
@@ -223,7 +226,7 @@ def test_an_engine_that_the_user_disabled_is_not_listed_and_not_loaded(
         engine_of(encoder, engine="simple")
     photos, out = save("a.png", 1).parent, tmp_path / "out.parquet"
     with pytest.raises(HeadstripError, match=message):
-        embed_source(encoder, photos, out, settings=Settings(engine="simple"))
+        embed_source(encoder, photos, out, settings=EmbedSettings(engine="simple"))
 
 
 @pytest.mark.parametrize("name", ["simple", "*"])
@@ -270,7 +273,7 @@ def test_a_run_that_goes_on_with_a_file_of_a_plugin_that_is_gone_names_its_engin
     engines, files = {"gone": "gone_engine:Simple"}, {"gone_engine.py": SIMPLE}
     install_distribution(site, "gone-engines", engines, files, group=ENGINE_GROUP)
     with on_path(site):
-        embed_source(encoder, photos, out, settings=Settings(engine="gone"))
+        embed_source(encoder, photos, out, settings=EmbedSettings(engine="gone"))
     save("b.png", 2)
     with pytest.raises(ValueError, match="There is no engine 'gone'"):
         embed_source(encoder, photos, out)

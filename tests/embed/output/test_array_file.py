@@ -17,10 +17,9 @@ from PIL import Image
 from tests.conftest import pixels, tiny_encoder
 from tests.failing import failing
 
-from headstrip import HeadstripError, load_embeddings
+from headstrip import EmbedOptions, EmbedSettings, HeadstripError, load_embeddings
 from headstrip.embed.output.loading import open_embeddings
-from headstrip.embed.plan import Settings
-from headstrip.embed.run import EmbedReport, Options, embed_source
+from headstrip.embed.run import EmbedReport, embed_source
 from headstrip.search.neighbors import nearest
 
 Change = Callable[[Path], None]
@@ -36,8 +35,8 @@ def embed(source: Path, out: Path, said: list[str] | None = None, **asked: objec
         tiny_encoder(),
         source,
         out,
-        settings=Settings(batch_size=2, shard_rows=2, threads=1),
-        options=Options(workers=0, lanes=1, **asked),
+        settings=EmbedSettings(batch_size=2, shard_rows=2, threads=1),
+        options=EmbedOptions(workers=0, lanes=1, **asked),
         say=None if said is None else said.append,
     )
 

@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 from tests.conftest import pixels, tiny_encoder
 
-from headstrip import HeadstripError
-from headstrip.embed.plan import Settings
-from headstrip.embed.run import Options, embed_source
+from headstrip import EmbedOptions, EmbedSettings, HeadstripError
+from headstrip.embed.run import embed_source
 
 Link = Callable[[Path, Path], None]
 
@@ -37,8 +36,8 @@ def refused(source: object, out: Path) -> None:
             tiny_encoder(),
             source,
             out,
-            settings=Settings(batch_size=1),
-            options=Options(
+            settings=EmbedSettings(batch_size=1),
+            options=EmbedOptions(
                 workers=None if not isinstance(source, (str, Path)) else 0, overwrite=True
             ),
         )
@@ -90,7 +89,7 @@ def test_a_file_of_rows_is_seen_too(tmp_path: Path, image: Path) -> None:
             tiny_encoder(),
             photos,
             tmp_path / "o.npy",
-            options=Options(workers=0, overwrite=True),
+            options=EmbedOptions(workers=0, overwrite=True),
         )
     assert rows.read_bytes() == before
 

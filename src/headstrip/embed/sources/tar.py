@@ -35,7 +35,6 @@ _MOST_EXTENDED = 1 << 20
 _AFTER_END = 1 << 16
 _MOST_OPEN = 16
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-_EXTENDED = (*_PAX, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _WITHOUT_DATA = b"123456"
 _UNPACKERS = {
     "gunzip": (b"\x1f\x8b", (".gz", ".tgz")),
