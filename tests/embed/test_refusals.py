@@ -102,7 +102,10 @@ def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
     [
         ({"settings": {"batch_size": 3}}, "settings must be an EmbedSettings or None, got {'ba"),
         ({"settings": {}}, "settings must be an EmbedSettings or None, got {}. Pass for example "),
-        ({"settings": Options()}, "settings must be an EmbedSettings or None, got an EmbedOptions"),
+        (
+            {"settings": EmbedOptions()},
+            "settings must be an EmbedSettings or None, got an EmbedOptions",
+        ),
         ({"options": []}, "options must be an EmbedOptions or None, got []. Pass for example "),
         ({"options": {"workers": 0}}, "options must be an EmbedOptions or None, got {'workers"),
         ({"progress": 3}, "progress must be a function or None, got 3. Pass one that takes "),
