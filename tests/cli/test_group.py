@@ -83,6 +83,30 @@ def test_an_unknown_command_is_a_usage_error(run: Run) -> None:
     assert "No such command 'lst'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "right"),
+    [
+        (["embed", "photos", "-v"], "headstrip -v embed ..."),
+        (["embed", "photos", "-vv"], "headstrip -v embed ..."),
+        (["list", "--verbose"], "headstrip --verbose list ..."),
+        (["weights", "list", "--debug"], "headstrip --debug weights list ..."),
+        (["list", "--no-plugin", "timm"], "headstrip --no-plugin NAME list ..."),
+    ],
+)
+def test_an_option_that_goes_before_the_command_is_a_usage_error_that_says_so(
+    run: Run, line: list[str], right: str
+) -> None:
+    result = run(*line)
+    assert result.exit_code == 2
+    assert f"is written after the command. Write it before: `{right}`." in result.stderr
+
+
+def test_an_option_that_no_command_has_is_a_usage_error(run: Run) -> None:
+    result = run("list", "--nothing")
+    assert result.exit_code == 2
+    assert "No such option" in result.stderr
+
+
 def test_an_unknown_name_is_a_usage_error_with_suggestions(run: Run) -> None:
     result = run("show", "resnet51")
     assert result.exit_code == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -106,7 +108,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; each exception becomes an error message and an exit code."""
         try:
-            with warnings_as_sentences(), printable_usage():
+            with warnings_as_sentences(), printable_usage(), _naming_misplaced_options(self):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             warn("Interrupted.")
@@ -123,6 +125,30 @@ class LazyGroup(click.Group):
                 warn_lines("".join(traceback.format_exception(error)).rstrip("\n"))
                 ctx.exit(PARTLY)
             raise failure_of(error) from error
+
+
+@contextmanager
+def _naming_misplaced_options(group: click.Group) -> Iterator[None]:
+    """Say of an option of the group that stands after the command where it belongs."""
+    try:
+        yield
+    except click.NoSuchOption as error:
+        # `--version` and `--help`, which have no value, need no command.
+        options = {
+            name: f"{name} {option.metavar}" if option.metavar else name
+            for option in group.params
+            if option.expose_value
+            for name in option.opts
+        }
+        if error.ctx is None or error.option_name not in options:
+            raise
+        program = error.ctx.find_root().command_path
+        command = error.ctx.command_path.removeprefix(program).strip()
+        raise click.UsageError(
+            f"{error.option_name} is written after the command. Write it before: "
+            f"`{program} {options[error.option_name]} {command} ...`.",
+            error.ctx,
+        ) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
