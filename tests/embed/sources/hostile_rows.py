@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import headstrip.embed.sources.urls  # noqa: F401
+import headstrip.embed.sources.urls
+import headstrip.weights.hub  # noqa: F401
 from headstrip import HeadstripError
 from headstrip.embed.sources import Source, source_of
 
