@@ -70,10 +70,10 @@ def two_shards(plan: RunPlan, progress: RowProgress) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def begun(photos: Path, out: Path) -> list[Path]:
-    """Begin a run that is interrupted after two shards of three."""
+def begun(photos: Path, out: Path, **asked: Any) -> list[Path]:
+    """Begin a run that is interrupted after two shards."""
     with pytest.raises(KeyboardInterrupt):
-        embed(photos, out, compute=two_shards)
+        embed(photos, out, compute=two_shards, **asked)
     return sorted(parts(out).glob("*/[0-9]*.parquet"))
 
 
@@ -170,14 +170,12 @@ def test_overwriting_computes_every_row_again_and_goes_on_with_its_own(
     expected = out.read_bytes()
     shutil.copy(photos / "0.png", photos / "6.png")
     # An interrupted update keeps the rows of the file, also where it has no shard yet.
-    with pytest.raises(KeyboardInterrupt):
-        embed(photos, out, compute=two_shards)
+    begun(photos, out)
     (photos / "6.png").unlink()
     assert embed(photos, out, overwrite=True).computed == 6
     assert out.read_bytes() == expected
 
-    with pytest.raises(KeyboardInterrupt):
-        embed(photos, out, compute=two_shards, overwrite=True)
+    begun(photos, out, overwrite=True)
     assert embed(photos, out, overwrite=True).computed == 2
     assert out.read_bytes() == expected
 

@@ -315,8 +315,7 @@ def _chosen(
         table.check_columns([split_column])
     if attributes is not None and len(set(attributes)) != len(attributes):
         raise OptionError(f"attributes={list(attributes)!r:.100} has a name twice. Name each once.")
-    columns = [*table.columns, *table.unusable]
-    names = [one for one in attributes or columns if one != split_column]
+    names = [one for one in attributes or table.names if one != split_column]
     if taken := [name for name in names if name in _TAKEN]:
         raise HeadstripError(
             f"The column {taken[0]!r} cannot be an attribute, because `headstrip predict` writes a "

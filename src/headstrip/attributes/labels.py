@@ -69,16 +69,20 @@ class LabelTable:
     path_column: str = "path"
     kinds: Mapping[str, Kind] = field(default_factory=dict)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all columns except that of the paths, also of those that cannot have labels."""
+        return [*self.columns, *self.unusable]
+
     def check_columns(self, names: Iterable[str]) -> None:
         """Refuse names of columns that the table does not have.
 
         Raises:
             HeadstripError: A name is not that of a column, or is the column of paths.
         """
-        columns = [*self.columns, *self.unusable]
         for name in names:
-            if name not in columns:
-                known = ", ".join(f"{one!r:.60}" for one in columns[:_SHOWN]) or "none"
+            if name not in self.names:
+                known = ", ".join(f"{one!r:.60}" for one in self.names[:_SHOWN]) or "none"
                 raise HeadstripError(
                     f"{self.shown} has no column {name!r:.60}; its columns of labels: {known}. "
                     "Name one of them."

@@ -45,13 +45,12 @@ def attributes_of(table: LabelTable, chosen: Sequence[str] | None) -> list[str]:
         HeadstripError: There is no such column.
     """
     table.check_columns(chosen or ())
-    columns = [*table.columns, *table.unusable]
-    if not columns:
+    if not table.names:
         raise HeadstripError(
             f"{table.shown} has no column of labels. Add one, such as 'colour', or pass a folder "
             "that has a folder of images per class."
         )
-    return list(dict.fromkeys(chosen or columns))
+    return list(dict.fromkeys(chosen or table.names))
 
 
 def read_images(
