@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from headstrip.errors import UnknownBackboneError
 from headstrip.images.preprocessing import Preprocessing
+from headstrip.system.arguments import type_of
 
 Task = Literal["image", "video"]
 TASKS = get_args(Task)
@@ -212,7 +213,7 @@ def parse_name(text: str) -> Name:
     """
     if not isinstance(text, str):
         raise UnknownBackboneError(
-            f"A backbone's name is a string, and {text!r} is a {type(text).__name__}. "
+            f"A backbone's name is a string, and {text!r} is {type_of(text)}. "
             "Pass a name such as 'resnet50'; `headstrip list` prints all of them."
         )
     source, colon, rest = text.partition(":")

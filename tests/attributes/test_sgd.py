@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tests.conftest import tiny_encoder
 from tests.embed.written import write_npy, write_parquet
 
 from headstrip import HeadstripError, OptionError, fit_predictors
+from headstrip.attributes import sgd
 from headstrip.embed.output.provenance import Provenance, metadata_for
 from headstrip.embed.settings import EmbedSettings
 
@@ -163,7 +165,8 @@ PEAK = """
 
 def peak_of(folder: str) -> int:
     """Fit a file and return how many bytes of memory the process had at most."""
-    fit_predictors(Path(folder, "big.parquet"), Path(folder, "labels.csv"), method="sgd")
+    with mock.patch.object(sgd, "_EPOCHS", 3):  # each reads all of the file
+        fit_predictors(Path(folder, "big.parquet"), Path(folder, "labels.csv"), method="sgd")
     # Unlike ru_maxrss, it does not count the memory of the process that started this one.
     (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in one]
     return int(line.split()[1]) * 1024

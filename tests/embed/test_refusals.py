@@ -123,7 +123,7 @@ def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
             "out must be a string or a path object, got b'o'. Pass one such as 'photos",
         ),
         ({"source": "\ud800"}, "The source '\\ud800' cannot be a path: no file name can have "),
-        ({"source": {"a.png": 1}}, "A dict cannot be a source of images, because it could "),
+        ({"source": {"a.png": 1}}, "The source is a dict, and the images could be its keys "),
         (
             {"encoder": "resnet18"},
             "encoder must be an Encoder, got 'resnet18'. Pass build_encoder('resnet18').",
@@ -142,7 +142,7 @@ def test_an_argument_of_a_wrong_type_is_refused(
 
 def test_a_table_and_any_mapping_cannot_be_a_source() -> None:
     for what in (pd.DataFrame({"path": ["a.png"]}), MappingProxyType({"a.png": 1})):
-        with pytest.raises(OptionError, match=r"cannot be a source of images, .* Pass "):
+        with pytest.raises(OptionError, match=r"The source is .*, and .* Pass "):
             source_of(what)
 
 

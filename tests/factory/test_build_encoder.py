@@ -329,13 +329,13 @@ def test_an_encoder_built_in_inference_mode_can_train(file):
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"options": 5}, ValueError, r"options=5 is a int\..*mapping"),
+        ({"options": 5}, ValueError, r"options=5 is an int\..*mapping"),
         ({"options": {"weights": "DEFAULT"}}, ValueError, "options has weights='DEFAULT'"),
         ({"dtype": "float16"}, ValueError, "torch.bfloat16, got 'float16'"),
         ({"dtype": torch.int8}, ValueError, "floating-point"),
         ({"device": "nope"}, ValueError, "device='nope' cannot be used here"),
-        ({"preprocessing": 5}, PreprocessingError, "preprocessing=5 is a int"),
-        ({"preprocessing": nn.Identity()}, PreprocessingError, "is a Identity"),
+        ({"preprocessing": 5}, PreprocessingError, "preprocessing=5 is an int"),
+        ({"preprocessing": nn.Identity()}, PreprocessingError, "is an Identity"),
     ],
 )
 def test_an_argument_of_another_kind_is_refused_in_a_sentence(keywords, error, message):
@@ -370,7 +370,7 @@ class TestStrippingOnesOwnNetwork:
     def test_a_network_of_another_family_is_refused_and_unchanged(self, family):
         model = models.resnet18()
         keys = list(model.state_dict())
-        with pytest.raises(HeadNotFoundError, match="A ResNet is not a network of the family"):
+        with pytest.raises(HeadNotFoundError, match="The class ResNet is not of the family"):
             headstrip.strip_head(model, family=family)
         assert list(model.state_dict()) == keys
 

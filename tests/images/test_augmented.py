@@ -175,5 +175,5 @@ def test_what_cannot_be_augmented_is_refused() -> None:
     with pytest.raises(PreprocessingError, match="interpolation='lanczos'"):
         replace(FIVE, interpolation="lanczos").augmented()(values(5))
     assert replace(RGB, interpolation="lanczos").augmented()(values(3)).shape == (3, 24, 32)
-    with pytest.raises(PreprocessingError, match="An image cannot be a int"):
+    with pytest.raises(PreprocessingError, match="An image cannot be an int"):
         RGB.augmented()(3)

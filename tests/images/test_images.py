@@ -117,13 +117,13 @@ def test_pixels_without_a_meaning_are_refused(mode: str, value: int, told: str) 
 @pytest.mark.parametrize(
     ("image", "told"),
     [
-        (7, "An image cannot be a int."),
+        (7, "An image cannot be an int."),
         (None, "An image cannot be a NoneType."),
         ([PIXELS], "An image cannot be a list."),
-        (PIXELS.astype(np.float64), "a ndarray of float64 and shape (9, 11, 3)"),
-        (PIXELS[None], "a ndarray of uint8 and shape (1, 9, 11, 3)"),
+        (PIXELS.astype(np.float64), "an ndarray of float64 and shape (9, 11, 3)"),
+        (PIXELS[None], "an ndarray of uint8 and shape (1, 9, 11, 3)"),
         (PIXELS[:, :, :2], "The image has 2 channels, and the encoder takes 3."),
-        (PIXELS[:0], "a ndarray of uint8 and shape (0, 11, 3)"),
+        (PIXELS[:0], "an ndarray of uint8 and shape (0, 11, 3)"),
         (torch.zeros(3, 9, 11), "a Tensor of float32 and shape (3, 9, 11)"),
         (torch.zeros(9, 11, 3, dtype=torch.uint8), "An image with 3 channels is needed"),
         (torch.zeros(3, 0, 9, dtype=torch.uint8), "it is 9 wide and 0 high"),

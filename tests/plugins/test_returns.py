@@ -52,7 +52,7 @@ def test_none_is_an_answer_where_nothing_is_required(hook):
         ("find_backbone", "net", "a str instead of a BackboneSpec"),
         ("reference", [1.0], "a list instead of a Tensor"),
         ("levels", "layer1", "a str instead of a tuple of Level or a Module"),
-        ("levels", ("layer1", 2), "a int among its levels"),
+        ("levels", ("layer1", 2), "an int among its levels"),
         ("levels", (">",), "the level '>' without a path"),
         ("levels", (Level("norm", layout="NCL"),), "a level with the layout 'NCL' instead of one"),
         ("levels", (Level("norm", layout="NLC"),), "the level 'norm' of tokens without the stride"),

@@ -474,7 +474,7 @@ DEFECTS = [
     (NamesAnOptionThatSetsNoChannels, "input-options", "built with num_channels=5 the input is 3x"),
     (ClaimsOneSize, "sizes", "the catalog claims the sizes 'fixed', but they are 'any'"),
     (DescribesOnlyDicts, "describe-file", "raised TypeError: argument of type 'NoneType'"),
-    (DescribesAPublishedFile, "describe-file", "for a OrderedDict is wrong: it has a location"),
+    (DescribesAPublishedFile, "describe-file", "for an OrderedDict is wrong: it has a location"),
     (DescribesOtherClasses, "describe-file", "and the weights that name it have 5 classes"),
     (OtherShape, "preprocessing", "of 'without weights' gives (3, 8, 8) instead of (3, 16, 16)"),
     (WrongPath, "build", "or the path of its head (its last Linear is at 'fc')."),

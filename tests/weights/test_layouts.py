@@ -135,7 +135,7 @@ def test_a_key_that_the_file_does_not_have_is_refused(small: State, tmp_path: Pa
         build_encoder(SMALL, weights=path, weights_key="teacher")
 
 
-@pytest.mark.parametrize(("key", "why"), [("teacher", "is not a file"), (3, "is a int")])
+@pytest.mark.parametrize(("key", "why"), [("teacher", "is not a file"), (3, "is an int")])
 def test_a_key_needs_a_file_and_is_a_string(key: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         build_encoder(SMALL, weights=None, weights_key=key)

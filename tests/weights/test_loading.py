@@ -80,7 +80,7 @@ def test_a_state_dict_elsewhere_in_a_checkpoint_is_found(
 
 def test_an_entry_that_is_no_tensor_is_named(tmp_path: Path, shufflenet: State) -> None:
     path = save_zip({**shufflenet, "epoch": 3}, tmp_path / "own")
-    with pytest.raises(WeightsError, match=r"with something else in it: 'epoch' is a int\. Save"):
+    with pytest.raises(WeightsError, match=r"with something else in it: 'epoch' is an int\. Save"):
         build_encoder(NAME, weights=path)
 
 

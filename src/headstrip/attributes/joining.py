@@ -17,6 +17,7 @@ from headstrip.embed.output.loading import EmbeddingsFile, load_embeddings, open
 from headstrip.embed.output.paths import rows_file
 from headstrip.embed.rebuild_encoder import described_in
 from headstrip.errors import HeadstripError, one_line
+from headstrip.system.arguments import type_of
 
 _EXAMPLES = 3
 
@@ -118,7 +119,7 @@ def images_of_array(
         array = np.asarray(embeddings)
     except (TypeError, ValueError, RuntimeError) as error:
         raise HeadstripError(
-            f"embeddings is a {type(embeddings).__name__} that numpy cannot read as an array "
+            f"embeddings is {type_of(embeddings)} that numpy cannot read as an array "
             f"({one_line(error)[:100].rstrip('.')}). Pass an array as embeddings, and the paths of "
             "its rows as paths=."
         ) from error

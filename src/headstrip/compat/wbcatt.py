@@ -23,6 +23,7 @@ from headstrip.encoder.predictors_file import FittedPredictors
 from headstrip.errors import HeadstripError, WeightsError
 from headstrip.factory.build import build_encoder
 from headstrip.images.preprocessing import Preprocessing
+from headstrip.system.arguments import type_of
 from headstrip.system.atomic import written_beside
 from headstrip.system.os_errors import explain
 from headstrip.weights.reading import Reading, read_weights
@@ -289,7 +290,7 @@ def _checked(encoder: Encoder) -> Predictors:
             )
         if not isinstance(module, nn.Linear) or module.bias is None:
             raise HeadstripError(
-                f"The predictor of {one.name!r:.60} is a {type(module).__name__}, and WBCAtt's "
+                f"The predictor of {one.name!r:.60} is {type_of(module)}, and WBCAtt's "
                 "code has linear layers with a bias. Use encoder.state_dict() instead."
             )
     if encoder.inputs:

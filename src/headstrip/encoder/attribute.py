@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, TypeAlias, get_args
 
+from headstrip.system.arguments import type_of
+
 Kind = Literal["class", "labels", "number"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -106,7 +108,7 @@ def attributes_of(given: AttributesArgument) -> tuple[Attribute, ...]:
         return tuple(_attribute(name, value) for name, value in given.items())
     if not isinstance(given, Sequence) or not all(isinstance(one, Attribute) for one in given):
         raise ValueError(
-            f"predictors={given!r} is a {type(given).__name__}. "
+            f"predictors={given!r} is {type_of(given)}. "
             "Pass a mapping of attributes to numbers of classes, such as {'colour': 12}, to names "
             "of classes, such as {'colour': ['red', 'blue']}, or a list of headstrip.Attribute."
         )

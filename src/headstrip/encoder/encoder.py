@@ -22,6 +22,7 @@ from headstrip.images.preprocessing import Preprocessing
 from headstrip.network.dtypes import computing_dtype
 from headstrip.network.head import Law
 from headstrip.spec import BackboneSpec, WeightsEntry
+from headstrip.system.arguments import type_of
 
 if TYPE_CHECKING:
     import os
@@ -376,7 +377,7 @@ class Encoder(nn.Module):
         self.warn_of_invented_channels()
         if is_one(images, 3 if self.spec.task == "image" else 4):
             raise PreprocessingError(
-                f"images is a {type(images).__name__}, and embed takes several images. "
+                f"images is {type_of(images)}, and embed takes several images. "
                 "Pass a list, or another iterable, of images."
             )
         parts = [

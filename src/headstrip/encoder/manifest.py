@@ -22,6 +22,7 @@ from headstrip.network.head import Law
 from headstrip.registry.distributions import distributions_of, written_with
 from headstrip.registry.registry import get_registry
 from headstrip.spec import LAWS, BackboneSpec, WeightsEntry
+from headstrip.system.arguments import type_of
 
 FORMAT = 1
 """Version of the format; a later headstrip writes a higher one."""
@@ -171,7 +172,7 @@ def _tagged(spec: BackboneSpec, tag: str | None) -> str:
 def _classes(name: str, module: nn.Module) -> int:
     if not isinstance(module, nn.Linear):
         raise ManifestError(
-            f"The predictor {name!r} is a {type(module).__name__}, and a manifest describes linear "
+            f"The predictor {name!r} is {type_of(module)}, and a manifest describes linear "
             "layers only. Build the encoder without predictors, and save your modules separately."
         )
     return module.out_features

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headstrip.encoder.map_owner import Owner
 from headstrip.errors import LevelError, one_line
+from headstrip.system.arguments import type_of
 
 FAILURES = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 """What networks raise for an input that they do not take."""
@@ -26,7 +27,7 @@ def check_batch(x: Any) -> None:
         LevelError: It is refused.
     """
     if not isinstance(x, Tensor):
-        raise LevelError(f"x must be a tensor (N, C, H, W), got a {type(x).__name__}. {_REMEDY}")
+        raise LevelError(f"x must be a tensor (N, C, H, W), got {type_of(x)}. {_REMEDY}")
     if x.ndim != 4:
         raise LevelError(f"x must have the shape (N, C, H, W), got {tuple(x.shape)}. {_REMEDY}")
 

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from headstrip.encoder.attribute import AttributesArgument, attributes_of
 from headstrip.encoder.loss import masked_loss
 from headstrip.errors import WeightsError
+from headstrip.system.arguments import type_of
 
 _BY_POSITION = re.compile(r"[0-9]+")
 # A module has attributes of these names, so no part of it can have one. The list is fixed and does
@@ -360,14 +361,14 @@ def init_predictors(modules: Iterable[nn.Module]) -> None:
     """
     if not isinstance(modules, Iterable):
         raise ValueError(
-            f"A {type(modules).__name__} is not a collection of modules. Pass a list of them."
+            f"modules is {type_of(modules)}, not a collection of modules. Pass a list of them."
         )
     predictors, modules = modules, list(modules)
     for position, module in enumerate(modules):
         weight = getattr(module, "weight", None)
         if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
             raise ValueError(
-                f"Module {position}, a {type(module).__name__}, has no weight to initialise. "
+                f"Module {position}, {type_of(module)}, has no weight to initialise. "
                 "Pass linear or convolution layers."
             )
     for module in modules:

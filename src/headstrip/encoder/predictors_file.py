@@ -23,7 +23,7 @@ from headstrip.encoder.saved_folder import PREDICTORS_KEY
 from headstrip.errors import HeadstripError, one_line
 from headstrip.registry.distributions import versions_changed
 from headstrip.system import bounded_json
-from headstrip.system.arguments import check_path
+from headstrip.system.arguments import check_path, type_of
 from headstrip.system.atomic import written_beside
 from headstrip.system.os_errors import explain
 from headstrip.weights.safetensors_file import bytes_of, read_safetensors, write_safetensors
@@ -108,7 +108,7 @@ class FittedPredictors:
             array = np.asarray(embeddings)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"embeddings is a {type(embeddings).__name__} that numpy cannot read as an array "
+                f"embeddings is {type_of(embeddings)} that numpy cannot read as an array "
                 f"({one_line(error)[:100].rstrip('.')}). Pass an array."
             ) from error
         if array.ndim != 2 or array.shape[1] != self.dim or array.dtype.kind not in "fiu":

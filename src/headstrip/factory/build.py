@@ -60,6 +60,7 @@ from headstrip.network.meta_init import collector_held_back
 from headstrip.network.width import HeadError, ProbeError
 from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec, is_folder, merged_options
+from headstrip.system.arguments import type_of
 from headstrip.weights.hub import offline_call
 from headstrip.weights.reading import VERIFY, Reading
 
@@ -175,7 +176,7 @@ def build_encoder(
     """
     if not isinstance(name, (str, Mapping, os.PathLike)):
         raise UnknownBackboneError(
-            f"A backbone's name is a string, and {name!r:.100} is a {type(name).__name__}. Pass a "
+            f"A backbone's name is a string, and {name!r:.100} is {type_of(name)}. Pass a "
             "name that `headstrip list` prints, such as 'resnet50', or a manifest that "
             "encoder.manifest() returns."
         )
@@ -447,8 +448,7 @@ def strip_head(model: nn.Module, *, family: str) -> Stripped:
     """
     if not isinstance(model, nn.Module):
         raise HeadNotFoundError(
-            f"model must be a torch.nn.Module, got a {type(model).__name__}. Pass a network "
-            "and its family."
+            f"model must be a torch.nn.Module, got {type_of(model)}. Pass a network and its family."
         )
     registry = get_registry()
     plugin, own = registry.stripper(family)
@@ -529,7 +529,7 @@ def _changed(
     # torchvision's transforms are modules, and change images.
     if not callable(change) or isinstance(change, nn.Module):
         raise PreprocessingError(
-            f"preprocessing={change!r} is a {type(change).__name__}. Pass a "
+            f"preprocessing={change!r} is {type_of(change)}. Pass a "
             "headstrip.Preprocessing, the tag of the weights that state it, or a function of the "
             "weights' preprocessing."
         )
@@ -545,7 +545,7 @@ def _changed(
     found = change(steps)
     if not isinstance(found, Preprocessing):
         raise PreprocessingError(
-            f"The function given as preprocessing returned a {type(found).__name__}. Return a "
+            f"The function given as preprocessing returned {type_of(found)}. Return a "
             "headstrip.Preprocessing."
         )
     if expands and (found.mean, found.std) != (steps.mean, steps.std):

@@ -21,6 +21,7 @@ from headstrip.network.channels import Widening
 from headstrip.network.head import Stripped
 from headstrip.registry.registry import get_registry
 from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_options
+from headstrip.system.arguments import type_of
 from headstrip.weights.mapping import Guard
 
 _LOGGER = logging.getLogger("headstrip.factory")
@@ -283,7 +284,7 @@ def _check_key(key: object, selection: Selection, weights: object) -> None:
         return
     if not isinstance(key, str):
         raise ValueError(
-            f"weights_key={key!r:.100} is a {type(key).__name__}. Pass the path of a state dict in "
+            f"weights_key={key!r:.100} is {type_of(key)}. Pass the path of a state dict in "
             "the file as a string, such as 'teacher'."
         )
     if selection.path is None:
@@ -297,7 +298,7 @@ def _check_options(options: object) -> None:
     """Refuse options that are not a mapping, and those that headstrip sets itself."""
     if options is not None and not isinstance(options, Mapping):
         raise ValueError(
-            f"options={options!r} is a {type(options).__name__}. "
+            f"options={options!r} is {type_of(options)}. "
             "Pass a mapping of constructor arguments, such as {'image_size': 384}."
         )
     for name, instead in RESERVED_OPTIONS.items():

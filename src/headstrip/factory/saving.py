@@ -36,6 +36,7 @@ from headstrip.registry.catalog import (
 from headstrip.registry.registry import get_registry
 from headstrip.spec import SAVED
 from headstrip.system import bounded_json
+from headstrip.system.arguments import type_of
 from headstrip.system.atomic import write_atomically, written_beside
 from headstrip.system.file_lock import file_lock
 from headstrip.system.os_errors import explain
@@ -277,7 +278,7 @@ def _fitted(encoder: Encoder) -> FittedPredictors | None:
         return None
     if not isinstance(predictors, Predictors):
         raise HeadstripError(
-            f"encoder.predictors is a {type(predictors).__name__}, and encoder.save writes those "
+            f"encoder.predictors is {type_of(predictors)}, and encoder.save writes those "
             "that build_encoder made. Save yours with torch.save(encoder.predictors.state_dict(), "
             "path), set encoder.predictors = None, and save the encoder."
         )

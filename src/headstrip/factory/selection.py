@@ -12,6 +12,7 @@ from headstrip.errors import WeightsError
 from headstrip.registry.registry import Registry
 from headstrip.registry.suggestions import joined
 from headstrip.spec import BackboneSpec, Name, WeightsEntry
+from headstrip.system.arguments import type_of
 from headstrip.weights.addresses import SUFFIXES
 from headstrip.weights.problems import folder_advice
 
@@ -52,7 +53,7 @@ def select_weights(
     """
     if not isinstance(weights, (str, os.PathLike, Enum, type(None))):
         raise ValueError(
-            f"weights={weights!r} is a {type(weights).__name__}. "
+            f"weights={weights!r} is {type_of(weights)}. "
             "Pass 'DEFAULT', a tag, a path, or None for random weights."
         )
     wanted = weights.name if isinstance(weights, Enum) else weights

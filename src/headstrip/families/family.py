@@ -86,7 +86,7 @@ class TorchvisionFamily:
         kind = type(model)
         if not any(base.__module__ == self.MODULE for base in kind.__mro__):
             raise HeadNotFoundError(
-                f"A {kind.__name__} is not a network of the family {self.FAMILIES[0]!r}, whose "
+                f"The class {kind.__name__} is not of the family {self.FAMILIES[0]!r}, whose "
                 f"networks come from {self.MODULE}. Name its family, or take its head off with "
                 "headstrip.detach(network, path) if you know the path."
             )

@@ -24,6 +24,7 @@ from headstrip.images.modes import as_8_bits, as_picture, refuse_huge
 from headstrip.images.pixels import to_pixels
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.images.size_limit import opened_file
+from headstrip.system.arguments import type_of
 
 _DTYPES = (np.uint8, np.uint16, np.float32)
 _ENCODED = (bytes, bytearray, memoryview)
@@ -175,7 +176,7 @@ def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
 
 def _described(value: Any) -> str:
     """Name the type of a value, and the dtype and the shape of an array."""
-    name = f"a {type(value).__name__}"
+    name = type_of(value)
     if isinstance(value, (np.ndarray, Tensor)):
         return f"{name} of {str(value.dtype).removeprefix('torch.')} and shape {tuple(value.shape)}"
     return name

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from headstrip.errors import WeightsError
+from headstrip.system.arguments import type_of
 
 # torch's name for the state of a module that is not a tensor.
 _EXTRA = "_extra_state"
@@ -115,7 +116,7 @@ def _no_state_dict(loaded: object, state: Any) -> str:
     if inside:
         places = " and ".join(f"content{place}" for place in inside[:3])
         return (
-            f"The file holds a {type(loaded).__name__} with a state dict in it, at {places}. Save "
+            f"The file holds {type_of(loaded)} with a state dict in it, at {places}. Save "
             "the one that is meant by itself: content = torch.load(path, weights_only=True); "
             f"torch.save(content{inside[0]}, 'weights.pth')."
         )
@@ -124,18 +125,18 @@ def _no_state_dict(loaded: object, state: Any) -> str:
     if others and len(others) < len(items):
         key, value = others[0]
         return (
-            f"The file holds a state dict with something else in it: {key!r:.100} is a "
-            f"{type(value).__name__}. Save model.state_dict() unchanged."
+            f"The file holds a state dict with something else in it: {key!r:.100} is "
+            f"{type_of(value)}. Save model.state_dict() unchanged."
         )
     mixed = [one.place for one in state_dicts_in(loaded) if one.keys and one.has_names]
     if mixed:
         return (
-            f"The file holds a {type(loaded).__name__} with a state dict in it, at "
+            f"The file holds {type_of(loaded)} with a state dict in it, at "
             f"content{mixed[0]}, and other things between its tensors. Save model.state_dict() "
             "unchanged."
         )
     return (
-        f"The file holds a {type(loaded).__name__} and no state dict, a mapping of names to "
+        f"The file holds {type_of(loaded)} and no state dict, a mapping of names to "
         "tensors. Save model.state_dict()."
     )
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from headstrip.errors import HeadNotFoundError
 from headstrip.spec import Law as Law
-from headstrip.system.arguments import shown
+from headstrip.system.arguments import shown, type_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def find(model: nn.Module, path: str, kind: type[nn.Module]) -> nn.Module:
         )
     if not isinstance(found, kind):
         raise HeadNotFoundError(
-            f"This {type(model).__name__} has a {type(found).__name__} at {path!r}, where a "
+            f"This {type(model).__name__} has {type_of(found)} at {path!r}, where a "
             f"{kind.__name__} was expected. {_advice(model, kind)}"
         )
     return found

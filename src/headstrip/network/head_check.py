@@ -21,6 +21,7 @@ from headstrip.network.width import (
     snapshot,
     width_of,
 )
+from headstrip.system.arguments import type_of
 
 Shape = tuple[int, ...]
 
@@ -134,7 +135,7 @@ def _identity_of_head(stripped: Stripped) -> nn.Module | None:
 
 def _check_logits(logits: Any) -> None:
     if not isinstance(logits, Tensor):
-        raise HeadError(f"gives a {type(logits).__name__} instead of a tensor of logits")
+        raise HeadError(f"gives {type_of(logits)} instead of a tensor of logits")
     if logits.ndim != 2 or logits.shape[0] != BATCH:
         raise HeadError(f"gives the shape {tuple(logits.shape)} instead of (N, classes)")
 

@@ -14,6 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from headstrip.system.arguments import type_of
+
 Layout = Literal["NCHW", "NHWC", "NLC"]
 LAYOUTS = get_args(Layout)
 
@@ -78,7 +80,7 @@ def problem_of(level: object) -> str | None:
     if isinstance(level, str):
         return None if level.removeprefix(_READS) else f"the level {level!r} without a path"
     if not isinstance(level, Level):
-        return f"a {type(level).__name__} among its levels"
+        return f"{type_of(level)} among its levels"
     if not (isinstance(level.path, str) and level.path and isinstance(level.raw, str)):
         return f"the level {level!r} without a path"
     if level.layout not in LAYOUTS:

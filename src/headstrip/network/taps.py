@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from headstrip.network.levels import Level, LevelProblem, to_map
+from headstrip.system.arguments import type_of
 
 Maps = tuple[Tensor, list[Tensor], list[Tensor | None]]
 """The embedding, the maps (N, C, H, W), and the prefix tokens (N, T, C) or None of each map."""
@@ -182,7 +183,7 @@ class ChosenMaps(nn.Module):
         found: Maps = self.module(x, self.levels, self.norm)
         if not (isinstance(found, tuple) and len(found) == 3 and len(found[1]) == len(found[2])):
             raise LevelProblem(
-                f"returns a {type(found).__name__} from the module of its maps, instead of the "
+                f"returns {type_of(found)} from the module of its maps, instead of the "
                 "embedding, a list of maps and a list with the prefix tokens of each"
             )
         return found

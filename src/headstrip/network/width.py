@@ -24,6 +24,7 @@ from torch.nn.parameter import is_lazy
 
 from headstrip.network.dtypes import computing_dtype
 from headstrip.network.meta_ops import ByShape, twin
+from headstrip.system.arguments import type_of
 
 BATCH = 2
 """Number of inputs in the batch for measuring the width."""
@@ -103,7 +104,7 @@ def width_of(output: Any, input_shape: tuple[int, ...]) -> int:
         ProbeError: The output is not a tensor of shape (N, dim).
     """
     if not isinstance(output, Tensor):
-        raise ProbeError(f"gave a {type(output).__name__} instead of a tensor")
+        raise ProbeError(f"gave {type_of(output)} instead of a tensor")
     if not _is_embedding(output):
         raise ProbeError(
             f"gave shape {tuple(output.shape)} for input {(BATCH, *input_shape)} "

@@ -13,6 +13,7 @@ from typing import Any
 from headstrip import hookspecs
 from headstrip.images.preprocessing import Preprocessing
 from headstrip.spec import LAWS, BackboneSpec, WeightsEntry
+from headstrip.system.arguments import type_of, with_article
 
 HOOKS = tuple(name for name in vars(hookspecs.HeadStripper) if not name.startswith("_"))
 
@@ -126,7 +127,7 @@ def check_return(hook: str, value: Any) -> str | None:
         return _check_levels(value)
     expected = _expected_type(hook)
     if not isinstance(value, expected):
-        return f"a {type(value).__name__} instead of a {expected.__name__}"
+        return f"{type_of(value)} instead of {with_article(expected.__name__)}"
     if hook == "strip_head":
         return _check_stripped(value)
     if isinstance(value, dict):
@@ -163,16 +164,16 @@ def _check_levels(value: Any) -> str | None:
     if isinstance(value, nn.Module):
         return None
     if not isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} instead of a tuple of Level or a Module"
+        return f"{type_of(value)} instead of a tuple of Level or a Module"
     return next((problem for one in value if (problem := problem_of(one))), None)
 
 
 def _check_items(value: Any, item_type: type) -> str | None:
     if not isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} instead of a tuple of {item_type.__name__}"
+        return f"{type_of(value)} instead of a tuple of {item_type.__name__}"
     for item in value:
         if not isinstance(item, item_type):
-            return f"a {type(item).__name__} among its {item_type.__name__} items"
+            return f"{type_of(item)} among its {item_type.__name__} items"
         problem = _check_entry(item) if isinstance(item, WeightsEntry) else None
         if problem:
             return problem
@@ -220,7 +221,7 @@ def _check_state_dict(value: dict[Any, Any]) -> str | None:
 
     for key, tensor in value.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            return f"a {type(tensor).__name__} with the key {key!r} instead of a tensor with a name"
+            return f"{type_of(tensor)} with the key {key!r} instead of a tensor with a name"
     return None
 
 
@@ -228,11 +229,11 @@ def _check_stripped(value: Any) -> str | None:
     from torch import nn
 
     if not isinstance(value.backbone, nn.Module):
-        return f"a backbone that is a {type(value.backbone).__name__} instead of a Module"
+        return f"a backbone that is {type_of(value.backbone)} instead of a Module"
     if value.law not in LAWS:
         return f"the unknown head fidelity law={value.law!r}"
     if value.head is not None and not isinstance(value.head, nn.Module):
-        return f"a head that is a {type(value.head).__name__} instead of a Module"
+        return f"a head that is {type_of(value.head)} instead of a Module"
     if (value.head is not None) != (value.law in {"exact", "rounding"}):
         return f"law={value.law!r} {'with' if value.head is not None else 'without'} a head"
     if not _are_all(value.paths, str):

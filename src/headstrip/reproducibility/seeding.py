@@ -22,6 +22,7 @@ from headstrip.reproducibility.seeded_dataset import (
     restore_streams_later,
     seed_streams,
 )
+from headstrip.system.arguments import type_of
 
 if TYPE_CHECKING:
     import torch
@@ -166,7 +167,7 @@ class Determinism:
 
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
             raise TypeError(
-                f"A {type(dataset).__name__} cannot return items by index. "
+                f"The dataset is {type_of(dataset)}, which cannot return items by index. "
                 "Pass a dataset with __getitem__ and __len__."
             )
         return SeededDataset(dataset, self.seed)

@@ -20,12 +20,22 @@ def shown(value: Any) -> str:
     text = repr(value)
     if len(text) <= _LONGEST and text.isprintable():
         return text
+    return type_of(value)
+
+
+def type_of(value: Any) -> str:
+    """Return the name of a value's class with its article.
+
+    Example:
+        >>> type_of(1), type_of("resnet18")
+        ('an int', 'a str')
+    """
     return with_article(type(value).__name__)
 
 
 def with_article(name: str) -> str:
-    """Return the name of a class with its article, such as ``an Encoder``."""
-    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
+    """Return the name of a class with its article, such as ``an Encoder`` or ``an ndarray``."""
+    return f"{'an' if name[0] in 'AEIOaeio' or name.startswith('nd') else 'a'} {name}"
 
 
 def check_type(name: str, value: Any, kind: type, advice: str, *, optional: bool = False) -> None:

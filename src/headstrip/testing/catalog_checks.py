@@ -19,6 +19,7 @@ from headstrip.network.state_dicts import is_under
 from headstrip.registry.catalog import format_shape, row_of_spec
 from headstrip.registry.index import row_problem
 from headstrip.registry.registry import Registry
+from headstrip.system.arguments import type_of
 from headstrip.testing.report import CheckFailed, CheckSkipped
 from headstrip.testing.states import blocked_network, some, tensors_of
 from headstrip.testing.subject import Subject, storage
@@ -237,5 +238,5 @@ def head_output(stripped: Stripped, dim: int) -> tuple[int, ...]:
     with torch.no_grad():
         output = stripped.head.eval()(torch.zeros(2, dim, device=tensor.device))
     if not isinstance(output, Tensor):
-        raise CheckFailed(f"the head gives a {type(output).__name__} instead of a tensor of logits")
+        raise CheckFailed(f"the head gives {type_of(output)} instead of a tensor of logits")
     return tuple(output.shape)

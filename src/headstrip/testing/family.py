@@ -13,6 +13,7 @@ from headstrip.factory.maker import strip_with
 from headstrip.network.head import Stripped
 from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec, Task, WeightsEntry
+from headstrip.system.arguments import type_of
 from headstrip.testing.report import CheckFailed, ConformanceError, Result
 from headstrip.testing.states import generators_restored
 from headstrip.testing.subject import Subject
@@ -60,9 +61,7 @@ class FamilySubject(Subject):
     def _build_model(self, options: Mapping[str, Any]) -> nn.Module:
         model = self._factory()
         if not isinstance(model, nn.Module):
-            raise CheckFailed(
-                f"the factory returned a {type(model).__name__} instead of a torch.nn.Module"
-            )
+            raise CheckFailed(f"the factory returned {type_of(model)} instead of a torch.nn.Module")
         return model
 
 
@@ -129,7 +128,7 @@ def check_family(
 def _check_factory(factory: Factory) -> None:
     if isinstance(factory, nn.Module) or not callable(factory):
         raise ValueError(
-            f"factory is a {type(factory).__name__}. Pass a function that makes a new network, "
+            f"factory is {type_of(factory)}. Pass a function that makes a new network, "
             "such as a class or `lambda: Net()`."
         )
 

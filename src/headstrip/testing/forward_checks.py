@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headstrip.registry.catalog import format_shape
+from headstrip.system.arguments import type_of
 from headstrip.testing.pair import Pair
 from headstrip.testing.report import CheckFailed, CheckNotRun
 from headstrip.testing.subject import Subject
@@ -50,7 +51,7 @@ def _logits(pair: Pair) -> Tensor:
     with torch.no_grad():
         logits: Any = pair.stripped.head(pair.embedding)
     if not isinstance(logits, Tensor):
-        raise CheckFailed(f"the head gives a {type(logits).__name__} instead of a tensor of logits")
+        raise CheckFailed(f"the head gives {type_of(logits)} instead of a tensor of logits")
     return logits
 
 

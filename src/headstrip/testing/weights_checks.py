@@ -22,6 +22,7 @@ from headstrip.network.head_check import width_of_stripped
 from headstrip.network.width import HeadError, ProbeError
 from headstrip.registry.catalog import row_of_entry
 from headstrip.spec import WeightsEntry, effective_shape
+from headstrip.system.arguments import type_of
 from headstrip.testing.catalog_checks import head_output
 from headstrip.testing.report import CheckFailed, CheckSkipped
 from headstrip.testing.states import blocked_network
@@ -153,7 +154,7 @@ def describe_file(subject: Subject) -> str:
         if entry.locations or entry.sha256:
             problem = "it has a location or a sha256, which belong to published weights"
         if problem:
-            raise CheckFailed(f"its result for a {type(loaded).__name__} is wrong: {problem}")
+            raise CheckFailed(f"its result for {type_of(loaded)} is wrong: {problem}")
     return f"4 files without settings, {described} described"
 
 

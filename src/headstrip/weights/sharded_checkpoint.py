@@ -8,6 +8,7 @@ from typing import Any
 
 from headstrip.errors import WeightsError, one_line
 from headstrip.system import bounded_json
+from headstrip.system.arguments import type_of
 from headstrip.weights.folders import lies_in_a_cache
 
 # The index came from elsewhere: it must not lead to files outside its folder.
@@ -53,7 +54,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = bounded_json.read(path, "it")
         if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__} instead of an object")
+            raise ValueError(f"it holds {type_of(content)} instead of an object")
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is not the JSON file it should be ({one_line(error).removesuffix('.')}). "

@@ -70,5 +70,5 @@ def test_a_batch_of_arrays_is_a_stream_of_its_images() -> None:
 def test_what_is_no_image_is_reported_with_its_number() -> None:
     with pytest.raises(HeadstripError, match="Image 2 of the iterable is a NoneType"):
         list(stream([b"1", None]).items())
-    with pytest.raises(HeadstripError, match="A int cannot be a source of images"):
+    with pytest.raises(HeadstripError, match="The source is an int, which holds no images"):
         source_of(3)  # type: ignore[arg-type]

@@ -49,12 +49,12 @@ def recognise(model: nn.Module, family: str) -> None:
     module = kind.__module__
     if not module.startswith(_MODELS) or module.startswith(f"{_MODELS}_"):
         raise HeadNotFoundError(
-            f"A {kind.__name__} of {module} is not a timm network with a classifier. {OWN}"
+            f"The class {module}.{kind.__name__} is not a timm network with a classifier. {OWN}"
         )
     own, built_by = module.removeprefix(_MODELS), _builder(model)
     if family not in {own, built_by}:
         raise HeadNotFoundError(
-            f"A {kind.__name__} is not a network of the family {family!r}. "
+            f"The class {kind.__name__} is not of the family {family!r}. "
             f"Pass the family {f'timm:{built_by or own}'!r}."
         )
     refuse_replaced(model, _USED)

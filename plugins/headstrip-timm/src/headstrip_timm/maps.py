@@ -38,8 +38,9 @@ class IntermediateMaps(nn.Module):
         network = self._network
         if not hasattr(network, "forward_intermediates"):
             raise LevelError(
-                f"timm {timm.__version__} has no feature maps of a {type(network).__name__}: it "
-                "has no forward_intermediates. Install a newer timm, or use the embedding."
+                f"timm {timm.__version__} has no feature maps of the class "
+                f"{type(network).__name__}: it has no forward_intermediates. Install a newer timm, "
+                "or use the embedding."
             )
         self._has_tokens = _PREFIX in inspect.signature(network.forward_intermediates).parameters
         self._count = len(getattr(network.feature_info, "info", network.feature_info))

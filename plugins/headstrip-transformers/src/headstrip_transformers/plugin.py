@@ -65,7 +65,7 @@ def strip_head(
     # A user's subclass may use its head in another way, so accept only the class itself.
     if type(network) is not network_class(tower):
         raise HeadNotFoundError(
-            f"A {type(network).__name__} is not a {tower.network}, the class of the family "
+            f"The class {type(network).__name__} is not {tower.network}, the class of the family "
             f"{family!r}. Pass the family that the network belongs to."
         )
     whole = model if isinstance(model, VisionTower) else VisionTower(model, tower.output)

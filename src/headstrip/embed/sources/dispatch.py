@@ -20,6 +20,7 @@ from headstrip.embed.sources.stream import StreamSource
 from headstrip.embed.sources.tar import TarSource
 from headstrip.embed.sources.trees import FolderTree, NamedTree, Tree, UrlTree
 from headstrip.errors import HeadstripError, OptionError
+from headstrip.system.arguments import type_of
 
 if TYPE_CHECKING:
     from headstrip.embed.sources.kept import Keep
@@ -88,7 +89,7 @@ def source_of(
     if not keep:
         return found
     if not isinstance(found, ListSource) or found.suffix not in _TABLES:
-        shown = repr(text)[:200] if text else f"a {type(what).__name__}"
+        shown = repr(text)[:200] if text else type_of(what)
         raise HeadstripError(
             f"--keep (keep=) copies columns of a .csv, .tsv or .parquet list of paths, and the "
             f"source is {shown}. Leave it out, or pass such a list."

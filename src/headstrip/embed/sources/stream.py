@@ -10,6 +10,7 @@ from headstrip.embed.sources.access import Access
 from headstrip.embed.sources.files import FileReader, item_of_row
 from headstrip.embed.sources.items import Item, Reader
 from headstrip.errors import HeadstripError, OptionError
+from headstrip.system.arguments import type_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,31 +35,29 @@ class StreamSource:
             HeadstripError: It is a single image, or not iterable.
             OptionError: It is a dict or a table, which yields its keys or the names of its columns.
         """
-        kind = type(images).__name__
+        kind = type_of(images)
         if isinstance(images, Mapping):
             raise OptionError(
-                f"A {kind} cannot be a source of images, because it could have them in its keys or "
-                "in its values. Pass the list of its values, or of its keys if these are the paths."
+                f"The source is {kind}, and the images could be its keys or its values. Pass the "
+                "list of its values, or of its keys if these are the paths."
             )
         if hasattr(images, "columns"):
             raise OptionError(
-                f"A {kind} cannot be a source of images, because headstrip does not know which "
-                "column has them. Pass a list of one column, such as list(table['path'])."
+                f"The source is {kind}, and headstrip does not know which column has the images. "
+                "Pass a list of one column, such as list(table['path'])."
             )
         if _is_image(images) and getattr(images, "ndim", 0) < 4:
-            raise HeadstripError(
-                f"The source is one image (a {type(images).__name__}). Put it in a list."
-            )
+            raise HeadstripError(f"The source is one image ({kind}). Put it in a list.")
         if not isinstance(images, Iterable):
             raise HeadstripError(
-                f"A {type(images).__name__} cannot be a source of images. Pass a folder, a list or "
+                f"The source is {kind}, which holds no images. Pass a folder, a list or "
                 "an archive, or pass an iterable of paths, PIL images, uint8 arrays or bytes."
             )
         self._images, self._root, self._access = images, os.getcwd(), access or Access()
 
     def describe(self) -> dict[str, Any]:
         """Return what the source is, as plain JSON values."""
-        return {"kind": "stream", "where": f"images of a {type(self._images).__name__}"}
+        return {"kind": "stream", "where": f"images of {type_of(self._images)}"}
 
     def pairs(self) -> Iterator[tuple[Item, bytes | np.ndarray | Image.Image | None]]:
         """List the images once, in their order.
@@ -78,7 +77,7 @@ class StreamSource:
                 yield item_of_row(self._root, os.fsdecode(image)), None
             elif not has_order:
                 raise HeadstripError(
-                    f"The source is a set with a {type(image).__name__}. headstrip numbers images "
+                    f"The source is a set with {type_of(image)}. headstrip numbers images "
                     "that have no path, and a set has no order. Pass a list."
                 )
             elif isinstance(image, (bytes, bytearray, memoryview)):
@@ -88,7 +87,7 @@ class StreamSource:
                 yield Item(name, 0, 0), image
             else:
                 raise HeadstripError(
-                    f"Image {number} of the iterable is a {type(image).__name__}. Pass paths, PIL "
+                    f"Image {number} of the iterable is {type_of(image)}. Pass paths, PIL "
                     "images, uint8 arrays (height, width, 3), bytes of image files or binary file "
                     "objects."
                 )
