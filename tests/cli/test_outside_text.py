@@ -15,6 +15,7 @@ from PIL import Image
 from tests.cli.conftest import Run
 from tests.cli.terminal import in_terminal
 from tests.distributions import catalog_of, install_distribution, run_python, weights_of
+from tests.sampling import mostly_slow
 
 from headstrip import BackboneSpec, WeightsEntry
 from headstrip.cli.output import warnings_as_sentences
@@ -99,7 +100,7 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=range(len(ARGUMENTS)))
+@pytest.mark.parametrize("arguments", mostly_slow(ARGUMENTS), ids=range(len(ARGUMENTS)))
 def test_an_argument_is_quoted_visibly(
     run: Run,
     arguments: list[str],
@@ -152,19 +153,21 @@ def _hostile_plugin(site: Path) -> None:
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["list", "evil:*"],
-        ["list", "--license", "x", "evil:*"],
-        ["show", "evil:net"],
-        ["show", "evil:net.nothing"],
-        ["plugins"],
-        ["doctor"],
-        ["classify", "x.png", "-b", "evil:net", "--weights", "nothing"],
-        ["weights", "list", "evil:*"],
-        ["weights", "path", "evil:net"],
-        ["weights", "remove", "evil:net"],
-        ["catalog", "check", "evil"],
-    ],
+    mostly_slow(
+        [
+            ["list", "evil:*"],
+            ["list", "--license", "x", "evil:*"],
+            ["show", "evil:net"],
+            ["show", "evil:net.nothing"],
+            ["plugins"],
+            ["doctor"],
+            ["classify", "x.png", "-b", "evil:net", "--weights", "nothing"],
+            ["weights", "list", "evil:*"],
+            ["weights", "path", "evil:net"],
+            ["weights", "remove", "evil:net"],
+            ["catalog", "check", "evil"],
+        ]
+    ),
     ids=" ".join,
 )
 def test_what_a_plugin_says_is_quoted_visibly(

@@ -32,6 +32,15 @@ LIBRARIES = {
 }
 """What a document needs that may be missing; the extra ``dev`` has all except mteb."""
 
+LONG = {
+    "compare-backbones.md",
+    "fit-predictors.md",
+    "fix-a-plugin.md",
+    "save-an-encoder.md",
+    "write-an-engine.md",
+}
+"""Documents that take longer than ten seconds: each is a slow test."""
+
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
@@ -58,7 +67,12 @@ def blocks(path):
     return FENCE.findall(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def _marked(path):
+    marks = pytest.mark.slow if path.name in LONG else ()
+    return pytest.param(path, id=str(path.relative_to(ROOT)), marks=marks)
+
+
+@pytest.mark.parametrize("document", [_marked(path) for path in DOCUMENTS])
 def test_what_a_document_shows_is_true(document, photos):
     if document.name in LIBRARIES and find_spec(LIBRARIES[document.name]) is None:
         pytest.skip(f"{LIBRARIES[document.name]} is not installed")

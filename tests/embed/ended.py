@@ -1,6 +1,6 @@
 """Runs that are ended, in processes forked from one that has an encoder ready.
 
-    python -m tests.embed.ended FOLDER [maps-]died|ENOSPC|EIO|killed|interrupted|measured
+    python -m tests.embed.ended FOLDER [maps-]died|failed|killed|interrupted|measured
 
 Prints as JSON what became of each: the exit code, the message, what was left beside the file, and
 whether the same call afterwards gave the file of a run that nothing had ended.
@@ -148,17 +148,21 @@ class Case:
 
 
 def at_every_call(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """End a run of three shards, or have a call of it fail, at each call there is."""
-    case = Case(folder, 10, workers=0, maps=kind.startswith("maps-"))
-    kind = kind.removeprefix("maps-")
-    for at in itertools.count():
+    """End a run of three shards, or have a call of it fail, at each call there is.
+
+    Calls fail with a full disk and a broken one in turn. With maps it is every other call: they
+    take the same way to the disk, with more columns.
+    """
+    has_maps = kind.startswith("maps-")
+    case = Case(folder, 10, workers=0, maps=has_maps)
+    errors = itertools.cycle([errno.ENOSPC, errno.EIO])
+    for at, error in zip(itertools.count(step=1 + has_maps), errors, strict=False):
         place = folder / f"{at}"
         place.mkdir()
         out = place / "out.parquet"
 
-        def run(at: int = at, out: Path = out) -> int:
-            number = None if kind == "died" else getattr(errno, kind)
-            faults = dying(at=at) if number is None else failing(at=at, error=number)
+        def run(at: int = at, error: int = error, out: Path = out) -> int:
+            faults = dying(at=at) if kind.endswith("died") else failing(at=at, error=error)
             with faults as calls:
                 case.embed(out)
             return 0 if not calls.hit else 3

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests import warm
+from tests.sampling import mostly_slow
 from torch import Tensor
 from torchvision import models
 
@@ -94,16 +95,19 @@ def assert_equal(one: Encoder, other: Encoder) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"weights": None},
-        {"weights": None, "preprocessing": SMALL, "dtype": torch.float64},
-        {"weights": None, "dtype": torch.bfloat16, "predictors": ATTRIBUTES},
-        {"weights": None, "in_chans": 1},
-        {"weights": None, "in_chans": ("R", "G", "B", "N"), "img_size": 96},
-        {"weights": None, "img_size": 64},
-        {"name": "mobilenet_v2", "weights": None, "options": NARROW},
-        {"name": "squeezenet1_1", "weights": None},
-    ],
+    mostly_slow(
+        [
+            {"weights": None},
+            {"weights": None, "preprocessing": SMALL, "dtype": torch.float64},
+            {"weights": None, "dtype": torch.bfloat16, "predictors": ATTRIBUTES},
+            {"weights": None, "in_chans": 1},
+            {"weights": None, "in_chans": ("R", "G", "B", "N"), "img_size": 96},
+            {"weights": None, "img_size": 64},
+            {"name": "mobilenet_v2", "weights": None, "options": NARROW},
+            {"name": "squeezenet1_1", "weights": None},
+        ],
+        every=2,
+    ),
     ids=lambda options: ", ".join(options),
 )
 def test_every_way_to_build_survives(options: dict[str, Any], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.sampling import mostly_slow
 from torch import Tensor
 from torchvision import models
 from torchvision.models import WeightsEnum
@@ -102,7 +103,7 @@ def test_the_catalog_states_the_preset_of_every_set_of_video_weights(
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("name", "member"), one_a_preset(IMAGE), ids=title)
+@pytest.mark.parametrize(("name", "member"), mostly_slow(one_a_preset(IMAGE)), ids=title)
 def test_an_image_has_the_pixels_of_torchvision(name: str, member: WeightsEnum, size: str) -> None:
     mine, theirs = of_catalog(name, member.name).transform(), member.transforms()
     array = pixels(*SIZES[size])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.sampling import mostly_slow
 from tests.weights.files import save_legacy, save_zip
 from torch import Tensor, nn
 
@@ -121,7 +122,7 @@ def test_a_checkpoint_that_holds_itself_is_looked_at_once() -> None:
 SOURCES = ["squeezenet1_1", "timm:resnet10t", "hf:convnext", "efficientnet-lite:efficientnet_lite0"]
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", mostly_slow(SOURCES, every=2))
 @pytest.mark.parametrize("weights", ["{path}", "DEFAULT={path}"])
 def test_every_source_refuses_several_and_takes_the_key_in_the_message(
     name: str, weights: str, tmp_path: Path
@@ -185,7 +186,7 @@ AVERAGES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", AVERAGES)
+@pytest.mark.parametrize("kind", mostly_slow(AVERAGES))
 def test_an_average_that_cannot_fit_by_its_names_is_a_second_state_dict(
     kind: str, small: State, tmp_path: Path
 ) -> None:

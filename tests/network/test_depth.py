@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.sampling import mostly_slow
 from torch import Tensor, nn
 
 from headstrip import get_backbone, list_backbones
@@ -87,7 +88,7 @@ def names_of(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_parameters()]
 
 
-@pytest.mark.parametrize("name", [*smallest_of_families("torchvision"), *OTHERS])
+@pytest.mark.parametrize("name", mostly_slow([*smallest_of_families("torchvision"), *OTHERS]))
 def test_each_parameter_of_a_network_is_in_one_layer(name: str) -> None:
     backbone, shape = backbone_of(name)
     layers = layers_of(backbone, shape)

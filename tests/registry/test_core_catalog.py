@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.sampling import mostly_slow
 from tools.refresh_catalog import live_families, live_labels, live_spec, live_specs, live_weights
 from torchvision import models
 
@@ -109,7 +110,7 @@ def test_labels_are_those_of_the_live_library():
     assert found == live_labels()
 
 
-@pytest.mark.parametrize("name", LIGHT)
+@pytest.mark.parametrize("name", mostly_slow(LIGHT))
 def test_a_row_is_what_a_build_shows(name):
     [live] = [spec for family in live_families() if (spec := live_spec(family, name))]
     assert live == SPECS[name]

@@ -21,6 +21,7 @@ from headstrip.factory.measure import measure
 from headstrip.registry.registry import get_registry
 from headstrip.testing import CHECKS, Result, check_plugin, parametrize_with_backbones, verify
 from headstrip.testing.subject import Subject
+from headstrip.testing.suite import choose
 
 SMALL = [
     "efficientnet_b0",
@@ -106,6 +107,20 @@ def test_the_documents_table_of_checks_is_what_the_checks_demand():
     }
 
 
+def smallest_of_each_family():
+    by_size = sorted(choose("torchvision", None), key=lambda spec: spec.params)
+    families = {}
+    for spec in by_size:
+        families.setdefault(spec.family, spec.name)
+    return sorted(families.values())
+
+
 @pytest.mark.slow
-def test_all_built_in_backbones_keep_the_contract():
-    check_plugin("torchvision", real=15_000_000)
+@pytest.mark.parametrize("name", smallest_of_each_family())
+def test_the_smallest_backbone_of_each_family_keeps_the_contract(name):
+    check_plugin("torchvision", backbones=[name], real=True)
+
+
+@pytest.mark.slow
+def test_all_built_in_backbones_keep_what_is_seen_without_memory():
+    check_plugin("torchvision", real=False)

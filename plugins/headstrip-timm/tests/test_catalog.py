@@ -7,6 +7,7 @@ import random
 import pytest
 import timm
 import torch
+from tests.sampling import mostly_slow
 
 from headstrip import build_encoder
 from headstrip.factory.measure import measure
@@ -72,7 +73,7 @@ def test_what_needs_no_build_is_as_timm_says_now():
         )
 
 
-@pytest.mark.parametrize("name", sample(SMALL, 25, seed=4))
+@pytest.mark.parametrize("name", mostly_slow(sample(SMALL, 25, seed=4)))
 def test_a_row_is_what_the_network_shows_and_its_width_what_timm_says(name):
     spec = SPECS[name]
     if spec.default_weights and not has_tag(name, spec.default_weights):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import timm
 import torch
+from tests.sampling import mostly_slow
 from torch import nn
 
 from headstrip.errors import HeadNotFoundError
@@ -329,7 +330,7 @@ def test_what_is_taken_off_is_the_networks_own_and_all_of_it(case):
         assert {*parts.head.parameters(), *parts.head.buffers()} == under
 
 
-@pytest.mark.parametrize("name", sorted(timm.list_models())[7::110])
+@pytest.mark.parametrize("name", mostly_slow(sorted(timm.list_models())[7::110]))
 def test_a_network_out_of_timms_list_gives_a_vector_as_wide_as_timm_says(name):
     try:
         with torch.device("meta"):

@@ -135,6 +135,7 @@ def test_every_name_that_timm_gave_up_is_refused_and_none_is_in_the_catalog():
             get_registry().resolve(f"timm:{name}")
 
 
+@pytest.mark.slow
 def test_an_entry_point_that_another_package_overwrote_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     done = run_python("-W", "ignore", "-c", BUILD, site=tmp_path)

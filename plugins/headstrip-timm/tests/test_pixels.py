@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tests.sampling import mostly_slow
 from timm.data import create_transform, resolve_data_config
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor
@@ -69,7 +70,7 @@ def differing(config: dict[str, Any], pictures: dict[str, Image.Image] = PICTURE
     return [title for title, image in pictures.items() if differs(image)]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", mostly_slow(CONFIGS))
 def test_the_pixels_are_timm_s_bit_for_bit(name: str) -> None:
     assert differing(CONFIGS[name]) == []
 

@@ -23,6 +23,7 @@ def test_it_lists_every_tower() -> None:
     assert names == sorted(TOWERS)
 
 
+@pytest.mark.slow
 def test_the_catalog_is_what_a_live_build_shows(tmp_path: Path) -> None:
     runpy.run_path(str(FOLDER / "tools/refresh_catalog.py"))["write"](tmp_path)
     for name in ("catalog.tsv", "weights.tsv"):

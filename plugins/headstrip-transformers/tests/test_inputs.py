@@ -9,6 +9,7 @@ import pytest
 import torch
 from hf_checkpoints import files_of, folder_of, network_of, processor
 from PIL import Image
+from tests.sampling import mostly_slow
 
 from headstrip import PreprocessingError, build_encoder
 from headstrip_transformers.towers import TOWERS
@@ -23,7 +24,7 @@ def name(kind, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS))
 def test_channels(name):
     colour, grey = build_encoder(name), build_encoder(name, in_chans=1)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 80), dtype=np.uint8))
@@ -36,7 +37,9 @@ def test_channels(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [64, 128, (64, 96)], ids=str)
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "aimv2_vision_model"])
+@pytest.mark.parametrize(
+    "kind", mostly_slow(kind for kind in KINDS if kind != "aimv2_vision_model")
+)
 def test_sizes(name, size):
     sides = (size, size) if isinstance(size, int) else size
     plain, encoder = build_encoder(name), build_encoder(name, img_size=size)

@@ -21,6 +21,7 @@ from hf_checkpoints import (
     whole,
 )
 from safetensors.torch import load, save
+from tests.sampling import mostly_slow
 from transformers.utils import logging
 
 from headstrip import Preprocessing, PreprocessingError, UnknownBackboneError, WeightsError
@@ -64,7 +65,7 @@ def test_the_configuration_names_the_classes(
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("kind", TOWERS)
+@pytest.mark.parametrize("kind", mostly_slow(TOWERS))
 def test_a_tower_alone_is_headless(kind: str, serve: Serve) -> None:
     network = network_of(kind)
     tower = tower_of(network) if kind in CLASSIFIERS else network
