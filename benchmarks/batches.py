@@ -21,7 +21,7 @@ from pathlib import Path
 from embed_ways import headstrip_encoder
 
 from embed import versions
-from headstrip.embed.calibrate import images_per_second
+from headstrip.embed.calibrate_batches import images_per_second
 from headstrip.embed.parallelism import Parallelism, choose_parallelism, cores
 from headstrip.embed.settings import EmbedSettings
 from headstrip.system.allocator import keep_freed_memory

@@ -358,7 +358,7 @@ def test_any_pattern_of_missing_labels_is_fitted_or_explained(
     seed=st.integers(0, 99),
 )
 @example(attributes=30, missing=0.15, classes=4, seed=0)
-@settings(max_examples=20)
+@settings(max_examples=8)
 def test_any_number_of_attributes_is_fitted_or_explained(
     attributes: int, missing: float, classes: int, seed: int
 ) -> None:

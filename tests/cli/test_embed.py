@@ -221,6 +221,7 @@ def test_looking_first_writes_nothing(
     (row,) = json.loads(result.stdout)
     assert (row["engine"], row["precision"]) == ("torch", "fp32")
     assert row["cosine_min"] > 0.99999
+    assert row["route"] is None
     result = run(*calibrate, "--batch-size", "2")
     assert "within the tolerance: --batch-size 2 --threads 1 --engine torch" in result.stdout
     result = run(*calibrate, "--batch-size", "2", "--lanes", "3", "--route", "fast")

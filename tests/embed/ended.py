@@ -237,7 +237,7 @@ def measured(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Interrupt the measurement of batch sizes."""
     from tests.conftest import tiny_encoder
 
-    from headstrip.embed.calibrate import best_batch
+    from headstrip.embed.calibrate_batches import best_batch
 
     encoder, chance = tiny_encoder(), random.Random(seed)
     best_batch(encoder, seconds=3)

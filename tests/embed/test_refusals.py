@@ -117,6 +117,7 @@ def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
             {"out": None},
             "out must be a string or a path object, got None. Pass one such as 'photos",
         ),
+        ({"out": ""}, "out is empty. Pass a path such as 'photos.parquet'."),
         ({"out": 3}, "out must be a string or a path object, got 3. Pass one"),
         (
             {"out": b"o"},

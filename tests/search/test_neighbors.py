@@ -272,6 +272,7 @@ def trained(encoder: Encoder) -> Encoder:
     [
         ({"encoder": "resnet18"}, r"encoder must be an Encoder, got 'resnet18'\. Pass build_enc"),
         ({"embeddings": None}, "embeddings must be a string or a path object, got None"),
+        ({"embeddings": ""}, "embeddings is empty. Pass a path such as 'photos.parquet'."),
         ({"embeddings": 3}, "embeddings must be a string or a path object, got 3"),
     ],
 )

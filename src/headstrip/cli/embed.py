@@ -290,7 +290,12 @@ def _calibrate(
     running = choose_parallelism(used, options, device=encoder.place()[0].type)
     size, threads, lanes = running.batch_size, running.threads, running.inference_threads
     if as_json:
-        layout = {"batch_size": size, "lanes": lanes, "threads": threads}
+        layout = {
+            "batch_size": size,
+            "lanes": lanes,
+            "threads": threads,
+            "route": settings.route,
+        }
         print_json([{**row, **layout} for row in rows])
         return
     print_line(f"batches of {size}, {lanes} at once, threads per batch: {threads}")

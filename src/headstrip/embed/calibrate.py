@@ -1,4 +1,4 @@
-"""Measures what is fastest on this machine: batches, engines and precisions.
+"""Measures which engine and precision is fastest on this machine.
 
 ``measure_engines`` does it for ``--calibrate``, and ``resolve_settings`` for the engine or the
 precision "auto". A plain run measures nothing: it has the fixed rule of ``choose_parallelism``.
@@ -10,25 +10,23 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 
+from headstrip.embed.calibrate_batches import best_batch, run_batches
 from headstrip.embed.decoding.pool import DecodePool
 from headstrip.embed.engines.engine import PRECISIONS, Engine, Precision, cosines
 from headstrip.embed.engines.make import check_takes_images, make_engine, torch_threads
 from headstrip.embed.engines.registry import check_engine, engine_names, load_engine
 from headstrip.embed.limits import check_addresses, check_limits
 from headstrip.embed.listing import Listing, list_items
-from headstrip.embed.parallelism import Parallelism, choose_parallelism, cores
+from headstrip.embed.parallelism import Parallelism, choose_parallelism
 from headstrip.embed.settings import AUTO, EmbedOptions, EmbedSettings
 from headstrip.embed.sources import Reader, Source
 from headstrip.errors import HeadstripError, OptionError, PreprocessingError, one_line
 from headstrip.system.arguments import shown
-from headstrip.system.interrupts import interrupts_held
 from headstrip.system.out_of_memory import OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -42,9 +40,6 @@ TOLERANCE = 0.999
 LEFT_OUT = "Compiling it takes longer than it could save on these images."
 """Why an engine was not measured for a number of images."""
 
-BATCH_SIZES = (16, 8, 4, 32, 2, 1)
-"""Batch sizes to measure; those that are fastest most often come first."""
-
 _SAMPLE = 32
 """Images of the source that engines are compared on, at least."""
 
@@ -56,14 +51,6 @@ _MEASURING_SHARE = 0.1
 
 _SLOW = 0.25
 """Below this share of the fastest rate, one batch is enough to call an engine slower."""
-
-_MIN_GAIN = 1.05
-"""How much faster other batches must be than the best so far."""
-
-_BATCHES_PER_THREAD = 2
-
-_DECODE_SECONDS = 0.003
-"""CPU time to decode a photograph of 500 x 375 pixels and resize it to 224 x 224."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,7 +431,7 @@ def _measure(
         if rate >= enough:
             # Fewer batches than inference threads would leave some of them idle.
             repeats = -(-inference_threads // len(pixels))
-            found, seconds = _run(forward, [*pixels] * repeats, inference_threads)
+            found, seconds = run_batches(forward, [*pixels] * repeats, inference_threads)
             embeddings, rate = found[: len(reference)], len(found) / seconds
     except PreprocessingError:
         raise
@@ -456,79 +443,3 @@ def _measure(
     return Measured(
         engine, precision, rate, float(near.min()), float(near.mean()), compiled - started
     )
-
-
-def _run(
-    forward: Engine, pixels: Sequence[np.ndarray], inference_threads: int
-) -> tuple[np.ndarray, float]:
-    """Run batches in inference threads; return the embeddings in order, and the seconds."""
-    with ThreadPoolExecutor(
-        inference_threads,
-        initializer=torch.set_num_threads,
-        initargs=(forward.settings.threads,),
-    ) as pool:
-        # The memory that a thread allocates for its first batch is not part of its speed.
-        with interrupts_held():
-            first = pool.map(forward, [pixels[0]] * inference_threads)
-        list(first)
-        started = time.perf_counter()
-        with interrupts_held():
-            found = pool.map(forward, pixels)
-        return np.concatenate(list(found)), time.perf_counter() - started
-
-
-def best_batch(
-    encoder: Encoder, *, lanes: int | None = None, seconds: float = 20.0
-) -> EmbedSettings:
-    """Measure for a short time which batches are fastest, for eager torch in fp32 on the CPU.
-
-    It starts with the fixed rule, and tries other sizes, each with one thread for every batch, with
-    two and with all, as far as the inference threads leave cores for them. Another choice must be
-    5 % faster. Other programs that use the processor at the same time make the result unreliable.
-
-    Args:
-        encoder: An encoder of images, with a preprocessing, on the CPU.
-        lanes: Inference threads; None for as many as the cores allow.
-        seconds: After this time no other choice is tried: a network that is slow on this machine
-            keeps the fixed rule.
-
-    Returns:
-        The batch size and the threads; all other settings are None.
-
-    Raises:
-        PreprocessingError: The encoder takes clips, or has no preprocessing.
-
-    Example:
-        >>> best_batch(encoder).batch_size  # doctest: +SKIP
-        16
-    """
-    until = time.perf_counter() + seconds
-    count, options = cores(), EmbedOptions(lanes=lanes)
-    best, shortest = choose_parallelism(EmbedSettings(), options), math.inf
-    # The first choice is the fixed rule.
-    choices = [
-        choose_parallelism(EmbedSettings(batch_size=size, threads=threads), options)
-        for size in BATCH_SIZES
-        for threads in dict.fromkeys((1, 2, count))
-        if threads == 1 or (count % threads == 0 and threads * (lanes or 1) <= count)
-    ]
-    for choice in choices:
-        # In a run, decoding takes a core from the network at times. Threads that share a batch all
-        # wait for the one whose core is taken.
-        waiting = _DECODE_SECONDS / choice.inference_threads
-        duration = 1 / images_per_second(encoder, choice) + waiting
-        if _MIN_GAIN * duration < shortest:
-            best, shortest = choice, duration
-        if time.perf_counter() > until:
-            break
-    return EmbedSettings(batch_size=best.batch_size, threads=best.threads)
-
-
-def images_per_second(encoder: Encoder, running: Parallelism) -> float:
-    """Run blank images: two batches per inference thread, after a first one."""
-    with torch_threads(running.threads):
-        forward = make_engine(encoder, running.settings)
-        pixels = [np.zeros(forward.pixels_shape, np.uint8)]
-        count = _BATCHES_PER_THREAD * running.inference_threads
-        embeddings, seconds = _run(forward, pixels * count, running.inference_threads)
-    return len(embeddings) / seconds

@@ -98,7 +98,10 @@ class EncoderUDF:
     Example:
         >>> images = ray.data.read_images("photos")  # doctest: +SKIP
         >>> images.map_batches(
-        ...     EncoderUDF, fn_constructor_kwargs={"name": "resnet50"}, batch_size=16, concurrency=2
+        ...     EncoderUDF,
+        ...     fn_constructor_kwargs={"name": "resnet50"},
+        ...     batch_size=16,
+        ...     compute=ray.data.ActorPoolStrategy(size=2),
         ... )  # doctest: +SKIP
     """
 
@@ -155,7 +158,7 @@ def _execute(plan: RunPlan, progress: RowProgress, actors: int | None) -> tuple[
         ShardActor,
         fn_constructor_args=(_for_actors(plan, device, share), device, plan.listing.digest),
         batch_size=_SHARDS_PER_CALL,
-        concurrency=count,
+        compute=ray.data.ActorPoolStrategy(size=count),
         num_cpus=None if gpus else share,
         num_gpus=1 if gpus else None,
     )

@@ -67,7 +67,7 @@ def check_function(name: str, value: Any, advice: str) -> None:
 
 
 def check_path(name: str, value: Any, example: str) -> None:
-    """Refuse a value that is neither a string nor a path object.
+    """Refuse a value that is neither a string nor a path object, and an empty one.
 
     Args:
         name: Name of the argument.
@@ -75,7 +75,7 @@ def check_path(name: str, value: Any, example: str) -> None:
         example: A path, for the error.
 
     Raises:
-        OptionError: It is something else, such as bytes.
+        OptionError: It is something else, such as bytes, or it is empty.
     """
     is_path = isinstance(value, str) or (
         isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)
@@ -85,3 +85,5 @@ def check_path(name: str, value: Any, example: str) -> None:
             f"{name} must be a string or a path object, got {shown(value)}. Pass one such as "
             f"{example!r}."
         )
+    if not os.fspath(value):
+        raise OptionError(f"{name} is empty. Pass a path such as {example!r}.")

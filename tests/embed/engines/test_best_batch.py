@@ -7,7 +7,7 @@ import torch
 from tests.embed.engines.networks import Failing, with_backbone
 
 from headstrip import PreprocessingError, build_encoder
-from headstrip.embed.calibrate import BATCH_SIZES, best_batch, images_per_second
+from headstrip.embed.calibrate_batches import BATCH_SIZES, best_batch, images_per_second
 from headstrip.embed.parallelism import choose_parallelism, cores
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
 

@@ -259,6 +259,11 @@ def test_something_other_than_a_path_is_refused(path: Any) -> None:
         load_embeddings(path)
 
 
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"path is empty\. Pass a path such as 'photos.parquet'"):
+        load_embeddings("")
+
+
 def test_whether_to_map_is_true_or_false(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"map must be True or False, got 'yes'\."):
         load_embeddings(tmp_path / "photos.npy", map="yes")  # type: ignore[arg-type]
