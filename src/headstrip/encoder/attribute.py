@@ -96,7 +96,7 @@ def attributes_of(given: AttributesArgument) -> tuple[Attribute, ...]:
             classes are called ``"0"``, ``"1"`` and so on.
 
     Raises:
-        ValueError: It is none of these, or two attributes have one name.
+        ValueError: It is something else, or two attributes have one name.
 
     Example:
         >>> attributes_of({"colour": ["red", "blue"]})

@@ -340,7 +340,7 @@ class Encoder(nn.Module):
             float32 tensor of shape ``input_shape``, on the CPU.
 
         Raises:
-            PreprocessingError: The encoder has no preprocessing, or the input is none of these.
+            PreprocessingError: The encoder has no preprocessing, or the input is of another kind.
             ImageError: The file cannot be read.
         """
         from headstrip.images.inputs import to_frames, to_input

@@ -59,7 +59,7 @@ class NetworkMaker:
         """Return the state dict in the content of a file, with the names and shapes of a network.
 
         Raises:
-            WeightsError: There is none.
+            WeightsError: The content has no state dict.
         """
         state = self.trained_state_dict(content, model)
         if self.widening is not None:
@@ -70,7 +70,7 @@ class NetworkMaker:
         """Return the same with the channels that it was trained with.
 
         Raises:
-            WeightsError: There is none.
+            WeightsError: The content has no state dict.
         """
         if self.owner.implements("adapt_state_dict"):
             state: dict[str, Any] = self.owner.call(

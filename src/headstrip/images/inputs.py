@@ -54,7 +54,7 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Bands 
         tensor itself.
 
     Raises:
-        PreprocessingError: The image is none of these, has no pixels, would have more pixels than
+        PreprocessingError: The image is of another kind, has no pixels, would have more pixels than
             Pillow's limit after the resize, or does not convert to 8-bit RGB.
         ImageError: The file cannot be read.
     """
@@ -146,7 +146,7 @@ def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
         uint8 tensor (T, 3, H, W).
 
     Raises:
-        PreprocessingError: It is none of these, or has another number of frames.
+        PreprocessingError: It is of another kind, or has another number of frames.
     """
     if isinstance(clip, np.ndarray) and clip.dtype == np.uint8:
         # torch warns about arrays that are not writable, and has no negative strides.

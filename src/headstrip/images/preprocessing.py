@@ -362,7 +362,7 @@ def parse_value_range(text: str) -> str | tuple[float, float]:
         What ``Preprocessing`` takes.
 
     Raises:
-        PreprocessingError: The text is none of these.
+        PreprocessingError: The text is something else.
 
     Example:
         >>> parse_value_range("0,4095")
