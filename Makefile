@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-oldest-timm soak inputs map-proofs map-pictures mutants lint coverage clean
+.PHONY: help demo test test-slow test-oldest-timm soak inputs map-proofs comparisons map-pictures mutants lint coverage clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ inputs: $(INSTALLED)  ## Compare encoders of other channels and sizes with their
 # Half an hour on two cores; what it measured is committed.
 map-proofs: $(INSTALLED)  ## Prove the feature maps of all architectures
 	$(BIN)/python tools/map_proofs.py --write --workers $(WORKERS) $(ARGS)
+
+# Ten minutes on one core; what it found is committed.
+comparisons: $(INSTALLED)  ## Compare a backbone with itself 200 times, and count the winners
+	$(BIN)/python tools/compare_with_itself.py --write
 
 map-pictures: $(INSTALLED)  ## Write the pictures of the guide to feature maps
 	$(BIN)/python tools/map_pictures.py

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 from headstrip.errors import OptionError, WeightsError
 from headstrip.plugins.records import PluginRecord
 from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import LAWS, SIZES, TASKS, BackboneSpec, WeightsEntry
+from headstrip.system.arguments import is_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def list_backbones(
     ):
         _check_choice(name, choice, choices)
     for name, number in (("dim", dim), ("stride", stride), ("max_channels", max_channels)):
-        if number is not None and not _is_count(number):
+        if number is not None and not is_count(number):
             raise OptionError(f"{name} must be an integer of 1 or more, got {number!r:.60}.")
     _check_max_params(max_params)
     sides = _checked_input_size(input_size)
@@ -219,15 +220,10 @@ def _checked_input_size(value: Any) -> tuple[int, ...] | None:
     """Return the sizes as a tuple; one number is the height and the width."""
     if value is None:
         return None
-    sizes = (value, value) if _is_count(value) else value
-    if not (isinstance(sizes, (tuple, list)) and sizes and all(map(_is_count, sizes))):
+    sizes = (value, value) if is_count(value) else value
+    if not (isinstance(sizes, (tuple, list)) and sizes and all(map(is_count, sizes))):
         raise OptionError(
             "input_size must be an integer of 1 or more, or a tuple of these such as (224, 160), "
             f"got {value!r:.60}."
         )
     return tuple(sizes)
-
-
-def _is_count(value: Any) -> bool:
-    """Whether a value is an integer of 1 or more, also one of numpy."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

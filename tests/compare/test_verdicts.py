@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.attributes.tables import clusters, names
+from tools.compare_with_itself import COUNT, committed, compared
 
 from headstrip.attributes.labels import Cell
 from headstrip.compare.folds import tasks_of
@@ -135,33 +136,19 @@ def test_the_majority_and_shuffled_labels_are_at_chance() -> None:
     assert majority.value == pytest.approx(1 / 3, abs=0.1)
 
 
-@pytest.mark.slow
 def test_of_200_comparisons_of_a_backbone_with_itself_few_declare_a_winner() -> None:
+    assert len(committed()) == COUNT == 200
+    assert sum(row["winner"] for row in committed()) <= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(0, COUNT, 7))
+def test_a_comparison_of_a_backbone_with_itself_is_as_committed(seed: int) -> None:
     """Two copies of one embedding get noise of other seeds, too little to make a difference."""
-    rows, dim, classes = 270, 32, 9
-    table = ["noise  seed  first  second  p      verdict"]
-    winners = 0
-    for run in range(200):
-        noise = (0.02, 0.05, 0.1, 0.2)[run % 4]
-        points, values = clusters(rows, dim, classes, seed=run // 4, noise=3.5)
-        cells = {"kind": [f"{value}" for value in values]}
-        (task,), _ = tasks_of(cells, {}, np.arange(rows), names(rows), run)
-        images = Images.of(np.arange(rows), run, samples=1_000)
-        scores = []
-        for copy in range(2):
-            added = np.random.default_rng([run, copy]).normal(size=points.shape)
-            noisy = (points + noise * points.std(0) * added).astype(np.float32)
-            scores.append(evaluate(noisy, [task], images, neighbors=False).score)
-        verdicts = judge(scores)
-        is_winner = any(one.kind == "worse" for one in verdicts)
-        winners += is_winner
-        table.append(
-            f"{noise:<5}  {run:>4}  {scores[0].value:.3f}  {scores[1].value:.3f}   "
-            f"{min(one.p for one in verdicts):.3f}  {'winner' if is_winner else 'tie'}"
-        )
-    print("\n".join(table))
-    print(f"{winners} of 200 comparisons declare a winner")
-    assert winners <= 10
+    found, stated = compared(seed), committed()[seed]
+    # One image more or less: another processor rounds in another way.
+    near = {key: pytest.approx(stated[key], abs=0.005) for key in ("first", "second", "p")}
+    assert found == stated | near
 
 
 def numbers_of(latent: np.ndarray, generator: np.random.Generator) -> list[Cell]:

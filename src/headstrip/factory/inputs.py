@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from operator import mul
 from typing import Any, Literal, get_args
 
@@ -21,6 +20,7 @@ from headstrip.network.meta_ops import without_memory
 from headstrip.network.width import run_on_meta, run_once
 from headstrip.plugins.loader import Plugin
 from headstrip.spec import BackboneSpec, effective_shape, merged_options
+from headstrip.system.arguments import is_count
 
 _LOGGER = logging.getLogger("headstrip.factory")
 
@@ -156,7 +156,7 @@ def _statistics(value: Any) -> Statistics | None:
 def _channels(value: Any) -> InChans | None:
     if value is None:
         return None
-    if _is_count(value) and 0 < value <= _MOST_CHANNELS:
+    if is_count(value) and value <= _MOST_CHANNELS:
         return int(value)
     if not isinstance(value, (tuple, list)) or not 0 < len(value) <= _MOST_CHANNELS:
         raise OptionError(f"in_chans={value!r:.200} is not a number of channels. {_EXAMPLE}")
@@ -188,10 +188,6 @@ def _listed(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) or is_array else ()
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 100
 
@@ -199,8 +195,8 @@ def _is_name(value: object) -> bool:
 def _size(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
-    sides = (value, value) if _is_count(value) else _listed(value)
-    if len(sides) != 2 or not all(_is_count(side) and side > 0 for side in sides):
+    sides = (value, value) if is_count(value) else _listed(value)
+    if len(sides) != 2 or not all(map(is_count, sides)):
         raise OptionError(
             f"img_size={value!r:.200} is not an image size. Pass a positive number of pixels, or "
             "the height and the width, such as img_size=(360, 640)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from typing import Any
 
 from headstrip.errors import OptionError
@@ -36,6 +37,11 @@ def type_of(value: Any) -> str:
 def with_article(name: str) -> str:
     """Return the name of a class with its article, such as ``an Encoder`` or ``an ndarray``."""
     return f"{'an' if name[0] in 'AEIOaeio' or name.startswith('nd') else 'a'} {name}"
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is an integer of 1 or more, also one of numpy, and not a bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def check_type(name: str, value: Any, kind: type, advice: str, *, optional: bool = False) -> None:
