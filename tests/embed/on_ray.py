@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.embed.ended import photographs
 
-SHARD, BATCH, IMAGES = 8, 4, 400
+SHARD, BATCH, IMAGES = 8, 4, 160
 
 
 def when_shards_are_there(parts: Path, count: int, act: Callable[[], None]) -> threading.Thread:
@@ -96,7 +96,7 @@ def main() -> None:
                 there,
                 settings=settings,
                 compute=on_ray(),
-                options=EmbedOptions(max_errors=30),
+                options=EmbedOptions(max_errors=9),
             )
         except HeadstripError as error:
             print(json.dumps({"error": str(error), "left": sorted(os.listdir(folder))}))
