@@ -150,13 +150,13 @@ class Case:
 def at_every_call(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
     """End a run of three shards, or have a call of it fail, at each call there is.
 
-    Calls fail with a full disk and a broken one in turn. With maps it is every other call: they
+    Calls fail with a full disk and a broken one in turn. With maps it is every third call: they
     take the same way to the disk, with more columns.
     """
     has_maps = kind.startswith("maps-")
     case = Case(folder, 10, workers=0, maps=has_maps)
     errors = itertools.cycle([errno.ENOSPC, errno.EIO])
-    for at, error in zip(itertools.count(step=1 + has_maps), errors, strict=False):
+    for at, error in zip(itertools.count(step=3 if has_maps else 1), errors, strict=False):
         place = folder / f"{at}"
         place.mkdir()
         out = place / "out.parquet"
