@@ -79,6 +79,13 @@ def test_a_broken_engine_of_a_plugin_is_a_problem_with_what_to_do(run: Run, site
     assert found["remedy"] == "Install another version or remove it, or use another engine."
 
 
+def test_an_engine_of_a_plugin_can_be_disabled_for_any_command(run: Run, site: Path) -> None:
+    engines, files = {"ill": "doctor_ill:Engine"}, {"doctor_ill.py": BROKEN}
+    install_distribution(site, "ill-engines", engines, files, group=ENGINE_GROUP)
+    assert run("--no-plugin", "ill", "list", "resnet18").exit_code == 0
+    assert told(run, 0, "--no-plugin", "ill")["problems"] == []
+
+
 @pytest.mark.parametrize("name", ["torch", "auto"])
 def test_an_engine_with_a_name_of_headstrip_is_blocked_and_not_offered(
     run: Run, site: Path, monkeypatch: pytest.MonkeyPatch, name: str

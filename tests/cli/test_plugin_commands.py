@@ -114,7 +114,7 @@ def test_two_distributions_with_one_command_are_both_named(
     assert result.exit_code == 1
     assert result.stderr == (
         "Error: The command 'hello' (acme 1.0, other 1.0) cannot be used: more than one "
-        "distribution names a plugin 'hello'. Uninstall all of these distributions but one; "
+        "distribution uses the name 'hello'. Uninstall all of these distributions but one; "
         "`headstrip plugins` lists all plugins.\n"
     )
     assert "cannot be used: more than one" in " ".join(run("--help").stdout.split())

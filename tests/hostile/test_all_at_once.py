@@ -16,7 +16,7 @@ REASONS = {
     "misspelt_hook": "it marks strip_haed as a hook, and there is no hook of that name; did you",
     "no_hooks": "it implements no hook",
     "wrong_argument": "Argument(s) {'pretrained'} are declared in the hookimpl",
-    "twice": "more than one distribution names a plugin 'twice'",
+    "twice": "more than one distribution uses the name 'twice'",
     "vgg": "the name 'vgg' belongs to headstrip itself",
     "raising": "raised KeyError: 'build_model' in build_model for 'raising:net'",
     "non_module": "returned a dict instead of a Module from build_model for 'non_module:net'",

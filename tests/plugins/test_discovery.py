@@ -100,7 +100,7 @@ def test_two_distributions_with_one_name_are_blocked_and_both_named(site):
     install_distribution(site, "other", {"acme": "other"}, {"other.py": MINIMAL}, version="3")
     record = found("acme").record
     assert (record.status, record.origin) == ("blocked", "one 1.0, other 3")
-    assert record.error == "more than one distribution names a plugin 'acme'"
+    assert record.error == "more than one distribution uses the name 'acme'"
     with pytest.raises(PluginError, match=r"Uninstall all of these distributions but one; `head"):
         found("acme").load()
 

@@ -30,7 +30,7 @@ def open_registry(context: click.Context) -> Registry:
     """Return the registry without the plugins that ``--no-plugin`` names.
 
     Raises:
-        UsageFailure: ``--no-plugin`` names a plugin or command that is not installed.
+        UsageFailure: ``--no-plugin`` names a plugin, command or engine that is not installed.
         PluginError: A plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
     """
     root = context.find_root()
@@ -43,12 +43,15 @@ def open_registry(context: click.Context) -> Registry:
         registry.refuse_if_strict(command.record)
     if not names:
         return registry
-    known = {record.name for record in registry.records()} | {"*", *commands}
+    from headstrip.embed.engines.registry import plugin_engine_names
+
+    known = {record.name for record in registry.records()}
+    known |= {"*", *commands, *plugin_engine_names()}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageFailure(
             f"--no-plugin {unknown[0]!r}: no such plugin is installed. "
-            "Run `headstrip plugins` to list the installed plugins."
+            "Run `headstrip doctor` to list the installed plugins and engines."
         )
     use_registry(registry)
     root.call_on_close(lambda: use_registry(None))

@@ -13,7 +13,7 @@ Status = Literal["found", "loaded", "blocked", "failed", "damaged"]
 DISABLED = "disabled by HEADSTRIP_DISABLE_PLUGINS or --no-plugin"
 """The reason for which a plugin is blocked that the user does not want."""
 
-SHARED = "more than one distribution names a plugin"
+SHARED = "more than one distribution uses the name"
 """How the reason starts for which a plugin is blocked whose name two distributions have."""
 
 _DISABLE = "HEADSTRIP_DISABLE_PLUGINS"

@@ -243,8 +243,8 @@ def test_the_command_disables_an_engine_for_its_own_run_only(site: Path, name: s
 def test_two_distributions_with_one_engine_are_both_named(tmp_path: Path) -> None:
     install_distribution(tmp_path, "other", {"simple": "x:Y"}, {}, group=ENGINE_GROUP)
     message = (
-        r"\(acme-engines 1.0, other 1.0\) cannot be used: more than one distribution names a "
-        r"plugin 'simple'\. Uninstall all of these distributions but one, or use another engine\.$"
+        r"\(acme-engines 1.0, other 1.0\) cannot be used: more than one distribution uses the "
+        r"name 'simple'\. Uninstall all of these distributions but one, or use another engine\.$"
     )
     with on_path(tmp_path), pytest.raises(HeadstripError, match=message):
         check_engine("simple")

@@ -60,6 +60,11 @@ def engine_names() -> tuple[str, ...]:
     return tuple(name for name, one in _engines().items() if one.problem != DISABLED)
 
 
+def plugin_engine_names() -> set[str]:
+    """Return the names of the engines of installed plugins, those that the user disabled too."""
+    return {one.name for one in _engines_of_plugins()}
+
+
 def blocked_engines() -> dict[str, HeadstripError]:
     """Return why each engine of a plugin whose name belongs to headstrip cannot be used.
 
