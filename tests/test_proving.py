@@ -1,13 +1,17 @@
 """The tools that prove many architectures report each one, also where a proof crashes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
 TOOL = """
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 sys.path.insert(0, {tools!r})
@@ -22,6 +26,8 @@ class Proof:
 def prove(name):
     if name.endswith("bad"):
         raise ValueError("no such layer")
+    if name.endswith("long"):
+        time.sleep(3)
     return Proof(name)
 
 def spec(name):
@@ -32,11 +38,11 @@ ProofTool(
     description="",
     kind=Proof,
     prove=prove,
-    subjects=lambda: [spec("bad"), spec("good")],
+    subjects=lambda: [spec("bad"), spec("good"), spec("long")],
     line=lambda proof: "",
-    page=None,
-    results=Path(),
-    page_path=Path(),
+    page=lambda results: str(results),
+    results=Path("results.json"),
+    page_path=Path("page.md"),
     bytes_each=1,
     seconds=60,
     gib=1,
@@ -44,10 +50,35 @@ ProofTool(
 """
 
 
-def test_a_proof_that_crashes_fails_and_the_next_one_runs(tmp_path):
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs the tool in an empty folder."""
     script = tmp_path / "tool.py"
     script.write_text(TOOL.format(tools=str(TOOLS)))
-    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+
+    def ran(*arguments):
+        command = [sys.executable, script, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    return ran
+
+
+def test_a_proof_that_crashes_fails_and_the_next_one_runs(run):
+    ran = run("bad", "good")
     assert ran.stdout.splitlines() == ["lab:bad:  ValueError: no such layer", "lab:good:  passed"]
     assert ran.returncode == 1
     assert "Traceback" in ran.stderr
+
+
+@pytest.mark.slow
+def test_a_proof_that_takes_too_long_is_tried_again_only_with_more_time(run, tmp_path):
+    def slow():
+        return json.loads((tmp_path / "results.json").read_text())["slow"]
+
+    assert run("long", "--write", "--seconds", "1").stdout == (
+        "lab:long: not run: it takes more than 1 s or too much memory\n"
+    )
+    assert slow() == {"lab:long": 1}
+    assert run("long", "--write", "--seconds", "1").stdout == ""
+    assert run("long", "--write", "--seconds", "60").stdout == "lab:long:  passed\n"
+    assert slow() == {}

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from proving import ProofTool
+from proving import ProofTool, Results
 
 from headstrip import BackboneSpec, Encoder, HeadstripError, build_encoder
 from headstrip.registry.catalog import format_shape
@@ -327,8 +327,9 @@ def reason_of(message: str) -> str:
     return re.sub(r"\d+", "N", text).replace("|", "/").strip(" .")
 
 
-def page(proofs: list[Proof], versions: str) -> str:
+def page(results: Results) -> str:
     """Return the page."""
+    proofs: list[Proof] = results.proofs
     reasons: dict[str, dict[str, list[str]]] = {}
     for proof in proofs:
         for what, message in proof.refusals.items():
@@ -346,7 +347,7 @@ def page(proofs: list[Proof], versions: str) -> str:
         rows.append(f"| {' | '.join(cells)} |")
     sources = Counter(proof.name.partition(":")[0] for proof in proofs)
     return DOCUMENT.format(
-        versions=versions,
+        versions=results.versions,
         passed=sum(not proof.problems for proof in proofs),
         count=len(proofs),
         coverage=", ".join([f"{count} of {source}" for source, count in sources.items()]),

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from proving import ProofTool
+from proving import ProofTool, Results
 
 from headstrip import BackboneSpec, Encoder, HeadstripError, Level, LevelError, build_encoder
 from headstrip.encoder.maps import map_sizes, maps_module
@@ -65,6 +65,9 @@ LARGE = 40_000_000
 
 GIB = 12
 """Memory for all proofs together."""
+
+SECONDS = 60
+"""Time limit for one proof."""
 
 SIDES = {"maxvit": (224, 224), "swin": (128, 192)}
 """Sizes of images for families of torchvision that do not take every size."""
@@ -110,7 +113,7 @@ states.
 
 {passed} of {count} architectures pass: {sources}. Of timm's {timm} the smallest ones of the
 families come first, then the others by size. {large} of them need more than {gib} GiB for the
-proof, and those that the table lacks were not run yet.
+proof, {slow} take longer than {seconds:g} s, and the others that the table lacks were not run yet.
 
 The next table has all exceptions. timm's maps are those of timm's `forward_intermediates`, bit for
 bit, so a map that the embedding does not follow from is an exception there and a failure in the
@@ -470,8 +473,9 @@ def subjects() -> Iterator[BackboneSpec]:
     yield from (spec for spec in specs if spec.source == "hf")
 
 
-def page(proofs: list[Proof], versions: str) -> str:
+def page(results: Results) -> str:
     """Return the page."""
+    proofs: list[Proof] = results.proofs
     reasons: dict[tuple[str, str], list[str]] = {}
     rows = []
     for proof in proofs:
@@ -481,7 +485,9 @@ def page(proofs: list[Proof], versions: str) -> str:
         rows.append(f"| {' | '.join([f'`{proof.name}`', proof.maps or 'none', *cells])} |")
     timm = [spec for spec in subjects() if spec.source == "timm"]
     return DOCUMENT.format(
-        versions=versions,
+        versions=results.versions,
+        slow=len(results.slow),
+        seconds=max(results.slow.values(), default=SECONDS),
         passed=sum(not proof.problems and "maps" not in proof.exceptions for proof in proofs),
         timm=f"{len(timm):,}",
         large=sum(spec.params * BYTES > GIB * 2**30 for spec in timm),
@@ -510,7 +516,7 @@ TOOL = ProofTool(
     results=RESULTS,
     page_path=PAGE,
     bytes_each=BYTES,
-    seconds=60,
+    seconds=SECONDS,
     gib=GIB,
 )
 

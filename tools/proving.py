@@ -25,6 +25,7 @@ from headstrip.spec import BackboneSpec
 from headstrip.system.atomic import write_atomically
 
 OVER = "the time for all proofs was over"
+SLOW = "it takes more than"
 
 
 class Worker:
@@ -118,7 +119,7 @@ def ask_all(
             found = worker.ask(name_of(spec), seconds)
         finally:
             free.put(worker)
-        return spec, found or f"it takes more than {seconds:g} s or too much memory"
+        return spec, found or f"{SLOW} {seconds:g} s or too much memory"
 
     waiting = list(specs)
     light = [spec for spec in waiting if spec.params * bytes_each * len(workers) <= gib * 2**30]
@@ -132,6 +133,21 @@ def ask_all(
 
 
 @dataclass(frozen=True, slots=True)
+class Results:
+    """What a tool found.
+
+    Attributes:
+        proofs: The proofs, in the order of the page.
+        versions: The versions of the libraries that computed them.
+        slow: The architectures whose proof did not end in time, and that time in seconds.
+    """
+
+    proofs: list[Any]
+    versions: str
+    slow: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class ProofTool:
     """A tool that proves architectures one by one, and writes the proofs and a page of them.
 
@@ -142,7 +158,7 @@ class ProofTool:
         prove: Proves an architecture by its name.
         subjects: Returns the architectures in the order of the page.
         line: Returns what the tool prints of a proof, without the outcome.
-        page: Returns the page of proofs and versions of libraries.
+        page: Returns the page of the results.
         results: Where the proofs are written.
         page_path: Where the page is written.
         bytes_each: Peak memory of a proof per parameter.
@@ -156,26 +172,29 @@ class ProofTool:
     prove: Callable[[str], Any]
     subjects: Callable[[], Iterable[BackboneSpec]]
     line: Callable[[Any], str]
-    page: Callable[[list[Any], str], str]
+    page: Callable[[Results], str]
     results: Path
     page_path: Path
     bytes_each: float
     seconds: float
     gib: float
 
-    def read(self) -> tuple[list[Any], str]:
-        """Return the committed proofs, and the versions of the libraries that computed them."""
-        results = json.loads(self.results.read_text(encoding="utf-8"))
-        return [self.kind(**proof) for proof in results["proofs"]], results["versions"]
+    def read(self) -> Results:
+        """Return the committed results."""
+        found = json.loads(self.results.read_text(encoding="utf-8"))
+        proofs = [self.kind(**proof) for proof in found["proofs"]]
+        return Results(proofs, found["versions"], found.get("slow", {}))
 
-    def write(self, proofs: list[Any]) -> None:
-        """Write the proofs and the page."""
+    def write(self, proofs: list[Any], slow: dict[str, float]) -> None:
+        """Write the results and the page."""
         names = ("torch", "torchvision", "timm", "transformers")
         versions = ", ".join(f"{name} {metadata.version(name).partition('+')[0]}" for name in names)
         lines = ",\n".join(json.dumps(asdict(proof)) for proof in proofs)
-        text = f'{{"versions": "{versions}", "proofs": [\n{lines}\n]}}\n'
+        head = json.dumps({"versions": versions, "slow": slow})
+        text = f'{head[:-1]}, "proofs": [\n{lines}\n]}}\n'
         write_atomically(self.results, text.encode())
-        write_atomically(self.page_path, self.page(proofs, versions).encode())
+        page = self.page(Results(proofs, versions, slow))
+        write_atomically(self.page_path, page.encode())
 
     def run(self) -> None:
         """Print one line per architecture, and exit with code 1 if one of them fails."""
@@ -187,12 +206,16 @@ class ProofTool:
         everything = list(self.subjects())
         order = [spec.qualified_name for spec in everything]
         known: dict[str, Any] = {}
+        slow: dict[str, float] = {}
         if arguments.write and self.results.is_file():
-            known = {proof.name: proof for proof in self.read()[0] if not proof.problems}
+            committed = self.read()
+            known = {proof.name: proof for proof in committed.proofs if not proof.problems}
+            slow = committed.slow
         wanted = [
             spec
             for spec in everything
             if spec.qualified_name not in known
+            and slow.get(spec.qualified_name, 0) < arguments.seconds
             and any(
                 fnmatch.fnmatch(name, pattern)
                 for name in (spec.name, spec.qualified_name)
@@ -207,13 +230,17 @@ class ProofTool:
             name = spec.qualified_name
             if isinstance(found, str):
                 print(f"{name}: not run: {found}", flush=True)
-                continue
-            known[name] = proof = self.kind(**found)
-            failed += bool(proof.problems)
-            outcome = "; ".join(proof.problems) or "passed"
-            print(f"{name}: {self.line(proof)} {outcome}", flush=True)
+                if not found.startswith(SLOW):
+                    continue
+                slow[name] = arguments.seconds
+            else:
+                known[name] = proof = self.kind(**found)
+                slow.pop(name, None)
+                failed += bool(proof.problems)
+                outcome = "; ".join(proof.problems) or "passed"
+                print(f"{name}: {self.line(proof)} {outcome}", flush=True)
             if arguments.write:
-                self.write([known[each] for each in order if each in known])
+                self.write([known[each] for each in order if each in known], slow)
         raise SystemExit(1 if failed else 0)
 
     def _proven(self, name: str) -> Any:

@@ -12,7 +12,7 @@ from headstrip.encoder.maps import map_sizes
 from headstrip.network.taps import TappedMaps
 from headstrip.testing import map_grids, map_proofs, perturb
 
-COMMITTED = {proof.name: proof for proof in TOOL.read()[0]}
+COMMITTED = {proof.name: proof for proof in TOOL.read().proofs}
 # Of timm the smallest ones, with one of every small family.
 SUBJECTS = [spec.qualified_name for spec in subjects()]
 TIMM = [name for name in SUBJECTS if name.startswith("timm:")][:150]
