@@ -53,7 +53,7 @@ def test_text_of_another_form_is_refused_with_the_form(text):
 
 @pytest.mark.parametrize("value", [None, 18, b"resnet50", ["resnet50"]])
 def test_what_is_no_string_is_refused_with_its_type(value):
-    with pytest.raises(UnknownBackboneError, match=f"is a {type(value).__name__}"):
+    with pytest.raises(UnknownBackboneError, match=f"is an? {type(value).__name__}"):
         parse_name(value)
 
 

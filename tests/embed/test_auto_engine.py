@@ -15,6 +15,7 @@ import pytest
 
 from headstrip import EmbedOptions, EmbedSettings
 from headstrip.embed import calibrate as module
+from headstrip.embed import calibrate_batches
 from headstrip.embed.calibrate import (
     LEFT_OUT,
     Measured,
@@ -120,7 +121,7 @@ def test_calibrating_measures_with_the_inference_threads_that_are_asked_for(
             pools.append(count)
             super().__init__(count, **others)
 
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(calibrate_batches, "ThreadPoolExecutor", Pool)
     settings = replace(settings, engine="torch", precision="fp32")
     measure_engines(encoder, source_of(photos), settings, EmbedOptions(workers=0, lanes=3))
     assert {*pools} == {3}
@@ -153,7 +154,7 @@ def test_every_inference_thread_has_a_batch_while_an_engine_is_measured(
             counts.append(len(batches[0]))
             return super().map(function, *batches, **others)
 
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(calibrate_batches, "ThreadPoolExecutor", Pool)
     batches = [np.zeros((1, *encoder.input_shape[1:], 3), np.uint8)] * 2
     (measured,) = calibrate(encoder, batches, ["torch"], ["fp32"], lanes=3)
     assert measured.unavailable is None

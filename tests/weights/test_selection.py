@@ -144,7 +144,7 @@ def test_a_member_of_another_architecture_is_a_conflict(name: str, member: Any) 
 
 @pytest.mark.parametrize("weights", [True, 1, b"own.pth", ["IMAGENET1K_V1"]], ids=repr)
 def test_what_is_neither_tag_nor_path_is_refused(weights: Any) -> None:
-    with pytest.raises(ValueError, match=r"weights=.* is a \w+\. Pass 'DEFAULT', a tag, a path"):
+    with pytest.raises(ValueError, match=r"weights=.* is an? \w+\. Pass 'DEFAULT', a tag, a path"):
         build_encoder("resnet50", weights=weights)
 
 

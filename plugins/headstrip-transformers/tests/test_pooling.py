@@ -93,7 +93,7 @@ def test_the_embedding_does_not_depend_on_the_inputs_before_it(kind: str) -> Non
 def test_a_network_of_another_family_is_refused_and_left_as_it_was(kind: str) -> None:
     other = "swin" if kind != "swin" else "vit"
     network = network_of(other)
-    with pytest.raises(HeadNotFoundError, match=f"is not a {TOWERS[kind].network}"):
+    with pytest.raises(HeadNotFoundError, match=f"is not {TOWERS[kind].network}"):
         strip_head(network, family=f"hf:{kind}")
     assert isinstance(network.classifier, nn.Linear)
 
