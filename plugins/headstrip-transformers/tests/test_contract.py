@@ -18,4 +18,4 @@ def test_the_contract(check: Callable[[], None]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TOWERS)
 def test_the_contract_for_real(kind: str) -> None:
-    check_plugin("hf", backbones=[kind], real=90_000_000)
+    check_plugin("hf", backbones=[kind], real=60_000_000)
