@@ -209,6 +209,8 @@ def test_a_place_without_a_parent_or_that_is_a_file_is_refused(
         encoder.save(tmp_path / "none" / "cells")
     with pytest.raises(HeadstripError, match="path to save the encoder to is empty"):
         encoder.save("")
+    with pytest.raises(HeadstripError, match=r"could not be written .No such file or directory"):
+        encoder.save("~nobody_of_this_name/cells")
     (tmp_path / "cells").write_text("mine")
     with pytest.raises(HeadstripError, match="is a file, and encoder"):
         encoder.save(tmp_path / "cells")

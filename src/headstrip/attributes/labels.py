@@ -122,11 +122,11 @@ def read_labels(
     """
     kinds: dict[str, Kind] = {}
     if isinstance(table, (str, os.PathLike)):
-        if Path(table).expanduser().is_dir():
+        if Path(os.path.expanduser(table)).is_dir():
             # The name of a folder is a class, whatever it looks like.
             keep_nan_strings, kinds = True, {FOLDER_ATTRIBUTE: "class"}
         shown = repr(os.fspath(table))
-        columns, unusable = _read_file(Path(table).expanduser(), shown)
+        columns, unusable = _read_file(Path(os.path.expanduser(table)), shown)
     else:
         shown = f"The {type(table).__name__}"
         columns, unusable = _read_frame(table, shown)

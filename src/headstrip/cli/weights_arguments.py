@@ -112,7 +112,7 @@ def stored_or_paths(context: click.Context, arguments: Sequence[str]) -> list[St
     for argument in arguments:
         if not is_pattern(argument):
             check_argument(argument, paths=True)
-    paths = [Path(argument).expanduser() for argument in arguments if is_path(argument)]
+    paths = [Path(os.path.expanduser(argument)) for argument in arguments if is_path(argument)]
     by_path: dict[str, Stored] = {}
     if paths:
         registry, caches = open_registry(context), Caches()

@@ -105,7 +105,7 @@ def work_folder(path: str | os.PathLike[str] | None) -> Iterator[Path]:
         with TemporaryDirectory(prefix="headstrip-compare-") as temporary:
             yield Path(temporary)
         return
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     yield folder

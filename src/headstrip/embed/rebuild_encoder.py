@@ -74,7 +74,7 @@ def build_described(
     from headstrip.factory.from_manifest import preprocessing_in
     from headstrip.registry.distributions import find_described
 
-    if weights is not None and Path(weights).expanduser().is_dir():
+    if weights is not None and Path(os.path.expanduser(weights)).is_dir():
         return build_encoder(Path(weights), predictors={}, allow_versions=True, device=device)
     if "format" in described:
         described = checked(described, f"The manifest in {shown}")

@@ -78,7 +78,7 @@ def save_encoder(
         raise HeadstripError("The path to save the encoder to is empty. Pass a folder.")
     _refuse_unsaveable(encoder)
     fitted = _fitted(encoder)
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     described = embedding_manifest(encoder)
     _refuse_odd_options(described)
     manifest = {

@@ -75,7 +75,7 @@ def file_of_location(location: str) -> Path:
     Raises:
         WeightsError: It is an address, or a share of another machine, which is not looked at.
     """
-    path = Path(location).expanduser()
+    path = Path(os.path.expanduser(location))
     if os.name == "nt" and location.startswith(("\\\\", "//")):
         raise WeightsError(
             f"{location!r} is a share of another machine. Copy the file to this one."
