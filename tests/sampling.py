@@ -7,17 +7,30 @@ from typing import Any
 
 import pytest
 
+from headstrip import BackboneSpec
+from headstrip.registry.registry import get_registry
+
 
 def mostly_slow(values: Iterable[Any], every: int = 3) -> list[Any]:
     """Return the values for ``parametrize``: one of ``every`` runs by default, the rest are slow.
 
-    For tests that ask the same of many architectures, files or pages.
+    For tests that ask the same of many architectures or files. A tuple is the values of several
+    arguments.
     """
     return [value if number % every == 0 else _slow(value) for number, value in enumerate(values)]
 
 
 def _slow(value: Any) -> Any:
-    if type(value).__name__ == "ParameterSet":
-        return pytest.param(*value.values, id=value.id, marks=[*value.marks, pytest.mark.slow])
     values = value if isinstance(value, tuple) else (value,)
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def smallest_of_families(source: str) -> list[BackboneSpec]:
+    """Return the backbone of each family of a source that has the fewest parameters."""
+    found: dict[str, BackboneSpec] = {}
+    for spec in get_registry().specs():
+        if spec.source == source and (
+            spec.family not in found or spec.params < found[spec.family].params
+        ):
+            found[spec.family] = spec
+    return list(found.values())

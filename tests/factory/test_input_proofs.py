@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from tests.sampling import smallest_of_families
 from tools.input_proofs import prove
 
-from headstrip.registry.registry import get_registry
-
-
-def smallest_of_each_family(source):
-    smallest = {}
-    for spec in sorted(get_registry().specs(), key=lambda spec: -spec.params):
-        if spec.source == source and spec.task == "image" and spec.params < 90_000_000:
-            smallest[spec.family] = spec.qualified_name
-    return sorted(smallest.values())
+SMALLEST = [
+    spec.qualified_name
+    for spec in smallest_of_families("torchvision")
+    if spec.task == "image" and spec.params < 90_000_000
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        *smallest_of_each_family("torchvision"),
+        *SMALLEST,
         *(f"timm:test_{kind}" for kind in ("byobnet", "convnext", "efficientnet", "vit")),
         "timm:levit_128s",
         "timm:swinv2_cr_tiny_ns_224",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.sampling import mostly_slow
+from tests.sampling import mostly_slow, smallest_of_families
 from torch import Tensor, nn
 
-from headstrip import get_backbone, list_backbones
+from headstrip import get_backbone
 from headstrip.factory.maker import strip_with
 from headstrip.factory.measure import build_network
 from headstrip.network.decay import is_matrix
@@ -63,15 +61,6 @@ def backbone_of(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     return stripped.backbone, effective_shape(stripped.input_shape, None, spec)
 
 
-def smallest_of_families(source: str) -> list[str]:
-    """Return the smallest architecture of each family of a source."""
-    found: dict[str, Any] = {}
-    for spec in list_backbones(source=source):
-        if spec.family not in found or spec.params < found[spec.family].params:
-            found[spec.family] = spec
-    return [spec.qualified_name for spec in found.values()]
-
-
 OTHERS = (
     "timm:beit_base_patch16_224",
     "timm:cait_xxs24_224",
@@ -84,11 +73,15 @@ OTHERS = (
 )
 
 
+def smallest_names(source: str) -> list[str]:
+    return [spec.qualified_name for spec in smallest_of_families(source)]
+
+
 def names_of(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_parameters()]
 
 
-@pytest.mark.parametrize("name", mostly_slow([*smallest_of_families("torchvision"), *OTHERS]))
+@pytest.mark.parametrize("name", mostly_slow([*smallest_names("torchvision"), *OTHERS]))
 def test_each_parameter_of_a_network_is_in_one_layer(name: str) -> None:
     backbone, shape = backbone_of(name)
     layers = layers_of(backbone, shape)
@@ -97,7 +90,7 @@ def test_each_parameter_of_a_network_is_in_one_layer(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", smallest_of_families("timm"))
+@pytest.mark.parametrize("name", smallest_names("timm"))
 def test_each_parameter_of_every_family_of_timm_is_in_one_layer(name: str) -> None:
     test_each_parameter_of_a_network_is_in_one_layer(name)
 

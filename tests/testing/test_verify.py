@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.sampling import smallest_of_families
 from tests.testing.networks import (
     BranchingLab,
     ClipLab,
@@ -21,7 +22,6 @@ from headstrip.factory.measure import measure
 from headstrip.registry.registry import get_registry
 from headstrip.testing import CHECKS, Result, check_plugin, parametrize_with_backbones, verify
 from headstrip.testing.subject import Subject
-from headstrip.testing.suite import choose
 
 SMALL = [
     "efficientnet_b0",
@@ -107,16 +107,8 @@ def test_the_documents_table_of_checks_is_what_the_checks_demand():
     }
 
 
-def smallest_of_each_family():
-    by_size = sorted(choose("torchvision", None), key=lambda spec: spec.params)
-    families = {}
-    for spec in by_size:
-        families.setdefault(spec.family, spec.name)
-    return sorted(families.values())
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", smallest_of_each_family())
+@pytest.mark.parametrize("name", [spec.name for spec in smallest_of_families("torchvision")])
 def test_the_smallest_backbone_of_each_family_keeps_the_contract(name):
     check_plugin("torchvision", backbones=[name], real=15_000_000)
 

@@ -35,8 +35,7 @@ def plain_values(model: nn.Module) -> dict[tuple[str, str], Any]:
 
 
 @pytest.mark.parametrize(
-    ("spec", "entry"),
-    mostly_slow(pytest.param(*one, id=f"{one[0].name}-{one[1].tag}") for one in SETS),
+    ("spec", "entry"), mostly_slow(SETS), ids=[f"{spec.name}-{entry.tag}" for spec, entry in SETS]
 )
 def test_the_network_of_a_set_is_the_one_that_torchvision_builds_for_it(
     spec: BackboneSpec, entry: WeightsEntry, monkeypatch: pytest.MonkeyPatch
