@@ -16,6 +16,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 
 ROOT = Path(__file__).parents[2]
 
+FEWEST = {False: 30, True: 20}
+"""Runs that end early, at least: with maps it is every third call."""
+
 
 def runs(folder: Path, kind: str) -> list[dict[str, Any]]:
     ended = subprocess.run(
@@ -48,7 +51,7 @@ def check_gone_on_with(run: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["died", "maps-died"])
 def test_a_process_that_is_ended_at_any_call_is_gone_on_with(tmp_path: Path, kind: str) -> None:
     *ended, last = runs(tmp_path, kind)
-    assert len(ended) > 20
+    assert len(ended) > FEWEST[kind.startswith("maps-")]
     assert {run["code"] for run in ended} == {DIED}
     assert last["code"] == 0
     for run in [*ended, last]:
@@ -59,7 +62,7 @@ def test_a_process_that_is_ended_at_any_call_is_gone_on_with(tmp_path: Path, kin
 @pytest.mark.parametrize("kind", ["failed", "maps-failed"])
 def test_a_call_that_fails_is_told_and_gone_on_with(tmp_path: Path, kind: str) -> None:
     *failed, last = runs(tmp_path, kind)
-    assert len(failed) > 20
+    assert len(failed) > FEWEST[kind.startswith("maps-")]
     assert last["code"] == 0
     for run in [*failed, last]:
         # What is not needed may fail: then all is done.

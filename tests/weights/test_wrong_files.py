@@ -17,7 +17,7 @@ from headstrip.factory.nearest import foreign_library
 from headstrip.network.state_dicts import COUNTER, is_under
 
 NAMES = ["squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "resnet18", "mnasnet0_5"]
-EACH = 4
+EACH = 10
 """Files of each kind for each of the five architectures: 200 in all."""
 
 
