@@ -22,6 +22,7 @@ from tests.attributes.tables import clusters, names
 from headstrip.compare.folds import tasks_of
 from headstrip.compare.scoring import Images, evaluate
 from headstrip.compare.verdicts import judge
+from headstrip.system.atomic import write_atomically
 
 TABLE = Path(__file__).parents[1] / "benchmarks" / "compare.json"
 KEY = "same_backbone"
@@ -79,7 +80,7 @@ def main() -> None:
     print(f"{sum(row['winner'] for row in rows)} of {COUNT} comparisons declare a winner")
     if options.write:
         content = json.loads(TABLE.read_text(encoding="utf-8"))
-        TABLE.write_text(text_of(content, rows), encoding="utf-8")
+        write_atomically(TABLE, text_of(content, rows).encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The towers keep headstrip's contract; in the slow run they are run for real."""
+"""The towers keep headstrip's contract; slow tests run them for real, the larger ones once."""
 
 from __future__ import annotations
 

@@ -81,8 +81,9 @@ def _classifier_path(model: nn.Module) -> str:
         if path and module is found:
             return str(path)
     raise HeadNotFoundError(
-        f"This {kind} does not state where its head is: its get_classifier() returned a "
-        f"{type(found).__name__}, which is not one of its modules. {OWN}"
+        f"This {kind} does not state where its head is: its get_classifier() returned "
+        f"something of the class {type(found).__name__}, which is not one of its modules. "
+        f"{OWN}"
     )
 
 
