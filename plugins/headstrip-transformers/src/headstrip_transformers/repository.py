@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,11 @@ def is_folder(name: str) -> bool:
     return _FOLDER.match(name) is not None
 
 
+def _folder(name: str) -> Path:
+    # Unlike Path.expanduser, this raises nothing where there is no home.
+    return Path(os.path.expanduser(name))
+
+
 def read_json(name: str, filename: str) -> dict[str, Any]:
     """Return the content of a JSON file in a repository or a folder.
 
@@ -89,7 +95,7 @@ def read_json(name: str, filename: str) -> dict[str, Any]:
     if not is_folder(name):
         _check_id(name)
         return hub_json(name, filename)
-    path = Path(name).expanduser() / filename
+    path = _folder(name) / filename
     if not path.is_file():
         raise WeightsError(
             f"There is no file {filename} in the folder {name!r}. Pass a folder written by "
@@ -116,7 +122,7 @@ def _check_id(name: str) -> None:
 def weights_locations(name: str) -> tuple[str, ...]:
     """Return the possible locations of the weights. Pickle files are not among them."""
     if is_folder(name):
-        return tuple(str(Path(name).expanduser() / file) for file in _FILES)
+        return tuple(str(_folder(name) / file) for file in _FILES)
     return tuple(f"hf:{name}/{file}" for file in _FILES)
 
 
@@ -183,7 +189,7 @@ def _stated_preprocessing(name: str) -> Preprocessing:
     damaged = (
         failure
         for failure, filename in zip(failures, _PROCESSORS, strict=True)
-        if is_folder(name) and (Path(name).expanduser() / filename).exists()
+        if is_folder(name) and (_folder(name) / filename).exists()
     )
     missing = (
         f"There is no file {_PROCESSORS[0]} in the folder: save the image processor there too, "
