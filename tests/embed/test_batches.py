@@ -79,3 +79,8 @@ def test_one_image_in_the_place_of_several_is_told(encoder: Encoder, images: Any
 def test_the_rows_of_one_image_are_not_images(encoder):
     with pytest.raises(PreprocessingError, match="embed takes several images"):
         encoder.embed(np.zeros((40, 50, 3), np.uint8))
+
+
+def test_the_keys_of_a_mapping_are_not_images(encoder):
+    with pytest.raises(PreprocessingError, match=r"^images is a dict, .* list\(images\.values"):
+        encoder.embed({"cat.jpg": pixels(0)})

@@ -364,8 +364,8 @@ class Encoder(nn.Module):
             ``images``.
 
         Raises:
-            PreprocessingError: The encoder has no preprocessing, ``images`` is one image, or one
-                of them is not what ``preprocess`` takes.
+            PreprocessingError: The encoder has no preprocessing, ``images`` is one image or a
+                mapping, or one of them is not what ``preprocess`` takes.
             ImageError: A file cannot be read.
             ValueError: ``batch_size`` is below 1.
         """
@@ -374,6 +374,11 @@ class Encoder(nn.Module):
         from headstrip.encoder.batches import check_batch_size, in_batches, is_one
 
         check_batch_size(batch_size)
+        if isinstance(images, Mapping):
+            raise PreprocessingError(
+                f"images is {type_of(images)}, and iterating over it gives its keys. "
+                "Pass list(images.values())."
+            )
         self.warn_of_invented_channels()
         if is_one(images, 3 if self.spec.task == "image" else 4):
             raise PreprocessingError(
