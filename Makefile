@@ -29,7 +29,7 @@ demo: $(INSTALLED)  ## Embed and classify real photographs
 test: $(INSTALLED)  ## Run the default tests
 	$(PYTEST) $(ARGS)
 
-test-slow: $(INSTALLED)  ## Run the tests that take minutes or gigabytes
+test-slow: $(INSTALLED)  ## Run the tests that take longer, or gigabytes
 	$(PYTEST) -m "slow and not gpu" $(ARGS)
 
 # The environment's torch, with another timm before it on the path.

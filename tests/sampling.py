@@ -11,7 +11,7 @@ from headstrip import BackboneSpec
 from headstrip.registry.registry import get_registry
 
 
-def mostly_slow(values: Iterable[Any], every: int = 3) -> list[Any]:
+def mostly_slow(values: Iterable[Any], every: int = 5) -> list[Any]:
     """Return the values for ``parametrize``: one of ``every`` runs by default, the rest are slow.
 
     For tests that ask the same of many architectures or files. A tuple is the values of several

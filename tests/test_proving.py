@@ -63,6 +63,7 @@ def run(tmp_path):
     return ran
 
 
+@pytest.mark.slow
 def test_a_proof_that_crashes_fails_and_the_next_one_runs(run):
     ran = run("bad", "good")
     assert ran.stdout.splitlines() == ["lab:bad:  ValueError: no such layer", "lab:good:  passed"]

@@ -118,6 +118,7 @@ def sources(folder: Path, photos: Path) -> Iterator[tuple[str, Any]]:
     yield "paths", [photos / name for name in NAMES]
 
 
+@pytest.mark.slow
 def test_every_source_that_embed_takes_gives_the_inputs_that_embed_has(
     tmp_path: Path, photos: Path
 ) -> None:

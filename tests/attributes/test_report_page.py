@@ -165,6 +165,7 @@ def test_a_class_of_the_test_part_alone_is_a_row_of_the_matrix() -> None:
     assert "labelled new" in text_of(fit_page(fitted, "x", shown)[0])
 
 
+@pytest.mark.slow
 def test_many_classes_are_a_list_of_confusions() -> None:
     page = text_of(fit_page(fitted_to([f"class {at}" for at in range(35)]), "x", shown)[0])
     assert "A matrix of 35 classes would be too large." in page

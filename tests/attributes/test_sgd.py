@@ -58,6 +58,7 @@ def streamed(files: dict[str, Path]) -> Any:
     return fit_predictors(files["parquet"], table_of()[1], method="sgd")
 
 
+@pytest.mark.slow
 def test_the_predictions_for_held_out_images_are_those_that_were_measured(streamed: Any) -> None:
     held = streamed.held_out["colour"]
     found = streamed.report["attributes"]["colour"]["measures"]["accuracy"]["value"]
@@ -82,6 +83,7 @@ def test_it_is_as_good_as_the_default_method(files: dict[str, Path], streamed: A
     assert streamed.report["settings"]["method"] == "sgd"
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bytes_and_other_seeds_others(
     files: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def test_it_is_listed_as_soon_as_it_is_installed(environment, folder):
     assert listed == "mylab:tiny  mylab:tiny  32  1.2k  3x32x32  -\n"
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract(environment, folder):
     done = environment.headstrip("verify", "mylab:*")
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
+@pytest.mark.slow
 def test_the_table_has_warnings_first_and_ends_with_a_recommendation(
     run: Run, pictures: Path, tmp_path: Path
 ) -> None:

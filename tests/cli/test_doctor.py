@@ -126,6 +126,7 @@ def test_the_report_can_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     assert lines[-2:] == ["problems", "none"]
 
 
+@pytest.mark.slow
 def test_a_broken_plugin_is_a_problem_with_what_to_do(run: Run, site: Path) -> None:
     install_distribution(site, "ill", {"ill": "doctor_ill"}, {"doctor_ill.py": BROKEN})
     report = told(run, 1)

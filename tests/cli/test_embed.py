@@ -186,6 +186,7 @@ def test_a_warning_is_a_sentence_on_stderr(
     assert "CatalogMismatchWarning" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_progress_bar(
     photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
@@ -204,6 +205,7 @@ def test_a_terminal_gets_a_progress_bar(
     assert "2 of 4 images could not be embedded" in shown
 
 
+@pytest.mark.slow
 def test_looking_first_writes_nothing(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:

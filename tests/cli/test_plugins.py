@@ -106,6 +106,7 @@ def test_json_is_a_list_of_records(run: Run) -> None:
     assert records["vit"]["seconds"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_installed")
 def test_a_plugin_that_prints_and_exits_at_import_is_not_heard(site: Path) -> None:
     done = run_python("-m", "headstrip.cli", "plugins", "--json", "--timeout", "60", site=site)

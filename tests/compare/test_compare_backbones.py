@@ -105,6 +105,7 @@ def test_controls_are_measured_and_a_warning_names_the_backbones_that_they_beat(
     assert found.warnings[0].startswith("The control 'raw 16 x 16 pixels' scores higher than lab:n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lab")
 def test_folders_are_classes_whatever_their_names(tmp_path: Path) -> None:
     """More than 20 numbers in a table are an attribute of kind number."""
@@ -118,6 +119,7 @@ def test_folders_are_classes_whatever_their_names(tmp_path: Path) -> None:
     assert (attribute.kind, attribute.images, found.notes) == ("class", 44, ())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lab")
 def test_what_is_left_out_of_a_list_is_a_sentence(pictures: Path, tmp_path: Path) -> None:
     rows = [("file", "error", "path")]
@@ -139,6 +141,7 @@ def test_what_is_left_out_of_a_list_is_a_sentence(pictures: Path, tmp_path: Path
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lab")
 def test_a_work_folder_takes_other_settings_and_damaged_files(
     pictures: Path, tmp_path: Path
@@ -157,6 +160,7 @@ def test_a_work_folder_takes_other_settings_and_damaged_files(
     assert without_costs(again) == without_costs(first)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lab")
 def test_several_attributes_of_a_list_with_missing_labels_are_measured_at_once(
     pictures: Path, tmp_path: Path
@@ -210,6 +214,7 @@ def test_planted_copies_never_fall_into_two_folds(tmp_path: Path) -> None:
         assert len(set(groups.tolist())) == 1200 - expected
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lab")
 def test_copies_with_other_labels_are_reported_where_they_change_the_score(tmp_path: Path) -> None:
     """Each picture has a random label and four copies: only copies can be predicted."""
@@ -225,6 +230,7 @@ def test_copies_with_other_labels_are_reported_where_they_change_the_score(tmp_p
     assert note.startswith("With copies in different folds lab:wide would score ")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lab")
 def test_a_stopped_comparison_continues_and_gives_the_same(pictures: Path, tmp_path: Path) -> None:
     names = ("wide", "twin")
@@ -278,6 +284,7 @@ def test_with_little_time_the_worse_half_is_dropped_with_its_size_and_reason(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lab")
 def test_no_backbone_is_dropped_on_images_that_measure_no_attribute(tmp_path: Path) -> None:
     """Only four of 256 images have a label of one attribute, too few of the first 128."""

@@ -90,6 +90,7 @@ def test_an_evaluation_does_not_depend_on_the_order_of_the_images() -> None:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["constant", "zeros", "huge", "plain"]))
 def test_any_finite_embeddings_and_missing_labels_give_finite_scores(seed: int, what: str) -> None:

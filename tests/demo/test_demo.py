@@ -74,6 +74,7 @@ def test_the_proof_is_of_every_photograph(folder, shown):
     assert f"for {count} of {count} photographs" in shown
 
 
+@pytest.mark.slow
 def test_a_bad_image_among_them_is_reported_and_the_exit_code_is_1(tmp_path, capsys):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "torn.jpg").write_text("no picture")

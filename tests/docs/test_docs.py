@@ -33,13 +33,20 @@ LIBRARIES = {
 """What a document needs that may be missing; the extra ``dev`` has all except mteb."""
 
 LONG = {
+    "cli.md",
     "compare-backbones.md",
+    "fine-tune-with-lightning.md",
+    "fine-tune-with-lora.md",
     "fit-predictors.md",
     "fix-a-plugin.md",
     "save-an-encoder.md",
+    "search-embeddings.md",
+    "test-a-plugin.md",
+    "use-wbcatt-files.md",
+    "write-a-plugin.md",
     "write-an-engine.md",
 }
-"""Documents that take longer than ten seconds: each is a slow test."""
+"""Documents that take longer than five seconds, and are slow tests."""
 
 
 @pytest.fixture

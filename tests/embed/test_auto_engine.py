@@ -96,6 +96,7 @@ def test_a_plain_run_measures_nothing_and_keeps_nothing_for_the_next(
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_what_calibrate_finds_is_printed_and_changes_no_run_after_it(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def test_the_metadata_describe_each_column(vit: Encoder, photos: Path, out: Path
     )
 
 
+@pytest.mark.slow
 @given(
     bad=st.sets(st.sampled_from("abcdefg")),
     batch_size=st.integers(1, 4),

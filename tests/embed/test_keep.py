@@ -91,6 +91,7 @@ def test_types_of_a_parquet_list_stay(photos: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_changed_cell_is_written_and_no_image_is_computed_again(
     listed: Path, tmp_path: Path
 ) -> None:

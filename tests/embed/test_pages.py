@@ -119,6 +119,7 @@ def test_pages_are_first_or_all_and_not_for_iterables(tmp_path: Path) -> None:
         embed_source(ENCODER, iter(PAGES), tmp_path / "x.parquet", options=EVERY_PAGE)
 
 
+@pytest.mark.slow
 def test_the_command_says_it_on_stderr_and_in_json(folder: Path, tmp_path: Path) -> None:
     from click.testing import CliRunner
 

@@ -262,6 +262,7 @@ def print_identities(path: str) -> None:
     print(identity(encoder))
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_every_process(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def facts(site: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_name_of_torchvision_still_lists_and_means_the_same(facts):
     names = models.list_models(module=models) + models.list_models(module=models.video)
     assert facts["meanings"] == {name: f"torchvision:{name}" for name in names}
@@ -119,6 +120,7 @@ def test_the_record_of_the_slow_one_says_how_long_its_import_took(facts):
     assert record["seconds"] >= 2
 
 
+@pytest.mark.slow
 def test_the_command_reports_each_and_prints_no_traceback(site):
     result = run_python("-m", "headstrip.cli", "plugins", "--json", site=site)
     assert "Traceback" not in result.stderr

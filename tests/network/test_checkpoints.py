@@ -119,7 +119,7 @@ def test_a_checkpoint_that_holds_itself_is_looked_at_once() -> None:
     refuse_several(content, "x.pth")
 
 
-SOURCES = ["squeezenet1_1", "timm:resnet10t", "hf:convnext", "efficientnet-lite:efficientnet_lite0"]
+SOURCES = ["squeezenet1_1", "hf:convnext", "timm:resnet10t", "efficientnet-lite:efficientnet_lite0"]
 
 
 @pytest.mark.parametrize("name", mostly_slow(SOURCES, every=2))

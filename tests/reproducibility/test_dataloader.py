@@ -100,6 +100,7 @@ class TestNumberOfWorkers:
         expected = epochs(dataset, 0, count=3)
         assert same(epochs(dataset, 2, count=3, persistent_workers=True), expected)
 
+    @pytest.mark.slow
     def test_it_does_not_when_workers_are_spawned(self) -> None:
         dataset = make_deterministic(3).dataset(Augmented())
         expected = epochs(dataset, 0)

@@ -162,6 +162,7 @@ def test_what_cannot_be_asked_is_a_sentence(tmp_path: Path) -> None:
             nearest(file, queries, k, index=index)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_searching_takes_the_same_memory_however_many_rows(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("the system does not tell how much memory was in use at most")

@@ -146,6 +146,7 @@ def test_an_entry_point_that_another_package_overwrote_is_refused(tmp_path):
     assert other == "1280"
 
 
+@pytest.mark.slow
 def test_a_name_that_another_package_added_is_not_called_overwritten(tmp_path):
     (tmp_path / "mine.py").write_text(MINE.replace("lcnet_050", "mynet"))
     code = BUILD.replace("lcnet_050", "mynet") + (

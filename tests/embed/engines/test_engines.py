@@ -122,6 +122,7 @@ def test_a_network_of_a_catalog_is_taken_over(encoder, batches, engine):
     assert cosines(got, wanted).min() > 0.999999
 
 
+@pytest.mark.slow
 def test_openvino_reports_nothing_to_its_makers(tmp_path):
     need("openvino")
     code = (
