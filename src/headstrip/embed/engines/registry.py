@@ -129,6 +129,9 @@ def engine_versions(name: str) -> dict[str, str]:
 
 
 def _find(name: str) -> Declared:
+    # To list the engines of plugins takes as long as a small run.
+    if name in _BUILT_IN:
+        return _built_in(name)
     engines = _engines()
     if name not in engines:
         raise ValueError(f"There is no engine {name!r}. Use one of {', '.join(engine_names())}.")
@@ -138,13 +141,14 @@ def _find(name: str) -> Declared:
 
 
 def _engines() -> dict[str, Declared]:
-    engines = {
-        name: Declared(name, metadata.EntryPoint(name, value, ENGINE_GROUP), "headstrip", None)
-        for name, value in _BUILT_IN.items()
-    }
     # A plugin cannot replace an engine of headstrip.
     others = {one.name: one for one in _engines_of_plugins() if one.name not in _RESERVED}
-    return {**engines, **others}
+    return {**{name: _built_in(name) for name in _BUILT_IN}, **others}
+
+
+def _built_in(name: str) -> Declared:
+    point = metadata.EntryPoint(name, _BUILT_IN[name], ENGINE_GROUP)
+    return Declared(name, point, "headstrip", None)
 
 
 def _engines_of_plugins() -> list[Declared]:
