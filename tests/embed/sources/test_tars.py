@@ -277,16 +277,16 @@ def test_a_reader_keeps_few_archives_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_million_members_take_no_memory(tmp_path: Path) -> None:
+def test_the_number_of_members_takes_no_memory(tmp_path: Path) -> None:
     with open(tmp_path / "x.tar", "wb") as file:
-        for _ in range(1000):
+        for _ in range(200):
             file.write(header() * 1000)
         file.write(bytes(1024))
     before, count = sys.getallocatedblocks(), 0
     for count, _ in enumerate(source_of(tmp_path / "x.tar").items(), 1):
-        if count % 100_000 == 0:
+        if count % 20_000 == 0:
             assert sys.getallocatedblocks() - before < 10_000
-    assert count == 1_000_000
+    assert count == 200_000
 
 
 def test_a_folder_of_archives_leaves_other_files_out(tmp_path: Path) -> None:
