@@ -19,7 +19,6 @@ SMALLEST = [
     [
         *SMALLEST,
         *(f"timm:test_{kind}" for kind in ("byobnet", "convnext", "efficientnet", "vit")),
-        "timm:levit_128s",
         "timm:swinv2_cr_tiny_ns_224",
         "hf:dinov2",
         "hf:swin",
