@@ -16,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -753,8 +755,8 @@ FAULTS = (
 )
 
 
-def put_in(fault: Fault, folder: Path) -> None:
-    """Copy the project and change one place in it."""
+def copy_project(folder: Path) -> None:
+    """Copy what the tests need into a folder."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -764,26 +766,37 @@ def put_in(fault: Fault, folder: Path) -> None:
             shutil.copy(source, folder / name)
     # It says that every fault can be put in, which is untrue of a copy that has one.
     (folder / "tests" / "test_faults.py").unlink()
+
+
+@contextmanager
+def put_in(fault: Fault, folder: Path) -> Iterator[None]:
+    """Change one place in a copy of the project, and change it back afterwards."""
+    original = ROOT / "src" / "headstrip" / fault.file
     path = folder / "src" / "headstrip" / fault.file
-    text = path.read_text(encoding="utf-8")
+    text = original.read_text(encoding="utf-8")
     if text.count(fault.old) != 1:
         raise SystemExit(
             f"{fault.name!r} fits {text.count(fault.old)} places of {fault.file}. Mend this script."
         )
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+    try:
+        yield
+    finally:
+        # With the time of the original, so that Python does not take the fault's bytecode for it.
+        shutil.copy2(original, path)
 
 
 def caught_by(folder: Path, tests: list[str]) -> str | None:
-    """Run tests of a copy, and return the first that fails, or None."""
+    """Run tests of a copy, all of them where none are named; return the first that fails."""
     paths = [folder / "src", *sorted(folder.glob("plugins/*/src"))]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "OMP_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
+    workers = "0" if tests else "2"
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", "-x", "-q", "-n", workers, *tests],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -806,16 +819,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only the tests named beside a fault")
     arguments = parser.parse_args()
     missed = 0
-    for fault in FAULTS:
-        if not any(fnmatch.fnmatch(fault.name, pattern) for pattern in arguments.patterns):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            put_in(fault, Path(folder))
-            caught = caught_by(Path(folder), fault.tests.split())
-            if caught is None and not arguments.quick:
-                caught = caught_by(Path(folder), [])
-        missed += caught is None
-        print(f"{fault.name:46} {'caught by ' + caught if caught else 'NOT CAUGHT'}", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_project(folder)
+        for fault in FAULTS:
+            if not any(fnmatch.fnmatch(fault.name, pattern) for pattern in arguments.patterns):
+                continue
+            with put_in(fault, folder):
+                caught = caught_by(folder, fault.tests.split())
+                if caught is None and not arguments.quick:
+                    caught = caught_by(folder, [])
+            missed += caught is None
+            what = f"caught by {caught}" if caught else "NOT CAUGHT"
+            print(f"{fault.name:46} {what}", flush=True)
     raise SystemExit(1 if missed else 0)
 
 
