@@ -113,7 +113,7 @@ states.
 
 {passed} of {count} architectures pass: {sources}. Of timm's {timm} the smallest ones of the
 families come first, then the others by size. {large} of them need more than {gib} GiB for the
-proof, {slow} take longer than {seconds:g} s, and the others that the table lacks were not run yet.
+proof, and {slow} take longer than {seconds:g} s{missing}.
 
 The next table has all exceptions. timm's maps are those of timm's `forward_intermediates`, bit for
 bit, so a map that the embedding does not follow from is an exception there and a failure in the
@@ -484,13 +484,17 @@ def page(results: Results) -> str:
         cells = [proof.cells.get(column, "-") for column in ("cut", "grid", "embedding", "sizes")]
         rows.append(f"| {' | '.join([f'`{proof.name}`', proof.maps or 'none', *cells])} |")
     timm = [spec for spec in subjects() if spec.source == "timm"]
+    large = {spec.qualified_name for spec in timm if spec.params * BYTES > GIB * 2**30}
+    known = {*large, *results.slow, *(proof.name for proof in proofs)}
+    missing = sum(spec.qualified_name not in known for spec in timm)
     return DOCUMENT.format(
         versions=results.versions,
         slow=len(results.slow),
         seconds=max(results.slow.values(), default=SECONDS),
         passed=sum(not proof.problems and "maps" not in proof.exceptions for proof in proofs),
         timm=f"{len(timm):,}",
-        large=sum(spec.params * BYTES > GIB * 2**30 for spec in timm),
+        large=len(large),
+        missing=f"; {missing} were not run yet" if missing else "",
         gib=GIB,
         count=len(proofs),
         sources=", ".join(
