@@ -794,7 +794,8 @@ def caught_by(folder: Path, tests: list[str]) -> str | None:
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "OMP_NUM_THREADS": "1",
     }
-    workers = "0" if tests else "2"
+    # A fault may end the process of a test, so there is always another one, which reports it.
+    workers = "1" if tests else "2"
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-n", workers, *tests],
         cwd=folder,
