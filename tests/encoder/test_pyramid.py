@@ -222,17 +222,8 @@ def test_it_exports(encoder, x):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "backend"),
-    [
-        ("resnet50", "inductor"),
-        ("vit_b_16", "aot_eager"),
-        # Inductor gives equal maps too, and takes minutes.
-        ("swin_t", "aot_eager"),
-        ("timm:convnext_tiny", "inductor"),
-    ],
-)
-def test_it_compiles_and_exports_and_goes_to_onnx(name, backend, tmp_path):
+@pytest.mark.parametrize("name", ["resnet50", "vit_b_16", "swin_t", "timm:convnext_tiny"])
+def test_it_compiles_and_exports_and_goes_to_onnx(name, tmp_path):
     import onnxruntime
 
     torch.manual_seed(0)
@@ -242,7 +233,7 @@ def test_it_compiles_and_exports_and_goes_to_onnx(name, backend, tmp_path):
     torch.compiler.reset()
     with torch.no_grad():
         expected = pyramid(x)
-        compiled = torch.compile(pyramid, fullgraph=True, backend=backend)(x)
+        compiled = torch.compile(pyramid, fullgraph=True)(x)
         exported = torch.export.export(pyramid, (x,)).module()(x)
         path = tmp_path / "pyramid.onnx"
         torch.onnx.export(pyramid, (x,), path, dynamo=True)

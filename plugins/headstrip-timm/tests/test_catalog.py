@@ -6,12 +6,15 @@ import random
 
 import pytest
 import timm
+import torch
 from tests.sampling import mostly_slow
 
+from headstrip import build_encoder
 from headstrip.factory.measure import measure
 from headstrip.network.meta_ops import without_memory
 from headstrip.registry.index import row_problem
 from headstrip.registry.registry import Registry, get_registry
+from headstrip.testing.perturb import FastRandom
 from headstrip_timm.describe import has_tag, unmeasured_spec
 from headstrip_timm.families import FAMILIES, family_of
 
@@ -77,3 +80,15 @@ def test_a_row_is_what_the_network_shows_and_its_width_what_timm_says(name):
         pytest.skip("this timm has not the default weights of the catalog")
     assert measure(spec) == spec
     assert width(name) == spec.dim
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sample(SMALL, 100, seed=4))
+def test_the_embedding_that_comes_out_is_as_wide_as_the_catalog_says(name):
+    # The width does not depend on the values.
+    with FastRandom():
+        encoder = build_encoder(f"timm:{name}", weights=None, strict=True)
+    shape = encoder.input_shape
+    with torch.inference_mode():
+        embedding = encoder(torch.randn(1, *shape))
+    assert embedding.shape == (1, SPECS[name].dim)
