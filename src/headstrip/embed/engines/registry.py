@@ -143,7 +143,7 @@ def _find(name: str) -> Declared:
 def _engines() -> dict[str, Declared]:
     # A plugin cannot replace an engine of headstrip.
     others = {one.name: one for one in _engines_of_plugins() if one.name not in _RESERVED}
-    return {**{name: _built_in(name) for name in _BUILT_IN}, **others}
+    return {name: _built_in(name) for name in _BUILT_IN} | others
 
 
 def _built_in(name: str) -> Declared:
