@@ -10,6 +10,9 @@ import pytest
 from headstrip import BackboneSpec
 from headstrip.registry.registry import get_registry
 
+LARGEST = 90_000_000
+"""Parameters of the largest networks that the tests prove; tools prove larger ones."""
+
 
 def mostly_slow(values: Iterable[Any], every: int = 5) -> list[Any]:
     """Return the values for ``parametrize``: one of ``every`` runs by default, the rest are slow.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.sampling import smallest_of_families
+from tests.sampling import LARGEST, smallest_of_families
 from tools.input_proofs import prove
 
 SMALLEST = [
     spec.qualified_name
     for spec in smallest_of_families("torchvision")
-    if spec.task == "image" and spec.params < 90_000_000
+    if spec.task == "image" and spec.params < LARGEST
 ]
 
 

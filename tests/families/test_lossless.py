@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.sampling import LARGEST
 from torch import nn
 from torchvision import models
 
@@ -37,7 +38,7 @@ LIGHT = {
     "vit_b_32",
 }
 SIZES = {spec.name: spec.params for spec in get_registry().specs() if spec.source == "torchvision"}
-NAMES = [name for name in lossless.names(["*"]) if name in LIGHT or SIZES[name] < 90_000_000]
+NAMES = [name for name in lossless.names(["*"]) if name in LIGHT or SIZES[name] < LARGEST]
 
 
 def _marked(name):

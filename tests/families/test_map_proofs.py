@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import torch
 from tests.conftest import tiny_vit
+from tests.sampling import LARGEST
 from tools.map_proofs import TAILS, TOOL, grid_proof, levels_of, made, prove, subjects, two
 
 from headstrip.encoder.maps import map_sizes
@@ -20,9 +21,9 @@ TIMM = [name for name in SIZES if name.startswith("timm:")][:150]
 REPEATED = [
     name
     for name in COMMITTED
-    if (name in TIMM if name.startswith("timm:") else SIZES[name] < 90_000_000)
+    if (name in TIMM if name.startswith("timm:") else SIZES[name] < LARGEST)
 ]
-# One of each way in which levels are stated; the slow run has all.
+# One of each way in which levels are stated; the slow run has the rest.
 LIGHT = {
     "torchvision:densenet121",
     "torchvision:efficientnet_b0",
