@@ -105,6 +105,32 @@ def pointwise(draw: st.DrawFn) -> Call:
 
 
 @st.composite
+def arithmetic(draw: st.DrawFn) -> Call:
+    """Operands of one shape, a vector along an axis, or whatever broadcasts or does not."""
+    x = draw(inputs())
+    function = draw(st.sampled_from([Tensor.add, Tensor.mul, Tensor.add_]))
+    kind = draw(st.sampled_from(["same", "vector", "vector", "some", "number", "other"]))
+    if kind == "number":
+        return Call(function, (x, draw(st.sampled_from([2, 0.5, True]))))
+    if kind == "other":
+        other = draw(inputs())
+    else:
+        axis = draw(st.integers(0, x.ndim - 1))
+        kept = {
+            "same": set(range(x.ndim)),
+            "vector": {axis},
+            "some": set(draw(st.lists(st.integers(0, x.ndim - 1)))),
+        }[kind]
+        shape = [side if at in kept else 1 for at, side in enumerate(x.shape)]
+        other = values(draw, x, *shape[draw(st.integers(0, min(kept, default=0))) :])
+        if draw(st.booleans()) and other.ndim == 4:
+            other = other.to(memory_format=torch.channels_last)
+    if function is Tensor.add and draw(st.booleans()):
+        return Call(function, (x, other), {"alpha": 2})
+    return Call(function, (x, other) if draw(st.booleans()) else (other, x))
+
+
+@st.composite
 def softmax(draw: st.DrawFn) -> Call:
     x, dim = draw(inputs()), draw(st.integers(-6, 5))
     dtype = draw(st.sampled_from([None, torch.float64]))
@@ -328,6 +354,7 @@ class _Calling:
 
 CALLS = {
     "pointwise": pointwise(),
+    "arithmetic": arithmetic(),
     "softmax": softmax(),
     "normalize": normalize(),
     "dropout": dropout(),

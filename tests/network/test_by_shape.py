@@ -60,6 +60,26 @@ def test_a_call_gives_what_it_gives_for_real(calls, data):
         assert [one[0] for one in found if one] == [one[0] for one in real if one]
 
 
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(call=CALLS["arithmetic"])
+def test_sums_and_products_have_the_order_of_memory_that_torch_gives_them(call):
+    def order(mode: Any) -> tuple[int, ...] | None:
+        one, other = tree_map(
+            lambda one: one.to("meta") if isinstance(one, Tensor) else one, call.args
+        )
+        try:
+            with torch.no_grad(), mode():
+                given = call.function(one, other, **call.kwargs)
+        except Exception:
+            return None
+        # Along an axis of one element there is no order.
+        return tuple(
+            step for step, side in zip(given.stride(), given.shape, strict=True) if side > 1
+        )
+
+    assert order(ByShape) == order(nullcontext)
+
+
 @pytest.mark.parametrize(
     "layer",
     [nn.Linear(5, 2), nn.BatchNorm2d(5), nn.LayerNorm(5), nn.GroupNorm(5, 5)],

@@ -53,7 +53,19 @@ def twin(x: Tensor) -> Tensor:
     # `empty_like` reaches the meta device through Python, which takes ten times as long.
     if x.is_contiguous():
         return torch.empty(x.shape, dtype=x.dtype, device="meta")
+    if _is_dense(x):
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
     return torch.empty_like(x, device="meta")
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Return whether the elements of a tensor lie side by side, in whatever order of its axes."""
+    size = 1
+    for step, side in sorted(zip(x.stride(), x.shape, strict=True)):
+        if side != 1 and step != size:
+            return False
+        size *= side
+    return True
 
 
 def _is_meta(value: Any) -> bool:
@@ -71,6 +83,38 @@ def _pointwise(x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
         return None
     # The shape is the same with and without `inplace`, wherever that argument is.
     return x if kwargs.get("inplace") else twin(x)
+
+
+def _arithmetic(x: Tensor, other: Any, **kwargs: Any) -> Tensor | None:
+    """Handle operands of one shape, and a vector along one axis of the other operand."""
+    if kwargs or not isinstance(other, Tensor) or not _are_like(x, (other,)):
+        return None
+    small, large = (other, x) if other.numel() <= x.numel() else (x, other)
+    is_vector = small.numel() == max(small.shape, default=1)
+    # The strides of the larger, or of the first, decide on those of the result, unless one is 0.
+    if 0 in large.stride() or not (small.shape == large.shape or is_vector):
+        return None
+    return twin(large) if _fits(small, large) else None
+
+
+def _add_in_place(x: Tensor, other: Any, **kwargs: Any) -> Tensor | None:
+    if kwargs or not isinstance(other, Tensor) or not _are_like(x, (other,)):
+        return None
+    return x if _order(x) is not None and _fits(other, x) else None
+
+
+def _fits(small: Tensor, large: Tensor) -> bool:
+    """Return whether a tensor broadcasts to the shape of another."""
+    pairs = zip(small.shape[::-1], large.shape[::-1], strict=False)
+    return small.ndim <= large.ndim and all(side in {1, whole} for side, whole in pairs)
+
+
+def _order(x: Tensor) -> torch.memory_format | None:
+    """Return the order of a tensor's memory; None for neither of the two that networks have."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    last = torch.channels_last
+    return last if x.ndim == 4 and x.is_contiguous(memory_format=last) else None
 
 
 def _softmax(x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor | None:
@@ -139,9 +183,8 @@ def _group_norm(
     own = (weight, bias)
     if x.ndim != 4 or num_groups < 1 or x.shape[1] % num_groups or x.numel() == num_groups:
         return None
-    plain = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-    fits = plain and all(one is None or one.shape == (x.shape[1],) for one in own)
-    return twin(x) if fits and _are_like(x, own) else None
+    fits = all(one is None or one.shape == (x.shape[1],) for one in own)
+    return twin(x) if fits and _order(x) is not None and _are_like(x, own) else None
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
@@ -177,9 +220,8 @@ def _conv2d(
     ]
     if not fits or min(sides) < 1 or (bias is not None and bias.shape != weight.shape[:1]):
         return None
-    last = torch.channels_last
-    order = torch.contiguous_format if x.is_contiguous() else last
-    if order is last and not x.is_contiguous(memory_format=last):
+    order = _order(x)
+    if order is None:
         return None
     shape = (x.shape[0], weight.shape[0], *sides)
     return torch.empty(shape, dtype=x.dtype, device="meta", memory_format=order)
@@ -285,6 +327,8 @@ _POINTWISE = (
 )
 _SHAPE_FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(_POINTWISE, _pointwise),
+    **dict.fromkeys((Tensor.add, Tensor.mul), _arithmetic),
+    Tensor.add_: _add_in_place,
     **dict.fromkeys((F.softmax, F.log_softmax, torch.softmax, Tensor.softmax), _softmax),
     F.normalize: _normalize,
     F.dropout: _dropout,
