@@ -112,6 +112,20 @@ FAULTS = (
         "tests/weights",
     ),
     Fault(
+        "a published file names any class",
+        "weights/published_file.py",
+        "        return _FOUND[module, name]\n",
+        "        return _FOUND.get((module, name)) or super().find_class(module, name)\n",
+        "tests/weights/test_published_file.py",
+    ),
+    Fault(
+        "a user's own file read as a published one",
+        "weights/reading.py",
+        "published = bool(how.name and sha256)",
+        "published = True",
+        "tests/weights/test_published_file.py",
+    ),
+    Fault(
         "owner not checked",
         "registry/index.py",
         "    if spec.source != owner:\n",

@@ -37,11 +37,16 @@ def save_safetensors(content: State, path: Path) -> Path:
 
 
 def contents(
-    path: Path, *, mapped: bool = False, checked: bool = False, limit: int | None = None
+    path: Path,
+    *,
+    mapped: bool = False,
+    checked: bool = False,
+    published: bool = False,
+    limit: int | None = None,
 ) -> Parsed:
     """What a weights file holds, parsed."""
     with open(path, "rb") as file:
-        return parse(path, file, mapped=mapped, checked=checked, limit=limit)
+        return parse(path, file, mapped=mapped, checked=checked, published=published, limit=limit)
 
 
 def write_safetensors(path: Path, header: bytes, data: bytes = b"") -> Path:

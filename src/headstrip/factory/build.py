@@ -361,6 +361,8 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         invented=inputs.invented if built.has_new_filters else 0,
         save=_save,
     )
+    if build_options.device is None and build_options.dtype is None:
+        return encoder
     return encoder.to(device=build_options.device, dtype=build_options.dtype)
 
 

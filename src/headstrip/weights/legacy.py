@@ -10,6 +10,8 @@ from __future__ import annotations
 import pickle
 from typing import Any, BinaryIO
 
+import torch
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _BEGINNING = 32
@@ -74,16 +76,29 @@ class _StandIn:
         """Ignore what the pickle puts into it."""
 
 
-_STORAGES = {
-    f"{kind}Storage": type(kind, (_StandIn,), {"itemsize": size})
-    for size, kinds in (
-        (1, "Bool Byte Char QInt8 QUInt2x4 QUInt4x2 QUInt8"),
-        (2, "BFloat16 Half Short"),
-        (4, "Float Int QInt32"),
-        (8, "ComplexFloat Double Long"),
-        (16, "ComplexDouble"),
+STORAGES: dict[str, torch.dtype] = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "ComplexDoubleStorage": torch.complex128,
+    "ComplexFloatStorage": torch.complex64,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
+"""Names in a pickle of the kinds of storages, and what each holds."""
+
+_QUANTISED = {"QInt8": 1, "QInt32": 4, "QUInt2x4": 1, "QUInt4x2": 1, "QUInt8": 1}
+_STAND_INS = {
+    name: type(name, (_StandIn,), {"itemsize": size})
+    for name, size in (
+        *((name, dtype.itemsize) for name, dtype in STORAGES.items()),
+        *((f"{name}Storage", size) for name, size in _QUANTISED.items()),
     )
-    for kind in kinds.split()
 }
 
 
@@ -100,7 +115,7 @@ class _Claims(pickle._Unpickler):
         self.claims: dict[str, tuple[int, int]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        return _STORAGES.get(name, _StandIn)
+        return _STAND_INS.get(name, _StandIn)
 
     def get_extension(self, code: int) -> None:
         raise ValueError("it names a class by a number")

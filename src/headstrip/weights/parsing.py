@@ -41,7 +41,13 @@ class Parsed:
 
 
 def parse(
-    path: Path, file: BinaryIO, *, mapped: bool, checked: bool, limit: int | None = None
+    path: Path,
+    file: BinaryIO,
+    *,
+    mapped: bool,
+    checked: bool,
+    published: bool = False,
+    limit: int | None = None,
 ) -> Parsed:
     """Read an open weights file.
 
@@ -51,6 +57,7 @@ def parse(
         file: The open file; it may be closed afterwards.
         mapped: Whether to map what can be mapped.
         checked: Whether its bytes equal a known hash. Else the checksums in it are compared.
+        published: Whether a catalog states that hash, so that only the publisher wrote the file.
         limit: The most bytes of tensors that it may hold, None for any.
 
     Raises:
@@ -58,7 +65,7 @@ def parse(
             more than ``limit``.
     """
     try:
-        return _parse(path, file, mapped=mapped, checked=checked, limit=limit)
+        return _parse(path, file, mapped, checked, published, limit)
     except WeightsError:
         raise
     except Exception as error:
@@ -69,7 +76,9 @@ def parse(
         raise damaged(path, reason_of(error)) from error
 
 
-def _parse(path: Path, file: BinaryIO, *, mapped: bool, checked: bool, limit: int | None) -> Parsed:
+def _parse(
+    path: Path, file: BinaryIO, mapped: bool, checked: bool, published: bool, limit: int | None
+) -> Parsed:
     file.seek(0)
     problem = instead(file.read(START))
     if problem:
@@ -83,5 +92,7 @@ def _parse(path: Path, file: BinaryIO, *, mapped: bool, checked: bool, limit: in
         if is_optimized(path):
             content = restore(content, metadata.get(DESCRIPTION, ""))
     else:
-        content, count = read_torch(path, file, size, mapped=mapped, checked=checked, limit=limit)
+        content, count = read_torch(
+            path, file, size, mapped=mapped, checked=checked, published=published, limit=limit
+        )
     return Parsed(content, watch if count else None, count)

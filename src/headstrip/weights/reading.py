@@ -1,8 +1,8 @@
 """A weights file, read after its bytes were compared with what they must be.
 
 Nothing in a file is ever executed: ``.safetensors`` is data, everything else is read with
-``weights_only=True``. The bytes that are hashed are the bytes that are parsed: one descriptor is
-open from the one to the other.
+``weights_only=True`` or by a reader that knows still fewer classes. The bytes that are hashed are
+the bytes that are parsed: one descriptor is open from the one to the other.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     checked = bool(expected.sha256) or seen.facts.get(_CHECKED, False)
     # A file without a name that headstrip knows was named by its path: it is the user's own.
     mapped = bool(how.name) and _is_safe_to_map(path) if how.mapped is None else how.mapped
-    parsed = of_copy or _parse(path, file, seen, how, mapped=mapped, checked=checked)
+    published = bool(how.name and sha256)
+    parsed = of_copy or _parse(path, file, seen, how, mapped, checked, published)
     if seen.fresh:
         remember(path, seen.stat, seen.sha256, origin=origin_of(path))
     if of_copy is None and not seen.facts.get(_CHECKED):
@@ -133,10 +134,16 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
 
 
 def _parse(
-    path: Path, file: BinaryIO, seen: Seen, how: Reading, *, mapped: bool, checked: bool
+    path: Path,
+    file: BinaryIO,
+    seen: Seen,
+    how: Reading,
+    mapped: bool,
+    checked: bool,
+    published: bool = False,
 ) -> Parsed:
     """Parse an open file, and refuse one that was written to meanwhile."""
-    parsed = parse(path, file, mapped=mapped, checked=checked, limit=how.limit)
+    parsed = parse(path, file, mapped=mapped, checked=checked, published=published, limit=how.limit)
     now, then = os.fstat(file.fileno()), seen.stat
     if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
         raise WeightsError(
@@ -165,7 +172,7 @@ def _parse_copy(copy: Path, how: Reading) -> Parsed | None:
         seen = identify(copy, file, always=how.verify == "always")
         compare(copy, seen.sha256, Expectation(record.sha256, "its first use"))
         mapped = _is_safe_to_map(copy) if how.mapped is None else how.mapped
-        parsed = _parse(copy, file, seen, how, mapped=mapped, checked=True)
+        parsed = _parse(copy, file, seen, how, mapped, checked=True)
         if seen.fresh:
             remember(copy, seen.stat, seen.sha256, origin="optimized")
         return parsed

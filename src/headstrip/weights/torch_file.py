@@ -1,4 +1,4 @@
-"""Files of ``torch.save``: read with ``weights_only=True``, always, and with no way around it.
+"""Files of ``torch.save``: read with ``weights_only=True``, or by what knows still fewer classes.
 
 Beside tensors and plain values a file may hold an ``argparse.Namespace``, the settings of a
 training program. It is a bag of attributes: reading one runs no code.
@@ -23,6 +23,7 @@ from torch.serialization import get_default_mmap_options
 from headstrip.weights.legacy import check_legacy
 from headstrip.weights.mapping import descriptor_path
 from headstrip.weights.problems import too_large
+from headstrip.weights.published_file import map_published
 
 _NAMESPACE = "argparse.Namespace"
 _lock = threading.Lock()
@@ -36,9 +37,16 @@ _LOCAL_SIZE = 30
 
 
 def read_torch(
-    path: Path, file: BinaryIO, size: int, *, mapped: bool, checked: bool, limit: int | None
+    path: Path,
+    file: BinaryIO,
+    size: int,
+    *,
+    mapped: bool,
+    checked: bool,
+    published: bool,
+    limit: int | None,
 ) -> tuple[object, int]:
-    """Read an open file.
+    """Read an open file. ``parsing.parse`` describes the arguments.
 
     Returns:
         What it holds, and how many bytes of it are mapped: those of the format before torch 1.6
@@ -48,15 +56,21 @@ def read_torch(
         WeightsError: It holds more bytes of tensors than ``limit``.
         Exception: Whatever the parsers meet in a file that is damaged or holds code.
     """
-    archive = _is_archive(file)
-    held = (
-        _check_archive(file, size, checksums=not checked) if archive else check_legacy(file, size)
-    )
+    archive = _checked_archive(file, size, checksums=not checked) if _is_archive(file) else None
+    held = check_legacy(file, size) if archive is None else _bytes_of_tensors(archive)
     if limit is not None and held > limit:
         raise too_large(path, held, limit)
+    if mapped and published and archive is not None:
+        content = map_published(file, archive)
+        if content is not None:
+            return content, held
     file.seek(0)
     # torch can be set to map shared: writing to a tensor would then change the file.
-    mapped = mapped and archive and get_default_mmap_options() == getattr(mmap, "MAP_PRIVATE", 0)
+    mapped = (
+        mapped
+        and archive is not None
+        and get_default_mmap_options() == getattr(mmap, "MAP_PRIVATE", 0)
+    )
     source = descriptor_path(file) if mapped else None
 
     def load() -> object:
@@ -85,7 +99,7 @@ def _is_archive(file: BinaryIO) -> bool:
     return file.read(len(_LOCAL)) == _LOCAL
 
 
-def _check_archive(file: BinaryIO, size: int, *, checksums: bool) -> int:
+def _checked_archive(file: BinaryIO, size: int, *, checksums: bool) -> zipfile.ZipFile:
     """Check the directory of an archive, and its contents where they are not known to be right.
 
     Args:
@@ -95,17 +109,20 @@ def _check_archive(file: BinaryIO, size: int, *, checksums: bool) -> int:
             header before each entry.
 
     Returns:
-        The bytes of tensors in it.
+        The archive.
 
     Raises:
         ValueError: It is not as torch writes it. The message is a few words.
     """
     archive = _directory(file, size)
-    entries = archive.infolist()
     if checksums:
-        for entry in entries:
+        for entry in archive.infolist():
             _check_entry(archive, entry)
-    return sum(entry.file_size for entry in entries if "/data/" in entry.filename)
+    return archive
+
+
+def _bytes_of_tensors(archive: zipfile.ZipFile) -> int:
+    return sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
 
 
 def _directory(file: BinaryIO, size: int) -> zipfile.ZipFile:

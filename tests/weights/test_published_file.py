@@ -1,0 +1,225 @@
+"""A file that a catalog states is read as torch reads it, by a reader that knows a few classes."""
+
+from __future__ import annotations
+
+import copyreg
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.weights.files import Canary, State, contents, identical, save_zip, sha256_of, state_of
+from tests.weights.test_torch_file import tensors
+from torch import nn
+
+from headstrip import WeightsError, build_encoder
+from headstrip.weights import published_file
+
+
+@pytest.fixture
+def torchs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What torch was asked to read."""
+    asked: list[Any] = []
+    load = torch.load
+
+    def noted(file: Any, **options: Any) -> Any:
+        asked.append(file)
+        return load(file, **options)
+
+    monkeypatch.setattr(torch, "load", noted)
+    return asked
+
+
+def read(path: Path) -> Any:
+    return contents(path, mapped=True, checked=True, published=True).content
+
+
+@given(state=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=6), tensors()))
+@settings(max_examples=150)
+def test_any_state_dict_is_what_torch_reads(tmp_path_factory, state: State) -> None:
+    path = save_zip(state, tmp_path_factory.getbasetemp() / "any")
+    before = path.read_bytes()
+    content, expected = read(path), torch.load(path, weights_only=True)
+    assert list(content) == list(expected)
+    for name, tensor in content.items():
+        assert identical(tensor, expected[name])
+        assert tensor.stride() == expected[name].stride()
+        assert tensor.storage_offset() == expected[name].storage_offset()
+        assert tensor.untyped_storage().nbytes() == expected[name].untyped_storage().nbytes()
+        if 0 not in tensor.stride():
+            tensor.zero_()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_32"])
+def test_a_network_of_torchvision_needs_no_torch_to_be_read(
+    tmp_path: Path, name: str, torchs: list[Any]
+) -> None:
+    state = state_of(name)
+    content = read(save_zip(state, tmp_path / "x"))
+    assert not torchs
+    assert isinstance(content, OrderedDict)
+    assert content._metadata == state._metadata
+    assert all(identical(content[key], state[key]) for key in state)
+
+
+def test_tensors_that_are_one_stay_one(tmp_path: Path, torchs: list[Any]) -> None:
+    flat = torch.arange(100.0)
+    one = flat[3:7]
+    state = {"a": one, "tied": one, "again": flat[3:7], "turned": flat[3:7].reshape(2, 2).T}
+    content = read(save_zip(state, tmp_path / "x"))
+    content["a"][0] = -1
+    assert content["tied"] is content["a"]
+    assert content["again"][0] == content["turned"][0, 0] == -1
+    assert not torchs
+
+
+def test_a_tensor_that_is_trained_says_so(tmp_path: Path, torchs: list[Any]) -> None:
+    state = {"a": torch.ones(2, requires_grad=True), "b": torch.ones(2)}
+    content = read(save_zip(state, tmp_path / "x"))
+    assert [content[key].requires_grad for key in ("a", "b")] == [True, False]
+    assert not torchs
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Parameter(torch.ones(3)),
+        torch.ones(3, dtype=torch.complex64).conj(),
+        torch.ones(3).view(torch.uint8).view(torch.float8_e5m2),
+        torch.Size([1, 2]),
+        {1, 2},
+    ],
+    ids=["parameter", "conjugate", "float8", "size", "set"],
+)
+def test_torch_reads_what_this_reader_does_not_know(
+    tmp_path: Path, other: Any, torchs: list[Any]
+) -> None:
+    content = read(save_zip({"a": torch.ones(3), "b": other}, tmp_path / "x"))
+    assert torchs
+    assert type(content["b"]) is type(other)
+    assert torch.equal(content["a"], torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+def test_a_file_of_a_machine_with_the_other_byte_order_is_torchs(
+    tmp_path: Path, dtype: torch.dtype, torchs: list[Any]
+) -> None:
+    path = save_zip({"a": torch.arange(3).to(dtype)}, tmp_path / "x")
+    swapped = tmp_path / "swapped.pth"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(swapped, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry, b"big" if entry.filename.endswith("byteorder") else old.read(entry))
+    content = read(swapped)
+    assert torchs
+    assert not torch.equal(content["a"], torch.arange(3).to(dtype))
+
+
+class Pickled:
+    """An object that is written as an opcode or two that somebody thought of."""
+
+    def __init__(self, how: Any) -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        return self.how
+
+
+def without(path: Path, data: Callable[[bytes], bytes]) -> Path:
+    """Write a file with another pickle in it."""
+    other = path.with_name("other.pth")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            new.writestr(entry, data(content) if entry.filename.endswith("data.pkl") else content)
+    return other
+
+
+@pytest.mark.parametrize("place", ["alone", "inside", "as a state", "as a key"])
+def test_code_is_found_by_nobody(tmp_path: Path, place: str) -> None:
+    marker = tmp_path / "it-was-executed"
+    bomb = Canary(marker)
+    content = {
+        "alone": bomb,
+        "inside": {"a": torch.ones(1), "b": [bomb]},
+        "as a state": Pickled((OrderedDict, (), {"x": bomb})),
+        "as a key": {Pickled((OrderedDict.fromkeys, ([1],))): torch.ones(1), "b": bomb},
+    }[place]
+    with pytest.raises(WeightsError, match="Nothing of it was executed"):
+        read(save_zip(content, tmp_path / "x"))
+    assert not marker.exists()
+
+
+PROGRAMS = {
+    "a function of the system": b"cposix\nsystem\n(S'true'\ntR.",
+    "an attribute of the class": b"ccollections\nOrderedDict\n(N}S'fromkeys'\nK\x01stb.",
+    "an attribute of the function": b"ctorch._utils\n_rebuild_tensor_v2\n(N}S'x'\nK\x01stb.",
+    "another class for the function": b"ctorch._utils\n_rebuild_tensor_v2\n(N}S'__class__'\n"
+    b"ccollections\nOrderedDict\nstb.",
+    "a class by its number": b"\x82\xf0.",
+    "a storage by its name": b"P0\n.",
+    "a storage of no tensor": b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    b"X\x01\x00\x00\x009X\x03\x00\x00\x00cpuK\x01tQ.",
+    "no end": b"\x80\x02}",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_no_other_program_in_a_pickle_does_anything(tmp_path: Path, program: bytes) -> None:
+    found, function = OrderedDict.fromkeys, torch._utils._rebuild_tensor_v2
+    copyreg.add_extension("tests.weights.files", "Canary", 0xF0)
+    try:
+        path = without(save_zip({"a": torch.ones(3)}, tmp_path / "x"), lambda _: program)
+        with pytest.raises(WeightsError, match="is not a file of weights, or is damaged"):
+            read(path)
+    finally:
+        copyreg.remove_extension("tests.weights.files", "Canary", 0xF0)
+    assert OrderedDict.fromkeys == found
+    assert torch._utils._rebuild_tensor_v2 is function
+    assert set(published_file._FOUND) == {
+        ("collections", "OrderedDict"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        *(("torch", name) for name in published_file.STORAGES),
+    }
+
+
+@pytest.mark.parametrize("elements", [4, 10**6, -1])
+def test_torch_judges_a_tensor_of_another_size_than_its_entry(
+    tmp_path: Path, elements: int, torchs: list[Any]
+) -> None:
+    def other_size(data: bytes) -> bytes:
+        old = b"cpu" + data.partition(b"cpu")[2].partition(b"K\x03")[0] + b"K\x03"
+        assert old in data
+        return data.replace(old, old[:-2] + b"J" + elements.to_bytes(4, "little", signed=True), 1)
+
+    path = without(save_zip({"a": torch.ones(3)}, tmp_path / "x"), other_size)
+    with suppress(WeightsError):
+        assert torch.equal(read(path)["a"], torch.ones(3))
+    assert torchs
+
+
+def test_the_users_own_file_is_torchs_to_read(
+    tmp_path: Path, torchs: list[Any], hub: Path, published: Callable[..., Any]
+) -> None:
+    path = save_zip(state_of("resnet18"), tmp_path / "x")
+    build_encoder("resnet18", weights=path, map=True)
+    build_encoder("resnet18", weights=path, map=True)
+    assert len(torchs) == 2
+
+
+def test_a_published_file_is_not_torchs_to_read(
+    torchs: list[Any], hub: Path, published: Callable[..., Any]
+) -> None:
+    state = state_of("resnet18")
+    path = save_zip(state, hub / "resnet18-f37072fd")
+    published("resnet18", sha256=sha256_of(path))
+    encoder = build_encoder("resnet18")
+    assert not torchs
+    assert identical(encoder.head.weight, state["fc.weight"])
