@@ -125,8 +125,13 @@ def arithmetic(draw: st.DrawFn) -> Call:
         other = values(draw, x, *shape[draw(st.integers(0, min(kept, default=0))) :])
         if draw(st.booleans()) and other.ndim == 4:
             other = other.to(memory_format=torch.channels_last)
-    if function is Tensor.add and draw(st.booleans()):
-        return Call(function, (x, other), {"alpha": 2})
+    if function is not Tensor.mul and draw(st.sampled_from([False, False, True])):
+        # Torch still takes the factor before the tensor, too.
+        return draw(
+            st.sampled_from(
+                [Call(function, (x, other), {"alpha": 2}), Call(function, (x, 2, other))]
+            )
+        )
     return Call(function, (x, other) if draw(st.booleans()) else (other, x))
 
 

@@ -41,12 +41,14 @@ def contents(
     *,
     mapped: bool = False,
     checked: bool = False,
-    published: bool = False,
+    read_before: bool = False,
     limit: int | None = None,
 ) -> Parsed:
     """What a weights file holds, parsed."""
     with open(path, "rb") as file:
-        return parse(path, file, mapped=mapped, checked=checked, published=published, limit=limit)
+        return parse(
+            path, file, mapped=mapped, checked=checked, read_before=read_before, limit=limit
+        )
 
 
 def write_safetensors(path: Path, header: bytes, data: bytes = b"") -> Path:

@@ -85,20 +85,22 @@ def _pointwise(x: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
     return x if kwargs.get("inplace") else twin(x)
 
 
-def _arithmetic(x: Tensor, other: Any, **kwargs: Any) -> Tensor | None:
+def _arithmetic(x: Tensor, other: Any, *args: Any, **kwargs: Any) -> Tensor | None:
     """Handle operands of one shape, and a vector along one axis of the other operand."""
-    if kwargs or not isinstance(other, Tensor) or not _are_like(x, (other,)):
+    if args or kwargs or not isinstance(other, Tensor) or not _are_like(x, (other,)):
         return None
+    if x.shape == other.shape:
+        # The first operand decides on the strides of the result, unless it has none for an axis.
+        return twin(x) if 0 not in x.stride() else None
     small, large = (other, x) if other.numel() <= x.numel() else (x, other)
     is_vector = small.numel() == max(small.shape, default=1)
-    # The strides of the larger, or of the first, decide on those of the result, unless one is 0.
-    if 0 in large.stride() or not (small.shape == large.shape or is_vector):
-        return None
-    return twin(large) if _fits(small, large) else None
+    # Channels last, the strides of the vector decide on axes of one element.
+    plain = large.is_contiguous() or (_order(large) is not None and 1 not in large.shape)
+    return twin(large) if is_vector and plain and _fits(small, large) else None
 
 
-def _add_in_place(x: Tensor, other: Any, **kwargs: Any) -> Tensor | None:
-    if kwargs or not isinstance(other, Tensor) or not _are_like(x, (other,)):
+def _add_in_place(x: Tensor, other: Any, *args: Any, **kwargs: Any) -> Tensor | None:
+    if args or kwargs or not isinstance(other, Tensor) or not _are_like(x, (other,)):
         return None
     return x if _order(x) is not None and _fits(other, x) else None
 

@@ -46,7 +46,7 @@ def parse(
     *,
     mapped: bool,
     checked: bool,
-    published: bool = False,
+    read_before: bool = False,
     limit: int | None = None,
 ) -> Parsed:
     """Read an open weights file.
@@ -57,7 +57,7 @@ def parse(
         file: The open file; it may be closed afterwards.
         mapped: Whether to map what can be mapped.
         checked: Whether its bytes equal a known hash. Else the checksums in it are compared.
-        published: Whether a catalog states that hash, so that only the publisher wrote the file.
+        read_before: Whether these bytes were read before, so that torch accepted them.
         limit: The most bytes of tensors that it may hold, None for any.
 
     Raises:
@@ -65,7 +65,7 @@ def parse(
             more than ``limit``.
     """
     try:
-        return _parse(path, file, mapped, checked, published, limit)
+        return _parse(path, file, mapped, checked, read_before, limit)
     except WeightsError:
         raise
     except Exception as error:
@@ -77,7 +77,7 @@ def parse(
 
 
 def _parse(
-    path: Path, file: BinaryIO, mapped: bool, checked: bool, published: bool, limit: int | None
+    path: Path, file: BinaryIO, mapped: bool, checked: bool, read_before: bool, limit: int | None
 ) -> Parsed:
     file.seek(0)
     problem = instead(file.read(START))
@@ -93,6 +93,6 @@ def _parse(
             content = restore(content, metadata.get(DESCRIPTION, ""))
     else:
         content, count = read_torch(
-            path, file, size, mapped=mapped, checked=checked, published=published, limit=limit
+            path, file, size, mapped=mapped, checked=checked, read_before=read_before, limit=limit
         )
     return Parsed(content, watch if count else None, count)

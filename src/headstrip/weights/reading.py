@@ -28,7 +28,7 @@ from headstrip.weights.trust import Expectation, Seen, compare, expectation, ide
 
 VERIFY = ("changed", "always")
 _FILLED = "filled"
-_CHECKED = "checked"
+_READ = "read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +119,15 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     compare(path, seen.sha256, expected, how.name)
     copy = optimized(seen.sha256)
     of_copy = _parse_copy(copy, how) if copy is not None else None
-    checked = bool(expected.sha256) or seen.facts.get(_CHECKED, False)
+    read_before = seen.facts.get(_READ, False)
     # A file without a name that headstrip knows was named by its path: it is the user's own.
     mapped = bool(how.name) and _is_safe_to_map(path) if how.mapped is None else how.mapped
-    published = bool(how.name and sha256)
-    parsed = of_copy or _parse(path, file, seen, how, mapped, checked, published)
+    checked = bool(expected.sha256) or read_before
+    parsed = of_copy or _parse(path, file, seen, how, mapped, checked, read_before)
     if seen.fresh:
         remember(path, seen.stat, seen.sha256, origin=origin_of(path))
-    if of_copy is None and not seen.facts.get(_CHECKED):
-        learn(path, seen.stat, **{_CHECKED: True})
+    if of_copy is None and not read_before:
+        learn(path, seen.stat, **{_READ: True})
     guards = (parsed.guard,) if parsed.guard is not None else ()
     filled = seen.facts.get(_FILLED, False)
     return WeightsFile(path, seen.sha256, parsed.content, guards, filled, seen.stat)
@@ -140,10 +140,12 @@ def _parse(
     how: Reading,
     mapped: bool,
     checked: bool,
-    published: bool = False,
+    read_before: bool = False,
 ) -> Parsed:
     """Parse an open file, and refuse one that was written to meanwhile."""
-    parsed = parse(path, file, mapped=mapped, checked=checked, published=published, limit=how.limit)
+    parsed = parse(
+        path, file, mapped=mapped, checked=checked, read_before=read_before, limit=how.limit
+    )
     now, then = os.fstat(file.fileno()), seen.stat
     if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
         raise WeightsError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import mmap
 import pickle
+import pickletools
 import threading
 import zipfile
 from pathlib import Path
@@ -21,9 +22,9 @@ import torch
 from torch.serialization import get_default_mmap_options
 
 from headstrip.weights.legacy import check_legacy
+from headstrip.weights.mapped_archive import map_archive
 from headstrip.weights.mapping import descriptor_path
 from headstrip.weights.problems import too_large
-from headstrip.weights.published_file import map_published
 
 _NAMESPACE = "argparse.Namespace"
 _lock = threading.Lock()
@@ -43,7 +44,7 @@ def read_torch(
     *,
     mapped: bool,
     checked: bool,
-    published: bool,
+    read_before: bool,
     limit: int | None,
 ) -> tuple[object, int]:
     """Read an open file. ``parsing.parse`` describes the arguments.
@@ -60,8 +61,8 @@ def read_torch(
     held = check_legacy(file, size) if archive is None else _bytes_of_tensors(archive)
     if limit is not None and held > limit:
         raise too_large(path, held, limit)
-    if mapped and published and archive is not None:
-        content = map_published(file, archive)
+    if mapped and read_before and archive is not None:
+        content = map_archive(file, archive)
         if content is not None:
             return content, held
     file.seek(0)
@@ -90,6 +91,8 @@ def read_torch(
         # Another thread must not end the permission meanwhile.
         with _lock, torch.serialization.safe_globals([(argparse.Namespace, _NAMESPACE)]):
             content = load()
+    if archive is not None and not read_before:
+        _check_numbers(archive)
     return content, 0 if source is None else held
 
 
@@ -119,6 +122,15 @@ def _checked_archive(file: BinaryIO, size: int, *, checksums: bool) -> zipfile.Z
         for entry in archive.infolist():
             _check_entry(archive, entry)
     return archive
+
+
+def _check_numbers(archive: zipfile.ZipFile) -> None:
+    """Refuse an object with a number for which an unpickler in C would allocate memory."""
+    name = next(one for one in archive.namelist() if one.partition("/")[2] == "data.pkl")
+    pickled = archive.read(name)
+    for opcode, number, _ in pickletools.genops(pickled):
+        if "PUT" in opcode.name and number is not None and int(number) > len(pickled):
+            raise ValueError(f"an object in it has the number {number}, and it has fewer objects")
 
 
 def _bytes_of_tensors(archive: zipfile.ZipFile) -> int:

@@ -1,8 +1,8 @@
-"""Zip archives of ``torch.save`` whose bytes a catalog states, read five times as fast as by torch.
+"""Zip archives that torch read before, mapped and read again in a fifth of the time.
 
-torch's unpickler for ``weights_only=True`` is written in Python. The standard one, written in C, is
-as safe where it finds nothing but the storages, the function and the class that a state dict needs.
-It allocates as much memory as one number in the file says, so it reads published files alone.
+torch's unpickler for ``weights_only=True`` is written in Python. The standard one, written in C,
+finds here nothing but the storages, the function and the class that a state dict needs, and runs on
+bytes alone that torch accepted and whose numbers of objects `torch_file` checked.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _LENGTHS = 26
 """Where the header of an entry says how long its name and its extra field are."""
 
 
-def map_published(file: BinaryIO, archive: zipfile.ZipFile) -> object | None:
+def map_archive(file: BinaryIO, archive: zipfile.ZipFile) -> object | None:
     """Map the tensors of an open file, and return what it holds.
 
     Args:
-        file: The open file, whose bytes are known.
+        file: The open file, whose bytes torch read before.
         archive: Its directory, as torch writes it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A file that a catalog states is read as torch reads it, by a reader that knows a few classes."""
+"""A file that torch read once is read again to the same, by a reader that knows few classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.weights.test_torch_file import tensors
 from torch import nn
 
 from headstrip import WeightsError, build_encoder
-from headstrip.weights import published_file
+from headstrip.weights import mapped_archive
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def torchs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def read(path: Path) -> Any:
-    return contents(path, mapped=True, checked=True, published=True).content
+    return contents(path, mapped=True, checked=True, read_before=True).content
 
 
 @given(state=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=6), tensors()))
@@ -183,10 +183,10 @@ def test_no_other_program_in_a_pickle_does_anything(tmp_path: Path, program: byt
         copyreg.remove_extension("tests.weights.files", "Canary", 0xF0)
     assert OrderedDict.fromkeys == found
     assert torch._utils._rebuild_tensor_v2 is function
-    assert set(published_file._FOUND) == {
+    assert set(mapped_archive._FOUND) == {
         ("collections", "OrderedDict"),
         ("torch._utils", "_rebuild_tensor_v2"),
-        *(("torch", name) for name in published_file.STORAGES),
+        *(("torch", name) for name in mapped_archive.STORAGES),
     }
 
 
@@ -205,21 +205,40 @@ def test_torch_judges_a_tensor_of_another_size_than_its_entry(
     assert torchs
 
 
-def test_the_users_own_file_is_torchs_to_read(
-    tmp_path: Path, torchs: list[Any], hub: Path, published: Callable[..., Any]
+@pytest.mark.parametrize("place", ["hub", "own"])
+def test_torch_reads_a_file_once(
+    tmp_path: Path,
+    torchs: list[Any],
+    hub: Path,
+    published: Callable[..., Any],
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = save_zip(state_of("resnet18"), tmp_path / "x")
-    build_encoder("resnet18", weights=path, map=True)
-    build_encoder("resnet18", weights=path, map=True)
+    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "records"))
+    state = state_of("resnet18")
+    folder = hub if place == "hub" else tmp_path
+    path = save_zip(state, folder / "resnet18-f37072fd")
+    published("resnet18", sha256=sha256_of(path))
+    how: dict[str, Any] = {} if place == "hub" else {"weights": path, "map": True}
+    encoders = [build_encoder("resnet18", **how) for _ in range(3)]
+    assert len(torchs) == 1
+    for encoder in encoders:
+        assert encoder.head is not None
+        assert identical(encoder.head.weight, state["fc.weight"])
+    # Other bytes are another file.
+    save_zip({**state, "fc.bias": state["fc.bias"] + 1}, folder / "resnet18-f37072fd")
+    published("resnet18", sha256=sha256_of(path))
+    build_encoder("resnet18", **how)
     assert len(torchs) == 2
 
 
-def test_a_published_file_is_not_torchs_to_read(
-    torchs: list[Any], hub: Path, published: Callable[..., Any]
+@pytest.mark.parametrize("mapped", [True, False])
+def test_an_object_with_a_number_that_takes_memory_is_refused_at_first(
+    tmp_path: Path, mapped: bool
 ) -> None:
-    state = state_of("resnet18")
-    path = save_zip(state, hub / "resnet18-f37072fd")
-    published("resnet18", sha256=sha256_of(path))
-    encoder = build_encoder("resnet18")
-    assert not torchs
-    assert identical(encoder.head.weight, state["fc.weight"])
+    number = (2**28).to_bytes(4, "little")
+    path = without(
+        save_zip({"a": torch.ones(3)}, tmp_path / "x"), lambda _: b"\x80\x02}r%b." % number
+    )
+    with pytest.raises(WeightsError, match="has the number 268435456"):
+        contents(path, mapped=mapped, checked=True)
