@@ -113,6 +113,10 @@ class WeightsEntry:
         preprocessing: What turns an image into the input of these weights.
         license: The licence that the library states, or None.
         metrics: Accuracy, GFLOPs and file size as the library states them, as pairs.
+
+    Example:
+        >>> WeightsEntry("BLOOD_V1", ("hf:mylab/blood-cells",), num_classes=8).num_classes
+        8
     """
 
     tag: str

@@ -78,9 +78,27 @@ def test_the_version_is_the_packages(run: Run) -> None:
 
 
 def test_an_unknown_command_is_a_usage_error(run: Run) -> None:
-    result = run("lst")
+    result = run("qqq")
     assert result.exit_code == 2
-    assert "No such command 'lst'" in result.stderr
+    assert "No such command 'qqq'." in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "similar"),
+    [
+        ("lst", "'list'"),
+        ("embd", "'embed'"),
+        ("neighbours", "'neighbors'"),
+        ("plugin", "'plugins'"),
+    ],
+)
+def test_a_misspelt_command_is_answered_with_the_similar_ones(
+    run: Run, name: str, similar: str
+) -> None:
+    result = run(name)
+    assert result.exit_code == 2
+    assert f"No such command '{name}'. Did you mean " in result.stderr
+    assert similar in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,8 @@ def command(
     cannot be embedded gets a row with the reason, and the exit code is 1.
 
     Run the same command again to resume a run that stopped early, or to add new images:
-    headstrip keeps finished rows in OUT.parts, and uses the settings that OUT was started with.
+    headstrip keeps finished rows in OUT.parts, in files of up to 1,024 rows, and uses the settings
+    that OUT was started with.
     """
     if (out is None) == (look is None):
         raise UsageFailure(

@@ -72,6 +72,25 @@ class LazyGroup(click.Group):
             return None
         return found.load()
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names.
+
+        Raises:
+            UsageError: There is none. The message names similar ones.
+        """
+        name = args[0]
+        # click itself looks for similar names among the commands that are imported already.
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            similar = get_close_matches(name, self.list_commands(ctx))
+            if similar and name not in plugin_commands(ctx):
+                shown = " or ".join(map(repr, similar))
+                raise click.UsageError(f"No such command {name!r}. Did you mean {shown}?", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands without importing any."""
         helps = self._short_helps(ctx)

@@ -40,6 +40,10 @@ class EmbedSettings:
         maps: Levels whose feature maps are stored too, such as ``[-1]`` for the last.
         tokens: Whether the tokens of the last level are stored too.
         maps_dtype: Dtype of the stored maps and tokens: "float16" or "float32".
+
+    Example:
+        >>> EmbedSettings(batch_size=32, dtype="float16").dtype
+        'float16'
     """
 
     engine: str | None = None
@@ -136,6 +140,10 @@ class EmbedOptions:
         timeout: Seconds that decoding one image may take.
         pages: "first" embeds the first page of a TIFF or frame of an animation; "all" gives each
             page its own row, named ``a.tif#1``, ``a.tif#2`` and so on.
+
+    Example:
+        >>> EmbedOptions(workers=2, max_errors=10).max_errors
+        10
     """
 
     workers: int | None = None

@@ -55,6 +55,11 @@ class Preprocessing:
             (low, high), "dtype" for the whole range of their type, or "auto" for the range that
             the file states, else that of the type; "auto" refuses an image that uses less than a
             quarter of it. 8-bit images do not change.
+
+    Example:
+        >>> half = (0.5, 0.5, 0.5)
+        >>> Preprocessing(crop=(224, 224), resize=256, mean=half, std=half).input_shape
+        (3, 224, 224)
     """
 
     crop: tuple[int, int]

@@ -24,6 +24,12 @@ class Stripped:
             ``declared``: the logits are not a function of the embedding. ``headless``: the
             network has no logits.
         input_shape: Input without the batch axis, if constructor options changed it.
+
+    Example:
+        >>> import torchvision
+        >>> from headstrip import strip_head
+        >>> strip_head(torchvision.models.resnet18(), family="resnet").paths
+        ('fc',)
     """
 
     backbone: nn.Module
