@@ -213,10 +213,14 @@ def test_a_refused_state_dict_changes_nothing_of_an_encoder() -> None:
     [
         ({"a": 3}, {"a": 4}, "of 'a' has 3 classes in the state dict and 4 in the encoder"),
         ({"a": 3, "b": 2}, {"a": 3}, "has predictors of 'b', which the encoder lacks"),
-        ({"a": 3}, {"a": 3, "b.c": 2}, "state dict lacks those of 'b.c'"),
-        ({"a": 3}, {"b": 3}, "has predictors of 'a', which the encoder lacks and lacks those of"),
+        ({"a": 3}, {"a": 3, "b.c": 2}, "state dict lacks the predictors of 'b.c'"),
+        (
+            {"a": 3},
+            {"b": 3},
+            "has predictors of 'a', which the encoder lacks and lacks the predictors of",
+        ),
         ({"a": 3}, None, "has predictors of 'a', which the encoder lacks"),
-        (None, {"a": 3}, "state dict lacks those of 'a'"),
+        (None, {"a": 3}, "state dict lacks the predictors of 'a'"),
     ],
 )
 def test_other_attributes_and_classes_are_one_sentence(
@@ -308,5 +312,5 @@ def test_anything_else_in_a_state_dict_is_torchs_to_refuse() -> None:
     predictors = Predictors(5, {"a": 3})
     with warnings.catch_warnings(), pytest.raises((TypeError, RuntimeError)):
         predictors.load_state_dict([1])  # type: ignore[arg-type]
-    with pytest.raises((HeadstripError, RuntimeError), match="lacks those of 'a'"):
+    with pytest.raises((HeadstripError, RuntimeError), match="lacks the predictors of 'a'"):
         predictors.load_state_dict({})

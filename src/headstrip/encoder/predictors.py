@@ -228,10 +228,10 @@ def check_predictors(
     missing = [name for key, name in mine.items() if key not in theirs]
     if extra or missing:
         differences = [f"has predictors of {_listed(extra)}, which the encoder lacks"] * bool(extra)
-        differences += [f"lacks those of {_listed(missing)}"] * bool(missing)
+        differences += [f"lacks the predictors of {_listed(missing)}"] * bool(missing)
         raise WeightsError(
             f"The state dict {' and '.join(differences)}. Build the encoder with the state dict's "
-            "attributes, or pass strict=False to load those that both have."
+            "attributes, or pass strict=False to load the predictors that both have."
         )
 
 

@@ -176,8 +176,9 @@ def _channels(value: Any) -> InChans | None:
     misread = next((name for name in ("L", "r", "g", "b") if name in named), None)
     if misread is not None:
         raise OptionError(
-            f"in_chans={value!r:.200} has the channel {misread!r}. Write 'R', 'G' and 'B' for the "
-            "colours that the network knows, in_chans=1 for grey, and any other name for the rest."
+            f"in_chans={value!r:.200} has the channel {misread!r}, which may mean a colour or grey."
+            " Write 'R', 'G' and 'B' for red, green and blue, in_chans=1 for grey alone, and a "
+            "longer name, such as 'grey', for any other channel."
         )
     return names
 

@@ -9,6 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from headstrip.errors import PreprocessingError
+from headstrip.system.arguments import type_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -345,7 +346,9 @@ class Preprocessing:
         except TypeError as error:
             named = data if isinstance(data, Mapping) else {}
             needed = [field.name for field in fields(cls) if field.default is MISSING]
-            if missing := [name for name in needed if name not in named]:
+            if not isinstance(data, Mapping):
+                problem = f"it is {type_of(data)}, not a dict"
+            elif missing := [name for name in needed if name not in named]:
                 problem = f"it has no {', '.join(missing)}"
             elif unknown := sorted(map(str, {*named} - {field.name for field in fields(cls)})):
                 problem = f"it has an unknown {', '.join(unknown)}"

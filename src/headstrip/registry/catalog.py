@@ -156,7 +156,7 @@ def read_labels(path: Path, count: int | None) -> tuple[str, ...]:
     if count is not None and len(labels) != count:
         raise CatalogError(
             f"{path} has {len(labels)} labels, and the weights that name it have {count} classes. "
-            "Report it to the author of the plugin that describes the weights."
+            "Report it to the author of the plugin that has this file."
         )
     return labels
 
@@ -296,9 +296,11 @@ def _checked_row(
             f"{about} ({reason}). Use only values that JSON has: text, finite numbers, true, "
             "false, null, lists and objects."
         ) from error
-    if name.startswith("#") or any(set(cell) & set("\t\n\r") for cell in row):
+    if name.startswith("#"):
+        raise CatalogError(f"{about}: it begins with '#'. Choose another name.")
+    if broken := [cell for cell in row if set(cell) & set("\t\n\r")]:
         raise CatalogError(
-            f"{about}: it contains a tab or a line break, or begins with '#'. Remove that."
+            f"{about}: it contains a tab or a line break, in {broken[0]!r:.200}. Remove it there."
         )
     keys = [field.name for field in fields(value)]
     lost = [key for key in keys if _comparable(value, key) != _comparable(back, key)]

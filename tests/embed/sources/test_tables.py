@@ -13,7 +13,8 @@ from tests.embed.sources.made import contents, image_table, save_to_disk, write_
 from headstrip import HeadstripError, ImageError
 from headstrip.embed.sources import source_of
 
-NONE = "the row has no bytes of an image."
+EMPTY = "the image in the row has 0 bytes. Write it again, or leave out the row."
+NONE = "the cell of the image is null. Fill it, or leave out the row."
 
 
 def test_the_rows_of_a_parquet_file_are_named_by_it_and_their_number(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_the_rows_of_a_parquet_file_are_named_by_it_and_their_number(tmp_path: P
         "x.parquet/000000000": b"1",
         "x.parquet/000000001": b"2",
         "x.parquet/000000002": NONE,
-        "x.parquet/000000003": "the image in the row is empty.",
+        "x.parquet/000000003": EMPTY,
     }
     assert contents(path) == contents(path, image_column="image") == found
     assert source_of(path).describe()["kind"] == "parquet"

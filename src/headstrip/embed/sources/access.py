@@ -68,7 +68,8 @@ class Access:
         for given, name in zip(names, lower, strict=True):
             if not _NAME.fullmatch(name):
                 raise HeadstripError(
-                    f"{given!r} cannot be the scheme of an address. Allow a name such as 'ftp'."
+                    f"{given!r} cannot be the scheme of an address. Pass a scheme such as 'ftp' to "
+                    "--allow-scheme (allow_schemes=)."
                 )
         home = origin(source) if scheme_of(source) in HTTP else ""
         return cls(frozenset(lower), private, offline, home)

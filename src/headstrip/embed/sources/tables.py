@@ -67,10 +67,10 @@ def image_column(schema: pa.Schema, chosen: str | None, shown: str) -> str | Non
         refuse_repeated(shown, name, schema.names, "among its columns")
     if chosen is not None:
         if chosen not in found:
-            known = ", ".join(map(repr, found)) or "none"
+            known = ", ".join(map(repr, found))
+            remedy = f"Pass one that has bytes: {known}." if known else "None of its columns has."
             raise HeadstripError(
-                f"{shown!r} has no column {chosen!r} with the bytes of images. Columns with bytes: "
-                f"{known}."
+                f"{shown!r} has no column {chosen!r} with the bytes of images. {remedy}"
             )
         return chosen
     likely = [name for name in found if pa.types.is_struct(schema.field(name).type)] or found
@@ -101,11 +101,11 @@ def image_in(cells: pa.Array | pa.ChunkedArray, row: int) -> bytes:
     if cell.is_valid and isinstance(cell, pa.StructScalar):
         cell = cell["bytes"]
     if not cell.is_valid:
-        raise ImageError("the row has no bytes of an image.")
+        raise ImageError("the cell of the image is null. Fill it, or leave out the row.")
     content = cell.as_buffer()
     refuse_size(content.size)
     if not content.size:
-        raise ImageError("the image in the row is empty.")
+        raise ImageError("the image in the row has 0 bytes. Write it again, or leave out the row.")
     return bytes(content.to_pybytes())
 
 

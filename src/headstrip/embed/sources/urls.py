@@ -69,7 +69,7 @@ def filesystem(url: str, access: Access) -> tuple[Any, str]:
     except (ImportError, TypeError, ValueError) as error:
         raise HeadstripError(
             f"{display_name(url)!r} cannot be read: fsspec has no driver for {scheme!r} here "
-            f"({reason_of(error)}). Install the package that fsspec names for it."
+            f"({reason_of(error)}). Check the scheme, or install the package of its driver."
         ) from error
 
 
