@@ -131,7 +131,7 @@ class Pickled:
         return self.how
 
 
-def without(path: Path, data: Callable[[bytes], bytes]) -> Path:
+def with_pickle(path: Path, data: Callable[[bytes], bytes]) -> Path:
     """Write a file with another pickle in it."""
     other = path.with_name("other.pth")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
@@ -176,7 +176,7 @@ def test_no_other_program_in_a_pickle_does_anything(tmp_path: Path, program: byt
     found, function = OrderedDict.fromkeys, torch._utils._rebuild_tensor_v2
     copyreg.add_extension("tests.weights.files", "Canary", 0xF0)
     try:
-        path = without(save_zip({"a": torch.ones(3)}, tmp_path / "x"), lambda _: program)
+        path = with_pickle(save_zip({"a": torch.ones(3)}, tmp_path / "x"), lambda _: program)
         with pytest.raises(WeightsError, match="is not a file of weights, or is damaged"):
             read(path)
     finally:
@@ -199,7 +199,7 @@ def test_torch_judges_a_tensor_of_another_size_than_its_entry(
         assert old in data
         return data.replace(old, old[:-2] + b"J" + elements.to_bytes(4, "little", signed=True), 1)
 
-    path = without(save_zip({"a": torch.ones(3)}, tmp_path / "x"), other_size)
+    path = with_pickle(save_zip({"a": torch.ones(3)}, tmp_path / "x"), other_size)
     with suppress(WeightsError):
         assert torch.equal(read(path)["a"], torch.ones(3))
     assert torchs
@@ -237,7 +237,7 @@ def test_an_object_with_a_number_that_takes_memory_is_refused_at_first(
     tmp_path: Path, mapped: bool
 ) -> None:
     number = (2**28).to_bytes(4, "little")
-    path = without(
+    path = with_pickle(
         save_zip({"a": torch.ones(3)}, tmp_path / "x"), lambda _: b"\x80\x02}r%b." % number
     )
     with pytest.raises(WeightsError, match="has the number 268435456"):

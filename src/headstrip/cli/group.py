@@ -78,18 +78,22 @@ class LazyGroup(click.Group):
         """Find the command that the first argument names.
 
         Raises:
-            UsageError: There is none. The message names similar ones.
+            UsageError: There is no such command. The message names similar commands.
         """
-        name = args[0]
-        # click itself looks for similar names among the commands that are imported already.
-        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
             from difflib import get_close_matches
 
+            # click looks for similar names among the commands that are imported already.
+            name = args[0]
             similar = get_close_matches(name, self.list_commands(ctx))
-            if similar and name not in plugin_commands(ctx):
-                shown = " or ".join(map(repr, similar))
-                raise click.UsageError(f"No such command {name!r}. Did you mean {shown}?", ctx)
-        return super().resolve_command(ctx, args)
+            if not similar or name.startswith("-"):
+                raise
+            shown = " or ".join(map(repr, similar))
+            raise click.UsageError(
+                f"No such command {name!r}. Did you mean {shown}?", ctx
+            ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands without importing any."""

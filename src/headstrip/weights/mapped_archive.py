@@ -20,7 +20,8 @@ from torch import Tensor
 from headstrip.weights.legacy import STORAGES
 from headstrip.weights.mapping import map_file
 
-_LOCAL_SIZE = 30
+LOCAL_SIZE = 30
+"""Bytes of the header before each entry, without its name and its extra field."""
 _LENGTHS = 26
 """Where the header of an entry says how long its name and its extra field are."""
 
@@ -107,6 +108,6 @@ class _StateDict(pickle.Unpickler):
 
     def _start(self, entry: zipfile.ZipInfo) -> int:
         self._file.seek(entry.header_offset + _LENGTHS)
-        lengths = self._file.read(_LOCAL_SIZE - _LENGTHS)
+        lengths = self._file.read(LOCAL_SIZE - _LENGTHS)
         name, extra = int.from_bytes(lengths[:2], "little"), int.from_bytes(lengths[2:], "little")
-        return entry.header_offset + _LOCAL_SIZE + name + extra
+        return entry.header_offset + LOCAL_SIZE + name + extra

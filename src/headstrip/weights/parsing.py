@@ -65,7 +65,9 @@ def parse(
             more than ``limit``.
     """
     try:
-        return _parse(path, file, mapped, checked, read_before, limit)
+        return _parse(
+            path, file, mapped=mapped, checked=checked, read_before=read_before, limit=limit
+        )
     except WeightsError:
         raise
     except Exception as error:
@@ -77,7 +79,13 @@ def parse(
 
 
 def _parse(
-    path: Path, file: BinaryIO, mapped: bool, checked: bool, read_before: bool, limit: int | None
+    path: Path,
+    file: BinaryIO,
+    *,
+    mapped: bool,
+    checked: bool,
+    read_before: bool,
+    limit: int | None,
 ) -> Parsed:
     file.seek(0)
     problem = instead(file.read(START))

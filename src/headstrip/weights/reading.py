@@ -123,7 +123,9 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
     # A file without a name that headstrip knows was named by its path: it is the user's own.
     mapped = bool(how.name) and _is_safe_to_map(path) if how.mapped is None else how.mapped
     checked = bool(expected.sha256) or read_before
-    parsed = of_copy or _parse(path, file, seen, how, mapped, checked, read_before)
+    parsed = of_copy or _parse(
+        path, file, seen, how, mapped=mapped, checked=checked, read_before=read_before
+    )
     if seen.fresh:
         remember(path, seen.stat, seen.sha256, origin=origin_of(path))
     if of_copy is None and not read_before:
@@ -138,6 +140,7 @@ def _parse(
     file: BinaryIO,
     seen: Seen,
     how: Reading,
+    *,
     mapped: bool,
     checked: bool,
     read_before: bool = False,
@@ -174,7 +177,7 @@ def _parse_copy(copy: Path, how: Reading) -> Parsed | None:
         seen = identify(copy, file, always=how.verify == "always")
         compare(copy, seen.sha256, Expectation(record.sha256, "its first use"))
         mapped = _is_safe_to_map(copy) if how.mapped is None else how.mapped
-        parsed = _parse(copy, file, seen, how, mapped, checked=True)
+        parsed = _parse(copy, file, seen, how, mapped=mapped, checked=True)
         if seen.fresh:
             remember(copy, seen.stat, seen.sha256, origin="optimized")
         return parsed

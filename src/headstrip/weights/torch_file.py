@@ -22,7 +22,7 @@ import torch
 from torch.serialization import get_default_mmap_options
 
 from headstrip.weights.legacy import check_legacy
-from headstrip.weights.mapped_archive import map_archive
+from headstrip.weights.mapped_archive import LOCAL_SIZE, map_archive
 from headstrip.weights.mapping import descriptor_path
 from headstrip.weights.problems import too_large
 
@@ -34,7 +34,6 @@ _CHUNK = 1 << 20
 _LOCAL = b"PK\x03\x04"
 _END = b"PK\x05\x06"
 _END_SIZE = 22
-_LOCAL_SIZE = 30
 
 
 def read_torch(
@@ -159,7 +158,7 @@ def _directory(file: BinaryIO, size: int) -> zipfile.ZipFile:
             raise ValueError(f"{entry.filename!r:.80} in it is compressed, which torch does not do")
         if entry.file_size != entry.compress_size:
             raise ValueError(f"{entry.filename!r:.80} in it has two sizes")
-        position = entry.header_offset + _LOCAL_SIZE + entry.file_size
+        position = entry.header_offset + LOCAL_SIZE + entry.file_size
     if position > size:
         raise ValueError("it ends before its last tensor does")
     return archive
