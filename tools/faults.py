@@ -446,15 +446,15 @@ FAULTS = (
     Fault(
         "a folder without METADATA is not noticed",
         "plugins/metadata_folders.py",
-        "    if content is None or not _NAME.search(content) or not _is_text(content):\n",
+        "    if content is None or not _NAME.search(content) or _lines(content) is None:\n",
         "    if False:\n",
         "tests/plugins",
     ),
     Fault(
         "a damaged folder hides a plugin",
-        "plugins/entry_points.py",
-        "    found = without_damage(found, group)\n",
-        "",
+        "plugins/metadata_folders.py",
+        "        yield name, folders[0] if len(folders) == 1 else next(complete, folders[0])\n",
+        "        yield name, folders[0]\n",
         "tests/plugins",
     ),
     Fault(

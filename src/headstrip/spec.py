@@ -29,6 +29,7 @@ CONFIG = "config.json"
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep, "/")))
 _BEGINNINGS = tuple(f"{start}{end}" for start in ("", ".", "..", "~") for end in _SEPARATORS)
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_PLAIN = re.compile(r"\w+")
 
 
 def freeze(value: Any) -> Any:
@@ -194,6 +195,9 @@ def is_source(name: object) -> bool:
 
 def is_backbone(name: str) -> bool:
     """Whether ``name`` can be the name of one architecture, which stands after the colon."""
+    # Most names are like this, and listing asks for each.
+    if _PLAIN.fullmatch(name):
+        return True
     try:
         parts = parse_name(f"source:{name}")
     except UnknownBackboneError:

@@ -37,6 +37,13 @@ def test_a_light_command_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not imported(code) & HEAVY
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["show", "vit_h_14"]], ids=" ".join)
+def test_what_is_asked_most_imports_no_package_for_email_or_archives(arguments: list[str]) -> None:
+    # importlib.metadata imports them, which takes a quarter of `headstrip list`.
+    code = f"    from headstrip.cli import main\n    main({arguments!r}, prog_name='headstrip')"
+    assert not imported(code) & {"email", "zipfile"}
+
+
 def test_help_reads_no_catalog_and_loads_no_plugin() -> None:
     code = (
         "    from headstrip.cli import main\n    try: main(['--help'])\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from headstrip.cli.backbone import open_registry
 from headstrip.cli.failures import PARTLY, Failure, UsageFailure
 from headstrip.cli.output import json_option, plugins_on_stderr, print_json, print_line, warn
+from headstrip.plugins.entry_points import EntryPoint
 
 if TYPE_CHECKING:
     from headstrip.authoring.catalog_writer import LiveRegistry, Rows
@@ -133,11 +133,10 @@ def _measured(registry: LiveRegistry, target: Path) -> tuple[Rows, dict[str, byt
 def _is_copy(registry: LiveRegistry) -> bool:
     """Return whether the package is in the folder that pip installs into."""
     plugin = registry.live()
-    distribution = plugin.target.dist if isinstance(plugin.target, metadata.EntryPoint) else None
-    if distribution is None or plugin.package is None:
+    site = plugin.target.site if isinstance(plugin.target, EntryPoint) else None
+    if site is None or plugin.package is None:
         return False
-    site = Path(str(distribution.locate_file(""))).resolve()
-    return plugin.package.resolve().is_relative_to(site)
+    return plugin.package.resolve().is_relative_to(site.resolve())
 
 
 def _print(name: str, target: Path, rows: Rows, changes: Changes, as_json: bool) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from headstrip._version import __version__
 from headstrip.cli.failures import INTERRUPTED, PARTLY, failure_of, printable_usage
 from headstrip.cli.output import warn, warn_lines, warnings_as_sentences
-from headstrip.plugins.commands import PluginCommand, find_commands
 from headstrip.plugins.records import DISABLED, disabled_by_environment
 from headstrip.printable import printable
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from headstrip.plugins.commands import PluginCommand
 
 COMMANDS = {
     "catalog": "Write or check the catalog of your plugin.",
@@ -44,6 +46,8 @@ def plugin_commands(context: click.Context) -> dict[str, PluginCommand]:
 
     Reading them imports no plugin. The ``error`` of a record says which cannot be used, and why.
     """
+    from headstrip.plugins.commands import find_commands
+
     named = context.find_root().params.get("no_plugin") or ()
     disabled = {*disabled_by_environment(), *named}
     return {one.name: one for one in find_commands(disabled, COMMANDS)}
@@ -106,6 +110,8 @@ class LazyGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete the name of a command without importing any, or an option."""
+        from click.shell_completion import CompletionItem
+
         names = [
             CompletionItem(name, help=text)
             for name, text in self._short_helps(ctx)
@@ -145,6 +151,8 @@ class LazyGroup(click.Group):
             raise
         except Exception as error:
             if ctx.params["debug"]:
+                import traceback
+
                 warn_lines("".join(traceback.format_exception(error)).rstrip("\n"))
                 ctx.exit(PARTLY)
             raise failure_of(error) from error

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -20,8 +19,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 """Every command has this option."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One column of a table."""
 
     title: str
@@ -63,13 +61,11 @@ def print_table(
     if always_head:
         rows = [[column.title for column in columns], *rows]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    pads = [str.rjust if column.is_number else str.ljust for column in columns]
-    lines = ["  ".join(map(_padded, row, pads, widths)).rstrip() for row in rows]
-    click.echo("\n".join(lines))
-
-
-def _padded(cell: str, pad: Callable[[str, int], str], width: int) -> str:
-    return pad(cell, width)
+    line = "  ".join(
+        f"{{:{'>' if column.is_number else '<'}{width}}}"
+        for column, width in zip(columns, widths, strict=True)
+    )
+    click.echo("\n".join(line.format(*row).rstrip() for row in rows))
 
 
 def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

@@ -1,20 +1,67 @@
-"""Entry points of installed distributions, read from their metadata without importing anything."""
+"""Entry points of installed distributions, read from their metadata without importing anything.
+
+``importlib.metadata`` reads the same files, but importing it takes as long as a quarter of
+``headstrip list``, and it raises an error for all where one is damaged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from importlib import metadata
-from typing import Any
+import os
+import re
+import sys
+from collections.abc import Collection, Iterator
+from functools import reduce
+from importlib import import_module
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from headstrip.errors import PluginError
-from headstrip.plugins.metadata_folders import without_damage
+from headstrip.plugins.metadata_folders import (
+    ENTRY_POINTS,
+    entry_points_in,
+    folders_in_use,
+    name_and_version,
+    normalized,
+    read,
+)
 from headstrip.plugins.records import DISABLED, SHARED
 from headstrip.system.os_errors import explain_exhaustion
 
+_VALUE = r"([\w.]+)\s*(?::\s*([\w.]+)\s*)?(?:\[.*\]\s*)?"
+"""``module``, ``module:object`` or ``module:object.attribute``, and extras, which mean nothing."""
 
-@dataclass(frozen=True, slots=True)
-class Declared:
+
+class EntryPoint(NamedTuple):
+    """One entry point.
+
+    Attributes:
+        name: Its name in the group.
+        value: ``module:object``.
+        distribution: Name and version of the distribution that declares it, None for headstrip's
+            own.
+        site: Folder that the distribution is installed in, None if it is in no folder.
+    """
+
+    name: str
+    value: str
+    distribution: tuple[str, str] | None = None
+    site: Path | None = None
+
+    def load(self) -> Any:
+        """Import what it names.
+
+        Raises:
+            PluginError: Its value names no module. Importing the module can raise any other error.
+        """
+        match = re.fullmatch(_VALUE, self.value)
+        if match is None:
+            raise PluginError(f"the entry point {self.value!r} is not of the form module:name")
+        names = match[2].split(".") if match[2] else ()
+        return reduce(getattr, names, import_module(match[1]))
+
+
+class Declared(NamedTuple):
     """One name of an entry-point group.
 
     Attributes:
@@ -25,7 +72,7 @@ class Declared:
     """
 
     name: str
-    point: metadata.EntryPoint
+    point: EntryPoint
     origin: str
     problem: str | None
 
@@ -41,7 +88,7 @@ class Declared:
             PluginError: Importing it raised any error. The message is only the reason.
         """
         try:
-            return load_entry_point(self.point)
+            return self.point.load()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -57,12 +104,12 @@ def declared(group: str, disabled: Collection[str], reserved: Collection[str]) -
         disabled: Names that the user does not want; ``*`` is all.
         reserved: Names that belong to headstrip.
     """
-    by_name: dict[str, list[metadata.EntryPoint]] = {}
+    by_name: dict[str, list[EntryPoint]] = {}
     for point in installed_entry_points(group):
         by_name.setdefault(point.name, []).append(point)
     found = []
     for name, points in sorted(by_name.items()):
-        origin = ", ".join(sorted(" ".join(_distribution(point)) for point in points))
+        origin = ", ".join(sorted(" ".join(point.distribution or ()) for point in points))
         problem = None
         if {name, "*"} & set(disabled):
             problem = DISABLED
@@ -74,37 +121,15 @@ def declared(group: str, disabled: Collection[str], reserved: Collection[str]) -
     return found
 
 
-def load_entry_point(point: metadata.EntryPoint) -> Any:
-    """Import what an entry point names.
+def installed_entry_points(group: str) -> list[EntryPoint]:
+    """List the entry points of a group.
 
-    Raises:
-        PluginError: Its value names no module. Importing the module can raise any other error.
+    It skips files that are damaged, which `headstrip doctor` names, and adds the entry points that
+    a damaged folder hides.
     """
-    # `EntryPoint.load` would raise an AttributeError that does not say so.
-    if point.pattern.match(point.value) is None:
-        raise PluginError(f"the entry point {point.value!r} is not of the form module:name")
-    return point.load()
-
-
-def installed_entry_points(group: str) -> list[metadata.EntryPoint]:
-    """List the entry points of a group, those of distributions earlier on the path first.
-
-    It skips distributions with damaged metadata, which `headstrip doctor` names, and adds the entry
-    points that a damaged folder hides.
-    """
-    try:
-        found = list(metadata.entry_points(group=group))
-    except Exception:
-        # The metadata of any distribution can raise any error here. Reading one by one skips it.
-        found = [
-            point for one in metadata.distributions() for point in _entry_points_of(one, group)
-        ]
-    found = without_damage(found, group)
-    # A distribution may be on the path twice; Python imports the first.
-    unique: dict[tuple[str, str, str], metadata.EntryPoint] = {}
-    for point in found:
-        unique.setdefault((point.name, point.value, _distribution(point)[0]), point)
-    return list(unique.values())
+    folders = dict(folders_in_use())
+    found = [point for folder in folders.values() for point in _points_of(folder, group)]
+    return found + list(_points_elsewhere(group, folders))
 
 
 def reason_of(error: BaseException) -> str:
@@ -116,19 +141,45 @@ def reason_of(error: BaseException) -> str:
     return explain_exhaustion(error, reason) or reason
 
 
-def _entry_points_of(distribution: metadata.Distribution, group: str) -> list[metadata.EntryPoint]:
-    try:
-        return list(distribution.entry_points.select(group=group))
-    except Exception:
-        # `headstrip doctor` names damaged metadata.
+def _points_of(folder: Path, group: str) -> list[EntryPoint]:
+    pairs = _pairs_in(read(folder / ENTRY_POINTS), group)
+    if not pairs:
         return []
+    distribution = name_and_version(folder)
+    return [EntryPoint(name, value, distribution, folder.parent) for name, value in pairs]
 
 
-def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
-    """Return name and version of the distribution that declares an entry point."""
-    try:
-        described: Any = point.dist.metadata if point.dist else {}
-        return str(described["Name"] or "unnamed"), str(described["Version"] or "unknown")
-    except Exception:
-        # Versions of Python raise different errors where the metadata are missing or no text.
-        return "unnamed", "unknown"
+def _points_elsewhere(group: str, seen: Collection[str]) -> Iterator[EntryPoint]:
+    """Yield the entry points of distributions that are in no folder, but in a zip archive.
+
+    Args:
+        group: The group.
+        seen: Names of the distributions that are in folders.
+    """
+    entries = [one for one in sys.path if os.path.isfile(one) or one.endswith(".egg")]
+    has_hooks = any(
+        finder is not PathFinder and hasattr(finder, "find_distributions")
+        for finder in sys.meta_path
+    )
+    if not entries and not has_hooks:
+        return
+    from importlib import metadata
+
+    for one in metadata.distributions(path=entries):
+        try:
+            content = (one.read_text(ENTRY_POINTS) or "").encode()
+            name, version = one.metadata["Name"], one.metadata["Version"]
+        except Exception:
+            # The code of an import hook, or a damaged archive, can raise any error here.
+            continue
+        if normalized(name) not in seen:
+            for point, value in _pairs_in(content, group):
+                yield EntryPoint(point, value, (name, version))
+
+
+def _pairs_in(content: bytes | None, group: str) -> list[tuple[str, str]]:
+    """Return names and values of a group, none where the content is damaged."""
+    # Most files name no group of headstrip. They need not be parsed.
+    if content is None or group.encode() not in content:
+        return []
+    return list(dict.fromkeys((entry_points_in(content) or {}).get(group, ())))

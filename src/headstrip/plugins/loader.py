@@ -6,11 +6,9 @@ isolates faults, but it is not a sandbox: a plugin's code has all rights of the 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,13 @@ import pluggy
 from headstrip.errors import HeadstripError, PluginError
 from headstrip.hookspecs import HeadStripper
 from headstrip.plugins import ENTRY_POINT_GROUP
-from headstrip.plugins.entry_points import Declared, declared, load_entry_point, reason_of
+from headstrip.plugins.entry_points import Declared, EntryPoint, declared, reason_of
 from headstrip.plugins.records import DISABLED as DISABLED
 from headstrip.plugins.records import PluginRecord as PluginRecord
 from headstrip.plugins.records import Status, remedy_for
 from headstrip.plugins.validation import REQUIRED, check_return, contract_problem, stated_version
 from headstrip.spec import is_source
 from headstrip.system.packages import package_folder
-
-_LOGGER = logging.getLogger("headstrip.plugins")
 
 HOMES = {"timm": "headstrip-timm", "hf": "headstrip-transformers"}
 """Sources that only one distribution may bring: timm's names need no prefix, and a hub id must not
@@ -100,7 +96,12 @@ class Plugin:
         finally:
             self.seconds = time.perf_counter() - started
         self.status = "loaded"
-        _LOGGER.debug("loaded the plugin %s in %.2f s", self.label, self.seconds)
+        # Imported here, because commands such as `list` must start fast.
+        import logging
+
+        logging.getLogger("headstrip.plugins").debug(
+            "loaded the plugin %s in %.2f s", self.label, self.seconds
+        )
 
     def implements(self, hook: str) -> bool:
         """Whether this loaded plugin has the hook."""
@@ -153,8 +154,8 @@ class Plugin:
         )
 
     def _import(self) -> Any:
-        if isinstance(self.target, metadata.EntryPoint):
-            return load_entry_point(self.target)
+        if isinstance(self.target, EntryPoint):
+            return self.target.load()
         return self.target
 
     def _register(self, target: Any) -> None:
@@ -175,8 +176,7 @@ class Plugin:
 def built_in(name: str, package: Path) -> Plugin:
     """Return one of headstrip's own plugins, with an entry point like any other plugin's."""
     module = f"headstrip.families.{name}"
-    point = metadata.EntryPoint(name, f"{module}:plugin", ENTRY_POINT_GROUP)
-    return Plugin(name, "built-in", module, point, package)
+    return Plugin(name, "built-in", module, EntryPoint(name, f"{module}:plugin"), package)
 
 
 def find_plugins(disabled: Collection[str], reserved: Collection[str]) -> list[Plugin]:

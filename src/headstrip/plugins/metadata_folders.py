@@ -1,4 +1,4 @@
-"""Folders of installed distributions that are damaged, and the plugins that they hide.
+"""The folders with the metadata of installed distributions: their files, and which are damaged.
 
 Python takes the first folder that has a distribution's name, even an empty one, and ignores a
 complete one after it. An interrupted installation leaves such folders.
@@ -6,28 +6,27 @@ complete one after it. An interrupted installation leaves such folders.
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from importlib import metadata
-from itertools import groupby
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from headstrip.plugins import COMMAND_GROUP, ENGINE_GROUP, ENTRY_POINT_GROUP
 
 _SUFFIXES = (".dist-info", ".egg-info")
 _LEFTOVER = "~"
-_ENTRY_POINTS = "entry_points.txt"
+ENTRY_POINTS = "entry_points.txt"
+"""The file in a distribution's metadata that names its entry points."""
+
 # How pip renames a folder before it removes it: ~eadstrip_timm, ~-adstrip_timm.
 _OURS = re.compile(r"~[-~.=%0-9]*h?e?a?d?strip")
 _NAME = re.compile(rb"^Name:\s*\S", re.MULTILINE | re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class DamagedFolder:
+class DamagedFolder(NamedTuple):
     """One damaged folder of an installed distribution.
 
     Attributes:
@@ -77,7 +76,7 @@ def damaged_folders() -> list[DamagedFolder]:
             damage = _damage(folder)
             if damage is None:
                 continue
-            damage = replace(damage, hides=_hidden_by(folder, folders))
+            damage = damage._replace(hides=_hidden_by(folder, folders))
             concerns_us = damage.may_be_plugin or damage.hides or name.startswith("headstrip")
             if concerns_us or damage.stops_python:
                 found.append(damage)
@@ -97,37 +96,65 @@ def damage_of(source: str) -> str:
     return "".join(f" {one.found}. {one.remedy}" for one in damaged)
 
 
-def without_damage(points: list[metadata.EntryPoint], group: str) -> list[metadata.EntryPoint]:
-    """Remove the entry points that damaged folders name, and add those that they hide.
+def folders_in_use() -> Iterator[tuple[str, Path]]:
+    """Yield each installed distribution's name with one folder: the first complete one, if any.
 
-    Args:
-        points: The entry points of the group that Python sees.
-        group: The entry-point group.
+    Most distributions have one folder. It is not opened here, because listing must be fast.
     """
-    # Most distributions have one folder. It is not opened here, because listing must be fast.
-    hiding = {
-        damaged: complete
-        for _, folders in _by_name()
-        if len(folders) > 1
-        for damaged in folders
-        if _damage(damaged) and (complete := _hidden_by(damaged, folders))
-    }
-    kept = [point for point in points if not _is_of(point.dist, hiding)]
-    return kept + [
-        point
-        for complete in hiding.values()
-        for point in _entry_points_of(complete)
-        if point.group == group
-    ]
+    for name, folders in _by_name():
+        complete = (folder for folder in folders if _damage(folder) is None)
+        yield name, folders[0] if len(folders) == 1 else next(complete, folders[0])
 
 
-def _is_of(distribution: metadata.Distribution | None, folders: Iterable[Path]) -> bool:
-    """Whether a distribution's folder is one of ``folders``, or one that pip renamed."""
-    # importlib.metadata has no public name for the folder of a distribution.
-    folder = getattr(distribution, "_path", None)
-    if folder is None:
-        return False
-    return Path(str(folder)).name.startswith(_LEFTOVER) or Path(str(folder)) in folders
+def entry_points_in(content: bytes) -> dict[str, list[tuple[str, str]]] | None:
+    r"""Parse the content of an ``entry_points.txt``.
+
+    Returns:
+        By group, the names with their values; None where the content is not what the packaging
+        specification says: text with sections of ``name = value``.
+
+    Example:
+        >>> entry_points_in(b"[headstrip]\nacme = acme_net:plugin\n")
+        {'headstrip': [('acme', 'acme_net:plugin')]}
+    """
+    lines = _lines(content)
+    if lines is None:
+        return None
+    groups: dict[str, list[tuple[str, str]]] = {}
+    pairs: list[tuple[str, str]] | None = None
+    for line in lines:
+        if line.startswith("[") and line.endswith("]"):
+            pairs = groups.setdefault(line[1:-1].strip(), [])
+        elif line and line[0] not in "#;":
+            name, equals, value = line.partition("=")
+            if pairs is None or not equals:
+                return None
+            pairs.append((name.strip(), value.strip()))
+    return groups
+
+
+def normalized(name: str) -> str:
+    """Return the form of a distribution's name that all its spellings share.
+
+    Example:
+        >>> normalized("Acme_Networks.timm")
+        'acme-networks-timm'
+    """
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def name_and_version(folder: Path) -> tuple[str, str]:
+    """Return the name and the version that a folder's metadata state.
+
+    Returns:
+        ``("unnamed", "unknown")`` where they cannot be read.
+    """
+    found: dict[str, str] = {}
+    # The headers end at an empty line, as those of an e-mail.
+    for line in takewhile(bool, _lines(read(folder / _file_of(folder)) or b"") or ()):
+        key, _, value = line.partition(":")
+        found.setdefault(key.lower(), value.strip())
+    return found.get("name") or "unnamed", found.get("version") or "unknown"
 
 
 def _folders() -> Iterator[Path]:
@@ -148,13 +175,15 @@ def _folders() -> Iterator[Path]:
 
 def _by_name() -> Iterator[tuple[str, list[Path]]]:
     """Yield each distribution's name with its folders, the first on the path first."""
-    folders = [folder for folder in _folders() if not folder.name.startswith(_LEFTOVER)]
-    for name, group in groupby(sorted(folders, key=_name_of), key=_name_of):
-        yield name, list(group)
+    found: dict[str, list[Path]] = {}
+    for folder in _folders():
+        if not folder.name.startswith(_LEFTOVER):
+            found.setdefault(_name_of(folder), []).append(folder)
+    yield from found.items()
 
 
 def _name_of(folder: Path) -> str:
-    return re.sub(r"[-_.]+", "-", folder.stem.partition("-")[0]).lower()
+    return normalized(folder.stem.partition("-")[0])
 
 
 def _our_leftovers() -> list[DamagedFolder]:
@@ -167,13 +196,13 @@ def _our_leftovers() -> list[DamagedFolder]:
 
 def _is_our_leftover(folder: Path) -> bool:
     return folder.name.startswith(_LEFTOVER) and (
-        _OURS.match(folder.name.lower()) is not None or bool(_entry_points_of(folder))
+        _OURS.match(folder.name.lower()) is not None or _may_have_plugin(folder)
     )
 
 
 def _leftover_name(folder: Path) -> str:
     """Return the name of a distribution whose folder pip renamed."""
-    match = re.search(rb"^Name:\s*(\S+)", _read(folder / "METADATA") or b"", re.MULTILINE)
+    match = re.search(rb"^Name:\s*(\S+)", read(folder / "METADATA") or b"", re.MULTILINE)
     if match:
         return match[1].decode("utf-8", "replace")
     return _name_of(Path(_OURS.sub("headstrip", folder.name.lower())))
@@ -184,15 +213,15 @@ def _damage(folder: Path) -> DamagedFolder | None:
     distribution = _name_of(folder)
     if folder.suffix == ".egg-info" and not folder.is_dir():
         # One file with the content of a folder's PKG-INFO.
-        if _read(folder):
+        if read(folder):
             return None
         return DamagedFolder(folder, distribution, "is empty or cannot be read")
     if not folder.is_dir():
         return DamagedFolder(folder, distribution, "is a file and not a folder")
-    name = "METADATA" if folder.suffix == ".dist-info" else "PKG-INFO"
-    content, points = _read(folder / name), _read(folder / _ENTRY_POINTS)
-    stops_python = points is not None and not _is_text(points)
-    if content is None or not _NAME.search(content) or not _is_text(content):
+    name = _file_of(folder)
+    content, points = read(folder / name), read(folder / ENTRY_POINTS)
+    stops_python = points is not None and _lines(points) is None
+    if content is None or not _NAME.search(content) or _lines(content) is None:
         problem = _problem_of_metadata(folder, name, content)
         return DamagedFolder(folder, distribution, problem, stops_python=stops_python)
     found = _problem_of_entry_points(folder, points)
@@ -214,36 +243,28 @@ def _problem_of_metadata(folder: Path, name: str, content: bytes | None) -> str:
 
 def _problem_of_entry_points(folder: Path, content: bytes | None) -> str | None:
     if content:
-        return None if _are_entry_points(content) else f"has a damaged {_ENTRY_POINTS}"
+        return None if entry_points_in(content) is not None else f"has a damaged {ENTRY_POINTS}"
     recorded = re.search(
         rb"^[^,\n]*/entry_points\.txt,[^,\n]*,(\d*)\s*$",
-        _read(folder / "RECORD") or b"",
+        read(folder / "RECORD") or b"",
         re.MULTILINE,
     )
     if recorded is None or recorded[1] == b"0":
         return None
-    return f"{'has lost its' if content is None else 'has an empty'} {_ENTRY_POINTS}"
+    return f"{'has lost its' if content is None else 'has an empty'} {ENTRY_POINTS}"
 
 
-def _are_entry_points(content: bytes) -> bool:
-    """Whether a file is what the packaging specification says: sections of ``name = object``.
+def _file_of(folder: Path) -> str:
+    """Return the name of the file in which a folder states its distribution's name."""
+    return "METADATA" if folder.suffix == ".dist-info" else "PKG-INFO"
 
-    Python's own reader skips what it does not understand.
-    """
-    parser = configparser.ConfigParser(delimiters=("=",), interpolation=None, strict=False)
+
+def _lines(content: bytes) -> list[str] | None:
+    """Return the lines of a file without the spaces around them, None where it is not text."""
     try:
-        parser.read_string(content.decode())
-    except (UnicodeDecodeError, configparser.Error):
-        return False
-    return True
-
-
-def _is_text(content: bytes) -> bool:
-    try:
-        content.decode()
+        return [line.strip() for line in content.decode().splitlines()]
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
 
 
 def _hidden_by(damaged: Path, folders: list[Path]) -> Path | None:
@@ -252,23 +273,20 @@ def _hidden_by(damaged: Path, folders: list[Path]) -> Path | None:
     Which of two folders in one place Python takes first depends on the file system.
     """
     complete = next((folder for folder in folders if _damage(folder) is None), None)
-    if complete is None or not _entry_points_of(complete):
+    if complete is None or not _may_have_plugin(complete):
         return None
     is_first = folders.index(damaged) < folders.index(complete)
     return complete if is_first or damaged.parent == complete.parent else None
 
 
-def _entry_points_of(folder: Path) -> list[metadata.EntryPoint]:
-    """Return the plugins, commands and engines that a folder names, none where it is damaged."""
-    groups = (ENTRY_POINT_GROUP, COMMAND_GROUP, ENGINE_GROUP)
-    try:
-        return [one for one in metadata.Distribution.at(folder).entry_points if one.group in groups]
-    except Exception:
-        # Damaged metadata raise any error; `_damage` says what is wrong with them.
-        return []
+def _may_have_plugin(folder: Path) -> bool:
+    """Whether a folder names a plugin, a command or an engine."""
+    groups = entry_points_in(read(folder / ENTRY_POINTS) or b"") or {}
+    return any(groups.get(group) for group in (ENTRY_POINT_GROUP, COMMAND_GROUP, ENGINE_GROUP))
 
 
-def _read(path: Path) -> bytes | None:
+def read(path: Path) -> bytes | None:
+    """Return the content of a file of metadata, None where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:

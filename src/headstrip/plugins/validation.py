@@ -5,7 +5,6 @@ Checking imports torch only where torch is needed to know the type.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -63,7 +62,9 @@ def _unknown_hook(target: Any) -> str | None:
             return (
                 f"{name} is marked with a specname, but a hook's function must have the hook's name"
             )
-        similar = difflib.get_close_matches(name, HOOKS, n=1)
+        from difflib import get_close_matches
+
+        similar = get_close_matches(name, HOOKS, n=1)
         hint = f"; did you mean {similar[0]}?" if similar else ""
         return f"it marks {name} as a hook, and there is no hook of that name{hint}"
     return None

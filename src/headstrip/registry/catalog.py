@@ -19,6 +19,7 @@ from headstrip.images.preprocessing import Preprocessing
 from headstrip.spec import (
     LAWS,
     SIZES,
+    TASKS,
     BackboneSpec,
     Law,
     Pairs,
@@ -183,10 +184,12 @@ def spec_from_row(row: list[str]) -> BackboneSpec:
     """Parse a row of ``catalog.tsv``; raises one of ``UNREADABLE``."""
     name, source, family, plugin, task, shape, dim, params, law, default, *later = row
     options, sizes, channels, strides = later
-    if not name or task not in {"image", "video"} or law not in LAWS or sizes not in {"", *SIZES}:
+    if not name or task not in TASKS or law not in LAWS or (sizes and sizes not in SIZES):
         raise ValueError(
             f"one of name={name!r}, task={task!r}, law={law!r} and sizes={sizes!r} is not allowed"
         )
+    if channels.count(",") != strides.count(",") or bool(channels) != bool(strides):
+        raise ValueError(f"channels={channels!r} and strides={strides!r} have other lengths")
     return BackboneSpec(
         name,
         source,
@@ -200,7 +203,8 @@ def spec_from_row(row: list[str]) -> BackboneSpec:
         options=_pairs(options),
         law=cast("Law", law),
         sizes=cast("Sizes", sizes) if sizes else None,
-        **_maps(channels, strides),
+        channels=_counts(channels),
+        strides=_counts(strides),
     )
 
 
@@ -227,6 +231,7 @@ def entry_from_row(row: list[str]) -> WeightsEntry:
     )
 
 
+@cache
 def parse_shape(text: str) -> tuple[int, ...]:
     """Read ``3x224x224`` as (3, 224, 224).
 
@@ -382,19 +387,13 @@ def _count(text: str, least: int = 0) -> int:
     return number
 
 
-def _maps(channels: str, strides: str) -> dict[str, tuple[int, ...]]:
-    found = {"channels": _counts(channels), "strides": _counts(strides)}
-    if len(found["channels"]) != len(found["strides"]):
-        raise ValueError(f"channels={channels!r} and strides={strides!r} have other lengths")
-    return found
-
-
 @cache
 def _counts(text: str) -> tuple[int, ...]:
     """Parse numbers joined by commas; many rows have the same."""
     return tuple(_count(one, least=1) for one in text.split(",") if text)
 
 
+@cache
 def _pairs(text: str) -> Pairs:
     data = _parsed(text) if text else {}
     if not isinstance(data, dict):

@@ -64,7 +64,8 @@ class Index:
         because a folder may contain another network by now.
         """
         spec = self._specs.get(source, {}).get(name)
-        return None if spec is None or spec.qualified_name in self._live else spec
+        is_live = spec is not None and self._live and spec.qualified_name in self._live
+        return None if is_live else spec
 
     def is_in_file(self, spec: BackboneSpec) -> bool:
         """Whether a backbone was read from a catalog file."""
@@ -84,10 +85,12 @@ class Index:
     def listed(self, blocked: Iterable[str]) -> dict[str, dict[str, BackboneSpec]]:
         """Return the backbones by source and name, without those of blocked plugins."""
         hidden = set(blocked)
-        kept = {
-            source: {name: spec for name, spec in specs.items() if spec.plugin not in hidden}
-            for source, specs in self._specs.items()
-        }
+        kept = {source: specs.copy() for source, specs in self._specs.items()}
+        if hidden:
+            kept = {
+                source: {name: spec for name, spec in specs.items() if spec.plugin not in hidden}
+                for source, specs in kept.items()
+            }
         return {source: specs for source, specs in kept.items() if specs}
 
 

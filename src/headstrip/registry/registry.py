@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -191,7 +190,9 @@ class Registry:
         source, _, own = str(family).rpartition(":")
         is_core = source in {"", SOURCE}
         if is_core and own not in BUILT_IN:
-            near = difflib.get_close_matches(own, BUILT_IN, n=3)
+            from difflib import get_close_matches
+
+            near = get_close_matches(own, BUILT_IN, n=3)
             advice = f"Did you mean {joined(near)}?" if near else f"Choose {joined(BUILT_IN)}."
             raise PluginError(
                 f"There is no family {family!r}. {advice} Write source:family for the family of "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Iterable, Mapping
 
@@ -63,7 +62,9 @@ def unknown_source(name: str, parts: Name, listed: Mapping[str, Collection[str]]
     home = FIRST_PARTY.get(parts.source or "")
     install = f"`pip install {home}` installs it. " if home else ""
     elsewhere = [source for source, names in listed.items() if parts.backbone in names]
-    similar = elsewhere or difflib.get_close_matches(parts.source or "", listed, n=_MAX_SHOWN)
+    from difflib import get_close_matches
+
+    similar = elsewhere or get_close_matches(parts.source or "", listed, n=_MAX_SHOWN)
     hint = (
         f"Did you mean {joined(f'{source}:{parts.backbone}' for source in similar[:_MAX_SHOWN])}?"
         if similar
@@ -109,6 +110,8 @@ def _similar(parts: Name, listed: Mapping[str, Collection[str]]) -> list[str]:
     prefix = f"{parts.source}:" if parts.source else ""
     names = list(dict.fromkeys(name for source in sources for name in listed.get(source, ())))
     wanted = parts.arch.lower()
-    found = difflib.get_close_matches(wanted, names, n=_MAX_SHOWN, cutoff=0.6)
+    from difflib import get_close_matches
+
+    found = get_close_matches(wanted, names, n=_MAX_SHOWN, cutoff=0.6)
     found += [name for name in names if name.startswith(wanted) and name not in found]
     return [prefix + name for name in found[:_MAX_SHOWN]]

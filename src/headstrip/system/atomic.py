@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -48,7 +47,7 @@ def written_together(
             files: list[BinaryIO] = []
             for path in paths:
                 # Cut long names, because the added suffix could make them too long.
-                name = f".{path.name[:40]}.{secrets.token_hex(4)}"
+                name = f".{path.name[:40]}.{os.urandom(4).hex()}"
                 temporary = (within or path.parent) / name
                 handle = os.open(temporary, _NEW, 0o666)
                 temporaries.append(temporary)

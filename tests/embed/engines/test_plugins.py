@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from headstrip.embed.engines.registry import check_engine, engine_names, load_en
 from headstrip.embed.run import embed_source
 from headstrip.encoder.encoder import Encoder
 from headstrip.plugins import ENGINE_GROUP
+from headstrip.plugins.entry_points import EntryPoint
 
 SIMPLE = """
 import torch

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from headstrip.embed.settings import AUTO
 from headstrip.errors import HeadstripError, PluginError
 from headstrip.plugins import ENGINE_GROUP
-from headstrip.plugins.entry_points import Declared, declared
+from headstrip.plugins.entry_points import Declared, EntryPoint, declared
 from headstrip.plugins.records import DISABLED, disabled_by_environment, remedy_for
 from headstrip.registry.distributions import versions_required_by
 
@@ -122,10 +121,11 @@ def engine_versions(name: str) -> dict[str, str]:
     Raises:
         ValueError: No engine has the name.
     """
-    distribution = _find(name).point.dist
+    distribution = _find(name).point.distribution
     if distribution is None:
         return versions_required_by("headstrip", extra=name)
-    return {**versions_required_by(distribution.name), distribution.name: distribution.version}
+    owner, version = distribution
+    return {**versions_required_by(owner), owner: version}
 
 
 def _find(name: str) -> Declared:
@@ -147,8 +147,7 @@ def _engines() -> dict[str, Declared]:
 
 
 def _built_in(name: str) -> Declared:
-    point = metadata.EntryPoint(name, _BUILT_IN[name], ENGINE_GROUP)
-    return Declared(name, point, "headstrip", None)
+    return Declared(name, EntryPoint(name, _BUILT_IN[name]), "headstrip", None)
 
 
 def _engines_of_plugins() -> list[Declared]:
