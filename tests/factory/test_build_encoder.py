@@ -234,9 +234,10 @@ def test_a_wrong_catalog_claim_warns_and_the_probed_width_wins(monkeypatch):
     spec, parts = registry.resolve("resnet18")
     wrong = replace(spec, dim=500)
     monkeypatch.setattr(registry, "resolve", lambda name: (wrong, parts))
-    with pytest.warns(CatalogMismatchWarning, match="claims the width 500 .* has the width 512"):
+    claim = "The catalog claims the width 500 for .*, and the network has the width 512. "
+    with pytest.warns(CatalogMismatchWarning, match=f"{claim}The encoder has the width 512"):
         assert build_encoder("resnet18", weights=None).output_dim == 512
-    with pytest.raises(CatalogMismatchError, match="500"):
+    with pytest.raises(CatalogMismatchError, match=f"{claim}Update headstrip, or leave out strict"):
         build_encoder("resnet18", weights=None, strict=True)
 
 

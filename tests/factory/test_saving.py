@@ -265,7 +265,11 @@ def keep_more(encoder: Encoder) -> None:
     ("change", "words"),
     [
         (replace_activation, r"it has \(2\): GELU.* where headstrip builds \(2\): ReLU"),
-        (replace_convolution, r"backbone.conv1.0.weight is \(24, 3, 5, 5\)"),
+        (
+            replace_convolution,
+            r"was changed, .*: backbone.conv1.0.weight is \(24, 3, 5, 5\) of torch.float32 instead "
+            r"of \(24, 3, 3, 3\) of torch.float32. Undo that before you save",
+        ),
         (replace_backbone, "cannot build it again"),
         (add_layer, "it lacks backbone.conv1.0.weight"),
         (replace_predictor, "is a Sequential, and encoder.save writes linear layers"),

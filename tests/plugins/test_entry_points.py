@@ -106,13 +106,13 @@ def test_a_newer_release_in_a_folder_hides_the_one_in_an_archive(
         assert [one for one in find_plugins((), ()) if one.name == "acme"] == []
 
 
-@pytest.mark.parametrize("is_broken", [False, True])
+@pytest.mark.parametrize("broken", ["", "distribution", "hook"])
 def test_a_plugin_that_an_import_hook_knows_is_found(
-    monkeypatch: pytest.MonkeyPatch, is_broken: bool
+    monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     class Hooked(metadata.Distribution):
         def read_text(self, filename: str) -> str | None:
-            if is_broken:
+            if broken == "distribution":
                 raise RuntimeError("out of order")
             files = {
                 "METADATA": "Name: acme-hooked\nVersion: 4\n",
@@ -128,8 +128,10 @@ def test_a_plugin_that_an_import_hook_knows_is_found(
             """Leave the modules to the other finders."""
 
         def find_distributions(self, context: Any = None) -> list[metadata.Distribution]:
-            return [Hooked()]
+            if broken == "hook":
+                raise RuntimeError("out of order")
+            return [Hooked(), Hooked()]
 
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Hook()])
     found = {one.name: one.origin for one in find_plugins((), ())}
-    assert found.get("acme") == (None if is_broken else "acme-hooked 4")
+    assert found.get("acme") == (None if broken else "acme-hooked 4")

@@ -29,6 +29,19 @@ _LONGEST_HEADER = 64 << 20
 _AGAIN = "Get the whole folder again, or save the encoder again."
 
 
+class OtherNetworkError(ManifestError):
+    """A folder has tensors of another network than the one that its manifest names.
+
+    Attributes:
+        problems: Which tensors differ, in a clause.
+    """
+
+    def __init__(self, message: str, problems: str = "") -> None:
+        """Store the message and the problems."""
+        super().__init__(message)
+        self.problems = problems
+
+
 @dataclass(frozen=True, slots=True)
 class SavedFolder:
     """What a folder contains.

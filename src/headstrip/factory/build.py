@@ -337,7 +337,7 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         # A registered plugin need not state the width.
         spec = replace(spec, dim=dim)
     elif not request.options and dim != spec.dim:
-        _report_mismatch(spec, dim, strict)
+        _report_mismatch(spec, dim, registry.owner(spec).origin, strict)
     has_labels = _has_labels(built)
     encoder = Encoder(
         stripped.backbone,
@@ -593,11 +593,18 @@ def _own_preprocessing(registry: Registry, built: Built, given: str | None) -> P
     return chosen
 
 
-def _report_mismatch(spec: BackboneSpec, dim: int, strict: bool) -> None:
-    message = (
+def _report_mismatch(spec: BackboneSpec, dim: int, origin: str, strict: bool) -> None:
+    found = (
         f"The catalog claims the width {spec.dim} for {spec.qualified_name}, and the network has "
-        f"the width {dim}. headstrip uses {dim}. Update the distribution that brings the backbone."
+        f"the width {dim}."
+    )
+    owner = {"built-in": "headstrip", "registered": f"the plugin {spec.plugin!r}"}.get(
+        origin, origin.partition(" ")[0]
     )
     if strict:
-        raise CatalogMismatchError(message)
-    warnings.warn(message, CatalogMismatchWarning, stacklevel=4)
+        raise CatalogMismatchError(f"{found} Update {owner}, or leave out strict=True.")
+    warnings.warn(
+        f"{found} The encoder has the width {dim}. Update {owner}.",
+        CatalogMismatchWarning,
+        stacklevel=4,
+    )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from headstrip.encoder.bounds import refuse_large_network, refuse_large_options
 from headstrip.encoder.encoder import Encoder, Save
 from headstrip.encoder.manifest import manifest_of, refuse_differences
-from headstrip.encoder.saved_folder import SavedFolder
+from headstrip.encoder.saved_folder import OtherNetworkError, SavedFolder
 from headstrip.errors import HeadstripError, ManifestError, WeightsError, one_line
 from headstrip.factory.construction import Built
 from headstrip.factory.from_manifest import (
@@ -315,8 +315,8 @@ def _refuse_other_tensors(
     lacking = [key for key in own if key not in tensors]
     unknown = [key for key in tensors if key not in own and not key.startswith("expand.")]
     differ = [
-        f"{key} is {tuple(tensors[key].shape)} of {tensors[key].dtype} in the folder and "
-        f"{tuple(one.shape)} of {one.dtype} here"
+        f"{key} is {tuple(tensors[key].shape)} of {tensors[key].dtype} instead of "
+        f"{tuple(one.shape)} of {one.dtype}"
         for key, one in own.items()
         if key in tensors
         and (one.shape, one.is_floating_point())
@@ -328,9 +328,10 @@ def _refuse_other_tensors(
         *([_listed(differ)] if differ else []),
     ]
     if problems:
-        raise ManifestError(
+        raise OtherNetworkError(
             f"{about} has tensors of another network than {name}: {'; '.join(problems)}. Install "
-            "the versions of libraries that its manifest names, or save the encoder again."
+            "the versions of libraries that its manifest names, or save the encoder again.",
+            "; ".join(problems),
         )
 
 

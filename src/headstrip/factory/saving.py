@@ -23,7 +23,14 @@ from headstrip.encoder.fingerprint import head_digest
 from headstrip.encoder.manifest import embedding_manifest
 from headstrip.encoder.predictors import Predictors
 from headstrip.encoder.predictors_file import FittedPredictors, content_of
-from headstrip.encoder.saved_folder import NAMES, PREDICTORS, WEIGHTS, SavedFolder, is_own
+from headstrip.encoder.saved_folder import (
+    NAMES,
+    PREDICTORS,
+    WEIGHTS,
+    OtherNetworkError,
+    SavedFolder,
+    is_own,
+)
 from headstrip.errors import HeadstripError, ManifestError, one_line
 from headstrip.network.checkpoints import extra_states
 from headstrip.network.load_hooks import keeps_more
@@ -46,6 +53,11 @@ from headstrip.weights.trust import hash_of
 _LOCK = ".saving.lock"
 # Some network file systems have no locks, and answer with these.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+_UNDO = (
+    "Undo that before you save, or save it with torch.save(encoder.state_dict(), path) and keep "
+    "the code that changed it."
+)
 
 _LOGGER = logging.getLogger("headstrip.factory")
 
@@ -364,6 +376,11 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 def _built_again(encoder: Encoder, saved: SavedFolder, rebuild: Rebuild) -> Encoder:
     try:
         return rebuild(saved)
+    except OtherNetworkError as error:
+        raise HeadstripError(
+            "The network of the encoder was changed, so headstrip cannot build it again as "
+            f"{encoder.spec.qualified_name}: {error.problems}. {_UNDO}"
+        ) from error
     except ManifestError as error:
         raise HeadstripError(
             f"encoder.save cannot save the encoder of {encoder.spec.qualified_name}, because "
@@ -384,8 +401,7 @@ def _refuse_other(encoder: Encoder, again: Encoder) -> None:
             if mine != built:
                 raise HeadstripError(
                     f"The {part} of {name} was changed: it has {mine.strip():.100} where headstrip "
-                    f"builds {built.strip():.100}. Undo that before you save, or save it with "
-                    "torch.save(encoder.state_dict(), path) and keep the code that changed it."
+                    f"builds {built.strip():.100}. {_UNDO}"
                 )
     if encoder.predictors is None or again.predictors is None:
         return

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from contextlib import suppress
 from functools import reduce
 from importlib import import_module
 from importlib.machinery import PathFinder
@@ -129,7 +130,7 @@ def installed_entry_points(group: str) -> list[EntryPoint]:
     """
     folders = dict(folders_in_use())
     found = [point for folder in folders.values() for point in _points_of(folder, group)]
-    return found + list(_points_elsewhere(group, folders))
+    return found + _points_elsewhere(group, folders)
 
 
 def reason_of(error: BaseException) -> str:
@@ -149,8 +150,8 @@ def _points_of(folder: Path, group: str) -> list[EntryPoint]:
     return [EntryPoint(name, value, distribution, folder.parent) for name, value in pairs]
 
 
-def _points_elsewhere(group: str, seen: Collection[str]) -> Iterator[EntryPoint]:
-    """Yield the entry points of distributions that are in no folder, but in a zip archive.
+def _points_elsewhere(group: str, seen: Collection[str]) -> list[EntryPoint]:
+    """Return the entry points of distributions that are in no folder, but in a zip archive.
 
     Args:
         group: The group.
@@ -162,19 +163,22 @@ def _points_elsewhere(group: str, seen: Collection[str]) -> Iterator[EntryPoint]
         for finder in sys.meta_path
     )
     if not entries and not has_hooks:
-        return
+        return []
     from importlib import metadata
 
-    for one in metadata.distributions(path=entries):
-        try:
-            content = (one.read_text(ENTRY_POINTS) or "").encode()
-            name, version = one.metadata["Name"], one.metadata["Version"]
-        except Exception:
-            # The code of an import hook, or a damaged archive, can raise any error here.
-            continue
-        if normalized(name) not in seen:
-            for point, value in _pairs_in(content, group):
-                yield EntryPoint(point, value, (name, version))
+    found: list[EntryPoint] = []
+    named = set(seen)
+    # The code of an import hook, or a damaged archive, can raise any error here.
+    with suppress(Exception):
+        for one in metadata.distributions(path=entries):
+            with suppress(Exception):
+                name, version = one.metadata["Name"], one.metadata["Version"]
+                content = (one.read_text(ENTRY_POINTS) or "").encode()
+                if normalized(name) not in named:
+                    named.add(normalized(name))
+                    pairs = _pairs_in(content, group)
+                    found += [EntryPoint(point, value, (name, version)) for point, value in pairs]
+    return found
 
 
 def _pairs_in(content: bytes | None, group: str) -> list[tuple[str, str]]:
