@@ -280,7 +280,7 @@ class Download:
                 f"{partial.path} was removed by another program"
             ) from error
         self._partial = None
-        remember(self._target, seen.stat, seen.sha256, origin="download")
+        remember(self._target, seen.stat, seen.sha256, origin="download", url=self._url)
 
     def _drop(self) -> None:
         if self._partial is not None:

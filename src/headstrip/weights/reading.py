@@ -24,7 +24,15 @@ from headstrip.weights.parsing import Parsed, parse
 from headstrip.weights.problems import not_readable
 from headstrip.weights.records import learn, optimized, recorded, remember
 from headstrip.weights.sharded_checkpoint import is_index, read_index
-from headstrip.weights.trust import Expectation, Seen, compare, expectation, identify, origin_of
+from headstrip.weights.trust import (
+    Expectation,
+    Seen,
+    check_address,
+    compare,
+    expectation,
+    identify,
+    origin_of,
+)
 
 VERIFY = ("changed", "always")
 _FILLED = "filled"
@@ -189,7 +197,10 @@ def _expectation(path: Path, sha256: str, how: Reading) -> Expectation:
         (one for one in how.locations if one.startswith(("https:", "http:")) and _is_of(path, one)),
         None,
     )
-    return expectation(path, sha256, url=url)
+    expected = expectation(path, sha256, url=url)
+    if expected.said_by in ("", "its first use"):
+        check_address(path, how.locations, how.name)
+    return expected
 
 
 def _is_of(path: Path, url: str) -> bool:

@@ -37,6 +37,7 @@ class Record:
         origin: Where it is from: ``download``, ``hub``, ``package`` or ``own``, for example.
         when: Time of the hash, in UTC as ISO 8601 writes it.
         facts: What else was found out about these bytes.
+        url: The address that headstrip downloaded it from; empty for any other file.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Record:
     origin: str
     when: str
     facts: dict[str, bool] = field(default_factory=dict)
+    url: str = ""
 
     def describes(self, stat: os.stat_result) -> bool:
         """Whether a file is unchanged since the record was written."""
@@ -102,7 +104,9 @@ def recorded(path: Path) -> Record | None:
     return record if record.path == real and _is_sound(record) else None
 
 
-def remember(path: Path, stat: os.stat_result, sha256: str, *, origin: str) -> None:
+def remember(
+    path: Path, stat: os.stat_result, sha256: str, *, origin: str, url: str | None = None
+) -> None:
     """Record a file's sha256, in place of what was recorded.
 
     What is known of the same bytes stays known, and a file of a shared cache remains one when it
@@ -113,8 +117,10 @@ def remember(path: Path, stat: os.stat_result, sha256: str, *, origin: str) -> N
         stat: What it was like before it was hashed.
         sha256: Its whole sha256.
         origin: Where it is from, such as ``download``.
+        url: The address that it was downloaded from just now.
     """
     before = recorded(path)
+    same = before if before is not None and before.sha256 == sha256 else None
     if before is not None and before.origin in SHARED and origin == "own":
         origin = before.origin
     _write(
@@ -127,7 +133,8 @@ def remember(path: Path, stat: os.stat_result, sha256: str, *, origin: str) -> N
             sha256=sha256,
             origin=origin,
             when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            facts=before.facts if before is not None and before.sha256 == sha256 else {},
+            facts=same.facts if same is not None else {},
+            url=url or (same.url if same is not None else ""),
         )
     )
 
@@ -159,7 +166,7 @@ def _write(record: Record) -> None:
 
 def _is_sound(record: Record) -> bool:
     numbers = (record.size, record.mtime_ns, record.inode, record.device)
-    texts = (record.origin, record.when)
+    texts = (record.origin, record.when, record.url)
     return (
         all(type(number) is int for number in numbers)
         and all(isinstance(text, str) for text in (record.sha256, *texts))

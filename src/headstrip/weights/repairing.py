@@ -100,4 +100,4 @@ def _replace(target: Path, fresh: Path, expected: Expectation, stored: Stored) -
         fresh.unlink(missing_ok=True)
         raise
     os.replace(fresh, target)
-    remember(target, stat, found, origin=stored.origin)
+    remember(target, stat, found, origin=stored.origin, url=stored.url)

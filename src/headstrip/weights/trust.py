@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from io import BufferedIOBase
@@ -161,6 +161,29 @@ def compare(path: Path, found: str, expected: Expectation, name: str = "") -> No
             f"The file {path} is not the one it should be: its sha256 is {found}, and "
             f"{expected.sha256} was expected, as {expected.said_by} says. "
             f"{_remedy(path, name, record.origin if record else '')}"
+        )
+
+
+def check_address(path: Path, locations: Sequence[str], name: str = "") -> None:
+    """Refuse a file that headstrip downloaded from an address that is not one of ``locations``.
+
+    Torch hub's cache names files by the last part of their address, so files of two addresses can
+    have one name. Where a hash of the file is known, it decides instead.
+
+    Args:
+        path: The file.
+        locations: Where the weights may be from; any address is right if there are none.
+        name: What the user asked for, such as ``resnet50.IMAGENET1K_V1``; empty for a path.
+
+    Raises:
+        WeightsError: It is from another address.
+    """
+    record = recorded(path)
+    if record is not None and record.url and locations and record.url not in locations:
+        raise WeightsError(
+            f"The file {path} was downloaded from {record.url}, and the weights that you asked "
+            f"for are at {locations[0]}, which has the same file name. To replace the file, run "
+            f"`headstrip weights repair {name or 'NAME'}`."
         )
 
 
