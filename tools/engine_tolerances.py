@@ -69,14 +69,15 @@ def _cells(one: Measured) -> list[str]:
     ]
 
 
-def lines_of(measured: Sequence[Measured], images: int, lanes: int) -> list[str]:
+def lines_of(measured: Sequence[Measured], images: int, inference_threads: int) -> list[str]:
     """Return the text about the measurement: machine, versions, table and the fastest engine."""
     best, today = choose_engine(measured), datetime.date.today().isoformat()
-    where = f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), {lanes} cores"
+    processor = f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
+    where = f"{processor}, {inference_threads} cores"
     missing = [one for one in measured if one.unavailable]
     return [
         f"`{BACKBONE}`, {images} photographs, {today}, {where}, {_versions()}; batches of "
-        f"{BATCH_SIZE}, {lanes} at once with one thread each:",
+        f"{BATCH_SIZE}, {inference_threads} at once with one thread each:",
         "",
         *table(measured),
         "",
@@ -109,10 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", action="append", choices=engine_names(), dest="engines")
     parser.add_argument("--write", action="store_true", help="write the table into the page")
     arguments = parser.parse_args(argv)
-    encoder, lanes = build_encoder(BACKBONE), cores()
+    encoder, inference_threads = build_encoder(BACKBONE), cores()
     batches = batches_of(encoder)
-    measured = calibrate(encoder, batches, arguments.engines, lanes=lanes)
-    lines = lines_of(measured, sum(map(len, batches)), lanes)
+    measured = calibrate(encoder, batches, arguments.engines, inference_threads=inference_threads)
+    lines = lines_of(measured, sum(map(len, batches)), inference_threads)
     print(*lines, sep="\n")
     if arguments.write:
         write(lines, DOCUMENT)

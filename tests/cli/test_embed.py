@@ -223,13 +223,16 @@ def test_looking_first_writes_nothing(
     (row,) = json.loads(result.stdout)
     assert (row["engine"], row["precision"]) == ("torch", "fp32")
     assert row["cosine_min"] > 0.99999
-    assert row["route"] is None
+    assert row["decode_mode"] is None
     result = run(*calibrate, "--batch-size", "2")
     assert "within the tolerance: --batch-size 2 --threads 1 --engine torch" in result.stdout
-    result = run(*calibrate, "--batch-size", "2", "--lanes", "3", "--route", "fast")
+    result = run(
+        *calibrate, "--batch-size", "2", "--inference-threads", "3", "--decode-mode", "fast"
+    )
     assert "batches of 2, 3 at once, threads per batch: 1" in result.stdout
     assert result.stdout.endswith(
-        ": --batch-size 2 --threads 1 --engine torch --precision fp32 --lanes 3 --route fast\n"
+        ": --batch-size 2 --threads 1 --engine torch --precision fp32 --inference-threads 3 "
+        "--decode-mode fast\n"
     )
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -126,7 +126,7 @@ class Case:
             settings=EmbedSettings(
                 batch_size=BATCH, shard_rows=self.shard, threads=1, **self.dense
             ),
-            options=EmbedOptions(workers=self.workers, lanes=1),
+            options=EmbedOptions(workers=self.workers, inference_threads=1),
         )
         return 0
 

@@ -33,7 +33,7 @@ def runs(folder: Path, kind: str) -> Iterator[dict[str, object]]:
             source if workers else held,
             out,
             settings=EmbedSettings(batch_size=2, shard_rows=2, threads=1),
-            options=EmbedOptions(workers=workers, lanes=1),
+            options=EmbedOptions(workers=workers, inference_threads=1),
         )
         return 0
 

@@ -49,7 +49,7 @@ def run(encoder: Encoder, photos: Path, out: Path, **asked: Any) -> tuple[EmbedS
     said: list[str] = []
     options = EmbedOptions(workers=0, overwrite=True)
     report = embed_source(
-        encoder, photos, out, settings=EmbedSettings(**asked), options=options, say=said.append
+        encoder, photos, out, settings=EmbedSettings(**asked), options=options, notify=said.append
     )
     return report.settings, said
 
@@ -124,13 +124,15 @@ def test_calibrating_measures_with_the_inference_threads_that_are_asked_for(
 
     monkeypatch.setattr(calibrate_batches, "ThreadPoolExecutor", Pool)
     settings = replace(settings, engine="torch", precision="fp32")
-    measure_engines(encoder, source_of(photos), settings, EmbedOptions(workers=0, lanes=3))
+    measure_engines(
+        encoder, source_of(photos), settings, EmbedOptions(workers=0, inference_threads=3)
+    )
     assert {*pools} == {3}
 
 
-@pytest.mark.parametrize("route", ["exact", "fast"])
+@pytest.mark.parametrize("decode_mode", ["exact", "fast"])
 def test_calibrating_decodes_images_in_the_decode_mode_of_the_run(
-    encoder: Encoder, photos: Path, monkeypatch: pytest.MonkeyPatch, route: str
+    encoder: Encoder, photos: Path, monkeypatch: pytest.MonkeyPatch, decode_mode: str
 ) -> None:
     modes: list[str] = []
 
@@ -140,9 +142,11 @@ def test_calibrating_decodes_images_in_the_decode_mode_of_the_run(
             super().__init__(*parts, mode=mode, **others)
 
     monkeypatch.setattr(module, "DecodePool", Pool)
-    settings = EmbedSettings(engine="torch", precision="fp32", batch_size=4, route=route)
+    settings = EmbedSettings(
+        engine="torch", precision="fp32", batch_size=4, decode_mode=decode_mode
+    )
     measure_engines(encoder, source_of(photos), settings, EmbedOptions(workers=0))
-    assert modes == [route]
+    assert modes == [decode_mode]
 
 
 def test_every_inference_thread_has_a_batch_while_an_engine_is_measured(
@@ -157,7 +161,7 @@ def test_every_inference_thread_has_a_batch_while_an_engine_is_measured(
 
     monkeypatch.setattr(calibrate_batches, "ThreadPoolExecutor", Pool)
     batches = [np.zeros((1, *encoder.input_shape[1:], 3), np.uint8)] * 2
-    (measured,) = calibrate(encoder, batches, ["torch"], ["fp32"], lanes=3)
+    (measured,) = calibrate(encoder, batches, ["torch"], ["fp32"], inference_threads=3)
     assert measured.unavailable is None
     assert min(counts) >= 3
 

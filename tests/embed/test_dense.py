@@ -58,14 +58,14 @@ def out(tmp_path: Path) -> Path:
 
 def embed(encoder: Encoder, source: Any, out: Path, **asked: Any) -> EmbedReport:
     """Embed in this process, in small batches and shards."""
-    others = {name: asked.pop(name) for name in ("say", "compute", "progress") if name in asked}
+    others = {name: asked.pop(name) for name in ("notify", "compute", "progress") if name in asked}
     options = {name: asked.pop(name) for name in ("overwrite", "retry_failed") if name in asked}
     return embed_source(
         encoder,
         source,
         out,
         settings=EmbedSettings(**{"batch_size": 2, "shard_rows": 2, "threads": 1, **asked}),
-        options=EmbedOptions(workers=0, lanes=1, **options),
+        options=EmbedOptions(workers=0, inference_threads=1, **options),
         **others,
     )
 
@@ -350,7 +350,7 @@ def test_the_size_is_said_before_the_first_image(encoder: Encoder, photos: Path,
         photos,
         out,
         maps=[0, 4],
-        say=events.append,
+        notify=events.append,
         progress=lambda done, of: events.append(f"{done}/{of}"),
     )
     assert events[0] == (
@@ -359,7 +359,7 @@ def test_the_size_is_said_before_the_first_image(encoder: Encoder, photos: Path,
     )
     assert events[1] == "0/5"
     events.clear()
-    embed(encoder, photos, out, say=events.append)
+    embed(encoder, photos, out, notify=events.append)
     assert events == []
 
 
@@ -367,7 +367,7 @@ def test_an_iterable_has_its_maps_too(encoder: Encoder, photos: Path, out: Path)
     said: list[str] = []
     names = [str(photos / name) for name in ("a.png", "c.png", "d.jpg")]
     settings = EmbedSettings(batch_size=2, maps=[-1])
-    report = embed_source(encoder, iter(names), out, settings=settings, say=said.append)
+    report = embed_source(encoder, iter(names), out, settings=settings, notify=said.append)
     assert (report.rows, report.bad) == (3, 1)
     assert said == [
         "headstrip writes map_4 (1024 x 2 x 2, float16): 8.0 KiB per image before compression."

@@ -49,8 +49,8 @@ def embed(photos: Path, out: Path, encoder: Any = ENCODER, **options: Any) -> tu
         photos,
         out,
         settings=SETTINGS,
-        options=EmbedOptions(workers=0, lanes=1, **options),
-        say=said.append,
+        options=EmbedOptions(workers=0, inference_threads=1, **options),
+        notify=said.append,
     )
     return report, said
 

@@ -25,9 +25,17 @@ from headstrip.embed.sources import source_of
 ROOT = Path(__file__).parents[2]
 ENORMOUS = [
     ({"threads": 100_000}, {}, r"--threads 100000 \(threads=100000\) is more than .* cores\. Pass"),
-    ({}, {"lanes": 100_000}, r"--lanes 100000 \(lanes=100000\) is more than this machine can run"),
+    (
+        {},
+        {"inference_threads": 100_000},
+        r"--inference-threads 100000 \(inference_threads=100000\) is more than this machine",
+    ),
     ({}, {"workers": 10**30}, r"--workers 1000.* \(workers=1000.*\) is more than this machine"),
-    ({"threads": 200}, {"lanes": 200}, r"--lanes 200 .* --threads 200 .* is 40000 threads"),
+    (
+        {"threads": 200},
+        {"inference_threads": 200},
+        r"--inference-threads 200 .* --threads 200 .* is 40000 threads",
+    ),
     ({"batch_size": 10**11}, {}, r"--batch-size 1000.* \(batch_size=1000.*\) needs at least"),
     ({"batch_size": 10**30}, {}, r"--batch-size 1000.* this process can use .* Pass less than"),
     ({"shard_rows": 10**12}, {}, r"--shard-rows 1000.* \(shard_rows=1000.*\) needs at least"),
@@ -51,7 +59,7 @@ def embed(source: Any, out: Path, **options: Any) -> None:
         source,
         out,
         settings=EmbedSettings(batch_size=1, shard_rows=2, threads=1),
-        options=EmbedOptions(**{"workers": 0, "lanes": 1} | options),
+        options=EmbedOptions(**{"workers": 0, "inference_threads": 1} | options),
     )
 
 

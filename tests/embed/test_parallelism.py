@@ -26,12 +26,16 @@ def test_on_another_device_one_batch_of_128_is_in_the_network() -> None:
 
 def test_what_the_caller_chose_stays() -> None:
     settings = EmbedSettings(batch_size=3, threads=2, dtype="float16", shard_rows=7)
-    running = choose_parallelism(settings, EmbedOptions(lanes=5, workers=0), usable_cores=4)
+    running = choose_parallelism(
+        settings, EmbedOptions(inference_threads=5, workers=0), usable_cores=4
+    )
     assert running.settings == settings.over(running.settings)
     assert (running.inference_threads, running.workers) == (5, 0)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 8])
 def test_each_inference_thread_has_a_batch_and_a_ready_one(workers: int) -> None:
-    running = choose_parallelism(EmbedSettings(), EmbedOptions(lanes=3, workers=workers))
+    running = choose_parallelism(
+        EmbedSettings(), EmbedOptions(inference_threads=3, workers=workers)
+    )
     assert running.slots >= 2 * 3 + 1

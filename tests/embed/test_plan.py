@@ -39,7 +39,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def embed(photos: Path, out: Path, **how: Any) -> None:
-    options = EmbedOptions(workers=0, lanes=1)
+    options = EmbedOptions(workers=0, inference_threads=1)
     embed_source(ENCODER, photos, out, settings=SETTINGS, options=options, **how)
 
 
@@ -59,7 +59,7 @@ def planned(
             out,
             work_dir,
             settings,
-            EmbedOptions(workers=0, lanes=1, **options),
+            EmbedOptions(workers=0, inference_threads=1, **options),
             shown=str(out),
             notify=notify,
         )
@@ -76,7 +76,12 @@ def test_a_new_source_has_all_its_shards_to_do(photos: Path, out: Path) -> None:
 def test_settings_that_are_open_are_those_of_the_fixed_rule(photos: Path, out: Path) -> None:
     settings = planned(photos, out, EmbedSettings()).settings
     assert (settings.batch_size, settings.threads, settings.engine) == (16, 1, "torch")
-    assert None not in (settings.precision, settings.route, settings.dtype, settings.shard_rows)
+    assert None not in (
+        settings.precision,
+        settings.decode_mode,
+        settings.dtype,
+        settings.shard_rows,
+    )
 
 
 def test_settings_that_are_open_are_those_of_the_rows_that_exist(photos: Path, out: Path) -> None:

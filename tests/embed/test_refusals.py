@@ -33,9 +33,9 @@ def embed(encoder: Encoder, source: Any, out: Path, **asked: Any) -> EmbedReport
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("lanes", 0),
-        ("lanes", True),
-        ("lanes", "2"),
+        ("inference_threads", 0),
+        ("inference_threads", True),
+        ("inference_threads", "2"),
         ("workers", -1),
         ("workers", 1.5),
         ("max_errors", -1),
@@ -110,7 +110,7 @@ def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
         ({"options": {"workers": 0}}, "options must be an EmbedOptions or None, got {'workers"),
         ({"progress": 3}, "progress must be a function or None, got 3. Pass one that takes "),
         ({"progress": ""}, "progress must be a function or None, got ''. Pass one that takes "),
-        ({"say": 3}, "say must be a function or None, got 3. Pass one that takes "),
+        ({"notify": 3}, "notify must be a function or None, got 3. Pass one that takes "),
         ({"compute": "ray"}, "compute must be a function or None, got 'ray'. Leave it out, or "),
         ({"compute": 0}, "compute must be a function or None, got 0. Leave it out, or "),
         (
@@ -158,7 +158,7 @@ def test_a_set_can_have_paths_only() -> None:
     [
         ({"channels_last": "no"}, "Pass one of None, True, False"),
         ({"threads": 0}, "an integer of 1 or more"),
-        ({"route": "device"}, "Pass one of None, 'exact', 'fast'"),
+        ({"decode_mode": "device"}, "Pass one of None, 'exact', 'fast'"),
     ],
 )
 def test_settings_that_nothing_can_be_computed_with_are_refused(
@@ -170,7 +170,9 @@ def test_settings_that_nothing_can_be_computed_with_are_refused(
 
 def test_an_iterable_has_the_exact_route_alone(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match="not in 'fast'"):
-        embed_source(encoder, images(0), tmp_path / "out", settings=EmbedSettings(route="fast"))
+        embed_source(
+            encoder, images(0), tmp_path / "out", settings=EmbedSettings(decode_mode="fast")
+        )
 
 
 def test_a_table_of_images_is_not_replaced(encoder: Encoder, save: Save, tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_an_iterable_with_too_many_bad_images_writes_nothing(
     "asked",
     [
         {"workers": 2},
-        {"lanes": 2},
+        {"inference_threads": 2},
         {"timeout": 5.0},
         {"retry_failed": True},
         {"checksum": True},

@@ -59,9 +59,9 @@ def embed(
         source,
         out,
         settings=EmbedSettings(batch_size=2, shard_rows=2, threads=1),
-        options=EmbedOptions(workers=0, lanes=1, **asked),
+        options=EmbedOptions(workers=0, inference_threads=1, **asked),
         compute=compute,
-        say=None if said is None else said.append,
+        notify=None if said is None else said.append,
     )
 
 
@@ -222,7 +222,7 @@ def test_a_shard_that_cannot_be_read_now_is_kept_and_the_cause_is_said(
 
 def test_a_plan_that_is_not_json_is_bounded(photos: Path, out: Path) -> None:
     begun(photos, out)
-    for text in ("[" * 100_000, '{"plan": NaN, "anew": 1}', "{}"):
+    for text in ("[" * 100_000, '{"plan": NaN, "replaces": 1}', "{}"):
         (parts(out) / "plan.json").write_text(text)
         with pytest.raises(HeadstripError, match=r"has 'plan\.json' in it"):
             embed(photos, out)
@@ -306,8 +306,8 @@ def test_another_version_of_the_engine_is_noticed_like_another_version_of_torch(
                 photos,
                 out,
                 settings=settings,
-                options=EmbedOptions(workers=0, lanes=1, **options),
-                say=said.append,
+                options=EmbedOptions(workers=0, inference_threads=1, **options),
+                notify=said.append,
             )
         return said
 

@@ -37,7 +37,7 @@ HERE = EmbedOptions(workers=0)
 
 def embed(encoder: Encoder, source: Path, out: Path, **asked: object) -> EmbedReport:
     """Embed without processes of its own, in small batches and shards."""
-    names = {"batch_size", "dtype", "shard_rows", "route"} & asked.keys()
+    names = {"batch_size", "dtype", "shard_rows", "decode_mode"} & asked.keys()
     chosen = {"batch_size": 2, "shard_rows": 4} | {name: asked.pop(name) for name in names}
     options = EmbedOptions(**{"workers": 0} | asked)
     return embed_source(encoder, source, out, settings=EmbedSettings(**chosen), options=options)
@@ -125,7 +125,7 @@ def test_the_file_says_what_its_embeddings_depend_on(
         "batch_size": 3,
         "threads": 1,
         "channels_last": True,
-        "route": "exact",
+        "decode_mode": "exact",
         "dtype": "float32",
         "shard_rows": 4,
     }
@@ -438,7 +438,7 @@ def test_images_of_an_iterable_are_rows_in_their_order(
 def test_processes_that_decode_change_no_bit(encoder: Encoder, photos: Path, out: Path) -> None:
     embed(encoder, photos, out)
     other = out.with_name("other.parquet")
-    embed(encoder, photos, other, workers=2, lanes=2)
+    embed(encoder, photos, other, workers=2, inference_threads=2)
     assert other.read_bytes() == out.read_bytes()
 
 
@@ -547,7 +547,7 @@ def test_a_file_of_another_source_that_looks_the_same_is_read_again(
     embed(encoder, photos, out)
     said: list[str] = []
     embed_source(
-        encoder, other, out, options=HERE, settings=EmbedSettings(batch_size=2), say=said.append
+        encoder, other, out, options=HERE, settings=EmbedSettings(batch_size=2), notify=said.append
     )
     (found,) = embeddings_of(out).values()
     clean = out.with_name("clean.parquet")

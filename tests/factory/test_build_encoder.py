@@ -251,7 +251,7 @@ def test_options_that_change_the_width_are_no_mismatch():
 def test_dtype_and_device_are_those_asked_for():
     encoder = build_encoder("resnet18", weights=None, dtype=torch.bfloat16, device="cpu")
     assert encoder(torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
-    assert encoder.place() == (torch.device("cpu"), torch.bfloat16)
+    assert (encoder.device, encoder.dtype) == (torch.device("cpu"), torch.bfloat16)
 
 
 @pytest.mark.gpu

@@ -71,7 +71,7 @@ def copied(folder: Path, target: Path) -> Path:
 
 
 def batch_for(encoder: Encoder) -> Tensor:
-    device, dtype = encoder.place()
+    device, dtype = encoder.device, encoder.dtype
     generator = torch.Generator().manual_seed(2)
     return torch.rand(2, *encoder.input_shape, generator=generator).to(device, dtype)
 

@@ -391,7 +391,7 @@ def test_a_number_of_higher_precision_does_not_say_what_the_input_is(saved, weig
     path = saved(model.state_dict())
     encoder = build_encoder("nets:doublefirst", weights=weights and path)
     assert encoder.output_dim == 8
-    assert encoder.place() == (torch.device("cpu"), torch.float32)
+    assert (encoder.device, encoder.dtype) == (torch.device("cpu"), torch.float32)
     assert encoder.backbone.gain.dtype == torch.float64
     if weights:
         assert torch.equal(encoder(images()), model.features(images()))
@@ -401,4 +401,4 @@ def test_a_number_of_higher_precision_does_not_say_what_the_input_is(saved, weig
 def test_a_network_that_is_of_higher_precision_as_a_whole_takes_such_an_input(saved):
     path = saved(network("doublefirst").state_dict())
     encoder = build_encoder("nets:doublefirst", weights=path, dtype=torch.float64)
-    assert encoder.place()[1] == torch.float64
+    assert encoder.dtype == torch.float64

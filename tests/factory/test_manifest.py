@@ -187,7 +187,7 @@ def test_a_manifest_is_read_from_a_file(built: Encoder, file: Path, tmp_path: Pa
 def test_where_it_goes_is_free_and_what_it_is_made_of_is_not(
     manifest: dict[str, Any], file: Path
 ) -> None:
-    assert build_encoder(manifest, weights=file, device="cpu").place()[0].type == "cpu"
+    assert build_encoder(manifest, weights=file, device="cpu").device.type == "cpu"
     with pytest.raises(
         ValueError,
         match=r"states dtype already, and dtype=torch\.float64 was passed\. Leave it out",

@@ -191,14 +191,20 @@ def test_one_background_has_one_name_and_anything_else_is_refused() -> None:
             replace(STEPS, background=wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("route", ["exact", "fast"])
-def test_a_run_uses_the_background_and_refuses_rows_of_another(tmp_path: Path, route: str) -> None:
+@pytest.mark.parametrize("decode_mode", ["exact", "fast"])
+def test_a_run_uses_the_background_and_refuses_rows_of_another(
+    tmp_path: Path, decode_mode: str
+) -> None:
     from headstrip.embed.output.loading import load_embeddings
 
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "clear.png").write_bytes(stored(Image.new("RGBA", (9, 9), (9, 9, 9, 0))))
     Image.new("RGB", (9, 9), "white").save(tmp_path / "in" / "white.png")
-    encoder, out, settings = tiny_encoder(), tmp_path / "out.parquet", EmbedSettings(route=route)
+    encoder, out, settings = (
+        tiny_encoder(),
+        tmp_path / "out.parquet",
+        EmbedSettings(decode_mode=decode_mode),
+    )
     embed_source(encoder, tmp_path / "in", out, settings=settings)
     found = load_embeddings(out)[1]
     assert np.array_equal(found[0], found[1])

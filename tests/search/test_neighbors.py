@@ -252,7 +252,7 @@ def test_the_encoder_of_a_file_with_a_manifest_is_that_of_the_manifest(
     file = open_embeddings(write_parquet(tmp_path / "out", ["a"], QUERY, metadata={key: manifest}))
     encoder = build_encoder_of(file, weights=own)
     assert encoder.fingerprint.identity == made.fingerprint.identity
-    assert encoder.place()[1] == torch.bfloat16
+    assert encoder.dtype == torch.bfloat16
     check_encoder(file, made)
     other = build_encoder("squeezenet1_1", weights=None)
     with pytest.raises(HeadstripError, match='name is "torchvision:shufflenet_v2_x0_5" in the fi'):

@@ -108,7 +108,7 @@ def predict_source(
     settings: EmbedSettings | None = None,
     run: EmbedOptions | None = None,
     progress: Progress | None = None,
-    say: Notify | None = None,
+    notify: Notify | None = None,
 ) -> tuple[PredictReport, EmbedReport]:
     """Embed the images of a source, and predict their attributes.
 
@@ -126,7 +126,7 @@ def predict_source(
         settings: As for ``embed_source``.
         run: The options of ``embed_source``.
         progress: As for ``embed_source``.
-        say: As for ``embed_source``.
+        notify: As for ``embed_source``.
 
     Returns:
         What was predicted, and what was embedded.
@@ -143,7 +143,13 @@ def predict_source(
     with kept as target:
         _refuse_replacing(path, target)
         embedded = embed_source(
-            encoder, images, target, settings=settings, options=run, progress=progress, say=say
+            encoder,
+            images,
+            target,
+            settings=settings,
+            options=run,
+            progress=progress,
+            notify=notify,
         )
         # The reasons are read from the file, which may be gone later.
         _ = embedded.failed

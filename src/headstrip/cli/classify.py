@@ -112,7 +112,7 @@ def _classify(encoder: Encoder, image: str, count: int) -> list[Guess]:
     from headstrip.images.inputs import read_picture
 
     ready = encoder.preprocess(read_picture(image, steps_of(encoder)))
-    device, dtype = encoder.place()
+    device, dtype = encoder.device, encoder.dtype
     with encoder.evaluating():
         logits = encoder.logits(ready[None].to(device, dtype))[0].float().cpu()
     if not logits.isfinite().all():

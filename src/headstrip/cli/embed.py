@@ -262,7 +262,7 @@ def _embed(
             settings=settings,
             options=options,
             progress=progress,
-            say=warn,
+            notify=warn,
             compute=compute,
         )
 
@@ -288,22 +288,22 @@ def _calibrate(
 
     used, measured = measure_engines(encoder, source, settings, options)
     rows = [each.to_json() for each in measured]
-    running = choose_parallelism(used, options, device=encoder.place()[0].type)
-    size, threads, lanes = running.batch_size, running.threads, running.inference_threads
+    running = choose_parallelism(used, options, device=encoder.device.type)
+    size, threads, at_once = running.batch_size, running.threads, running.inference_threads
     if as_json:
         layout = {
             "batch_size": size,
-            "lanes": lanes,
+            "inference_threads": at_once,
             "threads": threads,
-            "route": settings.route,
+            "decode_mode": settings.decode_mode,
         }
         print_json([{**row, **layout} for row in rows])
         return
-    print_line(f"batches of {size}, {lanes} at once, threads per batch: {threads}")
+    print_line(f"batches of {size}, {at_once} at once, threads per batch: {threads}")
     for row in rows:
         print_line(_engine_line(row))
     best = choose_engine(measured)
-    asked = {"lanes": options.lanes, "route": settings.route}
+    asked = {"inference-threads": options.inference_threads, "decode-mode": settings.decode_mode}
     flags = {
         "batch-size": size,
         "threads": threads,
@@ -326,13 +326,14 @@ def _profile(
     if as_json:
         print_json(found)
         return
-    seconds, lanes = found["seconds"], found["lanes"]
+    seconds, threads = found["seconds"], found["inference_threads"]
+    total = seconds * threads
     print_lines(
         f"{found['images']} images in {seconds:.1f} s: {found['images_per_second']:.1f} images/s\n"
         f"preparing {found['preparing_seconds'] / seconds:4.0%} of the time, before the rest\n"
-        f"network   {found['network_seconds'] / (seconds * lanes):4.0%} of the time of {lanes} "
-        "inference threads\n"
-        f"waiting   {found['waiting_seconds'] / (seconds * lanes):4.0%} of it for decoded images\n"
+        f"network   {found['network_seconds'] / total:4.0%} of the time of {threads} inference "
+        "threads\n"
+        f"waiting   {found['waiting_seconds'] / total:4.0%} of it for decoded images\n"
         f"writing   {found['writing_seconds'] / seconds:4.0%} of the time of the writer\n"
         f"The bottleneck is the {found['bottleneck']}."
     )

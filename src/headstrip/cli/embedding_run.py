@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headstrip.embed.report import EmbedReport
     from headstrip.embed.sources import Source
 
-SETTINGS = ("batch_size", "threads", "engine", "precision", "route")
+SETTINGS = ("batch_size", "threads", "engine", "precision", "decode_mode")
 """The options that the bits of an embedding depend on."""
 
 SECTIONS = {
@@ -34,7 +34,7 @@ SECTIONS = {
         "allow_private",
     ),
     "Settings that the embeddings depend on": SETTINGS,
-    "Running": ("device", "lanes", "workers", "timeout", "max_errors"),
+    "Running": ("device", "inference_threads", "workers", "timeout", "max_errors"),
     "Resuming": ("retry_failed", "checksum", "exact"),
 }
 
@@ -85,7 +85,7 @@ _OPTIONS = (
         "--engine.  [default: fp32]",
     ),
     click.option(
-        "--route",
+        "--decode-mode",
         type=click.Choice(["exact", "fast"]),
         help="Choose the decode mode. exact decodes images as the preprocessing declares; "
         "fast decodes JPEGs at a fraction of their size.  [default: exact]",
@@ -121,7 +121,7 @@ _OPTIONS = (
         help="Decode images in N processes. 0 decodes in this process.  [default: one per core]",
     ),
     click.option(
-        "--lanes",
+        "--inference-threads",
         type=click.IntRange(min=1),
         metavar="N",
         help="Run N batches through the network at the same time, each in its own inference "

@@ -209,7 +209,7 @@ def _predict_source(
             settings=settings,
             run=EmbedOptions(**others),
             progress=progress,
-            say=warn,
+            notify=warn,
         )
     warn_about(embedded)
     return {

@@ -124,7 +124,7 @@ def embed(run: Run, encoder: Encoder, shown: str, paths: Sequence[str]) -> Embed
         HeadstripError: As ``embed_source``.
     """
     safe = re.sub(r"[^\w.-]+", "_", shown)[:60].strip("._") or "encoder"
-    device = encoder.place()[0]
+    device = encoder.device
     # Another source, other settings or another device with the same work folder have other files.
     what = [run.source.describe(), run.settings.to_json(), device.type]
     where = json.dumps(what, sort_keys=True, default=repr)

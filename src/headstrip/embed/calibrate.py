@@ -107,7 +107,7 @@ def resolve_settings(
     Raises:
         HeadstripError: No engine is within the tolerance.
     """
-    if encoder.place()[0].type != "cpu" and settings.batch_size is None:
+    if encoder.device.type != "cpu" and settings.batch_size is None:
         settings = fitting(encoder, settings)
     if AUTO not in (settings.engine, settings.precision):
         return settings
@@ -135,7 +135,7 @@ def fitting(encoder: Encoder, settings: EmbedSettings) -> EmbedSettings:
     Raises:
         OutOfMemoryError: Not even one image fits.
     """
-    running = choose_parallelism(settings, device=encoder.place()[0].type)
+    running = choose_parallelism(settings, device=encoder.device.type)
     size = running.batch_size
     while True:
         try:
@@ -160,7 +160,7 @@ def measure_engines(
         settings: An engine or a precision, to measure only that one; a batch size or threads, to
             measure with them and to try no others; a decode mode, to measure on images that are
             decoded in it.
-        options: As in ``embed_source``; ``lanes``, to measure with so many inference threads.
+        options: As in ``embed_source``; ``inference_threads``, to measure with that many.
 
     Returns:
         The settings with the batch size and threads of the measurements, and the measurements,
@@ -175,8 +175,8 @@ def measure_engines(
     check_limits(encoder, settings, options)
     check_addresses(settings, options)
     listing = list_items(source.describe(), source.items())
-    if encoder.place()[0].type == "cpu" and settings.batch_size is settings.threads is None:
-        settings = settings.over(best_batch(encoder, lanes=options.lanes))
+    if encoder.device.type == "cpu" and settings.batch_size is settings.threads is None:
+        settings = settings.over(best_batch(encoder, inference_threads=options.inference_threads))
     return settings, _calibrate_on(encoder, listing, source.reader(), settings, options)
 
 
@@ -190,7 +190,7 @@ def _calibrate_on(
 ) -> list[Measured]:
     """Calibrate on images of a listing, in the engine and the precision if they are chosen."""
     running = choose_parallelism(
-        replace(settings, engine=None, precision=None), options, device=encoder.place()[0].type
+        replace(settings, engine=None, precision=None), options, device=encoder.device.type
     )
     return calibrate(
         encoder,
@@ -198,7 +198,7 @@ def _calibrate_on(
         [name for name in engine_names() if settings.engine in (AUTO, None, name)],
         [one for one in PRECISIONS if settings.precision in (AUTO, None, one)],
         threads=running.threads,
-        lanes=running.inference_threads,
+        inference_threads=running.inference_threads,
         channels_last=bool(running.settings.channels_last),
         images=images,
     )
@@ -226,7 +226,7 @@ def _sample(
         workers=0 if options.workers == 0 else 1,
         slots=1,
         timeout=options.timeout,
-        mode="fast" if running.settings.route == "fast" else "exact",
+        mode="fast" if running.settings.decode_mode == "fast" else "exact",
     ) as pool:
         for start in range(0, count, size):
             future = pool.submit(items[start : start + size])
@@ -242,7 +242,7 @@ def calibrate(
     precisions: Sequence[Precision] | None = None,
     *,
     threads: int = 1,
-    lanes: int = 1,
+    inference_threads: int = 1,
     channels_last: bool = True,
     images: int | None = None,
 ) -> list[Measured]:
@@ -256,7 +256,7 @@ def calibrate(
         engines: The engines; None for all.
         precisions: The precisions; None for all.
         threads: CPU threads for each batch.
-        lanes: Inference threads: batches at once.
+        inference_threads: How many batches are in the network at once, each in its own thread.
         channels_last: Whether "torch" and "compile" have the channels last in memory.
         images: How many images the fastest will embed. Measurements that cost more than they can
             save on them are left out: ``torch.compile`` unless they take minutes, and all batches
@@ -286,7 +286,7 @@ def calibrate(
             "(N, H, W, C) of equal shape."
         )
     engines, precisions = engines or engine_names(), precisions or PRECISIONS
-    counts = {"threads": threads, "lanes": lanes}
+    counts = {"threads": threads, "inference_threads": inference_threads}
     _check_values(precisions, counts if images is None else {**counts, "images": images})
     classes: dict[str, type[Engine]] = {}
     found: dict[tuple[str, Precision], Measured] = {}
@@ -323,7 +323,7 @@ def calibrate(
                     ),
                     pixels,
                     reference,
-                    lanes,
+                    inference_threads,
                     enough=0.0 if images is None else _SLOW * rate,
                 )
     return [found[engine, precision] for engine in engines for precision in precisions]

@@ -33,7 +33,7 @@ _DECODE_SECONDS = 0.003
 
 
 def best_batch(
-    encoder: Encoder, *, lanes: int | None = None, seconds: float = 20.0
+    encoder: Encoder, *, inference_threads: int | None = None, seconds: float = 20.0
 ) -> EmbedSettings:
     """Measure for a short time which batches are fastest, for eager torch in fp32 on the CPU.
 
@@ -43,7 +43,7 @@ def best_batch(
 
     Args:
         encoder: An encoder of images, with a preprocessing, on the CPU.
-        lanes: Inference threads; None for as many as the cores allow.
+        inference_threads: Inference threads; None for as many as the cores allow.
         seconds: After this time no other choice is tried: a network that is slow on this machine
             keeps the fixed rule.
 
@@ -58,14 +58,14 @@ def best_batch(
         16
     """
     until = time.perf_counter() + seconds
-    count, options = cores(), EmbedOptions(lanes=lanes)
+    count, options = cores(), EmbedOptions(inference_threads=inference_threads)
     best, shortest = choose_parallelism(EmbedSettings(), options), math.inf
     # The first choice is the fixed rule.
     choices = [
         choose_parallelism(EmbedSettings(batch_size=size, threads=threads), options)
         for size in BATCH_SIZES
         for threads in dict.fromkeys((1, 2, count))
-        if threads == 1 or (count % threads == 0 and threads * (lanes or 1) <= count)
+        if threads == 1 or (count % threads == 0 and threads * (inference_threads or 1) <= count)
     ]
     for choice in choices:
         # In a run, decoding takes a core from the network at times. Threads that share a batch all

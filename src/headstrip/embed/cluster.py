@@ -145,7 +145,7 @@ def _execute(plan: RunPlan, progress: RowProgress, actors: int | None) -> tuple[
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    device = plan.encoder.place()[0].type
+    device = plan.encoder.device.type
     gpus = _gpus(device)
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     count = actors or gpus or max(1, sum(bool(node["Alive"]) for node in nodes))
@@ -219,7 +219,7 @@ def _portable(encoder: Encoder) -> Any:
     if weights["tag"] and not weights["file"] and not manifest["not_json"] and _is_built(manifest):
         return manifest
     # On the CPU, so that a node without a GPU can unpickle it.
-    is_on_cpu = encoder.place()[0].type == "cpu"
+    is_on_cpu = encoder.device.type == "cpu"
     return encoder if is_on_cpu else copy.deepcopy(encoder).cpu()
 
 

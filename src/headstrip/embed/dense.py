@@ -111,7 +111,7 @@ def dense_columns(encoder: Encoder, settings: EmbedSettings) -> tuple[DenseColum
     # The settings of a file may name levels that this network does not have.
     maps = choose_levels(encoder, settings.maps, None) if settings.maps else ()
     levels = tuple(sorted({*maps, *([last] if settings.tokens else [])}))
-    device, dtype = encoder.place()
+    device, dtype = encoder.device, encoder.dtype
     blank = torch.zeros((1, *encoder.input_shape), device=device, dtype=dtype)
     with encoder.evaluating():
         _, found, prefixes = read_maps(encoder, blank, levels, True)

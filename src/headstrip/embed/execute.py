@@ -73,7 +73,7 @@ class ShardExecutor:
                 workers=running.workers,
                 slots=running.slots,
                 timeout=self._plan.options.timeout,
-                mode="fast" if running.settings.route == "fast" else "exact",
+                mode="fast" if running.settings.decode_mode == "fast" else "exact",
             )
             with interrupts_held():
                 self._pool = stack.enter_context(pool)

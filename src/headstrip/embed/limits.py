@@ -39,15 +39,15 @@ def check_limits(
         OptionError: A number is too large for the machine; the message names the option.
     """
     check_threads(settings.threads)
-    _check_count("lanes", options.lanes)
+    _check_count("inference_threads", options.inference_threads)
     _check_count("workers", options.workers)
-    inference_threads, threads = options.lanes or 1, settings.threads or 1
+    inference_threads, threads = options.inference_threads or 1, settings.threads or 1
     if inference_threads * threads > _PER_CORE * largest_count():
         raise OptionError(
-            f"--lanes {inference_threads} (lanes={inference_threads}) with --threads {threads} "
-            f"(threads={threads}) each is {inference_threads * threads} threads, and this machine "
-            f"has {cores()} cores. Pass smaller numbers, whose product is "
-            f"{_PER_CORE * largest_count()} or less."
+            f"--inference-threads {inference_threads} (inference_threads={inference_threads}) "
+            f"with --threads {threads} (threads={threads}) each is "
+            f"{inference_threads * threads} threads, and this machine has {cores()} cores. Pass "
+            f"smaller numbers, whose product is {_PER_CORE * largest_count()} or less."
         )
     limit = memory_limit()
     if limit is not None:
@@ -70,8 +70,9 @@ def largest_count() -> int:
 
 def _check_count(name: str, value: int | None) -> None:
     if value is not None and value > largest_count():
+        option = name.replace("_", "-")
         raise OptionError(
-            f"--{name} {value} ({name}={value}) is more than this machine can run: it has "
+            f"--{option} {value} ({name}={value}) is more than this machine can run: it has "
             f"{cores()} cores. Pass {largest_count()} or less; more than one per core is rarely "
             "faster."
         )
@@ -85,7 +86,7 @@ def _check_memory(
     tensor_bytes: int,
 ) -> None:
     """Refuse numbers whose pixels, processes or rows alone exceed the memory."""
-    device = encoder.place()[0].type
+    device = encoder.device.type
     running = choose_parallelism(settings, options, device=device)
     preprocessing = encoder.preprocessing
     assert preprocessing is not None
@@ -123,12 +124,15 @@ def check_addresses(settings: EmbedSettings, options: EmbedOptions) -> None:
     workers = count if options.workers is None else options.workers
     # pyarrow starts a thread per core and eight more, torch one per core, and the decode pool one
     # per worker process.
-    threads = 2 * count + 8 + (options.lanes or count) * (settings.threads or 1) + workers
+    threads = (
+        2 * count + 8 + (options.inference_threads or count) * (settings.threads or 1) + workers
+    )
     needed, left = _OTHER_ADDRESSES + threads * _THREAD_ADDRESSES, limit - addresses_used()
     if left < needed:
         raise HeadstripError(
             f"This process may use {shown_bytes(limit)} of address space (`ulimit -v`), of which "
             f"{shown_bytes(max(0, left))} are left, and embedding needs about "
             f"{shown_bytes(needed)} more. Raise the limit (`ulimit -v unlimited`), or use fewer "
-            "--workers (workers=), --lanes (lanes=) and --threads (threads=)."
+            "--workers (workers=), --inference-threads (inference_threads=) and --threads "
+            "(threads=)."
         )

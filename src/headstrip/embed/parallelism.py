@@ -82,12 +82,12 @@ def choose_parallelism(
         batch_size=batch_size,
         threads=threads,
         channels_last=True,
-        route="exact",
+        decode_mode="exact",
         dtype="float32",
         maps_dtype="float16",
         shard_rows=max(1, batches) * batch_size if tensor_bytes else _SHARD_ROWS,
     )
-    inference_threads = options.lanes or (1 if on_device else max(1, count // threads))
+    inference_threads = options.inference_threads or (1 if on_device else max(1, count // threads))
     workers = count if options.workers is None else options.workers
     return Parallelism(settings.over(fixed), inference_threads, workers)
 

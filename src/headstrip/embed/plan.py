@@ -131,7 +131,7 @@ def make_plan(
     check_limits(encoder, settings, options, tensor_bytes=tensor_bytes)
     settings = resolve_settings(encoder, listing, reader, settings, options, notify)
     parallelism = choose_parallelism(
-        settings, options, device=encoder.place()[0].type, tensor_bytes=tensor_bytes
+        settings, options, device=encoder.device.type, tensor_bytes=tensor_bytes
     )
     settings = parallelism.settings
     _LOGGER.info(

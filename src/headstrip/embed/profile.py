@@ -43,9 +43,9 @@ def profile(
 
     Returns:
         Values for JSON: the number of ``images``, the ``seconds`` from the first file to the last
-        row, ``images_per_second``, the number of inference threads (``lanes``), the seconds that
-        these spent in the network and waiting for decoded images, added up, the seconds of the
-        writer and of preparing, and the ``bottleneck``, for which the others wait: "network",
+        row, ``images_per_second``, the number of ``inference_threads``, the seconds that these
+        spent in the network and waiting for decoded images, added up, the seconds of the writer
+        and of preparing, and the ``bottleneck``, for which the others wait: "network",
         "decoding" or "writing".
 
     Raises:
@@ -68,11 +68,13 @@ def profile(
         bottleneck = "writing"
     else:
         bottleneck = "decoding" if stages.decoded > _WAITING * busy else "network"
-    device = encoder.place()[0].type
+    device = encoder.device.type
     return {
         "images": report.rows,
         "seconds": seconds,
-        "lanes": choose_parallelism(report.settings, options, device=device).inference_threads,
+        "inference_threads": choose_parallelism(
+            report.settings, options, device=device
+        ).inference_threads,
         "images_per_second": report.rows / seconds,
         "bottleneck": bottleneck,
         "network_seconds": stages.forward,

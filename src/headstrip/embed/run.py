@@ -49,7 +49,7 @@ def embed_source(
     settings: EmbedSettings | None = None,
     options: EmbedOptions | None = None,
     progress: Progress | None = None,
-    say: Notify | None = None,
+    notify: Notify | None = None,
     compute: Execute | None = None,
 ) -> EmbedReport:
     """Embed all images of a source into one file: Parquet, or ``.npy`` with a Parquet beside it.
@@ -70,7 +70,7 @@ def embed_source(
             existing rows, or is chosen by a fixed rule of device and cores.
         options: What else the run does.
         progress: Called with the numbers of images done and of all images.
-        say: Called with each sentence that the user should read, such as about other versions.
+        notify: Called with each sentence that the user should read, such as about other versions.
         compute: What computes the shards: None for this process, ``cluster.on_ray()`` for Ray.
 
     Returns:
@@ -92,7 +92,7 @@ def embed_source(
     """
     check_takes_images(encoder)
     settings, options = settings_and_options(settings, options)
-    _check_functions(progress, say, compute)
+    _check_functions(progress, notify, compute)
     target = check_out(out)
     check_suffix(out)
     images = source if isinstance(source, Source) else source_of(source)
@@ -104,7 +104,7 @@ def embed_source(
     check_limits(encoder, settings, options)
     check_addresses(settings, options)
     encoder.warn_of_invented_channels()
-    notify = say or _ignore
+    notify = notify or _ignore
     if isinstance(images, StreamSource):
         if compute is not None:
             raise HeadstripError(
@@ -136,7 +136,7 @@ def embed_source(
     )
 
 
-def _check_functions(progress: Any, say: Any, compute: Any) -> None:
+def _check_functions(progress: Any, notify: Any, compute: Any) -> None:
     """Refuse what a run could not call.
 
     Raises:
@@ -144,7 +144,7 @@ def _check_functions(progress: Any, say: Any, compute: Any) -> None:
     """
     advice = "Pass one that takes the number of images done and that of all images."
     check_function("progress", progress, advice)
-    check_function("say", say, "Pass one that takes a sentence, such as print.")
+    check_function("notify", notify, "Pass one that takes a sentence, such as print.")
     check_function("compute", compute, "Leave it out, or pass what cluster.on_ray() returns.")
 
 

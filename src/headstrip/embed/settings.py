@@ -33,7 +33,7 @@ class EmbedSettings:
         batch_size: Images that go through the network at once.
         threads: CPU threads for each batch.
         channels_last: Whether the network computes in the channels-last memory format.
-        route: Decode mode. "exact" decodes and resizes as the preprocessing declares; "fast"
+        decode_mode: Decode mode. "exact" decodes and resizes as the preprocessing declares; "fast"
             decodes large JPEGs at a fraction of their size.
         dtype: Dtype of the stored embeddings: "float32" or "float16".
         shard_rows: Rows of a shard: at most so many rows are computed again after a run stopped.
@@ -51,7 +51,7 @@ class EmbedSettings:
     batch_size: int | None = None
     threads: int | None = None
     channels_last: bool | None = None
-    route: str | None = None
+    decode_mode: str | None = None
     dtype: str | None = None
     shard_rows: int | None = None
     maps: Sequence[int] | None = None
@@ -71,7 +71,7 @@ class EmbedSettings:
         for name in ("batch_size", "threads", "shard_rows"):
             _check_integer(name, getattr(self, name), 1)
         _check_choice("channels_last", self.channels_last, (None, True, False))
-        _check_choice("route", self.route, (None, *DECODE_MODES))
+        _check_choice("decode_mode", self.decode_mode, (None, *DECODE_MODES))
         _check_choice("dtype", self.dtype, (None, *DTYPES))
         _check_choice("precision", self.precision, (None, *_PRECISIONS))
 
@@ -130,8 +130,8 @@ class EmbedOptions:
 
     Attributes:
         workers: Processes that decode; 0 decodes in this process, None starts one per core.
-        lanes: Inference threads: batches that are in the network at once. None runs as many as
-            the cores allow.
+        inference_threads: How many batches are in the network at once, each in its own thread.
+            None runs as many as the cores allow.
         overwrite: Whether to replace a file that exists, instead of updating it.
         retry_failed: Whether to try the bad images of an earlier run again.
         checksum: Whether to detect changed files by their bytes, not by size and time.
@@ -147,7 +147,7 @@ class EmbedOptions:
     """
 
     workers: int | None = None
-    lanes: int | None = None
+    inference_threads: int | None = None
     overwrite: bool = False
     retry_failed: bool = False
     checksum: bool = False
@@ -162,7 +162,7 @@ class EmbedOptions:
         Raises:
             ValueError: A number is too small or of another type, or another value is not valid.
         """
-        for name, least in (("workers", 0), ("lanes", 1), ("max_errors", 0)):
+        for name, least in (("workers", 0), ("inference_threads", 1), ("max_errors", 0)):
             _check_integer(name, getattr(self, name), least)
         for name in ("overwrite", "retry_failed", "checksum", "exact"):
             _check_choice(name, getattr(self, name), (True, False))

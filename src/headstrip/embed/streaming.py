@@ -34,12 +34,12 @@ from headstrip.system.atomic import written_beside
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
-_HERE = EmbedOptions(workers=0, lanes=1)
+_HERE = EmbedOptions(workers=0, inference_threads=1)
 """A stream is decoded in this process, and one batch at a time goes through the network."""
 
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "workers": (None, 0),
-    "lanes": (None, 1),
+    "inference_threads": (None, 1),
     "timeout": (_HERE.timeout,),
     "retry_failed": (False,),
     "checksum": (False,),
@@ -80,7 +80,7 @@ def embed_stream(
     running = choose_parallelism(
         requested,
         _HERE,
-        device=encoder.place()[0].type,
+        device=encoder.device.type,
         tensor_bytes=sum(one.bytes_per_image for one in columns),
     )
     if columns:
@@ -157,10 +157,11 @@ def _check(out: Path, requested: EmbedSettings, options: EmbedOptions) -> None:
             "precision other than 'auto'. Pass a file that does not end in .npy, and name the "
             "engine and the precision."
         )
-    if requested.route not in (None, "exact"):
+    if requested.decode_mode not in (None, "exact"):
         raise HeadstripError(
             f"headstrip decodes the images of an iterable in the mode 'exact', not in "
-            f"{requested.route!r}. Leave out route=, or pass a folder, a list or an archive."
+            f"{requested.decode_mode!r}. Leave out decode_mode=, or pass a folder, a list or an "
+            "archive."
         )
     for name, allowed in _ALLOWED.items():
         if (value := getattr(options, name)) not in allowed:

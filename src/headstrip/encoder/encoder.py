@@ -393,7 +393,7 @@ class Encoder(nn.Module):
 
     def _embed_batch(self, batch: Tensor) -> np.ndarray:
         """Map a batch (N, *input_shape) on any device to float32 (N, output_dim)."""
-        device, dtype = self.place()
+        device, dtype = self.device, self.dtype
         with self.evaluating():
             embedding: Tensor = self(batch.to(device, dtype))
             return embedding.float().cpu().numpy()
@@ -586,7 +586,7 @@ class Encoder(nn.Module):
             weights_sha256=self.weights_sha256,
             options=self.options,
             preprocessing=self.preprocessing,
-            dtype=self.place()[1],
+            dtype=self.dtype,
             inputs=self.inputs,
             expand=self.expand,
         )
@@ -682,12 +682,17 @@ class Encoder(nn.Module):
             for module, mode in modes:
                 module.training = mode
 
-    def place(self) -> tuple[torch.device, torch.dtype]:
-        """Return the device and the dtype that inputs must have."""
+    @property
+    def device(self) -> torch.device:
+        """The device that inputs must be on."""
         parameters = (one for one in self.backbone.parameters() if one.is_floating_point())
         first = next(parameters, None)
-        device = torch.device("cpu") if first is None else first.device
-        return device, computing_dtype(self.backbone)
+        return torch.device("cpu") if first is None else first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that inputs must have."""
+        return computing_dtype(self.backbone)
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows of the encoder."""

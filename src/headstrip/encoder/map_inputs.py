@@ -40,7 +40,8 @@ def explained(encoder: Owner, x: Tensor, error: Exception) -> LevelError | None:
         x: The batch (N, C, H, W).
         error: What the network raised.
     """
-    name, (device, dtype) = encoder.spec.qualified_name, encoder.place()
+    name = encoder.spec.qualified_name
+    device, dtype = encoder.device, encoder.dtype
     channels, height, width = encoder.input_shape
     if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
         remedy = f"Pass x.to({dtype})" if x.is_floating_point() else _REMEDY.rstrip(".")

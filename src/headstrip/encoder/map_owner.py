@@ -26,8 +26,13 @@ class Owner(Protocol):
     def frozen(self) -> bool:
         """Whether the backbone is frozen."""
 
-    def place(self) -> tuple[torch.device, torch.dtype]:
-        """Return the device and the dtype that inputs must have."""
+    @property
+    def device(self) -> torch.device:
+        """The device that inputs must be on."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that inputs must have."""
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Return a context in eval mode and without gradients."""

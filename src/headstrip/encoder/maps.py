@@ -169,7 +169,7 @@ def map_sizes(encoder: Owner) -> tuple[MapSize, ...]:
     """
     makeup = makeup_of(encoder.backbone)
     if encoder._map_sizes is None or encoder._map_sizes[0] != makeup:
-        shape, (device, _) = backbone_shape(encoder), encoder.place()
+        shape, device = backbone_shape(encoder), encoder.device
         try:
             sizes = measure_map_sizes(encoder.backbone, encoder.spec, shape, device)
         except LevelProblem as error:
@@ -225,7 +225,7 @@ def backbone_shape(encoder: Owner) -> tuple[int, ...]:
     shape = encoder.input_shape
     if encoder.expand is None:
         return shape
-    device, dtype = encoder.place()
+    device, dtype = encoder.device, encoder.dtype
     pixel = torch.zeros((1, shape[0], 1, 1), device=device, dtype=dtype)
     return (encoder.expand(pixel).shape[1], *shape[1:])
 

@@ -146,7 +146,7 @@ class FittedPredictors:
                 difference.
         """
         self.check_encoder(describe_encoder(encoder))
-        device, dtype = encoder.place()
+        device, dtype = encoder.device, encoder.dtype
         encoder.predictors = self.predictors().to(device=device, dtype=dtype).eval()
         return encoder
 

@@ -213,7 +213,7 @@ def build_encoder(
             )
             if predictors:
                 made = _predictors(encoder.output_dim, predictors)
-                encoder.predictors = made and made.to(*encoder.place())
+                encoder.predictors = made and made.to(encoder.device, encoder.dtype)
             return _finished(encoder, names, fitted)
         if isinstance(name, str) and not name.endswith(".json"):
             request = BuildRequest(

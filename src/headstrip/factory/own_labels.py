@@ -69,7 +69,7 @@ def refuse_other_count(labels: tuple[str, ...], encoder: Encoder) -> None:
     """
     classes = None
     if encoder.head is not None:
-        device, dtype = encoder.place()
+        device, dtype = encoder.device, encoder.dtype
         with encoder.evaluating():
             one = torch.zeros(1, encoder.output_dim, device=device, dtype=dtype)
             classes = encoder.head(one).shape[-1]

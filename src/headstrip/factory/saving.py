@@ -346,7 +346,7 @@ def _network(encoder: Encoder) -> dict[str, Any]:
     """Describe the network, so that no catalog and no repository is needed to build it."""
     entry, classes = encoder.weights, None
     if encoder.head is not None:
-        device, dtype = encoder.place()
+        device, dtype = encoder.device, encoder.dtype
         with encoder.evaluating():
             one = torch.zeros(1, encoder.output_dim, device=device, dtype=dtype)
             classes = int(encoder.head(one).shape[-1])
@@ -410,6 +410,6 @@ def _refuse_other(encoder: Encoder, again: Encoder) -> None:
         if value.dtype != values[key].dtype or not torch.equal(value.cpu(), values[key].cpu()):
             raise HeadstripError(
                 f"The predictors of {name} are {value.dtype}, and a file of predictors has float32 "
-                f"values for an encoder of {encoder.place()[1]}. Cast the whole encoder with "
+                f"values for an encoder of {encoder.dtype}. Cast the whole encoder with "
                 "encoder.float(), and save it."
             )

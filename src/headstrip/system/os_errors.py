@@ -23,7 +23,8 @@ _REMEDIES = {
     errno.ENOMEM: "There is not enough memory. Use a smaller batch (--batch-size, batch_size=) or "
     "fewer processes (--workers, workers=), or close other programs.",
     errno.EAGAIN: "The system allows no more processes or threads (`ulimit -u`). Use fewer "
-    "(--workers, workers=; --lanes, lanes=; --threads, threads=), or close other programs.",
+    "(--workers, workers=; --inference-threads, inference_threads=; --threads, threads=), or close "
+    "other programs.",
     errno.EIO: "The disk reports an error. Check the disk, or use another one.",
     errno.ENOENT: "The file or folder does not exist, or cannot be created there. Check the "
     "path, and that no other program removes or renames it.",

@@ -12,9 +12,10 @@ from headstrip.embed.parallelism import choose_parallelism, cores
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
 
 
-def one_image(threads=1, lanes=1):
+def one_image(threads=1, inference_threads=1):
     return choose_parallelism(
-        EmbedSettings(batch_size=1, threads=threads), EmbedOptions(lanes=lanes)
+        EmbedSettings(batch_size=1, threads=threads),
+        EmbedOptions(inference_threads=inference_threads),
     )
 
 
@@ -35,11 +36,11 @@ def test_measuring_leaves_the_threads_of_the_process_alone(encoder):
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_an_error_in_an_inference_thread_is_raised_and_ends_the_others(encoder, lanes):
+@pytest.mark.parametrize("inference_threads", [1, 3])
+def test_an_error_in_an_inference_thread_is_raised_and_ends_the_others(encoder, inference_threads):
     failing = with_backbone(encoder, Failing())
     with pytest.raises(NotImplementedError, match="this network cannot be run"):
-        images_per_second(failing, one_image(lanes=lanes))
+        images_per_second(failing, one_image(inference_threads=inference_threads))
 
 
 def test_an_encoder_without_preprocessing_is_refused():

@@ -37,7 +37,7 @@ def test_a_row_of_zeros_is_unlike_any_other():
 
 
 def test_eager_torch_in_fp32_is_the_reference(encoder, batches):
-    (measured,) = calibrate(encoder, batches, ["torch"], ["fp32"], lanes=2)
+    (measured,) = calibrate(encoder, batches, ["torch"], ["fp32"], inference_threads=2)
     assert measured.cosine_min > 0.9999999
     assert measured.images_per_second > 0
     assert measured.seconds_to_compile > 0
@@ -102,10 +102,13 @@ def test_a_tolerance_is_a_number():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"lanes": "2"}, r"lanes='2' must be an integer of 1 or more\. Pass"),
-        ({"lanes": 0}, "lanes=0 must be an integer"),
-        ({"lanes": None}, "lanes=None must be an integer"),
-        ({"lanes": True}, "lanes=True must be an integer"),
+        (
+            {"inference_threads": "2"},
+            r"inference_threads='2' must be an integer of 1 or more\. Pass",
+        ),
+        ({"inference_threads": 0}, "inference_threads=0 must be an integer"),
+        ({"inference_threads": None}, "inference_threads=None must be an integer"),
+        ({"inference_threads": True}, "inference_threads=True must be an integer"),
         ({"threads": 0}, "threads=0 must be an integer"),
         ({"threads": None}, "threads=None must be an integer"),
         (

@@ -111,7 +111,7 @@ def test_a_half_precision_encoder_is_computed_in_the_precision_asked_for(encoder
     half = copy.deepcopy(encoder).to(torch.bfloat16)
     whole = copy.deepcopy(half).float()
     assert np.array_equal(engine_of(half)(batches[0]), engine_of(whole)(batches[0]))
-    assert half.place()[1] == torch.bfloat16
+    assert half.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64, 3), (4, 3, 64, 64), (4, 64, 64)])

@@ -36,8 +36,8 @@ def embed(source: Path, out: Path, said: list[str] | None = None, **asked: objec
         source,
         out,
         settings=EmbedSettings(batch_size=2, shard_rows=2, threads=1),
-        options=EmbedOptions(workers=0, lanes=1, **asked),
-        say=None if said is None else said.append,
+        options=EmbedOptions(workers=0, inference_threads=1, **asked),
+        notify=None if said is None else said.append,
     )
 
 

@@ -99,6 +99,6 @@ def test_resuming_writes_rows_again_that_were_removed_or_added(
     assert out.read_bytes() == whole
     said: list[str] = []
     pq.write_table(pa.concat_tables([table, table]), out)
-    assert embed_source(tiny_encoder(), photos, out, say=said.append, options=HERE).computed == 6
+    assert embed_source(tiny_encoder(), photos, out, notify=said.append, options=HERE).computed == 6
     assert out.read_bytes() == whole
     assert any("12 rows" in sentence and "computes its rows again" in sentence for sentence in said)

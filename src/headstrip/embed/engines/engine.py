@@ -78,7 +78,7 @@ class Engine(ABC):
         channels, height, width = encoder.input_shape
         self.pixels_shape = (settings.batch_size, height, width, channels)
         self.output_dim, self.name = encoder.output_dim, encoder.spec.qualified_name
-        self.device = encoder.place()[0]
+        self.device = encoder.device
 
     @abstractmethod
     def compute(self, pixels: np.ndarray) -> np.ndarray:

@@ -138,8 +138,8 @@ def pixels_network(encoder: Encoder, *, bf16: bool, channels_last: bool) -> Pixe
     normalise = Normalise(encoder.preprocessing, channels_last=channels_last)
     expand = copy.deepcopy(encoder.expand)
     if expand is not None:
-        expand = expand.to(encoder.place()[0], torch.float32)
-    network = PixelsNetwork(normalise.to(encoder.place()[0]), backbone, expand).eval()
+        expand = expand.to(encoder.device, torch.float32)
+    network = PixelsNetwork(normalise.to(encoder.device), backbone, expand).eval()
     return network.requires_grad_(False)
 
 

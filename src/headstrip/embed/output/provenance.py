@@ -52,7 +52,7 @@ class Provenance:
             **environment(),
             "headstrip": __version__,
             "processor": _processor(),
-            "device": str(encoder.place()[0].type),
+            "device": str(encoder.device.type),
         }
         return cls(describe_encoder(encoder), settings, here).with_settings(settings)
 
@@ -74,8 +74,10 @@ class Provenance:
     def from_json(cls, data: Any) -> Provenance | None:
         """Parse what ``to_json`` returned; return None for anything else."""
         try:
-            # Earlier versions had more settings; one that is None had no effect.
+            # Earlier versions had more settings, of which None had no effect, and another name.
             used = {name: value for name, value in data["settings"].items() if value is not None}
+            if "route" in used:
+                used["decode_mode"] = used.pop("route")
             settings = EmbedSettings(**used)
             return cls(dict(data["encoder"]), settings, dict(data["environment"]))
         except (AttributeError, KeyError, TypeError, ValueError):

@@ -65,11 +65,13 @@ class WorkDir:
     @property
     def replaces(self) -> bool:
         """Whether the run that ``begin`` recorded replaces an existing file, and uses no row."""
-        return bool(self._state().get("anew"))
+        state = self._state()
+        # Earlier versions called it so.
+        return bool(state.get("replaces", state.get("anew")))
 
     def begin(self, provenance: Provenance, *, replaces: bool) -> None:
         """Record how the shards are computed; it is on the disk before any shard is."""
-        state = {"plan": provenance.to_json(), "anew": replaces}
+        state = {"plan": provenance.to_json(), "replaces": replaces}
         text = json.dumps(state, sort_keys=True, indent=1)
         write_atomically(self.folder / _STATE, text.encode(), durable=True)
 
@@ -142,7 +144,7 @@ class WorkDir:
                 continue
             if not _is_regular(path) or path.name not in (_STATE, _LOCK):
                 raise self._foreign(path)
-            if path.name == _STATE and not {"plan", "anew"} <= self._state().keys():
+            if path.name == _STATE and "plan" not in self._state():
                 raise self._foreign(path)
 
     def _check_listing_folder(self, folder: Path) -> None:
