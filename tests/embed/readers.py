@@ -50,6 +50,17 @@ class FolderReader:
 
 
 @dataclass(frozen=True)
+class StuckReader:
+    """Unpickling it never ends."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return time.sleep, (600,)
+
+    def read(self, item: Item) -> bytes:
+        raise AssertionError(item)
+
+
+@dataclass(frozen=True)
 class PickyReader:
     """Can be pickled, and not read again."""
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from tests.conftest import SMALL, pixels
 from tests.distributions import run_python
-from tests.embed.readers import FolderReader, PickyReader
+from tests.embed.readers import FolderReader, PickyReader, StuckReader
 
 from headstrip import HeadstripError
 from headstrip.embed.decoding.pool import DecodedBatch, DecodePool
@@ -318,6 +318,16 @@ def test_an_error_ends_the_processes_also_while_they_decode(
         future.result()
     with pytest.raises(HeadstripError, match="stopped"):
         pool.submit([])
+
+
+def test_an_error_ends_the_processes_also_while_they_start() -> None:
+    pool = DecodePool(StuckReader(), STEPS, batch_size=2, workers=2, slots=1)
+    with contextlib.suppress(KeyboardInterrupt), pool:
+        assert wait_until(lambda: len(pool.pids) == 2)
+        pids, started = pool.pids, time.monotonic()
+        raise KeyboardInterrupt
+    assert not any(map(is_alive, pids))
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("name", ["hang", pytest.param("deaf", marks=pytest.mark.slow), "0.jpg"])

@@ -170,12 +170,12 @@ class DecodePool:
         self._close()
 
     def _close(self) -> None:
-        """End all workers, busy ones too, and wait for their end."""
+        """End all workers, also those that are busy or still starting, and wait for their end."""
         with self._changed:
             self._closing.set()
             self._changed.notify_all()
             for process in self._processes.values():
-                if process.is_busy:
+                if not process.is_idle:
                     process.kill()
         # Python 3.11 marks a thread as ended when Ctrl-C interrupts its join.
         with interrupts_held():

@@ -64,9 +64,9 @@ class WorkerProcess:
         return self._popen.pid
 
     @property
-    def is_busy(self) -> bool:
-        """Whether the process has images that it has not answered for."""
-        return self._waiting > 0
+    def is_idle(self) -> bool:
+        """Whether the process is ready and has answered for all images that it got."""
+        return self._is_ready and not self._waiting
 
     def wait_until_ready(self) -> None:
         """Wait until the process can decode.
