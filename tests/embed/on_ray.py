@@ -51,6 +51,7 @@ def main() -> None:
     """Run both, and compare."""
     import ray
     import torch
+    from PIL import Image
     from ray.cluster_utils import Cluster
     from tests.conftest import SMALL
 
@@ -67,11 +68,13 @@ def main() -> None:
             next(encoder.backbone.parameters()).mul_(1.5)
     else:
         encoder = build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
-    source = photographs(folder / "photographs", IMAGES)
+    source = photographs(folder / "photographs", IMAGES - 1)
+    frames = [Image.new("RGB", (9, 9), (9, number, 9)) for number in range(3)]
+    frames[0].save(source / "pages.tif", save_all=True, append_images=frames[1:])
     maps = [-1] if kind == "maps" else None
     settings = EmbedSettings(batch_size=BATCH, shard_rows=SHARD, maps=maps)
     here, there = folder / "here.parquet", folder / "there.parquet"
-    embed_source(encoder, source, here, settings=settings)
+    alone = embed_source(encoder, source, here, settings=settings)
     lost: list[str] = []
     parts = there.with_name("there.parquet.parts")
     cluster = None
@@ -112,6 +115,7 @@ def main() -> None:
                 "rows": report.rows,
                 "bad": report.bad,
                 "lost": lost,
+                "pages": [one.stages.multipage_examples for one in (alone, report)],
                 "equal": here.read_bytes() == there.read_bytes(),
                 "left": sorted(path.name for path in folder.iterdir()),
             }

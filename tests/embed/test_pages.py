@@ -63,13 +63,13 @@ def test_the_first_page_is_used_and_the_report_says_of_which_files(
     folder: Path, tmp_path: Path
 ) -> None:
     report = embed_source(ENCODER, folder, tmp_path / "out.parquet", options=HERE)
-    assert (report.rows, report.stages.severals) == (3, 2)
-    assert report.stages.several == {"a.tif": 3, "b.gif": 3}
+    assert (report.rows, report.stages.multipage_count) == (3, 2)
+    assert report.stages.multipage_examples == {"a.tif": 3, "b.gif": 3}
 
 
 def test_each_page_is_a_row(folder: Path, tmp_path: Path) -> None:
     report = embed_source(ENCODER, folder, tmp_path / "all.parquet", options=EVERY_PAGE)
-    assert (report.rows, report.bad, report.stages.severals) == (7, 0, 0)
+    assert (report.rows, report.bad, report.stages.multipage_count) == (7, 0, 0)
     found = rows(tmp_path / "all.parquet")
     assert list(found) == [
         *(f"a.tif#{n}" for n in (1, 2, 3)),

@@ -243,4 +243,7 @@ def test_files_of_several_pages_are_counted_and_the_first_five_named() -> None:
     stages = Stages()
     for number in range(7):
         stages.note_pages(f"{number}.tif", number + 2)
-    assert (stages.severals, list(stages.several)) == (7, [f"{number}.tif" for number in range(5)])
+    assert (stages.multipage_count, list(stages.multipage_examples)) == (
+        7,
+        [f"{number}.tif" for number in range(5)],
+    )

@@ -269,12 +269,14 @@ def _embed(
 
 def _print_report(encoder: Encoder, report: EmbedReport, as_json: bool) -> None:
     """Print what was written, and warn of images that were left out, used in part, or bad."""
+    reused = report.rows - report.computed
     if as_json:
         print_json(_as_json(encoder, report))
     else:
         print_line(
             f"{report.out}: {report.rows} rows, {report.rows - report.bad} of them with an "
             f"embedding of {encoder.output_dim} numbers by {encoder.spec.qualified_name}"
+            + (f"; {reused} of the rows are from earlier runs" if reused else "")
         )
     warn_about(report)
 
@@ -397,6 +399,6 @@ def _as_json(encoder: Encoder, report: EmbedReport) -> dict[str, Any]:
         "bad": report.bad,
         "computed": report.computed,
         "left_out": dict(report.left_out),
-        "several_pages": report.stages.severals,
+        "several_pages": report.stages.multipage_count,
         "failed": [{"path": path, "error": error} for path, error in report.failed.items()],
     }

@@ -221,7 +221,9 @@ def warn_about(report: EmbedReport) -> None:
     if skipped := sentence(report.left_out):
         warn(skipped)
     warn_of_pages(
-        report.stages.several, report.stages.severals, "Pass --pages all to embed every page."
+        report.stages.multipage_examples,
+        report.stages.multipage_count,
+        "Pass --pages all to embed every page.",
     )
     if not report.bad:
         return

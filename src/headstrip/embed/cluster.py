@@ -77,6 +77,7 @@ class ShardActor:
         """Compute the shards whose numbers are in the column ``shard``."""
         executor, shards = self._executor, self._plan.shards
         computed, bad = executor.computed, executor.bad
+        executor.stages = Stages()
         numbers = [int(number) for number in batch["shard"]]
         # A node that was lost may have written one of them before.
         executor.run([each for each in numbers if self._is_missing(each)], lambda rows: None)
@@ -85,11 +86,17 @@ class ShardActor:
             "computed": np.array([executor.computed - computed]),
             "bad": np.array([executor.bad - bad]),
             "example": np.array([executor.example]),
+            "stages": np.array([executor.stages.to_json()]),
         }
 
     def _is_missing(self, number: int) -> bool:
-        to_check = self._plan.options.retry_failed or self._plan.checks_bytes
-        return to_check or not self._plan.shards.is_done(number)
+        plan = self._plan
+        is_to_check = (
+            plan.options.retry_failed
+            or plan.checks_bytes
+            or plan.listing.has_clipped_times(*plan.shards.bounds(number))
+        )
+        return is_to_check or not plan.shards.is_done(number)
 
 
 class EncoderUDF:
@@ -162,13 +169,14 @@ def _execute(plan: RunPlan, progress: RowProgress, actors: int | None) -> tuple[
         num_cpus=None if gpus else share,
         num_gpus=1 if gpus else None,
     )
-    computed, bad = 0, plan.bad_before
+    stages, computed, bad = Stages(), 0, plan.bad_before
     for row in done.iter_rows():
         computed += int(row["computed"])
+        stages.include(Stages.from_json(str(row["stages"])))
         progress(int(row["rows"]))
         bad += int(row["bad"])
         check_errors(bad, plan.options.max_errors, str(row["example"]))
-    return Stages(), computed
+    return stages, computed
 
 
 def _gpus(device: str) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -29,17 +30,17 @@ class Stages:
         forward: Inference threads, in the network.
         written: The writer thread, making and writing shards.
         prepared: The caller's thread, starting workers and preparing the engine.
-        several: Number of pages of files with several of which the run used the first; for the
-            first few such files.
-        severals: How many such files there are.
+        multipage_count: Number of files with several pages or frames, of which the run used the
+            first.
+        multipage_examples: The first few of these files, with their numbers of pages.
     """
 
     decoded: float = 0.0
     forward: float = 0.0
     written: float = 0.0
     prepared: float = 0.0
-    several: dict[str, int] = field(default_factory=dict)
-    severals: int = 0
+    multipage_count: int = 0
+    multipage_examples: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, stage: str, seconds: float) -> None:
@@ -50,9 +51,31 @@ class Stages:
     def note_pages(self, path: str, pages: int) -> None:
         """Note a file of several pages or frames of which the run used the first."""
         with self._lock:
-            self.severals += 1
-            if len(self.several) < _FILES_NAMED:
-                self.several[path] = pages
+            self.multipage_count += 1
+            self._add_example(path, pages)
+
+    def to_json(self) -> str:
+        """Return the attributes as JSON, for another process."""
+        names = [one.name for one in fields(self) if one.name != "_lock"]
+        return json.dumps({name: getattr(self, name) for name in names})
+
+    @classmethod
+    def from_json(cls, text: str) -> Stages:
+        """Parse what ``to_json`` returned."""
+        return cls(**json.loads(text))
+
+    def include(self, other: Stages) -> None:
+        """Add what another part of the same run measured and noted."""
+        for stage in ("decoded", "forward", "written", "prepared"):
+            self.add(stage, getattr(other, stage))
+        with self._lock:
+            self.multipage_count += other.multipage_count
+            for path, pages in other.multipage_examples.items():
+                self._add_example(path, pages)
+
+    def _add_example(self, path: str, pages: int) -> None:
+        if len(self.multipage_examples) < _FILES_NAMED:
+            self.multipage_examples[path] = pages
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,6 @@ def check_errors(bad: int, limit: int | None, example: str) -> None:
     if limit is not None and bad > limit:
         raise HeadstripError(
             f"{bad} images could not be embedded, and max_errors is {limit}; one is {example} "
-            "headstrip keeps the finished rows. Repair the images and run the same line again, or "
-            "raise max_errors."
+            "headstrip keeps the finished rows. Repair the images and run the same command "
+            "again, or raise max_errors."
         )

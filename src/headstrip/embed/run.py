@@ -173,7 +173,8 @@ def _compute_and_merge(
         )
         progress(done, total)
         if plan.todo:
-            stages, images = compute(plan, _counting(progress, done, total))
+            found, images = compute(plan, _counting(progress, done, total))
+            stages.include(found)
             computed += images
         try:
             merge(shards, out, shards.folder.parent)
