@@ -281,7 +281,7 @@ ILLEGAL: list[tuple[dict[str, Any], type[Exception], str]] = [
         OptionError,
         "'openvino' gives embeddings only, and 'torch' also gives feature maps",
     ),
-    ({"maps": [0], "shard_rows": 10**9}, OptionError, "--shard-rows 1000000000"),
+    ({"maps": [0], "shard_rows": 10**9}, OptionError, "shard_rows=1000000000 needs"),
     ({"maps_dtype": "float32"}, OptionError, r"--maps-dtype float32 .* and this file has none"),
 ]
 

@@ -214,7 +214,7 @@ def test_a_shard_that_cannot_be_read_now_is_kept_and_the_cause_is_said(
     with pytest.raises(HeadstripError, match="could not be written") as caught:
         embed(photos, out)
     assert os.strerror(error) in str(caught.value)
-    assert "What is done so far is kept" in str(caught.value)
+    assert "headstrip keeps the finished rows in" in str(caught.value)
     monkeypatch.undo()
     assert [path.read_bytes() for path in shards] == before
     assert embed(photos, out).computed == (0 if when == "merging" else 2)

@@ -106,4 +106,7 @@ def _kept(work_folder: Path | None) -> str:
         is_kept = False
     if not is_kept:
         return ""
-    return f" What is done so far is kept in {str(work_folder)!r}. Run the same line to resume."
+    return (
+        f" headstrip keeps the finished rows in {str(work_folder)!r}. Run the same command again "
+        "to resume."
+    )

@@ -94,18 +94,21 @@ def _check_memory(
     # A waiting image is uint8. On the CPU, one in the network is float32 too.
     copies = running.slots + (4 * running.inference_threads if device == "cpu" else 0)
     image = height * width * preprocessing.channels * copies
-    _check_bytes("batch-size", settings.batch_size, image, limit, "pixels")
-    _check_bytes("workers", options.workers, _WORKER_BYTES, limit, "processes")
+    _check_bytes("--batch-size", settings.batch_size, image, limit, "pixels")
+    _check_bytes("--workers", options.workers, _WORKER_BYTES, limit, "processes")
     # The rows of the shard that fills up, of the full one that is written, and of its table.
     row = (4 * encoder.output_dim + tensor_bytes) * 3
-    _check_bytes("shard-rows", settings.shard_rows, row, limit, "rows")
+    # No command has an option for it.
+    _check_bytes("shard_rows", settings.shard_rows, row, limit, "rows")
 
 
 def _check_bytes(option: str, value: int | None, each: int, limit: int, what: str) -> None:
     if value is not None and value * each > limit:
-        name = option.replace("-", "_")
+        named = f"{option}={value}"
+        if option.startswith("--"):
+            named = f"{option} {value} ({option[2:].replace('-', '_')}={value})"
         raise OptionError(
-            f"--{option} {value} ({name}={value}) needs at least {shown_bytes(value * each)} of "
+            f"{named} needs at least {shown_bytes(value * each)} of "
             f"memory for the {what} alone, and this process can use {shown_bytes(limit)}. Pass "
             f"less than {max(2, limit // each)}."
         )

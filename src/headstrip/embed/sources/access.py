@@ -26,10 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _HOST_IN_BRACKETS = re.compile(r"^[^/?#\[\]]*\[[0-9A-Za-z:.%_-]*\]")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _PORTS = {"http": 80, "https": 443}
-_CHAIN = (
-    "it chains several file systems with '::', and headstrip follows no such chain. "
-    "Write %3A%3A where '::' is part of a name."
-)
+_CHAIN = "headstrip does not read chained urls ('::'). Write %3A%3A where '::' is part of a name."
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def image_column(schema: pa.Schema, chosen: str | None, shown: str) -> str | Non
     if len(likely) > 1:
         raise HeadstripError(
             f"{shown!r} has several columns that contain bytes: {', '.join(map(repr, likely))}. "
-            "Name the column with the images by --image-column or image_column=."
+            "Pass the one with the images: --image-column NAME (image_column=)."
         )
     return likely[0] if likely else None
 
