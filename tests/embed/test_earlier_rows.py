@@ -81,6 +81,15 @@ def test_rows_of_a_complete_file_are_computed_again_on_request(
     assert embed(photos, out, **{option: True})[0].computed == computed
 
 
+def test_rows_whose_settings_have_their_earlier_names_are_kept(photos: Path, out: Path) -> None:
+    embed(photos, out)
+    table = pq.read_table(out)
+    described = table.schema.metadata[b"headstrip"].replace(b'"decode_mode"', b'"route"')
+    pq.write_table(table.replace_schema_metadata({b"headstrip": described}), out)
+    report, said = embed(photos, out)
+    assert (report.rows, report.computed, said) == (5, 0, [])
+
+
 def test_rows_of_another_environment_are_kept_and_named(photos: Path, out: Path) -> None:
     embed(photos, out)
     as_if_written_with(out, torch="1.0", processor="other")

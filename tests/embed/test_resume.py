@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tests.conftest import tiny_encoder
@@ -100,7 +102,7 @@ def test_files_of_others_in_the_folder_are_named_and_stay(
     mine = parts(out) / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(HeadstripError, match=r"which headstrip did not write\. Move that"):
+    with pytest.raises(HeadstripError, match=r"headstrip did not write( it)?\. Move (that|it)"):
         embed(photos, out, overwrite=overwrite)
     assert mine.read_text() == "mine"
 
@@ -180,6 +182,64 @@ def test_overwriting_computes_every_row_again_and_goes_on_with_its_own(
     assert out.read_bytes() == expected
 
 
+@pytest.mark.parametrize("name", ["o.parquet", "o.npy"])
+def test_resuming_replaces_no_file_of_something_else(photos: Path, out: Path, name: str) -> None:
+    out = out.with_name(name)
+    begun(photos, out)
+    out.write_text("mine")
+    with pytest.raises(HeadstripError, match="exists, and headstrip can update only a file of"):
+        embed(photos, out)
+    assert out.read_text() == "mine"
+    # --overwrite replaces it.
+    assert embed(photos, out, overwrite=True).rows == 6
+
+
+def test_resuming_replaces_no_file_of_another_encoder(photos: Path, out: Path) -> None:
+    embed(photos, other := out.with_name("other.parquet"))
+    table = pq.read_table(other)
+    metadata = json.loads(table.schema.metadata[b"headstrip"])
+    metadata["plan"]["encoder"]["identity"] = "0" * 64
+    begun(photos, out)
+    pq.write_table(table.replace_schema_metadata({"headstrip": json.dumps(metadata)}), out)
+    before = out.read_bytes()
+    with pytest.raises(HeadstripError, match="has rows of another encoder"):
+        embed(photos, out)
+    assert out.read_bytes() == before
+
+
+def test_an_interrupted_run_that_overwrites_is_resumed_only_with_the_option(
+    photos: Path, out: Path
+) -> None:
+    out.write_text("mine")
+    begun(photos, out, overwrite=True)
+    with pytest.raises(HeadstripError, match=r"with --overwrite \(overwrite=True\)\."):
+        embed(photos, out)
+    assert out.read_text() == "mine"
+    assert embed(photos, out, overwrite=True).computed == 2
+
+
+def test_a_file_that_appears_during_a_run_is_not_replaced(photos: Path, out: Path) -> None:
+    def compute(plan: RunPlan, progress: RowProgress) -> Any:
+        out.write_text("mine")
+        return execute(plan, progress)
+
+    with pytest.raises(HeadstripError, match="exists, and headstrip can update only a file of"):
+        embed(photos, out, compute=compute)
+    assert out.read_text() == "mine"
+    out.unlink()
+    assert embed(photos, out).computed == 0
+
+
+def test_a_file_that_appears_while_images_stream_is_not_replaced(photos: Path, out: Path) -> None:
+    def images() -> Iterator[Path]:
+        yield photos / "0.png"
+        out.write_text("mine")
+
+    with pytest.raises(HeadstripError, match="exists, and headstrip cannot compare"):
+        embed_source(tiny_encoder(), images(), out)
+    assert out.read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", [".DS_Store", ".nfs0001", ".mine.png.12345678"])
 def test_hidden_files_of_others_stay(photos: Path, out: Path, name: str) -> None:
     parts(out).mkdir()
@@ -224,8 +284,11 @@ def test_a_plan_that_is_not_json_is_bounded(photos: Path, out: Path) -> None:
     begun(photos, out)
     for text in ("[" * 100_000, '{"plan": NaN, "replaces": 1}', "{}"):
         (parts(out) / "plan.json").write_text(text)
-        with pytest.raises(HeadstripError, match=r"has 'plan\.json' in it"):
+        with pytest.raises(HeadstripError, match=r"plan\.json' is damaged, or headstrip did not"):
             embed(photos, out)
+    # The shards say how they were computed, so none is lost.
+    (parts(out) / "plan.json").unlink()
+    assert embed(photos, out).computed == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a process can see what it maps")

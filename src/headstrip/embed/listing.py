@@ -63,6 +63,13 @@ class Listing:
         bounds = pc.min_max(times).as_py().values()
         return any(bound is not None and is_clipped(bound) for bound in bounds)
 
+    def of_unknown_time(self) -> Iterator[Item]:
+        """Yield the items of which no time is known: of a server, or of a file that is missing."""
+        for start in range(0, len(self), _AT_ONCE):
+            part = self.table.slice(start, _AT_ONCE)
+            part = part.filter(pc.equal(part["modified"], 0))
+            yield from Listing(part, self.digest).slice(0, part.num_rows)
+
     def slice(self, start: int, stop: int) -> list[Item]:
         """Return the items from ``start`` up to ``stop``."""
         columns = self.table.slice(start, stop - start).to_pydict()
@@ -103,7 +110,11 @@ def write_listing(folder: Path, described: Mapping[str, Any], items: Iterable[It
     listing = list_items(described, items)
     target = listing_file(folder, listing.digest)
     target.parent.mkdir(exist_ok=True)
-    with written_beside(target) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+    # Without its listing a folder of shards counts as somebody else's.
+    with (
+        written_beside(target, durable=True) as file,
+        pa.ipc.new_file(file, _SCHEMA) as writer,
+    ):
         writer.write_table(listing.table, _AT_ONCE)
     return listing
 

@@ -22,7 +22,7 @@ from headstrip.embed.output.damage import (
     rows_in,
     table_problem,
 )
-from headstrip.embed.output.paths import check_items, rows_file
+from headstrip.embed.output.paths import check_items, root_of, rows_file
 from headstrip.embed.output.provenance import Provenance, metadata_for, source_id
 from headstrip.embed.output.table import metadata_in, metadata_of, schema_of
 from headstrip.embed.output.work_dir import Shards, WorkDir
@@ -30,13 +30,28 @@ from headstrip.embed.pages import PageReader, split_into_pages
 from headstrip.embed.parallelism import Parallelism, choose_parallelism
 from headstrip.embed.report import check_errors, count_bad
 from headstrip.embed.settings import EmbedOptions, EmbedSettings
-from headstrip.embed.sources import LeftOut, ListSource, Reader, Source, items_of
+from headstrip.embed.sources import (
+    LeftOut,
+    ListSource,
+    Reader,
+    Source,
+    is_url,
+    items_of,
+    joined,
+)
 from headstrip.errors import HeadstripError
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
 
-__all__ = ["EmbedSettings", "Notify", "RunPlan", "make_plan", "plan_missing_shards"]
+__all__ = [
+    "EmbedSettings",
+    "Notify",
+    "RunPlan",
+    "check_is_embeddings",
+    "make_plan",
+    "plan_missing_shards",
+]
 
 Notify = Callable[[str], None]
 """Gets a sentence for the user."""
@@ -152,6 +167,8 @@ def make_plan(
     shards = Shards(folder, schema, int(settings.shard_rows or 0), len(listing))
 
     existing = _reusable_metadata(out, work_dir, provenance, shown=shown, notify=notify)
+    if existing is not None and not options.checksum:
+        _notify_of_unknown_times(listing, reader, notify)
     is_written = existing is not None and _is_written(
         out, existing, shards, listing, options, notify
     )
@@ -200,8 +217,12 @@ def _earlier_provenance(
         if earlier is not None and (not work_dir.replaces or here.conflicts(earlier)):
             work_dir.clear()
             return None
-    elif earlier is None:
-        earlier = _provenance_in(out, source_here, shown=shown, notify=notify)
+    else:
+        existing = _provenance_in(out, source_here, shown=shown, notify=notify)
+        if existing is not None:
+            # The file may have been replaced after an earlier run was interrupted.
+            (earlier or here).check_compatible(existing, shown)
+        earlier = earlier or existing
     if earlier is None:
         return None
     here.check_compatible(earlier, shown)
@@ -221,23 +242,31 @@ def _earlier_provenance(
 
 def _provenance_in(out: Path, source_here: str, *, shown: str, notify: Notify) -> Provenance | None:
     """Return the provenance of an existing file, None without one; refuse any other file."""
-    existing = [path for path in (out, rows_file(out)) if os.path.lexists(path)]
-    if not existing:
-        return None
+    check_is_embeddings(out, shown)
     metadata = metadata_in(rows_file(out)) or {}
     provenance = Provenance.from_json(metadata.get("plan"))
-    if provenance is None:
-        raise HeadstripError(
-            f"{shown if existing[0] == out else str(existing[0])!r} exists, and headstrip can "
-            "update only a file of embeddings. Pass another file, or replace this one with "
-            "--overwrite (overwrite=True)."
-        )
-    if metadata.get("source") != source_here:
+    if provenance is not None and metadata.get("source") != source_here:
         notify(
             f"{shown!r} has rows of another source. headstrip removes those of images that are not "
             "in this source."
         )
     return provenance
+
+
+def check_is_embeddings(out: Path, shown: str) -> None:
+    """Refuse to replace an existing file that does not contain embeddings.
+
+    Raises:
+        HeadstripError: Such a file exists.
+    """
+    existing = [path for path in (out, rows_file(out)) if os.path.lexists(path)]
+    metadata = metadata_in(rows_file(out)) or {}
+    if existing and Provenance.from_json(metadata.get("plan")) is None:
+        raise HeadstripError(
+            f"{shown if existing[0] == out else str(existing[0])!r} exists, and headstrip can "
+            "update only a file of embeddings. Pass another file, or replace this one with "
+            "--overwrite (overwrite=True)."
+        )
 
 
 def _reusable_metadata(
@@ -247,12 +276,25 @@ def _reusable_metadata(
     if work_dir.replaces or not out.exists():
         return None
     metadata = metadata_in(rows_file(out))
-    if metadata is None or metadata.get("plan") != provenance.to_json():
+    if metadata is None or Provenance.from_json(metadata.get("plan")) != provenance:
         return None
     if problem := array_problem(out, metadata):
         notify(f"{shown!r} {problem}. headstrip computes its rows again and replaces it.")
         return None
     return metadata
+
+
+def _notify_of_unknown_times(listing: Listing, reader: Reader, notify: Notify) -> None:
+    """Name images behind urls whose changes headstrip cannot see."""
+    root = root_of(reader) or ""
+    names = ((item.path, item.container or item.path) for item in listing.of_unknown_time())
+    paths = [path for path, name in names if is_url(joined(root, name))]
+    if paths:
+        more = f" and {len(paths) - 1:,} more images" if len(paths) > 1 else ""
+        notify(
+            f"No server states when {paths[0]!r}{more} changed, so headstrip keeps "
+            "their rows. Pass --checksum (checksum=True) to download them and compare their bytes."
+        )
 
 
 def _is_written(
@@ -327,9 +369,8 @@ def _reusable_files(
     found = {path: metadata_in(path) or {} for path in work_dir.shard_files()}
     if existing is not None:
         found[rows_file(out)] = existing
-    plan = provenance.to_json()
     return {
         path: metadata.get("source")
         for path, metadata in found.items()
-        if metadata.get("plan") == plan
+        if Provenance.from_json(metadata.get("plan")) == provenance
     }

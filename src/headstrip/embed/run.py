@@ -18,7 +18,13 @@ from headstrip.embed.output.merging import DamagedShard, merge
 from headstrip.embed.output.paths import check_not_source, rows_file
 from headstrip.embed.output.work_dir import WorkDir, open_work_dir, work_folder
 from headstrip.embed.pipeline import RowProgress
-from headstrip.embed.plan import Notify, RunPlan, make_plan, plan_missing_shards
+from headstrip.embed.plan import (
+    Notify,
+    RunPlan,
+    check_is_embeddings,
+    make_plan,
+    plan_missing_shards,
+)
 from headstrip.embed.report import EmbedReport, Stages, count_bad
 from headstrip.embed.settings import EmbedOptions, EmbedSettings, settings_and_options
 from headstrip.embed.sources import Source, StreamSource, source_of
@@ -176,6 +182,9 @@ def _compute_and_merge(
             found, images = compute(plan, _counting(progress, done, total))
             stages.include(found)
             computed += images
+        if not plan.options.overwrite:
+            # Somebody may have written another file there while the run computed.
+            check_is_embeddings(out, str(out))
         try:
             merge(shards, out, shards.folder.parent)
         except DamagedShard as damaged:

@@ -121,6 +121,8 @@ def embed_stream(
             raise HeadstripError("The iterable has no images. Pass one with images.")
         if pending:
             write(pa.concat_tables(pending))
+        # Somebody may have written another file there meanwhile.
+        _check_absent(out, options)
     return EmbedReport(done, bad, done, out, running.settings, Stages())
 
 
@@ -146,11 +148,7 @@ def _counted(
 
 def _check(out: Path, requested: EmbedSettings, options: EmbedOptions) -> None:
     """Refuse what needs images that can be read again."""
-    if os.path.lexists(out) and not options.overwrite:
-        raise HeadstripError(
-            f"{str(out)!r} exists, and headstrip cannot compare the images of an iterable with "
-            "those in it. Pass another file, or replace it with overwrite=True."
-        )
+    _check_absent(out, options)
     if out.suffix == ".npy" or AUTO in (requested.engine, requested.precision):
         raise HeadstripError(
             "headstrip writes the images of an iterable to a Parquet file, with an engine and a "
@@ -170,6 +168,15 @@ def _check(out: Path, requested: EmbedSettings, options: EmbedOptions) -> None:
                 f"other, and {name}={value!r} is not possible. Leave it out, or pass a folder or "
                 "a list."
             )
+
+
+def _check_absent(out: Path, options: EmbedOptions) -> None:
+    """Refuse to replace an existing file, unless the caller wants that."""
+    if os.path.lexists(out) and not options.overwrite:
+        raise HeadstripError(
+            f"{str(out)!r} exists, and headstrip cannot compare the images of an iterable with "
+            "those in it. Pass another file, or replace it with overwrite=True."
+        )
 
 
 def _refuse_to_replace(output: OutputFiles, batch: list[tuple[Item, Any]]) -> None:

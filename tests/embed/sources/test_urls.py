@@ -8,15 +8,19 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from tests.conftest import pixels, tiny_encoder
 from tests.embed.sources.made import contents, write_files, write_images, write_tar
 from tests.servers import FaultServer, Reply, fault_server
 
-from headstrip import HeadstripError, ImageError
+from headstrip import EmbedOptions, HeadstripError, ImageError, embed_source, load_embeddings
 from headstrip.embed.sources import source_of
 from headstrip.embed.sources.urls import size_and_time_in
 from headstrip.images.size_limit import MAX_BYTES
@@ -107,6 +111,44 @@ def test_https_is_read_where_a_list_names_it(server: FaultServer, tmp_path: Path
         there: b"1" * 100_000,
         empty: "the file is empty.",
         gone: "No such file or directory.",
+    }
+
+
+def test_images_whose_changes_no_server_states_are_named_and_compared_on_request(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    def png(number: int) -> bytes:
+        Image.fromarray(pixels(number)).save(file := BytesIO(), "png")
+        return file.getvalue()
+
+    addresses = [server.put(f"/{number}.png", png(number)) for number in range(2)]
+    (tmp_path / "gone.txt").write_text("\n".join([*addresses, "gone.jpg"]))
+    source, out = source_of(tmp_path / "gone.txt", **OPEN), tmp_path / "out.parquet"
+
+    def embed(**options: Any) -> tuple[int, list[str]]:
+        said: list[str] = []
+        options = {"workers": 0, **options}
+        report = embed_source(
+            tiny_encoder(), source, out, options=EmbedOptions(**options), notify=said.append
+        )
+        return report.computed, said
+
+    assert embed() == (3, [])
+    first = np.nan_to_num(load_embeddings(out)[1])
+    server.put("/1.png", png(5))
+    sentence = (
+        f"No server states when {addresses[0]!r} and 1 more images changed, so headstrip keeps "
+        "their rows. Pass --checksum (checksum=True) to download them and compare their bytes."
+    )
+    assert embed() == (0, [sentence])
+    assert np.array_equal(np.nan_to_num(load_embeddings(out)[1]), first)
+    # The image that does not exist is tried again.
+    assert embed(checksum=True)[0] == 2
+    changed = (np.nan_to_num(load_embeddings(out)[1]) != first).any(1)
+    assert dict(zip(load_embeddings(out)[0], changed, strict=True)) == {
+        addresses[0]: False,
+        addresses[1]: True,
+        "gone.jpg": False,
     }
 
 

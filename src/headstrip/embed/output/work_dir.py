@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from headstrip.embed.listing import FILE as LISTING
 from headstrip.embed.listing import is_listing
@@ -28,6 +28,7 @@ from headstrip.embed.output.table import parquet_bytes
 from headstrip.errors import HeadstripError
 from headstrip.system import bounded_json
 from headstrip.system.atomic import sync_folder, write_atomically
+from headstrip.system.file_lock import file_lock
 from headstrip.system.interrupts import interrupts_held
 from headstrip.system.os_errors import explain
 
@@ -145,7 +146,10 @@ class WorkDir:
             if not _is_regular(path) or path.name not in (_STATE, _LOCK):
                 raise self._foreign(path)
             if path.name == _STATE and "plan" not in self._state():
-                raise self._foreign(path)
+                raise HeadstripError(
+                    f"{str(path)!r} is damaged, or headstrip did not write it. Move it away, or "
+                    "pass another file."
+                )
 
     def _check_listing_folder(self, folder: Path) -> None:
         for path in folder.iterdir():
@@ -229,7 +233,7 @@ def open_work_dir(out: Path) -> Iterator[WorkDir]:
             has locked it.
     """
     work_dir = WorkDir(out)
-    folder, lock = work_dir.folder, FileLock(work_dir.folder / _LOCK)
+    folder, lock = work_dir.folder, file_lock(work_dir.folder / _LOCK)
     try:
         try:
             with interrupts_held():
@@ -240,7 +244,7 @@ def open_work_dir(out: Path) -> Iterator[WorkDir]:
                 f"Another process is writing {str(out)!r} now. Wait for it, or pass another file."
             ) from error
         except OSError as error:
-            what = f"headstrip cannot create the folder {str(folder)!r}"
+            what = f"headstrip cannot create and lock the folder {str(folder)!r}"
             raise HeadstripError(explain(error, what)) from error
         yield work_dir
     finally:
@@ -253,7 +257,7 @@ def open_work_dir(out: Path) -> Iterator[WorkDir]:
             folder.rmdir()
 
 
-def _lock(work_dir: WorkDir, lock: FileLock) -> None:
+def _lock(work_dir: WorkDir, lock: BaseFileLock) -> None:
     """Lock the folder; try again if another process removed it between creating and locking."""
     while True:
         if not _is_link(work_dir.folder):
