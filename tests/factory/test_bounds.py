@@ -1,4 +1,4 @@
-"""What a file describes is bounded before anything of that size is made."""
+"""headstrip refuses a file that describes something too large before it allocates anything."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from headstrip.registry.registry import Registry, use_registry
 
 HUGE = 10**9
 SECONDS = 10
-"""Of the processor. Most cases take some milliseconds."""
+"""CPU time. Most cases take a few milliseconds."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str,
 
 
 def refused(manifest: dict[str, Any], path: Path) -> str:
-    """Return the one sentence with which a manifest is refused, in a short time."""
+    """Check that headstrip refuses a manifest quickly, and return the message."""
     start = time.process_time()
     with pytest.raises(HeadstripError) as caught:
         build_encoder(manifest, weights=path)
@@ -66,7 +66,7 @@ def refused(manifest: dict[str, Any], path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "message"),
     [
         ("mobilenet_v2", {"width_mult": 1e300}, "largest number that headstrip accepts"),
         ("mobilenet_v2", {"width_mult": 99_999}, "more than 34,019,488 parameters"),
@@ -86,11 +86,11 @@ def refused(manifest: dict[str, Any], path: Path) -> str:
         ("densenet121", {"memory_efficient": HUGE}, "largest number"),
     ],
 )
-def test_options_of_a_manifest_are_bounded(
-    files: Any, name: str, options: dict[str, Any], told: str
+def test_a_manifest_with_unsafe_options_is_refused(
+    files: Any, name: str, options: dict[str, Any], message: str
 ) -> None:
     manifest, path = files[name]
-    assert told in refused({**manifest, "options": {**manifest["options"], **options}}, path)
+    assert message in refused({**manifest, "options": {**manifest["options"], **options}}, path)
 
 
 def test_options_that_make_a_network_somewhat_larger_are_built(files: Any, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_options_that_make_a_network_somewhat_larger_are_built(files: Any, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"predictors": [{"name": "a", "classes": 10**12, "trained": False}]}, "accepts at most"),
         (
@@ -128,15 +128,17 @@ def test_options_that_make_a_network_somewhat_larger_are_built(files: Any, tmp_p
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else next(iter(value)),
 )
-def test_the_other_fields_are_bounded(files: Any, changes: dict[str, Any], told: str) -> None:
+def test_a_manifest_with_an_oversized_field_is_refused(
+    files: Any, changes: dict[str, Any], message: str
+) -> None:
     manifest, path = files["mobilenet_v2"]
     if "preprocessing" in changes:
         changes = {"preprocessing": {**manifest["preprocessing"], **changes["preprocessing"]}}
-    assert told in refused({**manifest, **changes}, path)
+    assert message in refused({**manifest, **changes}, path)
 
 
 @pytest.mark.parametrize("field", ["options", "not_json", "preprocessing", "versions", "extra"])
-def test_depth_is_bounded(files: Any, field: str) -> None:
+def test_a_deeply_nested_manifest_is_refused(files: Any, field: str) -> None:
     manifest, path = files["mobilenet_v2"]
     deep: Any = {}
     for _ in range(100_000):
@@ -155,20 +157,22 @@ def test_depth_is_bounded(files: Any, field: str) -> None:
     ],
     ids=str,
 )
-def test_images_of_a_preprocessing_are_bounded(files: Any, steps: dict[str, Any]) -> None:
+def test_a_preprocessing_with_oversized_images_is_refused(
+    files: Any, steps: dict[str, Any]
+) -> None:
     manifest, path = files["mobilenet_v2"]
     changed = {**manifest, "preprocessing": {**manifest["preprocessing"], **steps}}
     assert "preprocessing" in refused(changed, path)
 
 
 @pytest.mark.parametrize("text", ["[" * 10**6, '{"a":' * 10**6, "1" * 10**6, "x" * (9 << 20)])
-def test_a_file_of_any_text_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_of_hostile_text_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "encoder.json").write_text(text)
     with pytest.raises(ManifestError, match="cannot be read as a manifest"):
         build_encoder(tmp_path / "encoder.json")
 
 
-def test_a_crafted_file_of_embeddings_builds_nothing_large(files: Any, tmp_path: Path) -> None:
+def test_a_hostile_embeddings_file_is_refused_quickly(files: Any, tmp_path: Path) -> None:
     manifest, path = files["mobilenet_v2"]
     vectors = np.zeros((1, 1280), np.float32)
     hostile = (
@@ -248,7 +252,7 @@ fields = st.sampled_from(
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_any_manifest_is_refused_with_a_sentence_or_is_the_same_encoder(
+def test_any_changed_manifest_is_refused_clearly_or_builds_the_same_encoder(
     files: Any, options: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     manifest, path = files["mobilenet_v2"]
@@ -267,7 +271,7 @@ def test_any_manifest_is_refused_with_a_sentence_or_is_the_same_encoder(
 
 
 @pytest.mark.slow
-def test_no_hostile_manifest_takes_memory(files: Any, tmp_path: Path) -> None:
+def test_a_hostile_manifest_takes_little_memory(files: Any, tmp_path: Path) -> None:
     hostile = []
     for name, (manifest, path) in files.items():
         for option in (
@@ -308,7 +312,7 @@ def test_no_hostile_manifest_takes_memory(files: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    """A registry that is that of the process for one test."""
+    """A new registry that the whole process uses for one test."""
     registry = Registry(disabled=["*"])
     use_registry(registry)
     yield registry
@@ -316,7 +320,7 @@ def registry() -> Iterator[Registry]:
 
 
 class Deep(Acme):
-    """Brings a network as deep as its options say, whose constructor needs values."""
+    """A plugin with a network as deep as its options say, and a constructor that reads a tensor."""
 
     @hookimpl
     def build_model(self, spec, options):
@@ -329,7 +333,7 @@ class Deep(Acme):
         return detach(model, str(len(model) - 1))
 
 
-def test_a_plugins_network_is_bounded_where_it_is_measured(registry: Registry) -> None:
+def test_measuring_an_oversized_network_of_a_plugin_is_refused(registry: Registry) -> None:
     register_plugin(Deep(), "acme")
     start = time.process_time()
     with pytest.raises(HeadstripError, match="more than 20,000 parts"):
@@ -337,12 +341,14 @@ def test_a_plugins_network_is_bounded_where_it_is_measured(registry: Registry) -
     assert time.process_time() - start < SECONDS
 
 
-def test_a_network_that_needs_values_is_bounded_too(registry: Registry, tmp_path: Path) -> None:
+def test_a_manifest_cannot_oversize_a_network_that_needs_tensor_values(
+    registry: Registry, tmp_path: Path
+) -> None:
     register_plugin(Deep(), "acme")
     network = nn.Sequential(nn.Conv2d(3, 6, 8), nn.Flatten(), nn.Linear(6, 6), nn.Linear(6, 5))
     torch.save(network.state_dict(), tmp_path / "own.pth")
     made = build_encoder("acme:net", weights=None)
     manifest = {**made.manifest(), "options": {"depth": 50_000}}
     manifest["weights"] = {"tag": None, "sha256": "0" * 64, "file": "own.pth"}
-    told = refused(manifest, tmp_path / "own.pth")
-    assert "4,096 is the largest number" in told
+    message = refused(manifest, tmp_path / "own.pth")
+    assert "4,096 is the largest number" in message

@@ -1,4 +1,4 @@
-"""build_encoder: what an encoder is made of."""
+"""build_encoder: the parts and the settings of an encoder."""
 
 import copy
 import io
@@ -43,11 +43,11 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("name", RESNEXT)
-def test_names_that_the_notes_refuse_work(name):
+def test_backbones_of_several_families_have_the_width_of_the_catalog(name):
     assert build_encoder(name, weights=None).output_dim == get_registry().resolve(name)[0].dim
 
 
-def test_the_encoder_is_in_eval_mode_and_forward_gives_embeddings_alone(encoder):
+def test_the_encoder_is_in_eval_mode_and_forward_returns_only_embeddings(encoder):
     assert not any(module.training for module in encoder.modules())
     output = encoder(torch.zeros(2, 3, 64, 64))
     assert output.shape == (2, 512)
@@ -112,7 +112,7 @@ def test_a_seed_fixes_random_weights_and_predictors():
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_building_with_weights_draws_for_the_predictors_alone(file):
+def test_building_with_weights_draws_random_values_only_for_predictors(file):
     torch.manual_seed(3)
     encoder = build_encoder("resnet18", weights=file, predictors={"a": 4})
     torch.manual_seed(3)
@@ -120,7 +120,7 @@ def test_building_with_weights_draws_for_the_predictors_alone(file):
     assert torch.equal(encoder.predictors[0].weight, alone)
 
 
-def test_building_with_weights_leaves_all_generators_where_they_were(file):
+def test_building_with_weights_leaves_all_random_generators_unchanged(file):
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     build_encoder("resnet18", weights=file)
     assert torch.equal(torch.get_rng_state(), states[0])
@@ -128,7 +128,7 @@ def test_building_with_weights_leaves_all_generators_where_they_were(file):
     assert random.getstate() == states[2]
 
 
-def test_the_same_file_gives_the_same_bits_twice(file):
+def test_building_twice_from_one_file_gives_identical_embeddings(file):
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         first = build_encoder("resnet18", weights=file)(x)
@@ -147,7 +147,7 @@ def test_the_same_file_gives_the_same_bits_twice(file):
         ("vit_h_14.IMAGENET1K_SWAG_LINEAR_V1", (3, 224, 224)),
     ],
 )
-def test_input_size_and_preprocessing_are_those_of_the_weights(name, shape):
+def test_input_size_and_preprocessing_come_from_the_weights(name, shape):
     spec, parts = get_registry().resolve(name)
     entries = get_registry().weights(spec)
     entry = next((e for e in entries if e.tag == parts.tag), entries[0])
@@ -155,7 +155,7 @@ def test_input_size_and_preprocessing_are_those_of_the_weights(name, shape):
     assert entry.preprocessing.input_shape == shape
 
 
-def test_weights_can_demand_constructor_arguments(tmp_path):
+def test_weights_can_set_constructor_options(tmp_path):
     model = models.googlenet(init_weights=False, transform_input=True)
     torch.save(model.state_dict(), tmp_path / "googlenet.pth")
     encoder = build_encoder("googlenet", weights=f"DEFAULT={tmp_path / 'googlenet.pth'}")
@@ -164,7 +164,7 @@ def test_weights_can_demand_constructor_arguments(tmp_path):
     assert build_encoder("googlenet", weights=None).backbone.transform_input is False
 
 
-def test_options_reach_the_constructor_and_the_input_follows(tmp_path):
+def test_options_reach_the_constructor_and_change_the_input_shape(tmp_path):
     encoder = build_encoder(
         "vit_b_32", weights=None, options={"image_size": 96}, preprocessing="IMAGENET1K_V1"
     )
@@ -175,22 +175,22 @@ def test_options_reach_the_constructor_and_the_input_follows(tmp_path):
 
 
 @pytest.mark.parametrize("name", [123, None, 3.5, ["resnet18"], b"resnet18"])
-def test_what_is_no_name_is_told_of_names_first(name):
+def test_a_name_that_is_not_a_string_is_refused(name):
     with pytest.raises(UnknownBackboneError, match=r"name is a string, and .*such as 'resnet50'"):
         build_encoder(name, weights=None)
 
 
-def test_the_number_of_classes_is_headstrips_own():
+def test_num_classes_is_refused_as_an_option():
     with pytest.raises(ValueError, match=r"num_classes=5.*predictors="):
         build_encoder("resnet18", weights=None, options={"num_classes": 5})
 
 
-def test_an_unknown_option_is_named():
+def test_the_error_names_an_unknown_option():
     with pytest.raises(PluginError, match="unexpected keyword argument 'depth'"):
         build_encoder("resnet18", weights=None, options={"depth": 5})
 
 
-def test_random_weights_have_no_preprocessing_to_assume():
+def test_random_weights_have_no_preprocessing():
     encoder = build_encoder("resnet18", weights=None)
     with pytest.raises(PreprocessingError, match="without weights"):
         encoder.preprocess(np.zeros((64, 64, 3), np.uint8))
@@ -207,7 +207,7 @@ def test_a_preprocessing_can_be_given_or_borrowed_from_weights():
         build_encoder("resnet18", weights=None, preprocessing="V9")
 
 
-def test_a_function_changes_the_preprocessing_of_the_weights(file):
+def test_a_function_can_change_the_preprocessing_of_the_weights(file):
     own = build_encoder("resnet18", weights=file).preprocessing
     changed = build_encoder(
         "resnet18",
@@ -223,7 +223,7 @@ def test_a_function_changes_the_preprocessing_of_the_weights(file):
         build_encoder("resnet18", weights=file, preprocessing=lambda steps: None)
 
 
-def test_a_preprocessing_that_the_network_cannot_take_is_refused_at_the_build():
+def test_building_refuses_a_preprocessing_that_the_network_does_not_accept():
     small = Preprocessing(crop=(96, 96), resize=96, mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(PreprocessingError, match=r"does not accept .*\(3, 96, 96\)"):
         build_encoder("vit_b_32", weights=None, preprocessing=small)
@@ -241,14 +241,14 @@ def test_a_wrong_catalog_claim_warns_and_the_probed_width_wins(monkeypatch):
         build_encoder("resnet18", weights=None, strict=True)
 
 
-def test_options_that_change_the_width_are_no_mismatch():
+def test_options_that_change_the_width_give_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder = build_encoder("mobilenet_v2", weights=None, options={"width_mult": 2.0})
     assert encoder.output_dim == 2560
 
 
-def test_dtype_and_device_are_those_asked_for():
+def test_the_encoder_has_the_requested_dtype_and_device():
     encoder = build_encoder("resnet18", weights=None, dtype=torch.bfloat16, device="cpu")
     assert encoder(torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert (encoder.device, encoder.dtype) == (torch.device("cpu"), torch.bfloat16)
@@ -256,12 +256,12 @@ def test_dtype_and_device_are_those_asked_for():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_an_encoder_on_a_gpu_gives_its_embeddings_there():
+def test_an_encoder_on_a_gpu_returns_embeddings_on_the_gpu():
     encoder = build_encoder("resnet18", weights=None, device="cuda")
     assert encoder(torch.zeros(1, 3, 64, 64, device="cuda")).device.type == "cuda"
 
 
-def test_an_encoder_copies_pickles_and_loads_its_state(encoder):
+def test_a_copied_pickled_or_reloaded_encoder_gives_the_same_embeddings(encoder):
     x = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         expected = encoder(x)
@@ -275,23 +275,23 @@ def test_an_encoder_copies_pickles_and_loads_its_state(encoder):
         assert torch.equal(other(x), expected)
 
 
-def test_an_encoder_exports_and_scripts_like_any_module(encoder):
+def test_an_exported_encoder_gives_the_same_embeddings(encoder):
     x = torch.zeros(1, 3, 64, 64)
     exported = torch.export.export(encoder, (x,))
     assert torch.allclose(exported.module()(x), encoder(x), atol=1e-5)
 
 
-def test_an_encoder_says_what_it_is(encoder):
+def test_the_repr_names_the_backbone_the_weights_and_the_width(encoder):
     assert "torchvision:resnet18, weights=None, output_dim=512" in repr(encoder)
 
 
-def test_logits_without_a_head_say_why():
+def test_logits_without_a_head_give_a_clear_error():
     encoder = build_encoder("squeezenet1_1", weights=None)
     with pytest.raises(HeadNotFoundError, match="cannot be computed from the embedding"):
         encoder.logits(torch.zeros(1, 3, 64, 64))
 
 
-def test_a_mode_survives_embedding():
+def test_embedding_keeps_the_training_mode_of_each_module():
     encoder = build_encoder("resnet18", weights=None, preprocessing="IMAGENET1K_V1")
     encoder.train()
     encoder.backbone.bn1.eval()
@@ -303,7 +303,7 @@ def test_a_mode_survives_embedding():
     assert torch.equal(encoder.backbone.bn1.running_mean, before)
 
 
-def test_turning_gradients_on_leaves_the_head_and_a_frozen_backbone_off():
+def test_requires_grad_skips_the_head_and_a_frozen_backbone():
     encoder = build_encoder("resnet18", weights=None, predictors={"a": 2}).freeze()
     encoder.requires_grad_(True)
     on = {name.partition(".")[0] for name, p in encoder.named_parameters() if p.requires_grad}
@@ -312,7 +312,7 @@ def test_turning_gradients_on_leaves_the_head_and_a_frozen_backbone_off():
     assert not any(p.requires_grad for p in encoder.head.parameters())
 
 
-def test_unfreezing_leaves_off_what_was_off_before():
+def test_unfreezing_skips_parameters_that_did_not_train_before():
     encoder = build_encoder("resnet18", weights=None)
     encoder.backbone.conv1.requires_grad_(False)
     encoder.freeze().freeze().unfreeze()
@@ -339,23 +339,23 @@ def test_an_encoder_built_in_inference_mode_can_train(file):
         ({"preprocessing": nn.Identity()}, PreprocessingError, "is an Identity"),
     ],
 )
-def test_an_argument_of_another_kind_is_refused_in_a_sentence(keywords, error, message):
+def test_an_invalid_argument_is_refused_with_a_clear_error(keywords, error, message):
     with pytest.raises(error, match=message):
         build_encoder("resnet18", weights=None, **keywords)
 
 
-def test_the_preprocessing_of_the_default_weights_can_be_named_so():
+def test_preprocessing_default_means_that_of_the_default_weights():
     encoder = build_encoder("resnet50", weights=None, preprocessing="DEFAULT")
     assert encoder.preprocessing.resize == 232
 
 
-def test_the_same_tag_in_the_name_and_before_a_path_is_no_conflict(file):
+def test_the_same_tag_in_the_name_and_before_a_path_is_accepted(file):
     encoder = build_encoder("resnet18.IMAGENET1K_V1", weights=f"IMAGENET1K_V1={file}")
     assert encoder.weights.tag == "IMAGENET1K_V1"
 
 
-class TestStrippingOnesOwnNetwork:
-    def test_it_is_changed_and_given_back(self):
+class TestStripHead:
+    def test_the_network_is_changed_in_place_and_returned(self):
         model = models.resnet18(num_classes=7).eval()
         x = torch.randn(2, 3, 64, 64)
         expected = model(x)
@@ -375,14 +375,14 @@ class TestStrippingOnesOwnNetwork:
             headstrip.strip_head(model, family=family)
         assert list(model.state_dict()) == keys
 
-    def test_layers_after_the_head_are_not_passed_over(self):
+    def test_a_network_with_layers_after_the_head_is_refused(self):
         model = models.mobilenet_v2()
         model.classifier.append(nn.LogSoftmax(1))
         with pytest.raises(HeadNotFoundError, match=r"Other layers follow .*classifier\.1"):
             headstrip.strip_head(model, family="mobilenet_v2")
         assert isinstance(model.classifier[1], nn.Linear)
 
-    def test_a_forward_of_its_own_is_not_guessed_at(self):
+    def test_a_subclass_that_overrides_forward_is_refused(self):
         class Softmaxed(models.ResNet):
             def forward(self, x):
                 return super().forward(x).softmax(1)
@@ -391,7 +391,7 @@ class TestStrippingOnesOwnNetwork:
         with pytest.raises(HeadNotFoundError, match="overrides forward"):
             headstrip.strip_head(model, family="resnet")
 
-    def test_a_subclass_that_changes_no_forward_is_one_of_its_family(self):
+    def test_a_subclass_that_inherits_forward_is_accepted(self):
         class Mine(models.ResNet):
             pass
 
@@ -406,26 +406,26 @@ class TestStrippingOnesOwnNetwork:
         with pytest.raises(HeadNotFoundError, match="at 'fc', where a Linear was expected"):
             headstrip.strip_head(model, family="resnet")
 
-    def test_a_head_that_is_off_already_is_said(self):
+    def test_removing_the_head_twice_is_refused(self):
         model = models.resnet18()
         headstrip.strip_head(model, family="resnet")
         with pytest.raises(HeadNotFoundError, match="already been removed"):
             headstrip.strip_head(model, family="resnet")
 
-    def test_an_unknown_family_names_near_ones(self):
+    def test_the_error_for_an_unknown_family_suggests_a_similar_one(self):
         with pytest.raises(PluginError, match=r"no family 'resnets'.*resnet"):
             headstrip.strip_head(models.resnet18(), family="resnets")
 
-    def test_something_that_is_no_network_is_refused(self):
+    def test_an_object_that_is_not_a_module_is_refused(self):
         with pytest.raises(HeadNotFoundError, match=r"must be a torch\.nn\.Module, got a str"):
             headstrip.strip_head("resnet18", family="resnet")
 
-    def test_a_vit_with_a_layer_before_its_head_loses_all_of_it(self):
+    def test_all_layers_of_a_vit_head_are_removed(self):
         model = models.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=5, representation_size=12)
         parts = headstrip.strip_head(model, family="vit")
         assert parts.backbone(torch.zeros(1, 3, 32, 32)).shape == (1, 16)
         assert parts.input_shape == (3, 32, 32)
 
-    def test_the_input_size_of_maxvit_is_read_back(self):
+    def test_the_input_size_of_maxvit_follows_its_options(self):
         encoder = build_encoder("maxvit_t", weights=None, options={"input_size": (448, 448)})
         assert encoder.input_shape == (3, 448, 448)

@@ -1,4 +1,4 @@
-"""An encoder that was saved is built again with the same bits, or a sentence says what differs."""
+"""A saved folder restores an identical encoder, or an error says what differs."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def assert_equal(one: Encoder, other: Encoder) -> None:
     ),
     ids=lambda options: ", ".join(options),
 )
-def test_every_way_to_build_survives(options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_folder_restores_encoders_built_with_any_options(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(options.pop("name", NAME), **options)
     encoder.save(tmp_path / "cells")
@@ -128,7 +130,7 @@ def test_every_way_to_build_survives(options: dict[str, Any], tmp_path: Path) ->
     ],
     ids=str,
 )
-def test_a_checkpoint_with_other_classes_survives(
+def test_a_folder_restores_a_checkpoint_with_other_classes(
     file: Path, tmp_path: Path, more: dict[str, Any]
 ) -> None:
     encoder = build_encoder(NAME, weights=file, **more)
@@ -138,7 +140,7 @@ def test_a_checkpoint_with_other_classes_survives(
     assert again.weights_key == "ema"
 
 
-def test_a_checkpoint_that_was_trained_with_grey_images_survives(tmp_path: Path) -> None:
+def test_a_folder_restores_a_checkpoint_trained_on_grey_images(tmp_path: Path) -> None:
     network = models.shufflenet_v2_x0_5(weights=None)
     network.conv1[0] = torch.nn.Conv2d(1, 24, 3, 2, 1, bias=False)
     torch.save(network.state_dict(), tmp_path / "grey.pth")
@@ -148,7 +150,7 @@ def test_a_checkpoint_that_was_trained_with_grey_images_survives(tmp_path: Path)
     assert_equal(encoder, build_encoder(tmp_path / "cells"))
 
 
-def test_a_checkpoint_without_a_head_survives(tmp_path: Path) -> None:
+def test_a_folder_restores_a_checkpoint_without_a_head(tmp_path: Path) -> None:
     state = models.shufflenet_v2_x0_5(weights=None).state_dict()
     path = tmp_path / "own.pth"
     torch.save({key: one for key, one in state.items() if not key.startswith("fc.")}, path)
@@ -159,7 +161,7 @@ def test_a_checkpoint_without_a_head_survives(tmp_path: Path) -> None:
     assert again.law == "headless"
 
 
-def test_another_process_on_another_place_predicts_the_same_bits(
+def test_a_copied_folder_gives_identical_predictions_in_another_process(
     folder: Path, file: Path, tmp_path: Path
 ) -> None:
     encoder = build_encoder(folder)
@@ -189,7 +191,7 @@ def test_another_process_on_another_place_predicts_the_same_bits(
     assert ended.stdout.strip() == str(tuple(ATTRIBUTES))
 
 
-def test_a_text_means_a_folder_only_by_its_form(
+def test_a_string_means_a_folder_only_if_it_looks_like_a_path(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied(folder, tmp_path)
@@ -224,12 +226,14 @@ def test_new_predictors_and_labels_replace_those_of_the_folder(folder: Path) -> 
     ],
     ids=lambda argument: next(iter(argument)),
 )
-def test_what_the_folder_states_cannot_be_passed(folder: Path, argument: dict[str, Any]) -> None:
+def test_an_argument_that_the_folder_states_already_is_refused(
+    folder: Path, argument: dict[str, Any]
+) -> None:
     with pytest.raises(ValueError, match=f"states {next(iter(argument))} already"):
         build_encoder(folder, **argument)
 
 
-def test_the_global_generator_does_not_move(folder: Path) -> None:
+def test_building_from_a_folder_leaves_the_random_generator_unchanged(folder: Path) -> None:
     state = torch.get_rng_state()
     build_encoder(folder)
     assert torch.equal(state, torch.get_rng_state())
@@ -293,7 +297,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object]]] = [
 
 
 @pytest.mark.parametrize(("words", "damage"), DAMAGE)
-def test_damage_is_named_in_one_sentence(
+def test_a_damaged_folder_is_refused_with_a_one_line_error(
     folder: Path, tmp_path: Path, words: str, damage: Callable[[Path], object]
 ) -> None:
     broken = copied(folder, tmp_path)
@@ -334,7 +338,7 @@ def test_predictors_of_another_encoder_are_refused(folder: Path, tmp_path: Path)
         build_encoder(broken)
 
 
-def test_a_folder_of_something_else_says_what_to_pass(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_or_foreign_folder_is_clear(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="does not exist"):
         build_encoder(f"{tmp_path}/none/")
     (tmp_path / "config.json").write_text("{}")
@@ -353,7 +357,7 @@ def test_an_encoder_that_was_built_from_a_folder_can_be_saved_again(
     }
 
 
-def test_the_order_of_options_of_a_manifest_does_not_matter(folder: Path, tmp_path: Path) -> None:
+def test_the_order_of_keys_in_encoder_json_does_not_matter(folder: Path, tmp_path: Path) -> None:
     other = copied(folder, tmp_path)
     edited(other, lambda content: content.update(dict(reversed(content.items()))))
     assert build_encoder(other).fingerprint == build_encoder(folder).fingerprint

@@ -1,4 +1,4 @@
-"""A head that does not give the network's logits is refused when the network is built."""
+"""headstrip refuses a head that does not compute the network's logits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class AsLogProbabilities(Net):
 
 
 class UsedTwice(Net):
-    """Reads its logits off what its head made of what its head gave."""
+    """Applies its head twice."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.fc(self.hidden(self.stem(x).mean((2, 3)))).relu())
@@ -76,7 +76,7 @@ class Features(nn.Module):
 
 
 def plugin(network: type[Net], path: str, **options: Any) -> object:
-    """Return a plugin whose one network has its head at a path."""
+    """Return a plugin with one network that has its head at a path."""
 
     class Lab:
         FAMILIES = ("net",)
@@ -114,14 +114,16 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("network", "path", "options", "reason"), WRONG)
-def test_a_layer_that_does_not_give_the_logits_is_no_head(network, path, options, reason):
+def test_a_layer_that_does_not_compute_the_logits_is_refused_as_head(
+    network, path, options, reason
+):
     register_plugin(plugin(network, path, **options), "lab")
     with pytest.raises(PluginError, match=reason.replace("(", r"\(").replace(")", r"\)")):
         build_encoder("lab:net", weights=None)
 
 
 @pytest.mark.parametrize("network", [Net, Viewed, ReadingAValue])
-def test_the_layer_that_gives_them_is(network):
+def test_the_layer_that_computes_the_logits_is_accepted_as_head(network):
     register_plugin(plugin(network, "fc"), "lab")
     encoder = build_encoder("lab:net", weights=None)
     assert (encoder.output_dim, encoder.head.out_features) == (6, 4)
@@ -136,7 +138,9 @@ def everything(model: nn.Module) -> list[Any]:
 
 
 @pytest.mark.parametrize(("network", "path", "options", "reason"), WRONG[:6])
-def test_a_network_of_ones_own_is_refused_and_stays_whole(network, path, options, reason):
+def test_strip_head_refuses_a_wrong_layer_and_leaves_the_network_unchanged(
+    network, path, options, reason
+):
     register_plugin(plugin(network, path, **options), "lab")
     model = network(**options)
     before = everything(model)
@@ -155,7 +159,7 @@ def test_a_network_of_ones_own_is_refused_and_stays_whole(network, path, options
         (UsedTwice, "fc"),
     ],
 )
-def test_a_family_without_backbones_refuses_the_wrong_layer_too(network, path):
+def test_strip_head_refuses_a_wrong_layer_in_a_family_without_backbones(network, path):
     class Towers:
         FAMILIES = ("own",)
 
@@ -168,7 +172,7 @@ def test_a_family_without_backbones_refuses_the_wrong_layer_too(network, path):
         strip_head(network(num_classes=6), family="towers:own")
 
 
-def test_a_network_of_ones_own_with_another_input_loses_its_head():
+def test_strip_head_accepts_a_network_with_other_input_channels():
     register_plugin(plugin(Net, "fc"), "lab")
     model = Net()
     model.stem = nn.Conv2d(7, 6, 3)

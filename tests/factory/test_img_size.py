@@ -34,9 +34,7 @@ def vit(tmp_path_factory):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("size", "sides"), [(192, (192, 192)), ((160, 288), (160, 288))])
-def test_a_convolutional_network_takes_the_size_and_the_preprocessing_follows(
-    shufflenet, size, sides
-):
+def test_a_convolutional_network_and_its_preprocessing_take_the_size(shufflenet, size, sides):
     encoder = build_encoder("shufflenet_v2_x0_5", weights=f"{TAG}={shufflenet}", img_size=size)
     picture = np.zeros((300, 400, 3), np.uint8)
     x = encoder.preprocess(picture)[None]
@@ -66,7 +64,7 @@ def test_a_manifest_builds_the_same_encoder(vit):
 
 
 @pytest.mark.slow
-def test_the_size_of_the_weights_changes_no_option(vit):
+def test_the_native_size_of_the_weights_changes_nothing(vit):
     encoder = build_encoder("vit_b_32", img_size=224, **vit)
     assert "image_size" not in encoder.options
     assert torch.equal(
@@ -92,7 +90,7 @@ def test_the_size_of_the_weights_changes_no_option(vit):
         ("maxvit_t", 250, "does not accept images of 250 x 250.*such as 224 x 224"),
     ],
 )
-def test_a_size_that_the_network_does_not_take_is_refused_before_any_file_is_read(
+def test_a_size_that_the_network_does_not_accept_is_refused_before_reading_files(
     name, size, problem, tmp_path
 ):
     with pytest.raises(PreprocessingError, match=problem):
@@ -100,12 +98,12 @@ def test_a_size_that_the_network_does_not_take_is_refused_before_any_file_is_rea
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 2.5, "224", (224,), (1, 2, 3)])
-def test_what_is_no_size_is_refused(size):
+def test_an_invalid_size_is_refused(size):
     with pytest.raises(OptionError, match="is not an image size"):
         build_encoder("resnet18", weights=None, img_size=size)
 
 
-def test_two_ways_to_set_the_size_are_refused():
+def test_setting_the_size_in_two_ways_is_refused():
     options = {"image_size": 128}
     with pytest.raises(OptionError, match="both set the image size"):
         build_encoder("vit_b_32", weights=None, options=options, img_size=128)

@@ -43,7 +43,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def build(files):
-    """Build one of these networks as its published weights would be built."""
+    """Build one of these networks as headstrip builds its published weights."""
 
     def built(name=SHUFFLENET, **arguments):
         return build_encoder(name, weights=f"{TAG}={files[name]}", **arguments)
@@ -64,7 +64,7 @@ def test_a_grey_picture_gives_the_embedding_of_the_same_picture_in_rgb(build, na
 
 
 @torch.no_grad()
-def test_grey_of_ones_own_statistics_gives_the_same_embedding(build):
+def test_grey_with_custom_statistics_gives_the_same_embedding(build):
     steps = Preprocessing((224, 224), 256, mean=(0.4,), std=(0.25,))
     own, plain = build(in_chans=1, preprocessing=steps), build(in_chans=1)
     picture = grey_picture()
@@ -84,7 +84,7 @@ def test_named_channels_keep_their_filters_in_any_order(build, name):
 
 
 @torch.no_grad()
-def test_rgb_and_a_channel_that_counts_for_nothing_give_the_bits_of_rgb(build):
+def test_an_extra_channel_with_a_zero_filter_leaves_embeddings_unchanged(build):
     colour, four = build(), build(in_chans=("R", "G", "B", None), new_channels="zero")
     x = torch.randn(2, 3, 224, 224)
     assert torch.equal(four(torch.cat([x, torch.randn(2, 1, 224, 224)], dim=1)), colour(x))
@@ -105,13 +105,13 @@ def test_a_number_of_channels_follows_timms_rule(build):
     assert (made.input_shape, made.preprocessing) == ((5, 224, 224), steps)
 
 
-def test_a_number_of_channels_needs_the_statistics_of_each(build):
+def test_a_number_of_channels_needs_statistics_for_each_channel(build):
     with pytest.raises(PreprocessingError, match="needs the mean and the standard deviation of 5"):
         build(in_chans=5)
 
 
 @torch.no_grad()
-def test_the_input_that_googlenet_changes_itself_is_changed_by_the_preprocessing(build):
+def test_the_preprocessing_takes_over_the_input_transform_of_googlenet(build):
     colour, four = build("googlenet"), build("googlenet", in_chans=("R", "G", "B", None))
     assert colour.options["transform_input"]
     assert not four.options["transform_input"]
@@ -127,7 +127,7 @@ def test_the_input_that_googlenet_changes_itself_is_changed_by_the_preprocessing
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:.* filters that no training made")
 @pytest.mark.parametrize("channels", [("R", "G", "B", "N"), ("N", "B", "R", "G", None)])
-def test_ones_own_statistics_of_googlenet_are_changed_by_the_preprocessing_too(build, channels):
+def test_custom_statistics_for_googlenet_give_the_same_embedding(build, channels):
     plain = build("googlenet", in_chans=channels)
     own = dict(zip("RGB", _statistics(build("googlenet")), strict=True))
     average = tuple(sum(numbers) / 3 for numbers in zip(*own.values(), strict=True))
@@ -139,7 +139,7 @@ def test_ones_own_statistics_of_googlenet_are_changed_by_the_preprocessing_too(b
 
 
 @pytest.mark.parametrize("rescale", [1.0, 127.5])
-def test_grey_that_is_divided_by_another_number_gives_the_same_embedding(build, rescale):
+def test_grey_with_another_rescale_gives_the_same_embedding(build, rescale):
     steps = Preprocessing((224, 224), 256, mean=(0.1,), std=(2.0,), rescale=rescale)
     own, plain = build(in_chans=1, preprocessing=steps), build(in_chans=1)
     found, wanted = own.embed([grey_picture()]), plain.embed([grey_picture()])
@@ -149,7 +149,7 @@ def test_grey_that_is_divided_by_another_number_gives_the_same_embedding(build, 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:.* filters that no training made")
 @pytest.mark.parametrize("channels", [1, ("N", "R")])
-def test_a_function_gets_the_preprocessing_with_the_channels_of_the_images(build, channels):
+def test_a_function_gets_the_preprocessing_for_the_requested_channels(build, channels):
     count = 1 if channels == 1 else 2
     deep = np.random.default_rng(1).integers(0, 4096, (*SIZE, count)).astype(np.uint16)
     deep = deep[..., 0] if count == 1 else deep
@@ -162,19 +162,19 @@ def test_a_function_gets_the_preprocessing_with_the_channels_of_the_images(build
     assert np.array_equal(own.embed([deep]), plain.embed([shallow]))
 
 
-def test_grey_is_normalised_as_the_weights_say(build):
+def test_a_function_may_not_change_the_statistics_of_grey(build):
     with pytest.raises(PreprocessingError, match=r"of the weights\. Leave out your own \(--mean"):
         build(in_chans=1, preprocessing=lambda steps: replace(steps, mean=(0.3,), std=(0.1,)))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("channels", [2, 3])
-def test_an_encoder_of_grey_refuses_batches_of_more_channels(build, channels):
+def test_a_grey_encoder_refuses_batches_with_more_channels(build, channels):
     with pytest.raises(PreprocessingError, match=f"have {channels} channels, .* takes one"):
         build(in_chans=1)(torch.zeros(2, channels, 64, 64))
 
 
-def test_a_manifest_keeps_the_statistics_of_the_weights_that_the_preprocessing_named(tmp_path):
+def test_a_manifest_keeps_the_statistics_of_a_named_preprocessing(tmp_path):
     path, name = tmp_path / "own.pth", "timm:mobilenetv4_conv_small"
     torch.save(build_encoder(name, weights=None).backbone.state_dict(), path)
     encoder = build_encoder(name, weights=path, in_chans=1, preprocessing="e3600_r256_in1k")
@@ -184,12 +184,12 @@ def test_a_manifest_keeps_the_statistics_of_the_weights_that_the_preprocessing_n
 
 
 @pytest.mark.parametrize("channels", [None, 1, 5, ("R", "G", "B")])
-def test_a_filter_for_new_channels_is_refused_where_there_are_none(channels):
+def test_the_option_new_channels_is_refused_without_new_channels(channels):
     with pytest.raises(OptionError, match="new_channels='zero' is for channels that are not red"):
         build_encoder(SHUFFLENET, weights=None, in_chans=channels, new_channels="zero")
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numpy_numbers_are_accepted():
     encoder = build_encoder(
         SHUFFLENET, weights=None, in_chans=np.int64(1), img_size=np.array([64, 96])
     )
@@ -201,7 +201,7 @@ def _statistics(encoder):
     return list(zip(encoder.preprocessing.mean, encoder.preprocessing.std, strict=True))
 
 
-def test_the_channels_of_the_weights_change_nothing(build):
+def test_requesting_the_channels_of_the_weights_changes_nothing(build):
     plain = build()
     for wanted in (3, ("R", "G", "B")):
         same = build(in_chans=wanted)
@@ -210,7 +210,7 @@ def test_the_channels_of_the_weights_change_nothing(build):
         assert same.fingerprint == plain.fingerprint
 
 
-def test_the_head_gives_the_logits_as_before(build):
+def test_the_head_computes_the_logits_from_the_embedding(build):
     encoder = build(in_chans=("N", "R", "G", "B"))
     x = torch.randn(2, 4, 224, 224)
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_a_manifest_builds_the_same_encoder(build, files, wanted):
     assert encoder.fingerprint.identity != build().fingerprint.identity
 
 
-def test_a_manifest_states_the_channels_already(build, files):
+def test_a_manifest_refuses_other_and_invalid_channels(build, files):
     manifest = build(in_chans=1).manifest()
     with pytest.raises(ValueError, match="states the input already, and in_chans=4 was passed"):
         build_encoder(manifest, weights=files[SHUFFLENET], in_chans=4)
@@ -237,7 +237,7 @@ def test_a_manifest_states_the_channels_already(build, files):
 
 
 @torch.no_grad()
-def test_a_file_saved_from_an_encoder_of_other_channels_loads_as_it_is(build, tmp_path):
+def test_a_file_saved_from_an_encoder_of_other_channels_loads_unchanged(build, tmp_path):
     encoder = build(in_chans=("R", "G", "B", None))
     encoder.backbone.conv1[0].weight.add_(1)
     torch.save(encoder.backbone.state_dict(), tmp_path / "trained.pth")
@@ -248,18 +248,18 @@ def test_a_file_saved_from_an_encoder_of_other_channels_loads_as_it_is(build, tm
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_three_channels_in_another_order_are_refused_for_a_file_that_may_have_it_already(build):
+def test_three_channels_in_another_order_are_refused_as_ambiguous(build):
     with pytest.raises(OptionError, match="nothing says whether the file's filters are for RGB"):
         build(in_chans=("N", "R", "G"))
 
 
-def test_random_weights_have_the_channels_too():
+def test_random_weights_have_the_requested_channels():
     encoder = build_encoder("squeezenet1_1", weights=None, in_chans=7)
     assert encoder.input_shape == (7, 224, 224)
     assert encoder(torch.zeros(1, 7, 64, 64)).shape == (1, 512)
 
 
-def test_frozen_filters_that_no_training_made_are_named_once(build):
+def test_freezing_warns_once_about_untrained_filters(build):
     encoder = build(in_chans=("R", "G", "B", None))
     with pytest.warns(WeightsWarning, match=r"^1 of the 4 channels .*worse in 16 of 17 frozen"):
         encoder.freeze()
@@ -283,22 +283,22 @@ def test_frozen_filters_that_no_training_made_are_named_once(build):
         (10**9, "is not a number of channels"),
     ],
 )
-def test_what_names_no_channels_is_refused(wanted, problem):
+def test_invalid_channels_are_refused(wanted, problem):
     with pytest.raises(OptionError, match=problem):
         build_encoder("squeezenet1_1", weights=None, in_chans=wanted)
 
 
-def test_a_preprocessing_of_other_channels_is_refused(build):
+def test_a_preprocessing_for_other_channels_is_refused(build):
     steps = Preprocessing((224, 224), 256, mean=(0.5,) * 3, std=(0.2,) * 3)
     with pytest.raises(PreprocessingError, match="a preprocessing of 3 channels do not fit"):
         build(in_chans=1, preprocessing=steps)
 
 
-def test_clips_have_no_other_channels():
+def test_a_video_network_refuses_other_channels():
     with pytest.raises(OptionError, match="takes clips"):
         build_encoder("r3d_18", weights=None, in_chans=1)
 
 
-def test_what_makes_a_new_filter_is_mean_or_zero():
+def test_an_unknown_value_of_new_channels_is_refused():
     with pytest.raises(OptionError, match="Pass 'mean'"):
         build_encoder("squeezenet1_1", weights=None, in_chans=4, new_channels="random")

@@ -1,4 +1,4 @@
-"""Encoders of other channels and sizes compute what their networks compute; see the tool."""
+"""Encoders with other channels and sizes match their networks; see tools/input_proofs.py."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ SMALLEST = [
         "hf:swin",
     ],
 )
-def test_an_encoder_of_other_channels_and_sizes_computes_what_its_network_computes(name):
+def test_an_encoder_with_other_channels_and_sizes_matches_its_network(name):
     assert prove(name).problems == []

@@ -1,4 +1,4 @@
-"""The names of classes that a user gives for the head of a checkpoint."""
+"""The class names that a user passes for the head of a checkpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_labels_come_from_a_file(file: str, path: Path, tmp_path: Path) -> None:
     assert build_encoder(NAME, weights=path, labels=tmp_path / file).labels == NAMES
 
 
-def test_a_number_in_a_name_is_no_index(path: Path, tmp_path: Path) -> None:
+def test_a_number_in_a_name_is_not_an_index(path: Path, tmp_path: Path) -> None:
     (tmp_path / "coins.txt").write_text("1 euro\n2 euro\n50 cent\n")
     found = build_encoder(NAME, weights=path, labels=tmp_path / "coins.txt").labels
     assert found == ("1 euro", "2 euro", "50 cent")
@@ -48,7 +48,7 @@ def test_labels_come_from_a_list_or_a_mapping_of_indices(labels: object, path: P
     assert build_encoder(NAME, weights=path, labels=labels).labels == NAMES
 
 
-def test_two_classes_may_have_one_name_as_two_of_imagenet_do(path: Path) -> None:
+def test_two_classes_may_have_the_same_name(path: Path) -> None:
     labels = ("crane", "crane", "cat")
     assert build_encoder(NAME, weights=path, labels=labels).labels == labels
 
@@ -108,7 +108,7 @@ def test_an_encoder_without_a_head_takes_no_labels(tmp_path: Path) -> None:
         build_encoder(NAME, weights=save_zip(state, tmp_path / "own"), labels=NAMES)
 
 
-def test_a_manifest_has_the_labels(path: Path) -> None:
+def test_a_manifest_keeps_the_labels(path: Path) -> None:
     manifest = build_encoder(NAME, weights=path, labels=NAMES).manifest()
     assert manifest["labels"] == [*NAMES]
     assert build_encoder(manifest, weights=path).labels == NAMES
@@ -118,7 +118,7 @@ def test_a_manifest_has_the_labels(path: Path) -> None:
         build_encoder({**manifest, "labels": ["cat"]}, weights=path)
 
 
-def test_a_manifest_without_labels_builds_an_encoder_without(path: Path) -> None:
+def test_a_manifest_without_labels_builds_an_encoder_without_labels(path: Path) -> None:
     manifest = build_encoder(NAME, weights=path).manifest()
     assert manifest.pop("labels") is None
     assert build_encoder(manifest, weights=path).labels is None

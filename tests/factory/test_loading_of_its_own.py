@@ -1,4 +1,4 @@
-"""Networks that have a say in how they are loaded are loaded as torch itself would load them."""
+"""headstrip loads networks with custom loading hooks as torch itself loads them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPE = (3, 8, 8)
 
 
 class Net(nn.Module):
-    """A small network; subclasses add a say of their own."""
+    """A small network; subclasses customise how it is loaded."""
 
     def __init__(self, num_classes=10):
         super().__init__()
@@ -35,10 +35,10 @@ class Net(nn.Module):
         self.setup()
 
     def before(self):
-        """Registers what comes first."""
+        """Registers modules before the layers."""
 
     def setup(self):
-        """Registers what comes last."""
+        """Registers modules after the layers."""
 
     def features(self, x):
         return self.norm(self.conv(x)).mean((2, 3))
@@ -48,14 +48,14 @@ class Net(nn.Module):
 
 
 def renamed(state, old, new):
-    """The same tensors under other names, and what the file states besides."""
+    """Return the same tensors under other names, with the metadata of the state dict."""
     made = OrderedDict((key.replace(old, new, 1), value) for key, value in state.items())
     made._metadata = getattr(state, "_metadata", None)
     return made
 
 
 class Renames(Net):
-    """Was written when its first layers and its head had other names."""
+    """Renames the old names of its first layer and its head."""
 
     def setup(self):
         self._register_load_state_dict_pre_hook(self._rename)
@@ -67,7 +67,7 @@ class Renames(Net):
 
 
 class OldNamesByVersion(Net):
-    """Renames what is of an older version, as torch's own modules do."""
+    """Renames tensors of an older version, as torch's own modules do."""
 
     _version = 2
 
@@ -79,7 +79,7 @@ class OldNamesByVersion(Net):
 
 
 class Halves(Net):
-    """Changes values on the way in, under the names that they have."""
+    """Changes values while they are loaded, and keeps their names."""
 
     def setup(self):
         self._register_load_state_dict_pre_hook(self._halve)
@@ -89,7 +89,7 @@ class Halves(Net):
 
 
 class Forgives(Net):
-    """Does not mind what the file lacks."""
+    """Accepts a file that lacks tensors."""
 
     def setup(self):
         self.gain = nn.Parameter(torch.full((8,), 2.0))
@@ -100,7 +100,7 @@ class Forgives(Net):
 
 
 class OldNorm(Net):
-    """Has a layer whose parametrization torch wrote differently once."""
+    """Has a layer with a parametrization that torch once saved in another form."""
 
     def setup(self):
         self.mid = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
@@ -117,7 +117,7 @@ class Reads(Net):
 
 
 class Refuses(Net):
-    """Fails where it does not know a name."""
+    """Fails on a file that lacks a name."""
 
     def setup(self):
         self._register_load_state_dict_pre_hook(self._look)
@@ -128,7 +128,7 @@ class Refuses(Net):
 
 
 class Extra(Net):
-    """Computes with a number that is in its state dict and is no tensor."""
+    """Computes with extra state: a number and a tensor that are not parameters or buffers."""
 
     def setup(self):
         self.factor, self.shift = 1.0, torch.zeros(8)
@@ -144,7 +144,7 @@ class Extra(Net):
 
 
 class DoubleFirst(Net):
-    """Has a number of higher precision before its layers."""
+    """Has a float64 parameter before its layers."""
 
     def before(self):
         self.gain = nn.Parameter(torch.ones(1, dtype=torch.float64))
@@ -235,26 +235,26 @@ def mechanism(name, path):
     return build_stripped(f"nets:{name}", weights=path).mechanism
 
 
-def test_names_that_a_hook_changes_are_loaded(saved):
+def test_tensors_that_a_hook_renames_are_loaded(saved):
     path = saved(renamed(network("renames").state_dict(), "conv.", "stem."))
     gives_what_torch_gives("renames", path)
     assert mechanism("renames", path) == "ordinary"
 
 
-def test_a_network_with_a_hook_that_has_nothing_to_do_is_built_without_initialising(saved):
+def test_a_network_with_an_idle_hook_is_built_without_initialising(saved):
     path = saved(network("renames").state_dict())
     gives_what_torch_gives("renames", path)
     assert mechanism("renames", path) == "assigned"
 
 
 @pytest.mark.parametrize("old", ["conv.", "fc."])
-def test_the_head_follows_a_file_whose_names_a_hook_changes(saved, old):
+def test_the_head_matches_a_file_with_tensors_that_a_hook_renames(saved, old):
     new = {"conv.": "stem.", "fc.": "top."}[old]
     path = saved(renamed(network("renames", num_classes=7).state_dict(), old, new))
     assert gives_what_torch_gives("renames", path, num_classes=7).head.out_features == 7
 
 
-def test_a_file_without_a_head_whose_names_a_hook_changes_has_none(saved):
+def test_a_headless_file_with_tensors_that_a_hook_renames_gives_no_head(saved):
     model = network("renames")
     state = renamed(model.state_dict(), "conv.", "stem.")
     path = saved({key: value for key, value in state.items() if not key.startswith("fc.")})
@@ -264,7 +264,7 @@ def test_a_file_without_a_head_whose_names_a_hook_changes_has_none(saved):
 
 
 @pytest.mark.parametrize("stated", [1, None])
-def test_an_older_version_is_read_as_it_was_written(saved, stated):
+def test_old_names_of_an_older_module_version_are_loaded(saved, stated):
     state = renamed(network("oldnamesbyversion").state_dict(), "conv.", "stem.")
     if stated is None:
         del state._metadata
@@ -273,33 +273,33 @@ def test_an_older_version_is_read_as_it_was_written(saved, stated):
     gives_what_torch_gives("oldnamesbyversion", saved(state))
 
 
-def test_old_names_in_a_file_that_is_not_pickled_are_loaded(tmp_path):
+def test_old_names_in_a_safetensors_file_are_loaded(tmp_path):
     model = network("oldnamesbyversion")
     save_file(renamed(model.state_dict(), "conv.", "stem."), tmp_path / "own.safetensors")
     encoder = build_encoder("nets:oldnamesbyversion", weights=tmp_path / "own.safetensors")
     assert torch.equal(encoder(images()), model.features(images()))
 
 
-def test_old_names_of_a_version_that_has_no_old_names_do_not_fit(saved):
+def test_old_names_in_a_file_of_the_current_version_are_refused(saved):
     path = saved(renamed(network("oldnamesbyversion").state_dict(), "conv.", "stem."))
     with pytest.raises(WeightsError, match=r"missing \('conv\.weight'.*unknown \('stem\.weight'"):
         build_encoder("nets:oldnamesbyversion", weights=path)
 
 
-def test_values_that_a_hook_changes_are_those_that_torch_loads(saved):
+def test_values_that_a_hook_changes_match_those_that_torch_loads(saved):
     path = saved(network("halves").state_dict())
     encoder = gives_what_torch_gives("halves", path)
     assert encoder.backbone.conv.weight.dtype == torch.float32
     assert mechanism("halves", path) == "ordinary"
 
 
-def test_what_a_network_forgives_is_forgiven(saved):
+def test_a_missing_tensor_that_a_hook_allows_is_accepted(saved):
     state = network("forgives").state_dict()
     del state["gain"]
     gives_what_torch_gives("forgives", saved(state))
 
 
-def test_what_a_network_does_not_forgive_is_told(saved):
+def test_an_unknown_tensor_that_no_hook_allows_is_refused(saved):
     state = network("forgives").state_dict()
     state["other"] = torch.zeros(3)
     with pytest.raises(WeightsError, match=r"does not fit nets:forgives.*unknown \('other'"):
@@ -316,27 +316,27 @@ def test_the_old_form_of_torchs_weight_norm_is_loaded(saved):
     gives_what_torch_gives("oldnorm", saved(state))
 
 
-def test_a_hook_that_fails_on_a_file_of_another_network_is_no_traceback(saved):
+def test_a_hook_that_fails_on_another_networks_file_gives_a_clear_error(saved):
     path = saved(renamed(network("refuses").state_dict(), "conv.", "stem."))
     with pytest.raises(WeightsError, match=r"does not fit nets:refuses.*missing \('conv\.weight'"):
         build_encoder("nets:refuses", weights=path)
 
 
-def test_a_shape_that_a_hook_does_not_change_is_told_by_its_name(saved):
+def test_the_error_for_a_wrong_shape_has_the_name_that_a_hook_gives(saved):
     state = renamed(network("renames").state_dict(), "conv.", "stem.")
     state["stem.weight"] = torch.zeros(9, 3, 3, 3)
     with pytest.raises(WeightsError, match=r"another shape \('conv\.weight' is 9x3x3x3 in"):
         build_encoder("nets:renames", weights=saved(state))
 
 
-def test_what_was_copied_from_a_file_does_not_mind_what_becomes_of_it(saved):
+def test_rewriting_the_file_stops_only_an_encoder_that_may_still_map_it(saved):
     path = saved(network("halves").state_dict())
     kept, free = (
         build_encoder(f"nets:{name}", weights=path, map=True) for name in ("halves", "reads")
     )
     path.write_bytes(b"another file")
     assert free(images()).isfinite().all()
-    # Its hook may have kept what it was given.
+    # The hook of this network may have kept a mapped tensor.
     with pytest.raises(WeightsError, match="rewritten in place"):
         kept(images())
 
@@ -348,7 +348,7 @@ def extra():
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_what_a_network_keeps_besides_its_tensors_is_loaded(saved, wrapped):
+def test_extra_state_is_loaded(saved, wrapped):
     model = extra()
     state = model.state_dict()
     path = saved({"state_dict": state} if wrapped else state)
@@ -358,7 +358,7 @@ def test_what_a_network_keeps_besides_its_tensors_is_loaded(saved, wrapped):
     assert mechanism("extra", path) == "ordinary"
 
 
-def test_what_a_network_keeps_besides_its_tensors_is_part_of_the_encoders_identity(saved):
+def test_extra_state_is_part_of_the_encoders_identity(saved):
     model = extra()
     one = build_encoder("nets:extra", weights=saved(model.state_dict())).fingerprint.identity
     model.factor = 4.0
@@ -366,19 +366,19 @@ def test_what_a_network_keeps_besides_its_tensors_is_part_of_the_encoders_identi
     assert one != other
 
 
-def test_the_head_follows_a_file_with_more_than_tensors(saved):
+def test_the_head_matches_a_file_with_extra_state(saved):
     path = saved(network("extra", num_classes=7).state_dict())
     assert gives_what_torch_gives("extra", path, num_classes=7).head.out_features == 7
 
 
-def test_a_file_that_lacks_what_the_network_keeps_besides_is_told(saved):
+def test_a_file_that_lacks_the_extra_state_is_refused(saved):
     state = network("extra").state_dict()
     del state["_extra_state"]
     with pytest.raises(WeightsError, match=r"missing \('_extra_state'"):
         build_encoder("nets:extra", weights=saved(state))
 
 
-def test_a_network_that_has_no_use_for_what_a_file_keeps_besides_says_so(saved):
+def test_a_network_without_extra_state_refuses_a_file_that_has_it(saved):
     state = network("net").state_dict()
     state["_extra_state"] = 3
     with pytest.raises(WeightsError, match=r"unknown \('_extra_state'"):
@@ -386,7 +386,7 @@ def test_a_network_that_has_no_use_for_what_a_file_keeps_besides_says_so(saved):
 
 
 @pytest.mark.parametrize("weights", ["file", None])
-def test_a_number_of_higher_precision_does_not_say_what_the_input_is(saved, weights):
+def test_one_float64_parameter_does_not_set_the_dtype_of_the_input(saved, weights):
     model = network("doublefirst")
     path = saved(model.state_dict())
     encoder = build_encoder("nets:doublefirst", weights=weights and path)
@@ -398,7 +398,7 @@ def test_a_number_of_higher_precision_does_not_say_what_the_input_is(saved, weig
         assert mechanism("doublefirst", path) == "assigned"
 
 
-def test_a_network_that_is_of_higher_precision_as_a_whole_takes_such_an_input(saved):
+def test_an_encoder_can_be_built_in_float64_as_a_whole(saved):
     path = saved(network("doublefirst").state_dict())
     encoder = build_encoder("nets:doublefirst", weights=path, dtype=torch.float64)
     assert encoder.dtype == torch.float64

@@ -1,4 +1,4 @@
-"""A manifest builds the encoder that it was taken of, bit for bit, or says what differs."""
+"""A manifest restores an encoder bit for bit, or an error says what differs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NARROW = {
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What is not here must not be fetched, and nothing is noted outside the test."""
+    """Forbid downloads, and keep the cache inside the test's folder."""
     monkeypatch.setenv("HEADSTRIP_OFFLINE", "1")
     monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "cache"))
 
@@ -59,7 +59,7 @@ def manifest(built: Encoder) -> dict[str, Any]:
 
 @pytest.fixture
 def published(file: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a backbone whose published weights are the file."""
+    """The name of a backbone with the file as its published weights."""
     registry = get_registry()
     weights = registry.weights
 
@@ -74,13 +74,13 @@ def published(file: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def written(encoder: Encoder) -> dict[str, Any]:
-    """A manifest that went through JSON."""
+    """Return an encoder's manifest after a round trip through JSON."""
     read: dict[str, Any] = json.loads(json.dumps(manifest_of(encoder), allow_nan=False))
     return read
 
 
 def are_equal(one: Encoder, other: Encoder) -> bool:
-    """Whether backbones and heads have the same bits, and all that belongs to them is the same."""
+    """Whether backbones and heads have the same bits, and the encoders the same settings."""
     mine, theirs = one.state_dict(), other.state_dict()
     named = [key for key in mine if not key.startswith("predictors.")]
     return (
@@ -93,7 +93,7 @@ def are_equal(one: Encoder, other: Encoder) -> bool:
     )
 
 
-def test_it_says_what_the_encoder_is_made_of(built: Encoder, manifest: dict[str, Any]) -> None:
+def test_a_manifest_describes_the_encoder(built: Encoder, manifest: dict[str, Any]) -> None:
     assert manifest == manifest_of(built)
     assert manifest["name"] == f"torchvision:{NAME}.IMAGENET1K_V1"
     assert manifest["weights"]["tag"] == "IMAGENET1K_V1"
@@ -109,7 +109,7 @@ def test_it_says_what_the_encoder_is_made_of(built: Encoder, manifest: dict[str,
     assert "headstrip" in manifest["versions"]
 
 
-def test_published_weights_are_built_by_the_manifest_alone(published: str) -> None:
+def test_a_manifest_alone_builds_an_encoder_of_published_weights(published: str) -> None:
     encoder = build_encoder(published)
     again = build_encoder(written(encoder))
     assert are_equal(encoder, again)
@@ -127,7 +127,9 @@ def test_published_weights_are_built_by_the_manifest_alone(published: str) -> No
     ],
     ids=["bfloat16", "float64", "preprocessing", "predictors"],
 )
-def test_what_was_asked_for_is_built_again(published: str, changes: dict[str, Any]) -> None:
+def test_a_manifest_restores_the_arguments_of_build_encoder(
+    published: str, changes: dict[str, Any]
+) -> None:
     encoder = build_encoder(published, **changes)
     again = build_encoder(written(encoder))
     assert are_equal(encoder, again)
@@ -136,7 +138,7 @@ def test_what_was_asked_for_is_built_again(published: str, changes: dict[str, An
     )
 
 
-def test_options_survive_at_any_depth(tmp_path: Path) -> None:
+def test_a_manifest_restores_nested_options(tmp_path: Path) -> None:
     path = saved(tmp_path, "mobilenet_v2", **NARROW)
     encoder = build_encoder("mobilenet_v2", weights=path, options=NARROW)
     again = build_encoder(written(encoder), weights=path)
@@ -144,11 +146,11 @@ def test_options_survive_at_any_depth(tmp_path: Path) -> None:
     assert {key: again.options[key] for key in NARROW} == NARROW
 
 
-def test_a_file_of_ones_own_is_named_by_its_path(built: Encoder, file: Path) -> None:
+def test_a_manifest_of_a_local_file_builds_from_its_path(built: Encoder, file: Path) -> None:
     assert are_equal(built, build_encoder(written(built), weights=file))
 
 
-def test_a_file_of_ones_own_with_other_classes(tmp_path: Path) -> None:
+def test_a_manifest_restores_a_local_file_with_other_classes(tmp_path: Path) -> None:
     path = saved(tmp_path, num_classes=7)
     encoder = build_encoder(NAME, weights=path)
     again = build_encoder(written(encoder), weights=path)
@@ -156,7 +158,7 @@ def test_a_file_of_ones_own_with_other_classes(tmp_path: Path) -> None:
     assert again.logits(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
 
 
-def test_a_file_of_ones_own_without_a_head(tmp_path: Path) -> None:
+def test_a_manifest_restores_a_local_file_without_a_head(tmp_path: Path) -> None:
     path = saved(tmp_path)
     state = torch.load(path, weights_only=True)
     torch.save({key: state[key] for key in state if not key.startswith("fc.")}, path)
@@ -166,12 +168,12 @@ def test_a_file_of_ones_own_without_a_head(tmp_path: Path) -> None:
     assert again.head is None
 
 
-def test_a_file_of_ones_own_is_asked_for(built: Encoder) -> None:
+def test_a_manifest_of_a_local_file_requires_its_path(built: Encoder) -> None:
     with pytest.raises(ManifestError, match=rf"{built.weights_sha256}\. Get that file, and call"):
         build_encoder(written(built))
 
 
-def test_an_encoder_without_preprocessing_has_none_again(built: Encoder, file: Path) -> None:
+def test_a_manifest_restores_an_encoder_without_preprocessing(built: Encoder, file: Path) -> None:
     encoder = copy.deepcopy(built)
     encoder.preprocessing = None
     assert are_equal(encoder, build_encoder(written(encoder), weights=file))
@@ -184,7 +186,7 @@ def test_a_manifest_is_read_from_a_file(built: Encoder, file: Path, tmp_path: Pa
     assert are_equal(built, build_encoder(str(path), weights=file))
 
 
-def test_where_it_goes_is_free_and_what_it_is_made_of_is_not(
+def test_a_manifest_accepts_a_device_and_refuses_another_dtype(
     manifest: dict[str, Any], file: Path
 ) -> None:
     assert build_encoder(manifest, weights=file, device="cpu").device.type == "cpu"
@@ -195,7 +197,9 @@ def test_where_it_goes_is_free_and_what_it_is_made_of_is_not(
         build_encoder(manifest, weights=file, dtype=torch.float64)
 
 
-def test_another_file_is_refused_by_both_hashes(manifest: dict[str, Any], tmp_path: Path) -> None:
+def test_the_error_for_another_file_has_both_hashes(
+    manifest: dict[str, Any], tmp_path: Path
+) -> None:
     path = saved(tmp_path)
     other = build_encoder(NAME, weights=path)
     with pytest.raises(ManifestError) as caught:
@@ -209,7 +213,7 @@ def test_another_file_is_refused_by_both_hashes(manifest: dict[str, Any], tmp_pa
         assert part in str(caught.value)
 
 
-def test_a_trained_encoder_is_refused_by_its_identity(built: Encoder, file: Path) -> None:
+def test_the_manifest_of_a_trained_encoder_is_refused(built: Encoder, file: Path) -> None:
     encoder = copy.deepcopy(built)
     next(encoder.backbone.parameters()).data += 1
     with pytest.raises(ManifestError, match=r"identity is .* changed after it was built.*Save it"):
@@ -225,7 +229,7 @@ def test_a_trained_encoder_is_refused_by_its_identity(built: Encoder, file: Path
         ("name", f"torchvision:{NAME}", f"name is 'torchvision:{NAME}' in the manifest"),
     ],
 )
-def test_each_difference_is_named_with_both_values(
+def test_the_error_names_each_difference_with_both_values(
     manifest: dict[str, Any], file: Path, key: str, value: object, shown: str
 ) -> None:
     with pytest.raises(ManifestError) as caught:
@@ -233,7 +237,7 @@ def test_each_difference_is_named_with_both_values(
     assert shown in str(caught.value)
 
 
-def test_an_option_that_the_weights_have_got_since_is_not_that_of_a_file(
+def test_an_option_that_the_weights_gained_later_does_not_apply_to_a_file(
     manifest: dict[str, Any], file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = get_registry()
@@ -254,7 +258,7 @@ def test_an_option_that_the_weights_have_got_since_is_not_that_of_a_file(
     assert again.fingerprint.identity == manifest["identity"]
 
 
-def test_other_versions_are_named_and_may_be_allowed(
+def test_other_library_versions_are_refused_unless_allowed(
     built: Encoder, manifest: dict[str, Any], file: Path
 ) -> None:
     manifest["versions"] |= {"torch": "1.0", "elsewhere": "2.0"}
@@ -270,28 +274,30 @@ def test_other_versions_are_named_and_may_be_allowed(
 
 
 @pytest.mark.parametrize("field", ["dtype", "law", "output_dim", "identity"])
-def test_a_single_field_that_differs_is_enough(manifest: dict[str, Any], field: str) -> None:
+def test_a_single_different_field_is_refused(manifest: dict[str, Any], field: str) -> None:
     other = {"dtype": "float64", "law": "declared", "output_dim": 7, "identity": "0" * 64}[field]
     with pytest.raises(ManifestError, match=rf"manifest of .*: {field} is .* and .*{other}"):
         refuse_differences(manifest, {**manifest, field: other}, allow_versions=True)
 
 
 @pytest.mark.parametrize("side", ["manifest", "here"])
-def test_a_version_that_one_side_lacks_differs(manifest: dict[str, Any], side: str) -> None:
+def test_a_library_that_one_side_lacks_is_a_difference(manifest: dict[str, Any], side: str) -> None:
     more = {**manifest, "versions": {**manifest["versions"], "flash": "2.0"}}
     sides = (more, manifest) if side == "manifest" else (manifest, more)
     with pytest.raises(ManifestError, match=r"versions\.flash is .*None"):
         refuse_differences(*sides, allow_versions=False)
 
 
-def test_other_versions_allow_no_other_bits(manifest: dict[str, Any], tmp_path: Path) -> None:
+def test_allowing_other_versions_does_not_allow_other_weights(
+    manifest: dict[str, Any], tmp_path: Path
+) -> None:
     manifest["versions"]["torch"] = "1.0"
     with pytest.raises(ManifestError, match="identity is") as caught:
         build_encoder(manifest, weights=saved(tmp_path), allow_versions=True)
     assert "versions.torch" not in str(caught.value)
 
 
-def test_python_computes_nothing_and_may_differ(manifest: dict[str, Any], file: Path) -> None:
+def test_another_version_of_python_is_accepted(manifest: dict[str, Any], file: Path) -> None:
     manifest["versions"]["python"] = "3.0"
     assert build_encoder(manifest, weights=file).output_dim == manifest["output_dim"]
 
@@ -305,14 +311,14 @@ def test_random_weights_cannot_be_built_again() -> None:
     assert manifest["identity"] in str(caught.value)
 
 
-def test_random_weights_that_are_saved_can_be_built_again(tmp_path: Path) -> None:
+def test_saved_random_weights_can_be_built_again(tmp_path: Path) -> None:
     path = tmp_path / "random.pth"
     torch.save(build_encoder(NAME, weights=None).backbone.state_dict(), path)
     encoder = build_encoder(NAME, weights=path)
     assert are_equal(encoder, build_encoder(written(encoder), weights=path))
 
 
-def test_options_that_json_lacks_are_described_and_cannot_be_built_again(tmp_path: Path) -> None:
+def test_a_manifest_that_lacks_options_json_cannot_express_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, "mobilenet_v2", norm_layer=nn.InstanceNorm2d)
     encoder = build_encoder(
         "mobilenet_v2", weights=path, options={"norm_layer": nn.InstanceNorm2d, "dropout": 0.1}
@@ -323,7 +329,7 @@ def test_options_that_json_lacks_are_described_and_cannot_be_built_again(tmp_pat
         build_encoder(manifest, weights=path)
 
 
-def test_predictors_of_ones_own_are_in_no_manifest(file: Path) -> None:
+def test_a_custom_predictor_module_cannot_be_written_to_a_manifest(file: Path) -> None:
     encoder = build_encoder(NAME, weights=file, predictors={"colour": 2})
     assert encoder.predictors is not None
     encoder.predictors[0] = nn.Sequential(nn.Linear(1024, 2))
@@ -331,7 +337,7 @@ def test_predictors_of_ones_own_are_in_no_manifest(file: Path) -> None:
         manifest_of(encoder)
 
 
-def test_a_plugins_distribution_and_its_library_are_among_the_versions(tmp_path: Path) -> None:
+def test_the_versions_include_the_plugins_distribution_and_its_library(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     path = tmp_path / "own.pth"
     torch.save(timm.create_model("test_resnet").state_dict(), path)
@@ -354,7 +360,7 @@ def test_a_plugins_distribution_and_its_library_are_among_the_versions(tmp_path:
         ('{"format": 1}', "is damaged: 'name' must be a backbone's name, and is nothing"),
     ],
 )
-def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: str, words: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "encoder.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ManifestError, match=words) as caught:
@@ -362,7 +368,7 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: str, wor
     assert str(path) in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere\.json' cannot be read as a manifest"):
         build_encoder(tmp_path / "nowhere.json")
 
@@ -418,7 +424,7 @@ values = st.recursive(
     value=values,
 )
 @settings(max_examples=60)
-def test_any_other_value_anywhere_is_a_sentence_or_the_same_encoder(
+def test_any_changed_field_is_refused_clearly_or_builds_the_same_encoder(
     built: Encoder, file: Path, key: str, value: object
 ) -> None:
     changed = {**manifest_of(built), key: value}

@@ -1,4 +1,4 @@
-"""A manifest of an encoder that changed after it was built: refused or warned of, never wrong."""
+"""The manifest of an encoder that changed after building is refused or gives a warning."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def replace_predictor(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize("trained", [train_a_step, load_values, assign_values, replace_predictor])
-def test_trained_predictors_are_warned_of_and_never_built_at_random(
+def test_trained_predictors_give_a_warning_and_are_never_built_at_random(
     encoder: Encoder, file: Path, trained: Callable[[Encoder], None], tmp_path: Path
 ) -> None:
     trained(encoder)
@@ -91,9 +91,7 @@ def test_trained_predictors_are_warned_of_and_never_built_at_random(
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float64])
-def test_predictors_that_were_not_trained_are_built_again(
-    file: Path, dtype: torch.dtype | None
-) -> None:
+def test_untrained_predictors_are_built_again(file: Path, dtype: torch.dtype | None) -> None:
     encoder = build_encoder(NAME, weights=file, predictors=ATTRIBUTES, dtype=dtype)
     again = build_encoder(encoder.manifest(), weights=file)
     assert again.predictors is not None
@@ -147,7 +145,7 @@ def round_and_return(encoder: Encoder) -> None:
         (take_the_head_off, "head"),
     ],
 )
-def test_a_change_after_building_is_refused(
+def test_the_manifest_of_an_encoder_changed_after_building_is_refused(
     encoder: Encoder, file: Path, changed: Callable[[Encoder], None], what: str
 ) -> None:
     changed(encoder)
@@ -156,7 +154,7 @@ def test_a_change_after_building_is_refused(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_a_cast_after_building_is_built_again(
+def test_a_manifest_restores_a_cast_after_building(
     encoder: Encoder, file: Path, dtype: torch.dtype
 ) -> None:
     manifest = encoder.to(dtype).manifest()
@@ -165,20 +163,18 @@ def test_a_cast_after_building_is_built_again(
     assert again.manifest() == manifest
 
 
-def test_a_frozen_encoder_is_frozen_again(encoder: Encoder, file: Path) -> None:
+def test_a_manifest_restores_whether_the_encoder_is_frozen(encoder: Encoder, file: Path) -> None:
     assert not build_encoder(encoder.manifest(), weights=file).frozen
     assert build_encoder(encoder.freeze().manifest(), weights=file).frozen
 
 
-def test_an_earlier_manifest_without_the_later_fields_is_built(
-    encoder: Encoder, file: Path
-) -> None:
+def test_an_older_manifest_without_the_newer_fields_is_built(encoder: Encoder, file: Path) -> None:
     later = ("head", "frozen", "labels")
     manifest = {key: value for key, value in encoder.manifest().items() if key not in later}
     assert build_encoder(manifest, weights=file).fingerprint == encoder.fingerprint
 
 
-def test_embedding_with_trained_predictors_warns_of_nothing_and_is_found_again(
+def test_embeddings_of_an_encoder_with_trained_predictors_can_be_searched(
     encoder: Encoder, file: Path, tmp_path: Path
 ) -> None:
     load_values(encoder)
@@ -196,7 +192,7 @@ def test_embedding_with_trained_predictors_warns_of_nothing_and_is_found_again(
     assert again.predictors is None
 
 
-def test_a_file_of_a_trained_backbone_is_searched_with_no_other(
+def test_embeddings_of_a_changed_backbone_do_not_rebuild_an_encoder(
     encoder: Encoder, file: Path, tmp_path: Path
 ) -> None:
     move_statistics(encoder)

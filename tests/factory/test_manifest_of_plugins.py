@@ -1,4 +1,4 @@
-"""A manifest whose plugin changed or is gone says what it was written with."""
+"""If a plugin changed or is missing, the error says which version wrote the manifest."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def uninstall(site: Path) -> None:
 
 
 def install(site: Path, version: str, *entries: WeightsEntry) -> None:
-    """Install a version of a plugin in the place of any other."""
+    """Install one version of a plugin, and uninstall any other."""
     uninstall(site)
     tag = entries[0].tag if entries else None
     spec = BackboneSpec(
@@ -98,62 +98,62 @@ def written(site: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def messages(manifest: dict[str, Any], tmp_path: Path, kind: type[HeadstripError]) -> list[str]:
-    """Return what building and searching with a manifest say."""
-    told = []
+    """Return the errors of building with a manifest and of searching with it."""
+    errors = []
     with pytest.raises(kind) as caught:
         build_encoder(manifest, allow_versions=True)
-    told.append(str(caught.value))
+    errors.append(str(caught.value))
     file = write_parquet(
         tmp_path / "out", ["a"], np.zeros((1, 1024), np.float32), metadata={"manifest": manifest}
     )
     with pytest.raises(HeadstripError) as other:
         build_encoder_of(open_embeddings(file))
-    return [*told, str(other.value)]
+    return [*errors, str(other.value)]
 
 
-def test_weights_that_changed_under_their_tag_are_named_with_both_versions(
+def test_the_error_for_weights_that_changed_under_a_tag_has_both_versions(
     site: Path, written: dict[str, Any], tmp_path: Path
 ) -> None:
     entry = WeightsEntry("V1", (str(tmp_path / "one.pth"),), sha256="ab" * 32)
     install(site, "2.0", entry)
-    for told in messages(written, tmp_path, ManifestError):
-        assert "has other weights under the tag 'V1' here" in told
-        assert "written with acme-vision 1.0, and acme-vision 2.0 is installed here" in told
-        assert written["weights"]["sha256"] in told
-        assert "own" not in told
-        assert told.endswith(".")
+    for message in messages(written, tmp_path, ManifestError):
+        assert "has other weights under the tag 'V1' here" in message
+        assert "written with acme-vision 1.0, and acme-vision 2.0 is installed here" in message
+        assert written["weights"]["sha256"] in message
+        assert "own" not in message
+        assert message.endswith(".")
 
 
-def test_a_tag_without_a_hash_whose_file_changed_names_the_version_too(
+def test_the_error_for_a_changed_file_without_a_hash_has_the_version(
     site: Path, written: dict[str, Any], tmp_path: Path
 ) -> None:
     install(site, "2.0", entry_of(tmp_path / "two.pth"))
-    for told in messages(written, tmp_path, ManifestError):
-        assert f"weights.sha256 is {written['weights']['sha256']!r} in the manifest" in told
-        assert "The manifest was written with acme-vision 1.0." in told
+    for message in messages(written, tmp_path, ManifestError):
+        assert f"weights.sha256 is {written['weights']['sha256']!r} in the manifest" in message
+        assert "The manifest was written with acme-vision 1.0." in message
 
 
-def test_a_tag_that_is_gone_is_named_with_both_versions(
+def test_the_error_for_a_removed_tag_has_both_versions(
     site: Path, written: dict[str, Any], tmp_path: Path
 ) -> None:
     install(site, "3.0", entry_of(tmp_path / "two.pth", "V2"))
-    for told in messages(written, tmp_path, ManifestError):
-        assert "acme:net has no weights 'V1' here" in told
-        assert "written with acme-vision 1.0, and acme-vision 3.0 is installed here" in told
+    for message in messages(written, tmp_path, ManifestError):
+        assert "acme:net has no weights 'V1' here" in message
+        assert "written with acme-vision 1.0, and acme-vision 3.0 is installed here" in message
 
 
-def test_a_plugin_that_is_gone_is_named_by_its_distribution(
+def test_the_error_for_a_missing_plugin_names_its_distribution(
     site: Path, written: dict[str, Any], tmp_path: Path
 ) -> None:
     for info in site.glob("acme_vision-*"):
         (info / "entry_points.txt").unlink()
     use_registry(Registry())
-    for told in messages(written, tmp_path, HeadstripError):
-        assert "There is no source 'acme'" in told
-        assert "It was written with acme-vision 1.0. Install that." in told
+    for message in messages(written, tmp_path, HeadstripError):
+        assert "There is no source 'acme'" in message
+        assert "It was written with acme-vision 1.0. Install that." in message
 
 
-def test_of_a_plugin_that_was_registered_the_manifest_says_to_register_it(
+def test_the_error_for_a_missing_registered_plugin_says_to_register_it(
     tmp_path: Path,
 ) -> None:
     def net() -> nn.Module:
@@ -183,7 +183,7 @@ def test_of_a_plugin_that_was_registered_the_manifest_says_to_register_it(
         build_encoder(manifest)
 
 
-def test_what_is_no_name_of_a_distribution_is_not_repeated(
+def test_the_error_does_not_repeat_invalid_names_of_distributions(
     site: Path, written: dict[str, Any], tmp_path: Path
 ) -> None:
     (site / next(site.glob("acme_vision-*")) / "entry_points.txt").unlink()
@@ -194,16 +194,16 @@ def test_what_is_no_name_of_a_distribution_is_not_repeated(
         "good": "1 && rm",
         "fine": "1",
     }
-    for told in messages(written, tmp_path, HeadstripError):
-        assert "It was written with fine 1. Install that." in told
+    for message in messages(written, tmp_path, HeadstripError):
+        assert "It was written with fine 1. Install that." in message
 
 
-def test_a_file_of_the_users_own_is_still_asked_for(
+def test_a_manifest_of_a_local_file_still_requires_that_file(
     site: Path, written: dict[str, Any], tmp_path: Path
 ) -> None:
     written["weights"] = {"tag": "V1", "sha256": "ab" * 32, "file": "tuned.pth"}
-    for told in messages(written, tmp_path, ManifestError):
-        assert "was built from somebody's own weights file, tuned.pth" in told
+    for message in messages(written, tmp_path, ManifestError):
+        assert "was built from somebody's own weights file, tuned.pth" in message
 
 
 @pytest.fixture
@@ -221,14 +221,14 @@ def built() -> Encoder:
 
 @pytest.fixture
 def embedded(site: Path, photographs: Path, tmp_path: Path) -> Path:
-    """A file of embeddings that version 1.0 of the plugin gave."""
+    """An embeddings file that version 1.0 of the plugin wrote."""
     out = tmp_path / "out.parquet"
     install(site, "1.0", entry_of(tmp_path / "one.pth"))
     embed_source(built(), photographs, out)
     return out
 
 
-def test_going_on_with_changed_weights_names_both_versions(
+def test_resuming_with_changed_weights_names_both_versions(
     site: Path, embedded: Path, photographs: Path, tmp_path: Path
 ) -> None:
     install(site, "2.0", entry_of(tmp_path / "two.pth"))
@@ -240,7 +240,7 @@ def test_going_on_with_changed_weights_names_both_versions(
         check_encoder(open_embeddings(embedded), encoder)
 
 
-def test_going_on_without_the_plugin_says_what_to_install(
+def test_resuming_without_the_plugin_says_what_to_install(
     site: Path, embedded: Path, photographs: Path
 ) -> None:
     uninstall(site)

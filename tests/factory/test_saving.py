@@ -1,4 +1,4 @@
-"""Saving writes the whole encoder or nothing, and refuses one that could not be built again."""
+"""Saving writes the whole encoder or nothing, and refuses one that cannot be built again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {one.name: one.read_bytes() for one in folder.iterdir()}
 
 
-def test_weights_of_the_catalog_are_written_only_if_the_caller_asks(tmp_path: Path) -> None:
+def test_weights_of_the_catalog_are_written_only_on_request(tmp_path: Path) -> None:
     encoder = build_encoder(LITE)
     encoder.save(tmp_path / "cells")
     assert names_in(tmp_path / "cells") == {"encoder.json"}
@@ -57,7 +57,7 @@ def test_weights_of_the_catalog_are_written_only_if_the_caller_asks(tmp_path: Pa
     assert (again.labels, again.fingerprint) == (encoder.labels, encoder.fingerprint)
 
 
-def test_weights_that_were_trained_are_written(tmp_path: Path) -> None:
+def test_trained_weights_are_written(tmp_path: Path) -> None:
     encoder = build_encoder(LITE)
     with torch.no_grad():
         next(encoder.backbone.parameters()).mul_(2)
@@ -68,13 +68,13 @@ def test_weights_that_were_trained_are_written(tmp_path: Path) -> None:
     assert again.weights == encoder.weights
 
 
-def test_equal_encoders_give_equal_bytes(encoder: Encoder, tmp_path: Path) -> None:
+def test_equal_encoders_write_identical_files(encoder: Encoder, tmp_path: Path) -> None:
     encoder.save(tmp_path / "one")
     encoder.save(tmp_path / "two")
     assert content_of(tmp_path / "one") == content_of(tmp_path / "two")
 
 
-def test_saving_again_replaces_the_files_and_keeps_those_of_others(
+def test_saving_again_replaces_headstrips_files_and_keeps_other_files(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cells"
@@ -92,7 +92,7 @@ def test_saving_again_replaces_the_files_and_keeps_those_of_others(
 
 
 @pytest.mark.parametrize("content", ['{"format": 1, "layers": []}', "no JSON", "[1]"])
-def test_files_that_only_have_such_names_stay(
+def test_other_files_with_the_same_names_are_kept(
     encoder: Encoder, tmp_path: Path, content: str
 ) -> None:
     folder = tmp_path / "cells"
@@ -109,7 +109,7 @@ def test_files_that_only_have_such_names_stay(
 
 
 @pytest.mark.parametrize("content", ["", '{\n "format": 1,\n "headstr'])
-def test_a_damaged_folder_is_saved_again(encoder: Encoder, tmp_path: Path, content: str) -> None:
+def test_saving_repairs_a_damaged_folder(encoder: Encoder, tmp_path: Path, content: str) -> None:
     folder = tmp_path / "cells"
     encoder.save(folder)
     (folder / "encoder.json").write_text(content)
@@ -117,9 +117,7 @@ def test_a_damaged_folder_is_saved_again(encoder: Encoder, tmp_path: Path, conte
     assert build_encoder(folder).fingerprint == encoder.fingerprint
 
 
-def test_two_savers_of_one_folder_do_not_remove_each_others_files(
-    encoder: Encoder, tmp_path: Path
-) -> None:
+def test_concurrent_saves_do_not_remove_each_others_files(encoder: Encoder, tmp_path: Path) -> None:
     folder, problems = tmp_path / "cells", []
     others = []
     for value in range(3):
@@ -146,7 +144,7 @@ def test_two_savers_of_one_folder_do_not_remove_each_others_files(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
-def test_a_file_system_without_locks_gets_the_folder(
+def test_saving_works_on_a_file_system_without_locks(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
@@ -179,9 +177,7 @@ def test_saving_over_the_file_that_the_encoder_maps_works(tmp_path: Path, maps: 
 
 
 @pytest.mark.parametrize("at", range(3))
-def test_a_full_disk_keeps_what_was_saved_earlier(
-    encoder: Encoder, tmp_path: Path, at: int
-) -> None:
+def test_a_full_disk_keeps_the_earlier_files(encoder: Encoder, tmp_path: Path, at: int) -> None:
     folder = tmp_path / "cells"
     encoder.save(folder)
     before = content_of(folder)
@@ -202,9 +198,7 @@ def test_a_full_disk_keeps_what_was_saved_earlier(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_place_without_a_parent_or_that_is_a_file_is_refused(
-    encoder: Encoder, tmp_path: Path
-) -> None:
+def test_an_invalid_path_is_refused(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"could not be written .No such file or directory"):
         encoder.save(tmp_path / "none" / "cells")
     with pytest.raises(HeadstripError, match="path to save the encoder to is empty"):
@@ -307,7 +301,7 @@ def test_an_encoder_that_build_encoder_did_not_make_is_refused(tmp_path: Path) -
 def test_adapters_of_peft_are_refused_until_they_are_merged(
     encoder: Encoder, tmp_path: Path
 ) -> None:
-    # A module of peft is known by the package of its class, so that none needs peft installed.
+    # headstrip recognises a peft module by its class's package, so the test needs no peft.
     kind = type("Linear", (nn.Identity,), {"__module__": "peft.tuners.lora.layer"})
     encoder.backbone.conv1.append(kind())
     with pytest.raises(HeadstripError, match=r"Call merge_and_unload\(\) of the peft model"):
@@ -345,14 +339,16 @@ def report_in(folder: Path) -> dict[str, Any]:
     return dict(load_predictors(next(folder.glob("predictors-*"))).report)
 
 
-def test_the_folder_states_what_it_has(encoder: Encoder, tmp_path: Path) -> None:
+def test_encoder_json_has_the_manifest_and_the_expected_fields(
+    encoder: Encoder, tmp_path: Path
+) -> None:
     encoder.save(tmp_path / "cells")
     content = json.loads((tmp_path / "cells" / "encoder.json").read_text())
     assert content["manifest"]["identity"] == encoder.fingerprint.identity
     assert content.keys() == {"format", "headstrip", "files", "manifest", "labels", "network"}
 
 
-def test_an_encoder_in_training_mode_stays_in_it(encoder: Encoder, tmp_path: Path) -> None:
+def test_saving_keeps_the_training_mode(encoder: Encoder, tmp_path: Path) -> None:
     encoder.train()
     encoder.save(tmp_path / "cells")
     assert encoder.backbone.training

@@ -65,7 +65,7 @@ def assert_same(encoder: Encoder, network: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", [NAME, "resnet18"])
 @pytest.mark.parametrize("channels", [1, 5])
-def test_a_checkpoint_of_lightning_loads_unchanged_with_its_labels(
+def test_a_checkpoint_of_lightning_loads_unchanged_with_the_given_labels(
     channels: int, name: str, tmp_path: Path
 ) -> None:
     network = trained(channels, name)
@@ -105,7 +105,7 @@ def test_the_key_chooses_among_state_dicts_of_the_same_channels(
     assert_same(encoder, networks[key])
 
 
-def test_grey_does_not_choose_between_a_state_dict_for_rgb_and_one_for_grey(tmp_path: Path) -> None:
+def test_state_dicts_for_rgb_and_for_grey_need_a_key(tmp_path: Path) -> None:
     networks = {"teacher": trained(1), "student": trained(3)}
     path = lightning(tmp_path / "run.ckpt", **networks)
     arguments: dict[str, Any] = {"weights": path, "in_chans": 1, "preprocessing": steps(1)}
@@ -123,7 +123,7 @@ def test_one_channel_needs_its_statistics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("channels", "wanted"), [(1, None), (5, None), (5, 1), (1, 5), (4, 5)])
-def test_another_number_of_channels_is_refused_with_the_right_one(
+def test_the_error_for_a_wrong_number_of_channels_names_the_right_one(
     channels: int, wanted: int | None, tmp_path: Path
 ) -> None:
     path = lightning(tmp_path / "run.ckpt", model=trained(channels))
@@ -146,9 +146,7 @@ def test_a_manifest_builds_the_same_encoder(channels: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("channels", [1, 5])
-def test_filters_that_were_trained_are_frozen_without_a_warning(
-    channels: int, tmp_path: Path
-) -> None:
+def test_freezing_trained_filters_gives_no_warning(channels: int, tmp_path: Path) -> None:
     path = lightning(tmp_path / "run.ckpt", model=trained(channels))
     encoder = build_encoder(NAME, weights=path, in_chans=channels, preprocessing=steps(channels))
     with warnings.catch_warnings():
@@ -156,7 +154,7 @@ def test_filters_that_were_trained_are_frozen_without_a_warning(
         encoder.freeze()
 
 
-def test_another_size_leaves_the_filters_of_one_channel_as_they_are(tmp_path: Path) -> None:
+def test_another_image_size_keeps_the_filters_of_one_channel(tmp_path: Path) -> None:
     network = trained(1)
     path = lightning(tmp_path / "run.ckpt", model=network)
     own = steps(1).for_input((1, 96, 128))

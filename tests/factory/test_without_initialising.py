@@ -1,4 +1,4 @@
-"""Building with weights: nothing is initialised that the file brings, and all comes out right."""
+"""Building with weights skips the initialisation of tensors that the file has."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHAPE = (3, 8, 8)
 
 
 class Net(nn.Module):
-    """A small network; subclasses add what is hard to build without values."""
+    """A small network; subclasses add parts that are hard to build without values."""
 
     def __init__(self, num_classes=10):
         super().__init__()
@@ -48,7 +48,7 @@ class Net(nn.Module):
 
 
 class Constants(Net):
-    """Keeps constants in every place but the state dict."""
+    """Keeps constants everywhere except in the state dict."""
 
     def __init__(self, num_classes=10):
         super().__init__(num_classes)
@@ -76,7 +76,7 @@ class Tied(Net):
 
 
 class Alias(Net):
-    """Keeps a parameter's own memory in an attribute as well."""
+    """Also keeps a parameter's memory in an attribute."""
 
     def __init__(self, num_classes=10):
         super().__init__(num_classes)
@@ -99,7 +99,7 @@ class Reads(Net):
 
 
 class Twice(Net):
-    """Has two parameters that a file may give one tensor for."""
+    """Has two parameters that a file may fill from one tensor."""
 
     def __init__(self, num_classes=10):
         super().__init__(num_classes)
@@ -111,7 +111,7 @@ class Twice(Net):
 
 
 class Odd(Net):
-    """What others than a module's registers may hold of its tensors."""
+    """Subclasses hold references to tensors outside the module's registers."""
 
     def __init__(self, num_classes=10):
         super().__init__(num_classes)
@@ -305,7 +305,7 @@ def images(seed=5):
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_embeddings_are_those_of_the_network_that_was_saved(saved, name, mechanism, zipped):
+def test_embeddings_match_those_of_the_saved_network(saved, name, mechanism, zipped):
     model, path = saved(name, _use_new_zipfile_serialization=zipped)
     encoder = build_encoder(f"nets:{name}", weights=path)
     assert torch.equal(encoder(images()), model.features(images()))
@@ -315,22 +315,22 @@ def test_embeddings_are_those_of_the_network_that_was_saved(saved, name, mechani
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("net", "nets:net is built without initialising it"),
         ("alias", "nets:alias is initialised before its weights are loaded: some of its tensors"),
         ("reads", "nets:reads is initialised before its weights are loaded: its constructor needs"),
     ],
 )
-def test_the_log_says_which_strategy_built_it_and_why(saved, name, said, caplog):
+def test_the_log_names_the_build_strategy_and_its_reason(saved, name, message, caplog):
     _, path = saved(name)
     with caplog.at_level("INFO", logger="headstrip.factory"):
         build_encoder(f"nets:{name}", weights=path)
-    assert said in caplog.text
+    assert message in caplog.text
 
 
 @pytest.mark.parametrize("name", ["net", "reads"])
-def test_no_way_to_build_moves_the_generator(saved, name):
+def test_no_build_strategy_changes_the_random_generator(saved, name):
     _, path = saved(name)
     before = torch.get_rng_state()
     build_encoder(f"nets:{name}", weights=path)
@@ -338,19 +338,19 @@ def test_no_way_to_build_moves_the_generator(saved, name):
 
 
 @pytest.mark.parametrize("kind", ODD, ids=lambda kind: kind.__name__)
-def test_what_others_hold_of_its_tensors_is_right(saved, kind):
+def test_other_references_to_a_networks_tensors_stay_correct(saved, kind):
     model, path = saved(kind.__name__.lower())
     encoder = build_encoder(f"nets:{kind.__name__.lower()}", weights=path)
     assert torch.equal(encoder(images()), model.features(images()))
 
 
-def test_parameters_that_are_tied_by_their_memory_stay_so(saved):
+def test_parameters_that_share_memory_stay_tied(saved):
     backbone = build_encoder("nets:tiedbydata", weights=saved("tiedbydata")[1]).backbone
     backbone.one.weight.data.add_(1)
     assert torch.equal(backbone.one.weight, backbone.two.weight)
 
 
-def test_tensors_that_overlap_in_the_file_do_not_in_the_network(saved):
+def test_tensors_that_overlap_in_the_file_are_separate_in_the_network(saved):
     def overlap(state):
         both = torch.arange(12.0)
         return {**state, "one": both[:8], "two": both[4:]}
@@ -371,7 +371,7 @@ def test_a_small_file_with_a_head_of_a_hundred_million_classes_is_refused(saved)
         build_encoder("nets:net", weights=path)
 
 
-def test_a_parameter_in_two_places_stays_one(saved):
+def test_a_parameter_that_two_modules_share_stays_shared(saved):
     backbone = build_encoder("nets:tied", weights=saved("tied")[1]).backbone
     assert backbone.again.weight is backbone.mix.weight
 
@@ -386,7 +386,7 @@ def test_one_tensor_under_two_names_does_not_tie_two_parameters(saved):
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.float64])
 @pytest.mark.parametrize("wanted", [None, torch.bfloat16])
-def test_a_file_of_another_dtype_is_cast_as_ever(saved, stored, wanted):
+def test_a_file_of_another_dtype_is_cast_as_torch_casts_it(saved, stored, wanted):
     def change(state):
         return {key: v.to(stored) if v.is_floating_point() else v for key, v in state.items()}
 
@@ -401,7 +401,7 @@ def test_a_file_of_another_dtype_is_cast_as_ever(saved, stored, wanted):
         assert torch.equal(value, expected[key])
 
 
-def test_the_strides_are_the_networks_whatever_the_files_are(saved):
+def test_parameters_are_contiguous_even_if_the_file_is_channels_last(saved):
     def change(state):
         return {**state, "conv.weight": state["conv.weight"].to(memory_format=torch.channels_last)}
 
@@ -416,7 +416,7 @@ def test_every_parameter_starts_at_a_multiple_of_64_bytes(saved, mapped):
     assert all(parameter.data_ptr() % 64 == 0 for parameter in encoder.parameters())
 
 
-def test_what_a_plugin_cuts_out_of_a_tensor_is_moved_to_a_multiple_of_64_bytes():
+def test_a_slice_of_a_tensor_is_moved_to_a_multiple_of_64_bytes():
     with meta_parameters(Replaced()):
         model = Twice()
     part = torch.arange(9.0)[1:]
@@ -466,14 +466,14 @@ def test_a_mapped_file_that_is_rewritten_in_place_stops_the_encoder(saved):
             use()
 
 
-def test_an_encoder_that_is_not_mapped_does_not_mind(saved):
+def test_rewriting_a_file_that_is_not_mapped_changes_nothing(saved):
     model, path = saved("net")
     encoder = build_encoder("nets:net", weights=path, map=False)
     rewrite(path)
     assert torch.equal(encoder(images()), model.features(images()))
 
 
-def test_a_file_that_is_renamed_over_the_mapped_one_changes_nothing(saved, tmp_path):
+def test_renaming_a_file_over_the_mapped_one_changes_nothing(saved, tmp_path):
     model, path = saved("net")
     encoder = build_encoder("nets:net", weights=path, map=True)
     (tmp_path / "other").write_bytes(b"another file")
@@ -481,7 +481,7 @@ def test_a_file_that_is_renamed_over_the_mapped_one_changes_nothing(saved, tmp_p
     assert torch.equal(encoder(images()), model.features(images()))
 
 
-def test_a_file_that_is_touched_and_has_the_same_bytes_stops_nothing(saved):
+def test_touching_a_mapped_file_without_changing_it_stops_nothing(saved):
     model, path = saved("net")
     encoder = build_encoder("nets:net", weights=path, map=True)
     os.utime(path)
@@ -502,20 +502,20 @@ def test_a_file_that_is_cut_short_is_noticed_before_its_pages_are_read(saved):
     [copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder)), lambda e: e.double()],
     ids=["deepcopy", "pickle", "cast"],
 )
-def test_copies_have_left_the_file(saved, change):
+def test_copies_do_not_depend_on_the_mapped_file(saved, change):
     _, path = saved("net")
     encoder = change(build_encoder("nets:net", weights=path, map=True))
     rewrite(path)
     assert encoder(images().to(encoder.dtype)).isfinite().all()
 
 
-def test_a_compiled_or_exported_encoder_is_whole(saved):
+def test_an_exported_encoder_gives_the_same_embeddings(saved):
     encoder = build_encoder("nets:net", weights=saved("net")[1], map=True)
     exported = torch.export.export(encoder, (images(),)).module()
     assert torch.equal(exported(images()), encoder(images()))
 
 
-def test_another_threads_networks_keep_their_memory_meanwhile(saved):
+def test_another_thread_can_create_networks_during_a_build(saved):
     _, path = saved("net")
     begun, ended, made = threading.Event(), threading.Event(), []
 
@@ -543,7 +543,7 @@ def test_another_threads_networks_keep_their_memory_meanwhile(saved):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_collector_is_afterwards_as_it_was(saved, enabled):
+def test_building_restores_the_state_of_the_garbage_collector(saved, enabled):
     _, path = saved("net")
     (gc.enable if enabled else gc.disable)()
     try:
@@ -556,13 +556,13 @@ def test_the_collector_is_afterwards_as_it_was(saved, enabled):
         gc.enable()
 
 
-def test_a_constructor_that_fails_says_so_once(saved):
+def test_a_constructor_that_fails_gives_a_clear_error(saved):
     _, path = saved("net")
     with pytest.raises(PluginError, match="unexpected keyword"):
         build_encoder("nets:net", weights=path, options={"unknown": 1})
 
 
-def test_a_byte_that_changed_in_silence_is_found_when_every_byte_is_read(saved):
+def test_the_value_always_of_verify_detects_a_silently_changed_byte(saved):
     _, path = saved("net")
     build_encoder("nets:net", weights=path)
     stat = path.stat()
@@ -579,19 +579,19 @@ def test_a_byte_that_changed_in_silence_is_found_when_every_byte_is_read(saved):
 
 
 @pytest.mark.parametrize("verify", ["never", None, True])
-def test_another_way_to_verify_is_refused(verify):
+def test_an_unknown_value_of_verify_is_refused(verify):
     with pytest.raises(ValueError, match=r"verify must be 'changed' or 'always', got"):
         build_encoder("nets:net", weights=None, verify=verify)
 
 
 @pytest.mark.parametrize("wrong", [{"map": "x"}, {"offline": "no"}, {"device": "meta"}])
-def test_other_switches_are_refused(wrong):
+def test_invalid_switches_and_devices_are_refused(wrong):
     with pytest.raises(ValueError, match=r"must be True|Pass "):
         build_encoder("nets:net", weights=None, **wrong)
 
 
 @pytest.mark.parametrize("name", ["a\0b.pth", "\ud800.pth", "pipe.pth"])
-def test_a_path_that_is_no_file_of_weights_is_told_with_a_sentence(name, tmp_path):
+def test_a_path_that_is_not_a_weights_file_gives_a_clear_error(name, tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     with pytest.raises(WeightsError, match=r"cannot be read|is not a regular file"):
         build_encoder("nets:net", weights=tmp_path / name)
