@@ -1,4 +1,4 @@
-"""Attributes as data, and what their predictors say about images."""
+"""Attributes as data, and what their predictors predict for images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AGE = Attribute("age", "number")
 
 @pytest.fixture
 def predicting() -> Encoder:
-    """A tiny encoder whose biases decide what is predicted."""
+    """A tiny encoder with predictions that depend only on the biases."""
     encoder = tiny_encoder()
     encoder.predictors = Predictors(5, [COLOUR, MARKS, AGE])
     for layer, bias in zip(encoder.predictors, ([0.0, 1.0], [2.0, -2.0, 0.0], [41.5]), strict=True):
@@ -36,7 +36,7 @@ def test_classes_may_be_named_counted_or_given_as_attributes() -> None:
     assert Predictors(5, [MARKS, AGE]).attributes == (MARKS, AGE)
 
 
-def test_each_kind_is_predicted_in_its_own_way(predicting: Encoder) -> None:
+def test_each_kind_of_attribute_has_its_form_of_prediction(predicting: Encoder) -> None:
     first, second = predicting.predict_labels([pixels(0), pixels(1)])
     assert first == second
     assert first["colour"].value == "blue"
@@ -69,12 +69,12 @@ def test_a_prediction_that_is_not_finite_is_refused(predicting: Encoder) -> None
         predicting.predict_labels([pixels(0)])
 
 
-def test_an_encoder_without_predictors_says_how_to_get_some() -> None:
+def test_the_error_without_predictors_says_how_to_add_them() -> None:
     with pytest.raises(ValueError, match=r"no predictors\. Build it with predictors="):
         tiny_encoder().predict_labels([pixels(0)])
 
 
-def test_a_module_that_does_not_fit_its_attribute_is_named(predicting: Encoder) -> None:
+def test_the_error_names_a_predictor_that_does_not_fit_its_attribute(predicting: Encoder) -> None:
     assert predicting.predictors is not None
     predicting.predictors["colour"] = torch.nn.Linear(5, 7)
     with pytest.raises(ValueError, match=r"predictor of 'colour' gives outputs of shape \(7,\)"):
@@ -95,7 +95,7 @@ def test_a_module_that_does_not_fit_its_attribute_is_named(predicting: Encoder) 
     ],
     ids=repr,
 )
-def test_a_wrong_attribute_is_refused(arguments: Any, message: str) -> None:
+def test_an_invalid_attribute_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Attribute(*arguments)
 
@@ -110,15 +110,15 @@ def test_a_wrong_attribute_is_refused(arguments: Any, message: str) -> None:
     ],
     ids=repr,
 )
-def test_wrong_attributes_are_refused_before_anything_is_built(given: Any, message: str) -> None:
+def test_build_encoder_refuses_invalid_attributes(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_encoder("squeezenet1_1", weights=None, predictors=given)
 
 
-def test_a_manifest_keeps_names_of_classes_and_kinds() -> None:
+def test_a_manifest_keeps_the_classes_and_kinds_of_attributes() -> None:
     encoder = build_encoder("squeezenet1_1", weights=None, predictors=[COLOUR, MARKS, AGE])
-    told = encoder.manifest()["predictors"]
-    assert [(one["kind"], one["labels"]) for one in told] == [
+    described = encoder.manifest()["predictors"]
+    assert [(one["kind"], one["labels"]) for one in described] == [
         ("class", ["red", "blue"]),
         ("labels", ["dot", "line", "ring"]),
         ("number", []),

@@ -1,4 +1,4 @@
-"""Two encoders have one identity exactly when their embeddings may be mixed."""
+"""Two encoders have the same identity exactly when their embeddings may be mixed."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def identity(encoder: Encoder) -> str:
     return encoder.fingerprint.identity
 
 
-def test_two_builds_of_a_file_are_the_same(encoder: Encoder, file: Path) -> None:
+def test_two_builds_of_one_file_have_the_same_fingerprint(encoder: Encoder, file: Path) -> None:
     assert build_encoder(NAME, weights=file).fingerprint == encoder.fingerprint
 
 
-def test_the_format_of_a_file_is_no_part_of_the_identity(
+def test_the_format_of_the_file_does_not_change_the_identity(
     encoder: Encoder, file: Path, tmp_path: Path
 ) -> None:
     save_file(torch.load(file, weights_only=True), tmp_path / "own.safetensors")
@@ -59,7 +59,7 @@ def test_the_format_of_a_file_is_no_part_of_the_identity(
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_modes_predictors_and_the_head_are_no_part_of_the_identity(
+def test_modes_predictors_and_the_head_do_not_change_the_identity(
     encoder: Encoder, file: Path, mode: bool
 ) -> None:
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_modes_predictors_and_the_head_are_no_part_of_the_identity(
     assert identity(other.freeze()) == identity(encoder)
 
 
-def test_it_is_plain_json(encoder: Encoder, file: Path) -> None:
+def test_a_fingerprint_is_plain_json(encoder: Encoder, file: Path) -> None:
     written = encoder.fingerprint.to_json()
     assert json.loads(json.dumps(written)) == written
     assert written["name"] == f"torchvision:{NAME}"
@@ -143,7 +143,7 @@ def train(encoder: Encoder) -> None:
         train,
     ],
 )
-def test_any_change_to_what_embeds_changes_it(
+def test_any_change_that_affects_embeddings_changes_the_identity(
     encoder: Encoder, change: Callable[[Encoder], None]
 ) -> None:
     before = identity(encoder)
@@ -151,7 +151,7 @@ def test_any_change_to_what_embeds_changes_it(
     assert identity(encoder) != before
 
 
-def test_it_is_that_of_the_moment_it_is_read(encoder: Encoder) -> None:
+def test_the_identity_is_computed_whenever_it_is_read(encoder: Encoder) -> None:
     before = identity(encoder)
     bias = encoder.backbone.get_parameter("conv5.1.bias").data
     bias += 1
@@ -160,14 +160,14 @@ def test_it_is_that_of_the_moment_it_is_read(encoder: Encoder) -> None:
     assert identity(encoder) == before
 
 
-def test_two_random_networks_differ() -> None:
+def test_two_random_networks_have_different_identities() -> None:
     one, other = (build_encoder(NAME, weights=None) for _ in range(2))
     assert identity(one) != identity(other)
     assert one.fingerprint.weights is None
     assert one.fingerprint.weights_sha256 is None
 
 
-def test_preprocessing_of_other_weights_makes_other_embeddings() -> None:
+def test_the_preprocessing_of_other_weights_changes_the_identity() -> None:
     torch.manual_seed(0)
     one = build_encoder("resnet50", weights=None, preprocessing="IMAGENET1K_V1")
     torch.manual_seed(0)
@@ -176,7 +176,7 @@ def test_preprocessing_of_other_weights_makes_other_embeddings() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_any_floating_point_type_will_do(file: Path, dtype: torch.dtype) -> None:
+def test_the_identity_works_with_any_floating_point_dtype(file: Path, dtype: torch.dtype) -> None:
     one, other = (build_encoder(NAME, weights=file, dtype=dtype) for _ in range(2))
     assert one.fingerprint == other.fingerprint
     assert f"torch.{one.fingerprint.dtype}" == str(dtype)
@@ -184,7 +184,7 @@ def test_any_floating_point_type_will_do(file: Path, dtype: torch.dtype) -> None
     assert identity(one) != identity(other)
 
 
-def test_a_buffer_of_any_kind_counts(encoder: Encoder) -> None:
+def test_a_buffer_of_any_kind_changes_the_identity(encoder: Encoder) -> None:
     seen = {identity(encoder)}
     for value in (torch.zeros(0), torch.zeros(0, 3), torch.tensor(True), torch.tensor(1 + 2j)):
         encoder.backbone.register_buffer("extra", value, persistent=False)
@@ -192,7 +192,7 @@ def test_a_buffer_of_any_kind_counts(encoder: Encoder) -> None:
     assert len(seen) == 5
 
 
-def test_the_layout_in_memory_does_not_count(encoder: Encoder) -> None:
+def test_the_memory_layout_does_not_change_the_identity(encoder: Encoder) -> None:
     before = identity(encoder)
     assert identity(encoder.to(memory_format=torch.channels_last)) == before
 
@@ -210,7 +210,7 @@ def test_the_layout_in_memory_does_not_count(encoder: Encoder) -> None:
     ],
     ids=["lists", "order", "partials", "modules"],
 )
-def test_options_that_say_the_same_are_the_same(
+def test_equivalent_options_give_the_same_identity(
     encoder: Encoder, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     encoder.options = one
@@ -232,7 +232,7 @@ def test_options_that_say_the_same_are_the_same(
     ],
     ids=["classes", "partials", "sets", "types"],
 )
-def test_options_that_differ_differ(
+def test_different_options_give_different_identities(
     encoder: Encoder, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     encoder.options = one
@@ -242,7 +242,7 @@ def test_options_that_differ_differ(
 
 
 class Unnamed:
-    """An object that is described by its address."""
+    """An object with a memory address in its repr."""
 
 
 ODD_OPTIONS = {
@@ -263,7 +263,7 @@ def print_identities(path: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_the_same_in_every_process(
+def test_the_identity_is_the_same_in_every_process(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     print_identities(str(file))
@@ -282,7 +282,7 @@ def test_it_is_the_same_in_every_process(
     assert len(set(here)) == 2
 
 
-def test_two_lambdas_are_told_apart_by_what_they_do() -> None:
+def test_lambdas_with_different_behaviour_give_different_identities() -> None:
     def identity(groups: int) -> str:
         torch.manual_seed(0)
         options = {"norm_layer": lambda channels: nn.GroupNorm(groups, channels)}

@@ -1,4 +1,4 @@
-"""``Encoder.freeze(keep="norms")``: weights train, statistics stay."""
+"""``Encoder.freeze(keep="norms")``: weights train, and statistics stay unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def step(encoder: Encoder) -> None:
     optimizer.step()
 
 
-def test_weights_train_and_statistics_stay_to_the_bit(encoder: Encoder) -> None:
+def test_weights_train_and_statistics_stay_identical(encoder: Encoder) -> None:
     before = copy.deepcopy(encoder.backbone.state_dict())
     encoder.freeze(keep="norms").train()
     assert not encoder.frozen
@@ -43,7 +43,7 @@ def test_weights_train_and_statistics_stay_to_the_bit(encoder: Encoder) -> None:
         assert module.training != isinstance(module, nn.BatchNorm2d)
 
 
-def test_unfreeze_and_freeze_take_its_place(encoder: Encoder) -> None:
+def test_unfreeze_and_freeze_replace_the_mode(encoder: Encoder) -> None:
     encoder.freeze(keep="norms").train().unfreeze()
     assert all(module.training for module in encoder.backbone.modules())
     encoder.freeze(keep="norms").freeze()
@@ -56,6 +56,6 @@ def test_unfreeze_and_freeze_take_its_place(encoder: Encoder) -> None:
     assert not encoder.eval().backbone.training
 
 
-def test_another_word_is_refused(encoder: Encoder) -> None:
+def test_an_unknown_value_of_keep_is_refused(encoder: Encoder) -> None:
     with pytest.raises(ValueError, match="keep must be 'norms' or None, got 'norm'"):
         encoder.freeze(keep="norm")  # type: ignore[arg-type]  # what is tested

@@ -1,4 +1,4 @@
-"""``Predictors.loss``: what counts, and what is refused."""
+"""``Predictors.loss``: which targets count, and which are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def targets_of(**changes: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def test_the_loss_is_the_mean_over_attributes_of_what_is_known(predictors: Predictors) -> None:
+def test_the_loss_is_the_mean_over_attributes_of_the_known_targets(predictors: Predictors) -> None:
     outputs = predictors.predict(torch.randn(3, 4))
     colour = functional.cross_entropy(outputs["colour"][[0, 2]], torch.tensor([2, 0]))
     marks = functional.binary_cross_entropy_with_logits(
@@ -55,7 +55,9 @@ def test_images_without_a_label_have_no_gradient(predictors: Predictors) -> None
     assert x.grad[[0, 2]].isfinite().all()
 
 
-def test_a_batch_without_any_label_is_zero_and_can_be_trained(predictors: Predictors) -> None:
+def test_a_batch_without_labels_has_a_loss_of_zero_and_can_be_trained(
+    predictors: Predictors,
+) -> None:
     nothing = targets_of(
         colour=torch.full((3,), -1), marks=torch.full((3, 2), NAN), size=torch.full((3,), NAN)
     )
@@ -78,21 +80,21 @@ def test_a_batch_without_any_label_is_zero_and_can_be_trained(predictors: Predic
         ({"weight": torch.zeros(3)}, "targets has 'weight', and there is no predictor"),
     ],
 )
-def test_targets_that_are_no_labels_are_refused(
+def test_invalid_targets_are_refused(
     predictors: Predictors, changes: dict[str, torch.Tensor], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         predictors.loss(predictors.predict(torch.randn(3, 4)), targets_of(**changes))
 
 
-def test_an_attribute_without_targets_is_named(predictors: Predictors) -> None:
+def test_the_error_names_an_attribute_without_targets(predictors: Predictors) -> None:
     targets = targets_of()
     del targets["marks"]
     with pytest.raises(ValueError, match="targets lacks the attribute 'marks'"):
         predictors.loss(predictors.predict(torch.randn(3, 4)), targets)
 
 
-def test_an_attribute_may_be_called_loss_and_its_earlier_key_loads() -> None:
+def test_an_attribute_named_loss_loads_from_its_new_and_its_old_key() -> None:
     saved, other = Predictors(3, {"loss": 2, "colour": 4}), Predictors(3, {"loss": 2, "colour": 4})
     assert next(iter(saved.state_dict())) == "%6Coss.weight"
     state = {key.replace("%6C", "l"): value for key, value in saved.state_dict().items()}

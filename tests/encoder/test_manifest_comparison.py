@@ -1,4 +1,4 @@
-"""A manifest of another encoder is refused with each difference and with what to do."""
+"""headstrip refuses the manifest of another encoder, with each difference and the remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FULL = {**MANIFEST, "head": HASH, "frozen": True}
 def refusal(
     wanted: dict[str, Any], found: dict[str, Any], allow_versions: bool = False
 ) -> str | None:
-    """Return the message after its constant beginning, None if there is no difference."""
+    """Return the message after its constant beginning, or None if nothing differs."""
     try:
         refuse_differences(wanted, found, allow_versions)
     except ManifestError as error:
@@ -78,13 +78,13 @@ def refusal(
         ),
     ],
 )
-def test_a_difference_is_named_with_both_values_and_what_to_do(
+def test_the_error_has_both_values_of_a_difference_and_the_remedy(
     changes: dict[str, Any], words: str
 ) -> None:
     assert refusal(FULL, {**FULL, **changes}) == words
 
 
-def test_a_long_value_is_cut() -> None:
+def test_a_long_value_is_shortened() -> None:
     shown = refusal({**FULL, "options": {"a": "x" * 300}}, {**FULL, "options": {"a": "y" * 300}})
     words = f"options.a is '{'x' * 199} in the manifest and '{'y' * 199} here. {BY_NAME}"
     assert shown == words
@@ -112,13 +112,13 @@ def test_at_most_eight_differences_are_shown(count: int, more: str) -> None:
         (FULL, {**FULL, "of a later version": 7}, False),
     ],
 )
-def test_what_changes_no_embedding_may_differ(
+def test_differences_that_change_no_embedding_are_accepted(
     wanted: dict[str, Any], found: dict[str, Any], allow_versions: bool
 ) -> None:
     assert refusal(wanted, found, allow_versions) is None
 
 
-def test_versions_that_may_differ_hide_no_other_difference() -> None:
+def test_allowing_other_versions_hides_no_other_difference() -> None:
     found = {**FULL, "versions": {"torch": "3.0"}, "identity": OTHER}
     words = f"identity is {HASH!r} in the manifest and {OTHER!r} here. {CHANGED}"
     assert refusal(FULL, found, allow_versions=True) == words
@@ -136,7 +136,7 @@ def test_versions_that_may_differ_hide_no_other_difference() -> None:
         ),
     ],
 )
-def test_published_weights_that_changed_are_named_with_what_the_manifest_was_written_with(
+def test_the_error_for_changed_published_weights_has_the_plugins_version(
     file: str | None, versions: dict[str, str], words: str
 ) -> None:
     wanted = {**FULL, "weights": {**WEIGHTS, "file": file}, "versions": versions}

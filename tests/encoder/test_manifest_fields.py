@@ -100,7 +100,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("key", "words", "value"), REFUSED)
-def test_a_field_with_a_wrong_value_is_named_with_what_it_must_be(
+def test_the_error_names_a_field_with_a_wrong_value_and_says_what_it_must_be(
     key: str, words: str, value: object
 ) -> None:
     with pytest.raises(ManifestError) as caught:
@@ -112,7 +112,7 @@ def test_a_field_with_a_wrong_value_is_named_with_what_it_must_be(
 
 
 @pytest.mark.parametrize("key", [key for key in MANIFEST if key != "format"])
-def test_a_field_that_is_missing_is_named(key: str) -> None:
+def test_the_error_names_a_missing_field(key: str) -> None:
     with pytest.raises(ManifestError, match=rf"The file is damaged: '{key}' must .* is nothing\."):
         checked(without(MANIFEST, key), "The file")
 
@@ -140,7 +140,7 @@ def test_a_field_that_is_missing_is_named(key: str) -> None:
         {"of a later version": 7},
     ],
 )
-def test_a_manifest_with_right_values_is_returned_as_a_copy(changes: dict[str, Any]) -> None:
+def test_a_valid_manifest_is_returned_as_a_copy(changes: dict[str, Any]) -> None:
     manifest = {**MANIFEST, **changes}
     copy = checked(manifest, "The file")
     assert copy == manifest
@@ -148,7 +148,7 @@ def test_a_manifest_with_right_values_is_returned_as_a_copy(changes: dict[str, A
 
 
 @pytest.mark.parametrize("content", [None, [], "format", ["format"], {}, {"Format": 1}])
-def test_what_has_no_format_is_no_manifest(content: object) -> None:
+def test_content_without_a_format_is_refused(content: object) -> None:
     with pytest.raises(ManifestError) as caught:
         checked(content, "The file")
     assert str(caught.value) == (
@@ -157,7 +157,7 @@ def test_what_has_no_format_is_no_manifest(content: object) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 2, "1", None, "x" * 200])
-def test_another_format_is_named_with_the_one_that_headstrip_reads(value: object) -> None:
+def test_the_error_names_an_unknown_format_and_the_supported_one(value: object) -> None:
     with pytest.raises(ManifestError) as caught:
         checked({**MANIFEST, "format": value}, "The file")
     assert str(caught.value) == (
@@ -166,7 +166,7 @@ def test_another_format_is_named_with_the_one_that_headstrip_reads(value: object
     )
 
 
-def test_a_manifest_without_bounds_is_refused() -> None:
+def test_a_manifest_with_an_oversized_integer_is_refused() -> None:
     with pytest.raises(ManifestError, match=r"The file is damaged: it has an integer of more than"):
         checked({**MANIFEST, "output_dim": 10**30}, "The file")
 
@@ -174,13 +174,13 @@ def test_a_manifest_without_bounds_is_refused() -> None:
 @pytest.mark.parametrize(
     "value", [None, True, 7, 2.5, "x", [], (), {}, {"a": [1, (2, {"b": None})]}, [[], {}]]
 )
-def test_json_gives_these_back(value: object) -> None:
+def test_values_that_json_preserves_are_recognised(value: object) -> None:
     assert is_json(value)
     assert json.loads(json.dumps(value)) == as_json(value)
 
 
 class Whole(int):
-    """A number that JSON gives back as another type."""
+    """A number that JSON reads back as another type."""
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ class Whole(int):
         torch.float32,
     ],
 )
-def test_json_does_not_give_these_back(value: object) -> None:
+def test_values_that_json_does_not_preserve_are_recognised(value: object) -> None:
     assert not is_json(value)
 
 
@@ -206,7 +206,7 @@ def test_tuples_become_lists_at_any_depth() -> None:
     assert as_json({"a": ((1, [(2,)]), "x"), "b": None}) == {"a": [[1, [[2]]], "x"], "b": None}
 
 
-def test_predictors_of_this_and_of_earlier_versions_have_their_classes() -> None:
+def test_predictors_in_the_current_and_the_old_form_have_their_classes() -> None:
     manifest = {"predictors": [COLOUR, ["type", 4]]}
     assert predictor_classes(manifest) == {"colour": 3, "type": 4}
 
@@ -220,14 +220,14 @@ def test_predictors_of_this_and_of_earlier_versions_have_their_classes() -> None
         ([["type", 4]], True),
     ],
 )
-def test_predictors_may_have_been_trained_unless_the_manifest_denies_it(
+def test_predictors_count_as_trained_unless_the_manifest_says_otherwise(
     predictors: list[Any], trained: bool
 ) -> None:
     assert has_trained_predictors({"predictors": predictors}) is trained
 
 
 def described(name: str = "tiny", **changes: Any) -> Encoder:
-    """Return an encoder of one layer, as if it were one of torchvision."""
+    """Return an encoder of one layer that claims to be from torchvision."""
     encoder = tiny_encoder()
     encoder.spec = replace(
         encoder.spec, name=name, source="torchvision", family="resnet", plugin="resnet"
@@ -237,7 +237,7 @@ def described(name: str = "tiny", **changes: Any) -> Encoder:
     return encoder
 
 
-def test_a_manifest_has_what_the_encoder_is_made_of() -> None:
+def test_a_manifest_describes_each_part_of_the_encoder() -> None:
     encoder = described(
         weights=WeightsEntry("V1"),
         weights_sha256=HASH,
@@ -285,7 +285,7 @@ def test_the_name_has_the_tag_unless_it_is_a_hub_id(
     assert manifest["weights"]["tag"] == (weights.tag if weights else None)
 
 
-def test_what_the_encoder_lacks_is_null() -> None:
+def test_parts_that_the_encoder_lacks_are_null() -> None:
     manifest = manifest_of(described(preprocessing=None))
     assert manifest["preprocessing"] is None
     assert manifest["weights"] == {"tag": None, "sha256": None, "file": None, "key": None}
@@ -304,7 +304,7 @@ def trained() -> Encoder:
     return described(predictors=predictors)
 
 
-def test_the_caller_is_warned_that_values_of_trained_predictors_are_left_out() -> None:
+def test_a_warning_says_that_values_of_trained_predictors_are_left_out() -> None:
     encoder = trained()
     with pytest.warns(UserWarning, match="were trained") as caught:
         manifest = encoder.manifest()
@@ -315,14 +315,14 @@ def test_the_caller_is_warned_that_values_of_trained_predictors_are_left_out() -
     assert manifest["predictors"] == [{**COLOUR, "trained": True}]
 
 
-def test_the_warning_names_the_line_of_the_caller() -> None:
+def test_the_warning_points_to_the_callers_file() -> None:
     encoder = trained()
     with pytest.warns(UserWarning, match="were trained") as caught:
         encoder.manifest()
     assert caught[0].filename == __file__
 
 
-def test_a_predictor_that_is_no_linear_layer_is_refused() -> None:
+def test_a_predictor_that_is_not_a_linear_layer_is_refused() -> None:
     encoder = described(predictors=Predictors(5, {"colour": 3}))
     assert encoder.predictors is not None
     encoder.predictors[0] = nn.Sequential()

@@ -1,4 +1,4 @@
-"""Maps and tokens of an encoder: what callers may ask for, and what a call leaves unchanged."""
+"""Maps and tokens of an encoder: what callers may request, and what a call leaves unchanged."""
 
 import copy
 import pickle
@@ -43,7 +43,7 @@ def shapes(maps):
 
 
 @torch.no_grad()
-def test_maps_come_the_finest_first_and_equal_torchvisions_extractor(resnet, x):
+def test_maps_are_ordered_from_fine_to_coarse_and_equal_torchvisions(resnet, x):
     maps = resnet.maps(x)
     assert shapes(maps) == [
         (64, 32, 48),
@@ -58,7 +58,7 @@ def test_maps_come_the_finest_first_and_equal_torchvisions_extractor(resnet, x):
 
 
 @torch.no_grad()
-def test_levels_and_strides_choose(resnet, x):
+def test_levels_and_strides_select_maps(resnet, x):
     every = resnet.maps(x)
     assert [one.shape for one in resnet.maps(x, levels=[-1])] == [every[4].shape]
     assert shapes(resnet.maps(x, levels=[1, 3])) == shapes([every[1], every[3]])
@@ -69,7 +69,7 @@ def test_levels_and_strides_choose(resnet, x):
 
 
 @torch.no_grad()
-def test_tokens_are_patches_prefix_and_grid(vit, square):
+def test_tokens_have_patches_a_prefix_and_a_grid(vit, square):
     tokens = vit.tokens(square)
     assert (tokens.patches.shape, tokens.prefix.shape) == ((2, 9, 768), (2, 1, 768))
     assert tokens.grid == (3, 3)
@@ -79,7 +79,7 @@ def test_tokens_are_patches_prefix_and_grid(vit, square):
 
 
 @torch.no_grad()
-def test_the_last_map_is_after_the_norm_that_the_head_reads(vit, square):
+def test_norm_applies_the_final_norm_to_the_last_map_only(vit, square):
     raw, normed = (vit.tokens(square, norm=norm).patches for norm in (False, True))
     assert not torch.equal(raw, normed)
     assert torch.equal(vit.backbone.encoder.ln(raw), normed)
@@ -108,7 +108,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
-def test_what_does_not_exist_is_an_error_that_lists_what_does(resnet, x, arguments, message):
+def test_the_error_for_an_invalid_level_or_stride_lists_the_valid_ones(
+    resnet, x, arguments, message
+):
     for method in (resnet.maps, resnet.with_maps):
         with pytest.raises(LevelError, match=message):
             method(x, **arguments)
@@ -117,20 +119,20 @@ def test_what_does_not_exist_is_an_error_that_lists_what_does(resnet, x, argumen
 
 
 @pytest.mark.parametrize("level", ["last", [1], None, True, 1.0])
-def test_tokens_are_of_one_level(vit, square, level):
+def test_tokens_refuse_a_level_that_is_not_an_integer(vit, square, level):
     with pytest.raises(LevelError, match=r"level must be an integer, got .* Pass for example lev"):
         vit.tokens(square, level=level)
 
 
 @torch.no_grad()
-def test_integers_of_numpy_choose_too(resnet, vit, x, square):
+def test_numpy_integers_select_maps_too(resnet, vit, x, square):
     expected = resnet.maps(x, levels=[1, 4])
     assert all(map(torch.equal, resnet.maps(x, levels=list(np.array([1, 4]))), expected))
     assert all(map(torch.equal, resnet.maps(x, strides=list(np.array([4, 32]))), expected))
     assert vit.tokens(square, level=np.int64(2)).grid == (3, 3)
 
 
-def test_networks_without_tokens_or_maps_say_so(resnet, vit, x, square):
+def test_networks_without_tokens_or_maps_give_a_clear_error(resnet, vit, x, square):
     with pytest.raises(LevelError, match="has no tokens at level 4, but a map of 512 channels"):
         resnet.tokens(x)
     with pytest.raises(LevelError, match=r"has no map of stride 8\. All its 12 maps have 768"):
@@ -145,7 +147,7 @@ def test_networks_without_tokens_or_maps_say_so(resnet, vit, x, square):
 
 
 @torch.no_grad()
-def test_a_call_leaves_the_encoder_as_it_was(x):
+def test_computing_maps_leaves_the_encoder_unchanged(x):
     encoder = build_encoder("resnet18", weights=None)
     before = encoder(x)
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in encoder.modules()]
@@ -164,7 +166,7 @@ def test_a_call_leaves_the_encoder_as_it_was(x):
 
 
 @torch.no_grad()
-def test_threads_do_not_get_each_others_maps(resnet):
+def test_concurrent_threads_receive_their_own_maps(resnet):
     pictures = [torch.randn(1, 3, 32, 32) for _ in range(16)]
     expected = [resnet.maps(one, levels=[-1])[0] for one in pictures]
     pyramid = resnet.pyramid(levels=[-1])
@@ -176,7 +178,7 @@ def test_threads_do_not_get_each_others_maps(resnet):
 
 
 @torch.no_grad()
-def test_maps_follow_what_users_do_to_the_network(x):
+def test_maps_follow_changes_and_hooks_of_the_network(x):
     encoder = build_encoder("resnet18", weights=None)
     encoder.backbone.layer4 = nn.Conv2d(256, 7, 1)
     assert encoder.maps(x, levels=[-1])[0].shape[1] == 7
@@ -209,7 +211,7 @@ def test_channels_and_strides_follow_changes_of_the_network(x):
 
 
 @torch.no_grad()
-def test_levels_are_those_of_the_blocks_that_are_left():
+def test_levels_follow_the_removal_of_blocks():
     encoder = build_encoder("vit_b_32", weights=None, img_size=64)
     x = torch.zeros(1, 3, 64, 64)
     assert len(encoder.pyramid().channels) == 12
@@ -220,7 +222,7 @@ def test_levels_are_those_of_the_blocks_that_are_left():
         encoder.tokens(x, level=9)
 
 
-def test_gradients_reach_the_first_layer_and_training_moves_statistics(x):
+def test_gradients_reach_the_first_layer_and_training_updates_statistics(x):
     encoder = build_encoder("resnet18", weights=None).train()
     mean = encoder.backbone.bn1.running_mean.clone()
     sum(one.sum() for one in encoder.maps(x)).backward()
@@ -235,7 +237,7 @@ class Checkpointed(nn.Sequential):
         return checkpoint(super().forward, x, use_reentrant=self.is_reentrant)
 
 
-def test_maps_that_checkpointing_takes_gradients_from_are_refused():
+def test_maps_that_lose_gradients_to_checkpointing_are_refused():
     encoder = build_encoder("mobilenet_v2", weights=None)
     x = torch.randn(1, 3, 32, 32, requires_grad=True)
     features = encoder.backbone.features
@@ -274,20 +276,20 @@ BATCHES = [
 
 
 @pytest.mark.parametrize(("batch", "message"), BATCHES)
-def test_a_wrong_batch_is_one_sentence_that_says_what_the_encoder_takes(resnet, batch, message):
+def test_the_error_for_a_wrong_batch_says_what_the_encoder_accepts(resnet, batch, message):
     for call in (resnet.maps, resnet.with_maps, resnet.tokens, resnet.pyramid()):
         with pytest.raises(LevelError, match=message):
             call(batch)
 
 
-def test_a_size_that_the_network_refuses_is_one_sentence(vit):
+def test_a_size_that_the_network_refuses_gives_a_clear_error(vit):
     message = "vit_b_32 does not take images of 102 x 96: .*height.* Pass 96 x 96"
     for call in (vit.maps, vit.with_maps, vit.tokens, vit.pyramid()):
         with pytest.raises(LevelError, match=message):
             call(torch.zeros(1, 3, 102, 96))
 
 
-def test_what_the_network_takes_is_not_called_a_wrong_size(x):
+def test_a_size_that_the_network_accepts_is_not_blamed(x):
     encoder = build_encoder("swin_t", weights=None)
     pyramid = encoder.pyramid()
     nn.utils.parametrize.register_parametrization(encoder.backbone.norm, "weight", nn.Identity())
@@ -295,14 +297,14 @@ def test_what_the_network_takes_is_not_called_a_wrong_size(x):
         pyramid(torch.zeros(1, 3, 64, 64))
 
 
-def test_a_compiled_encoder_is_pickled_as_it_was(x):
+def test_a_compiled_encoder_survives_pickling(x):
     encoder = build_encoder("resnet18", weights=None)
     encoder.compile(backend="eager")
     expected = encoder(x)
     assert torch.equal(pickle.loads(pickle.dumps(encoder))(x), expected)
 
 
-def test_a_network_that_fails_for_a_right_batch_says_why_itself(x):
+def test_an_error_of_the_network_for_a_correct_batch_passes_through(x):
     encoder = build_encoder("resnet18", weights=None)
     encoder.backbone.layer4 = nn.Conv2d(7, 7, 1)
     with pytest.raises(RuntimeError, match="7 channels"):
@@ -310,6 +312,6 @@ def test_a_network_that_fails_for_a_right_batch_says_why_itself(x):
 
 
 @torch.no_grad()
-def test_autocast_may_run_with_another_dtype(resnet, x):
+def test_maps_work_under_autocast_with_another_dtype(resnet, x):
     with torch.autocast("cpu", torch.bfloat16):
         assert resnet.maps(x, levels=[-1])[0].shape == (2, 512, 2, 3)

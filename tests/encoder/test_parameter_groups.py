@@ -1,4 +1,4 @@
-"""``Encoder.parameter_groups``: what an optimizer gets, and what it leaves unchanged."""
+"""``Encoder.parameter_groups``: the groups for an optimizer, and what training leaves unchanged."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_backbone_may_have_its_own_learning_rate(shared: Encoder) -> None:
     ]
 
 
-def test_weight_decay_is_for_matrices_alone(shared: Encoder) -> None:
+def test_weight_decay_applies_only_to_matrices(shared: Encoder) -> None:
     shared.requires_grad_(True)
     groups = shared.parameter_groups(lr=1e-3, weight_decay=0.1)
     decayed = {id(one) for group in groups if group["weight_decay"] for one in group["params"]}
@@ -96,7 +96,7 @@ def test_weight_decay_is_for_matrices_alone(shared: Encoder) -> None:
     assert id(shared.predictors["size"].weight) in decayed
 
 
-def test_a_step_changes_no_statistics_and_nothing_that_is_frozen() -> None:
+def test_a_training_step_changes_no_statistics_and_no_frozen_parameter() -> None:
     encoder = made().freeze(keep="norms").train()
     frozen = ("conv1", "stage2")
     for name in frozen:
@@ -108,7 +108,7 @@ def test_a_step_changes_no_statistics_and_nothing_that_is_frozen() -> None:
         assert torch.equal(value, before[name]) == (name not in trains), name
 
 
-def test_a_frozen_backbone_leaves_the_predictors() -> None:
+def test_with_a_frozen_backbone_only_the_predictors_are_grouped() -> None:
     encoder = made().freeze().train()
     before = copy.deepcopy(encoder.state_dict())
     groups = encoder.parameter_groups(lr=0.1, layer_decay=0.9, weight_decay=0.5)
@@ -119,7 +119,7 @@ def test_a_frozen_backbone_leaves_the_predictors() -> None:
     assert changed == {f"predictors.{name}" for name in encoder.predictors.state_dict()}
 
 
-def test_channels_of_ones_own_and_parts_that_a_user_adds_are_grouped() -> None:
+def test_modules_that_a_user_adds_are_grouped() -> None:
     encoder = made(in_chans=5)
     encoder.more = nn.Linear(2, 2)
     groups = encoder.parameter_groups(lr=1e-3, layer_decay=0.7, weight_decay=0.1)
@@ -128,7 +128,7 @@ def test_channels_of_ones_own_and_parts_that_a_user_adds_are_grouped() -> None:
     assert any(encoder.more.weight is one for one in groups[-2]["params"])
 
 
-def test_what_a_network_exempts_itself_is_exempt(shared: Encoder) -> None:
+def test_parameters_in_no_weight_decay_of_the_network_are_exempt(shared: Encoder) -> None:
     shared.requires_grad_(True)
     shared.backbone.no_weight_decay = lambda: {"conv1.0.weight"}
     try:
@@ -150,14 +150,14 @@ def test_what_a_network_exempts_itself_is_exempt(shared: Encoder) -> None:
         ({"lr": 1, "layer_decay": 1.1}, "Pass for example 0.75"),
     ],
 )
-def test_impossible_numbers_are_refused(
+def test_invalid_numbers_are_refused(
     shared: Encoder, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         shared.parameter_groups(**arguments)
 
 
-def test_an_encoder_in_which_nothing_trains_is_refused(encoder: Encoder) -> None:
+def test_a_fully_frozen_encoder_is_refused(encoder: Encoder) -> None:
     frozen = copy.deepcopy(encoder).freeze()
     with pytest.raises(ValueError, match="No parameter of the encoder trains"):
         frozen.parameter_groups(lr=1e-3)

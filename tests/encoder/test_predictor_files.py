@@ -37,7 +37,7 @@ def through_torch(state: Any) -> Any:
 
 
 def by_position(predictors: Predictors, prefix: str = "") -> dict[str, torch.Tensor]:
-    """The state dict as earlier versions wrote it."""
+    """Return the state dict in the form that older versions wrote."""
     modules = nn.ModuleList(list(predictors))
     return {f"{prefix}{key}": value for key, value in modules.state_dict().items()}
 
@@ -53,7 +53,7 @@ def are_equal(one: Predictors, other: Predictors) -> bool:
 
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("assign", [True, False])
-def test_attributes_of_one_size_find_their_values_in_any_order(strict: bool, assign: bool) -> None:
+def test_attributes_of_equal_size_load_by_name_in_any_order(strict: bool, assign: bool) -> None:
     saved = built({"shape": 4, "colour": 4, "texture": 4})
     other = built({"texture": 4, "colour": 4, "shape": 4})
     state = through_torch(saved.state_dict())
@@ -120,8 +120,8 @@ def test_an_attribute_of_any_name_is_saved_and_loaded(
     assert are_equal(again, other)
 
 
-def test_a_part_of_any_name_is_reached_by_its_path_and_called_functionally() -> None:
-    # transformers adds methods to torch's own class where a test before this one imported it.
+def test_a_parameter_of_any_attribute_name_is_reached_by_its_path() -> None:
+    # transformers adds methods to torch's own class if an earlier test imported it.
     added = {
         name
         for name, value in vars(nn.Module).items()
@@ -141,7 +141,7 @@ def test_a_part_of_any_name_is_reached_by_its_path_and_called_functionally() -> 
     assert torch.allclose(torch.func.functional_call(both, values, (x,)), 2 * both(x))
 
 
-def test_no_two_names_have_one_key() -> None:
+def test_different_names_have_different_keys() -> None:
     alphabet = ["", "0", "1", "3", ".", "%", "2", "E", "a"]
     texts = {"".join(letters) for letters in itertools.product(alphabet, repeat=4)}
     keys = {key_of(text) for text in texts}
@@ -149,7 +149,7 @@ def test_no_two_names_have_one_key() -> None:
     assert not any("." in key or key.isdecimal() or not key for key in keys)
 
 
-def test_a_file_by_position_loads_where_the_sizes_are_all_different() -> None:
+def test_a_file_by_position_loads_if_all_sizes_differ() -> None:
     saved = Predictors(5, {"shape": 2, "colour": 7, "texture": 3})
     other = Predictors(5, {"texture": 3, "shape": 2, "colour": 7})
     other.load_state_dict(by_position(saved))
@@ -157,7 +157,7 @@ def test_a_file_by_position_loads_where_the_sizes_are_all_different() -> None:
 
 
 @pytest.mark.parametrize("wrapped", [lambda one: one, lambda one: nn.ModuleDict({"model": one})])
-def test_an_encoders_file_by_position_loads_also_inside_another_module(wrapped: Any) -> None:
+def test_an_encoders_file_by_position_loads_inside_another_module_too(wrapped: Any) -> None:
     saved, other = built({"shape": 2, "colour": 7}), built({"colour": 7, "shape": 2})
     assert saved.predictors is not None
     assert other.predictors is not None
@@ -187,7 +187,7 @@ def test_an_encoders_file_by_position_loads_also_inside_another_module(wrapped: 
         ({"x": 3, "y": 3}, {"0": 3, "1": 3}),
     ],
 )
-def test_a_file_by_position_that_leaves_a_choice_is_refused(
+def test_an_ambiguous_file_by_position_is_refused(
     strict: bool, there: dict[str, int], here: dict[str, int]
 ) -> None:
     mine = Predictors(5, here)
@@ -198,7 +198,7 @@ def test_a_file_by_position_that_leaves_a_choice_is_refused(
     assert are_equal(mine, before)
 
 
-def test_a_refused_state_dict_changes_nothing_of_an_encoder() -> None:
+def test_a_refused_state_dict_leaves_the_encoder_unchanged() -> None:
     saved, other = built({"a": 2, "b": 2}), built({"a": 2, "b": 2})
     assert saved.predictors is not None
     before = copy.deepcopy(other.state_dict())
@@ -223,7 +223,7 @@ def test_a_refused_state_dict_changes_nothing_of_an_encoder() -> None:
         (None, {"a": 3}, "state dict lacks the predictors of 'a'"),
     ],
 )
-def test_other_attributes_and_classes_are_one_sentence(
+def test_other_attributes_and_classes_give_a_clear_error(
     there: dict[str, int] | None, here: dict[str, int] | None, words: str
 ) -> None:
     mine = built(here)
@@ -233,12 +233,12 @@ def test_other_attributes_and_classes_are_one_sentence(
     assert isinstance(caught.value, RuntimeError)
 
 
-def test_predictors_of_another_width_are_one_sentence() -> None:
+def test_predictors_of_another_width_give_a_clear_error() -> None:
     with pytest.raises(WeightsError, match="takes embeddings of 6 numbers, and this encoder gi"):
         Predictors(5, {"a": 3}).load_state_dict(Predictors(6, {"a": 3}).state_dict())
 
 
-def test_without_strict_the_attributes_that_both_have_are_loaded_and_the_others_listed() -> None:
+def test_strict_false_loads_common_attributes_and_lists_the_others() -> None:
     saved, other = Predictors(5, {"a": 3, "b": 2}), Predictors(5, {"c": 2, "a": 3})
     missing, unexpected = other.load_state_dict(saved.state_dict(), strict=False)
     assert set(missing) == {"c.weight", "c.bias"}
@@ -248,7 +248,7 @@ def test_without_strict_the_attributes_that_both_have_are_loaded_and_the_others_
         Predictors(5, {"a": 4}).load_state_dict(saved.state_dict(), strict=False)
 
 
-def test_a_pickle_of_an_earlier_version_has_its_attributes_names() -> None:
+def test_a_pickle_of_an_older_version_keeps_its_attribute_names() -> None:
     old = Predictors(5, {"b": 2, "a": 2})
     state = {**old.__dict__, "_modules": dict(zip("01", old, strict=True))}
     del state["_initial"]
@@ -259,7 +259,7 @@ def test_a_pickle_of_an_earlier_version_has_its_attributes_names() -> None:
     assert again.trained
 
 
-def test_they_are_a_sequence_of_modules() -> None:
+def test_predictors_are_a_sequence_of_modules() -> None:
     predictors = Predictors(5, {"b": 2, "a": 3})
     assert len(predictors) == 2
     assert list(predictors) == [predictors[0], predictors[1]] == [predictors["b"], predictors[-1]]
@@ -274,7 +274,7 @@ def test_they_are_a_sequence_of_modules() -> None:
         predictors[0] = 3  # type: ignore[assignment]
 
 
-def test_compiled_and_wrapped_encoders_have_the_same_names() -> None:
+def test_compiled_and_wrapped_encoders_have_the_same_keys() -> None:
     saved, other = built({"a": 2, "b": 2}), built({"b": 2, "a": 2})
     compiled = torch.compile(saved, backend="eager")
     state = {key.removeprefix("_orig_mod."): value for key, value in compiled.state_dict().items()}
@@ -285,7 +285,7 @@ def test_compiled_and_wrapped_encoders_have_the_same_names() -> None:
     assert torch.equal(other.predictors["a"].weight, saved.predictors["a"].weight)
 
 
-def test_training_is_noticed_and_a_change_of_dtype_is_not() -> None:
+def test_training_marks_predictors_as_trained_and_a_cast_does_not() -> None:
     predictors = Predictors(5, {"a": 3, "b": 2})
     for cast in (torch.float64, torch.float16, torch.bfloat16, torch.float32):
         assert not copy.deepcopy(predictors).to(cast).trained
@@ -302,13 +302,13 @@ def test_training_is_noticed_and_a_change_of_dtype_is_not() -> None:
     assert not predictors.trained
 
 
-def test_a_bias_of_one_class_that_moved_by_a_bit_is_training() -> None:
+def test_the_smallest_change_of_one_bias_counts_as_training() -> None:
     predictors = Predictors(5, {"a": 3})
     predictors["a"].bias.data[1] = torch.finfo(torch.float32).tiny
     assert predictors.trained
 
 
-def test_anything_else_in_a_state_dict_is_torchs_to_refuse() -> None:
+def test_an_invalid_or_empty_state_dict_is_refused() -> None:
     predictors = Predictors(5, {"a": 3})
     with warnings.catch_warnings(), pytest.raises((TypeError, RuntimeError)):
         predictors.load_state_dict([1])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Attribute predictors: named, Kaiming-initialised, and the notes' bit for bit."""
+"""Attribute predictors: named, Kaiming-initialised, and bit for bit as in plain torch code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_each_attribute_is_predicted_by_its_own_layer() -> None:
     assert torch.equal(predictors.predict(x)["a"], predictors[1](x))
 
 
-def test_the_keys_of_an_encoder_have_the_names_of_the_attributes() -> None:
+def test_the_state_dict_keys_have_the_names_of_the_attributes() -> None:
     encoder = build_encoder("squeezenet1_1", weights=None, predictors={"colour": 3, "a.b": 2})
     assert [key for key in encoder.state_dict() if key.startswith("predictors")] == [
         "predictors.colour.weight",
@@ -61,15 +61,17 @@ def test_weights_are_kaiming_normal_and_biases_zero() -> None:
 
 @given(st.integers(1, 40), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
-def test_after_a_seed_they_are_those_of_the_notes(dim: int, classes: list[int], seed: int) -> None:
+def test_a_seed_gives_the_same_values_as_plain_torch_code(
+    dim: int, classes: list[int], seed: int
+) -> None:
     torch.manual_seed(seed)
-    notes = nn.ModuleList([nn.Linear(dim, count) for count in classes])
-    for head in notes:
+    plain = nn.ModuleList([nn.Linear(dim, count) for count in classes])
+    for head in plain:
         nn.init.kaiming_normal_(head.weight, nonlinearity="relu")
         nn.init.zeros_(head.bias)
     torch.manual_seed(seed)
     mine = Predictors(dim, {f"attribute {i}": count for i, count in enumerate(classes)})
-    for own, expected in zip(mine.parameters(), notes.parameters(), strict=True):
+    for own, expected in zip(mine.parameters(), plain.parameters(), strict=True):
         assert torch.equal(own, expected)
 
 
@@ -94,7 +96,7 @@ def test_a_copy_predicts_the_same(copied: Callable[[Predictors], Predictors]) ->
         assert torch.equal(again.predict(x)[name], logits)
 
 
-def test_a_part_of_them_is_a_plain_list_of_modules() -> None:
+def test_a_slice_is_a_plain_list_of_modules() -> None:
     predictors = Predictors(5, {"a": 2, "b": 3, "c": 4})
     part = predictors[1:]
     assert [layer.out_features for layer in part] == [3, 4]
@@ -102,7 +104,7 @@ def test_a_part_of_them_is_a_plain_list_of_modules() -> None:
 
 
 @pytest.mark.parametrize("classes", [{"a": np.int64(3)}, MappingProxyType({"a": 3})], ids=repr)
-def test_any_mapping_to_whole_numbers_will_do(classes: Any) -> None:
+def test_any_mapping_to_integers_is_accepted(classes: Any) -> None:
     assert Predictors(5, classes).predict(torch.rand(2, 5))["a"].shape == (2, 3)
 
 
@@ -111,18 +113,18 @@ def test_any_mapping_to_whole_numbers_will_do(classes: Any) -> None:
     [{"a": 0}, {"a": -1}, {"a": 2.0}, {"a": True}, {"a": "3"}, {"a": None}, {1: 2}, {None: 2}],
     ids=repr,
 )
-def test_what_is_no_number_of_classes_is_refused(classes: Any) -> None:
+def test_an_invalid_number_of_classes_is_refused(classes: Any) -> None:
     with pytest.raises(ValueError, match=r"predictors has .*, which is not an attr.*'colour': 12"):
         build_encoder("squeezenet1_1", weights=None, predictors=classes)
 
 
 @pytest.mark.parametrize("classes", [["a", "b"], 12, {"a"}], ids=repr)
-def test_what_is_no_mapping_is_refused(classes: Any) -> None:
+def test_an_argument_that_is_not_a_mapping_is_refused(classes: Any) -> None:
     with pytest.raises(ValueError, match=r"predictors=.* is an? \w+\. Pass a mapping"):
         build_encoder("squeezenet1_1", weights=None, predictors=classes)
 
 
-def test_heads_of_ones_own_are_initialised_in_place_and_in_order() -> None:
+def test_custom_heads_are_initialised_in_place_and_in_order() -> None:
     heads = nn.ModuleList([nn.Linear(6, 4), nn.Linear(6, 2, bias=False), nn.Conv2d(3, 5, 2)])
     expected = copy.deepcopy(heads)
     torch.manual_seed(1)
@@ -132,12 +134,12 @@ def test_heads_of_ones_own_are_initialised_in_place_and_in_order() -> None:
             nn.init.zeros_(head.bias)
     torch.manual_seed(1)
     assert init_predictors(heads) is None
-    for mine, notes in zip(heads.parameters(), expected.parameters(), strict=True):
-        assert torch.equal(mine, notes)
+    for mine, plain in zip(heads.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(mine, plain)
     assert heads[1].bias is None
 
 
-def test_a_convolution_counts_its_window_as_inputs() -> None:
+def test_the_initialisation_of_a_convolution_counts_its_kernel_as_inputs() -> None:
     torch.manual_seed(0)
     convolution = nn.Conv2d(64, 256, 3)
     init_predictors([convolution])
@@ -147,21 +149,21 @@ def test_a_convolution_counts_its_window_as_inputs() -> None:
 @pytest.mark.parametrize(
     "collection", [list, tuple, iter, nn.ModuleList, lambda m: nn.Sequential(*m)]
 )
-def test_any_collection_of_modules_will_do(collection: Callable[[Any], Any]) -> None:
+def test_any_collection_of_modules_is_accepted(collection: Callable[[Any], Any]) -> None:
     heads = [nn.Linear(4, 2), nn.Linear(4, 3)]
     init_predictors(collection(heads))
     assert all(torch.count_nonzero(head.bias) == 0 for head in heads)
 
 
 class OwnHead(nn.Module):
-    """A layer whose ``bias`` only says whether there is one."""
+    """A layer with a ``bias`` that is False instead of a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(3, 4)), False
 
 
-def test_a_bias_that_is_no_tensor_is_left() -> None:
+def test_a_bias_that_is_not_a_tensor_is_left_unchanged() -> None:
     head = OwnHead()
     init_predictors([head])
     assert head.bias is False
@@ -182,7 +184,7 @@ def test_a_bias_that_is_no_tensor_is_left() -> None:
     ],
     ids=lambda misfit: type(misfit).__name__,
 )
-def test_a_module_without_a_weight_is_named_and_nothing_is_changed(misfit: Any) -> None:
+def test_a_module_without_a_weight_is_refused_and_nothing_changes(misfit: Any) -> None:
     head = nn.Linear(4, 2)
     before, random = copy.deepcopy(head), torch.get_rng_state()
     with pytest.raises(ValueError, match=rf"Module 1, an? {type(misfit).__name__}, has no weight"):
@@ -193,6 +195,6 @@ def test_a_module_without_a_weight_is_named_and_nothing_is_changed(misfit: Any) 
 
 
 @pytest.mark.parametrize("modules", [nn.Linear(4, 2), None, 3], ids=repr)
-def test_what_is_no_collection_is_refused(modules: Any) -> None:
+def test_an_argument_that_is_not_a_collection_is_refused(modules: Any) -> None:
     with pytest.raises(ValueError, match=r"not a collection of modules\. Pass a list"):
         init_predictors(modules)

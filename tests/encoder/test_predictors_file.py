@@ -1,4 +1,4 @@
-"""Files of predictors: what comes back, and which encoders and files are refused."""
+"""Predictor files: what they keep, and which encoders and files are refused."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def file(build: Callable[..., Encoder], tmp_path: Path) -> Path:
     return path
 
 
-def test_what_was_written_comes_back(file: Path) -> None:
+def test_a_written_file_is_read_back_equal(file: Path) -> None:
     written, found = content_for({}), load_predictors(file)
     assert found.attributes == ATTRIBUTES
     assert (found.dim, found.report) == (512, {"seed": 0})
@@ -74,9 +74,7 @@ def test_what_was_written_comes_back(file: Path) -> None:
         assert torch.equal(found.biases[name], written.biases[name])
 
 
-def test_equal_content_gives_equal_bytes_which_the_formats_library_reads(
-    file: Path, tmp_path: Path
-) -> None:
+def test_equal_content_gives_equal_bytes_that_safetensors_reads(file: Path, tmp_path: Path) -> None:
     write_predictors(tmp_path / "again.safetensors", load_predictors(file))
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
     with safe_open(file, "pt") as opened:
@@ -114,7 +112,7 @@ def test_a_manifest_can_be_built_with_the_predictors_of_a_file(
 
 
 def steps(**changes: Any) -> dict[str, Any]:
-    """Return the arguments of an encoder whose preprocessing differs."""
+    """Return the arguments for an encoder with another preprocessing."""
     return {"preprocessing": replace(STEPS, **changes)}
 
 
@@ -145,7 +143,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "predictors-file.md"
 
 
 @pytest.mark.parametrize("case", FOREIGN)
-def test_another_encoder_is_refused_with_the_difference(
+def test_attaching_to_another_encoder_is_refused_with_the_difference(
     build: Callable[..., Encoder], file: Path, tmp_path: Path, case: str
 ) -> None:
     options, difference = FOREIGN[case]
@@ -160,7 +158,7 @@ def test_another_encoder_is_refused_with_the_difference(
     assert re.search(rf"(: |; ){re.escape(difference)} is .+ in the file and .+ here", message)
 
 
-def test_the_page_lists_each_refused_encoder() -> None:
+def test_the_reference_page_lists_each_refused_encoder() -> None:
     text = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+) \| `(\S+)` \|$", text, re.M)
     assert rows == [(case, difference) for case, (_, difference) in FOREIGN.items()]
@@ -186,7 +184,7 @@ def test_a_changed_statistic_of_a_norm_is_refused(tmp_path: Path) -> None:
         content.attach(encoder)
 
 
-def test_predictors_of_an_array_say_that_their_encoder_is_unknown(
+def test_predictors_fitted_to_an_array_have_no_known_encoder(
     build: Callable[..., Encoder], tmp_path: Path
 ) -> None:
     path = tmp_path / "array.safetensors"
@@ -196,7 +194,7 @@ def test_predictors_of_an_array_say_that_their_encoder_is_unknown(
 
 
 def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the metadata of a file, and leave the tensors."""
+    """Change the metadata of a file, and keep its tensors."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -246,7 +244,7 @@ def test_a_truncated_file_is_refused(file: Path, kept: int) -> None:
         load_predictors(file)
 
 
-def test_a_changed_byte_is_noticed(file: Path) -> None:
+def test_a_changed_byte_is_detected(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-3] ^= 1
     file.write_bytes(data)
@@ -254,7 +252,7 @@ def test_a_changed_byte_is_noticed(file: Path) -> None:
         load_predictors(file)
 
 
-def test_a_file_of_weights_is_not_a_file_of_predictors(tmp_path: Path) -> None:
+def test_a_weights_file_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a.weight": torch.zeros(2, 5)}, tmp_path / "weights.safetensors")
@@ -262,20 +260,20 @@ def test_a_file_of_weights_is_not_a_file_of_predictors(tmp_path: Path) -> None:
         load_predictors(tmp_path / "weights.safetensors")
 
 
-def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"There is no file of predictors '.*none'"):
         build_encoder(NAME, weights=None, predictors=tmp_path / "none")
     with pytest.raises(HeadstripError, match="is not a regular file"):
         build_encoder(NAME, weights=None, predictors=str(tmp_path))
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match="could not be written"):
         write_predictors(tmp_path / "none" / "a.safetensors", content_for({}))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", [3, None, b"cells.predictors.safetensors"])
-def test_something_other_than_a_path_is_refused(path: Any) -> None:
+def test_an_argument_that_is_not_a_path_is_refused(path: Any) -> None:
     with pytest.raises(OptionError, match="path must be a string or a path object, got "):
         load_predictors(path)

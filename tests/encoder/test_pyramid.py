@@ -1,4 +1,4 @@
-"""A pyramid is a module like any other: it composes, copies, compiles, exports and trains."""
+"""A pyramid is an ordinary module: it composes, copies, compiles, exports and trains."""
 
 import copy
 import pickle
@@ -28,7 +28,7 @@ def equal(found, expected):
 
 
 @torch.no_grad()
-def test_a_pyramid_gives_the_encoders_maps(encoder, x):
+def test_a_pyramid_returns_the_encoders_maps(encoder, x):
     pyramid = encoder.pyramid((8, 16, 32))
     assert equal(pyramid(x), encoder.maps(x, strides=(8, 16, 32)))
     assert (pyramid.channels, pyramid.strides) == ((128, 256, 512), (8, 16, 32))
@@ -37,14 +37,14 @@ def test_a_pyramid_gives_the_encoders_maps(encoder, x):
 
 
 @torch.no_grad()
-def test_names_make_it_a_dict_as_torchvisions_detectors_take(encoder, x):
+def test_names_return_a_dict_as_torchvisions_detectors_expect(encoder, x):
     named = encoder.pyramid((8, 32), names=True)(x)
     assert isinstance(named, OrderedDict)
     assert list(named) == ["0", "1"]
     assert equal(list(named.values()), encoder.maps(x, strides=(8, 32)))
 
 
-def test_it_shares_the_encoders_tensors_and_has_no_head(encoder):
+def test_a_pyramid_shares_the_encoders_tensors_and_has_no_head(encoder):
     pyramid = encoder.pyramid()
     own = {id(one) for one in encoder.backbone.parameters()}
     assert {id(one) for one in pyramid.parameters()} == own
@@ -55,7 +55,7 @@ def test_it_shares_the_encoders_tensors_and_has_no_head(encoder):
 
 
 @torch.no_grad()
-def test_it_moves_with_the_encoder_and_the_encoder_with_it(encoder, x):
+def test_a_cast_of_the_encoder_or_the_pyramid_applies_to_both(encoder, x):
     pyramid = encoder.pyramid()
     encoder.double()
     assert pyramid(x.double())[0].dtype == torch.float64
@@ -65,7 +65,7 @@ def test_it_moves_with_the_encoder_and_the_encoder_with_it(encoder, x):
 
 
 @torch.no_grad()
-def test_its_mode_is_the_backbones(encoder, x):
+def test_a_pyramid_and_its_backbone_share_the_training_mode(encoder, x):
     pyramid = encoder.pyramid()
     assert not pyramid.training
     pyramid.train()
@@ -82,7 +82,7 @@ def test_its_mode_is_the_backbones(encoder, x):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "timm:test_resnet"])
-def test_statistics_that_the_encoder_keeps_do_not_train_in_a_pyramid(name, x):
+def test_statistics_that_the_encoder_freezes_stay_fixed_in_a_pyramid(name, x):
     encoder = build_encoder(name, weights=None).freeze(keep="norms")
     network = nn.Sequential(encoder.pyramid()).train()
     norms = [one for one in encoder.backbone.modules() if isinstance(one, nn.BatchNorm2d)]
@@ -95,7 +95,7 @@ def test_statistics_that_the_encoder_keeps_do_not_train_in_a_pyramid(name, x):
     assert not equal([one.running_mean for one in norms], before)
 
 
-def test_gradients_of_a_frozen_backbone_stay_off_in_a_pyramid(encoder):
+def test_a_frozen_backbone_stays_frozen_in_a_pyramid(encoder):
     pyramid = encoder.freeze().pyramid()
     assert pyramid.requires_grad_() is pyramid
     assert not any(one.requires_grad for one in pyramid.parameters())
@@ -105,7 +105,7 @@ def test_gradients_of_a_frozen_backbone_stay_off_in_a_pyramid(encoder):
 
 
 @torch.no_grad()
-def test_modes_of_copied_norms_follow_too(x):
+def test_copied_norms_follow_the_training_mode_too(x):
     encoder = build_encoder("densenet121", weights=None)
     pyramid = encoder.pyramid(levels=[-1]).train()
     encoder.eval()
@@ -128,7 +128,7 @@ def test_a_compiled_pyramid_follows_the_modes_of_the_encoder():
 
 @torch.no_grad()
 @pytest.mark.parametrize("path", ["", "layer2", "layer2.0"])
-def test_hooks_that_come_and_go_later_count_for_pyramids_that_exist(encoder, x, path):
+def test_an_existing_pyramid_follows_hooks_that_are_added_and_removed(encoder, x, path):
     pyramid, seen = encoder.pyramid((8, 32)), []
     expected = pyramid(x)
     module = encoder.backbone.get_submodule(path)
@@ -145,7 +145,7 @@ def test_hooks_that_come_and_go_later_count_for_pyramids_that_exist(encoder, x, 
 
 
 @torch.no_grad()
-def test_a_map_is_what_a_later_hook_makes_of_it(encoder, x):
+def test_a_hook_added_later_can_replace_a_map(encoder, x):
     pyramid = encoder.pyramid((8, 32))
     encoder.backbone.layer2.register_forward_hook(lambda *_: torch.zeros(2, 128, 8, 8))
     assert not pyramid(x)[0].any()
@@ -153,7 +153,7 @@ def test_a_map_is_what_a_later_hook_makes_of_it(encoder, x):
 
 
 @torch.no_grad()
-def test_a_hook_of_another_process_does_not_take_the_place_of_a_map(encoder, x, monkeypatch):
+def test_hooks_do_not_collide_in_an_unpickled_pyramid(encoder, x, monkeypatch):
     # torch numbers the hooks of each process from 0.
     monkeypatch.setattr(RemovableHandle, "next_id", 0)
     kept = pickle.dumps((encoder, encoder.pyramid((8, 32))))
@@ -167,7 +167,7 @@ def test_a_hook_of_another_process_does_not_take_the_place_of_a_map(encoder, x, 
 
 
 @torch.no_grad()
-def test_attributes_that_change_later_count_for_pyramids_that_exist(x):
+def test_an_existing_pyramid_follows_changed_attributes_of_modules(x):
     encoder = build_encoder("densenet121", weights=None)
     pyramid = encoder.pyramid(levels=[-1])
     before = pyramid(x)
@@ -180,7 +180,7 @@ def test_attributes_that_change_later_count_for_pyramids_that_exist(x):
     assert torch.equal(norm.running_mean, statistics)
 
 
-def test_gradient_hooks_that_come_later_see_the_gradient(encoder, x):
+def test_gradient_hooks_added_later_receive_the_gradient(encoder, x):
     pyramid, seen = encoder.pyramid((4, 32)), []
     encoder.backbone.layer2.register_full_backward_hook(
         lambda _, inputs, outputs: seen.append((inputs[0].shape, outputs[0].shape))
@@ -190,7 +190,7 @@ def test_gradient_hooks_that_come_later_see_the_gradient(encoder, x):
 
 
 @pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
-def test_gradient_hooks_that_would_miss_the_gradient_of_a_map_are_refused(encoder, x, kind):
+def test_gradient_hooks_that_miss_the_gradient_of_a_map_are_refused(encoder, x, kind):
     pyramid = encoder.pyramid((8, 32))
     handle = getattr(encoder.backbone.layer2, kind)(lambda *_: None)
     for call in (pyramid, encoder.maps, encoder.with_maps):
@@ -205,7 +205,7 @@ def test_gradient_hooks_that_would_miss_the_gradient_of_a_map_are_refused(encode
 
 
 @torch.no_grad()
-def test_copies_and_pickles_give_the_same_maps_of_tensors_of_their_own(encoder, x):
+def test_copies_and_pickles_give_the_same_maps_from_separate_tensors(encoder, x):
     pyramid = encoder.pyramid((8, 16, 32))
     expected = pyramid(x)
     for one in (copy.deepcopy(pyramid), pickle.loads(pickle.dumps(pyramid))):
@@ -214,7 +214,7 @@ def test_copies_and_pickles_give_the_same_maps_of_tensors_of_their_own(encoder, 
         assert equal(pyramid(x), expected)
 
 
-def test_it_exports(encoder, x):
+def test_a_pyramid_can_be_exported(encoder, x):
     pyramid = encoder.pyramid((8, 16, 32))
     exported = torch.export.export(pyramid, (x,)).module()
     with torch.no_grad():
@@ -223,7 +223,7 @@ def test_it_exports(encoder, x):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "vit_b_16", "swin_t", "timm:convnext_tiny"])
-def test_it_compiles_and_exports_and_goes_to_onnx(name, tmp_path):
+def test_a_pyramid_can_be_compiled_exported_and_converted_to_onnx(name, tmp_path):
     import onnxruntime
 
     torch.manual_seed(0)
@@ -245,7 +245,7 @@ def test_it_compiles_and_exports_and_goes_to_onnx(name, tmp_path):
 
 
 @torch.no_grad()
-def test_a_plain_vit_is_resampled_only_where_the_caller_says_so():
+def test_a_plain_vit_is_resampled_only_on_request():
     vit = build_encoder("vit_b_32", weights=None, options={"image_size": 96})
     x = torch.randn(1, 3, 96, 96)
     assert vit.pyramid().strides == (32,) * 12
@@ -269,19 +269,19 @@ def test_a_plain_vit_is_resampled_only_where_the_caller_says_so():
         ({"levels": [0]}, "resample=True needs strides"),
     ],
 )
-def test_resampling_is_refused_where_it_makes_no_sense(encoder, arguments, message):
+def test_resampling_is_refused_for_a_pyramid_that_does_not_need_it(encoder, arguments, message):
     with pytest.raises(LevelError, match=message):
         encoder.pyramid(**arguments, resample=True)
 
 
 @pytest.mark.parametrize("strides", [(16, 8), (0, 8), (), (8.0,), 8, "8", (True, 2)])
-def test_resampling_takes_rising_integers(strides):
+def test_resampling_refuses_strides_that_are_not_rising_integers(strides):
     vit = build_encoder("vit_b_32", weights=None, options={"image_size": 64})
     with pytest.raises(LevelError, match="must be rising integers above zero"):
         vit.pyramid(strides, resample=True)
 
 
-def test_resampling_an_image_to_less_than_a_cell_is_refused():
+def test_resampling_an_image_to_less_than_one_cell_is_refused():
     vit = build_encoder("vit_b_32", weights=None, options={"image_size": 64})
     with pytest.raises(LevelError, match=r"have no map of stride 128\. Pass larger"):
         vit.pyramid((16, 128), resample=True)(torch.zeros(1, 3, 64, 64))
@@ -290,7 +290,7 @@ def test_resampling_an_image_to_less_than_a_cell_is_refused():
 @pytest.mark.parametrize(
     "arguments", [{"names": ["p3", "p4"]}, {"norm": "yes"}, {"resample": "bilinear"}, {"names": 1}]
 )
-def test_switches_are_true_or_false(encoder, arguments):
+def test_switches_that_are_not_booleans_are_refused(encoder, arguments):
     (name,) = arguments
     with pytest.raises(LevelError, match=f"{name} must be True or False, got "):
         encoder.pyramid((8, 16), **arguments)
@@ -310,7 +310,7 @@ def detector(pyramid):
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_detector_trains_a_step(encoder, frozen):
+def test_a_detector_can_train_one_step_with_a_pyramid(encoder, frozen):
     if frozen:
         encoder.freeze()
     pyramid = encoder.pyramid((8, 16, 32), names=True)
@@ -341,7 +341,7 @@ def train_a_step(rank, port, expected):
 
 
 @pytest.mark.slow
-def test_two_processes_train_a_step_together(encoder, x):
+def test_two_processes_can_train_one_step_together(encoder, x):
     import socket
 
     from torch import multiprocessing
