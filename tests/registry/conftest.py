@@ -1,4 +1,4 @@
-"""A folder on the path, with no timm in it until a test installs one."""
+"""A folder on the path that has no timm until a test installs one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.registry.sources import hide_timm
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on the path that distributions can be installed in."""
+    """Return a folder on the path, for tests to install distributions in."""
     hide_timm(tmp_path)
     with on_path(tmp_path):
         yield tmp_path

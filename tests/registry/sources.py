@@ -1,4 +1,4 @@
-"""Sources that are installed for one test: distributions with catalogs, some with live answers."""
+"""Install sources for one test: distributions with catalogs, some with a live plugin."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def weights(spec):
 
 
 def spec_of(source: str, name: str, **changes: Any) -> BackboneSpec:
-    """Describe a backbone of a source, of the core's family ``resnet``."""
+    """Describe a backbone of a source, in the core's family ``resnet``."""
     facts = {"family": "resnet", "plugin": source, "default_weights": "V1", **changes}
     return BackboneSpec(name, source, task="image", input_shape=(3, 8, 8), dim=8, params=1, **facts)
 
@@ -73,5 +73,5 @@ def install_source(
 
 
 def hide_timm(site: Path) -> None:
-    """Shadow the timm plugin of the environment with a distribution that has no plugin."""
+    """Hide the environment's timm plugin behind a distribution without a plugin."""
     install_distribution(site, "headstrip-timm", {}, {})

@@ -1,4 +1,4 @@
-"""Architectures and weights of any content that a catalog can hold."""
+"""Hypothesis strategies for any architectures and weights that a catalog can contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backbones that there are, and all that is known of one, as data."""
+"""The available backbones, and everything headstrip knows about one, as data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headstrip.cli import main
 
 
 @pytest.mark.parametrize(
-    ("asked", "options"),
+    ("filters", "options"),
     [
         ({}, []),
         ({"pattern": "vit*"}, ["vit*"]),
@@ -38,20 +38,22 @@ from headstrip.cli import main
         ),
     ],
 )
-def test_the_list_is_that_of_the_command(asked: dict[str, Any], options: list[str]) -> None:
+def test_list_backbones_returns_the_same_as_the_list_command(
+    filters: dict[str, Any], options: list[str]
+) -> None:
     printed = json.loads(CliRunner().invoke(main, ["list", "--json", *options]).stdout)
-    found = list_backbones(**asked)
+    found = list_backbones(**filters)
     assert found
     assert [spec.qualified_name for spec in found] == [one["qualified_name"] for one in printed]
 
 
-def test_what_nothing_matches_is_an_empty_list() -> None:
+def test_a_filter_without_matches_gives_an_empty_list() -> None:
     assert list_backbones("nobody*") == []
     assert list_backbones(source="nobody") == []
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("filters", "message"),
     [
         ({"pattern": 3}, "pattern must be text such as 'vit*', got 3."),
         ({"pattern": ""}, "pattern must be text such as 'vit*', got ''."),
@@ -89,30 +91,30 @@ def test_what_nothing_matches_is_an_empty_list() -> None:
         ),
     ],
 )
-def test_a_wrong_value_is_refused(asked: dict[str, Any], message: str) -> None:
+def test_an_invalid_filter_is_refused(filters: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as raised:
-        list_backbones(**asked)
+        list_backbones(**filters)
     assert str(raised.value) == message
 
 
 @pytest.mark.parametrize("size", [(), 0, True, "224", (224, "224"), (224.0,), (0, 0), {224}])
-def test_a_wrong_input_size_is_refused(size: Any) -> None:
+def test_an_invalid_input_size_is_refused(size: Any) -> None:
     with pytest.raises(OptionError, match=r"input_size must be an integer .* \(224, 160\), got "):
         list_backbones(input_size=size)
 
 
-def test_one_number_is_a_square_input() -> None:
+def test_one_number_means_a_square_input() -> None:
     assert list_backbones(input_size=518) == list_backbones(input_size=(518, 518)) != []
 
 
-def test_a_stride_that_no_backbone_has_is_refused_with_those_that_there_are() -> None:
+def test_the_error_for_an_unknown_stride_lists_the_strides_of_backbones() -> None:
     with pytest.raises(OptionError, match=r"with the stride 3\. Pass one of .*\b8, .*\b32\b"):
         list_backbones(stride=3)
-    # Another filter does not change which strides there are.
+    # Another filter does not change which strides are valid.
     assert list_backbones("vit_h_14", stride=8) == []
 
 
-def test_a_backbone_has_its_weights_the_default_first() -> None:
+def test_the_weights_of_a_backbone_begin_with_the_default() -> None:
     found = get_backbone("resnet50")
     assert (found.spec.dim, found.origin) == (2048, "built-in")
     assert [entry.tag for entry in found.weights] == ["IMAGENET1K_V2", "IMAGENET1K_V1"]
@@ -130,13 +132,13 @@ def test_an_unknown_name_or_tag_is_refused() -> None:
         get_backbone("resnet50.V9")
 
 
-def test_plugins_are_known_without_being_loaded() -> None:
+def test_plugin_records_are_available_without_loading_plugins() -> None:
     records = {record.name: record for record in plugin_records()}
     assert records["resnet"].origin == "built-in"
     assert all(record.status != "failed" for record in records.values())
 
 
-def test_none_of_it_imports_torch() -> None:
+def test_listing_backbones_and_plugins_does_not_import_torch() -> None:
     code = (
         "import sys, headstrip\n"
         "assert headstrip.list_backbones('resnet*', dim=512)\n"

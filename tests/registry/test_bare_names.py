@@ -1,4 +1,4 @@
-"""A bare name means the same whatever is installed."""
+"""A bare name has the same meaning whatever plugins are installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(json.dumps(sorted(sys.modules)))
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the twelve hostile plugins in it."""
+    """A folder with the twelve hostile plugins."""
     site = tmp_path_factory.mktemp("hostile")
     install_hostile(site)
     return site
@@ -48,13 +48,13 @@ def crowded(hostile: Path) -> Iterator[Registry]:
 
 
 def entry_points() -> set[str]:
-    """Return the names of the plugins that this repository brings."""
+    """Return the names of the plugins in this repository."""
     texts = [path.read_text(encoding="utf-8") for path in PLUGINS.glob("*/pyproject.toml")]
     section = re.compile(r"^\[project\.entry-points\.headstrip\]\n([\w-]+) = ", re.MULTILINE)
     return {name for text in texts for name in section.findall(text)}
 
 
-def test_the_crowd_is_there(crowded):
+def test_the_repositorys_and_the_hostile_plugins_are_installed(crowded):
     records = {r.name: r for r in crowded.records() if r.origin != "built-in"}
     assert records.keys() >= entry_points() >= {"example", "efficientnet-lite"}
     hostile = [r for r in records.values() if r.origin.startswith("hostile-")]
@@ -62,13 +62,13 @@ def test_the_crowd_is_there(crowded):
     assert {r.status for r in records.values() if r not in hostile} == {"found"}
 
 
-def test_every_name_of_torchvision_means_the_very_same_backbone(crowded):
+def test_every_torchvision_name_still_means_the_same_backbone(crowded):
     for name in NAMES:
         assert crowded.resolve(name) == ALONE.resolve(name)
         assert crowded.resolve(name)[0].source == "torchvision"
 
 
-def test_every_one_has_the_very_same_weights_and_preprocessing(crowded):
+def test_every_torchvision_backbone_keeps_its_weights_and_preprocessing(crowded):
     for name in NAMES:
         entries = ALONE.weights(ALONE.resolve(name)[0])
         assert crowded.weights(crowded.resolve(name)[0]) == entries
@@ -77,7 +77,7 @@ def test_every_one_has_the_very_same_weights_and_preprocessing(crowded):
             assert crowded.resolve(tagged) == ALONE.resolve(tagged)
 
 
-def test_its_builder_and_its_stripper_are_the_same_plugins(crowded):
+def test_every_torchvision_backbone_keeps_its_plugins(crowded):
     for spec in ALONE.specs():
         assert crowded.owner(spec).record.module == ALONE.owner(spec).record.module
         assert crowded.owner(spec).origin == "built-in"
@@ -85,7 +85,7 @@ def test_its_builder_and_its_stripper_are_the_same_plugins(crowded):
 
 
 def built(registry, name):
-    """Build an encoder under a seed, of random weights."""
+    """Build an encoder with random weights from a fixed seed."""
     use_registry(registry)
     try:
         with torch.random.fork_rng():
@@ -96,7 +96,7 @@ def built(registry, name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_ones_are_the_very_same_network_with_the_very_same_preprocessing(crowded, name):
+def test_small_torchvision_backbones_build_the_same_network(crowded, name):
     encoder, other = built(crowded, name), built(ALONE, name)
     assert repr(encoder) == repr(other)
     assert encoder.preprocessing == other.preprocessing is not None
@@ -105,7 +105,7 @@ def test_small_ones_are_the_very_same_network_with_the_very_same_preprocessing(c
     assert all(torch.equal(*pair) for pair in zip(*(s.values() for s in states), strict=True))
 
 
-def test_no_bare_name_goes_to_anyone_but_torchvision_and_timm(crowded):
+def test_a_bare_name_resolves_only_to_torchvision_or_timm(crowded):
     owned = {spec.name: spec.source for spec in crowded.specs() if spec.source == "timm"}
     owned |= dict.fromkeys(NAMES, "torchvision")
     others = {spec.name for spec in crowded.specs() if spec.source not in BARE_SOURCES}

@@ -1,4 +1,4 @@
-"""A file that is no catalog is an error with its name and the row; a write is whole or nothing."""
+"""Errors in catalog files name the file and the row, and a write succeeds as a whole or fails."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def weights(tmp_path):
     return written
 
 
-def test_a_catalog_of_an_earlier_version_has_no_columns_for_sizes_and_maps(catalog):
+def test_a_catalog_of_an_older_version_is_read_without_its_new_columns(catalog):
     path = catalog(sizes="any", channels="64,512", strides="4,32")
     whole = replace(SPEC, sizes="any", channels=(64, 512), strides=(4, 32))
     assert read_catalog(path) == [whole]
@@ -85,7 +85,7 @@ def test_a_catalog_of_an_earlier_version_has_no_columns_for_sizes_and_maps(catal
         ("options", "[" * 100_000),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named_with_its_file(catalog, column, cell):
+def test_the_error_for_an_unreadable_row_names_the_row_and_its_file(catalog, column, cell):
     path = catalog(**{column: cell})
     name = cell if column == "name" else "net"
     with pytest.raises(CatalogError, match=f"The row of '{name}' in {path} cannot be read"):
@@ -108,28 +108,28 @@ def test_a_row_that_cannot_be_read_is_named_with_its_file(catalog, column, cell)
         ("metrics", "null"),
     ],
 )
-def test_a_row_of_weights_is_read_when_it_is_asked_for_and_named_then(weights, column, cell):
+def test_an_unreadable_weights_row_fails_only_when_it_is_requested(weights, column, cell):
     path = weights(**{column: cell})
     table = WeightsTable(path)
     with pytest.raises(CatalogError, match=f"The row of 'net' in {path} cannot be read"):
         table.entries("net")
 
 
-def test_a_row_with_a_column_too_many_is_named(catalog):
+def test_the_error_names_a_row_with_too_many_columns(catalog):
     path = catalog(options="\t")
     with pytest.raises(CatalogError, match=r"The row of 'net' in .* has 15 columns instead of 14"):
         read_catalog(path)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# a comment\n", "name\tsource\n", "<html>"])
-def test_a_file_with_another_first_line_is_no_catalog(tmp_path, text):
+def test_a_file_with_another_first_line_is_refused(tmp_path, text):
     path = tmp_path / "catalog.tsv"
     path.write_text(text)
     with pytest.raises(CatalogError, match=f"{path} is not a catalog"):
         read_catalog(path)
 
 
-def test_a_name_that_is_there_twice_is_refused(catalog, weights):
+def test_a_name_that_occurs_twice_is_refused(catalog, weights):
     path = catalog()
     path.write_text(path.read_text() + path.read_text().split("\n")[1] + "\n")
     with pytest.raises(CatalogError, match=f"Rows of {path} have the same name: net"):
@@ -140,14 +140,14 @@ def test_a_name_that_is_there_twice_is_refused(catalog, weights):
         WeightsTable(path)
 
 
-def test_comments_empty_lines_and_foreign_line_ends_are_no_rows(catalog):
+def test_comments_empty_lines_and_windows_line_ends_are_accepted(catalog):
     path = catalog()
     path.write_bytes(b"# written by hand\r\n\r\n" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert read_catalog(path) == [SPEC]
 
 
 @pytest.mark.parametrize("read", [read_catalog, WeightsTable, lambda path: read_labels(path, None)])
-def test_a_file_that_is_missing_or_no_text_is_named(tmp_path, read):
+def test_the_error_names_a_missing_or_binary_file(tmp_path, read):
     path = tmp_path / "rows.tsv"
     with pytest.raises(CatalogError, match=f"{path} cannot be read .*No such file"):
         read(path)
@@ -157,7 +157,7 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path, read):
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_is_a_catalog_or_a_catalog_error(tmp_path_factory, text):
+def test_any_text_gives_a_catalog_or_a_catalog_error(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.tsv"
     path.write_text("\t".join(CATALOG_COLUMNS) + f"\n{text}", encoding="utf-8", newline="")
     try:
@@ -167,7 +167,7 @@ def test_any_text_is_a_catalog_or_a_catalog_error(tmp_path_factory, text):
     assert len(specs) <= text.count("\n") + text.count("\r") + 1
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(catalog, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_only_the_old_file(catalog, tmp_path, monkeypatch):
     path = catalog()
 
     def full(*arguments):
@@ -180,14 +180,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(catalog, tmp_pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_rows_that_are_refused_leave_the_old_file(catalog):
+def test_refused_rows_leave_the_old_file(catalog):
     path = catalog()
     with pytest.raises(CatalogError):
         write_catalog(path, [SPEC, SPEC])
     assert read_catalog(path) == [SPEC]
 
 
-def test_what_is_written_is_readable_by_everybody(tmp_path):
+def test_written_files_are_readable_by_all_users(tmp_path):
     write_atomically(tmp_path / "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644

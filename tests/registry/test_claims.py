@@ -1,4 +1,4 @@
-"""A catalog speaks for its own distribution alone, and a broken one spoils nobody else's."""
+"""A catalog describes only its own distribution, and a broken catalog affects no other plugin."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def record_of(registry, name):
         ),
     ],
 )
-def test_a_row_that_claims_what_is_anothers_is_refused_and_the_record_says_so(
-    site, changes, reason
-):
+def test_a_row_with_a_foreign_source_plugin_or_family_is_refused(site, changes, reason):
     facts = {"source": "acme", "plugin": "acme", **changes}
     install_source(site, "acme", ["good", spec_of(name="bad", **facts)])
     registry = Registry()
@@ -40,26 +38,26 @@ def test_a_row_that_claims_what_is_anothers_is_refused_and_the_record_says_so(
     assert [spec.name for spec in registry.specs() if spec.source == "acme"] == ["good"]
 
 
-def test_a_row_that_nobody_can_ask_for_is_refused(site):
+def test_a_row_with_an_unusable_name_is_refused(site):
     package = install_source(site, "acme", ["net-large"])
     catalog = site / package / "catalog.tsv"
     catalog.write_text(catalog.read_text().replace("net-large", "net.large"))
     assert "'net.large' does not have the form" in record_of(Registry(), "acme").error
 
 
-def test_a_row_of_a_family_of_the_plugins_own_is_taken(site):
+def test_a_row_with_a_family_of_the_plugin_is_accepted(site):
     install_source(site, "acme", [spec_of("acme", "net", family="acme:net")])
     assert Registry().resolve("acme:net")[0].family == "acme:net"
 
 
-def test_rows_that_claim_torchvisions_names_leave_them_as_they_are(site):
+def test_a_row_that_claims_a_torchvision_name_does_not_change_it(site):
     install_source(site, "acme", [spec_of("torchvision", "resnet18", plugin="acme")])
     spec, _ = Registry().resolve("torchvision:resnet18")
     assert (spec.plugin, spec.dim) == ("resnet", 512)
 
 
 @pytest.mark.parametrize("file", ["catalog__tsv", "weights__tsv"])
-def test_a_file_that_is_no_catalog_fails_its_plugin_and_nobody_else(site, file):
+def test_an_invalid_catalog_fails_only_its_own_plugin(site, file):
     install_source(site, "acme", **{file: "name\tsource\n"})
     install_source(site, "lab", ["net"])
     registry = Registry()
@@ -71,20 +69,20 @@ def test_a_file_that_is_no_catalog_fails_its_plugin_and_nobody_else(site, file):
         registry.resolve("acme:net")
 
 
-def test_a_plugin_whose_weights_cannot_be_read_lists_nothing(site):
+def test_a_plugin_with_an_unreadable_weights_table_lists_nothing(site):
     package = install_source(site, "acme", ["net"], [("net", WeightsEntry("V1"))])
     (site / package / "weights.tsv").write_bytes(b"\xff")
     assert "acme" not in Registry().sources()
 
 
-def test_strict_makes_an_error_of_a_refused_row(site, monkeypatch):
+def test_a_refused_row_is_an_error_in_strict_mode(site, monkeypatch):
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
     install_source(site, "acme", [spec_of("lab", "net", plugin="acme")])
     with pytest.raises(PluginError, match=r"'acme' .* is unusable: 1 of its rows are refused"):
         Registry()
 
 
-def test_the_built_in_plugins_have_records_with_their_rows():
+def test_the_records_of_built_in_plugins_count_their_rows():
     records = [record for record in Registry().records() if record.origin == "built-in"]
     assert len(records) == 21
     assert sum(record.rows for record in records) == 89

@@ -1,4 +1,4 @@
-"""The core's own catalog says what the installed torchvision shows, whole and exactly."""
+"""The core's catalog matches the installed torchvision completely and exactly."""
 
 from __future__ import annotations
 
@@ -46,46 +46,46 @@ VIDEO_WIDTHS = {
 
 
 def reference():
-    """Read widths that were measured by a real forward of each classifier, and its input."""
+    """Read the measured width and the input size of each classifier."""
     path = Path(__file__).parents[1] / "families" / "torchvision_dims.tsv"
     rows = [line.split("\t") for line in path.read_text().splitlines() if line[0] != "#"]
     return {name: (int(dim), int(size)) for name, dim, size in rows}
 
 
-def test_it_has_every_classifier_of_torchvision_and_nothing_else():
+def test_the_catalog_has_exactly_the_classifiers_of_torchvision():
     assert SPECS.keys() == {*IMAGES, *VIDEOS}
     assert {name for name, spec in SPECS.items() if spec.task == "video"} == set(VIDEOS)
 
 
-def test_widths_of_images_are_those_that_a_forward_measured():
+def test_widths_of_image_backbones_match_those_of_a_forward_pass():
     widths = {name: dim for name, (dim, _) in reference().items()}
     assert {name: SPECS[name].dim for name in IMAGES} == widths
 
 
-def test_widths_of_videos_are_those_of_their_papers():
+def test_widths_of_video_backbones_match_their_papers():
     assert {name: SPECS[name].dim for name in VIDEOS} == VIDEO_WIDTHS
 
 
-def test_inputs_are_those_of_the_default_weights():
+def test_input_shapes_match_the_default_weights():
     sizes = {name: (3, size, size) for name, (_, size) in reference().items()}
     assert {name: SPECS[name].input_shape for name in IMAGES} == sizes
 
 
 @pytest.mark.parametrize("name", [*IMAGES, *VIDEOS])
-def test_parameters_and_default_weights_are_those_that_torchvision_states(name):
+def test_parameter_counts_and_default_weights_match_torchvision(name):
     default = models.get_model_weights(name).DEFAULT
-    # Inception is built without its auxiliary head, which torchvision counts.
+    # headstrip builds Inception without its auxiliary head, which torchvision counts.
     stated = 23_834_568 if name == "inception_v3" else default.meta["num_params"]
     assert (SPECS[name].default_weights, SPECS[name].params) == (default.name, stated)
 
 
-def test_weights_are_those_of_the_live_library_the_default_first():
+def test_weights_match_the_installed_torchvision_with_the_default_first():
     registry = Registry()
     listed = [(name, entry) for name in SPECS for entry in registry.weights(SPECS[name])]
     assert listed == live_weights(list(SPECS.values()))
 
 
-def test_every_set_of_weights_of_torchvision_is_there_with_its_address():
+def test_every_set_of_weights_of_torchvision_has_its_url():
     registry = Registry()
     listed = {
         (name, entry.tag): entry.locations
@@ -99,7 +99,7 @@ def test_every_set_of_weights_of_torchvision_is_there_with_its_address():
     }
 
 
-def test_labels_are_those_of_the_live_library():
+def test_labels_match_the_installed_torchvision():
     registry = Registry()
     found = {
         entry.labels: registry.labels(spec, entry)
@@ -111,11 +111,11 @@ def test_labels_are_those_of_the_live_library():
 
 
 @pytest.mark.parametrize("name", mostly_slow(LIGHT))
-def test_a_row_is_what_a_build_shows(name):
+def test_a_catalog_row_matches_the_built_network(name):
     [live] = [spec for family in live_families() if (spec := live_spec(family, name))]
     assert live == SPECS[name]
 
 
 @pytest.mark.slow
-def test_the_catalog_is_what_building_every_architecture_shows():
+def test_the_whole_catalog_matches_the_built_networks():
     assert live_specs() == list(SPECS.values())

@@ -1,4 +1,4 @@
-"""The registry's answers about sources, plugins and families, and each of its messages."""
+"""What the registry returns about sources, plugins and families, and each of its messages."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def message(error: type[Exception], function: Any, *arguments: Any) -> str:
 
 @pytest.fixture
 def registry(site) -> Registry:
-    """Return a registry with two sources besides torchvision, one of which has weights."""
+    """Return a registry with torchvision and two other sources, one of them with weights."""
     install_source(site, "timm", ["resnet50", "mobilenet"])
     install_source(site, "acme", ["net", "resnet18"], [("net", WeightsEntry("V1"))], code=LIVE)
     return Registry()
 
 
-def test_it_lists_the_backbones_of_each_source(registry):
+def test_the_registry_lists_the_backbones_of_each_source(registry):
     assert registry.sources()[0] == "torchvision"
     assert {"acme", "timm"} < {*registry.sources()}
     assert [spec.name for spec in registry.specs_of("acme")] == ["net", "resnet18"]
@@ -53,7 +53,7 @@ def test_it_lists_the_backbones_of_each_source(registry):
     assert registry.specs() == listed
 
 
-def test_it_has_a_record_of_each_plugin(registry):
+def test_the_registry_has_a_record_of_each_plugin(registry):
     rows = {record.name: record.rows for record in registry.records()}
     assert list(rows)[: len(BUILT_IN)] == list(BUILT_IN)
     assert (rows["acme"], rows["timm"]) == (2, 2)
@@ -70,13 +70,13 @@ def test_it_has_a_record_of_each_plugin(registry):
         ("acme:resnet18", "acme:resnet18"),
     ],
 )
-def test_the_short_name_of_a_backbone_means_it_again(registry, name, short):
+def test_the_short_name_of_a_backbone_resolves_to_it(registry, name, short):
     spec, _ = registry.resolve(name)
     assert registry.short_name(spec) == short
     assert registry.resolve(short)[0] == spec
 
 
-def test_listed_weights_are_those_of_the_table_and_never_asked_for(registry):
+def test_listed_weights_come_only_from_the_table(registry):
     net, _ = registry.resolve("acme:net")
     assert registry.listed_weights(net) == (WeightsEntry("V1"),)
     new, _ = registry.resolve("acme:new")
@@ -97,11 +97,11 @@ def test_a_backbone_is_in_the_catalog_if_a_file_lists_it(site, first):
     assert not registry.is_in_catalog(spec_of("lab", "net"))
 
 
-def test_weights_of_a_first_caller_are_those_of_the_installed_table(registry):
+def test_the_first_call_for_weights_reads_the_installed_table(registry):
     assert registry.weights(spec_of("acme", "net")) == (WeightsEntry("V1"),)
 
 
-def test_a_plugin_that_has_no_weights_is_asked_by_the_qualified_name(site):
+def test_a_failing_weights_hook_is_named_and_a_missing_one_gives_none(site):
     code = (
         "from headstrip import hookimpl\n\n\n"
         "@hookimpl\ndef build_model(spec, options):\n    return None\n"
@@ -119,7 +119,7 @@ def test_a_plugin_that_has_no_weights_is_asked_by_the_qualified_name(site):
     )
 
 
-def test_labels_that_no_file_contains_are_named(registry):
+def test_the_error_names_labels_that_no_file_contains(registry):
     entry = WeightsEntry("V1", labels="cells", num_classes=2)
     assert message(CatalogError, registry.labels, spec_of("acme", "net"), entry) == (
         "acme:net.V1 names the labels 'cells', and no file contains them. Report it to the author "
@@ -127,20 +127,20 @@ def test_labels_that_no_file_contains_are_named(registry):
     )
 
 
-def test_labels_of_a_plugin_that_is_gone_are_those_of_headstrip(registry):
+def test_labels_of_a_missing_plugin_come_from_headstrip(registry):
     entry = WeightsEntry("V1", labels="kinetics-400")
     labels = registry.labels(spec_of("gone", "net"), entry)
     assert labels is not None
     assert len(labels) == 400
 
 
-def test_labels_of_a_registered_plugin_are_those_of_headstrip(registry):
+def test_labels_of_a_registered_plugin_come_from_headstrip(registry):
     registry.register(plugin_of("net"), "lab")
     entry = WeightsEntry("V1", labels="kinetics-400")
     assert registry.labels(spec_of("lab", "net"), entry)[0] == "abseiling"
 
 
-def test_a_plugin_that_is_not_installed_is_named_with_its_distribution(registry):
+def test_the_error_for_a_missing_plugin_names_its_distribution(registry):
     assert message(PluginError, registry.owner, spec_of("gone", "net")) == (
         "'gone:net' needs the plugin 'gone', which is not installed. Try `pip install "
         "headstrip-gone`."
@@ -151,19 +151,19 @@ def test_a_plugin_that_is_not_installed_is_named_with_its_distribution(registry)
     )
 
 
-def test_the_owner_of_a_backbone_is_loaded(registry):
+def test_asking_for_the_owner_of_a_backbone_loads_its_plugin(registry):
     owner = registry.owner(registry.resolve("acme:net")[0])
     assert (owner.name, owner.status) == ("acme", "loaded")
     assert registry.owner(registry.resolve("resnet18")[0]).name == "resnet"
 
 
 @pytest.mark.parametrize("family", ["resnet", "torchvision:resnet"])
-def test_a_core_family_is_stripped_by_its_built_in_plugin(registry, family):
+def test_the_stripper_of_a_core_family_is_its_built_in_plugin(registry, family):
     plugin, own = registry.stripper(family)
     assert (plugin.name, own, plugin.status) == ("resnet", "resnet", "loaded")
 
 
-def test_a_family_of_another_source_is_stripped_by_its_plugin(registry):
+def test_the_stripper_of_another_sources_family_is_its_plugin(registry):
     registry.register(plugin_of(FAMILIES=("a", "b"), strip_head=hookimpl(lambda self: 0)), "lab")
     plugin, own = registry.stripper("lab:b")
     assert (plugin.name, own) == ("lab", "b")
@@ -177,25 +177,25 @@ def test_a_family_of_another_source_is_stripped_by_its_plugin(registry):
 
 
 @pytest.mark.parametrize("name", ["resnte", "torchvision:resnte"])
-def test_a_core_family_that_is_nearly_right_is_named(registry, name):
+def test_the_error_for_a_mistyped_core_family_suggests_similar_ones(registry, name):
     assert message(PluginError, registry.stripper, name) == (
         f"There is no family {name!r}. Did you mean resnet or regnet? Write source:family for the "
         "family of another source."
     )
 
 
-def test_a_family_like_no_other_is_answered_with_all(registry):
+def test_the_error_for_an_unknown_family_lists_all_core_families(registry):
     text = message(PluginError, registry.stripper, "")
     assert all(name in text for name in BUILT_IN)
 
 
-def test_a_name_without_its_source_is_answered_with_the_source(registry):
+def test_the_error_for_a_name_without_its_source_has_the_source(registry):
     assert message(UnknownBackboneError, registry.resolve, "net") == (
         "The name 'net' needs its source. Write acme:net."
     )
 
 
-def test_a_name_that_a_source_lacks_names_those_that_are_near(registry):
+def test_the_error_for_an_unknown_backbone_suggests_similar_ones(registry):
     text = message(UnknownBackboneError, registry.resolve, "acme:nett")
     assert text.startswith("There is no backbone 'acme:nett'.")
     assert "acme:net" in text
@@ -207,7 +207,7 @@ def test_a_source_that_does_not_exist_is_unknown(registry, source):
     assert f"There is no source {source!r}" in text
 
 
-def test_the_answer_of_a_plugin_that_is_refused_names_the_plugin(registry):
+def test_the_error_for_a_refused_answer_names_the_plugin(registry):
     assert message(PluginError, registry.resolve, "acme:impostor") == (
         "headstrip refuses what find_backbone of the plugin 'acme' (headstrip-acme 1.0) returned: "
         "'resnet18' claims the source 'torchvision', which is not 'acme'. Report it to the "
@@ -219,7 +219,7 @@ def test_the_answer_of_a_plugin_that_is_refused_names_the_plugin(registry):
     )
 
 
-def test_a_hook_that_fails_is_named_with_what_it_was_asked_for(site):
+def test_the_error_of_a_failing_hook_names_the_requested_backbone(site):
     code = (
         "from headstrip import hookimpl\n\n\n"
         "@hookimpl\ndef find_backbone(name):\n    raise ValueError(name)\n"
@@ -229,13 +229,13 @@ def test_a_hook_that_fails_is_named_with_what_it_was_asked_for(site):
     assert "raised ValueError: net in find_backbone for 'acme:net'" in text
 
 
-def test_what_a_plugin_described_is_no_catalog_row(registry):
+def test_a_backbone_that_a_plugin_describes_is_not_in_the_catalog(registry):
     spec, _ = registry.resolve("acme:new")
     assert registry.resolve("acme:new")[0] == spec
     assert not registry.is_in_catalog(spec)
 
 
-def test_a_disabled_family_is_left_out_and_its_names_are_refused(site):
+def test_a_disabled_family_is_not_listed_and_its_names_are_refused(site):
     registry = Registry(disabled=["resnet"])
     assert "resnet18" not in {spec.name for spec in registry.specs()}
     assert "vgg11" in {spec.name for spec in registry.specs()}
@@ -247,12 +247,12 @@ def test_a_disabled_family_is_left_out_and_its_names_are_refused(site):
         )
 
 
-def test_a_disabled_family_is_passed_over_when_the_others_are_asked(site):
+def test_a_disabled_family_is_skipped_for_an_unknown_name(site):
     with pytest.raises(UnknownBackboneError):
         Registry(disabled=BUILT_IN).resolve("torchvision:resnet0")
 
 
-def test_plugins_are_disabled_by_the_caller_and_by_the_environment(site, monkeypatch):
+def test_the_caller_and_the_environment_can_disable_plugins(site, monkeypatch):
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "vgg, acme")
     install_source(site, "acme", ["net"])
     install_source(site, "lab", ["net"])
@@ -262,7 +262,7 @@ def test_plugins_are_disabled_by_the_caller_and_by_the_environment(site, monkeyp
     assert registry.disabled == {"vgg", "acme", "lab"}
 
 
-def test_why_a_name_is_not_found_names_the_plugins_that_are_not_in_use(site):
+def test_the_error_for_an_unknown_name_mentions_disabled_plugins(site):
     install_source(site, "timm", ["mobilenet"])
     registry = Registry(disabled=["timm"])
     text = message(UnknownBackboneError, registry.resolve, "mobilenet")
@@ -273,7 +273,7 @@ def test_why_a_name_is_not_found_names_the_plugins_that_are_not_in_use(site):
     ("code", "status"),
     [("raise ImportError('torn')", "failed"), ("x = 1", "failed"), (LIVE, "loaded")],
 )
-def test_loading_a_plugin_puts_the_reason_of_a_failure_in_its_record(site, code, status):
+def test_a_failure_to_load_a_plugin_is_in_its_record(site, code, status):
     install_source(site, "acme", code=code)
     registry = Registry()
     plugin = registry.load_plugin("acme")
@@ -282,7 +282,7 @@ def test_loading_a_plugin_puts_the_reason_of_a_failure_in_its_record(site, code,
     assert plugin.record in registry.records()
 
 
-def test_strict_makes_an_error_of_a_plugin_that_cannot_be_loaded(site, monkeypatch):
+def test_a_plugin_that_cannot_be_loaded_is_an_error_in_strict_mode(site, monkeypatch):
     install_source(site, "acme", code="raise ImportError('torn')")
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
     registry = Registry()
@@ -290,7 +290,7 @@ def test_strict_makes_an_error_of_a_plugin_that_cannot_be_loaded(site, monkeypat
         registry.load_plugin("acme")
 
 
-def test_strict_refuses_unusable_plugins_and_no_others(site, monkeypatch):
+def test_strict_mode_refuses_only_unusable_plugins(site, monkeypatch):
     install_source(site, "acme", code="raise ImportError('torn')")
     relaxed = Registry()
     failed = relaxed.load_plugin("acme").record
@@ -303,7 +303,7 @@ def test_strict_refuses_unusable_plugins_and_no_others(site, monkeypatch):
         strict.refuse_if_strict(record)
 
 
-def test_a_catalog_that_is_to_be_written_is_not_read(site):
+def test_the_catalog_of_an_unread_plugin_is_not_read(site):
     install_source(site, "acme", ["net"])
     registry = Registry(unread=["acme"])
     record = next(record for record in registry.records() if record.name == "acme")
@@ -311,7 +311,7 @@ def test_a_catalog_that_is_to_be_written_is_not_read(site):
     assert "acme" not in registry.sources()
 
 
-def test_a_catalog_that_cannot_be_read_fails_its_plugin_with_the_reason(site):
+def test_the_record_of_a_plugin_with_an_unreadable_catalog_has_the_reason(site):
     install_source(site, "acme", catalog__tsv="name\n")
     record = next(record for record in Registry().records() if record.name == "acme")
     assert record.status == "failed"
@@ -326,7 +326,7 @@ def test_the_catalog_of_a_blocked_plugin_is_not_read(site):
     assert (record.status, record.error) == ("blocked", DISABLED)
 
 
-def test_refused_rows_are_counted_in_the_record(site):
+def test_the_record_counts_refused_rows(site):
     rows = [spec_of("lab", "a", plugin="acme"), spec_of("lab", "b", plugin="acme")]
     install_source(site, "acme", [*rows, "net"])
     record = next(record for record in Registry().records() if record.name == "acme")
@@ -380,14 +380,14 @@ def test_a_module_is_registered_by_its_name(registry):
         ("hf", None),
     ],
 )
-def test_a_name_that_is_taken_is_named_with_who_has_it(registry, name, by):
+def test_the_error_for_a_taken_name_says_which_plugin_has_it(registry, name, by):
     text = message(PluginError, registry.register, plugin_of("net"), name)
     assert text.startswith(f"The name {name!r} is taken by {by or ''}")
     assert text.endswith(". Register the plugin under another name.")
     assert by is None or f"taken by {by}." in text
 
 
-def test_a_name_that_is_no_source_is_refused(registry):
+def test_an_invalid_name_of_a_source_is_refused(registry):
     assert message(PluginError, registry.register, plugin_of("net"), "a b") == (
         "'a b' cannot be the name of a source. Begin with a letter or a digit, and use only "
         "letters, digits, '-' and '_'."
@@ -404,7 +404,7 @@ def test_a_name_that_is_no_source_is_refused(registry):
         (plugin_of("a", "b", "a"), "it names 'a' twice"),
     ],
 )
-def test_a_plugin_that_lists_what_it_may_not_is_refused(registry, plugin, problem):
+def test_a_plugin_that_lists_invalid_backbones_is_refused(registry, plugin, problem):
     assert message(PluginError, registry.register, plugin, "lab") == (
         f"The plugin 'lab' (registered) was not registered: {problem}. Correct the plugin, "
         "and register it again."
@@ -417,7 +417,7 @@ def test_a_plugin_without_backbones_may_be_registered(registry):
     assert registry.register(plugin, "lab").rows == 0
 
 
-def test_a_hook_that_fails_while_registering_names_the_plugin(registry):
+def test_the_error_of_a_hook_that_fails_during_registration_names_the_plugin(registry):
     def fail(self):
         raise ValueError("torn")
 
@@ -426,7 +426,7 @@ def test_a_hook_that_fails_while_registering_names_the_plugin(registry):
     assert "raised ValueError: torn in backbones for 'lab'" in text
 
 
-def test_the_next_use_after_a_registry_was_removed_makes_a_new_one(site):
+def test_a_removed_registry_is_replaced_on_the_next_use(site):
     use_registry(None)
     try:
         first = get_registry()
@@ -437,6 +437,6 @@ def test_the_next_use_after_a_registry_was_removed_makes_a_new_one(site):
         use_registry(None)
 
 
-def test_a_backbone_that_the_registry_never_saw_has_an_owner_by_its_plugin(registry):
+def test_an_unlisted_backbone_has_the_owner_that_it_names(registry):
     spec = BackboneSpec("own", "torchvision", "vgg", "vgg", "image", (3, 8, 8), 8, 1)
     assert registry.owner(spec).name == "vgg"

@@ -1,4 +1,4 @@
-"""What is written into a catalog is read back equal, or refused."""
+"""Values written to a catalog are read back equal, or headstrip refuses to write them."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def test_shapes_are_read_back_equal(shape):
 
 
 @pytest.mark.parametrize("text", ["", "3x", "3x0x8", "-3x8", "3,8,8", "3 by 8"])
-def test_text_that_is_no_shape_is_refused(text):
+def test_text_that_is_not_a_shape_is_refused(text):
     with pytest.raises(ValueError, match=r"invalid literal|is below 1"):
         parse_shape(text)
 
 
-def test_the_order_of_options_says_nothing(path):
+def test_the_order_of_options_does_not_matter(path):
     write_catalog(path, [replace(SPEC, options=(("b", {"d": 1, "c": 2}), ("a", [2])))])
     assert read_catalog(path)[0].options == (("a", (2,)), ("b", (("c", 2), ("d", 1))))
 
 
-def test_weights_of_several_architectures_are_told_apart(path):
+def test_weights_of_several_architectures_are_kept_apart(path):
     rows = [("one", WeightsEntry("V1")), ("other", WeightsEntry("V1")), ("one", WeightsEntry("V2"))]
     write_weights(path, rows)
     table = WeightsTable(path)
@@ -94,7 +94,7 @@ def test_a_name_that_would_be_read_as_a_comment_is_refused(path):
         ({"family": "\udc80"}, "surrogates not allowed"),
     ],
 )
-def test_what_would_not_be_read_back_is_refused_with_its_reason(path, changes, reason):
+def test_values_that_would_not_be_read_back_are_refused_with_the_reason(path, changes, reason):
     with pytest.raises(CatalogError, match=reason):
         write_catalog(path, [replace(SPEC, **changes)])
 
@@ -110,17 +110,17 @@ def test_what_would_not_be_read_back_is_refused_with_its_reason(path, changes, r
         ({"metrics": (("top1", float("inf")),)}, "Out of range float values|inf"),
     ],
 )
-def test_the_same_is_true_of_weights(path, changes, reason):
+def test_weights_that_would_not_be_read_back_are_refused_with_the_reason(path, changes, reason):
     with pytest.raises(CatalogError, match=reason):
         write_weights(path, [("net", replace(WeightsEntry("V1"), **changes))])
 
 
-def test_weights_of_no_architecture_are_refused(path):
+def test_weights_without_an_architecture_are_refused(path):
     with pytest.raises(CatalogError, match="name=''"):
         write_weights(path, [("", WeightsEntry("V1"))])
 
 
-def test_a_name_is_listed_once(path):
+def test_writing_a_name_twice_is_refused(path):
     with pytest.raises(CatalogError, match=r"same name: net\. Name each of them once"):
         write_catalog(path, [SPEC, replace(SPEC, dim=9)])
     with pytest.raises(CatalogError, match=r"same name: net\.V1\. Name each of them once"):

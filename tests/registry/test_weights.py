@@ -1,4 +1,4 @@
-"""The sets of weights of a backbone, and the labels that go with them."""
+"""The weights of a backbone, and their labels."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ def weights(registry, name):
     return [entry.tag for entry in registry.weights(registry.resolve(name)[0])]
 
 
-def test_they_come_from_the_table_the_default_first_and_import_no_plugin(site):
+def test_weights_come_from_the_table_without_importing_the_plugin(site):
     install_source(site, "acme", ["net"], TWO)
     assert weights(Registry(), "acme:net") == ["V2", "V1"]
     assert "acme_of_a_test" not in sys.modules
 
 
-def test_a_listed_backbone_without_rows_has_no_weights_and_asks_nobody(site):
+def test_a_listed_backbone_without_rows_has_no_weights(site):
     install_source(site, "acme", ["net", "bare"], TWO)
     assert weights(Registry(), "acme:bare") == []
     assert "acme_of_a_test" not in sys.modules
 
 
-def test_a_distribution_without_a_table_is_asked(site):
+def test_the_plugin_provides_weights_if_its_distribution_has_no_table(site):
     install_source(site, "acme", ["net"], code=LIVE)
     assert weights(Registry(), "acme:net") == ["LIVE"]
 
 
-def test_a_plugin_that_cannot_be_asked_is_an_error(site):
+def test_a_plugin_that_cannot_be_imported_gives_an_error(site):
     install_source(site, "acme", ["net"], code="raise ImportError('no luck')")
     registry = Registry()
     with pytest.raises(PluginError, match="ImportError: no luck"):
         weights(registry, "acme:net")
 
 
-def test_those_of_torchvision_load_no_plugin():
+def test_the_weights_of_torchvision_load_no_plugin():
     code = (
         "import sys\n"
         "from headstrip.registry.registry import get_registry\n"
@@ -57,13 +57,13 @@ def test_those_of_torchvision_load_no_plugin():
     assert int(result.stdout) > 100
 
 
-def test_the_table_of_a_source_whose_name_is_nobodys_is_not_read():
+def test_the_weights_of_an_unknown_source_are_refused():
     spec = BackboneSpec("net", "nobody", "resnet", "nobody", "image", (3, 8, 8), 8, 1)
     with pytest.raises(PluginError, match="needs the plugin 'nobody', which is not installed"):
         Registry().weights(spec)
 
 
-def test_labels_are_those_of_the_core():
+def test_the_labels_of_torchvision_come_from_the_core():
     registry = Registry()
     spec, _ = registry.resolve("resnet18")
     labels = registry.labels(spec, registry.weights(spec)[0])
@@ -71,7 +71,7 @@ def test_labels_are_those_of_the_core():
     assert (labels[0], labels[-1]) == ("tench", "toilet tissue")
 
 
-def test_a_distribution_brings_labels_of_its_own_and_may_use_the_cores(site):
+def test_a_distribution_may_have_its_own_labels_and_use_the_cores(site):
     install_source(site, "acme", ["net"], **{"labels/cells__txt": "red\nwhite\n"})
     registry, spec = Registry(), spec_of("acme", "net")
     own = WeightsEntry("V1", labels="cells", num_classes=2)
@@ -80,13 +80,13 @@ def test_a_distribution_brings_labels_of_its_own_and_may_use_the_cores(site):
     assert registry.labels(spec, WeightsEntry("V1")) is None
 
 
-def test_labels_that_are_nowhere_are_an_error_that_says_who_names_them(site):
+def test_the_error_for_missing_labels_names_the_weights_and_the_plugin(site):
     install_source(site, "acme", ["net"])
     with pytest.raises(CatalogError, match=r"acme:net.V1 names the labels 'cells'.* 'acme'"):
         Registry().labels(spec_of("acme", "net"), WeightsEntry("V1", labels="cells"))
 
 
-def test_labels_are_one_a_class(site):
+def test_a_wrong_number_of_labels_is_refused(site):
     install_source(site, "acme", ["net"], **{"labels/cells__txt": "red\nwhite\n"})
     entry = WeightsEntry("V1", labels="cells", num_classes=3)
     with pytest.raises(
@@ -95,7 +95,7 @@ def test_labels_are_one_a_class(site):
         Registry().labels(spec_of("acme", "net"), entry)
 
 
-def test_labels_that_are_no_text_are_an_error_with_the_file(site):
+def test_the_error_for_unreadable_labels_names_the_file(site):
     package = install_source(site, "acme", ["net"], **{"labels/cells__txt": "red\n"})
     (site / package / "labels" / "cells.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(CatalogError, match=r"cells\.txt cannot be read"):
