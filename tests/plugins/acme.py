@@ -1,4 +1,4 @@
-"""A small plugin as one writes it in a notebook, and others that are made for one test."""
+"""A small plugin as users write it in a notebook, and functions that make plugins for one test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NET = BackboneSpec("net", "acme", "acme:net", "acme", "image", (3, 8, 8), 6, 129
 
 
 class Acme:
-    """Brings one network and its family."""
+    """A plugin with one network and its family."""
 
     FAMILIES = ("net",)
 
@@ -41,7 +41,7 @@ class Acme:
 
 
 def spec_like(**changes: Any) -> BackboneSpec:
-    """Return the description of the small network with some of it changed."""
+    """Return the description of the small network, with some changes."""
     return replace(NET, **changes)
 
 
@@ -51,12 +51,12 @@ def plugin_with(**attributes: Any) -> object:
 
 
 def answering(hook: str, value: object) -> object:
-    """Return a plugin whose one hook returns ``value``, whatever it is asked."""
+    """Return a plugin with one hook that always returns ``value``."""
     families = {"FAMILIES": ("net",)} if hook == "strip_head" else {}
     return plugin_with(**{hook: hookimpl(lambda self: value)}, **families)
 
 
 def ask(plugin: Plugin, hook: str) -> object:
-    """Call a hook with an argument for each of the contract's, about ``acme:net``."""
+    """Call a hook for ``acme:net`` with None for each argument of the contract."""
     names = list(inspect.signature(getattr(HeadStripper, hook)).parameters)[1:]
     return plugin.call(hook, "acme:net", **dict.fromkeys(names))

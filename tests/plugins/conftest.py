@@ -11,7 +11,7 @@ from headstrip.registry.registry import Registry, use_registry
 
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[Registry]:
-    """Return the registry that is this process's during the test."""
+    """Return the registry that the process uses during the test."""
     own = Registry()
     use_registry(own)
     yield own

@@ -1,4 +1,4 @@
-"""A call of a hook ends in what the contract says, or in an error that names whose fault it is."""
+"""A hook call returns a value that fits the contract, or raises an error that names the plugin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def raising(hook, error):
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_an_error_in_a_hook_names_plugin_distribution_version_hook_and_backbone(hook):
+def test_the_error_of_a_hook_names_its_plugin_hook_and_backbone(hook):
     error = KeyError("depth")
     with pytest.raises(PluginError) as caught:
         ask(raising(hook, error), hook)
@@ -40,24 +40,24 @@ def test_a_hook_cannot_end_the_callers_program(error):
         ask(raising("build_model", error), "build_model")
 
 
-def test_the_users_own_interruption_passes():
+def test_a_keyboard_interrupt_in_a_hook_passes_through():
     with pytest.raises(KeyboardInterrupt):
         ask(raising("build_model", KeyboardInterrupt()), "build_model")
 
 
 @pytest.mark.parametrize("error", [HeadNotFoundError("no fc"), WeightsError("no file")])
-def test_what_a_plugin_says_in_headstrips_own_errors_passes(error):
+def test_headstrips_own_errors_from_a_hook_pass_through_unchanged(error):
     with pytest.raises(type(error)) as caught:
         ask(raising("strip_head", error), "strip_head")
     assert caught.value is error
 
 
-def test_an_error_of_many_lines_is_told_in_one():
+def test_an_error_of_several_lines_is_shown_in_one_line():
     with pytest.raises(PluginError, match="raised ValueError: first second in weights"):
         ask(raising("weights", ValueError("first\n   second\n")), "weights")
 
 
-def test_a_wrong_answer_names_plugin_hook_and_backbone():
+def test_the_error_for_a_wrong_return_value_names_plugin_hook_and_backbone():
     with pytest.raises(PluginError) as caught:
         ask(plugin_of(answering("build_model", {})), "build_model")
     assert str(caught.value) == (
@@ -67,18 +67,18 @@ def test_a_wrong_answer_names_plugin_hook_and_backbone():
 
 
 @pytest.mark.parametrize("hook", sorted(REQUIRED))
-def test_a_hook_that_is_needed_and_missing_is_said_so(hook):
+def test_the_error_names_a_missing_required_hook(hook):
     plugin = plugin_of(answering("preprocessing", None))
     with pytest.raises(PluginError, match=f"does not implement {hook}, which 'acme:net' needs"):
         ask(plugin, hook)
 
 
 @pytest.mark.parametrize("hook", sorted(set(HOOKS) - REQUIRED - {"preprocessing"}))
-def test_a_hook_that_need_not_be_there_gives_none(hook):
+def test_a_missing_optional_hook_gives_none(hook):
     assert ask(plugin_of(answering("preprocessing", None)), hook) is None
 
 
-def test_a_plugin_that_failed_once_is_not_tried_again():
+def test_a_plugin_that_failed_to_load_keeps_its_error():
     plugin = plugin_of(Acme)
     for _ in range(2):
         with pytest.raises(PluginError, match="cannot be used: it is the class Acme"):
@@ -86,7 +86,7 @@ def test_a_plugin_that_failed_once_is_not_tried_again():
     assert plugin.record.status == "failed"
 
 
-def test_loading_interrupted_by_the_user_is_no_failure():
+def test_a_keyboard_interrupt_during_loading_is_not_a_failure():
     class Interrupting(Acme):
         @property
         def API_VERSION(self):

@@ -1,4 +1,4 @@
-"""Folders of metadata that are damaged are named, and hide no plugin."""
+"""headstrip reports damaged metadata folders, and they hide no plugin."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def install(site, name=NAME, version="1.0"):
 
 
 def found():
-    """Return the plugin's record, None where it is not seen."""
+    """Return the plugin's record, or None if headstrip does not find the plugin."""
     return {plugin.name: plugin.record for plugin in find_plugins((), ())}.get("acme")
 
 
@@ -128,7 +128,7 @@ IDS = [
 
 
 @pytest.mark.parametrize(("damage", "problem"), DAMAGES, ids=IDS)
-def test_a_damaged_folder_is_named_with_what_to_do(site, damage, problem):
+def test_a_damaged_folder_is_reported_with_its_remedy(site, damage, problem):
     folder = damage(site)
     (seen,) = damaged_folders()
     assert (seen.path, seen.distribution, seen.problem, seen.hides) == (folder, NAME, problem, None)
@@ -136,7 +136,7 @@ def test_a_damaged_folder_is_named_with_what_to_do(site, damage, problem):
 
 
 @pytest.mark.parametrize(("damage", "problem"), DAMAGES, ids=IDS)
-def test_a_damaged_folder_hides_no_plugin_that_is_complete(site, later, damage, problem):
+def test_a_damaged_folder_hides_no_complete_plugin(site, later, damage, problem):
     folder = damage(site)
     (seen,) = damaged_folders()
     assert (seen.path, seen.problem) == (folder, problem)
@@ -146,7 +146,7 @@ def test_a_damaged_folder_hides_no_plugin_that_is_complete(site, later, damage, 
 
 
 @pytest.mark.parametrize("version", ["0.9", "1.1"])
-def test_two_folders_in_one_place_are_told_apart_whichever_python_takes(site, version):
+def test_the_complete_one_of_two_folders_in_one_place_is_used(site, version):
     complete = install(site)
     folder = site / f"headstrip_acme-{version}.dist-info"
     folder.mkdir()
@@ -155,7 +155,7 @@ def test_two_folders_in_one_place_are_told_apart_whichever_python_takes(site, ve
     assert (found().status, found().origin) == ("found", f"{NAME} 1.0")
 
 
-def test_a_distribution_of_any_name_is_found_behind_a_damaged_one(site, later):
+def test_a_distribution_with_any_name_is_found_behind_a_damaged_folder(site, later):
     install(later, name="Acme.Networks")
     shutil.rmtree(later / "headstrip_acme-1.0.dist-info")
     (site / "acme_networks-3.dist-info").mkdir()
@@ -181,7 +181,7 @@ def test_a_newer_release_without_the_plugin_hides_the_old_one(site, later):
 
 @pytest.mark.parametrize("name", ["~eadstrip_acme", "~-adstrip_acme", "~headstrip_acme"])
 @pytest.mark.parametrize("is_emptied", [True, False])
-def test_what_an_interrupted_pip_left_is_named_and_not_used(site, name, is_emptied):
+def test_a_folder_left_by_an_interrupted_pip_is_reported_and_not_used(site, name, is_emptied):
     folder = install(site, version="0.9").rename(site / f"{name}-0.9.dist-info")
     if is_emptied:
         shutil.rmtree(folder)
@@ -192,7 +192,7 @@ def test_what_an_interrupted_pip_left_is_named_and_not_used(site, name, is_empti
     assert found() is None
 
 
-def test_what_an_interrupted_pip_left_does_not_block_the_plugin(site):
+def test_a_folder_left_by_an_interrupted_pip_does_not_block_the_plugin(site):
     left = install_distribution(site, NAME, {"acme": "acme_old"}, {}, version="0.9")
     left.rename(site / "~eadstrip_acme-0.9.dist-info")
     install(site)
@@ -208,22 +208,20 @@ def test_what_an_interrupted_pip_left_does_not_block_the_plugin(site):
         (b"[other\nmine = mine\n", False),
     ],
 )
-def test_a_distribution_of_any_name_is_named_where_it_may_have_had_a_plugin(
-    site, content, is_named
-):
+def test_a_damaged_distribution_is_reported_if_it_may_have_a_plugin(site, content, is_named):
     folder = install_distribution(site, "mine", {}, {})
     (folder / "entry_points.txt").write_bytes(content)
     assert [one.path for one in damaged_folders()] == ([folder] if is_named else [])
 
 
-def test_a_folder_that_stops_python_from_reading_any_entry_point_is_named(site):
+def test_a_folder_that_stops_python_from_reading_entry_points_is_reported(site):
     folder = install_distribution(site, "mine", {}, {})
     (folder / "entry_points.txt").write_bytes(b"[other]\nmin\xe9 = mine\n")
     (seen,) = damaged_folders()
     assert (seen.path, seen.stops_python, seen.may_be_plugin) == (folder, True, False)
 
 
-def test_what_has_nothing_to_do_with_headstrip_is_left_out(site):
+def test_damaged_folders_unrelated_to_headstrip_are_not_reported(site):
     info = install_distribution(site, "other", {}, {})
     (info / "entry_points.txt").write_text("[other]\nno value\n")
     (site / "~orch-2.0.dist-info").mkdir()
@@ -231,14 +229,14 @@ def test_what_has_nothing_to_do_with_headstrip_is_left_out(site):
     assert damaged_folders() == []
 
 
-def test_a_folder_that_is_on_the_path_twice_counts_once(site, tmp_path):
+def test_a_folder_that_is_on_the_path_twice_is_reported_once(site, tmp_path):
     emptied(site)
     (tmp_path / "link").symlink_to(site)
     with on_path(tmp_path / "link"):
         assert len(damaged_folders()) == 1
 
 
-def test_a_source_that_is_missing_for_a_damaged_folder_is_an_error_that_names_it(site):
+def test_the_error_for_a_missing_source_names_the_damaged_folder(site):
     folder = emptied(site)
     with pytest.raises(UnknownBackboneError) as caught:
         Registry().resolve("acme:net")

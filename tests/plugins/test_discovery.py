@@ -1,4 +1,4 @@
-"""Plugins are found in metadata, whatever else is in it, and none is imported for that."""
+"""headstrip finds plugins in metadata without importing them, even beside broken metadata."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def found(name):
     return {plugin.name: plugin for plugin in find_plugins((), ())}[name]
 
 
-def test_a_plugin_is_found_with_its_distribution_and_loaded_when_it_is_needed(site):
+def test_a_plugin_is_found_with_its_distribution_and_loaded_on_demand(site):
     files = {"acme/__init__.py": MINIMAL}
     install_distribution(site, "acme-networks", {"acme": "acme"}, files, version="2.1")
     plugin = found("acme")
@@ -42,7 +42,7 @@ def test_a_plugin_is_found_with_its_distribution_and_loaded_when_it_is_needed(si
     assert (plugin.record.api, plugin.record.status) == (1, "loaded")
 
 
-def test_the_folder_of_a_package_is_found_without_running_its_parent(site):
+def test_the_folder_of_a_package_is_found_without_importing_it(site):
     files = {
         "acme/__init__.py": "raise AssertionError('imported')",
         "acme/plugins/__init__.py": "",
@@ -58,7 +58,7 @@ def test_a_plugin_without_a_package_has_no_folder(site, value):
 
 
 @pytest.mark.parametrize("value", ["acme_nowhere", "acme_file:plugin", "acme file", ":plugin"])
-def test_an_entry_point_that_leads_nowhere_is_a_failure_with_its_reason(site, value):
+def test_a_broken_entry_point_fails_with_a_reason(site, value):
     install_distribution(site, "acme-networks", {"acme": value}, {"acme_file.py": MINIMAL})
     plugin = found("acme")
     with pytest.raises(PluginError, match="cannot be used"):
@@ -68,7 +68,7 @@ def test_an_entry_point_that_leads_nowhere_is_a_failure_with_its_reason(site, va
 
 
 @pytest.mark.parametrize("name", ["acme.net", "acme/net", "acme net", "-acme"])
-def test_a_name_that_cannot_stand_before_the_colon_is_blocked(site, name):
+def test_a_plugin_with_an_invalid_source_name_is_blocked(site, name):
     install_distribution(site, "acme-networks", {name: "acme"}, {"acme/__init__.py": MINIMAL})
     record = found(name).record
     assert record.status == "blocked"
@@ -79,23 +79,23 @@ def test_a_name_that_cannot_stand_before_the_colon_is_blocked(site, name):
     ("name", "home"), [("timm", "headstrip-timm"), ("hf", "headstrip-transformers")]
 )
 @pytest.mark.parametrize("distribution", ["acme-networks", "headstrip-tim", "headstrip-timm-extra"])
-def test_a_source_that_belongs_to_one_distribution_is_nobody_elses(
+def test_a_reserved_source_is_blocked_in_other_distributions(
     name, home, distribution, tmp_path, monkeypatch
 ):
-    # Alone on the path: the project's own distributions of these names are installed here.
+    # The only folder on the path, because the project's own distributions are installed here.
     install_distribution(tmp_path, distribution, {name: "acme"}, {"acme.py": MINIMAL})
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     record = found(name).record
     assert (record.status, record.error) == ("blocked", f"the name {name!r} belongs to {home}")
 
 
-def test_the_distribution_that_a_source_belongs_to_has_it(tmp_path, monkeypatch):
+def test_a_reserved_source_is_found_in_its_own_distribution(tmp_path, monkeypatch):
     install_distribution(tmp_path, "Headstrip-timm", {"timm": "acme"}, {"acme.py": MINIMAL})
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert found("timm").record.status == "found"
 
 
-def test_two_distributions_with_one_name_are_blocked_and_both_named(site):
+def test_two_distributions_with_the_same_source_are_blocked_and_named(site):
     install_distribution(site, "one", {"acme": "one"}, {"one.py": MINIMAL})
     install_distribution(site, "other", {"acme": "other"}, {"other.py": MINIMAL}, version="3")
     record = found("acme").record
@@ -106,13 +106,13 @@ def test_two_distributions_with_one_name_are_blocked_and_both_named(site):
 
 
 @pytest.mark.parametrize("value", ["", ":::"])
-def test_an_entry_point_that_names_no_module_is_a_failure_with_its_value(site, value):
+def test_an_entry_point_without_a_module_fails_with_its_value(site, value):
     install_distribution(site, "one", {"acme": value}, {})
     with pytest.raises(PluginError, match=f"entry point {value!r} is not of the form module:name"):
         found("acme").load()
 
 
-def test_a_distribution_that_is_on_the_path_twice_is_one(site, tmp_path_factory):
+def test_a_distribution_that_is_on_the_path_twice_counts_once(site, tmp_path_factory):
     again = tmp_path_factory.mktemp("again")
     for folder in (site, again):
         install_distribution(folder, "acme-networks", {"acme": "acme"}, {"acme.py": MINIMAL})
@@ -120,7 +120,7 @@ def test_a_distribution_that_is_on_the_path_twice_is_one(site, tmp_path_factory)
         assert found("acme").record.status == "found"
 
 
-def test_a_distribution_whose_metadata_is_missing_or_no_text_is_unnamed(site):
+def test_a_distribution_with_missing_or_binary_metadata_is_unnamed(site):
     info = install_distribution(site, "acme-networks", {"acme": "acme"}, {"acme.py": MINIMAL})
     (info / "METADATA").unlink()
     assert found("acme").record.origin == "unnamed unknown"
@@ -128,7 +128,7 @@ def test_a_distribution_whose_metadata_is_missing_or_no_text_is_unnamed(site):
     assert found("acme").record.origin == "unnamed unknown"
 
 
-def test_metadata_of_others_that_cannot_be_read_hides_no_plugin(site):
+def test_unreadable_metadata_of_others_hides_no_plugin(site):
     broken = install_distribution(site, "broken", {}, {})
     (broken / "entry_points.txt").write_text("[headstrip]\nthis line has no value\n")
     install_distribution(site, "acme-networks", {"acme": "acme"}, {"acme.py": MINIMAL})
@@ -136,7 +136,7 @@ def test_metadata_of_others_that_cannot_be_read_hides_no_plugin(site):
     assert Registry().resolve("resnet18")[0].source == "torchvision"
 
 
-def test_a_name_that_is_disabled_says_so_before_anything_else(site):
+def test_disabled_takes_precedence_over_other_problems_of_a_name(site):
     for name in ("one", "other"):
         install_distribution(site, name, {"vgg": name}, {f"{name}.py": MINIMAL})
     [plugin] = [plugin for plugin in find_plugins(["vgg"], ["vgg"]) if plugin.name == "vgg"]
@@ -147,14 +147,16 @@ def test_a_name_that_is_disabled_says_so_before_anything_else(site):
     ("name", "home"), [("timm", "headstrip-timm"), ("hf", "headstrip-transformers")]
 )
 @pytest.mark.parametrize("own", [True, False])
-def test_some_sources_belong_to_one_distribution(tmp_path, monkeypatch, name, home, own):
+def test_a_reserved_source_is_accepted_only_from_its_distribution(
+    tmp_path, monkeypatch, name, home, own
+):
     for number, distribution in enumerate(
         [home, home.replace("-", "_").upper()] if own else [f"{home}-2", "headstrip", "acme"]
     ):
         site = tmp_path / str(number)
         files = {"acme/__init__.py": MINIMAL}
         install_distribution(site, distribution, {name: "acme"}, files)
-        # Nothing else is installed: neither is the home.
+        # The only folder on the path, so that the reserved distribution is not installed either.
         monkeypatch.setattr(sys, "path", [str(site)])
         record = found(name).record
         expected = ("found", None) if own else ("blocked", f"the name {name!r} belongs to {home}")

@@ -1,4 +1,4 @@
-"""Entry points are read from metadata as Python reads them, wherever a distribution is."""
+"""headstrip reads entry points as Python does, wherever a distribution is installed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ groups = st.sampled_from(["headstrip", "headstrip.commands", "console_scripts", 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[Path]:
-    """A zip archive on the path, with a complete plugin in it."""
+    """A zip archive on the path that contains a complete plugin."""
     site = tmp_path / "site"
     install_distribution(
         site, "acme-networks", {"acme": "acme_net"}, {"acme_net.py": MINIMAL}, version="2.1"
@@ -53,7 +53,7 @@ def archive(tmp_path: Path) -> Iterator[Path]:
     spaces=st.sampled_from(["", " ", "  "]),
     newline=st.sampled_from(["\n", "\r\n"]),
 )
-def test_a_file_names_what_pythons_own_reader_finds_in_it(
+def test_entry_points_match_those_that_importlib_metadata_reads(
     tmp_path_factory: pytest.TempPathFactory, sections: Any, spaces: str, newline: str
 ) -> None:
     lines = ["# of a test"]
@@ -85,7 +85,7 @@ def test_a_file_names_what_pythons_own_reader_finds_in_it(
         ("collections:abc.Mapping", "Mapping"),
     ],
 )
-def test_a_value_loads_what_it_names(value: str, expected: str) -> None:
+def test_an_entry_point_loads_the_object_that_its_value_names(value: str, expected: str) -> None:
     assert EntryPoint("acme", value).load().__name__ == expected
     assert metadata.EntryPoint("acme", value, "headstrip").load().__name__ == expected
 
@@ -98,7 +98,7 @@ def test_a_plugin_in_a_zip_archive_is_found_and_loaded(archive: Path) -> None:
     assert str(archive) in sys.modules["acme_net"].__file__
 
 
-def test_a_newer_release_in_a_folder_hides_the_one_in_an_archive(
+def test_a_newer_release_in_a_folder_hides_an_older_one_in_an_archive(
     archive: Path, tmp_path: Path
 ) -> None:
     with on_path(tmp_path / "newer") as site:
@@ -107,7 +107,7 @@ def test_a_newer_release_in_a_folder_hides_the_one_in_an_archive(
 
 
 @pytest.mark.parametrize("broken", ["", "distribution", "hook"])
-def test_a_plugin_that_an_import_hook_knows_is_found(
+def test_a_plugin_from_an_import_hook_is_found(
     monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     class Hooked(metadata.Distribution):

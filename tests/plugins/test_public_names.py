@@ -1,4 +1,4 @@
-"""What the plugins of this repository use of headstrip is public, and what they state of it."""
+"""The plugins of this repository use only public names, and state their API version."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_plugin_imports_public_names_alone(file):
+def test_a_plugin_imports_only_public_names(file):
     public = {
         "headstrip": set(headstrip.__all__),
         "headstrip.plugin_api": set(plugin_api.__all__),
@@ -53,7 +53,7 @@ def test_a_plugin_imports_public_names_alone(file):
     assert [(module, name) for module, name in used if name not in public.get(module, ())] == []
 
 
-def test_every_public_name_for_plugins_is_there():
+def test_every_public_name_for_plugins_exists():
     assert plugin_api.__all__ == sorted(plugin_api.__all__)
     assert all(getattr(plugin_api, name) is not None for name in plugin_api.__all__)
 
@@ -63,14 +63,14 @@ def requirements(text: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
-def test_a_plugin_asks_for_the_releases_that_keep_its_contract(plugin):
+def test_a_plugin_requires_releases_that_keep_its_contract(plugin):
     text = (plugin / "pyproject.toml").read_text(encoding="utf-8")
     (core,) = [one for one in requirements(text) if one.name == "headstrip"]
     assert headstrip.__version__ in core.specifier
     assert not core.specifier.contains("0.2.0") or headstrip.__version__ >= "0.2"
 
 
-def test_a_new_plugin_states_its_contract_and_its_core():
+def test_a_new_plugin_states_its_api_version_and_required_headstrip():
     files = NewPlugin("mylab").files()
     (core,) = requirements(files["pyproject.toml"])
     assert core.specifier.contains(headstrip.__version__)
@@ -80,20 +80,20 @@ def test_a_new_plugin_states_its_contract_and_its_core():
 
 
 @pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
-def test_a_plugin_states_its_version_of_the_contract(module):
+def test_a_plugin_states_the_current_api_version(module):
     plugin = importlib.import_module(module)
     assert plugin.API_VERSION == hookspecs.API_VERSION
     assert contract.contract_problem(plugin) is None
 
 
-def test_the_built_in_plugins_are_of_this_version():
+def test_the_built_in_plugins_have_the_current_api_version():
     registry = Registry(disabled=["*"])
     plugin, _ = registry.stripper("resnet")
     assert plugin.record.api == hookspecs.API_VERSION
 
 
 class Stateless:
-    """States no version."""
+    """A plugin that states no API version."""
 
     @headstrip.hookimpl
     def weights(self, spec):
@@ -106,7 +106,7 @@ def next_version(monkeypatch):
         monkeypatch.setattr(module, "API_VERSION", 2)
 
 
-def test_a_plugin_that_states_none_was_built_for_the_first(next_version):
+def test_a_plugin_without_an_api_version_counts_as_version_1(next_version):
     problem = contract.contract_problem(Stateless())
     assert problem == "it was built for version 1 of the plugin API, and this is 2"
     with pytest.raises(PluginError, match="built for version 1 of the plugin API"):
@@ -114,7 +114,7 @@ def test_a_plugin_that_states_none_was_built_for_the_first(next_version):
 
 
 @pytest.mark.parametrize("version", [True, 1.0])
-def test_a_version_is_a_whole_number(version):
+def test_an_api_version_that_is_not_an_integer_is_refused(version):
     plugin = Stateless()
     plugin.API_VERSION = version
     assert "was built for version" in contract.contract_problem(plugin)

@@ -1,4 +1,4 @@
-"""A plugin that lives in a notebook does what an installed one does."""
+"""A plugin that a notebook registers works like an installed plugin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from headstrip import (
 )
 
 
-def test_its_backbones_are_listed_and_build(registry):
+def test_the_backbones_of_a_registered_plugin_are_listed_and_built(registry):
     record = register_plugin(Acme())
     encoder = build_encoder("acme:net", weights=None)
     assert (record.name, record.origin, record.status, record.rows) == (
@@ -37,17 +37,17 @@ def test_its_backbones_are_listed_and_build(registry):
     assert encoder.logits(x).shape == (2, 5)
 
 
-def test_it_is_named_as_its_class_or_as_the_caller_says():
+def test_a_plugin_has_the_name_of_its_class_or_the_name_from_the_caller():
     assert register_plugin(Acme()).name == "acme"
     other = spec_like(source="lab", plugin="lab", family="lab:net")
     assert register_plugin(Acme(other), "lab").name == "lab"
 
 
-def test_the_record_names_the_module_it_comes_from():
+def test_the_record_names_the_module_of_the_plugin():
     assert register_plugin(Acme()).module.endswith("acme")
 
 
-def test_registering_again_replaces_it(registry):
+def test_registering_a_name_again_replaces_the_plugin(registry):
     register_plugin(Acme())
     register_plugin(Acme(spec_like(name="other")))
     assert registry.resolve("acme:other")[0].name == "other"
@@ -56,7 +56,7 @@ def test_registering_again_replaces_it(registry):
     assert [record.name for record in registry.records()].count("acme") == 1
 
 
-def test_a_refused_replacement_leaves_the_one_before():
+def test_a_refused_replacement_keeps_the_earlier_plugin():
     register_plugin(Acme())
     with pytest.raises(PluginError, match="it is the class Acme"):
         register_plugin(Acme, "acme")
@@ -64,12 +64,12 @@ def test_a_refused_replacement_leaves_the_one_before():
 
 
 @pytest.mark.parametrize("name", ["timm", "torchvision", "headstrip", "vgg", "resnet"])
-def test_headstrips_own_names_are_taken(name):
+def test_registering_under_a_name_of_headstrip_is_refused(name):
     with pytest.raises(PluginError, match=f"The name {name!r} is taken by"):
         register_plugin(Acme(), name)
 
 
-def test_the_name_of_an_installed_plugin_is_taken(tmp_path):
+def test_registering_under_the_name_of_an_installed_plugin_is_refused(tmp_path):
     from headstrip.registry.registry import use_registry
 
     install_distribution(tmp_path, "acme-networks", {"acme": "acme_networks"}, {})
@@ -80,7 +80,7 @@ def test_the_name_of_an_installed_plugin_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a:b", "a/b", "a.b", "a b", "-a", "é", " "])
-def test_a_name_that_cannot_stand_before_the_colon_is_refused(name):
+def test_an_invalid_source_name_is_refused(name):
     with pytest.raises(PluginError, match=f"{name!r} cannot be the name of a source"):
         register_plugin(Acme(), name)
 
@@ -95,18 +95,18 @@ def test_a_name_that_cannot_stand_before_the_colon_is_refused(name):
         ({"name": "net.large"}, "does not have the form of a backbone's name"),
     ],
 )
-def test_it_describes_backbones_of_its_own_alone(registry, changes, reason):
+def test_a_plugin_that_describes_backbones_of_others_is_refused(registry, changes, reason):
     with pytest.raises(PluginError, match=f"was not registered: .*{reason}"):
         register_plugin(Acme(spec_like(**changes)))
     assert "acme" not in registry.sources()
 
 
-def test_it_names_a_backbone_once():
+def test_a_plugin_that_lists_a_backbone_twice_is_refused():
     with pytest.raises(PluginError, match="it names 'net' twice"):
         register_plugin(Acme(NET, NET))
 
 
-def test_a_plugin_may_own_only_strippers(registry):
+def test_a_plugin_may_have_only_strippers(registry):
     class Strippers:
         FAMILIES = ("mlp", "cnn")
 
@@ -122,7 +122,7 @@ def test_a_plugin_may_own_only_strippers(registry):
     assert "lab" not in registry.sources()
 
 
-def test_a_plugin_may_own_only_models_of_a_family_that_is_the_cores():
+def test_a_plugin_may_have_only_models_of_a_core_family():
     spec = BackboneSpec("small", "lab", "resnet", "lab", "image", (3, 64, 64), 512, 11_689_512)
     builder = plugin_with(
         backbones=hookimpl(lambda self: (spec,)),
@@ -133,13 +133,13 @@ def test_a_plugin_may_own_only_models_of_a_family_that_is_the_cores():
     assert (encoder.output_dim, encoder.head.out_features) == (512, 1000)
 
 
-def test_a_plugin_with_names_and_no_way_to_build_them_is_said_so():
+def test_the_error_for_a_plugin_that_cannot_build_its_backbones_is_clear():
     register_plugin(answering("backbones", (spec_like(family="resnet"),)))
     with pytest.raises(PluginError, match="does not implement build_model, which 'acme:net'"):
         build_encoder("acme:net", weights=None)
 
 
-def test_a_family_that_the_plugin_does_not_have_is_said_so():
+def test_the_error_for_an_unknown_family_of_a_plugin_lists_its_families():
     register_plugin(Acme())
     with pytest.raises(PluginError, match=r"'acme' \(registered\) has no family 'mlp'. It has net"):
         strip_head(nn.Linear(1, 1), family="acme:mlp")
@@ -153,24 +153,24 @@ def test_a_family_may_have_the_name_of_its_plugin():
     assert build_encoder("acme:net", weights=None).output_dim == 6
 
 
-def test_a_core_family_has_a_qualified_name_too():
+def test_a_core_family_may_be_written_with_its_source():
     assert strip_head(models.resnet18(), family="torchvision:resnet").paths == ("fc",)
 
 
 @pytest.mark.parametrize("family", ["resnets", "torchvision:resnets", 18, None])
-def test_a_family_that_the_core_does_not_have_is_said_with_those_near(family):
+def test_the_error_for_an_unknown_core_family_suggests_others(family):
     with pytest.raises(
         PluginError, match=r"There is no family .*(Did you mean resnet|Choose alexnet)"
     ):
         strip_head(nn.Linear(1, 1), family=family)
 
 
-def test_a_family_of_a_plugin_that_is_not_there_is_said_so():
+def test_the_error_for_a_family_of_a_missing_plugin_names_the_plugin():
     with pytest.raises(PluginError, match="needs the plugin 'nobody', which is not installed"):
         strip_head(nn.Linear(1, 1), family="nobody:net")
 
 
-def test_a_network_of_another_family_is_left_as_it_was():
+def test_a_refused_network_of_another_family_stays_unchanged():
     model = nn.Sequential(nn.Flatten())
     register_plugin(Acme())
     with pytest.raises(HeadNotFoundError):
@@ -178,7 +178,7 @@ def test_a_network_of_another_family_is_left_as_it_was():
     assert len(model) == 1
 
 
-def test_registering_changes_no_name_that_was_there(registry):
+def test_registering_changes_no_existing_name(registry):
     core = [spec.name for spec in registry.specs() if spec.source == "torchvision"]
     before = {name: registry.resolve(name)[0] for name in core}
     register_plugin(Acme(spec_like(name="resnet50"), spec_like(name="vgg11")))

@@ -1,4 +1,4 @@
-"""What a hook may return, and what is said of anything else."""
+"""What a hook may return, and the errors for anything else."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ GOOD = {
 
 
 @pytest.mark.parametrize("hook", GOOD)
-def test_what_the_contract_says_is_given_back_as_it_is(hook):
+def test_a_correct_return_value_is_passed_on_unchanged(hook):
     plugin = Plugin("acme", "registered", "notebook", answering(hook, GOOD[hook]))
     assert ask(plugin, hook) is GOOD[hook]
 
 
 @pytest.mark.parametrize("hook", sorted(GOOD))
-def test_none_is_an_answer_where_nothing_is_required(hook):
+def test_none_is_accepted_from_optional_hooks_only(hook):
     assert check_return(hook, None) == ("None" if hook in REQUIRED else None)
 
 
@@ -94,7 +94,7 @@ def test_none_is_an_answer_where_nothing_is_required(hook):
         ("backbones", (NET, "net"), "a str among its BackboneSpec items"),
     ],
 )
-def test_another_type_is_named(hook, value, problem):
+def test_the_problem_names_a_wrong_return_value(hook, value, problem):
     assert check_return(hook, value).startswith(problem)
 
 
@@ -112,10 +112,10 @@ def test_another_type_is_named(hook, value, problem):
         (Stripped(LINEAR, LINEAR, (1,)), "the paths (1,) instead of a tuple"),
     ],
 )
-def test_the_parts_of_a_network_fit_together(stripped, problem):
+def test_parts_of_a_network_that_do_not_fit_together_are_refused(stripped, problem):
     assert check_return("strip_head", stripped).startswith(problem)
 
 
 @pytest.mark.parametrize("law", ["declared", "headless"])
-def test_a_law_without_logits_has_no_head(law):
+def test_a_law_without_logits_is_accepted_without_a_head(law):
     assert check_return("strip_head", Stripped(LINEAR, None, ("fc",), law)) is None
