@@ -1,4 +1,4 @@
-"""Image files with more than 8 bits a channel, written byte by byte: Pillow writes few of them."""
+"""Write image files with more than 8 bits per channel byte by byte: Pillow writes few of them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def tiff(
 
     Args:
         values: Array (height, width) or (height, width, channels) of any number type.
-        photometric: 0 where white is zero, 1 where black is, 2 for RGB.
+        photometric: 0 if white is zero, 1 if black is zero, 2 for RGB.
         order: "<" or ">".
-        bits: What BitsPerSample says, None for that of the type.
+        bits: The value of BitsPerSample; by default, the bits of the type.
         planes: 2 stores the channels one after the other.
         tags: More tags: number, form and values.
         rows: Rows of a strip, None for all of them.
@@ -109,7 +109,7 @@ def _assembled(entries: list[Tag], blocks: list[bytes], order: str, is_big: bool
 
 
 def _lzw(data: bytes) -> bytes:
-    """Pack bytes as LZW, which starts over before a code has more than 9 bits."""
+    """Pack bytes as LZW, and reset the table before a code needs more than 9 bits."""
     codes = [256]
     for index, byte in enumerate(data):
         codes += [byte, 256] if index % 200 == 199 else [byte]
@@ -152,14 +152,14 @@ def _png_of(
 
 
 def ppm(values: np.ndarray, largest: int) -> bytes:
-    """Write a binary PPM or PGM whose header states its largest value."""
+    """Write a binary PPM or PGM with its largest value in the header."""
     kind = b"P6" if values.ndim == 3 else b"P5"
     height, width = values.shape[:2]
     return b"%s %d %d %d\n" % (kind, width, height, largest) + values.astype(">u2").tobytes()
 
 
 def plain_ppm(values: np.ndarray, largest: int) -> bytes:
-    """Write a PPM or PGM of digits, with a comment in its header and one between its numbers."""
+    """Write a plain-text PPM or PGM, with comments in its header and between its numbers."""
     kind = b"P3" if values.ndim == 3 else b"P2"
     height, width = values.shape[:2]
     numbers = b"\n".join(b" ".join(b"%d" % each for each in row.ravel()) for row in values)

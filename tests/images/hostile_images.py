@@ -1,4 +1,4 @@
-"""Files that a folder of images may have in it, each of a kind that has gone wrong somewhere.
+"""Files that may occur in a folder of images, each of a kind that has caused trouble before.
 
 ``KINDS`` names them; docs/reference/images.md says which row each of them gives.
 """
@@ -27,9 +27,9 @@ class Kind:
     """A kind of file.
 
     Attributes:
-        title: What it is, in a few words.
-        name: Its name; its kind is in the content, not in the suffix.
-        make: Writes it.
+        title: A short description.
+        name: The name of the file; the content determines the kind, not the suffix.
+        make: A function that writes the file.
     """
 
     title: str
@@ -41,7 +41,7 @@ KINDS: list[Kind] = []
 
 
 def kind(title: str, suffix: str | bytes, content: bytes | Callable[[], bytes]) -> None:
-    """Add a file with a content."""
+    """Add a kind of file with fixed content."""
 
     def make(path: Path) -> None:
         path.write_bytes(content if isinstance(content, bytes) else content())
@@ -50,7 +50,7 @@ def kind(title: str, suffix: str | bytes, content: bytes | Callable[[], bytes]) 
 
 
 def special(title: str, suffix: str | bytes, make: Make) -> None:
-    """Add a file that is made in a way of its own."""
+    """Add a kind of file that its own function makes."""
     name = suffix if isinstance(suffix, bytes) else f"{len(KINDS):02}.{suffix}".encode()
     KINDS.append(Kind(title, name, make))
 
@@ -101,7 +101,7 @@ def wrong_crc() -> bytes:
 
 
 def huge_jpeg() -> bytes:
-    """A JPEG whose header promises 65,000 x 65,000 pixels."""
+    """A JPEG with a header that claims 65,000 x 65,000 pixels."""
     data = bytearray(saved(picture(), "JPEG"))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", 65_000, 65_000)
@@ -121,7 +121,7 @@ def huge_bmp() -> bytes:
 
 
 def broken_scan() -> bytes:
-    """A JPEG whose middle is noise."""
+    """A JPEG with noise in the middle of its data."""
     data = bytearray(saved(picture(width=200, height=150), "JPEG"))
     middle = len(data) // 2
     data[middle : middle + 64] = b"\x55\xaa" * 32
@@ -129,7 +129,7 @@ def broken_scan() -> bytes:
 
 
 def looping_tiff() -> bytes:
-    """A TIFF whose next page is itself."""
+    """A TIFF with a page that is its own next page."""
     data = bytearray(saved(picture(), "TIFF"))
     start = struct.unpack("<I", data[4:8])[0]
     entries = struct.unpack("<H", data[start : start + 2])[0]
@@ -139,7 +139,7 @@ def looping_tiff() -> bytes:
 
 
 def greedy_tiff() -> bytes:
-    """A TIFF whose header says that its directory is far beyond its end."""
+    """A TIFF with a header that puts the directory far beyond the end of the file."""
     return b"II*\0" + struct.pack("<I", 0x7FFFFFF0) + bytes(64)
 
 
@@ -148,7 +148,7 @@ def deep_grey() -> Image.Image:
 
 
 def tagged(data: bytes, tag: int, value: int) -> bytes:
-    """A little-endian TIFF with another value, of 16 bits, of a tag that it has."""
+    """Change the 16-bit value of an existing tag in a little-endian TIFF."""
     changed = bytearray(data)
     start = struct.unpack("<I", data[4:8])[0]
     for at in range(start + 2, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], 12):
@@ -163,7 +163,7 @@ def white_is_zero() -> bytes:
 
 
 def five_channels(kind: str) -> bytes:
-    """A TIFF of five channels of 8 bits, made of a grey one that is five times as wide."""
+    """A TIFF of five 8-bit channels, made from a grey TIFF that is five times as wide."""
     wide = saved(picture("L", width=WIDTH * 5), "TIFF", tiffinfo={277: 1})
     changed = tagged(tagged(wide, 256, WIDTH), 277, 5)
     return tagged(changed, 262, 2 if kind == "RGB" else 1)
@@ -191,7 +191,7 @@ def profile_bomb() -> bytes:
 
 
 def oversized(path: Path) -> None:
-    """A file of more bytes than are read, which takes no room on the disk."""
+    """A sparse file of more bytes than headstrip reads."""
     path.write_bytes(saved(picture(), "JPEG"))
     os.truncate(path, (1 << 28) + 1)
 
@@ -324,7 +324,7 @@ def write_hostile(folder: Path) -> dict[str, Kind]:
 
 
 def change_during_run(folder: Path) -> None:
-    """Do to the listed files what the kinds say that happens to them."""
+    """Change the listed files as their kinds define."""
     for path in folder.glob("*.removed.jpg"):
         path.unlink()
     for path in folder.glob("*.emptied.jpg"):

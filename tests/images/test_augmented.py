@@ -46,7 +46,7 @@ def pictures() -> dict[str, Any]:
 
 @pytest.mark.parametrize("trivial", [False, True])
 @pytest.mark.parametrize("name", pictures())
-def test_the_same_pictures_are_taken_as_by_the_plain_preprocessing(
+def test_augmentation_accepts_the_same_images_as_the_plain_preprocessing(
     name: str, trivial: bool
 ) -> None:
     transform = RGB.augmented(trivial_augment=trivial)
@@ -57,15 +57,15 @@ def test_the_same_pictures_are_taken_as_by_the_plain_preprocessing(
 
 @pytest.mark.parametrize("trivial", [False, True])
 @pytest.mark.parametrize("name", ["L", "I;16", "grey array"])
-def test_a_network_of_one_channel_takes_grey(name: str, trivial: bool) -> None:
+def test_augmentation_for_one_channel_accepts_grey_images(name: str, trivial: bool) -> None:
     torch.manual_seed(0)
     transform = GREY.augmented(trivial_augment=trivial)
-    # TrivialAugment chooses one of 14 changes.
+    # TrivialAugment picks one of 14 operations.
     for _ in range(40 if trivial else 1):
         assert transform(pictures()[name]).shape == (1, 24, 32)
 
 
-def test_paths_and_bytes_are_read(tmp_path: Path) -> None:
+def test_augmentation_reads_paths_and_bytes(tmp_path: Path) -> None:
     Image.fromarray(values(3)).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     torch.manual_seed(1)
@@ -77,7 +77,7 @@ def test_paths_and_bytes_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_arrays_of_other_channels_are_augmented_in_all_channels_alike(dtype: Any) -> None:
+def test_all_channels_of_an_array_get_the_same_augmentation(dtype: Any) -> None:
     array = np.repeat(values(1, dtype)[..., None], 5, axis=-1)
     found = FIVE.augmented(flip=1.0)(array)
     assert found.shape == (5, 24, 32)
@@ -86,7 +86,7 @@ def test_arrays_of_other_channels_are_augmented_in_all_channels_alike(dtype: Any
         FIVE.augmented()(values(4))
 
 
-def test_the_whole_image_without_a_flip_is_a_plain_resize() -> None:
+def test_a_crop_of_the_whole_image_without_a_flip_is_a_plain_resize() -> None:
     image = Image.fromarray(values(3)).resize((64, 48))
     steps = RGB.augmented(scale=(1.0, 1.0), ratio=(4 / 3, 4 / 3), flip=0.0)
     plain = replace(RGB, resize=(24, 32)).transform()
@@ -104,7 +104,7 @@ def test_a_seed_fixes_the_variant_and_the_next_one_differs() -> None:
     assert not torch.equal(first, second)
 
 
-def test_it_equals_torchvisions_steps() -> None:
+def test_augmentation_equals_torchvisions_steps() -> None:
     image = Image.fromarray(values(3))
     torch.manual_seed(5)
     found = RGB.augmented(scale=(0.2, 0.9))(image)
@@ -134,7 +134,7 @@ class Variants:
         return self.transform(values(3))
 
 
-def test_workers_get_it_and_have_their_own_random_numbers() -> None:
+def test_dataloader_workers_draw_different_random_variants() -> None:
     data = Variants(pickle.loads(pickle.dumps(RGB.augmented(trivial_augment=True))))
     batches = DataLoader(
         data, batch_size=1, num_workers=2, generator=torch.Generator().manual_seed(0)
@@ -159,12 +159,12 @@ def test_workers_get_it_and_have_their_own_random_numbers() -> None:
         ({"trivial_augment": "yes"}, "trivial_augment must be True or False, got 'yes'"),
     ],
 )
-def test_impossible_values_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         RGB.augmented(**arguments)
 
 
-def test_what_cannot_be_augmented_is_refused() -> None:
+def test_inputs_that_cannot_be_augmented_are_refused() -> None:
     clips = replace(RGB, frames=8)
     with pytest.raises(PreprocessingError, match="clips of 8 frames, and only images"):
         clips.augmented()

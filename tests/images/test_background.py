@@ -1,4 +1,4 @@
-"""Transparent images: what hides below alpha is not seen, and what is opaque does not change."""
+"""Transparent pixels show the background, and opaque pixels do not change."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def over(colour: tuple[int, int, int], pixels: np.ndarray, alpha: np.ndarray) ->
 
 
 def with_alpha(mode: str, alpha: np.ndarray = ALPHA) -> tuple[Image.Image, np.ndarray]:
-    """An image of a mode with that alpha, and the colours below it."""
+    """Return an image of a mode with the given alpha, and its colours without alpha."""
     colours = Image.fromarray(PIXELS)
     if mode in {"LA", "La"}:
         colours = colours.convert("L")
@@ -56,10 +56,10 @@ def with_alpha(mode: str, alpha: np.ndarray = ALPHA) -> tuple[Image.Image, np.nd
 
 @pytest.mark.parametrize("background", COLOURS)
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa", "La"])
-def test_alpha_shows_the_background_in_its_share(mode: str, background: str) -> None:
+def test_alpha_blends_the_background_in_proportion(mode: str, background: str) -> None:
     image, below = with_alpha(mode)
     found = seen(image, background).astype(float)
-    # A premultiplied colour has lost bits where it is almost transparent.
+    # A premultiplied colour loses bits if it is almost transparent.
     tolerance = 3 if mode in {"RGBa", "La"} else 1
     assert np.abs(found - over(COLOURS[background], below, ALPHA)).max() <= tolerance
     assert (found[0, 0] == COLOURS[background]).all()
@@ -72,7 +72,7 @@ def test_opaque_alpha_gives_the_pixels_without_it(mode: str) -> None:
         assert np.array_equal(seen(image, background), below)
 
 
-def test_keep_takes_the_colours_below() -> None:
+def test_the_background_keep_uses_the_colours_and_ignores_alpha() -> None:
     image, below = with_alpha("RGBA")
     assert np.array_equal(seen(image, "keep"), below)
 
@@ -122,7 +122,7 @@ HIDDEN: dict[str, Callable[[], bytes]] = {
     "TIFF": lambda: stored(_first_clear(), "TIFF"),
     "AVIF": lambda: stored(_first_clear(), "AVIF", quality=100),
 }
-"""Files whose first pixel is transparent, and the last opaque."""
+"""Files with a transparent first pixel and an opaque last pixel."""
 
 
 def _first_clear() -> Image.Image:
@@ -152,13 +152,13 @@ def test_every_way_to_be_transparent_shows_the_background(kind: str, steps: Prep
             assert np.array_equal(seen(image, "black", steps), seen(data, "black", steps))
 
 
-def test_for_one_channel_a_background_of_colour_counts_as_its_grey() -> None:
+def test_a_coloured_background_becomes_grey_for_one_channel() -> None:
     found = seen(with_alpha("LA")[0], "#ff8000", GREY_STEPS)
     assert found[0, 0] == Image.new("RGB", (1, 1), "#ff8000").convert("L").getpixel((0, 0))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_each_grey_of_few_bits_can_be_the_transparent_one(bits: int, tmp_path: Path) -> None:
+def test_each_shade_of_few_bits_can_be_the_transparent_one(bits: int, tmp_path: Path) -> None:
     shades = np.arange(1 << bits)[None]
     path = tmp_path / "a.png"
     for key in shades[0]:
@@ -174,7 +174,7 @@ def test_each_grey_of_few_bits_can_be_the_transparent_one(bits: int, tmp_path: P
 
 @given(st.integers(0, 255), st.integers(0, 255), st.sampled_from(sorted(COLOURS)))
 @settings(max_examples=60, deadline=None)
-def test_a_pixel_lies_between_its_colour_and_the_background(
+def test_a_blended_pixel_is_between_its_colour_and_the_background(
     value: int, alpha: int, background: str
 ) -> None:
     found = seen(Image.new("RGBA", (2, 2), (value, value, value, alpha)), background)
@@ -183,7 +183,7 @@ def test_a_pixel_lies_between_its_colour_and_the_background(
         assert abs(int(found[0, 0, channel]) - exact) <= 1
 
 
-def test_one_background_has_one_name_and_anything_else_is_refused() -> None:
+def test_background_names_are_normalised_and_others_are_refused() -> None:
     assert replace(STEPS, background="#FFFFFF") == STEPS
     assert replace(STEPS, background="#00Ff00").background == "#00ff00"
     for wrong in ("red", "#fff", "", "White", None, 0, "#00ff0g"):

@@ -1,4 +1,4 @@
-"""Reading one image file: what is read, and what is said of a file that cannot be."""
+"""Reading one image file, and the errors for files that cannot be read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Save = Callable[..., Path]
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG with a header that promises so many pixels, and none of them."""
+    """A PNG with a header that claims a size, and without pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -44,7 +44,7 @@ def reason(path: Path | str) -> str:
     return message
 
 
-def test_a_photo_is_read_as_pillow_reads_it(save: Save) -> None:
+def test_a_photo_has_the_pixels_that_pillow_reads(save: Save) -> None:
     path = save("photo.png")
     assert np.array_equal(np.asarray(load_image(path)), np.asarray(Image.open(path)))
 
@@ -55,7 +55,7 @@ def test_the_suffix_does_not_matter(save: Save) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_exif_orientation_turns_a_photo(save: Save, orientation: int) -> None:
+def test_the_exif_orientation_rotates_a_photo(save: Save, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save("photo.png", exif=exif)
@@ -64,29 +64,29 @@ def test_the_exif_orientation_turns_a_photo(save: Save, orientation: int) -> Non
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0rubbish that nobody reads", b"Exif\0\0MM\0*\xff"])
-def test_exif_data_that_cannot_be_read_turn_nothing(save: Save, exif: bytes) -> None:
+def test_unreadable_exif_data_rotates_nothing(save: Save, exif: bytes) -> None:
     assert load_image(save("photo.png", exif=exif)).size == (100, 80)
 
 
-def test_a_truncated_file_says_so(save: Save) -> None:
+def test_the_error_says_that_a_file_is_truncated(save: Save) -> None:
     path = save("torn.jpg")
     path.write_bytes(path.read_bytes()[:-400])
     assert "truncated" in reason(path)
 
 
-def test_a_text_file_named_jpg_says_which_formats_are_read(tmp_path: Path) -> None:
+def test_the_error_for_a_text_file_named_jpg_lists_the_formats(tmp_path: Path) -> None:
     path = tmp_path / "notes.jpg"
     path.write_text("not a picture")
     assert "it is in none of the formats that headstrip reads (AVIF, BMP, " in reason(path)
 
 
-def test_an_empty_file_is_named_empty(tmp_path: Path) -> None:
+def test_the_error_says_that_a_file_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "empty.jpg"
     path.touch()
     assert reason(path) == "the file is empty."
 
 
-def test_a_missing_file_a_folder_and_a_pipe_are_told(tmp_path: Path) -> None:
+def test_missing_files_folders_and_pipes_give_clear_errors(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     assert reason(tmp_path / "none.jpg") == "No such file or directory."
@@ -96,7 +96,7 @@ def test_a_missing_file_a_folder_and_a_pipe_are_told(tmp_path: Path) -> None:
     assert "null" in reason("a\0b.jpg")
 
 
-def test_a_file_without_permission_is_told(save: Save) -> None:
+def test_a_file_without_permission_gives_a_clear_error(save: Save) -> None:
     path = save("secret.png")
     path.chmod(0)
     script = (
@@ -107,7 +107,7 @@ def test_a_file_without_permission_is_told(save: Save) -> None:
         "except ImageError as error: print(error)\n"
     )
     for folder in path.parents[:4]:
-        # pytest's own folders are closed to everybody else.
+        # Other users may not open pytest's own folders.
         folder.chmod(folder.stat().st_mode | 0o055)
     done = subprocess.run(
         [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
@@ -116,7 +116,7 @@ def test_a_file_without_permission_is_told(save: Save) -> None:
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_picture_of_too_many_pixels_is_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     warned, refused = tmp_path / "warned.png", tmp_path / "refused.png"
     warned.write_bytes(png_of(12_000, 10_000))
     refused.write_bytes(png_of(60_000, 60_000))
@@ -126,14 +126,14 @@ def test_a_picture_of_too_many_pixels_is_refused_before_they_are_read(tmp_path: 
     assert warnings.filters == filters
 
 
-def test_a_file_that_asks_for_another_program_is_not_read(tmp_path: Path) -> None:
+def test_a_format_that_needs_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "page.png"
     Image.new("RGB", (8, 8)).save(path, "EPS")
     assert "EPS" not in FORMATS
     assert "none of the formats" in reason(path)
 
 
-def test_no_switch_of_pillow_is_touched(save: Save) -> None:
+def test_loading_changes_no_global_setting_of_pillow(save: Save) -> None:
     before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
     load_image(save("photo.png"))
     assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
@@ -145,7 +145,7 @@ def test_no_switch_of_pillow_is_touched(save: Save) -> None:
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(
+def test_a_damaged_file_is_read_or_refused_with_an_image_error(
     save: Save, name: str, place: float, byte: int, cut: bool
 ) -> None:
     path = save(name)

@@ -1,4 +1,4 @@
-"""What a resize to (height, width) does with another shape, and what a small image is put on."""
+"""How a resize to (height, width) fits an image, and the fill around a small image."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def border_of(out: Tensor, top: int, left: int, height: int, width: int) -> Tens
     ],
     ids=str,
 )
-def test_the_size_after_the_resize_is_known_without_an_image(
+def test_the_size_after_the_resize_is_computed_without_an_image(
     preprocessing: Preprocessing, shape: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert preprocessing.resized(*shape) == expected
 
 
 @given(shapes, shapes)
-def test_cover_reaches_the_size_on_one_side_and_at_least_that_on_the_other(
+def test_cover_matches_one_side_and_at_least_fills_the_other(
     shape: tuple[int, int], size: tuple[int, int]
 ) -> None:
     out = replace(COVER, resize=size).resized(*shape)
@@ -76,7 +76,7 @@ def test_cover_reaches_the_size_on_one_side_and_at_least_that_on_the_other(
 
 
 @given(shapes, shapes)
-def test_contain_reaches_the_size_on_one_side_and_at_most_that_on_the_other(
+def test_contain_matches_one_side_and_at_most_fills_the_other(
     shape: tuple[int, int], size: tuple[int, int]
 ) -> None:
     out = replace(CONTAIN, resize=size).resized(*shape)
@@ -96,7 +96,7 @@ def test_a_kept_ratio_is_off_by_less_than_a_pixel(
 
 @given(st.tuples(st.integers(1, 60), st.integers(1, 60)), st.integers(1, 60))
 @settings(max_examples=50, deadline=None)
-def test_the_size_of_a_shorter_side_is_the_one_that_torchvision_gives(
+def test_a_resize_of_the_shorter_side_gives_torchvisions_size(
     shape: tuple[int, int], side: int
 ) -> None:
     resized = functional.resize(torch.zeros(1, *shape), [side])
@@ -115,7 +115,7 @@ def test_the_image_is_resized_with_its_filter_and_cropped_in_the_centre(fit: Any
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_tensors_are_low_pass_filtered_as_asked_for(fit: Any) -> None:
+def test_tensors_are_antialiased_only_if_antialias_is_true(fit: Any) -> None:
     preprocessing, image = replace(PLAIN, fit=fit, fill=GREY), pixels(130, 97)
     smooth, rough = preprocessing.transform(), replace(preprocessing, antialias=False).transform()
     assert (smooth(image) - smooth(picture(image))).abs().max() <= 1
@@ -134,7 +134,7 @@ def test_a_clip_and_a_batch_have_the_pixels_of_their_images(fit: Any, fill: Any)
     assert torch.equal(clip(images[None])[0], expected.movedim(0, 1))
 
 
-def test_an_image_inside_the_crop_stands_on_the_fill() -> None:
+def test_an_image_smaller_than_the_crop_is_surrounded_by_the_fill() -> None:
     image = pixels(30, 60)
     for given_image in (image, picture(image)):
         out = replace(CONTAIN, fill=GREY).transform()(given_image)
@@ -147,7 +147,7 @@ def test_an_image_inside_the_crop_stands_on_the_fill() -> None:
 
 @given(shapes, shapes, st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_the_odd_pixel_of_a_border_is_below_and_right(
+def test_the_odd_pixel_of_a_border_is_at_the_bottom_and_the_right(
     shape: tuple[int, int], size: tuple[int, int], as_tensor: bool
 ) -> None:
     shape, size = tuple(1 + x % 40 for x in shape), tuple(1 + x % 40 for x in size)
@@ -162,7 +162,7 @@ def test_the_odd_pixel_of_a_border_is_below_and_right(
 
 
 @pytest.mark.parametrize("preprocessing", [CONTAIN, replace(PLAIN, resize=None)], ids=["fit", "as"])
-def test_a_fill_of_zeros_is_the_border_without_a_fill(preprocessing: Preprocessing) -> None:
+def test_a_fill_of_zeros_equals_the_default_border(preprocessing: Preprocessing) -> None:
     image = pixels(15, 9)
     black = replace(preprocessing, fill=(0, 0, 0)).transform()
     for given_image in (image, picture(image)):
@@ -171,7 +171,7 @@ def test_a_fill_of_zeros_is_the_border_without_a_fill(preprocessing: Preprocessi
 
 @given(shapes)
 @settings(max_examples=25, deadline=None)
-def test_a_fill_is_not_seen_around_an_image_that_covers_the_crop(shape: tuple[int, int]) -> None:
+def test_a_fill_changes_nothing_for_an_image_that_covers_the_crop(shape: tuple[int, int]) -> None:
     image = pixels(*(1 + side % 50 for side in shape))
     filled = replace(COVER, fill=GREY).transform()
     assert torch.equal(filled(image), COVER.transform()(image))
@@ -188,13 +188,13 @@ def test_a_fill_has_a_value_for_every_channel(channels: int) -> None:
     assert (out[:, 2:7, 2:7] == 0).all()
 
 
-def test_the_fill_is_rescaled_and_normalised_as_pixels_are() -> None:
+def test_the_fill_is_rescaled_and_normalised_like_pixels() -> None:
     half = replace(CONTAIN, rescale=255.0, mean=(0.5,) * 3, std=(0.25,) * 3, fill=(0, 255, 51))
     out = half.transform()(torch.zeros((3, 1, 60), dtype=torch.uint8))
     torch.testing.assert_close(out[:, 0, 0], torch.tensor([-2.0, 2.0, -1.2]))
 
 
-def test_a_strip_that_covering_would_make_huge_is_refused() -> None:
+def test_an_image_that_cover_would_make_huge_is_refused() -> None:
     strip = Image.new("RGB", (1, 60_000))
     cover = replace(COVER, resize=(256, 300))
     with pytest.raises(PreprocessingError, match="with its shorter side at 300 it would have more"):
@@ -202,25 +202,25 @@ def test_a_strip_that_covering_would_make_huge_is_refused() -> None:
     assert to_picture(strip, replace(cover, fit="contain")) is strip
 
 
-def test_a_strip_keeps_a_pixel_of_its_shorter_side() -> None:
+def test_a_narrow_image_keeps_at_least_one_pixel_per_side() -> None:
     assert CONTAIN.resized(1, 60_000) == (1, 24)
     assert CONTAIN.transform()(Image.new("RGB", (60_000, 1))).shape == (3, 20, 24)
 
 
-def test_another_input_keeps_fit_and_fill() -> None:
+def test_for_input_keeps_fit_and_fill() -> None:
     other = replace(CONTAIN, resize=(40, 24), fill=GREY).for_input((3, 40, 36))
     assert other == replace(CONTAIN, crop=(40, 36), resize=(80, 36), fill=GREY)
 
 
-def test_fit_and_fill_make_another_preprocessing() -> None:
+def test_preprocessings_with_another_fit_or_fill_are_not_equal() -> None:
     assert len({PLAIN, COVER, CONTAIN, replace(PLAIN, fill=GREY), replace(PLAIN, fill=None)}) == 4
 
 
-def test_json_has_fit_and_fill_where_they_are_not_the_default() -> None:
+def test_json_has_fit_and_fill_only_if_they_are_not_the_default() -> None:
     assert not {"fit", "fill"} & set(PLAIN.to_json())
-    told = replace(CONTAIN, fill=GREY).to_json()
-    assert (told["fit"], told["fill"]) == ("contain", [10, 20, 30])
-    assert Preprocessing.from_json(told) == replace(CONTAIN, fill=GREY)
+    written = replace(CONTAIN, fill=GREY).to_json()
+    assert (written["fit"], written["fill"]) == ("contain", [10, 20, 30])
+    assert Preprocessing.from_json(written) == replace(CONTAIN, fill=GREY)
 
 
 def test_a_transform_prints_fit_and_fill() -> None:
@@ -264,18 +264,18 @@ def test_a_fit_without_a_height_and_width_is_refused(resize: int | None, fit: An
     ],
     ids=str,
 )
-def test_a_fill_that_is_no_pixel_is_refused(fill: Any) -> None:
+def test_an_invalid_fill_is_refused(fill: Any) -> None:
     with pytest.raises(PreprocessingError, match=r"not a pixel of 3 channels.*0 to 255"):
         replace(PLAIN, fill=fill)
 
 
-def test_json_with_a_fit_that_fits_nothing_is_refused() -> None:
+def test_json_with_a_fit_but_no_height_and_width_is_refused() -> None:
     with pytest.raises(PreprocessingError, match="got resize=256"):
         Preprocessing.from_json({**PLAIN.to_json(), "resize": 256, "fit": "cover"})
 
 
 @pytest.mark.parametrize("shape", [(3, 96, 160), (3, 160, 96), (3, 64, 200)])
-def test_a_crop_of_unequal_sides_is_covered_whatever_the_image(shape):
+def test_for_input_covers_a_crop_of_unequal_sides_with_any_image(shape):
     square = Preprocessing(crop=(224, 224), resize=248, mean=(0.0,) * 3, std=(1.0,) * 3)
     other = square.for_input(shape)
     assert (other.crop, other.fit) == (shape[1:], "cover")
@@ -285,7 +285,7 @@ def test_a_crop_of_unequal_sides_is_covered_whatever_the_image(shape):
         assert bool((pixels == 1).all())
 
 
-def test_another_square_keeps_the_shorter_side_and_the_same_size_changes_nothing():
+def test_for_input_scales_the_resize_and_keeps_it_for_the_same_size():
     square = Preprocessing(crop=(224, 224), resize=256, mean=(0.5,), std=(0.5,))
     assert square.for_input((1, 112, 112)).resize == 128
     assert square.for_input((1, 224, 224)) == square
@@ -294,17 +294,17 @@ def test_another_square_keeps_the_shorter_side_and_the_same_size_changes_nothing
 SHARE = Preprocessing((224, 224), 248, (0.5,) * 3, (0.5,) * 3, "bicubic", crop_pct=0.9)
 
 
-def test_a_share_of_the_crop_gives_the_resize_of_another_size():
+def test_crop_pct_determines_the_resize_of_another_size():
     assert SHARE.for_input((3, 384, 384)).resize == 426
     assert replace(SHARE, crop_pct=None).for_input((3, 384, 384)).resize == 425
     assert SHARE.for_input((3, 384, 384)).for_input((3, 224, 224)) == SHARE
 
 
-def test_a_resize_of_ones_own_is_scaled_whatever_the_share():
+def test_a_resize_that_differs_from_crop_pct_is_scaled():
     assert replace(SHARE, resize=256).for_input((3, 448, 448)).resize == 512
 
 
 @pytest.mark.parametrize("share", [0, -0.5, float("nan"), "0.9"])
-def test_a_share_that_is_no_number_above_zero_is_refused(share):
+def test_an_invalid_crop_pct_is_refused(share):
     with pytest.raises(PreprocessingError, match=r"crop_pct must be a number above zero"):
         replace(SHARE, crop_pct=share)

@@ -1,4 +1,4 @@
-"""HEIC, as phones write it: read where pillow-heif is installed, told of where it is not."""
+"""HEIC files: headstrip reads them if pillow-heif is installed, and else says what to install."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_a_heic_file_has_the_pixels_of_its_image(tmp_path: Path, photo: Image.Im
     assert np.abs(np.asarray(image, int) - np.asarray(photo, int)).mean() < 3
 
 
-def test_it_is_turned_once(tmp_path: Path, photo: Image.Image) -> None:
+def test_the_orientation_of_a_heic_file_is_applied_once(tmp_path: Path, photo: Image.Image) -> None:
     photo.save(tmp_path / "a.png")
-    # As Pillow's plugin, which is not registered in this process, writes it.
+    # Pillow's plugin writes the file; it is not registered in this process.
     program = (
         "import pillow_heif; from PIL import Image; pillow_heif.register_heif_opener()\n"
         "exif = Image.Exif(); exif[0x0112] = 6\n"
@@ -57,7 +57,7 @@ def test_it_is_turned_once(tmp_path: Path, photo: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_processes_decode_it_beside_other_images(
+def test_worker_processes_decode_heic_beside_other_images(
     tmp_path: Path, photo: Image.Image, mode: str
 ) -> None:
     whole = heic(photo)
@@ -77,7 +77,7 @@ def test_processes_decode_it_beside_other_images(
 
 
 @pytest.mark.parametrize("keep", [16, 40, 200])
-def test_a_torn_file_is_an_error(photo: Image.Image, keep: int) -> None:
+def test_a_truncated_heic_file_is_refused(photo: Image.Image, keep: int) -> None:
     with pytest.raises(ImageError):
         decode_bytes(heic(photo)[:keep])
 
@@ -90,7 +90,7 @@ def test_an_image_of_too_many_pixels_is_refused(
         decode_bytes(heic(photo))
 
 
-def test_pillow_reads_no_more_formats_than_before(tmp_path: Path, photo: Image.Image) -> None:
+def test_reading_heic_registers_no_format_with_pillow(tmp_path: Path, photo: Image.Image) -> None:
     (tmp_path / "a.heic").write_bytes(heic(photo))
     # In a new process: imageio, which other tests import, adds HEIF to Pillow's formats.
     program = (
@@ -100,7 +100,7 @@ def test_pillow_reads_no_more_formats_than_before(tmp_path: Path, photo: Image.I
     assert run_python("-c", program).stdout == "False\n"
 
 
-def test_avif_stays_with_pillow_whatever_its_first_brand(photo: Image.Image) -> None:
+def test_pillow_decodes_avif_even_with_another_first_brand(photo: Image.Image) -> None:
     with io.BytesIO() as file:
         photo.save(file, "AVIF")
         content = file.getvalue()
@@ -108,7 +108,7 @@ def test_avif_stays_with_pillow_whatever_its_first_brand(photo: Image.Image) -> 
     assert decode_bytes(content[:8] + b"mif1" + content[12:]).size == photo.size
 
 
-def test_without_the_extra_it_is_counted_or_named_with_what_to_install(
+def test_without_pillow_heif_the_messages_say_what_to_install(
     tmp_path: Path, photo: Image.Image
 ) -> None:
     (tmp_path / "a.heic").write_bytes(heic(photo))

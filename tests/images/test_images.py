@@ -1,4 +1,4 @@
-"""What an image or a clip may be."""
+"""The types that an image or a clip may have."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refused(image: Any, preprocessing: Preprocessing = RGB) -> str:
     return str(caught.value)
 
 
-def test_an_rgb_image_is_taken_as_it_is() -> None:
+def test_an_rgb_image_is_used_unchanged() -> None:
     image = Image.fromarray(PIXELS)
     assert to_picture(image, RGB) is image
 
@@ -51,7 +51,7 @@ def test_a_path_is_read(save: Callable[..., Path], encoder: Encoder) -> None:
     assert torch.equal(encoder.preprocess(str(path)), expected)
 
 
-def test_a_tensor_is_taken_as_it_is() -> None:
+def test_a_tensor_is_used_unchanged() -> None:
     tensor = torch.zeros(3, 9, 11, dtype=torch.uint8)
     assert to_picture(tensor, RGB) is tensor
     assert to_picture(tensor[:1], GREY).shape == (1, 9, 11)
@@ -85,37 +85,37 @@ def test_a_16_bit_file_is_scaled(tmp_path: Path) -> None:
     assert np.array_equal(grey, np.round(ramp / 257))
 
 
-def test_grey_arrays_and_single_channels_are_taken() -> None:
+def test_grey_arrays_are_accepted_for_one_and_three_channels() -> None:
     assert array_of(to_picture(PIXELS[:, :, 0], RGB)).shape == (9, 11, 3)
     assert array_of(to_picture(PIXELS[:, :, 0], GREY)).shape == (9, 11)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA"])
-def test_one_channel_takes_grey_in_an_image_of_colour_too(mode: str) -> None:
+def test_one_channel_accepts_grey_pixels_in_a_colour_mode(mode: str) -> None:
     grey = Image.fromarray(PIXELS[:, :, 0])
     assert np.array_equal(array_of(to_picture(grey.convert(mode), GREY)), PIXELS[:, :, 0])
 
 
-def test_one_channel_refuses_colours_with_the_choice() -> None:
-    told = refused(PIXELS, GREY)
-    assert told.startswith("The image has colours, and the encoder takes one channel of grey.")
-    assert "image.convert('L'), or build the encoder without in_chans=1" in told
+def test_one_channel_refuses_colours_with_a_remedy() -> None:
+    message = refused(PIXELS, GREY)
+    assert message.startswith("The image has colours, and the encoder takes one channel of grey.")
+    assert "image.convert('L'), or build the encoder without in_chans=1" in message
 
 
 @pytest.mark.parametrize(
-    ("mode", "value", "told"),
+    ("mode", "value", "message"),
     [
         ("F", 0, "mode 'F', whose range is not known"),
         ("I", -1, "mode 'I', which are not all within 0 and 65535"),
         ("I", 1 << 20, "mode 'I', which are not all within 0 and 65535"),
     ],
 )
-def test_pixels_without_a_meaning_are_refused(mode: str, value: int, told: str) -> None:
-    assert told in refused(Image.new(mode, (4, 4), value))
+def test_pixels_with_an_unknown_range_are_refused(mode: str, value: int, message: str) -> None:
+    assert message in refused(Image.new(mode, (4, 4), value))
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "message"),
     [
         (7, "An image cannot be an int."),
         (None, "An image cannot be a NoneType."),
@@ -129,29 +129,31 @@ def test_pixels_without_a_meaning_are_refused(mode: str, value: int, told: str) 
         (torch.zeros(3, 0, 9, dtype=torch.uint8), "it is 9 wide and 0 high"),
     ],
 )
-def test_anything_else_is_refused_by_type_dtype_and_shape(image: Any, told: str) -> None:
-    assert told in refused(image)
+def test_the_error_for_other_inputs_names_type_dtype_and_shape(image: Any, message: str) -> None:
+    assert message in refused(image)
 
 
-def test_channels_that_no_image_has_are_told() -> None:
+def test_a_number_of_channels_that_no_image_has_is_refused() -> None:
     assert "the encoder takes 2. Choose as many" in refused(
         PIXELS, replace(RGB, mean=(0.5,) * 2, std=(0.5,) * 2)
     )
 
 
-def test_a_strip_that_a_resize_would_make_huge_is_refused() -> None:
+def test_an_image_that_a_resize_would_make_huge_is_refused() -> None:
     strip = Image.new("L", (1, 60_000))
     assert "with its shorter side at 256" in refused(strip, replace(RGB, resize=256))
     assert array_of(to_picture(strip, replace(RGB, resize=(8, 8)))).shape == (60_000, 1, 3)
 
 
-def test_without_pillows_limit_no_strip_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pillows_pixel_limit_no_narrow_image_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     strip = Image.new("RGB", (1, 60_000))
     assert to_picture(strip, replace(RGB, resize=256)) is strip
 
 
-def test_an_image_whose_file_is_damaged_is_an_image_error(save: Callable[..., Path]) -> None:
+def test_a_lazy_image_of_a_damaged_file_raises_an_image_error(save: Callable[..., Path]) -> None:
     path = save("torn.jpg")
     path.write_bytes(path.read_bytes()[:-400])
     with Image.open(path) as lazy, pytest.raises(ImageError, match="truncated"):
@@ -182,7 +184,7 @@ def test_anything_but_a_clip_is_refused(clip: Any) -> None:
         to_frames(clip, CLIP)
 
 
-def test_a_clip_of_another_length_says_how_to_have_it() -> None:
+def test_the_error_for_another_clip_length_says_how_to_change_it() -> None:
     with pytest.raises(PreprocessingError, match="has 6 frames, but 4 are needed") as caught:
         to_frames(np.zeros((6, 9, 11, 3), np.uint8), CLIP)
     assert "dataclasses.replace(encoder.preprocessing, frames=6)" in str(caught.value)

@@ -1,4 +1,4 @@
-"""The pixels that come without torch are those of the declared transform, bit for bit."""
+"""Pixels computed without torch match those of the declared transform, bit for bit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
 
 
 def transformed(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """What the transform has when the image becomes a tensor, channels last."""
+    """Return the pixels at the step where the transform makes a tensor, channels last."""
     steps = list(preprocessing.transform().transforms)  # type: ignore[arg-type]
     until = next(at for at, step in enumerate(steps) if isinstance(step, v2.PILToTensor)) + 1
     tensor = v2.Compose(steps[:until])(to_picture(image, preprocessing))
@@ -55,7 +55,7 @@ SIZES = [(333, 640), (500, 375), (61, 40), (9, 1), (1, 7)]
 
 @cache
 def of_catalogs() -> list[Preprocessing]:
-    """All preprocessings that weights of torchvision and of timm have."""
+    """Return all preprocessings of torchvision's and timm's weights."""
     files = [Path(headstrip.__file__).parent, PLUGINS / "headstrip-timm/src/headstrip_timm"]
     found: dict[Preprocessing, Preprocessing] = {}
     for folder in files:
@@ -120,7 +120,7 @@ def test_any_preprocessing_gives_the_pixels_of_its_transform(
     if steps.channels == 1:
         image = image.convert("L").convert("RGB")
     if mode == "I;16":
-        # What is black and white in one small image of 16 bits is not to be guessed.
+        # headstrip cannot determine black and white in one small 16-bit image.
         steps = replace(steps, value_range="dtype")
         image = Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257)
     elif mode == "P":
@@ -132,15 +132,19 @@ def test_any_preprocessing_gives_the_pixels_of_its_transform(
     assert_equal(image, steps)
 
 
-def test_what_the_transform_would_not_take_is_refused_alike() -> None:
+def test_images_that_the_transform_refuses_are_refused_too() -> None:
     strip, empty = Image.new("L", (1, 60_000)), Image.new("RGB", (0, 5))
-    for image, told in ((strip, "Crop it"), (empty, "no pixels"), (Image.new("F", (3, 3)), "'F'")):
-        with pytest.raises(PreprocessingError, match=told):
+    for image, message in (
+        (strip, "Crop it"),
+        (empty, "no pixels"),
+        (Image.new("F", (3, 3)), "'F'"),
+    ):
+        with pytest.raises(PreprocessingError, match=message):
             to_pixels(image, replace(RGB, resize=256))
 
 
 def jpeg(width: int, height: int, orientation: int = 1, mode: str = "RGB") -> bytes:
-    """A photograph-like JPEG: a few colours that flow into each other."""
+    """Return a photograph-like JPEG: a few colours with smooth transitions."""
     small = picture(9, 7).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -165,7 +169,7 @@ def both(data: bytes, steps: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
         (30, 20, (30, 20)),
     ],
 )
-def test_a_large_jpeg_is_decoded_small_and_never_below_the_margin(
+def test_a_large_jpeg_is_decoded_smaller_but_never_below_the_margin(
     width: int, height: int, reduced: tuple[int, int]
 ) -> None:
     found = decode_reduced(jpeg(width, height), LARGE)
@@ -177,7 +181,7 @@ def test_a_large_jpeg_is_decoded_small_and_never_below_the_margin(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(800, 600), (803, 605)], ids=str)
-def test_the_fast_mode_shows_the_same_part_whatever_the_orientation(
+def test_the_fast_mode_shows_the_same_part_in_every_orientation(
     size: tuple[int, int], orientation: int
 ) -> None:
     data = jpeg(*size, orientation)
@@ -190,7 +194,7 @@ def test_the_fast_mode_shows_the_same_part_whatever_the_orientation(
 
 @given(preprocessings(), st.integers(1, 400), st.integers(1, 400), st.integers(1, 8))
 @settings(deadline=None, max_examples=100)
-def test_the_fast_mode_takes_any_preprocessing_and_size(
+def test_the_fast_mode_accepts_any_preprocessing_and_size(
     steps: Preprocessing, width: int, height: int, orientation: int
 ) -> None:
     mode = "L" if steps.channels == 1 else "RGB"
@@ -200,12 +204,12 @@ def test_the_fast_mode_takes_any_preprocessing_and_size(
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_the_fast_mode_takes_grey_and_cmyk(mode: str) -> None:
+def test_the_fast_mode_accepts_grey_and_cmyk(mode: str) -> None:
     exact, fast = both(jpeg(800, 600, mode=mode), LARGE)
     assert np.abs(exact.astype(int) - fast).max() <= 4
 
 
-def test_what_is_not_made_smaller_is_exact(save: Callable[..., Path]) -> None:
+def test_the_fast_mode_is_exact_if_nothing_is_reduced(save: Callable[..., Path]) -> None:
     for name in ("a.png", "a.webp", "a.tif"):
         data = save(name, 3).read_bytes()
         steps = replace(LARGE, resize=None)
@@ -213,7 +217,7 @@ def test_what_is_not_made_smaller_is_exact(save: Callable[..., Path]) -> None:
         assert np.array_equal(exact, fast)
 
 
-def test_bytes_are_read_as_the_file_is(save: Callable[..., Path]) -> None:
+def test_bytes_give_the_same_image_as_the_file(save: Callable[..., Path]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for name in ("a.png", "a.jpg", "a.tif", "a.webp"):

@@ -1,4 +1,4 @@
-"""A preprocessing is data: compared, written to JSON, checked, and fitted to other inputs."""
+"""A preprocessing is data: it is compared, written to JSON, checked and fitted to other inputs."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def preprocessings(draw: st.DrawFn) -> Preprocessing:
 
 @given(preprocessings())
 @settings(deadline=None)
-def test_json_brings_back_an_equal_one(preprocessing: Preprocessing) -> None:
+def test_json_restores_an_equal_preprocessing(preprocessing: Preprocessing) -> None:
     again = Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json())))
     assert again == preprocessing
     assert hash(again) == hash(preprocessing)
 
 
-def test_json_leaves_out_what_is_the_default() -> None:
+def test_json_leaves_out_default_values() -> None:
     assert RESNET.to_json() == {
         "crop": [224, 224],
         "resize": 256,
@@ -83,11 +83,11 @@ def test_no_resize_survives_json() -> None:
     ],
     ids=str,
 )
-def test_another_value_makes_another_preprocessing(change: dict[str, Any]) -> None:
+def test_preprocessings_with_different_values_are_not_equal(change: dict[str, Any]) -> None:
     assert replace(RESNET, **change) != RESNET
 
 
-def test_lists_are_as_good_as_tuples() -> None:
+def test_lists_are_accepted_like_tuples() -> None:
     listed = Preprocessing(
         crop=[224, 224], resize=256, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]
     )  # type: ignore[arg-type]
@@ -95,16 +95,14 @@ def test_lists_are_as_good_as_tuples() -> None:
     assert hash(listed) == hash(RESNET)
 
 
-def test_the_input_shape_puts_channels_first_and_frames_second() -> None:
+def test_the_input_shape_has_channels_first_and_frames_second() -> None:
     assert RESNET.input_shape == (3, 224, 224)
     assert CLIP.input_shape == (3, 16, 112, 112)
 
 
 @given(preprocessings(), st.data())
 @settings(max_examples=25, deadline=None)
-def test_what_comes_out_has_the_input_shape(
-    preprocessing: Preprocessing, data: st.DataObject
-) -> None:
+def test_the_output_has_the_input_shape(preprocessing: Preprocessing, data: st.DataObject) -> None:
     fitted = preprocessing.for_input((*preprocessing.input_shape[:-2], 9, 7))
     resize = data.draw(st.sampled_from([None, 11, (5, 11)]))
     fit = data.draw(st.sampled_from(get_args(Fit))) if isinstance(resize, tuple) else "squash"
@@ -152,20 +150,20 @@ def in_proportion(size: int, factor: float) -> Any:
 
 @given(preprocessings())
 @settings(deadline=None)
-def test_its_own_input_leaves_it_as_it_is(preprocessing: Preprocessing) -> None:
+def test_its_native_input_changes_nothing(preprocessing: Preprocessing) -> None:
     assert preprocessing.for_input(preprocessing.input_shape) == preprocessing
 
 
 @given(st.integers(1, 400), sizes, st.integers(1, 600))
 @settings(deadline=None)
-def test_a_crop_that_the_resize_covered_stays_covered(crop: int, more: int, side: int) -> None:
+def test_a_crop_within_the_resize_stays_within_it(crop: int, more: int, side: int) -> None:
     covered = replace(RESNET, crop=(crop, crop), resize=crop + more)
     fitted = covered.for_input((3, side, side))
     assert isinstance(fitted.resize, int)
     assert fitted.resize >= side
 
 
-def test_a_clip_takes_the_frames_of_the_input() -> None:
+def test_a_clip_adopts_the_number_of_frames_of_the_input() -> None:
     assert CLIP.for_input((3, 32, 112, 112)) == replace(CLIP, frames=32)
 
 
@@ -207,7 +205,7 @@ def test_an_input_without_pixels_is_refused(shape: Any) -> None:
     ],
     ids=str,
 )
-def test_an_impossible_size_is_refused(change: dict[str, Any]) -> None:
+def test_an_invalid_size_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(
         PreprocessingError, match=r"All sizes must be integers above zero.*Pass crop="
     ):
@@ -231,18 +229,18 @@ def test_an_impossible_size_is_refused(change: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_numbers_that_normalise_nothing_are_refused(change: dict[str, Any]) -> None:
+def test_invalid_statistics_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(PreprocessingError, match=r"do not normalise an image.*every channel"):
         replace(RESNET, **change)
 
 
 @pytest.mark.parametrize("divisor", [0, -1, math.nan, math.inf, "255", None])
-def test_a_divisor_that_divides_nothing_is_refused(divisor: Any) -> None:
+def test_an_invalid_rescale_is_refused(divisor: Any) -> None:
     with pytest.raises(PreprocessingError, match=r"rescale=.*255 for 8-bit"):
         replace(RESNET, rescale=divisor)
 
 
-def test_an_unknown_filter_is_refused_and_the_known_ones_are_named() -> None:
+def test_the_error_for_an_unknown_filter_lists_the_known_ones() -> None:
     with pytest.raises(PreprocessingError, match=r"'cubic'.*nearest, .*bicubic.*lanczos"):
         replace(RESNET, interpolation="cubic")
 
@@ -259,6 +257,6 @@ def test_json_of_something_else_is_refused(data: Any) -> None:
         Preprocessing.from_json(data)
 
 
-def test_json_with_an_impossible_value_is_refused() -> None:
+def test_json_with_an_invalid_value_is_refused() -> None:
     with pytest.raises(PreprocessingError, match="above zero"):
         Preprocessing.from_json({**RESNET.to_json(), "resize": 0})

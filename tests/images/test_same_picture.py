@@ -1,4 +1,4 @@
-"""One picture gives one input, whether it comes as a path, bytes, a file object or a PIL image."""
+"""A picture gives the same input as a path, as bytes, as a file object and as a PIL image."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def loaded(data: bytes) -> Image.Image:
 
 
 def written(data: bytes) -> io.BytesIO:
-    """A file object at its end, as it is after it was written to."""
+    """Return a file object positioned at its end, as after writing to it."""
     file = io.BytesIO()
     file.write(data)
     return file
@@ -98,7 +98,7 @@ def ways(data: bytes, path: Path) -> dict[str, Callable[[], Any]]:
 
 
 def outcome(image: Any) -> Any:
-    """The pixels of an input, or why there are none, without how it is named."""
+    """Return the pixels of an input, or the reason of its error without the image's name."""
     try:
         return ENCODER.preprocess(image)
     except HeadstripError as error:
@@ -115,7 +115,7 @@ def same(first: Any, second: Any) -> bool:
 @settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_every_way_gives_the_input_of_the_path(
+def test_every_type_of_image_gives_the_same_input_as_its_path(
     tmp_path: Path, case: tuple[str, str], orientation: int
 ) -> None:
     found = {
@@ -128,7 +128,7 @@ def test_every_way_gives_the_input_of_the_path(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", MODES)
-def test_every_orientation_is_seen_upright(form: str, orientation: int, tmp_path: Path) -> None:
+def test_every_orientation_is_made_upright(form: str, orientation: int, tmp_path: Path) -> None:
     data = encoded(form, "RGB", orientation)
     expected = ENCODER.preprocess(np.asarray(ImageOps.exif_transpose(loaded(data)).convert("RGB")))
     for way, make in ways(data, tmp_path / "a").items():
@@ -151,15 +151,15 @@ DEEP = {
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_deep_images_give_the_input_of_the_path_too(kind: str, tmp_path: Path) -> None:
+def test_deep_images_give_the_same_input_as_their_path(kind: str, tmp_path: Path) -> None:
     found = {way: outcome(make()) for way, make in ways(DEEP[kind], tmp_path / "a").items()}
-    # A copy knows nothing of the file that it came from.
+    # A copy has lost the reference to its file.
     without_file = {"copied PIL image", "turned PIL image", "load_image, copied"}
     skipped = without_file if kind != "PNG" else set()
     assert [way for way in found.keys() - skipped if not same(found[way], found["path"])] == []
 
 
-def test_a_colour_profile_changes_nothing_on_any_way(tmp_path: Path) -> None:
+def test_a_colour_profile_changes_nothing_for_any_type_of_image(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     file = io.BytesIO()
     PICTURE.save(file, "JPEG", icc_profile=profile)
@@ -167,7 +167,7 @@ def test_a_colour_profile_changes_nothing_on_any_way(tmp_path: Path) -> None:
     assert all(same(each, found[0]) for each in found)
 
 
-def test_embed_and_embed_source_take_all_ways_alike(tmp_path: Path) -> None:
+def test_embed_and_embed_source_give_equal_embeddings_for_all_types(tmp_path: Path) -> None:
     data = encoded("JPEG", "RGB", 6)
     makers = list(ways(data, tmp_path / "a.jpg").values())
     embedded = ENCODER.embed([make() for make in makers])
@@ -180,7 +180,7 @@ def test_embed_and_embed_source_take_all_ways_alike(tmp_path: Path) -> None:
     assert np.allclose(load_embeddings(tmp_path / "folder.parquet")[1], embedded[0])
 
 
-def test_an_open_file_is_read_from_its_start_and_left_where_it_was(tmp_path: Path) -> None:
+def test_an_open_file_is_read_from_its_start_and_keeps_its_position(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded("PNG", "RGB", 3))
     with path.open("rb") as file:
@@ -194,12 +194,12 @@ def test_an_open_file_is_read_from_its_start_and_left_where_it_was(tmp_path: Pat
         assert torch.equal(ENCODER.preprocess(stream), ENCODER.preprocess(path))
 
 
-def test_an_array_is_taken_as_it_is() -> None:
+def test_an_array_gives_the_same_input_as_its_image() -> None:
     array = np.asarray(PICTURE)
     assert torch.equal(ENCODER.preprocess(array), ENCODER.preprocess(PICTURE))
 
 
-def test_what_is_not_an_image_is_refused_by_its_kind(tmp_path: Path) -> None:
+def test_inputs_that_are_not_images_give_specific_errors(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("no picture")
     with (tmp_path / "a.txt").open() as text, pytest.raises(ImageError, match="opened as text"):
         ENCODER.preprocess(text)
@@ -226,7 +226,7 @@ def test_too_many_bytes_are_refused_before_they_are_decoded() -> None:
         ENCODER.preprocess(Endless())
 
 
-def test_the_value_range_and_the_background_hold_on_every_way(tmp_path: Path) -> None:
+def test_value_range_and_background_apply_to_every_type_of_image(tmp_path: Path) -> None:
     encoder = tiny_encoder()
     assert encoder.preprocessing is not None
     encoder.preprocessing = replace(

@@ -142,7 +142,7 @@ def test_a_pair_of_sizes_squashes_the_image() -> None:
     assert torch.equal(SQUASH.transform()(picture), expected)
 
 
-def test_without_a_resize_the_crop_is_cut_out_of_the_pixels_as_they_are() -> None:
+def test_without_a_resize_the_crop_has_the_original_pixels() -> None:
     array = pixels(60, 30)
     expected = channels_first(array)[:, 5:25, 18:42] / 255
     assert torch.equal(replace(SQUASH, resize=None).transform()(Image.fromarray(array)), expected)
@@ -155,13 +155,13 @@ def test_without_a_resize_a_small_image_gets_a_black_border() -> None:
     assert out[:, :2].abs().sum() + out[:, 18:].abs().sum() == 0
 
 
-def test_pixel_values_are_divided_by_what_is_asked_for() -> None:
+def test_pixel_values_are_divided_by_rescale() -> None:
     picture = Image.fromarray(pixels(24, 20))
     halves, whole = replace(SQUASH, rescale=510.0).transform(), SQUASH.transform()
     torch.testing.assert_close(halves(picture) * 2, whole(picture))
 
 
-def test_a_filter_that_pil_alone_has_resizes_pictures_and_refuses_tensors() -> None:
+def test_a_filter_that_only_pil_has_resizes_images_and_refuses_tensors() -> None:
     array = pixels(60, 30)
     transform = replace(SQUASH, interpolation="lanczos").transform()
     resized = Image.fromarray(array).resize((24, 20), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Images with more than 8 bits a channel: their black and white are stated, named, or asked for."""
+"""Images with more than 8 bits per channel: the range comes from the file or from the caller."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GREY[0, 0], GREY[0, 1] = 0, 255
 
 
 def deepened(values: np.ndarray, bits: int = 16) -> np.ndarray:
-    """The same picture in more bits, in the type that holds them."""
+    """Return the same picture with more bits, in a type that can hold them."""
     most = (1 << bits) - 1
     kind = np.uint16 if bits <= 16 else np.uint32
     return np.round(values.astype(np.float64) * most / 255).astype(kind)
@@ -100,11 +100,11 @@ WHOLE: dict[str, Callable[[], bytes]] = {
     "PPM of digits, 12 bits": lambda: plain_ppm(deepened(COLOUR, 12), 4095),
     "PPM of digits": lambda: plain_ppm(deepened(COLOUR), 65535),
 }
-"""Files that say what is black and white, or use the whole of their type."""
+"""Files that state their range of values, or use the whole range of their type."""
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_picture_in_more_bits_gives_the_pixels_that_it_has_in_eight(kind: str) -> None:
+def test_an_image_of_more_bits_gives_its_8_bit_pixels(kind: str) -> None:
     data = WHOLE[kind]()
     expected = three(COLOUR if "colour" in kind or "PPM" in kind else GREY)
     assert np.abs(seen(data).astype(int) - expected).max() <= (
@@ -135,11 +135,11 @@ NARROW: dict[str, Callable[[], bytes]] = {
     "PGM of digits": lambda: plain_ppm(deepened(GREY, 12), 65535),
     "PPM of digits": lambda: plain_ppm(deepened(COLOUR, 12), 65535),
 }
-"""12 bits in files that do not say so."""
+"""Files of 12 bits that do not state their range."""
 
 
 @pytest.mark.parametrize("kind", NARROW)
-def test_twelve_bits_that_nothing_states_are_refused_and_read_when_they_are_named(
+def test_twelve_bits_without_a_stated_range_need_a_value_range(
     kind: str,
 ) -> None:
     data = NARROW[kind]()
@@ -153,7 +153,7 @@ def test_twelve_bits_that_nothing_states_are_refused_and_read_when_they_are_name
 
 
 @pytest.mark.parametrize("kind", ["colour TIFF", "colour PNG", "PNG with alpha"])
-def test_colour_whose_lower_bits_pillow_has_dropped_is_never_nearly_black(kind: str) -> None:
+def test_loaded_colour_without_its_lower_bits_is_refused(kind: str) -> None:
     image = Image.open(io.BytesIO(NARROW[kind]()))
     image.load()
     assert "use too little" in refusal(image)
@@ -173,7 +173,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("compression", PACKED)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("alpha", [False, True], ids=["RGB", "RGBA"])
-def test_a_range_is_used_however_a_colour_tiff_stores_its_pixels(
+def test_the_value_range_works_for_every_layout_of_a_colour_tiff(
     layout: str, compression: str, predictor: bool, order: str, alpha: bool
 ) -> None:
     options = dict(LAYOUTS[layout])
@@ -195,7 +195,7 @@ def test_a_range_is_used_however_a_colour_tiff_stores_its_pixels(
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.uint32])
-def test_the_range_of_32_bits_is_looked_for_in_the_values(kind: type) -> None:
+def test_the_range_of_32_bits_is_derived_from_the_values(kind: type) -> None:
     values = np.array([[0, 32768, 65535]])
     for choice in ("auto", "dtype"):
         found = seen(tiff(values.astype(kind), photometric=1), value_range=choice)
@@ -205,7 +205,7 @@ def test_the_range_of_32_bits_is_looked_for_in_the_values(kind: type) -> None:
         assert "dtype" not in wrong
 
 
-def test_signed_bytes_are_scaled_as_other_signed_numbers() -> None:
+def test_signed_bytes_are_scaled_like_other_signed_numbers() -> None:
     def of(*values: int, tags: Any = ()) -> bytes:
         return tiff(np.array([values], np.int8), photometric=1, tags=tags)
 
@@ -241,7 +241,7 @@ VEILED: dict[str, Callable[[np.ndarray, np.ndarray], bytes]] = {
         three(values), (b"tRNS", int(values[hidden][0]).to_bytes(2, "big") * 3)
     ),
 }
-"""Files whose hidden pixels have one value."""
+"""Files in which all transparent pixels have the same value."""
 
 
 def veiled(kind: str, values: np.ndarray, below: int) -> bytes:
@@ -250,7 +250,7 @@ def veiled(kind: str, values: np.ndarray, below: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", VEILED)
-def test_pixels_that_nobody_sees_do_not_decide_on_the_range(kind: str) -> None:
+def test_transparent_pixels_do_not_affect_the_range(kind: str) -> None:
     ramp = np.arange(1, 43, dtype=np.uint16).reshape(6, 7)
     assert "use too little" in refusal(veiled(kind, ramp * 90, 65535))
     lazy, loaded = (Image.open(io.BytesIO(veiled(kind, ramp * 90, 65535))) for _ in range(2))
@@ -263,7 +263,7 @@ def test_pixels_that_nobody_sees_do_not_decide_on_the_range(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", VEILED)
-def test_an_image_of_which_nobody_sees_anything_is_its_background(kind: str) -> None:
+def test_a_fully_transparent_image_shows_only_the_background(kind: str) -> None:
     hidden = np.ones((4, 4), bool)
     data = VEILED[kind](np.full((4, 4), 900, np.uint16), hidden)
     for choice in ("auto", "dtype"):
@@ -272,7 +272,7 @@ def test_an_image_of_which_nobody_sees_anything_is_its_background(kind: str) -> 
         assert "use too little" in refusal(data, background="keep")
 
 
-def test_hidden_pixels_may_leave_what_a_file_states() -> None:
+def test_transparent_pixels_may_exceed_the_range_that_a_file_states() -> None:
     values = np.dstack([deepened(COLOUR, 12), np.full((6, 7), 65535, np.uint16)])
     values[0] = [65535, 65535, 65535, 0]
     data = tiff(values, photometric=2, tags=[(281, "H", [4095, 4095, 4095, 65535])])
@@ -281,31 +281,31 @@ def test_hidden_pixels_may_leave_what_a_file_states() -> None:
     assert "states that its values are 0 to 4095" in refusal(data, background="keep")
 
 
-def test_dtype_takes_the_whole_range_of_the_type_unasked() -> None:
+def test_dtype_uses_the_whole_range_of_the_type() -> None:
     dark = seen(tiff(deepened(GREY, 12), photometric=1), value_range="dtype")
     assert np.array_equal(dark, three(np.round(deepened(GREY, 12) / 257).astype(np.uint8)))
     assert "mode 'F'" in refusal(Image.new("F", (4, 4)), value_range="dtype")
 
 
-def test_values_beyond_the_range_are_clipped_and_white_stays_zero() -> None:
+def test_values_outside_the_range_are_clipped_also_if_white_is_zero() -> None:
     values = np.array([[0, 100, 200, 300, 65535]], np.uint16)
     for photometric, expected in ((1, [0, 0, 128, 255, 255]), (0, [255, 255, 127, 0, 0])):
         found = seen(tiff(values, photometric=photometric), value_range=(100, 300))
         assert found[0, :, 0].tolist() == expected
 
 
-def test_a_file_whose_values_leave_what_it_states_is_refused() -> None:
-    told = refusal(tiff(deepened(GREY), photometric=1, tags=[(281, "H", [4095])]))
-    assert "states that its values are 0 to 4095, but they are 0 to 65535" in told
+def test_a_file_with_values_outside_its_stated_range_is_refused() -> None:
+    message = refusal(tiff(deepened(GREY), photometric=1, tags=[(281, "H", [4095])]))
+    assert "states that its values are 0 to 4095, but they are 0 to 65535" in message
 
 
-def test_one_shade_is_refused_only_where_its_range_would_change_it() -> None:
+def test_an_image_of_one_shade_is_refused_only_if_the_range_matters() -> None:
     for value, shade in ((0, 0), (40_000, 156), (65_535, 255)):
         assert (seen(Image.fromarray(np.full((4, 4), value, np.uint16))) == shade).all()
     assert "use too little" in refusal(Image.fromarray(np.full((4, 4), 4000, np.uint16)))
 
 
-def test_images_of_8_bits_keep_their_values_whatever_the_range() -> None:
+def test_images_of_8_bits_ignore_the_value_range() -> None:
     for image in (Image.fromarray(GREY), Image.fromarray(COLOUR)):
         assert np.array_equal(seen(image, value_range=(0, 4095)), three(np.asarray(image)))
 
@@ -316,7 +316,7 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "photometric", "planes", "told"),
+    ("values", "photometric", "planes", "expected_message"),
     [
         (np.zeros((4, 4, 5), np.uint8), 1, 1, "it is a TIFF of 5 channels"),
         (np.zeros((4, 4, 8), np.uint16), 1, 1, "it is a TIFF of 8 channels"),
@@ -326,15 +326,15 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
         (np.zeros((4, 4, 3), np.uint16), 2, 2, "stored plane by plane"),
     ],
 )
-def test_a_tiff_that_cannot_be_shown_says_what_it_has(
-    values: np.ndarray, photometric: int, planes: int, told: str
+def test_the_error_for_an_unsupported_tiff_names_its_channels(
+    values: np.ndarray, photometric: int, planes: int, expected_message: str
 ) -> None:
-    said = refusal(tiff(values, photometric=photometric, planes=planes))
-    assert told in said
-    assert "none of the formats" not in said
+    message = refusal(tiff(values, photometric=photometric, planes=planes))
+    assert expected_message in message
+    assert "none of the formats" not in message
 
 
-def test_the_choice_is_read_as_it_is_written() -> None:
+def test_value_ranges_are_parsed_and_invalid_ones_refused() -> None:
     assert parse_value_range("auto") == "auto"
     assert parse_value_range("-1000,3000.5") == (-1000.0, 3000.5)
     for text in ("", "1", "5,5", "9,1", "0,inf", "nan,1", "1,2,3", "full"):
@@ -348,7 +348,7 @@ def test_the_choice_is_read_as_it_is_written() -> None:
     ("low", "high"),
     [(-1e308, 1e308), (0, 1e39), (-1e200, 0), (1e-320, 2e-320), (0, 1e-300), (0, 10**400)],
 )
-def test_a_range_that_no_pixels_have_is_refused_wherever_it_enters(low: float, high: float) -> None:
+def test_an_impossible_range_is_refused_in_every_form(low: float, high: float) -> None:
     data = replace(STEPS, value_range=(0, 1)).to_json() | {"value_range": [low, high]}
     for make in (
         lambda: replace(STEPS, value_range=(low, high)),
@@ -361,7 +361,7 @@ def test_a_range_that_no_pixels_have_is_refused_wherever_it_enters(low: float, h
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("bounds", [(-3e38, 3e38), (0, 2e-38), (-2e-38, 0), (1e30, 3e30)])
-def test_the_widest_and_the_narrowest_range_scale_their_ends(bounds: tuple[float, float]) -> None:
+def test_the_widest_and_the_narrowest_range_scale_correctly(bounds: tuple[float, float]) -> None:
     values = np.array([[*bounds, sum(bounds) / 2]], np.float32)
     found = seen(Image.fromarray(values), value_range=bounds)[0, :, 0].tolist()
     assert found[:2] == [0, 255]
@@ -370,14 +370,14 @@ def test_the_widest_and_the_narrowest_range_scale_their_ends(bounds: tuple[float
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("bounds", [(-1e308, 1e308), (0, float("inf")), (0, 1e-310)])
-def test_a_range_that_no_pixels_have_states_nothing(bounds: tuple[float, float]) -> None:
+def test_an_impossible_range_in_a_file_is_ignored(bounds: tuple[float, float]) -> None:
     tags = [(340, "d", [bounds[0]]), (341, "d", [bounds[1]])]
     data = tiff((GREY / 255).astype(np.float32), photometric=1, tags=tags)
     assert "range is not known" in refusal(data)
     assert np.array_equal(seen(data, value_range=(0, 1)), three(GREY))
 
 
-def test_a_range_is_recorded_and_the_usual_one_changes_no_identity() -> None:
+def test_only_a_custom_range_is_recorded_and_changes_the_identity() -> None:
     encoder = tiny_encoder()
     before = encoder.fingerprint.identity
     assert encoder.preprocessing is not None
@@ -387,7 +387,7 @@ def test_a_range_is_recorded_and_the_usual_one_changes_no_identity() -> None:
     assert Preprocessing.from_json(encoder.preprocessing.to_json()) == encoder.preprocessing
 
 
-def test_rows_of_another_range_are_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_with_another_range_cannot_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.tif").write_bytes(NARROW["grey TIFF"]())
     encoder, out = tiny_encoder(), tmp_path / "out.parquet"
@@ -400,7 +400,7 @@ def test_rows_of_another_range_are_not_gone_on_with(tmp_path: Path) -> None:
     assert not embed_source(encoder, tmp_path / "in", tmp_path / "new.parquet").bad
 
 
-def test_a_file_is_read_again_as_it_was_loaded(tmp_path: Path) -> None:
+def test_a_loaded_image_gives_the_same_pixels_as_its_file(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(WHOLE["TIFF that states 12 bits"]())
     assert np.array_equal(seen(load_image(path)), seen(path))
@@ -410,7 +410,7 @@ def test_a_file_is_read_again_as_it_was_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [ppm, plain_ppm])
 @pytest.mark.parametrize("values", [GREY, COLOUR], ids=["grey", "colour"])
-def test_every_way_to_pass_a_ppm_gives_one_answer(
+def test_every_way_to_pass_a_ppm_gives_the_same_pixels(
     values: np.ndarray, write: Callable[[np.ndarray, int], bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "a.ppm"
@@ -433,7 +433,7 @@ def test_every_way_to_pass_a_ppm_gives_one_answer(
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected_message"),
     [
         (b"P3 2 1 4095\n1 2 3 4 5", "not enough image data"),
         (b"P3 2 1 4095\n1 2 3 4 5 4096", "too large"),
@@ -441,6 +441,8 @@ def test_every_way_to_pass_a_ppm_gives_one_answer(
         (b"P3 2 1 4095\n1 2 3 4 5 six", "invalid literal"),
     ],
 )
-def test_a_damaged_ppm_of_digits_says_what_is_wrong(data: bytes, told: str) -> None:
-    assert told in refusal(data)
-    assert told in refusal(data, value_range=(0, 1))
+def test_the_error_for_a_damaged_plain_ppm_says_what_is_wrong(
+    data: bytes, expected_message: str
+) -> None:
+    assert expected_message in refusal(data)
+    assert expected_message in refusal(data, value_range=(0, 1))
