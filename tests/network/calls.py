@@ -1,4 +1,4 @@
-"""Calls of all that headstrip answers by shape, with arguments that fit and others that do not."""
+"""Calls of all functions that headstrip computes by shape, with valid and invalid arguments."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def inputs(draw: st.DrawFn, dims: st.SearchStrategy[int] = DIMS) -> Tensor:
 
 
 def off(draw: st.DrawFn, size: int) -> int:
-    """Return a size, and now and then another."""
+    """Return the size, or sometimes another one."""
     return size + draw(st.sampled_from([0] * 12 + [1]))
 
 
 def values(draw: st.DrawFn, x: Tensor, *shape: int) -> Tensor:
-    """Return a parameter for an input, now and then of another shape or dtype."""
+    """Return a parameter for an input, sometimes with another shape or dtype."""
     other = draw(st.sampled_from([x.dtype] * 12 + [torch.float64]))
     return torch.rand([off(draw, side) for side in shape]).to(other)
 
@@ -126,7 +126,7 @@ def arithmetic(draw: st.DrawFn) -> Call:
         if draw(st.booleans()) and other.ndim == 4:
             other = other.to(memory_format=torch.channels_last)
     if function is not Tensor.mul and draw(st.sampled_from([False, False, True])):
-        # Torch still takes the factor before the tensor, too.
+        # Torch still accepts the factor before the tensor, too.
         return draw(
             st.sampled_from(
                 [Call(function, (x, other), {"alpha": 2}), Call(function, (x, 2, other))]
@@ -348,7 +348,7 @@ def attention_module(draw: st.DrawFn) -> Call:
 
 
 class _Calling:
-    """A module that is moved to the meta device as its arguments are."""
+    """A module that follows its arguments to the meta device."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

@@ -1,4 +1,4 @@
-"""Small random networks whose layers, between them, ask for every rule."""
+"""Small random networks with layers that together need every rule."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Function(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """CLIP's: attention over a map's positions, projected to another width; the first counts."""
+    """CLIP's pooling: attention over a map's positions, projected to another width."""
 
     def __init__(self, width: int, out: int, heads: int, named: bool) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def mixed_network(seed: int) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 class Cast(nn.Module):
-    """Gives a network its input in its own dtype."""
+    """Casts the input to the dtype of the network."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small networks with what a probe has to leave alone, and a record of all of it."""
+"""Small networks with state that a probe must not change, and a record of that state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Shared(nn.Module):
 
 
 class Caching(nn.Module):
-    """Keeps tensors in attributes, the way attention biases are kept between calls."""
+    """Caches tensors in attributes, as some networks cache attention biases between calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Pair(NamedTuple):
 
 
 class Keeping(nn.Module):
-    """Holds plain tensors everywhere, and changes every container when it runs."""
+    """Keeps plain tensors in many containers, and changes every container when it runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Keeping(nn.Module):
 
 
 class Drawing(nn.Module):
-    """Draws from every global generator."""
+    """Draws from every global random generator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Drawing(nn.Module):
 
 
 class DataDependent(nn.Module):
-    """Reads a value, which nothing on the meta device has, and spoils all it can."""
+    """Reads a value, which fails on the meta device, and changes as much state as possible."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class DataDependent(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Holds its parameters in a list too, as torch's recurrent layers do."""
+    """Also keeps its parameters in a list, as torch's recurrent layers do."""
 
     def __init__(self) -> None:
         super().__init__()

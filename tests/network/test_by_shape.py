@@ -1,4 +1,4 @@
-"""What is answered by shape is what a real call gives: every rule, with any arguments."""
+"""Calls by shape give the shapes of real calls, for every rule and any arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def meta(*shape, dtype=torch.float32):
 
 
 def outcome(call: Call, device: str, mode: Any = nullcontext) -> Any:
-    """Return the shapes and dtypes of what a call gives; None where it fails."""
+    """Return the shapes and dtypes of a call's results, or None if the call fails."""
     args, kwargs = tree_map(
         lambda one: one.to(device, copy=True) if isinstance(one, Tensor) else one,
         (call.args, call.kwargs),
@@ -43,18 +43,18 @@ def outcome(call: Call, device: str, mode: Any = nullcontext) -> Any:
     ]
 
 
-# A loaded machine draws slowly, which says nothing about a rule.
+# Hypothesis draws slowly on a busy machine, which is no fault of a rule.
 @pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_a_call_gives_what_it_gives_for_real(calls, data):
+def test_a_call_by_shape_gives_the_shapes_of_the_real_call(calls, data):
     call = data.draw(calls)
     found, on_meta = outcome(call, "meta", ByShape), outcome(call, "meta")
     if found is None:
-        # The network runs for real then.
+        # In this case headstrip runs the network for real.
         return
     real = outcome(call, "cpu")
-    # Torch's own functions for meta let some calls pass that fail for real, and some dtypes mix.
+    # Torch's meta functions accept some calls that fail for real, and mix some dtypes.
     assert found in (real, on_meta)
     if real is not None:
         assert [one[0] for one in found if one] == [one[0] for one in real if one]
@@ -62,7 +62,7 @@ def test_a_call_gives_what_it_gives_for_real(calls, data):
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(call=CALLS["arithmetic"])
-def test_sums_and_products_have_the_order_of_memory_that_torch_gives_them(call):
+def test_sums_and_products_have_the_memory_order_of_torch(call):
     def order(mode: Any) -> tuple[int, ...] | None:
         args = tree_map(lambda one: one.to("meta") if isinstance(one, Tensor) else one, call.args)
         try:
@@ -70,7 +70,7 @@ def test_sums_and_products_have_the_order_of_memory_that_torch_gives_them(call):
                 given = call.function(*args, **call.kwargs)
         except Exception:
             return None
-        # Along an axis of one element there is no order.
+        # An axis of one element has no order.
         return tuple(
             step for step, side in zip(given.stride(), given.shape, strict=True) if side > 1
         )
@@ -94,12 +94,12 @@ def test_a_mask_that_does_not_fit_the_attention_still_fails():
         F.scaled_dot_product_attention(x, x, x, attn_mask=meta(1, 1, 9, 9))
 
 
-def test_a_dtype_that_is_asked_for_is_given():
+def test_a_requested_dtype_is_returned():
     with ByShape():
         assert F.softmax(meta(2, 3), dim=1, dtype=torch.float64).dtype is torch.float64
 
 
-def test_torchs_attention_with_its_weights_is_torchs_to_answer():
+def test_multihead_attention_works_with_and_without_its_weights():
     attention = nn.MultiheadAttention(8, 2, device="meta").eval()
     x = meta(5, 2, 8)
     with ByShape():
@@ -109,7 +109,7 @@ def test_torchs_attention_with_its_weights_is_torchs_to_answer():
     assert (alone.shape, nothing) == ((5, 2, 8), None)
 
 
-def test_attention_that_projects_to_another_width_has_that_width():
+def test_attention_that_projects_to_another_width_returns_that_width():
     x, square, out = meta(5, 2, 8), meta(24, 8), meta(3, 8)
     with ByShape():
         found, nothing = F.multi_head_attention_forward(
@@ -119,7 +119,7 @@ def test_attention_that_projects_to_another_width_has_that_width():
 
 
 @pytest.mark.parametrize("start", range(0, 300, 30))
-def test_the_width_of_networks_that_mix_all_rules_is_the_real_one(start):
+def test_the_width_of_networks_that_mix_all_rules_is_correct(start):
     for seed in range(start, start + 30):
         model, shape = mixed_network(seed)
         width = probe_width(model, shape)
@@ -127,13 +127,13 @@ def test_the_width_of_networks_that_mix_all_rules_is_the_real_one(start):
             assert model.eval()(torch.rand(2, *shape)).shape == (2, width), seed
 
 
-def test_a_network_that_does_not_take_its_input_is_refused_by_the_probe():
+def test_the_probe_refuses_a_network_that_does_not_accept_its_input():
     with pytest.raises(ProbeError, match="failed on input"):
         probe_width(nn.Sequential(nn.Flatten(), nn.Linear(10, 4)), (3, 4, 4))
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", "swin_t", "maxvit_t", "mobilenet_v3_small"])
-def test_the_width_is_that_of_a_real_forward(name):
+def test_the_width_matches_a_real_forward_pass(name):
     encoder = build_encoder(name, weights=None)
     x = torch.zeros(2, *encoder.input_shape)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Which of several state dicts in one file is meant is never guessed, whatever builds of it."""
+"""headstrip never guesses which of several state dicts in a file to load."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ ONE: list[Any] = [
 
 @pytest.mark.parametrize(("content", "places"), SEVERAL)
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_several_are_refused_and_listed(content: Any, places: list[str], save, tmp_path) -> None:
+def test_several_state_dicts_are_refused_and_listed(
+    content: Any, places: list[str], save, tmp_path
+) -> None:
     loaded = torch.load(save(content, tmp_path / "x"), weights_only=True)
     with pytest.raises(WeightsError, match="does not guess which one you mean") as caught:
         refuse_several(loaded, "x.pth")
@@ -109,11 +111,11 @@ def test_several_are_refused_and_listed(content: Any, places: list[str], save, t
 
 
 @pytest.mark.parametrize("content", ONE)
-def test_one_beside_other_things_is_not(content: Any, tmp_path: Path) -> None:
+def test_one_state_dict_beside_other_content_is_accepted(content: Any, tmp_path: Path) -> None:
     refuse_several(torch.load(save_zip(content, tmp_path / "x"), weights_only=True), "x.pth")
 
 
-def test_a_checkpoint_that_holds_itself_is_looked_at_once() -> None:
+def test_a_checkpoint_that_contains_itself_is_accepted() -> None:
     content: dict[str, Any] = {"model": RAW}
     content["again"] = content
     refuse_several(content, "x.pth")
@@ -124,7 +126,7 @@ SOURCES = ["squeezenet1_1", "hf:convnext", "timm:resnet10t", "efficientnet-lite:
 
 @pytest.mark.parametrize("name", mostly_slow(SOURCES, every=2))
 @pytest.mark.parametrize("weights", ["{path}", "DEFAULT={path}"])
-def test_every_source_refuses_several_and_takes_the_key_in_the_message(
+def test_every_source_refuses_several_state_dicts_and_accepts_the_key(
     name: str, weights: str, tmp_path: Path
 ) -> None:
     if name.startswith("hf:"):
@@ -187,7 +189,7 @@ AVERAGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", mostly_slow(AVERAGES))
-def test_an_average_that_cannot_fit_by_its_names_is_a_second_state_dict(
+def test_an_average_with_other_names_counts_as_a_second_state_dict(
     kind: str, small: State, tmp_path: Path
 ) -> None:
     path = save_zip(AVERAGES[kind](small, changed(small)), tmp_path / "x")
@@ -198,7 +200,7 @@ def test_an_average_that_cannot_fit_by_its_names_is_a_second_state_dict(
     assert torch.equal(encoder.backbone.state_dict()["conv1.0.weight"], small["conv1.0.weight"])
 
 
-def test_a_key_that_names_the_average_too_does_not_choose(small: State, tmp_path: Path) -> None:
+def test_a_key_that_also_covers_the_average_is_refused(small: State, tmp_path: Path) -> None:
     flat = AVERAGES["beside it without statistics"](small, changed(small))
     path = save_zip({"state_dict": flat}, tmp_path / "x")
     with pytest.raises(WeightsError, match=r"Pass weights_key='state_dict\.model'"):
@@ -209,21 +211,19 @@ def test_a_key_that_names_the_average_too_does_not_choose(small: State, tmp_path
 
 
 @pytest.mark.parametrize("key", ["_orig_mod.module", "module._orig_mod", "module.", "module"])
-def test_a_key_may_have_the_names_of_wrappers_and_a_dot_at_the_end(
+def test_a_key_may_contain_names_of_wrappers_and_end_with_a_dot(
     key: str, small: State, tmp_path: Path
 ) -> None:
     path = save_zip(prefixed(small, "_orig_mod.module."), tmp_path / "x")
     assert build_encoder(SMALL, weights=path, weights_key=key).weights_key == "module"
 
 
-def test_a_second_name_for_each_tensor_is_no_second_state_dict(
-    small: State, tmp_path: Path
-) -> None:
+def test_the_same_tensors_under_other_names_are_accepted(small: State, tmp_path: Path) -> None:
     content = {"model": small, "parameters": [*small.values()], "flat": dotless(small)}
     assert build_encoder(SMALL, weights=save_zip(content, tmp_path / "x")).weights_key == "model"
 
 
-def test_adapters_beside_a_network_are_not_dropped_in_silence(small: State, tmp_path: Path) -> None:
+def test_adapters_beside_a_network_are_refused_without_a_key(small: State, tmp_path: Path) -> None:
     adapters = {f"{key}.lora_A.weight": torch.zeros(4, 4) for key in [*small][:3]}
     path = save_zip({"state_dict": small, "peft": adapters}, tmp_path / "x")
     with pytest.raises(WeightsError, match=r"LoRA adapters for it, 'peft'.*merge_and_unload"):
@@ -250,7 +250,7 @@ def test_adapters_beside_a_network_are_not_dropped_in_silence(small: State, tmp_
         ),
     ],
 )
-def test_a_warning_says_that_the_head_of_the_file_is_not_the_one_of_the_encoder(
+def test_a_warning_says_that_the_encoder_does_not_have_the_files_head(
     head: dict[str, Any],
     why: str,
     small: State,
@@ -265,5 +265,5 @@ def test_a_warning_says_that_the_head_of_the_file_is_not_the_one_of_the_encoder(
         **{key: torch.zeros(shape) for key, shape in head.items()},
     }
     build_encoder(SMALL, weights=save_zip(content, tmp_path / "x"))
-    (said,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-    assert why in said
+    (warning,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert why in warning

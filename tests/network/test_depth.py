@@ -22,7 +22,7 @@ WIDTH = 4
 
 
 class Residual(nn.Module):
-    """Two layers with a path beside them."""
+    """Layers with a residual path around them."""
 
     def __init__(self, *parts: nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Residual(nn.Module):
 
 
 class Reversed(nn.Module):
-    """A module that registers its parts in another order than it runs them."""
+    """A module that registers its parts in the reverse order of execution."""
 
     def __init__(self, *parts: nn.Module) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Reversed(nn.Module):
 
 
 def backbone_of(name: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """Build a backbone, without memory where its constructor allows it."""
+    """Build a backbone, on the meta device if its constructor allows it."""
     registry, spec = get_registry(), get_backbone(name).spec
     plugin, family = registry.stripper(spec.family)
     if family == "regnet":
@@ -112,20 +112,20 @@ LAYERS = {
 
 
 @pytest.mark.parametrize(("name", "count"), LAYERS.items())
-def test_a_block_is_a_layer_whatever_the_library(name: str, count: int) -> None:
+def test_a_block_is_one_layer_in_every_library(name: str, count: int) -> None:
     assert len(layers_of(*backbone_of(name))) == count
 
 
 @pytest.mark.parametrize(
     "name", ["timm:vit_tiny_patch16_224", "timm:resnet18", "timm:beit_base_patch16_224"]
 )
-def test_layers_are_those_of_timms_own_table(name: str) -> None:
+def test_layers_match_timms_parameter_groups(name: str) -> None:
     from timm.models import group_parameters
 
     backbone, shape = backbone_of(name)
     theirs = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
     for names in layers_of(backbone, shape):
-        # timm puts a last norm into a layer without a matrix, as the head is gone.
+        # timm puts the last norm into a layer without a matrix, because the head was removed.
         numbers = {theirs[one] for one in names if not one.startswith(("norm.", "fc_norm."))}
         assert len(numbers) == 1, names
 
@@ -149,7 +149,7 @@ def test_layers_are_in_the_order_of_execution() -> None:
     ]
 
 
-def test_a_network_that_fails_without_memory_runs_for_real() -> None:
+def test_a_network_that_fails_on_the_meta_device_runs_for_real() -> None:
     class ByValue(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -173,7 +173,7 @@ trees = st.recursive(
 
 
 @given(trees)
-def test_any_tree_of_modules_is_divided_and_stays_unchanged(network: nn.Module) -> None:
+def test_any_tree_of_modules_is_divided_and_left_unchanged(network: nn.Module) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     layers = layers_of(network, (WIDTH,))
     assert sorted(one for names in layers for one in names) == sorted(names_of(network))
@@ -196,7 +196,7 @@ def decayed(network: nn.Module) -> set[str]:
     return {name for name, one in parameters.items() if is_matrix(name, one, owners[id(one)])}
 
 
-def test_tokens_positions_norms_scales_and_biases_are_no_matrices() -> None:
+def test_tokens_positions_norms_scales_and_biases_are_not_matrices() -> None:
     backbone, _ = backbone_of("vit_b_32")
     others = set(names_of(backbone)) - decayed(backbone)
     assert {"class_token", "encoder.pos_embedding", "encoder.ln.weight", "conv_proj.bias"} <= others

@@ -1,4 +1,4 @@
-"""The head that was removed must be the layer that gives the network's logits."""
+"""The removed head must be the layer that computes the network's logits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPE = (3, 4, 4)
 
 
 class Net(nn.Module):
-    """A hidden layer, and the layer that gives the logits."""
+    """A stem, and the layer that computes the logits."""
 
     def __init__(self, classes: int = 5) -> None:
         super().__init__()
@@ -68,13 +68,13 @@ def never() -> tuple[int, ...]:
 def stripped_of(
     network: nn.Module, head: nn.Module | None, *paths: str, law: Any = "exact"
 ) -> Stripped:
-    """Return a network whose ``fc`` was replaced, with any head."""
+    """Return a network with an identity in place of ``fc``, and any head."""
     network.fc = nn.Identity()
     return Stripped(network, head, paths or ("fc",), law)
 
 
 @pytest.mark.parametrize("network", [Net, OfAView, OnARealDevice])
-def test_a_layer_that_is_the_last_needs_no_comparison(network: type[Net]) -> None:
+def test_the_last_layer_is_accepted_without_a_comparison(network: type[Net]) -> None:
     assert width_of_stripped(detach(network(), "fc"), SHAPE, never) == 6
 
 
@@ -137,7 +137,7 @@ def test_other_heads_are_compared_with_the_untouched_network(make: Callable[[], 
 
 
 class Giving(nn.Module):
-    """Gives whatever a function makes of its input."""
+    """Returns the result of a function of its input."""
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Giving(nn.Module):
         (lambda x: x.sum(1), "gives the shape (2,) instead of (N, classes)"),
     ],
 )
-def test_a_head_that_gives_no_logits_is_refused(
+def test_a_head_with_an_output_that_is_not_logits_is_refused(
     function: Callable[[Tensor], Any], reason: str
 ) -> None:
     with pytest.raises(HeadError) as caught:
@@ -165,7 +165,7 @@ def test_a_head_that_gives_no_logits_is_refused(
 
 
 @pytest.mark.parametrize("network", [Net, OnARealDevice])
-def test_a_head_that_does_not_take_the_embedding_is_refused(network: type[Net]) -> None:
+def test_a_head_that_does_not_accept_the_embedding_is_refused(network: type[Net]) -> None:
     stripped = stripped_of(network(), nn.Linear(7, 5))
     with pytest.raises(
         HeadError, match=r"^fails on the backbone's output of shape \(2, 6\): RuntimeError: "
@@ -174,12 +174,12 @@ def test_a_head_that_does_not_take_the_embedding_is_refused(network: type[Net]) 
 
 
 @pytest.mark.parametrize("head", [None, nn.LazyLinear(5)])
-def test_a_head_that_has_no_shape_is_not_run(head: nn.Module | None) -> None:
+def test_a_missing_or_lazy_head_is_not_run(head: nn.Module | None) -> None:
     assert width_of_stripped(stripped_of(Net(), head), SHAPE, never) == 6
 
 
 @pytest.mark.parametrize("head", [None, nn.Linear(6, 5)])
-def test_an_output_that_is_no_embedding_is_refused(head: nn.Module | None) -> None:
+def test_an_output_that_is_not_an_embedding_is_refused(head: nn.Module | None) -> None:
     stripped = stripped_of(Giving(lambda x: x), head, "function")
     with pytest.raises(ProbeError) as caught:
         width_of_stripped(stripped, SHAPE, never)
@@ -189,7 +189,7 @@ def test_an_output_that_is_no_embedding_is_refused(head: nn.Module | None) -> No
 
 
 class Watch(nullcontext[None]):
-    """Counts how often it was entered."""
+    """Counts how often a block enters it."""
 
     entered = 0
 
@@ -208,7 +208,7 @@ def test_the_network_runs_under_the_watch(
 
 
 @pytest.mark.parametrize("network", [Net, OnARealDevice])
-def test_a_run_records_the_output_the_logits_and_what_the_watched_module_gave(
+def test_a_run_records_the_output_the_logits_and_the_watched_output(
     network: type[Net],
 ) -> None:
     stripped = detach(network(), "fc")
@@ -223,7 +223,7 @@ def test_a_run_records_the_output_the_logits_and_what_the_watched_module_gave(
 
 
 @pytest.mark.parametrize("network", [Net, OnARealDevice])
-def test_the_head_runs_in_eval_mode_and_stays_as_it_was(network: type[Net]) -> None:
+def test_the_head_runs_in_eval_mode_and_stays_unchanged(network: type[Net]) -> None:
     head = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 5)).train()
     before = {name: value.clone() for name, value in head.state_dict().items()}
     width_of_stripped(stripped_of(network(), head), SHAPE, lambda: (2, 5))
@@ -231,7 +231,7 @@ def test_the_head_runs_in_eval_mode_and_stays_as_it_was(network: type[Net]) -> N
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 
-def test_the_logits_of_an_untouched_network_are_found_without_memory() -> None:
+def test_the_shape_of_the_logits_is_found_without_memory() -> None:
     built: list[Net] = []
 
     def build() -> Net:
@@ -246,13 +246,13 @@ def test_the_logits_of_an_untouched_network_are_found_without_memory() -> None:
     "build",
     [lambda: 1 / 0, OnARealDevice, lambda: Giving(lambda x: (x, x)), lambda: nn.Linear(7, 5)],
 )
-def test_logits_that_cannot_be_found_without_memory_are_unknown(
+def test_a_shape_of_logits_that_needs_memory_is_unknown(
     build: Callable[[], nn.Module],
 ) -> None:
     assert logits_without_memory(build, SHAPE) is None
 
 
-def test_a_users_network_loses_the_layer_that_gives_its_logits() -> None:
+def test_the_layer_that_computes_the_logits_of_a_users_network_is_removed() -> None:
     model = Net()
     fc = model.fc
     stripped = strip_own(model, lambda: detach(model, "fc"), [(1, 4, 4), SHAPE])
@@ -268,7 +268,7 @@ def test_a_users_network_loses_the_layer_that_gives_its_logits() -> None:
     ],
 )
 @pytest.mark.parametrize("shapes", [[SHAPE], [(1, 4, 4), SHAPE]])
-def test_a_users_network_whose_head_is_elsewhere_is_refused_and_stays_whole(
+def test_a_users_network_with_a_wrong_head_is_refused_and_stays_whole(
     network: Callable[[], Net], shapes: list[tuple[int, ...]]
 ) -> None:
     model = network()
@@ -280,7 +280,7 @@ def test_a_users_network_whose_head_is_elsewhere_is_refused_and_stays_whole(
     assert [(id(module), dict(vars(module))) for module in model.modules()] == before
 
 
-def test_the_logits_of_a_users_network_are_compared() -> None:
+def test_a_head_with_other_logits_than_a_users_network_is_refused() -> None:
     model = Net()
     with pytest.raises(HeadError, match=r"gives the shape \(2, 7\), but .* gives \(2, 5\)"):
         strip_own(model, lambda: stripped_of(model, nn.Linear(6, 7), law="declared"), [SHAPE])

@@ -1,4 +1,4 @@
-"""An input whose last pixels the patches of a network leave out is refused."""
+"""headstrip refuses an input size if the network's patches leave out its last pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = Preprocessing(crop=(224, 224), resize=None, mean=(0.5,) * 3, std=(0.5,) 
 
 
 class Cutting(nn.Module):
-    """A network that cuts its input, padded to whole patches first where it is told to."""
+    """A network that cuts its input into patches, optionally after padding it."""
 
     def __init__(self, layer: nn.Module, pads: bool = False) -> None:
         super().__init__()
@@ -51,30 +51,30 @@ def sees_all(network: nn.Module, height: int, width: int) -> bool:
 
 @given(st.integers(1, 12), st.integers(0, 6), st.integers(0, 5), st.integers(24, 60), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_a_size_is_refused_where_the_end_of_the_image_has_no_gradient(
+def test_a_size_is_refused_if_the_end_of_the_image_has_no_gradient(
     stride: int, more: int, padding: int, size: int, pads: bool
 ) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 4, stride + more, stride, min(padding, (stride + more) // 2))
     network = Cutting(layer, pads)
-    told = problem(network, 3, size, 30)
+    message = problem(network, 3, size, 30)
     if stride > 2:
-        assert (told is None) == sees_all(network, size, 30)
+        assert (message is None) == sees_all(network, size, 30)
     else:
-        assert told is None
+        assert message is None
 
 
-def test_the_sentence_has_what_is_lost_and_the_sizes_near_that_lose_nothing() -> None:
+def test_the_error_names_the_lost_pixels_and_the_nearest_good_sizes() -> None:
     network = Cutting(nn.Conv2d(3, 4, 16, 16))
     assert problem(network, 3, 352, 640) is None
-    told = problem(network, 3, 360, 641)
-    assert told is not None
-    assert "patches of 16 x 16 pixels" in told
-    assert "never see the last 8 rows and the last column of an input of 360 x 641" in told
-    assert "Choose 352 x 640 or 368 x 656 where the size is set" in told
+    message = problem(network, 3, 360, 641)
+    assert message is not None
+    assert "patches of 16 x 16 pixels" in message
+    assert "never see the last 8 rows and the last column of an input of 360 x 641" in message
+    assert "Choose 352 x 640 or 368 x 656 where the size is set" in message
 
 
-def test_unfolded_patches_and_those_of_a_clip_are_seen_too() -> None:
+def test_unfolded_patches_and_patches_of_clips_are_checked_too() -> None:
     class Unfolding(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return functional.unfold(x, 8, stride=8).mean(2)
@@ -85,8 +85,8 @@ def test_unfolded_patches_and_those_of_a_clip_are_seen_too() -> None:
     assert "the last 3 columns" in str(problem(clips, 3, 4, 16, 19))
 
 
-def test_the_size_that_a_network_was_made_for_is_never_refused() -> None:
-    # As SigLIP's: 384 pixels, and patches of 14.
+def test_the_native_size_of_a_network_is_never_refused() -> None:
+    # As in SigLIP: 384 pixels, and patches of 14.
     parts = Stripped(Cutting(nn.Conv2d(3, 4, 14, 14)), None, (), "headless", None)
     spec = BackboneSpec(
         name="made",
@@ -120,7 +120,7 @@ def test_the_size_that_a_network_was_made_for_is_never_refused() -> None:
         ("hf:vit", {"options": {"image_size": 230}}, "224 x 224 or 240 x 240"),
     ],
 )
-def test_every_source_refuses_it_with_the_sizes_near(
+def test_every_source_refuses_lost_pixels_and_suggests_the_nearest_sizes(
     name: str, arguments: dict[str, Any], near: str
 ) -> None:
     with pytest.raises(PreprocessingError, match="would never see the last") as caught:
@@ -146,5 +146,5 @@ def test_every_source_refuses_it_with_the_sizes_near(
         ("hf:swin", {"preprocessing": replace(STEPS, crop=(226, 226))}),
     ],
 )
-def test_what_divides_or_pads_is_built(name: str, arguments: dict[str, Any]) -> None:
+def test_a_size_that_is_divisible_or_padded_is_built(name: str, arguments: dict[str, Any]) -> None:
     assert build_encoder(name, weights=None, **arguments).output_dim

@@ -1,4 +1,4 @@
-"""The probed width is that of a real forward, found without computing wherever that can be."""
+"""The probed width matches a real forward pass, without computing values if possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:Fu
 
 
 class MetaAlone(TorchDispatchMode):
-    """Fail when an operation gives a tensor with memory; count those without."""
+    """Fail if an operation returns a tensor with memory; count the meta tensors."""
 
     seen = 0
 
@@ -37,7 +37,7 @@ class MetaAlone(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("make", ON_META)
-def test_no_activation_has_memory(make: Callable[[], nn.Module]) -> None:
+def test_the_probe_allocates_no_memory_for_activations(make: Callable[[], nn.Module]) -> None:
     model = make()
     with MetaAlone() as mode:
         assert probe_width(model, SHAPE) == WIDTH
@@ -45,7 +45,7 @@ def test_no_activation_has_memory(make: Callable[[], nn.Module]) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "swin_t", "r3d_18", "mobilenet_v3_small"])
-def test_no_activation_of_a_large_network_has_memory(name: str) -> None:
+def test_the_probe_allocates_no_memory_for_a_large_network(name: str) -> None:
     with torch.device("meta"):
         model = models.get_model(name, weights=None)
     shape = (3, 16, 112, 112) if name == "r3d_18" else (3, 224, 224)
@@ -103,7 +103,7 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
 
 @given(networks())
 @settings(max_examples=60, deadline=None)
-def test_the_probed_width_is_the_real_one(drawn: tuple[nn.Module, tuple[int, ...]]) -> None:
+def test_the_probed_width_is_correct(drawn: tuple[nn.Module, tuple[int, ...]]) -> None:
     model, shape = drawn
     width = probe_width(model, shape)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_the_probed_width_is_the_real_one(drawn: tuple[nn.Module, tuple[int, ...
 
 
 class Giving(nn.Module):
-    """Gives whatever a function makes of its input."""
+    """Returns the result of a function of its input."""
 
     def __init__(self, output: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -135,7 +135,9 @@ class Giving(nn.Module):
         (lambda x: x.features, "failed .* with AttributeError: "),
     ],
 )
-def test_what_is_no_embedding_is_refused(output: Callable[[Tensor], object], problem: str) -> None:
+def test_an_output_that_is_not_an_embedding_is_refused(
+    output: Callable[[Tensor], object], problem: str
+) -> None:
     with pytest.raises(ProbeError, match=problem):
         probe_width(Giving(output), SHAPE)
 
@@ -155,13 +157,13 @@ def test_lazy_layers_are_refused_and_stay_lazy() -> None:
     assert model[1].has_uninitialized_params()
 
 
-def test_a_network_without_memory_has_a_width() -> None:
+def test_a_network_on_the_meta_device_has_a_width() -> None:
     with torch.device("meta"):
         model = pooled(nn.Conv2d(3, WIDTH, 1))
     assert probe_width(model, SHAPE) == WIDTH
 
 
-def test_a_network_without_memory_that_reads_a_value_has_none() -> None:
+def test_a_network_on_the_meta_device_that_reads_a_value_has_no_width() -> None:
     with torch.device("meta"):
         model = DataDependent()
     with pytest.raises(ProbeError, match="failed"):
@@ -170,7 +172,7 @@ def test_a_network_without_memory_that_reads_a_value_has_none() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_a_network_that_is_scripted_has_a_width() -> None:
+def test_a_scripted_network_has_a_width() -> None:
     model = torch.jit.script(pooled(nn.Conv2d(3, WIDTH, 1), nn.BatchNorm2d(WIDTH)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert probe_width(model, SHAPE) == WIDTH

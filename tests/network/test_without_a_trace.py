@@ -1,4 +1,4 @@
-"""A probe leaves a network, and the random number generators, bit for bit as they were."""
+"""A probe leaves a network and the random generators unchanged, bit for bit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:Fu
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("make", NETWORKS)
-def test_everything_is_as_it_was(make: Callable[[], nn.Module], mode: str) -> None:
+def test_a_probe_leaves_everything_unchanged(make: Callable[[], nn.Module], mode: str) -> None:
     model = make().train(mode == "train")
     before = everything(model)
     assert probe_width(model, SHAPE) == WIDTH
@@ -40,7 +40,7 @@ def test_everything_is_as_it_was(make: Callable[[], nn.Module], mode: str) -> No
     "context", [torch.inference_mode, torch.no_grad, torch.enable_grad, nullcontext]
 )
 @pytest.mark.parametrize("make", NETWORKS)
-def test_it_may_be_asked_for_in_any_mode_of_autograd(
+def test_a_probe_works_in_any_mode_of_autograd(
     make: Callable[[], nn.Module], context: Callable[[], AbstractContextManager[Any]]
 ) -> None:
     model = make()
@@ -53,7 +53,7 @@ def test_it_may_be_asked_for_in_any_mode_of_autograd(
 
 
 @pytest.mark.parametrize("make", [WithBatchNorm, DataDependent])
-def test_a_network_that_was_made_in_inference_mode_has_a_width(
+def test_a_network_created_in_inference_mode_has_a_width(
     make: Callable[[], nn.Module],
 ) -> None:
     with torch.inference_mode():
@@ -63,7 +63,7 @@ def test_a_network_that_was_made_in_inference_mode_has_a_width(
     assert everything(model) == before
 
 
-def test_modes_of_single_modules_are_kept() -> None:
+def test_a_probe_keeps_the_training_mode_of_each_module() -> None:
     model = pooled(nn.BatchNorm2d(3).eval(), nn.Dropout(), nn.BatchNorm2d(3)).train()
     model[0].eval()
     probe_width(model, SHAPE)
@@ -71,7 +71,7 @@ def test_modes_of_single_modules_are_kept() -> None:
 
 
 @pytest.mark.parametrize("make", [models.resnet18, models.googlenet, models.swin_t])
-def test_a_network_of_torchvision_is_as_it_was(make: Callable[..., nn.Module]) -> None:
+def test_a_probe_leaves_a_torchvision_network_unchanged(make: Callable[..., nn.Module]) -> None:
     options = {"aux_logits": False, "init_weights": False} if make is models.googlenet else {}
     model = make(**options).train()
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
@@ -97,7 +97,7 @@ class Interrupted(Keeping):
 @pytest.mark.parametrize(
     ("make", "error"), [(Failing, ProbeError), (Interrupted, KeyboardInterrupt)]
 )
-def test_a_failure_leaves_no_trace(
+def test_a_failed_probe_leaves_everything_unchanged(
     make: Callable[[], nn.Module], error: type[BaseException]
 ) -> None:
     model = make()
@@ -109,7 +109,7 @@ def test_a_failure_leaves_no_trace(
 
 @pytest.fixture
 def called() -> Iterator[list[str]]:
-    """A list of the hooks that ran, two global ones among them."""
+    """A list of the hooks that ran, with two global ones registered."""
     names: list[str] = []
     handles = [
         global_hooks.register_module_forward_hook(lambda *_: names.append("global forward")),
@@ -121,7 +121,9 @@ def called() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("make", [WithBatchNorm, DataDependent, Failing])
-def test_hooks_do_not_run_and_stay(make: Callable[[], nn.Module], called: list[str]) -> None:
+def test_a_probe_runs_no_hooks_and_keeps_them(
+    make: Callable[[], nn.Module], called: list[str]
+) -> None:
     model = make()
     child = next(model.children())
     for module in (model, child):
@@ -158,7 +160,7 @@ def test_the_handle_of_a_hook_still_removes_it(called: list[str]) -> None:
     assert "forward" not in called
 
 
-def test_a_graph_that_waits_for_its_backward_is_not_spoiled() -> None:
+def test_a_backward_pass_still_works_after_a_probe() -> None:
     model = DataDependentButHarmless()
     loss = model(torch.rand(2, *SHAPE)).square().sum()
     probe_width(model, SHAPE)
