@@ -1,4 +1,4 @@
-"""The head is off and nothing is lost with it: all of torchvision's classifiers."""
+"""headstrip removes the head of torchvision's classifiers without losing anything."""
 
 import importlib.util
 import sys
@@ -16,12 +16,12 @@ from headstrip.registry.registry import get_registry
 _TOOL = Path(__file__).parents[2] / "tools" / "lossless.py"
 _SPEC = importlib.util.spec_from_file_location("lossless", _TOOL)
 lossless = importlib.util.module_from_spec(_SPEC)
-# Dataclasses look their module up by name.
+# Dataclasses look up their module by name.
 sys.modules["lossless"] = lossless
 _SPEC.loader.exec_module(lossless)
 
-# Of the families that are used most, and of each way in which a head sits; the slow run has all of
-# up to 90 million parameters, and `tools/lossless.py` has all 89.
+# The most used families, and each way in which a head is placed. The slow tests cover all networks
+# of up to 90 million parameters, and `tools/lossless.py` covers all 89.
 LIGHT = {
     "convnext_tiny",
     "densenet121",
@@ -46,7 +46,7 @@ def _marked(name):
 
 
 @pytest.mark.parametrize("name", [_marked(name) for name in NAMES])
-def test_the_kept_head_gives_the_logits_of_an_untouched_network(name, tmp_path):
+def test_the_kept_head_computes_the_logits_of_an_untouched_network(name, tmp_path):
     proof = lossless.prove(name, tmp_path)
     assert proof.equal, "head(encoder(x)) is not bitwise what the untouched network gives"
     assert proof.finite
@@ -83,7 +83,7 @@ class Scaled(nn.Module):
 
 @pytest.mark.slow
 def test_a_head_of_zeros_passes_unless_perturbed(tmp_path, monkeypatch):
-    # torchvision's fresh ViT heads are zero: of any embedding they make the same logits.
+    # torchvision's new ViT heads are zero: they compute the same logits from any embedding.
     original = lossless.build_encoder
 
     def with_wrong_embedding(*arguments, **keywords):
@@ -108,7 +108,7 @@ def test_a_head_of_zeros_passes_unless_perturbed(tmp_path, monkeypatch):
         ("convnext_tiny", "classifier.2", nn.Linear),
     ],
 )
-def test_an_identity_stands_where_the_notes_put_it(name, path, head):
+def test_an_identity_replaces_the_head(name, path, head):
     encoder = build_encoder(name, weights=None)
     assert isinstance(encoder.backbone.get_submodule(path), nn.Identity)
     assert isinstance(encoder.head, head)
@@ -126,7 +126,7 @@ def test_auxiliary_heads_never_reach_the_output_in_any_mode(name):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_heads_of_ones_own_network_come_off_too(name):
+def test_strip_head_removes_auxiliary_heads_too(name):
     model = models.get_model(name, weights=None, init_weights=False, aux_logits=True)
     parts = strip_head(model, family=name.partition("_")[0])
     assert parts.backbone is model
@@ -135,12 +135,12 @@ def test_auxiliary_heads_of_ones_own_network_come_off_too(name):
     assert isinstance(model.train()(torch.randn(2, 3, 299, 299)), torch.Tensor)
 
 
-def test_squeezenet_says_that_it_has_no_head():
+def test_squeezenet_has_the_law_declared_and_no_head():
     encoder = build_encoder("squeezenet1_1", weights=None)
     assert (encoder.law, encoder.head, encoder.output_dim) == ("declared", None, 512)
 
 
-def test_squeezenets_own_reference_is_its_embedding():
+def test_the_reference_of_squeezenet_equals_its_embedding():
     torch.manual_seed(0)
     untouched = models.squeezenet1_1().eval()
     x = torch.randn(2, 3, 64, 64)
@@ -151,7 +151,7 @@ def test_squeezenets_own_reference_is_its_embedding():
 
 
 @pytest.mark.slow
-def test_s3d_takes_longer_clips_within_rounding():
+def test_s3d_matches_its_network_within_rounding_for_longer_clips():
     torch.manual_seed(0)
     untouched = models.video.s3d()
     lossless.perturb(untouched)

@@ -1,4 +1,4 @@
-"""The feature maps of backbones are what the networks compute, and wrong levels are noticed."""
+"""Feature maps of backbones match their networks, and wrong levels are detected."""
 
 from dataclasses import replace
 from functools import cache
@@ -14,8 +14,8 @@ from headstrip.network.taps import TappedMaps
 from headstrip.testing import map_grids, map_proofs, perturb
 
 COMMITTED = {proof.name: proof for proof in TOOL.read().proofs}
-# Of timm the smallest ones, with one of every small family. The largest ones of torchvision are in
-# the committed table alone.
+# From timm, the smallest backbones, with one of every small family. Only the committed table has
+# the largest ones of torchvision.
 SIZES = {spec.qualified_name: spec.params for spec in subjects()}
 TIMM = [name for name in SIZES if name.startswith("timm:")][:150]
 REPEATED = [
@@ -23,7 +23,7 @@ REPEATED = [
     for name in COMMITTED
     if (name in TIMM if name.startswith("timm:") else SIZES[name] < LARGEST)
 ]
-# One of each way in which levels are stated; the slow run has the rest.
+# One backbone for each way to state levels; the slow tests cover the rest.
 LIGHT = {
     "torchvision:densenet121",
     "torchvision:efficientnet_b0",
@@ -43,7 +43,7 @@ LIGHT = {
     "name",
     [pytest.param(one, marks=() if one in LIGHT else pytest.mark.slow) for one in REPEATED],
 )
-def test_each_map_is_all_that_the_embedding_depends_on_and_lies_as_the_picture(name):
+def test_each_map_determines_the_embedding_and_has_the_grid_of_the_image(name):
     proof = prove(name)
     assert proof.problems == []
     if not name.startswith("timm:"):
@@ -51,7 +51,7 @@ def test_each_map_is_all_that_the_embedding_depends_on_and_lies_as_the_picture(n
         assert set(proof.exceptions) == ({"grid"} if "maxvit" in name else set())
 
 
-def test_the_committed_proofs_have_no_problem_and_all_of_torchvision_and_transformers():
+def test_the_committed_proofs_pass_and_cover_torchvision_and_transformers():
     assert not any(proof.problems for proof in COMMITTED.values())
     names = {spec.qualified_name for spec in subjects() if spec.source != "timm"}
     assert names <= {*COMMITTED}
@@ -61,7 +61,7 @@ def test_the_committed_proofs_have_no_problem_and_all_of_torchvision_and_transfo
 @cache
 def small(name):
     if name == "vit":
-        # What the proofs need of torchvision's ViTs, in a thousandth of the numbers.
+        # Like torchvision's ViTs for the proofs, with a thousandth of the parameters.
         encoder = tiny_vit()
         perturb(encoder.backbone)
         return encoder, levels_of(encoder), encoder.input_shape
@@ -75,7 +75,7 @@ def grid(encoder, levels, shape):
 
 
 def caught(encoder, levels, shape):
-    """Return the first proof that wrong levels fail, None if they pass all."""
+    """Return the first proof that the levels fail, or None if they pass all."""
     x, y = two(shape)
     try:
         if map_proofs.cut_misses(encoder.backbone, levels, x, y):
@@ -155,7 +155,7 @@ def test_the_levels_of_the_small_transformer_pass():
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=" ".join)
 @torch.no_grad()
-def test_wrong_levels_are_noticed(mutant):
+def test_wrong_levels_are_detected(mutant):
     name, _ = mutant
     change, proof = MUTANTS[mutant]
     encoder, levels, shape = small(name)
@@ -163,7 +163,7 @@ def test_wrong_levels_are_noticed(mutant):
 
 
 class Padded(torch.nn.Module):
-    """Two layers that see more rows and columns below and to the right, as TensorFlow's do."""
+    """Two layers with extra padding below and to the right, as in TensorFlow."""
 
     def __init__(self):
         super().__init__()
@@ -180,7 +180,7 @@ class Padded(torch.nn.Module):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @torch.no_grad()
-def test_networks_that_pad_their_images_themselves_are_proven_by_shift(dtype):
+def test_a_shift_proves_the_grid_of_a_network_that_pads_its_images(dtype):
     network = Padded().to(dtype)
     assert not map_grids.grid_by_shift(network, (3, 24, 32), (2, 4), dtype).wrong
     for change in (lambda one: one.mT, lambda one: one.flip(2)):
@@ -189,7 +189,7 @@ def test_networks_that_pad_their_images_themselves_are_proven_by_shift(dtype):
 
 
 class Changed(torch.nn.Module):
-    """Maps whose grid is not that of the picture."""
+    """Maps with another grid than the image."""
 
     def __init__(self, maps_of, change):
         super().__init__()
@@ -213,7 +213,7 @@ class Changed(torch.nn.Module):
     ],
 )
 @torch.no_grad()
-def test_a_wrong_grid_is_noticed_by_shift_and_by_locality(problem, change):
+def test_shift_and_locality_detect_a_wrong_grid(problem, change):
     encoder, levels, shape = small("resnet18")
     maps_of = Changed(TappedMaps(encoder.backbone, levels), change)
     assert map_grids.grid_by_shift(maps_of, shape, (2, 4, 8, 16, 32)).wrong == (0, 1, 2, 3, 4)
