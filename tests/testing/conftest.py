@@ -1,4 +1,4 @@
-"""A registry for each test, and its own way to judge a plugin."""
+"""A registry for each test, and a function that verifies a plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plugin that keeps the contract, and what its defective kin are made of.
+"""A plugin that keeps the contract, and the parts of plugins with defects.
 
 The networks live in a module, so that they can be pickled as any plugin's can.
 """
@@ -32,7 +32,7 @@ WEIGHTS = WeightsEntry(
 TINY = BackboneSpec(
     "tiny", "lab", "lab:tiny", "lab", "image", (3, 16, 16), 6, 221, "V1", sizes="any"
 )
-"""168 of the stem, 12 of its norm, 6 unused, 35 of the head."""
+"""Parameters: 168 in the stem, 12 in its norm, 6 unused, 35 in the head."""
 
 
 class Tiny(nn.Module):
@@ -54,7 +54,7 @@ class Tiny(nn.Module):
 
 
 class Lab:
-    """The plugin: one network, its family, its weights."""
+    """A plugin with one network, its family and its weights."""
 
     FAMILIES = ("tiny",)
     NETWORK = Tiny
@@ -87,7 +87,7 @@ class Lab:
 
 
 class Headless(Tiny):
-    """Without classes: the mean of the map comes out."""
+    """Without classes, it returns the mean of the map."""
 
     def __init__(self, num_classes=0):
         super().__init__(num_classes or 1)
@@ -95,7 +95,7 @@ class Headless(Tiny):
 
 
 class HeadlessLab(Lab):
-    """Its family has no head to take off."""
+    """A plugin with a family that has no head."""
 
     NETWORK = Headless
     SPEC = replace(TINY, law="headless", params=186)
@@ -121,7 +121,7 @@ class LateRelu(Tiny):
 
 
 class DeclaredLab(Lab):
-    """Its logits are no function of a pooled embedding."""
+    """A plugin with logits that a pooled embedding does not determine."""
 
     NETWORK = LateRelu
     SPEC = replace(TINY, law="declared")
@@ -138,7 +138,7 @@ class DeclaredLab(Lab):
 
 
 class Clip(nn.Module):
-    """A network of clips."""
+    """A network for clips."""
 
     def __init__(self, num_classes=5):
         super().__init__()
@@ -153,7 +153,7 @@ CLIPS = replace(PREPROCESSING, frames=4)
 
 
 class ClipLab(Lab):
-    """A plugin of clips."""
+    """A plugin for clips."""
 
     NETWORK = Clip
     SPEC = replace(TINY, task="video", input_shape=(3, 4, 16, 16), params=527)
@@ -162,7 +162,7 @@ class ClipLab(Lab):
 
 
 class Computing(Tiny):
-    """Its constructor reads the values of a tensor, which the meta device has none of."""
+    """Its constructor reads values of a tensor, which fails on the meta device."""
 
     def __init__(self, num_classes=5):
         super().__init__(num_classes)
@@ -170,19 +170,19 @@ class Computing(Tiny):
 
 
 class ComputingLab(Lab):
-    """A plugin whose network is built for real at every level."""
+    """A plugin with a network that headstrip builds for real at every level."""
 
     NETWORK = Computing
 
 
 class Branching(Tiny):
-    """Its forward asks for a value, which the meta device has none of."""
+    """Its forward reads a value, which fails on the meta device."""
 
     def features(self, x):
         return super().features(x if float(self.stem.weight.abs().max()) < 100 else x / 100)
 
 
 class BranchingLab(Lab):
-    """A plugin whose network runs for real at every level."""
+    """A plugin with a network that headstrip runs for real at every level."""
 
     NETWORK = Branching

@@ -1,4 +1,4 @@
-"""A family of a plugin is proven with networks that a function makes."""
+"""``check_family`` checks a plugin's family with networks from a function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPE = (3, 16, 16)
 
 
 class Stripping:
-    """A plugin that takes heads off, and brings no backbone."""
+    """A plugin that removes heads and has no backbones."""
 
     FAMILIES = ("mine", "pooled", "hidden")
 
@@ -49,7 +49,7 @@ def test_a_family_that_loses_nothing_passes(factory):
     check_family(factory, "x:mine", input_shape=SHAPE)
 
 
-def test_a_family_whose_law_is_declared_passes():
+def test_a_family_with_the_law_declared_passes():
     check_family(LateRelu, "y:late", input_shape=SHAPE)
 
 
@@ -71,39 +71,39 @@ def test_another_pooling_fails(factory):
         check_family(factory, "x:pooled", input_shape=SHAPE)
 
 
-def test_a_layer_that_is_no_head_fails():
+def test_a_layer_that_is_not_the_head_fails():
     with pytest.raises(ConformanceError, match="x:hidden: "):
         check_family(Tiny, "x:hidden", input_shape=SHAPE)
 
 
-def test_an_input_that_the_network_does_not_take_fails():
+def test_an_input_that_the_network_does_not_accept_fails():
     with pytest.raises(ConformanceError, match="x:mine: build: "):
         check_family(Tiny, "x:mine", input_shape=(4, 16, 16))
 
 
-def test_what_is_no_network_fails():
+def test_a_factory_that_returns_no_network_fails():
     with pytest.raises(ConformanceError, match=r"x:mine: build: the factory returned a dict"):
         check_family(dict, "x:mine", input_shape=SHAPE)
 
 
 @pytest.mark.parametrize("factory", [Tiny(), None, "Tiny"])
-def test_what_is_no_function_is_refused(factory):
+def test_a_factory_that_is_not_a_function_is_refused(factory):
     with pytest.raises(ValueError, match="Pass a function that makes a new network"):
         check_family(factory, "x:mine", input_shape=SHAPE)
 
 
 @pytest.mark.parametrize("shape", [16, (3, 0, 16), (3, "16", 16), None])
-def test_what_is_no_shape_is_refused(shape):
+def test_an_invalid_input_shape_is_refused(shape):
     with pytest.raises(ValueError, match="is not an input shape"):
         check_family(Tiny, "x:mine", input_shape=shape)
 
 
-def test_one_network_given_twice_is_refused():
+def test_a_factory_that_returns_one_network_twice_is_refused():
     model = Tiny()
     with pytest.raises(ValueError, match="returned the same network twice"):
         check_family(lambda: model, "x:mine", input_shape=SHAPE)
 
 
-def test_a_family_that_nobody_has_is_refused():
+def test_an_unknown_family_is_refused():
     with pytest.raises(PluginError, match="has no family 'other'"):
         check_family(Tiny, "x:other", input_shape=SHAPE)

@@ -25,7 +25,7 @@ CODE = (
 
 
 class Two(Lab):
-    """A small backbone, and one that is called large."""
+    """A plugin with a small backbone, and one that claims to be large."""
 
     def backbones(self):
         return (TINY, replace(TINY, name="large", params=31_000_000))
@@ -49,7 +49,7 @@ def parameters_of(decorator):
     return {parameter.id: parameter.values[0] for parameter in mark.args[1]}
 
 
-def test_a_plugin_that_keeps_the_contract_is_no_error(registry):
+def test_a_plugin_that_keeps_the_contract_raises_no_error(registry):
     registry.register(Lab(), "lab")
     assert check_plugin("lab") is None
 
@@ -66,7 +66,7 @@ def test_the_error_lists_every_failure_with_its_backbone_and_check(registry):
     assert isinstance(caught.value, AssertionError)
 
 
-def test_large_backbones_run_through_few_checks_unless_asked_for(registry):
+def test_large_backbones_run_only_a_few_checks_unless_requested(registry):
     registry.register(Two(), "lab")
     ids = parameters_of(parametrize_with_backbones("lab"))
     large = [one for one in ids if one.startswith("lab:large-")]
@@ -80,7 +80,7 @@ def test_large_backbones_run_through_few_checks_unless_asked_for(registry):
 
 
 @pytest.mark.parametrize("chosen", [["tiny"], ["lab:t*"], "tiny"])
-def test_backbones_are_chosen_by_name_or_pattern(registry, chosen):
+def test_names_and_patterns_select_backbones(registry, chosen):
     registry.register(Two(), "lab")
     ids = parameters_of(parametrize_with_backbones("lab", backbones=chosen))
     assert {one.partition("-")[0] for one in ids} == {"lab:tiny"}
@@ -94,14 +94,14 @@ def test_backbones_are_chosen_by_name_or_pattern(registry, chosen):
         ("lab:tiny", None, r"Pass the plugin 'lab', and backbones=\['tiny'\]\."),
     ],
 )
-def test_nothing_to_check_is_an_error(registry, name, backbones, reason):
+def test_selecting_no_backbones_is_an_error(registry, name, backbones, reason):
     registry.register(Lab(), "lab")
     for function in (check_plugin, parametrize_with_backbones):
         with pytest.raises(PluginError, match=reason):
             function(name, backbones=backbones)
 
 
-def test_a_plugin_without_a_catalog_is_told_so(site):
+def test_the_error_says_that_a_plugin_has_no_catalog(site):
     install_distribution(site, "headstrip-lab", {"lab": "lab_bare:plugin"}, {"lab_bare.py": CODE})
     use_registry(Registry())
     with pytest.raises(PluginError, match=r"the plugin 'lab' ships no catalog\.tsv"):
@@ -109,14 +109,14 @@ def test_a_plugin_without_a_catalog_is_told_so(site):
 
 
 @pytest.mark.parametrize("real", ["x", None])
-def test_a_size_that_is_no_number_is_refused(registry, real):
+def test_an_invalid_value_of_real_is_refused(registry, real):
     registry.register(Lab(), "lab")
     for function in (check_plugin, parametrize_with_backbones):
         with pytest.raises(ValueError, match=r"real=.*Pass True, False, or the number of"):
             function("lab", real=real)
 
 
-def test_a_built_in_family_is_a_plugin_too():
+def test_a_built_in_family_can_be_checked_like_a_plugin():
     ids = parameters_of(parametrize_with_backbones("squeezenet", real=False))
     assert {one.partition("-")[0] for one in ids} == {
         "torchvision:squeezenet1_0",
@@ -124,7 +124,7 @@ def test_a_built_in_family_is_a_plugin_too():
     }
 
 
-def test_a_check_that_fails_raises_and_one_without_an_object_skips(registry):
+def test_a_failing_check_raises_and_a_check_that_does_not_apply_skips(registry):
     registry.register(WrongPooling(), "lab")
     checks = parameters_of(parametrize_with_backbones("lab"))
     checks["lab:tiny-width"]()
@@ -151,7 +151,7 @@ def test_a_check_that_cannot_be_run_raises_too(registry):
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder on the path, for distributions."""
+    """A folder on the path, to install distributions in."""
     with on_path(tmp_path):
         yield tmp_path
     use_registry(None)
@@ -168,7 +168,7 @@ def test_an_installed_plugin_passes_with_the_catalog_that_it_ships(site):
     assert {one.check for one in verify("lab:tiny") if one.status != "passed"} == {"maps"}
 
 
-def test_a_row_that_is_refused_fails_the_listing_of_all_others(site):
+def test_a_refused_row_fails_the_listing_check_of_the_other_rows(site):
     install(site, TINY, replace(TINY, name="stolen", source="timm"))
     (failed,) = [one for one in verify("lab:tiny", level="meta") if one.status == "failed"]
     assert failed.check == "listing"

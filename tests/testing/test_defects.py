@@ -1,4 +1,4 @@
-"""Every check can fail: plugins with one defect each, and the one check that sees it."""
+"""Every check can fail: plugins with one defect each, and the check that detects it."""
 
 import contextlib
 import copy
@@ -74,7 +74,7 @@ class Constant(Tiny):
 
 
 class Rounded(nn.Module):
-    """A head in another order of additions, or with a larger error."""
+    """A head with an error as small as rounding, or a larger one."""
 
     def __init__(self, linear, error):
         super().__init__()
@@ -273,7 +273,7 @@ class NotCopied(Tiny):
 
 
 class HiddenState(Tiny):
-    """Draws a buffer that is not in its state dict."""
+    """Has a random buffer that is not in its state dict."""
 
     def __init__(self, num_classes=5):
         super().__init__(num_classes)
@@ -547,23 +547,21 @@ DEFECTS = [
 @pytest.mark.parametrize(
     ("defect", "check", "seen"), DEFECTS, ids=[f"{d.__name__}-{c}" for d, c, _ in DEFECTS]
 )
-def test_a_defect_fails_one_check_which_says_what_it_saw(judge, defect, check, seen):
+def test_a_defect_fails_exactly_one_check_with_a_clear_message(judge, defect, check, seen):
     results = judge(defect())
     assert {name for name, one in results.items() if one.status == "failed"} == {check}
     assert seen in results[check].sentence
     assert results[check].sentence.startswith(f"lab:tiny: {check}: ")
 
 
-def test_without_perturbing_a_head_of_zeros_is_no_proof_and_does_not_pass_for_one(
-    judge, monkeypatch
-):
+def test_without_perturbing_a_head_of_zeros_fails_the_lossless_check(judge, monkeypatch):
     monkeypatch.setattr("headstrip.testing.subject.perturb", lambda model: None)
     result = judge(WrongEmbeddingBehindAZeroHead())["lossless"]
     assert result.status == "failed"
     assert result.seen == "the logits of two different inputs are the same"
 
 
-def test_what_cannot_be_built_is_told_once(judge):
+def test_checks_of_a_network_that_cannot_be_built_are_not_run(judge):
     results = judge(Breaking())
     not_run = {name: one.seen for name, one in results.items() if one.status == "not run"}
     assert {"lossless", "width", "offline", "gradient"} < set(not_run)

@@ -1,4 +1,4 @@
-"""The kit loads the weights that are on this machine, and says which it did not read."""
+"""The checks load weights from this machine, and say which weights they did not read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_file_that_fits_is_loaded(judge, tmp_path):
     assert (found.status, found.seen) == ("passed", "1 sets loaded")
 
 
-def test_what_is_on_a_server_is_said_not_to_be_read(judge, tmp_path):
+def test_the_result_says_that_weights_on_a_server_were_not_read(judge, tmp_path):
     path = saved(tmp_path / "tiny.pth", Tiny())
     entries = (replace(WEIGHTS, locations=(str(path),)), replace(WEIGHTS, tag="V2"))
     found = result_of(judge, type("Both", (Lab,), {"ENTRIES": entries})())
@@ -82,7 +82,7 @@ def test_a_damaged_file_fails(judge, tmp_path):
     assert result_of(judge, with_file(tmp_path / "tiny.pth")).status == "failed"
 
 
-def test_each_place_on_this_machine_is_loaded(judge, tmp_path):
+def test_each_local_location_is_loaded(judge, tmp_path):
     path = saved(tmp_path / "tiny.pth", Tiny())
     found = result_of(
         judge, with_file(path, "https://weights.example/a.pth", tmp_path / "none.pth")
@@ -100,21 +100,21 @@ def test_a_file_in_a_package_is_loaded(judge, tmp_path, monkeypatch):
     assert found.status == "failed"
 
 
-def test_check_plugin_raises_for_it(registry):
+def test_check_plugin_raises_for_a_file_that_cannot_be_used(registry):
     registry.register(with_file("dist:no-such-package/x.pth"), "lab")
     with pytest.raises(ConformanceError, match="lab:tiny: loading: V1: its file cannot be used"):
         check_plugin("lab", real=False)
 
 
 class WiderForReal(Tiny):
-    """Is as wide on the meta device as the catalog says, and wider for real."""
+    """Has the width of the catalog on the meta device, and a larger width for real."""
 
     def forward(self, x):
         features = self.pool(self.features(x)).flatten(1)
         return self.fc(features if x.is_meta else torch.cat([features, features], 1))
 
 
-def test_one_real_forward_shows_what_the_meta_device_hides(judge):
+def test_one_real_forward_pass_finds_a_width_that_the_meta_device_hides(judge):
     plugin = type("Lying", (Lab,), {"NETWORK": WiderForReal, "strip": _strip})()
     assert judge(plugin, "meta")["width"].status == "passed"
     assert "one real forward pass gives 12" in judge(plugin, "once")["width"].seen
@@ -141,7 +141,7 @@ class Found(Unmeasured):
 
 
 @pytest.mark.parametrize("plugin", [Unmeasured, Found])
-def test_what_a_plugin_left_out_is_measured(judge, plugin):
+def test_values_that_a_plugin_left_out_are_measured(judge, plugin):
     results = judge(plugin())
     assert [name for name, one in results.items() if one.status != "passed"] == ["maps"], results
 
@@ -153,11 +153,11 @@ def test_what_a_plugin_left_out_is_measured(judge, plugin):
         ({"dim": 0, "params": 5}, "catalog"),
     ],
 )
-def test_what_a_plugin_did_state_stays_its_claim(judge, stated, check):
+def test_values_that_a_plugin_states_are_still_checked(judge, stated, check):
     plugin = type("Claiming", (Lab,), {"SPEC": replace(TINY, **stated)})()
     assert judge(plugin)[check].status == "failed"
 
 
-def test_check_plugin_measures_it_too(registry):
+def test_check_plugin_measures_values_that_a_plugin_left_out(registry):
     registry.register(Unmeasured(), "lab")
     check_plugin("lab")

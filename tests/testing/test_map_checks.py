@@ -1,4 +1,4 @@
-"""The kit proves the levels of a plugin, and says what is wrong with others."""
+"""The checks prove correct levels of a plugin, and say what is wrong with incorrect ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headstrip import Level, LevelError, build_encoder, hookimpl
 
 
 class Levelled(Tiny):
-    """Two stages, so that there is something to order."""
+    """Two stages, so that levels can be in the wrong order."""
 
     def __init__(self, num_classes=5):
         super().__init__(num_classes)
@@ -27,7 +27,7 @@ class Levelled(Tiny):
 
 
 class Tokens(nn.Module):
-    """A class token, which the embedding is not, before patches of 4 pixels."""
+    """A class token before patches of 4 pixels; the embedding is the mean of all tokens."""
 
     def __init__(self, num_classes=5):
         super().__init__()
@@ -59,7 +59,7 @@ def plugin_of(network, levels):
 
 
 class Whole(nn.Module):
-    """The maps of a network without paths, and optionally with another embedding."""
+    """A module that computes the maps of a network, optionally with a defect."""
 
     def __init__(self, network, wrong=""):
         super().__init__()
@@ -144,12 +144,12 @@ def test_right_claims_of_a_catalog_pass(judge):
 
 
 @pytest.mark.parametrize("levels", [None, ()])
-def test_no_levels_are_skipped(judge, levels):
+def test_a_plugin_without_levels_skips_the_check(judge, levels):
     assert judge(plugin_of(Levelled, levels))["maps"].status == "skipped"
 
 
 class One(nn.Module):
-    """A module that gives a map alone."""
+    """A module that returns only a tensor."""
 
     def forward(self, x, levels, norm):
         return x
@@ -163,7 +163,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_an_encoder_refuses_levels_that_its_plugin_states_wrongly(registry, kind):
+def test_an_encoder_refuses_wrong_levels_of_its_plugin(registry, kind):
     levels, message = WRONG[kind]
     registry.register(plugin_of(Levelled, levels), "lab")
     encoder = build_encoder("lab:tiny", weights=None)

@@ -1,4 +1,4 @@
-"""Where a library gives its maps itself, the proof finds the modules that give the same values."""
+"""If a library computes the maps, the proof finds the modules that compute the same values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headstrip.testing.map_proofs import cut_by_value, some_of
 
 
 class Tokens(nn.Module):
-    """Tokens behind a class token, of which windows lie on the batch axis for a while."""
+    """Tokens after a class token, with windows that pass through the batch axis."""
 
     def __init__(self):
         super().__init__()
@@ -41,7 +41,7 @@ class Tokens(nn.Module):
     ],
 )
 @torch.no_grad()
-def test_a_map_without_a_level_is_cut_where_a_module_gives_it(name, with_side, outcome):
+def test_a_map_is_proven_at_the_module_that_computes_it(name, with_side, outcome):
     torch.manual_seed(0)
     network, (x, y) = Tokens(), torch.randn(2, 1, 3, 4, 4)
     network.forward = lambda x: Tokens.forward(network, x, with_side=with_side)
@@ -64,7 +64,7 @@ class Repeated(nn.Module):
 
 
 @torch.no_grad()
-def test_a_module_that_runs_twice_is_replaced_in_one_of_its_calls():
+def test_the_output_of_a_module_that_runs_twice_is_proven():
     torch.manual_seed(0)
     network, (x, y) = Repeated().eval(), torch.randn(2, 1, 3, 4, 4)
     assert cut_by_value(network, [network.stem(x)], x, y) == ["proven"]
@@ -73,5 +73,5 @@ def test_a_module_that_runs_twice_is_replaced_in_one_of_its_calls():
 @pytest.mark.parametrize(
     ("count", "numbers"), [(1, [0]), (5, [0, 1, 2, 3, 4]), (12, [1, 3, 5, 7, 9, 11])]
 )
-def test_at_most_six_levels_are_cut_the_last_one_included(count, numbers):
+def test_at_most_six_levels_are_proven_with_the_last_one_included(count, numbers):
     assert some_of(count) == numbers

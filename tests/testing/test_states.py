@@ -1,4 +1,4 @@
-"""What the kit compares, keeps and blocks."""
+"""What the checks compare, preserve and block."""
 
 import copy
 import socket
@@ -21,7 +21,7 @@ from headstrip.testing.states import (
 
 
 class Various(nn.Module):
-    """Zeros, a scalar, running statistics, a mask, whole numbers, and a cache."""
+    """Zeros, a scalar, running statistics, a mask, integers, and a cache."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class Various(nn.Module):
 
 
 @given(st.integers(0, 2**32))
-def test_every_parameter_and_running_statistic_is_changed_and_variances_stay_positive(seed):
+def test_perturb_changes_parameters_and_statistics_and_keeps_variances_positive(seed):
     torch.manual_seed(seed)
     after = Various()
     before = copy.deepcopy(after)
@@ -49,7 +49,7 @@ def test_every_parameter_and_running_statistic_is_changed_and_variances_stay_pos
         assert torch.equal(getattr(before, name), getattr(after, name))
 
 
-def test_perturbing_follows_torchs_seed():
+def test_perturb_follows_torchs_seed():
     networks = [Various(), Various()]
     for network in networks:
         torch.manual_seed(3)
@@ -59,7 +59,7 @@ def test_perturbing_follows_torchs_seed():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_values_out_of_the_pool_have_the_spread_that_was_asked_for():
+def test_values_from_the_pool_have_the_requested_distribution():
     torch.manual_seed(0)
     with FastRandom():
         normal = nn.init.normal_(torch.empty(1200, 1000), mean=1.0, std=0.5)
@@ -76,7 +76,7 @@ def test_values_out_of_the_pool_have_the_spread_that_was_asked_for():
     assert not torch.equal(normal[0], normal[1])
 
 
-def test_two_layers_out_of_the_pool_differ():
+def test_two_layers_with_values_from_the_pool_differ():
     with FastRandom():
         one, other = nn.Linear(200, 200), nn.Linear(200, 200)
     assert not torch.equal(one.weight, other.weight)
@@ -90,7 +90,7 @@ def test_two_layers_out_of_the_pool_differ():
         (socket.gethostbyname, ("example.org",)),
     ],
 )
-def test_a_blocked_network_refuses_and_notes_what_was_tried(call, arguments):
+def test_a_blocked_network_refuses_and_records_connections(call, arguments):
     with blocked_network() as tried:
         with pytest.raises(ConnectionError, match="no network while backbones are verified"):
             getattr(socket, call.__name__)(*arguments)
@@ -100,7 +100,7 @@ def test_a_blocked_network_refuses_and_notes_what_was_tried(call, arguments):
     assert getattr(socket, call.__name__) is call
 
 
-def test_sockets_of_this_machine_work_while_the_network_is_blocked(tmp_path):
+def test_unix_sockets_work_while_the_network_is_blocked(tmp_path):
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         server.bind(path)
@@ -110,7 +110,7 @@ def test_sockets_of_this_machine_work_while_the_network_is_blocked(tmp_path):
         assert (client.getpeername(), tried) == (path, [])
 
 
-def test_a_snapshot_sees_flags_values_and_generators():
+def test_a_snapshot_detects_changed_modes_values_and_generators():
     network = Various()
     before = Snapshot(network)
     assert before.changes("nothing", network) == []
@@ -124,7 +124,7 @@ def test_a_snapshot_sees_flags_values_and_generators():
     ]
 
 
-def test_seeding_again_gives_the_same_state_and_it_is_put_back():
+def test_seeding_is_repeatable_and_the_state_is_restored():
     before = torch.get_rng_state()
     with generators_restored():
         seed_generators(7)
@@ -134,7 +134,7 @@ def test_seeding_again_gives_the_same_state_and_it_is_put_back():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_digest_tells_bits_apart_and_not_layouts():
+def test_a_digest_depends_on_bits_and_not_on_layout():
     values = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     assert digest(values) == digest(values.t().contiguous().t())
     assert digest(values) != digest(-values)

@@ -44,13 +44,13 @@ def test_a_plugin_that_keeps_the_contract_passes_all_checks(judge, plugin):
     assert skipped == {"maps"} | (set() if plugin.SPEC.law == "exact" else {"head"})
 
 
-def test_without_memory_only_the_first_checks_are_run(judge):
+def test_the_level_meta_runs_only_the_first_checks(judge):
     results = judge(Lab(), "meta")
     assert list(results) == list(CHECKS)[:9]
     assert {one.status for one in results.values()} == {"passed"}
 
 
-def test_a_result_says_what_was_seen(judge):
+def test_a_result_says_what_the_check_found(judge):
     result = judge(Lab())["lossless"]
     assert result == Result(
         "lab:tiny", "lossless", "passed", "5 logits equal bit for bit", result.seconds
@@ -58,7 +58,7 @@ def test_a_result_says_what_was_seen(judge):
     assert result.seconds > 0
 
 
-def test_the_generators_of_the_caller_do_not_move(judge):
+def test_verify_leaves_the_callers_random_generators_unchanged(judge):
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     judge(Lab())
     assert before == (
@@ -79,26 +79,26 @@ def test_built_in_backbones_keep_the_contract(check):
 
 
 @pytest.mark.parametrize("name", [*SMALL, "vit_b_32", "swin_t"])
-def test_a_backbone_without_memory_is_as_headstrip_measures_it(name):
+def test_a_backbone_on_the_meta_device_matches_headstrips_measurement(name):
     spec, _ = get_registry().resolve(name)
     light, measured = Subject(get_registry(), spec, "meta").light, measure(spec)
     seen = light.shape, light.dim, light.params, light.stripped.law
     assert seen == (measured.input_shape, measured.dim, measured.params, measured.law)
 
 
-def test_a_network_of_many_parameters_takes_its_values_from_a_pool(judge, monkeypatch):
+def test_a_large_network_with_values_from_a_pool_passes(judge, monkeypatch):
     monkeypatch.setattr("headstrip.testing.subject.LARGE", 100)
     results = judge(Lab())
     assert [name for name, one in results.items() if one.status != "passed"] == ["maps"], results
 
 
-def test_a_verified_plugin_builds_as_before(registry):
+def test_a_verified_plugin_can_still_be_built(registry):
     register_plugin(Lab(), "lab")
     verify("lab:tiny")
     assert build_encoder("lab:tiny", weights=None).output_dim == 6
 
 
-def test_the_documents_table_of_checks_is_what_the_checks_demand():
+def test_the_table_of_checks_in_the_docs_is_up_to_date():
     page = Path(__file__).parents[2] / "docs" / "reference" / "conformance.md"
     text = page.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+) \|$", text, re.MULTILINE))
@@ -114,5 +114,5 @@ def test_the_smallest_backbone_of_each_family_keeps_the_contract(name):
 
 
 @pytest.mark.slow
-def test_all_built_in_backbones_keep_what_is_seen_without_memory():
+def test_all_built_in_backbones_pass_the_checks_without_memory():
     check_plugin("torchvision", real=False)
