@@ -8,5 +8,5 @@ from tests.authoring.environment import Environment
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return an environment of its own, which sees what this one has."""
+    """Return a separate environment that also sees this environment's packages."""
     return Environment.make(tmp_path_factory.mktemp("environment") / "venv")

@@ -1,4 +1,4 @@
-"""An environment to install plugins into, for real: it sees all that this one has."""
+"""A real environment to install plugins into, which also sees this environment's packages."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Ran = subprocess.CompletedProcess[str]
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment of its own, in front of this one's packages."""
+    """A separate virtual environment with priority over this environment's packages."""
 
     folder: Path
 
     @classmethod
     def make(cls, folder: Path) -> Environment:
-        """Make one in a folder that is not there yet; pip is that of this environment."""
+        """Create an environment in a new folder; it uses this environment's pip."""
         venv.create(folder, symlinks=True, with_pip=False)
         environment = cls(folder)
         (packages,) = folder.glob("lib/python*/site-packages")
-        # `addsitedir`, so that what is installed editable here is seen there too.
+        # `addsitedir`, so that the new environment also sees editable installations of this one.
         line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
         (packages / "the_other_environment.pth").write_text(line, encoding="utf-8")
         return environment
 
     def run(self, *arguments: object, cwd: Path | None = None) -> Ran:
-        """Run its Python."""
+        """Run the Python of the environment."""
         return subprocess.run(
             [str(self.folder / "bin" / "python"), *map(str, arguments)],
             cwd=cwd,
@@ -39,7 +39,7 @@ class Environment:
         )
 
     def pip(self, verb: str, *arguments: object, cwd: Path | None = None) -> Ran:
-        """Install or build folders without a network: their build backend is here already."""
+        """Install or build folders offline, with the build backend of this environment."""
         return self.run(
             "-m",
             "pip",
@@ -54,10 +54,10 @@ class Environment:
         )
 
     def install(self, *arguments: object, cwd: Path | None = None) -> None:
-        """Install folders, as users do."""
+        """Install folders as users do."""
         done = self.pip("install", *arguments, cwd=cwd)
         assert done.returncode == 0, done.stderr
 
     def headstrip(self, *arguments: object, cwd: Path | None = None) -> Ran:
-        """Run the command line in it."""
+        """Run headstrip's command line in the environment."""
         return self.run("-m", "headstrip.cli", *arguments, cwd=cwd)

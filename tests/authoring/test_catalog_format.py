@@ -1,4 +1,4 @@
-"""The page on the catalog's files names every column, and says truly which may be empty."""
+"""The page about catalog files lists every column, and says correctly which may be empty."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENTRY = WeightsEntry(
 
 
 def described(file):
-    """Return the columns that the page describes, and what it says that each means when empty."""
+    """Return the columns on the page, each with its text for an empty cell."""
     (section,) = re.findall(rf"^## {re.escape(file)}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.M)
     table = section.strip().split("\n\n")[0]
     return dict(re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", table, re.MULTILINE))
@@ -49,12 +49,12 @@ def described(file):
 @pytest.mark.parametrize(
     ("file", "columns"), [("catalog.tsv", CATALOG_COLUMNS), ("weights.tsv", WEIGHTS_COLUMNS)]
 )
-def test_the_columns_are_all_there_and_in_their_order(file, columns):
+def test_the_page_has_all_columns_in_order(file, columns):
     assert tuple(described(file)) == columns
 
 
 @pytest.mark.parametrize("column", CATALOG_COLUMNS)
-def test_a_column_of_the_catalog_may_be_empty_where_the_page_says_so(column):
+def test_a_catalog_column_may_be_empty_exactly_if_the_page_says_so(column):
     row = row_of_spec(SPEC)
     row[CATALOG_COLUMNS.index(column)] = ""
     try:
@@ -65,7 +65,7 @@ def test_a_column_of_the_catalog_may_be_empty_where_the_page_says_so(column):
 
 
 @pytest.mark.parametrize("column", WEIGHTS_COLUMNS)
-def test_a_column_of_the_weights_may_be_empty_where_the_page_says_so(column):
+def test_a_weights_column_may_be_empty_exactly_if_the_page_says_so(column):
     row = row_of_entry("net", ENTRY)
     assert all(row)
     row[WEIGHTS_COLUMNS.index(column)] = ""

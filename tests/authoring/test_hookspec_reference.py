@@ -1,4 +1,4 @@
-"""The reference of the hooks is what the code says."""
+"""The reference page of the hooks matches the code."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ TOOL = runpy.run_path(str(ROOT / "tools" / "hookspec_reference.py"))
 TEXT = (ROOT / "docs" / "reference" / "hookspec.md").read_text(encoding="utf-8")
 
 
-def test_it_is_what_the_tool_writes_now():
+def test_the_reference_is_up_to_date():
     assert TOOL["reference"]() == TEXT
 
 
-def test_every_hook_has_its_section_with_its_signature():
+def test_the_reference_has_a_section_with_the_signature_of_every_hook():
     for hook in HOOKS:
         assert f"\n## {hook}\n\n```text\n{hook}(" in TEXT
 
 
-def test_every_value_in_it_is_a_public_name():
+def test_every_value_in_the_reference_is_a_public_name():
     named = [name for _, name in (*TOOL["VALUES"], *TOOL["FUNCTIONS"])]
     assert set(named) <= set(headstrip.__all__)
     assert all(f"\n### {name}\n" in TEXT for name in named)
 
 
-def test_no_docstring_s_markup_is_left_in_it():
+def test_the_reference_has_no_docstring_markup():
     assert "``" not in TEXT.replace("```", "")
     assert not [line for line in TEXT.splitlines() if line.endswith(("Args:", "Raises:"))]

@@ -1,4 +1,4 @@
-"""What ``headstrip new-plugin`` writes can be installed, and keeps the contract, untouched."""
+"""A plugin from ``headstrip new-plugin`` can be installed and keeps the contract without edits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).parents[2] / "plugins" / "headstrip-example"
 
 @pytest.fixture(scope="module")
 def folder(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a new plugin, which is installed as users install it."""
+    """The folder of a new plugin, installed as users install it."""
     here = tmp_path_factory.mktemp("here")
     done = environment.headstrip("new-plugin", "mylab", cwd=here)
     assert (done.returncode, done.stderr) == (0, "")
@@ -23,7 +23,7 @@ def folder(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -
     return here / "mylab"
 
 
-def test_the_installed_distribution_has_the_catalog_in_it(environment, folder):
+def test_the_installed_distribution_contains_the_catalog(environment, folder):
     (record,) = environment.folder.glob(
         "lib/*/site-packages/headstrip_mylab-0.1.0.dist-info/RECORD"
     )
@@ -32,27 +32,27 @@ def test_the_installed_distribution_has_the_catalog_in_it(environment, folder):
     assert files >= {f"headstrip_mylab/{name}" for name in names}
 
 
-def test_it_is_listed_as_soon_as_it_is_installed(environment, folder):
+def test_a_new_plugin_is_listed_after_its_installation(environment, folder):
     listed = environment.headstrip("list", "mylab:*").stdout
     assert listed == "mylab:tiny  mylab:tiny  32  1.2k  3x32x32  -\n"
 
 
 @pytest.mark.slow
-def test_it_keeps_the_contract(environment, folder):
+def test_a_new_plugin_keeps_the_contract(environment, folder):
     done = environment.headstrip("verify", "mylab:*")
     assert done.returncode == 0, done.stderr
     assert re.match(r"mylab:tiny  exact  3x32x32  real  passed (\d+)/\1\n", done.stdout)
 
 
 @pytest.mark.slow
-def test_its_own_tests_run_the_kit(environment, folder):
+def test_the_tests_of_a_new_plugin_pass(environment, folder):
     done = environment.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)
     assert done.returncode == 0, done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 19
 
 
 @pytest.mark.slow
-def test_its_catalog_is_what_it_shows(environment, folder):
+def test_the_catalog_of_a_new_plugin_is_up_to_date(environment, folder):
     done = environment.headstrip("catalog", "check", "mylab")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("nothing changed") == 2
@@ -69,5 +69,5 @@ def test_its_catalog_is_what_it_shows(environment, folder):
         "tests/test_contract.py",
     ],
 )
-def test_it_is_the_example_plugin_under_another_name(path):
+def test_a_new_plugin_is_the_example_plugin_under_another_name(path):
     assert NewPlugin("example").files()[path] == (EXAMPLE / path).read_text(encoding="utf-8")
