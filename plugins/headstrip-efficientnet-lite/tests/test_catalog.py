@@ -1,4 +1,4 @@
-"""The catalog is what the installed packages show, and costs no import."""
+"""The catalog matches the installed packages, and reading it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ assert not {"torch", "timm", "headstrip_efficientnet_lite"} & set(sys.modules)
 """
 
 
-def test_the_catalog_is_what_a_live_build_shows(tmp_path):
+def test_the_catalog_matches_the_built_networks(tmp_path):
     runpy.run_path(str(TOOL))["write"](tmp_path)
     for file in ("catalog.tsv", "weights.tsv"):
         assert (tmp_path / file).read_text() == (PACKAGE / file).read_text()
 
 
-def test_listing_imports_neither_torch_nor_timm_nor_the_plugin():
+def test_listing_does_not_import_torch_timm_or_the_plugin():
     listed = subprocess.run(
         [sys.executable, "-c", LIST], check=True, capture_output=True, text=True
     ).stdout.splitlines()
     assert set(listed) == {f"{name} IMAGENET1K" for name in NAMES}
 
 
-def test_the_plugin_loads_and_breaks_no_rule():
+def test_the_plugin_loads_without_an_error():
     record = smoke_test(Registry(), "efficientnet-lite")
     assert (record.status, record.rows, record.error) == ("loaded", 3, None)
     assert record.origin.startswith("headstrip-efficientnet-lite ")
 
 
-def test_a_bare_name_is_nobody_s_and_the_error_has_the_whole_one():
+def test_the_error_for_a_bare_name_has_the_qualified_name():
     with pytest.raises(UnknownBackboneError, match="Write efficientnet-lite:efficientnet_lite0"):
         Registry(disabled=["timm"]).resolve("efficientnet_lite0")

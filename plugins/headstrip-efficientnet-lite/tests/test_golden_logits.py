@@ -1,4 +1,4 @@
-"""The logits are those of the code that the weights were published with."""
+"""The logits match those of the code that was published with the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def original_logits(variant, state, batch):
 
 
 @torch.inference_mode()
-def test_the_logits_of_photographs_are_those_of_the_original_package(
+def test_the_logits_of_photographs_match_the_original_package(
     variant, encoder, batch, original_state
 ):
     expected = original_logits(variant, original_state, batch)
@@ -27,9 +27,7 @@ def test_the_logits_of_photographs_are_those_of_the_original_package(
 
 
 @torch.inference_mode()
-def test_the_network_without_the_prefix_loads_the_same_file_and_is_caught(
-    variant, batch, original_state
-):
+def test_timms_network_without_the_prefix_tf_gives_other_logits(variant, batch, original_state):
     wrong = timm.create_model(f"efficientnet_{variant}", pretrained=False).eval()
     wrong.load_state_dict(plugin.adapt_state_dict(original_state, wrong, None))
     expected = original_logits(variant, original_state, batch)
@@ -37,7 +35,7 @@ def test_the_network_without_the_prefix_loads_the_same_file_and_is_caught(
 
 
 @torch.inference_mode()
-def test_a_cat_is_a_cat_and_coffee_is_espresso(encoder, batch):
+def test_photographs_of_a_cat_and_of_coffee_are_classified_correctly(encoder, batch):
     _, cat, coffee, *_ = encoder.logits(batch).argmax(dim=1)
     assert encoder.labels[cat] in {"tabby", "tiger cat", "Egyptian cat"}
     assert encoder.labels[coffee] == "espresso"

@@ -1,4 +1,4 @@
-"""The head comes off without a loss."""
+"""Removing the head loses nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAMILY = "efficientnet-lite:efficientnet_lite"
 
 @pytest.fixture
 def perturbed(name, perturbed_state, tmp_path):
-    """An encoder with perturbed weights, out of a file in timm's own names."""
+    """An encoder with perturbed weights from a file with timm's tensor names."""
     torch.save(perturbed_state, tmp_path / "perturbed.pth")
     return build_encoder(name, weights=tmp_path / "perturbed.pth")
 
@@ -28,7 +28,7 @@ def untouched(variant, perturbed_state):
 
 
 @torch.inference_mode()
-def test_the_kept_head_gives_the_logits_of_the_untouched_network_bit_for_bit(
+def test_the_kept_head_computes_the_logits_of_the_untouched_network_exactly(
     perturbed, untouched, batch
 ):
     logits = perturbed.head(perturbed(batch))
@@ -39,7 +39,7 @@ def test_the_kept_head_gives_the_logits_of_the_untouched_network_bit_for_bit(
 
 
 @torch.inference_mode()
-def test_another_pooling_would_be_noticed(perturbed, untouched, batch):
+def test_another_pooling_gives_other_logits(perturbed, untouched, batch):
     perturbed.backbone.global_pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
     assert not torch.allclose(perturbed.head(perturbed(batch)), untouched(batch), atol=1e-2)
 
@@ -50,18 +50,18 @@ def test_the_embedding_is_1280_wide(encoder, batch):
     assert encoder(batch).shape == (len(batch), 1280)
 
 
-def test_the_head_of_a_network_of_ones_own_comes_off():
+def test_strip_head_removes_the_head_of_a_users_network():
     stripped = strip_head(timm.create_model("tf_efficientnet_lite0", num_classes=7), family=FAMILY)
     assert stripped.head.out_features == 7
     assert isinstance(stripped.backbone.classifier, nn.Identity)
 
 
-def test_a_network_of_another_shape_is_refused():
+def test_a_network_of_another_structure_is_refused():
     with pytest.raises(HeadNotFoundError, match="classifier"):
         strip_head(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), family=FAMILY)
 
 
-def test_a_network_for_grey_images_says_so():
+def test_a_network_for_grey_images_has_one_input_channel():
     encoder = build_encoder(f"{FAMILY}0", weights=None, options={"in_chans": 1})
     assert encoder.input_shape == (1, 224, 224)
     assert encoder(torch.zeros(2, 1, 224, 224)).shape == (2, 1280)

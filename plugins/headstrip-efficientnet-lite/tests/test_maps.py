@@ -11,13 +11,13 @@ from headstrip_efficientnet_lite.plugin import LEVELS
 
 
 @torch.no_grad()
-def test_each_map_is_all_that_the_embedding_depends_on_and_the_last_of_its_stride(encoder):
+def test_each_map_determines_the_embedding_and_is_the_last_of_its_stride(encoder):
     levels = as_levels(LEVELS)
     x, y = torch.randn(2, 1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     assert map_proofs.cut_misses(encoder.backbone, levels, x, y) == []
     assert map_proofs.too_early(encoder.backbone, levels, x, y) == {}
     assert map_proofs.overwritten(encoder.backbone, levels, x) == []
-    # In trained networks changes spread, so cells prove that no grid is turned or moved, not more.
+    # In trained networks changes spread, so this proves only that no grid is rotated or shifted.
     grid = map_grids.grid_by_locality(encoder.pyramid().maps, (3, 96, 128), 32)
     assert grid.misplaced is None
     assert not {0, 1, 2} & {*grid.wrong}
@@ -30,7 +30,7 @@ def test_the_embedding_is_the_mean_of_the_last_map(encoder):
 
 
 @torch.no_grad()
-def test_the_finer_maps_are_those_of_timm(encoder, name):
+def test_the_finer_maps_equal_those_of_timm(encoder, name):
     x = torch.randn(1, 3, 64, 96)
     theirs = timm.create_model(f"tf_{name.partition(':')[2]}", features_only=True).eval()
     theirs.load_state_dict(encoder.backbone.state_dict(), strict=False)

@@ -1,4 +1,4 @@
-"""The pixels are those of timm's own evaluation."""
+"""The pixels equal those of timm's own evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from timm.data import create_transform, resolve_data_config
 
 
-def test_the_pixels_of_photographs_are_timm_s_bit_for_bit(variant, encoder, photographs):
+def test_the_pixels_of_photographs_equal_timms_bit_for_bit(variant, encoder, photographs):
     config = timm.get_pretrained_cfg(f"tf_efficientnet_{variant}").to_dict()
     theirs = create_transform(**resolve_data_config(pretrained_cfg=config))
     ours = encoder.preprocessing.transform()
@@ -15,12 +15,12 @@ def test_the_pixels_of_photographs_are_timm_s_bit_for_bit(variant, encoder, phot
         assert torch.equal(ours(photograph), theirs(photograph))
 
 
-def test_the_size_is_the_native_one(variant, encoder):
+def test_the_encoder_has_the_native_input_size(variant, encoder):
     size = {"lite0": 224, "lite1": 240, "lite2": 260}[variant]
     assert encoder.input_shape == (3, size, size)
 
 
-def test_black_is_minus_one_and_white_is_one(encoder):
+def test_black_becomes_minus_one_and_white_becomes_one(encoder):
     size = encoder.preprocessing.crop
     black, white = torch.zeros(3, *size), torch.full((3, *size), 255)
     transform = encoder.preprocessing.transform()

