@@ -1,4 +1,4 @@
-"""The catalog says of timm's architectures what they show."""
+"""The catalog matches timm's architectures."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from headstrip_timm.families import FAMILIES, family_of
 SPECS = {spec.name: spec for spec in get_registry().specs() if spec.source == "timm"}
 INSTALLED = [name for name in SPECS if timm.is_model(name)]
 REFUSED: frozenset[str] = frozenset()
-"""Architectures of timm that are no encoders: there are none."""
+"""Architectures of timm that are not encoders; at present, none."""
 SMALL = [name for name in INSTALLED if SPECS[name].params < 40_000_000]
 
 
 def width(name):
-    """The width of its pooled features that a network of timm states."""
+    """Return the width of the pooled features that a timm network states."""
     tag = SPECS[name].default_weights
     options = {"pretrained_cfg": tag} if tag and has_tag(name, tag) else {}
     try:
         with without_memory():
             model = timm.create_model(name, **options)
     except RuntimeError:
-        # The oldest timm computes with tensors in some constructors.
+        # In the oldest timm, some constructors compute with tensors.
         model = timm.create_model(name, **options)
     return getattr(model, "head_hidden_size", None) or model.num_features
 
@@ -51,18 +51,18 @@ def test_every_row_is_valid():
     assert all(record.error is None for record in Registry().records() if record.name == "timm")
 
 
-def test_every_architecture_of_the_installed_timm_is_in_it():
+def test_the_catalog_has_every_architecture_of_the_installed_timm():
     assert set(timm.list_models()) - REFUSED <= SPECS.keys()
 
 
-def test_families_are_the_modules_of_timm():
+def test_families_match_the_modules_of_timm():
     assert {SPECS[name].family for name in INSTALLED} == {
         f"timm:{family_of(name)}" for name in INSTALLED
     }
     assert {SPECS[name].family.removeprefix("timm:") for name in INSTALLED} <= set(FAMILIES)
 
 
-def test_what_needs_no_build_is_as_timm_says_now():
+def test_families_and_default_weights_match_the_installed_timm():
     if len(INSTALLED) < len(SPECS):
         pytest.skip("the catalog was written from a newer timm")
     for name in INSTALLED:
@@ -74,7 +74,7 @@ def test_what_needs_no_build_is_as_timm_says_now():
 
 
 @pytest.mark.parametrize("name", mostly_slow(sample(SMALL, 25, seed=4)))
-def test_a_row_is_what_the_network_shows_and_its_width_what_timm_says(name):
+def test_a_row_matches_its_network_and_its_width_matches_timms(name):
     spec = SPECS[name]
     if spec.default_weights and not has_tag(name, spec.default_weights):
         pytest.skip("this timm has not the default weights of the catalog")
@@ -84,7 +84,7 @@ def test_a_row_is_what_the_network_shows_and_its_width_what_timm_says(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sample(SMALL, 100, seed=4))
-def test_the_embedding_that_comes_out_is_as_wide_as_the_catalog_says(name):
+def test_the_embedding_has_the_width_of_the_catalog(name):
     # The width does not depend on the values.
     with FastRandom():
         encoder = build_encoder(f"timm:{name}", weights=None, strict=True)

@@ -19,13 +19,13 @@ SPECS = {
     if spec.source == "timm" and timm.is_model(spec.name)
 }
 IS_OLDER = not hasattr(timm.models.dla.DLA, "forward_intermediates")
-"""Whether this timm has fewer feature maps and image sizes than the one of the catalog."""
+"""Whether this timm has fewer feature maps and image sizes than the catalog's timm."""
 
 DISTINCT = ("test_resnet", "test_vit", "levit_128s", "mobilenetv3_small_050")
-"""Small networks whose heads differ in kind."""
+"""Small networks with different kinds of heads."""
 
 LARGER = ("efficientvit_m0", "repvit_m0_9", "dla46_c", "deit_tiny_distilled_patch16_224")
-"""Others whose heads differ in kind."""
+"""Larger networks with different kinds of heads."""
 
 
 BY_SIZE = sorted(SPECS, key=lambda name: SPECS[name].params)
@@ -33,7 +33,7 @@ SMALLEST = {SPECS[name].family: name for name in reversed(BY_SIZE)}
 """The smallest architecture of each family."""
 
 
-# One real forward of the smallest network of the family deepseek_vit takes minutes.
+# One real forward pass of the smallest network of the family deepseek_vit takes minutes.
 RUN = [name for name in SMALLEST.values() if SPECS[name].params < 400_000_000]
 REST = [name for name in BY_SIZE if name not in SMALLEST.values()]
 PROVEN = [*RUN, *REST[: 310 - len(RUN)]]
@@ -41,7 +41,7 @@ SEEN = sorted({*SMALLEST.values(), *BY_SIZE[::4]})
 
 
 def stated_width(backbone) -> int:
-    """Return the width of its pooled features that a network of timm states, its head off or on."""
+    """Return the width of pooled features that a timm network states, with or without a head."""
     model = backbone.model if isinstance(backbone, MeanOverPositions) else backbone
     return getattr(model, "head_hidden_size", None) or model.num_features
 
@@ -53,19 +53,19 @@ def passes(check):
 
 
 @parametrize_with_backbones("timm", backbones=[name for name in DISTINCT if name in SPECS])
-def test_small_ones_keep_all_of_it(check):
+def test_small_networks_pass_all_checks(check):
     passes(check)
 
 
 @pytest.mark.slow
 @parametrize_with_backbones("timm", backbones=[name for name in LARGER if name in SPECS])
-def test_larger_ones_keep_all_of_it(check):
+def test_larger_networks_pass_all_checks(check):
     passes(check)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_many_keep_what_is_seen_without_memory_and_are_as_wide_as_timm_says(chunk):
+def test_many_networks_pass_the_checks_without_memory_and_have_timms_width(chunk):
     wrong, widths = [], {}
     for name in SEEN[chunk::CHUNKS]:
         subject = Subject(get_registry(), SPECS[name], "meta")
@@ -77,7 +77,7 @@ def test_many_keep_what_is_seen_without_memory_and_are_as_wide_as_timm_says(chun
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_nothing_is_lost_in_a_real_forward(chunk):
+def test_a_real_forward_pass_is_lossless(chunk):
     wrong = []
     for name in PROVEN[chunk::CHUNKS]:
         subject = Subject(get_registry(), SPECS[name], "real")
@@ -86,7 +86,7 @@ def test_nothing_is_lost_in_a_real_forward(chunk):
     assert not wrong
 
 
-def test_the_proven_ones_are_of_every_family_and_enough():
+def test_at_least_300_networks_of_nearly_every_family_are_proven():
     families = {spec.family for spec in SPECS.values()}
     assert families - {SPECS[name].family for name in PROVEN} <= {"timm:deepseek_vit"}
     assert len(set(PROVEN)) >= 300

@@ -1,4 +1,4 @@
-"""A head comes off each kind of timm's networks without a loss."""
+"""Removing the head of any kind of timm network loses nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headstrip_timm.heads import FAMILIES, family_of, reference, strip
 
 
 def mlp_head(num_classes, **options):
-    """A network of ``metaformer`` whose classifier has a hidden layer."""
+    """A network of ``metaformer`` with a hidden layer in its classifier."""
     return timm.models.MetaFormer(
         depths=(1, 1, 1, 1),
         dims=(8, 16, 24, 32),
@@ -148,7 +148,7 @@ def build(name, options, classes=7):
 
 
 def without_memory(name, options, **classes):
-    """A network on the meta device, where timm's constructors do not compute with tensors."""
+    """A network on the meta device, unless timm's constructor computes with tensors."""
     try:
         with torch.device("meta"):
             return build(name, options, **classes)
@@ -163,7 +163,7 @@ def family(model):
 
 
 def twins(name, options, classes=7):
-    """Two networks, built one by one, with the same perturbed values."""
+    """Two separately built networks with the same perturbed values."""
     torch.manual_seed(0)
     untouched, twin = (build(name, options, classes).eval() for _ in range(2))
     perturb(untouched)
@@ -177,14 +177,14 @@ def images(options, side, count=2):
 
 
 def width_of(model):
-    """The width that timm states; older releases forget that two poolings are joined."""
+    """The width that timm states, corrected for older releases that ignore joined poolings."""
     joined = getattr(getattr(model, "global_pool", None), "pool_type", "") == "catavgmax"
     before = joined and model.head_hidden_size == model.layer4[-1].conv2.out_channels
     return model.head_hidden_size * (2 if before else 1)
 
 
 def runs(model, x):
-    """Whether timm's own network takes an input."""
+    """Whether timm's own network accepts an input."""
     try:
         with torch.no_grad():
             model(x)
@@ -199,7 +199,7 @@ def differ(values):
 
 @pytest.fixture(scope="module", params=EXACT, ids=title)
 def pair(request):
-    """An untouched network and the parts of its twin, with what they give for the same images."""
+    """An untouched network and the parts of its twin, with their outputs for the same images."""
     name, options, side = request.param
     untouched, twin = twins(name, options)
     x = images(options, side)
@@ -210,20 +210,20 @@ def pair(request):
         return Pair(untouched, parts, untouched(x), reference(untouched, x), parts.backbone(x))
 
 
-def test_the_kept_head_gives_the_logits_of_the_untouched_network_bit_for_bit(pair):
+def test_the_kept_head_computes_the_logits_of_the_untouched_network_exactly(pair):
     logits = pair.parts.head(pair.embedding)
     assert pair.parts.law == "exact"
     assert torch.equal(logits, pair.logits)
     assert differ(logits)
 
 
-def test_the_embedding_is_what_timm_calls_pre_logits(pair):
+def test_the_embedding_equals_timms_pre_logits(pair):
     assert torch.equal(pair.embedding, pair.reference)
     assert pair.embedding.shape == (2, width_of(pair.untouched))
 
 
 def test_another_embedding_gives_other_logits(pair):
-    """The comparison of logits can fail: both halves of the embedding take part in them."""
+    """The comparison of logits can fail: both halves of the embedding affect the logits."""
     half = pair.embedding.shape[1] // 2
     for changed in (slice(half), slice(half, None)):
         other = pair.embedding.clone()
@@ -233,7 +233,7 @@ def test_another_embedding_gives_other_logits(pair):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pooling", ["max", "avgmax"])
-def test_another_pooling_is_noticed(pooling):
+def test_another_pooling_gives_other_logits(pooling):
     untouched, twin = twins("resnet10t", {})
     x = images({}, 96)
     parts = strip(twin, "resnet", built=True)
@@ -243,7 +243,7 @@ def test_another_pooling_is_noticed(pooling):
 
 @torch.no_grad()
 @pytest.mark.parametrize("head_type", ["attn_abs", "attn_rot"])
-def test_the_head_behind_attention_pooling_rounds(head_type):
+def test_the_head_after_attention_pooling_matches_within_rounding(head_type):
     untouched, twin = twins(attention_pooling, {"head_type": head_type})
     x = images({}, 96)
     parts = strip(twin, "byobnet", built=True)
@@ -283,7 +283,7 @@ def test_the_embedding_of_volo_is_its_class_token():
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "options", "side"), ENCODERS)
-def test_an_encoder_whose_output_has_positions_gives_their_mean(name, options, side):
+def test_an_encoder_with_positions_in_its_output_returns_their_mean(name, options, side):
     untouched, twin = twins(name, options)
     x = images(options, side)
     parts = strip(twin, family(twin), built=True)
@@ -296,7 +296,7 @@ def test_an_encoder_whose_output_has_positions_gives_their_mean(name, options, s
 
 
 @torch.no_grad()
-def test_an_encoder_that_options_make_pool_is_left_as_it_is():
+def test_an_encoder_with_pooling_options_is_left_unchanged():
     name, options, side = ENCODERS[0]
     untouched, twin = twins(name, {**options, "global_pool": "avg"})
     x = images(options, side)
@@ -316,7 +316,7 @@ def test_a_network_that_timm_builds_without_a_head_is_headless(name):
 
 
 @pytest.mark.parametrize("case", [*EXACT, *DISTILLED, (volo, {}, 64)], ids=title)
-def test_what_is_taken_off_is_the_networks_own_and_all_of_it(case):
+def test_strip_removes_exactly_the_tensors_of_the_head(case):
     model = without_memory(*case[:2])
     named = [*model.named_parameters(), *model.named_buffers()]
     parts = strip(model, family(model), built=True)
@@ -331,7 +331,7 @@ def test_what_is_taken_off_is_the_networks_own_and_all_of_it(case):
 
 
 @pytest.mark.parametrize("name", mostly_slow(sorted(timm.list_models())[7::110]))
-def test_a_network_out_of_timms_list_gives_a_vector_as_wide_as_timm_says(name):
+def test_a_timm_network_returns_a_vector_of_the_width_that_timm_states(name):
     try:
         with torch.device("meta"):
             model = timm.create_model(name).eval()

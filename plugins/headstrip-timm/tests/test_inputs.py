@@ -1,4 +1,4 @@
-"""timm's networks take images of other channels and sizes as timm lets them."""
+"""timm's networks accept images of other channels and sizes as timm allows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = ["resnet10t", "test_vit", "test_efficientnet"]
 
 @pytest.fixture
 def arguments(name, tmp_path):
-    """Name and file of a network with random weights."""
+    """The name and the file of a network with random weights."""
     torch.manual_seed(1)
     torch.save(timm.create_model(name, pretrained=False).state_dict(), tmp_path / "file.pth")
     return {"name": f"timm:{name}", "weights": tmp_path / "file.pth"}
@@ -33,7 +33,7 @@ def arguments(name, tmp_path):
 @pytest.mark.filterwarnings("ignore:.* filters that no training made")
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("channels", [("R", "G", "B", None), ("N", "R")])
-def test_other_channels_and_another_size_go_together(arguments, channels):
+def test_other_channels_and_another_size_can_be_combined(arguments, channels):
     resized = build_encoder(**arguments, img_size=96)
     both = build_encoder(**arguments, img_size=96, in_chans=channels, new_channels="zero")
     assert both.input_shape == (len(channels), 96, 96)
@@ -59,7 +59,7 @@ def test_grey_and_named_channels_give_the_embeddings_of_rgb(arguments):
 @torch.no_grad()
 @pytest.mark.parametrize("size", [96, 192, (96, 160)], ids=str)
 @pytest.mark.parametrize("name", SMALL)
-def test_the_size_is_that_of_the_network_and_of_the_preprocessing(arguments, size):
+def test_the_network_and_the_preprocessing_take_the_requested_size(arguments, size):
     sides = (size, size) if isinstance(size, int) else size
     encoder = build_encoder(**arguments, img_size=size)
     x = encoder.preprocess(np.zeros((150, 160, 3), np.uint8))[None]
@@ -68,20 +68,20 @@ def test_the_size_is_that_of_the_network_and_of_the_preprocessing(arguments, siz
 
 
 @pytest.mark.parametrize("name", ["levit_128s"])
-def test_biases_that_timm_does_not_interpolate_are_named_before_a_file_is_read(name, tmp_path):
+def test_the_error_names_biases_that_timm_cannot_interpolate(name, tmp_path):
     with pytest.raises(PreprocessingError, match=r"attention_biases.*such as 224 x 224"):
         build_encoder(f"timm:{name}", weights=tmp_path / "missing.pth", img_size=192)
 
 
 @pytest.mark.parametrize("name", ["csatv2", "resnetv2_50x1_bit"])
-def test_a_network_whose_first_filters_are_computed_is_refused(name, tmp_path):
+def test_other_channels_are_refused_for_computed_first_filters(name, tmp_path):
     if not timm.is_model(name):
         pytest.skip("this timm lacks it")
     with pytest.raises(OptionError, match="not read by one convolution alone"):
         build_encoder(f"timm:{name}", weights=tmp_path / "missing.pth", in_chans=("R", "N"))
 
 
-def test_the_channels_are_set_once():
+def test_setting_the_channels_twice_is_refused():
     with pytest.raises(OptionError, match="both set the channels"):
         build_encoder("timm:resnet10t", weights=None, options={"in_chans": 5}, in_chans=5)
 
@@ -113,6 +113,6 @@ def test_a_checkpoint_trained_with_other_channels_loads_unchanged(name, channels
     not hasattr(timm.models.dla.DLA, "forward_intermediates"),
     reason="this timm has other image sizes",
 )
-def test_a_default_size_that_the_patches_do_not_divide_does_not_hide_the_sizes_that_work():
+def test_sizes_are_measured_even_if_patches_do_not_divide_the_default_size():
     spec, _ = get_registry().resolve("timm:vit_so400m_patch14_siglip_384")
     assert measure(spec, sizes=True).sizes == spec.sizes == "multiple"

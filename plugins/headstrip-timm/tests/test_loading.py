@@ -1,4 +1,4 @@
-"""A file gives a network what timm itself would load from it."""
+"""A file gives a network the tensors that timm itself loads from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headstrip.cli import main
 from headstrip.testing import perturb
 from headstrip_timm.loading import adapted, recipe_of
 
-# torch says so once a process, of an interpolation in timm's filter for BEiT.
+# torch gives this warning once per process, for an interpolation in timm's filter for BEiT.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning")
 
 TINY_VIT = {"depth": 1, "embed_dim": 48, "num_heads": 2}
@@ -31,7 +31,7 @@ DINO = "vit_small_patch14_dinov2"
 
 
 def state_of(name, seed=0, **options):
-    """The state dict of a network of timm whose every value matters."""
+    """The state dict of a timm network with perturbed values."""
     torch.manual_seed(seed)
     model = timm.create_model(name, **options)
     perturb(model)
@@ -39,7 +39,7 @@ def state_of(name, seed=0, **options):
 
 
 def renamed(state, *pairs):
-    """A state dict under the names of another library."""
+    """A state dict with the tensor names of another library."""
     result = {}
     for name, value in state.items():
         for own, other in pairs:
@@ -93,7 +93,7 @@ def averaged(state):
     return {"epoch": 3, "state_dict": other, "state_dict_ema": state}
 
 
-def as_it_is(state):
+def unchanged(state):
     return state
 
 
@@ -101,26 +101,26 @@ def prefixed(state):
     return {f"module.{name}": value for name, value in state.items()}
 
 
-# Architecture, options of the file's network, what is done to the file, options of the network.
+# Architecture, options for the network in the file, change to the file, options of the network.
 CASES = {
-    "resnet": ("resnet10t", {}, as_it_is, {}),
+    "resnet": ("resnet10t", {}, unchanged, {}),
     "prefixed": ("resnet10t", {}, prefixed, {}),
     "prefixed averages": ("resnet10t", {}, lambda s: {"model_ema": prefixed(s)}, {}),
-    "grey resnet": ("resnet10t", {}, as_it_is, {"in_chans": 1}),
-    "resnet of 4 channels": ("resnet10t", {}, as_it_is, {"in_chans": 4}),
-    "grey vit": ("vit_tiny_patch16_224", {**TINY_VIT}, as_it_is, {"in_chans": 1}),
-    "vit of 4 channels": ("vit_tiny_patch16_224", {**TINY_VIT}, as_it_is, {"in_chans": 4}),
-    "larger vit": ("vit_tiny_patch16_224", {**TINY_VIT}, as_it_is, {"img_size": 256}),
+    "grey resnet": ("resnet10t", {}, unchanged, {"in_chans": 1}),
+    "resnet of 4 channels": ("resnet10t", {}, unchanged, {"in_chans": 4}),
+    "grey vit": ("vit_tiny_patch16_224", {**TINY_VIT}, unchanged, {"in_chans": 1}),
+    "vit of 4 channels": ("vit_tiny_patch16_224", {**TINY_VIT}, unchanged, {"in_chans": 4}),
+    "larger vit": ("vit_tiny_patch16_224", {**TINY_VIT}, unchanged, {"img_size": 256}),
     "older swin": ("swin_tiny_patch4_window7_224", {**TINY_SWIN}, with_index, {}),
-    "larger swin": ("swin_tiny_patch4_window7_224", {**TINY_SWIN}, as_it_is, {"window_size": 8}),
+    "larger swin": ("swin_tiny_patch4_window7_224", {**TINY_SWIN}, unchanged, {"window_size": 8}),
     "beit": ("beit_base_patch16_224", {**TINY_VIT}, with_index, {}),
     "larger beit": ("beit_base_patch16_224", {**TINY_VIT}, with_index, {"img_size": 256}),
     "eva02": ("eva02_tiny_patch14_224", {**TINY_VIT}, with_rope, {}),
-    "distilled deit": ("deit_tiny_distilled_patch16_224", {**TINY_VIT}, as_it_is, {}),
+    "distilled deit": ("deit_tiny_distilled_patch16_224", {**TINY_VIT}, unchanged, {}),
     "original convnext": ("convnext_tiny", {**TINY_CONVNEXT}, original_convnext, {}),
     "older levit": ("levit_128s", {}, with_positions, {}),
-    "efficientvit": ("efficientvit_b0", {}, as_it_is, {}),
-    "no head": (DINO, {**TINY_VIT}, as_it_is, {}),
+    "efficientvit": ("efficientvit_b0", {}, unchanged, {}),
+    "no head": (DINO, {**TINY_VIT}, unchanged, {}),
     "not strict": ("dla46_c", {}, with_unknown, {}),
     "no last norm": (
         "convnextv2_atto",
@@ -131,7 +131,7 @@ CASES = {
     "unpooled siglip": (
         "vit_base_patch16_siglip_224",
         {**TINY_VIT, "global_pool": "map"},
-        as_it_is,
+        unchanged,
         {"global_pool": "avg"},
     ),
 }
@@ -146,7 +146,7 @@ def as_timm_loads(name, path, **options):
 
 
 def differing(found, expected):
-    """Names of tensors that are not the same; no output depends on BatchNorm's counters."""
+    """Names of different tensors, except BatchNorm's counters, which affect no output."""
     missing = [name for name in expected if name not in found]
     return [name for name in missing if not name.endswith("num_batches_tracked")] + [
         name
@@ -155,11 +155,11 @@ def differing(found, expected):
     ]
 
 
-# torch warns of how timm resizes positions.
+# torch warns about timm's way to resize positions.
 @pytest.mark.filterwarnings("ignore:.*searchsorted:UserWarning")
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_what_timm_loads_key_for_key(case, tmp_path):
+def test_a_file_gives_the_tensors_that_timm_loads(case, tmp_path):
     name, made_with, change, options = CASES[case]
     torch.save(change(state_of(name, **made_with)), tmp_path / "file.pth")
     expected = as_timm_loads(name, tmp_path / "file.pth", **{**made_with, **options})
@@ -170,7 +170,7 @@ def test_it_is_what_timm_loads_key_for_key(case, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
-def test_a_network_without_memory_is_given_the_same():
+def test_a_network_on_the_meta_device_gets_the_same_tensors():
     file, options = state_of("beit_base_patch16_224", **TINY_VIT), {**TINY_VIT, "img_size": 256}
     try:
         with torch.device("meta"):
@@ -183,13 +183,13 @@ def test_a_network_without_memory_is_given_the_same():
     assert not any(value.is_meta for value in found.values())
 
 
-def test_the_comparison_notices_another_value():
+def test_the_comparison_of_tensors_detects_a_different_value():
     state = state_of("efficientvit_b0")
     other = {**state, "stem.in_conv.conv.weight": state["stem.in_conv.conv.weight"] + 1}
     assert differing(other, state) == ["stem.in_conv.conv.weight"]
 
 
-def test_classes_before_the_first_are_cut_off_as_the_configuration_says(tmp_path):
+def test_label_offset_removes_the_leading_classes(tmp_path):
     torch.save(state_of("resnet10t", num_classes=1001), tmp_path / "file.pth")
     overlay = {"label_offset": 1, "file": str(tmp_path / "file.pth")}
     expected = timm.create_model("resnet10t", pretrained=True, pretrained_cfg_overlay=overlay)
@@ -202,7 +202,7 @@ def test_classes_before_the_first_are_cut_off_as_the_configuration_says(tmp_path
     assert len(encoder.head.weight) == 1000
 
 
-def test_a_file_that_was_cut_already_is_not_cut_again(tmp_path):
+def test_label_offset_does_not_change_a_file_without_extra_classes(tmp_path):
     torch.save(state_of("resnet10t"), tmp_path / "file.pth")
     overlay = {"pretrained_cfg_overlay": {"label_offset": 1}}
     encoder = build_encoder("timm:resnet10t", weights=tmp_path / "file.pth", options=overlay)
@@ -211,7 +211,7 @@ def test_a_file_that_was_cut_already_is_not_cut_again(tmp_path):
 
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory):
-    """Files of a network with 7 classes, and that network."""
+    """The folder with a 7-class network's files, and the network."""
     folder, model = tmp_path_factory.mktemp("resnet"), timm.create_model("resnet10t", num_classes=7)
     perturb(model)
     torch.save(model.state_dict(), folder / "file.pth")
@@ -242,7 +242,7 @@ def test_a_file_without_a_head_makes_an_encoder_without_one(resnet, tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
-def test_a_file_of_a_network_with_other_channels_loads_into_such_a_network(channels, tmp_path):
+def test_a_file_with_other_channels_loads_into_a_network_with_them(channels, tmp_path):
     options = {"in_chans": channels}
     model = timm.create_model("resnet10t", **options)
     torch.save(model.state_dict(), tmp_path / "file.pth")
@@ -255,7 +255,7 @@ def test_a_file_of_a_network_with_other_channels_loads_into_such_a_network(chann
 
 
 @torch.no_grad()
-def test_a_network_without_a_classifier_takes_a_file_without_one(tmp_path):
+def test_a_network_without_a_classifier_accepts_a_file_without_one(tmp_path):
     options = {**TINY_VIT, "img_size": 56}
     model = timm.create_model(DINO, **options).eval()
     perturb(model)
@@ -267,7 +267,7 @@ def test_a_network_without_a_classifier_takes_a_file_without_one(tmp_path):
 
 
 @torch.no_grad()
-def test_a_network_without_a_classifier_is_given_that_of_its_file(tmp_path):
+def test_a_network_without_a_classifier_gets_that_of_its_file(tmp_path):
     options = {**TINY_VIT, "img_size": 56}
     model = timm.create_model(DINO, num_classes=7, **options).eval()
     perturb(model)
@@ -279,13 +279,13 @@ def test_a_network_without_a_classifier_is_given_that_of_its_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "convnext_atto"])
-def test_a_file_of_another_network_is_refused_with_a_sentence(name, tmp_path):
+def test_the_error_for_another_networks_file_names_that_network(name, tmp_path):
     torch.save(state_of("mobilenetv3_small_050"), tmp_path / "file.pth")
     with pytest.raises(WeightsError, match=r"Its shapes fit 'mobilenetv3_small_050': pass that"):
         build_encoder(f"timm:{name}", weights=tmp_path / "file.pth")
 
 
-def test_tensors_that_no_filter_can_resize_are_named_with_both_shapes(tmp_path):
+def test_the_error_names_tensors_that_cannot_be_resized_with_both_shapes(tmp_path):
     state = {**state_of("beit_base_patch16_224", **TINY_VIT), "pos_embed": torch.zeros(3)}
     torch.save({**state, "patch_embed.proj.weight": torch.zeros(3)}, tmp_path / "file.pth")
     with pytest.raises(
@@ -295,7 +295,7 @@ def test_tensors_that_no_filter_can_resize_are_named_with_both_shapes(tmp_path):
 
 
 @pytest.mark.parametrize("tokens", [1 + 10 * 20, 131])
-def test_positions_of_images_that_are_not_square_are_named_with_both_shapes(tokens, tmp_path):
+def test_the_error_for_positions_that_are_not_square_has_both_shapes(tokens, tmp_path):
     state = {**state_of("vit_tiny_patch16_224"), "pos_embed": torch.zeros(1, tokens, 192)}
     torch.save(state, tmp_path / "file.pth")
     with pytest.raises(WeightsError) as caught:
@@ -313,20 +313,20 @@ def test_a_file_without_tensors_is_refused(content, tmp_path):
         build_encoder("timm:resnet10t", weights=tmp_path / "file.pth")
 
 
-def test_timms_own_loader_is_put_back():
+def test_timms_own_loader_is_restored():
     original = _builder.load_pretrained
     assert recipe_of("resnet10t", {}).strict
     assert _builder.load_pretrained is original
 
 
-def test_timms_own_loader_is_put_back_after_an_error():
+def test_timms_own_loader_is_restored_after_an_error():
     original = _builder.load_pretrained
     with pytest.raises(TypeError, match="nosuchoption"):
         recipe_of("resnet10t", {"nosuchoption": 3})
     assert _builder.load_pretrained is original
 
 
-def test_the_network_has_its_own_load_state_dict_again_also_after_an_error():
+def test_load_state_dict_of_the_network_is_restored_even_after_an_error():
     model = timm.create_model("beit_base_patch16_224", **TINY_VIT)
     for state in (model.state_dict(), {"patch_embed.proj.weight": torch.zeros(3)}):
         try:
@@ -337,7 +337,7 @@ def test_the_network_has_its_own_load_state_dict_again_also_after_an_error():
     model.load_state_dict(model.state_dict())
 
 
-def test_recipes_are_found_in_threads_at_once():
+def test_recipes_can_be_found_in_several_threads_at_once():
     names, found = ["resnet10t", "convnext_atto", "levit_128s", "dla46_c"] * 3, {}
 
     def find(index):
@@ -352,8 +352,8 @@ def test_recipes_are_found_in_threads_at_once():
     assert not recipe_of("dla46_c", {}).strict
 
 
-def test_what_another_thread_loads_meanwhile_is_loaded(monkeypatch, tmp_path):
-    """A constructor waits in the middle of a search for a recipe, and timm is used elsewhere."""
+def test_another_thread_can_load_weights_during_a_search_for_a_recipe(monkeypatch, tmp_path):
+    """A constructor waits during a search for a recipe, while another thread uses timm."""
     torch.save(state_of("resnet10t"), tmp_path / "file.pth")
     inside, done, create = threading.Event(), threading.Event(), timm.create_model
 
@@ -375,7 +375,7 @@ def test_what_another_thread_loads_meanwhile_is_loaded(monkeypatch, tmp_path):
     assert not differing(loaded, torch.load(tmp_path / "file.pth", weights_only=True))
 
 
-def test_a_checkpoint_that_holds_its_configuration_has_its_preprocessing(tmp_path):
+def test_a_checkpoint_with_a_configuration_determines_the_preprocessing(tmp_path):
     model = timm.create_model("resnet10t", num_classes=7)
     stated = {**model.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "input_size": (3, 96, 96)}
     path = tmp_path / "own.pth"
@@ -388,7 +388,7 @@ def test_a_checkpoint_that_holds_its_configuration_has_its_preprocessing(tmp_pat
     assert build_encoder("timm:resnet10t", weights=plain).preprocessing.mean != (0.1, 0.2, 0.3)
 
 
-def test_ones_own_statistics_change_the_preprocessing_in_the_checkpoint(tmp_path):
+def test_custom_statistics_override_the_preprocessing_in_the_checkpoint(tmp_path):
     model = timm.create_model("resnet10t", in_chans=1)
     stated = {**model.pretrained_cfg, "interpolation": "bilinear", "input_size": (3, 96, 96)}
     torch.save({"state_dict": model.state_dict(), "pretrained_cfg": stated}, tmp_path / "own.pth")
@@ -410,7 +410,7 @@ def test_ones_own_statistics_change_the_preprocessing_in_the_checkpoint(tmp_path
     np.testing.assert_allclose(row, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_the_label_names_of_a_configuration_name_the_classes(tmp_path):
+def test_the_label_names_of_a_configuration_become_the_labels(tmp_path):
     model = timm.create_model("resnet10t", num_classes=3)
     names, path = ["cat", "dog", "horse"], tmp_path / "own.pth"
     for stated, labels in ((names, tuple(names)), (names[:2], None), ([1, 2, 3], None)):
@@ -420,7 +420,7 @@ def test_the_label_names_of_a_configuration_name_the_classes(tmp_path):
 
 
 @pytest.mark.parametrize("stated", [{"mean": "grey"}, {"input_size": 3}, {"crop_mode": "other"}])
-def test_a_configuration_that_timm_cannot_read_is_a_sentence(tmp_path, stated):
+def test_a_configuration_that_timm_cannot_read_gives_a_clear_error(tmp_path, stated):
     path = tmp_path / "own.pth"
     state = timm.create_model("resnet10t").state_dict()
     torch.save({"state_dict": state, "pretrained_cfg": stated}, path)
@@ -428,7 +428,7 @@ def test_a_configuration_that_timm_cannot_read_is_a_sentence(tmp_path, stated):
         build_encoder("timm:resnet10t", weights=path)
 
 
-def test_an_epsilon_of_published_weights_is_not_that_of_a_plain_file(tmp_path):
+def test_the_epsilon_of_published_weights_does_not_apply_to_a_plain_file(tmp_path):
     path = tmp_path / "own.pth"
     torch.save(timm.create_model("fbnetc_100").state_dict(), path)
     with pytest.warns(WeightsWarning, match=r"bn_eps=0\.001"):
@@ -445,14 +445,16 @@ def test_an_epsilon_of_published_weights_is_not_that_of_a_plain_file(tmp_path):
         ("beit_base_patch16_224", "beit_base_patch16_384", "732x12 in the file and 2212x12 in"),
     ],
 )
-def test_the_file_of_another_architecture_is_not_resampled_to_fit(saved, named, problem, tmp_path):
+def test_another_architectures_file_is_refused_instead_of_resampled(
+    saved, named, problem, tmp_path
+):
     small = {} if "swin" in saved else {"depth": 1}
     torch.save(timm.create_model(saved, **small).state_dict(), tmp_path / "file.pth")
     with pytest.raises(WeightsError, match=problem):
         build_encoder(f"timm:{named}", weights=tmp_path / "file.pth", options=small)
 
 
-def test_a_file_of_another_size_needs_the_size(tmp_path):
+def test_a_file_for_another_image_size_needs_img_size(tmp_path):
     torch.save(timm.create_model("test_vit", img_size=96).state_dict(), tmp_path / "file.pth")
     with pytest.raises(
         WeightsError, match=r"for images of 96x96, .* Pass img_size=96 \(--img-size"

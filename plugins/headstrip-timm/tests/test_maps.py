@@ -1,4 +1,4 @@
-"""Feature maps of timm's networks: timm's own, with the embedding from the same forward pass."""
+"""Feature maps of timm's networks are timm's own, with the embedding from the same forward pass."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def network_of(encoder: Encoder) -> nn.Module:
 
 @pytest.mark.parametrize("name", [one for one in SMALL if timm.is_model(one)])
 @torch.no_grad()
-def test_maps_are_those_of_timm(name: str) -> None:
+def test_maps_equal_those_of_timm(name: str) -> None:
     encoder = made(name)
     x = torch.randn(1, *encoder.input_shape)
     if not hasattr(network_of(encoder), "forward_intermediates"):
@@ -73,7 +73,7 @@ def test_maps_without_the_norm_equal_features_only() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("read", ["maps", "tokens"])
-def test_a_network_that_drops_patches_has_no_maps_in_train_mode(read: str) -> None:
+def test_a_network_that_drops_patches_has_no_maps_in_training_mode(read: str) -> None:
     encoder = build_encoder("timm:test_vit", weights=None, options={"patch_drop_rate": 0.5})
     x = torch.randn(2, *encoder.input_shape)
     expected = getattr(encoder, read)(x)
@@ -101,7 +101,7 @@ def test_tokens_of_a_vit_are_after_its_norm() -> None:
 
 
 @torch.no_grad()
-def test_one_level_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_level_equals_that_level_among_all_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = made("test_vit")
     x = torch.randn(1, *encoder.input_shape)
     every = encoder.maps(x)
@@ -118,7 +118,7 @@ def test_a_resnet_has_no_tokens() -> None:
 
 
 @torch.no_grad()
-def test_a_pyramid_of_a_timm_network_copies_and_follows_its_mode() -> None:
+def test_a_pyramid_of_a_timm_network_can_be_copied_and_shares_its_mode() -> None:
     import copy
 
     encoder = made("resnet10t")
@@ -132,8 +132,8 @@ def test_a_pyramid_of_a_timm_network_copies_and_follows_its_mode() -> None:
     }
 
 
-def test_the_strides_of_a_network_of_one_size_are_those_of_timm() -> None:
-    # Every second one of 7 cells gives 4, so the stride is not 224 / 4.
+def test_the_strides_of_a_network_of_one_size_match_timms() -> None:
+    # Taking every second one of 7 cells gives 4, so the stride is not 224 / 4.
     encoder = made("levit_128s")
     theirs = tuple(one["reduction"] for one in encoder.backbone.feature_info)
     assert encoder.pyramid().strides == encoder.spec.strides == theirs == (16, 32, 64)

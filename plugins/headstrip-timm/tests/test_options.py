@@ -1,4 +1,4 @@
-"""Options reach timm's networks, and what they change is known."""
+"""Options reach timm's networks, and headstrip knows their effects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESNET = "timm:resnet10t"
 
 
 def encoder_of(name, **options):
-    """An encoder with random weights, built with a single block where it is a transformer."""
+    """An encoder with random weights, and with a single block if it is the ViT."""
     depth = {"depth": 1} if name == VIT else {}
     return build_encoder(name, weights=None, options={**depth, **options})
 
@@ -52,14 +52,14 @@ def encoder_of(name, **options):
         ("timm:mixer_s32_224", {"img_size": 64}, (3, 64, 64), 512),
     ],
 )
-def test_the_input_and_the_width_are_those_of_the_options(name, options, shape, dim):
+def test_options_determine_the_input_shape_and_the_width(name, options, shape, dim):
     encoder = encoder_of(name, **options)
     assert (encoder.input_shape, encoder.output_dim) == (shape, dim)
     assert encoder(torch.zeros(2, *shape)).shape == (2, dim)
 
 
 @torch.no_grad()
-def test_a_flexible_network_takes_other_sizes():
+def test_a_network_with_dynamic_sizes_accepts_other_sizes():
     encoder = encoder_of(VIT, dynamic_img_size=True)
     assert encoder(torch.zeros(2, 3, 64, 96)).shape == (2, 192)
 
@@ -72,12 +72,12 @@ def test_a_flexible_network_takes_other_sizes():
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_a_configuration_of_ones_own_has_its_own_input(options):
+def test_a_custom_configuration_determines_the_input_shape(options):
     assert encoder_of(VIT, **options).input_shape == (1, 64, 32)
 
 
 @torch.no_grad()
-def test_a_file_loads_into_a_network_with_options_and_nothing_is_lost(tmp_path):
+def test_a_file_loads_losslessly_into_a_network_with_options(tmp_path):
     options = {"img_size": 64, "in_chans": 1, "depth": 1, "global_pool": "avg"}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **options).eval()
     perturb(model)
@@ -91,7 +91,7 @@ def test_a_file_loads_into_a_network_with_options_and_nothing_is_lost(tmp_path):
     assert encoder.input_shape == (1, 64, 64)
 
 
-def test_a_network_of_other_channels_needs_pixels_of_its_own(tmp_path):
+def test_a_network_of_other_channels_needs_its_own_preprocessing(tmp_path):
     state = encoder_of(RESNET, in_chans=1).backbone.state_dict()
     torch.save(state, tmp_path / "file.pth")
     with pytest.raises(ValueError, match=r"takes \(1, 176, 176\).*Pass preprocessing="):
@@ -102,14 +102,14 @@ def test_a_network_of_other_channels_needs_pixels_of_its_own(tmp_path):
     ("name", "option", "value"),
     [(RESNET, "img_size", 96), (VIT, "colour", "red"), ("timm:mixer_s32_224", "num_blocks", 1)],
 )
-def test_an_option_that_the_architecture_does_not_take_is_refused(name, option, value):
+def test_an_option_that_the_architecture_does_not_accept_is_refused(name, option, value):
     with pytest.raises(PluginError, match=r"cannot build .*Leave out the option that") as info:
         encoder_of(name, **{option: value})
     assert f"keyword argument {option!r}" in str(info.value)
 
 
 @torch.no_grad()
-def test_the_pixels_of_another_size_are_those_that_timm_resolves(tmp_path):
+def test_the_pixels_at_another_size_equal_those_of_timm(tmp_path):
     state = timm.create_model("vit_tiny_patch16_224", img_size=384, depth=1).state_dict()
     torch.save(state, tmp_path / "file.pth")
     options = {"img_size": 384, "depth": 1}
@@ -131,7 +131,7 @@ def test_the_pixels_of_another_size_are_those_that_timm_resolves(tmp_path):
         ("in_chans", "rgb", "not a number of channels"),
     ],
 )
-def test_an_option_that_makes_no_encoder_is_refused(name, option, value, advice):
+def test_an_option_that_does_not_build_an_encoder_is_refused(name, option, value, advice):
     with pytest.raises(PluginError, match=f"^{option}={value!r} .*{advice}"):
         encoder_of(name, **{option: value})
 
@@ -141,19 +141,19 @@ def test_a_network_without_pooling_is_refused():
         encoder_of(VIT, global_pool="")
 
 
-def test_a_tag_that_this_timm_lacks_is_refused():
+def test_an_unknown_tag_is_refused():
     with pytest.raises(PluginError, match="no weights 'a_tag' of 'resnet10t'"):
         encoder_of(RESNET, pretrained_cfg="a_tag")
 
 
-def test_timm_reads_no_file(tmp_path):
-    """It would execute what is in it."""
+def test_checkpoint_path_is_refused(tmp_path):
+    """timm would execute code from the file."""
     torch.save(encoder_of(RESNET).backbone.state_dict(), tmp_path / "file.pth")
     with pytest.raises(ValueError, match=r"checkpoint_path.*Pass weights= to build_encoder"):
         encoder_of(RESNET, checkpoint_path=str(tmp_path / "file.pth"))
 
 
-def test_a_file_of_another_size_than_the_options_say_is_refused(tmp_path):
+def test_a_file_that_does_not_match_the_options_is_refused(tmp_path):
     torch.save(encoder_of(RESNET).backbone.state_dict(), tmp_path / "file.pth")
     with pytest.raises(WeightsError, match="does not fit timm:resnet10t"):
         build_encoder(
@@ -162,14 +162,14 @@ def test_a_file_of_another_size_than_the_options_say_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(not timm.is_model("vitamin_xlarge_336"), reason="this timm lacks it")
-def test_the_input_is_the_networks_own_where_timm_gives_it_the_configuration_of_another():
+def test_the_networks_own_input_overrides_a_wrong_configuration_of_timm():
     spec, _ = get_registry().resolve("timm:vitamin_xlarge_336")
     assert measure(spec) == spec
     assert spec.input_shape == (3, 336, 336)
 
 
 @pytest.mark.skipif(not timm.is_model("deepseek_vit_412m_enc"), reason="this timm lacks it")
-def test_the_input_is_that_of_the_weights_where_the_network_takes_any_size():
+def test_the_weights_determine_the_input_if_the_network_accepts_any_size():
     registry = get_registry()
     spec, _ = registry.resolve("timm:deepseek_vit_412m_enc")
     entry = next(one for one in registry.weights(spec) if one.input_shape != spec.input_shape)
@@ -189,7 +189,7 @@ def test_the_input_is_that_of_the_weights_where_the_network_takes_any_size():
 
 
 @pytest.mark.parametrize("size", ["96", 96.0, True, -32, 0, (96,), (96, 0), [32, 32, 32], {}])
-def test_what_is_no_size_of_an_image_is_refused(size):
+def test_an_invalid_image_size_is_refused(size):
     with pytest.raises(OptionError, match="is not an image size"):
         encoder_of(VIT, img_size=size)
 
@@ -204,7 +204,7 @@ def test_what_is_no_size_of_an_image_is_refused(size):
         ("timm:twins_svt_small", 50, "32 x 32 or 64 x 64"),
     ],
 )
-def test_a_size_that_the_network_does_not_take_is_refused_with_near_ones(name, size, near):
+def test_the_error_for_a_size_the_network_refuses_suggests_near_sizes(name, size, near):
     network = name.removeprefix("timm:")
     if logits_without_memory(lambda: timm.create_model(network), (3, 224, 224)) is None:
         pytest.skip("this timm cannot build it without memory, so no sizes can be tried")
@@ -212,7 +212,7 @@ def test_a_size_that_the_network_does_not_take_is_refused_with_near_ones(name, s
         encoder_of(name, img_size=size)
 
 
-def test_what_has_another_cause_than_the_size_is_told_as_it_is():
+def test_an_error_with_another_cause_than_the_size_is_not_blamed_on_it():
     with pytest.raises(PluginError, match="keyword argument 'colour'") as caught:
         encoder_of("timm:levit_128s", img_size=224, colour="red")
     assert caught.value.__cause__ is not caught.value

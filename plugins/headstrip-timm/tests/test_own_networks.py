@@ -1,4 +1,4 @@
-"""A network of one's own loses its head only where it runs timm's own code."""
+"""strip_head accepts a user's network only if it runs timm's own code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SMALL = ("resnet10t", "timm:resnet")
 
 
 def own(name="resnet10t", num_classes=5, **options):
-    """A network without memory, where timm's constructors do not compute with tensors."""
+    """A network on the meta device, unless timm's constructor computes with tensors."""
     try:
         with torch.device("meta"):
             return timm.create_model(name, num_classes=num_classes, **options)
@@ -24,7 +24,7 @@ def own(name="resnet10t", num_classes=5, **options):
 
 
 def refused(model, family, match):
-    """Refuse a network, with a sentence that matches, and leave it as it is."""
+    """Check that strip_head refuses a network with a matching error and leaves it unchanged."""
     modules, training = list(model.named_modules()), model.training
     with pytest.raises(HeadNotFoundError, match=match):
         strip_head(model, family=family)
@@ -33,7 +33,7 @@ def refused(model, family, match):
 
 
 @torch.no_grad()
-def test_the_head_of_a_network_of_ones_own_comes_off():
+def test_strip_head_removes_the_head_of_a_users_network():
     model = timm.create_model("resnet10t", num_classes=5).eval()
     x = torch.randn(2, 3, 96, 96)
     expected = model(x)
@@ -43,7 +43,7 @@ def test_the_head_of_a_network_of_ones_own_comes_off():
 
 
 @torch.no_grad()
-def test_a_head_of_ones_own_comes_off_whole():
+def test_strip_head_removes_a_custom_head_as_a_whole():
     model = timm.create_model("resnet10t").eval()
     model.fc = nn.Sequential(nn.Linear(model.num_features, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
     head, x = model.fc, torch.randn(2, 3, 96, 96)
@@ -53,19 +53,19 @@ def test_a_head_of_ones_own_comes_off_whole():
     assert torch.equal(parts.head(parts.backbone(x)), expected)
 
 
-def test_a_network_is_known_by_the_module_that_builds_it_and_by_that_of_its_class():
+def test_the_family_may_be_the_module_of_the_builder_or_of_the_class():
     for family in ("timm:deit", "timm:vision_transformer"):
         parts = strip_head(own("deit_tiny_patch16_224", depth=1), family=family)
         assert parts.head.out_features == 5
 
 
-def test_a_network_made_of_timms_class_needs_no_name():
+def test_a_network_made_directly_from_timms_class_is_accepted():
     with torch.device("meta"):
         model = timm.models.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1), num_classes=5)
     assert strip_head(model, family="timm:resnet").head.out_features == 5
 
 
-def test_dtype_and_training_flags_stay():
+def test_strip_head_keeps_the_dtype_and_the_training_mode():
     model = own().to(torch.bfloat16).train()
     parts = strip_head(model, family="timm:resnet")
     assert {p.dtype for p in (*model.parameters(), *parts.head.parameters())} == {torch.bfloat16}
@@ -84,7 +84,7 @@ def test_dtype_and_training_flags_stay():
         ("volo_d1_224", "timm:volo"),
     ],
 )
-def test_a_head_that_is_off_already_is_refused(name, family):
+def test_removing_the_head_twice_is_refused(name, family):
     if not timm.is_model(name):
         pytest.skip("this timm has not this architecture")
     model = own(name)
@@ -96,29 +96,29 @@ def test_a_network_built_without_a_head_is_refused():
     refused(own(num_classes=0), "timm:resnet", "already been removed")
 
 
-def test_an_encoder_whose_output_has_positions_is_refused():
+def test_an_encoder_with_positions_in_its_output_is_refused():
     if not timm.is_model("qwen3_vit_88m_enc"):
         pytest.skip("this timm has no such encoder")
     model = own("qwen3_vit_88m_enc", num_classes=0, depth=1)
     refused(model, "timm:qwen3_vit", "has no head to remove")
 
 
-def test_one_head_of_two_is_refused():
+def test_a_network_that_lacks_one_of_its_two_heads_is_refused():
     model = own("levit_128s")
     model.head_dist = nn.Identity()
     refused(model, "timm:levit", "'head_dist' .* has already been removed")
 
 
-def test_a_family_that_it_does_not_belong_to_is_refused_and_the_right_one_named():
+def test_the_error_for_a_wrong_family_names_the_right_one():
     refused(own(), "timm:vision_transformer", "Pass the family 'timm:resnet'")
 
 
-def test_a_family_that_timm_has_not_is_refused():
+def test_an_unknown_family_is_refused():
     with pytest.raises(PluginError, match="nosuchfamily"):
         strip_head(own(), family="timm:nosuchfamily")
 
 
-def test_a_network_of_features_is_refused():
+def test_a_features_only_network_is_refused():
     refused(own(features_only=True), "timm:resnet", "is not a timm network with a classifier")
 
 
@@ -134,7 +134,7 @@ def test_a_network_without_pooling_is_refused():
     )
 
 
-def test_the_networks_of_others_are_refused():
+def test_a_network_that_is_not_timms_is_refused():
     refused(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "timm:resnet", "is not a timm network")
 
 
@@ -149,13 +149,13 @@ def test_a_subclass_is_refused():
 
 
 @pytest.mark.parametrize("method", ["forward", "forward_head", "forward_features"])
-def test_a_method_of_ones_own_on_the_network_is_refused(method):
+def test_a_network_with_a_replaced_method_is_refused(method):
     model = own()
     setattr(model, method, lambda x: x)
     refused(model, "timm:resnet", f"The {method} of this ResNet is not")
 
 
-def test_a_method_of_ones_own_on_timms_class_is_refused(monkeypatch):
+def test_a_replaced_method_of_timms_class_is_refused(monkeypatch):
     model = own()
     monkeypatch.setattr(type(model), "forward", lambda self, x: x)
     refused(model, "timm:resnet", "The forward of this ResNet is not")
@@ -167,7 +167,7 @@ def test_layers_after_the_head_are_refused():
     refused(model, "timm:metaformer", "Other layers follow the head at 'head.fc'")
 
 
-def test_a_module_around_the_head_that_is_not_timms_is_refused():
+def test_a_head_inside_a_module_that_is_not_timms_is_refused():
     class Scaled(nn.Module):
         def __init__(self, fc):
             super().__init__()
@@ -181,7 +181,7 @@ def test_a_module_around_the_head_that_is_not_timms_is_refused():
     refused(model, "timm:convnext", "The forward of this Scaled is not")
 
 
-def test_a_head_that_stands_at_two_places_is_refused():
+def test_a_head_that_is_registered_twice_is_refused():
     for name, family in (SMALL, ("levit_128s", "timm:levit")):
         model = own(name)
         model.second = model.get_submodule("fc" if name == SMALL[0] else "head_dist")
@@ -189,7 +189,7 @@ def test_a_head_that_stands_at_two_places_is_refused():
 
 
 @pytest.mark.parametrize("named", [None, (nn.Linear(3, 2), nn.Linear(3, 2)), nn.Linear(3, 2)])
-def test_a_class_that_names_no_module_of_its_own_is_refused(monkeypatch, named):
+def test_a_class_that_does_not_return_its_own_classifier_is_refused(monkeypatch, named):
     def get_classifier(self):
         return named
 
@@ -199,7 +199,7 @@ def test_a_class_that_names_no_module_of_its_own_is_refused(monkeypatch, named):
     refused(model, "timm:resnet", "which is not one of its modules")
 
 
-def test_a_head_that_was_replaced_so_that_the_network_cannot_name_it_is_refused():
+def test_a_replaced_head_that_the_network_cannot_locate_is_refused():
     model = own("convnext_atto")
     model.head = nn.Linear(3, 2)
     refused(model, "timm:convnext", "does not state where its head is")

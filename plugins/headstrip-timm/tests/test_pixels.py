@@ -1,4 +1,4 @@
-"""The pixels are those of timm's own evaluation, whatever the config asks for."""
+"""The pixels equal those of timm's own evaluation for every config."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZES = {
 }
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 STANDARD = resolve_data_config(pretrained_cfg=PretrainedCfg().to_dict())
-# The oldest timm takes no other filter for the centre of what is not square.
+# The oldest timm accepts no other filter for a centre crop that is not square.
 BILINEAR = {**STANDARD, "interpolation": "bilinear"}
 
 
@@ -38,7 +38,7 @@ def resolved(name: str) -> dict[str, Any]:
 
 
 def distinct_configs() -> dict[str, dict[str, Any]]:
-    """Every resolved config of timm's architectures and tags, under the first name that has it."""
+    """Return each distinct config of timm's architectures and tags, by its first name."""
     names = {
         str(sorted(resolved(name).items())): name
         for name in reversed([*timm.list_models(), *timm.list_models(pretrained=True)])
@@ -58,7 +58,7 @@ PICTURES = {title: picture(*size) for title, size in SIZES.items()}
 
 
 def differing(config: dict[str, Any], pictures: dict[str, Image.Image] = PICTURES) -> list[str]:
-    """Return the titles of the pictures whose pixels are not timm's."""
+    """Return the titles of the pictures with other pixels than in timm."""
     preprocessing = preprocessing_of(config)
     ours, theirs = preprocessing.transform(), create_transform(**config, is_training=False)
     assert preprocessing.input_shape == tuple(config["input_size"])
@@ -71,11 +71,11 @@ def differing(config: dict[str, Any], pictures: dict[str, Image.Image] = PICTURE
 
 
 @pytest.mark.parametrize("name", mostly_slow(CONFIGS))
-def test_the_pixels_are_timm_s_bit_for_bit(name: str) -> None:
+def test_the_pixels_equal_timms_bit_for_bit(name: str) -> None:
     assert differing(CONFIGS[name]) == []
 
 
-def test_the_configs_are_of_every_kind_that_timm_has() -> None:
+def test_the_configs_cover_every_kind_of_timm_config() -> None:
     configs = CONFIGS.values()
     assert len(configs) > 150
     assert {"center", "squash"} <= {config["crop_mode"] for config in configs}
@@ -86,7 +86,7 @@ def test_the_configs_are_of_every_kind_that_timm_has() -> None:
 @pytest.mark.parametrize("mode", ["center", "squash", "border", None])
 @pytest.mark.parametrize("percent", [0.875, 1.0, 1.15, None])
 @pytest.mark.parametrize("size", [(96, 96), (64, 96), (96, 65)], ids=str)
-def test_every_crop_mode_has_timm_s_pixels_at_every_size(
+def test_every_crop_mode_gives_timms_pixels_at_every_size(
     mode: str | None, percent: float | None, size: tuple[int, int]
 ) -> None:
     config = {**BILINEAR, "input_size": (3, *size), "crop_pct": percent, "crop_mode": mode}
@@ -94,13 +94,13 @@ def test_every_crop_mode_has_timm_s_pixels_at_every_size(
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "box", "hamming", "lanczos"])
-def test_every_filter_of_pillow_s_has_timm_s_pixels(interpolation: str) -> None:
+def test_every_pillow_filter_gives_timms_pixels(interpolation: str) -> None:
     assert differing({**STANDARD, "interpolation": interpolation}) == []
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("channels", [1, 4])
-def test_other_numbers_of_channels_have_timm_s_pixels(channels: int, mode: str) -> None:
+def test_other_numbers_of_channels_give_timms_pixels(channels: int, mode: str) -> None:
     values = {"mean": (0.2, 0.4, 0.6, 0.8)[:channels], "std": (0.3, 0.2, 0.1, 0.4)[:channels]}
     asked = {"input_size": (channels, 48, 64), "crop_mode": mode, **values}
     config = resolve_data_config(asked, pretrained_cfg=BILINEAR)
@@ -109,11 +109,11 @@ def test_other_numbers_of_channels_have_timm_s_pixels(channels: int, mode: str) 
 
 
 @pytest.mark.parametrize("mode", ["center", "border"])
-def test_one_number_of_mean_stands_for_all_channels(mode: str) -> None:
+def test_a_single_mean_applies_to_all_channels(mode: str) -> None:
     assert differing({**STANDARD, "mean": (0.4,), "std": (0.2,), "crop_mode": mode}) == []
 
 
-def test_a_config_read_from_json_is_as_good() -> None:
+def test_a_config_read_from_json_is_accepted() -> None:
     listed = {key: list(v) if isinstance(v, tuple) else v for key, v in STANDARD.items()}
     assert preprocessing_of(listed) == preprocessing_of(STANDARD)
 
@@ -132,7 +132,7 @@ def test_a_square_centre_crop_resizes_the_shorter_side() -> None:
 @pytest.mark.parametrize("size", [(176, 176), (384, 384), (320, 256)], ids=str)
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("own", [(224, 224), (240, 224)], ids=str)
-def test_another_size_of_input_has_the_pixels_that_timm_makes_of_it(
+def test_another_input_size_gives_timms_pixels(
     own: tuple[int, int], mode: str, size: tuple[int, int]
 ) -> None:
     shapes = [(300, 200), (203, 301)]
@@ -146,7 +146,7 @@ def test_another_size_of_input_has_the_pixels_that_timm_makes_of_it(
             assert torch.equal(ours.transform()(picture(*shape)), theirs(picture(*shape)))
 
 
-def test_every_config_at_another_size_is_what_timm_resolves() -> None:
+def test_every_config_at_another_size_matches_timms() -> None:
     for config in CONFIGS.values():
         channels = config["input_size"][0]
         for side in (96, 160, 224, 288, 384, 448, 518):
@@ -155,7 +155,7 @@ def test_every_config_at_another_size_is_what_timm_resolves() -> None:
             assert found == preprocessing_of(asked)
 
 
-def test_a_strip_that_timm_cannot_put_on_a_border_keeps_one_pixel() -> None:
+def test_a_narrow_image_that_timm_refuses_keeps_one_pixel() -> None:
     config = {**STANDARD, "crop_mode": "border", "crop_pct": 1.0, "mean": (0.0, 0.5, 1.0)}
     white = Image.new("RGB", (1000, 1), "white")
     with pytest.raises(ValueError, match="must be > 0"):
@@ -165,7 +165,7 @@ def test_a_strip_that_timm_cannot_put_on_a_border_keeps_one_pixel() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_a_mean_of_other_channels_than_the_input_is_refused_as_timm_refuses_it(
+def test_a_mean_with_a_wrong_number_of_channels_is_refused_as_in_timm(
     channels: int,
 ) -> None:
     config = {**STANDARD, "input_size": (channels, 224, 224)}
@@ -197,7 +197,7 @@ def test_an_unknown_crop_mode_is_refused(mode: Any) -> None:
     ],
     ids=str,
 )
-def test_what_is_no_config_of_timm_is_refused(change: dict[str, Any]) -> None:
+def test_an_invalid_config_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(PreprocessingError, match=r"not a timm data config.*resolve_data_config"):
         preprocessing_of({**STANDARD, **change})
 
@@ -221,6 +221,6 @@ def test_a_config_that_lacks_a_value_is_refused(missing: str) -> None:
     ],
     ids=str,
 )
-def test_a_config_that_prepares_no_image_is_refused(change: dict[str, Any]) -> None:
+def test_a_config_with_impossible_values_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(PreprocessingError):
         preprocessing_of({**STANDARD, **change})

@@ -1,4 +1,4 @@
-"""The README's example runs and shows what it says."""
+"""The README's example runs and gives the results in its comments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_example_gives_what_its_comments_say():
+def test_the_example_gives_the_results_in_its_comments():
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     scope = {}
     exec(block, scope)

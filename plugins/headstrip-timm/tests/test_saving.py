@@ -1,4 +1,4 @@
-"""Encoders with timm's networks are built again from the folder that they were saved to."""
+"""A saved folder restores encoders with timm's networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headstrip import build_encoder
 
 
 def assert_survives(encoder, folder):
-    """Save an encoder, and compare it with the one that is built from the folder."""
+    """Save an encoder, and compare it with the encoder built from the folder."""
     encoder.save(folder)
     again = build_encoder(folder)
     assert again.fingerprint == encoder.fingerprint
@@ -33,7 +33,7 @@ def assert_survives(encoder, folder):
     ],
     ids=str,
 )
-def test_a_checkpoint_survives_with_any_input(name, more, tmp_path):
+def test_a_folder_restores_a_checkpoint_with_any_input(name, more, tmp_path):
     torch.manual_seed(1)
     network = timm.create_model(name, pretrained=False, num_classes=7)
     torch.save(network.state_dict(), tmp_path / "own.pth")
@@ -54,7 +54,7 @@ def test_a_checkpoint_survives_with_any_input(name, more, tmp_path):
     ],
     ids=str,
 )
-def test_random_weights_survive_with_options(name, options, tmp_path):
+def test_a_folder_restores_random_weights_with_options(name, options, tmp_path):
     if not timm.is_model(name):
         pytest.skip("this timm lacks it")
     encoder = build_encoder(f"timm:{name}", weights=None, options=options)

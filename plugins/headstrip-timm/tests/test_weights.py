@@ -1,4 +1,4 @@
-"""Every set of weights: where it is, what it was made for, and what it builds."""
+"""Every set of weights: its locations, its input and classes, and its network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LISTED = {
 }
 OLDER = not SPECS.keys() <= set(timm.list_models())
 newest = pytest.mark.skipif(OLDER, reason="the table was written from a newer timm")
-# What a repository of the hub holds of a small network.
+# A small network, and its repository on the hub.
 SMALL = "mobilenetv3_small_050"
 HUB = "timm/mobilenetv3_small_050.lamb_in1k"
 
@@ -42,25 +42,25 @@ def config(name):
 
 
 def generated(name, **options):
-    """A network of timm whose every value matters."""
+    """A timm network with perturbed values."""
     model = timm.create_model(name, **options).eval()
     perturb(model)
     return model
 
 
 @newest
-def test_the_table_is_what_timm_says_now():
+def test_the_table_matches_the_installed_timm():
     table = {name: REGISTRY.listed_weights(spec) for name, spec in SPECS.items()}
     assert table == {name: describe_weights(name) for name in SPECS}
 
 
 @newest
-def test_every_set_of_weights_of_timm_is_in_the_table():
+def test_the_table_has_every_set_of_weights_of_timm():
     assert LISTED.keys() == {name for name in timm.list_pretrained() if "." in name}
 
 
 @newest
-def test_classes_size_licence_and_pixels_are_those_of_timms_configurations():
+def test_classes_size_licence_and_preprocessing_match_timms_configs():
     for name, entry in LISTED.items():
         stated = config(name)
         assert entry.num_classes == (stated["num_classes"] or None)
@@ -83,7 +83,7 @@ def test_the_hub_comes_before_the_url():
         assert places
 
 
-def test_a_hash_is_stated_of_a_file_that_is_at_a_url_alone():
+def test_only_files_that_are_only_at_a_url_have_a_hash():
     stated = {name: entry for name, entry in LISTED.items() if entry.sha256}
     assert stated
     for entry in stated.values():
@@ -92,7 +92,7 @@ def test_a_hash_is_stated_of_a_file_that_is_at_a_url_alone():
 
 
 @newest
-def test_the_default_is_timms_own_and_comes_first():
+def test_the_default_weights_match_timms_and_come_first():
     for name, spec in SPECS.items():
         tags = [entry.tag for entry in REGISTRY.listed_weights(spec)]
         default = timm.get_pretrained_cfg(name)
@@ -101,11 +101,11 @@ def test_the_default_is_timms_own_and_comes_first():
             assert tags[0] == default.tag
 
 
-def test_a_set_of_weights_has_options_that_name_its_tag():
+def test_the_options_of_each_set_of_weights_name_its_tag():
     assert all(dict(e.options)["pretrained_cfg"] == e.tag for e in LISTED.values())
 
 
-def test_labels_are_named_where_the_classes_are_those_of_imagenet():
+def test_weights_with_imagenet_classes_have_labels():
     labelled = {name for name, entry in LISTED.items() if entry.labels}
     assert {LISTED[name].num_classes for name in labelled} == {1000}
     assert all("in1k" in name.partition(".")[2] for name in labelled)
@@ -113,7 +113,7 @@ def test_labels_are_named_where_the_classes_are_those_of_imagenet():
     assert "resmlp_12_224.fb_dino" not in labelled
 
 
-def test_the_labels_are_in_the_order_of_timms_classes():
+def test_the_labels_have_the_order_of_timms_classes():
     labels = REGISTRY.labels(SPECS[SMALL], LISTED[f"{SMALL}.lamb_in1k"])
     info = ImageNetInfo("imagenet-1k")
     words = [info.index_to_description(index).lower().split(", ") for index in range(1000)]
@@ -125,7 +125,7 @@ def test_the_labels_are_in_the_order_of_timms_classes():
 
 
 def pretrained_twin(name, entry, monkeypatch):
-    """The network that timm builds to load weights into it, which are not loaded."""
+    """The network that timm builds for pretrained weights, without loading them."""
     monkeypatch.setattr(_builder, "load_pretrained", lambda *_, **__: None)
     with without_memory():
         return timm.create_model(name, pretrained=True, pretrained_cfg=entry.tag)
@@ -133,8 +133,8 @@ def pretrained_twin(name, entry, monkeypatch):
 
 @newest
 @pytest.mark.parametrize("name", ["fbnetc_100.rmsp_in1k", *random.Random(5).sample([*LISTED], 15)])
-def test_options_build_the_network_that_timm_builds_to_load_weights(name, monkeypatch):
-    """FBNet has another epsilon in its norms then."""
+def test_options_build_the_network_that_timm_builds_for_the_weights(name, monkeypatch):
+    """FBNet, for example, has another epsilon in its norms with pretrained weights."""
     architecture, entry = name.partition(".")[0], LISTED[name]
     with without_memory():
         ours = timm.create_model(architecture, **dict(entry.options))
@@ -164,8 +164,8 @@ def test_a_tag_has_its_own_classes_and_input(name, classes, shape, tmp_path):
 
 
 @torch.no_grad()
-def test_a_tag_without_classes_makes_an_encoder_without_a_head(tmp_path):
-    """The published file of such weights lacks the last norm too, and timm leaves it as built."""
+def test_a_tag_without_classes_builds_an_encoder_without_a_head(tmp_path):
+    """The published file also lacks the last norm, which keeps its initial values in timm."""
     model = generated("convnextv2_atto", pretrained_cfg="fcmae")
     torch.nn.init.ones_(model.head.norm.weight)
     torch.nn.init.zeros_(model.head.norm.bias)
@@ -177,7 +177,7 @@ def test_a_tag_without_classes_makes_an_encoder_without_a_head(tmp_path):
     assert torch.equal(encoder(x), model(x))
 
 
-def test_options_name_the_tag_of_a_network_with_random_weights():
+def test_a_tag_in_options_applies_to_random_weights():
     encoder = build_encoder(
         "timm:vit_tiny_patch16_224", weights=None, options={"pretrained_cfg": "augreg_in21k"}
     )
@@ -186,15 +186,13 @@ def test_options_name_the_tag_of_a_network_with_random_weights():
 
 @pytest.fixture(scope="module")
 def published():
-    """A network, and the repository of the hub that holds its weights."""
+    """A network, and the hub repository with its weights."""
     model = generated(SMALL)
     return model, {HUB: {"model.safetensors": save(model.state_dict())}}
 
 
 @torch.no_grad()
-def test_weights_are_fetched_from_the_hub_once_and_found_again_without_it(
-    published, monkeypatch, tmp_path
-):
+def test_weights_are_downloaded_from_the_hub_once_and_then_cached(published, monkeypatch, tmp_path):
     model, repositories = published
     asked, x = [], torch.randn(2, 3, 64, 64)
     with hub_server(repositories, asked=asked) as url:
@@ -211,7 +209,7 @@ def test_weights_are_fetched_from_the_hub_once_and_found_again_without_it(
 
 
 @torch.no_grad()
-def test_the_file_at_the_url_is_taken_where_the_hub_cannot_be_asked(monkeypatch, tmp_path):
+def test_the_file_at_the_url_is_used_if_the_hub_is_unreachable(monkeypatch, tmp_path):
     model = generated("tinynet_e")
     url = LISTED["tinynet_e.in1k"].locations[1]
     target = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
@@ -227,7 +225,9 @@ def test_the_file_at_the_url_is_taken_where_the_hub_cannot_be_asked(monkeypatch,
     assert torch.equal(encoder.head(encoder(x)), model(x))
 
 
-def test_the_hash_in_a_urls_name_holds(published, monkeypatch, tmp_path):
+def test_a_file_that_does_not_match_the_hash_in_its_url_is_refused(
+    published, monkeypatch, tmp_path
+):
     url = LISTED[f"{SMALL}.lamb_in1k"].locations[1]
     target = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
     target.parent.mkdir(parents=True)
@@ -238,14 +238,14 @@ def test_the_hash_in_a_urls_name_holds(published, monkeypatch, tmp_path):
         build_encoder(f"timm:{SMALL}")
 
 
-def test_weights_that_are_nowhere_are_told_with_a_sentence(monkeypatch, tmp_path):
+def test_weights_that_cannot_be_found_give_a_clear_error(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HEADSTRIP_OFFLINE", "1")
     with pytest.raises(WeightsError, match=rf"'lamb_in1k' of timm:{SMALL}\. "):
         build_encoder(f"timm:{SMALL}")
 
 
-def test_random_weights_listing_and_showing_ask_no_network():
+def test_random_weights_listing_and_showing_use_no_network():
     with blocked_network() as tried:
         encoder = build_encoder(f"timm:{SMALL}", weights=None)
         registry = Registry()
