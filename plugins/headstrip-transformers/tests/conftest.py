@@ -1,4 +1,4 @@
-"""Checkpoints written here, in the hub's layout, and a hub on this machine that serves them."""
+"""Fixtures for a local hub, and for tests that may not open a socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent))
 
 @pytest.fixture
 def fresh_registry() -> Iterator[None]:
-    """Keep what one test finds on its hub from being known in the next."""
+    """Use a new registry, so that a test does not see the hub of the previous one."""
     registry.use_registry(None)
     yield
     registry.use_registry(None)
@@ -25,11 +25,11 @@ def fresh_registry() -> Iterator[None]:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_registry: None) -> object:
-    """Run a hub for this process."""
+    """Return a function that runs a hub for this process."""
     return hub_in_use(monkeypatch, tmp_path / "hub")
 
 
 @pytest.fixture
 def no_sockets(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on, opening a socket fails the test."""
+    """Return a function; after its call, opening a socket fails the test."""
     return socket_ban(monkeypatch)

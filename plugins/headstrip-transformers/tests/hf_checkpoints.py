@@ -18,7 +18,7 @@ from headstrip_transformers.configs import config_of
 from headstrip_transformers.towers import TOWERS, network_class
 
 Serve = Callable[..., AbstractContextManager[str]]
-"""What the fixture of that name does."""
+"""The type of the fixture ``serve``."""
 
 _TOKENS = {
     "hidden_size": 32,
@@ -69,7 +69,7 @@ WIDTHS = {
     "swinv2": 16,
     "vit": 32,
 }
-"""How wide their embeddings are."""
+"""Embedding width of the smallest network of each model type."""
 
 CLASSIFIERS = sorted(kind for kind, tower in TOWERS.items() if tower.output == "logits")
 HEADLESS = sorted(set(TOWERS) - set(CLASSIFIERS))
@@ -84,7 +84,7 @@ PROCESSOR = {
 
 
 def network_of(kind: str, classes: int = 5, **more: Any) -> Any:
-    """Build a network of transformers' own, every value of it one that matters."""
+    """Build one of transformers' own networks with perturbed values."""
     torch.manual_seed(0)
     config = config_of(TOWERS[kind], {**OPTIONS[kind], "num_classes": classes, **more})
     network = network_class(TOWERS[kind])(config).eval()
@@ -93,7 +93,7 @@ def network_of(kind: str, classes: int = 5, **more: Any) -> Any:
 
 
 def tower_of(network: Any) -> Any:
-    """Return the part of a classifier that knows nothing of classes."""
+    """Return a classifier's tower: the part below the classification layer."""
     (name,) = [name for name, _ in network.named_children() if name != "classifier"]
     part = network.get_submodule(name)
     if isinstance(part, transformers.PreTrainedModel):
@@ -105,7 +105,7 @@ def tower_of(network: Any) -> Any:
 
 
 def pixels(kind: str, count: int = 2) -> Tensor:
-    """Return a batch of the size that the smallest network takes."""
+    """Return a batch of the input size of the smallest network."""
     side = OPTIONS[kind]["image_size"]
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
@@ -113,7 +113,7 @@ def pixels(kind: str, count: int = 2) -> Tensor:
 def files_of(
     network: nn.Module, processor: dict[str, Any] | None = PROCESSOR, **save: Any
 ) -> dict[str, bytes]:
-    """Return the files of a repository that ``save_pretrained`` makes of a network."""
+    """Return the files that ``save_pretrained`` writes for a network."""
     with TemporaryDirectory() as folder:
         network.save_pretrained(folder, **save)
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
@@ -122,7 +122,7 @@ def files_of(
 
 
 def processor(kind: str) -> dict[str, Any]:
-    """An image processor that gives what the smallest network takes."""
+    """An image processor with the input size of the smallest network."""
     side = OPTIONS[kind]["image_size"]
     return {**PROCESSOR, "size": {"height": side, "width": side}}
 
@@ -136,7 +136,7 @@ def folder_of(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def whole(kind: str) -> Any:
-    """Build the pair of an image and a text tower that an image tower is half of."""
+    """Build the pair of an image tower and a text tower for a model type."""
     text = {
         "hidden_size": 16,
         "num_hidden_layers": 1,

@@ -1,4 +1,4 @@
-"""What a repository says of itself is read as transformers reads it, or refused in a sentence."""
+"""The plugin reads a repository's configuration as transformers does, or refuses it clearly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODE = b"raise SystemExit('executed')\n"
 
 
 def with_code(**stated: object) -> dict[str, bytes]:
-    """A repository whose configuration asks for code that lies beside it."""
+    """A repository that contains code, with fields added to its configuration."""
     files = files_of(network_of("vit"), processor("vit"))
     config = json.loads(files["config.json"]) | stated
     return files | {
@@ -39,7 +39,9 @@ def with_code(**stated: object) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("model_type", ["own", "vit"])
-def test_code_in_a_repository_is_refused_and_never_fetched(model_type: str, serve: Serve) -> None:
+def test_code_in_a_repository_is_refused_and_never_downloaded(
+    model_type: str, serve: Serve
+) -> None:
     auto_map = {"AutoConfig": "configuration_own.Own", "AutoModel": "modeling_own.Own"}
     asked: list[str] = []
     files = with_code(auto_map=auto_map, model_type=model_type)
@@ -59,11 +61,11 @@ def test_code_in_a_repository_is_refused_and_never_fetched(model_type: str, serv
         ({"model_type": None}, "has no model_type"),
         ({"model_type": ["vit"]}, "has no model_type"),
         ({"model_type": "siglip2"}, "variable resolution"),
-        # Which of the two it is depends on the release.
+        # The message depends on the release of transformers.
         ({"hidden_size": "wide"}, r"cannot read the config\.json|build_model for 'hf:lab/net'"),
     ],
 )
-def test_a_configuration_that_is_no_tower_of_these_is_a_sentence(
+def test_an_unsupported_or_invalid_configuration_gives_a_clear_error(
     stated: dict, sentence: str, serve: Serve
 ) -> None:
     with (
@@ -73,7 +75,7 @@ def test_a_configuration_that_is_no_tower_of_these_is_a_sentence(
         build("hf:lab/net")
 
 
-def test_a_step_without_words_is_named_and_an_own_preprocessing_builds(serve: Serve) -> None:
+def test_an_unsupported_step_is_named_and_a_custom_preprocessing_works(serve: Serve) -> None:
     steps = {**processor("vit"), "do_pad": True}
     own = Preprocessing((32, 32), (32, 32), (0.5,) * 3, (0.5,) * 3)
     with serve({"lab/net": files_of(network_of("vit"), steps)}):
@@ -82,7 +84,7 @@ def test_a_step_without_words_is_named_and_an_own_preprocessing_builds(serve: Se
         assert build("hf:lab/net", preprocessing=own).preprocessing == own
 
 
-def test_a_repository_without_an_image_processor_says_so(serve: Serve) -> None:
+def test_the_error_says_that_a_repository_has_no_image_processor(serve: Serve) -> None:
     with (
         serve({"lab/net": files_of(network_of("vit"), None)}),
         pytest.raises(PreprocessingError, match="does not state its preprocessing"),
@@ -91,9 +93,7 @@ def test_a_repository_without_an_image_processor_says_so(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(kind for kind in TOWERS if TOWERS[kind].one_size))
-def test_a_processor_whose_size_the_network_does_not_take_is_refused(
-    kind: str, serve: Serve
-) -> None:
+def test_a_processor_with_another_size_than_the_network_is_refused(kind: str, serve: Serve) -> None:
     own = Preprocessing((32, 32), (32, 32), (0.5,) * 3, (0.5,) * 3)
     with serve({"lab/net": files_of(network_of(kind), {**PROCESSOR, **SIZES})}):
         with pytest.raises(PreprocessingError, match=r"gives input of 3x64x64, .* takes 3x32x32"):
@@ -111,7 +111,7 @@ def test_a_processor_of_other_channels_than_the_network_is_refused(serve: Serve)
         build("hf:lab/grey")
 
 
-def test_aimv2_of_variable_resolution_takes_the_size_of_its_processor(serve: Serve) -> None:
+def test_aimv2_with_variable_resolution_takes_the_size_of_its_processor(serve: Serve) -> None:
     network = network_of("aimv2_vision_model", is_native=True)
     with serve({"lab/net": files_of(network, {**PROCESSOR, **SIZES})}):
         encoder = build("hf:lab/net")
@@ -121,7 +121,7 @@ def test_aimv2_of_variable_resolution_takes_the_size_of_its_processor(serve: Ser
         assert torch.equal(encoder(x), network(x).pooler_output)
 
 
-def test_the_image_processor_may_stand_in_the_file_of_a_whole_processor(serve: Serve) -> None:
+def test_the_image_processor_may_be_in_processor_config_json(serve: Serve) -> None:
     files = files_of(network_of("vit"), None)
     steps = {"image_processor": processor("vit"), "processor_class": "CLIPProcessor"}
     with serve({"lab/net": files | {"processor_config.json": json.dumps(steps).encode()}}):
@@ -129,9 +129,7 @@ def test_the_image_processor_may_stand_in_the_file_of_a_whole_processor(serve: S
 
 
 @pytest.mark.parametrize("beside", [{}, None, {"hidden_act": "relu", "layer_norm_eps": 0.1}])
-def test_an_early_clip_is_configured_as_transformers_does(
-    beside: dict | None, serve: Serve
-) -> None:
+def test_an_early_clip_is_configured_as_in_transformers(beside: dict | None, serve: Serve) -> None:
     files = files_of(whole("clip_vision_model"), processor("clip_vision_model"))
     stated = json.loads(files["config.json"])
     stated["vision_config_dict"] = stated["vision_config"] | {"hidden_act": "gelu"}
@@ -143,8 +141,8 @@ def test_an_early_clip_is_configured_as_transformers_does(
     assert [getattr(own, key) for key in COMPARED] == [getattr(theirs, key) for key in COMPARED]
 
 
-def test_the_input_is_that_of_the_image_processor(serve: Serve) -> None:
-    # DINOv2 was published for 518 pixels, and its image processor gives 224.
+def test_the_input_shape_comes_from_the_image_processor(serve: Serve) -> None:
+    # DINOv2 was published for 518 pixels, but its image processor gives 224.
     with serve({"lab/net": files_of(network_of("dinov2"), {**PROCESSOR, **SIZES})}):
         encoder = build("hf:lab/net")
         assert build("hf:lab/net", options={"image_size": 16}, weights=None).input_shape[1] == 16
@@ -160,9 +158,7 @@ def test_the_input_is_that_of_the_image_processor(serve: Serve) -> None:
         ({"image_size": 10**6, "patch_size": 1}, "more than 20,000,000,000 parameters"),
     ],
 )
-def test_a_configuration_of_any_size_builds_nothing(
-    stated: dict, sentence: str, tmp_path: Path
-) -> None:
+def test_an_oversized_configuration_is_refused(stated: dict, sentence: str, tmp_path: Path) -> None:
     files = files_of(network_of("vit"), processor("vit"))
     config = json.loads(files["config.json"]) | stated
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -170,7 +166,7 @@ def test_a_configuration_of_any_size_builds_nothing(
         build(f"hf:{tmp_path}", weights=None)
 
 
-def test_a_configuration_of_any_depth_is_a_sentence(tmp_path: Path) -> None:
+def test_a_deeply_nested_configuration_gives_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a":' * 10**6)
     with pytest.raises(HeadstripError, match="more than 64 lists and objects inside each other"):
         build(f"hf:{tmp_path}", weights=None)

@@ -1,4 +1,4 @@
-"""The towers keep headstrip's contract; slow tests run them for real, the larger ones once."""
+"""The towers keep headstrip's contract; slow tests run them for real."""
 
 from __future__ import annotations
 

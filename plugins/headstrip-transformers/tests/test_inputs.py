@@ -1,4 +1,4 @@
-"""Towers take images of other channels and sizes as transformers lets them."""
+"""Towers accept images of other channels and sizes as transformers allows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KINDS = sorted(TOWERS)
 
 @pytest.fixture
 def name(kind, tmp_path):
-    """The name of the smallest network of a model type, as a folder."""
+    """The name of a folder with the smallest network of a model type."""
     return f"hf:{folder_of(tmp_path / kind, files_of(network_of(kind), processor(kind)))}"
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", mostly_slow(KINDS))
-def test_channels(name):
+def test_grey_and_named_channels_give_the_embeddings_of_rgb(name):
     colour, grey = build_encoder(name), build_encoder(name, in_chans=1)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 80), dtype=np.uint8))
     x = colour.preprocess(picture.convert("RGB"))[None]
@@ -40,7 +40,7 @@ def test_channels(name):
 @pytest.mark.parametrize(
     "kind", mostly_slow(kind for kind in KINDS if kind != "aimv2_vision_model")
 )
-def test_sizes(name, size):
+def test_a_tower_and_its_manifest_take_another_image_size(name, size):
     sides = (size, size) if isinstance(size, int) else size
     plain, encoder = build_encoder(name), build_encoder(name, img_size=size)
     x = encoder.preprocess(np.zeros((150, 160, 3), np.uint8))
@@ -53,6 +53,6 @@ def test_sizes(name, size):
 
 
 @pytest.mark.parametrize("kind", ["aimv2_vision_model"])
-def test_a_tower_of_one_size_is_refused_with_that_size(name):
+def test_the_error_for_a_tower_with_a_fixed_size_names_that_size(name):
     with pytest.raises(PreprocessingError, match="Choose another img_size, such as 32 x 32"):
         build_encoder(name, img_size=64)

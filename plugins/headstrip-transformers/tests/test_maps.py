@@ -36,7 +36,7 @@ def made(kind: str) -> Encoder:
 
 @pytest.mark.parametrize("kind", TOWERS)
 @torch.no_grad()
-def test_each_map_is_all_that_the_embedding_depends_on(kind: str) -> None:
+def test_each_map_determines_the_embedding(kind: str) -> None:
     encoder, x = made(kind), pixels(kind)
     levels = as_levels(levels_of(encoder.backbone, kind))
     embedding, maps = encoder.with_maps(x)
@@ -52,7 +52,7 @@ def test_each_map_is_all_that_the_embedding_depends_on(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", TOWERS)
 @torch.no_grad()
-def test_each_patch_lies_where_its_pixels_are(kind: str) -> None:
+def test_each_patch_of_a_map_has_the_position_of_its_pixels(kind: str) -> None:
     encoder, x = made(kind), pixels(kind)
     levels = as_levels(levels_of(encoder.backbone, kind))
     maps_of, stride = TappedMaps(encoder.backbone, levels), encoder.pyramid().strides[-1]
@@ -71,14 +71,14 @@ def as_map(hidden: Tensor, prefix: int, like: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", TOWERS)
 @torch.no_grad()
-def test_without_the_norm_they_equal_the_hidden_states_of_transformers(kind: str) -> None:
+def test_maps_without_the_norm_equal_the_hidden_states_of_transformers(kind: str) -> None:
     encoder, x = made(kind), pixels(kind)
     states = encoder.backbone.network(
         pixel_values=x, return_dict=True, output_hidden_states=True
     ).hidden_states
     maps = encoder.maps(x, norm=False)
     if kind in {"swin", "swinv2"}:
-        # The state of a stage is after the merging of patches, except the last one.
+        # Except for the last stage, transformers returns the state after merging patches.
         states, maps = states[-1:], maps[-1:]
     states = states[-len(maps) :]
     prefix = PREFIX.get(kind, 0)
@@ -90,7 +90,7 @@ def test_without_the_norm_they_equal_the_hidden_states_of_transformers(kind: str
 
 @pytest.mark.parametrize("kind", sorted(NORMED_LAST))
 @torch.no_grad()
-def test_the_last_map_is_after_the_last_norm(kind: str) -> None:
+def test_the_last_map_has_the_final_norm_applied(kind: str) -> None:
     encoder, x = made(kind), pixels(kind)
     normed, raw = (encoder.tokens(x, norm=norm) for norm in (True, False))
     assert normed.prefix.shape[1] == PREFIX.get(kind, 0)
@@ -102,7 +102,7 @@ def test_the_last_map_is_after_the_last_norm(kind: str) -> None:
 
 
 @torch.no_grad()
-def test_swins_windows_are_whole_again_after_a_small_image() -> None:
+def test_a_small_image_does_not_change_the_windows_of_swin() -> None:
     encoder = made("swinv2")
     pyramid, large = encoder.pyramid(), torch.randn(1, 3, 64, 64)
     expected = pyramid(large)

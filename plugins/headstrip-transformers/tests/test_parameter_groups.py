@@ -33,13 +33,13 @@ def test_each_parameter_is_in_one_group(kind: str) -> None:
         if group["weight_decay"]:
             for name in (names[id(one)] for one in group["params"]):
                 assert "norm" not in name
-                # A position may be computed by an MLP, which has matrices.
+                # An MLP, which has matrices, may compute positions.
                 assert not {"token", "position", "bias"} & {*name.rpartition(".")[2].split("_")}
 
 
 @pytest.mark.parametrize("kind", WITH_BLOCKS)
-def test_a_block_is_a_layer(kind: str) -> None:
+def test_each_block_is_one_layer(kind: str) -> None:
     groups = made(kind).parameter_groups(lr=1.0, layer_decay=0.5)
     rates = sorted({group["lr"] for group in groups if group["name"].startswith("backbone")})
-    # The embedding of patches, the blocks, and the pooling by attention.
+    # The patch embedding, the blocks, and the attention pooling.
     assert len(rates) == 1 + BLOCKS["num_hidden_layers"] + (kind in POOLED)

@@ -1,4 +1,4 @@
-"""The embedding is what the classifier of transformers hands to its last layer."""
+"""The embedding is the input of the classifier's last layer in transformers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from headstrip_transformers.towers import TOWERS
 
 
 def tokens_of(kind: str) -> Tensor:
-    """What the part below the classifier gives: its last tokens."""
+    """Return the last tokens of the tower below the classifier."""
     return tower_of(network_of(kind))(pixels(kind)).last_hidden_state
 
 
-# Said once more, by hand: the table in the README.
+# The table in the README, written as code.
 POOLED = {
     "clip_vision_model": lambda tokens: tokens[:, 1:].mean(1),
     "dinov2": lambda tokens: torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1),
@@ -33,7 +33,7 @@ POOLED = {
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", CLASSIFIERS)
-def test_the_head_gives_the_classifier_s_logits_bit_for_bit(kind: str) -> None:
+def test_the_head_computes_the_classifiers_logits_bit_for_bit(kind: str) -> None:
     network = network_of(kind)
     expected = copy.deepcopy(network)(pixels(kind)).logits
     parts = strip_head(network, family=f"hf:{kind}")
@@ -63,7 +63,7 @@ def test_convnext_is_pooled_over_positions_and_then_normalised(kind: str) -> Non
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", HEADLESS)
-def test_a_tower_without_a_classifier_gives_its_own_pooled_output(kind: str) -> None:
+def test_a_tower_without_a_classifier_returns_its_pooled_output(kind: str) -> None:
     network = network_of(kind)
     expected = network(pixels(kind)).pooler_output
     parts = strip_head(network, family=f"hf:{kind}")
@@ -72,7 +72,7 @@ def test_a_tower_without_a_classifier_gives_its_own_pooled_output(kind: str) -> 
 
 
 @torch.inference_mode()
-def test_aimv2_without_attention_pooling_is_the_mean_of_its_tokens() -> None:
+def test_aimv2_without_attention_pooling_returns_the_mean_of_its_tokens() -> None:
     network = network_of("aimv2_vision_model", use_head=False)
     tokens = network(pixels("aimv2_vision_model")).last_hidden_state
     parts = strip_head(network, family="hf:aimv2_vision_model")
@@ -81,7 +81,7 @@ def test_aimv2_without_attention_pooling_is_the_mean_of_its_tokens() -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["swin", "swinv2"])
-def test_the_embedding_does_not_depend_on_the_inputs_before_it(kind: str) -> None:
+def test_the_embedding_does_not_depend_on_earlier_inputs(kind: str) -> None:
     backbone = strip_head(network_of(kind), family=f"hf:{kind}").backbone
     larger = torch.randn(1, 3, 64, 64)
     before = backbone(larger)
@@ -90,7 +90,7 @@ def test_the_embedding_does_not_depend_on_the_inputs_before_it(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", TOWERS)
-def test_a_network_of_another_family_is_refused_and_left_as_it_was(kind: str) -> None:
+def test_a_network_of_another_family_is_refused_and_left_unchanged(kind: str) -> None:
     other = "swin" if kind != "swin" else "vit"
     network = network_of(other)
     with pytest.raises(HeadNotFoundError, match=f"is not {TOWERS[kind].network}"):
@@ -98,7 +98,7 @@ def test_a_network_of_another_family_is_refused_and_left_as_it_was(kind: str) ->
     assert isinstance(network.classifier, nn.Linear)
 
 
-def test_a_head_that_is_off_already_is_refused() -> None:
+def test_removing_the_head_twice_is_refused() -> None:
     network = network_of("vit")
     network.classifier = nn.Identity()
     with pytest.raises(HeadNotFoundError, match="already been removed"):

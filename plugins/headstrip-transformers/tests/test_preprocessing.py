@@ -1,4 +1,4 @@
-"""The pixels are those of transformers' own image processors on PIL images."""
+"""The pixels equal those of transformers' own image processors for PIL images."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "resample": 3,
         "size": {"shortest_edge": 384},
     },
-    # Every switch.
+    # Configurations that use every switch.
     "nothing stated": {"image_processor_type": "CLIPImageProcessorFast"},
     "no resize": {"image_processor_type": "BitImageProcessor", "do_resize": False, **CROP},
     "no rescale": {
@@ -121,13 +121,13 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def processor_of(kind: str) -> Any:
-    """The class of an image processor; in older releases the one of PIL had the plain name."""
+    """Return an image processor class; in older releases the PIL class had the plain name."""
     names = (f"{kind}ImageProcessorPil", f"{kind}ImageProcessor", f"{kind}ImageProcessorFast")
     return next(found for name in names if (found := getattr(transformers, name, None)))
 
 
 def theirs(config: dict[str, Any], image: Image.Image) -> Tensor:
-    """What transformers' own image processor, the one of PIL, makes of an image."""
+    """Return the pixels that transformers' own PIL image processor gives for an image."""
     name = config.get("image_processor_type") or config["feature_extractor_type"]
     kind = next(kind for kind in PIL_BACKED if name.startswith(kind))
     stated = {
@@ -140,7 +140,7 @@ def theirs(config: dict[str, Any], image: Image.Image) -> Tensor:
 
 
 @pytest.mark.parametrize("title", CONFIGS)
-def test_the_pixels_are_transformers_own_bit_for_bit(title: str) -> None:
+def test_the_pixels_equal_transformers_own_bit_for_bit(title: str) -> None:
     config = CONFIGS[title]
     preprocessing = preprocessing_of(config, "hf:lab/net")
     for image in (picture(600, 400), picture(401, 533)):
@@ -151,10 +151,8 @@ def test_the_pixels_are_transformers_own_bit_for_bit(title: str) -> None:
 
 @pytest.mark.parametrize("width", range(300, 304))
 @pytest.mark.parametrize("height", range(400, 404))
-def test_a_centre_crop_is_at_most_a_pixel_further_to_the_right_and_the_bottom(
-    width: int, height: int
-) -> None:
-    # transformers rounds half a pixel down, torchvision to the even number.
+def test_a_centre_crop_is_shifted_by_at_most_one_pixel(width: int, height: int) -> None:
+    # transformers rounds half a pixel down, and torchvision rounds it to the even number.
     config = {**CONFIGS["no resize"], "do_rescale": False, "do_normalize": False}
     image = picture(width, height)
     pixels, expected = (
@@ -176,8 +174,8 @@ def test_an_image_smaller_than_the_crop_gets_the_same_black_border(size: tuple[i
     assert torch.equal(pixels, theirs(config, picture(*size)).float())
 
 
-def test_an_odd_pixel_of_that_border_goes_to_the_other_side() -> None:
-    # transformers puts it to the left and the top, torchvision to the right and the bottom.
+def test_an_odd_pixel_of_the_border_is_on_the_other_side() -> None:
+    # transformers puts it at the left and the top, and torchvision at the right and the bottom.
     config = {**CONFIGS["no resize"], "do_rescale": False, "do_normalize": False}
     image = picture(201, 199)
     pixels = preprocessing_of(config, "hf:lab/net").transform()(image)
@@ -187,15 +185,15 @@ def test_an_odd_pixel_of_that_border_goes_to_the_other_side() -> None:
 
 
 @pytest.mark.parametrize("kind", PROCESSORS)
-def test_the_defaults_are_those_of_transformers(kind: str) -> None:
+def test_the_defaults_match_those_of_transformers(kind: str) -> None:
     processor = processor_of(kind)()
     stated = preprocessing_of({"image_processor_type": f"{kind}ImageProcessor"}, "hf:lab/net")
     full = preprocessing_of(processor.to_dict(), "hf:lab/net")
     assert stated == full
 
 
-def test_dinov3_resizes_without_rounding_to_whole_pixel_values() -> None:
-    # Its processor rescales first, and has no PIL-backed form: pixels differ by that rounding.
+def test_dinov3_matches_transformers_within_one_pixel_value() -> None:
+    # Its processor rescales first and has no PIL version, so the pixels differ by rounding.
     processor = processor_of("DINOv3ViT")()
     image = Image.fromarray(
         np.asarray(picture(60, 40).resize((600, 400), Image.Resampling.BICUBIC))
@@ -235,6 +233,6 @@ VIT = {"image_processor_type": "ViTImageProcessor"}
         ),
     ],
 )
-def test_a_step_without_words_is_named(config: dict[str, Any], sentence: str) -> None:
+def test_the_error_names_an_unsupported_step(config: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PreprocessingError, match=rf"hf:lab/net .*{sentence}.*preprocessing="):
         preprocessing_of(config, "hf:lab/net")

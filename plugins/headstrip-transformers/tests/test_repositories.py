@@ -1,4 +1,4 @@
-"""Repositories of the hub: described by their configuration, loaded from safetensors alone."""
+"""Hub repositories: the configuration describes them, and only safetensors files are loaded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WHOLE = ["aimv2_vision_model", "clip_vision_model", "siglip_vision_model"]
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", CLASSIFIERS)
-def test_a_classifier_keeps_its_head(kind: str, serve: Serve) -> None:
+def test_a_repository_with_a_classifier_keeps_its_head(kind: str, serve: Serve) -> None:
     network = network_of(kind)
     with serve({"lab/net": files_of(network, processor(kind))}):
         encoder = build("hf:lab/net")
@@ -49,7 +49,7 @@ def test_a_classifier_keeps_its_head(kind: str, serve: Serve) -> None:
     ("names", "labels"),
     [
         (["cat", "dog", "horse"], ("cat", "dog", "horse")),
-        # transformers writes these for classes without names.
+        # transformers writes these names for classes without names.
         (["LABEL_0", "LABEL_1", "LABEL_2"], None),
     ],
 )
@@ -66,7 +66,7 @@ def test_the_configuration_names_the_classes(
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", mostly_slow(TOWERS))
-def test_a_tower_alone_is_headless(kind: str, serve: Serve) -> None:
+def test_a_repository_with_only_a_tower_is_headless(kind: str, serve: Serve) -> None:
     network = network_of(kind)
     tower = tower_of(network) if kind in CLASSIFIERS else network
     with serve({"lab/net": files_of(tower, processor(kind))}):
@@ -85,7 +85,7 @@ def test_a_tower_alone_is_headless(kind: str, serve: Serve) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", WHOLE)
-def test_the_image_tower_of_a_pair_is_taken_out_of_it(kind: str, serve: Serve) -> None:
+def test_only_the_image_tower_of_a_pair_is_loaded(kind: str, serve: Serve) -> None:
     pair = whole(kind)
     with serve({"lab/pair": files_of(pair, processor(kind))}):
         encoder = build("hf:lab/pair")
@@ -97,7 +97,7 @@ def test_the_image_tower_of_a_pair_is_taken_out_of_it(kind: str, serve: Serve) -
     assert not any("text" in name for name, _ in encoder.named_parameters())
 
 
-def test_a_pooler_and_tables_of_older_files_are_left_aside(serve: Serve) -> None:
+def test_the_pooler_and_tables_in_older_files_are_ignored(serve: Serve) -> None:
     files = files_of(tower_of(network_of("vit")), processor("vit"))
     state = load(files["model.safetensors"])
     state |= {"pooler.dense.weight": torch.ones(3, 3), "embeddings.position_ids": torch.ones(1)}
@@ -105,7 +105,7 @@ def test_a_pooler_and_tables_of_older_files_are_left_aside(serve: Serve) -> None
         assert build("hf:lab/net").output_dim == 32
 
 
-def test_loading_prints_nothing_and_leaves_transformers_as_talkative_as_it_was(
+def test_loading_prints_nothing_and_restores_transformers_verbosity(
     serve: Serve, capfd: pytest.CaptureFixture[str]
 ) -> None:
     files = files_of(tower_of(network_of("vit")), processor("vit"))
@@ -120,7 +120,7 @@ def test_loading_prints_nothing_and_leaves_transformers_as_talkative_as_it_was(
     assert printed.out == ""
 
 
-def test_half_precision_is_read_as_single(serve: Serve) -> None:
+def test_half_precision_weights_are_loaded_as_float32(serve: Serve) -> None:
     network = network_of("vit").to(torch.bfloat16)
     with serve({"lab/net": files_of(network, processor("vit"))}):
         encoder = build("hf:lab/net")
@@ -147,7 +147,7 @@ def test_a_revision_is_part_of_the_name(serve: Serve) -> None:
     assert (encoder.weights.tag, encoder.weights.num_classes) == ("v2", 3)
 
 
-def test_what_was_downloaded_once_needs_no_network(
+def test_downloaded_files_need_no_network(
     serve: Serve, no_sockets: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve({"lab/net": files_of(network_of("vit"), processor("vit"))}):
@@ -158,7 +158,7 @@ def test_what_was_downloaded_once_needs_no_network(
     assert torch.equal(again(pixels("vit")), first(pixels("vit")))
 
 
-def test_offline_a_repository_that_is_not_there_is_a_sentence(
+def test_a_missing_repository_gives_a_clear_error_when_offline(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve({}):
@@ -168,7 +168,7 @@ def test_offline_a_repository_that_is_not_there_is_a_sentence(
 
 
 @pytest.mark.parametrize("name", ["hf:lab/net", "hf:lab/other@v2"])
-def test_offline_as_an_argument_opens_no_socket(
+def test_the_argument_offline_opens_no_socket(
     name: str, serve: Serve, no_sockets: Callable[[], None]
 ) -> None:
     with serve({"lab/net": files_of(network_of("vit"), processor("vit"))}):
@@ -177,7 +177,7 @@ def test_offline_as_an_argument_opens_no_socket(
             build(name, offline=True)
 
 
-def test_without_weights_nothing_but_the_configuration_is_read(serve: Serve) -> None:
+def test_without_weights_no_weights_file_is_downloaded(serve: Serve) -> None:
     asked: list[str] = []
     with serve({"lab/net": files_of(network_of("vit"), processor("vit"))}, asked=asked):
         encoder = build("hf:lab/net", weights=None)
@@ -188,7 +188,7 @@ def test_without_weights_nothing_but_the_configuration_is_read(serve: Serve) -> 
     assert not any("safetensors" in request for request in asked)
 
 
-def test_a_folder_in_the_hub_s_layout_is_named_by_its_path(
+def test_a_path_names_a_folder_in_the_hubs_layout(
     tmp_path: Path, no_sockets: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = network_of("dinov2")
@@ -202,7 +202,7 @@ def test_a_folder_in_the_hub_s_layout_is_named_by_its_path(
 
 
 @pytest.mark.parametrize("name", ["C:\\own.v2", "C:/own.v2", ".\\own"])
-def test_a_path_of_windows_is_a_folder_and_no_id_of_the_hub(
+def test_a_windows_path_is_a_folder_and_not_a_hub_id(
     name: str, tmp_path: Path, no_sockets: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_sockets()
@@ -210,18 +210,18 @@ def test_a_path_of_windows_is_a_folder_and_no_id_of_the_hub(
     with pytest.raises(WeightsError, match=r"no file config\.json in the folder"):
         build(f"hf:{name}")
     if os.name == "posix":
-        # There it is a name like any other, and so stands for what Windows would find.
+        # On POSIX it is an ordinary file name, so a folder of that name can take its place.
         folder_of(tmp_path / name, files_of(network_of("dinov2"), processor("dinov2")))
         assert build(f"hf:{name}").output_dim == WIDTHS["dinov2"]
 
 
-def test_a_path_without_a_dot_before_it_is_a_sentence() -> None:
+def test_a_path_without_a_leading_dot_gives_a_clear_error() -> None:
     with pytest.raises(UnknownBackboneError, match="neither a repository of the hub nor a folder"):
         build("hf:runs/finetuned/last")
 
 
 @pytest.mark.parametrize("name", ["own/", "runs/finetuned/last", "runs/own net"])
-def test_a_folder_that_is_there_is_told_with_its_path(
+def test_the_error_for_the_name_of_an_existing_folder_has_its_path(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -230,26 +230,26 @@ def test_a_folder_that_is_there_is_told_with_its_path(
         build(f"hf:{name}")
 
 
-def test_a_folder_without_an_image_processor_says_what_to_save(tmp_path: Path) -> None:
+def test_the_error_without_an_image_processor_says_what_to_save(tmp_path: Path) -> None:
     folder_of(tmp_path / "own", files_of(network_of("vit"), None))
     with pytest.raises(PreprocessingError, match="save the image processor there too"):
         build(f"hf:{tmp_path}/own")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", ""])
-def test_a_damaged_image_processor_is_not_said_to_be_missing(tmp_path: Path, content: str) -> None:
+def test_a_damaged_image_processor_is_not_reported_as_missing(tmp_path: Path, content: str) -> None:
     folder_of(tmp_path / "own", files_of(network_of("vit"), processor("vit")))
     (tmp_path / "own" / "preprocessor_config.json").write_text(content)
     with pytest.raises(PreprocessingError, match="is not the JSON file it should be"):
         build(f"hf:{tmp_path}/own")
 
 
-def test_a_folder_without_a_configuration_is_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_a_configuration_gives_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no file config\.json in the folder"):
         build(f"hf:{tmp_path}/nothing")
 
 
-def test_weights_that_would_have_to_be_unpickled_are_not_looked_for(serve: Serve) -> None:
+def test_pickled_weights_are_never_requested(serve: Serve) -> None:
     files = files_of(network_of("vit"), processor("vit"))
     files["pytorch_model.bin"] = files.pop("model.safetensors")
     asked: list[str] = []
@@ -278,7 +278,7 @@ def test_a_file_of_a_wider_network_is_refused(serve: Serve) -> None:
         build("hf:lab/net")
 
 
-def test_the_description_of_a_repository_is_what_its_build_shows(serve: Serve) -> None:
+def test_the_description_of_a_repository_matches_its_network(serve: Serve) -> None:
     with serve({"lab/net": files_of(network_of("swin"), processor("swin"))}):
         spec, _ = get_registry().resolve("hf:lab/net")
         encoder = build("hf:lab/net", strict=True)

@@ -1,4 +1,4 @@
-"""Encoders of repositories are built again from a folder, where the repository is not."""
+"""A saved folder restores encoders of repositories without access to the repository."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assert_equal(one: Encoder, other: Encoder) -> None:
     "kind",
     [kind if kind in FEW else pytest.param(kind, marks=pytest.mark.slow) for kind in TOWERS],
 )
-def test_a_repository_survives_without_the_hub(
+def test_a_folder_restores_a_repository_without_the_hub(
     kind: str, serve: Serve, tmp_path: Path, no_sockets: Callable[[], None]
 ) -> None:
     network = network_of(kind)
@@ -45,7 +45,7 @@ def test_a_repository_survives_without_the_hub(
     assert_equal(encoder, build_encoder(tmp_path / "cells"))
 
 
-def test_a_folder_of_transformers_need_not_be_on_the_other_machine(tmp_path: Path) -> None:
+def test_a_folder_restores_an_encoder_without_the_transformers_folder(tmp_path: Path) -> None:
     network = network_of("vit", classes=3)
     network.config.id2label = {0: "cat", 1: "dog", 2: "horse"}
     source = folder_of(tmp_path / "source", files_of(network, processor("vit")))
@@ -61,7 +61,9 @@ def test_a_folder_of_transformers_need_not_be_on_the_other_machine(tmp_path: Pat
 
 
 @pytest.mark.parametrize("more", [{"img_size": 64}, {"in_chans": 1}, {"in_chans": ("R", "N")}])
-def test_a_repository_survives_with_another_input(more: dict[str, object], tmp_path: Path) -> None:
+def test_a_folder_restores_a_repository_with_another_input(
+    more: dict[str, object], tmp_path: Path
+) -> None:
     source = folder_of(tmp_path / "source", files_of(network_of("vit"), processor("vit")))
     encoder = build_encoder(f"hf:{source}", **more)
     encoder.save(tmp_path / "cells")
@@ -70,7 +72,7 @@ def test_a_repository_survives_with_another_input(more: dict[str, object], tmp_p
     assert_equal(encoder, build_encoder(tmp_path / "cells"))
 
 
-def test_a_checkpoint_with_other_classes_survives(tmp_path: Path) -> None:
+def test_a_folder_restores_a_checkpoint_with_other_classes(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source", files_of(network_of("vit"), processor("vit")))
     other = network_of("vit", classes=3)
     torch.save(other.state_dict(), tmp_path / "own.pth")
@@ -81,7 +83,7 @@ def test_a_checkpoint_with_other_classes_survives(tmp_path: Path) -> None:
     assert_equal(encoder, build_encoder(tmp_path / "cells"))
 
 
-def test_a_tower_without_a_head_survives(tmp_path: Path) -> None:
+def test_a_folder_restores_a_tower_without_a_head(tmp_path: Path) -> None:
     (kind, *_) = CLASSIFIERS
     files = files_of(tower_of(network_of(kind)), processor(kind))
     encoder = build_encoder(f"hf:{folder_of(tmp_path / 'source', files)}")
