@@ -1,4 +1,4 @@
-"""Processes that call a function and may die of it, forked from a small one without torch::
+"""Processes that call a function and may die in it, forked from a small process without torch::
 
     with Children() as children:
         for at in itertools.count():
@@ -6,7 +6,7 @@
             if ended.code != DIED:
                 break
 
-What fails in them, and where, is said as in ``tests.failing``.
+The arguments that choose a failing call are those of ``tests.failing``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Ended:
-    """How a call in a process of its own ended.
+    """How a call in a separate process ended.
 
     Attributes:
         code: Exit status: 0, ``DIED``, or the signal's number with a minus.
-        value: What the function returned, as text.
+        value: The function's return value, as text.
         error: Its exception, ``"KIND: message"``.
-        seen: The chosen calls that were made, of a process that did not die.
-        stderr: What was written there.
+        seen: The chosen calls that the process made, if it did not die.
+        stderr: The output of the process on standard error.
     """
 
     code: int
@@ -52,7 +52,7 @@ class Children:
     """Processes that call a function, each forked from one small process without torch."""
 
     def __init__(self, **environment: str) -> None:
-        """Take variables that all of them have, over those of this process."""
+        """Set variables for all children, which override those of this process."""
         path = os.pathsep.join([str(_ROOT / "src"), str(_ROOT), *filter(None, sys.path)])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.children"],
@@ -70,7 +70,7 @@ class Children:
         self._process.communicate()
 
     def run(self, function: str, *args: object, **how: Any) -> Ended:
-        """Call ``"module:function"`` in one child and wait for it; see ``run_many``."""
+        """Call ``"module:function"`` in one child, and wait for the child; see ``run_many``."""
         return self.run_many(function, *args, processes=1, **how)[0]
 
     def run_many(
@@ -89,15 +89,15 @@ class Children:
         """Call ``"module:function"`` in several children at once, and wait for all.
 
         Args:
-            function: What to call.
-            args: Its arguments: what JSON can say, and paths.
-            processes: How many children.
-            at: At which of the chosen calls it ends, or fails with ``error``.
-            names: The chosen calls; empty for all.
-            after: Whether it ends after the call instead of before it.
+            function: The function to call.
+            args: Its arguments: JSON values and paths.
+            processes: The number of children.
+            at: The number of the chosen call at which the child dies, or fails with ``error``.
+            names: The names of the chosen calls; all calls if empty.
+            after: Whether the child dies after the call instead of before it.
             error: A number of ``errno``: the call fails instead of ending the process.
             environment: Variables of the children.
-            before: ``"module:function"`` that they call first, without arguments.
+            before: ``"module:function"`` that the children call first, without arguments.
             named: Its arguments by name.
         """
         order = {
@@ -122,14 +122,14 @@ class Children:
 
 
 def lying_locks() -> None:
-    """Have every lock of a file be granted at once."""
+    """Make every file lock succeed immediately."""
     import fcntl
 
     fcntl.flock = lambda *_: None
 
 
 def no_locks() -> None:
-    """Have no file be locked, as on file systems that cannot do it."""
+    """Make every file lock fail, as on file systems without locks."""
     import fcntl
 
     def flock(*_: object) -> None:
@@ -139,7 +139,7 @@ def no_locks() -> None:
 
 
 def small_files_only() -> None:
-    """Have no file grow beyond 64 KiB."""
+    """Limit files to 64 KiB."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
@@ -156,9 +156,9 @@ def _with_paths(item: dict[str, Any]) -> Any:
 
 
 def _work(order: dict[str, Any], answer: int) -> None:
-    """Do what was ordered, in a child."""
+    """Carry out an order in a child."""
     os.environ.update(order["environment"])
-    sys.stdout = sys.stderr = said = io.StringIO()
+    sys.stdout = sys.stderr = output = io.StringIO()
     if order["before"]:
         _resolve(order["before"])()
     function, names, at = _resolve(order["function"]), tuple(order["names"]), order["at"]
@@ -172,7 +172,7 @@ def _work(order: dict[str, Any], answer: int) -> None:
             ended["value"] = str(function(*order["args"], **order["named"]))
         except BaseException as error:
             ended["error"] = f"{type(error).__name__}: {error}"
-    text = json.dumps({**ended, "seen": calls.seen, "stderr": said.getvalue()})
+    text = json.dumps({**ended, "seen": calls.seen, "stderr": output.getvalue()})
     with os.fdopen(answer, "w") as pipe:
         pipe.write(text)
 
@@ -193,17 +193,17 @@ def _fork(order: dict[str, Any]) -> tuple[int, int]:
 
 
 def _serve() -> None:
-    """Fork children as the lines on standard input order."""
+    """Fork children for the orders on standard input."""
     for line in sys.stdin:
         order = json.loads(line, object_hook=_with_paths)
-        # Modules are imported once, here; nothing in them may start a thread.
+        # This process imports each module once. No module may start a thread.
         _resolve(order["function"])
         ended = []
         for child, answer in [_fork(order) for _ in range(order["processes"])]:
             with os.fdopen(answer) as pipe:
-                said = pipe.read()
+                output = pipe.read()
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            ended.append(json.loads(said) if code == 0 else {"code": code})
+            ended.append(json.loads(output) if code == 0 else {"code": code})
         print(json.dumps(ended), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Encoders that are small, and images that are real files."""
+"""Small encoders, and images in real files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headstrip.encoder.encoder import Encoder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HERE = EmbedOptions(workers=0)
-"""Decode in the process of the test: to start others takes longer than most tests."""
+"""Decode in the process of the test, because starting workers takes longer than most tests."""
 SMALL = Preprocessing(crop=(64, 64), resize=72, mean=MEAN, std=STD)
 
 
@@ -27,7 +27,7 @@ def pixels(seed: int, height: int = 80, width: int = 100) -> np.ndarray:
 
 
 def tiny_encoder() -> Encoder:
-    """Make an encoder of one layer, by hand: what takes time is the rest."""
+    """Make an encoder of one layer without build_encoder, which is faster."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5))
     return _by_hand(network, "tests:tiny", 8, 5)
@@ -71,14 +71,14 @@ def _by_hand(backbone: torch.nn.Module, family: str, side: int, dim: int) -> Enc
 
 @pytest.fixture(scope="session")
 def encoder() -> Encoder:
-    """A ShuffleNet with random weights whose embeddings of two images differ."""
+    """A ShuffleNet with random weights, with different embeddings for different images."""
     torch.manual_seed(0)
     return build_encoder("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
 
 
 @pytest.fixture
 def save(tmp_path: Path) -> Callable[..., Path]:
-    """Save a picture in a folder of its own."""
+    """Return a function that saves a picture in the folder ``photos``."""
 
     def save(name: str, seed: int = 0, **options: object) -> Path:
         path = tmp_path / "photos" / name

@@ -1,4 +1,4 @@
-"""Real distributions, written into a folder as an installer writes them into site-packages."""
+"""Write real distributions into a folder, as an installer does in site-packages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def install_distribution(
     Args:
         site: Folder that is, or will be, on the path.
         name: Name of the distribution.
-        entry_points: Of ``group``: name of the plugin to its ``module:object``.
+        entry_points: Entry points of ``group``: the name of each plugin and its ``module:object``.
         files: Contents of its files, by path relative to ``site``.
         version: Version of the distribution.
         commands: Entry points of the group ``headstrip.commands``.
@@ -78,7 +78,7 @@ def _write(site: Path, path: str, content: str | bytes) -> str:
 
 @contextmanager
 def on_path(site: Path, *, last: bool = False) -> Iterator[Path]:
-    """Put ``site`` on the path of this process, first or last; forget its modules afterwards."""
+    """Put ``site`` on the path of this process, first or last; unload its modules afterwards."""
     sys.path.insert(len(sys.path) if last else 0, str(site))
     importlib.invalidate_caches()
     try:
@@ -98,9 +98,9 @@ def run_python(
     ready: bool = False,
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own, with ``site`` on its path and headstrip's sources.
+    """Run Python in a separate process, with ``site`` and headstrip's sources on its path.
 
-    A process that is ``ready`` has imported torch and headstrip: see ``tests.warm``.
+    With ``ready``, the process has imported torch and headstrip already: see ``tests.warm``.
     """
     path = [str(site)] if site else []
     path += [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]

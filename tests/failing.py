@@ -1,4 +1,4 @@
-"""Calls of the operating system that fail, or end the process, at the k-th of them::
+"""Make the k-th of the chosen operating system calls fail, or end the process there::
 
     for at in itertools.count():
         with failing("write", "fsync", at=at, error=errno.ENOSPC) as calls:
@@ -6,9 +6,9 @@
         if not calls.hit:
             break
 
-In processes of their own: ``tests.children``. Counted are the calls that Python code makes: those
-of :mod:`os` below, ``open`` itself, and the writes of files that were opened by it (each is one
-``write`` of the operating system).
+For separate processes, see ``tests.children``. Only calls from Python code count: the functions of
+:mod:`os` below, ``open``, and writes to files that ``open`` opened (each write is one ``write`` of
+the operating system).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from unittest import mock
 
 DIED = 86
-"""Exit status of a process that was ended at a call."""
+"""Exit status of a process that ended at a call."""
 
 NAMES = (
     "open",
@@ -42,12 +42,12 @@ NAMES = (
     "mkdir",
     "utime",
 )
-"""The calls that can be chosen; without a choice it is all of them."""
+"""The calls that can be chosen; by default, all of them."""
 
 
 @dataclass
 class Calls:
-    """The chosen calls that were made, counted from 0."""
+    """The chosen calls so far, counted from 0."""
 
     at: int | None
     act: Callable[[str], None]
@@ -57,7 +57,7 @@ class Calls:
 
     @property
     def hit(self) -> bool:
-        """Whether there were enough of them for one to fail."""
+        """Whether the process made enough calls for one to fail."""
         return self.at is not None and len(self.seen) > self.at
 
     def made(self, name: str, call: Callable[[], Any]) -> Any:
@@ -75,7 +75,7 @@ class Calls:
 
 
 class _CountedFile(io.FileIO):
-    """A file whose writes are counted."""
+    """A file that counts its writes."""
 
     calls: Calls
 
@@ -85,7 +85,7 @@ class _CountedFile(io.FileIO):
 
 
 def _opened(calls: Calls, names: tuple[str, ...], real: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an ``open`` that is counted, and counts what is written to its files."""
+    """Return an ``open`` that counts its calls and the writes to its files."""
 
     def opened(
         file: Any,
@@ -136,7 +136,7 @@ def _counting(names: tuple[str, ...], calls: Calls) -> Iterator[Calls]:
 def failing(
     *names: str, at: int | None, error: int = errnos.ENOSPC
 ) -> contextlib.AbstractContextManager[Calls]:
-    """Have the call number ``at`` of the named ones raise ``OSError``; None counts them only."""
+    """Make call number ``at`` of the named ones raise ``OSError``; with None, only count them."""
 
     def act(_: str) -> None:
         raise OSError(error, os.strerror(error))
@@ -147,5 +147,5 @@ def failing(
 def dying(
     *names: str, at: int | None, after: bool = False
 ) -> contextlib.AbstractContextManager[Calls]:
-    """Have the call number ``at`` of the named ones end the process, before it or ``after`` it."""
+    """End the process before call number ``at`` of the named ones, or ``after`` it."""
     return _counting(names, Calls(at, lambda _: os._exit(DIED), after))

@@ -1,4 +1,4 @@
-"""A real server on 127.0.0.1 that speaks as much of the Hugging Face hub as a download needs."""
+"""A real server on 127.0.0.1 that serves downloads as the Hugging Face hub does."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from huggingface_hub import constants, file_download
 
 Files = Mapping[str, bytes]
 
-# What a repository keeps in large-file storage.
+# Suffixes of files that a repository keeps in large-file storage.
 LARGE = (".safetensors", ".bin", ".pth", ".pt")
 
 
 def commit_of(repository: str, files: Files) -> str:
-    """Return the 40 digits of the one commit that a repository of these files has."""
+    """Return the 40-digit hash of the only commit of a repository with these files."""
     content = [f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files)]
     return hashlib.sha1("\n".join([repository, *content]).encode()).hexdigest()
 
 
 def etag_of(name: str, body: bytes) -> str:
-    """Return what the hub's cache stores a file under: its sha256, or git's hash of it."""
+    """Return the key of a file in the hub's cache: its sha256, or its git hash."""
     if name.endswith(LARGE):
         return hashlib.sha256(body).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
@@ -43,15 +43,16 @@ def hub_server(
     cut_short: Collection[str] = (),
     asked: list[str] | None = None,
 ) -> Iterator[str]:
-    """Serve repositories as the hub does, and give the URL that ``HF_ENDPOINT`` has to be.
+    """Serve repositories as the hub does, and yield the URL for ``HF_ENDPOINT``.
 
     Args:
         repositories: Contents of the files by name, by ``org/name`` for the branch ``main``, or by
-            ``org/name@revision``. What changes in it is served changed.
-        refused: Repositories that are answered with a status and the headers of an error, such as
-            ``(403, {"X-Error-Code": "GatedRepo"})``.
-        cut_short: Names of files of which no more than the first half is ever sent.
-        asked: Takes each request, such as ``"HEAD /org/name/resolve/main/config.json"``.
+            ``org/name@revision``. Later changes are served too.
+        refused: Repositories that the server refuses, with the status and the headers of the error,
+            such as ``(403, {"X-Error-Code": "GatedRepo"})``.
+        cut_short: Names of files of which the server sends only the first half.
+        asked: A list to record each request in, such as
+            ``"HEAD /org/name/resolve/main/config.json"``.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -69,7 +70,7 @@ def hub_server(
             if identity in refused:
                 self.refuse(*refused[identity])
             elif not resolve or not any(key.split("@")[0] == identity for key in repositories):
-                # The hub does not tell who is not logged in what there is.
+                # Without a login, the hub does not reveal which repositories exist.
                 self.refuse(401, {"X-Error-Code": "RepoNotFound"})
             elif (found := revision_of(repositories, identity, revision)) is None:
                 self.refuse(404, {"X-Error-Code": "RevisionNotFound"})
@@ -85,7 +86,7 @@ def hub_server(
             headers = {"X-Repo-Commit": commit, "ETag": f'"{etag_of(name, body)}"'}
             if name.endswith(LARGE):
                 headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(body))}
-            # An interrupted download resumes where it was: "bytes=500-".
+            # An interrupted download resumes at a position: "bytes=500-".
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
             self.send_headers(
                 206 if start else 200, {**headers, "Content-Length": str(len(body) - start)}
@@ -125,7 +126,7 @@ def revision_of(
 
 
 def hub_variables(url: str, cache: Path) -> dict[str, str]:
-    """Return the environment of a process that is to use the hub at ``url`` and ``cache``."""
+    """Return the environment for a process that uses the hub at ``url`` and ``cache``."""
     return {
         "HF_ENDPOINT": url,
         "HF_HUB_CACHE": str(cache),
@@ -137,9 +138,9 @@ def hub_variables(url: str, cache: Path) -> dict[str, str]:
 
 
 def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
-    """Have this process use the hub at ``url`` and the folder ``cache``, for one test.
+    """Make this process use the hub at ``url`` and the folder ``cache`` for one test.
 
-    huggingface_hub reads its environment when it is imported, so its constants are set as well.
+    huggingface_hub reads its environment at import, so this function also sets its constants.
     """
     for name, value in hub_variables(url, cache).items():
         monkeypatch.setenv(name, value)
@@ -158,7 +159,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
 def hub_in_use(
     monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> Callable[..., contextlib.AbstractContextManager[str]]:
-    """Return what runs a hub, as ``hub_server`` does, that this process uses for one test."""
+    """Return a function like ``hub_server``; this process uses its hub for one test."""
 
     @contextlib.contextmanager
     def running(repositories: Mapping[str, Files], **details) -> Iterator[str]:
@@ -170,7 +171,7 @@ def hub_in_use(
 
 
 def socket_ban(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return what makes opening a socket fail the test, from its call on."""
+    """Return a function; after its call, opening a socket fails the test."""
 
     def opened(*_: object, **__: object) -> None:
         pytest.fail("a socket was opened")

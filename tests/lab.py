@@ -1,4 +1,4 @@
-"""A distribution with a catalog of weights in each place that weights come from."""
+"""A distribution with a catalog of weights from every kind of location."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def sha256(data: bytes) -> str:
 
 
 def named(data: bytes = NET) -> str:
-    """Return a file name with the hash of its bytes in it."""
+    """Return a file name that contains the hash of the file's bytes."""
     return f"net-{sha256(data)[:8]}.pth"
 
 
 def install_lab(site: Path, url: str) -> None:
-    """Install the source ``lab``, whose one backbone has weights of every kind.
+    """Install the source ``lab``, with one backbone and weights from every kind of location.
 
     Args:
         site: A folder on the path.
-        url: The server of its URLs; its hub is that of the environment.
+        url: The server of its URLs. The environment determines the hub.
     """
     entries = [
         WeightsEntry("named", (f"{url}/{named()}",), metrics=(("file size (MB)", 0.001),)),

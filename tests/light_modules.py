@@ -1,4 +1,4 @@
-"""The modules that must import nothing heavy: pyproject.toml lists them in a contract."""
+"""The modules that must not import heavy packages, from a contract in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["t
 (_CONTRACT,) = [one for one in _TOOLS["importlinter"]["contracts"] if one["type"] == "forbidden"]
 
 HEAVY = frozenset(_CONTRACT["forbidden_modules"])
-"""The packages that take long to import."""
+"""The packages that are slow to import."""
 
 
 def light_modules() -> list[str]:
-    """Return the modules of the contract, with those that ``headstrip.room.*`` stands for."""
+    """Return the modules of the contract, with ``headstrip.room.*`` replaced by its modules."""
     return [module for name in _CONTRACT["source_modules"] for module in _modules(name)]
 
 

@@ -11,14 +11,14 @@ from headstrip import BackboneSpec
 from headstrip.registry.registry import get_registry
 
 LARGEST = 90_000_000
-"""Parameters of the largest networks that the tests prove; tools prove larger ones."""
+"""Maximum parameters of networks that the tests prove; tools prove larger ones."""
 
 
 def mostly_slow(values: Iterable[Any], every: int = 5) -> list[Any]:
     """Return the values for ``parametrize``: one of ``every`` runs by default, the rest are slow.
 
-    For tests that ask the same of many architectures or files. A tuple is the values of several
-    arguments.
+    For tests that check many architectures or files in the same way. A tuple has the values of
+    several arguments.
     """
     return [value if number % every == 0 else _slow(value) for number, value in enumerate(values)]
 

@@ -1,4 +1,4 @@
-"""A real server on 127.0.0.1 that serves files, and does wrong what it is told to."""
+"""A real server on 127.0.0.1 that serves files, with the faults that a test chooses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request is answered with; without changes it is what it should be.
+    """The reply to one request; without changes it is a correct one.
 
     Attributes:
         status: Another status than 200 or 206, without a file.
-        headers: Headers over those that there are; None takes one away.
-        cut: After how many bytes of what it sends the connection is closed.
-        hold: After how many bytes nothing comes any more until the server's ``released`` is set.
-        piece: How many bytes are sent at a time.
-        ranges: Whether a part is sent where a part is asked for.
-        conditional: Whether it looks at ``If-Range``.
-        chunked: Whether it is sent in chunks, and its length is not said.
-        body: Other bytes than those of the file.
+        headers: Headers to add or replace; None removes a header.
+        cut: The number of bytes after which the server closes the connection.
+        hold: The number of bytes after which the server pauses until ``released`` is set.
+        piece: The number of bytes to send at a time.
+        ranges: Whether the server supports range requests.
+        conditional: Whether the server honours ``If-Range``.
+        chunked: Whether the server sends the body in chunks, without its length.
+        body: Bytes to send instead of the file.
     """
 
     status: int | None = None
@@ -41,7 +41,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: its path, and the headers that ask for a part of a file."""
+    """A request: its path, and the headers that request a part of a file."""
 
     path: str
     range: str | None
@@ -50,16 +50,16 @@ class Asked:
 
 @dataclass
 class FaultServer:
-    """What is served, what is done wrong, and what was asked for.
+    """A server's files, its faults, and the requests that it received.
 
     Attributes:
-        url: Its address.
-        files: What it serves, by path.
-        replies: What the next requests are answered with; after them each gets ``usual``.
-        usual: What a request is answered with otherwise.
-        asked: The requests, in their order.
-        held: Set when a reply has come to its ``hold``.
-        released: What lets it go on.
+        url: The address of the server.
+        files: The files to serve, by path.
+        replies: The replies to the next requests; later requests get ``usual``.
+        usual: The reply to all other requests.
+        asked: The received requests, in order.
+        held: Set when a reply has reached its ``hold``.
+        released: Set it to let the held reply continue.
     """
 
     url: str
@@ -145,7 +145,7 @@ def fault_server(*, tls: ssl.SSLContext | None = None) -> Iterator[FaultServer]:
     handler = type("Handler", (_Handler,), {"fault": fault})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         if tls is not None:
-            # The handshake is the handler's: it may fail, and must not keep the others waiting.
+            # The handler does the handshake, because it may fail and must not block other requests.
             running.socket = tls.wrap_socket(
                 running.socket, server_side=True, do_handshake_on_connect=False
             )

@@ -1,4 +1,4 @@
-"""The faults that ``tools/faults.py`` puts in can be put in, and name tests that are there."""
+"""The faults of ``tools/faults.py`` can be applied, and name existing tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def loaded() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its module up.
+    # A dataclass looks up its module.
     sys.modules["faults"] = module
     spec.loader.exec_module(module)
     return module
 
 
-def test_every_fault_fits_one_place_and_leaves_a_file_that_python_can_read() -> None:
+def test_every_fault_fits_one_place_and_leaves_valid_python() -> None:
     for fault in loaded().FAULTS:
         text = (ROOT / "src" / "headstrip" / fault.file).read_text(encoding="utf-8")
         assert text.count(fault.old) == 1, f"{fault.name!r} does not fit {fault.file}"
@@ -30,7 +30,7 @@ def test_every_fault_fits_one_place_and_leaves_a_file_that_python_can_read() -> 
         ast.parse(text.replace(fault.old, fault.new))
 
 
-def test_every_fault_has_a_name_of_its_own_and_tests_that_are_there() -> None:
+def test_every_fault_has_a_unique_name_and_existing_tests() -> None:
     faults = loaded().FAULTS
     assert len({fault.name for fault in faults}) == len(faults)
     for fault in faults:
@@ -38,5 +38,5 @@ def test_every_fault_has_a_name_of_its_own_and_tests_that_are_there() -> None:
             assert (ROOT / path).exists(), f"{fault.name!r} names {path}"
 
 
-def test_all_that_the_tests_need_is_copied() -> None:
+def test_every_path_to_copy_for_the_tests_exists() -> None:
     assert all((ROOT / name).exists() for name in loaded().COPIED)

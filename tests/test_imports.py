@@ -1,4 +1,4 @@
-"""What ``import headstrip`` gives, and what it costs."""
+"""The public names of ``import headstrip``, and what the import loads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import headstrip
 
 
 def typed_names():
-    """Return the names that type checkers see, out of the module's source."""
+    """Return the names in the module's source that type checkers see."""
     tree = ast.parse(Path(headstrip.__file__).read_text(encoding="utf-8"))
     return {
         name.asname
@@ -25,21 +25,21 @@ def typed_names():
 
 
 @pytest.mark.parametrize("name", headstrip.__all__)
-def test_every_public_name_is_there(name):
+def test_every_public_name_exists(name):
     assert getattr(headstrip, name) is not None
 
 
-def test_public_names_are_those_that_type_checkers_and_completion_see():
+def test_public_names_match_those_of_type_checkers_and_completion():
     assert set(headstrip.__all__) == typed_names() | {"__version__"}
     assert dir(headstrip) == headstrip.__all__ == sorted(headstrip.__all__)
 
 
-def test_another_name_is_an_attribute_error_that_names_it():
+def test_an_unknown_name_raises_an_attribute_error_that_names_it():
     with pytest.raises(AttributeError, match="module 'headstrip' has no attribute 'build'"):
         _ = headstrip.build
 
 
-def test_importing_resolving_and_listing_import_nothing_heavy():
+def test_importing_resolving_and_listing_import_no_heavy_package():
     code = (
         "import sys, importlib, headstrip\n"
         f"for name in {light_modules()!r}:\n"
@@ -57,6 +57,6 @@ def test_importing_resolving_and_listing_import_nothing_heavy():
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
-def test_a_pattern_of_the_light_modules_stands_for_each_module_of_a_room():
+def test_a_pattern_of_the_light_modules_covers_each_module_of_a_room():
     assert {"headstrip", "headstrip.cli.list", "headstrip.plugins.loader"} <= set(light_modules())
     assert {"torch", "torchvision", "numpy"} <= HEAVY

@@ -1,4 +1,4 @@
-"""The grammar of names: ``[source:]arch[.weights]``, and hub ids with their revision."""
+"""The grammar of names: ``[source:]arch[.weights]``, and hub ids with a revision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DETAILS = st.from_regex(r"[\w.-]{1,12}", fullmatch=True)
         ("hf:C:/models/own.v2", Name("C:/models/own.v2", "hf")),
     ],
 )
-def test_a_name_has_these_parts(text, name):
+def test_a_name_is_parsed_into_its_parts(text, name):
     assert parse_name(text) == name
 
 
@@ -45,20 +45,20 @@ def test_a_name_has_these_parts(text, name):
         *("a b:net", "é:net", "-a:net", "a.b:net", "org/model:net"),
     ],
 )
-def test_text_of_another_form_is_refused_with_the_form(text):
+def test_text_of_another_form_is_refused_with_the_correct_form(text):
     with pytest.raises(UnknownBackboneError) as caught:
         parse_name(text)
     assert str(caught.value).startswith(f"{text!r} is not a backbone's name. Write [source:]name")
 
 
 @pytest.mark.parametrize("value", [None, 18, b"resnet50", ["resnet50"]])
-def test_what_is_no_string_is_refused_with_its_type(value):
+def test_a_value_that_is_not_a_string_is_refused_with_its_type(value):
     with pytest.raises(UnknownBackboneError, match=f"is an? {type(value).__name__}"):
         parse_name(value)
 
 
 @given(st.text())
-def test_any_text_is_a_name_or_an_unknown_backbone(text):
+def test_any_text_is_parsed_or_is_an_unknown_backbone(text):
     try:
         name = parse_name(text)
     except UnknownBackboneError:
@@ -68,37 +68,37 @@ def test_any_text_is_a_name_or_an_unknown_backbone(text):
 
 
 @given(st.none() | SOURCES, ARCHS, st.none() | DETAILS)
-def test_an_architectures_name_is_put_together_and_taken_apart(source, arch, tag):
+def test_the_name_of_an_architecture_is_split_into_its_parts(source, arch, tag):
     text = (f"{source}:" if source else "") + arch + (f".{tag}" if tag else "")
     assert parse_name(text) == Name(arch, source, tag)
 
 
 @given(st.none() | SOURCES, HUB_IDS, st.none() | DETAILS)
-def test_a_hub_id_is_put_together_and_taken_apart(source, hub_id, revision):
+def test_a_hub_id_is_split_into_its_parts(source, hub_id, revision):
     text = (f"{source}:" if source else "") + hub_id + (f"@{revision}" if revision else "")
     assert parse_name(text) == Name(hub_id, source, revision=revision)
     assert parse_name(text).backbone == hub_id + (f"@{revision}" if revision else "")
 
 
 @given(SOURCES, ARCHS | HUB_IDS)
-def test_a_qualified_name_means_its_backbone(source, name):
+def test_a_qualified_name_is_parsed_into_source_and_backbone(source, name):
     spec = BackboneSpec(name, source, "net", source, "image", (3, 8, 8), 1, 1)
     parts = parse_name(spec.qualified_name)
     assert (parts.source, parts.backbone, parts.tag) == (source, name, None)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "org/model.v1", "org/model@v1", "a:b"])
-def test_these_name_one_architecture(name):
+def test_a_name_without_tag_is_the_name_of_a_backbone(name):
     assert is_backbone(name)
 
 
 @pytest.mark.parametrize("name", ["resnet50.V1", "", " a", "org/model@", "."])
-def test_these_name_none_or_its_weights_too(name):
+def test_an_invalid_name_or_one_with_a_tag_is_not_a_backbone(name):
     assert not is_backbone(name)
 
 
 @given(st.text().filter(lambda text: ":" not in text))
-def test_a_source_is_what_may_stand_before_the_colon(text):
+def test_a_valid_source_is_exactly_a_prefix_that_can_be_parsed(text):
     if is_source(text):
         assert parse_name(f"{text}:net") == Name("net", text)
     else:
@@ -112,11 +112,11 @@ def test_a_source_is_what_may_stand_before_the_colon(text):
         lambda children: st.lists(children) | st.dictionaries(st.text(), children),
     )
 )
-def test_frozen_values_are_hashable_and_stay_as_they_are(value):
+def test_frozen_values_are_hashable_and_freezing_again_changes_nothing(value):
     frozen = freeze(value)
     assert isinstance(hash(frozen), int)
     assert freeze(frozen) == frozen
 
 
-def test_the_order_of_keys_says_nothing():
+def test_the_order_of_keys_does_not_matter():
     assert freeze({"b": [1, 2], "a": {"c": 3}}) == (("a", (("c", 3),)), ("b", (1, 2)))

@@ -1,4 +1,4 @@
-"""The tools that prove many architectures report each one, also where a proof crashes."""
+"""The tools that prove many architectures report each one, even if a proof crashes."""
 
 import json
 import subprocess
@@ -64,7 +64,7 @@ def run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_proof_that_crashes_fails_and_the_next_one_runs(run):
+def test_a_crashed_proof_fails_and_the_next_one_runs(run):
     ran = run("bad", "good")
     assert ran.stdout.splitlines() == ["lab:bad:  ValueError: no such layer", "lab:good:  passed"]
     assert ran.returncode == 1
@@ -72,7 +72,7 @@ def test_a_proof_that_crashes_fails_and_the_next_one_runs(run):
 
 
 @pytest.mark.slow
-def test_a_proof_that_takes_too_long_is_tried_again_only_with_more_time(run, tmp_path):
+def test_a_proof_that_takes_too_long_is_repeated_only_with_more_time(run, tmp_path):
     def slow():
         return json.loads((tmp_path / "results.json").read_text())["slow"]
 

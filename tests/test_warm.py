@@ -1,4 +1,4 @@
-"""A process that is forked runs a program as a new one does."""
+"""A forked process runs a program like a new process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRAM = (
 
 
 @pytest.mark.parametrize("kind", ["-c", "-m", "script"])
-def test_it_has_the_arguments_paths_variables_and_streams_of_a_new_one(
+def test_a_forked_program_has_the_arguments_paths_and_streams_of_a_new_one(
     kind: str, tmp_path: Path
 ) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
@@ -48,7 +48,7 @@ def test_it_has_the_arguments_paths_variables_and_streams_of_a_new_one(
     assert (ran.returncode, ran.stdout, ran.stderr) == (3, new.stdout, "to stderr\n")
 
 
-def test_nothing_of_one_program_is_there_for_the_next(tmp_path: Path) -> None:
+def test_a_program_does_not_affect_the_next_one(tmp_path: Path) -> None:
     changes = (
         "import os, sys, headstrip, torch\n"
         "os.environ['NAME'] = 'x'; os.chdir('/'); sys.path.clear()\n"
@@ -65,7 +65,7 @@ def test_nothing_of_one_program_is_there_for_the_next(tmp_path: Path) -> None:
     assert warm.run("-c", state, cwd=tmp_path).stdout == before.stdout
 
 
-def test_an_error_and_a_signal_are_those_of_the_program() -> None:
+def test_errors_and_signals_of_the_program_are_reported() -> None:
     failed = warm.run("-c", "raise ValueError('no')")
     assert failed.returncode == 1
     assert failed.stderr.endswith("ValueError: no\n")

@@ -1,8 +1,8 @@
-"""Python processes that need not import torch: each is forked from one that has imported it.
+"""Python processes that start fast: each is forked from a process that has imported torch.
 
-To import torch, torchvision and pyarrow takes seconds, and that for each process that a test
-starts. ``run`` is for tests of what a program does. A test of what a program imports, or of what
-Python does at its start, starts a new process.
+Importing torch, torchvision and pyarrow takes seconds in each process that a test starts. Use
+``run`` to test what a program does. To test what a program imports, or what Python does when it
+starts, start a new process instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 _PRELOADED = ("torchvision", "pandas", "pyarrow.parquet", "rich.progress", "headstrip.cli")
-"""Not what a plugin imports: the library of the plugin may be another one there."""
+"""No library of a plugin, because the program may use another version of it."""
 
 _LARGEST_ORDER = 1 << 17
 
@@ -37,7 +37,7 @@ class Interpreter:
     """A Python process that forks others, each of which runs a program."""
 
     def __init__(self, python: Path | str = sys.executable) -> None:
-        """Start it; it imports what it needs while the caller goes on."""
+        """Start the process; it imports its modules while the caller continues."""
         self._channel, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
             self._process = subprocess.Popen(
@@ -52,14 +52,14 @@ class Interpreter:
         stdin: str = "",
         prefix: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run what Python runs with these arguments: a script, ``-m MODULE`` or ``-c CODE``.
+        """Run Python with these arguments: a script, ``-m MODULE`` or ``-c CODE``.
 
         Args:
-            arguments: Of Python.
-            cwd: Working folder; this process's own if not given.
-            environment: All variables; this process's own if not given.
-            stdin: What the program reads.
-            prefix: The folder of a virtual environment, whose packages come before all others.
+            arguments: The arguments of Python.
+            cwd: Working folder; by default, that of this process.
+            environment: All variables; by default, those of this process.
+            stdin: The standard input of the program.
+            prefix: The folder of a virtual environment; its packages have priority.
         """
         order = {
             "arguments": [str(each) for each in arguments],
@@ -81,7 +81,7 @@ class Interpreter:
         return subprocess.CompletedProcess(order["arguments"], code, stdout, stderr)
 
     def close(self) -> None:
-        """End it; a program that it started has ended before."""
+        """End the process. Programs that it started have ended already."""
         self._channel.close()
         self._process.wait()
 
@@ -94,7 +94,7 @@ def _interpreter() -> Interpreter:
 
 
 def run(*arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own; see ``Interpreter.run``."""
+    """Run a program in a separate process; see ``Interpreter.run``."""
     return _interpreter().run(*arguments, **how)
 
 
@@ -103,13 +103,13 @@ def _paths(variable: str | None) -> list[str]:
 
 
 def _next_program(channel: socket.socket) -> Sequence[str]:
-    """Fork a process for each order; return in it, with what Python is to run."""
+    """Fork a process for each order, and return its arguments in the child."""
     started_with = {*_paths(os.environ.get("PYTHONPATH")), sys.path[0]}
     own = [path for path in sys.path if path not in started_with]
     while True:
         message, files, *_ = socket.recv_fds(channel, _LARGEST_ORDER, 3)
         if not message:
-            # Not an exit of the interpreter: nothing here is worth the seconds that this takes.
+            # Exit without cleaning up, which would take seconds.
             os._exit(0)
         child = os.fork()
         if child == 0:
@@ -136,7 +136,7 @@ def _next_program(channel: socket.socket) -> Sequence[str]:
 
 
 def _enter(prefix: Path) -> None:
-    """Be the Python of a virtual environment."""
+    """Turn this process into the Python of a virtual environment."""
     before = list(sys.path)
     (packages,) = prefix.glob("lib/python*/site-packages")
     site.addsitedir(str(packages))
@@ -169,7 +169,7 @@ def _code_of(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    """Do what Python does with its arguments."""
+    """Run the program that Python's arguments name."""
     if arguments[0] == "-m":
         sys.argv[:] = arguments[1:]
         sys.path.insert(0, os.getcwd())
@@ -193,7 +193,7 @@ if __name__ == "__main__":
 
     for name in headstrip.__all__:
         getattr(headstrip, name)
-    # The collector does not write to frozen objects, so the processes share their memory.
+    # The garbage collector does not write to frozen objects, so the processes share their memory.
     gc.freeze()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = _next_program(socket.socket(fileno=int(sys.argv[1])))
