@@ -43,7 +43,7 @@ def outcome(call: Call, device: str, mode: Any = nullcontext) -> Any:
     ]
 
 
-# Hypothesis draws slowly on a busy machine, which is no fault of a rule.
+# Hypothesis draws slowly on a busy machine, and no rule is the cause.
 @pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
