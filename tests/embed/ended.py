@@ -1,9 +1,9 @@
-"""Runs that are ended, in processes forked from one that has an encoder ready.
+"""End runs early, in processes forked from one with a ready encoder.
 
     python -m tests.embed.ended FOLDER [maps-]died|failed|killed|interrupted|measured
 
-Prints as JSON what became of each: the exit code, the message, what was left beside the file, and
-whether the same call afterwards gave the file of a run that nothing had ended.
+Prints as JSON for each run: the exit code, the message, the files left beside the output, and
+whether the same call afterwards wrote the file of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def photographs(folder: Path, count: int) -> Path:
 
 
 def forked(call: Callable[[], int]) -> tuple[int, str]:
-    """Call in a process of its own; return its exit code and what it said of an error."""
+    """Call in a forked process; return its exit code and its error message."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -61,19 +61,19 @@ def forked(call: Callable[[], int]) -> tuple[int, str]:
             os._exit(code)
     os.close(writing)
     with os.fdopen(reading) as file:
-        said = file.read()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+        message = file.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), message
 
 
 class Held:
-    """Images whose bytes are in memory: of the calls that fail, none is the reading of an image."""
+    """Images in memory, so that no failing call is the reading of an image."""
 
     def __init__(self, folder: Path) -> None:
         """Read the files of a folder."""
         self.files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
     def describe(self) -> dict[str, Any]:
-        """Say what it is."""
+        """Describe the source."""
         return {"kind": "held"}
 
     def items(self) -> Iterator[Any]:
@@ -84,16 +84,16 @@ class Held:
             yield Item(name, len(data), 1)
 
     def reader(self) -> Held:
-        """Return what reads them."""
+        """Return the reader of the files."""
         return self
 
     def read(self, item: Any) -> bytes:
-        """Return the bytes of one."""
+        """Return the bytes of one image."""
         return self.files[item.path]
 
 
 class Case:
-    """One source and one encoder, and the file that a run of them gives."""
+    """One source and one encoder, and the file that a run with them writes."""
 
     def __init__(
         self, folder: Path, count: int, *, workers: int, shard: int = SHARD, maps: bool = False
@@ -131,27 +131,27 @@ class Case:
         return 0
 
     def again(self, out: Path) -> dict[str, Any]:
-        """Run the same once more, and say what came of it."""
+        """Run the same call once more, and report the result."""
         left = sorted(path.name for path in out.parent.iterdir())
         whole = not out.exists() or out.read_bytes() == self.expected
-        code, said = forked(lambda: self.embed(out))
+        code, message = forked(lambda: self.embed(out))
         after = sorted(path.name for path in out.parent.iterdir())
         equal = out.exists() and out.read_bytes() == self.expected
         return {
             "left": left,
             "whole": whole,
             "again": code,
-            "again_said": said,
+            "again_message": message,
             "after": after,
             "equal": equal,
         }
 
 
 def at_every_call(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """End a run of three shards, or have a call of it fail, at each call there is.
+    """End a run of three shards, or make one of its calls fail, once for each call.
 
-    Calls fail with a full disk and a broken one in turn. With maps it is every third call: they
-    take the same way to the disk, with more columns.
+    Calls fail with a full disk and a broken disk in turn. With maps, only every third call fails:
+    maps are written in the same way, with more columns.
     """
     has_maps = kind.startswith("maps-")
     case = Case(folder, 10, workers=0, maps=has_maps)
@@ -167,8 +167,8 @@ def at_every_call(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
                 case.embed(out)
             return 0 if not calls.hit else 3
 
-        code, said = forked(run)
-        yield {"at": at, "code": code, "said": said, **case.again(out)}
+        code, message = forked(run)
+        yield {"at": at, "code": code, "message": message, **case.again(out)}
         if code == 0:
             return
 
@@ -199,7 +199,7 @@ def is_a_worker(thread: threading.Thread) -> bool:
 
 
 def interrupt(call: Callable[[], Any], seconds: float) -> tuple[int, str]:
-    """Call in a process of its own that is sent Ctrl-C after a time, and killed if it hangs."""
+    """Call in a forked process; send it Ctrl-C after a time, and kill it if it hangs."""
 
     def interrupted() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -210,8 +210,8 @@ def interrupt(call: Callable[[], Any], seconds: float) -> tuple[int, str]:
         try:
             call()
         except KeyboardInterrupt:
-            # A thread that is still about would write on.
-            # One whose work is done may be on its way out.
+            # A thread that still runs would write more.
+            # A thread that has finished may need a moment to end.
             for _ in range(100):
                 if not any(map(is_a_worker, threading.enumerate())):
                     return 130
@@ -223,14 +223,14 @@ def interrupt(call: Callable[[], Any], seconds: float) -> tuple[int, str]:
 
 
 def interrupted(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Interrupt runs of 300 pictures, each at another moment, and go on with each."""
+    """Interrupt runs of 300 pictures, each at another moment, and resume each."""
     case = Case(folder, 300, workers=2, shard=64)
     chance = random.Random(seed)
     for at in range(INTERRUPTIONS):
         out = folder / f"{at}" / "out.parquet"
         out.parent.mkdir()
-        code, said = interrupt(lambda out=out: case.embed(out), chance.uniform(0.0, 0.4))
-        yield {"at": at, "code": code, "said": said, **case.again(out)}
+        code, message = interrupt(lambda out=out: case.embed(out), chance.uniform(0.0, 0.4))
+        yield {"at": at, "code": code, "message": message, **case.again(out)}
 
 
 def measured(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
@@ -242,14 +242,14 @@ def measured(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
     encoder, chance = tiny_encoder(), random.Random(seed)
     best_batch(encoder, seconds=3)
     for at in range(INTERRUPTIONS):
-        code, said = interrupt(
+        code, message = interrupt(
             lambda: [best_batch(encoder, seconds=3) for _ in range(1000)], chance.uniform(0.0, 0.3)
         )
-        yield {"at": at, "code": code, "said": said}
+        yield {"at": at, "code": code, "message": message}
 
 
 def main() -> None:
-    """Run what is asked for, and print it."""
+    """Run the requested kind, and print the results."""
     folder, kind = Path(sys.argv[1]), sys.argv[2]
     kinds = {
         "killed": killed,

@@ -1,4 +1,4 @@
-"""A system that removes and replaces no file that this process has open or mapped, as Windows."""
+"""Refuse to remove or replace files that this process has open or mapped, as Windows does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _refusing(real: Callable[..., Any], count: int) -> Callable[..., Any]:
         held = _held()
         for path in args[:count]:
             name = os.path.realpath(os.fsdecode(path)).removeprefix("/")
-            # filelock removes its own when it lets go of it.
+            # filelock removes its own lock file when it releases it.
             if name in held and not name.endswith("/lock"):
                 raise PermissionError(13, "The process cannot access the file", str(path))
         return real(*args, **named)
@@ -36,7 +36,7 @@ def _refusing(real: Callable[..., Any], count: int) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def like_windows() -> Iterator[None]:
-    """Have files that are in use refuse to be removed, renamed and replaced."""
+    """Refuse to remove, rename or replace files that are in use."""
     with contextlib.ExitStack() as patches:
         for name, count in (("unlink", 1), ("remove", 1), ("rename", 2), ("replace", 2)):
             refusing = _refusing(getattr(os, name), count)

@@ -1,8 +1,8 @@
-"""Runs of processes that may use little, forked from one that has an encoder ready.
+"""Run with tight resource limits, in processes forked from one with a ready encoder.
 
     python -m tests.embed.limited FOLDER files|addresses|threads
 
-Prints as JSON how each of them ended: the exit code, and what it said.
+Prints as JSON how each run ended: the exit code and the error message.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def runs(folder: Path, kind: str) -> Iterator[dict[str, object]]:
             limit()
             return embed(out, 1 if kind == "addresses" else 0)
 
-        code, said = forked(run)
-        yield {"code": code, "said": said, "left": sorted(os.listdir(out.parent))}
+        code, message = forked(run)
+        yield {"code": code, "message": message, "left": sorted(os.listdir(out.parent))}
 
 
 def _files() -> Iterator[Callable[[], None]]:

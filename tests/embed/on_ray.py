@@ -1,8 +1,8 @@
-"""One source on one machine, and on Ray with something lost on the way.
+"""Embed one source on one machine, and on Ray while an actor or a node is lost.
 
     python -m tests.embed.on_ray FOLDER whole|maps|actor|node|errors
 
-Prints as JSON how many rows there are, whether the two files are equal, and what was lost.
+Prints as JSON the number of rows, whether the two files are equal, and what was lost.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tests.embed.ended import photographs
 SHARD, BATCH, IMAGES = 8, 4, 160
 
 
-def when_shards_are_there(parts: Path, count: int, act: Callable[[], None]) -> threading.Thread:
-    """Act in a thread of its own, once so many shards are done."""
+def once_shards_exist(parts: Path, count: int, act: Callable[[], None]) -> threading.Thread:
+    """Act in a separate thread as soon as this many shards exist."""
 
     def wait() -> None:
         while len(list(parts.glob("*/[0-9]*.parquet"))) < count:
@@ -48,7 +48,7 @@ def kill_an_actor(lost: list[str]) -> None:
 
 
 def main() -> None:
-    """Run both, and compare."""
+    """Embed on one machine and on Ray, and compare the files."""
     import ray
     import torch
     from PIL import Image
@@ -88,9 +88,9 @@ def main() -> None:
             cluster.remove_node(node, allow_graceful=False)
             lost.append("node")
 
-        when_shards_are_there(parts, 3, remove)
+        once_shards_exist(parts, 3, remove)
     elif kind == "actor":
-        when_shards_are_there(parts, 3, lambda: kill_an_actor(lost))
+        once_shards_exist(parts, 3, lambda: kill_an_actor(lost))
     if kind == "errors":
         try:
             embed_source(

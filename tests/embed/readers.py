@@ -1,4 +1,4 @@
-"""What reads images in the tests of the decoders; their processes import it by its path."""
+"""Readers for the tests of decoding; worker processes import them by their path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headstrip.errors import ImageError
 
 @dataclass(frozen=True)
 class FolderReader:
-    """Reads files of one folder; some names end or hang the process, or say something of it."""
+    """Reads files of one folder; some names end or hang the process, or report its state."""
 
     folder: str
 
@@ -33,7 +33,7 @@ class FolderReader:
         elif name.startswith("hang"):
             time.sleep(600)
         elif name.startswith("deaf"):
-            # Holds the lock of the interpreter: no other thread of the process can run.
+            # Holds the interpreter lock, so that no other thread of the process can run.
             ctypes.PyDLL(None).sleep(600)
         elif name.startswith("print"):
             print("a library's chatter")
@@ -62,7 +62,7 @@ class StuckReader:
 
 @dataclass(frozen=True)
 class PickyReader:
-    """Can be pickled, and not read again."""
+    """Can be pickled, but not unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return int, ("no number",)

@@ -1,4 +1,4 @@
-"""What is measured because it was asked for, and what a plain run does instead."""
+"""A run measures engines only on request; a plain run uses the default settings."""
 
 from __future__ import annotations
 
@@ -46,16 +46,21 @@ def photos(save: Save) -> Path:
 
 
 def run(encoder: Encoder, photos: Path, out: Path, **asked: Any) -> tuple[EmbedSettings, list[str]]:
-    said: list[str] = []
+    messages: list[str] = []
     options = EmbedOptions(workers=0, overwrite=True)
     report = embed_source(
-        encoder, photos, out, settings=EmbedSettings(**asked), options=options, notify=said.append
+        encoder,
+        photos,
+        out,
+        settings=EmbedSettings(**asked),
+        options=options,
+        notify=messages.append,
     )
-    return report.settings, said
+    return report.settings, messages
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, name: str, answer: Any) -> list[int]:
-    """Have a measurement give an answer, and count how often it is made."""
+    """Replace a measurement by a fixed answer, and count the calls."""
     calls: list[int] = []
 
     def measure(*_: Any, **__: Any) -> Any:
@@ -66,13 +71,13 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str, answer: Any) -> list[int
     return calls
 
 
-def test_auto_measures_and_a_run_that_goes_on_keeps_what_it_chose(
+def test_auto_measures_and_a_resumed_run_keeps_the_chosen_settings(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = counted(monkeypatch, "calibrate", [EAGER, FAST])
-    first, said = run(encoder, photos, tmp_path / "1.parquet", precision="auto")
+    first, messages = run(encoder, photos, tmp_path / "1.parquet", precision="auto")
     assert (first.precision, len(calls)) == ("bf16", 1)
-    assert "within the tolerance: 40.0 images/s" in said[0]
+    assert "within the tolerance: 40.0 images/s" in messages[0]
     settings = EmbedSettings(precision="auto")
     report = embed_source(encoder, photos, tmp_path / "1.parquet", settings=settings)
     assert (report.settings.precision, len(calls)) == ("bf16", 1)
@@ -80,7 +85,7 @@ def test_auto_measures_and_a_run_that_goes_on_keeps_what_it_chose(
     assert len(calls) == 2
 
 
-def test_a_plain_run_measures_nothing_and_keeps_nothing_for_the_next(
+def test_a_plain_run_measures_nothing_and_caches_nothing(
     encoder: Encoder, save: Save, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(120):
@@ -89,15 +94,15 @@ def test_a_plain_run_measures_nothing_and_keeps_nothing_for_the_next(
     outs = [tmp_path / "1" / "out.parquet", tmp_path / "2" / "out.parquet"]
     for out in outs:
         out.parent.mkdir()
-        settings, said = run(encoder, folder, out)
-        assert (settings.batch_size, settings.threads, said) == (16, 1, [])
+        settings, messages = run(encoder, folder, out)
+        assert (settings.batch_size, settings.threads, messages) == (16, 1, [])
     assert not calls
     assert not (cache / "measured").exists()
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
 @pytest.mark.slow
-def test_what_calibrate_finds_is_printed_and_changes_no_run_after_it(
+def test_measuring_engines_does_not_change_later_runs(
     encoder: Encoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted(monkeypatch, "best_batch", EmbedSettings(batch_size=2, threads=3))
@@ -112,7 +117,7 @@ def test_what_calibrate_finds_is_printed_and_changes_no_run_after_it(
 
 
 @pytest.mark.parametrize("settings", [EmbedSettings(), EmbedSettings(batch_size=2)])
-def test_calibrating_measures_with_the_inference_threads_that_are_asked_for(
+def test_calibrating_uses_the_requested_number_of_inference_threads(
     encoder: Encoder, photos: Path, monkeypatch: pytest.MonkeyPatch, settings: EmbedSettings
 ) -> None:
     pools: list[int] = []
@@ -166,7 +171,7 @@ def test_every_inference_thread_has_a_batch_while_an_engine_is_measured(
     assert min(counts) >= 3
 
 
-def test_an_engine_that_takes_longer_than_it_saves_is_left_out_and_a_slow_one_soon_given_up(
+def test_calibrate_leaves_out_an_engine_that_compiles_longer_than_it_would_save(
     encoder: Encoder,
 ) -> None:
     batches = [np.zeros((2, *encoder.input_shape[1:], 3), np.uint8)] * 3
@@ -178,7 +183,7 @@ def test_an_engine_that_takes_longer_than_it_saves_is_left_out_and_a_slow_one_so
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_memory_that_is_freed_can_be_kept() -> None:
+def test_the_allocator_can_keep_freed_memory() -> None:
     code = (
         "import numpy as np, resource\n"
         "from headstrip.system.allocator import keep_freed_memory\n"

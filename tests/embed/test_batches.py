@@ -26,7 +26,7 @@ def test_embeddings_come_in_the_order_of_the_images(encoder: Encoder, batch_size
     assert len(np.unique(embeddings.round(5), axis=0)) == 5
 
 
-def test_an_image_is_read_when_its_batch_is_due(encoder: Encoder) -> None:
+def test_images_are_read_only_when_their_batch_is_due(encoder: Encoder) -> None:
     log: list[str] = []
 
     def images() -> Iterator[np.ndarray]:
@@ -43,7 +43,7 @@ def test_no_images_give_no_rows(encoder: Encoder) -> None:
     assert encoder.embed([]).shape == (0, encoder.output_dim)
 
 
-def test_the_mode_and_the_statistics_stay_as_they_were(encoder: Encoder) -> None:
+def test_embed_does_not_change_the_mode_or_the_statistics(encoder: Encoder) -> None:
     before = encoder.embed([pixels(0)])
     encoder.train()
     statistics = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
@@ -65,22 +65,24 @@ def test_an_encoder_of_another_dtype_gives_float32(encoder: Encoder) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, None])
-def test_a_batch_of_no_images_is_refused(encoder: Encoder, batch_size: Any) -> None:
+def test_a_batch_size_that_is_not_a_positive_integer_is_refused(
+    encoder: Encoder, batch_size: Any
+) -> None:
     with pytest.raises(ValueError, match="must be a positive integer"):
         encoder.embed([pixels(0)], batch_size=batch_size)
 
 
 @pytest.mark.parametrize("images", ["photo.jpg", 7])
-def test_one_image_in_the_place_of_several_is_told(encoder: Encoder, images: Any) -> None:
+def test_one_image_instead_of_several_gives_a_clear_error(encoder: Encoder, images: Any) -> None:
     with pytest.raises(PreprocessingError, match="embed takes several images"):
         encoder.embed(images)
 
 
-def test_the_rows_of_one_image_are_not_images(encoder):
+def test_one_array_is_refused_because_its_rows_are_not_images(encoder):
     with pytest.raises(PreprocessingError, match="embed takes several images"):
         encoder.embed(np.zeros((40, 50, 3), np.uint8))
 
 
-def test_the_keys_of_a_mapping_are_not_images(encoder):
+def test_a_mapping_of_images_is_refused(encoder):
     with pytest.raises(PreprocessingError, match=r"^images is a dict, .* list\(images\.values"):
         encoder.embed({"cat.jpg": pixels(0)})

@@ -1,4 +1,4 @@
-"""The same rows by Ray, whatever is lost on the way."""
+"""Ray writes the same rows as one machine, even when an actor or a node is lost."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 pytest.importorskip("ray", reason="Ray is not installed")
 
 
-def on_one_machine(folder: Path, kind: str) -> dict:
-    """Run both ways in a process of its own, and return what it tells."""
+def run_both(folder: Path, kind: str) -> dict:
+    """Run ``tests.embed.on_ray`` in a separate process, and return its JSON output."""
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.embed.on_ray", str(folder), kind],
         cwd=ROOT,
@@ -37,28 +37,32 @@ def on_one_machine(folder: Path, kind: str) -> dict:
 
 
 @pytest.mark.slow
-def test_too_many_bad_images_of_all_actors_end_the_run(tmp_path: Path) -> None:
-    told = on_one_machine(tmp_path, "errors")
-    assert "images could not be embedded, and max_errors is 9; one is" in told["error"]
-    assert told["left"] == ["here.parquet", "photographs", "there.parquet.parts"]
+def test_too_many_bad_images_across_actors_end_the_run(tmp_path: Path) -> None:
+    result = run_both(tmp_path, "errors")
+    assert "images could not be embedded, and max_errors is 9; one is" in result["error"]
+    assert result["left"] == ["here.parquet", "photographs", "there.parquet.parts"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "lost"), [("whole", []), ("maps", []), ("actor", ["actor"]), ("node", ["node"])]
 )
-def test_ray_gives_the_file_of_one_machine_whatever_is_lost(
+def test_ray_writes_the_same_file_as_one_machine_even_after_losses(
     tmp_path: Path, kind: str, lost: list[str]
 ) -> None:
-    told = on_one_machine(tmp_path, kind)
-    assert told["equal"], told
-    assert (told["rows"], told["bad"], told["lost"]) == (IMAGES, len(range(3, IMAGES - 1, 7)), lost)
+    result = run_both(tmp_path, kind)
+    assert result["equal"], result
+    assert (result["rows"], result["bad"], result["lost"]) == (
+        IMAGES,
+        len(range(3, IMAGES - 1, 7)),
+        lost,
+    )
     if not lost:
-        assert told["pages"] == [{"pages.tif": 3}] * 2
-    assert told["left"] == ["here.parquet", "photographs", "there.parquet"]
+        assert result["pages"] == [{"pages.tif": 3}] * 2
+    assert result["left"] == ["here.parquet", "photographs", "there.parquet"]
 
 
-def test_an_encoder_for_a_pipeline_of_ones_own_adds_a_column(tmp_path: Path) -> None:
+def test_encoder_udf_adds_a_column_of_embeddings_to_a_batch(tmp_path: Path) -> None:
     Image.fromarray(pixels(1)).save(tmp_path / "a.png")
     embed = EncoderUDF("shufflenet_v2_x0_5", weights=None, preprocessing=SMALL)
     arrays = embed({"image": [pixels(1), pixels(2)], "name": ["a", "b"]})
@@ -70,7 +74,9 @@ def test_an_encoder_for_a_pipeline_of_ones_own_adds_a_column(tmp_path: Path) -> 
         embed({"image": []})
 
 
-def test_a_ray_that_lets_others_run_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_version_with_a_known_vulnerability_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import ray
 
     monkeypatch.setattr(ray, "__version__", "2.54.0")
@@ -78,7 +84,9 @@ def test_a_ray_that_lets_others_run_code_is_refused(monkeypatch: pytest.MonkeyPa
         on_ray()
 
 
-def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_extra_when_ray_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(HeadstripError, match=r"pip install 'headstrip\[ray\]'"):
         cluster.on_ray()

@@ -77,7 +77,7 @@ def write_images(folder: Path, names: Iterable[str]) -> None:
 
 
 def arrays(file: Path, column: str) -> dict[str, np.ndarray]:
-    """Read a column of maps with pyarrow alone, as a user does."""
+    """Read a column of maps with only pyarrow, as a user does."""
     table = pq.read_table(file, columns=["path", column])
     table = table.filter(table[column].is_valid())
     found = table[column].combine_chunks().to_numpy_ndarray()
@@ -89,7 +89,7 @@ def maps_of(encoder: Encoder, path: Path) -> list[np.ndarray]:
         return [one[0].numpy() for one in encoder.maps(encoder.preprocess(path)[None])]
 
 
-def test_each_level_is_a_column_of_maps_as_the_encoder_gives_them(
+def test_each_level_is_a_column_with_the_maps_of_the_encoder(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     embed(encoder, photos, out, maps=[-1, 1])
@@ -104,14 +104,18 @@ def test_each_level_is_a_column_of_maps_as_the_encoder_gives_them(
             assert np.allclose(one, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_map_of_one_image_is_one_line(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_the_map_of_one_image_can_be_read_by_its_path(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
     embed(encoder, photos, out, maps=[1])
     rows = pq.read_table(out, columns=["map_1"], filters=[("path", "==", "d.jpg")])
     one = rows["map_1"].combine_chunks().to_numpy_ndarray()[0]
     assert np.array_equal(one, arrays(out, "map_1")["d.jpg"])
 
 
-def test_tokens_are_the_prefix_and_then_the_patches(vit: Encoder, photos: Path, out: Path) -> None:
+def test_tokens_are_the_prefix_followed_by_the_patches(
+    vit: Encoder, photos: Path, out: Path
+) -> None:
     embed(vit, photos, out, tokens=True)
     found = arrays(out, "tokens_2")
     with vit.evaluating():
@@ -121,7 +125,7 @@ def test_tokens_are_the_prefix_and_then_the_patches(vit: Encoder, photos: Path, 
     assert np.allclose(found["a.png"], rows.numpy(), rtol=1e-3, atol=1e-3)
 
 
-def test_maps_and_tokens_of_one_level_stand_side_by_side(
+def test_maps_and_tokens_of_one_level_are_separate_columns(
     vit: Encoder, photos: Path, out: Path
 ) -> None:
     embed(vit, photos, out, maps=[0, -1], tokens=True, maps_dtype="float32")
@@ -131,7 +135,7 @@ def test_maps_and_tokens_of_one_level_stand_side_by_side(
     assert one.dtype == np.float32
 
 
-def test_the_metadata_describe_each_column(vit: Encoder, photos: Path, out: Path) -> None:
+def test_the_metadata_describes_each_column(vit: Encoder, photos: Path, out: Path) -> None:
     embed(vit, photos, out, maps=[1], tokens=True)
     schema = pq.read_schema(out)
     described = json.loads(schema.metadata[b"headstrip"])
@@ -177,7 +181,7 @@ def test_maps_change_no_bit_of_the_other_columns(
     assert pq.read_table(dense, columns=expected.column_names).equals(expected)
 
 
-def test_the_fixed_rule_gives_the_same_embeddings_with_maps(
+def test_default_settings_give_the_same_embeddings_with_maps(
     encoder: Encoder, tmp_path: Path
 ) -> None:
     write_images(tmp_path / "photos", [f"{number:02}.png" for number in range(35)])
@@ -212,7 +216,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
         assert (tmp_path / file.name).read_bytes() == file.read_bytes()
 
 
-def test_an_update_reuses_the_maps_of_images_that_did_not_change(
+def test_an_update_reuses_the_maps_of_unchanged_images(
     encoder: Encoder, photos: Path, save: Save, out: Path
 ) -> None:
     embed(encoder, photos, out, maps=[-1])
@@ -227,7 +231,7 @@ def test_an_update_reuses_the_maps_of_images_that_did_not_change(
     assert embed(encoder, photos, out, maps=[-1]).computed == 0
 
 
-def test_an_array_has_its_maps_in_the_file_of_rows(
+def test_maps_beside_an_array_are_in_its_rows_file(
     encoder: Encoder, photos: Path, tmp_path: Path, out: Path
 ) -> None:
     embed(encoder, photos, out, maps=[1])
@@ -287,7 +291,7 @@ ILLEGAL: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("asked", "error", "sentence"), ILLEGAL)
-def test_what_the_encoder_or_the_engine_does_not_have_is_refused_before_any_work(
+def test_maps_that_the_encoder_or_engine_cannot_give_are_refused_before_any_work(
     encoder: Encoder,
     tmp_path: Path,
     asked: dict[str, Any],
@@ -312,7 +316,7 @@ def test_maps_must_be_a_list_of_integers(maps: Any) -> None:
         EmbedSettings(maps=maps)
 
 
-def test_no_maps_and_no_tokens_are_a_plain_run(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_tokens_false_is_the_same_as_a_plain_run(encoder: Encoder, photos: Path, out: Path) -> None:
     embed(encoder, photos, out)
     before = out.read_bytes()
     assert embed(encoder, photos, out, tokens=False).computed == 0
@@ -320,7 +324,7 @@ def test_no_maps_and_no_tokens_are_a_plain_run(encoder: Encoder, photos: Path, o
     assert out.read_bytes() == before
 
 
-def test_the_dtype_of_maps_may_be_that_of_the_file(
+def test_the_dtype_of_maps_may_repeat_that_of_the_file(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     embed(encoder, photos, out, maps=[-1])
@@ -343,7 +347,9 @@ def test_a_map_that_does_not_fit_float16_is_an_error(
     assert np.isfinite(arrays(wide, "map_4")["a.png"]).all()
 
 
-def test_the_size_is_said_before_the_first_image(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_the_size_of_maps_is_reported_before_the_first_image(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
     events: list[str] = []
     embed(
         encoder,
@@ -363,13 +369,13 @@ def test_the_size_is_said_before_the_first_image(encoder: Encoder, photos: Path,
     assert events == []
 
 
-def test_an_iterable_has_its_maps_too(encoder: Encoder, photos: Path, out: Path) -> None:
-    said: list[str] = []
+def test_maps_of_an_iterable_are_written_too(encoder: Encoder, photos: Path, out: Path) -> None:
+    messages: list[str] = []
     names = [str(photos / name) for name in ("a.png", "c.png", "d.jpg")]
     settings = EmbedSettings(batch_size=2, maps=[-1])
-    report = embed_source(encoder, iter(names), out, settings=settings, notify=said.append)
+    report = embed_source(encoder, iter(names), out, settings=settings, notify=messages.append)
     assert (report.rows, report.bad) == (3, 1)
-    assert said == [
+    assert messages == [
         "headstrip writes map_4 (1024 x 2 x 2, float16): 8.0 KiB per image before compression."
     ]
     column = pq.read_table(out)["map_4"]

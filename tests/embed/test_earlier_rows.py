@@ -1,4 +1,4 @@
-"""What a run says about the rows of an earlier run, and which of them it keeps."""
+"""Which rows of an earlier run are kept, and what the run reports about them."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def out(tmp_path: Path) -> Path:
 
 
 def embed(photos: Path, out: Path, encoder: Any = ENCODER, **options: Any) -> tuple[Any, list[str]]:
-    """Embed a folder, and return the report and the sentences for the user."""
-    said: list[str] = []
+    """Embed a folder, and return the report and the messages for the user."""
+    messages: list[str] = []
     report = embed_source(
         encoder,
         photos,
         out,
         settings=SETTINGS,
         options=EmbedOptions(workers=0, inference_threads=1, **options),
-        notify=said.append,
+        notify=messages.append,
     )
-    return report, said
+    return report, messages
 
 
 def as_if_written_with(out: Path, **environment: str) -> None:
@@ -65,10 +65,10 @@ def as_if_written_with(out: Path, **environment: str) -> None:
 
 
 def test_a_complete_file_is_not_computed_again(photos: Path, out: Path) -> None:
-    first, said = embed(photos, out)
-    assert (first.rows, first.computed, said) == (5, 5, [])
-    again, said = embed(photos, out)
-    assert (again.rows, again.computed, said) == (5, 0, [])
+    first, messages = embed(photos, out)
+    assert (first.rows, first.computed, messages) == (5, 5, [])
+    again, messages = embed(photos, out)
+    assert (again.rows, again.computed, messages) == (5, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -81,23 +81,23 @@ def test_rows_of_a_complete_file_are_computed_again_on_request(
     assert embed(photos, out, **{option: True})[0].computed == computed
 
 
-def test_rows_whose_settings_have_their_earlier_names_are_kept(photos: Path, out: Path) -> None:
+def test_rows_with_earlier_names_of_settings_are_kept(photos: Path, out: Path) -> None:
     embed(photos, out)
     table = pq.read_table(out)
     described = table.schema.metadata[b"headstrip"].replace(b'"decode_mode"', b'"route"')
     pq.write_table(table.replace_schema_metadata({b"headstrip": described}), out)
-    report, said = embed(photos, out)
-    assert (report.rows, report.computed, said) == (5, 0, [])
+    report, messages = embed(photos, out)
+    assert (report.rows, report.computed, messages) == (5, 0, [])
 
 
-def test_rows_of_another_environment_are_kept_and_named(photos: Path, out: Path) -> None:
+def test_rows_of_another_environment_are_kept_and_reported(photos: Path, out: Path) -> None:
     embed(photos, out)
     as_if_written_with(out, torch="1.0", processor="other")
     processor = json.loads(pq.read_schema(out).metadata[b"headstrip"])["plan"]["environment"]
     assert processor["torch"] == "1.0"
-    report, said = embed(photos, out)
+    report, messages = embed(photos, out)
     assert report.computed == 0
-    (sentence,) = said
+    (sentence,) = messages
     assert sentence.startswith(
         f"{str(out)!r} has rows of another environment, and the last bits of new rows may differ "
         "from theirs: processor was 'other' and is "
@@ -105,7 +105,7 @@ def test_rows_of_another_environment_are_kept_and_named(photos: Path, out: Path)
     assert sentence.endswith(f"; torch was '1.0' and is {torch.__version__!r}.")
 
 
-def test_rows_of_another_environment_are_refused_on_request(photos: Path, out: Path) -> None:
+def test_exact_refuses_rows_of_another_environment(photos: Path, out: Path) -> None:
     embed(photos, out)
     as_if_written_with(out, torch="1.0")
     before = out.read_bytes()
@@ -119,21 +119,19 @@ def test_rows_of_another_environment_are_refused_on_request(photos: Path, out: P
     assert embed(photos, out, exact=True, overwrite=True)[0].computed == 5
 
 
-def test_rows_of_the_same_environment_are_accepted_where_others_are_refused(
-    photos: Path, out: Path
-) -> None:
+def test_exact_accepts_rows_of_the_same_environment(photos: Path, out: Path) -> None:
     embed(photos, out)
     assert embed(photos, out, exact=True)[0].computed == 0
 
 
 @OUTS
-def test_rows_of_another_source_are_named(photos: Path, tmp_path: Path, name: str) -> None:
+def test_rows_of_another_source_are_reported(photos: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     embed(photos, out)
     photos.rename(tmp_path / "moved")
     (tmp_path / "moved" / "0.png").unlink()
-    report, said = embed(tmp_path / "moved", out)
-    assert said == [
+    report, messages = embed(tmp_path / "moved", out)
+    assert messages == [
         f"{str(out)!r} has rows of another source. headstrip removes those of images that are not "
         "in this source."
     ]
@@ -161,7 +159,9 @@ def other_file(name: str) -> str:
 
 
 @OUTS
-def test_a_file_of_something_else_is_refused(photos: Path, tmp_path: Path, name: str) -> None:
+def test_a_file_that_holds_no_embeddings_is_refused(
+    photos: Path, tmp_path: Path, name: str
+) -> None:
     (tmp_path / name).write_text("old")
     with pytest.raises(HeadstripError) as caught:
         embed(photos, tmp_path / name)
@@ -169,9 +169,7 @@ def test_a_file_of_something_else_is_refused(photos: Path, tmp_path: Path, name:
     assert embed(photos, tmp_path / name, overwrite=True)[0].computed == 5
 
 
-def test_rows_beside_an_array_that_are_something_else_are_refused(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_a_rows_file_that_headstrip_did_not_write_is_refused(photos: Path, tmp_path: Path) -> None:
     embed(photos, out := tmp_path / "out.npy")
     (rows,) = {*tmp_path.glob("out*")} - {out}
     rows.write_text("old")
@@ -181,7 +179,9 @@ def test_rows_beside_an_array_that_are_something_else_are_refused(
     assert str(caught.value) == other_file(str(rows))
 
 
-def test_a_link_that_leads_nowhere_is_not_replaced(photos: Path, out: Path) -> None:
+def test_an_output_that_is_a_dangling_link_is_written_through_the_link(
+    photos: Path, out: Path
+) -> None:
     out.symlink_to("nowhere.parquet")
     embed(photos, out)
     assert out.is_symlink()
@@ -213,19 +213,17 @@ def test_a_damaged_array_is_computed_again(
     assert (report.computed, out.read_bytes()) == (5, whole)
 
 
-def test_rows_of_another_encoder_are_refused_unless_they_are_to_be_replaced(
-    photos: Path, out: Path
-) -> None:
+def test_rows_of_another_encoder_are_refused_without_overwrite(photos: Path, out: Path) -> None:
     embed(photos, out)
     other = tiny_encoder()
     other.preprocessing = replace(other.preprocessing, resize=8)
     with pytest.raises(HeadstripError, match="has rows of another encoder or other settings"):
         embed(photos, out, encoder=other)
-    report, said = embed(photos, out, encoder=other, overwrite=True)
-    assert (report.computed, said) == (5, [])
+    report, messages = embed(photos, out, encoder=other, overwrite=True)
+    assert (report.computed, messages) == (5, [])
 
 
-def test_a_run_that_stopped_counts_the_bad_images_of_what_is_done(photos: Path, out: Path) -> None:
+def test_a_resumed_run_counts_the_bad_images_of_finished_shards(photos: Path, out: Path) -> None:
     with pytest.raises(HeadstripError, match="1 images could not be embedded, and max_errors is 0"):
         embed(photos, out, max_errors=0)
     with pytest.raises(HeadstripError, match="1 images could not be embedded, and max_errors is 0"):
@@ -235,7 +233,7 @@ def test_a_run_that_stopped_counts_the_bad_images_of_what_is_done(photos: Path, 
     assert (report.rows, len(report.failed)) == (5, 1)
 
 
-def test_each_page_may_have_a_row(photos: Path, out: Path) -> None:
+def test_pages_all_gives_each_page_a_row(photos: Path, out: Path) -> None:
     frames = [Image.new("RGB", (9, 9), (9, number, 9)) for number in (0, 99)]
     frames[0].save(photos / "5.gif", save_all=True, append_images=frames[1:])
     assert embed(photos, out)[0].rows == 6
@@ -243,11 +241,11 @@ def test_each_page_may_have_a_row(photos: Path, out: Path) -> None:
     assert load_embeddings(out)[0][-2:] == ["5.gif#1", "5.gif#2"]
 
 
-def test_files_that_are_no_images_are_counted(photos: Path, out: Path) -> None:
+def test_files_that_are_not_images_are_counted(photos: Path, out: Path) -> None:
     assert embed(photos, out)[0].left_out == {".txt": 1}
 
 
-def test_what_a_run_decided_is_logged(
+def test_a_run_logs_the_settings_that_it_uses(
     photos: Path, out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "headstrip.embed"):

@@ -16,7 +16,7 @@ from headstrip.embed.sources import is_image, original_path, source_of, stored_p
 
 
 @pytest.mark.parametrize("name", ["b.JPG", "a/b/c.TiFf", "a.webp", ".jpg", "a.b.apng"])
-def test_a_file_with_the_suffix_of_an_image_is_one(name: str) -> None:
+def test_a_file_with_an_image_suffix_is_an_image(name: str) -> None:
     assert is_image(name)
 
 
@@ -25,7 +25,7 @@ def test_a_file_with_another_suffix_is_not_an_image(name: str) -> None:
     assert not is_image(name)
 
 
-def test_a_link_may_stand_for_the_folder_itself(tmp_path: Path) -> None:
+def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").touch()
     (tmp_path / "link").symlink_to("in")
@@ -44,7 +44,9 @@ def test_a_plain_name_is_stored_unchanged() -> None:
     assert stored_path("a/grün 猫.jpg") == "a/grün 猫.jpg"
 
 
-def test_where_a_file_cannot_stand_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_path_that_cannot_be_written_gives_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(HeadstripError, match="there is no folder"):
         check_out(tmp_path / "none" / "out.parquet")
     with pytest.raises(HeadstripError, match="it is a folder"):
@@ -56,7 +58,7 @@ def test_where_a_file_cannot_stand_is_told(tmp_path: Path, monkeypatch: pytest.M
         check_out(tmp_path / "out.parquet")
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_check_out_follows_a_link_to_its_target(tmp_path: Path) -> None:
     (tmp_path / "real.parquet").touch()
     (tmp_path / "link.parquet").symlink_to("real.parquet")
     assert check_out(tmp_path / "link.parquet") == tmp_path / "real.parquet"

@@ -1,4 +1,4 @@
-"""Broken and hostile files: each gives the row that docs/reference/images.md names."""
+"""Broken and hostile files: each gives the row in docs/reference/images.md."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LISTED = re.compile(r"^\| (?P<title>[^|]+?) \| (?P<row>[^|]+?) \|$", re.MULTILIN
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a file, and its pixels."""
+    """The message about a file, and its pixels."""
 
-    said: str
+    message: str
     pixels: np.ndarray
 
 
@@ -39,7 +39,7 @@ def documented() -> dict[str, str]:
 
 
 def decoded(folder: Path, items: list, mode: str, workers: int) -> dict[str, Row]:
-    """Decode items in batches, and tell of each what a table would."""
+    """Decode items in batches, and return the row of each."""
     rows = {}
     reader = source_of(folder).reader()
     with DecodePool(reader, STEPS, batch_size=BATCH, workers=workers, slots=3, mode=mode) as pool:
@@ -48,8 +48,8 @@ def decoded(folder: Path, items: list, mode: str, workers: int) -> dict[str, Row
             future = pool.submit(batch)
             found = future.result()
             for item, image, pixels in zip(batch, found.images, found.pixels, strict=False):
-                said = image.error or f"{image.width} x {image.height}"
-                rows[item.path] = Row(said, pixels.copy())
+                message = image.error or f"{image.width} x {image.height}"
+                rows[item.path] = Row(message, pixels.copy())
             pool.release(future)
     return rows
 
@@ -74,32 +74,32 @@ def hostile(place: Path) -> dict[str, Row]:
     return rows
 
 
-def test_there_are_many_kinds_and_the_document_has_all() -> None:
+def test_the_document_lists_every_kind_of_hostile_file() -> None:
     assert len(KINDS) >= 40
     assert list(documented()) == [each.title for each in KINDS]
 
 
 @pytest.mark.parametrize("title", [each.title for each in KINDS])
-def test_each_kind_gives_the_row_that_is_documented(hostile: dict[str, Row], title: str) -> None:
+def test_each_kind_gives_the_documented_row(hostile: dict[str, Row], title: str) -> None:
     if title == "file that nobody may read" and os.geteuid() == 0:
         pytest.skip("root may read every file")
     pattern = ".*".join(map(re.escape, documented()[title].split("...")))
-    assert re.fullmatch(pattern, hostile[title].said)
+    assert re.fullmatch(pattern, hostile[title].message)
 
 
-def test_a_bad_file_is_zeros_and_a_good_one_is_not(hostile: dict[str, Row]) -> None:
+def test_only_bad_files_have_pixels_of_zero(hostile: dict[str, Row]) -> None:
     for title in (each.title for each in KINDS):
         row = hostile[title]
-        is_good = re.fullmatch(r"\d+ x \d+", row.said) is not None
+        is_good = re.fullmatch(r"\d+ x \d+", row.message) is not None
         assert bool(row.pixels.any()) == is_good, title
 
 
-def test_no_neighbour_is_changed(hostile: dict[str, Row], place: Path) -> None:
+def test_hostile_files_do_not_change_their_neighbours(hostile: dict[str, Row], place: Path) -> None:
     items = [item for item in source_of(place).items() if "good" in item.path]
     clean = decoded(place, items, "exact", 0)
     assert len(clean) == 60
     for path, row in clean.items():
-        assert hostile[path].said == row.said == "100 x 80"
+        assert hostile[path].message == row.message == "100 x 80"
         assert np.array_equal(hostile[path].pixels, row.pixels)
 
 
@@ -107,4 +107,4 @@ def test_the_fast_mode_gives_the_same_rows(hostile: dict[str, Row], place: Path)
     titles = {os.fsdecode(each.name): each.title for each in KINDS}
     items = [item for item in source_of(place).items() if item.path in titles]
     for path, row in decoded(place, items, "fast", 2).items():
-        assert row.said == hostile[titles[path]].said, titles[path]
+        assert row.message == hostile[titles[path]].message, titles[path]

@@ -50,7 +50,7 @@ def embed(listed: Path, out: Path, keep: Any = "all", **settings: Any) -> Any:
     )
 
 
-def test_own_columns_are_those_of_a_file() -> None:
+def test_own_columns_match_the_schema_of_a_file() -> None:
     assert tuple(schema_of(3, "float32", {}).names) == OWN_COLUMNS
 
 
@@ -69,7 +69,7 @@ def test_columns_of_a_csv_are_copied_and_fitted(listed: Path, tmp_path: Path, na
     assert fit_predictors(out, out, attributes=["colour"], strengths=[1.0]).report == kept.report
 
 
-def test_types_of_a_parquet_list_stay(photos: Path, tmp_path: Path) -> None:
+def test_column_types_of_a_parquet_list_are_kept(photos: Path, tmp_path: Path) -> None:
     columns = {
         "path": ["00.png", "01.png", "02.png"],
         "text": pa.array(["a", "NaN", None]).dictionary_encode(),
@@ -137,7 +137,7 @@ def test_a_resumed_run_writes_the_same_bytes(listed: Path, tmp_path: Path) -> No
         ("file,a,\nx,1,2\n", "all", r"'' of .* cannot be kept"),
     ],
 )
-def test_a_column_that_cannot_be_kept_is_named(
+def test_the_error_names_a_column_that_cannot_be_kept(
     tmp_path: Path, text: str, keep: Any, message: str
 ) -> None:
     (tmp_path / "list.csv").write_text(text)

@@ -1,4 +1,4 @@
-"""What a machine cannot carry out, and what the system refuses: said with the true cause."""
+"""Requests beyond the machine, and errors of the system: the message names the true cause."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def embed(source: Any, out: Path, **options: Any) -> None:
     )
 
 
-@pytest.mark.parametrize(("settings", "options", "told"), ENORMOUS)
-def test_an_option_beyond_the_machine_is_refused_by_its_name(
-    photos: Path, tmp_path: Path, settings: dict[str, int], options: dict[str, int], told: str
+@pytest.mark.parametrize(("settings", "options", "message"), ENORMOUS)
+def test_an_option_beyond_the_machine_is_refused_and_named(
+    photos: Path, tmp_path: Path, settings: dict[str, int], options: dict[str, int], message: str
 ) -> None:
     asked, out = EmbedSettings(**settings), tmp_path / "o.parquet"
     for call in (
@@ -74,12 +74,12 @@ def test_an_option_beyond_the_machine_is_refused_by_its_name(
         ),
         lambda: measure_engines(tiny_encoder(), source_of(photos), asked, EmbedOptions(**options)),
     ):
-        with pytest.raises(OptionError, match=told):
+        with pytest.raises(OptionError, match=message):
             call()
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_an_iterable_and_an_engine_are_bounded_alike(tmp_path: Path) -> None:
+def test_the_same_limits_apply_to_an_iterable_and_to_an_engine(tmp_path: Path) -> None:
     images = [np.zeros((9, 9, 3), np.uint8)]
     with pytest.raises(OptionError, match="--batch-size"):
         embed_source(
@@ -89,9 +89,7 @@ def test_an_iterable_and_an_engine_are_bounded_alike(tmp_path: Path) -> None:
         make_engine(tiny_encoder(), EmbedSettings(engine="torch", batch_size=1, threads=100_000))
 
 
-def test_settings_of_a_file_are_bounded_like_those_of_a_caller(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_the_same_limits_apply_to_settings_read_from_a_file(photos: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     out = tmp_path / "o.parquet"
@@ -118,7 +116,7 @@ def test_settings_of_a_file_are_bounded_like_those_of_a_caller(
     ],
 )
 @pytest.mark.parametrize("call", ["mkdir", "fsync", "replace"])
-def test_the_cause_is_said_and_what_is_kept_only_where_anything_is(
+def test_a_write_error_names_its_cause_and_mentions_kept_rows_only_if_any_exist(
     photos: Path, tmp_path: Path, number: int, remedy: str, call: str
 ) -> None:
     for at in (0, 4):
@@ -126,21 +124,21 @@ def test_the_cause_is_said_and_what_is_kept_only_where_anything_is(
         with failing(call, at=at, error=number) as calls:
             try:
                 embed(photos, out)
-                said = ""
+                message = ""
             except HeadstripError as error:
-                said = str(error)
+                message = str(error)
         if not calls.hit:
             continue
-        assert f"({os.strerror(number)}" in said
-        assert remedy in said
-        assert ("headstrip keeps the finished rows in" in said) == out.with_name(
+        assert f"({os.strerror(number)}" in message
+        assert remedy in message
+        assert ("headstrip keeps the finished rows in" in message) == out.with_name(
             f"{at}.parquet.parts"
         ).exists()
-        assert number == errno.ENOSPC or "Make room there" not in said
+        assert number == errno.ENOSPC or "Make room there" not in message
 
 
 @pytest.mark.parametrize("length", [248, 250, 254, 300])
-def test_a_name_that_is_too_long_is_called_too_long(
+def test_an_output_name_that_is_too_long_is_reported_as_too_long(
     photos: Path, tmp_path: Path, length: int
 ) -> None:
     for source in (photos, [np.zeros((9, 9, 3), np.uint8)]):
@@ -158,7 +156,9 @@ def test_a_name_that_is_too_long_is_called_too_long(
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
 @pytest.mark.parametrize("kind", ["files", "addresses", "sizes"])
-def test_a_process_that_may_use_little_says_so_and_never_dies(tmp_path: Path, kind: str) -> None:
+def test_a_process_that_hits_a_resource_limit_reports_it_and_does_not_crash(
+    tmp_path: Path, kind: str
+) -> None:
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.embed.limited", str(tmp_path), kind],
         cwd=ROOT,
@@ -171,5 +171,5 @@ def test_a_process_that_may_use_little_says_so_and_never_dies(tmp_path: Path, ki
     runs = json.loads(ended.stdout)
     assert {run["code"] for run in runs} == {0, 1}, runs
     for run in runs:
-        assert run["code"] == 0 or run["said"].startswith("HeadstripError: "), run
-        assert run["code"] == 0 or "ulimit" in run["said"], run
+        assert run["code"] == 0 or run["message"].startswith("HeadstripError: "), run
+        assert run["code"] == 0 or "ulimit" in run["message"], run

@@ -30,12 +30,12 @@ def digest_of(folder: Path, items: list[Item], where: str = "t.tar") -> str:
     return listed(folder, items, where).digest
 
 
-def test_the_order_in_which_images_are_listed_does_not_matter(tmp_path: Path) -> None:
+def test_the_order_of_images_does_not_change_the_digest(tmp_path: Path) -> None:
     assert digest_of(tmp_path, ITEMS) == digest_of(tmp_path, ITEMS[::-1])
 
 
 @pytest.mark.parametrize("field", Item._fields)
-def test_every_field_of_every_image_counts(tmp_path: Path, field: str) -> None:
+def test_every_field_of_an_image_changes_the_digest(tmp_path: Path, field: str) -> None:
     value = getattr(ITEMS[0], field)
     other = value + 1 if isinstance(value, int) else f"{value}x"
     changed = [ITEMS[0]._replace(**{field: other}), ITEMS[1]]
@@ -43,12 +43,12 @@ def test_every_field_of_every_image_counts(tmp_path: Path, field: str) -> None:
     assert digest_of(tmp_path, ITEMS, "u.tar") != digest_of(tmp_path, ITEMS)
 
 
-def test_a_text_of_one_field_is_not_a_text_of_another(tmp_path: Path) -> None:
+def test_text_moved_to_another_field_changes_the_digest(tmp_path: Path) -> None:
     one, other = Item("ab", 1, 1, "c"), Item("a", 1, 1, "bc")
     assert digest_of(tmp_path, [one]) != digest_of(tmp_path, [other])
 
 
-def test_the_digest_of_the_same_images_stays_what_it_was_in_earlier_versions(
+def test_the_digest_is_the_same_as_in_earlier_versions(
     tmp_path: Path,
 ) -> None:
     assert digest_of(tmp_path, ITEMS) == (
@@ -56,7 +56,7 @@ def test_the_digest_of_the_same_images_stays_what_it_was_in_earlier_versions(
     )
 
 
-def test_what_is_written_is_read_back_in_the_order_of_the_paths(tmp_path: Path) -> None:
+def test_a_listing_is_read_back_in_the_order_of_its_paths(tmp_path: Path) -> None:
     names = ["é.jpg", "a/b.jpg", "Z.jpg", "a.jpg", "写真.jpg", r"gr\xfcn.jpg"]
     items = [Item(name, n, -n, f"{n}.tar", n << 40, n) for n, name in enumerate(names)]
     written = listed(tmp_path, items)
@@ -75,7 +75,7 @@ def test_a_slice_has_the_items_of_its_numbers(tmp_path: Path) -> None:
     assert listing.slice(5, 5) == []
 
 
-def test_a_listing_lies_in_a_folder_named_by_its_digest(tmp_path: Path) -> None:
+def test_a_listing_is_stored_in_a_folder_named_by_its_digest(tmp_path: Path) -> None:
     digest = digest_of(tmp_path, ITEMS)
     assert listing_file(tmp_path, digest) == tmp_path / digest[:16] / FILE
     assert [path.name for path in (tmp_path / digest[:16]).iterdir()] == [FILE]
@@ -87,12 +87,12 @@ def test_two_images_with_one_path_are_refused_and_nothing_is_written(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_source_without_images_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_source_without_images_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"There is no image in 't\.tar'"):
         listed(tmp_path, [])
 
 
-def test_times_that_were_clipped_are_found_where_they_are(tmp_path: Path) -> None:
+def test_has_clipped_times_finds_clipped_times_in_any_range(tmp_path: Path) -> None:
     times = [5, LATEST, 0, 7, 1 - 2**63]
     listing = listed(tmp_path, [Item(str(n), 1, time) for n, time in enumerate(times)])
     assert listing.has_clipped_times()
@@ -108,7 +108,7 @@ def test_times_that_were_clipped_are_found_where_they_are(tmp_path: Path) -> Non
     assert not listing.has_clipped_times(2, 2)
 
 
-def test_a_damaged_listing_is_an_error_and_not_other_images(tmp_path: Path) -> None:
+def test_reading_a_damaged_listing_is_an_error(tmp_path: Path) -> None:
     digest = digest_of(tmp_path, ITEMS)
     file = listing_file(tmp_path, digest)
     file.write_bytes(file.read_bytes()[:200])
@@ -119,7 +119,7 @@ def test_a_damaged_listing_is_an_error_and_not_other_images(tmp_path: Path) -> N
         read_listing(tmp_path, digest)
 
 
-def test_a_listing_is_told_from_other_files(tmp_path: Path) -> None:
+def test_is_listing_recognises_only_listings(tmp_path: Path) -> None:
     file = listing_file(tmp_path, digest_of(tmp_path, ITEMS))
     (tmp_path / "link").symlink_to(file)
     (tmp_path / "text").write_text("ARROW")

@@ -26,7 +26,7 @@ PAGES = [Image.fromarray(pixels(seed, 20, 30)) for seed in range(3)]
 
 
 def written(form: str, **options: object) -> bytes:
-    # Pillow leaves settings of a format at the images that it writes.
+    # Copies, because Pillow stores settings of the format on the images that it writes.
     first, *others = (page.copy() for page in PAGES)
     file = io.BytesIO()
     first.save(file, form, save_all=True, append_images=others, **options)
@@ -53,13 +53,13 @@ def test_pages_and_frames_are_counted(form: str) -> None:
     assert count_pages(written(form)) == 3
 
 
-def test_one_picture_and_what_is_damaged_count_as_one() -> None:
+def test_single_pictures_and_damaged_files_count_as_one_page() -> None:
     assert count_pages(written("MPO")) == 1
     for data in (b"", b"no picture", looping_tiff(), greedy_tiff(), written("TIFF")[:60]):
         assert count_pages(data) == 1
 
 
-def test_the_first_page_is_used_and_the_report_says_of_which_files(
+def test_only_the_first_page_is_used_and_the_report_lists_those_files(
     folder: Path, tmp_path: Path
 ) -> None:
     report = embed_source(ENCODER, folder, tmp_path / "out.parquet", options=HERE)
@@ -67,7 +67,7 @@ def test_the_first_page_is_used_and_the_report_says_of_which_files(
     assert report.stages.multipage_examples == {"a.tif": 3, "b.gif": 3}
 
 
-def test_each_page_is_a_row(folder: Path, tmp_path: Path) -> None:
+def test_pages_all_makes_each_page_a_row(folder: Path, tmp_path: Path) -> None:
     report = embed_source(ENCODER, folder, tmp_path / "all.parquet", options=EVERY_PAGE)
     assert (report.rows, report.bad, report.stages.multipage_count) == (7, 0, 0)
     found = rows(tmp_path / "all.parquet")
@@ -83,7 +83,9 @@ def test_each_page_is_a_row(folder: Path, tmp_path: Path) -> None:
     assert again.computed == 0
 
 
-def test_going_on_with_another_choice_of_pages_gives_its_rows(folder: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_choice_of_pages_gives_the_rows_of_that_choice(
+    folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.parquet"
     embed_source(ENCODER, folder, out, options=HERE)
     embed_source(ENCODER, folder, out, options=EVERY_PAGE)
@@ -100,19 +102,19 @@ def test_the_pages_in_an_archive_are_rows_too(folder: Path, tmp_path: Path) -> N
     assert [path.rpartition("a.tif")[2] for path in rows(out)] == ["#1", "#2", "#3"]
 
 
-def test_the_picture_of_a_page_is_shown(folder: Path) -> None:
+def test_picture_in_returns_the_picture_of_a_page(folder: Path) -> None:
     shown = picture_in(folder, "a.tif#2")
     assert isinstance(shown, Image.Image)
     assert np.array_equal(np.asarray(shown), np.asarray(PAGES[1]))
     assert picture_in(folder, "a.tif#9") == "it has no page or frame 9."
 
 
-def test_names_with_a_hash_are_told_from_pages() -> None:
+def test_a_hash_in_a_file_name_is_not_taken_for_a_page() -> None:
     assert split_page("a#b.tif") == ("a#b.tif", 0)
     assert split_page("a.tif#\u0663") == ("a.tif#\u0663", 0)
 
 
-def test_pages_are_first_or_all_and_not_for_iterables(tmp_path: Path) -> None:
+def test_pages_must_be_first_or_all_and_iterables_refuse_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pages='second' is not a valid value"):
         replace(HERE, pages="second")
     with pytest.raises(HeadstripError, match="pages='all'"):
@@ -120,7 +122,9 @@ def test_pages_are_first_or_all_and_not_for_iterables(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_says_it_on_stderr_and_in_json(folder: Path, tmp_path: Path) -> None:
+def test_the_command_reports_files_of_several_pages_on_stderr_and_in_json(
+    folder: Path, tmp_path: Path
+) -> None:
     from click.testing import CliRunner
 
     from headstrip.cli import main

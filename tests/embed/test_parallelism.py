@@ -1,4 +1,4 @@
-"""The fixed rule: what runs at once depends on the device and the cores alone."""
+"""The default parallelism depends only on the device and the number of cores."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def test_on_the_cpu_batches_of_16_share_the_cores(
     assert (running.inference_threads, running.workers) == (inference_threads, 4)
 
 
-def test_on_another_device_one_batch_of_128_is_in_the_network() -> None:
+def test_on_a_gpu_one_inference_thread_runs_batches_of_128() -> None:
     running = choose_parallelism(EmbedSettings(), device="cuda", usable_cores=4)
     assert (running.batch_size, running.inference_threads, running.threads) == (128, 1, 4)
 
 
-def test_what_the_caller_chose_stays() -> None:
+def test_settings_of_the_caller_are_kept() -> None:
     settings = EmbedSettings(batch_size=3, threads=2, dtype="float16", shard_rows=7)
     running = choose_parallelism(
         settings, EmbedOptions(inference_threads=5, workers=0), usable_cores=4
@@ -34,7 +34,7 @@ def test_what_the_caller_chose_stays() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 8])
-def test_each_inference_thread_has_a_batch_and_a_ready_one(workers: int) -> None:
+def test_each_inference_thread_has_a_second_batch_ready(workers: int) -> None:
     running = choose_parallelism(
         EmbedSettings(), EmbedOptions(inference_threads=3, workers=workers)
     )

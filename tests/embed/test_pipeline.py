@@ -97,7 +97,7 @@ def no_thread_is_left() -> Iterator[None]:
     assert threading.active_count() == before
 
 
-def test_each_row_has_what_its_image_gave_in_the_order_of_the_shard() -> None:
+def test_each_row_has_the_values_of_its_image_in_the_order_of_the_shard() -> None:
     run = Run()(task(0, "5", "4", "3", "2", "1"))
     rows = run.written[0]
     assert rows.embeddings[:, 0].tolist() == [5, 4, 3, 2, 1]
@@ -126,14 +126,14 @@ def test_a_bad_image_keeps_its_reason_and_the_others_their_embeddings() -> None:
     assert rows.embeddings[[0, 2], 0].tolist() == [1, 3]
 
 
-def test_a_batch_of_bad_images_alone_does_not_go_through_the_network() -> None:
+def test_a_batch_of_only_bad_images_is_not_sent_through_the_network() -> None:
     def forward(pixels: np.ndarray) -> np.ndarray:
         raise AssertionError(pixels)
 
     assert Run(forward=forward)(task(0, "bad", "bad")).written[0].errors == ["torn.", "torn."]
 
 
-def test_rows_that_are_not_missing_stay_as_they_are() -> None:
+def test_rows_that_are_not_missing_are_unchanged() -> None:
     given = task(0, "1", "2", "3", missing=[1])
     given.rows.embeddings[:] = 7
     run = Run()(given)
@@ -152,7 +152,7 @@ def test_progress_counts_each_row_once() -> None:
     assert all(run.progress)
 
 
-def test_no_more_batches_are_decoded_at_once_than_there_are_slots() -> None:
+def test_the_pipeline_decodes_no_more_batches_at_once_than_it_has_slots() -> None:
     run = Run(slots=2)(*[task(number, *"12345678") for number in range(4)])
     assert run.pool.most_held <= 2
     assert not run.pool.held
@@ -204,7 +204,7 @@ def test_nothing_is_written_after_an_error() -> None:
     assert len(written) == 1
 
 
-def test_ctrl_c_ends_a_run_whose_images_never_come() -> None:
+def test_ctrl_c_ends_a_run_that_waits_for_images() -> None:
     pool = FakePool(is_stuck=True)
 
     def tasks() -> Iterator[ShardTask]:
@@ -230,7 +230,7 @@ def test_a_batch_that_does_not_fit_is_tried_once_more(monkeypatch: pytest.Monkey
     assert Run(forward=forward)(task(0, "6")).written[0].embeddings.tolist() == [[6]]
 
 
-def test_each_stage_has_its_seconds() -> None:
+def test_each_stage_records_its_seconds() -> None:
     def slow(value: Any, *_: object) -> Any:
         time.sleep(0.02)
         return embed(value) if isinstance(value, np.ndarray) else None

@@ -67,13 +67,13 @@ def planned(
         return plan
 
 
-def test_a_new_source_has_all_its_shards_to_do(photos: Path, out: Path) -> None:
+def test_the_plan_of_a_new_source_contains_all_its_shards(photos: Path, out: Path) -> None:
     plan = planned(photos, out)
     assert (len(plan.listing), plan.todo) == (5, (0, 1, 2))
     assert (plan.reusable, plan.is_written, plan.bad_before) == ((), False, 0)
 
 
-def test_settings_that_are_open_are_those_of_the_fixed_rule(photos: Path, out: Path) -> None:
+def test_unset_settings_get_the_defaults(photos: Path, out: Path) -> None:
     settings = planned(photos, out, EmbedSettings()).settings
     assert (settings.batch_size, settings.threads, settings.engine) == (16, 1, "torch")
     assert None not in (
@@ -84,23 +84,21 @@ def test_settings_that_are_open_are_those_of_the_fixed_rule(photos: Path, out: P
     )
 
 
-def test_settings_that_are_open_are_those_of_the_rows_that_exist(photos: Path, out: Path) -> None:
+def test_unset_settings_are_taken_from_existing_rows(photos: Path, out: Path) -> None:
     embed(photos, out)
     assert planned(photos, out, EmbedSettings()).settings.batch_size == 2
     with pytest.raises(HeadstripError, match="batch_size is 2 in the file and 3 is requested"):
         planned(photos, out, EmbedSettings(batch_size=3))
 
 
-def test_a_complete_file_has_nothing_to_do(photos: Path, out: Path) -> None:
+def test_the_plan_of_a_complete_file_is_empty(photos: Path, out: Path) -> None:
     embed(photos, out)
     plan = planned(photos, out)
     assert (plan.is_written, plan.todo) == (True, ())
 
 
 @pytest.mark.parametrize("option", ["checksum", "retry_failed", "overwrite"])
-def test_a_complete_file_is_looked_at_again_on_request(
-    photos: Path, out: Path, option: str
-) -> None:
+def test_a_complete_file_is_planned_again_on_request(photos: Path, out: Path, option: str) -> None:
     embed(photos, out)
     plan = planned(photos, out, **{option: True})
     assert (plan.is_written, plan.todo) == (False, (0, 1, 2))
@@ -108,7 +106,7 @@ def test_a_complete_file_is_looked_at_again_on_request(
     assert plan.checks_bytes == (option == "checksum")
 
 
-def test_a_run_that_stopped_has_the_missing_shards_to_do(photos: Path, out: Path) -> None:
+def test_the_plan_of_a_stopped_run_contains_the_missing_shards(photos: Path, out: Path) -> None:
     def stop(plan: RunPlan, progress: Callable[[int], None]) -> Any:
         execute(replace(plan, todo=plan.todo[:2]), progress)
         raise KeyboardInterrupt
@@ -122,7 +120,7 @@ def test_a_run_that_stopped_has_the_missing_shards_to_do(photos: Path, out: Path
         planned(photos, out, max_errors=0)
 
 
-def test_a_shard_that_is_damaged_later_is_planned_alone(photos: Path, out: Path) -> None:
+def test_only_a_damaged_shard_is_planned_again(photos: Path, out: Path) -> None:
     def damage(plan: RunPlan) -> None:
         execute(plan, lambda rows: None)
         plan.shards.path(1).unlink()
@@ -136,7 +134,7 @@ def test_rows_of_another_source_are_compared_by_their_bytes(
 ) -> None:
     embed(photos, out)
     photos.rename(tmp_path / "moved")
-    said: list[str] = []
-    plan = planned(tmp_path / "moved", out, notify=said.append)
+    messages: list[str] = []
+    plan = planned(tmp_path / "moved", out, notify=messages.append)
     assert (plan.checks_bytes, plan.reusable) == (True, (out,))
-    assert "has rows of another source" in said[0]
+    assert "has rows of another source" in messages[0]

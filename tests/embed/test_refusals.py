@@ -1,4 +1,4 @@
-"""What a run refuses before anything is done, and says so."""
+"""Requests that a run refuses before it does any work."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def embed(encoder: Encoder, source: Any, out: Path, **asked: Any) -> EmbedReport
         ("exact", None),
     ],
 )
-def test_a_value_that_nothing_can_be_run_with_is_refused(name: str, value: Any) -> None:
+def test_an_invalid_value_of_an_option_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{name}=.* Pass "):
         EmbedOptions(**{name: value})
 
@@ -56,7 +56,7 @@ def test_a_value_that_nothing_can_be_run_with_is_refused(name: str, value: Any) 
 @pytest.mark.parametrize(
     "name", ["x.csv", "x.NPY", "x.jsonl", "x.npz", "x.TXT", "x.safetensors", "x.html", "x.png"]
 )
-def test_a_name_that_promises_another_format_is_refused(
+def test_an_output_with_the_suffix_of_another_format_is_refused(
     encoder: Encoder, save: Save, tmp_path: Path, name: str
 ) -> None:
     folder = save("a.png", 1).parent
@@ -66,12 +66,14 @@ def test_a_name_that_promises_another_format_is_refused(
 
 
 @pytest.mark.parametrize("name", ["x", "x.pq", "x.v2", "x.parquet", "x.npy"])
-def test_other_names_are_taken(encoder: Encoder, save: Save, tmp_path: Path, name: str) -> None:
+def test_other_output_names_are_accepted(
+    encoder: Encoder, save: Save, tmp_path: Path, name: str
+) -> None:
     folder = save("a.png", 1).parent
     assert embed(encoder, folder, tmp_path / name).rows == 1
 
 
-def test_a_list_is_not_replaced_by_what_is_made_of_it(
+def test_a_list_is_not_replaced_by_its_embeddings(
     encoder: Encoder, save: Save, tmp_path: Path
 ) -> None:
     path = save("a.png", 1)
@@ -85,7 +87,7 @@ def test_a_list_is_not_replaced_by_what_is_made_of_it(
     assert listed.read_bytes() == before
 
 
-def test_an_image_is_not_replaced(encoder: Encoder, save: Save) -> None:
+def test_an_image_is_not_replaced_by_its_embedding(encoder: Encoder, save: Save) -> None:
     path = save("a.png", 1)
     before = path.read_bytes()
     for source in (path.parent, iter([path])):
@@ -141,13 +143,13 @@ def test_an_argument_of_a_wrong_type_is_refused(
     assert str(raised.value).startswith(message)
 
 
-def test_a_table_and_any_mapping_cannot_be_a_source() -> None:
+def test_a_data_frame_or_a_mapping_cannot_be_a_source() -> None:
     for what in (pd.DataFrame({"path": ["a.png"]}), MappingProxyType({"a.png": 1})):
         with pytest.raises(OptionError, match=r"The source is .*, and .* Pass "):
             source_of(what)
 
 
-def test_a_set_can_have_paths_only() -> None:
+def test_a_set_may_contain_only_paths() -> None:
     assert [item.path for item in source_of({"a.png"}).items()] == ["a.png"]
     with pytest.raises(HeadstripError, match=r"is a set with a bytes\. .*Pass a list\."):
         list(source_of({b"bytes of an image"}).items())
@@ -161,14 +163,12 @@ def test_a_set_can_have_paths_only() -> None:
         ({"decode_mode": "device"}, "Pass one of None, 'exact', 'fast'"),
     ],
 )
-def test_settings_that_nothing_can_be_computed_with_are_refused(
-    asked: dict[str, Any], match: str
-) -> None:
+def test_an_invalid_value_of_a_setting_is_refused(asked: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         EmbedSettings(**asked)
 
 
-def test_an_iterable_has_the_exact_route_alone(encoder: Encoder, tmp_path: Path) -> None:
+def test_an_iterable_supports_only_the_exact_decode_mode(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match="not in 'fast'"):
         embed_source(
             encoder, images(0), tmp_path / "out", settings=EmbedSettings(decode_mode="fast")
@@ -216,7 +216,7 @@ def test_an_iterable_with_too_many_bad_images_writes_nothing(
         {"exact": True},
     ],
 )
-def test_what_an_iterable_cannot_have_is_refused(
+def test_options_that_an_iterable_does_not_support_are_refused(
     encoder: Encoder, tmp_path: Path, asked: dict[str, Any]
 ) -> None:
     (name,) = asked
@@ -224,13 +224,13 @@ def test_what_an_iterable_cannot_have_is_refused(
         embed(encoder, images(0), tmp_path / "out.parquet", **asked)
 
 
-def test_an_iterable_is_computed_here(encoder: Encoder, tmp_path: Path) -> None:
+def test_ray_cannot_embed_an_iterable(encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"Ray cannot embed .*leave out compute=\."):
         embed_source(encoder, images(0), tmp_path / "out.parquet", compute=execute)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".npy"])
-def test_a_file_whose_name_is_not_utf8_is_written_gone_on_with_and_read(
+def test_an_output_name_that_is_not_utf8_can_be_written_resumed_and_read(
     encoder: Encoder, save: Save, tmp_path: Path, suffix: str
 ) -> None:
     folder = save("a.png", 1).parent
@@ -251,17 +251,17 @@ def test_a_file_whose_name_is_not_utf8_is_written_gone_on_with_and_read(
     np.testing.assert_array_equal(embeddings[0], embeddings[1])
 
 
-def test_a_column_that_is_no_text_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_not_text_is_reported(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": [7]}), tmp_path / "list.parquet")
     with pytest.raises(HeadstripError, match=r"has 7 at row 0, and paths are text\. Name the"):
         list(source_of(tmp_path / "list.parquet").items())
 
 
-def test_a_source_without_a_name_is_refused() -> None:
+def test_an_empty_text_is_refused_as_a_source() -> None:
     with pytest.raises(HeadstripError, match=r"empty text\. Pass a folder"):
         source_of("")
 
 
-def test_a_pattern_in_a_folder_that_is_not_there_says_check_the_path(tmp_path: Path) -> None:
+def test_a_pattern_in_a_missing_folder_gives_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"No such file or directory\)\. Check the path\."):
         list(source_of(tmp_path / "none" / "*.jpg").items())

@@ -1,4 +1,4 @@
-"""Runs that are resumed, and the folder of what is done: what is removed, and what stays."""
+"""Resumed runs, and which files of the work folder headstrip removes or keeps."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def out(tmp_path: Path) -> Path:
 def embed(
     source: Path,
     out: Path,
-    said: list[str] | None = None,
+    messages: list[str] | None = None,
     compute: Compute | None = None,
     **asked: Any,
 ) -> EmbedReport:
@@ -63,7 +63,7 @@ def embed(
         settings=EmbedSettings(batch_size=2, shard_rows=2, threads=1),
         options=EmbedOptions(workers=0, inference_threads=1, **asked),
         compute=compute,
-        notify=None if said is None else said.append,
+        notify=None if messages is None else messages.append,
     )
 
 
@@ -96,7 +96,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_files_of_others_in_the_folder_are_named_and_stay(
+def test_files_of_others_in_the_work_folder_are_named_and_kept(
     photos: Path, out: Path, name: str, overwrite: bool
 ) -> None:
     mine = parts(out) / name
@@ -107,7 +107,7 @@ def test_files_of_others_in_the_folder_are_named_and_stay(
     assert mine.read_text() == "mine"
 
 
-def test_a_file_put_among_the_shards_is_named_and_stays(photos: Path, out: Path) -> None:
+def test_a_file_put_among_the_shards_is_named_and_kept(photos: Path, out: Path) -> None:
     shard, _ = begun(photos, out)
     mine = shard.with_name("mine.parquet")
     mine.write_text("mine")
@@ -119,7 +119,7 @@ def test_a_file_put_among_the_shards_is_named_and_stays(photos: Path, out: Path)
 
 
 @pytest.mark.parametrize("place", [".", "generation"])
-def test_what_comes_while_a_run_lasts_stays_and_is_named(
+def test_files_that_appear_during_a_run_are_kept_and_reported(
     photos: Path, out: Path, place: str
 ) -> None:
     mine: list[Path] = []
@@ -130,14 +130,14 @@ def test_what_comes_while_a_run_lasts_stays_and_is_named(
         mine[0].write_text("mine")
         return execute(plan, progress)
 
-    said: list[str] = []
-    assert embed(photos, out, said, compute).rows == 6
+    messages: list[str] = []
+    assert embed(photos, out, messages, compute).rows == 6
     assert mine[0].read_text() == "mine"
     assert [path for path in parts(out).rglob("*") if path.is_file()] == mine
-    assert "has files that headstrip did not write" in said[-1]
+    assert "has files that headstrip did not write" in messages[-1]
 
 
-def test_a_folder_that_is_a_link_is_refused(photos: Path, out: Path, tmp_path: Path) -> None:
+def test_a_work_folder_that_is_a_link_is_refused(photos: Path, out: Path, tmp_path: Path) -> None:
     shard, _ = begun(photos, out)
     moved = tmp_path / "elsewhere"
     shutil.move(parts(out), moved)
@@ -153,7 +153,7 @@ def test_a_folder_that_is_a_link_is_refused(photos: Path, out: Path, tmp_path: P
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_links_in_the_folder_are_not_followed(photos: Path, out: Path, tmp_path: Path) -> None:
+def test_links_in_the_work_folder_are_not_followed(photos: Path, out: Path, tmp_path: Path) -> None:
     shard, _ = begun(photos, out)
     moved = tmp_path / "elsewhere"
     shutil.move(shard.parent, moved)
@@ -164,7 +164,7 @@ def test_links_in_the_folder_are_not_followed(photos: Path, out: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["o.parquet", "o.npy"])
-def test_overwriting_computes_every_row_again_and_goes_on_with_its_own(
+def test_overwrite_computes_every_row_and_resumes_its_own_run(
     photos: Path, out: Path, name: str
 ) -> None:
     out = out.with_name(name)
@@ -241,7 +241,7 @@ def test_a_file_that_appears_while_images_stream_is_not_replaced(photos: Path, o
 
 
 @pytest.mark.parametrize("name", [".DS_Store", ".nfs0001", ".mine.png.12345678"])
-def test_hidden_files_of_others_stay(photos: Path, out: Path, name: str) -> None:
+def test_hidden_files_of_others_are_kept(photos: Path, out: Path, name: str) -> None:
     parts(out).mkdir()
     (parts(out) / name).write_text("mine")
     assert embed(photos, out).rows == 6
@@ -250,7 +250,7 @@ def test_hidden_files_of_others_stay(photos: Path, out: Path, name: str) -> None
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EMFILE, errno.EIO, errno.ENOMEM])
 @pytest.mark.parametrize("when", ["merging", "beginning"])
-def test_a_shard_that_cannot_be_read_now_is_kept_and_the_cause_is_said(
+def test_a_temporary_read_error_keeps_the_shard_and_is_reported(
     photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, error: int, when: str
 ) -> None:
     shards = begun(photos, out)
@@ -280,7 +280,7 @@ def test_a_shard_that_cannot_be_read_now_is_kept_and_the_cause_is_said(
     assert embed(photos, out).computed == (0 if when == "merging" else 2)
 
 
-def test_a_plan_that_is_not_json_is_bounded(photos: Path, out: Path) -> None:
+def test_an_invalid_plan_file_is_refused(photos: Path, out: Path) -> None:
     begun(photos, out)
     for text in ("[" * 100_000, '{"plan": NaN, "replaces": 1}', "{}"):
         (parts(out) / "plan.json").write_text(text)
@@ -314,7 +314,7 @@ def test_no_file_is_removed_or_replaced_while_it_is_open_or_mapped(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a process can see what it maps")
-def test_looking_first_leaves_nothing_mapped(photos: Path) -> None:
+def test_measuring_engines_leaves_no_file_mapped(photos: Path) -> None:
     with like_windows():
         measure_engines(
             tiny_encoder(),
@@ -324,7 +324,7 @@ def test_looking_first_leaves_nothing_mapped(photos: Path) -> None:
         )
 
 
-def test_a_disk_that_damages_a_shard_again_and_again_ends_the_run(photos: Path, out: Path) -> None:
+def test_a_disk_that_damages_a_shard_three_times_ends_the_run(photos: Path, out: Path) -> None:
     rounds: list[int] = []
 
     def damaging(plan: RunPlan, progress: RowProgress) -> Any:
@@ -355,11 +355,11 @@ class Plain(Engine):
 """
 
 
-def test_another_version_of_the_engine_is_noticed_like_another_version_of_torch(
+def test_another_version_of_a_plugin_engine_is_reported(
     photos: Path, out: Path, tmp_path: Path
 ) -> None:
     def run(version: str, **options: Any) -> list[str]:
-        site, said = tmp_path / version, []
+        site, messages = tmp_path / version, []
         points, files = {"plain": "plain_engine:Plain"}, {"plain_engine.py": ENGINE}
         install_distribution(site, "acme-engine", points, files, version, group=ENGINE_GROUP)
         settings = EmbedSettings(engine=options.pop("engine", None), batch_size=2, threads=1)
@@ -370,9 +370,9 @@ def test_another_version_of_the_engine_is_noticed_like_another_version_of_torch(
                 out,
                 settings=settings,
                 options=EmbedOptions(workers=0, inference_threads=1, **options),
-                notify=said.append,
+                notify=messages.append,
             )
-        return said
+        return messages
 
     assert run("1.0", engine="plain") == []
     assert run("1.0", exact=True) == []

@@ -36,7 +36,7 @@ HERE = EmbedOptions(workers=0)
 
 
 def embed(encoder: Encoder, source: Path, out: Path, **asked: object) -> EmbedReport:
-    """Embed without processes of its own, in small batches and shards."""
+    """Embed in this process, in small batches and shards."""
     names = {"batch_size", "dtype", "shard_rows", "decode_mode"} & asked.keys()
     chosen = {"batch_size": 2, "shard_rows": 4} | {name: asked.pop(name) for name in names}
     options = EmbedOptions(**{"workers": 0} | asked)
@@ -88,7 +88,7 @@ def test_a_bad_image_is_a_row_with_its_reason(encoder: Encoder, photos: Path, ou
     assert report.failed == {row["path"]: row["error"] for row in rows if row["error"]}
 
 
-def test_an_embedding_is_that_of_the_encoder(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_embeddings_match_those_of_the_encoder(encoder: Encoder, photos: Path, out: Path) -> None:
     embed(encoder, photos, out)
     found = embeddings_of(out)
     expected = encoder.embed([photos / "a.png", photos / "c.png"], batch_size=1)
@@ -96,7 +96,7 @@ def test_an_embedding_is_that_of_the_encoder(encoder: Encoder, photos: Path, out
     assert close(found["c.png"], expected[1])
 
 
-def test_the_schema_is_kept(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_the_file_has_the_documented_schema(encoder: Encoder, photos: Path, out: Path) -> None:
     embed(encoder, photos, out)
     schema = pq.read_schema(out)
     assert {field.name: field.type for field in schema} == {
@@ -112,14 +112,14 @@ def test_the_schema_is_kept(encoder: Encoder, photos: Path, out: Path) -> None:
     assert pq.ParquetFile(out).metadata.row_group(0).column(1).compression == "ZSTD"
 
 
-def test_the_file_says_what_its_embeddings_depend_on(
+def test_the_file_records_everything_that_its_embeddings_depend_on(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     embed(encoder, photos, out, batch_size=3)
-    told = json.loads(pq.read_schema(out).metadata[b"headstrip"])
-    assert told["manifest"]["identity"] == encoder.fingerprint.identity
-    assert told["preprocessing"] == SMALL.to_json()
-    assert told["plan"]["settings"] == {
+    metadata = json.loads(pq.read_schema(out).metadata[b"headstrip"])
+    assert metadata["manifest"]["identity"] == encoder.fingerprint.identity
+    assert metadata["preprocessing"] == SMALL.to_json()
+    assert metadata["plan"]["settings"] == {
         "engine": "torch",
         "precision": "fp32",
         "batch_size": 3,
@@ -129,7 +129,7 @@ def test_the_file_says_what_its_embeddings_depend_on(
         "dtype": "float32",
         "shard_rows": 4,
     }
-    assert told["plan"]["environment"]["torch"] == torch.__version__
+    assert metadata["plan"]["environment"]["torch"] == torch.__version__
 
 
 @given(
@@ -140,7 +140,7 @@ def test_the_file_says_what_its_embeddings_depend_on(
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_whatever_is_bad_there_is_a_row_a_file_and_the_same_bits(
+def test_bad_images_keep_one_row_per_file_and_do_not_change_other_embeddings(
     encoder: Encoder,
     save: Save,
     tmp_path_factory: pytest.TempPathFactory,
@@ -163,7 +163,7 @@ def test_whatever_is_bad_there_is_a_row_a_file_and_the_same_bits(
         assert found is None if path[0] in bad else np.array_equal(found, expected)
 
 
-def test_a_folder_of_bad_images_alone_has_its_rows(
+def test_a_folder_of_only_bad_images_gives_rows(
     encoder: Encoder, tmp_path: Path, out: Path
 ) -> None:
     (tmp_path / "a.png").touch()
@@ -183,7 +183,7 @@ def test_an_image_that_cannot_be_converted_keeps_its_size(
     assert "mode 'F'" in row["error"]
 
 
-def test_a_turned_photo_has_the_size_that_one_sees(encoder: Encoder, save: Save, out: Path) -> None:
+def test_a_rotated_photo_has_its_displayed_size(encoder: Encoder, save: Save, out: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     embed(encoder, save("turned.jpg", exif=exif).parent, out)
@@ -199,19 +199,21 @@ def test_two_runs_write_the_same_bytes(encoder: Encoder, photos: Path, out: Path
     assert out.read_bytes() == first
 
 
-def test_progress_is_told_up_to_the_last(encoder: Encoder, photos: Path, out: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_reported_up_to_the_last_image(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
+    reported: list[tuple[int, int]] = []
     embed_source(
         encoder,
         photos,
         out,
         settings=EmbedSettings(batch_size=3),
         options=HERE,
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: reported.append((done, total)),
     )
-    assert told[0] == (0, 4)
-    assert told[-1] == (4, 4)
-    assert told == sorted(told)
+    assert reported[0] == (0, 4)
+    assert reported[-1] == (4, 4)
+    assert reported == sorted(reported)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
@@ -223,7 +225,7 @@ def test_a_name_that_is_not_utf8_is_a_row(encoder: Encoder, save: Save, out: Pat
     assert not report.bad
 
 
-def test_the_file_is_readable_by_whom_the_umask_lets(
+def test_the_permissions_of_the_file_follow_the_umask(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     embed(encoder, photos, out)
@@ -233,7 +235,7 @@ def test_the_file_is_readable_by_whom_the_umask_lets(
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_half_the_numbers_are_kept_as_float16(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_embeddings_can_be_stored_as_float16(encoder: Encoder, photos: Path, out: Path) -> None:
     embed(encoder, photos, out)
     whole = embeddings_of(out)["a.png"]
     embed(encoder, photos, out, dtype="float16", overwrite=True)
@@ -255,7 +257,7 @@ def test_an_npy_has_its_rows_beside_it(encoder: Encoder, photos: Path, out: Path
     assert report.failed.keys() == {"b/notes.jpg", "b/torn.jpg"}
 
 
-def test_a_second_run_reads_no_image(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_a_second_run_computes_no_image(encoder: Encoder, photos: Path, out: Path) -> None:
     embed(encoder, photos, out)
     first = out.read_bytes()
     assert embed(encoder, photos, out).computed == 0
@@ -263,7 +265,7 @@ def test_a_second_run_reads_no_image(encoder: Encoder, photos: Path, out: Path) 
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
-def test_what_was_changed_or_added_is_computed_and_what_was_removed_is_dropped(
+def test_changed_and_new_images_are_computed_and_removed_ones_are_dropped(
     encoder: Encoder, save: Save, photos: Path, out: Path, name: str
 ) -> None:
     target = out.with_name(name)
@@ -274,12 +276,12 @@ def test_what_was_changed_or_added_is_computed_and_what_was_removed_is_dropped(
     save("c.png", 6)
     report = embed(encoder, photos, target)
     assert (report.rows, report.computed) == (5, 2)
-    anew = out.with_name(f"anew-{name}")
-    embed(encoder, photos, anew)
-    assert target.read_bytes() == anew.read_bytes()
+    fresh = out.with_name(f"fresh-{name}")
+    embed(encoder, photos, fresh)
+    assert target.read_bytes() == fresh.read_bytes()
 
 
-def test_a_checksum_tells_what_size_and_time_do_not(
+def test_a_checksum_finds_a_change_that_size_and_time_do_not_show(
     encoder: Encoder, tmp_path: Path, out: Path
 ) -> None:
     folder = tmp_path / "photos"
@@ -298,12 +300,12 @@ def test_a_checksum_tells_what_size_and_time_do_not(
     assert np.array_equal(new["b.bmp"], old["b.bmp"])
 
 
-def test_bad_images_alone_are_tried_again(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_retry_failed_computes_only_bad_images(encoder: Encoder, photos: Path, out: Path) -> None:
     embed(encoder, photos, out)
     assert embed(encoder, photos, out, retry_failed=True).computed == 2
 
 
-def test_too_many_bad_images_end_the_run_and_what_is_done_is_kept(
+def test_too_many_bad_images_end_the_run_and_finished_shards_are_kept(
     encoder: Encoder, save: Save, photos: Path, out: Path
 ) -> None:
     with pytest.raises(HeadstripError, match="2 images could not be embedded, and max_errors is 1"):
@@ -317,7 +319,7 @@ def test_too_many_bad_images_end_the_run_and_what_is_done_is_kept(
     assert pq.read_metadata(out).num_rows == 4
 
 
-def test_rows_of_another_encoder_are_refused_with_what_differs(
+def test_rows_of_another_encoder_are_refused_and_the_difference_is_named(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     embed(encoder, photos, out)
@@ -337,7 +339,7 @@ def test_rows_of_another_encoder_are_refused_with_what_differs(
     assert out.read_bytes() != first
 
 
-def test_a_file_of_something_else_is_not_replaced(
+def test_a_file_that_holds_no_embeddings_is_not_replaced(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     out.write_text("old")
@@ -348,7 +350,7 @@ def test_a_file_of_something_else_is_not_replaced(
     assert pq.read_metadata(out).num_rows == 4
 
 
-def test_an_interruption_keeps_the_old_file_and_what_is_done(
+def test_an_interruption_keeps_the_old_file_and_the_run_can_be_resumed(
     encoder: Encoder, save: Save, photos: Path, out: Path
 ) -> None:
     embed(encoder, photos, out)
@@ -368,7 +370,7 @@ def test_an_interruption_keeps_the_old_file_and_what_is_done(
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_paths_that_cannot_work_are_told_before_any_work(
+def test_invalid_paths_and_settings_are_refused_before_any_work(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     with pytest.raises(HeadstripError, match="There is no"):
@@ -397,7 +399,7 @@ def test_an_embedding_that_is_not_finite_is_a_bad_row(save: Save, out: Path) -> 
     assert report.failed == {"a.png": "its embedding is not finite."}
 
 
-def test_a_run_leaves_the_encoder_as_it_was(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_a_run_does_not_change_the_encoder(encoder: Encoder, photos: Path, out: Path) -> None:
     identity, threads = encoder.fingerprint.identity, torch.get_num_threads()
     encoder.train()
     embed(encoder, photos, out)
@@ -435,7 +437,7 @@ def test_images_of_an_iterable_are_rows_in_their_order(
     )
 
 
-def test_processes_that_decode_change_no_bit(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_worker_processes_do_not_change_the_file(encoder: Encoder, photos: Path, out: Path) -> None:
     embed(encoder, photos, out)
     other = out.with_name("other.parquet")
     embed(encoder, photos, other, workers=2, inference_threads=2)
@@ -443,7 +445,7 @@ def test_processes_that_decode_change_no_bit(encoder: Encoder, photos: Path, out
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "another shard's"])
-def test_a_shard_that_is_not_whole_is_computed_again(
+def test_a_damaged_shard_is_computed_again(
     encoder: Encoder, save: Save, photos: Path, out: Path, damage: str
 ) -> None:
     embed(encoder, photos, out, shard_rows=1)
@@ -477,7 +479,9 @@ def test_a_shard_that_is_not_whole_is_computed_again(
     assert out.read_bytes() == expected
 
 
-def test_two_processes_do_not_write_one_file(encoder: Encoder, photos: Path, out: Path) -> None:
+def test_two_processes_cannot_write_the_same_file(
+    encoder: Encoder, photos: Path, out: Path
+) -> None:
     with (
         open_work_dir(out),
         pytest.raises(HeadstripError, match="Another process is writing"),
@@ -487,7 +491,7 @@ def test_two_processes_do_not_write_one_file(encoder: Encoder, photos: Path, out
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_a_shard_that_is_done_is_not_written_again(
+def test_a_finished_shard_is_not_written_again(
     encoder: Encoder, photos: Path, save: Save, out: Path
 ) -> None:
     for number in range(8):
@@ -515,7 +519,7 @@ def test_a_shard_that_is_done_is_not_written_again(
     assert (shard.stat().st_ino, shard.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_rows_beside_an_npy_that_are_of_something_else_are_not_replaced(
+def test_a_rows_file_that_headstrip_did_not_write_is_not_replaced(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     rows = out.with_name("out.rows.parquet")
@@ -525,7 +529,7 @@ def test_rows_beside_an_npy_that_are_of_something_else_are_not_replaced(
     assert pq.read_table(rows).to_pydict() == {"mine": [1]}
 
 
-def test_something_of_the_users_in_the_folder_of_parts_is_kept(
+def test_a_file_of_the_user_in_the_work_folder_is_kept(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     folder = out.with_name("out.parquet.parts")
@@ -545,18 +549,23 @@ def test_a_file_of_another_source_that_looks_the_same_is_read_again(
         Image.new("L", (9, 9), value).save(folder / "same.bmp")
         os.utime(folder / "same.bmp", ns=(1, 1))
     embed(encoder, photos, out)
-    said: list[str] = []
+    messages: list[str] = []
     embed_source(
-        encoder, other, out, options=HERE, settings=EmbedSettings(batch_size=2), notify=said.append
+        encoder,
+        other,
+        out,
+        options=HERE,
+        settings=EmbedSettings(batch_size=2),
+        notify=messages.append,
     )
     (found,) = embeddings_of(out).values()
     clean = out.with_name("clean.parquet")
     embed(encoder, other, clean)
     assert np.array_equal(found, embeddings_of(clean)["same.bmp"])
-    assert any("has rows of another source" in sentence for sentence in said)
+    assert any("has rows of another source" in message for message in messages)
 
 
-def test_one_image_from_the_year_2400_is_a_row_as_any_other(
+def test_an_image_from_the_year_2400_is_embedded_like_any_other(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     os.utime(photos / "a.png", (13_569_465_600, 13_569_465_600))
@@ -571,7 +580,7 @@ def test_one_image_from_the_year_2400_is_a_row_as_any_other(
 
 @pytest.mark.parametrize("kind", ["folder", "list", "tar", "parquet"])
 @pytest.mark.parametrize("year", [2300, 1500])
-def test_what_changes_at_a_time_that_no_column_holds_is_computed_again(
+def test_a_changed_image_is_computed_again_even_if_its_time_was_clipped(
     encoder: Encoder, tmp_path: Path, out: Path, kind: str, year: int
 ) -> None:
     files = {"a.bmp": "red", "b.bmp": "green"}
@@ -586,7 +595,7 @@ def test_what_changes_at_a_time_that_no_column_holds_is_computed_again(
     assert pq.read_table(out).equals(pq.read_table(clean))
 
 
-def test_what_changes_between_an_interruption_and_the_next_run_is_computed_again_at_any_time(
+def test_an_image_changed_after_an_interruption_is_computed_again_at_any_time(
     encoder: Encoder, tmp_path: Path, out: Path
 ) -> None:
     files, far = dict.fromkeys(("a.bmp", "b.bmp"), "red"), 13_569_465_600
@@ -606,7 +615,7 @@ def test_what_changes_between_an_interruption_and_the_next_run_is_computed_again
     assert pq.read_table(out).equals(pq.read_table(clean))
 
 
-def test_a_source_is_not_replaced_whatever_its_time(
+def test_a_source_file_with_a_clipped_time_is_not_replaced(
     encoder: Encoder, tmp_path: Path, out: Path
 ) -> None:
     place = write_dated(tmp_path / "photos", "folder", {"a.bmp": "red"}, 13_569_465_600)
@@ -638,7 +647,7 @@ def write_dated(folder: Path, kind: str, colours: dict[str, str], seconds: int) 
     return place
 
 
-def test_the_rows_of_a_list_join_with_it_and_a_second_run_reads_none(
+def test_rows_keep_the_paths_of_the_list_and_a_second_run_computes_none(
     encoder: Encoder, photos: Path, out: Path
 ) -> None:
     rows = ["./a.png", "a.png", f"../{photos.name}/a.png"]

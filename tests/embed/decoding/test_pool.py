@@ -1,4 +1,4 @@
-"""Decoding in other processes: the same pixels, and what ends a process costs one image."""
+"""Worker processes decode to the same pixels, and a crash costs only the image that caused it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def open_pool(folder: Path) -> Callable[..., DecodePool]:
 
 @pytest.fixture(scope="module")
 def pool(open_pool: Callable[..., DecodePool]) -> Iterator[DecodePool]:
-    """Two processes that many tests share, as a run shares them."""
+    """Two worker processes that many tests share, as a run shares them."""
     with open_pool() as pool:
         yield pool
 
@@ -95,7 +95,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 20) -> bool:
     return true()
 
 
-def test_a_batch_comes_in_its_order_with_the_pixels_of_the_preprocessing(
+def test_a_batch_keeps_its_order_and_has_the_pixels_of_the_preprocessing(
     pool: DecodePool, folder: Path
 ) -> None:
     names = GOOD[::-1]
@@ -110,7 +110,7 @@ def test_a_batch_comes_in_its_order_with_the_pixels_of_the_preprocessing(
     ]
 
 
-def test_a_short_batch_is_followed_by_zeros_also_where_another_was(pool: DecodePool) -> None:
+def test_a_short_batch_is_padded_with_zeros_even_in_a_reused_slot(pool: DecodePool) -> None:
     for _ in range(3):
         decoded(pool, GOOD)
     short = decoded(pool, GOOD[:3])
@@ -137,13 +137,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_images_are_zeros_with_a_reason_and_the_others_are_what_they_are(
+def test_bad_images_become_zeros_with_a_reason_and_the_others_are_unchanged(
     workers: int, open_pool: Callable[..., DecodePool], folder: Path
 ) -> None:
     with open_pool(workers=workers) as pool:
         found = decoded(pool, [*BAD, GOOD[4], GOOD[5]])
-    for told, error in zip(BAD.values(), errors(found), strict=False):
-        assert told in str(error)
+    for message, error in zip(BAD.values(), errors(found), strict=False):
+        assert message in str(error)
     assert not found.pixels[:6].any()
     assert np.array_equal(found.pixels[6], expected(folder, GOOD[4]))
     assert errors(found)[6:] == [None, None]
@@ -161,7 +161,7 @@ def test_bad_images_are_zeros_with_a_reason_and_the_others_are_what_they_are(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("crash", "the process that decoded it ended (signal 11)."),
         ("kill", "the process that decoded it ended (signal 9)."),
@@ -169,26 +169,26 @@ def test_bad_images_are_zeros_with_a_reason_and_the_others_are_what_they_are(
         ("leave", "the process that decoded it ended (exit status 5)."),
     ],
 )
-def test_an_image_that_ends_its_process_costs_itself_alone(
-    pool: DecodePool, folder: Path, name: str, told: str
+def test_an_image_that_ends_its_process_costs_no_other_image(
+    pool: DecodePool, folder: Path, name: str, message: str
 ) -> None:
     names = [*GOOD[:5], name, *GOOD[6:]]
     found = decoded(pool, names)
-    assert errors(found) == [None] * 5 + [told] + [None] * 2
+    assert errors(found) == [None] * 5 + [message] + [None] * 2
     assert not found.pixels[5].any()
     good = np.stack([expected(folder, name) for name in GOOD])
     good[5] = 0
     assert np.array_equal(found.pixels, good)
 
 
-def test_a_batch_of_nothing_but_ends_has_a_reason_for_each(pool: DecodePool) -> None:
+def test_a_batch_of_images_that_all_end_the_process_has_a_reason_for_each(pool: DecodePool) -> None:
     found = decoded(pool, ["exit"] * COUNT)
     assert errors(found) == ["the process that decoded it ended (exit status 3)."] * COUNT
     assert errors(decoded(pool, GOOD)) == [None] * COUNT
 
 
 @pytest.mark.parametrize("name", ["hang", "deaf"])
-def test_an_image_that_takes_too_long_costs_itself_alone(
+def test_an_image_that_takes_too_long_costs_no_other_image(
     open_pool: Callable[..., DecodePool], folder: Path, name: str
 ) -> None:
     with open_pool(timeout=1.5) as pool:
@@ -200,7 +200,9 @@ def test_an_image_that_takes_too_long_costs_itself_alone(
     assert not found.pixels[1].any()
 
 
-def test_a_bomb_is_refused_and_its_neighbours_are_not(pool: DecodePool, folder: Path) -> None:
+def test_the_pool_refuses_a_decompression_bomb_and_decodes_its_neighbours(
+    pool: DecodePool, folder: Path
+) -> None:
     bomb = io.BytesIO()
     Image.new("1", (14_000, 14_000)).save(bomb, "PNG")
     (folder / "bomb.png").write_bytes(bomb.getvalue())
@@ -209,7 +211,7 @@ def test_a_bomb_is_refused_and_its_neighbours_are_not(pool: DecodePool, folder: 
     assert (errors(found)[0], errors(found)[2]) == (None, None)
 
 
-def test_pillows_limit_of_pixels_holds_as_it_is_set_here(
+def test_workers_apply_the_pillow_pixel_limit_of_the_main_process(
     open_pool: Callable[..., DecodePool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)
@@ -217,7 +219,7 @@ def test_pillows_limit_of_pixels_holds_as_it_is_set_here(
         assert "exceeds limit of 5000 pixels" in str(errors(decoded(pool, GOOD[:1]))[0])
 
 
-def test_what_a_library_prints_does_no_harm(
+def test_output_that_a_library_prints_does_not_disturb_decoding(
     pool: DecodePool, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     found = decoded(pool, ["print 0.jpg", GOOD[1]])
@@ -225,11 +227,11 @@ def test_what_a_library_prints_does_no_harm(
     assert np.array_equal(found.pixels[0], expected(folder, GOOD[0]))
 
 
-def test_the_processes_import_neither_torch_nor_the_main_module(pool: DecodePool) -> None:
+def test_workers_import_neither_torch_nor_the_main_module(pool: DecodePool) -> None:
     assert errors(decoded(pool, ["modules"])) == ["[] None"]
 
 
-def test_a_script_without_a_guard_of_its_main_part_works(folder: Path, tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_works(folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "mark = 'imported'\n"
@@ -245,7 +247,7 @@ def test_a_script_without_a_guard_of_its_main_part_works(folder: Path, tmp_path:
         "    print([image.error for image in found.images])\n"
         "print('torch' in sys.modules)\n"
     )
-    # Modules of the user's with the names of Python's do no harm either.
+    # Modules of the user with names from the standard library do no harm either.
     for name in ("signal", "pickle", "numpy"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported by mistake')")
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
@@ -269,7 +271,7 @@ def test_importing_the_pool_imports_no_torch() -> None:
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
-def test_more_batches_than_slots_wait_for_a_release(pool: DecodePool) -> None:
+def test_slots_are_reused_and_may_be_released_twice(pool: DecodePool) -> None:
     for number in range(10):
         futures = [pool.submit([item(GOOD[number % 8])]), pool.submit([item(GOOD[1])])]
         for future in futures:
@@ -278,13 +280,13 @@ def test_more_batches_than_slots_wait_for_a_release(pool: DecodePool) -> None:
             pool.release(future)
 
 
-def test_a_batch_that_nobody_waits_for_gives_its_memory_back(pool: DecodePool) -> None:
+def test_releasing_an_unread_batch_frees_its_memory(pool: DecodePool) -> None:
     for _ in range(6):
         pool.release(pool.submit([item(name) for name in GOOD]))
     assert errors(decoded(pool, GOOD)) == [None] * COUNT
 
 
-def test_ctrl_c_does_not_end_the_processes(open_pool: Callable[..., DecodePool]) -> None:
+def test_ctrl_c_does_not_end_the_workers(open_pool: Callable[..., DecodePool]) -> None:
     with open_pool() as pool:
         decoded(pool, GOOD)
         before = pool.pids
@@ -294,7 +296,7 @@ def test_ctrl_c_does_not_end_the_processes(open_pool: Callable[..., DecodePool])
         assert pool.pids == before
 
 
-def test_a_process_killed_while_it_waits_costs_no_image(
+def test_killing_idle_workers_costs_no_image(
     open_pool: Callable[..., DecodePool],
 ) -> None:
     with open_pool() as pool:
@@ -304,7 +306,7 @@ def test_a_process_killed_while_it_waits_costs_no_image(
         assert errors(decoded(pool, GOOD)) == [None] * COUNT
 
 
-def test_an_error_ends_the_processes_also_while_they_decode(
+def test_an_error_ends_the_workers_even_while_they_decode(
     open_pool: Callable[..., DecodePool],
 ) -> None:
     pool = open_pool()
@@ -331,7 +333,7 @@ def test_an_error_ends_the_processes_also_while_they_start() -> None:
 
 
 @pytest.mark.parametrize("name", ["hang", pytest.param("deaf", marks=pytest.mark.slow), "0.jpg"])
-def test_the_processes_end_with_a_parent_that_is_killed(folder: Path, name: str) -> None:
+def test_the_workers_end_when_their_parent_is_killed(folder: Path, name: str) -> None:
     code = (
         "import sys, time\n"
         "from headstrip import Preprocessing\n"
@@ -364,7 +366,7 @@ def test_the_processes_end_with_a_parent_that_is_killed(folder: Path, name: str)
         assert {name for name in os.listdir("/dev/shm") if "headstrip" in name} <= before
 
 
-def test_a_reader_that_other_processes_cannot_use_is_told(folder: Path) -> None:
+def test_a_reader_that_cannot_be_sent_to_workers_gives_a_clear_error(folder: Path) -> None:
     with DecodePool(PickyReader(), STEPS, batch_size=2, workers=2, slots=1) as pool:
         future = pool.submit([item("0.jpg")])
         with pytest.raises(HeadstripError, match=r"no number.*workers=0"):
@@ -377,25 +379,25 @@ def test_a_reader_that_other_processes_cannot_use_is_told(folder: Path) -> None:
         DecodePool(Local(str(folder)), STEPS, batch_size=2, workers=2, slots=1)
 
 
-def test_processes_that_cannot_start_are_told(
+def test_workers_that_cannot_start_give_a_clear_error(
     open_pool: Callable[..., DecodePool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    told = r"cannot start a process .*No such file"
-    # It depends on the moment which of the two tells.
-    with open_pool() as pool, pytest.raises(HeadstripError, match=told):
+    message = r"cannot start a process .*No such file"
+    # Either call may raise the error, depending on timing.
+    with open_pool() as pool, pytest.raises(HeadstripError, match=message):
         pool.submit([item(GOOD[0])]).result()
 
 
-def test_processes_that_end_at_once_are_told(
+def test_workers_that_end_at_once_give_a_clear_error(
     open_pool: Callable[..., DecodePool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    told = r"before they decode any.*\(exit status 1\)"
-    with open_pool() as pool, pytest.raises(HeadstripError, match=told):
+    message = r"before they decode any.*\(exit status 1\)"
+    with open_pool() as pool, pytest.raises(HeadstripError, match=message):
         pool.submit([item(GOOD[0])]).result()
 
 
-def test_a_pool_that_is_not_open_decodes_nothing(open_pool: Callable[..., DecodePool]) -> None:
+def test_a_pool_that_is_not_open_refuses_batches(open_pool: Callable[..., DecodePool]) -> None:
     with pytest.raises(HeadstripError, match="not open"):
         open_pool(workers=0).submit([])

@@ -21,6 +21,6 @@ def batches() -> list[np.ndarray]:
 
 @pytest.fixture(scope="session")
 def small(encoder: Encoder) -> Encoder:
-    """An encoder whose network is small for engines, too."""
+    """Return an encoder with a network that is small enough for every engine."""
     torch.manual_seed(0)
     return with_backbone(encoder, Small(encoder.output_dim))

@@ -1,4 +1,4 @@
-"""Networks that stand in for an encoder's, and engines of them."""
+"""Small networks to put into an encoder, and engines for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headstrip.encoder.encoder import Encoder
 
 
 class Small(nn.Sequential):
-    """A network that every engine takes over in seconds."""
+    """A network that every engine converts in seconds."""
 
     def __init__(self, width: int) -> None:
         super().__init__(
@@ -28,21 +28,21 @@ class Small(nn.Sequential):
 
 
 class Branching(nn.Module):
-    """Takes a way that depends on the pixels, which no graph has."""
+    """A network with a branch on its pixels, which no exported graph can express."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1)[:, :1024] * (1 if images.sum() > 0 else 2)
 
 
 class Failing(nn.Module):
-    """Cannot run at all."""
+    """A network that always fails."""
 
     def forward(self, images: Tensor) -> Tensor:
         raise NotImplementedError("this network cannot be run")
 
 
 def with_backbone(encoder: Encoder, backbone: nn.Module) -> Encoder:
-    """Copy an encoder, with another network in it."""
+    """Copy an encoder, and give the copy another network."""
     encoder = copy.deepcopy(encoder)
     encoder.backbone = backbone.eval()
     return encoder

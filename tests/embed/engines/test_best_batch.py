@@ -1,4 +1,4 @@
-"""Sizes of batches and numbers of threads."""
+"""Choosing a batch size and a number of threads by measuring."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def one_image(threads=1, inference_threads=1):
     )
 
 
-def test_the_fastest_batches_use_all_cores(encoder):
+def test_best_batch_returns_a_tried_batch_size_and_threads_that_divide_the_cores(encoder):
     found = best_batch(encoder, seconds=0.5)
     assert found == EmbedSettings(batch_size=found.batch_size, threads=found.threads)
     assert cores() % found.threads == 0
     assert found.batch_size in BATCH_SIZES
 
 
-def test_a_network_that_is_too_slow_to_try_others_has_the_batches_of_a_plain_run(encoder):
+def test_best_batch_returns_the_default_sizes_when_its_time_is_up(encoder):
     assert best_batch(encoder, seconds=0) == EmbedSettings(batch_size=16, threads=1)
 
 
-def test_measuring_leaves_the_threads_of_the_process_alone(encoder):
+def test_measuring_does_not_change_the_thread_count_of_the_process(encoder):
     before = torch.get_num_threads()
     images_per_second(encoder, one_image(threads=before + 1))
     assert torch.get_num_threads() == before

@@ -1,4 +1,4 @@
-"""Engines, measured."""
+"""Measuring engines, and choosing one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_eager_torch_in_fp32_is_the_reference(encoder, batches):
     assert measured.unavailable is None
 
 
-def test_each_engine_is_measured_in_each_precision_and_one_that_cannot_has_its_reason(
+def test_calibrate_measures_each_engine_and_gives_the_reason_for_an_unavailable_one(
     encoder, batches
 ):
     found = calibrate(encoder, batches[:1], ["torch", "onnxruntime"], ["bf16"])
@@ -58,12 +58,12 @@ def test_each_engine_is_measured_in_each_precision_and_one_that_cannot_has_its_r
 
 
 @pytest.mark.parametrize("shapes", [[], [(4, 64, 64, 3), (2, 64, 64, 3)]])
-def test_batches_that_are_not_alike_are_refused(encoder, shapes):
+def test_no_batches_or_batches_of_different_shapes_are_refused(encoder, shapes):
     with pytest.raises(PreprocessingError, match="batches of one shape"):
         calibrate(encoder, [np.zeros(shape, np.uint8) for shape in shapes])
 
 
-def test_pixels_of_another_size_are_refused_and_not_taken_for_an_engine_that_is_missing(encoder):
+def test_pixels_of_a_wrong_size_raise_instead_of_marking_an_engine_unavailable(encoder):
     with pytest.raises(PreprocessingError, match="A batch must be a uint8 array of shape"):
         calibrate(encoder, [np.zeros((4, 32, 32, 3), np.uint8)], ["torch"], ["fp32"])
 
@@ -89,12 +89,12 @@ def test_an_argument_of_a_wrong_type_is_refused(encoder, batches, asked, message
 
 
 @pytest.mark.parametrize("measured", ["abc", None, 3, [3]])
-def test_only_measurements_can_be_chosen_from(measured):
+def test_choose_engine_accepts_only_the_list_that_calibrate_returns(measured):
     with pytest.raises(OptionError, match="measured must be the list that calibrate returns, got "):
         choose_engine(measured)
 
 
-def test_a_tolerance_is_a_number():
+def test_a_tolerance_must_be_a_number():
     with pytest.raises(OptionError, match=r"tolerance must be a number, got 'a'\. Pass one such"):
         choose_engine([EAGER], tolerance="a")
 
@@ -119,7 +119,7 @@ def test_a_tolerance_is_a_number():
         ({"images": "many"}, "images='many' must be an integer"),
     ],
 )
-def test_a_mistake_of_the_caller_is_refused_and_not_taken_for_an_engine_that_is_missing(
+def test_a_wrong_argument_raises_instead_of_marking_an_engine_unavailable(
     encoder, batches, asked, message
 ):
     with pytest.raises(ValueError, match=message):
@@ -129,20 +129,20 @@ def test_a_mistake_of_the_caller_is_refused_and_not_taken_for_an_engine_that_is_
 EAGER = Measured("torch", "fp32", 10, 1, 1, 0)
 
 
-def test_the_fastest_is_chosen():
+def test_the_fastest_engine_is_chosen():
     assert choose_engine([EAGER, fast := Measured("openvino", "fp32", 20, 0.9999, 1, 0)]) is fast
 
 
-def test_one_beyond_the_tolerance_is_not_chosen_however_fast():
+def test_a_faster_engine_beyond_the_tolerance_is_not_chosen():
     assert choose_engine([EAGER, Measured("torch", "bf16", 50, 0.9989, 0.9999, 0)]) is EAGER
 
 
-def test_the_tolerance_is_the_callers():
+def test_the_caller_can_widen_the_tolerance():
     fast = Measured("torch", "bf16", 50, 0.9989, 0.9999, 0)
     assert choose_engine([EAGER, fast], tolerance=0.998) is fast
 
 
-def test_one_that_is_missing_or_gives_no_numbers_is_not_chosen():
+def test_an_engine_that_is_missing_or_gives_nan_is_not_chosen():
     missing = Measured("openvino", "fp32", unavailable="it is not installed.")
     broken = Measured("openvino", "bf16", 90, math.nan, math.nan, 0)
     assert choose_engine([missing, broken, EAGER]) is EAGER
@@ -150,7 +150,7 @@ def test_one_that_is_missing_or_gives_no_numbers_is_not_chosen():
         choose_engine([missing, broken])
 
 
-def test_where_no_engine_could_be_run_each_has_its_reason():
+def test_the_error_gives_a_reason_for_each_engine_when_none_could_run():
     measured = [
         Measured("openvino", "fp32", unavailable="OpenVINO is not installed."),
         Measured("onnxruntime", "bf16", unavailable="it has no convolutions"),
@@ -164,5 +164,5 @@ def test_where_no_engine_could_be_run_each_has_its_reason():
 
 
 @given(st.permutations([EAGER, Measured("compile", "fp32", 30, 1, 1, 9)]))
-def test_the_order_does_not_matter(measured):
+def test_the_order_of_measurements_does_not_change_the_choice(measured):
     assert choose_engine(measured).engine == "compile"

@@ -16,12 +16,12 @@ from headstrip.embed.engines.engine import cosines
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no compiler"),
-    # What torch's compiler does itself.
+    # Warnings that come from torch's compiler itself.
     pytest.mark.filterwarnings("default:::torch"),
 ]
 
 
-def test_embeddings_are_those_of_eager_torch_and_no_thread_compiles_again(small, batches):
+def test_embeddings_match_eager_torch_and_no_thread_recompiles(small, batches):
     forward = engine_of(small, engine="compile")
     eager = engine_of(small)
     with (
@@ -34,7 +34,7 @@ def test_embeddings_are_those_of_eager_torch_and_no_thread_compiles_again(small,
         assert np.array_equal(one, other)
 
 
-def test_what_cannot_be_compiled_is_named(encoder):
+def test_the_error_for_a_network_that_cannot_be_compiled_gives_the_reason(encoder):
     failing = with_backbone(encoder, Failing())
     with pytest.raises(HeadstripError, match=r"cannot run .*this network cannot be run"):
         engine_of(failing, engine="compile")

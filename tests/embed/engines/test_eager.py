@@ -17,8 +17,8 @@ from headstrip import PreprocessingError, build_encoder
 from headstrip.embed.engines.network import pixels_network
 
 
-def test_channels_first_gives_the_bits_of_the_encoder_itself(encoder):
-    # Of the size after the resize, so that the crop is all that is left to do.
+def test_channels_first_gives_exactly_the_bits_of_the_encoder(encoder):
+    # The pictures have the size after the resize, so that only the crop remains.
     whole = np.stack([pixels(seed, 72, 72) for seed in range(4)])
     images = torch.stack([encoder.preprocess(Image.fromarray(one)) for one in whole])
     with encoder.evaluating():
@@ -34,7 +34,7 @@ def test_channels_last_differs_in_the_last_bits_only(encoder, batches):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_encoder_stays_as_it_is(encoder, batches, precision):
+def test_an_engine_does_not_change_the_encoder(encoder, batches, precision):
     encoder = copy.deepcopy(encoder).train()
     tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
     before = {
@@ -60,7 +60,7 @@ def test_an_encoder_in_train_mode_is_run_in_eval_mode(encoder, batches):
     assert np.array_equal(engine_of(training)(batches[0]), engine_of(encoder)(batches[0]))
 
 
-def test_only_the_weights_of_convolutions_are_a_second_time_in_memory(encoder):
+def test_only_the_weights_of_convolutions_are_copied(encoder):
     forward = engine_of(encoder)
     shared = {one.data_ptr() for one in encoder.backbone.parameters()}
     for module in forward._network.backbone.modules():
@@ -71,7 +71,7 @@ def test_only_the_weights_of_convolutions_are_a_second_time_in_memory(encoder):
     assert {one.data_ptr() for one in first.parameters()} == shared
 
 
-def test_threads_at_once_give_the_bits_of_one_after_another(encoder, batches):
+def test_parallel_threads_give_the_same_bits_as_one_thread(encoder, batches):
     forward = engine_of(encoder)
     torch.set_num_threads(1)
     wanted = [forward(batch) for batch in batches] * 4
@@ -80,7 +80,7 @@ def test_threads_at_once_give_the_bits_of_one_after_another(encoder, batches):
     assert all(np.array_equal(one, other) for one, other in zip(got, wanted, strict=True))
 
 
-def test_pixels_that_may_not_be_written_to_and_views_are_taken(encoder, batches):
+def test_read_only_pixels_and_views_are_accepted(encoder, batches):
     forward, locked = engine_of(encoder), batches[0].copy()
     wanted = forward(locked)
     turned = np.asfortranarray(locked)
@@ -90,7 +90,7 @@ def test_pixels_that_may_not_be_written_to_and_views_are_taken(encoder, batches)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_result_is_the_callers_own(encoder, batches, precision):
+def test_the_next_batch_does_not_change_an_earlier_result(encoder, batches, precision):
     forward = engine_of(encoder, precision=precision)
     first = forward(batches[0])
     kept = first.copy()
@@ -107,7 +107,7 @@ def test_bf16_gives_the_bits_of_plain_autocast(encoder, batches):
     assert np.array_equal(engine_of(encoder, precision="bf16")(batches[0]), wanted)
 
 
-def test_a_half_precision_encoder_is_computed_in_the_precision_asked_for(encoder, batches):
+def test_a_half_precision_encoder_runs_in_the_requested_precision(encoder, batches):
     half = copy.deepcopy(encoder).to(torch.bfloat16)
     whole = copy.deepcopy(half).float()
     assert np.array_equal(engine_of(half)(batches[0]), engine_of(whole)(batches[0]))
@@ -115,7 +115,7 @@ def test_a_half_precision_encoder_is_computed_in_the_precision_asked_for(encoder
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64, 3), (4, 3, 64, 64), (4, 64, 64)])
-def test_another_shape_is_refused_with_the_one_that_is_taken(encoder, shape):
+def test_a_wrong_shape_is_refused_and_the_error_states_the_right_one(encoder, shape):
     with pytest.raises(PreprocessingError, match=r"uint8 array of shape \(4, 64, 64, 3\)"):
         engine_of(encoder)(np.zeros(shape, np.uint8))
 
@@ -126,7 +126,7 @@ def test_floats_are_refused(encoder):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"engine": "tensorrt"}, "There is no engine 'tensorrt'. Use one of torch, compile"),
         ({"precision": "int8"}, "precision='int8' is not a valid value. Pass one of None, 'fp32'"),
@@ -134,8 +134,8 @@ def test_floats_are_refused(encoder):
         ({"threads": 1.5}, r"threads=1\.5 must be an integer of 1 or more"),
     ],
 )
-def test_what_no_engine_can_do_is_refused(encoder, settings, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_no_engine_supports_are_refused(encoder, settings, message):
+    with pytest.raises(ValueError, match=message):
         engine_of(encoder, **settings)
 
 

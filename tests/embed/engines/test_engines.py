@@ -1,4 +1,4 @@
-"""Engines that take over the network."""
+"""Engines that convert the network: OpenVINO and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXTRAS = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx", "onnx
 
 
 def need(engine):
-    # Not by importing it: that is what tells OpenVINO's makers.
+    # find_spec does not import the engine: importing OpenVINO would send telemetry.
     if not all(map(find_spec, EXTRAS[engine])):
         pytest.skip(f"the extra {engine} is not installed")
 
@@ -36,7 +36,7 @@ def reference(small, batches):
     return [eager(batch) for batch in batches]
 
 
-def test_embeddings_are_those_of_eager_torch(forward, batches, reference):
+def test_embeddings_match_eager_torch(forward, batches, reference):
     for batch, wanted in zip(batches, reference, strict=True):
         got = forward(batch)
         assert got.dtype == np.float32
@@ -44,27 +44,27 @@ def test_embeddings_are_those_of_eager_torch(forward, batches, reference):
         np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_threads_at_once_give_the_bits_of_one_after_another(forward, batches):
+def test_parallel_threads_give_the_same_bits_as_one_thread(forward, batches):
     wanted = [forward(batch) for batch in batches] * 4
     with ThreadPoolExecutor(3) as pool:
         got = list(pool.map(forward, batches * 4))
     assert all(np.array_equal(one, other) for one, other in zip(got, wanted, strict=True))
 
 
-def test_the_result_is_the_callers_own(forward, batches):
+def test_the_next_batch_does_not_change_an_earlier_result(forward, batches):
     first = forward(batches[0])
     kept = first.copy()
     forward(batches[1])
     assert np.array_equal(first, kept)
 
 
-def test_pixels_that_may_not_be_written_to_are_taken(forward, batches):
+def test_read_only_pixels_are_accepted(forward, batches):
     pixels = batches[0].copy()
     pixels.flags.writeable = False
     assert np.array_equal(forward(pixels), forward(batches[0]))
 
 
-def test_a_batch_stays_what_it_is_when_others_follow(forward, batches):
+def test_an_engine_does_not_change_the_pixels_of_a_batch(forward, batches):
     own = [batch.copy() for batch in batches]
     own[1].flags.writeable = False
     for batch in [*own, own[1], own[0]]:
@@ -72,13 +72,13 @@ def test_a_batch_stays_what_it_is_when_others_follow(forward, batches):
     assert all(np.array_equal(one, other) for one, other in zip(own, batches, strict=True))
 
 
-def test_a_conversion_that_goes_wrong_in_silence_is_noticed(forward, encoder):
+def test_a_conversion_that_computes_other_embeddings_is_refused(forward, encoder):
     other = engine_of(encoder)
     with pytest.raises(HeadstripError, match="computes other embeddings of torchvision:shufflenet"):
         forward.compare(other)
 
 
-def test_a_bad_images_neighbours_keep_their_bits(forward, batches):
+def test_zeros_for_a_bad_image_do_not_change_the_bits_of_its_neighbours(forward, batches):
     pixels = batches[0].copy()
     pixels[1] = 0
     kept = [0, 2, 3]
@@ -86,13 +86,13 @@ def test_a_bad_images_neighbours_keep_their_bits(forward, batches):
 
 
 @pytest.mark.parametrize("engine", EXTRAS)
-def test_a_missing_engine_is_named_with_its_extra(encoder, engine, monkeypatch):
+def test_the_error_for_a_missing_engine_names_the_extra_to_install(encoder, engine, monkeypatch):
     monkeypatch.setitem(sys.modules, engine, None)
     with pytest.raises(HeadstripError, match=rf"pip install 'headstrip\[{engine}\]'"):
         engine_of(encoder, engine=engine, batch_size=1)
 
 
-def test_bf16_is_refused_where_float32_would_be_computed(encoder):
+def test_openvino_refuses_bf16_on_a_processor_without_bf16_units(encoder):
     need("openvino")
     if "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has bfloat16 units")
@@ -100,13 +100,13 @@ def test_bf16_is_refused_where_float32_would_be_computed(encoder):
         engine_of(encoder, engine="openvino", precision="bf16", batch_size=1)
 
 
-def test_onnxruntime_says_that_it_has_no_bf16(encoder):
+def test_onnxruntime_refuses_bf16(encoder):
     with pytest.raises(HeadstripError, match="no convolutions in bfloat16"):
         engine_of(encoder, engine="onnxruntime", precision="bf16", batch_size=1)
 
 
 @pytest.mark.parametrize("engine", EXTRAS)
-def test_a_network_that_an_engine_cannot_take_over_is_named(encoder, engine):
+def test_the_error_names_a_network_that_an_engine_cannot_convert(encoder, engine):
     need(engine)
     branching = with_backbone(encoder, Branching())
     with pytest.raises(HeadstripError, match=f"'{engine}' cannot run torchvision:shuffle"):
@@ -115,7 +115,7 @@ def test_a_network_that_an_engine_cannot_take_over_is_named(encoder, engine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", EXTRAS)
-def test_a_network_of_a_catalog_is_taken_over(encoder, batches, engine):
+def test_an_engine_converts_a_network_from_the_catalog(encoder, batches, engine):
     need(engine)
     wanted = engine_of(encoder)(batches[0])
     got = engine_of(encoder, engine=engine)(batches[0])
@@ -123,7 +123,7 @@ def test_a_network_of_a_catalog_is_taken_over(encoder, batches, engine):
 
 
 @pytest.mark.slow
-def test_openvino_reports_nothing_to_its_makers(tmp_path):
+def test_openvino_sends_no_telemetry(tmp_path):
     need("openvino")
     code = (
         "import os, sys\n"
@@ -139,7 +139,7 @@ def test_openvino_reports_nothing_to_its_makers(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_naming_the_engines_imports_no_torch():
+def test_listing_engine_names_does_not_import_torch():
     code = (
         "import sys\n"
         "from headstrip.embed.engines.registry import engine_names\n"

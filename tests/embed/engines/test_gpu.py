@@ -28,7 +28,7 @@ def on_gpu(encoder):
 
 @pytest.mark.parametrize("engine", ["torch", "compile"])
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.9999), ("bf16", 0.99)])
-def test_embeddings_are_the_cpus_from_any_number_of_threads(
+def test_embeddings_from_several_threads_match_the_cpu(
     encoder, on_gpu, batches, engine, precision, least
 ):
     forward = engine_of(on_gpu, engine=engine, precision=precision)
@@ -40,14 +40,14 @@ def test_embeddings_are_the_cpus_from_any_number_of_threads(
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_engines_of_the_cpu_refuse_an_encoder_on_the_gpu(on_gpu, engine):
+def test_cpu_engines_refuse_an_encoder_on_the_gpu(on_gpu, engine):
     if find_spec(engine) is None:
         pytest.skip(f"the extra {engine} is not installed")
     with pytest.raises(HeadstripError, match="computes on the CPU"):
         engine_of(on_gpu, engine=engine, batch_size=1)
 
 
-def test_a_batch_that_does_not_fit_leaves_the_memory_to_a_smaller_one(on_gpu, batches):
+def test_a_smaller_batch_runs_after_one_that_does_not_fit_in_memory(on_gpu, batches):
     large = engine_of(on_gpu, batch_size=4096)
     small = engine_of(on_gpu)
     small(batches[0])

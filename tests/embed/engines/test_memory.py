@@ -1,4 +1,4 @@
-"""Batches that do not fit."""
+"""Batches that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headstrip.embed.engines.make import make_engine
 from headstrip.embed.run import embed_source
 from headstrip.system.out_of_memory import OutOfMemoryError, is_out_of_memory
 
-MORE_THAN_THERE_IS = 1 << 50
+MORE_THAN_ANY_MEMORY = 1 << 50
 
 
 @pytest.mark.parametrize(
@@ -36,29 +36,29 @@ MORE_THAN_THERE_IS = 1 << 50
     ],
     ids=str,
 )
-def test_each_device_has_its_words_for_it(error):
+def test_the_error_of_each_device_counts_as_out_of_memory(error):
     assert is_out_of_memory(error)
 
 
-def test_the_allocator_of_the_cpu_has_too():
+def test_the_error_of_the_cpu_allocator_counts_as_out_of_memory():
     with pytest.raises(RuntimeError) as raised:
-        torch.empty(MORE_THAN_THERE_IS, dtype=torch.uint8)
+        torch.empty(MORE_THAN_ANY_MEMORY, dtype=torch.uint8)
     assert is_out_of_memory(raised.value)
 
 
 @given(st.sampled_from([ValueError, OSError, KeyError]), st.text())
-def test_an_error_of_another_kind_is_another_error(kind, text):
+def test_an_error_of_another_type_is_not_out_of_memory(kind, text):
     assert not is_out_of_memory(kind(f"{text} out of memory"))
 
 
-def test_a_wrong_shape_is_another_error():
+def test_a_shape_error_is_not_out_of_memory():
     with pytest.raises(RuntimeError) as raised:
         torch.zeros(2) @ torch.zeros(3)
     assert not is_out_of_memory(raised.value)
 
 
 class Tight(torch.nn.Module):
-    """Has room for four images."""
+    """A network with memory for four images at once."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -70,11 +70,11 @@ class Tight(torch.nn.Module):
     def forward(self, images):
         self.seen.append(weakref.ref(images))
         if len(images) > 4:
-            torch.empty(MORE_THAN_THERE_IS, dtype=torch.uint8)
+            torch.empty(MORE_THAN_ANY_MEMORY, dtype=torch.uint8)
         return self.backbone(images)
 
 
-def test_a_batch_that_does_not_fit_leaves_nothing_behind_and_a_smaller_one_runs(encoder, batches):
+def test_a_batch_that_does_not_fit_frees_its_memory_and_a_smaller_one_runs(encoder, batches):
     encoder = copy.deepcopy(encoder)
     tight = encoder.backbone = Tight(encoder.backbone)
     large = engine_of(encoder, batch_size=8)
@@ -88,14 +88,14 @@ def test_a_batch_that_does_not_fit_leaves_nothing_behind_and_a_smaller_one_runs(
     assert small(batches[0]).shape == (4, encoder.output_dim)
 
 
-def test_the_next_smaller_batch_is_taken_until_one_fits(encoder):
+def test_fitting_reduces_the_batch_size_until_a_batch_fits(encoder):
     encoder = copy.deepcopy(encoder)
     encoder.backbone = Tight(encoder.backbone)
     assert fitting(encoder, EmbedSettings(batch_size=16)).batch_size == 4
     assert fitting(encoder, EmbedSettings(batch_size=3)).batch_size == 3
 
 
-def test_memory_that_is_short_for_a_moment_costs_a_moment(encoder, tmp_path, monkeypatch):
+def test_a_run_survives_a_momentary_shortage_of_memory(encoder, tmp_path, monkeypatch):
     Image.fromarray(pixels(1)).save(tmp_path / "a.png")
     left = [OutOfMemoryError("for a moment")]
 

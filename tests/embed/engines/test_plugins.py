@@ -1,4 +1,4 @@
-"""Engines that other distributions bring."""
+"""Engines from plugins."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def installed(site: Path) -> Iterator[None]:
 pytestmark = pytest.mark.usefixtures("installed")
 
 
-def test_engines_of_plugins_are_listed_behind_those_of_headstrip() -> None:
+def test_plugin_engines_are_listed_after_those_of_headstrip() -> None:
     assert engine_names() == (
         "torch",
         "compile",
@@ -101,7 +101,7 @@ def test_engines_of_plugins_are_listed_behind_those_of_headstrip() -> None:
     )
 
 
-def test_listing_them_imports_none_and_no_torch(site: Path) -> None:
+def test_listing_engines_imports_neither_plugins_nor_torch(site: Path) -> None:
     code = (
         "import sys\n"
         "from headstrip.embed.engines.registry import engine_names\n"
@@ -112,7 +112,9 @@ def test_listing_them_imports_none_and_no_torch(site: Path) -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-def test_a_run_embeds_with_one(encoder: Encoder, save: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_run_can_use_a_plugin_engine(
+    encoder: Encoder, save: Callable[..., Path], tmp_path: Path
+) -> None:
     photos, out = save("a.png", 1).parent, tmp_path / "out.parquet"
     report = embed_source(
         encoder,
@@ -124,7 +126,9 @@ def test_a_run_embeds_with_one(encoder: Encoder, save: Callable[..., Path], tmp_
     assert (report.settings.engine, report.rows, report.bad) == ("simple", 1, 0)
 
 
-def test_its_embeddings_are_what_it_computes(encoder: Encoder, batches: list[np.ndarray]) -> None:
+def test_a_plugin_engine_gives_the_embeddings_of_the_torch_engine(
+    encoder: Encoder, batches: list[np.ndarray]
+) -> None:
     forward = engine_of(encoder, engine="simple")
     expected = engine_of(encoder)(batches[0])
     torch.set_num_threads(1)
@@ -142,14 +146,16 @@ def test_its_embeddings_are_what_it_computes(encoder: Encoder, batches: list[np.
         ("wrong", r"The engine 'wrong' computes other embeddings of torchvision:shuff"),
     ],
 )
-def test_one_that_is_broken_is_reported_in_a_sentence(
+def test_a_broken_plugin_engine_gives_a_clear_error(
     encoder: Encoder, engine: str, message: str
 ) -> None:
     with pytest.raises(HeadstripError, match=message):
         engine_of(encoder, engine=engine)
 
 
-def test_broken_ones_leave_the_others_alone(encoder: Encoder, batches: list[np.ndarray]) -> None:
+def test_broken_plugin_engines_do_not_stop_the_measurement_of_others(
+    encoder: Encoder, batches: list[np.ndarray]
+) -> None:
     found = calibrate(encoder, batches[:1], ["leaving", "missing", "torch"], ["fp32"])
     assert [one.unavailable is None for one in found] == [False, False, True]
     assert "acme-engines" in str(found[0].unavailable)
@@ -169,18 +175,18 @@ def test_calibrating_loads_an_engine_once_for_all_precisions(
     assert loaded == ["simple", "torch"]
 
 
-def test_a_plugin_replaces_no_engine_of_headstrip(encoder: Encoder) -> None:
+def test_a_plugin_cannot_replace_an_engine_of_headstrip(encoder: Encoder) -> None:
     assert type(engine_of(encoder, engine="torch")).__module__.startswith("headstrip.")
 
 
-def test_the_help_of_embed_names_them_also_where_one_is_broken(site: Path) -> None:
+def test_the_help_of_embed_lists_plugin_engines_even_if_one_is_broken(site: Path) -> None:
     done = run_python("-m", "headstrip.cli", "embed", "--help", site=site)
     assert (done.returncode, done.stderr) == (0, "")
     text = "".join(done.stdout.split())
     assert "[auto|torch|compile|openvino|onnxruntime|careless|leaving|missing|number" in text
 
 
-def test_an_unknown_engine_is_refused_with_the_names_before_anything_starts(
+def test_an_unknown_engine_is_refused_before_work_starts_with_a_list_of_engines(
     encoder: Encoder, save: Callable[..., Path], tmp_path: Path
 ) -> None:
     message = r"There is no engine 'acme'\. Use one of torch, compile, .*simple, wrong\."
@@ -230,7 +236,7 @@ def test_an_engine_that_the_user_disabled_is_not_listed_and_not_loaded(
 
 
 @pytest.mark.parametrize("name", ["simple", "*"])
-def test_the_command_disables_an_engine_for_its_own_run_only(site: Path, name: str) -> None:
+def test_no_plugin_disables_an_engine_for_one_command_only(site: Path, name: str) -> None:
     run = CliRunner().invoke
     line = ["embed", str(site), "-b", "resnet18", "-o", "x.parquet", "--engine", "simple"]
     assert "|simple|" not in "".join(run(main, ["--no-plugin", name, *line, "-h"]).output.split())
@@ -240,7 +246,7 @@ def test_the_command_disables_an_engine_for_its_own_run_only(site: Path, name: s
     assert "simple" in engine_names()
 
 
-def test_two_distributions_with_one_engine_are_both_named(tmp_path: Path) -> None:
+def test_the_error_names_both_distributions_that_use_one_engine_name(tmp_path: Path) -> None:
     install_distribution(tmp_path, "other", {"simple": "x:Y"}, {}, group=ENGINE_GROUP)
     message = (
         r"\(acme-engines 1.0, other 1.0\) cannot be used: more than one distribution uses the "
@@ -251,7 +257,7 @@ def test_two_distributions_with_one_engine_are_both_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("value", ["", ":::"])
-def test_an_entry_point_that_names_no_module_is_reported_with_its_value(
+def test_the_error_shows_the_value_of_an_entry_point_without_a_module(
     tmp_path: Path, value: str
 ) -> None:
     install_distribution(tmp_path, "other", {"odd": value}, {}, group=ENGINE_GROUP)
@@ -260,13 +266,13 @@ def test_an_entry_point_that_names_no_module_is_reported_with_its_value(
         load_engine("odd")
 
 
-def test_a_damaged_folder_hides_no_engine(tmp_path: Path) -> None:
+def test_a_damaged_dist_info_folder_hides_no_engine(tmp_path: Path) -> None:
     with on_path(tmp_path):
         (tmp_path / "acme_engines-2.0.dist-info").mkdir()
         assert "simple" in engine_names()
 
 
-def test_a_run_that_goes_on_with_a_file_of_a_plugin_that_is_gone_names_its_engine(
+def test_resuming_without_the_plugin_of_a_file_gives_an_error_that_names_its_engine(
     encoder: Encoder, save: Callable[..., Path], tmp_path: Path
 ) -> None:
     photos, out, site = save("a.png", 1).parent, tmp_path / "out.parquet", tmp_path / "site"

@@ -22,7 +22,7 @@ def items(count: int) -> list[Item]:
 
 
 def rows_of(listed: list[Item], *, bad: tuple[str, ...] = ()) -> Rows:
-    """Return rows whose embeddings are the numbers of their paths."""
+    """Return rows; each embedding repeats the number in its path."""
     rows = Rows.empty(listed, DIM)
     for row, item in enumerate(listed):
         rows.embeddings[row] = int(item.path)
@@ -35,7 +35,7 @@ def rows_of(listed: list[Item], *, bad: tuple[str, ...] = ()) -> Rows:
 def shards_in(
     folder: Path, total: int, *, rows: int = 2, dtype: str = "float32", **metadata: Any
 ) -> Shards:
-    """Return shards of a folder, which is made."""
+    """Create a folder, and return its shards."""
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"plan": PROVENANCE.to_json(), **metadata}
     return Shards(folder, schema_of(DIM, dtype, metadata), rows, total)

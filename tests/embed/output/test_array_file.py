@@ -1,4 +1,4 @@
-"""The two files of an array of embeddings: bound to each other, checked and mended."""
+"""The two files of an array of embeddings: headstrip links, checks and repairs them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ def picture(folder: Path, name: str, seed: int) -> None:
     Image.fromarray(pixels(seed, 20, 25)).save(folder / name)
 
 
-def embed(source: Path, out: Path, said: list[str] | None = None, **asked: object) -> EmbedReport:
+def embed(
+    source: Path, out: Path, messages: list[str] | None = None, **asked: object
+) -> EmbedReport:
     return embed_source(
         tiny_encoder(),
         source,
         out,
         settings=EmbedSettings(batch_size=2, shard_rows=2, threads=1),
         options=EmbedOptions(workers=0, inference_threads=1, **asked),
-        notify=None if said is None else said.append,
+        notify=None if messages is None else messages.append,
     )
 
 
@@ -59,7 +61,7 @@ def out(photos: Path, tmp_path: Path) -> Path:
     return tmp_path / "o.npy"
 
 
-def test_the_rows_describe_the_array_and_numpy_reads_it(out: Path) -> None:
+def test_the_rows_file_describes_the_array_and_numpy_can_read_it(out: Path) -> None:
     array = np.load(out)
     schema = pq.read_schema(out.with_name("o.rows.parquet"))
     described = json.loads(schema.metadata[b"headstrip"])["array"]
@@ -159,7 +161,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", [*CHANGES, rows_of_another_run])
-def test_an_array_that_is_not_that_of_its_rows_is_refused_with_the_line_to_run(
+def test_an_array_that_does_not_match_its_rows_is_refused_with_a_remedy(
     out: Path, change: Change
 ) -> None:
     change(out)
@@ -170,17 +172,19 @@ def test_an_array_that_is_not_that_of_its_rows_is_refused_with_the_line_to_run(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_next_run_writes_it_again_and_says_so(photos: Path, out: Path, change: Change) -> None:
-    before, said = both(out), []
+def test_the_next_run_rewrites_a_changed_array_and_reports_it(
+    photos: Path, out: Path, change: Change
+) -> None:
+    before, messages = both(out), []
     change(out)
-    report = embed(photos, out, said)
+    report = embed(photos, out, messages)
     assert both(out) == before
     assert report.computed == 4
-    assert change is gone or any(str(out) in sentence for sentence in said)
+    assert change is gone or any(str(out) in message for message in messages)
     load_embeddings(out)
 
 
-def test_rows_of_an_array_that_was_changed_are_not_used_for_a_changed_source(
+def test_rows_of_a_changed_array_are_not_reused_for_a_changed_source(
     photos: Path, out: Path
 ) -> None:
     saved_by_numpy(out)
@@ -191,7 +195,7 @@ def test_rows_of_an_array_that_was_changed_are_not_used_for_a_changed_source(
     assert out.read_bytes() == clean.read_bytes()
 
 
-def test_whatever_byte_of_the_head_changes_is_noticed(out: Path) -> None:
+def test_a_changed_bit_in_the_array_header_is_noticed(out: Path) -> None:
     whole, chance = bytearray(out.read_bytes()), random.Random(0)
     flips = [(at, 1 << bit) for at in range(128) for bit in range(8)]
     for at, mask in chance.sample(flips, 400):
@@ -202,7 +206,7 @@ def test_whatever_byte_of_the_head_changes_is_noticed(out: Path) -> None:
             load_embeddings(out)
 
 
-def test_without_a_digest_a_changed_head_gives_the_values_or_one_error(out: Path) -> None:
+def test_without_a_digest_a_changed_header_gives_the_right_values_or_an_error(out: Path) -> None:
     whole, rows = bytearray(out.read_bytes()), out.with_name("o.rows.parquet")
     values = np.load(out)
     table = pq.read_table(rows).replace_schema_metadata(None)
@@ -220,31 +224,33 @@ def test_without_a_digest_a_changed_head_gives_the_values_or_one_error(out: Path
         assert np.array_equal(found, values, equal_nan=True)
 
 
-def test_a_pair_of_an_earlier_headstrip_is_read_and_bound_by_the_next_run(
+def test_array_and_rows_of_an_earlier_headstrip_are_read_and_linked_by_the_next_run(
     photos: Path, out: Path
 ) -> None:
-    before, rows, said = both(out), out.with_name("o.rows.parquet"), []
+    before, rows, messages = both(out), out.with_name("o.rows.parquet"), []
     table = pq.read_table(rows)
     metadata = json.loads(table.schema.metadata[b"headstrip"])
     del metadata["array"]
     pq.write_table(table.replace_schema_metadata({"headstrip": json.dumps(metadata)}), rows)
     assert np.array_equal(load_embeddings(out)[1], np.load(out), equal_nan=True)
-    embed(photos, out, said)
+    embed(photos, out, messages)
     assert both(out) == before
-    assert "written by an earlier headstrip" in said[0]
+    assert "written by an earlier headstrip" in messages[0]
 
 
-def test_a_changed_byte_of_a_finished_table_is_mended(photos: Path, tmp_path: Path) -> None:
-    out, said = tmp_path / "o.parquet", []
+def test_the_next_run_repairs_a_changed_byte_of_a_finished_table(
+    photos: Path, tmp_path: Path
+) -> None:
+    out, messages = tmp_path / "o.parquet", []
     embed(photos, out)
     before = out.read_bytes()
     column = pq.read_metadata(out).row_group(0).column(1)
     data = bytearray(before)
     data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
     out.write_bytes(data)
-    embed(photos, out, said)
+    embed(photos, out, messages)
     assert out.read_bytes() == before
-    assert "is damaged" in said[0]
+    assert "is damaged" in messages[0]
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_noticed(photos: Path, out: Path) -> None:
@@ -256,7 +262,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_noticed(photos: Path, out: 
 
 
 def problem_of(call: Callable[[], object]) -> str:
-    """Call, and return the sentence of a HeadstripError, or nothing."""
+    """Call, and return the message of a HeadstripError, or an empty string."""
     try:
         call()
     except HeadstripError as error:
@@ -289,4 +295,4 @@ def test_a_run_that_fails_at_any_call_leaves_no_array_without_its_rows(
         assert sorted(path.name for path in out.parent.iterdir()) == ["o.npy", "o.rows.parquet"]
         if not calls.hit:
             return
-    raise AssertionError("there is no end of calls")
+    raise AssertionError("the calls do not end")

@@ -1,4 +1,4 @@
-"""Files of embeddings, read."""
+"""Reading files of embeddings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def vectors(rows: int = 4, dim: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("write", [write_parquet, write_npy])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_what_was_written_is_read(tmp_path: Path, write: Callable[..., Path], dtype: type) -> None:
+def test_load_embeddings_reads_the_written_values(
+    tmp_path: Path, write: Callable[..., Path], dtype: type
+) -> None:
     embeddings = vectors().astype(dtype)
     file = write(tmp_path / "out", PATHS, embeddings, bad=[1])
     paths, array, ok = load_embeddings(file)
@@ -47,7 +49,7 @@ def test_any_rows_may_be_bad(tmp_path: Path, bad: list[int]) -> None:
     assert np.isnan(array[~ok]).all()
 
 
-def test_row_groups_and_blocks_of_any_size_come_in_order(
+def test_row_groups_and_blocks_of_any_size_keep_the_order_of_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths, embeddings = [f"{number:03}.png" for number in range(100)], vectors(100)
@@ -65,16 +67,18 @@ def test_a_file_without_rows_is_read(tmp_path: Path) -> None:
 
 
 def test_the_file_of_an_earlier_headstrip_is_read(tmp_path: Path) -> None:
-    told = {"fingerprint": {"name": "x"}, "batch_size": 16}
-    table = pq.read_table(write_parquet(tmp_path / "new", PATHS, vectors(), bad=[1], metadata=told))
+    metadata = {"fingerprint": {"name": "x"}, "batch_size": 16}
+    table = pq.read_table(
+        write_parquet(tmp_path / "new", PATHS, vectors(), bad=[1], metadata=metadata)
+    )
     pq.write_table(table.select(["path", "embedding", "error"]), tmp_path / "out.parquet")
     paths, array, ok = load_embeddings(tmp_path / "out.parquet")
     assert (paths, ok.tolist()) == (PATHS, [True, False, True, True])
     assert np.array_equal(array[ok], vectors()[ok])
-    assert open_embeddings(tmp_path / "out.parquet").metadata == told
+    assert open_embeddings(tmp_path / "out.parquet").metadata == metadata
 
 
-def test_an_array_is_the_callers_own_and_its_file_may_be_saved_over(tmp_path: Path) -> None:
+def test_a_loaded_array_can_be_changed_and_its_file_overwritten(tmp_path: Path) -> None:
     file = write_npy(tmp_path / "out", PATHS, vectors())
     code = (
         "import numpy as np; from headstrip import load_embeddings\n"
@@ -89,25 +93,25 @@ def test_an_array_is_the_callers_own_and_its_file_may_be_saved_over(tmp_path: Pa
     assert (done.returncode, done.stdout.strip()) == (0, "7.0"), done.stderr
 
 
-def test_a_file_that_is_compressed_is_not_mapped(tmp_path: Path) -> None:
+def test_a_compressed_file_cannot_be_mapped(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "out", PATHS, vectors())
     with pytest.raises(HeadstripError, match=r"compressed.*Leave out map=True"):
         load_embeddings(file, map=True)
 
 
-def test_an_array_is_mapped_on_request_and_cannot_be_written_to(tmp_path: Path) -> None:
+def test_an_array_mapped_on_request_is_read_only(tmp_path: Path) -> None:
     _, array, _ = load_embeddings(write_npy(tmp_path / "out", PATHS, vectors()), map=True)
     assert isinstance(array, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 0
 
 
-def test_a_parquet_file_takes_its_array_and_little_more(tmp_path: Path) -> None:
+def test_loading_parquet_takes_little_more_memory_than_the_array(tmp_path: Path) -> None:
     rows, dim = 60_000, 512
     embeddings = np.zeros((rows, dim), np.float32)
     embeddings[:, 0] = np.arange(rows)
     small = write_parquet(tmp_path / "small", PATHS, vectors())
-    # One row group: what is in memory may not depend on how the writer cut the file.
+    # One row group: memory use must not depend on how the writer split the file.
     file = write_parquet(tmp_path / "out", list(map(str, range(rows))), embeddings)
     code = (
         "import sys; from headstrip import load_embeddings\n"
@@ -120,7 +124,7 @@ def test_a_parquet_file_takes_its_array_and_little_more(tmp_path: Path) -> None:
         "print((peak() - before) * 1024 - array.nbytes)"
     )
     if not Path("/proc/self/status").exists():
-        pytest.skip("the system does not tell how much memory was in use at most")
+        pytest.skip("the system does not report its peak memory use")
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 80 << 20 < embeddings.nbytes
@@ -138,7 +142,7 @@ BROKEN = pa.Array.from_buffers(
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({"name": ["a"]}, "has no column 'path', so it is not a file of embeddings"),
         ({"path": ["a"]}, "has no column 'embedding'"),
@@ -150,19 +154,19 @@ BROKEN = pa.Array.from_buffers(
         ({"path": BROKEN, "embedding": VECTOR}, "(?i)invalid utf8"),
     ],
 )
-def test_a_table_that_is_not_ours_is_a_sentence(
-    tmp_path: Path, columns: dict[str, Any], told: str
+def test_a_table_that_headstrip_did_not_write_gives_a_clear_error(
+    tmp_path: Path, columns: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(HeadstripError, match=told) as caught:
+    with pytest.raises(HeadstripError, match=message) as caught:
         load_embeddings(other(tmp_path, columns))
     assert str(caught.value).endswith("Pass a file that `headstrip embed` wrote.")
 
 
-def test_what_is_not_there_or_no_table_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_or_unreadable_file_gives_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("not a table")
     (tmp_path / "empty.parquet").touch()
     (tmp_path / "text.npy").write_text("not an array")
-    for name, told in {
+    for name, message in {
         "none.parquet": "There is no file '.*none.parquet'",
         "none.npy": "There is no file '.*none.npy'",
         f"{'x' * 300}.npy": "File name too long",
@@ -172,11 +176,11 @@ def test_what_is_not_there_or_no_table_is_a_sentence(tmp_path: Path) -> None:
         "empty.parquet": "cannot be read as a file of embeddings",
         "text.npy": "cannot be read as a file of embeddings",
     }.items():
-        with pytest.raises(HeadstripError, match=told):
+        with pytest.raises(HeadstripError, match=message):
             load_embeddings(tmp_path / name)
 
 
-def test_metadata_that_are_no_object_are_a_sentence(tmp_path: Path) -> None:
+def test_metadata_that_is_not_a_json_object_gives_a_clear_error(tmp_path: Path) -> None:
     table = pa.table({"path": ["a"], "embedding": VECTOR})
     for text in ("{", "[]"):
         pq.write_table(table.replace_schema_metadata({"headstrip": text}), tmp_path / "x.parquet")
@@ -186,7 +190,7 @@ def test_metadata_that_are_no_object_are_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("write", [write_parquet, write_npy])
-def test_a_file_that_was_cut_is_a_sentence(
+def test_a_truncated_file_gives_a_clear_error(
     tmp_path: Path, write: Callable[..., Path], part: float
 ) -> None:
     file = write(tmp_path / "out", PATHS, vectors(4, 300))
@@ -206,7 +210,7 @@ def test_a_changed_byte_of_an_embedding_is_noticed(tmp_path: Path) -> None:
         load_embeddings(file)
 
 
-def test_an_array_is_read_with_the_rows_beside_it_alone(tmp_path: Path) -> None:
+def test_an_array_is_read_only_with_a_matching_rows_file(tmp_path: Path) -> None:
     file = write_npy(tmp_path / "out", PATHS, vectors())
     with pytest.raises(HeadstripError, match=r"belongs to '.*out\.npy'\. Name that file instead"):
         load_embeddings(tmp_path / "out.rows.parquet")
@@ -231,15 +235,15 @@ def test_loading_is_public_and_imports_no_torch() -> None:
     assert "load_embeddings" in headstrip.__all__
 
 
-def test_the_metadata_are_plain_values(tmp_path: Path) -> None:
-    told = {"fingerprint": {"identity": "0" * 64}, "batch_size": 4}
+def test_the_metadata_is_read_as_plain_values(tmp_path: Path) -> None:
+    metadata = {"fingerprint": {"identity": "0" * 64}, "batch_size": 4}
     for write in (write_parquet, write_npy):
-        file = open_embeddings(write(tmp_path / "out", PATHS, vectors(), metadata=told))
-        assert file.metadata == json.loads(json.dumps(told))
+        file = open_embeddings(write(tmp_path / "out", PATHS, vectors(), metadata=metadata))
+        assert file.metadata == json.loads(json.dumps(metadata))
         assert (file.rows, file.dim, file.dtype) == (4, 3, np.float32)
 
 
-def test_rows_without_end_and_embeddings_without_end_are_refused(tmp_path: Path) -> None:
+def test_too_many_rows_and_too_wide_embeddings_are_refused(tmp_path: Path) -> None:
     count, file = 20_000_000, tmp_path / "x.parquet"
     same = pa.DictionaryArray.from_arrays(np.zeros(count, np.int8), ["a.png"])
     table = pa.table({"path": same, "error": same})
@@ -264,6 +268,6 @@ def test_an_empty_path_is_refused() -> None:
         load_embeddings("")
 
 
-def test_whether_to_map_is_true_or_false(tmp_path: Path) -> None:
+def test_map_must_be_true_or_false(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"map must be True or False, got 'yes'\."):
         load_embeddings(tmp_path / "photos.npy", map="yes")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the merged file states, for more rows than one group holds."""
+"""The merged file: its row groups, its metadata, and when it gets its name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ OUTS = pytest.mark.parametrize("name", ["out.parquet", "out.npy"])
 
 
 @OUTS
-def test_more_rows_than_one_group_holds_are_all_there(tmp_path: Path, name: str) -> None:
+def test_merging_keeps_all_rows_when_they_fill_several_row_groups(
+    tmp_path: Path, name: str
+) -> None:
     shards = shards_in(tmp_path / "work" / "shards", 8192 * 2 + 5, rows=4096)
     write(shards)
     merge(shards, tmp_path / name, tmp_path / "work")
@@ -39,9 +41,7 @@ def test_more_rows_than_one_group_holds_are_all_there(tmp_path: Path, name: str)
 
 
 @OUTS
-def test_a_number_of_rows_that_is_not_that_of_the_images_is_named(
-    tmp_path: Path, name: str
-) -> None:
+def test_the_error_names_both_counts_when_rows_and_images_differ(tmp_path: Path, name: str) -> None:
     shards = shards_in(tmp_path / "work" / "shards", 5)
     write(shards)
     shards.total = 6
@@ -53,7 +53,7 @@ def test_a_number_of_rows_that_is_not_that_of_the_images_is_named(
     )
 
 
-def test_the_rows_beside_an_array_state_what_the_shards_state_and_the_array(
+def test_the_rows_beside_an_array_keep_the_shard_metadata_and_describe_the_array(
     tmp_path: Path,
 ) -> None:
     shards = shards_in(tmp_path / "work" / "shards", 5)
@@ -68,7 +68,7 @@ def test_the_rows_beside_an_array_state_what_the_shards_state_and_the_array(
 
 
 @OUTS
-def test_the_file_is_on_the_disk_before_it_takes_its_name(
+def test_the_file_is_flushed_to_disk_before_it_is_renamed(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = shards_in(tmp_path / "work" / "shards", 5)
@@ -84,6 +84,6 @@ def test_the_file_is_on_the_disk_before_it_takes_its_name(
     with failing("fsync", "replace", at=None) as calls:
         merge(shards, tmp_path / name, tmp_path / "work")
     files = 2 if name == "out.npy" else 1
-    # The last call is for the names in the folder.
+    # The last call flushes the folder itself.
     assert calls.seen == ["fsync"] * files + ["replace"] * files + ["fsync"]
     assert {source.parent for source in renamed_from} == {tmp_path / "work"}

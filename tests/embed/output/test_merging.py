@@ -1,4 +1,4 @@
-"""All shards into one file: rows in order, whatever the format, or nothing."""
+"""Merging all shards into one file: rows in order in both formats, or no file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def merged(shards: Shards, out: Path) -> None:
 
 
 @OUTS
-def test_rows_are_in_order_and_bad_images_have_none(
+def test_merged_rows_are_in_order_and_bad_images_have_no_embedding(
     shards: Shards, tmp_path: Path, name: str
 ) -> None:
     merged(shards, tmp_path / name)
@@ -43,7 +43,7 @@ def test_rows_are_in_order_and_bad_images_have_none(
     assert np.isnan(embeddings[3]).all()
 
 
-def test_half_the_bytes_are_stored_as_float16(tmp_path: Path) -> None:
+def test_merging_keeps_float16(tmp_path: Path) -> None:
     shards = shards_in(tmp_path / "work" / "shards", 3, dtype="float16")
     write(shards)
     for name in ("out.parquet", "out.npy"):
@@ -52,7 +52,7 @@ def test_half_the_bytes_are_stored_as_float16(tmp_path: Path) -> None:
 
 
 @OUTS
-def test_the_size_of_shards_changes_no_byte(tmp_path: Path, name: str) -> None:
+def test_the_shard_size_does_not_change_the_file(tmp_path: Path, name: str) -> None:
     files = []
     for rows in (1, 2, 5):
         shards = shards_in(tmp_path / str(rows) / "shards", 5, rows=rows)
@@ -87,7 +87,7 @@ def test_a_damaged_shard_is_removed_and_the_old_file_stays(
 
 
 @OUTS
-def test_a_shard_that_cannot_be_read_now_stays(
+def test_a_temporary_read_error_removes_no_shard(
     shards: Shards, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path) -> bytes:
@@ -100,7 +100,7 @@ def test_a_shard_that_cannot_be_read_now_stays(
 
 
 @OUTS
-def test_a_number_of_rows_that_is_not_that_of_the_images_is_refused(
+def test_merging_refuses_a_row_count_that_differs_from_the_image_count(
     shards: Shards, tmp_path: Path, name: str
 ) -> None:
     shards.total = 6
@@ -110,7 +110,7 @@ def test_a_number_of_rows_that_is_not_that_of_the_images_is_refused(
 
 
 @OUTS
-def test_a_disk_that_is_full_at_any_call_leaves_the_old_file(
+def test_a_full_disk_at_any_call_leaves_the_old_file_unchanged(
     shards: Shards, tmp_path: Path, name: str
 ) -> None:
     out = tmp_path / name

@@ -1,4 +1,4 @@
-"""A file that is written is never one that is read, whatever its names are."""
+"""headstrip never writes to a file of the source, under any of its names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Link = Callable[[Path, Path], None]
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A picture outside of the source, under a name that says nothing."""
+    """Save a picture outside the source, under a name without a suffix."""
     path = tmp_path / "kept" / "original"
     path.parent.mkdir()
     Image.fromarray(pixels(0, 20, 25)).save(path, "png")
@@ -60,7 +60,7 @@ def through_a_folder(new: Path, old: Path) -> None:
 
 @pytest.mark.parametrize("link", [symbolic, hard, through_a_folder])
 @pytest.mark.parametrize("kind", ["folder", "pattern", "list", "iterable", "one file"])
-def test_an_image_that_leads_to_the_file_is_seen(
+def test_an_output_that_an_image_of_the_source_links_to_is_refused(
     tmp_path: Path, image: Path, link: Link, kind: str
 ) -> None:
     photos = tmp_path / "photos"
@@ -78,7 +78,7 @@ def test_an_image_that_leads_to_the_file_is_seen(
     refused(sources[kind], image)
 
 
-def test_a_file_of_rows_is_seen_too(tmp_path: Path, image: Path) -> None:
+def test_a_rows_file_that_an_image_links_to_is_refused(tmp_path: Path, image: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     rows = image.rename(tmp_path / "o.rows.parquet")
@@ -94,14 +94,18 @@ def test_a_file_of_rows_is_seen_too(tmp_path: Path, image: Path) -> None:
     assert rows.read_bytes() == before
 
 
-def test_a_link_as_the_file_to_write_is_seen_through(tmp_path: Path, image: Path) -> None:
+def test_an_output_that_links_to_an_image_of_the_source_is_refused(
+    tmp_path: Path, image: Path
+) -> None:
     (tmp_path / "out.parquet").symlink_to(image)
     refused(image, tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize("link", [symbolic, hard])
 @pytest.mark.parametrize("kind", ["list", "tar", "table", "table of a folder"])
-def test_what_holds_the_images_is_seen(tmp_path: Path, image: Path, link: Link, kind: str) -> None:
+def test_an_output_that_links_to_a_list_archive_or_table_of_the_source_is_refused(
+    tmp_path: Path, image: Path, link: Link, kind: str
+) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
     held, out = folder / "held", tmp_path / "out.parquet"
@@ -119,6 +123,6 @@ def test_what_holds_the_images_is_seen(tmp_path: Path, image: Path, link: Link, 
     refused(folder if kind == "table of a folder" else held, out)
 
 
-def test_a_picture_that_is_open_is_seen(image: Path) -> None:
+def test_an_output_that_is_an_open_picture_of_the_source_is_refused(image: Path) -> None:
     with Image.open(image) as opened:
         refused([np.zeros((9, 9, 3), np.uint8), opened], image)

@@ -1,4 +1,4 @@
-"""How the rows of two runs are compared."""
+"""Comparing the provenance of the rows of two runs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def provenance(environment: dict[str, str] = ENVIRONMENT, **changes: Any) -> Pro
 
 
 @pytest.mark.parametrize(
-    ("then", "now", "told"),
+    ("then", "now", "difference"),
     [
         ({**ENVIRONMENT, "openvino": "2026.1"}, ENVIRONMENT, "openvino was '2026.1' and is None"),
         (ENVIRONMENT, {**ENVIRONMENT, "openvino": "2026.1"}, "openvino was None and is '2026.1'"),
         (ENVIRONMENT, {**ENVIRONMENT, "torch": "2.11.0"}, "torch was '2.10.0' and is '2.11.0'"),
     ],
 )
-def test_every_difference_of_the_environments_is_named(
-    then: dict[str, str], now: dict[str, str], told: str
+def test_every_difference_between_environments_is_listed(
+    then: dict[str, str], now: dict[str, str], difference: str
 ) -> None:
-    assert provenance(now).changes(provenance(then)) == [told]
+    assert provenance(now).changes(provenance(then)) == [difference]
 
 
 def test_equal_environments_have_no_difference() -> None:
@@ -52,13 +52,13 @@ def test_equal_environments_have_no_difference() -> None:
         ("dtype", "bfloat16"),
     ],
 )
-def test_the_one_field_of_the_encoder_that_differs_is_named(field: str, value: Any) -> None:
+def test_the_error_names_the_encoder_field_that_differs(field: str, value: Any) -> None:
     other = provenance(**{field: value, "identity": "c" * 64})
     with pytest.raises(HeadstripError, match=rf"settings: {field} is .* file and .* here\. Pass"):
         provenance().check_compatible(other, "out.parquet")
 
 
-def test_a_setting_that_an_earlier_version_had_is_passed_over_where_it_said_nothing() -> None:
+def test_a_removed_setting_of_an_earlier_version_is_ignored_when_it_is_null() -> None:
     written = provenance().to_json()
     written["settings"]["device_percent"] = None
     assert Provenance.from_json(written) == provenance()

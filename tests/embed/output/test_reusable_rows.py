@@ -1,4 +1,4 @@
-"""Rows of earlier files that are taken, and those that are computed again."""
+"""Which rows of earlier files are reused, and which are computed again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATEST = 2**63 - 1
 
 @dataclass
 class MemoryReader:
-    """Images whose bytes are their names, unless they changed."""
+    """Reads the name of an image as its bytes, unless the image changed."""
 
     changed: dict[str, bytes] = field(default_factory=dict)
     read_paths: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ def reader() -> MemoryReader:
 
 
 def write_earlier(folder: Path, listed: list[Item], *, bad: tuple[str, ...] = ()) -> Path:
-    """Write one file of rows whose embeddings are the numbers of their paths."""
+    """Write one file of rows; each embedding repeats the number in its path."""
     shards = shards_in(folder, len(listed), rows=len(listed))
     rows = Rows.empty(listed, DIM)
     for row, item in enumerate(listed):
@@ -62,7 +62,9 @@ def filled(
     return ReusableRows(files, reader=reader, **how).fill(rows), rows
 
 
-def test_rows_of_unchanged_images_are_taken_whole(tmp_path: Path, reader: MemoryReader) -> None:
+def test_rows_of_unchanged_images_are_reused_completely(
+    tmp_path: Path, reader: MemoryReader
+) -> None:
     earlier = write_earlier(tmp_path, items(3), bad=("01",))
     missing, rows = filled([earlier], items(3), reader)
     assert missing == []
@@ -75,7 +77,7 @@ def test_rows_of_unchanged_images_are_taken_whole(tmp_path: Path, reader: Memory
 
 
 @pytest.mark.parametrize("change", [{"size": 1}, {"modified": 1}])
-def test_an_image_with_another_size_or_time_is_missing(
+def test_the_row_of_an_image_with_another_size_or_time_is_not_reused(
     tmp_path: Path, reader: MemoryReader, change: dict[str, int]
 ) -> None:
     earlier = write_earlier(tmp_path, items(3))
@@ -84,7 +86,7 @@ def test_an_image_with_another_size_or_time_is_missing(
     assert filled([earlier], listed, reader)[0] == [1]
 
 
-def test_new_images_are_missing_and_removed_ones_do_not_matter(
+def test_new_images_are_missing_and_removed_ones_are_ignored(
     tmp_path: Path, reader: MemoryReader
 ) -> None:
     earlier = write_earlier(tmp_path, items(4)[::2])
@@ -93,14 +95,14 @@ def test_new_images_are_missing_and_removed_ones_do_not_matter(
     assert rows.embeddings[1].tolist() == [2.0] * DIM
 
 
-def test_bad_images_are_missing_only_if_they_are_tried_again(
+def test_bad_images_are_missing_only_with_retry_failed(
     tmp_path: Path, reader: MemoryReader
 ) -> None:
     earlier = write_earlier(tmp_path, items(3), bad=("01",))
     assert filled([earlier], items(3), reader, retry_failed=True)[0] == [1]
 
 
-def test_a_checksum_decides_whatever_size_and_time_are(
+def test_with_checksum_only_the_bytes_decide_about_reuse(
     tmp_path: Path, reader: MemoryReader
 ) -> None:
     earlier = write_earlier(tmp_path, items(3))
@@ -117,7 +119,7 @@ def test_a_clipped_time_is_confirmed_by_the_checksum(tmp_path: Path, reader: Mem
     assert reader.read_paths == ["00", "01"]
 
 
-def test_the_newest_file_wins(tmp_path: Path, reader: MemoryReader) -> None:
+def test_the_first_of_several_files_wins(tmp_path: Path, reader: MemoryReader) -> None:
     old = write_earlier(tmp_path / "old", items(2), bad=("00",))
     new = write_earlier(tmp_path / "new", items(2))
     assert filled([new, old], items(2), reader)[1].errors == [None, None]
@@ -125,7 +127,7 @@ def test_the_newest_file_wins(tmp_path: Path, reader: MemoryReader) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
-def test_the_rows_of_a_damaged_file_are_missing(
+def test_rows_of_a_damaged_file_are_not_reused(
     tmp_path: Path, reader: MemoryReader, damage: str
 ) -> None:
     earlier = write_earlier(tmp_path, items(2))
@@ -137,7 +139,7 @@ def test_the_rows_of_a_damaged_file_are_missing(
     assert filled([earlier], items(2), reader)[0] == [0, 1]
 
 
-def test_the_embeddings_of_an_array_are_taken_with_its_rows(
+def test_embeddings_of_an_array_are_reused_with_its_rows(
     tmp_path: Path, reader: MemoryReader
 ) -> None:
     shards = shards_in(tmp_path / "work" / "shards", 5)

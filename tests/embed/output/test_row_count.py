@@ -1,4 +1,4 @@
-"""A file records its number of rows, so that files put together are refused, not misread."""
+"""A file records its number of rows, so that concatenated files are refused, not misread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def photos(tmp_path: Path, save: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def doubled(photos: Path, tmp_path: Path) -> Path:
-    """Write two files of embeddings into one, with the metadata of the first."""
+    """Concatenate two files of embeddings, with the metadata of the first."""
     tables = []
     for name in ("one", "two"):
         embed_source(tiny_encoder(), photos, tmp_path / f"{name}.parquet", options=HERE)
@@ -44,7 +44,9 @@ def doubled(photos: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy", "stream.parquet"])
-def test_each_kind_of_file_records_its_rows(photos: Path, tmp_path: Path, name: str) -> None:
+def test_each_kind_of_file_records_its_number_of_rows(
+    photos: Path, tmp_path: Path, name: str
+) -> None:
     source = [pixels(seed) for seed in range(6)] if name.startswith("stream") else photos
     embed_source(tiny_encoder(), source, tmp_path / name, options=HERE)
     found = metadata_in(rows_file(tmp_path / name))
@@ -53,7 +55,7 @@ def test_each_kind_of_file_records_its_rows(photos: Path, tmp_path: Path, name: 
     assert len(load_embeddings(tmp_path / name)[0]) == 6
 
 
-def test_every_reader_refuses_files_put_together(doubled: Path) -> None:
+def test_every_reader_refuses_concatenated_files(doubled: Path) -> None:
     message = r"both.parquet' has 12 rows, and headstrip wrote 6 .* several files .*one file"
     labels = {"path": ["one/0.png", "two/0.png"], "colour": ["red", "blue"]}
     with pytest.raises(HeadstripError, match=message):
@@ -64,7 +66,7 @@ def test_every_reader_refuses_files_put_together(doubled: Path) -> None:
         find_neighbors(doubled, [pixels(0)], encoder=tiny_encoder())
 
 
-def test_a_file_without_the_record_is_read(photos: Path, tmp_path: Path) -> None:
+def test_a_file_without_a_recorded_row_count_is_read(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     embed_source(tiny_encoder(), photos, out, options=HERE)
     table = pq.read_table(out)
@@ -78,7 +80,9 @@ def test_a_file_without_the_record_is_read(photos: Path, tmp_path: Path) -> None
     assert out.read_bytes() == before
 
 
-def test_a_file_of_chosen_rows_is_read_with_a_warning(photos: Path, tmp_path: Path) -> None:
+def test_a_file_with_only_some_of_its_rows_is_read_with_a_warning(
+    photos: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.parquet"
     embed_source(tiny_encoder(), photos, out, options=HERE)
     pq.write_table(pq.read_table(out).slice(2), tmp_path / "some.parquet")
@@ -87,9 +91,7 @@ def test_a_file_of_chosen_rows_is_read_with_a_warning(photos: Path, tmp_path: Pa
     assert paths == ["2.png", "3.png", "4.png", "5.png"]
 
 
-def test_resuming_writes_rows_again_that_were_removed_or_added(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_resuming_restores_a_file_with_removed_or_added_rows(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     settings = EmbedSettings(shard_rows=2)
     embed_source(tiny_encoder(), photos, out, settings=settings, options=HERE)
@@ -97,8 +99,13 @@ def test_resuming_writes_rows_again_that_were_removed_or_added(
     pq.write_table(table.slice(2), out)
     assert embed_source(tiny_encoder(), photos, out, options=HERE).computed == 2
     assert out.read_bytes() == whole
-    said: list[str] = []
+    messages: list[str] = []
     pq.write_table(pa.concat_tables([table, table]), out)
-    assert embed_source(tiny_encoder(), photos, out, notify=said.append, options=HERE).computed == 6
+    assert (
+        embed_source(tiny_encoder(), photos, out, notify=messages.append, options=HERE).computed
+        == 6
+    )
     assert out.read_bytes() == whole
-    assert any("12 rows" in sentence and "computes its rows again" in sentence for sentence in said)
+    assert any(
+        "12 rows" in message and "computes its rows again" in message for message in messages
+    )

@@ -1,4 +1,4 @@
-"""The folder of finished shards: its lock, its state, its shards, and what is removed of it."""
+"""The work folder: its lock, its state, its shards, and which files headstrip removes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-def test_the_folder_is_beside_the_file_and_goes_when_nothing_was_done(out: Path) -> None:
+def test_the_work_folder_is_beside_the_file_and_is_removed_without_a_finished_shard(
+    out: Path,
+) -> None:
     with open_work_dir(out) as work_dir:
         assert work_dir.folder == work_folder(out) == out.with_name("out.parquet.parts")
         work_dir.begin(PROVENANCE, replaces=False)
     assert list(out.parent.iterdir()) == []
 
 
-def test_the_folder_stays_when_a_shard_is_done_and_the_next_run_finds_it(out: Path) -> None:
+def test_the_work_folder_stays_once_a_shard_is_done_and_the_next_run_finds_it(out: Path) -> None:
     with open_work_dir(out) as work_dir:
         shards = begun(work_dir, 0)
     with open_work_dir(out) as work_dir:
@@ -39,7 +41,9 @@ def test_the_folder_stays_when_a_shard_is_done_and_the_next_run_finds_it(out: Pa
 
 
 @pytest.mark.parametrize("replaces", [True, False])
-def test_the_state_is_none_before_a_run_begins_and_is_read_back(out: Path, replaces: bool) -> None:
+def test_the_state_is_empty_before_a_run_begins_and_is_read_back_afterwards(
+    out: Path, replaces: bool
+) -> None:
     with open_work_dir(out) as work_dir:
         assert (work_dir.provenance, work_dir.replaces) == (None, False)
         work_dir.begin(PROVENANCE, replaces=replaces)
@@ -60,7 +64,7 @@ def test_a_second_process_is_refused_until_the_first_is_done(out: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["notes.txt", "0123456789abcdef/mine.txt", "0123456789abcdef/000000.parquet", "lock/x"]
 )
-def test_a_file_of_somebody_else_is_named_and_stays(out: Path, name: str) -> None:
+def test_a_file_that_headstrip_did_not_write_is_named_and_kept(out: Path, name: str) -> None:
     mine = work_folder(out) / name
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
@@ -69,7 +73,7 @@ def test_a_file_of_somebody_else_is_named_and_stays(out: Path, name: str) -> Non
     assert mine.read_text() == "mine"
 
 
-def test_removing_leaves_what_came_meanwhile_and_names_it(out: Path) -> None:
+def test_remove_keeps_and_names_files_that_appeared_during_the_run(out: Path) -> None:
     with open_work_dir(out) as work_dir:
         shards = begun(work_dir)
         (shards.folder / "mine.txt").write_text("mine")
@@ -117,7 +121,7 @@ def test_shards_cover_all_rows_and_the_last_one_has_the_rest(tmp_path: Path) -> 
     assert (shards.count_rows([0, 2]), shards.count_rows([])) == (3, 0)
 
 
-def test_what_is_written_is_done_and_is_read_back(tmp_path: Path) -> None:
+def test_a_written_shard_is_done_and_can_be_read_back(tmp_path: Path) -> None:
     shards = shards_in(tmp_path, 5)
     assert not shards.is_done(1)
     write(shards)
@@ -129,9 +133,7 @@ def test_what_is_written_is_done_and_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "of another number", "of another run"])
-def test_a_shard_that_is_not_whole_or_not_of_this_run_is_not_done(
-    tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_shard_or_one_of_another_run_is_not_done(tmp_path: Path, damage: str) -> None:
     shards, other = shards_in(tmp_path / "a", 4), shards_in(tmp_path / "b", 4, listing="other")
     write(shards)
     write(other)
@@ -145,7 +147,7 @@ def test_a_shard_that_is_not_whole_or_not_of_this_run_is_not_done(
     assert [shards.is_done(0), shards.is_done(1)] == [False, True]
 
 
-def test_a_changed_byte_of_a_shard_is_damage(tmp_path: Path) -> None:
+def test_reading_a_shard_with_a_changed_byte_raises_damaged_file(tmp_path: Path) -> None:
     shards = shards_in(tmp_path, 2)
     write(shards)
     data = bytearray(shards.path(0).read_bytes())
@@ -155,7 +157,7 @@ def test_a_changed_byte_of_a_shard_is_damage(tmp_path: Path) -> None:
         shards.read(0)
 
 
-def test_a_system_that_refuses_to_read_says_nothing_about_a_shard(
+def test_a_permission_error_is_not_taken_for_a_damaged_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = shards_in(tmp_path, 2)

@@ -1,8 +1,8 @@
 """Read hostile rows in this process, and report what it opened; run as a program.
 
-Standard input is a JSON object: ``rows``, the texts, ``sources``, those to name as the source, and
-``list``, a file to list the rows in. Standard output is one: what each way to hand the rows over
-says of each, and what was opened meanwhile.
+Standard input is a JSON object with ``rows`` (the texts), ``sources`` (the texts to pass as the
+source) and ``list`` (a file to list the rows in). Standard output is a JSON object with the message
+of each row for each way to pass the rows, and everything that was opened meanwhile.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
         file.writelines(json.dumps({"path": row}) + "\n" for row in rows)
     pq.write_table(pa.table({"path": rows}), place + ".parquet")
     lists = {place + ".jsonl", place + ".parquet"}
-    # What is imported on the way is opened before.
+    # Import and open everything that is needed before the recording starts.
     assert len([each for source in lists_of(place) for each in source.items()]) == 2 * len(rows)
     read(source_of(["none"]))
     opened: list[str] = []

@@ -1,4 +1,4 @@
-"""What the tests of sources look at: what a source lists, and archives and tables with images."""
+"""Helpers for the tests of sources: read a source, and write archives and tables of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders and patterns: each image once, whatever its name, and nothing outside."""
+"""Folders and patterns: each image is listed once, under any name, and nothing outside."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = st.binary(min_size=1, max_size=20).filter(
 )
 
 
-def test_a_folder_has_its_images_and_those_of_its_folders_and_hidden_ones(tmp_path: Path) -> None:
+def test_a_folder_source_includes_subfolders_and_hidden_images(tmp_path: Path) -> None:
     assert contents(write_files(tmp_path, TREE)) == {
         "a.jpg": b"1",
         "in/b.PNG": b"2",
@@ -48,7 +48,7 @@ def test_an_item_has_the_size_and_the_time_of_its_file(tmp_path: Path) -> None:
     assert list(source_of(tmp_path).items()) == [Item("a.jpg", 3, 1_234_567_890_123_456_789, "", 0)]
 
 
-def test_a_source_says_what_it_is(tmp_path: Path) -> None:
+def test_describe_returns_the_kind_and_place_of_a_source(tmp_path: Path) -> None:
     source = source_of(write_files(tmp_path, TREE))
     assert isinstance(source, Source)
     assert source.describe() == {"kind": "files", "where": stored_path(str(tmp_path))}
@@ -80,7 +80,7 @@ def test_a_reader_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.Monk
         ("*.txt*", []),
     ],
 )
-def test_a_pattern_has_what_a_shell_would_name(
+def test_a_pattern_matches_the_images_that_a_shell_would_match(
     tmp_path: Path, pattern: str, found: list[str]
 ) -> None:
     write_files(tmp_path, TREE)
@@ -91,12 +91,12 @@ def test_a_pattern_has_what_a_shell_would_name(
             source_of(f"{tmp_path}/{pattern}")
 
 
-def test_a_pattern_that_ends_in_a_suffix_takes_all_that_have_it(tmp_path: Path) -> None:
+def test_a_pattern_that_ends_in_a_suffix_takes_all_files_with_it(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.dat": b"1", "b.jpg": b"2"})
     assert contents(f"{tmp_path}/*.dat") == {"a.dat": b"1"}
 
 
-def test_one_image_is_a_source_and_so_are_names_that_count_up(tmp_path: Path) -> None:
+def test_one_image_or_a_brace_range_of_images_is_a_source(tmp_path: Path) -> None:
     write_files(tmp_path, {"a08.jpg": b"8", "a09.jpg": b"9", "a10.jpg": b"10"})
     assert contents(tmp_path / "a09.jpg") == {"a09.jpg": b"9"}
     assert contents(f"{tmp_path}/a{{08..10}}.jpg") == {
@@ -108,7 +108,7 @@ def test_one_image_is_a_source_and_so_are_names_that_count_up(tmp_path: Path) ->
         source_of(f"{tmp_path}/a{{08..11}}.jpg")
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
+def test_the_name_of_an_existing_file_is_not_taken_for_a_pattern(tmp_path: Path) -> None:
     write_files(tmp_path, {"[1].jpg": b"1", "1.jpg": b"2"})
     assert contents(tmp_path / "[1].jpg") == {"[1].jpg": b"1"}
 
@@ -123,11 +123,11 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> 
         ("{a}-{}", ["{a}-{}"]),
     ],
 )
-def test_braces_are_written_out(text: str, names: list[str]) -> None:
+def test_braces_are_expanded(text: str, names: list[str]) -> None:
     assert expand_braces(text) == names
 
 
-def test_braces_that_stand_for_too_much_are_refused() -> None:
+def test_braces_that_expand_to_too_many_or_mixed_names_are_refused() -> None:
     with pytest.raises(HeadstripError, match="more than 100000 names"):
         expand_braces("{0..999}-{0..100}")
     with pytest.raises(HeadstripError, match="more than 100000 names"):
@@ -138,7 +138,7 @@ def test_braces_that_stand_for_too_much_are_refused() -> None:
         source_of("{a,*}.jpg")
 
 
-def test_links_to_folders_are_not_walked_and_loops_of_links_are_rows(tmp_path: Path) -> None:
+def test_links_to_folders_are_not_followed_and_link_loops_become_bad_rows(tmp_path: Path) -> None:
     write_files(tmp_path, {"in/a.jpg": b"1", "elsewhere/b.jpg": b"2"})
     (tmp_path / "in" / "up").symlink_to(tmp_path)
     (tmp_path / "in" / "folder.jpg").symlink_to(tmp_path / "elsewhere")
@@ -164,7 +164,7 @@ def test_a_link_to_a_folder_that_a_pattern_names_is_entered_once(tmp_path: Path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name here")
-def test_what_is_no_file_of_bytes_is_a_row_with_the_reason(tmp_path: Path) -> None:
+def test_empty_huge_and_special_files_become_rows_with_a_reason(tmp_path: Path) -> None:
     write_files(tmp_path, {"empty.jpg": b"", "folder.jpg/a.jpg": b"1"})
     os.mkfifo(tmp_path / "pipe.jpg")
     with open(tmp_path / "huge.jpg", "wb") as file:
@@ -177,7 +177,7 @@ def test_what_is_no_file_of_bytes_is_a_row_with_the_reason(tmp_path: Path) -> No
     }
 
 
-def test_a_file_that_disappears_is_a_row_with_the_reason(tmp_path: Path) -> None:
+def test_reading_a_file_that_disappeared_gives_the_reason(tmp_path: Path) -> None:
     source = source_of(write_files(tmp_path, {"a.jpg": b"1"}))
     (item,) = source.items()
     (tmp_path / "a.jpg").unlink()
@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_listed_is_reported(
     source = source_of(write_files(tmp_path, {"in/a.jpg": b"1"}))
     scandir = os.scandir
 
-    # Root, who may run this, is refused nothing by permissions.
+    # The tests may run as root, and permissions do not stop root.
     def refusing(path: str) -> object:
         if str(path).endswith("in"):
             raise PermissionError(13, "Permission denied", path)
@@ -229,7 +229,7 @@ def test_a_listing_that_breaks_off_is_reported(
         list(source.items())
 
 
-def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_without_images_are_reported(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"There is no file '.*none'\. Check the path\."):
         source_of(tmp_path / "none")
     with pytest.raises(HeadstripError, match=r"There is no image in .*, no \.tar and"):
@@ -237,7 +237,7 @@ def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("a.jpg", "b.tar"), ("b.jpg", "a.tar"), ("x/a.tar.gz", "b.jpg")])
-def test_images_beside_archives_are_a_mixture(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_images_beside_archives_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
     write_files(tmp_path, {name: bytes(1024 * name.endswith(".tar")) for name in names})
     with pytest.raises(HeadstripError, match="single images and files that hold many"):
         contents(tmp_path)
@@ -247,7 +247,7 @@ def test_images_beside_archives_are_a_mixture(tmp_path: Path, names: tuple[str, 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
 @given(st.lists(st.lists(NAMES, min_size=1, max_size=3), min_size=1, max_size=6))
-def test_whatever_names_there_are_each_file_is_listed_once_and_read(
+def test_files_with_any_names_are_each_listed_once_and_read(
     paths: list[list[bytes]],
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -264,7 +264,7 @@ def test_whatever_names_there_are_each_file_is_listed_once_and_read(
         assert found.keys() == {stored_path(os.fsdecode(path)) for path in written}
 
 
-def test_listing_files_imports_nothing_heavy_and_no_source_imports_torch_or_a_room_above() -> None:
+def test_listing_imports_nothing_heavy_and_sources_need_neither_torch_nor_embed() -> None:
     code = (
         "import sys, importlib, pathlib, pkgutil, tempfile\n"
         "from headstrip.embed import sources\n"
@@ -281,7 +281,7 @@ def test_listing_files_imports_nothing_heavy_and_no_source_imports_torch_or_a_ro
     assert run_python("-c", code).stdout == "[b'1']\nset()\nset()\n[]\n"
 
 
-def test_times_that_no_column_holds_are_the_nearest_that_it_does(tmp_path: Path) -> None:
+def test_times_outside_int64_are_clipped_to_the_nearest_int64(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.jpg": b"1", "b.jpg": b"2"})
     os.utime(tmp_path / "a.jpg", (0, 13_569_465_600))
     os.utime(tmp_path / "b.jpg", (0, -5))

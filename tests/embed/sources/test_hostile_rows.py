@@ -1,4 +1,4 @@
-"""Hostile rows: docs/reference/sources.md says what each gives, and none opens anything."""
+"""Hostile rows: docs/reference/sources.md states the message of each."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.distributions import run_python
 from tests.embed.sources.made import contents, image_table, write_files, write_tar
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "sources.md"
-LISTED = re.compile(r"^\| `(?P<row>.+?)` \| (?P<said>.+?) \|$", re.MULTILINE)
+LISTED = re.compile(r"^\| `(?P<row>.+?)` \| (?P<message>.+?) \|$", re.MULTILINE)
 PROGRAM = Path(__file__).with_name("hostile_rows.py")
 
 
 def documented() -> dict[str, str]:
     """Return the rows of the document, written there as in a Python string."""
     table = DOCUMENT.read_text(encoding="utf-8").partition("## Hostile rows")[2]
-    return {literal_eval(f'"{each["row"]}"'): each["said"] for each in LISTED.finditer(table)}
+    return {literal_eval(f'"{each["row"]}"'): each["message"] for each in LISTED.finditer(table)}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     rows = documented()
     # What is typed as the source may be private, or have a password; `?` is a wildcard there.
     typed = ("not a public address", "user name or a password", "a share of another machine")
-    sources = [row for row, said in rows.items() if not any(each in said for each in typed)]
+    sources = [row for row, message in rows.items() if not any(each in message for each in typed)]
     order = {
         "rows": list(rows),
         "sources": [row for row in sources if row.isprintable()],
@@ -40,33 +40,33 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-def test_there_are_sixty_and_more() -> None:
+def test_the_document_lists_at_least_sixty_hostile_rows() -> None:
     assert len(documented()) >= 60
 
 
-def test_none_opens_a_file_a_socket_or_a_process_however_it_is_handed_over(
+def test_no_hostile_row_opens_a_file_a_socket_or_a_process(
     result: dict[str, Any],
 ) -> None:
     assert result["opened"] == []
 
 
-def test_fsspec_is_not_even_imported_so_its_version_does_not_matter(result: dict[str, Any]) -> None:
+def test_hostile_rows_do_not_import_fsspec(result: dict[str, Any]) -> None:
     assert result["fsspec"] is False
 
 
 @pytest.mark.parametrize("way", ["jsonl", "parquet", "iterable"])
-def test_each_says_what_the_document_says(result: dict[str, Any], way: str) -> None:
+def test_each_hostile_row_gives_the_documented_message(result: dict[str, Any], way: str) -> None:
     expected = documented()
-    for (row, said), found in zip(expected.items(), result["found"][way], strict=True):
-        assert found.startswith(said.removesuffix("...")), row
-        assert found == said or said.endswith("..."), row
+    for (row, message), found in zip(expected.items(), result["found"][way], strict=True):
+        assert found.startswith(message.removesuffix("...")), row
+        assert found == message or message.endswith("..."), row
 
 
-def test_none_is_a_source_either(result: dict[str, Any]) -> None:
+def test_hostile_texts_are_refused_as_sources_too(result: dict[str, Any]) -> None:
     assert "NOT REFUSED" not in result["found"]["source"]
 
 
-def test_names_in_an_archive_and_paths_beside_images_are_names_alone(tmp_path: Path) -> None:
+def test_names_in_archives_and_tables_are_never_read_as_addresses(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     write_tar(tmp_path / "x.tar", {"reference://a.jpg::data:,b.jpg": b"1"})
     assert contents(tmp_path / "x.tar") == {"x.tar/reference:/a.jpg::data:,b.jpg": b"1"}

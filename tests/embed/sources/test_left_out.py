@@ -1,4 +1,4 @@
-"""Files whose suffix is none of an image: left out, and counted."""
+"""Files without the suffix of an image are left out, and counted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def left_out(what: Path | str) -> dict[str, int]:
     return counted.counts()
 
 
-def test_a_folder_and_an_archive_and_a_pattern_count_what_they_leave_out(tmp_path: Path) -> None:
+def test_folders_archives_and_patterns_count_the_files_that_they_leave_out(tmp_path: Path) -> None:
     write_files(tmp_path / "photos", FILES)
     assert left_out(tmp_path / "photos") == COUNTS
     assert left_out(write_tar(tmp_path / "x.tar", FILES)) == COUNTS
@@ -60,7 +60,7 @@ def test_links_to_folders_that_are_not_followed_are_counted(tmp_path: Path) -> N
     )
 
 
-def test_a_folder_of_links_to_folders_alone_says_so(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_of_links_counts_the_links_not_followed(tmp_path: Path) -> None:
     write_files(tmp_path, {"far/b.jpg": b"2"})
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one").symlink_to(tmp_path / "far")
@@ -68,12 +68,12 @@ def test_a_folder_of_links_to_folders_alone_says_so(tmp_path: Path) -> None:
         source_of(tmp_path / "photos")
 
 
-def test_what_headstrip_keeps_while_it_runs_is_not_counted(tmp_path: Path) -> None:
+def test_files_in_the_work_folder_of_a_run_are_not_counted(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.jpg": b"1", "o.parquet.parts/lock": b"", "o.parquet.parts/x/1": b""})
     assert left_out(tmp_path) == {}
 
 
-def test_suffixes_that_may_be_of_pictures_are_reported() -> None:
+def test_left_out_files_are_reported_if_they_may_be_images() -> None:
     assert sentence(COUNTS) == (
         "6 files were left out: 2 without a suffix, 2 .ico, 1 .dng, 1 .jxl. "
         "Images are known by their suffix."
@@ -87,7 +87,7 @@ def test_suffixes_that_may_be_of_pictures_are_reported() -> None:
     assert "1 .7, and files of 22 more kinds." in many
 
 
-def test_kinds_without_end_are_counted_in_bounds() -> None:
+def test_the_number_of_counted_suffixes_is_bounded() -> None:
     counted = LeftOut()
     for number in range(5000):
         counted.note(f"x.{number}")
@@ -95,13 +95,13 @@ def test_kinds_without_end_are_counted_in_bounds() -> None:
     assert sum(counted.counts().values()) == 5000
 
 
-def test_a_folder_with_no_other_pictures_says_what_is_there(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_images_counts_its_other_files(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.jxl": b"1", "b.jxl": b"1"})
     with pytest.raises(HeadstripError, match=r"There is no image in .* 2 files were left out: 2 "):
         source_of(tmp_path)
 
 
-def test_a_name_that_is_a_suffix_and_no_more_is_that_of_an_image(tmp_path: Path) -> None:
+def test_a_file_named_only_with_an_image_suffix_is_an_image(tmp_path: Path) -> None:
     write_files(tmp_path / "photos", {".jpg": b"1", "....PNG": b"2", "in/..jpg": b"3"})
     assert left_out(tmp_path / "photos") == {}
     write_tar(tmp_path / "x.tar", {".jpg": b"1", "....PNG": b"2"})

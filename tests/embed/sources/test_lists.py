@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_text_file_has_a_path_a_line(folder: Path, start: str, newline: str) -> None:
+def test_a_text_file_lists_one_path_per_line(folder: Path, start: str, newline: str) -> None:
     text = start + newline.join(["in/a.jpg", "", "b, c.jpg", "gone.jpg"])
     (folder / "list.txt").write_bytes(text.encode())
     assert contents(folder / "list.txt") == FOUND
@@ -51,7 +51,7 @@ def test_a_parquet_file_without_images_has_its_paths_in_a_column(
     assert contents(folder / "list.parquet") == FOUND
 
 
-def test_a_parquet_file_with_images_and_paths_is_a_list_when_its_column_is_named(
+def test_a_parquet_file_with_images_is_read_as_a_list_if_column_is_given(
     folder: Path,
 ) -> None:
     table = pq.read_table(write_images(folder / "x.parquet", [b"9"]))
@@ -60,13 +60,13 @@ def test_a_parquet_file_with_images_and_paths_is_a_list_when_its_column_is_named
     assert contents(folder / "x.parquet", column="file") == {"in/a.jpg": b"1"}
 
 
-def test_absolute_paths_stay_what_they_are(folder: Path, tmp_path_factory) -> None:
+def test_absolute_paths_are_kept(folder: Path, tmp_path_factory) -> None:
     other = tmp_path_factory.mktemp("lists") / "list.txt"
     other.write_text(f"{folder}/in/a.jpg\n")
     assert contents(other) == {f"{folder}/in/a.jpg": b"1"}
 
 
-def test_a_path_that_no_file_can_have_is_a_row(folder: Path) -> None:
+def test_a_path_that_no_file_can_have_becomes_a_bad_row(folder: Path) -> None:
     (folder / "list.txt").write_bytes(b"a\0b.jpg\n")
     assert contents(folder / "list.txt") == {
         "a\0b.jpg": "it contains a zero byte, and no file name can. Check the list."
@@ -97,7 +97,7 @@ def test_a_row_that_looks_like_an_escaped_byte_keeps_its_text(tmp_path: Path, su
     assert contents(place) == rows
 
 
-def test_lines_may_end_as_on_an_old_mac(folder: Path) -> None:
+def test_lines_may_end_with_a_carriage_return(folder: Path) -> None:
     (folder / "list.txt").write_bytes(b"in/a.jpg\rb, c.jpg\r\rgone.jpg\r")
     assert contents(folder / "list.txt") == FOUND
     (folder / "list.csv").write_bytes(b'path\rin/a.jpg\r"b, c.jpg"\rgone.jpg\r')
@@ -105,7 +105,7 @@ def test_lines_may_end_as_on_an_old_mac(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         (['1,"in/a.jpg', "2,x.jpg", "3,y.jpg"], "row that starts in line 2 is not closed"),
         (["1,x.jpg", '2,"y.jpg', '3,"b, c.jpg"'], "row that starts in line 3 is not closed"),
@@ -113,9 +113,11 @@ def test_lines_may_end_as_on_an_old_mac(folder: Path) -> None:
         (["1,x.jpg", '2,"b" c.jpg'], "line 3 has text behind a closing quote"),
     ],
 )
-def test_a_quote_that_is_not_closed_is_reported(tmp_path: Path, rows: list[str], said: str) -> None:
+def test_a_misplaced_quote_is_reported_with_its_line(
+    tmp_path: Path, rows: list[str], message: str
+) -> None:
     (tmp_path / "a.csv").write_text("\n".join(["id,path", *rows]))
-    with pytest.raises(HeadstripError, match=said):
+    with pytest.raises(HeadstripError, match=message):
         contents(tmp_path / "a.csv")
 
 
@@ -132,15 +134,13 @@ def test_a_cell_may_have_several_lines(folder: Path) -> None:
         ("a.jsonl", '{"file": "a.jpg"}\n{"file": "a.jpg", "file": "b.jpg"}', "in line 2"),
     ],
 )
-def test_a_column_that_is_there_twice_is_refused(
-    tmp_path: Path, name: str, text: str, where: str
-) -> None:
+def test_a_duplicate_column_is_refused(tmp_path: Path, name: str, text: str, where: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(HeadstripError, match=f"has 'file' more than once {where}"):
         contents(tmp_path / name, column="file")
 
 
-def test_columns_of_parquet_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_of_a_parquet_file_is_refused(tmp_path: Path) -> None:
     for cells in (["a.jpg"], [b"1"]):
         table = pa.table([cells, cells], names=["file", "file"])
         pq.write_table(table, tmp_path / "a.parquet")
@@ -148,7 +148,7 @@ def test_columns_of_parquet_that_are_there_twice_are_refused(tmp_path: Path) -> 
             contents(tmp_path / "a.parquet", column="file")
 
 
-def test_other_keys_may_be_there_twice(folder: Path) -> None:
+def test_duplicates_of_other_json_keys_are_allowed(folder: Path) -> None:
     (folder / "a.jsonl").write_text('{"path": "in/a.jpg", "x": {"path": 1, "path": 2}, "x": 3}\n')
     assert contents(folder / "a.jsonl") == {"in/a.jpg": b"1"}
 
@@ -169,13 +169,13 @@ def test_an_image_may_have_any_suffix(tmp_path: Path, content: bytes) -> None:
     assert list(contents(tmp_path / "a.dat").values()) == [content or "the file is empty."]
 
 
-def test_a_path_that_stands_there_twice_is_listed_twice(folder: Path) -> None:
+def test_a_repeated_path_is_listed_twice(folder: Path) -> None:
     (folder / "list.txt").write_text("in/a.jpg\nin/a.jpg\n")
     assert [item.path for item in source_of(folder / "list.txt").items()] == ["in/a.jpg"] * 2
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.csv", "id,file\n1,a.jpg\n", r"no column 'path'; its columns: 'id', 'file'\. Name"),
         ("a.csv", "", "no column 'path'; its columns: none"),
@@ -187,10 +187,10 @@ def test_a_path_that_stands_there_twice_is_listed_twice(folder: Path) -> None:
     ],
 )
 def test_a_list_that_cannot_be_read_is_reported(
-    tmp_path: Path, name: str, content: str, said: str
+    tmp_path: Path, name: str, content: str, message: str
 ) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(HeadstripError, match=said):
+    with pytest.raises(HeadstripError, match=message):
         contents(tmp_path / name)
 
 
@@ -202,7 +202,7 @@ def test_a_parquet_list_without_its_column_or_a_path_is_reported(tmp_path: Path)
         contents(tmp_path / "a.parquet", column="file")
 
 
-def test_several_lists_are_not_one(tmp_path: Path) -> None:
+def test_a_pattern_for_several_lists_is_refused(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.txt": b"", "b.txt": b""})
     with pytest.raises(HeadstripError, match=r"stands for 2 lists\. Pass one file"):
         source_of(f"{tmp_path}/*.txt")
@@ -216,7 +216,7 @@ def test_a_row_keeps_the_text_of_the_list(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there a backslash stands between folders")
-def test_backslashes_are_slashes_where_no_file_is_named_so(folder: Path) -> None:
+def test_backslashes_are_read_as_slashes_unless_a_file_has_that_name(folder: Path) -> None:
     (folder / "list.txt").write_text("in\\a.jpg\r\n.\\in\\a.jpg\r\nC:\\in\\a.jpg\r\n")
     assert contents(folder / "list.txt") == {
         "in\\a.jpg": b"1",
@@ -229,14 +229,16 @@ def test_backslashes_are_slashes_where_no_file_is_named_so(folder: Path) -> None
 
 
 @pytest.mark.parametrize(("stored", "written"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_are_found_composed_and_apart(tmp_path: Path, stored: str, written: str) -> None:
+def test_accented_names_are_found_in_either_unicode_form(
+    tmp_path: Path, stored: str, written: str
+) -> None:
     there, row = (unicodedata.normalize(form, "été/café.jpg") for form in (stored, written))
     write_files(tmp_path, {there: b"1", "list.txt": f"{row}\n".encode()})
     assert list(contents(tmp_path / "list.txt").items()) == [(row, b"1")]
     assert contents(tmp_path / row) == {unicodedata.normalize(stored, "café.jpg"): b"1"}
 
 
-def test_one_file_under_both_forms_is_each_its_own(tmp_path: Path) -> None:
+def test_two_files_that_differ_only_in_unicode_form_stay_apart(tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
     write_files(tmp_path, {composed: b"1", apart: b"2"})
     (tmp_path / "list.txt").write_text(f"{apart}\n{composed}\n", encoding="utf-8")
@@ -254,7 +256,7 @@ def test_lists_are_read_in_each_encoding_of_unicode(
     assert contents(tmp_path / f"list{suffix}") == {"grün.jpg": b"1", "写真.jpg": b"2"}
 
 
-def test_a_list_in_latin_1_says_so_where_it_matters(tmp_path: Path) -> None:
+def test_a_latin_1_list_gives_an_encoding_hint_only_for_the_rows_it_affects(tmp_path: Path) -> None:
     write_files(tmp_path, {"grün.jpg": b"1", "a.jpg": b"2"})
     (tmp_path / "list.txt").write_bytes("grün.jpg\na.jpg\n".encode("latin-1"))
     assert contents(tmp_path / "list.txt") == {
@@ -264,14 +266,14 @@ def test_a_list_in_latin_1_says_so_where_it_matters(tmp_path: Path) -> None:
     }
 
 
-def test_a_list_that_is_cut_within_a_letter_is_reported(tmp_path: Path) -> None:
+def test_a_list_that_ends_within_a_character_is_reported(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes("a.jpg\n".encode("utf-16")[:-1])
     with pytest.raises(HeadstripError, match=r"list\.txt' cannot be read: .*truncated data"):
         contents(tmp_path / "list.txt")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".JSONL"])
-def test_json_objects_a_line_have_their_paths_under_a_key(folder: Path, suffix: str) -> None:
+def test_json_lines_have_their_paths_under_a_key(folder: Path, suffix: str) -> None:
     rows = [{"path": name, "label": 1} for name in FOUND]
     text = "\n\n".join(json.dumps(row) for row in rows)
     (folder / f"list{suffix}").write_text(text)
@@ -281,7 +283,7 @@ def test_json_objects_a_line_have_their_paths_under_a_key(folder: Path, suffix: 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"file": "a.jpg"}', r"no column 'path'; its columns: 'file'"),
         ('{"path": "a.jpg"}\n{"path": ""}', "no path in column 'path' at line 2"),
@@ -292,13 +294,15 @@ def test_json_objects_a_line_have_their_paths_under_a_key(folder: Path, suffix: 
         ("[" * 200_000, "line 1 is not a JSON object"),
     ],
 )
-def test_json_that_is_no_list_is_reported(tmp_path: Path, text: str, said: str) -> None:
+def test_json_lines_without_valid_paths_are_reported(
+    tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "a.jsonl").write_text(text)
-    with pytest.raises(HeadstripError, match=said):
+    with pytest.raises(HeadstripError, match=message):
         contents(tmp_path / "a.jsonl")
 
 
-def test_half_a_letter_of_json_is_a_row_without_a_file(tmp_path: Path) -> None:
+def test_a_lone_surrogate_in_json_becomes_a_row_for_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"path": "\\ud800.jpg"}\n')
     assert list(contents(tmp_path / "a.jsonl").values()) == ["No such file or directory."]
 
@@ -314,7 +318,9 @@ def test_half_a_letter_of_json_is_a_row_without_a_file(tmp_path: Path) -> None:
         ("a.zip", "Unpack it, and pass the folder"),
     ],
 )
-def test_what_is_no_list_is_refused_with_what_to_do(tmp_path: Path, name: str, remedy: str) -> None:
+def test_unsupported_list_formats_are_refused_with_a_remedy(
+    tmp_path: Path, name: str, remedy: str
+) -> None:
     write_files(tmp_path, {name: b"PK"})
     with pytest.raises(HeadstripError, match=re.escape(remedy)):
         source_of(tmp_path / name)

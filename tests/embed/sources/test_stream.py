@@ -1,4 +1,4 @@
-"""Iterables of a program: each image as it comes."""
+"""Iterables of images from a program, read one by one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stream(images: object) -> StreamSource:
     return source
 
 
-def test_paths_keep_their_names_and_the_rest_is_numbered(
+def test_paths_keep_their_names_and_other_images_are_numbered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(write_files(tmp_path, {"in/a.jpg": b"1"}))
@@ -41,7 +41,7 @@ def test_paths_keep_their_names_and_the_rest_is_numbered(
     assert [item.size for item, _ in pairs] == [1, 0, 1, 0, 2, 1]
 
 
-def test_images_are_asked_for_one_by_one(tmp_path: Path) -> None:
+def test_images_are_requested_one_by_one(tmp_path: Path) -> None:
     asked = []
 
     def images() -> Iterator[bytes]:
@@ -58,7 +58,7 @@ def test_images_are_asked_for_one_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image", [b"1", np.zeros((2, 2, 3), np.uint8), Image.new("L", (1, 1))])
-def test_one_image_is_no_stream(image: object) -> None:
+def test_one_image_is_refused_as_an_iterable(image: object) -> None:
     with pytest.raises(HeadstripError, match=r"is one image .* Put it in a list\."):
         source_of(image)  # type: ignore[arg-type]
 
@@ -67,7 +67,7 @@ def test_a_batch_of_arrays_is_a_stream_of_its_images() -> None:
     assert len(list(stream(np.zeros((3, 2, 2, 3), np.uint8)).pairs())) == 3
 
 
-def test_what_is_no_image_is_reported_with_its_number() -> None:
+def test_an_item_that_is_not_an_image_is_reported_with_its_number() -> None:
     with pytest.raises(HeadstripError, match="Image 2 of the iterable is a NoneType"):
         list(stream([b"1", None]).items())
     with pytest.raises(HeadstripError, match="The source is an int, which holds no images"):

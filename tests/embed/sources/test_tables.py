@@ -1,4 +1,4 @@
-"""Images whose bytes are in tables: Parquet, and datasets that were saved to disk."""
+"""Images stored in tables: Parquet files, and datasets saved to disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EMPTY = "the image in the row has 0 bytes. Write it again, or leave out the row.
 NONE = "the cell of the image is null. Fill it, or leave out the row."
 
 
-def test_the_rows_of_a_parquet_file_are_named_by_it_and_their_number(tmp_path: Path) -> None:
+def test_rows_of_a_parquet_file_are_named_by_file_and_row_number(tmp_path: Path) -> None:
     path = write_images(tmp_path / "x.parquet", [b"1", b"2", None, b""], row_group_size=3)
     found = {
         "x.parquet/000000000": b"1",
@@ -42,13 +42,13 @@ def test_a_dataset_folder_has_the_rows_of_all_its_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(1)])
-def test_plain_bytes_are_images_too(tmp_path: Path, kind: pa.DataType) -> None:
+def test_a_column_of_plain_bytes_holds_images_too(tmp_path: Path, kind: pa.DataType) -> None:
     table = pa.table({"id": [1, 2], "jpg": pa.array([b"1", None], kind)})
     pq.write_table(table, tmp_path / "x.parquet")
     assert list(contents(tmp_path / "x.parquet").values()) == [b"1", NONE]
 
 
-def test_which_column_has_the_images_must_be_plain(tmp_path: Path) -> None:
+def test_the_image_column_must_be_unambiguous(tmp_path: Path) -> None:
     table = pa.table({"jpg": [b"1"], "mask": [b"2"], "text": ["a"]})
     pq.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(HeadstripError, match="several columns that contain bytes: 'jpg', 'mask'"):
@@ -84,7 +84,7 @@ def test_a_large_row_group_is_not_decoded_as_a_whole(tmp_path: Path) -> None:
         assert pa.total_allocated_bytes() - before < 64 << 20
 
 
-def test_a_damaged_file_is_reported_and_a_damaged_page_is_a_row(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_and_a_damaged_page_costs_only_its_row(tmp_path: Path) -> None:
     path = write_images(
         tmp_path / "x.parquet",
         [b"1" * 5000, b"2"],
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_reported_and_a_damaged_page_is_a_row(tmp_path: Path) 
         contents(path)
 
 
-def test_a_file_that_is_rewritten_gives_no_wrong_image(tmp_path: Path) -> None:
+def test_reading_from_a_rewritten_table_is_an_error(tmp_path: Path) -> None:
     path = write_images(tmp_path / "x.parquet", [b"1"])
     source = source_of(path)
     (item,) = source.items()
@@ -114,7 +114,7 @@ def test_a_file_that_is_rewritten_gives_no_wrong_image(tmp_path: Path) -> None:
         source.reader().read(item)
 
 
-def test_what_an_earlier_run_wrote_is_left_out(tmp_path: Path) -> None:
+def test_a_file_of_embeddings_in_the_folder_is_left_out(tmp_path: Path) -> None:
     write_images(tmp_path / "x.parquet", [b"1"])
     write_files(tmp_path, {"in/a.jpg": b"2"})
     own = pa.table({"path": ["a"]}).replace_schema_metadata({"headstrip": "{}"})
@@ -124,7 +124,7 @@ def test_what_an_earlier_run_wrote_is_left_out(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"x.parquet/000000000": b"1"}
 
 
-def test_images_beside_tables_of_images_are_a_mixture(tmp_path: Path) -> None:
+def test_images_beside_tables_of_images_are_refused(tmp_path: Path) -> None:
     write_images(write_files(tmp_path, {"a.jpg": b""}) / "x.parquet", [b"1"])
     with pytest.raises(HeadstripError, match="single images and files that hold many"):
         contents(tmp_path)
@@ -174,7 +174,7 @@ def test_an_arrow_file_is_read_like_a_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
         ('{"_data_files": [{"filename": "../a.arrow"}]}', "does not name files in the same folder"),
         ('{"_data_files": []}', "does not name files"),
@@ -188,9 +188,9 @@ def test_an_arrow_file_is_read_like_a_stream(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_damaged_dataset_is_reported(tmp_path: Path, state: str, said: str) -> None:
+def test_a_damaged_dataset_is_reported(tmp_path: Path, state: str, message: str) -> None:
     write_files(tmp_path, {"state.json": state.encode(), "bad.arrow": b"x" * 100})
-    with pytest.raises(HeadstripError, match=said):
+    with pytest.raises(HeadstripError, match=message):
         contents(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Tar archives: images where they are, nothing extracted, nothing followed, nothing unbounded."""
+"""Tar archives: headstrip reads images in place, extracts nothing and follows no link."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def refused(path: Path, raw: bytes) -> str:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_images_of_an_archive_are_named_by_it(tmp_path: Path, form: str) -> None:
+def test_images_of_an_archive_are_named_by_archive_and_member(tmp_path: Path, form: str) -> None:
     path = write_tar(tmp_path / "train.tar", SHARD, format=FORMATS[form])
     assert contents(path) == {"train.tar/000/a.jpg": b"1", "train.tar/b.PNG": b"22"}
     assert source_of(path).describe() == {"kind": "tar", "where": str(path)}
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax"])
-def test_long_names_are_whole(tmp_path: Path, form: str) -> None:
+def test_long_names_are_read_completely(tmp_path: Path, form: str) -> None:
     path = write_tar(tmp_path / "x.tar", {LONG: b"1", "b.jpg": b"2"}, format=FORMATS[form])
     assert contents(path) == {f"x.tar/{LONG}": b"1", "x.tar/b.jpg": b"2"}
 
 
-def test_a_name_that_ustar_splits_is_whole(tmp_path: Path) -> None:
+def test_a_name_that_ustar_splits_is_read_completely(tmp_path: Path) -> None:
     name = "a" * 100 + "/" + "b" * 90 + ".jpg"
     path = write_tar(tmp_path / "x.tar", {name: b"1"}, format=tarfile.USTAR_FORMAT)
     assert contents(path) == {f"x.tar/{name}": b"1"}
@@ -67,9 +67,7 @@ def test_a_name_that_ustar_splits_is_whole(tmp_path: Path) -> None:
     st.dictionaries(NAMES.map(b"/".join), st.binary(min_size=1, max_size=700), max_size=5),
     st.sampled_from(sorted(FORMATS.values())[1:]),
 )
-def test_whatever_is_in_an_archive_is_what_tarfile_finds(
-    files: dict[bytes, bytes], form: int
-) -> None:
+def test_headstrip_finds_the_same_members_as_tarfile(files: dict[bytes, bytes], form: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         named = {os.fsdecode(name) + ".jpg": each for name, each in files.items()}
         path = write_tar(Path(folder) / "x.tar", named, format=form)
@@ -87,7 +85,7 @@ def test_archives_of_the_same_name_stay_apart(tmp_path: Path) -> None:
         assert contents(f"{tmp_path}{what}") == found
 
 
-def test_braces_name_archives_that_all_have_to_be_there(tmp_path: Path) -> None:
+def test_braces_name_archives_that_must_all_exist(tmp_path: Path) -> None:
     write_tar(tmp_path / "t-00.tar", {"x.jpg": b"1"})
     write_tar(tmp_path / "t-01.tar", {"x.jpg": b"2"})
     assert contents(f"{tmp_path}/t-{{00..01}}.tar") == {
@@ -98,7 +96,7 @@ def test_braces_name_archives_that_all_have_to_be_there(tmp_path: Path) -> None:
         source_of(f"{tmp_path}/t-{{00..02}}.tar")
 
 
-def test_what_leads_out_or_elsewhere_is_a_row_with_the_reason(tmp_path: Path) -> None:
+def test_unsafe_and_special_members_become_rows_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     out = "its name leads out of the archive: it is absolute, or has '..' in it."
     link = "it is a link, and headstrip does not follow links in an archive."
@@ -133,7 +131,7 @@ def test_what_leads_out_or_elsewhere_is_a_row_with_the_reason(tmp_path: Path) ->
     assert os.listdir(path.parent) == ["x.tar"]
 
 
-def test_sparse_members_are_rows_with_the_reason(tmp_path: Path) -> None:
+def test_sparse_members_become_rows_with_a_reason(tmp_path: Path) -> None:
     old = bytearray(header("old.jpg", type=tarfile.GNUTYPE_SPARSE, size=512))
     old[482] = 1
     old[148:156] = b"%06o\0 " % (sum(old[:148]) + 8 * 32 + sum(old[156:]))
@@ -157,16 +155,16 @@ def test_sparse_members_are_rows_with_the_reason(tmp_path: Path) -> None:
     }
 
 
-def test_a_member_that_is_too_large_is_a_row_with_the_reason(tmp_path: Path) -> None:
+def test_a_member_that_is_too_large_becomes_a_row_with_a_reason(tmp_path: Path) -> None:
     size = (1 << 28) + 1
     with open(tmp_path / "x.tar", "wb") as file:
         file.write(header(size=size))
         file.truncate(512 + size + 1024)
-    (said,) = contents(tmp_path / "x.tar").values()
-    assert said == f"it has {size} bytes, and at most {size - 1} are read."
+    (message,) = contents(tmp_path / "x.tar").values()
+    assert message == f"it has {size} bytes, and at most {size - 1} are read."
 
 
-def test_pax_headers_of_all_members_and_of_the_next_are_heeded(tmp_path: Path) -> None:
+def test_global_and_per_member_pax_headers_are_applied(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w", pax_headers={"comment": "x" * 5000}) as archive:
         add(archive, "a.jpg", b"12345", pax_headers={"size": "5", "path": "b.jpg"})
         add(archive, "c.jpg", b"2")
@@ -174,7 +172,7 @@ def test_pax_headers_of_all_members_and_of_the_next_are_heeded(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
         (b"x" * 512, "there is no valid header at byte 0"),
         (header() + b"x" * 700, "there is no valid header at byte 512"),
@@ -196,14 +194,14 @@ def test_pax_headers_of_all_members_and_of_the_next_are_heeded(tmp_path: Path) -
     ],
 )
 def test_a_damaged_archive_is_reported_with_its_position(
-    tmp_path: Path, raw: bytes, said: str
+    tmp_path: Path, raw: bytes, message: str
 ) -> None:
     text = refused(tmp_path / "x.tar", raw)
     assert text.startswith("The archive 'x.tar' cannot be read: ")
-    assert said in text
+    assert message in text
 
 
-def test_no_byte_of_a_header_can_do_more_than_refuse(tmp_path: Path) -> None:
+def test_changed_header_bytes_raise_no_other_error_than_a_headstrip_error(tmp_path: Path) -> None:
     raw = write_tar(tmp_path / "x.tar", {"a.jpg": b"1", LONG: b"2"}).read_bytes()
 
     @given(
@@ -223,7 +221,7 @@ def test_no_byte_of_a_header_can_do_more_than_refuse(tmp_path: Path) -> None:
     damaged()
 
 
-def test_a_long_chain_of_headers_is_walked_and_not_recursed_into(tmp_path: Path) -> None:
+def test_a_long_chain_of_headers_is_read_without_recursion(tmp_path: Path) -> None:
     link = header("x", type=tarfile.XHDTYPE, size=12) + b"12 path=a.b\n".ljust(512, b"\0")
     member = header("c.jpg", size=1) + b"1".ljust(512, b"\0")
     (tmp_path / "x.tar").write_bytes(link * 5000 + member + bytes(1024))
@@ -239,7 +237,7 @@ def test_an_archive_cut_between_two_members_is_refused(tmp_path: Path, size: int
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar.xz", "x.tar"])
-def test_compressed_archives_are_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
+def test_compressed_archives_are_refused_with_a_remedy(tmp_path: Path, name: str) -> None:
     kind = {"bz2": "bz2", "xz": "xz"}.get(name.rpartition(".")[2], "gz")
     with tarfile.open(tmp_path / name, f"w:{kind}") as archive:
         add(archive, "a.jpg", b"1")
@@ -253,7 +251,7 @@ def test_a_member_may_be_named_like_the_start_of_a_compressed_file(tmp_path: Pat
     assert contents(path) == {"x.tar/BZh.jpg": b"1"}
 
 
-def test_an_archive_that_is_rewritten_gives_no_wrong_image(tmp_path: Path) -> None:
+def test_reading_from_a_rewritten_archive_is_an_error(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {"a.jpg": b"1", "b.jpg": b"2"})
     source = source_of(path)
     first, second = source.items()
@@ -277,7 +275,7 @@ def test_a_reader_keeps_few_archives_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_number_of_members_takes_no_memory(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_members(tmp_path: Path) -> None:
     with open(tmp_path / "x.tar", "wb") as file:
         for _ in range(200):
             file.write(header() * 1000)
@@ -297,7 +295,7 @@ def test_a_folder_of_archives_leaves_other_files_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [2**63, 2**80])
-def test_a_size_that_no_column_holds_is_the_largest_that_it_does(tmp_path: Path, size: int) -> None:
+def test_a_size_beyond_int64_is_clipped_to_the_largest_int64(tmp_path: Path, size: int) -> None:
     link = header("a.jpg", type=tarfile.LNKTYPE, linkname="b.jpg", size=size)
     (tmp_path / "x.tar").write_bytes(link + bytes(1024))
     (item,) = source_of(tmp_path / "x.tar").items()
@@ -305,7 +303,7 @@ def test_a_size_that_no_column_holds_is_the_largest_that_it_does(tmp_path: Path,
 
 
 @pytest.mark.parametrize("when", [-1.5, 2**40, 1e300, float("nan"), float("inf")])
-def test_no_time_of_a_member_matters(tmp_path: Path, when: float) -> None:
+def test_times_of_members_are_ignored_even_if_invalid(tmp_path: Path, when: float) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         add(archive, "a.jpg", b"1", pax_headers={"mtime": repr(when), "atime": "x"})
     assert contents(tmp_path / "x.tar") == {"x.tar/a.jpg": b"1"}

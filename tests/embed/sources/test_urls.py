@@ -1,4 +1,4 @@
-"""Urls, by fsspec's drivers."""
+"""URLs, read by the drivers of fsspec."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def server() -> Iterator[FaultServer]:
         yield running
 
 
-def test_what_is_below_a_url_is_named_relative_to_it(memory: Any) -> None:
+def test_images_below_a_url_are_named_relative_to_it(memory: Any) -> None:
     found = {"a.jpg": b"1", "in/b.png": b"2"}
     assert contents("memory://photos", **OPEN) == contents("memory://photos/", **OPEN) == found
     assert contents("memory://", **OPEN) == {f"photos/{name}": each for name, each in found.items()}
@@ -74,7 +74,7 @@ def test_sizes_and_times_are_taken_from_the_driver(memory: Any, tmp_path: Path) 
     assert abs(item.modified - path.stat().st_mtime_ns) < 1000
 
 
-def test_files_of_this_machine_have_urls_too(tmp_path: Path) -> None:
+def test_file_urls_are_read(tmp_path: Path) -> None:
     files = {"a.jpg": b"1", "in/b c.png": b"2"}
     assert contents(f"file://{write_files(tmp_path, files)}", **OPEN) == files
 
@@ -94,7 +94,7 @@ def test_archives_tables_and_lists_are_read_by_url(memory: Any, tmp_path: Path) 
     }
 
 
-def test_a_list_may_have_urls(memory: Any, tmp_path: Path) -> None:
+def test_a_list_may_contain_urls(memory: Any, tmp_path: Path) -> None:
     write_files(tmp_path, {"b.jpg": b"2", "l.txt": b"memory://photos/a.jpg\nb.jpg\nmemory://x/y\n"})
     assert contents(tmp_path / "l.txt", **OPEN) == {
         "memory://photos/a.jpg": b"1",
@@ -103,7 +103,7 @@ def test_a_list_may_have_urls(memory: Any, tmp_path: Path) -> None:
     }
 
 
-def test_https_is_read_where_a_list_names_it(server: FaultServer, tmp_path: Path) -> None:
+def test_http_urls_in_a_list_are_read(server: FaultServer, tmp_path: Path) -> None:
     there = server.put("/a.jpg", b"1" * 100_000)
     empty, gone = server.put("/empty.jpg", b""), server.url + "/gone.jpg"
     (tmp_path / "list.txt").write_text(f"{there}\n{empty}\n{gone}\n")
@@ -114,7 +114,7 @@ def test_https_is_read_where_a_list_names_it(server: FaultServer, tmp_path: Path
     }
 
 
-def test_images_whose_changes_no_server_states_are_named_and_compared_on_request(
+def test_images_of_unknown_time_are_named_and_compared_on_request(
     server: FaultServer, tmp_path: Path
 ) -> None:
     def png(number: int) -> bytes:
@@ -126,12 +126,12 @@ def test_images_whose_changes_no_server_states_are_named_and_compared_on_request
     source, out = source_of(tmp_path / "gone.txt", **OPEN), tmp_path / "out.parquet"
 
     def embed(**options: Any) -> tuple[int, list[str]]:
-        said: list[str] = []
+        messages: list[str] = []
         options = {"workers": 0, **options}
         report = embed_source(
-            tiny_encoder(), source, out, options=EmbedOptions(**options), notify=said.append
+            tiny_encoder(), source, out, options=EmbedOptions(**options), notify=messages.append
         )
-        return report.computed, said
+        return report.computed, messages
 
     assert embed() == (3, [])
     first = np.nan_to_num(load_embeddings(out)[1])
@@ -152,7 +152,7 @@ def test_images_whose_changes_no_server_states_are_named_and_compared_on_request
     }
 
 
-def test_a_list_whose_connection_breaks_off_is_reported(server: FaultServer) -> None:
+def test_a_broken_connection_while_a_list_is_read_is_reported(server: FaultServer) -> None:
     server.put("/list.txt", b"a.jpg\n" * 10_000)
     source = source_of(server.url + "/list.txt")
     server.usual = Reply(cut=100)
@@ -174,7 +174,7 @@ def test_a_page_of_links_is_a_folder(tmp_path: Path) -> None:
     assert found == {"a%20b.jpg": b"1", "in/c.jpg": b"2"}
 
 
-def test_one_image_behind_a_url_with_a_signature_is_shown_without_it(server: FaultServer) -> None:
+def test_the_signature_of_a_url_is_not_shown(server: FaultServer) -> None:
     url = server.put("/a.jpg?signature=secret", b"1")
     source = source_of(url, **OPEN)
     assert list(contents(source).values()) == [b"1"]
@@ -186,23 +186,23 @@ def test_passwords_are_not_shown(memory: Any) -> None:
     assert where == "memory://photos/a.jpg"
 
 
-def test_no_more_than_the_limit_is_read_behind_a_url(
+def test_files_behind_urls_are_read_only_up_to_the_size_limit(
     memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "it has 4 bytes, and at most 3 are read."
+    message = "it has 4 bytes, and at most 3 are read."
     monkeypatch.setattr("headstrip.embed.sources.urls.MAX_BYTES", 3)
     monkeypatch.setattr("headstrip.images.size_limit.MAX_BYTES", 3)
     memory.pipe("/photos/a.jpg", b"1" * (MAX_BYTES >> 20))
     (tmp_path / "list.txt").write_text("memory://photos/a.jpg\n")
-    assert contents(tmp_path / "list.txt", **OPEN) == {"memory://photos/a.jpg": said}
+    assert contents(tmp_path / "list.txt", **OPEN) == {"memory://photos/a.jpg": message}
 
 
-def test_a_driver_that_is_missing_is_reported(tmp_path: Path) -> None:
+def test_a_missing_driver_is_reported(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=r"no driver for 'nobody' here .*Protocol not known"):
         source_of("nobody://photos", allow_schemes=["nobody"])
     (tmp_path / "list.txt").write_text("nobody://photos/a.jpg\n")
-    (said,) = contents(tmp_path / "list.txt", allow_schemes=["nobody"]).values()
-    assert "no driver for 'nobody'" in str(said)
+    (message,) = contents(tmp_path / "list.txt", allow_schemes=["nobody"]).values()
+    assert "no driver for 'nobody'" in str(message)
 
 
 def test_without_fsspec_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,9 @@ def rows_of(tmp_path: Path, *urls: str, **options: Any) -> dict[str, bytes | str
     return contents(tmp_path / "list.txt", **options)
 
 
-def test_a_row_does_not_lead_to_a_private_address(server: FaultServer, tmp_path: Path) -> None:
+def test_a_row_may_not_point_to_a_private_address_unless_allowed(
+    server: FaultServer, tmp_path: Path
+) -> None:
     url = server.put("/a.jpg", b"1")
     assert "127.0.0.1, which is not a public address" in str(rows_of(tmp_path, url)[url])
     assert server.asked == []
@@ -243,7 +245,7 @@ def test_a_name_that_resolves_to_a_private_address_is_not_connected_to(
     assert server.asked == []
 
 
-def test_what_is_typed_as_the_source_may_be_private_with_all_that_is_below(
+def test_a_url_passed_as_the_source_may_be_private_with_everything_below_it(
     server: FaultServer,
 ) -> None:
     server.put("/a.jpg", b"1")
@@ -253,7 +255,7 @@ def test_what_is_typed_as_the_source_may_be_private_with_all_that_is_below(
 
 
 @pytest.mark.parametrize(
-    ("location", "said"),
+    ("location", "message"),
     [
         ("OTHER/secret.jpg", "it is redirected, and it leads to 127.0.0.1, which is not a public"),
         ("http://169.254.169.254/x.jpg", "it is redirected, and it leads to 169.254.169.254"),
@@ -264,8 +266,8 @@ def test_what_is_typed_as_the_source_may_be_private_with_all_that_is_below(
         ("//localhost:PORT/secret.jpg", "it is redirected, and it leads to localhost"),
     ],
 )
-def test_a_redirect_does_not_lead_to_a_private_address_or_to_a_file(
-    server: FaultServer, location: str, said: str
+def test_a_redirect_to_a_private_address_or_a_file_is_refused(
+    server: FaultServer, location: str, message: str
 ) -> None:
     with fault_server() as other:
         other.put("/secret.jpg", b"secret")
@@ -275,12 +277,12 @@ def test_a_redirect_does_not_lead_to_a_private_address_or_to_a_file(
         source = source_of(server.url + "/list.txt")
         (item,) = source.items()
         server.usual = Reply(status=302, headers={"Location": target})
-        with pytest.raises(ImageError, match=re.escape(said)):
+        with pytest.raises(ImageError, match=re.escape(message)):
             source.reader().read(item)
         assert other.asked == []
 
 
-def test_a_redirect_within_the_server_that_was_typed_is_followed(server: FaultServer) -> None:
+def test_a_redirect_within_the_server_of_the_source_is_followed(server: FaultServer) -> None:
     server.put("/list.txt", b"a.jpg\n")
     source = source_of(server.url + "/list.txt")
     (item,) = source.items()
@@ -298,17 +300,17 @@ def test_a_redirect_within_the_server_that_was_typed_is_followed(server: FaultSe
         ("HF_HUB_OFFLINE", "hf://datasets/org/name/a.jpg"),
     ],
 )
-def test_offline_forbids_urls_as_it_forbids_weights(
+def test_offline_mode_forbids_urls(
     setting: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(setting, "1")
-    said = f"{setting} forbids reading addresses of a network. Unset it"
-    assert str(rows_of(tmp_path, url)[url]).startswith(said)
+    message = f"{setting} forbids reading addresses of a network. Unset it"
+    assert str(rows_of(tmp_path, url)[url]).startswith(message)
     with pytest.raises(HeadstripError, match=f"cannot be read: {setting} forbids"):
         source_of(url)
 
 
-def test_offline_leaves_what_is_on_this_machine(
+def test_offline_mode_still_allows_sources_on_this_machine(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADSTRIP_OFFLINE", "1")
@@ -317,19 +319,19 @@ def test_offline_leaves_what_is_on_this_machine(
         source_of("https://example.org/photos/", offline=True)
 
 
-def test_a_relative_row_of_a_list_behind_a_url_makes_no_chain(memory: Any) -> None:
+def test_a_relative_row_of_a_list_behind_a_url_cannot_chain_file_systems(memory: Any) -> None:
     memory.pipe("/photos/list.txt", b"a.jpg::reference://x\nin/../a.jpg::file:///etc/hostname\n")
-    for said in contents("memory://photos/list.txt", **OPEN).values():
-        assert str(said).startswith("headstrip does not read chained urls ('::')")
+    for message in contents("memory://photos/list.txt", **OPEN).values():
+        assert str(message).startswith("headstrip does not read chained urls ('::')")
 
 
-def test_a_scheme_to_allow_is_a_name() -> None:
+def test_an_allowed_scheme_must_be_a_valid_name() -> None:
     with pytest.raises(HeadstripError, match="'a b' cannot be the scheme of an address"):
         source_of("photos", allow_schemes=["a b"])
 
 
 @pytest.mark.parametrize("size", ["1" + "0" * 30, "-5", "x"])
-def test_a_length_that_makes_no_sense_is_a_row_with_the_reason(
+def test_an_invalid_content_length_becomes_a_row_with_a_reason(
     server: FaultServer, tmp_path: Path, size: str
 ) -> None:
     url = server.put("/a.jpg", b"1")
@@ -349,11 +351,13 @@ def test_a_length_that_makes_no_sense_is_a_row_with_the_reason(
         ({"size": 7, "updated": "1900-01-01T00:00:00Z"}, (7, -2208988800 * 10**9)),
     ],
 )
-def test_what_a_driver_says_fits_the_columns(info: Any, expected: tuple[int, int]) -> None:
+def test_sizes_and_times_from_a_driver_are_clipped_to_the_columns(
+    info: Any, expected: tuple[int, int]
+) -> None:
     assert size_and_time_in(info) == expected
 
 
-def test_a_server_that_sends_whole_archives_gives_no_wrong_image(
+def test_a_server_that_sends_whole_archives_gives_errors_not_wrong_images(
     server: FaultServer, tmp_path: Path
 ) -> None:
     archive = write_tar(tmp_path / "x.tar", {"a.jpg": b"1", "b.jpg": b"2"})
