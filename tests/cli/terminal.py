@@ -1,4 +1,4 @@
-"""The command line in a process whose stdout and stderr are a real terminal."""
+"""The command line in a process with a real terminal as stdout and stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.distributions import SOURCES
 def in_terminal(
     *arguments: str, columns: int, program: Sequence[str] = ("-m", "headstrip.cli")
 ) -> str:
-    """Run a command, or another program of Python's, there, and return what it showed."""
+    """Run a command, or another Python program, in a terminal, and return its output."""
     master, slave = pty.openpty()
     child = subprocess.Popen(
         [sys.executable, *program, *arguments],
@@ -36,5 +36,5 @@ def _read(master: int) -> bytes:
     try:
         return os.read(master, 1 << 16)
     except OSError:
-        # Linux's way of saying that the other end is closed.
+        # On Linux, this error means that the other end is closed.
         return b""

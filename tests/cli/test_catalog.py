@@ -1,4 +1,4 @@
-"""``headstrip catalog``: what is written is what the plugin shows, whole or not at all."""
+"""``headstrip catalog`` writes what the plugin lists, completely or not at all."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def install(site: Path) -> Install:
         for line, other in (changes or {}).items():
             assert line in code
             code = code.replace(line, other)
-        # What an older one left: a separate process would not have it.
+        # Remove what an older copy left, which a separate process would not have.
         sys.modules.pop("mine_nets", None)
         rmtree(site / "mine_nets" / "__pycache__", ignore_errors=True)
         install_distribution(site, "mine", {"mine": "mine_nets"}, {"mine_nets/__init__.py": code})
@@ -78,13 +78,13 @@ def install(site: Path) -> Install:
 
 @pytest.fixture
 def package(install: Install, run: Run) -> Path:
-    """The package of the plugin, its catalog written."""
+    """The package of the plugin, with its catalog written."""
     folder = install()
     assert run("catalog", "write", "mine").exit_code == 0
     return folder
 
 
-def test_width_parameters_and_law_are_measured_and_the_rows_sorted(package: Path) -> None:
+def test_write_measures_width_parameters_and_law_and_sorts_the_rows(package: Path) -> None:
     narrow, wide = read_catalog(package / "catalog.tsv")
     facts = ("mine", "mine:net", "mine", "image")
     assert narrow == BackboneSpec(
@@ -95,13 +95,15 @@ def test_width_parameters_and_law_are_measured_and_the_rows_sorted(package: Path
     )
 
 
-def test_the_first_weights_are_the_default_and_their_input_that_of_the_row(package: Path) -> None:
+def test_weights_are_written_in_the_order_of_the_plugin(package: Path) -> None:
     table = WeightsTable(package / "weights.tsv")
     assert [entry.tag for entry in table.entries("wide")] == ["V2", "V1"]
     assert table.names() == ("wide",)
 
 
-def test_it_says_what_it_wrote_and_what_changed(install: Install, run: Run, site: Path) -> None:
+def test_write_reports_what_it_wrote_and_what_changed(
+    install: Install, run: Run, site: Path
+) -> None:
     folder = install()
     first = run("catalog", "write", "mine")
     assert first.stdout == (
@@ -125,18 +127,18 @@ def test_writing_again_changes_nothing(package: Path, run: Run) -> None:
     assert [file["changes"] for file in json.loads(result.stdout)["files"]] == [[], []]
 
 
-def test_what_the_plugin_prints_goes_to_stderr(package: Path, run: Run) -> None:
+def test_output_of_the_plugin_goes_to_stderr(package: Path, run: Run) -> None:
     result = run("catalog", "check", "mine")
     assert "noise" in result.stderr
     assert "noise" not in result.stdout
 
 
-def test_a_plugin_that_is_an_installed_copy_is_told_of(install: Install, run: Run) -> None:
+def test_write_warns_when_the_plugin_is_an_installed_copy(install: Install, run: Run) -> None:
     install()
     assert "wrote into the installed copy" in run("catalog", "write", "mine").stderr
 
 
-def test_another_folder_can_be_named(install: Install, run: Run, tmp_path: Path) -> None:
+def test_write_can_use_another_folder(install: Install, run: Run, tmp_path: Path) -> None:
     folder = install()
     result = run("catalog", "write", "mine", "--to", tmp_path)
     assert result.exit_code == 0
@@ -145,9 +147,7 @@ def test_another_folder_can_be_named(install: Install, run: Run, tmp_path: Path)
     assert not (folder / "catalog.tsv").exists()
 
 
-def test_a_folder_that_is_not_there_is_a_usage_error(
-    install: Install, run: Run, tmp_path: Path
-) -> None:
+def test_a_missing_folder_is_a_usage_error(install: Install, run: Run, tmp_path: Path) -> None:
     install()
     result = run("catalog", "write", "mine", "--to", tmp_path / "nowhere")
     assert result.exit_code == 2
@@ -155,14 +155,14 @@ def test_a_folder_that_is_not_there_is_a_usage_error(
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here refuses even root")
-def test_a_folder_that_cannot_be_written_to_is_a_sentence(install: Install, run: Run) -> None:
+def test_a_folder_that_cannot_be_written_to_gives_a_clear_error(install: Install, run: Run) -> None:
     install()
     result = run("catalog", "write", "mine", "--to", "/proc")
     assert result.exit_code == 1
     assert "Error: '/proc' cannot be written to (" in result.stderr
 
 
-def test_files_of_another_version_are_written_anew(package: Path, run: Run) -> None:
+def test_files_of_another_version_are_rewritten(package: Path, run: Run) -> None:
     good = (package / "catalog.tsv").read_bytes()
     (package / "catalog.tsv").write_text("name\tdim\nwide\t9\n")
     use_registry(None)
@@ -170,7 +170,7 @@ def test_files_of_another_version_are_written_anew(package: Path, run: Run) -> N
     assert (package / "catalog.tsv").read_bytes() == good
 
 
-def test_the_live_weights_count_and_not_those_of_the_file(
+def test_write_uses_the_current_weights_of_the_plugin_not_those_in_the_file(
     package: Path, install: Install, run: Run
 ) -> None:
     install(changes={'("V2", "V1")': '("V3", "V2")'})
@@ -179,15 +179,13 @@ def test_the_live_weights_count_and_not_those_of_the_file(
     assert "  wide.V1: removed\n  wide.V3: added\n" in result.stdout
 
 
-def test_check_is_content_with_files_that_say_what_the_plugin_shows(
-    package: Path, run: Run
-) -> None:
+def test_check_passes_when_the_files_match_the_plugin(package: Path, run: Run) -> None:
     result = run("catalog", "check", "mine")
     assert result.exit_code == 0
     assert result.stdout.count("nothing changed") == 2
 
 
-def test_check_tells_differences_and_writes_nothing(package: Path, run: Run) -> None:
+def test_check_reports_differences_and_writes_nothing(package: Path, run: Run) -> None:
     path = package / "catalog.tsv"
     path.write_text(path.read_text().replace("\t9\t272\texact", "\t9\t271\tdeclared"))
     before = path.read_bytes()
@@ -198,7 +196,7 @@ def test_check_tells_differences_and_writes_nothing(package: Path, run: Run) -> 
     assert path.read_bytes() == before
 
 
-def test_check_tells_a_change_of_order(package: Path, run: Run) -> None:
+def test_check_reports_a_change_of_order(package: Path, run: Run) -> None:
     path = package / "catalog.tsv"
     head, narrow, wide = path.read_text().splitlines(keepends=True)
     path.write_text(head + wide + narrow)
@@ -208,7 +206,7 @@ def test_check_tells_a_change_of_order(package: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({'source="mine"': 'source="theirs"'}, "claims the source 'theirs', which is not 'mine'"),
         ({'family="mine:net"': 'family="theirs:net"'}, "names the family 'theirs:net'"),
@@ -221,26 +219,28 @@ def test_check_tells_a_change_of_order(package: Path, run: Run) -> None:
         ({'("V2", "V1")': '("V1", "V1")'}, "have the same name: wide.V1"),
     ],
 )
-def test_a_row_that_cannot_be_is_a_sentence_and_the_old_files_stay(
-    package: Path, install: Install, run: Run, changes: dict[str, str], said: str
+def test_an_invalid_row_gives_a_clear_error_and_the_old_files_are_kept(
+    package: Path, install: Install, run: Run, changes: dict[str, str], message: str
 ) -> None:
     before = (package / "catalog.tsv").read_bytes()
     install(changes={**changes, '"narrow": 4': '"narrow": 5'})
     result = run("catalog", "write", "mine")
     assert result.exit_code == 1
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.output
     assert (package / "catalog.tsv").read_bytes() == before
 
 
-def test_a_plugin_that_lists_nothing_is_told_of_the_hook(install: Install, run: Run) -> None:
+def test_the_error_for_a_plugin_that_lists_nothing_names_the_hook(
+    install: Install, run: Run
+) -> None:
     install(NOTHING_LISTED)
     result = run("catalog", "write", "mine")
     assert result.exit_code == 1
     assert "The plugin 'mine' (mine 1.0) lists no backbones. Implement the hook" in result.stderr
 
 
-def test_a_broken_plugin_is_a_sentence(install: Install, run: Run) -> None:
+def test_a_broken_plugin_gives_a_clear_error(install: Install, run: Run) -> None:
     install("raise SystemExit('stop')")
     result = run("catalog", "write", "mine")
     assert result.exit_code == 1
@@ -248,13 +248,15 @@ def test_a_broken_plugin_is_a_sentence(install: Install, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("nobody", "is not installed"), ("vgg", "is part of headstrip")]
+    ("name", "message"), [("nobody", "is not installed"), ("vgg", "is part of headstrip")]
 )
-def test_only_the_catalog_of_ones_own_plugin_is_written(run: Run, name: str, said: str) -> None:
+def test_the_plugin_must_be_installed_and_not_part_of_headstrip(
+    run: Run, name: str, message: str
+) -> None:
     for verb in ("write", "check"):
         result = run("catalog", verb, name)
         assert result.exit_code == 2
-        assert f"The plugin {name!r} {said}" in result.stderr
+        assert f"The plugin {name!r} {message}" in result.stderr
 
 
 def test_a_plugin_without_a_package_cannot_ship_a_catalog(run: Run, site: Path) -> None:
@@ -265,14 +267,14 @@ def test_a_plugin_without_a_package_cannot_ship_a_catalog(run: Run, site: Path) 
     assert "is the module 'mine_net', which cannot contain" in result.stderr
 
 
-def test_a_plugin_that_is_disabled_is_not_asked(install: Install, run: Run) -> None:
+def test_a_disabled_plugin_is_refused(install: Install, run: Run) -> None:
     install()
     result = run("--no-plugin", "mine", "catalog", "write", "mine")
     assert result.exit_code == 1
     assert "disabled by" in result.stderr
 
 
-def test_neither_help_nor_a_name_of_nobodys_imports_torch() -> None:
+def test_neither_help_nor_an_unknown_name_imports_torch() -> None:
     code = (
         "import sys\nfrom headstrip.cli import main\n"
         "for arguments in (['catalog', '-h'], ['catalog', 'write', 'nobody']):\n"

@@ -20,7 +20,7 @@ WeightsOf = Callable[[str], Path]
 
 @pytest.fixture
 def published(weights_of: WeightsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the default weights' file in torch hub's cache, as a download puts it there."""
+    """Put the file of the default weights into torch hub's cache, as a download does."""
     from headstrip.registry.registry import get_registry
 
     registry = get_registry()
@@ -35,7 +35,7 @@ def published(weights_of: WeightsOf, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("published")
-def test_labels_are_those_of_the_weights(run: Run, photos: Path) -> None:
+def test_labels_come_from_the_weights(run: Run, photos: Path) -> None:
     result = run("classify", photos / "a.png", photos / "z.png", "-b", NAME, "-k", 3)
     assert (result.exit_code, result.stderr) == (0, "")
     encoder = build_encoder(NAME)
@@ -55,7 +55,7 @@ def test_labels_are_those_of_the_weights(run: Run, photos: Path) -> None:
     assert len(lines) == 8
 
 
-def test_a_class_without_a_label_is_its_number(
+def test_a_class_without_a_label_is_shown_by_its_number(
     run: Run, photos: Path, weights_of: WeightsOf
 ) -> None:
     result = run("classify", photos / "a.png", "-b", NAME, "--weights", weights_of(NAME), "-k", 1)
@@ -63,7 +63,9 @@ def test_a_class_without_a_label_is_its_number(
     assert 0 <= int(label) < 1000
 
 
-def test_a_file_names_the_classes(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_labels_reads_the_names_of_classes_from_a_file(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
     states = [build_encoder(NAME, weights=None).backbone.state_dict() for _ in range(2)]
     head = {"classifier.3.weight": torch.rand(2, 1024), "classifier.3.bias": torch.rand(2)}
     both = {
@@ -80,7 +82,7 @@ def test_a_file_names_the_classes(run: Run, photos: Path, tmp_path: Path) -> Non
     assert "cannot be read as names of classes" in wrong.stderr
 
 
-def test_more_classes_than_there_are_is_all_of_them(
+def test_a_k_beyond_the_number_of_classes_shows_all_classes(
     run: Run, photos: Path, weights_of: WeightsOf
 ) -> None:
     result = run(
@@ -94,24 +96,24 @@ def test_more_classes_than_there_are_is_all_of_them(
         9999,
         "--json",
     )
-    (told,) = json.loads(result.stdout)
-    probabilities = [guess["probability"] for guess in told["classes"]]
+    (found,) = json.loads(result.stdout)
+    probabilities = [guess["probability"] for guess in found["classes"]]
     assert len(probabilities) == 1000
     assert sum(probabilities) == pytest.approx(1, abs=1e-4)
     assert probabilities == sorted(probabilities, reverse=True)
 
 
-def test_a_bad_image_is_told_and_the_others_are_classified(
+def test_a_bad_image_is_reported_and_the_others_are_classified(
     run: Run, photos: Path, weights_of: WeightsOf
 ) -> None:
     Image.new("F", (8, 8)).save(photos / "float.tif")
     images = [photos / name for name in ("torn.jpg", "a.png", "none.png", "float.tif")]
     result = run("classify", *images, "-b", NAME, "--weights", weights_of(NAME), "--json")
-    told = json.loads(result.stdout)
+    found = json.loads(result.stdout)
     assert result.exit_code == 1
-    assert [entry["image"] for entry in told] == list(map(str, images))
-    assert [entry["classes"] is None for entry in told] == [True, False, True, True]
-    assert len(told[1]["classes"]) == 5
+    assert [entry["image"] for entry in found] == list(map(str, images))
+    assert [entry["classes"] is None for entry in found] == [True, False, True, True]
+    assert len(found[1]["classes"]) == 5
     assert [line.split(": ")[:2] for line in result.stderr.splitlines()] == [
         ["Error", str(images[0])],
         ["Error", str(images[2])],
@@ -126,11 +128,11 @@ def test_a_name_that_would_move_the_cursor_is_escaped(
     (photos / "a.png").rename(odd)
     options = ["-b", NAME, "--weights", weights_of(NAME)]
     assert run("classify", odd, *options).stdout.splitlines()[0].endswith("\\x1b[2J\\xff.png")
-    (told,) = json.loads(run("classify", odd, *options, "--json").stdout)
-    assert told["image"] == str(odd)
+    (found,) = json.loads(run("classify", odd, *options, "--json").stdout)
+    assert found["image"] == str(odd)
 
 
-def test_a_backbone_without_a_head_is_a_sentence(
+def test_a_backbone_without_a_head_gives_a_clear_error(
     run: Run, photos: Path, weights_of: WeightsOf
 ) -> None:
     weights = weights_of("squeezenet1_1")
@@ -139,13 +141,13 @@ def test_a_backbone_without_a_head_is_a_sentence(
     assert "has no head that gives logits" in result.stderr
 
 
-def test_a_network_of_clips_is_a_usage_error(run: Run, photos: Path) -> None:
+def test_a_network_for_video_clips_is_a_usage_error(run: Run, photos: Path) -> None:
     result = run("classify", photos / "a.png", "-b", "s3d")
     assert result.exit_code == 2
     assert "Run `headstrip list --task image`" in result.stderr
 
 
-def test_an_output_that_is_no_number_is_told(
+def test_an_output_that_is_not_finite_is_reported(
     run: Run, photos: Path, weights_of: WeightsOf, tmp_path: Path
 ) -> None:
     state = torch.load(weights_of(NAME))

@@ -47,7 +47,7 @@ def test_the_table_has_warnings_first_and_ends_with_a_recommendation(
     assert found["recommended"] == "lab:wide"
 
 
-def test_arguments_that_cannot_work_are_refused(run: Run, pictures: Path) -> None:
+def test_invalid_arguments_are_refused(run: Run, pictures: Path) -> None:
     for arguments, message in (
         (["nowhere", "-b", "resnet18"], "There is no folder or list 'nowhere'."),
         ([pictures], "There is nothing to compare."),

@@ -9,9 +9,9 @@ from tests.distributions import install_distribution, run_python
 
 
 def completed(line: str, site: Path | None = None) -> list[str]:
-    """Ask as bash does, with the cursor behind the last word."""
+    """Request completions as bash does, with the cursor after the last word."""
     words = line.split(" ")
-    # timm has names that begin alike.
+    # timm has names with the same beginning.
     done = run_python(
         "-m",
         "headstrip.cli",
@@ -45,22 +45,22 @@ def test_qualified_names_and_tags_are_completed() -> None:
     ]
 
 
-def test_what_is_nobodys_completes_to_nothing() -> None:
+def test_unknown_names_have_no_completions() -> None:
     assert completed("headstrip show nobody") == []
     assert completed("headstrip show nobody.V") == []
     assert completed("headstrip --no-plugin nobody show resnet1") == []
 
 
-def test_a_plugin_that_is_switched_off_is_not_offered() -> None:
+def test_names_of_a_disabled_plugin_are_not_completed() -> None:
     assert completed("headstrip --no-plugin resnet show resnet1") == []
 
 
-def test_the_script_for_a_shell_is_clicks() -> None:
+def test_the_completion_script_for_a_shell_is_printed() -> None:
     done = run_python("-m", "headstrip.cli", _HEADSTRIP_COMPLETE="zsh_source")
     assert "_HEADSTRIP_COMPLETE=zsh_complete headstrip" in done.stdout
 
 
-def test_a_broken_plugin_does_not_disturb(site: Path) -> None:
+def test_a_broken_plugin_does_not_disturb_completion(site: Path) -> None:
     code = "print('noise')\nraise SystemExit('stop')\n"
     install_distribution(site, "loud", {"loud": "completion_loud"}, {"completion_loud.py": code})
     assert completed("headstrip show resnet1", site) == ["resnet101", "resnet152", "resnet18"]

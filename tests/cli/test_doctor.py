@@ -21,7 +21,7 @@ BROKEN = "raise ImportError('no such symbol')\n"
 
 
 class Usage(NamedTuple):
-    """What ``shutil.disk_usage`` gives."""
+    """The result of ``shutil.disk_usage``."""
 
     total: int
     used: int
@@ -44,15 +44,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def told(run: Run, exit_code: int, *options: str) -> dict[str, Any]:
+def report_of(run: Run, exit_code: int, *options: str) -> dict[str, Any]:
     result = run(*options, "doctor", "--timeout", "60", "--json")
     assert (result.exit_code, result.stderr) == (exit_code, "")
     report: dict[str, Any] = json.loads(result.stdout)
     return report
 
 
-def test_it_says_what_is_installed(run: Run, cache: Path) -> None:
-    report = told(run, 0)
+def test_the_report_lists_versions_devices_cache_and_engines(run: Run, cache: Path) -> None:
+    report = report_of(run, 0)
     assert report["versions"]["python"] == platform.python_version()
     assert report["versions"]["headstrip"] == __version__
     assert report["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -69,10 +69,10 @@ def test_it_says_what_is_installed(run: Run, cache: Path) -> None:
     assert report["problems"] == []
 
 
-def test_a_broken_engine_of_a_plugin_is_a_problem_with_what_to_do(run: Run, site: Path) -> None:
+def test_a_broken_plugin_engine_is_reported_with_a_remedy(run: Run, site: Path) -> None:
     engines, files = {"ill": "doctor_ill:Engine"}, {"doctor_ill.py": BROKEN}
     install_distribution(site, "ill-engines", engines, files, group=ENGINE_GROUP)
-    report = told(run, 1)
+    report = report_of(run, 1)
     assert report["engines"]["ill"] == "broken"
     (found,) = report["problems"]
     assert found["problem"].startswith("The engine 'ill' (ill-engines 1.0) cannot be used")
@@ -83,16 +83,16 @@ def test_an_engine_of_a_plugin_can_be_disabled_for_any_command(run: Run, site: P
     engines, files = {"ill": "doctor_ill:Engine"}, {"doctor_ill.py": BROKEN}
     install_distribution(site, "ill-engines", engines, files, group=ENGINE_GROUP)
     assert run("--no-plugin", "ill", "list", "resnet18").exit_code == 0
-    assert told(run, 0, "--no-plugin", "ill")["problems"] == []
+    assert report_of(run, 0, "--no-plugin", "ill")["problems"] == []
 
 
 @pytest.mark.parametrize("name", ["torch", "auto"])
-def test_an_engine_with_a_name_of_headstrip_is_blocked_and_not_offered(
+def test_a_plugin_engine_with_a_name_of_headstrip_is_blocked_and_not_offered(
     run: Run, site: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     engines, files = {name: "doctor_ill:Engine"}, {"doctor_ill.py": BROKEN}
     install_distribution(site, "ill-engines", engines, files, group=ENGINE_GROUP)
-    report = told(run, 1)
+    report = report_of(run, 1)
     assert report["engines"][f"{name} (ill-engines 1.0)"] == "blocked"
     assert report["engines"]["torch"] == f"torch {report['versions']['torch']}"
     (found,) = report["problems"]
@@ -104,10 +104,12 @@ def test_an_engine_with_a_name_of_headstrip_is_blocked_and_not_offered(
     help_text = "".join(run("embed", "--help").stdout.split())
     assert "[auto|torch|compile|openvino|onnxruntime]" in help_text
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", f"timm,hf,efficientnet-lite,example,{name}")
-    assert told(run, 0)["problems"] == []
+    assert report_of(run, 0)["problems"] == []
 
 
-def test_the_report_can_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_report_has_its_sections_in_order(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     result = run("--no-plugin", "*", "doctor")
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
@@ -127,9 +129,9 @@ def test_the_report_can_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-def test_a_broken_plugin_is_a_problem_with_what_to_do(run: Run, site: Path) -> None:
+def test_a_broken_plugin_is_reported_with_a_remedy(run: Run, site: Path) -> None:
     install_distribution(site, "ill", {"ill": "doctor_ill"}, {"doctor_ill.py": BROKEN})
-    report = told(run, 1)
+    report = report_of(run, 1)
     assert report["plugins"]["ill (ill 1.0)"] == "failed"
     assert report["problems"] == [
         {
@@ -140,10 +142,10 @@ def test_a_broken_plugin_is_a_problem_with_what_to_do(run: Run, site: Path) -> N
     assert "ImportError: no such symbol. Install another" in run("doctor").stdout
 
 
-def test_an_empty_folder_of_a_plugin_is_a_problem_that_names_it(run: Run, site: Path) -> None:
+def test_an_empty_folder_of_a_plugin_is_reported_with_its_path(run: Run, site: Path) -> None:
     folder = site / "headstrip_ill-0.1.0.dist-info"
     folder.mkdir()
-    report = told(run, 1)
+    report = report_of(run, 1)
     assert report["problems"] == [
         {
             "problem": f"{folder} is empty",
@@ -154,9 +156,9 @@ def test_an_empty_folder_of_a_plugin_is_a_problem_that_names_it(run: Run, site: 
     assert f"  {folder} is empty. Remove that folder, then run" in run("doctor").stdout
 
 
-def test_a_plugin_that_one_disabled_oneself_is_none(run: Run, site: Path) -> None:
+def test_a_plugin_that_the_user_disabled_is_not_a_problem(run: Run, site: Path) -> None:
     install_distribution(site, "ill", {"ill": "doctor_ill"}, {"doctor_ill.py": BROKEN})
-    assert told(run, 0, "--no-plugin", "ill")["plugins"]["ill (ill 1.0)"] == "blocked"
+    assert report_of(run, 0, "--no-plugin", "ill")["plugins"]["ill (ill 1.0)"] == "blocked"
 
 
 def test_strict_plugins_do_not_stop_the_doctor(
@@ -164,7 +166,7 @@ def test_strict_plugins_do_not_stop_the_doctor(
 ) -> None:
     install_distribution(site, "ill", {"ill": "doctor_ill"}, {"doctor_ill.py": BROKEN})
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
-    report = told(run, 1)
+    report = report_of(run, 1)
     assert report["plugins"] == {}
     assert "'ill' (ill 1.0)" in report["problems"][0]["problem"]
     assert report["environment"]["HEADSTRIP_STRICT_PLUGINS"] == "1"
@@ -172,9 +174,9 @@ def test_strict_plugins_do_not_stop_the_doctor(
     assert "plugins\n  none\n" in run("doctor").stdout
 
 
-def test_a_cache_that_takes_no_files_is_a_problem(run: Run, cache: Path) -> None:
+def test_a_cache_that_is_not_writable_is_reported(run: Run, cache: Path) -> None:
     cache.write_text("a file where the folder would be")
-    report = told(run, 1)
+    report = report_of(run, 1)
     assert report["cache"]["writable"] is False
     assert report["problems"][0]["problem"] == (
         f"weights cannot be downloaded: {cache} is not writable"
@@ -182,13 +184,13 @@ def test_a_cache_that_takes_no_files_is_a_problem(run: Run, cache: Path) -> None
     assert report["problems"][0]["remedy"].startswith("Set TORCH_HOME")
 
 
-def test_a_full_disk_is_a_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 10**13, 10**8))
-    report = told(run, 1)
+    report = report_of(run, 1)
     assert report["problems"][0]["problem"].startswith("only 0.1 GB are free for")
 
 
-def test_a_torch_that_cannot_be_imported_is_a_problem(site: Path) -> None:
+def test_a_torch_that_cannot_be_imported_is_reported(site: Path) -> None:
     (site / "torch.py").write_text(BROKEN)
     done = run_python("-m", "headstrip.cli", "--no-plugin", "*", "doctor", "--json", site=site)
     report = json.loads(done.stdout)

@@ -20,7 +20,7 @@ NAME = "squeezenet1_1"
 WeightsOf = Callable[[str], Path]
 
 
-def test_bad_images_are_rows_told_on_stderr_and_exit_code_1(
+def test_bad_images_become_rows_appear_on_stderr_and_give_exit_code_1(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     out = tmp_path / "out.parquet"
@@ -36,7 +36,7 @@ def test_bad_images_are_rows_told_on_stderr_and_exit_code_1(
     assert pq.read_table(out)["path"].to_pylist() == ["a.png", "notes.jpg", "torn.jpg", "z.png"]
 
 
-def test_good_images_are_exit_code_0_and_what_the_encoder_gives(
+def test_good_images_give_exit_code_0_and_the_embeddings_of_the_encoder(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     out = tmp_path / "out.parquet"
@@ -59,18 +59,21 @@ def test_json_names_the_file_and_every_bad_image(
     for number in range(7):
         (photos / f"bad{number}.png").touch()
     result = run("embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out, "--json")
-    told = json.loads(result.stdout)
-    assert (told["out"], told["rows"], told["dim"]) == (str(out), 11, 512)
-    assert [bad["path"] for bad in told["failed"]][:2] == ["bad0.png", "bad1.png"]
-    assert len(told["failed"]) == 9
-    assert told["identity"] == build_encoder(NAME, weights=weights_of(NAME)).fingerprint.identity
-    assert (told["weights_file"], told["weights"]) == (Path(weights_of(NAME)).name, "IMAGENET1K_V1")
+    report = json.loads(result.stdout)
+    assert (report["out"], report["rows"], report["dim"]) == (str(out), 11, 512)
+    assert [bad["path"] for bad in report["failed"]][:2] == ["bad0.png", "bad1.png"]
+    assert len(report["failed"]) == 9
+    assert report["identity"] == build_encoder(NAME, weights=weights_of(NAME)).fingerprint.identity
+    assert (report["weights_file"], report["weights"]) == (
+        Path(weights_of(NAME)).name,
+        "IMAGENET1K_V1",
+    )
     assert len(result.stderr.splitlines()) == 7
     assert result.stderr.endswith("and 4 more; the column `error` of the file has all of them.\n")
 
 
 @pytest.mark.parametrize(
-    ("folder", "name", "weights", "out", "told"),
+    ("folder", "name", "weights", "out", "message"),
     [
         ("none", NAME, "DEFAULT", "out.parquet", "There is no file"),
         ("empty", NAME, "DEFAULT", "out.parquet", "There is no image in"),
@@ -82,7 +85,7 @@ def test_json_names_the_file_and_every_bad_image(
         ("photos", "r3d_18", "DEFAULT", "out.parquet", "takes video clips, but this command takes"),
     ],
 )
-def test_what_cannot_work_is_a_usage_error_before_any_work(
+def test_invalid_arguments_are_a_usage_error_before_any_work(
     run: Run,
     photos: Path,
     tmp_path: Path,
@@ -90,13 +93,13 @@ def test_what_cannot_work_is_a_usage_error_before_any_work(
     name: str,
     weights: str,
     out: str,
-    told: str,
+    message: str,
 ) -> None:
     (tmp_path / "empty").mkdir()
     result = run("embed", tmp_path / folder, "-b", name, "--weights", weights, "-o", tmp_path / out)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: ")
-    assert told in result.stderr
+    assert message in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "photos"]
 
 
@@ -119,7 +122,7 @@ def test_maps_are_columns_and_their_size_is_on_stderr_first(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--maps", "last"], "'last' must be numbers of levels, such as -1 or 2,-1."),
         (["--maps", "9"], "has no level 9: it has 4, numbered 0 to 3, or -4 to -1"),
@@ -128,17 +131,17 @@ def test_maps_are_columns_and_their_size_is_on_stderr_first(
     ],
 )
 def test_maps_that_do_not_exist_are_a_usage_error_before_any_work(
-    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf, options: list[str], told: str
+    run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf, options: list[str], message: str
 ) -> None:
     out = tmp_path / "out.parquet"
     result = run("embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out, *options)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert told in result.stderr
+    assert message in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--maps", "0,-6"], "torchvision:resnet18 has no level -6: it has 5, numbered 0 to 4"),
         (["--maps", "12"], "512 at stride 32."),
@@ -146,13 +149,13 @@ def test_maps_that_do_not_exist_are_a_usage_error_before_any_work(
     ],
 )
 def test_maps_that_the_catalog_does_not_have_are_refused_before_weights_are_read(
-    run: Run, photos: Path, tmp_path: Path, options: list[str], told: str
+    run: Run, photos: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     (tmp_path / "bad.pth").write_bytes(b"rubbish")
     line = ("embed", photos, "-b", "resnet18", "--weights", tmp_path / "bad.pth")
     result = run(*line, "-o", tmp_path / "out.parquet", *options)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert told in result.stderr
+    assert message in result.stderr
 
 
 def test_calibrate_refuses_maps(run: Run, photos: Path) -> None:
@@ -161,7 +164,7 @@ def test_calibrate_refuses_maps(run: Run, photos: Path) -> None:
     assert "--calibrate measures embeddings only. Leave out --maps" in result.stderr
 
 
-def test_a_damaged_weights_file_is_exit_code_1(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_a_damaged_weights_file_gives_exit_code_1(run: Run, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"rubbish")
     result = run(
         "embed", photos, "-b", NAME, "--weights", tmp_path / "bad.pth", "-o", tmp_path / "o.parquet"
@@ -171,7 +174,7 @@ def test_a_damaged_weights_file_is_exit_code_1(run: Run, photos: Path, tmp_path:
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_warning_is_a_sentence_on_stderr(
+def test_a_warning_is_printed_on_stderr_without_its_class(
     run: Run,
     photos: Path,
     tmp_path: Path,
@@ -206,16 +209,16 @@ def test_a_terminal_gets_a_progress_bar(
 
 
 @pytest.mark.slow
-def test_looking_first_writes_nothing(
+def test_profile_and_calibrate_write_nothing(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     embed = ("embed", photos, "-b", NAME, "--weights", weights_of(NAME), "--img-size", 64)
     before = sorted(tmp_path.rglob("*"))
     result = run(*embed, "--profile", "--json")
     assert result.exit_code == 0
-    told = json.loads(result.stdout)
-    assert told["images"] == 4
-    assert told["bottleneck"] in {"network", "decoding", "writing"}
+    report = json.loads(result.stdout)
+    assert report["images"] == 4
+    assert report["bottleneck"] in {"network", "decoding", "writing"}
     result = run(*embed, "--profile")
     assert "The bottleneck is the " in result.stdout
     calibrate = (*embed, "--calibrate", "--engine", "torch", "--precision", "fp32")
@@ -237,13 +240,13 @@ def test_looking_first_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_without_a_file_to_write_it_is_a_usage_error(run: Run, photos: Path) -> None:
+def test_embed_without_an_output_file_is_a_usage_error(run: Run, photos: Path) -> None:
     result = run("embed", photos, "-b", NAME)
     assert result.exit_code == 2
     assert "Pass -o OUT to write embeddings" in result.stderr
 
 
-def test_the_engine_that_was_chosen_is_told(
+def test_the_report_names_the_chosen_engine(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     out = tmp_path / "out.parquet"
@@ -257,7 +260,7 @@ def test_the_engine_that_was_chosen_is_told(
     assert json.loads(pq.read_schema(out).metadata[b"headstrip"])["plan"]["settings"] == chosen
 
 
-def test_a_manifest_is_a_backbone_and_other_versions_are_to_be_allowed(
+def test_a_manifest_can_be_the_backbone_and_other_versions_must_be_allowed(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     encoder = build_encoder(NAME, weights=weights_of(NAME))
@@ -270,12 +273,12 @@ def test_a_manifest_is_a_backbone_and_other_versions_are_to_be_allowed(
     assert result.exit_code == 2
     assert "versions.torch is '2.0' in the manifest" in result.stderr
     assert "(--allow-versions)" in result.stderr
-    told = json.loads(run(*asked, "-o", tmp_path / "out.parquet", "--allow-versions").stdout)
-    assert (told["rows"], told["identity"]) == (4, encoder.fingerprint.identity)
+    report = json.loads(run(*asked, "-o", tmp_path / "out.parquet", "--allow-versions").stdout)
+    assert (report["rows"], report["identity"]) == (4, encoder.fingerprint.identity)
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "nowhere"])
-def test_a_device_that_is_not_there_is_a_sentence(
+def test_a_missing_device_gives_a_clear_error(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf, device: str
 ) -> None:
     result = run(
@@ -313,13 +316,13 @@ def test_files_that_are_left_out_are_counted_on_stderr_and_in_json(
         tmp_path / "o.parquet",
     )
     (photos / "linked").symlink_to(tmp_path, target_is_directory=True)
-    said = (
+    message = (
         "3 files were left out: 2 .jxl, 1 without a suffix. Images are known by their suffix. "
         "1 link to a folder was not followed. To follow one, name it in a pattern, such as "
         "'photos/{**,link/**}'.\n"
     )
     first, again = run(*line), run(*line, "--json")
-    assert (first.exit_code, first.stderr) == (again.exit_code, again.stderr) == (0, said)
+    assert (first.exit_code, first.stderr) == (again.exit_code, again.stderr) == (0, message)
     assert json.loads(again.stdout)["left_out"] == {
         ".jxl": 2,
         "": 1,
@@ -328,7 +331,7 @@ def test_files_that_are_left_out_are_counted_on_stderr_and_in_json(
     }
 
 
-def test_a_source_with_no_image_but_other_pictures_says_what_is_there(
+def test_the_error_for_a_source_without_images_counts_its_other_files(
     run: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "scans").mkdir()
@@ -338,7 +341,7 @@ def test_a_source_with_no_image_but_other_pictures_says_what_is_there(
     assert "1 file was left out: 1 .jxl." in result.stderr
 
 
-def test_a_row_that_may_not_be_read_is_a_row_with_the_reason(
+def test_a_listed_address_that_may_not_be_read_becomes_a_row_with_a_reason(
     run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     out = tmp_path / "o.parquet"
@@ -360,7 +363,7 @@ def test_a_row_that_may_not_be_read_is_a_row_with_the_reason(
 def test_16_bit_grey_tiffs_are_embedded_as_grey(
     run: Run, weights_of: WeightsOf, tmp_path: Path, pixels: list[str]
 ) -> None:
-    """By default over the whole range of the type, however little of it an image uses."""
+    """By default the range is that of the type, however little of it an image uses."""
     folder, name = tmp_path / "tiffs", "shufflenet_v2_x0_5"
     folder.mkdir()
     values = np.random.default_rng(0).integers(0, 3000, (40, 50)).astype(np.uint16)
@@ -412,7 +415,7 @@ def test_images_of_five_bands_are_embedded_and_searched(
         (["--img-size", "1x2x3"], "is not an image size"),
     ],
 )
-def test_an_input_that_cannot_be_is_a_usage_error(
+def test_an_invalid_input_option_is_a_usage_error(
     run: Run,
     photos: Path,
     weights_of: WeightsOf,

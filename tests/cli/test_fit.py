@@ -18,7 +18,7 @@ WeightsOf = Callable[[str], Path]
 
 @pytest.fixture
 def files(run: Run, tmp_path: Path, weights_of: WeightsOf) -> tuple[Path, Path]:
-    """A folder per class of light and dark photos, and its embeddings."""
+    """A folder per class of light and dark photos, and the file of their embeddings."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def files(run: Run, tmp_path: Path, weights_of: WeightsOf) -> tuple[Path, Path]:
     return folder, out
 
 
-def test_a_folder_per_class_is_fitted_and_the_file_builds_an_encoder(
+def test_fit_accepts_a_folder_per_class_and_its_file_builds_an_encoder(
     run: Run, files: tuple[Path, Path], tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     folder, embedded = files
@@ -74,7 +74,7 @@ def test_kept_columns_are_fitted_without_a_table(
     assert "--keep (keep=) copies columns of a .csv, .tsv or .parquet list" in refused.stderr
 
 
-def test_json_has_the_measures_and_a_column_that_cannot_be_fitted_its_reason(
+def test_json_has_the_measures_and_stderr_the_reason_for_a_column_not_fitted(
     run: Run, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     folder, embedded = files
@@ -91,9 +91,9 @@ def test_json_has_the_measures_and_a_column_that_cannot_be_fitted_its_reason(
     assert result.stderr == (
         "Not fitted: one: all 24 labels are 'same', and a predictor needs two classes.\n"
     )
-    told = json.loads(result.stdout)
-    assert told["join"]["joined"] == 24
-    assert told["attributes"]["light"]["measures"]["accuracy"]["value"] == 1
+    summary = json.loads(result.stdout)
+    assert summary["join"]["joined"] == 24
+    assert summary["attributes"]["light"]["measures"]["accuracy"]["value"] == 1
     assert out.exists()
 
 
@@ -111,7 +111,7 @@ def test_json_has_the_measures_and_a_column_that_cannot_be_fitted_its_reason(
     ],
     ids=lambda one: one if isinstance(one, str) else None,
 )
-def test_wrong_arguments_are_named_before_anything_starts(
+def test_invalid_arguments_are_reported_before_any_work(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -150,7 +150,7 @@ def test_a_bad_table_is_refused_in_one_message_and_nothing_is_written(
         assert set(tmp_path.iterdir()) == before
 
 
-def test_a_file_of_predictors_is_shown_and_predicts(
+def test_show_prints_the_attributes_and_the_report_of_a_file_of_predictors(
     run: Run, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     folder, embedded = files
@@ -160,11 +160,11 @@ def test_a_file_of_predictors_is_shown_and_predicts(
     assert shown.exit_code == 0, shown.output
     assert shown.stdout.splitlines()[3] == "  class (class): dark, light"
     assert shown.stdout.endswith(fitted.stdout)
-    told = json.loads(run("show", out, "--json").stdout)
-    assert told["encoder"]["name"].startswith("torchvision:squeezenet1_1")
+    summary = json.loads(run("show", out, "--json").stdout)
+    assert summary["encoder"]["name"].startswith("torchvision:squeezenet1_1")
 
 
-def test_a_report_shows_the_images_and_a_missing_one_is_named(
+def test_a_report_shows_the_images_and_missing_ones_are_reported(
     run: Run, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     folder, embedded = files
@@ -188,7 +188,7 @@ def test_a_report_shows_the_images_and_a_missing_one_is_named(
 @pytest.mark.parametrize(
     "name", ["labels.csv", "out.parquet", "a.safetensors", "x/a.html", "a.png"]
 )
-def test_a_report_in_a_wrong_place_is_refused_before_anything_starts(
+def test_an_invalid_report_path_is_refused_before_any_work(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

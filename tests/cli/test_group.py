@@ -1,4 +1,4 @@
-"""What all commands share: help, options, exit codes, and never a traceback."""
+"""Shared by all commands: help, options, exit codes, and no tracebacks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command(name: str) -> click.Command:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_table_of_commands_says_what_each_says_of_itself(name: str) -> None:
+def test_the_table_of_commands_matches_the_help_of_each_command(name: str) -> None:
     assert command(name).name == name
     assert command(name).get_short_help_str(limit=1000) == COMMANDS[name]
 
@@ -65,7 +65,7 @@ def test_help_under_headings_shows_every_option_once(name: str, run: Run) -> Non
         assert sum(line[:1] == option.opts[:1] for line in lines) == 1
 
 
-def test_every_module_of_a_command_is_in_the_table() -> None:
+def test_every_command_module_is_in_the_table() -> None:
     modules = Path(SOURCES, "headstrip", "cli").glob("*.py")
     found = {
         path.stem for path in modules if re.search(r"@click\.(command|group)", path.read_text())
@@ -73,7 +73,7 @@ def test_every_module_of_a_command_is_in_the_table() -> None:
     assert {name.replace("_", "-") for name in found - {"group"}} == set(COMMANDS)
 
 
-def test_the_version_is_the_packages(run: Run) -> None:
+def test_version_prints_the_version_of_the_package(run: Run) -> None:
     assert run("--version").output == f"headstrip, version {__version__}\n"
 
 
@@ -92,7 +92,7 @@ def test_an_unknown_command_is_a_usage_error(run: Run) -> None:
         ("plugin", "'plugins'"),
     ],
 )
-def test_a_misspelt_command_is_answered_with_the_similar_ones(
+def test_the_error_for_a_misspelt_command_suggests_similar_ones(
     run: Run, name: str, similar: str
 ) -> None:
     result = run(name)
@@ -111,7 +111,7 @@ def test_a_misspelt_command_is_answered_with_the_similar_ones(
         (["list", "--no-plugin", "timm"], "headstrip --no-plugin NAME list ..."),
     ],
 )
-def test_an_option_that_goes_before_the_command_is_a_usage_error_that_says_so(
+def test_a_global_option_after_the_command_is_an_error_that_shows_the_right_order(
     run: Run, line: list[str], right: str
 ) -> None:
     result = run(*line)
@@ -119,7 +119,7 @@ def test_an_option_that_goes_before_the_command_is_a_usage_error_that_says_so(
     assert f"is written after the command. Write it before: `{right}`." in result.stderr
 
 
-def test_an_option_that_no_command_has_is_a_usage_error(run: Run) -> None:
+def test_an_unknown_option_is_a_usage_error(run: Run) -> None:
     result = run("list", "--nothing")
     assert result.exit_code == 2
     assert "No such option" in result.stderr
@@ -131,7 +131,7 @@ def test_an_unknown_name_is_a_usage_error_with_suggestions(run: Run) -> None:
     assert result.stderr.startswith("Error: There is no backbone 'resnet51'. Did you mean resnet")
 
 
-def test_a_broken_plugin_is_a_sentence_and_exit_code_1(run: Run, site: Path) -> None:
+def test_a_broken_plugin_gives_a_clear_error_and_exit_code_1(run: Run, site: Path) -> None:
     install_distribution(site, "broken", {"broken": "broken_stop"}, {"broken_stop.py": BROKEN})
     result = run("show", "broken:net")
     assert result.exit_code == 1
@@ -147,7 +147,7 @@ def test_debug_shows_where_an_error_comes_from(run: Run) -> None:
     assert "UnknownBackboneError: There is no backbone 'resnet51'." in result.stderr
 
 
-def test_an_error_that_nobody_foresaw_is_a_sentence_too(
+def test_an_unexpected_error_is_printed_without_a_traceback(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -159,7 +159,7 @@ def test_an_error_that_nobody_foresaw_is_a_sentence_too(
     assert result.stderr.startswith("Error: RuntimeError: the sky fell. Run `headstrip --debug")
 
 
-def test_an_interruption_is_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_gives_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "headstrip.registry.registry.Registry.short_name",
         lambda *_: os.kill(os.getpid(), signal.SIGINT),
@@ -169,7 +169,7 @@ def test_an_interruption_is_exit_code_130(run: Run, monkeypatch: pytest.MonkeyPa
     assert result.stderr == "Interrupted.\n"
 
 
-def test_no_plugin_does_without_it_for_one_command(run: Run, site: Path) -> None:
+def test_no_plugin_disables_a_plugin_for_one_command(run: Run, site: Path) -> None:
     install_distribution(site, "broken", {"broken": "broken_stop"}, {"broken_stop.py": BROKEN})
     before = get_registry()
     result = run("--no-plugin", "broken", "show", "broken:net")
@@ -179,7 +179,7 @@ def test_no_plugin_does_without_it_for_one_command(run: Run, site: Path) -> None
     assert all("disabled" not in (record.error or "") for record in get_registry().records())
 
 
-def test_no_plugin_holds_while_an_encoder_is_built(
+def test_no_plugin_also_applies_while_an_encoder_is_built(
     run: Run, site: Path, photos: Path, weights_of: Callable[[str], Path]
 ) -> None:
     code = (
@@ -198,20 +198,20 @@ def test_no_plugin_holds_while_an_encoder_is_built(
     assert "The plugin 'squeezenet' (built-in) cannot be used: disabled by" in result.stderr
 
 
-def test_no_plugin_takes_built_in_ones_and_all(run: Run) -> None:
+def test_no_plugin_accepts_built_in_plugins_and_a_star(run: Run) -> None:
     assert run("--no-plugin", "vit", "list", "torchvision:vit*").exit_code == 1
-    everybody = run("--no-plugin", "*", "list").stdout
-    assert "resnet50" in everybody
-    assert ":" not in everybody
+    listed = run("--no-plugin", "*", "list").stdout
+    assert "resnet50" in listed
+    assert ":" not in listed
 
 
-def test_no_plugin_of_a_name_that_is_nobodys_is_told(run: Run) -> None:
+def test_no_plugin_with_an_unknown_name_is_a_usage_error(run: Run) -> None:
     result = run("--no-plugin", "nobody", "list")
     assert result.exit_code == 2
     assert "--no-plugin 'nobody': no such plugin is installed" in result.stderr
 
 
-def test_a_reader_that_stops_is_no_error() -> None:
+def test_a_closed_output_pipe_is_not_an_error() -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "headstrip.cli", "list", "--json"],
         stdout=subprocess.PIPE,
@@ -226,14 +226,14 @@ def test_a_reader_that_stops_is_no_error() -> None:
         assert child.stderr.read() == b""
 
 
-def test_the_module_is_the_command() -> None:
+def test_the_module_runs_the_command_line() -> None:
     done = run_python("-m", "headstrip.cli", "show", "nobody")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("Error: There is no backbone 'nobody'.")
 
 
-def test_ctrl_c_while_a_folder_is_embedded_leaves_nothing(
+def test_ctrl_c_during_embed_leaves_no_file(
     tmp_path: Path, photos: Path, weights_of: Callable[[str], Path]
 ) -> None:
     weights = weights_of("squeezenet1_1")
@@ -264,7 +264,7 @@ def test_ctrl_c_while_a_folder_is_embedded_leaves_nothing(
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     stdout, stderr = child.communicate()
-    # Python may end by the signal itself; a shell writes that as 130 too.
+    # Python may end by the signal itself; a shell reports that as 130 too.
     assert child.returncode in {130, -signal.SIGINT}
     assert (stdout, stderr) == ("", "Interrupted.\n")
     assert list(results.iterdir()) == []

@@ -22,7 +22,9 @@ def saved(path: Path) -> Path:
     return save_zip(dino({**state}), path)
 
 
-def test_it_prints_each_state_dict_and_the_call_to_write(run: Run, tmp_path: Path) -> None:
+def test_inspect_prints_each_state_dict_and_the_call_that_loads_it(
+    run: Run, tmp_path: Path
+) -> None:
     path = saved(tmp_path / "run")
     output = run("inspect", str(path)).stdout
     for key in ("student", "teacher"):
@@ -32,7 +34,7 @@ def test_it_prints_each_state_dict_and_the_call_to_write(run: Run, tmp_path: Pat
         )
 
 
-def test_the_call_that_it_prints_builds_the_encoder(run: Run, tmp_path: Path) -> None:
+def test_the_printed_call_builds_the_encoder(run: Run, tmp_path: Path) -> None:
     path = saved(tmp_path / "run")
     found = json.loads(run("inspect", str(path), "--json").stdout)
     for one in found["state_dicts"]:
@@ -41,27 +43,29 @@ def test_the_call_that_it_prints_builds_the_encoder(run: Run, tmp_path: Path) ->
         assert encoder.weights_key == one["key"]
 
 
-def test_it_names_the_classes_of_a_head_beside_the_backbone(run: Run, tmp_path: Path) -> None:
+def test_inspect_counts_the_classes_of_the_backbone_beside_other_heads(
+    run: Run, tmp_path: Path
+) -> None:
     encoder = build_encoder("resnet18", weights=None, predictors={"colour": 3})
     path = save_zip(encoder.state_dict(), tmp_path / "run")
     (one,) = json.loads(run("inspect", str(path), "--json").stdout)["state_dicts"]
     assert (one["key"], one["classes"], one["dtypes"]) == ("backbone", 1000, ["float32", "int64"])
 
 
-def test_it_says_that_shapes_do_not_tell_architectures_apart(run: Run, tmp_path: Path) -> None:
+def test_inspect_lists_all_architectures_with_the_same_shapes(run: Run, tmp_path: Path) -> None:
     state = build_encoder("resnet18", weights=None).backbone.state_dict()
     output = run("inspect", str(save_zip({**state}, tmp_path / "run"))).stdout
     assert "resnet18, timm:" in output
     assert "choose   write the name that the file was saved from" in output
 
 
-def test_a_state_dict_of_another_library_is_said_to_be_one(run: Run, tmp_path: Path) -> None:
+def test_inspect_recognises_a_state_dict_of_another_library(run: Run, tmp_path: Path) -> None:
     names = [f"conv{at}/kernel:0" for at in range(8)]
     path = save_zip({name: torch.zeros(3, 3) for name in names}, tmp_path / "run")
     assert "its names are those of Keras or TensorFlow" in run("inspect", str(path)).stdout
 
 
-def test_a_state_dict_that_fits_nothing_is_described(run: Run, tmp_path: Path) -> None:
+def test_a_state_dict_that_fits_no_architecture_is_described(run: Run, tmp_path: Path) -> None:
     state = prefixed({f"layer.{at}.weight": torch.zeros(3, 3) for at in range(8)}, "net.")
     output = run("inspect", str(save_zip(state, tmp_path / "run"))).stdout
     assert "state dict 'net.layer'" in output
@@ -77,7 +81,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_executed(run: Run, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["run", "DEFAULT=x.ckpt", "IMAGENET1K_V1", "DEFAULT"])
-def test_the_call_names_a_file_that_reads_as_a_tag_by_its_path(
+def test_the_call_names_a_file_by_its_path_if_its_name_reads_as_a_tag(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -94,7 +98,7 @@ def test_the_call_names_a_file_that_reads_as_a_tag_by_its_path(
         lambda state: {"features.0.lora_A.weight": torch.zeros(4, 4)},
     ],
 )
-def test_the_call_has_the_key_where_the_file_has_more_of_the_network(
+def test_the_call_has_the_key_if_the_file_contains_more_tensors(
     beside: Callable[[State], object], tmp_path: Path
 ) -> None:
     state = {**build_encoder(NAME, weights=None).backbone.state_dict()}
@@ -106,6 +110,6 @@ def test_the_call_has_the_key_where_the_file_has_more_of_the_network(
 
 
 @pytest.mark.parametrize("path", [None, b"run.pth", "", 3])
-def test_what_is_no_path_is_refused(path: object) -> None:
+def test_inspect_checkpoint_refuses_a_value_that_is_not_a_path(path: object) -> None:
     with pytest.raises(WeightsError, match="is not the path of a weights file"):
         inspect_checkpoint(path)  # type: ignore[arg-type]

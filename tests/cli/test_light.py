@@ -8,7 +8,7 @@ from tests.light_modules import HEAVY
 
 
 def imported(code: str) -> set[str]:
-    """Run code in a process of its own, and return the packages that are loaded afterwards."""
+    """Run code in a separate process, and return the packages that are loaded afterwards."""
     report = "import sys; print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     wrapped = f"try:\n{code}\nexcept SystemExit:\n    pass\n{report}"
     done = run_python("-c", wrapped)
@@ -38,7 +38,7 @@ def test_a_light_command_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["show", "vit_h_14"]], ids=" ".join)
-def test_what_is_asked_most_imports_no_package_for_email_or_archives(arguments: list[str]) -> None:
+def test_frequent_commands_import_no_package_for_email_or_archives(arguments: list[str]) -> None:
     # importlib.metadata imports them, which takes a quarter of `headstrip list`.
     code = f"    from headstrip.cli import main\n    main({arguments!r}, prog_name='headstrip')"
     assert not imported(code) & {"email", "zipfile"}

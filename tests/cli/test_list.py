@@ -24,7 +24,7 @@ def chosen(run: Run, *arguments: str) -> list[str]:
     return names(result.stdout)
 
 
-def test_in_a_pipe_there_is_a_line_a_backbone_and_nothing_else(run: Run) -> None:
+def test_list_prints_only_one_aligned_line_per_backbone_to_a_pipe(run: Run) -> None:
     result = run("list")
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == len(get_registry().specs())
@@ -52,7 +52,7 @@ def test_a_line_has_width_parameters_input_and_weights(run: Run) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["vit*", "torchvision:vit*", "vit_?_??"])
-def test_a_pattern_is_over_bare_and_qualified_names(run: Run, pattern: str) -> None:
+def test_a_pattern_matches_bare_and_qualified_names(run: Run, pattern: str) -> None:
     assert chosen(run, pattern) == [
         "vit_b_16",
         "vit_b_32",
@@ -62,7 +62,7 @@ def test_a_pattern_is_over_bare_and_qualified_names(run: Run, pattern: str) -> N
     ]
 
 
-def test_options_narrow_it_down(run: Run) -> None:
+def test_options_narrow_the_list(run: Run) -> None:
     assert chosen(run, "--family", "squeezenet") == ["squeezenet1_0", "squeezenet1_1"]
     assert chosen(run, "--task", "video", "--dim", "1024") == ["s3d", "swin3d_b"]
     assert chosen(run, "vit*", "--input", "518") == ["vit_h_14"]
@@ -73,7 +73,7 @@ def test_options_narrow_it_down(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "message"),
     [
         ("--max-params", "many", "'many' is not a number. Pass one such as 30M"),
         ("--input", "big", "'big' is not a size. Pass one such as 224"),
@@ -86,15 +86,15 @@ def test_options_narrow_it_down(run: Run) -> None:
     ],
 )
 def test_a_value_that_cannot_be_read_is_a_usage_error(
-    run: Run, option: str, value: str, told: str
+    run: Run, option: str, value: str, message: str
 ) -> None:
     result = run("list", option, value)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["resnet"], "No backbone matches 'resnet'. '*resnet*' matches "),
         (["nobody*"], "No backbone matches 'nobody*'. Run `headstrip list` to see all names."),
@@ -102,13 +102,15 @@ def test_a_value_that_cannot_be_read_is_a_usage_error(
         (["vit*", "--dim", "7"], "No backbone matches all options together."),
     ],
 )
-def test_nothing_found_is_told_on_stderr(run: Run, arguments: list[str], told: str) -> None:
+def test_an_empty_result_is_explained_on_stderr(
+    run: Run, arguments: list[str], message: str
+) -> None:
     result = run("list", *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(told)
+    assert result.stderr.startswith(message)
 
 
-def test_json_has_all_of_the_catalog(run: Run) -> None:
+def test_json_has_every_field_and_every_row_of_the_catalog(run: Run) -> None:
     (row,) = json.loads(run("list", "vit_h_14", "--json").stdout)
     assert row == {
         "name": "vit_h_14",
@@ -130,7 +132,7 @@ def test_json_has_all_of_the_catalog(run: Run) -> None:
     assert len(json.loads(run("list", "--json").stdout)) == len(get_registry().specs())
 
 
-def test_json_of_nothing_is_an_empty_list(run: Run) -> None:
+def test_json_of_an_empty_result_is_an_empty_list(run: Run) -> None:
     result = run("list", "nobody", "--json")
     assert (result.exit_code, json.loads(result.stdout)) == (1, [])
 
@@ -144,24 +146,24 @@ def install(site: Path, source: str, *names: str) -> None:
     install_distribution(site, f"listed-{source}", {source: module}, files)
 
 
-def test_a_name_is_as_short_as_it_may_be_given_to_build_encoder(run: Run, site: Path) -> None:
+def test_list_prints_the_shortest_name_that_build_encoder_accepts(run: Run, site: Path) -> None:
     install(site, "other", "resnet18", "net")
     lines = run("list", "--source", "other").stdout.splitlines()
     assert names("\n".join(lines)) == ["other:net", "other:resnet18"]
     assert lines[0].split() == ["other:net", "resnet", "4", "999", "3x8x8", "-"]
 
 
-def test_a_narrow_terminal_gets_names_in_one_piece() -> None:
+def test_a_narrow_terminal_shows_names_unbroken() -> None:
     assert "efficientnet_v2_s" in in_terminal("list", "efficientnet_v2*", columns=50)
 
 
-def test_a_wide_terminal_gets_a_head_and_a_row_a_line() -> None:
+def test_a_wide_terminal_shows_a_header_and_one_line_per_row() -> None:
     lines = in_terminal("list", "torchvision:vit*", columns=120).splitlines()
     assert any("name" in line and "default weights" in line for line in lines)
     assert sum("vit_" in line for line in lines) == 5
 
 
-def test_a_licence_chooses_those_with_weights_under_it_and_imports_nothing(run: Run) -> None:
+def test_license_selects_backbones_with_weights_under_that_licence(run: Run) -> None:
     result = run("list", "--license", "Apache-2.0", "--source", "efficientnet-lite", "--json")
     assert len(json.loads(result.stdout)) == 3
     stated = "https://github.com/facebookresearch/SWAG/blob/main/LICENSE"
@@ -170,13 +172,13 @@ def test_a_licence_chooses_those_with_weights_under_it_and_imports_nothing(run: 
     assert "resnet18" not in names
 
 
-def test_sizes_choose_those_that_accept_them(run: Run) -> None:
+def test_sizes_selects_backbones_that_accept_those_sizes(run: Run) -> None:
     rows = json.loads(run("list", "--sizes", "square", "--source", "torchvision", "--json").stdout)
     assert {row["name"] for row in rows} >= {"vit_b_16", "vit_b_32"}
     assert {row["sizes"] for row in rows} == {"square"}
 
 
-def test_strides_and_channels_choose_by_the_feature_maps(run: Run) -> None:
+def test_stride_and_max_channels_select_by_the_feature_maps(run: Run) -> None:
     def rows(*options: str) -> dict[str, dict[int, int]]:
         found = json.loads(run("list", "--source", "torchvision", *options, "--json").stdout)
         return {
@@ -191,20 +193,20 @@ def test_strides_and_channels_choose_by_the_feature_maps(run: Run) -> None:
     assert all(max(maps.values()) <= 512 for maps in rows("--max-channels", "512").values())
 
 
-def test_a_law_chooses_those_that_state_it(run: Run) -> None:
+def test_law_selects_backbones_that_state_it(run: Run) -> None:
     rows = json.loads(run("list", "--law", "declared", "--source", "torchvision", "--json").stdout)
     assert [row["name"] for row in rows] == ["squeezenet1_0", "squeezenet1_1"]
 
 
-def test_a_name_that_two_sources_have_is_bare_for_torchvisions_alone(run: Run) -> None:
+def test_only_torchvision_keeps_a_bare_name_that_two_sources_share(run: Run) -> None:
     assert set(names(run("list", "resnet50").stdout)) == {"resnet50", "timm:resnet50"}
-    # Its family is off, and still the bare name is not another's.
+    # With its family disabled, the bare name still does not pass to another source.
     assert names(run("--no-plugin", "resnet", "list", "resnet50").stdout) == ["timm:resnet50"]
     assert names(run("list", "timm:resnet50d").stdout) == ["resnet50d"]
 
 
 @pytest.mark.parametrize("arguments", [["timm:*"], ["--source", "timm"]])
-def test_a_source_that_is_disabled_is_told_so(run: Run, arguments: list[str]) -> None:
+def test_the_error_says_that_the_source_is_disabled(run: Run, arguments: list[str]) -> None:
     result = run("--no-plugin", "timm", "list", *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith(
@@ -212,12 +214,14 @@ def test_a_source_that_is_disabled_is_told_so(run: Run, arguments: list[str]) ->
     )
 
 
-def test_a_plugin_without_a_catalog_is_told_so(run: Run, site: Path) -> None:
+def test_the_error_says_that_the_plugin_has_no_catalog(run: Run, site: Path) -> None:
     install_distribution(site, "listed-bare", {"bare": "bare"}, {"bare/__init__.py": ""})
-    told = run("list", "bare:*").stderr
-    assert "the plugin 'bare' ships no catalog.tsv; `headstrip catalog write bare` writes" in told
+    message = run("list", "bare:*").stderr
+    assert (
+        "the plugin 'bare' ships no catalog.tsv; `headstrip catalog write bare` writes" in message
+    )
 
 
-def test_one_option_alone_is_not_called_several(run: Run) -> None:
+def test_the_error_distinguishes_one_option_from_several(run: Run) -> None:
     assert "matches the option" in run("list", "--license", "nothing").stderr
     assert "all options together" in run("list", "vit*", "--license", "nothing").stderr

@@ -1,4 +1,4 @@
-"""What is printed of what headstrip decides, where somebody asks for it."""
+"""Log messages about decisions, printed on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WeightsOf = Callable[[str], Path]
 
 @pytest.fixture
 def line(photos: Path, tmp_path: Path, weights_of: WeightsOf) -> list[object]:
-    """A line that embeds some photographs."""
+    """A command line that embeds some photographs."""
     return [
         "embed",
         photos,
@@ -30,16 +30,16 @@ def line(photos: Path, tmp_path: Path, weights_of: WeightsOf) -> list[object]:
     ]
 
 
-def test_nothing_is_printed_where_nobody_asks(run: Run, line: list[object]) -> None:
+def test_no_log_is_printed_by_default(run: Run, line: list[object]) -> None:
     assert "headstrip." not in run(*line).stderr
 
 
-def test_decisions_are_printed_for_v_and_details_for_vv(run: Run, line: list[object]) -> None:
-    told = run("-v", *line).stderr
-    assert f"headstrip.factory: torchvision:{NAME} has its weights from " in told
-    assert "headstrip.embed: embedding with engine=torch, precision=fp32, batch_size=16" in told
-    assert "headstrip.embed: 0 of 4 images are done; 1 of 1 shards are to do" in told
-    assert "headstrip.plugins: " not in told
+def test_v_prints_decisions_and_vv_prints_details(run: Run, line: list[object]) -> None:
+    printed = run("-v", *line).stderr
+    assert f"headstrip.factory: torchvision:{NAME} has its weights from " in printed
+    assert "headstrip.embed: embedding with engine=torch, precision=fp32, batch_size=16" in printed
+    assert "headstrip.embed: 0 of 4 images are done; 1 of 1 shards are to do" in printed
+    assert "headstrip.plugins: " not in printed
     use_registry(Registry())
     assert (
         "headstrip.plugins: loaded the plugin 'squeezenet' (built-in) in "
@@ -49,13 +49,13 @@ def test_decisions_are_printed_for_v_and_details_for_vv(run: Run, line: list[obj
 
 
 @pytest.mark.parametrize(
-    ("level", "is_said"), [("debug", True), ("INFO", True), ("warning", False)]
+    ("level", "is_printed"), [("debug", True), ("INFO", True), ("warning", False)]
 )
-def test_the_environment_names_the_level(
-    run: Run, line: list[object], level: str, is_said: bool, monkeypatch: pytest.MonkeyPatch
+def test_headstrip_log_sets_the_log_level(
+    run: Run, line: list[object], level: str, is_printed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADSTRIP_LOG", level)
-    assert ("headstrip.embed: " in run(*line).stderr) is is_said
+    assert ("headstrip.embed: " in run(*line).stderr) is is_printed
     assert "headstrip.embed: " in run("-v", *line, "--overwrite").stderr
 
 
@@ -66,7 +66,7 @@ def test_an_unknown_level_is_a_usage_error(run: Run, monkeypatch: pytest.MonkeyP
     assert "'loud' is not a log level. Use one of warning, info, debug." in result.stderr
 
 
-def test_what_a_terminal_would_act_on_is_escaped_and_levels_are_put_back(
+def test_logs_escape_control_characters_and_the_logger_is_restored(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger = logging.getLogger("headstrip.weights")
@@ -80,8 +80,8 @@ def test_what_a_terminal_would_act_on_is_escaped_and_levels_are_put_back(
 
     monkeypatch.setattr(Registry, "specs", hostile(Registry.specs))
     before = logging.getLogger("headstrip").level, list(logging.getLogger("headstrip").handlers)
-    told = run("-v", "list", "torchvision:vit*").stderr
-    assert "headstrip.weights: read a\\x1b]0;x\\x07.pth" in told
-    assert "\x1b" not in told
+    printed = run("-v", "list", "torchvision:vit*").stderr
+    assert "headstrip.weights: read a\\x1b]0;x\\x07.pth" in printed
+    assert "\x1b" not in printed
     after = logging.getLogger("headstrip").level, list(logging.getLogger("headstrip").handlers)
     assert before == after

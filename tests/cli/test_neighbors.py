@@ -19,7 +19,7 @@ WeightsOf = Callable[[str], Path]
 
 @pytest.fixture
 def embedded(run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf) -> Path:
-    """The photos, embedded; two of the four are bad."""
+    """Embed the photos; two of the four are bad."""
     out = tmp_path / "out.parquet"
     result = run(
         "embed", photos, "-b", NAME, "--weights", weights_of(NAME), "-o", out, "--workers", 0
@@ -30,7 +30,7 @@ def embedded(run: Run, photos: Path, tmp_path: Path, weights_of: WeightsOf) -> P
 
 @pytest.fixture
 def ask(run: Run, embedded: Path, weights_of: WeightsOf) -> Run:
-    """Ask for neighbours in the photos."""
+    """Search for neighbours among the photos."""
 
     def ask(*arguments: object) -> object:
         return run("neighbors", embedded, "--weights", weights_of(NAME), *arguments)
@@ -38,7 +38,7 @@ def ask(run: Run, embedded: Path, weights_of: WeightsOf) -> Run:
     return ask  # type: ignore[return-value]
 
 
-def test_a_picture_is_the_nearest_to_itself_and_bad_ones_are_near_nothing(
+def test_a_picture_is_its_own_nearest_neighbour_and_bad_images_are_left_out(
     ask: Run, photos: Path
 ) -> None:
     result = ask("--query", photos / "z.png", "-q", photos / "a.png")
@@ -58,14 +58,14 @@ def test_a_picture_is_the_nearest_to_itself_and_bad_ones_are_near_nothing(
 
 def test_json_has_the_similarity_and_the_row(ask: Run, photos: Path) -> None:
     result = ask("-q", photos / "z.png", "-k", 1, "--json")
-    (told,) = json.loads(result.stdout)
-    assert (told["query"], told["error"]) == (str(photos / "z.png"), None)
-    (nearest,) = told["neighbors"]
+    (found,) = json.loads(result.stdout)
+    assert (found["query"], found["error"]) == (str(photos / "z.png"), None)
+    (nearest,) = found["neighbors"]
     assert (nearest["path"], nearest["row"]) == ("z.png", 3)
     assert nearest["similarity"] == pytest.approx(1, abs=1e-5)
 
 
-def test_a_bad_image_is_told_and_the_others_are_searched_for(ask: Run, photos: Path) -> None:
+def test_a_bad_query_is_reported_and_the_others_are_searched(ask: Run, photos: Path) -> None:
     result = ask("-q", photos / "torn.jpg", "-q", photos / "none.png", "-q", photos / "a.png")
     assert result.exit_code == 1
     assert [line.rpartition("/")[2].split(":")[0] for line in result.stderr.splitlines()] == [
@@ -74,12 +74,12 @@ def test_a_bad_image_is_told_and_the_others_are_searched_for(ask: Run, photos: P
     ]
     assert result.stdout.splitlines()[0] == str(photos / "a.png")
     result = ask("-q", photos / "torn.jpg", "--json")
-    (told,) = json.loads(result.stdout)
-    assert (result.exit_code, told["neighbors"]) == (1, None)
-    assert told["error"]
+    (found,) = json.loads(result.stdout)
+    assert (result.exit_code, found["neighbors"]) == (1, None)
+    assert found["error"]
 
 
-def test_the_page_has_the_pictures(ask: Run, photos: Path, tmp_path: Path) -> None:
+def test_html_writes_a_page_with_the_pictures(ask: Run, photos: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     result = ask("-q", photos / "z.png", "--html", page, "--root", photos)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -88,7 +88,7 @@ def test_the_page_has_the_pictures(ask: Run, photos: Path, tmp_path: Path) -> No
     assert {"z.png", "a.png", "1.0000", str(photos / "z.png")} <= set(found.text)
 
 
-def test_pictures_that_are_gone_are_told_and_exit_code_1(
+def test_missing_pictures_are_reported_with_exit_code_1(
     ask: Run, photos: Path, tmp_path: Path
 ) -> None:
     (photos / "a.png").unlink()
@@ -130,11 +130,11 @@ def test_a_hostile_name_stays_text_in_the_page_and_on_the_terminal(
     assert len(text.splitlines()) == 3
 
 
-def test_what_cannot_be_asked_is_a_usage_error(
+def test_invalid_arguments_are_a_usage_error(
     run: Run, embedded: Path, photos: Path, tmp_path: Path
 ) -> None:
     query = ["-q", photos / "a.png"]
-    for arguments, told in (
+    for arguments, message in (
         ([tmp_path / "none.parquet", *query], "There is no file"),
         ([embedded, *query, "--weights", "none.pth"], "There is no file 'none.pth'"),
         ([embedded, *query, "--html", tmp_path / "none" / "page.html"], "there is no folder"),
@@ -145,16 +145,16 @@ def test_what_cannot_be_asked_is_a_usage_error(
     ):
         result = run("neighbors", *arguments)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert told in result.stderr
+        assert message in result.stderr
 
 
-def test_what_cannot_be_done_is_a_sentence(
+def test_a_file_or_weights_that_cannot_be_searched_with_give_a_clear_error(
     run: Run, embedded: Path, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     table = pq.read_table(embedded)
     pq.write_table(table.replace_schema_metadata(None), tmp_path / "bare.parquet")
     query, weights = ["-q", photos / "a.png"], ["--weights", weights_of(NAME)]
-    for arguments, told in (
+    for arguments, message in (
         ([photos / "a.png", *query], "cannot be read as a file of embeddings"),
         ([tmp_path / "bare.parquet", *query], "does not name the encoder"),
         ([embedded, *query], "pass it with --weights"),
@@ -166,12 +166,12 @@ def test_what_cannot_be_done_is_a_sentence(
     ):
         result = run("neighbors", *arguments)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert told in result.stderr
+        assert message in result.stderr
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "p.html").exists()
 
 
-def test_a_file_of_bad_images_alone_has_no_neighbours(
+def test_a_file_of_only_bad_images_has_no_neighbours(
     run: Run, embedded: Path, photos: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     table = pq.read_table(embedded)

@@ -1,4 +1,4 @@
-"""``headstrip new-plugin``: a whole folder or none, under a name that a plugin can have."""
+"""``headstrip new-plugin`` creates a complete folder or nothing, under a valid name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def written(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_folder_has_the_plugins_name_and_all_its_files(run: Run, here: Path) -> None:
+def test_the_folder_has_the_name_of_the_plugin_and_all_its_files(run: Run, here: Path) -> None:
     result = run("new-plugin", "mylab")
     assert result.exit_code == 0
     assert written(here) == [f"mylab/{file}" for file in FILES]
@@ -45,7 +45,7 @@ def test_the_folder_has_the_plugins_name_and_all_its_files(run: Run, here: Path)
     assert "  pip install -e ./mylab\n  headstrip verify 'mylab:*'\n" in result.stdout
 
 
-def test_the_choice_of_a_licence_is_the_authors_and_is_said_so(run: Run, here: Path) -> None:
+def test_the_author_is_reminded_to_choose_a_licence(run: Run, here: Path) -> None:
     assert "has no licence yet" in run("new-plugin", "mylab").stdout
     assert "Choose a licence" in Path("mylab/pyproject.toml").read_text()
     assert "Choose a licence" in Path("mylab/README.md").read_text()
@@ -53,7 +53,7 @@ def test_the_choice_of_a_licence_is_the_authors_and_is_said_so(run: Run, here: P
 
 
 @pytest.mark.parametrize("name", ["mylab", "My-Lab_2", "7"])
-def test_its_rows_are_its_own_under_any_name(run: Run, name: str) -> None:
+def test_the_catalog_of_a_new_plugin_is_valid_under_any_name(run: Run, name: str) -> None:
     folder = Path(json.loads(run("new-plugin", name, "--json").stdout)["folder"])
     (package,) = (folder / "src").iterdir()
     (spec,) = read_catalog(package / "catalog.tsv")
@@ -63,7 +63,7 @@ def test_its_rows_are_its_own_under_any_name(run: Run, name: str) -> None:
     assert not [path for path in folder.rglob("*.*") if "{{" in path.read_text()]
 
 
-def test_another_folder_can_be_named(run: Run, tmp_path: Path) -> None:
+def test_new_plugin_can_use_another_folder(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "some where"
     result = run("new-plugin", "mylab", "--to", folder)
     assert written(folder) == FILES
@@ -71,7 +71,7 @@ def test_another_folder_can_be_named(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thing", ["file", "folder", "dangling link"])
-def test_what_is_there_already_stays_as_it_is(run: Run, here: Path, thing: str) -> None:
+def test_an_existing_path_is_refused_and_unchanged(run: Run, here: Path, thing: str) -> None:
     place = here / "mylab"
     if thing == "folder":
         place.mkdir()
@@ -86,7 +86,7 @@ def test_what_is_there_already_stays_as_it_is(run: Run, here: Path, thing: str) 
     assert thing != "file" or place.read_text() == "mine"
 
 
-def test_where_there_is_no_folder_nothing_is_made(run: Run, here: Path) -> None:
+def test_a_missing_parent_folder_is_refused(run: Run, here: Path) -> None:
     result = run("new-plugin", "mylab", "--to", "no/where")
     assert result.exit_code == 2
     assert "There is no folder 'no'. Create it" in result.stderr
@@ -94,15 +94,13 @@ def test_where_there_is_no_folder_nothing_is_made(run: Run, here: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here refuses even root")
-def test_a_folder_that_cannot_be_written_to_is_a_sentence(run: Run) -> None:
+def test_a_folder_that_cannot_be_written_to_gives_a_clear_error(run: Run) -> None:
     result = run("new-plugin", "mylab", "--to", "/proc/mylab")
     assert result.exit_code == 1
     assert "Error: '/proc/mylab' cannot be created (" in result.stderr
 
 
-def test_a_disk_that_fills_up_leaves_nothing(
-    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_files(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Path.write_text
 
     def fill(self: Path, *arguments: str, **options: str) -> int:
@@ -141,26 +139,26 @@ def test_a_disk_that_fills_up_leaves_nothing(
         *BUILT_IN,
     ],
 )
-def test_a_name_that_no_new_plugin_can_have_is_refused(run: Run, here: Path, name: str) -> None:
+def test_an_invalid_or_reserved_name_is_refused(run: Run, here: Path, name: str) -> None:
     result = run("new-plugin", "--", name)
     assert result.exit_code == 2
     assert f"A new plugin cannot be called {name!r}: " in result.stderr
     assert list(here.iterdir()) == []
 
 
-def test_a_name_that_an_installed_plugin_has_is_refused(run: Run, site: Path) -> None:
+def test_the_name_of_an_installed_plugin_is_refused(run: Run, site: Path) -> None:
     install_distribution(site, "their-nets", {"mylab": "their_nets"}, {"their_nets.py": ""})
     result = run("new-plugin", "mylab")
     assert result.exit_code == 2
     assert "an installed plugin has that name (their-nets 1.0). Choose another" in result.stderr
 
 
-def test_the_name_of_ones_own_installed_plugin_is_not(run: Run, site: Path) -> None:
+def test_the_name_of_the_same_plugin_is_accepted_when_it_is_installed(run: Run, site: Path) -> None:
     install_distribution(site, "headstrip_MYLAB", {"mylab": "mylab"}, {"mylab.py": ""})
     assert run("new-plugin", "mylab").exit_code == 0
 
 
-def test_it_imports_no_torch(here: Path) -> None:
+def test_new_plugin_does_not_import_torch(here: Path) -> None:
     code = (
         "import sys\nfrom headstrip.cli import main\n"
         "try: main(['new-plugin', 'mylab'], prog_name='headstrip')\n"

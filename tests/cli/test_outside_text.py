@@ -1,4 +1,4 @@
-"""No file name, label, plugin or argument reaches the terminal as more than visible text."""
+"""File names, labels, plugins and arguments reach the terminal only as visible text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check(result: Result) -> Result:
     return result
 
 
-def test_what_is_escaped_stays_readable_and_is_escaped_once() -> None:
+def test_printable_escapes_once_and_keeps_readable_text() -> None:
     assert printable(NAME) == SHOWN
     assert printable(SHOWN) == SHOWN
     assert printable("Zoë's 猫, שלום: 100 %.jpg") == "Zoë's 猫, שלום: 100 %.jpg"
@@ -101,7 +101,7 @@ ARGUMENTS = [
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize("arguments", mostly_slow(ARGUMENTS), ids=range(len(ARGUMENTS)))
-def test_an_argument_is_quoted_visibly(
+def test_a_hostile_argument_is_printed_as_visible_text(
     run: Run,
     arguments: list[str],
     options: list[str],
@@ -116,7 +116,7 @@ def test_an_argument_is_quoted_visibly(
 
 @pytest.fixture
 def _hostile_plugin(site: Path) -> None:
-    """A plugin whose catalog, weights, labels and errors are hostile."""
+    """A plugin with a hostile catalog, hostile weights, labels and errors."""
     line = HOSTILE.replace("\n", "").replace("\r", "").replace("\udcff", "")
     spec = BackboneSpec(
         "net",
@@ -170,7 +170,7 @@ def _hostile_plugin(site: Path) -> None:
     ),
     ids=" ".join,
 )
-def test_what_a_plugin_says_is_quoted_visibly(
+def test_hostile_text_of_a_plugin_is_printed_as_visible_text(
     run: Run,
     arguments: list[str],
     options: list[str],
@@ -199,7 +199,7 @@ def test_a_shell_completes_no_name_with_a_control_character(site: Path) -> None:
 
 @pytest.fixture
 def odd_photos(tmp_path: Path) -> Path:
-    """A photo and a file that is none, with hostile names, and one with a plain name."""
+    """A photo and a text file with hostile names, and a photo with a plain name."""
     folder = tmp_path / "odd"
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
@@ -209,7 +209,7 @@ def odd_photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_names_of_images_are_shown_visibly_and_are_whole_in_json(
+def test_hostile_image_names_are_printed_visibly_and_complete_in_json(
     run: Run, odd_photos: Path, tmp_path: Path, weights_of: Callable[[str], Path]
 ) -> None:
     weights = tmp_path / f"{HOSTILE}.pth"
@@ -223,8 +223,8 @@ def test_names_of_images_are_shown_visibly_and_are_whole_in_json(
     classified = check(run("classify", bad, good, *about))
     assert classified.exit_code == 1
 
-    told = json.loads(check(run("classify", good, *about, "--json")).stdout)
-    assert told[0]["image"] == str(good)
+    found = json.loads(check(run("classify", good, *about, "--json")).stdout)
+    assert found[0]["image"] == str(good)
 
     check(run("embed", odd_photos, *about, "-o", out, "--workers", 0))
     again = check(run("embed", odd_photos, *about, "-o", out, "--workers", 0, "--json"))
@@ -240,7 +240,9 @@ def test_names_of_images_are_shown_visibly_and_are_whole_in_json(
     assert row["path"] == str(weights)
 
 
-def test_a_damaged_weights_file_is_named_visibly(run: Run, tmp_path: Path) -> None:
+def test_the_name_of_a_damaged_weights_file_is_printed_as_visible_text(
+    run: Run, tmp_path: Path
+) -> None:
     for suffix in (".pth", ".safetensors"):
         file = tmp_path / f"{HOSTILE}{suffix}"
         file.write_bytes(HOSTILE.encode("utf-8", "surrogateescape") * 9)
@@ -249,7 +251,7 @@ def test_a_damaged_weights_file_is_named_visibly(run: Run, tmp_path: Path) -> No
         check(run("weights", "optimize", file))
 
 
-def test_a_traceback_is_printed_visibly(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traceback_is_printed_as_visible_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError(HOSTILE)
 
@@ -260,7 +262,7 @@ def test_a_traceback_is_printed_visibly(run: Run, monkeypatch: pytest.MonkeyPatc
         assert not {c for c in result.stderr if not c.isprintable()} - {"\n"}
 
 
-def test_a_warning_of_anybodys_is_one_visible_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_from_any_library_is_one_visible_line(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings_as_sentences():
         warnings.simplefilter("default")
         warnings.warn(HOSTILE, UserWarning, stacklevel=1)
@@ -269,7 +271,7 @@ def test_a_warning_of_anybodys_is_one_visible_line(capsys: pytest.CaptureFixture
     assert line.startswith("Warning: \\x1b]0;x")
 
 
-def test_a_cell_is_no_markup_and_no_emoji() -> None:
+def test_markup_and_emoji_codes_in_a_cell_are_printed_literally() -> None:
     code = (
         "from headstrip.cli.output import Column, print_table\n"
         "print_table([Column('name')], [['[bold]:cat:[/bold]'], ['\\x1b[2J']])\n"
@@ -280,7 +282,7 @@ def test_a_cell_is_no_markup_and_no_emoji() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(CLI.glob("[!o]*.py")), ids=lambda path: path.stem)
-def test_commands_print_by_the_functions_of_one_module(path: Path) -> None:
+def test_commands_print_only_through_one_module(path: Path) -> None:
     calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
     names = {ast.unparse(call) for call in calls}
     assert not names & {"print", "click.echo", "click.secho", "sys.stdout.write"}

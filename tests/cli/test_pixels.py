@@ -18,7 +18,7 @@ WeightsOf = Callable[[str], Path]
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """One picture in 8 bits, in 12 bits that nothing states, and with nothing but alpha."""
+    """Save pictures of 8 bits, of 12 bits in a 16-bit type, all transparent, and plain."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     grey = np.random.default_rng(5).integers(0, 256, (40, 50), np.uint8)
@@ -35,7 +35,7 @@ def rows(out: Path) -> dict[str, list[float]]:
     return dict(zip(table["path"], table["embedding"], strict=True))
 
 
-def test_embed_reads_deep_and_transparent_images_as_its_options_say(
+def test_embed_reads_deep_and_transparent_images_according_to_its_options(
     run: Run, pictures: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     out = tmp_path / "out.parquet"
@@ -52,7 +52,7 @@ def test_embed_reads_deep_and_transparent_images_as_its_options_say(
     assert found["clear.png"] == found["plain.png"]
 
 
-def test_classify_and_neighbors_take_them_too(
+def test_classify_and_neighbors_accept_value_range_and_background_too(
     run: Run, pictures: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     weights, out = weights_of(NAME), tmp_path / "out.parquet"
@@ -60,9 +60,9 @@ def test_classify_and_neighbors_take_them_too(
     names = ["8.png", "12.tif", "plain.png", "clear.png"]
     line = ["-b", NAME, "--weights", weights]
     images = [pictures / name for name in names]
-    told = json.loads(run("classify", *images, *line, *options, "--json").stdout)
-    assert told[0]["classes"] == told[1]["classes"]
-    assert told[2]["classes"] == told[3]["classes"]
+    classified = json.loads(run("classify", *images, *line, *options, "--json").stdout)
+    assert classified[0]["classes"] == classified[1]["classes"]
+    assert classified[2]["classes"] == classified[3]["classes"]
     assert run("embed", pictures, *line, "-o", out, *options).exit_code == 0
     queries = [part for image in images for part in ("-q", image)]
     found = run("neighbors", out, *queries, "-k", 2, "--weights", weights, "--json")
@@ -73,22 +73,24 @@ def test_classify_and_neighbors_take_them_too(
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("--value-range", "4095,0", "value_range='4095,0' is not a range of values."),
         ("--value-range", "full", "value_range='full' is not a range of values."),
         ("--background", "red", "background='red' is not a colour."),
     ],
 )
-def test_what_is_no_range_or_colour_is_refused_before_anything_is_built(
-    run: Run, pictures: Path, option: str, value: str, said: str
+def test_an_invalid_range_or_colour_is_refused_before_anything_is_built(
+    run: Run, pictures: Path, option: str, value: str, message: str
 ) -> None:
     result = run("classify", pictures / "8.png", "-b", NAME, option, value)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
-def test_a_range_below_zero_is_no_option(run: Run, pictures: Path, weights_of: WeightsOf) -> None:
+def test_a_negative_value_range_is_not_taken_for_an_option(
+    run: Run, pictures: Path, weights_of: WeightsOf
+) -> None:
     result = run(
         "classify",
         pictures / "12.tif",

@@ -1,4 +1,4 @@
-"""Commands that other distributions add to ``headstrip``."""
+"""Commands that plugins add to ``headstrip``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_command_of_a_plugin_runs_and_has_help(install: Install, run: Run) -> 
     assert "Greet somebody." in run("hello", "--help").stdout
 
 
-def test_help_says_where_a_command_comes_from_and_imports_nothing_of_it(
+def test_help_names_the_distribution_of_a_command_without_importing_it(
     install: Install, run: Run
 ) -> None:
     install()
@@ -69,7 +69,7 @@ def test_help_says_where_a_command_comes_from_and_imports_nothing_of_it(
     assert "acme_hello" not in sys.modules
 
 
-def test_help_imports_neither_torch_nor_the_loader_of_plugins(install: Install, site: Path) -> None:
+def test_help_imports_neither_torch_nor_the_plugin_loader(install: Install, site: Path) -> None:
     install()
     code = (
         "import sys\nfrom headstrip.cli import main\n"
@@ -80,7 +80,7 @@ def test_help_imports_neither_torch_nor_the_loader_of_plugins(install: Install, 
 
 
 @broken
-def test_a_broken_command_is_a_sentence_and_exit_code_1(
+def test_a_broken_command_gives_a_clear_error_and_exit_code_1(
     install: Install, run: Run, value: str, code: str, reason: str
 ) -> None:
     install(value, code)
@@ -99,13 +99,13 @@ def test_a_broken_command_breaks_neither_help_nor_other_commands(
     assert run("--version").exit_code == run("list", "resnet18").exit_code == 0
 
 
-def test_a_command_cannot_take_the_name_of_headstrips_own(install: Install, run: Run) -> None:
+def test_a_plugin_cannot_replace_a_command_of_headstrip(install: Install, run: Run) -> None:
     install(name="list")
     assert "resnet18" in run("list", "resnet18").stdout
     assert "Commands of plugins" not in run("--help").stdout
 
 
-def test_two_distributions_with_one_command_are_both_named(
+def test_the_error_names_both_distributions_that_use_one_command_name(
     install: Install, run: Run, site: Path
 ) -> None:
     install()
@@ -153,19 +153,23 @@ def test_a_shell_completes_commands_without_importing_them(install: Install) -> 
     assert "acme_hello" not in sys.modules
 
 
-def test_a_damaged_folder_hides_no_command(install: Install, run: Run, tmp_path: Path) -> None:
+def test_a_damaged_dist_info_folder_hides_no_command(
+    install: Install, run: Run, tmp_path: Path
+) -> None:
     install()
     with on_path(tmp_path / "first"):
         (tmp_path / "first" / "acme-2.0.dist-info").mkdir(parents=True)
         assert run("hello", "you").stdout == "Hello you\n"
 
 
-def test_a_name_that_a_terminal_would_act_on_is_escaped(install: Install, run: Run) -> None:
+def test_help_escapes_control_characters_in_the_name_of_a_command(
+    install: Install, run: Run
+) -> None:
     install(name="\x1b[2J")
     assert "\x1b" not in run("--help").stdout
 
 
-def test_a_group_of_a_plugin_has_commands_of_its_own(install: Install, run: Run) -> None:
+def test_a_plugin_can_add_a_group_of_commands(install: Install, run: Run) -> None:
     code = "import click\nhello = click.Group('hello', [click.Command('world')])\n"
     install(code=code)
     assert isinstance(main.get_command(click.Context(main), "hello"), click.Group)

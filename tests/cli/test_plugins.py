@@ -50,13 +50,13 @@ def _no_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("command", ["plugins", "doctor"])
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "1e300"])
-def test_a_time_limit_that_is_none_is_a_sentence(run, command, seconds):
+def test_an_invalid_time_limit_is_a_usage_error(run, command, seconds):
     result = run(command, "--timeout", seconds)
     assert result.exit_code == 2
     assert "Invalid value for '--timeout'" in result.stderr
 
 
-def test_a_folder_that_python_cannot_read_is_the_one_problem(site):
+def test_a_damaged_entry_points_file_is_the_only_reported_problem(site):
     install_distribution(site, "mine", {}, {})
     (folder,) = site.glob("mine-*.dist-info")
     (folder / "entry_points.txt").write_bytes(b"[headstrip]\nmin\xe9 = mine\n")
@@ -79,7 +79,7 @@ def _installed(site: Path) -> None:
 
 
 @pytest.mark.usefixtures("_installed")
-def test_a_row_says_what_became_of_a_plugin(run: Run) -> None:
+def test_each_row_shows_the_state_of_a_plugin(run: Run) -> None:
     result = run("plugins", "--timeout", 60)
     assert result.stdout.splitlines()[0].split() == [
         "name",
@@ -108,7 +108,7 @@ def test_json_is_a_list_of_records(run: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_installed")
-def test_a_plugin_that_prints_and_exits_at_import_is_not_heard(site: Path) -> None:
+def test_output_of_a_plugin_at_import_does_not_reach_stdout_or_stderr(site: Path) -> None:
     done = run_python("-m", "headstrip.cli", "plugins", "--json", "--timeout", "60", site=site)
     assert (done.returncode, done.stderr) == (0, "")
     assert {record["status"] for record in json.loads(done.stdout)} >= {"failed", "loaded"}
@@ -122,14 +122,14 @@ def test_a_plugin_that_is_disabled_is_not_imported(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("_installed")
-def test_strict_plugins_are_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strict_plugins_give_a_clear_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
     result = run("plugins")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: The plugin 'loud' (loud 1.0)")
 
 
-def test_a_plugin_that_hangs_crashes_or_ends_its_process_costs_itself_alone(
+def test_a_plugin_that_hangs_or_ends_its_process_does_not_affect_the_others(
     run: Run, site: Path
 ) -> None:
     for name, code in (("slow", SLOW), ("ends", ENDS), ("crashes", CRASHES), ("good", GOOD)):
@@ -165,7 +165,7 @@ def test_a_catalog_that_claims_another_width_is_reported(
     assert records_of(run, "--timeout", 60)["net"]["error"] == error
 
 
-def test_the_environment_of_this_moment_and_folders_of_this_path_are_the_childs(
+def test_the_child_process_gets_the_current_environment_and_path(
     run: Run, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = "import os\nraise RuntimeError(os.environ['NOW'])\n"
@@ -186,7 +186,7 @@ def damaged(site: Path, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_an_empty_folder_that_hides_a_plugin_is_named_and_the_plugin_is_used(
+def test_an_empty_folder_that_hides_a_plugin_is_reported_and_the_plugin_is_used(
     run: Run, damaged: Path, tmp_path: Path
 ) -> None:
     hidden = tmp_path / "later" / "headstrip_acme-1.0.dist-info"

@@ -38,7 +38,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_folder_is_predicted_with_the_encoder_that_the_file_names(
+def test_predict_uses_the_encoder_named_in_the_file_of_predictors(
     run: Run, photos: Path, predictors: Path, tmp_path: Path, weights_of: WeightsOf
 ) -> None:
     out, kept = tmp_path / "p.csv", tmp_path / "kept.parquet"
@@ -68,11 +68,16 @@ def test_another_backbone_is_refused_and_the_same_one_accepted(
     assert not out.exists()
     result = run(*command, "-b", NAME, "--weights", weights_of(NAME), "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert (told["rows"], told["bad"], told["computed"], told["failed"]) == (1, 0, 1, [])
+    summary = json.loads(result.stdout)
+    assert (summary["rows"], summary["bad"], summary["computed"], summary["failed"]) == (
+        1,
+        0,
+        1,
+        [],
+    )
 
 
-def test_the_users_weights_are_asked_for(
+def test_predict_without_the_required_weights_file_gives_a_clear_error(
     run: Run, photos: Path, predictors: Path, tmp_path: Path
 ) -> None:
     result = run("predict", photos, "-p", predictors, "-o", tmp_path / "p.csv")
@@ -96,7 +101,7 @@ def test_the_users_weights_are_asked_for(
     ],
     ids=lambda one: one if isinstance(one, str) else None,
 )
-def test_wrong_arguments_are_named(
+def test_invalid_arguments_are_reported_before_any_work(
     run: Run,
     photos: Path,
     predictors: Path,

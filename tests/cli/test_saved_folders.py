@@ -46,7 +46,7 @@ def test_embed_writes_the_embeddings_of_the_saved_encoder(
     assert "1.0000  a.png" in found.stdout
 
 
-def test_predict_needs_no_other_file(
+def test_predict_needs_only_the_saved_folder(
     run: Run, folder: str, encoder: Encoder, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "p.csv"
@@ -65,7 +65,7 @@ def test_predict_needs_no_other_file(
     assert again.read_bytes() == out.read_bytes()
 
 
-def test_predict_says_what_lacks_predictors(
+def test_predict_refuses_a_name_or_a_folder_without_predictors(
     run: Run, photos: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     out = tmp_path / "p.csv"
@@ -87,7 +87,9 @@ def test_classify_and_verify_build_the_saved_encoder(run: Run, folder: str, phot
     assert json.loads(run("verify", folder, "--json").stdout)["folder"] == folder
 
 
-def test_damage_is_one_line_on_stderr(run: Run, folder: str, photos: Path, tmp_path: Path) -> None:
+def test_a_damaged_folder_gives_one_line_on_stderr(
+    run: Run, folder: str, photos: Path, tmp_path: Path
+) -> None:
     broken = shutil.copytree(folder, tmp_path / "cells")
     next(broken.glob("weights-*")).unlink()
     for command in (("classify", photos / "a.png", "-b"), ("verify",), ("show",)):
@@ -128,7 +130,7 @@ def test_show_imports_nothing_heavy(folder: str) -> None:
     assert not imported(code) & HEAVY
 
 
-def test_show_refuses_what_no_headstrip_wrote(run: Run, folder: str, tmp_path: Path) -> None:
+def test_show_refuses_a_folder_with_changed_files(run: Run, folder: str, tmp_path: Path) -> None:
     broken = shutil.copytree(folder, tmp_path / "cells")
     content = json.loads((broken / "encoder.json").read_text())
     content["manifest"]["weights"] = "__import__('os')"

@@ -20,7 +20,7 @@ def facts(output: str) -> list[tuple[str, str]]:
     return [(key, value.strip()) for key, _, value in lines]
 
 
-def test_it_says_width_parameters_law_family_owner_task_and_input(run: Run) -> None:
+def test_show_prints_the_facts_of_a_backbone_in_order(run: Run) -> None:
     assert facts(run("show", "vit_h_14").stdout)[:7] == [
         ("width", "1280"),
         ("parameters", "633,470,440"),
@@ -32,7 +32,7 @@ def test_it_says_width_parameters_law_family_owner_task_and_input(run: Run) -> N
     ]
 
 
-def test_it_says_the_channels_and_strides_of_the_feature_maps(run: Run) -> None:
+def test_show_prints_the_channels_and_strides_of_the_feature_maps(run: Run) -> None:
     found = dict(facts(run("show", "resnet18").stdout))
     assert found["maps"] == (
         "64 at stride 2, 64 at stride 4, 128 at stride 8, 256 at stride 16, 512 at stride 32"
@@ -41,26 +41,26 @@ def test_it_says_the_channels_and_strides_of_the_feature_maps(run: Run) -> None:
     assert "maps" not in dict(facts(run("show", "r3d_18").stdout))
 
 
-def test_it_says_what_the_library_states_of_each_set_of_weights(run: Run) -> None:
+def test_show_prints_the_facts_of_each_set_of_weights(run: Run) -> None:
     output = run("show", "vit_h_14").stdout
     assert "IMAGENET1K_SWAG_E2E_V1 (default)\n" in output
     assert "\nIMAGENET1K_SWAG_LINEAR_V1\n" in output
-    told = dict(facts(output.partition("(default)")[2].partition("\n\n")[0]))
-    assert told["input"] == "3x518x518"
-    assert told["preprocessing"].startswith(
+    shown = dict(facts(output.partition("(default)")[2].partition("\n\n")[0]))
+    assert shown["input"] == "3x518x518"
+    assert shown["preprocessing"].startswith(
         "resize the shorter side to 518 (bicubic), crop the centre to 518x518, divide by 255, "
         "subtract the mean (0.485, 0.456, 0.406)"
     )
-    assert told["classes"] == "1000 (imagenet-1k)"
-    assert told["options"] == "image_size=518"
-    assert told["ImageNet-1K acc@1"] == "88.552"
-    assert told["GFLOPs"] == "1016.72"
-    assert told["file size"] == "2416.64 MB"
-    assert told["licence"].endswith("SWAG/blob/main/LICENSE")
-    assert told["location"].startswith("https://download.pytorch.org/models/vit_h_14")
+    assert shown["classes"] == "1000 (imagenet-1k)"
+    assert shown["options"] == "image_size=518"
+    assert shown["ImageNet-1K acc@1"] == "88.552"
+    assert shown["GFLOPs"] == "1016.72"
+    assert shown["file size"] == "2416.64 MB"
+    assert shown["licence"].endswith("SWAG/blob/main/LICENSE")
+    assert shown["location"].startswith("https://download.pytorch.org/models/vit_h_14")
 
 
-def test_a_tag_in_the_name_shows_that_set_alone(run: Run) -> None:
+def test_a_tag_in_the_name_shows_only_that_set_of_weights(run: Run) -> None:
     output = run("show", "resnet50.IMAGENET1K_V1").stdout
     assert "\nIMAGENET1K_V1\n" in output
     assert "IMAGENET1K_V2" not in output
@@ -72,13 +72,13 @@ def test_a_tag_in_the_name_shows_that_set_alone(run: Run) -> None:
     )
 
 
-def test_a_clip_is_described_with_its_frames(run: Run) -> None:
-    told = dict(facts(run("show", "r3d_18").stdout))
-    assert told["preprocessing"].startswith("take 16 frames, resize to 128x171 (bilinear), crop")
-    assert told["licence"] == "not stated"
+def test_the_preprocessing_of_clips_includes_their_frames(run: Run) -> None:
+    shown = dict(facts(run("show", "r3d_18").stdout))
+    assert shown["preprocessing"].startswith("take 16 frames, resize to 128x171 (bilinear), crop")
+    assert shown["licence"] == "not stated"
 
 
-def test_a_ratio_that_is_kept_and_a_border_are_described(run: Run, site: Path) -> None:
+def test_a_kept_aspect_ratio_and_a_border_are_described(run: Run, site: Path) -> None:
     inside = Preprocessing(
         crop=(8, 6), resize=(9, 7), mean=(0.5,), std=(0.5,), fit="contain", fill=(128,)
     )
@@ -93,18 +93,18 @@ def test_a_ratio_that_is_kept_and_a_border_are_described(run: Run, site: Path) -
         ),
     }
     install_distribution(site, "shown-fitted", {"fitted": "shown_fitted"}, files)
-    told = [value for key, value in facts(run("show", "fitted:net").stdout) if key[:4] == "prep"]
-    assert [words.partition(", divide")[0] for words in told] == [
+    shown = [value for key, value in facts(run("show", "fitted:net").stdout) if key[:4] == "prep"]
+    assert [words.partition(", divide")[0] for words in shown] == [
         "resize to fit inside 9x7 (bilinear), crop the centre to 8x6 and fill up with (128)",
         "resize to cover 9x7 (bicubic), crop the centre to 8x6",
     ]
 
 
 def test_json_has_the_specification_and_every_set_of_weights(run: Run) -> None:
-    told = json.loads(run("show", "vit_h_14", "--json").stdout)
-    assert (told["dim"], told["origin"], told["source"]) == (1280, "built-in", "torchvision")
-    assert [entry["is_default"] for entry in told["weights"]] == [True, False]
-    first = told["weights"][0]
+    shown = json.loads(run("show", "vit_h_14", "--json").stdout)
+    assert (shown["dim"], shown["origin"], shown["source"]) == (1280, "built-in", "torchvision")
+    assert [entry["is_default"] for entry in shown["weights"]] == [True, False]
+    first = shown["weights"][0]
     assert first["options"] == {"image_size": 518}
     assert first["preprocessing"]["crop"] == [518, 518]
     assert first["metrics"]["ImageNet-1K acc@1"] == 88.552
@@ -119,7 +119,7 @@ def test_every_backbone_of_torchvision_can_be_shown(run: Run) -> None:
 
 @pytest.fixture
 def other(site: Path) -> None:
-    """A source with one backbone that its plugin loads by itself, and one without weights."""
+    """A source with a backbone that its plugin loads itself, and a backbone without weights."""
     own = WeightsEntry("own", num_classes=7, metrics=(("rank", 3),))
     crop = Preprocessing(crop=(8, 8), resize=None, mean=(0.5,), std=(0.5,))
     bare = WeightsEntry("bare", locations=("/a.pth", "/b.pth"), preprocessing=crop)
@@ -145,7 +145,7 @@ def other(site: Path) -> None:
 
 
 @pytest.mark.usefixtures("other")
-def test_weights_that_a_plugin_loads_by_itself_are_slow_and_unverified(run: Run) -> None:
+def test_weights_that_a_plugin_loads_itself_are_shown_as_slow_and_unverified(run: Run) -> None:
     output = run("show", "other:net").stdout
     own, bare = output.partition("own (default)")[2].split("\nbare\n")
     assert dict(facts(own)) == {
@@ -163,12 +163,12 @@ def test_weights_that_a_plugin_loads_by_itself_are_slow_and_unverified(run: Run)
         "crop the centre to 8x8, divide by 255, subtract the mean (0.5), "
         "divide by the standard deviation (0.5)"
     )
-    told = json.loads(run("show", "other:net", "--json").stdout)
-    assert [entry["is_verified"] for entry in told["weights"]] == [False, True]
+    shown = json.loads(run("show", "other:net", "--json").stdout)
+    assert [entry["is_verified"] for entry in shown["weights"]] == [False, True]
 
 
 @pytest.mark.usefixtures("other")
-def test_a_backbone_without_weights_says_so_and_a_plugins_noise_is_not_on_stdout(
+def test_show_reports_a_backbone_without_weights_and_hides_output_of_its_plugin(
     run: Run,
 ) -> None:
     result = run("show", "other:plain")
@@ -185,7 +185,7 @@ plugin = Found()
 """
 
 
-def test_what_a_plugin_found_and_did_not_measure_is_measured(run: Run, site: Path) -> None:
+def test_show_measures_a_backbone_that_the_plugin_did_not_measure(run: Run, site: Path) -> None:
     install_distribution(
         site, "headstrip-lab", {"lab": "lab_found:plugin"}, {"lab_found.py": FOUND}
     )

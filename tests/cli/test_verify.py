@@ -31,7 +31,7 @@ def install(site: Path, *specs: BackboneSpec, code: str = CODE) -> None:
     install_distribution(site, "headstrip-lab", {"lab": "lab_plugin:plugin"}, files)
 
 
-def test_a_name_is_one_line_and_a_summary(run: Run, site: Path) -> None:
+def test_verify_prints_one_line_for_a_name_and_a_summary(run: Run, site: Path) -> None:
     install(site, TINY)
     result = run("verify", "lab:tiny")
     assert result.exit_code == 0
@@ -41,7 +41,7 @@ def test_a_name_is_one_line_and_a_summary(run: Run, site: Path) -> None:
     )
 
 
-def test_a_failure_says_which_check_and_what_was_seen(run: Run, site: Path) -> None:
+def test_a_failure_names_the_check_and_the_values(run: Run, site: Path) -> None:
     install(site, TINY, WRONG)
     result = run("verify", "lab:*")
     assert result.exit_code == 1
@@ -54,7 +54,7 @@ def test_a_failure_says_which_check_and_what_was_seen(run: Run, site: Path) -> N
     assert last == "2 backbones (2 run for real): 1 failed, weights of 2 not read"
 
 
-def test_a_pattern_runs_large_ones_once(run: Run, site: Path) -> None:
+def test_a_pattern_runs_large_backbones_once(run: Run, site: Path) -> None:
     install(site, TINY, LARGE)
     result = run("verify", "lab:*")
     tiny, large, last = result.stdout.splitlines()
@@ -65,7 +65,7 @@ def test_a_pattern_runs_large_ones_once(run: Run, site: Path) -> None:
     )
 
 
-def test_with_meta_nothing_runs_for_real(run: Run, site: Path) -> None:
+def test_meta_runs_no_backbone_for_real(run: Run, site: Path) -> None:
     install(site, TINY, LARGE)
     result = run("verify", "lab:*", "--meta")
     tiny, large, last = result.stdout.splitlines()
@@ -80,12 +80,14 @@ def test_all_and_meta_exclude_each_other(run: Run) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["lab:large"], ["lab:l*", "--all"], ["larg?", "--all"]])
-def test_a_name_and_all_run_them_for_real(run: Run, site: Path, arguments: list[str]) -> None:
+def test_a_name_or_all_runs_a_large_backbone_for_real(
+    run: Run, site: Path, arguments: list[str]
+) -> None:
     install(site, LARGE)
     assert "  real  failed 1/25  catalog: " in run("verify", *arguments).stdout
 
 
-def test_a_broken_plugin_is_a_failed_line_with_its_sentence(run: Run, site: Path) -> None:
+def test_a_broken_plugin_is_a_failed_line_with_its_error(run: Run, site: Path) -> None:
     install(site, TINY, code="raise SystemExit('stop')")
     result = run("verify", "lab:*")
     assert result.exit_code == 1
@@ -119,14 +121,16 @@ def test_json_has_every_result(run: Run, site: Path) -> None:
         ("resnet18.IMAGENET1K_V1", "has the tag 'IMAGENET1K_V1'"),
     ],
 )
-def test_what_matches_nothing_is_a_usage_error(run: Run, pattern: str, reason: str) -> None:
+def test_a_pattern_or_name_that_matches_nothing_is_a_usage_error(
+    run: Run, pattern: str, reason: str
+) -> None:
     result = run("verify", pattern)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert reason in result.stderr
 
 
-def test_a_catalog_that_cannot_be_read_is_the_reason(run: Run, site: Path) -> None:
+def test_the_error_names_an_unreadable_catalog_as_the_reason(run: Run, site: Path) -> None:
     files = {"lab_plugin/__init__.py": CODE, "lab_plugin/catalog.tsv": "no catalog\n"}
     install_distribution(site, "headstrip-lab", {"lab": "lab_plugin:plugin"}, files)
     result = run("verify", "lab:*")
@@ -135,14 +139,14 @@ def test_a_catalog_that_cannot_be_read_is_the_reason(run: Run, site: Path) -> No
     assert "is not a catalog" in result.stderr
 
 
-def test_what_a_plugin_prints_is_not_on_stdout(run: Run, site: Path) -> None:
+def test_output_of_a_plugin_goes_to_stderr(run: Run, site: Path) -> None:
     install(site, TINY, code=f"print('noise')\n{CODE}")
     result = run("verify", "lab:tiny")
     assert "noise" not in result.stdout
     assert "noise" in result.stderr
 
 
-def test_help_says_up_to_which_size_and_imports_no_torch(run: Run) -> None:
+def test_help_states_the_size_limit_and_imports_no_torch(run: Run) -> None:
     assert f"up to {REAL_PARAMS // 10**6}M parameters" in " ".join(
         run("verify", "-h").stdout.split()
     )
@@ -154,7 +158,7 @@ def test_help_says_up_to_which_size_and_imports_no_torch(run: Run) -> None:
     assert run_python("-c", code).returncode == 0
 
 
-def test_a_plugin_without_a_catalog_is_the_reason(run: Run, site: Path) -> None:
+def test_the_error_names_a_missing_catalog_as_the_reason(run: Run, site: Path) -> None:
     install_distribution(
         site, "headstrip-lab", {"lab": "lab_plugin:plugin"}, {"lab_plugin/__init__.py": CODE}
     )

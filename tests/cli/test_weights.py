@@ -27,7 +27,7 @@ Hub = Callable[..., AbstractContextManager[str]]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Torch hub's folder of weights files, which is not there yet."""
+    """Torch hub's folder of weights files, which does not exist yet."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "headstrip"))
     monkeypatch.setenv("HEADSTRIP_RETRIES", "0")
@@ -38,13 +38,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """What runs a hub for one test; its cache is the folder ``hub``."""
+    """Run a hub for one test; its cache is the folder ``hub``."""
     return hub_in_use(monkeypatch, tmp_path / "hub")
 
 
 @pytest.fixture(autouse=True)
 def server(site: Path, hub: Hub) -> Iterator[FaultServer]:
-    """The server of the weights of ``lab:net``, and a hub that has nothing."""
+    """The server of the weights of ``lab:net``, and an empty hub."""
     with fault_server() as running, hub({}):
         for path in (f"/{named()}", "/plain.pth", "/whole.pth", "/both.pth"):
             running.put(path, NET)
@@ -54,7 +54,7 @@ def server(site: Path, hub: Hub) -> Iterator[FaultServer]:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """What makes opening a socket fail the test."""
+    """Make the test fail if it opens a socket."""
     return socket_ban(monkeypatch)
 
 
@@ -65,8 +65,8 @@ def put(path: Path, data: bytes = NET) -> Path:
 
 
 def rows(run: Run, *arguments: str) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = json.loads(run("weights", *arguments, "--json").stdout)
-    return told
+    found: list[dict[str, Any]] = json.loads(run("weights", *arguments, "--json").stdout)
+    return found
 
 
 def listed(run: Run, *arguments: str) -> dict[str, str]:
@@ -74,7 +74,7 @@ def listed(run: Run, *arguments: str) -> dict[str, str]:
     return {row["name"]: row["state"] for row in rows(run, "list", *arguments or ("lab:*",))}
 
 
-def test_what_a_package_brings_is_there_and_not_verified(run: Run, site: Path) -> None:
+def test_weights_in_a_package_are_listed_and_not_verified(run: Run, site: Path) -> None:
     (row,) = rows(run, "list", "lab:*")
     assert row == {
         "name": "lab:net.packed",
@@ -88,7 +88,9 @@ def test_what_a_package_brings_is_there_and_not_verified(run: Run, site: Path) -
     }
 
 
-def test_in_a_pipe_there_is_a_line_a_file_and_the_sum_elsewhere(run: Run, cache: Path) -> None:
+def test_list_prints_one_line_per_file_to_a_pipe_and_the_total_to_stderr(
+    run: Run, cache: Path
+) -> None:
     put(cache / named())
     result = run("weights", "list", "lab:*")
     first, second = (re.split(r" {2,}", line) for line in result.stdout.splitlines())
@@ -104,7 +106,7 @@ def test_in_a_pipe_there_is_a_line_a_file_and_the_sum_elsewhere(run: Run, cache:
     assert result.stderr == "2 files, 0.0 MB\n"
 
 
-def test_a_state_is_what_sizes_times_and_records_say(
+def test_the_listed_state_depends_on_size_time_and_record(
     run: Run, cache: Path, offline: Callable[[], None]
 ) -> None:
     offline()
@@ -134,14 +136,14 @@ def test_a_state_is_what_sizes_times_and_records_say(
         ("lab:net.pack*", {"packed"}),
     ],
 )
-def test_a_pattern_is_over_names_with_and_without_source_and_tag(
+def test_a_pattern_matches_names_with_and_without_source_and_tag(
     run: Run, cache: Path, pattern: str, names: set[str]
 ) -> None:
     put(cache / named())
     assert {*listed(run, pattern)} == {f"lab:net.{name}" for name in names}
 
 
-def test_a_pattern_that_nothing_here_matches_is_said(run: Run, cache: Path) -> None:
+def test_a_pattern_that_matches_no_local_file_is_reported(run: Run, cache: Path) -> None:
     result = run("weights", "list", "lab:net.named")
     assert result.exit_code == 1
     assert result.stderr == (
@@ -160,7 +162,7 @@ def test_partial_downloads_are_listed_and_removed(run: Run, cache: Path, name: s
     assert [*cache.iterdir()] == []
 
 
-def test_fetch_downloads_and_verifies_and_builds_nothing(
+def test_fetch_downloads_and_verifies_a_file_once(
     run: Run, cache: Path, server: FaultServer
 ) -> None:
     result = run("weights", "fetch", "lab:net")
@@ -176,7 +178,9 @@ def test_fetch_downloads_and_verifies_and_builds_nothing(
     assert len(server.asked) == 1
 
 
-def test_fetch_of_a_pattern_asks_first(run: Run, cache: Path, server: FaultServer) -> None:
+def test_fetch_of_a_pattern_requires_confirmation(
+    run: Run, cache: Path, server: FaultServer
+) -> None:
     refused = run("weights", "fetch", "lab:net.[nw]*")
     assert refused.exit_code == 2
     assert refused.stderr.splitlines()[-1] == (
@@ -188,7 +192,7 @@ def test_fetch_of_a_pattern_asks_first(run: Run, cache: Path, server: FaultServe
     assert {path.name for path in cache.iterdir()} == {named(), "whole.pth"}
 
 
-def test_what_cannot_be_fetched_is_said_and_the_others_are(run: Run, server: FaultServer) -> None:
+def test_a_failed_fetch_is_reported_and_the_others_continue(run: Run, server: FaultServer) -> None:
     del server.files[f"/{named()}"]
     result = run("weights", "fetch", "lab:net.named", "lab:net.whole", "--json")
     first, second = json.loads(result.stdout)
@@ -197,7 +201,7 @@ def test_what_cannot_be_fetched_is_said_and_the_others_are(run: Run, server: Fau
     assert (second["name"], second["done"]) == ("lab:net.whole", "fetched")
 
 
-def test_fetch_says_that_a_file_which_is_there_is_wrong(run: Run, cache: Path) -> None:
+def test_fetch_reports_a_wrong_file_in_the_cache(run: Run, cache: Path) -> None:
     put(cache / named(), b"something else")
     result = run("weights", "fetch", "lab:net.named")
     assert result.exit_code == 1
@@ -219,7 +223,7 @@ def test_fetch_warns_of_plain_http_without_a_hash_unless_it_is_allowed(
     assert "HEADSTRIP_ALLOW_HTTP" not in os.environ
 
 
-def test_verify_says_ok_wrong_or_recorded(
+def test_verify_reports_ok_wrong_or_recorded(
     run: Run, cache: Path, site: Path, offline: Callable[[], None]
 ) -> None:
     offline()
@@ -243,7 +247,7 @@ def test_verify_says_ok_wrong_or_recorded(
     assert f"and {sha256(NET)} was expected, as its first use says" in again.stdout
 
 
-def test_verify_reads_what_was_changed_in_silence(run: Run, cache: Path) -> None:
+def test_verify_finds_a_change_that_kept_the_size_and_time(run: Run, cache: Path) -> None:
     path = put(cache / "plain.pth")
     run("weights", "verify", "lab:net.plain")
     before = path.stat()
@@ -254,7 +258,7 @@ def test_verify_reads_what_was_changed_in_silence(run: Run, cache: Path) -> None
     assert run("weights", "verify", "lab:net.plain").exit_code == 1
 
 
-def test_a_path_is_verified_as_what_the_catalogs_know_it_for(
+def test_a_path_is_verified_against_its_entry_in_the_catalogs(
     run: Run, cache: Path, tmp_path: Path
 ) -> None:
     put(cache / named(), b"wrong")
@@ -265,7 +269,7 @@ def test_a_path_is_verified_as_what_the_catalogs_know_it_for(
     assert rows(run, "verify", str(put(own, b"trained on")))[0]["outcome"] == "recorded"
 
 
-def test_verify_of_a_file_that_is_not_there_says_so(run: Run, tmp_path: Path) -> None:
+def test_verify_reports_a_missing_file(run: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "none.pth")
     (row,) = rows(run, "verify", path)
     assert row == {"name": path, "problem": f"There is no file {path!r}. Check the path."}
@@ -275,20 +279,20 @@ def test_verify_of_a_file_that_is_not_there_says_so(run: Run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("arguments", [[], ["--all", "lab:net.named"]], ids=["none", "both"])
-def test_verify_wants_names_or_all(run: Run, arguments: list[str]) -> None:
+def test_verify_requires_either_names_or_all(run: Run, arguments: list[str]) -> None:
     result = run("weights", "verify", *arguments)
     assert result.exit_code == 2
     assert "pass --all alone" in result.stderr
 
 
-def test_all_is_every_file_that_is_here(run: Run, cache: Path) -> None:
+def test_verify_all_covers_every_listed_file(run: Run, cache: Path) -> None:
     put(cache / named())
     verified = {row["name"] for row in rows(run, "verify", "--all")}
     assert {"lab:net.named", "lab:net.packed"} <= verified
     assert verified == {row["name"] for row in rows(run, "list")}
 
 
-def test_path_says_where_a_file_is_or_would_be(
+def test_path_prints_where_a_file_is_or_would_be(
     run: Run, cache: Path, offline: Callable[[], None]
 ) -> None:
     offline()
@@ -317,14 +321,16 @@ def test_path_says_where_a_file_is_or_would_be(
         ("lab:*", 2, "is a pattern"),
     ],
 )
-def test_a_name_that_means_no_file_is_said(run: Run, name: str, code: int, sentence: str) -> None:
+def test_a_name_without_a_file_gives_a_clear_error(
+    run: Run, name: str, code: int, sentence: str
+) -> None:
     result = run("weights", "path", name)
     assert result.exit_code == code
     assert sentence in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_remove_asks_first(run: Run, cache: Path) -> None:
+def test_remove_requires_confirmation(run: Run, cache: Path) -> None:
     path = put(cache / named())
     refused = run("weights", "remove", "lab:net.named")
     assert refused.exit_code == 2
@@ -332,7 +338,7 @@ def test_remove_asks_first(run: Run, cache: Path) -> None:
     assert path.is_file()
 
 
-def test_remove_takes_the_file_and_what_is_known_of_it(
+def test_remove_deletes_the_file_and_its_record(
     run: Run, cache: Path, offline: Callable[[], None]
 ) -> None:
     offline()
@@ -351,7 +357,7 @@ def test_remove_takes_the_file_and_what_is_known_of_it(
     ("tag", "sentence"),
     [("packed", "belongs to the package 'the-lab'"), ("own", "names it by its path")],
 )
-def test_what_is_in_no_cache_is_neither_removed_nor_fetched_again(
+def test_a_file_outside_the_caches_is_neither_removed_nor_fetched_again(
     run: Run, site: Path, tag: str, sentence: str
 ) -> None:
     put(site / "own.pth")
@@ -370,7 +376,7 @@ def test_what_is_in_no_cache_is_neither_removed_nor_fetched_again(
     assert path.read_bytes().startswith(b"wrong")
 
 
-def test_repair_fetches_what_is_wrong_and_leaves_what_is_right(
+def test_repair_fetches_wrong_files_and_leaves_right_ones(
     run: Run, cache: Path, server: FaultServer
 ) -> None:
     put(cache / named(), b"wrong")
@@ -389,9 +395,7 @@ def test_repair_fetches_what_is_wrong_and_leaves_what_is_right(
     assert listed(run)["lab:net.named"] == "verified"
 
 
-def test_repair_of_what_changed_since_its_first_use_takes_what_the_server_has(
-    run: Run, cache: Path
-) -> None:
+def test_repair_replaces_a_file_that_changed_since_its_first_use(run: Run, cache: Path) -> None:
     run("weights", "fetch", "lab:net.plain")
     put(cache / "plain.pth", b"wrong")
     assert run("weights", "repair", "lab:net.plain").exit_code == 0
@@ -404,7 +408,7 @@ def test_repair_of_what_changed_since_its_first_use_takes_what_the_server_has(
     [Reply(status=404), Reply(cut=100), Reply(body=b"other bytes")],
     ids=["missing", "cut", "other bytes"],
 )
-def test_the_old_file_stays_until_the_new_one_is_right(
+def test_repair_keeps_the_old_file_until_the_new_one_is_right(
     run: Run, cache: Path, server: FaultServer, reply: Reply
 ) -> None:
     path = put(cache / named(), b"wrong")
@@ -419,7 +423,7 @@ def test_the_old_file_stays_until_the_new_one_is_right(
     assert [*cache.iterdir()] == [path]
 
 
-def test_repair_offline_says_what_forbids_it(
+def test_repair_offline_names_the_setting_that_forbids_it(
     run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch, offline: Callable[[], None]
 ) -> None:
     path = put(cache / named(), b"wrong")
@@ -431,7 +435,7 @@ def test_repair_offline_says_what_forbids_it(
     assert path.read_bytes() == b"wrong"
 
 
-def test_the_hub_has_its_weights_fetched_verified_and_repaired(
+def test_weights_from_a_hub_are_fetched_verified_and_repaired(
     run: Run, hub: Hub, tmp_path: Path
 ) -> None:
     with hub({"lab/net": {"model.safetensors": NET, "config.json": b"{}"}}):
@@ -453,7 +457,7 @@ def test_the_hub_has_its_weights_fetched_verified_and_repaired(
     }
 
 
-def test_the_old_file_of_the_hub_stays_when_there_is_no_other(run: Run, hub: Hub) -> None:
+def test_repair_keeps_the_old_file_when_the_hub_no_longer_has_it(run: Run, hub: Hub) -> None:
     with hub({"lab/net": {"model.safetensors": NET}}):
         run("weights", "fetch", "lab:net.hub")
     path = Path(run("weights", "path", "lab:net.hub").stdout.strip())
@@ -465,7 +469,7 @@ def test_the_old_file_of_the_hub_stays_when_there_is_no_other(run: Run, hub: Hub
     assert path.read_bytes() == b"wrong"
 
 
-def test_removing_from_the_hub_leaves_what_another_revision_uses(
+def test_remove_keeps_hub_files_that_another_revision_uses(
     run: Run, hub: Hub, tmp_path: Path, offline: Callable[[], None]
 ) -> None:
     files = {"model.safetensors": NET}
@@ -524,7 +528,7 @@ def test_optimize_makes_a_copy_that_is_listed_and_removed_with_its_file(
     assert not copy.exists()
 
 
-def test_the_copy_of_a_file_of_ones_own_is_listed_too(run: Run, tmp_path: Path) -> None:
+def test_the_optimized_copy_of_a_file_of_the_user_is_listed_too(run: Run, tmp_path: Path) -> None:
     own = tmp_path / "mine.pth"
     torch.save({"a": torch.ones(5)}, own)
     assert run("weights", "optimize", str(own)).exit_code == 0
@@ -532,7 +536,7 @@ def test_the_copy_of_a_file_of_ones_own_is_listed_too(run: Run, tmp_path: Path) 
     assert row["name"] == f"copy of {sha256(own.read_bytes())[:12]}"
 
 
-def test_what_is_wrong_is_not_converted(run: Run, cache: Path, tmp_path: Path) -> None:
+def test_optimize_refuses_a_wrong_file(run: Run, cache: Path, tmp_path: Path) -> None:
     put(cache / named(), b"wrong")
     result = run("weights", "optimize", "lab:net.named")
     assert result.exit_code == 1
@@ -540,7 +544,7 @@ def test_what_is_wrong_is_not_converted(run: Run, cache: Path, tmp_path: Path) -
     assert not (tmp_path / "headstrip" / "optimized").exists()
 
 
-def test_on_a_terminal_the_table_has_a_head(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_the_table_has_a_header(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(site))
     put(site / "hub" / "checkpoints" / "resnet50-0676ba61.pth")
     shown = in_terminal("--no-plugin", "*", "weights", "list", "resnet50.*", columns=200)
@@ -562,7 +566,7 @@ def test_on_a_terminal_the_table_has_a_head(site: Path, monkeypatch: pytest.Monk
     ],
     ids=" ".join,
 )
-def test_nothing_heavy_is_imported(arguments: list[str], cache: Path) -> None:
+def test_weights_commands_import_nothing_heavy(arguments: list[str], cache: Path) -> None:
     put(cache / "resnet50-0676ba61.pth")
     heavy = ("torch", "torchvision", "timm", "huggingface_hub", "numpy", "PIL", "rich")
     code = (
@@ -576,7 +580,7 @@ def test_nothing_heavy_is_imported(arguments: list[str], cache: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["verify", "optimize"])
-def test_a_file_that_is_not_there_is_told_so(run: Run, command: str) -> None:
+def test_a_missing_file_gives_a_clear_error(run: Run, command: str) -> None:
     result = run("weights", command, "./nope.pth")
     assert result.exit_code == 1
     assert "There is no file 'nope.pth'. Check the path." in result.stderr
@@ -593,7 +597,7 @@ def test_a_file_that_is_not_there_is_told_so(run: Run, command: str) -> None:
         ("remove", "V1=x.pth", "Pass a name such as"),
     ],
 )
-def test_a_tag_with_a_path_is_for_building_alone(
+def test_commands_refuse_a_tag_with_a_path(
     run: Run, command: str, argument: str, instead: str
 ) -> None:
     result = run("weights", command, argument)
@@ -604,7 +608,7 @@ def test_a_tag_with_a_path_is_for_building_alone(
 
 @pytest.mark.parametrize("command", ["fetch", "repair", "remove", "path"])
 @pytest.mark.parametrize("argument", ["./nope.pth", "nope.safetensors"])
-def test_a_path_is_no_name(run: Run, command: str, argument: str) -> None:
+def test_commands_that_take_names_refuse_a_path(run: Run, command: str, argument: str) -> None:
     result = run("weights", command, argument)
     assert result.exit_code == 2
     assert f"'{argument}' is a path, and this command takes names." in result.stderr
