@@ -26,7 +26,7 @@ def names(rows: int) -> list[str]:
 
 
 def layers(embeddings: np.ndarray, values: np.ndarray, kind: Any, outputs: int, *c: float) -> Any:
-    """Fit the layers of some strengths to the last digits."""
+    """Fit layers with each strength, to full precision."""
     import torch
 
     points = torch.from_numpy(embeddings).double()

@@ -71,7 +71,7 @@ def column(name: str, values: list[Any]) -> dict[str, list[Any]]:
     return {**TABLE, name: values}
 
 
-def test_items_are_inputs_and_labels_in_the_form_of_the_loss(photos: Path) -> None:
+def test_items_are_network_inputs_and_labels_as_the_loss_expects_them(photos: Path) -> None:
     encoder = tiny()
     data = LabelledImages(photos, TABLE, encoder)
     assert data.paths == list(NAMES)
@@ -119,9 +119,7 @@ def sources(folder: Path, photos: Path) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.slow
-def test_every_source_that_embed_takes_gives_the_inputs_that_embed_has(
-    tmp_path: Path, photos: Path
-) -> None:
+def test_every_kind_of_source_gives_the_same_inputs_as_embed(tmp_path: Path, photos: Path) -> None:
     encoder = tiny(attributes=None)
     for kind, source in sources(tmp_path, photos):
         out = tmp_path / f"{kind}.parquet"
@@ -134,7 +132,7 @@ def test_every_source_that_embed_takes_gives_the_inputs_that_embed_has(
         x = torch.stack([data[at][0] for at in range(len(data))])
         with encoder.evaluating():
             found = encoder(x).numpy()
-        # The batch has another size, which the last bits depend on.
+        # The batch has another size, so the last bits may differ.
         np.testing.assert_allclose(found, embeddings[order], rtol=1e-5, atol=1e-6, err_msg=kind)
         assert data.targets["number"].tolist() == [0.5 + at for at in order], kind
 
@@ -154,7 +152,7 @@ def test_an_encoder_without_predictors_takes_the_attributes_of_the_table(photos:
     assert list(chosen.targets) == ["size"]
 
 
-def test_a_folder_per_class_is_source_and_labels(tmp_path: Path) -> None:
+def test_a_folder_per_class_can_be_both_source_and_labels(tmp_path: Path) -> None:
     for at, kind in enumerate(["cat", "cat", "dog", "dog"]):
         (tmp_path / kind).mkdir(exist_ok=True)
         Image.fromarray(pixels(at)).save(tmp_path / kind / f"{at}.png")
@@ -164,7 +162,7 @@ def test_a_folder_per_class_is_source_and_labels(tmp_path: Path) -> None:
     assert again.targets["class"].tolist() == [0, 0, 1, 1]
 
 
-def test_images_and_rows_that_find_no_partner_are_counted(photos: Path) -> None:
+def test_images_without_labels_and_labels_without_images_are_counted(photos: Path) -> None:
     table = {name: [*values[:3], values[3]] for name, values in TABLE.items()}
     table["path"] = [*NAMES[:3], "gone.png"]
     data = LabelledImages(photos, table, tiny())
@@ -192,14 +190,14 @@ def test_a_bad_image_is_named_and_listed(tmp_path: Path, photos: Path) -> None:
 
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_read_the_same_as_this_process(photos: Path, start: str) -> None:
+def test_workers_read_the_same_inputs_as_the_main_process(photos: Path, start: str) -> None:
     data = LabelledImages(photos, TABLE, tiny())
     (here,) = [x for x, _ in DataLoader(data, batch_size=4)]
     loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=start)
     assert torch.equal(torch.cat([x for x, _ in loader]), here)
 
 
-def test_a_transform_gets_pictures(photos: Path) -> None:
+def test_a_transform_receives_pil_images(photos: Path) -> None:
     encoder, seen = tiny(), []
 
     def transform(picture: Any) -> torch.Tensor:
@@ -217,7 +215,7 @@ def test_a_transform_gets_pictures(photos: Path) -> None:
     assert not torch.equal(first, augmented[0][0])
 
 
-def test_images_of_other_channels_are_read() -> None:
+def test_images_with_five_channels_are_read() -> None:
     steps = Preprocessing(crop=(64, 64), resize=64, mean=(0.5,) * 5, std=(0.2,) * 5)
     colours = {"colour": 2}
     encoder = build_encoder(

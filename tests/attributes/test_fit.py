@@ -1,4 +1,4 @@
-"""``fit_predictors``: joins, masks, repeats itself, and refuses."""
+"""``fit_predictors`` joins tables, masks missing labels, is repeatable, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def fitted() -> FittedPredictors:
     return fitted_to(points, table)
 
 
-def test_each_kind_is_fitted_and_measured(fitted: FittedPredictors) -> None:
+def test_each_kind_of_attribute_is_fitted_and_measured(fitted: FittedPredictors) -> None:
     assert [(one.name, one.kind, one.outputs) for one in fitted.attributes] == [
         ("colour", "class", 3),
         ("marks", "labels", 2),
@@ -78,7 +78,7 @@ def test_each_kind_is_fitted_and_measured(fitted: FittedPredictors) -> None:
         assert sum(report["images"].values()) == ROWS
 
 
-def test_majority_and_shuffled_lines_show_what_knowing_nothing_gives(
+def test_the_majority_and_shuffled_baselines_score_low(
     fitted: FittedPredictors,
 ) -> None:
     colour = fitted.report["attributes"]["colour"]
@@ -122,7 +122,7 @@ def same(one: FittedPredictors, other: FittedPredictors, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ["colour", "marks", "size"])
-def test_a_predictor_is_the_same_alone_and_among_others(
+def test_a_predictor_is_the_same_when_fitted_alone_or_with_others(
     fitted: FittedPredictors, name: str
 ) -> None:
     points, table = table_of()
@@ -154,7 +154,7 @@ def test_another_seed_holds_out_other_images(fitted: FittedPredictors) -> None:
     assert not same(fitted_to(points, table, seed=1), fitted, "colour")
 
 
-def test_copies_in_train_and_test_of_a_split_column_are_said() -> None:
+def test_copies_across_train_and_test_of_a_split_column_give_a_warning() -> None:
     points, table = table_of()
     points[1] = points[0]
     parts = ["train", "test"] * (ROWS // 2)
@@ -162,7 +162,7 @@ def test_copies_in_train_and_test_of_a_split_column_are_said() -> None:
         fitted_to(points, {**table, "part": parts}, split_column="part", attributes=["size"])
 
 
-def test_the_index_of_pandas_is_no_attribute(tmp_path: Path) -> None:
+def test_the_pandas_index_column_is_not_an_attribute(tmp_path: Path) -> None:
     points, table = table_of()
     index = pa.table({**table, "__index_level_0__": list(range(ROWS))[::-1]})
     assert [one.name for one in fitted_to(points, index).attributes] == ["colour", "marks", "size"]
@@ -177,7 +177,7 @@ def test_an_attribute_that_predict_could_not_write_is_refused() -> None:
         fitted_to(points, {**table, "error": table["colour"]})
 
 
-def test_a_split_column_decides_the_parts() -> None:
+def test_a_split_column_determines_the_parts() -> None:
     points, table = table_of()
     parts = ["train"] * 100 + ["Val"] * 30 + ["test"] * 30
     found = fitted_to(points, {**table, "part": parts}, split_column="part", attributes=["size"])
@@ -189,7 +189,7 @@ def test_a_split_column_decides_the_parts() -> None:
     assert found.report["attributes"]["size"]["images"]["validation"] > 10
 
 
-def test_classes_that_only_the_test_part_has_count_as_wrong() -> None:
+def test_classes_only_in_the_test_part_count_as_wrong() -> None:
     points, table = table_of()
     colours = ["red", "blue"] * 65 + ["green"] * 30
     parts = ["train"] * 130 + ["test"] * 30
@@ -202,17 +202,17 @@ def test_classes_that_only_the_test_part_has_count_as_wrong() -> None:
     assert "count as wrong: 'green'" in report["notes"][-1]
 
 
-def test_copies_of_an_image_are_in_one_part() -> None:
+def test_copies_of_an_image_stay_in_one_part() -> None:
     points, table = table_of()
     points[80:] = points[:80]
     labels = {"path": table["path"], "colour": (["red", "blue"] * 40) * 2}
     found = fitted_to(points, labels)
     assert found.report["duplicates"] == 80
-    # Labels that no feature tells apart are guessed; a copy in the other part would show them.
+    # No feature separates these labels; only copies across the parts could raise the accuracy.
     assert found.report["attributes"]["colour"]["measures"]["accuracy"]["value"] < 0.8
 
 
-def test_what_cannot_be_fitted_is_reported_and_the_rest_is_fitted() -> None:
+def test_columns_that_cannot_be_fitted_are_reported_and_the_others_are_fitted() -> None:
     points, table = table_of()
     table |= {"one": ["same"] * ROWS, "id": [f"x{row}" for row in range(ROWS)]}
     table["rare"] = ["common", "other"] * (ROWS // 2 - 1) + ["common", "single"]
@@ -228,7 +228,7 @@ def test_what_cannot_be_fitted_is_reported_and_the_rest_is_fitted() -> None:
     )
 
 
-def test_columns_without_labels_are_named_and_the_rest_is_fitted() -> None:
+def test_columns_of_an_unsupported_type_are_reported_and_the_others_are_fitted() -> None:
     points, table = table_of()
     taken = pa.array([date(2024, 1, 1 + row % 28) for row in range(ROWS)])
     found = fitted_to(points, pa.table({**table, "taken": taken}))
@@ -250,7 +250,7 @@ def test_classes_that_differ_only_in_case_are_named() -> None:
     assert "'Blue', 'blue'" in note
 
 
-def test_paths_join_in_both_forms_of_accents() -> None:
+def test_paths_join_in_either_unicode_form() -> None:
     points, table = table_of()
     composed = [f"caf\u00e9/{path}" for path in names(ROWS)]
     decomposed = [unicodedata.normalize("NFD", path) for path in composed]
@@ -266,7 +266,7 @@ def test_paths_join_in_both_forms_of_accents() -> None:
     assert found.report["join"]["joined"] == ROWS
 
 
-def test_a_part_without_labelled_images_is_named() -> None:
+def test_a_part_without_labelled_images_is_reported() -> None:
     points, table = table_of()
     parts = ["test" if row % 2 else "train" for row in range(ROWS)]
     table["size"] = [None if row % 2 else float(row) for row in range(ROWS)]
@@ -297,14 +297,14 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_wrong_option_is_named(case: str) -> None:
+def test_a_wrong_option_is_refused_and_named(case: str) -> None:
     options, error, message = REFUSED[case]
     points, table = table_of()
     with pytest.raises(error, match=message):
         fit_predictors(points, table, **{"paths": names(ROWS), **options})
 
 
-def test_a_pair_of_array_and_paths_is_refused_in_a_sentence() -> None:
+def test_a_tuple_of_array_and_paths_gives_a_clear_error() -> None:
     points, table = table_of()
     with pytest.raises(HeadstripError, match=r"a tuple that numpy cannot read .* as paths="):
         fit_predictors((points, names(ROWS)), table)  # type: ignore[arg-type]
@@ -324,7 +324,7 @@ def test_equal_embeddings_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_classes_that_do_not_fit_into_memory_are_refused_before_anything_starts() -> None:
+def test_classes_that_do_not_fit_into_memory_are_refused_before_any_work() -> None:
     rows = 100_001
     points = np.random.default_rng(0).normal(size=(rows, 2)).astype(np.float32)
     table = {"path": names(rows), "id": [f"x{row % 100_000}" for row in range(rows)]}
@@ -332,7 +332,7 @@ def test_classes_that_do_not_fit_into_memory_are_refused_before_anything_starts(
         fit_predictors(points, table, paths=names(rows))
 
 
-def test_what_takes_more_memory_than_there_is_is_refused() -> None:
+def test_fitting_that_needs_more_memory_than_available_is_refused() -> None:
     with pytest.raises(HeadstripError, match=r"Fitting 9 classes to .* embeddings of 2,048 numb"):
         check_memory(1 << 40, 2_048, [2, 9])
 
@@ -411,7 +411,7 @@ NAMES = st.text(min_size=1, max_size=5).filter(lambda text: text == text.strip()
 @given(st.lists(NAMES, min_size=2, max_size=6, unique=True))
 @example(["a,b", "line\nbreak", "😀", "NaN", '"', "=1+1"])
 @settings(max_examples=4)
-def test_any_text_is_a_name_of_a_class(classes: list[str]) -> None:
+def test_any_text_can_be_the_name_of_a_class(classes: list[str]) -> None:
     points, drawn = clusters(60, 4, len(classes), noise=0.2)
     cells = [classes[one] for one in drawn]
     found = fit_predictors(
@@ -430,7 +430,7 @@ def test_any_text_is_a_name_of_a_class(classes: list[str]) -> None:
 
 @pytest.fixture
 def embedded(tmp_path: Path, save: Callable[..., Path]) -> Path:
-    """Photos of three kinds, embedded; two are copies."""
+    """Embed 24 photos; three of them are copies."""
     for row in range(24):
         save(f"{row:02d}.png", row % 3 if row > 20 else row)
     out = tmp_path / "out.parquet"
@@ -461,7 +461,7 @@ def test_a_file_of_embeddings_is_fitted_and_its_encoder_predicts_the_same(
     torch.testing.assert_close(logits, stored, rtol=0, atol=1e-5)
 
 
-def test_two_files_put_together_are_refused(embedded: Path, tmp_path: Path) -> None:
+def test_concatenated_files_of_embeddings_are_refused(embedded: Path, tmp_path: Path) -> None:
     table = pq.read_table(embedded)
     pq.write_table(pa.concat_tables([table, table]), tmp_path / "both.parquet")
     labels = {"path": ["00.png", "01.png"], "colour": ["red", "blue"]}
@@ -469,7 +469,7 @@ def test_two_files_put_together_are_refused(embedded: Path, tmp_path: Path) -> N
         fit_predictors(tmp_path / "both.parquet", labels)
 
 
-def test_a_name_without_the_suffix_is_refused(fitted: FittedPredictors, tmp_path: Path) -> None:
+def test_saving_under_another_suffix_is_refused(fitted: FittedPredictors, tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match="predictors are written as safetensors"):
         fitted.save(tmp_path / "a.pth")
     assert list(tmp_path.iterdir()) == []

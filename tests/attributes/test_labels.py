@@ -1,4 +1,4 @@
-"""Tables of labels: every form reads alike, and what is wrong is named."""
+"""Tables of labels: every format reads the same, and errors name the problem."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def written_csv(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "pandas", "polars", "arrow", "mapping"])
-def test_every_form_of_a_table_reads_alike(form: str, tmp_path: Path) -> None:
+def test_every_format_of_a_table_reads_the_same(form: str, tmp_path: Path) -> None:
     frame, path = pd.DataFrame(COLUMNS), tmp_path / f"labels.{form}"
     table: Any = {
         "pandas": frame,
@@ -75,7 +75,7 @@ def test_every_name_of_a_folder_is_a_class(tmp_path: Path) -> None:
     assert (found.nan_cells, found.kinds) == (0, {"class": "class"})
 
 
-def test_missing_cells_and_nan_as_text(tmp_path: Path) -> None:
+def test_empty_and_nan_cells_are_missing_unless_nan_strings_are_kept(tmp_path: Path) -> None:
     path = written_csv(tmp_path / "a.csv", "path,colour\na,NaN\nb,\nc,NA\nd,red\n")
     found = read_labels(path)
     assert (found.columns["colour"], found.nan_cells) == ([None, None, None, "red"], 2)
@@ -83,7 +83,7 @@ def test_missing_cells_and_nan_as_text(tmp_path: Path) -> None:
     assert (kept.columns["colour"], kept.nan_cells) == (["NaN", None, "NA", "red"], 0)
 
 
-def test_equal_rows_are_counted_and_different_labels_refused(tmp_path: Path) -> None:
+def test_repeated_rows_are_counted_and_contradictory_labels_are_refused(tmp_path: Path) -> None:
     path = written_csv(tmp_path / "a.csv", "path,colour\na,red\nb,blue\na,red\n./b,blue\n")
     found = read_labels(path)
     assert (found.paths, found.repeated_rows) == (["a", "b"], 2)
@@ -92,7 +92,7 @@ def test_equal_rows_are_counted_and_different_labels_refused(tmp_path: Path) -> 
         read_labels(path)
 
 
-def test_a_column_of_paths_is_found_named_or_missed(tmp_path: Path) -> None:
+def test_the_column_of_paths_is_found_or_must_be_named(tmp_path: Path) -> None:
     path = written_csv(tmp_path / "a.csv", "id,file,colour\n1,x/a.jpg,red\n")
     assert read_labels(path, path_prefix="x/").paths == ["a.jpg"]
     assert list(read_labels(path).columns) == ["id", "colour"]
@@ -117,12 +117,12 @@ def test_a_column_of_paths_is_found_named_or_missed(tmp_path: Path) -> None:
         ("", r"cannot find the paths"),
     ],
 )
-def test_a_damaged_csv_is_named(text: str, message: str, tmp_path: Path) -> None:
+def test_a_damaged_csv_gives_a_clear_error(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match=message):
         read_labels(written_csv(tmp_path / "a.csv", text))
 
 
-def test_what_is_not_a_table_is_refused(tmp_path: Path) -> None:
+def test_a_value_that_is_not_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense PAR1")
     written_csv(tmp_path / "a.json", "{}")
     (tmp_path / "empty").mkdir()
@@ -166,13 +166,13 @@ def test_classes_are_sorted_and_missing_labels_left_out() -> None:
     assert (found.rows.tolist(), found.values.tolist()) == ([0, 2, 3], [1, 0, 1])
 
 
-def test_codes_that_pandas_made_floats_stay_codes() -> None:
+def test_integer_codes_that_pandas_turned_into_floats_stay_classes() -> None:
     found = target_of("a", [1.0, None, 2.0, 1.0], None)
     assert isinstance(found, Target)
     assert found.attribute.classes == ("1", "2")
 
 
-def test_several_labels_are_split_and_may_be_none() -> None:
+def test_several_labels_are_split_and_may_be_empty() -> None:
     assert list(labels_in("a| b ||c")) == ["a", "b", "c"]
     found = target_of("a", ["b|a", "|", "b", None], None)
     assert isinstance(found, Target)
@@ -190,13 +190,15 @@ def test_several_labels_are_split_and_may_be_none() -> None:
         (["|", "|"], "labels", "no image has any of its labels"),
     ],
 )
-def test_what_cannot_be_fitted_has_a_reason(cells: Any, kind: Any, reason: str) -> None:
+def test_an_attribute_that_cannot_be_fitted_has_a_reason(
+    cells: Any, kind: Any, reason: str
+) -> None:
     found = target_of("a", cells, kind)
     assert isinstance(found, str)
     assert found.startswith(reason)
 
 
-def test_a_kind_that_the_cells_do_not_have_is_refused() -> None:
+def test_a_kind_that_does_not_fit_the_cells_is_refused() -> None:
     with pytest.raises(HeadstripError, match=r"'a' has 'red', which is not a finite number"):
         target_of("a", ["red", "1"], "number")
     with pytest.raises(HeadstripError, match="lists of labels, which are not of kind 'class'"):
@@ -207,7 +209,7 @@ def test_a_kind_that_the_cells_do_not_have_is_refused() -> None:
         check_kinds({"b": "class"}, ["a"])
 
 
-def test_decimals_are_numbers_and_dates_are_named(tmp_path: Path) -> None:
+def test_decimals_are_numbers_and_dates_are_reported_as_unusable(tmp_path: Path) -> None:
     table = pa.table(
         {
             "path": ["a", "b", "c"],
@@ -241,7 +243,9 @@ def test_white_space_around_text_is_removed_and_counted(tmp_path: Path) -> None:
     "cells", [[0, 1, None, 1], [0.0, 2.5, None, 2.5], [True, False, None, True], [7, 8, 9, 7]]
 )
 @pytest.mark.parametrize("kind", ["class", "labels"])
-def test_a_frame_and_its_csv_have_the_same_classes(cells: Any, kind: Any, tmp_path: Path) -> None:
+def test_a_data_frame_and_its_files_have_the_same_classes(
+    cells: Any, kind: Any, tmp_path: Path
+) -> None:
     frame = pd.DataFrame({"path": list("abcd"), "a": cells})
     frame.to_csv(tmp_path / "a.csv", index=False)
     frame.to_parquet(tmp_path / "a.parquet")
@@ -254,13 +258,13 @@ def test_a_frame_and_its_csv_have_the_same_classes(cells: Any, kind: Any, tmp_pa
     assert not any(name.endswith(".0") for name in classes[0]) or 2.5 in cells
 
 
-def test_codes_with_zeros_in_front_keep_them() -> None:
+def test_codes_keep_their_leading_zeros() -> None:
     found = target_of("a", ["007", "08", "007"], None)
     assert isinstance(found, Target)
     assert found.attribute.classes == ("007", "08")
 
 
-def test_text_among_numbers_is_said() -> None:
+def test_text_among_numbers_gives_a_warning() -> None:
     cells = [*map(str, range(30)), "unknown", None]
     message = r"'age' has 30 numbers, and 'unknown' in 1 other cells.*as 'class'.*--kind age=class"
     with pytest.warns(HeadstripWarning, match=message):

@@ -1,4 +1,4 @@
-"""Measures are those of scikit-learn, and intervals cover."""
+"""Measures match scikit-learn, and intervals have the right width."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def resampled(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_measures_of_classes_are_those_of_scikit_learn(seed: int) -> None:
+def test_measures_of_classes_match_scikit_learn(seed: int) -> None:
     truth, logits = drawn(seed)
     chosen, counts = resampled(seed, len(truth))
     found = measures_of_classes(truth, logits, 1.0)
@@ -63,7 +63,7 @@ def test_the_calibration_error_is_the_weighted_gap_of_each_bin() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_measures_of_labels_are_those_of_scikit_learn(seed: int) -> None:
+def test_measures_of_labels_match_scikit_learn(seed: int) -> None:
     generator = np.random.default_rng(seed)
     truth = generator.random((120, 4)) < 0.3
     # Rounded, so that scores are equal.
@@ -81,7 +81,7 @@ def test_measures_of_labels_are_those_of_scikit_learn(seed: int) -> None:
     assert found["log_loss"](counts) == pytest.approx(np.mean(losses))
 
 
-def test_measures_of_numbers_are_those_of_scikit_learn() -> None:
+def test_measures_of_numbers_match_scikit_learn() -> None:
     generator = np.random.default_rng(0)
     truth = generator.normal(size=80)
     guess = truth + generator.normal(size=80)
@@ -93,7 +93,7 @@ def test_measures_of_numbers_are_those_of_scikit_learn() -> None:
     assert found["r2"](counts) == pytest.approx(metrics.r2_score(truth[chosen], guess[chosen]))
 
 
-def test_an_interval_of_accuracy_is_that_of_the_binomial_distribution() -> None:
+def test_the_interval_of_accuracy_matches_the_binomial_distribution() -> None:
     generator = np.random.default_rng(0)
     truth = np.zeros(400, int)
     logits = np.stack([np.zeros(400), np.where(generator.random(400) < 0.3, 1.0, -1.0)], 1)
@@ -103,7 +103,7 @@ def test_an_interval_of_accuracy_is_that_of_the_binomial_distribution() -> None:
     assert found.high == pytest.approx(found.value + half, abs=0.01)
 
 
-def test_the_temperature_undoes_a_scale() -> None:
+def test_the_temperature_recovers_a_scale_of_the_logits() -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(4_000, 3)) * 2
     chances = softmax(logits)

@@ -1,4 +1,4 @@
-"""Predictions in files: rows, columns, and cells that no spreadsheet runs."""
+"""Files of predictions: rows, columns, and cells that no spreadsheet runs as formulas."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def fitted() -> FittedPredictors:
     )
 
 
-def test_parquet_has_what_the_predictors_say(
+def test_parquet_has_the_values_of_the_predictors(
     fitted: FittedPredictors, embedded: Path, tmp_path: Path
 ) -> None:
     report = predict_file(fitted, embedded, tmp_path / "p.parquet", PredictOptions(True))
@@ -77,7 +77,7 @@ def test_parquet_has_what_the_predictors_say(
         assert row["error"] is None
 
 
-def test_no_cell_of_a_csv_begins_a_formula(
+def test_no_cell_of_a_csv_starts_a_formula(
     fitted: FittedPredictors, embedded: Path, tmp_path: Path
 ) -> None:
     predict_file(fitted, embedded, tmp_path / "p.csv")
@@ -89,7 +89,7 @@ def test_no_cell_of_a_csv_begins_a_formula(
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
-def test_no_path_begins_a_formula(
+def test_no_path_starts_a_formula(
     fitted: FittedPredictors, embedded: Path, tmp_path: Path, start: str
 ) -> None:
     table = pq.read_table(embedded)
@@ -103,7 +103,7 @@ def test_no_path_begins_a_formula(
         ]
 
 
-def test_the_cells_of_a_csv_are_labels_of_the_same_images(
+def test_predictions_in_csv_are_read_back_as_labels_of_the_same_images(
     fitted: FittedPredictors, embedded: Path, tmp_path: Path
 ) -> None:
     classes = ("=1+1", "-1", "+", "-1+1", "'q", "@a", "plain")
@@ -160,7 +160,7 @@ def test_embeddings_of_another_encoder_are_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("name", ["path", "error", "marks_probability"])
-def test_columns_of_one_name_are_refused(
+def test_two_columns_with_the_same_name_are_refused(
     fitted: FittedPredictors, embedded: Path, tmp_path: Path, name: str
 ) -> None:
     attributes = (Attribute(name, "number"), ATTRIBUTES[1])
@@ -171,7 +171,7 @@ def test_columns_of_one_name_are_refused(
         predict_file(other, embedded, tmp_path / "p.csv")
 
 
-def test_images_are_embedded_and_predicted_as_from_a_file(
+def test_predicting_a_source_gives_the_same_file_as_predicting_its_embeddings(
     fitted: FittedPredictors, embedded: Path, tmp_path: Path
 ) -> None:
     report, run = predict_source(
@@ -184,7 +184,7 @@ def test_images_are_embedded_and_predicted_as_from_a_file(
     assert {path.name for path in tmp_path.glob("p.csv*")} == {"p.csv"}
 
 
-def test_a_run_that_stopped_continues_with_its_embeddings(
+def test_a_stopped_run_resumes_with_its_embeddings(
     fitted: FittedPredictors, embedded: Path, tmp_path: Path
 ) -> None:
     arguments = (fitted, tiny_encoder(), tmp_path / "photos", tmp_path / "p.csv")
@@ -197,7 +197,7 @@ def test_a_run_that_stopped_continues_with_its_embeddings(
     assert not (tmp_path / "p.csv.predicting").exists()
 
 
-def test_kept_embeddings_are_used_again(
+def test_kept_embeddings_are_reused(
     fitted: FittedPredictors, embedded: Path, tmp_path: Path, save: Callable[..., Path]
 ) -> None:
     save("new.png", 9)
@@ -263,7 +263,7 @@ def test_the_list_of_the_images_is_not_replaced(
     assert listed.read_text() == "path\nphotos/0.png\n"
 
 
-def test_another_format_is_refused(
+def test_another_output_format_is_refused(
     fitted: FittedPredictors, embedded: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(HeadstripError, match=r"predictions are written as \.parquet or \.csv"):

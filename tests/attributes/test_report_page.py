@@ -1,4 +1,4 @@
-"""The page of fitted predictors: what it shows of each kind, and that nothing in it can act."""
+"""The page of fitted predictors: it shows each kind of attribute, and no text in it can run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def text_of(page: str) -> str:
     return "".join(Page(page).text)
 
 
-def test_the_images_held_out_agree_with_the_measures(fitted: FittedPredictors) -> None:
+def test_the_held_out_predictions_agree_with_the_measures(fitted: FittedPredictors) -> None:
     report = fitted.report["attributes"]
     kind, tags, size = (fitted.held_out[name] for name in ("kind", "tags", "size"))
     assert len(set(kind.paths)) == report["kind"]["images"]["test"]
@@ -89,7 +89,7 @@ def test_the_images_held_out_agree_with_the_measures(fitted: FittedPredictors) -
     assert np.abs(size.truth - size.predicted).mean() == pytest.approx(measured["mae"]["value"])
 
 
-def test_mistakes_come_in_the_order_of_their_confidence() -> None:
+def test_mistakes_are_sorted_by_confidence() -> None:
     held = HeldOut(
         ("d", "c", "b", "a"),
         ("x", "y"),
@@ -104,7 +104,7 @@ def test_mistakes_come_in_the_order_of_their_confidence() -> None:
     ]
 
 
-def test_of_several_labels_the_most_confidently_wrong_one_counts() -> None:
+def test_the_most_confidently_wrong_label_of_an_image_counts() -> None:
     truth = np.array([[True, False], [True, True]])
     chances = np.array([[0.2, 0.9], [0.8, 0.6]])
     held = HeldOut(("a", "b"), ("x", "y"), truth, chances >= 0.5, chances)
@@ -112,7 +112,7 @@ def test_of_several_labels_the_most_confidently_wrong_one_counts() -> None:
     assert (one.row, one.label, one.error) == (0, 1, 0.9)
 
 
-def test_the_page_has_each_measure_beside_what_knows_nothing(fitted: FittedPredictors) -> None:
+def test_the_page_shows_each_measure_beside_its_baselines(fitted: FittedPredictors) -> None:
     page, pictures = fit_page(fitted, "cells.parquet", shown)
     text = text_of(page)
     for name, measures in fitted.report["attributes"].items():
@@ -138,7 +138,7 @@ def test_the_same_predictors_give_the_same_page(fitted: FittedPredictors) -> Non
     assert first == second
 
 
-def test_images_that_are_gone_are_named_and_their_number(fitted: FittedPredictors) -> None:
+def test_the_page_counts_the_pictures_that_cannot_be_shown(fitted: FittedPredictors) -> None:
     page, _ = fit_page(fitted, "x", lambda paths: dict.fromkeys(paths, "it is not in the source."))
     assert "img" not in {tag for tag, _ in Page(page).elements}
     text = text_of(page)
@@ -146,7 +146,9 @@ def test_images_that_are_gone_are_named_and_their_number(fitted: FittedPredictor
     assert "it is not in the source." in text
 
 
-def test_predictors_of_a_file_have_measures_only(fitted: FittedPredictors, tmp_path: Path) -> None:
+def test_predictors_loaded_from_a_file_have_only_measures(
+    fitted: FittedPredictors, tmp_path: Path
+) -> None:
     fitted.save(tmp_path / "a.safetensors")
     loaded = load_predictors(tmp_path / "a.safetensors")
     assert loaded.held_out == {}
@@ -154,7 +156,7 @@ def test_predictors_of_a_file_have_measures_only(fitted: FittedPredictors, tmp_p
     assert text.count("The predictions for single images are not known here.") == 3
 
 
-def test_a_class_of_the_test_part_alone_is_a_row_of_the_matrix() -> None:
+def test_a_class_only_in_the_test_part_is_a_row_of_the_matrix() -> None:
     points, truth = clusters(60, 4, 2)
     names = [f"{row}.png" for row in range(60)]
     kinds = ["new" if row == 59 else "ab"[one] for row, one in enumerate(truth)]
@@ -166,13 +168,13 @@ def test_a_class_of_the_test_part_alone_is_a_row_of_the_matrix() -> None:
 
 
 @pytest.mark.slow
-def test_many_classes_are_a_list_of_confusions() -> None:
+def test_many_classes_are_shown_as_a_list_of_confusions() -> None:
     page = text_of(fit_page(fitted_to([f"class {at}" for at in range(35)]), "x", shown)[0])
     assert "A matrix of 35 classes would be too large." in page
 
 
 def renamed(fitted: FittedPredictors, end: str) -> FittedPredictors:
-    """Return predictors whose names of everything end in a text."""
+    """Return predictors with a text appended to every name."""
     report = dict(fitted.report)
     report["attributes"] = {
         key + end: {**one, "notes": [end]} for key, one in report["attributes"].items()
@@ -204,7 +206,7 @@ def test_no_name_adds_an_element_or_an_attribute(fitted: FittedPredictors, end: 
     assert not {one for one in "".join(found.text) if not one.isprintable()} - {"\n"}
 
 
-def test_nothing_is_fetched_and_no_style_or_script_is_in_an_element(
+def test_the_page_fetches_nothing_and_has_no_script_or_inline_style(
     fitted: FittedPredictors,
 ) -> None:
     elements = Page(fit_page(renamed(fitted, HOSTILE[0]), "x", shown)[0]).elements
@@ -216,7 +218,7 @@ def test_nothing_is_fetched_and_no_style_or_script_is_in_an_element(
     assert all(one.startswith(("data:image/jpeg;base64,", "#attribute-")) for one in addresses)
 
 
-def test_what_scrolls_takes_the_focus_and_each_picture_of_numbers_has_a_name(
+def test_scrolling_parts_take_the_focus_and_charts_have_labels(
     fitted: FittedPredictors,
 ) -> None:
     elements = [(tag, dict(found)) for tag, found in Page(fit_page(fitted, "x", shown)[0]).elements]
@@ -233,7 +235,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium
 
 
 @needs_browser
-def test_a_browser_applies_the_style_and_asks_no_server(tmp_path: Path) -> None:
+def test_a_browser_applies_the_style_and_contacts_no_server(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}/"
         classes = [f'{at}"><img src={address}><link rel=stylesheet href={address}>' for at in "abc"]
@@ -251,7 +253,7 @@ def test_a_browser_applies_the_style_and_asks_no_server(tmp_path: Path) -> None:
 
 
 @needs_browser
-def test_a_browser_sees_the_elements_that_were_written(
+def test_a_browser_finds_the_same_elements_with_hostile_names(
     fitted: FittedPredictors, tmp_path: Path
 ) -> None:
     def dumped(end: str) -> Page:

@@ -59,7 +59,7 @@ def streamed(files: dict[str, Path]) -> Any:
 
 
 @pytest.mark.slow
-def test_the_predictions_for_held_out_images_are_those_that_were_measured(streamed: Any) -> None:
+def test_the_held_out_predictions_agree_with_the_measures(streamed: Any) -> None:
     held = streamed.held_out["colour"]
     found = streamed.report["attributes"]["colour"]["measures"]["accuracy"]["value"]
     assert (held.truth == held.predicted).mean() == found
@@ -67,7 +67,7 @@ def test_the_predictions_for_held_out_images_are_those_that_were_measured(stream
     assert [held.classes[one] for one in held.truth] == [labels[path] for path in held.paths]
 
 
-def test_it_is_as_good_as_the_default_method(files: dict[str, Path], streamed: Any) -> None:
+def test_sgd_is_as_good_as_the_default_method(files: dict[str, Path], streamed: Any) -> None:
     default = fit_predictors(files["parquet"], table_of()[1]).report
     assert streamed.report["join"] == default["join"]
     for name in ("colour", "marks"):
@@ -84,7 +84,7 @@ def test_it_is_as_good_as_the_default_method(files: dict[str, Path], streamed: A
 
 
 @pytest.mark.slow
-def test_equal_seeds_give_equal_bytes_and_other_seeds_others(
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(
     files: dict[str, Path], tmp_path: Path
 ) -> None:
     table = table_of()[1]
@@ -100,7 +100,7 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_others(
 
 
 @pytest.mark.parametrize("name", ["colour", "marks", "size"])
-def test_a_head_is_the_same_alone_and_among_others(
+def test_a_predictor_is_the_same_when_fitted_alone_or_with_others(
     files: dict[str, Path], streamed: Any, name: str
 ) -> None:
     alone = fit_predictors(files["parquet"], table_of()[1], method="sgd", attributes=[name])
@@ -114,7 +114,9 @@ def test_an_array_on_the_disk_is_streamed_too(files: dict[str, Path], streamed: 
     assert ours["r2"]["value"] == pytest.approx(theirs["r2"]["value"], abs=0.01)
 
 
-def test_weights_given_parts_and_unseen_classes(files: dict[str, Path]) -> None:
+def test_sgd_supports_class_weights_split_columns_and_unseen_classes(
+    files: dict[str, Path],
+) -> None:
     table = table_of()[1]
     table["part"] = [("train", "validation", "test")[row % 3] for row in range(ROWS)]
     table["colour"][1], table["colour"][2] = "only validated", "only tested"
@@ -138,7 +140,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_sgd_cannot_do_is_refused(files: dict[str, Path], case: str) -> None:
+def test_options_that_sgd_does_not_support_are_refused(files: dict[str, Path], case: str) -> None:
     options, message = REFUSED[case]
     with pytest.raises(OptionError, match=message):
         fit_predictors(files["parquet"], table_of()[1], **{"method": "sgd", **options})
@@ -166,7 +168,7 @@ PEAK = """
 
 
 def peak_of(folder: str) -> int:
-    """Fit a file and return how many bytes of memory the process had at most."""
+    """Fit a file, and return the peak memory of the process in bytes."""
     with mock.patch.object(sgd, "_EPOCHS", 3):  # each reads all of the file
         fit_predictors(Path(folder, "big.parquet"), Path(folder, "labels.csv"), method="sgd")
     # Unlike ru_maxrss, it does not count the memory of the process that started this one.

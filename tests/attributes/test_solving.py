@@ -26,7 +26,7 @@ def reference(points: np.ndarray, truth: np.ndarray, c: float, **options: Any) -
 
 @pytest.mark.parametrize(("rows", "dim"), [(200, 12), (40, 90)], ids=["tall", "wide"])
 @pytest.mark.parametrize("c", C)
-def test_several_classes_are_those_of_scikit_learn(rows: int, dim: int, c: float) -> None:
+def test_logits_of_several_classes_match_scikit_learn(rows: int, dim: int, c: float) -> None:
     points, truth = clusters(rows, dim, 4)
     found = layers(points, truth, "class", 4, *C)
     assert found.converged == [True] * len(C)
@@ -34,14 +34,14 @@ def test_several_classes_are_those_of_scikit_learn(rows: int, dim: int, c: float
     assert np.abs(logits - reference(points, truth, c)).max() < 1e-4
 
 
-def test_two_classes_have_the_probabilities_of_scikit_learn() -> None:
+def test_two_classes_have_the_same_probabilities_as_in_scikit_learn() -> None:
     points, truth = clusters(150, 8, 2)
     logits = layers(points, truth, "class", 2, 0.1).outputs(0, torch.from_numpy(points).double())
     expected = reference(points, truth, 0.1)
     assert np.abs(logits[:, 1] - logits[:, 0] - expected).max() < 1e-4
 
 
-def test_balanced_weights_are_those_of_scikit_learn() -> None:
+def test_balanced_weights_match_scikit_learn() -> None:
     points, truth = clusters(200, 8, 3)
     kept = np.flatnonzero((truth > 0) | (np.arange(200) % 5 == 0))
     points, truth = points[kept], truth[kept]
@@ -51,7 +51,7 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     assert np.abs(found.outputs(0, embeddings) - expected).max() < 1e-4
 
 
-def test_each_label_is_a_logistic_regression_of_scikit_learn() -> None:
+def test_each_label_matches_a_logistic_regression_of_scikit_learn() -> None:
     points, truth = clusters(150, 8, 4)
     labels = np.stack([truth == 0, truth >= 2, truth % 2 == 0], 1)
     logits = layers(points, labels, "labels", 3, 0.1).outputs(0, torch.from_numpy(points).double())
@@ -60,7 +60,7 @@ def test_each_label_is_a_logistic_regression_of_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(100, 8), (30, 90)], ids=["tall", "wide"])
-def test_numbers_are_those_of_scikit_learn(rows: int, dim: int) -> None:
+def test_numbers_match_ridge_regression_of_scikit_learn(rows: int, dim: int) -> None:
     points, truth = clusters(rows, dim, 5)
     numbers = 40 + 3.0 * truth
     scaled = StandardScaler().fit_transform(points.astype(np.float64))
@@ -71,7 +71,7 @@ def test_numbers_are_those_of_scikit_learn(rows: int, dim: int) -> None:
         assert np.abs(outputs - expected).max() < 1e-8
 
 
-def test_axes_of_other_images_change_the_way_and_not_the_optimum() -> None:
+def test_axes_of_other_images_do_not_change_the_optimum() -> None:
     points, truth = clusters(300, 12, 3)
     everything = torch.from_numpy(points).double()
     axes = Axes.of(Scale.of(everything).apply(everything))
@@ -81,7 +81,7 @@ def test_axes_of_other_images_change_the_way_and_not_the_optimum() -> None:
     assert np.abs(one.outputs(0, some) - other.outputs(0, some)).max() < 1e-5
 
 
-def test_a_start_changes_the_way_and_not_the_optimum() -> None:
+def test_a_starting_point_does_not_change_the_optimum() -> None:
     points, truth = clusters(60, 90, 3)
     first = layers(points, truth, "class", 3, 1.0)
     embeddings = torch.from_numpy(points).double()
@@ -108,7 +108,7 @@ def test_constant_and_all_zero_features_have_no_weight() -> None:
     assert found.weights.isfinite().all()
 
 
-def test_a_class_without_rows_never_comes_out() -> None:
+def test_a_class_without_rows_is_never_predicted() -> None:
     points, truth = clusters(80, 6, 3)
     found = layers(points, 2 * truth, "class", 5, 0.1)
     logits = found.outputs(0, torch.from_numpy(points).double())
@@ -116,7 +116,7 @@ def test_a_class_without_rows_never_comes_out() -> None:
     assert np.isfinite(logits[:, [0, 2, 4]]).all()
 
 
-def test_labels_that_all_or_no_rows_have_keep_a_finite_bias() -> None:
+def test_labels_of_all_or_no_rows_get_a_finite_bias() -> None:
     points, truth = clusters(80, 6, 2)
     labels = np.stack([truth == 0, np.ones(80, bool), np.zeros(80, bool)], 1)
     found = layers(points, labels, "labels", 3, 0.1)

@@ -24,19 +24,19 @@ def parts_of(strata: list[int], groups: np.ndarray | None = None, seed: int = 0)
     return split(strata, groups, keys, seed, SIZE)
 
 
-def test_each_class_is_divided_by_the_shares() -> None:
+def test_each_class_is_split_by_the_fractions() -> None:
     strata = [0] * 100 + [1] * 50 + [2] * 3
     parts = parts_of(strata)
     counts = [np.bincount(parts[np.array(strata) == one]).tolist() for one in range(3)]
     assert counts == [[60, 20, 20], [30, 10, 10], [1, 1, 1]]
 
 
-def test_one_image_of_a_class_is_trained_on_and_of_two_one_is_held_out() -> None:
+def test_a_single_image_is_trained_on_and_one_of_two_is_held_out() -> None:
     assert parts_of([0]).tolist() == [TRAIN]
     assert sorted(parts_of([0, 0])) == [TRAIN, TEST]
 
 
-def test_the_seed_and_the_names_decide_and_not_the_order() -> None:
+def test_the_split_depends_on_seed_and_names_not_on_the_order() -> None:
     strata = [row % 3 for row in range(60)]
     parts, order = parts_of(strata), np.random.default_rng(0).permutation(60)
     keys = [f"{row}.jpg" for row in order]
@@ -61,7 +61,7 @@ def test_equal_bytes_equal_embeddings_and_near_ones_are_copies() -> None:
     assert groups_of(points, checksums, 0.98).tolist() == [0, 1, 1, 0, 4, 4]
 
 
-def test_a_validation_part_comes_from_the_training_part_alone() -> None:
+def test_the_validation_part_is_taken_only_from_the_training_part() -> None:
     parts = np.array([TRAIN] * 40 + [TEST] * 20)
     keys = [f"{row}" for row in range(60)]
     found = take_validation(parts, [0] * 60, np.arange(60), keys, 0, 0.25)

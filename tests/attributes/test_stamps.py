@@ -80,7 +80,7 @@ def averages(embeddings: Path, rows: list[Row], draws: int) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def test_pretrained_embeddings_tell_the_classes_apart(embedded: Path, rows: list[Row]) -> None:
+def test_pretrained_embeddings_separate_the_classes(embedded: Path, rows: list[Row]) -> None:
     found = averages(embedded, rows, DRAWS)
     assert found["measures"] >= 0.85
     assert found["shuffled"] <= found["majority"]
