@@ -1,4 +1,4 @@
-"""The page of neighbours: whatever files are named and hold, it is the same page."""
+"""The page of neighbours: no name and no content of a file changes its structure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_no_name_adds_an_element_or_an_attribute(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_page_is_ascii_and_has_no_character_that_is_not_seen(name: str) -> None:
+def test_a_page_is_ascii_and_has_no_invisible_characters(name: str) -> None:
     page = page_of(name)
     assert page.isascii()
     assert not {c for c in page if not c.isprintable()} - {"\n"}
@@ -66,7 +66,7 @@ def test_a_page_is_ascii_and_has_no_character_that_is_not_seen(name: str) -> Non
     assert not {c for c in text if not c.isprintable()} - {"\n"}
 
 
-def test_what_is_not_seen_in_a_name_is_shown() -> None:
+def test_invisible_characters_of_a_name_are_shown_escaped() -> None:
     names = ["a\nb", "\u202egnp.exe", "\x00", "\udcff", "שלום", "<b>", stored_path("a\\b")]
     page = Page(gallery("x", [[Picture(name, "", RED) for name in names]]))
     shown = [text for text in page.text if text.strip()]
@@ -81,7 +81,7 @@ def test_what_is_not_seen_in_a_name_is_shown() -> None:
     ]
 
 
-def test_nothing_is_fetched_and_nothing_is_run() -> None:
+def test_the_page_fetches_nothing_and_runs_no_script() -> None:
     elements = Page(page_of('"><script src=//x>')).elements
     assert {tag for tag, _ in elements} == {
         "html",
@@ -118,7 +118,7 @@ def shown(page: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(one)) for one in data]
 
 
-def test_a_picture_is_a_small_copy_without_what_else_is_in_the_file(tmp_path: Path) -> None:
+def test_a_picture_is_a_small_copy_without_the_metadata_of_its_file(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010E] = "my secret place"
     RED.save(tmp_path / "a.jpg", exif=exif, comment=b"my secret comment", icc_profile=b"secret" * 9)
@@ -143,7 +143,7 @@ def test_a_picture_of_any_mode_is_shown(mode: str) -> None:
     assert thumbnail(colour.convert("P").convert(mode) if mode == "PA" else colour.convert(mode))
 
 
-def test_16_bits_are_shown_as_8_and_no_known_range_as_a_reason(tmp_path: Path) -> None:
+def test_16_bit_pictures_are_shown_and_an_unknown_range_gives_a_reason(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 65535 // 2, np.uint16)).save(tmp_path / "wide.png")
     wide = picture_in(tmp_path, "wide.png")
     assert isinstance(wide, Image.Image)
@@ -153,7 +153,7 @@ def test_16_bits_are_shown_as_8_and_no_known_range_as_a_reason(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9000, 1), (1, 9000)])
-def test_a_strip_keeps_a_pixel(size: tuple[int, int]) -> None:
+def test_a_thumbnail_of_a_thin_strip_keeps_at_least_one_pixel(size: tuple[int, int]) -> None:
     small = thumbnail(Image.new("RGB", size))
     assert small.size == (min(size[0], 224), min(size[1], 224))
 
@@ -174,7 +174,7 @@ def test_a_path_that_leads_out_of_the_folder_is_not_read(tmp_path: Path) -> None
     assert isinstance(picture_in(tmp_path / "root", "..a.png"), Image.Image)
 
 
-def test_a_picture_that_is_gone_or_torn_is_a_reason(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_picture_gives_a_reason(tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"not a picture")
     assert picture_in(tmp_path, "none.png") == "No such file or directory."
     assert "none of the formats" in str(picture_in(tmp_path, "torn.png"))
@@ -182,7 +182,7 @@ def test_a_picture_that_is_gone_or_torn_is_a_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
-def test_a_name_that_is_not_utf8_is_found_again(tmp_path: Path) -> None:
+def test_a_picture_with_a_name_that_is_not_utf8_is_found(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\\x41\n.png")
     RED.save(tmp_path / name)
     assert isinstance(picture_in(tmp_path, stored_path(name)), Image.Image)
@@ -208,7 +208,7 @@ def test_pictures_of_a_folder_are_opened_by_their_paths(tmp_path: Path) -> None:
     assert found == {"none.png": "No such file or directory."}
 
 
-def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_gives_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match="could not be written"):
         write_gallery(tmp_path / "none" / "page.html", "x", [])
 
@@ -230,7 +230,7 @@ def test_in_a_browser_no_name_adds_an_element_or_an_attribute(tmp_path: Path) ->
 
 
 @needs_browser
-def test_a_browser_shows_the_pictures_and_asks_no_server(tmp_path: Path) -> None:
+def test_a_browser_shows_the_pictures_and_contacts_no_server(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}/"
         names = [f'"><img src={address}>', f"<link rel=stylesheet href={address}>", address]
@@ -248,5 +248,5 @@ def test_a_browser_shows_the_pictures_and_asks_no_server(tmp_path: Path) -> None
             server.accept()
     pixels = np.asarray(Image.open(screen).convert("RGB"), int)
     red = (np.abs(pixels - (250, 10, 20)).max(axis=-1) < 12).sum()
-    # The style holds: three pictures of 224 by 149, side by side.
+    # The style is applied: three pictures of 224 by 149, side by side.
     assert red == pytest.approx(3 * 224 * 149, rel=0.05)

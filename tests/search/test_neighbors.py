@@ -35,7 +35,7 @@ def named(found: list[Neighbor]) -> list[tuple[str, float]]:
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the cosine, of whole numbers, whose products are exact."""
+    """Return the cosine of vectors of integers, from exact products."""
     dot, lengths = int(a @ b), Fraction(int(a @ a) * int(b @ b))
     return round(math.copysign(math.sqrt(Fraction(dot * dot) / lengths), dot), 12)
 
@@ -58,7 +58,7 @@ def tables(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, set[int], int, int]
 
 @given(drawn=tables(), order=st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
-def test_the_nearest_are_those_of_comparing_all_with_all(
+def test_the_nearest_rows_match_a_comparison_of_all_rows(
     tmp_path_factory: pytest.TempPathFactory, drawn: Any, order: Any
 ) -> None:
     embeddings, queries, bad, k, rows_per_group = drawn
@@ -80,7 +80,7 @@ def test_the_nearest_are_those_of_comparing_all_with_all(
         for query in queries
     ]
     found = nearest(open_embeddings(file), queries, k)
-    # The twelfth decimal of a value that is half way between two is either.
+    # A value half way between two roundings may round either way in the twelfth decimal.
     near = [[(path, pytest.approx(value, abs=2e-12)) for path, value in one] for one in expected]
     assert list(map(named, found)) == near
     assert all(paths[one.row] == one.path for neighbors in found for one in neighbors)
@@ -88,7 +88,7 @@ def test_the_nearest_are_those_of_comparing_all_with_all(
 
 @pytest.mark.parametrize("write", [write_parquet, write_npy])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_rows_that_have_no_direction_are_never_found(
+def test_rows_without_a_direction_are_never_found(
     tmp_path: Path, write: Callable[..., Path], dtype: type
 ) -> None:
     embeddings = np.array(
@@ -99,7 +99,7 @@ def test_rows_that_have_no_direction_are_never_found(
     assert named(found) == [("a", round(1 / math.sqrt(2), 12)), ("b", -1.0)]
 
 
-def test_images_that_are_alike_come_by_their_paths_wherever_they_stand(
+def test_equally_similar_images_are_sorted_by_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headstrip.embed.output.loading._BLOCK_ROWS", 7)
@@ -110,7 +110,7 @@ def test_images_that_are_alike_come_by_their_paths_wherever_they_stand(
     assert named(found) == [(f"{number:03}.png", 1.0) for number in range(5)]
 
 
-def test_a_length_is_no_matter_however_large_or_small(tmp_path: Path) -> None:
+def test_the_length_of_a_vector_does_not_matter(tmp_path: Path) -> None:
     embeddings = np.array([[3e38, 3e38], [1e-40, 0], [0, 1]], np.float32)
     file = open_embeddings(write_parquet(tmp_path / "out", ["a", "b", "c"], embeddings))
     (found,) = nearest(file, np.array([[1e-30, 1e-30]], np.float32), 3)
@@ -119,7 +119,7 @@ def test_a_length_is_no_matter_however_large_or_small(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", ["faiss", "usearch"])
-def test_an_index_finds_what_comparing_all_finds(tmp_path: Path, index: Any) -> None:
+def test_an_index_finds_the_same_rows_as_an_exact_search(tmp_path: Path, index: Any) -> None:
     pytest.importorskip(index, reason=f"{index} is not installed")
     generator = np.random.default_rng(0)
     embeddings = generator.normal(size=(500, 16)).astype(np.float32)
@@ -132,13 +132,13 @@ def test_an_index_finds_what_comparing_all_finds(tmp_path: Path, index: Any) -> 
 
 
 @pytest.mark.parametrize("index", ["faiss", "usearch"])
-def test_an_index_of_no_good_row_finds_nothing(tmp_path: Path, index: Any) -> None:
+def test_an_index_without_good_rows_finds_nothing(tmp_path: Path, index: Any) -> None:
     pytest.importorskip(index, reason=f"{index} is not installed")
     file = write_parquet(tmp_path / "out", ["a"], QUERY, bad=[0])
     assert nearest(open_embeddings(file), QUERY, index=index) == [[]]
 
 
-def test_an_index_that_is_not_installed_is_a_sentence(
+def test_a_missing_index_library_gives_a_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = open_embeddings(write_parquet(tmp_path / "out", ["a"], QUERY))
@@ -148,9 +148,9 @@ def test_an_index_that_is_not_installed_is_a_sentence(
             nearest(file, QUERY, index=name)  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_asked_is_a_sentence(tmp_path: Path) -> None:
+def test_invalid_queries_and_options_give_a_clear_error(tmp_path: Path) -> None:
     file = open_embeddings(write_parquet(tmp_path / "out", ["a"], QUERY))
-    for queries, k, index, told in (
+    for queries, k, index, message in (
         (QUERY, 0, "exact", "k=0 is not a number of neighbours"),
         (QUERY, 5, "hnsw", "index='hnsw' is unknown. Pass one of exact, faiss, usearch"),
         (QUERY[0], 5, "exact", r"has the shape \(3,\)"),
@@ -158,14 +158,14 @@ def test_what_cannot_be_asked_is_a_sentence(tmp_path: Path) -> None:
         (np.vstack([QUERY, QUERY * 0]), 5, "exact", "Query 1 .* is zero or not finite"),
         (QUERY * np.float32(np.nan), 5, "exact", "Query 0 .* is zero or not finite"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             nearest(file, queries, k, index=index)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
-def test_searching_takes_the_same_memory_however_many_rows(tmp_path: Path) -> None:
+def test_the_memory_of_a_search_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
-        pytest.skip("the system does not tell how much memory was in use at most")
+        pytest.skip("the system does not report its peak memory use")
     peaks = []
     for rows in (6_000, 50_000):
         embeddings = np.zeros((rows, 512), np.float32)
@@ -192,7 +192,7 @@ def embed(encoder: Encoder, folder: Path, out: Path) -> None:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A weights file of the user's own."""
+    """Save a weights file of the user."""
     torch.manual_seed(0)
     path = tmp_path / "own.pth"
     torch.save(build_encoder(NAME, weights=None).backbone.state_dict(), path)
@@ -201,7 +201,7 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def embedded(own: Path, save: Save, tmp_path: Path) -> Path:
-    """Three pictures, embedded."""
+    """Embed three pictures."""
     for seed in range(3):
         save(f"{seed}.png", seed)
     out = tmp_path / "out.parquet"
@@ -209,14 +209,14 @@ def embedded(own: Path, save: Save, tmp_path: Path) -> Path:
     return out
 
 
-def test_the_nearest_to_a_picture_of_the_file_is_itself(embedded: Path, own: Path) -> None:
+def test_a_picture_in_the_file_is_its_own_nearest_neighbour(embedded: Path, own: Path) -> None:
     encoder = build_encoder(NAME, weights=own, preprocessing=SMALL)
     found = find_neighbors(embedded, [pixels(1), pixels(2)], k=2, encoder=encoder)
     assert [neighbors[0].path for neighbors in found] == ["1.png", "2.png"]
     assert all(neighbors[0].similarity > 0.9999 > neighbors[1].similarity for neighbors in found)
 
 
-def test_the_encoder_of_a_file_is_built_from_what_the_file_says(embedded: Path, own: Path) -> None:
+def test_the_encoder_of_a_file_is_built_from_its_metadata(embedded: Path, own: Path) -> None:
     encoder = build_encoder_of(open_embeddings(embedded), weights=own)
     expected = build_encoder(NAME, weights=own, preprocessing=SMALL).fingerprint.identity
     assert encoder.fingerprint.identity == expected
@@ -227,14 +227,14 @@ def test_the_encoder_of_a_file_of_an_earlier_headstrip_is_built_too(
     tmp_path: Path, own: Path
 ) -> None:
     made = build_encoder(NAME, weights=own, preprocessing=SMALL)
-    told = {
+    metadata = {
         "headstrip": "0.1.0",
         "fingerprint": made.fingerprint.to_json(),
         "preprocessing": SMALL.to_json(),
         "options": dict(made.options),
         "batch_size": 16,
     }
-    file = open_embeddings(write_parquet(tmp_path / "out", ["a"], QUERY, metadata=told))
+    file = open_embeddings(write_parquet(tmp_path / "out", ["a"], QUERY, metadata=metadata))
     encoder = build_encoder_of(file, weights=own)
     assert encoder.fingerprint.identity == made.fingerprint.identity
     with pytest.raises(HeadstripError, match=r"with --weights PATH \(weights=path\)"):
@@ -244,7 +244,7 @@ def test_the_encoder_of_a_file_of_an_earlier_headstrip_is_built_too(
 
 
 @pytest.mark.parametrize("key", ["manifest", "encoder"])
-def test_the_encoder_of_a_file_with_a_manifest_is_that_of_the_manifest(
+def test_the_encoder_of_a_file_is_built_from_its_manifest(
     tmp_path: Path, own: Path, key: str
 ) -> None:
     made = build_encoder(NAME, weights=own, preprocessing=SMALL, dtype=torch.bfloat16)
@@ -288,18 +288,18 @@ def test_another_encoder_is_refused_and_the_difference_named(embedded: Path, own
     def built(**how: Any) -> Encoder:
         return build_encoder(NAME, **{"weights": own, "preprocessing": SMALL, **how})
 
-    for encoder, told in {
+    for encoder, message in {
         build_encoder("squeezenet1_1", weights=None, preprocessing=SMALL): "name is .*shufflenet",
         built(preprocessing="IMAGENET1K_V1"): 'preprocessing is .* in the file and .*"crop"',
         built(dtype=torch.bfloat16): 'dtype is "float32" in the file and "bfloat16" here',
         built(weights=None): 'weights.sha256 is ".*" in the file and null here',
         trained(built()): "another encoder: the values of the parameters differ",
     }.items():
-        with pytest.raises(HeadstripError, match=told):
+        with pytest.raises(HeadstripError, match=message):
             find_neighbors(embedded, [pixels(1)], encoder=encoder)
 
 
-def test_weights_of_ones_own_are_asked_for_and_random_ones_refused(
+def test_missing_weights_of_the_user_and_random_weights_give_a_clear_error(
     embedded: Path, tmp_path: Path, encoder: Encoder
 ) -> None:
     with pytest.raises(HeadstripError, match=r"with --weights PATH \(weights=path\)"):
@@ -309,7 +309,7 @@ def test_weights_of_ones_own_are_asked_for_and_random_ones_refused(
         find_neighbors(tmp_path / "random.parquet", [pixels(1)])
 
 
-def test_a_file_that_does_not_name_its_encoder_is_a_sentence(tmp_path: Path) -> None:
+def test_a_file_that_does_not_name_its_encoder_gives_a_clear_error(tmp_path: Path) -> None:
     for metadata in (None, {}, {"manifest": {}}, {"manifest": [1]}, {"fingerprint": {"name": 1}}):
         file = write_parquet(tmp_path / "out", ["a"], QUERY, metadata=metadata)
         with pytest.raises(HeadstripError, match="does not name the encoder of its embeddings"):

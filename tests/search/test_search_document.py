@@ -1,4 +1,4 @@
-"""What the document on search shows of a library that the other documents do without."""
+"""The faiss example in the document on search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.embed.written import write_parquet
 DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "search-embeddings.md"
 
 
-def test_the_document_reads_embeddings_into_faiss(
+def test_the_faiss_example_of_the_document_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("faiss", reason="faiss is not installed")
