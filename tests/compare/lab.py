@@ -43,7 +43,7 @@ class Picky(nn.Module):
 
 
 class Lab:
-    """Networks: two of one architecture, a small one, one that sees nothing, and broken ones."""
+    """Small networks; ``noise`` ignores its input, and the last ones are broken."""
 
     API_VERSION = 1
     FAMILIES = ("net",)

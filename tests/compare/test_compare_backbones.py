@@ -46,7 +46,7 @@ def without_costs(found: Comparison) -> str:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]:
-    """Compare backbones of which some are broken, on pictures of which some are too."""
+    """Compare backbones, some of them broken, on pictures, some of them broken too."""
     folder = tmp_path_factory.mktemp("compared")
     pictures = folder / "pictures"
     write_pictures(pictures, 48)
@@ -57,7 +57,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]:
         yield compare(pictures, "noise", "broken", "hungry", "picky", "wide", "nobody")
 
 
-def test_a_better_backbone_is_best_and_one_that_sees_nothing_is_worse(found: Comparison) -> None:
+def test_the_better_backbone_is_best_and_one_that_ignores_its_input_is_worse(
+    found: Comparison,
+) -> None:
     best, worse = found.backbones[:2]
     assert (best.name, worse.name) == ("lab:wide", "lab:noise")
     assert best.verdict is not None
@@ -70,7 +72,7 @@ def test_a_better_backbone_is_best_and_one_that_sees_nothing_is_worse(found: Com
     assert best.costs.images_per_second
 
 
-def test_what_cannot_be_used_is_a_row_with_the_reason_and_the_rest_stands(
+def test_an_unusable_backbone_is_a_row_with_a_reason_and_the_others_are_compared(
     found: Comparison,
 ) -> None:
     rows = {one.name: one for one in found.backbones}
@@ -107,7 +109,7 @@ def test_controls_are_measured_and_a_warning_names_the_backbones_that_they_beat(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("lab")
-def test_folders_are_classes_whatever_their_names(tmp_path: Path) -> None:
+def test_folders_are_classes_under_any_name(tmp_path: Path) -> None:
     """More than 20 numbers in a table are an attribute of kind number."""
     write_pictures(tmp_path / "drawn", 44)
     for number, file in enumerate(sorted((tmp_path / "drawn").rglob("*.png"))):
@@ -121,7 +123,9 @@ def test_folders_are_classes_whatever_their_names(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("lab")
-def test_what_is_left_out_of_a_list_is_a_sentence(pictures: Path, tmp_path: Path) -> None:
+def test_notes_report_the_rows_and_cells_that_are_left_out_of_a_list(
+    pictures: Path, tmp_path: Path
+) -> None:
     rows = [("file", "error", "path")]
     for number, image in enumerate(sorted(pictures.rglob("*.png"))):
         name = str(image.relative_to(tmp_path))
@@ -143,7 +147,7 @@ def test_what_is_left_out_of_a_list_is_a_sentence(pictures: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("lab")
-def test_a_work_folder_takes_other_settings_and_damaged_files(
+def test_a_work_folder_supports_other_settings_and_damaged_files(
     pictures: Path, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
@@ -178,7 +182,7 @@ def test_several_attributes_of_a_list_with_missing_labels_are_measured_at_once(
     assert found.skipped == {"empty": "no image has a label"}
 
 
-def test_planted_copies_never_fall_into_two_folds(tmp_path: Path) -> None:
+def test_copied_and_resaved_images_are_always_in_one_fold(tmp_path: Path) -> None:
     """200 files are copied, 200 are saved again as PNG, and 200 as JPEG."""
     folder = tmp_path / "pictures"
     write_pictures(folder, 600)
@@ -216,7 +220,7 @@ def test_planted_copies_never_fall_into_two_folds(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("lab")
-def test_copies_with_other_labels_are_reported_where_they_change_the_score(tmp_path: Path) -> None:
+def test_copies_are_reported_if_they_change_the_score(tmp_path: Path) -> None:
     """Each picture has a random label and four copies: only copies can be predicted."""
     folder = tmp_path / "pictures"
     for number in range(40):
@@ -232,7 +236,9 @@ def test_copies_with_other_labels_are_reported_where_they_change_the_score(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("lab")
-def test_a_stopped_comparison_continues_and_gives_the_same(pictures: Path, tmp_path: Path) -> None:
+def test_a_stopped_comparison_resumes_and_gives_the_same_result(
+    pictures: Path, tmp_path: Path
+) -> None:
     names = ("wide", "twin")
     plain = compare(pictures, *names)
     seen: list[str] = []
@@ -258,7 +264,7 @@ def test_a_stopped_comparison_continues_and_gives_the_same(pictures: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("lab")
-def test_with_little_time_the_worse_half_is_dropped_with_its_size_and_reason(
+def test_a_time_limit_drops_the_worse_half_and_states_its_images_and_reason(
     tmp_path: Path,
 ) -> None:
     pictures, work = tmp_path / "pictures", tmp_path / "work"
@@ -286,7 +292,9 @@ def test_with_little_time_the_worse_half_is_dropped_with_its_size_and_reason(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("lab")
-def test_no_backbone_is_dropped_on_images_that_measure_no_attribute(tmp_path: Path) -> None:
+def test_no_backbone_is_dropped_by_images_that_cannot_measure_every_attribute(
+    tmp_path: Path,
+) -> None:
     """Only four of 256 images have a label of one attribute, too few of the first 128."""
     write_pictures(tmp_path / "pictures", 256)
     rows = [("path", "tone", "rare")]
@@ -301,7 +309,7 @@ def test_no_backbone_is_dropped_on_images_that_measure_no_attribute(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("lab")
-def test_when_the_time_is_up_the_first_backbones_stand(pictures: Path) -> None:
+def test_when_the_time_is_up_the_compared_backbones_are_kept(pictures: Path) -> None:
     found = compare(pictures, "wide", "twin", minutes=1e-9)
     assert [(one.name, one.status, one.reason) for one in found.backbones] == [
         ("lab:wide", "compared", None),
@@ -321,7 +329,7 @@ def test_filters_leave_backbones_out_with_the_reason() -> None:
         candidates_of(["lab:wide"], None, 1_000, [])
 
 
-def test_what_cannot_be_compared_is_refused_in_one_sentence(pictures: Path) -> None:
+def test_invalid_arguments_give_a_clear_error(pictures: Path) -> None:
     with pytest.raises(OptionError, match="nothing to compare"):
         compare_backbones(pictures)
     with pytest.raises(HeadstripError, match="no column 'size'"):

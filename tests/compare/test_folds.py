@@ -1,4 +1,4 @@
-"""The folds: copies together, classes spread evenly, the same whatever the order of the rows."""
+"""Folds: copies stay together, classes are spread evenly, and the order of rows has no effect."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_order_of_the_rows_changes_no_fold(order: list[int], seed: int):
     assert folds[order].tolist() == again.tolist()
 
 
-def test_missing_labels_are_left_out_of_their_attribute_alone():
+def test_missing_labels_are_left_out_of_their_attribute_only():
     columns = {"tone": ["dark", "light"] * 10, "marks": [None, "dots"] * 5 + ["lines", None] * 5}
     (tone, marks), skipped = tasks_of(columns, {}, np.arange(20), names(20), 0)
     assert skipped == {}
@@ -62,7 +62,7 @@ def test_a_class_with_one_image_is_left_out_with_a_note():
     )
 
 
-def test_a_class_whose_images_are_copies_of_one_is_left_out():
+def test_a_class_with_only_copies_of_one_image_is_left_out():
     groups = np.array([*range(12), 12, 12, 12])
     columns = {"kind": ["cat"] * 6 + ["dog"] * 6 + ["owl"] * 3}
     (task,), _ = tasks_of(columns, {}, groups, names(15), 0)

@@ -1,4 +1,4 @@
-"""How much memory a comparison takes, measured in a process that does nothing else."""
+"""The memory that a comparison takes, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ PATHS = [f"{row}.png" for row in range(ROWS)]
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what a process holds"),
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="the memory of a process is read from /proc"
+    ),
 ]
 
 
@@ -38,20 +40,20 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def held(name: str) -> int:
-    """Return VmRSS: what this process holds, or VmHWM: the most since ``forget``."""
+    """Return the memory of this process: VmRSS (now) or VmHWM (the peak since ``forget``)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     (found,) = re.findall(rf"{name}:\s+(\d+)", status)
     return int(found) << 10
 
 
 def forget() -> int:
-    """Count the peak from here, and return what this process holds."""
+    """Reset the peak, and return the current memory of this process."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return held("VmRSS")
 
 
 def print_read(file: str) -> None:
-    """Print the peak while a matrix is read, and what is left of it when it is freed."""
+    """Print the peak while a matrix is read, and the memory that remains after it is freed."""
     keep_freed_memory()
     read_rows(Path(file), PATHS[:100])
     before = forget()
@@ -79,7 +81,7 @@ def measured(function: str, file: Path) -> list[int]:
     return [int(one) for one in done.stdout.split()]
 
 
-def test_a_matrix_that_is_freed_goes_back_to_the_system(file: Path) -> None:
+def test_a_freed_matrix_is_returned_to_the_system(file: Path) -> None:
     peak, left = measured("print_read", file)
     assert peak < 1.5 * MATRIX
     assert left < 0.3 * MATRIX

@@ -1,4 +1,4 @@
-"""The nearest neighbours are those of scikit-learn."""
+"""The nearest neighbours match scikit-learn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def points(rows: int, dim: int, seed: int) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(6, 120), st.integers(2, 40), st.integers(2, 9), st.integers(0, 10**6))
-def test_classes_equal_those_of_scikit_learn(rows: int, dim: int, classes: int, seed: int):
+def test_predicted_classes_match_scikit_learn(rows: int, dim: int, classes: int, seed: int):
     embeddings = points(rows + 20, dim, seed)
     values = np.random.default_rng(seed).integers(0, classes, rows)
     train, test = np.arange(rows), np.arange(rows, rows + 20)
@@ -27,7 +27,7 @@ def test_classes_equal_those_of_scikit_learn(rows: int, dim: int, classes: int, 
     assert found.tolist() == theirs.predict(embeddings[test].astype(float)).tolist()
 
 
-def test_many_rows_in_many_blocks_equal_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch):
+def test_neighbours_found_in_blocks_match_scikit_learn(monkeypatch: pytest.MonkeyPatch):
     embeddings = points(3_000, 16, 0)
     values = np.random.default_rng(0).integers(0, 30, 9_000)[:2_000]
     train, test = np.arange(2_000), np.arange(2_000, 3_000)
@@ -58,7 +58,7 @@ def test_numbers_are_the_mean_and_labels_the_share_of_the_neighbours():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 8))
-def test_of_neighbours_that_tie_the_first_rows_count(seed: int, different: int):
+def test_the_first_rows_count_among_tied_neighbours(seed: int, different: int):
     generator = np.random.default_rng(seed)
     embeddings = points(different, 4, seed)[generator.integers(0, different, 60)]
     train, test = np.arange(50), np.arange(50, 60)
@@ -68,7 +68,7 @@ def test_of_neighbours_that_tie_the_first_rows_count(seed: int, different: int):
     assert nearest_rows(embeddings, train, test, 5).tolist() == expected
 
 
-def test_embeddings_of_zeros_and_fewer_rows_than_neighbours_are_fine():
+def test_embeddings_of_zeros_and_fewer_rows_than_neighbours_are_accepted():
     embeddings = np.zeros((5, 3), np.float32)
     found = predict_nearest(
         embeddings, np.arange(3), np.array([1, 1, 0]), np.array([3, 4]), "class", 2

@@ -1,4 +1,4 @@
-"""The page of a comparison: whatever files and labels are called, it is the same page."""
+"""The page of a comparison: no name of a file or label changes its structure."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_page_has_the_verdicts_the_chart_the_matrix_and_the_photographs() ->
     assert "script" not in tags
 
 
-def test_the_rows_are_written_in_each_order() -> None:
+def test_the_table_is_written_once_in_each_order() -> None:
     bodies = re.findall(r"<tbody class=\"ordered order\d\">(.*?)</tbody>", page_of("fast"), re.S)
     names = [re.findall(r"<td>\d <bdi>(\w+)</bdi>", body) for body in bodies]
     assert names[0] == ["slow", "fast", "bad", "unknown"]
@@ -87,13 +87,13 @@ def test_the_rows_are_written_in_each_order() -> None:
     assert len(names) == 6
 
 
-def test_the_front_joins_the_backbones_that_no_other_beats_in_both() -> None:
+def test_the_front_connects_the_backbones_that_no_other_beats_in_score_and_speed() -> None:
     page = Page(page_of("fast"))
     (front,) = [dict(a)["points"] for tag, a in page.elements if tag == "polyline"]
     assert len(str(front).split()) == 2
 
 
-def test_many_classes_are_a_list_of_the_most_frequent_confusions() -> None:
+def test_many_classes_are_shown_as_a_list_of_the_most_frequent_confusions() -> None:
     table = np.eye(200, dtype=int)
     table[3, 7] = 5
     classes = tuple(f"class {number}" for number in range(200))
@@ -111,7 +111,7 @@ def test_no_name_adds_an_element_or_an_attribute() -> None:
     assert page_of(HOSTILE).isascii()
 
 
-def test_a_page_with_nothing_compared_says_so() -> None:
+def test_a_page_without_compared_backbones_says_so() -> None:
     nothing = replace(comparison(), backbones=(), recommended=None, confusions=())
     assert "No backbone could be compared." in comparison_page(nothing, {})
 

@@ -26,7 +26,7 @@ def task_of(values: np.ndarray) -> Task:
 
 
 @pytest.mark.parametrize(("rows", "dim", "classes"), [(300, 24, 7), (120, 200, 4), (200, 16, 2)])
-def test_the_log_loss_is_that_of_scikit_learn_within_a_thousandth(
+def test_the_log_loss_matches_scikit_learn_within_a_thousandth(
     rows: int, dim: int, classes: int
 ) -> None:
     embeddings, values = clusters(rows, dim, classes, noise=3.0)
@@ -47,7 +47,7 @@ def test_the_log_loss_is_that_of_scikit_learn_within_a_thousandth(
     assert ours == pytest.approx(losses.mean(), abs=1e-3)
 
 
-def test_the_strength_depends_on_the_training_part_alone() -> None:
+def test_the_strength_depends_only_on_the_training_part() -> None:
     embeddings, values = clusters(200, 12, 4, noise=3.0)
     task = task_of(values)
     found = probe_fold(embeddings, task, 2, 0)
@@ -61,7 +61,9 @@ def test_the_strength_depends_on_the_training_part_alone() -> None:
     assert np.array_equal(fixed.outputs, again.outputs)
 
 
-def test_of_too_many_images_some_of_each_class_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_images_are_sampled_in_the_shares_of_their_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     embeddings, values = clusters(400, 6, 3)
     task = task_of(values)
     monkeypatch.setattr(probe, "MOST_IMAGES", 90)

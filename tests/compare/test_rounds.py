@@ -1,4 +1,4 @@
-"""Rounds on more and more images."""
+"""Rounds of a comparison: each uses more images and fewer backbones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_first_round_has_four_images_of_a_class_on_average(classes: int, exp
 
 
 @pytest.mark.parametrize("size", [30, 60, 120, 250])
-def test_any_number_of_first_images_has_all_classes_in_their_shares(size: int) -> None:
+def test_the_first_images_have_all_classes_in_their_shares(size: int) -> None:
     labels = ["a"] * 150 + ["b"] * 60 + ["c"] * 30 + [None] * 60
     groups = np.arange(300)
     groups[1:150:5] = groups[0:149:5]

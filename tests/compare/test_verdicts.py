@@ -21,7 +21,7 @@ IMAGES = 300
 
 
 def score_of(is_right: np.ndarray, samples: int = 1_000) -> Score:
-    """Return the score of a backbone that predicts these images rightly."""
+    """Return the score of a backbone that predicts these images correctly."""
     generator, groups = np.random.default_rng(0), len(is_right)
     drawn = [generator.integers(0, groups, groups) for _ in range(samples)]
     means = np.array([is_right[one].mean() for one in drawn])
@@ -32,7 +32,7 @@ def right(share: float, seed: int, rows: int = IMAGES) -> np.ndarray:
     return (np.random.default_rng(seed).random(rows) < share).astype(float)
 
 
-def test_a_large_difference_is_worse_by_an_interval_of_points() -> None:
+def test_a_large_difference_is_reported_as_an_interval_of_points() -> None:
     best, worse = judge([score_of(right(0.9, 0)), score_of(right(0.6, 1))])
     assert (best.kind, worse.kind) == ("best", "worse")
     assert 15 < worse.low < 27 < worse.high < 40
@@ -48,7 +48,7 @@ def test_a_small_difference_is_a_tie() -> None:
     assert tied.text(IMAGES) == "not distinguishable from the best on these 300 images"
 
 
-def test_four_images_of_one_sign_are_no_winner_as_in_an_exact_test() -> None:
+def test_four_images_in_favour_of_one_backbone_do_not_make_it_the_winner() -> None:
     """The exact test of McNemar gives 2/16 for four images that all favour one backbone."""
     first = right(0.8, 0)
     second = first.copy()
@@ -62,7 +62,7 @@ def test_equal_backbones_tie_and_no_number_of_images_separates_them() -> None:
     assert images_to_separate(one, one, IMAGES) is None
 
 
-def test_the_images_to_separate_two_follow_the_formula_of_two_paired_proportions() -> None:
+def test_images_to_separate_follows_the_formula_for_two_paired_proportions() -> None:
     one, other = right(0.8, 0), right(0.7, 1)
     spread = (one - other).std()
     expected = ((1.96 + 0.8416) * spread / (one - other).mean()) ** 2
@@ -70,7 +70,7 @@ def test_the_images_to_separate_two_follow_the_formula_of_two_paired_proportions
     assert found == pytest.approx(expected, rel=0.15)
 
 
-def test_images_that_tie_do_not_separate_the_two_whatever_the_number_of_backbones() -> None:
+def test_images_to_separate_grows_with_the_number_of_backbones() -> None:
     """p is about 0.005 for the two alone, and Holm's method corrects it for 28 pairs."""
     first = right(0.8, 0)
     second = first.copy()
@@ -102,7 +102,7 @@ def test_samples_without_a_measure_of_one_attribute_are_left_out() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holms_correction_lies_between_none_and_bonferronis(p_values: list[float]) -> None:
+def test_holms_correction_is_between_no_correction_and_bonferroni(p_values: list[float]) -> None:
     found = holm(p_values)
     assert all(
         p <= q <= min(1, len(p_values) * p) + 1e-12 for p, q in zip(p_values, found, strict=True)
@@ -111,8 +111,8 @@ def test_holms_correction_lies_between_none_and_bonferronis(p_values: list[float
     assert (np.diff(np.array(found)[order]) >= 0).all()
 
 
-def test_copies_of_images_widen_the_interval() -> None:
-    """Ten copies of each image tell no more than one."""
+def test_copies_of_images_do_not_narrow_the_interval() -> None:
+    """Ten copies of each image carry no more information than one."""
     points, values = clusters(60, 8, 3, noise=4.0)
     rows = np.repeat(np.arange(60), 10)
     keys = [names(60)[row] for row in rows]
@@ -124,7 +124,7 @@ def test_copies_of_images_widen_the_interval() -> None:
     assert copied.high - copied.low > 0.7 * (plain.high - plain.low)
 
 
-def test_the_majority_and_shuffled_labels_are_at_chance() -> None:
+def test_the_majority_and_shuffled_labels_score_at_chance() -> None:
     embeddings, values = clusters(300, 16, 3, noise=2.0)
     (task,), _ = tasks_of({"kind": [f"{v}" for v in values]}, {}, np.arange(300), names(300), 0)
     images = Images.of(np.arange(300), 0, samples=50)
@@ -136,14 +136,14 @@ def test_the_majority_and_shuffled_labels_are_at_chance() -> None:
     assert majority.value == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_of_200_comparisons_of_a_backbone_with_itself_few_declare_a_winner() -> None:
+def test_few_of_200_comparisons_of_a_backbone_with_itself_declare_a_winner() -> None:
     assert len(committed()) == COUNT == 200
     assert sum(row["winner"] for row in committed()) <= 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(0, COUNT, 7))
-def test_a_comparison_of_a_backbone_with_itself_is_as_committed(seed: int) -> None:
+def test_a_comparison_of_a_backbone_with_itself_gives_the_committed_result(seed: int) -> None:
     """Two copies of one embedding get noise of other seeds, too little to make a difference."""
     found, stated = compared(seed), committed()[seed]
     # One image more or less: another processor rounds in another way.
@@ -163,7 +163,7 @@ def labels_of(latent: np.ndarray, generator: np.random.Generator) -> list[Cell]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "cells_of"), [("number", numbers_of), ("labels", labels_of)])
-def test_of_100_comparisons_of_equal_backbones_few_declare_a_winner(
+def test_few_of_100_comparisons_of_equal_backbones_declare_a_winner(
     kind: Kind, cells_of: Callable[[np.ndarray, np.random.Generator], list[Cell]]
 ) -> None:
     """R2 and mAP change with every small change of a predictor, as accuracy does not."""
