@@ -1,11 +1,11 @@
-"""The drop-ins: projects written with the notes' code go on unchanged."""
+"""``get_image_encoder`` replaces the function of apple2373/wbcatt without other changes."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 import torchvision
-from tests.compat.notes import NotesPredictor, notes_encoder
+from tests.compat.wbcatt_modules import WbcattPredictor, wbcatt_encoder
 from torch import nn
 
 from headstrip import UnknownBackboneError, WeightsError, get_image_encoder
@@ -15,9 +15,9 @@ NAMES = ["resnet18", pytest.param("vgg11", marks=pytest.mark.slow), "vit_b_32", 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_after_a_seed_the_parameters_are_bitwise_those_of_the_notes(name):
+def test_after_the_same_seed_the_parameters_equal_those_of_wbcatt(name):
     torch.manual_seed(5)
-    expected = notes_encoder(name).state_dict()
+    expected = wbcatt_encoder(name).state_dict()
     torch.manual_seed(5)
     module, _ = get_image_encoder(name, pretrained=False)
     found = module.state_dict()
@@ -26,16 +26,16 @@ def test_after_a_seed_the_parameters_are_bitwise_those_of_the_notes(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_module_is_the_plain_one_in_the_mode_of_the_notes(name):
+def test_the_module_is_a_plain_torchvision_model_in_train_mode(name):
     module, dim = get_image_encoder(name, pretrained=False)
     assert type(module) is type(getattr(torchvision.models, name)(weights=None))
     assert all(part.training for part in module.modules())
     assert module.eval()(torch.zeros(2, 3, 224, 224)).shape == (2, dim)
 
 
-def test_no_batch_goes_through_it_so_statistics_and_generator_stay():
+def test_building_runs_no_batch_and_draws_the_same_random_numbers_as_wbcatt():
     torch.manual_seed(5)
-    notes_encoder("resnet18")
+    wbcatt_encoder("resnet18")
     expected = torch.get_rng_state()
     torch.manual_seed(5)
     module, _ = get_image_encoder("resnet18", pretrained=False)
@@ -44,13 +44,13 @@ def test_no_batch_goes_through_it_so_statistics_and_generator_stay():
     assert float(module.bn1.running_mean.abs().sum()) == 0
 
 
-def test_a_projects_checkpoint_loads_strictly_and_predicts_the_same(tmp_path):
+def test_a_checkpoint_of_wbcatt_loads_strictly_and_predicts_the_same(tmp_path):
     torch.manual_seed(0)
-    old = NotesPredictor(notes_encoder("resnet18"), 512, [12, 3, 2])
+    old = WbcattPredictor(wbcatt_encoder("resnet18"), 512, [12, 3, 2])
     old(torch.randn(4, 3, 64, 64))
     torch.save(old.state_dict(), tmp_path / "project.pth")
     module, dim = get_image_encoder("resnet18", pretrained=False)
-    new = NotesPredictor(module, dim, [12, 3, 2])
+    new = WbcattPredictor(module, dim, [12, 3, 2])
     state = torch.load(tmp_path / "project.pth", weights_only=True)
     assert {key.partition(".")[0] for key in state} == {"image_encoder", "attribute_predictors"}
     new.load_state_dict(state, strict=True)
@@ -60,24 +60,24 @@ def test_a_projects_checkpoint_loads_strictly_and_predicts_the_same(tmp_path):
     assert all(torch.equal(before, after) for before, after in pairs)
 
 
-def test_names_that_the_notes_refuse_work():
+def test_names_that_wbcatt_does_not_support_work():
     module, dim = get_image_encoder("densenet121", pretrained=False)
     assert dim == 1024
     assert isinstance(module.classifier, nn.Identity)
 
 
 @pytest.mark.parametrize("name", ["resnet19", "timm.no_such_name", "", 5])
-def test_any_other_name_is_a_value_error(name):
+def test_an_unknown_name_is_a_value_error(name):
     with pytest.raises(ValueError, match=r"\w"):
         get_image_encoder(name, pretrained=False)
 
 
-def test_the_later_form_of_timms_names_means_timm():
+def test_a_name_that_starts_with_timm_and_a_dot_means_timm():
     with pytest.raises(UnknownBackboneError, match="'timm:no_such_name'"):
         get_image_encoder("timm.no_such_name")
 
 
-def test_pretrained_asks_for_the_default_weights(tmp_path, monkeypatch):
+def test_pretrained_loads_the_default_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)

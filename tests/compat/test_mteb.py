@@ -1,4 +1,4 @@
-"""Encoders as models of mteb. What needs mteb itself is skipped where it is not installed."""
+"""Encoders as models of mteb. Tests that need mteb are skipped if it is not installed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_similarities_are_cosines(model: MTEBEncoder) -> None:
     assert torch.allclose(model.similarity_pairwise(one[:2], other), torch.tensor([1.0, 0.0]))
 
 
-def test_without_mteb_a_sentence_says_what_to_install(
+def test_the_error_says_what_to_install_when_mteb_is_missing(
     model: MTEBEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mteb", None)

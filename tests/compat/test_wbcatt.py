@@ -1,4 +1,4 @@
-"""WBCAtt's files: checkpoints in both directions, bit for bit, and tables as labels."""
+"""Files of WBCAtt: checkpoints are read and written exactly, and tables are read as labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.compat.notes import NotesPredictor, notes_encoder
+from tests.compat.wbcatt_modules import WbcattPredictor, wbcatt_encoder
 from torchvision import transforms
 
 from headstrip import (
@@ -34,12 +34,12 @@ HEADER = (
 )
 
 
-def notes_model(name: str = "resnet18", sizes: list[int] = SIZES) -> NotesPredictor:
-    """A model with values that matter, in eval mode, as such a project has it after training."""
+def wbcatt_model(name: str = "resnet18", sizes: list[int] = SIZES) -> WbcattPredictor:
+    """Return a model with random values, in eval mode, as after training."""
     torch.manual_seed(3)
-    encoder = notes_encoder(name)
+    encoder = wbcatt_encoder(name)
     dim = encoder.eval()(torch.zeros(1, 3, 224, 224)).shape[1]
-    model = NotesPredictor(encoder, dim, sizes)
+    model = WbcattPredictor(encoder, dim, sizes)
     with torch.no_grad():
         for value in model.state_dict().values():
             if value.is_floating_point():
@@ -48,12 +48,12 @@ def notes_model(name: str = "resnet18", sizes: list[int] = SIZES) -> NotesPredic
 
 
 @pytest.fixture(scope="module")
-def model() -> NotesPredictor:
-    return notes_model()
+def model() -> WbcattPredictor:
+    return wbcatt_model()
 
 
 @pytest.fixture(scope="module")
-def checkpoint(model: NotesPredictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(model: WbcattPredictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("wbcatt") / "best_model.pth"
     torch.save({"model": model.state_dict()}, path)
     return path
@@ -73,8 +73,8 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_checkpoint_goes_through_an_encoder_bit_for_bit(name: str, tmp_path: Path) -> None:
-    model = notes_model(name)
+def test_loading_and_saving_a_checkpoint_keeps_every_bit(name: str, tmp_path: Path) -> None:
+    model = wbcatt_model(name)
     torch.save({"model": model.state_dict()}, tmp_path / "in.pth")
     encoder = wbcatt.load_checkpoint(tmp_path / "in.pth", name)
     x = torch.rand(2, 3, 224, 224)
@@ -86,10 +86,10 @@ def test_a_checkpoint_goes_through_an_encoder_bit_for_bit(name: str, tmp_path: P
     content = torch.load(tmp_path / "out.pth", weights_only=True)
     assert list(content) == ["model"]
     assert same(content["model"], model.state_dict())
-    notes_model(name).load_state_dict(content["model"], strict=True)
+    wbcatt_model(name).load_state_dict(content["model"], strict=True)
 
 
-def test_an_encoder_goes_through_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
+def test_saving_and_loading_an_encoder_keeps_every_bit(tmp_path: Path) -> None:
     classes = {"colour": ["red", "blue"], "shape": ["round", "flat", "long"]}
     encoder = build_encoder("resnet18", weights=None, predictors=classes)
     wbcatt.save_checkpoint(encoder, tmp_path / "a.pth")
@@ -100,7 +100,7 @@ def test_an_encoder_goes_through_a_checkpoint_bit_for_bit(tmp_path: Path) -> Non
     assert not again.training
 
 
-def test_images_are_prepared_as_the_code_of_wbcatt_does(checkpoint: Path, tmp_path: Path) -> None:
+def test_images_are_prepared_as_in_the_code_of_wbcatt(checkpoint: Path, tmp_path: Path) -> None:
     theirs = transforms.Compose(
         [
             transforms.Resize(256),
@@ -118,7 +118,7 @@ def test_images_are_prepared_as_the_code_of_wbcatt_does(checkpoint: Path, tmp_pa
     assert found["cell_size"].value in ("big", "small")
 
 
-def test_loading_draws_no_random_number_and_its_predictors_train(checkpoint: Path) -> None:
+def test_loading_draws_no_random_number_and_the_predictors_can_be_trained(checkpoint: Path) -> None:
     before = torch.get_rng_state()
     with torch.inference_mode():
         encoder = wbcatt.load_checkpoint(checkpoint, "resnet18")
@@ -178,7 +178,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_file_of_another_layout_is_refused_in_one_message(
-    case: str, model: NotesPredictor, tmp_path: Path
+    case: str, model: WbcattPredictor, tmp_path: Path
 ) -> None:
     change, message = WRONG[case]
     torch.save(change(dict(model.state_dict())), tmp_path / "a.pth")
@@ -188,7 +188,7 @@ def test_a_file_of_another_layout_is_refused_in_one_message(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+def test_a_file_with_code_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -199,7 +199,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> 
     assert not (tmp_path / "ran").exists()
 
 
-def test_another_network_another_width_and_no_file_are_refused(
+def test_another_network_another_width_and_a_missing_file_are_refused(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(WeightsError, match="does not fit"):
@@ -210,7 +210,7 @@ def test_another_network_another_width_and_no_file_are_refused(
         wbcatt.load_checkpoint(tmp_path / "none.pth")
     with pytest.raises(WeightsError, match=r"sizes 2, 2, 6.* are 'colour' 12\. Pass attributes="):
         wbcatt.load_checkpoint(checkpoint, "resnet18", attributes={"colour": 12})
-    narrow = NotesPredictor(notes_encoder("resnet18"), 64, SIZES)
+    narrow = WbcattPredictor(wbcatt_encoder("resnet18"), 64, SIZES)
     torch.save({"model": narrow.state_dict()}, tmp_path / "narrow.pth")
     with pytest.raises(WeightsError, match=r"of 64 numbers, and torchvision:resnet18 gives 512"):
         wbcatt.load_checkpoint(tmp_path / "narrow.pth", "resnet18")
@@ -234,7 +234,7 @@ def test_another_network_another_width_and_no_file_are_refused(
         ({"predictors": {"colour": 2}, "in_chans": 1}, "was built with in_chans=1"),
     ],
 )
-def test_what_the_layout_cannot_hold_is_not_written(
+def test_an_encoder_that_the_layout_cannot_hold_is_not_written(
     options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     encoder = build_encoder("resnet18", weights=None, **options)
@@ -243,7 +243,7 @@ def test_what_the_layout_cannot_hold_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_in_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+def test_saving_to_a_missing_folder_gives_a_clear_error(tmp_path: Path) -> None:
     encoder = build_encoder("resnet18", weights=None, predictors={"colour": 2})
     with pytest.raises(HeadstripError, match="could not be written"):
         wbcatt.save_checkpoint(encoder, tmp_path / "none" / "a.pth")
@@ -260,7 +260,7 @@ def write_tables(folder: Path, rows: int = 40) -> None:
         (folder / f"pbc_attr_v1_{part}.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_the_tables_are_labels_that_fit_takes_by_name(tmp_path: Path) -> None:
+def test_the_tables_can_be_passed_to_fit_predictors(tmp_path: Path) -> None:
     write_tables(tmp_path)
     table = wbcatt.read_tables(tmp_path)
     assert len(table["path"]) == 70
@@ -281,7 +281,7 @@ def test_the_tables_are_labels_that_fit_takes_by_name(tmp_path: Path) -> None:
     assert fitted.report["attributes"]["cell_size"]["images"]["test"] == 20
 
 
-def test_a_table_that_is_missing_or_of_another_project_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_table_or_one_of_another_project_gives_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(HeadstripError, match="There is no table of labels"):
         wbcatt.read_tables(tmp_path)
     write_tables(tmp_path)

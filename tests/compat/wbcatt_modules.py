@@ -1,4 +1,4 @@
-"""The modules of apple2373/wbcatt, in brief."""
+"""The modules of apple2373/wbcatt, shortened."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import nn
 from headstrip import init_predictors
 
 
-def notes_encoder(name):
-    """Return what ``get_image_encoder(name, pretrained=False)`` of apple2373/wbcatt does."""
+def wbcatt_encoder(name):
+    """Do the same as ``get_image_encoder(name, pretrained=False)`` of apple2373/wbcatt."""
     model = getattr(torchvision.models, name)(weights=None)
     place, leaf = {
         "resnet": (model, "fc"),
@@ -21,8 +21,8 @@ def notes_encoder(name):
     return model
 
 
-class NotesPredictor(nn.Module):
-    """The module whose state dict such a project saves."""
+class WbcattPredictor(nn.Module):
+    """The module of which apple2373/wbcatt saves the state dict."""
 
     def __init__(self, image_encoder, dim, sizes):
         super().__init__()
