@@ -1,4 +1,4 @@
-"""What ``make demo`` runs, and what it shows."""
+"""The results that ``make demo`` prints and writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shown(folder):
-    """What one run into ``folder`` prints."""
+    """Return the output of one run into ``folder``."""
     with redirect_stdout(io.StringIO()) as printed:
         code = main(
             ["--out", str(folder / "demo.parquet"), "--photographs", str(folder / "photographs")]
@@ -44,17 +44,17 @@ def line_of(photograph, shown):
         ("flower", {"daisy"}),
     ],
 )
-def test_a_photograph_is_of_the_class_that_one_sees(photograph, classes, shown):
+def test_each_photograph_gets_the_class_that_it_shows(photograph, classes, shown):
     first = line_of(photograph, shown)[1]
     assert first.rpartition(" ")[0] in classes
 
 
-def test_the_two_pictures_of_one_motorcycle_are_each_other_s_nearest(shown):
+def test_the_two_pictures_of_one_motorcycle_are_nearest_to_each_other(shown):
     assert line_of("motorcycle_left", shown)[-1].startswith("motorcycle_right")
     assert line_of("motorcycle_right", shown)[-1].startswith("motorcycle_left")
 
 
-def test_the_file_has_a_row_a_photograph_and_no_hole(folder, shown):
+def test_the_file_has_one_complete_row_per_photograph(folder, shown):
     rows = pq.read_table(folder / "demo.parquet").to_pylist()
     files = sorted(path.name for path in (folder / "photographs").iterdir())
     assert [row["path"] for row in rows] == files
@@ -62,20 +62,20 @@ def test_the_file_has_a_row_a_photograph_and_no_hole(folder, shown):
     assert f"Wrote {folder / 'demo.parquet'}: {len(files)} rows x 1280." in shown
 
 
-def test_no_two_photographs_have_one_embedding(folder, shown):
+def test_no_two_photographs_have_the_same_embedding(folder, shown):
     rows = pq.read_table(folder / "demo.parquet").to_pylist()
     embeddings = np.array([row["embedding"] for row in rows])
     assert len(np.unique(embeddings, axis=0)) == len(rows)
 
 
-def test_the_proof_is_of_every_photograph(folder, shown):
+def test_the_proof_covers_every_photograph(folder, shown):
     count = len(list((folder / "photographs").iterdir()))
     assert "equals the untouched network's logits, bit for bit" in shown
     assert f"for {count} of {count} photographs" in shown
 
 
 @pytest.mark.slow
-def test_a_bad_image_among_them_is_reported_and_the_exit_code_is_1(tmp_path, capsys):
+def test_a_bad_image_is_reported_and_the_exit_code_is_1(tmp_path, capsys):
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "torn.jpg").write_text("no picture")
     code = main(
@@ -87,7 +87,7 @@ def test_a_bad_image_among_them_is_reported_and_the_exit_code_is_1(tmp_path, cap
     assert "Traceback" not in printed.err
 
 
-def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path, capsys):
+def test_a_photographs_folder_that_is_a_file_gives_one_line_on_stderr(tmp_path, capsys):
     (tmp_path / "file").touch()
     code = main(["--out", str(tmp_path / "d.parquet"), "--photographs", str(tmp_path / "file")])
     assert code == 1
