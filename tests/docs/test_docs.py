@@ -1,4 +1,4 @@
-"""Everything that README and docs show is run, and prints what they say."""
+"""Run every example in README and docs, and compare its output."""
 
 import doctest
 import importlib.util
@@ -30,7 +30,7 @@ LIBRARIES = {
     "fine-tune-with-lora.md": "peft",
     "score-with-mteb.md": "mteb",
 }
-"""What a document needs that may be missing; the extra ``dev`` has all except mteb."""
+"""Libraries that a document needs and that may be missing; the extra ``dev`` lacks only mteb."""
 
 LONG = {
     "cli.md",
@@ -51,7 +51,7 @@ LONG = {
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A working folder with real photographs in it, and the user's cache out of reach."""
+    """A working folder with real photographs, without access to the user's cache."""
     from skimage import data
     from skimage.io import imsave
 
@@ -70,7 +70,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def blocks(path):
-    """Return language, path and text of each; a path is that of a file to be written."""
+    """Return the language, path and text of each block; the path names a file to write."""
     return FENCE.findall(path.read_text(encoding="utf-8"))
 
 
@@ -80,7 +80,7 @@ def _marked(path):
 
 
 @pytest.mark.parametrize("document", [_marked(path) for path in DOCUMENTS])
-def test_what_a_document_shows_is_true(document, photos):
+def test_the_examples_of_a_document_give_the_output_that_it_shows(document, photos):
     if document.name in LIBRARIES and find_spec(LIBRARIES[document.name]) is None:
         pytest.skip(f"{LIBRARIES[document.name]} is not installed")
     names, terminal = {}, Terminal(photos)
@@ -154,7 +154,7 @@ PUBLIC = {
 }
 
 
-def test_documents_import_public_names_alone():
+def test_documents_import_only_public_names():
     readmes = [*DOCUMENTS, *ROOT.glob("plugins/*/README.md"), ROOT / "README.md"]
     for document in readmes:
         text = document.read_text(encoding="utf-8")
@@ -172,7 +172,7 @@ def test_documents_import_public_names_alone():
 
 
 @pytest.mark.parametrize("module", sorted(PUBLIC))
-def test_the_page_of_public_names_has_all_of_a_module(module):
+def test_the_page_of_public_names_lists_every_name_of_a_module(module):
     page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^## {re.escape(module)}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
     names = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
@@ -190,7 +190,7 @@ def anchors(text):
 
 
 @pytest.mark.parametrize("document", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_to_a_file_or_a_heading_leads_to_one(document):
+def test_every_link_to_a_file_or_a_heading_works(document):
     for target, anchor in LINK.findall(FENCE.sub("", document.read_text(encoding="utf-8"))):
         file = document.parent / target if target else document
         assert file.exists(), f"{document.name} links to {target}"
@@ -200,7 +200,7 @@ def test_every_link_to_a_file_or_a_heading_leads_to_one(document):
 
 
 @pytest.mark.parametrize("document", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_page_says_first_whom_it_is_for_and_is_in_the_index(document):
+def test_a_page_starts_with_its_audience_and_is_in_the_index(document):
     text = document.read_text(encoding="utf-8")
     assert re.match(r"# .+\n\nThis (page|guide|tutorial) is for ", text)
     if document != INDEX:
@@ -208,7 +208,7 @@ def test_a_page_says_first_whom_it_is_for_and_is_in_the_index(document):
         assert str(document.relative_to(INDEX.parent)) in links
 
 
-def test_the_family_that_contributing_quotes_is_the_real_one():
+def test_contributing_quotes_the_real_source_of_a_family():
     (quoted,) = [body for kind, _, body in blocks(ROOT / "CONTRIBUTING.md") if kind == "python"]
     assert quoted == (ROOT / "src/headstrip/families/vgg.py").read_text(encoding="utf-8")
 

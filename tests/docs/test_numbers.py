@@ -1,4 +1,4 @@
-"""Every measured number in README and docs is what the committed tables and constants say."""
+"""Every measured number in README and docs matches the committed tables and constants."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def exact(document: str) -> str:
 
 
 def same_backbone() -> list[str]:
-    """Return how many comparisons of a backbone with itself there are, and with a winner."""
+    """Return the number of comparisons of a backbone with itself, and how many have a winner."""
     found = measured("compare")["same_backbone"]
     winners = sum(one["winner"] for one in found)
     return [str(len(found)), str(winners), f"{winners / len(found):.0%}"[:-1]]
@@ -174,7 +174,7 @@ def points(score: dict[str, float]) -> list[str]:
 
 
 def words(text: str) -> str:
-    """Return a pattern for a text; a space in a claim stands for any white space."""
+    """Return a pattern for a text; a space in a claim matches any white space."""
     return " ".join(map(re.escape, text.split()))
 
 
@@ -352,7 +352,8 @@ CLAIMS = [
     ),
 ]
 
-# Numbers that no table has: where, which, and why. A new one needs a claim above, or a reason here.
+# Numbers without a table: the document, a pattern and the reason. A new number needs a claim
+# above, or a reason here.
 EXPLAINED = [
     (README, r"about 0\.1 s for a ViT-B", "compared below"),
     (EMBED, r"1,024 rows", "a constant of headstrip.embed.parallelism"),
@@ -410,7 +411,7 @@ NUMBER = re.compile(
     r"|\d+ of (?:torchvision|timm)'s"
     r")"
 )
-# A limit is what the code does, and no measurement.
+# A limit is a property of the code, not a measurement.
 LIMIT = re.compile(
     r"(?:at most|up to|longer than|more than|less than|within|below|after|or more)\s+(?:about )?$"
 )
@@ -437,7 +438,7 @@ def spans(document: str, patterns: list[str], text: str) -> list[tuple[int, int]
 @pytest.mark.parametrize(
     "claim", CLAIMS, ids=lambda claim: f"{claim.document}-{claim.pattern[:30]}"
 )
-def test_a_number_is_what_the_tables_say(claim: Claim) -> None:
+def test_a_number_matches_the_committed_tables(claim: Claim) -> None:
     found = re.search(claim.pattern.replace(" ", r"\s+"), text_of(claim.document))
     assert found, f"{claim.document} no longer says {claim.pattern!r}"
     assert list(found.groups()) == claim.numbers()
@@ -458,19 +459,17 @@ def test_every_number_that_looks_measured_is_computed_or_explained(document: str
 
 
 @pytest.mark.parametrize(("document", "pattern", "why"), EXPLAINED)
-def test_every_explanation_is_of_a_number_that_is_there(
-    document: str, pattern: str, why: str
-) -> None:
+def test_every_explained_number_is_in_its_document(document: str, pattern: str, why: str) -> None:
     assert re.search(pattern, text_of(document), re.MULTILINE), why
 
 
-def test_building_a_vit_b_takes_about_what_the_readme_says() -> None:
+def test_the_readme_states_the_measured_time_to_build_a_vit_b() -> None:
     seconds = measured("build")["architectures"]["vit_b_16"]["ways"]["headstrip"]["build_s"]
     assert f"about {seconds:.1f} s for a ViT-B" in text_of(README)
 
 
 @pytest.mark.parametrize("document", ["builds.md", "timm-proofs.md"])
-def test_the_sums_at_the_head_of_a_table_are_those_of_its_rows(document: str) -> None:
+def test_the_sums_above_a_table_match_its_rows(document: str) -> None:
     head = re.findall(
         r"^\| ([\w-]+) \| (\d+) \| (\d+) \| (\d+) \|$",
         text_of(f"docs/reference/{document}"),
@@ -483,7 +482,7 @@ def test_the_sums_at_the_head_of_a_table_are_those_of_its_rows(document: str) ->
     }
 
 
-def test_the_difference_in_memory_is_that_of_its_table() -> None:
+def test_the_stated_difference_in_memory_matches_its_table() -> None:
     assert f"The difference is {soak_difference()} MiB" in text_of(MEMORY)
 
 
@@ -498,5 +497,5 @@ def test_the_difference_in_memory_is_that_of_its_table() -> None:
         ("Wait at most 10 s for `1,000` images of 224 x 224 with torch 2.10.", []),
     ],
 )
-def test_what_looks_measured_is_noticed(sentence: str, numbers: list[str]) -> None:
+def test_numbers_that_look_measured_are_found(sentence: str, numbers: list[str]) -> None:
     assert [match[0] for match in measured_in(sentence)] == numbers

@@ -87,7 +87,7 @@ def test_docstrings_and_comments_are_separate_areas(
 
 
 @pytest.mark.parametrize("folder", ["src/package", "tests", "tools", "benchmarks"])
-def test_code_that_the_formatter_may_not_lay_out_is_found(tmp_path: Path, folder: str) -> None:
+def test_code_excluded_from_the_formatter_is_found(tmp_path: Path, folder: str) -> None:
     write(tmp_path, f"{folder}/x.py", "x = [1,2]  # fmt: skip\n")
     assert run(tmp_path, "all") == 1
 
