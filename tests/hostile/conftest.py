@@ -10,7 +10,7 @@ from tests.hostile.install import install_hostile
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder that all twelve are installed in."""
+    """Return a folder with all twelve plugins installed."""
     folder = tmp_path_factory.mktemp("site")
     install_hostile(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Use headstrip in one process with whatever is installed, and print what happened as JSON."""
+"""Use headstrip in one process with all installed plugins, and print the results as JSON."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from headstrip.registry.registry import Registry, get_registry
 
 
 def imported() -> list[str]:
-    """Return the third parties' modules, and torch, that are imported by now."""
+    """Return the imported modules of third parties, and torch if it is imported."""
     return sorted(name for name in sys.modules if name.startswith("hostile_") or name == "torch")
 
 
 def attempt(name: str) -> dict[str, object]:
-    """Build an encoder with random weights, and say what came of it."""
+    """Build an encoder with random weights, and return its name and width, or the error."""
     from headstrip import build_encoder
 
     try:

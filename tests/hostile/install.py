@@ -1,4 +1,4 @@
-"""Install twelve hostile plugins into a folder, to see what headstrip makes of them.
+"""Install twelve hostile plugins into a folder, to see how headstrip handles them.
 
 python tests/hostile/install.py SITE
 PYTHONPATH=SITE headstrip plugins
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run by hand, a script finds its own folder alone.
+    # A script that is run by hand finds only its own folder.
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.distributions import catalog_of, install_distribution

@@ -1,4 +1,4 @@
-"""Twelve hostile plugins installed at once spoil nothing but themselves."""
+"""Twelve hostile plugins installed at once break only themselves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BUILDS = {
 
 @pytest.fixture(scope="module")
 def facts(site: Path) -> dict[str, Any]:
-    """Return what one process with all twelve installed saw."""
+    """Return the results of one process with all twelve plugins installed."""
     script = str(Path(__file__).with_name("everything.py"))
     result = run_python(script, "slow:net", *BUILDS.values(), site=site)
     assert "Traceback" not in result.stderr
@@ -42,21 +42,21 @@ def facts(site: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_every_name_of_torchvision_still_lists_and_means_the_same(facts):
+def test_every_torchvision_name_still_resolves_to_torchvision(facts):
     names = models.list_models(module=models) + models.list_models(module=models.video)
     assert facts["meanings"] == {name: f"torchvision:{name}" for name in names}
 
 
-def test_listing_and_resolving_import_none_of_them(facts):
+def test_listing_and_resolving_import_no_hostile_plugin(facts):
     assert facts["after listing"] == []
 
 
-def test_the_names_of_those_that_can_be_asked_are_listed(facts):
+def test_all_hostile_plugins_except_the_blocked_ones_list_their_names(facts):
     hostile = {name for name in facts["listed"] if name.endswith(":net")}
     assert hostile == {f"{name}:net" for name in [*REASONS, "slow"]} - {"twice:net", "vgg:net"}
 
 
-def test_the_cores_backbones_build_and_are_the_cores(facts):
+def test_backbones_of_headstrip_still_build(facts):
     assert facts["core"] == {
         "resnet18": {"name": "torchvision:resnet18", "dim": 512},
         "vgg11": {"name": "torchvision:vgg11", "dim": 4096},
@@ -64,12 +64,12 @@ def test_the_cores_backbones_build_and_are_the_cores(facts):
     }
 
 
-def test_building_the_cores_backbones_imports_none_of_them(facts):
+def test_building_backbones_of_headstrip_imports_no_hostile_plugin(facts):
     assert facts["after core"] == ["torch"]
 
 
 @pytest.mark.parametrize("plugin", BUILDS)
-def test_building_one_of_theirs_is_an_error_that_says_whose_it_is_and_why(facts, plugin):
+def test_building_a_hostile_backbone_gives_an_error_that_names_the_distribution(facts, plugin):
     found = facts["hostile"][BUILDS[plugin]]
     assert found["error"] == "PluginError"
     assert f"{plugin!r} (hostile-{plugin.replace('_', '-')} 1.0" in found["message"]
@@ -83,7 +83,7 @@ def test_building_one_of_theirs_is_an_error_that_says_whose_it_is_and_why(facts,
         ("four_dimensions", "strip_head", "shape (2, 8, 6, 6)"),
     ],
 )
-def test_the_error_of_a_hook_names_the_hook_the_backbone_and_what_it_did(
+def test_the_error_of_a_hook_names_the_hook_the_backbone_and_the_problem(
     facts, plugin, hook, shown
 ):
     message = facts["hostile"][f"{plugin}:net"]["message"]
@@ -92,18 +92,18 @@ def test_the_error_of_a_hook_names_the_hook_the_backbone_and_what_it_did(
     assert shown in message
 
 
-def test_the_slow_one_builds_when_it_is_asked_for(facts):
+def test_the_slow_plugin_builds_on_request(facts):
     assert facts["hostile"]["slow:net"] == {"name": "slow:net", "dim": 8}
 
 
-def test_the_impostors_rows_are_not_read(facts):
+def test_the_catalog_of_the_impostor_is_not_read(facts):
     record = facts["records"]["vgg"]
     assert (record["status"], record["rows"]) == ("blocked", 0)
     assert facts["listed"].count("torchvision:vgg11") == 1
 
 
 @pytest.mark.parametrize("plugin", REASONS)
-def test_each_has_a_record_with_its_distribution_and_its_reason(facts, plugin):
+def test_each_plugin_has_a_record_with_its_distribution_and_reason(facts, plugin):
     record = facts["records"][plugin]
     distribution = "posing-as-vgg" if plugin == "vgg" else plugin.replace("_", "-")
     assert record["origin"].startswith(f"hostile-{distribution} 1.0")
@@ -114,14 +114,14 @@ def test_both_distributions_of_one_plugin_are_named(facts):
     assert facts["records"]["twice"]["origin"] == "hostile-twice 1.0, hostile-twice-again 1.0"
 
 
-def test_the_record_of_the_slow_one_says_how_long_its_import_took(facts):
+def test_the_record_of_the_slow_plugin_has_the_seconds_of_its_import(facts):
     record = facts["records"]["slow"]
     assert (record["status"], record["error"]) == ("loaded", None)
     assert record["seconds"] >= 2
 
 
 @pytest.mark.slow
-def test_the_command_reports_each_and_prints_no_traceback(site):
+def test_the_plugins_command_reports_each_plugin_without_a_traceback(site):
     result = run_python("-m", "headstrip.cli", "plugins", "--json", site=site)
     assert "Traceback" not in result.stderr
     assert result.returncode == 0
@@ -135,7 +135,7 @@ def test_the_command_reports_each_and_prints_no_traceback(site):
     assert all(reason in reported[plugin] for plugin, reason in REASONS.items())
 
 
-def test_listing_by_the_command_imports_none_of_them(site):
+def test_the_list_command_imports_no_hostile_plugin(site):
     result = run_python("-X", "importtime", "-m", "headstrip.cli", "list", site=site)
     assert result.returncode == 0
     assert "slow:net" in result.stdout

@@ -1,4 +1,4 @@
-"""Plugins switched off before they are imported, and errors asked for instead of records."""
+"""Disabling plugins before they are imported, and requesting errors instead of records."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_disabled_plugin_lists_nothing(monkeypatch):
     assert "slow:net" in [spec.qualified_name for spec in Registry().specs()]
 
 
-def test_a_star_blocks_all_of_the_third_parties_and_none_of_the_core(monkeypatch):
+def test_a_star_disables_all_third_party_plugins_and_no_built_in_ones(monkeypatch):
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "*")
     registry = Registry()
     statuses = {record.status for record in registry.records() if record.origin != "built-in"}
@@ -51,23 +51,23 @@ def test_a_star_blocks_all_of_the_third_parties_and_none_of_the_core(monkeypatch
     assert registry.resolve("vgg11")[0].plugin == "vgg"
 
 
-def test_names_given_in_code_are_blocked_too():
+def test_names_passed_in_code_are_disabled_too():
     assert record_of(Registry(disabled=["slow"]), "slow").status == "blocked"
 
 
-def test_strict_makes_an_error_of_an_unusable_plugin(monkeypatch):
+def test_strict_mode_raises_for_an_unusable_plugin(monkeypatch):
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
     with pytest.raises(PluginError, match=r"is unusable: .*HEADSTRIP_STRICT_PLUGINS=1"):
         Registry()
 
 
-def test_strict_lets_a_disabled_plugin_be(monkeypatch):
+def test_strict_mode_ignores_disabled_plugins(monkeypatch):
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "*")
     assert Registry().sources() == ["torchvision"]
 
 
-def test_strict_makes_an_error_of_a_plugin_that_does_not_load(monkeypatch):
+def test_strict_mode_raises_for_a_plugin_that_does_not_load(monkeypatch):
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "twice,vgg,four_dimensions")
     registry = Registry()
@@ -75,7 +75,7 @@ def test_strict_makes_an_error_of_a_plugin_that_does_not_load(monkeypatch):
         smoke_test_all(registry)
 
 
-def test_strict_makes_an_error_of_a_plugin_that_fails_its_trial(monkeypatch):
+def test_strict_mode_raises_for_a_plugin_that_fails_its_smoke_test(monkeypatch):
     others = "twice,vgg,import_error,misspelt_hook,no_hooks,other_api,slow,system_exit"
     monkeypatch.setenv("HEADSTRIP_STRICT_PLUGINS", "1")
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", f"{others},wrong_argument,raising,non_module")
@@ -83,7 +83,7 @@ def test_strict_makes_an_error_of_a_plugin_that_fails_its_trial(monkeypatch):
         smoke_test_all(Registry())
 
 
-def test_a_disabled_core_family_is_unlisted_and_its_names_go_to_nobody_else(monkeypatch):
+def test_a_disabled_built_in_family_is_unlisted_and_its_names_pass_to_no_plugin(monkeypatch):
     monkeypatch.setenv("HEADSTRIP_DISABLE_PLUGINS", "vgg")
     registry = Registry()
     assert not [spec for spec in registry.specs() if spec.family == "vgg"]
@@ -92,7 +92,7 @@ def test_a_disabled_core_family_is_unlisted_and_its_names_go_to_nobody_else(monk
             registry.resolve(name)
 
 
-def test_the_script_installs_them_by_hand(tmp_path):
+def test_the_script_installs_the_hostile_plugins(tmp_path):
     script = str(Path(__file__).with_name("install.py"))
     result = run_python(script, str(tmp_path))
     assert result.returncode == 0

@@ -1,4 +1,4 @@
-"""What it leaves after taking the head off gives a feature map, not an embedding."""
+"""After stripping the head, its network gives a feature map, not an embedding."""
 
 from torch import nn
 

@@ -1,3 +1,3 @@
-"""It needs a library that is not there."""
+"""It needs a library that does not exist."""
 
 import a_library_that_nobody_has  # noqa: F401

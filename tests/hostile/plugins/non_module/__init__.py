@@ -1,4 +1,4 @@
-"""It builds something that is no network."""
+"""It builds something that is not a network."""
 
 from headstrip import detach, hookimpl
 

@@ -1,4 +1,4 @@
-"""Nothing is wrong with it but that its import takes two seconds."""
+"""Its only problem is that its import takes two seconds."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Two distributions bring a plugin of this name."""
+"""Two distributions provide a plugin with this name."""
 
 from headstrip import hookimpl
 

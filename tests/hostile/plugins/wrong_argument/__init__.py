@@ -1,4 +1,4 @@
-"""A hook of its asks for an argument that the contract does not have."""
+"""One of its hooks takes an argument that is not in the contract."""
 
 from headstrip import hookimpl
 
