@@ -1,4 +1,4 @@
-"""Elements of pages: no text becomes an element, an attribute or a character that is not seen."""
+"""Elements of pages: no text becomes an element, an attribute or an invisible character."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def test_no_text_adds_an_element_or_an_attribute(text: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_a_value_of_an_attribute_stays_in_it(text: str) -> None:
+def test_the_value_of_an_attribute_cannot_add_attributes(text: str) -> None:
     ((tag, attributes),) = Page(element("p", title=text)).elements
     assert (tag, [key for key, _ in attributes]) == ("p", ["title"])
 
 
-def test_what_is_put_together_in_another_way_is_escaped_again() -> None:
+def test_markup_passed_as_a_plain_string_is_escaped() -> None:
     bold = element("b", "x")
     assert element("p", f"{bold}") == "<p>&lt;b&gt;x&lt;/b&gt;</p>"
     assert element("p", bold, None, class_="wide", stroke_width=2, id=None) == (
@@ -34,7 +34,7 @@ def test_what_is_put_together_in_another_way_is_escaped_again() -> None:
     )
 
 
-def test_a_page_asks_for_no_more_width_than_a_screen_has() -> None:
+def test_a_page_uses_the_width_of_the_device() -> None:
     elements = Page(page("x", style="p { color: red; }")).elements
     assert (
         "meta",
