@@ -1,4 +1,4 @@
-"""What is published: its files, and a description without links that lead nowhere."""
+"""The published distributions: their files, and a description without dead links."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDS = [path.name if path != ROOT else "headstrip" for path in FOLDERS]
 
 @pytest.fixture(scope="module")
 def hook() -> ModuleType:
-    """The module that makes the description out of README.md."""
+    """Load the module that turns README.md into the description."""
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
     assert spec is not None
     assert spec.loader is not None
@@ -104,7 +104,7 @@ def test_a_built_description_has_no_dead_link(folder: Path, built: Built) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=IDS)
-def test_only_what_is_tested_is_claimed(folder: Path, built: Built) -> None:
+def test_the_classifiers_claim_only_tested_platforms(folder: Path, built: Built) -> None:
     claimed = metadata_of(built[folder][1]).get_all("Classifier") or []
     assert [one for one in claimed if one.startswith("Operating System")] == [
         "Operating System :: POSIX :: Linux"
@@ -113,7 +113,7 @@ def test_only_what_is_tested_is_claimed(folder: Path, built: Built) -> None:
 
 
 @pytest.mark.slow
-def test_every_dependency_of_the_core_has_a_floor(built: Built) -> None:
+def test_every_core_dependency_has_a_minimum_version(built: Built) -> None:
     required = metadata_of(built[ROOT][1]).get_all("Requires-Dist") or []
     core = [one for one in required if "extra ==" not in one]
     assert len(core) > 5
