@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written."""
+"""Parsing JSON that may come from others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_ordinary_json_is_parsed_from_text_and_from_bytes(value: object) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[" * 65 + "]" * 65, "more than 64 lists and objects inside each other"),
         ('{"a":' * 65 + "1" + "}" * 65, "more than 64 lists"),
@@ -40,10 +40,10 @@ def test_ordinary_json_is_parsed_from_text_and_from_bytes(value: object) -> None
         ("x" * (8 << 20) + "x", "is longer than 8,388,608 bytes"),
     ],
 )
-def test_what_is_too_deep_too_long_or_not_json_is_one_sentence(
-    text: str | bytes, told: str
+def test_too_deep_too_long_or_invalid_json_gives_a_clear_error(
+    text: str | bytes, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"^The manifest 'm.json' .*{told}.*\\.$"):
+    with pytest.raises(ValueError, match=f"^The manifest 'm.json' .*{message}.*\\.$"):
         bounded_json.parse(text, WHAT)
 
 
@@ -56,7 +56,7 @@ def test_the_limits_are_inclusive_and_can_be_set() -> None:
         bounded_json.parse("[[[]]]", WHAT, max_depth=2)
 
 
-def test_of_a_file_no_more_than_the_limit_is_read(tmp_path: Path) -> None:
+def test_a_file_is_read_only_up_to_the_limit(tmp_path: Path) -> None:
     file = tmp_path / "m.json"
     file.write_text("[1]")
     assert bounded_json.read(file, WHAT) == [1]

@@ -1,4 +1,4 @@
-"""Ctrl-C where it would come between two steps that belong together."""
+"""Delaying Ctrl-C until two steps that belong together are done."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_interruption_waits_for_the_end_of_the_body() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_within_another_it_waits_for_the_outer_one() -> None:
+def test_a_nested_block_delays_the_interruption_to_the_end_of_the_outer_block() -> None:
     steps = []
 
     def call() -> None:
@@ -46,7 +46,7 @@ def test_within_another_it_waits_for_the_outer_one() -> None:
     assert steps == ["outer"]
 
 
-def test_an_error_of_the_body_gives_way_to_the_interruption() -> None:
+def test_an_interruption_replaces_an_error_of_the_body_and_keeps_it_as_context() -> None:
     def call() -> None:
         with interrupts_held():
             signal.raise_signal(signal.SIGINT)
@@ -57,14 +57,14 @@ def test_an_error_of_the_body_gives_way_to_the_interruption() -> None:
     assert isinstance(raised.value.__context__, ValueError)
 
 
-def test_where_it_is_ignored_it_stays_ignored() -> None:
+def test_an_ignored_interruption_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with interrupts_held():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_another_thread_changes_no_handler() -> None:
+def test_another_thread_does_not_change_the_handler() -> None:
     seen = []
 
     def body() -> None:
