@@ -1,4 +1,4 @@
-"""Each test finds the process as it was, whatever the tests before it set."""
+"""Each test starts with the original state of the process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ VARIABLES = ("PYTHONHASHSEED", "CUBLAS_WORKSPACE_CONFIG")
 
 
 @pytest.fixture(autouse=True)
-def process_as_it_was() -> Iterator[None]:
-    """Start without the two variables; put them, the streams and the switches back."""
+def restored_process() -> Iterator[None]:
+    """Start without the two variables; restore them, the random streams and the switches."""
     variables = {name: os.environ.pop(name, None) for name in VARIABLES}
     streams = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic

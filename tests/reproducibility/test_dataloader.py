@@ -61,7 +61,7 @@ class Streamed(IterableDataset[int]):
 
 
 def epochs(dataset: Any, workers: int, count: int = 2, **options: Any) -> list[torch.Tensor]:
-    """All batches of some epochs, shuffled, one tensor an epoch."""
+    """Return the shuffled batches of several epochs, one tensor per epoch."""
     determinism = make_deterministic(11)
     options.setdefault("sampler", RandomSampler(dataset, generator=determinism.generator()))
     init = determinism.worker_init_fn
@@ -81,13 +81,13 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 class TestNumberOfWorkers:
-    def test_it_does_not_change_the_data(self) -> None:
+    def test_the_number_of_workers_does_not_change_the_data(self) -> None:
         dataset = make_deterministic(3).dataset(Augmented())
         expected = epochs(dataset, 0)
         assert not torch.equal(expected[0], expected[1])
         assert all(same(epochs(dataset, workers), expected) for workers in WORKERS)
 
-    def test_it_does_not_with_shuffle_and_a_generator_for_the_loader(self) -> None:
+    def test_shuffling_with_a_generator_gives_the_same_data_for_any_number_of_workers(self) -> None:
         dataset = make_deterministic(3).dataset(Augmented())
         runs = []
         for workers in WORKERS:
@@ -95,19 +95,19 @@ class TestNumberOfWorkers:
             runs.append(epochs(dataset, workers, sampler=None, shuffle=True, generator=generator))
         assert all(same(run, runs[0]) for run in runs)
 
-    def test_it_does_not_when_workers_persist_and_the_epoch_reaches_them(self) -> None:
+    def test_persistent_workers_receive_the_epoch_and_give_the_same_data(self) -> None:
         dataset = make_deterministic(3).dataset(Augmented())
         expected = epochs(dataset, 0, count=3)
         assert same(epochs(dataset, 2, count=3, persistent_workers=True), expected)
 
     @pytest.mark.slow
-    def test_it_does_not_when_workers_are_spawned(self) -> None:
+    def test_spawned_workers_give_the_same_data(self) -> None:
         dataset = make_deterministic(3).dataset(Augmented())
         expected = epochs(dataset, 0)
         spawned = epochs(dataset, 1, persistent_workers=True, multiprocessing_context="spawn")
         assert same(spawned, expected)
 
-    def test_it_does_not_when_the_main_process_computes_with_two_threads(self) -> None:
+    def test_threads_of_the_main_process_do_not_change_the_data(self) -> None:
         torch.set_num_threads(2)
         dataset = make_deterministic(3).dataset(LargeSums(2))
         items = [dataset[0].item(), dataset[1].item()]
@@ -115,7 +115,7 @@ class TestNumberOfWorkers:
         loaded = DataLoader(dataset, batch_size=2, num_workers=1)
         assert next(iter(loaded)).tolist() == items
 
-    def test_worker_init_fn_alone_does_change_random_augmentations(self) -> None:
+    def test_with_only_worker_init_fn_augmentations_depend_on_the_number_of_workers(self) -> None:
         one, two = (epochs(Augmented(), workers)[0] for workers in (1, 2))
         assert torch.equal(one[:, 0], two[:, 0])
         assert not torch.equal(one[:, 1:], two[:, 1:])
@@ -126,7 +126,7 @@ class TestItem:
     @given(
         st.integers(0, 2**32 - 1), st.integers(0, 5), st.permutations(range(6)), st.integers(0, 99)
     )
-    def test_it_depends_on_seed_epoch_and_index_alone(
+    def test_an_item_depends_only_on_seed_epoch_and_index(
         self, seed: int, epoch: int, order: list[int], elsewhere: int
     ) -> None:
         dataset = make_deterministic(seed).dataset(Augmented(6))
@@ -139,7 +139,7 @@ class TestItem:
         shuffled = {index: again[index] for index in order}
         assert same([shuffled[index] for index in range(6)], expected)
 
-    def test_seed_epoch_and_index_each_matter(self) -> None:
+    def test_seed_epoch_and_index_each_change_an_item(self) -> None:
         dataset, other = (make_deterministic(seed).dataset(Augmented()) for seed in (1, 2))
         items = [dataset[1], other[1], dataset[7]]
         dataset.set_epoch(1)
@@ -149,14 +149,16 @@ class TestItem:
 
     @settings(max_examples=20, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(0, 9))
-    def test_the_streams_around_it_are_not_moved(self, seed: int, index: int) -> None:
+    def test_reading_an_item_does_not_advance_the_global_random_streams(
+        self, seed: int, index: int
+    ) -> None:
         dataset = make_deterministic(seed).dataset(Augmented())
         expected = random.random(), np.random.rand(), torch.rand(()).item()
         make_deterministic(seed)
         dataset[index]
         assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
 
-    def test_the_streams_are_put_back_when_it_fails(self) -> None:
+    def test_the_random_streams_are_restored_when_an_item_fails(self) -> None:
         dataset = make_deterministic(0).dataset(Augmented())
         state = torch.get_rng_state()
         with pytest.raises(IndexError):
@@ -165,25 +167,25 @@ class TestItem:
             dataset[-11]
         assert torch.equal(torch.get_rng_state(), state)
 
-    def test_a_place_may_be_counted_from_the_end_or_be_of_another_integer_type(self) -> None:
+    def test_an_index_may_be_negative_or_of_another_integer_type(self) -> None:
         dataset = make_deterministic(0).dataset(Augmented())
         expected = dataset[9]
         for index in (-1, np.int64(9), torch.tensor(9)):
             assert torch.equal(dataset[index], expected)  # type: ignore[index]  # as samplers give
 
-    def test_an_index_that_is_no_place_is_a_type_error(self) -> None:
+    def test_an_index_that_is_not_an_integer_is_a_type_error(self) -> None:
         dataset = make_deterministic(0).dataset(Augmented())
         with pytest.raises(TypeError, match="'a' is not an integer"):
             dataset["a"]  # type: ignore[index]  # the fault tested
 
-    def test_it_is_the_same_when_a_dataset_could_give_whole_batches(self) -> None:
+    def test_items_are_the_same_when_the_dataset_supports_batches(self) -> None:
         whole = make_deterministic(0).dataset(Subset(Augmented(), range(10)))
         assert same(whole.__getitems__([3, 1]), [whole[3], whole[1]])
         assert same(epochs(whole, 0), epochs(whole, 2))
 
 
 class TestWrapper:
-    def test_it_has_the_length_and_attributes_of_the_dataset(self) -> None:
+    def test_the_wrapper_has_the_length_and_attributes_of_the_dataset(self) -> None:
         plain = Augmented()
         dataset = make_deterministic(0).dataset(plain)
         assert len(dataset) == 10
@@ -192,17 +194,17 @@ class TestWrapper:
         with pytest.raises(AttributeError, match=r"Augmented.*nothing_such"):
             _ = dataset.nothing_such
 
-    def test_an_attribute_that_is_set_reaches_the_dataset(self) -> None:
+    def test_setting_an_attribute_sets_it_on_the_dataset(self) -> None:
         plain = Augmented()
         dataset = make_deterministic(0).dataset(plain)
         dataset.factor = 0.0
         assert plain.factor == 0.0
         assert dataset[3].tolist() == [0, 0, 0, 0]
 
-    def test_it_can_be_iterated(self) -> None:
+    def test_the_wrapper_can_be_iterated(self) -> None:
         assert len(list(make_deterministic(0).dataset(Augmented(3)))) == 3
 
-    def test_a_list_is_a_dataset_too(self) -> None:
+    def test_a_list_can_be_the_dataset(self) -> None:
         assert make_deterministic(0).dataset(["x", "y"])[1] == "y"
 
     @pytest.mark.parametrize("duplicate", [lambda d: pickle.loads(pickle.dumps(d)), copy.deepcopy])
@@ -212,7 +214,7 @@ class TestWrapper:
         assert torch.equal(twin[4], dataset[4])
         assert same(epochs(twin, 1, persistent_workers=True), epochs(dataset, 0))
 
-    def test_the_epoch_reaches_a_dataset_that_counts_its_own(self) -> None:
+    def test_the_epoch_is_passed_on_to_a_wrapped_seeded_dataset(self) -> None:
         determinism = make_deterministic(0)
         inner = determinism.dataset(Augmented())
         outer = determinism.dataset(inner)
@@ -226,19 +228,19 @@ class TestWrapper:
             make_deterministic(0).dataset(Augmented()).set_epoch(epoch)
 
     @pytest.mark.parametrize("stream", [Streamed(), iter([1])])
-    def test_a_dataset_without_places_is_refused(self, stream: Any) -> None:
+    def test_a_dataset_without_indices_is_refused(self, stream: Any) -> None:
         with pytest.raises(TypeError, match="cannot return items by index"):
             make_deterministic(0).dataset(stream)
 
 
 class TestWorkerInit:
-    def test_it_is_repeatable_and_differs_between_workers_and_epochs(self) -> None:
+    def test_worker_init_fn_is_repeatable_and_differs_between_workers_and_epochs(self) -> None:
         first, again = (epochs(Augmented(), 2) for _ in range(2))
         assert same(first, again)
         numbers = torch.cat(first)[:, 2]
         assert len(set(numbers.tolist())) == len(numbers)
 
-    def test_called_here_it_seeds_all_three_streams_and_sets_the_algorithms(self) -> None:
+    def test_worker_init_fn_seeds_all_three_streams_and_sets_the_algorithms(self) -> None:
         determinism = make_deterministic(0, algorithms="error")
         drawn = []
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""make_deterministic: what it sets, what it reports, what it puts back."""
+"""make_deterministic: what it sets, reports and restores."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(max_examples=20, deadline=None)
 
 
-def as_the_notes_do(seed: int) -> None:
-    """The function of the projects that this one replaces, to the letter."""
+def seed_by_hand(seed: int) -> None:
+    """The function that make_deterministic replaces, copied from projects that use it."""
     random.seed(seed)
     os.environ["PYTHONHASHSEED"] = str(seed)
     np.random.seed(seed)
@@ -40,12 +40,12 @@ def as_the_notes_do(seed: int) -> None:
 
 
 def draws() -> tuple[object, ...]:
-    """Some numbers of every stream; drawing them moves the streams on."""
+    """Draw some numbers from every stream, which advances the streams."""
     return random.random(), np.random.rand(3).tolist(), torch.randn(3).tolist()
 
 
 def states() -> dict[str, object]:
-    """Everything that make_deterministic may change, without changing it."""
+    """Return everything that make_deterministic may change, without changing it."""
     return {
         "random": random.getstate(),
         "numpy": [np.asarray(part).tolist() for part in np.random.get_state()],
@@ -92,7 +92,7 @@ class FakeDevice:
 
 @pytest.fixture
 def plug_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDevice]:
-    """Put a device of a kind that this machine lacks into torch."""
+    """Add a device that this machine lacks to torch."""
 
     def plug(kind: str, *, started: bool = True) -> FakeDevice:
         fake, module = FakeDevice(started=started), getattr(torch, kind)
@@ -106,31 +106,31 @@ def plug_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDevice]:
     return plug
 
 
-class TestWhatItSets:
+class TestSettings:
     @FEW
     @given(SEEDS)
-    def test_the_numbers_drawn_are_bitwise_those_of_the_notes_code(self, seed: int) -> None:
-        as_the_notes_do(seed)
+    def test_the_drawn_numbers_equal_those_of_the_replaced_function(self, seed: int) -> None:
+        seed_by_hand(seed)
         expected = draws(), os.environ["PYTHONHASHSEED"], states()["cudnn"]
         make_deterministic(seed)
         assert (draws(), os.environ["PYTHONHASHSEED"], states()["cudnn"]) == expected
 
     @FEW
     @given(SEEDS)
-    def test_calling_it_twice_with_a_seed_gives_the_same_states(self, seed: int) -> None:
+    def test_two_calls_with_one_seed_give_the_same_states(self, seed: int) -> None:
         make_deterministic(seed)
         first = states()
         draws()
         make_deterministic(seed)
         assert states() == first
 
-    def test_two_seeds_give_two_streams(self) -> None:
+    def test_different_seeds_give_different_streams(self) -> None:
         make_deterministic(1)
         first = draws()
         make_deterministic(2)
         assert all(a != b for a, b in zip(first, draws(), strict=True))
 
-    def test_a_numpy_integer_is_a_seed(self) -> None:
+    def test_a_numpy_integer_can_be_the_seed(self) -> None:
         report = make_deterministic(np.uint32(2**32 - 1))
         assert report.seed == 2**32 - 1
         assert type(report.seed) is int
@@ -139,18 +139,18 @@ class TestWhatItSets:
         ("algorithms", "mode"),
         [("error", (True, False)), ("warn", (True, True)), ("off", (False, False))],
     )
-    def test_the_choice_of_algorithms_reaches_torch(
+    def test_the_choice_of_algorithms_is_set_in_torch(
         self, algorithms: Any, mode: tuple[bool, bool]
     ) -> None:
         make_deterministic(0, algorithms=algorithms)
         assert (states()["algorithms"], states()["warn only"]) == mode
 
-    def test_the_default_is_to_warn(self) -> None:
+    def test_the_default_choice_of_algorithms_is_to_warn(self) -> None:
         make_deterministic(0)
         assert torch.is_deterministic_algorithms_warn_only_enabled()
 
     @pytest.mark.parametrize("value", [":4096:8", ":16:8"])
-    def test_a_repeatable_cublas_setting_stays(
+    def test_a_repeatable_cublas_setting_is_kept(
         self, value: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", value)
@@ -159,7 +159,7 @@ class TestWhatItSets:
         assert f"CUBLAS_WORKSPACE_CONFIG={value}" in report.applied
 
     @pytest.mark.parametrize("value", [None, "", ":0:0", ":4096:2:16:8"])
-    def test_any_other_cublas_setting_is_replaced_and_comes_back(
+    def test_any_other_cublas_setting_is_replaced_and_restored(
         self, value: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         if value is not None:
@@ -169,14 +169,14 @@ class TestWhatItSets:
         assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == value
 
 
-class TestWhatItRejects:
+class TestRejections:
     @pytest.mark.parametrize("seed", [-1, 2**32, np.int64(-5), 10**30])
     def test_a_seed_out_of_range_names_the_range(self, seed: int) -> None:
         with pytest.raises(ValueError, match=rf"seed {seed} is out of range.*0 <= seed < 2\*\*32"):
             make_deterministic(seed)
 
     @pytest.mark.parametrize("seed", [True, np.True_, 1.0, "1", None, torch.tensor(1)])
-    def test_a_seed_that_is_no_integer_is_a_type_error(self, seed: Any) -> None:
+    def test_a_seed_that_is_not_an_integer_is_a_type_error(self, seed: Any) -> None:
         with pytest.raises(TypeError, match="is not an integer"):
             make_deterministic(seed)
 
@@ -191,8 +191,8 @@ class TestWhatItRejects:
         assert states() == before
 
 
-class TestTheReport:
-    def test_it_reads_as_a_list(self) -> None:
+class TestReport:
+    def test_the_report_prints_as_a_list(self) -> None:
         report = make_deterministic(3)
         lines = str(report).splitlines()
         assert lines[0] == "deterministic with seed 3"
@@ -200,22 +200,22 @@ class TestTheReport:
         assert "  set: deterministic algorithms: warn" in lines
         assert repr(report) == "Determinism(seed=3, algorithms='warn')"
 
-    def test_each_thing_stands_in_one_list_only(self) -> None:
+    def test_each_entry_is_in_only_one_list(self) -> None:
         report = make_deterministic(3)
         assert not set(report.applied) & {what for what, _ in report.ineffective}
 
-    def test_it_cannot_be_written_to(self) -> None:
+    def test_the_report_is_read_only(self) -> None:
         with pytest.raises(AttributeError):
             make_deterministic(3).seed = 4  # type: ignore[misc]  # the fault tested
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-    def test_a_missing_device_is_absent_not_without_effect(self) -> None:
+    def test_a_missing_device_is_listed_as_absent_not_as_ineffective(self) -> None:
         report = make_deterministic(0)
         assert "CUDA" in report.absent
         assert "not present: CUDA" in str(report)
         assert not any("cuda" in what for what, _ in report.ineffective)
 
-    def test_a_pickled_copy_carries_the_report_but_no_way_back(self) -> None:
+    def test_a_pickled_copy_keeps_the_report_and_restores_nothing(self) -> None:
         report = make_deterministic(3)
         after = states()
         copy = pickle.loads(pickle.dumps(report))
@@ -223,7 +223,7 @@ class TestTheReport:
         assert states() == after
         assert str(copy) == str(report)
 
-    def test_a_pickled_copy_can_be_entered_where_it_arrives(self) -> None:
+    def test_a_pickled_copy_can_be_used_as_a_context_manager(self) -> None:
         report = make_deterministic(3)
         copy = pickle.loads(pickle.dumps(report))
         first = draws()
@@ -233,7 +233,7 @@ class TestTheReport:
         assert states() == found
 
 
-def ask_in_a_new_interpreter(hash_seed: str, *flags: str) -> subprocess.Popen[str]:
+def run_in_a_new_interpreter(hash_seed: str, *flags: str) -> subprocess.Popen[str]:
     """Start Python with PYTHONHASHSEED and report which of three seeds it holds for."""
     code = (
         "from headstrip.reproducibility.seeding import make_deterministic\n"
@@ -251,11 +251,11 @@ def ask_in_a_new_interpreter(hash_seed: str, *flags: str) -> subprocess.Popen[st
 
 class TestHashSeed:
     @pytest.mark.slow
-    def test_it_holds_only_if_the_interpreter_started_with_it(self) -> None:
+    def test_a_hash_seed_applies_only_if_the_interpreter_started_with_it(self) -> None:
         started = {
-            "7": ask_in_a_new_interpreter("7"),
-            "7, but told to ignore it": ask_in_a_new_interpreter("7", "-E"),
-            "0, but told to randomise": ask_in_a_new_interpreter("0", "-R"),
+            "7": run_in_a_new_interpreter("7"),
+            "7, but told to ignore it": run_in_a_new_interpreter("7", "-E"),
+            "0, but told to randomise": run_in_a_new_interpreter("0", "-R"),
         }
         held = {case: run.communicate()[0].split() for case, run in started.items()}
         assert held == {
@@ -264,7 +264,7 @@ class TestHashSeed:
             "0, but told to randomise": ["False"] * 3,
         }
 
-    def test_zero_holds_where_hashes_are_not_randomised(
+    def test_hash_seed_zero_applies_if_hashes_are_not_randomised(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         flags = SimpleNamespace(hash_randomization=0, ignore_environment=0)
@@ -272,13 +272,13 @@ class TestHashSeed:
         assert "PYTHONHASHSEED=0" in make_deterministic(0).applied
         assert "PYTHONHASHSEED=1" not in make_deterministic(1).applied
 
-    def test_set_too_late_it_is_reported_with_what_to_do(self) -> None:
+    def test_a_hash_seed_that_is_set_too_late_is_reported_with_a_remedy(self) -> None:
         # A seed that this interpreter cannot have been started with by chance.
         reasons = dict(make_deterministic(3_141_592_653).ineffective)
         assert "start it with PYTHONHASHSEED=3141592653" in reasons["PYTHONHASHSEED=3141592653"]
 
     @pytest.mark.skipif(not sys.flags.hash_randomization, reason="hashes are not randomised here")
-    def test_where_the_start_cannot_be_read_the_environment_at_import_counts(
+    def test_the_environment_at_import_counts_if_that_at_the_start_is_unreadable(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def unreadable(path: Path) -> bytes:
@@ -296,11 +296,11 @@ class TestHashSeed:
         assert "PYTHONHASHSEED=8" not in elsewhere.make_deterministic(8).applied
 
 
-class TestLeaving:
+class TestRestoring:
     @FEW
     @given(SEEDS, SEEDS)
-    def test_every_state_is_put_back(self, before: int, seed: int) -> None:
-        as_the_notes_do(before)
+    def test_leaving_restores_every_state(self, before: int, seed: int) -> None:
+        seed_by_hand(before)
         inductor.deterministic = bool(before % 2)
         found = states()
         with make_deterministic(seed) as entered:
@@ -309,7 +309,7 @@ class TestLeaving:
         assert states() == found
 
     @pytest.mark.parametrize("mode", [(False, False), (False, True), (True, False), (True, True)])
-    def test_the_switch_of_the_algorithms_is_put_back(self, mode: tuple[bool, bool]) -> None:
+    def test_leaving_restores_the_switch_of_the_algorithms(self, mode: tuple[bool, bool]) -> None:
         torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
         torch.backends.cudnn.benchmark = True
         found = states()
@@ -317,13 +317,13 @@ class TestLeaving:
             assert states() != found
         assert states() == found
 
-    def test_it_is_put_back_after_an_exception_which_passes_through(self) -> None:
+    def test_an_exception_restores_every_state_and_propagates(self) -> None:
         found = states()
         with pytest.raises(KeyError, match="mine"), make_deterministic(0):
             raise KeyError("mine")
         assert states() == found
 
-    def test_it_is_put_back_when_setting_fails_half_way(
+    def test_a_failure_while_setting_restores_every_state(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         found = states()
@@ -336,7 +336,7 @@ class TestLeaving:
             make_deterministic(0)
         assert states() == found
 
-    def test_nested_blocks_unwind_one_by_one(self) -> None:
+    def test_nested_blocks_are_restored_one_by_one(self) -> None:
         found = states()
         with make_deterministic(1):
             draws()
@@ -346,7 +346,7 @@ class TestLeaving:
             assert states() == outer
         assert states() == found
 
-    def test_one_object_nests_in_itself(self) -> None:
+    def test_one_object_can_be_nested_in_itself(self) -> None:
         found = states()
         with make_deterministic(1) as determinism:
             first = draws()
@@ -374,7 +374,7 @@ class TestLeaving:
         determinism.restore()
         assert states() == found
 
-    def test_without_a_block_nothing_is_put_back_until_asked(self) -> None:
+    def test_without_a_block_only_restore_restores_the_states(self) -> None:
         found = states()
         determinism = make_deterministic(1)
         expected = draws()
@@ -386,7 +386,7 @@ class TestLeaving:
 
 class TestDevices:
     @pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
-    def test_a_device_is_seeded_and_its_stream_put_back(
+    def test_a_device_is_seeded_and_its_stream_is_restored(
         self, kind: str, plug_in: Callable[..., FakeDevice]
     ) -> None:
         device = plug_in(kind)
@@ -397,7 +397,7 @@ class TestDevices:
         assert device.streams[0].item() == 7
 
     @pytest.mark.parametrize("kind", ["cuda", "xpu"])
-    def test_a_device_not_started_gets_the_seed_of_before_without_being_started(
+    def test_an_unstarted_device_gets_its_earlier_seed_back_without_being_started(
         self, kind: str, plug_in: Callable[..., FakeDevice]
     ) -> None:
         torch.manual_seed(99)
@@ -424,14 +424,14 @@ class TestDevices:
             assert "CUDA has started" in reasons["CUBLAS_WORKSPACE_CONFIG=:4096:8"]
             assert "no effect: CUBLAS_WORKSPACE_CONFIG" in str(report)
 
-    def test_cublas_already_repeatable_when_cuda_started_holds(
+    def test_a_cublas_setting_from_before_cuda_started_counts_as_applied(
         self, plug_in: Callable[..., FakeDevice], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
         plug_in("cuda", started=True)
         assert "CUBLAS_WORKSPACE_CONFIG=:16:8" in make_deterministic(0).applied
 
-    def test_a_device_that_fails_to_go_back_does_not_hold_up_the_rest(
+    def test_a_device_that_fails_to_restore_does_not_stop_the_others(
         self, plug_in: Callable[..., FakeDevice], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plug_in("cuda")
