@@ -383,7 +383,7 @@ FAULTS = (
     Fault(
         "values that a network changes when it is loaded are assigned",
         "factory/instantiate.py",
-        " not is_as_given(model, given):\n",
+        " not holds_exactly(model, given):\n",
         " False:\n",
         "tests/factory",
     ),

@@ -1,7 +1,7 @@
-"""One network built with its weights.
+"""Build one network with its weights.
 
-There are two strategies: without initialising, where the tensors of the file become the parameters,
-and, where a network cannot be built so, initialised first and then overwritten.
+There are two strategies. Without initialising, the tensors of the file become the parameters. If a
+network cannot be built that way, headstrip initialises it first and then overwrites its parameters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headstrip.factory.weights_source import WeightsSource
 from headstrip.network.assigning import Fallback, assign, has_meta_tensors
 from headstrip.network.channels import Widening
 from headstrip.network.head import Stripped
-from headstrip.network.load_hooks import has_load_hooks, is_as_given, keeps_more, load_as_torch
+from headstrip.network.load_hooks import has_load_hooks, holds_exactly, keeps_more, load_as_torch
 from headstrip.network.meta_init import Replaced, meta_parameters, share_memory
 from headstrip.network.state_dicts import copy_into, refuse_unfilled
 from headstrip.weights.reading import Reading, WeightsFile
@@ -35,13 +35,13 @@ Mechanism = Literal["assigned", "ordinary"]
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How a network is built: how its file is read, and where its parameters go.
+    """How headstrip reads the weights file of a network, and where it puts the parameters.
 
     Attributes:
         reading: How the weights file is read.
         offline: Whether no socket may be opened.
-        device: Where the parameters go, None for the CPU.
-        dtype: Their floating-point type, None for the network's.
+        device: Device of the parameters, None for the CPU.
+        dtype: Floating-point dtype of the parameters, None for the network's.
     """
 
     reading: Reading = field(default_factory=Reading)
@@ -52,7 +52,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A network with its weights in it and its head off.
+    """A network with its weights loaded and its head taken off.
 
     Attributes:
         stripped: Its parts.
@@ -75,7 +75,7 @@ class Builder:
     Attributes:
         maker: Makes the network.
         selection: Its weights.
-        source: The file of these.
+        source: The weights file.
         matcher: Matches the file with the network.
         given: The user's own constructor arguments.
     """
@@ -97,7 +97,7 @@ class Builder:
             build_options: How it is built.
             given: The user's own constructor arguments.
             weights_key: Which state dict in the user's own file, None for the only one that fits.
-            source: The weights file, where it was read before.
+            source: The weights file, if it was read before.
         """
         self.maker = maker
         self.selection = selection
@@ -114,7 +114,7 @@ class Builder:
         self._weights_key = weights_key
 
     def with_channels(self, given: Mapping[str, Any], widening: Widening | None) -> Builder:
-        """Return a builder of the same network with other channels, for the file as read."""
+        """Return a builder of the same network with other channels, which reuses the read file."""
         maker = replace(self.maker, widening=widening)
         return Builder(maker, self.selection, self._options, given, self._weights_key, self.source)
 
@@ -125,7 +125,7 @@ class Builder:
             options: Constructor arguments: the spec's, those of the weights, and the user's.
 
         Raises:
-            HeadstripError: It cannot be built, or its file cannot be used.
+            HeadstripError: The network cannot be built, or its file cannot be used.
         """
         entry, about = self.selection.entry, self.maker.about
         if entry is None and self.selection.path is None:
@@ -155,10 +155,10 @@ class Builder:
         return no_file and self.maker.owner.implements("load_model")
 
     def _without_initialising(self, options: Mapping[str, Any]) -> Filled | Fallback:
-        """Make the tensors of the file the parameters of a network that never had any.
+        """Make the tensors of the file the parameters of a network that was never initialised.
 
-        That fails where the network needs values of its parameters before they are loaded, where
-        something other than its modules holds them, or where it does more than take them.
+        This fails if the network needs values of its parameters before they are loaded, if an
+        object other than its modules holds them, or if its code changes them during the load.
         """
         try:
             return self._assigned(options)
@@ -189,7 +189,7 @@ class Builder:
             device=self._options.device,
             dtype=self._options.dtype,
         )
-        if loads_itself and not isinstance(given, Fallback) and not is_as_given(model, given):
+        if loads_itself and not isinstance(given, Fallback) and not holds_exactly(model, given):
             given = Fallback("it changes its tensors while they are loaded")
         if isinstance(given, Fallback):
             # The network may have changed the tensors of the file themselves.
@@ -229,12 +229,12 @@ class Builder:
         return Filled(stripped, found.file, mechanism, found.has_others, found.has_new_filters)
 
     def _load(self, found: Matched) -> None:
-        """Have torch load a file whose names the network changes."""
+        """Let torch load a file if the network's own code changes the names."""
         file, strict = found.file, not found.plan.headless
         try:
             load_as_torch(found.made.model, found.state, file.content, strict=strict)
         except Exception as error:
-            # The network's own code runs there, and raises anything.
+            # This runs the network's own code, which may raise anything.
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(
                 f"{file.path} does not fit {self.maker.about} ({type(error).__name__}: {reason}). "
@@ -256,7 +256,7 @@ def _parts(stripped: Stripped) -> list[nn.Module]:
 
 @contextmanager
 def generator_untouched() -> Iterator[None]:
-    """Keep torch's global generator from moving: values drawn here are overwritten."""
+    """Restore torch's global generator afterwards: values drawn meanwhile are overwritten."""
     state = torch.get_rng_state()
     try:
         yield

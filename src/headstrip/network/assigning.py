@@ -1,4 +1,4 @@
-"""A state dict put into a network without copying tensors that can be used in place."""
+"""Load a state dict into a network without copying tensors that can be used in place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headstrip.network.state_dicts import ordered_state
 from headstrip.network.width import tensors_within
 
 ALIGNMENT = 64
-"""Bytes of which torch's own tensors start at a multiple: elsewhere kernels give other bits."""
+"""torch's own tensors start at a multiple of this many bytes. Elsewhere kernels give other bits."""
 
 _LOGGER = logging.getLogger("headstrip.factory")
 
@@ -37,25 +37,26 @@ def assign(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor] | Fallback:
-    """Load a state dict that was compared with the network before.
+    """Load a state dict, which was compared with the network before.
 
-    The network's parameters without memory become the tensors themselves, in the network's dtype
-    and layout, on the given device. Parameters that it shares stay shared, and others do not become
-    shared. Tensors that have memory, as buffers do, are filled: others may hold them or parts.
+    Its tensors replace the network's parameters on the meta device, in the network's dtype and
+    layout, on the given device. Parameters that the network shares stay shared, and others do not
+    become shared. Tensors that have memory, such as buffers, are filled in place: other objects may
+    hold them or views of them.
 
     Args:
         model: The network; its parameters may be on the meta device.
         state: The adapted state dict.
-        source: The object as read, whose versions of modules are carried over.
+        source: The content of the file, whose module versions are kept.
         headless: Whether the head's tensors are missing, and stay unchanged.
-        device: Where the tensors go, None for where they are.
-        dtype: Dtype of those that are floating-point, None for the network's.
+        device: Device for the tensors, None to leave them where they are.
+        dtype: Dtype for the floating-point tensors, None for the network's.
 
     Returns:
-        What the network was given, by name; the reason where its own code fails on it.
+        The tensors that the network received, by name; the reason if its own loading code fails.
 
     Raises:
-        WeightsError: A tensor is of another kind than the network's.
+        WeightsError: A tensor is of another kind than the network's, such as integer or sparse.
     """
     own = model.state_dict(keep_vars=True)
     ordered = ordered_state(own, state, source)
@@ -67,7 +68,7 @@ def assign(
     try:
         model.load_state_dict(ordered, strict=not headless, assign=True)
     except Exception as error:
-        # Hooks and methods of the network run there, and raise anything.
+        # This call runs hooks and methods of the network, which may raise anything.
         _LOGGER.debug("It raised:", exc_info=True)
         return Fallback(f"its own loading needs values ({type(error).__name__})")
     for places in shared:
@@ -78,7 +79,7 @@ def assign(
 
 
 class _Fitter:
-    """Makes the tensors of a file fit for use where they lie."""
+    """Adapts the tensors of a file to a network, and copies them only if necessary."""
 
     def __init__(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
         self._device = device
@@ -86,13 +87,13 @@ class _Fitter:
         self._used: list[tuple[int, int]] = []
 
     def __call__(self, own: Tensor, given: Tensor) -> Tensor:
-        """Return ``given`` as it has to be in the place of ``own``."""
+        """Return ``given`` in a form that can replace ``own``."""
         if not own.is_meta:
             with torch.no_grad():
                 own.copy_(given)
             return own
         dtype = self._dtype if self._dtype is not None and own.is_floating_point() else own.dtype
-        # In two steps where a cast to the network's dtype would have come first.
+        # Two casts, as when torch loads: first to the network's dtype, then to the requested one.
         made = given.detach().to(own.dtype).to(device=self._device, dtype=dtype)
         if made.stride() != own.stride() and made.shape == own.shape:
             made = torch.empty_strided(
@@ -101,13 +102,13 @@ class _Fitter:
         elif made.device.type == "cpu" and made.data_ptr() % ALIGNMENT:
             made = made.clone(memory_format=torch.preserve_format)
         if made.device.type == "cpu" and made.numel() and not self._claim(made):
-            # Two names for one tensor in the file: where the network has two, training must not
-            # change both. Where it has one, it is made one again afterwards.
+            # The file has two names for one tensor. If the network has two tensors, training must
+            # not change both. If the network shares one, `assign` shares it again afterwards.
             made = made.clone(memory_format=torch.preserve_format)
         return made
 
     def _claim(self, made: Tensor) -> bool:
-        """Note the memory of a tensor, if no other has any of it."""
+        """Record the memory of a tensor, and return whether no other tensor overlaps it."""
         start = made.data_ptr()
         last = sum((n - 1) * step for n, step in zip(made.shape, made.stride(), strict=True))
         end = start + (int(last) + 1) * made.element_size()
@@ -121,7 +122,7 @@ class _Fitter:
 
 
 def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """List the places of each parameter that has more than one."""
+    """List every (module, name) of each parameter that has more than one."""
     places: defaultdict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -131,7 +132,7 @@ def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
 
 
 def has_meta_tensors(model: nn.Module) -> bool:
-    """Whether any tensor of a network, in whatever attribute, has no memory, or named its place."""
+    """Whether a network has a tensor on the meta device, or that device, in any attribute."""
     held = (value for module in model.modules() for value in vars(module).values())
     if any(isinstance(value, torch.device) and value.type == "meta" for value in held):
         return True

@@ -1,4 +1,4 @@
-"""Where the tensors of a network may be in a checkpoint: a state dict in it, and a prefix there."""
+"""Find where a checkpoint may have a network's tensors: in which state dict, at which prefix."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _TRAINING_ONLY = re.compile(
     r"(projection|prediction|contrastive)_heads?|attribute_predictors?|momentum_\w+|"
     r"aux\d|AuxLogits"
 )
-"""Top-level names of parts that help training alone, and that no encoder uses."""
+"""Top-level names of parts that only training needs, and that no encoder uses."""
 
 TOWER = "network."
-"""What the names of a network begin with in a tower of transformers."""
+"""The prefix of a network's tensor names in a tower of transformers."""
 
 _TOP_PARTS_OF_AN_ENCODER = {"backbone", "head", "predictors"}
 _ADAPTER = re.compile(r"(^|[._])lora_")
-"""What the names of adapters have in peft, loralib and kohya."""
+"""A part of the names that peft, loralib and kohya give to adapters."""
 
-_FEWEST = 3
-"""Matrices and filters that tell a network."""
+_FEWEST_MATRICES = 3
+"""The fewest weight matrices and filters by which a state dict is recognised as a network."""
 
 _DEEPEST = 16
-"""The most parts of a prefix. A damaged file could have thousands."""
+"""The largest number of parts in a prefix. A damaged file could have thousands."""
 
 
 class Outcome(Protocol):
-    """What came of putting a state dict into a network."""
+    """The result of trying a state dict on a network."""
 
     @property
     def fits(self) -> bool:
-        """Whether it fits exactly before the head."""
+        """Whether it fits all layers before the head exactly."""
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -65,8 +65,8 @@ class Candidate:
 
     Attributes:
         found: The state dict that it is a part of.
-        prefix: What its names begin with there, with the dot; empty for all of it.
-        without: Longer prefixes whose names do not belong to it.
+        prefix: The start of its names in that state dict, with the dot; empty for all names.
+        without: Longer prefixes, whose tensors do not belong to the candidate.
     """
 
     found: StateDict
@@ -92,7 +92,7 @@ class Candidate:
         ]
 
     def state(self) -> OrderedDict[str, Any]:
-        """Return its tensors by their names without the prefix, as ``torch.load`` would."""
+        """Return its state dict as ``torch.load`` would, with names without the prefix."""
         start = len(self.prefix)
         state = OrderedDict((name[start:], self.found.tensors[name]) for name in self.names())
         state.update(
@@ -111,18 +111,18 @@ class Candidate:
         return state
 
     def is_named(self, key: str) -> bool:
-        """Whether a key means this candidate: its path, or a part of that such as ``teacher``."""
+        """Whether a user's key names this candidate: by its path, or a part such as ``teacher``."""
         if not key:
             return not self.key
-        # The user may write what the file has: with the names of wrappers, and a dot at the end.
+        # Users may copy the key from names in the file, with wrappers and a dot at the end.
         parts = [part for part in key.split(".") if part not in _WRAPPERS]
-        meant = ".".join(parts).strip(".")
-        return f".{meant}." in f".{self.key}." if meant else not self.key
+        path = ".".join(parts).strip(".")
+        return f".{path}." in f".{self.key}." if path else not self.key
 
 
 @dataclass(frozen=True, slots=True)
 class Tried(Generic[OutcomeT]):
-    """A candidate, and what came of putting it into a network."""
+    """A candidate, and the result of trying it on a network."""
 
     candidate: Candidate
     outcome: OutcomeT
@@ -130,13 +130,14 @@ class Tried(Generic[OutcomeT]):
 
 @dataclass(frozen=True, slots=True)
 class Search(Generic[OutcomeT]):
-    """What a checkpoint has for a network.
+    """The result of searching a checkpoint for a network's tensors.
 
     Attributes:
-        fits: The candidates that fit; the very same tensors count once.
+        fits: The candidates that fit. Candidates with the very same tensors count once.
         tried: All candidates that were tried.
         found: The state dicts in the checkpoint, unchanged.
-        usable: Those that state names and hold nothing else, without the names that wrappers add.
+        usable: Those of ``found`` that map names to tensors and hold nothing else; the names that
+            wrappers add are removed.
     """
 
     fits: list[Tried[OutcomeT]]
@@ -145,9 +146,10 @@ class Search(Generic[OutcomeT]):
     usable: list[StateDict]
 
     def named(self, key: str) -> list[Tried[OutcomeT]]:
-        """Return the candidates that fit and that a key means; only the exact one, if it fits."""
+        """Return the candidates that fit and that a key names; if one has this path, only that."""
         fits = [one for one in self.fits if one.candidate.is_named(key)]
-        # A plugin may take off a prefix itself, and fit without it.
+        # A plugin may remove a prefix itself. Then a candidate fits with its prefix and without
+        # it, and `fits` has only one of the two.
         fits = fits or distinct(
             one for one in self.tried if one.outcome.fits and one.candidate.is_named(key)
         )
@@ -157,13 +159,13 @@ class Search(Generic[OutcomeT]):
 def search(
     loaded: object, least: Callable[[], int], attempt: Callable[[Candidate], OutcomeT]
 ) -> Search[OutcomeT]:
-    """Find every state dict, and every prefix in it, under which a network's tensors are.
+    """Find the state dicts and prefixes in a checkpoint at which a network's tensors are.
 
     Args:
-        loaded: The object as read.
-        least: Returns the fewest tensors that can be those of the network. It is not called where
-            the content is one state dict that fits whole.
-        attempt: Puts a candidate into the network.
+        loaded: The content of the file.
+        least: Returns the smallest number of tensors that counts as the network. It is not called
+            if the content is one state dict that fits completely.
+        attempt: Tries a candidate on the network.
     """
     found = without_aliases(state_dicts_in(loaded))
     usable = _usable(found)
@@ -177,19 +179,19 @@ def search(
     if len(found) == len(usable) == 1:
         here = tried(Candidate(usable[0]))
         is_whole = here.outcome.fits and not here.outcome.left
-        fits = [here] if is_whole else _walk(here, least(), tried)
+        fits = [here] if is_whole else _fits_at_or_below(here, least(), tried)
     elif usable:
         count = least()
         for one in usable:
             if _count(one.tensors) >= count:
-                fits += _walk(tried(Candidate(one)), count, tried)
+                fits += _fits_at_or_below(tried(Candidate(one)), count, tried)
         if not every:
             tried(Candidate(max(usable, key=lambda one: len(one.tensors))))
     return Search(distinct(fits), every, found, usable)
 
 
 def unwrapped_state_dicts(loaded: object) -> list[StateDict]:
-    """Return the state dicts in what a file holds, without the names that torch's wrappers add."""
+    """Return the state dicts in a file's content, without the names that torch's wrappers add."""
     return _usable(without_aliases(state_dicts_in(loaded)))
 
 
@@ -197,31 +199,31 @@ def _usable(found: Iterable[StateDict]) -> list[StateDict]:
     return [_unwrapped(one) for one in found if one.is_plain]
 
 
-def _walk(
+def _fits_at_or_below(
     here: Tried[OutcomeT], least: int, tried: Callable[[Candidate], Tried[OutcomeT]]
 ) -> list[Tried[OutcomeT]]:
-    """Return what fits at the prefix of a candidate that was tried, or below it."""
+    """Return the candidates that fit at the prefix of a tried candidate or at longer prefixes."""
     candidate = here.candidate
     names = here.outcome.left if here.outcome.fits else [*candidate.state()]
-    parts = _heavy(names, least) if candidate.prefix.count(".") < _DEEPEST else ()
+    parts = _shared_first_parts(names, least) if candidate.prefix.count(".") < _DEEPEST else ()
     below = [
         one
         for part in parts
-        for one in _walk(
+        for one in _fits_at_or_below(
             tried(replace(candidate, prefix=f"{candidate.prefix}{part}.")), least, tried
         )
     ]
     if not below:
         return [here] if here.outcome.fits else []
-    # Without what fits below: is the rest a second network, or was it the same one?
+    # The tensors that are not at those longer prefixes may be a second network.
     rest = replace(candidate, without=tuple(one.candidate.prefix for one in below))
     if _count(rest.names()) >= least and (again := tried(rest)).outcome.fits:
         return [again, *below]
     return [here] if here.outcome.fits and len(below) == 1 else below
 
 
-def _heavy(names: Iterable[str], least: int) -> Iterator[str]:
-    """Yield the first parts of names that enough tensors share."""
+def _shared_first_parts(names: Iterable[str], least: int) -> Iterator[str]:
+    """Return the first parts of names that at least ``least`` tensors share."""
     counts = Counter(
         name.partition(".")[0] for name in names if "." in name and not name.endswith(COUNTER)
     )
@@ -233,7 +235,7 @@ def _count(names: Iterable[str]) -> int:
 
 
 def distinct(fits: Iterable[Tried[OutcomeT]]) -> list[Tried[OutcomeT]]:
-    """Leave out candidates that hold the very tensors of one before them."""
+    """Leave out candidates that hold the very same tensors as an earlier one."""
     different: list[Tried[OutcomeT]] = []
     seen: list[StateDict] = []
     for one in fits:
@@ -270,18 +272,19 @@ def _without_wrappers(name: str) -> str:
 def nameless_rival(
     needed: Iterable[Tensor], beside: Mapping[str, Mapping[str, Tensor]]
 ) -> str | None:
-    """Return where the tensors are that may be the same network under other names, or None.
+    """Return where a file has tensors that may be the same network under other names, or None.
 
-    Averages are kept as lists too, under names without dots, in another order, with counters among
-    them, or without the statistics of norms. So their names cannot show that they fit: what shows
-    it is that they have all the matrices and filters of the network.
+    Programs also save averages of weights as lists, under names without dots, in another order,
+    with counters among them, or without the statistics of norms. Their names cannot show that they
+    fit, so headstrip compares the shapes of all matrices and filters of the network.
 
     Args:
         needed: The tensors of the network before its head.
-        beside: The tensors that it does not get, by where they are, as ``left_out`` returns them.
+        beside: The tensors that it does not receive, by their place in the file, as ``left_out``
+            returns them.
     """
     shapes = Counter(tuple(one.shape) for one in needed if one.ndim > 1)
-    if shapes.total() < _FEWEST:
+    if shapes.total() < _FEWEST_MATRICES:
         return None
     for place, tensors in beside.items():
         if shapes <= Counter(tuple(one.shape) for one in tensors.values()):
@@ -290,18 +293,18 @@ def nameless_rival(
 
 
 def adapters_in(beside: Mapping[str, Mapping[str, Tensor]]) -> str | None:
-    """Return where LoRA adapters are among the tensors that a network does not get, or None."""
+    """Return the place of LoRA adapters among tensors that a network does not receive, or None."""
     return next((at for at, tensors in beside.items() if any(map(_ADAPTER.search, tensors))), None)
 
 
 def is_training_only(name: str) -> bool:
-    """Whether a tensor's name begins with a part that helps training alone, such as a decoder."""
+    """Whether a tensor's name begins with a part that only training needs, such as a decoder."""
     # A plugin may keep the network inside another module.
     return _TRAINING_ONLY.fullmatch(name.removeprefix(TOWER).partition(".")[0]) is not None
 
 
 def shortest_key(one: Candidate, among: list[Candidate]) -> str:
-    """Return the shortest key that means one candidate and no other."""
+    """Return the shortest key that names one candidate and no other."""
     others = [other for other in among if other is not one]
     for part in one.parts:
         if not any(other.is_named(part) for other in others):
@@ -310,7 +313,7 @@ def shortest_key(one: Candidate, among: list[Candidate]) -> str:
 
 
 def head_beside(candidate: Candidate) -> str:
-    """Return the prefix of the head of a backbone in ``Encoder.state_dict()``, empty elsewhere."""
+    """Return the prefix of the head, empty if the file is not an ``Encoder.state_dict()``."""
     before, dot, _ = f".{candidate.prefix}".rpartition(".backbone.")
     if not dot or candidate.without:
         return ""
@@ -321,7 +324,7 @@ def head_beside(candidate: Candidate) -> str:
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
+    """Return the tensors whose names begin with a prefix, by their names without it."""
     start = len(prefix)
     return {name[start:]: one for name, one in tensors.items() if name.startswith(prefix)}
 
@@ -329,14 +332,14 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def left_out(
     chosen: Candidate, head: str, dropped: Iterable[str], found: Iterable[StateDict]
 ) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of a file that a network does not get, by where they are.
+    """Return the tensors of a file that a network does not receive, by their place in the file.
 
-    A second name for a tensor that it gets does not count.
+    A second name for a tensor that it receives does not count.
 
     Args:
         chosen: The candidate that goes into the network.
-        head: Prefix of the head beside it, empty without one.
-        dropped: Names in its state dict that do not.
+        head: Prefix of the head beside the candidate, empty if there is no head.
+        dropped: Names in the candidate's state dict that do not go into the network.
         found: The state dicts in the file.
     """
     here, out = chosen.found, {f"{chosen.prefix}{name}" for name in dropped}
@@ -349,19 +352,19 @@ def left_out(
         for name, tensor in one.tensors.items():
             if not (is_here and name in used) and _memory(tensor) not in held:
                 path = [*map(str, one.keys), *name.split(".")]
-                # Two lists in one place may have a tensor of the same name.
+                # The key is the full path: two lists in one place may use the same names.
                 beside.setdefault(_place(path, chosen.parts), {})[".".join(path)] = tensor
     return beside
 
 
 def _place(path: Sequence[str], chosen: Iterable[str]) -> str:
-    """Return where a tensor is, down to the first part that the path of another does not have."""
+    """Return a tensor's path up to the first part in which it differs from ``chosen``."""
     shared = takewhile(lambda pair: pair[0] == pair[1], zip(path, chosen, strict=False))
     return ".".join(path[: len(list(shared)) + 1])
 
 
 def _memory(tensor: Tensor) -> tuple[object, ...]:
-    """Return what two names for one tensor have in common."""
+    """Return a value that is equal for two names of the same tensor."""
     if tensor.layout != torch.strided or not tensor.numel():
         return (id(tensor),)
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype

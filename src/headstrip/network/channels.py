@@ -1,8 +1,8 @@
-"""Other numbers of channels: grey expanded to colour, and a first convolution made wider.
+"""Handle other numbers of channels: expand grey to colour, or widen the first convolution.
 
 A convolution is linear, so a channel that keeps its filter gives the same numbers in a wider
-convolution. One grey channel is different: the padding of a convolution stands for another grey in
-each normalised channel, so summing the filters gives other numbers. headstrip expands grey instead.
+convolution. One grey channel is different: the padding of a convolution means another grey in each
+normalised channel, so summing the filters gives other numbers. headstrip expands grey instead.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from headstrip.errors import PreprocessingError
 Mix = tuple[tuple[float, ...], ...]
 
 _PASS_ON = frozenset({"pad", "to", "contiguous", "type", "float", "half", "bfloat16", "type_as"})
-"""Functions that give the picture itself: padded, cast, or laid out in another way."""
+"""Functions that return the image itself: padded, cast, or in another memory layout."""
 
 _NO_VALUES = frozenset(
     {"__get__", "new_zeros", "new_ones", "new_empty", "zeros_like", "empty_like"}
 )
-"""Functions that take the picture for its shape or type only."""
+"""Functions that use only the shape or the type of the image."""
 
 
 class ExpandGrey(nn.Module):
@@ -85,13 +85,13 @@ class ExpandGrey(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Widening:
-    """How the filters of a first convolution are made for other channels.
+    """How to make the filters of a first convolution for other channels.
 
     Attributes:
         path: Dotted path of the convolution in the network, head included.
         mix: For each new channel, the share of each old channel's filter in its filter.
         attribute: Name under which modules around the convolution keep its number of channels,
-            None where none do.
+            None if none do.
     """
 
     path: str
@@ -108,7 +108,7 @@ class Widening:
         return torch.cat([_mixed(old, shares) for shares in self.mix], dim=1)
 
     def adapt(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state dict with the new filters; one that has them already does not change."""
+        """Return a state dict with the new filters, unchanged if it has them already."""
         name = f"{self.path}.weight"
         old = state.get(name)
         if not isinstance(old, Tensor) or old.ndim != 4 or old.shape[1] != len(self.mix[0]):
@@ -143,7 +143,7 @@ def _mixed(old: Tensor, shares: Sequence[float]) -> Tensor:
     used = [(at, share) for at, share in enumerate(shares) if share]
     if not used:
         return torch.zeros_like(old[:, :1])
-    # One channel alone keeps its bits.
+    # A filter with the share 1 is not multiplied, so it keeps its bits.
     parts = [
         old[:, at : at + 1] if share == 1 else old[:, at : at + 1] * share for at, share in used
     ]
@@ -155,10 +155,10 @@ def _mixed(old: Tensor, shares: Sequence[float]) -> Tensor:
 
 @dataclass
 class Readers:
-    """What reads the picture in a network.
+    """The operations of a network that read the image.
 
     Attributes:
-        convolutions: Dotted paths of the 2D convolutions that take the picture.
+        convolutions: Dotted paths of the 2D convolutions that take the image.
         others: Names of other operations that take it.
     """
 
@@ -167,11 +167,11 @@ class Readers:
 
 
 class ReaderWatch(TorchFunctionMode):
-    """A torch mode that records what takes the input of a network.
+    """A torch mode that records which operations take the input of a network.
 
     Attributes:
         network: The network.
-        readers: What takes the input, once the network has run.
+        readers: The operations that take the input, complete after the network has run.
     """
 
     def __init__(self, network: nn.Module, input_shape: Sequence[int]) -> None:
@@ -179,8 +179,8 @@ class ReaderWatch(TorchFunctionMode):
         super().__init__()
         self.readers = Readers()
         self.network, self._shape = network, tuple(input_shape)
-        # Held, so that no other tensor gets the id of one of them.
-        self._pictures: dict[int, Tensor] = {}
+        # The tensors stay alive, so that no other tensor gets the id of one of them.
+        self._images: dict[int, Tensor] = {}
 
     def __torch_function__(
         self,
@@ -189,21 +189,21 @@ class ReaderWatch(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Record one call if it takes the picture, and run it."""
+        """Record one call if it takes the image, and run it."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        taken = [one for one in (*args, *kwargs.values()) if self._is_picture(one)]
+        taken = [one for one in (*args, *kwargs.values()) if self._is_image(one)]
         if taken and isinstance(result, Tensor):
             self._note(func, args, kwargs, result)
         return result
 
-    def _is_picture(self, value: Any) -> bool:
+    def _is_image(self, value: Any) -> bool:
         if not isinstance(value, Tensor):
             return False
-        if not self._pictures and value.ndim == 4 and tuple(value.shape[1:]) == self._shape:
-            # The first tensor of this shape is the input: nothing has computed with it yet.
-            self._pictures[id(value)] = value
-        return id(value) in self._pictures
+        if not self._images and value.ndim == 4 and tuple(value.shape[1:]) == self._shape:
+            # The first tensor of this shape is the input: no operation has used it yet.
+            self._images[id(value)] = value
+        return id(value) in self._images
 
     def _note(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
@@ -217,7 +217,7 @@ class ReaderWatch(TorchFunctionMode):
             else:
                 self.readers.convolutions.append(path)
         elif name in _PASS_ON:
-            self._pictures[id(result)] = result
+            self._images[id(result)] = result
         elif name not in _NO_VALUES:
             self.readers.others.append(name)
 

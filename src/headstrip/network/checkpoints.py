@@ -1,4 +1,4 @@
-"""Checkpoints: the state dict in what a weights file holds, which is never guessed."""
+"""Find the state dict in the content of a weights file, and never guess between several."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WRAPPERS = (
     "ema_model",
     "model_state_dict_ema",
 )
-"""Entries under which programs keep the weights of the network, or an average of them."""
+"""Keys under which programs save the weights of a network, or an average of them."""
 
 _DEPTH = 8
 
@@ -39,28 +39,28 @@ _SLOT = re.compile(
     r"(max_)?exp_avg(_sq)?s?|exp_inf|momentum_buffers?|velocity|square_avg|grad_avg|acc_delta|"
     r"(grad(ient)?s?)(_buffers?)?"
 )
-"""Entries of an optimizer, which may name its tensors as the network's are named."""
+"""Keys for the state of an optimizer, whose tensors may have the names of the network's."""
 
 _NETWORK = re.compile(r"model|net|encoder|teacher|student|best|ema|swa|average|weights")
-"""Names such as "opt_model" are not those of an optimizer."""
+"""A key that contains one of these, such as "opt_model", does not belong to an optimizer."""
 
-_LEAST = 4
-"""How many times larger the largest of two alternatives may be."""
+_LARGEST_RATIO = 4
+"""The larger of two alternatives has at most this many times as many tensors as the smaller."""
 
-_FEWEST = 3
-"""Tensors whose shapes and order tell a network."""
+_FEWEST_TENSORS = 3
+"""The fewest tensors by whose shapes and order a state dict is recognised as a network."""
 
 
 def plain_state_dict(loaded: object) -> dict[str, Tensor]:
-    """Return the state dict in what a file holds, unwrapped where it is a checkpoint's entry.
+    """Return the state dict in the content of a file, which may be an entry of a checkpoint.
 
-    State of modules that is not a tensor is left out: see ``extra_states``.
+    It leaves out module state that is not a tensor: see ``extra_states``.
 
     Args:
-        loaded: The object as read: a state dict, or a dict with one under a name in ``WRAPPERS``.
+        loaded: The content: a state dict, or a dict with one under a key in ``WRAPPERS``.
 
     Raises:
-        WeightsError: There is no mapping of names to tensors in it.
+        WeightsError: The content has no mapping of names to tensors.
     """
     state = _unwrapped(loaded)
     plain = {key: value for key, value in _items(state) if not is_extra(key)}
@@ -70,25 +70,25 @@ def plain_state_dict(loaded: object) -> dict[str, Tensor]:
 
 
 def extra_states(loaded: object) -> dict[str, Any]:
-    """Return copies of the state of modules that is not a tensor, from the state dict of a file."""
+    """Return copies of the module state in a file's state dict that is not a tensor."""
     items = _items(_unwrapped(loaded))
     return {key: copy.deepcopy(value) for key, value in items if is_extra(key)}
 
 
 def is_extra(key: object) -> bool:
-    """Whether a name in a state dict belongs to state that is not a tensor."""
+    """Whether a name in a state dict belongs to module state that is not a tensor."""
     return isinstance(key, str) and key.rpartition(".")[2] == _EXTRA
 
 
 def versions_of(source: object) -> dict[str, Any]:
-    """Return the versions of modules that an object as read states, none where it states none."""
+    """Return the module versions that the content of a file states, empty if it states none."""
     return _stated_versions(_unwrapped(source))
 
 
 def _stated_versions(state: object) -> dict[str, Any]:
     versions = getattr(state, "_metadata", None)
     stated = versions if isinstance(versions, Mapping) else {}
-    # torch writes how it assigns into them, and the next load of the same file would read that.
+    # Copies, because torch writes a flag into them that the next load of the content would read.
     return {key: dict(one) for key, one in stated.items() if isinstance(one, Mapping)}
 
 
@@ -102,7 +102,7 @@ def _is_named_tensor(item: tuple[Any, Any]) -> bool:
 
 def _unwrapped(loaded: object) -> Any:
     state: Any = loaded
-    # One step for each at most: a damaged checkpoint may hold itself.
+    # The number of steps is limited: a damaged checkpoint may hold itself.
     for _ in WRAPPERS:
         if isinstance(state, Mapping):
             inner = (state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping))
@@ -111,13 +111,13 @@ def _unwrapped(loaded: object) -> Any:
 
 
 def _no_state_dict(loaded: object, state: Any) -> str:
-    """Say what a file holds instead of a state dict, and how one is made of it."""
+    """Describe what a file holds instead of a state dict, and how to make one from it."""
     inside = [one.place for one in state_dicts_in(loaded) if one.keys and one.is_plain]
     if inside:
         places = " and ".join(f"content{place}" for place in inside[:3])
         return (
-            f"The file holds {type_of(loaded)} with a state dict in it, at {places}. Save "
-            "the one that is meant by itself: content = torch.load(path, weights_only=True); "
+            f"The file holds {type_of(loaded)} with a state dict in it, at {places}. Save the "
+            "state dict in a separate file: content = torch.load(path, weights_only=True); "
             f"torch.save(content{inside[0]}, 'weights.pth')."
         )
     items = _items(state)
@@ -148,10 +148,10 @@ class StateDict:
     Attributes:
         keys: The keys that lead to it, outermost first.
         tensors: Its tensors by name.
-        has_names: Whether it states the names; else they are its places in a list.
+        has_names: Whether its tensors have names. If not, the names are their positions in a list.
         is_plain: Whether it is a mapping of names to tensors, with nothing else in it.
-        states: The state of its modules that is not a tensor, by name.
-        versions: The versions of modules that it states, by the path of the module.
+        states: The module state that is not a tensor, by name.
+        versions: The module versions that it states, by the path of the module.
     """
 
     keys: tuple[Any, ...]
@@ -163,18 +163,18 @@ class StateDict:
 
     @property
     def place(self) -> str:
-        """Where it is, as a subscript of the object as read."""
+        """Its place in the content of the file, as a subscript."""
         return "".join(f"[{key!r:.100}]" for key in self.keys)
 
     @property
     def is_named(self) -> bool:
-        """Whether it is an entry for the weights of the network by its name."""
+        """Whether its key is one under which programs save the weights of a network."""
         return bool(self.keys) and self.keys[-1] in WRAPPERS
 
     def shapes_by_end(self) -> set[tuple[str, tuple[int, ...]]]:
-        """Return each name, and all that is left of it without parts at its start, with its shape.
+        """Return (name, shape) of each tensor, also with the first parts of the name left out.
 
-        A program that wraps a network puts a prefix before its names, and may add a few.
+        A program that wraps a network puts a prefix before its names, and may add a few names.
         """
         return {
             (".".join(parts[start:]), tuple(tensor.shape))
@@ -185,7 +185,7 @@ class StateDict:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of its tensors by name, without a prefix that all names have."""
         parts = [name.split(".") for name in self.tensors]
-        # What the first and the last in order have in common, all have.
+        # All names share the parts that the first and the last name in sorted order share.
         ends = zip(min(parts)[:-1], max(parts)[:-1], strict=False)
         common = len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
         return {
@@ -197,14 +197,14 @@ class StateDict:
 def refuse_several(loaded: object, path: object) -> None:
     """Refuse a checkpoint with more than one state dict that may be the weights of the network.
 
-    Two are alternatives where both stand under names for the weights (``state_dict``, ``model``,
-    ``ema`` ...), where half of their tensors have the same names and shapes, or where they have the
-    same shapes in the same order, whatever their names: averages are kept as lists too. The state
-    of an optimizer does not count, and two keys for the very same tensors are one state dict.
+    Two are alternatives if both have keys for the weights (``state_dict``, ``model``, ``ema`` ...),
+    if half of their tensors have the same names and shapes, or if they have the same shapes in the
+    same order, whatever their names: programs also save averages as lists. The state of an
+    optimizer does not count, and two keys for the very same tensors are one state dict.
 
     Args:
-        loaded: The object as read.
-        path: Its file, for messages.
+        loaded: The content of the file.
+        path: The file, for messages.
 
     Raises:
         WeightsError: There are several. The message lists them.
@@ -218,14 +218,14 @@ def refuse_several(loaded: object, path: object) -> None:
     listed = ", ".join(f"content{one.place} ({counted(one.tensors)})" for one in rivals[:6])
     raise WeightsError(
         f"{path} holds {len(rivals)} state dicts, and headstrip does not guess which one you mean: "
-        f"{listed}{' and more' if rivals[6:] else ''}. Save the one that you mean by itself: "
+        f"{listed}{' and more' if rivals[6:] else ''}. Save only the one that you mean: "
         f"content = torch.load({str(path)!r}, weights_only=True); "
         f"torch.save(content{rivals[0].place}, 'weights.pth')."
     )
 
 
 def state_dicts_in(loaded: object) -> Iterator[StateDict]:
-    """Yield the state dicts in what a file holds, outermost first, without those of optimizers."""
+    """Yield the state dicts in a file's content, outermost first, without those of optimizers."""
     level = _holders((), loaded)
     seen: set[int] = set()
     for _ in range(_DEPTH):
@@ -253,12 +253,12 @@ def state_dicts_in(loaded: object) -> Iterator[StateDict]:
 
 
 def _holders(keys: tuple[Any, ...], value: object) -> list[tuple[tuple[Any, ...], Any]]:
-    """Return what may hold tensors, with the keys that lead to it, or nothing."""
+    """Return a list of the value and its keys if it may hold tensors, else an empty list."""
     return [(keys, value)] if isinstance(value, (Mapping, list, tuple)) else []
 
 
 def _entries(holder: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the entries of a mapping, the pairs in a list of pairs, or a list with its places."""
+    """Return the entries of a mapping, the pairs of a list of pairs, or a list's numbered items."""
     if isinstance(holder, Mapping):
         return holder.items()
     if holder and all(isinstance(one, (list, tuple)) and _is_pair(one) for one in holder):
@@ -279,9 +279,9 @@ def _is_of_an_optimizer(key: object) -> bool:
 
 
 def _compete(one: StateDict, other: StateDict) -> bool:
-    """Whether each of two state dicts may be the weights of the network."""
+    """Whether either of two state dicts may be the weights of the network."""
     less, more = sorted((len(one.tensors), len(other.tensors)))
-    if _LEAST * less < more:
+    if _LARGEST_RATIO * less < more:
         return False
     if one.is_named and other.is_named:
         return True
@@ -294,17 +294,17 @@ def _compete(one: StateDict, other: StateDict) -> bool:
 
 
 def has_shapes_of(one: StateDict, other: StateDict) -> bool:
-    """Whether the shapes of the smaller are among those of the larger, in its order."""
+    """Whether the larger state dict has the shapes of the smaller one in the same order."""
     less, more = sorted((one, other), key=lambda found: len(found.tensors))
     rest = iter(more.tensors.values())
-    return len(less.tensors) >= _FEWEST and all(
+    return len(less.tensors) >= _FEWEST_TENSORS and all(
         any(tensor.shape == candidate.shape for candidate in rest)
         for tensor in less.tensors.values()
     )
 
 
 def without_aliases(found: Iterable[StateDict]) -> list[StateDict]:
-    """Leave out state dicts that hold the very tensors of one before them."""
+    """Leave out state dicts that hold the very same tensors as an earlier one."""
     different: list[StateDict] = []
     for one in found:
         if not any(is_same(one, other) for other in different):

@@ -1,4 +1,4 @@
-"""Which parameters of a network weight decay makes smaller: matrices, and nothing else."""
+"""Decide which parameters of a network get weight decay: only its matrices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMED_NORM = re.compile(r"norm|grn", re.IGNORECASE)
 """Classes of norms that libraries write themselves: ``RMSNorm``, ``ConvNextV2GRN``, ..."""
 
 _OTHER = re.compile(r"bias|token|pos|embed|query|probe|latent|temperature|gamma|scale")
-"""Names of parameters that no input is multiplied with as by a matrix."""
+"""Names of parameters that do not multiply an input as a matrix does."""
 
 _WEIGHT = re.compile(r"weight|.*_weight|original\d*")
 _MATRICES = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)

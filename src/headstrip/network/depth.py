@@ -2,9 +2,9 @@
 
 A layer is what people count: a block of a transformer, a residual block, a convolution of VGG.
 Names of modules do not show this in every library, so the network runs once without memory, and the
-data flow shows it. A module whose parts run one after another, with nothing that passes beside
-them, is a sequence of layers. A module with a path beside its parts, such as a residual block, is
-one layer, and so is every other module of its class.
+data flow shows it. A module whose parts run one after another, with no connection around them, is a
+sequence of layers. A module with a connection around its parts, such as a residual block, is one
+layer, and so is every other module of its class.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from headstrip.network.meta_ops import ByShape, twin
 from headstrip.network.width import tensors_within
 
 Call = tuple[int, int]
-"""The first operation of a call of a module, and the one after its last."""
+"""The number of a module's first operation in one call, and the number after its last one."""
 
 
 def layers_of(network: nn.Module, shape: tuple[int, ...]) -> list[list[str]]:
@@ -71,12 +71,12 @@ def _light(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Flow:
-    """What a forward pass showed.
+    """The data flow of one forward pass.
 
     Attributes:
         calls: The first call of each module that was called.
         first_use: The first operation that takes a parameter, by the parameter's id.
-        is_cut: For each operation, whether only one tensor of those that depend on the input is
+        is_cut: For each operation, whether exactly one of the tensors that depend on the input is
             used after it.
     """
 
@@ -145,7 +145,7 @@ class _Recorder(TorchFunctionMode):
         self.count += 1
 
     def cuts(self) -> list[bool]:
-        """Return for each operation whether one tensor alone is used after it."""
+        """Return, for each operation, whether exactly one tensor is used after it."""
         change = [0] * (self.count + 1)
         for memory, at in self.made.items():
             change[max(at, 0)] += 1
@@ -223,8 +223,8 @@ class _Splitter:
 
     def layers(self, network: nn.Module) -> list[_Layer]:
         """Return the layers in the order in which they run."""
-        # The first time finds the classes of blocks. A block that reduces the resolution has no
-        # path beside it, and is one layer like the others of its class.
+        # The first call finds the classes of blocks. A block that reduces the resolution has no
+        # connection around it, but is one layer like the others of its class.
         self._split(network, is_spine=True)
         return sorted(self._split(network, is_spine=True), key=lambda layer: layer.start)
 
@@ -260,7 +260,7 @@ class _Splitter:
         return found
 
     def _units(self, module: nn.Module) -> Iterator[nn.Module]:
-        """Yield the parts with parameters that were called; a list of modules never is."""
+        """Yield the called parts with parameters; lists are never called, so yield their parts."""
         for child in module.children():
             if next(child.parameters(), None) is None:
                 continue

@@ -90,8 +90,8 @@ def strip_own(
     Args:
         model: The network. It is unchanged if this fails.
         strip: Removes the head.
-        input_shapes: Inputs that the network may take. If it runs on none of them on the meta
-            device, or gives no (N, classes), the check is left out.
+        input_shapes: Inputs that the network may take. The check is left out if the network runs on
+            none of them on the meta device, or if its output is not (N, classes).
 
     Raises:
         HeadError: The head does not give the network's logits.
@@ -141,7 +141,7 @@ def _check_logits(logits: Any) -> None:
 
 
 def _check_last(stripped: Stripped, run: Run) -> None:
-    """Refuse a head whose replacement's output is not the network's output, or a view of it.
+    """Refuse a head if the output of its ``nn.Identity`` is not the network's output or a view.
 
     A single layer gives the untouched logits bit for bit only if no computation follows it.
     """

@@ -1,8 +1,8 @@
-"""Levels: the places in a network where feature maps are, as data.
+"""Describe the places in a network where feature maps are.
 
-A level is a place through which everything passes that reaches the embedding: what one module gives
-or reads. The same few words of a plugin find the map, put another map in its place (as the
-conformance kit does), and say how the map is laid out in memory.
+A level is the output or the input of one module, through which everything passes that reaches the
+embedding. A plugin describes a level once. With this description headstrip finds the map, replaces
+it by another map (as the conformance kit does), and knows its memory layout.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ class Level:
     is what ``maxpool`` reads, is ``Level("maxpool", reads=True)``.
 
     Attributes:
-        path: Dotted path of a module of the backbone. The map is its output; of a tuple, the first.
+        path: Dotted path of a module of the backbone. The map is its output, or the first item of
+            that if it is a tuple.
         reads: Whether the map is the module's first input instead.
         layout: Layout of that tensor: ``NCHW``, ``NHWC``, or ``NLC`` for tokens.
-        prefix: Number of tokens before those of the patches, of ``NLC``: class token, registers.
-        stride: Pixels between two neighbouring patches, of ``NLC``, which gives the grid.
+        prefix: For ``NLC``: number of tokens before those of the patches (class token, registers).
+        stride: For ``NLC``: pixels between two neighbouring patches, from which the grid follows.
         raw: Path of the module that gives this map before the network's last norm. Empty if no norm
             is part of this level.
         is_finished_in_place: Whether the network's last activation writes into this tensor, so that
-            the map is after it. No other level may be written into.
+            the map is the result. The network must not write into any other level.
 
     Example:
         >>> Level("encoder.ln", layout="NLC", prefix=1, stride=16).prefix

@@ -1,7 +1,7 @@
-"""Networks with their own code for loading a state dict.
+"""Handle networks that have their own code for loading a state dict.
 
 In hooks and overridden methods, a module may rename, change or ignore entries of a file, and it may
-keep more than tensors. Where that matters, the network is initialised, and torch loads it.
+keep more than tensors. If that matters, headstrip initialises the network, and torch loads it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _TORCHS_OWN = ("torch.nn.modules.", "torch.nn.utils.")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A state dict as a network takes it.
+    """A state dict as a network's own loading code changes it.
 
     Attributes:
-        fit: How it fits then.
-        state: What it has, by the names that the network looks for, without values.
+        fit: How the changed state dict fits.
+        state: Its entries without values, by the names under which the network looks for them.
     """
 
     fit: Fit
@@ -54,19 +54,19 @@ def keeps_more(model: nn.Module) -> bool:
 
 
 def taken(model: nn.Module, state: Mapping[str, Any], source: object) -> Taken | None:
-    """Find the names under which a network looks for what a state dict has.
+    """Find the names under which a network looks for the entries of a state dict.
 
     Args:
         model: A network that is not needed afterwards.
         state: The adapted state dict.
-        source: The object as read, whose versions of modules are passed on.
+        source: The content of the file, whose module versions are passed on.
 
     Returns:
-        None where the network fails on it, or would change the kind of a tensor silently.
+        The result; None if the network fails, or would change the kind of a tensor silently.
     """
-    if any(is_odd(value) for value in state.values()):
+    if any(_is_unloadable(value) for value in state.values()):
         return None
-    # Without values a hook cannot change those of the file; some want to see them.
+    # Without values a hook cannot change those of the file. A hook that needs values gets copies.
     return _taken(
         model, {key: _without_values(value) for key, value in state.items()}, source
     ) or _taken(model, {key: _copied(value) for key, value in state.items()}, source)
@@ -80,7 +80,7 @@ def load_as_torch(
     Args:
         model: A network with memory.
         state: The adapted state dict.
-        source: The object as read. Versions of modules that it does not state stay unknown.
+        source: The content of the file. Module versions that it does not state stay unknown.
         strict: Whether nothing may be missing or left over.
 
     Raises:
@@ -89,8 +89,8 @@ def load_as_torch(
     model.load_state_dict(_as_stated(state, source), strict=strict)
 
 
-def is_as_given(model: nn.Module, given: Mapping[str, Tensor]) -> bool:
-    """Whether a network has the very tensors that it was to be given, wherever it has put them."""
+def holds_exactly(model: nn.Module, given: Mapping[str, Tensor]) -> bool:
+    """Whether a network holds exactly the tensors that were loaded, under whatever names."""
     own = {
         (tensor.data_ptr(), tensor.dtype, tensor.shape)
         for module in model.modules()
@@ -101,8 +101,8 @@ def is_as_given(model: nn.Module, given: Mapping[str, Tensor]) -> bool:
     return all((one.data_ptr(), one.dtype, one.shape) in own for one in given.values())
 
 
-def is_odd(value: object) -> bool:
-    """Whether a tensor is of a kind that no network's own tensors are."""
+def _is_unloadable(value: object) -> bool:
+    """Whether a value is a sparse, nested or meta tensor, which headstrip does not load."""
     return isinstance(value, Tensor) and (
         value.layout is not torch.strided or value.is_meta or value.is_nested
     )
@@ -121,7 +121,7 @@ def _taken(model: nn.Module, state: dict[str, Any], source: object) -> Taken | N
     def end(module: nn.Module, keys: Any) -> None:
         ends.append((tuple(keys.missing_keys), tuple(keys.unexpected_keys)))
 
-    # Hooks run in the order in which they came: these see what the others leave.
+    # Hooks run in the order of registration, so these see the result of the others.
     handles = [
         module.register_load_state_dict_pre_hook(look)  # type: ignore[no-untyped-call]
         for module in model.modules()
@@ -137,7 +137,7 @@ def _taken(model: nn.Module, state: dict[str, Any], source: object) -> Taken | N
     finally:
         for handle in handles:
             handle.remove()
-    if not ends or any(_is_other(own[key], value) for key, value in seen.items()):
+    if not ends or any(_is_other_kind(own[key], value) for key, value in seen.items()):
         return None
     missing, unexpected = ends[0]
     reshaped = tuple(key for key, value in seen.items() if value.shape != own[key].shape)
@@ -162,7 +162,7 @@ def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def _is_other(own: Tensor, value: object) -> bool:
+def _is_other_kind(own: Tensor, value: object) -> bool:
     return (
         not isinstance(value, Tensor)
         or own.is_floating_point() != value.is_floating_point()

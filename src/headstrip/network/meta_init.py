@@ -1,8 +1,8 @@
-"""Construction without the values that a weights file brings.
+"""Build networks without the values that a weights file will set.
 
-Parameters lose their memory the moment a module takes them, and initialisers pass over them.
-Buffers, and constants that a constructor computes, are made as usual: they are right whether a
-state dict has them or not.
+A parameter loses its memory when a module registers it, and initialisers skip it. Buffers, and
+constants that a constructor computes, are made as usual, so they are right whether a state dict has
+them or not.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _was_enabled = False
 
 
 class Replaced:
-    """The parameters that lost their memory, and those that came in their place."""
+    """The parameters that lost their memory, and those that replaced them."""
 
     def __init__(self) -> None:
         """Start without any."""
-        # Both are held, so that the id of an original is not given to another tensor meanwhile.
+        # Both stay alive, so that no other tensor gets the id of an original.
         self.pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
 
     def is_held(self, model: nn.Module) -> bool:
-        """Whether anything but this and the modules of a network holds one of them, or its memory.
+        """Whether anything else holds one of these parameters, or its memory.
 
-        A closure, a list, or a module that is in no register would continue with a tensor that no
-        weights file ever fills.
+        This object and the modules of a network do not count. A closure, a list, or an unregistered
+        module would continue to use a tensor that no weights file ever fills.
         """
         ours = {id(one) for one in model.parameters()}
-        # How many references a pair of ours alone has differs between versions of Python.
+        # A pair that nothing else holds: its reference counts depend on the version of Python.
         alone = _counts({0: (object(), object())})[0]
         for made, *counts in _counts(self.pairs):
             if counts[0] > alone[1] or (made not in ours and counts[1] > alone[2]):
@@ -69,12 +69,12 @@ def share_memory(model: nn.Module) -> bool:
 
 @contextmanager
 def meta_parameters(replaced: Replaced) -> Iterator[None]:
-    """Have modules that this thread makes keep parameters without memory.
+    """Make the modules that this thread builds keep parameters without memory.
 
-    A parameter that two modules share stays one.
+    A parameter that two modules share stays shared.
 
     Args:
-        replaced: Takes what was replaced.
+        replaced: Records the parameters that are replaced.
     """
     thread = threading.get_ident()
     pairs = replaced.pairs
@@ -90,7 +90,7 @@ def meta_parameters(replaced: Replaced) -> Iterator[None]:
             pairs[id(parameter)] = parameter, made
         return pairs[id(parameter)][1]
 
-    # Its annotation has no result, and its documentation one.
+    # torch documents that the hook may return a parameter, but its annotation does not allow it.
     handle = register_module_parameter_registration_hook(register)  # type: ignore[arg-type]
     try:
         with NoValues():

@@ -59,7 +59,7 @@ def twin(x: Tensor) -> Tensor:
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Return whether the elements of a tensor lie side by side, in whatever order of its axes."""
+    """Return whether a tensor fills its memory without gaps, in any order of its axes."""
     size = 1
     for step, side in sorted(zip(x.stride(), x.shape, strict=True)):
         if side != 1 and step != size:
@@ -94,7 +94,7 @@ def _arithmetic(x: Tensor, other: Any, *args: Any, **kwargs: Any) -> Tensor | No
         return twin(x) if 0 not in x.stride() else None
     small, large = (other, x) if other.numel() <= x.numel() else (x, other)
     is_vector = small.numel() == max(small.shape, default=1)
-    # Channels last, the strides of the vector decide on axes of one element.
+    # With channels last, axes of length 1 get the strides of the vector.
     plain = large.is_contiguous() or (_order(large) is not None and 1 not in large.shape)
     return twin(large) if is_vector and plain and _fits(small, large) else None
 

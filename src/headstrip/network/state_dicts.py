@@ -1,4 +1,4 @@
-"""State dicts: compared with a network, and put into it."""
+"""Compare state dicts with a network, and load them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headstrip.errors import WeightsError
 from headstrip.network.checkpoints import is_extra, versions_of
 
 COUNTER = "num_batches_tracked"
-"""Files older than torch 0.4.1, and converted ones, have none; no output depends on them."""
+"""Files older than torch 0.4.1, and converted ones, lack counters; no output depends on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ def is_under(name: str, paths: tuple[str, ...]) -> bool:
 def resampled(
     content: Mapping[str, Any], state: Mapping[str, Any]
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Return the tensors of a file that have another number of values in a state dict made of it.
+    """Return the tensors of a file whose number of values a plugin changed.
 
     Filters for another number of channels are not among them.
 
     Args:
         content: The tensors of the file by name.
-        state: What a plugin made of them.
+        state: The state dict that the plugin made from them.
 
     Returns:
         The two shapes of each, the file's first.
@@ -74,7 +74,7 @@ def resampled(
 
 
 def is_filter(shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is the filters of a 2D convolution, and not for example positions."""
+    """Whether a shape is that of filters of a 2D convolution, not, for example, of positions."""
     return len(shape) == 4 and shape[0] > 1
 
 
@@ -98,16 +98,16 @@ def compare(model: nn.Module, state: Mapping[str, Any]) -> Fit:
 def copy_into(
     model: nn.Module, state: Mapping[str, Any], source: object, *, headless: bool = False
 ) -> None:
-    """Copy a state dict that was compared with the network before into its tensors.
+    """Copy a state dict, which was compared with the network before, into its tensors.
 
     Args:
         model: The network, with memory.
         state: The adapted state dict.
-        source: The object as read, whose versions of modules are carried over.
+        source: The content of the file, whose module versions are kept.
         headless: Whether the head's tensors are missing, and stay unchanged.
 
     Raises:
-        WeightsError: A tensor is of another kind than the network's.
+        WeightsError: A tensor is of another kind than the network's, such as integer or sparse.
     """
     model.load_state_dict(ordered_state(model.state_dict(), state, source), strict=not headless)
 
@@ -115,18 +115,18 @@ def copy_into(
 def ordered_state(
     own: Mapping[str, Any], state: Mapping[str, Any], source: object
 ) -> OrderedDict[str, Any]:
-    """Return a state dict that a network takes strictly: with the counters that old files lack.
+    """Return a state dict that loads with ``strict=True``: it has the counters that old files lack.
 
-    The versions of modules that ``source`` states are carried over, and those that it does not
-    state are the network's own: some modules (MNASNet's) refuse to load without.
+    It keeps the module versions that ``source`` states, and takes the others from the network: some
+    modules (MNASNet's) refuse to load without them.
 
     Args:
         own: The network's state dict.
         state: The adapted one.
-        source: The object as read.
+        source: The content of the file.
 
     Raises:
-        WeightsError: A tensor is of another kind than the network's.
+        WeightsError: A tensor is of another kind than the network's, such as integer or sparse.
     """
     _check_kinds(own, state)
     counters = {key: own[key] for key in own if key.endswith(COUNTER) and key not in state}
@@ -152,7 +152,7 @@ def _check_kinds(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Refuse tensors that copying would change silently: integers, complex or sparse ones.
 
     Raises:
-        WeightsError: There is one.
+        WeightsError: The state dict has such a tensor.
     """
     for name in own.keys() & state.keys():
         if is_extra(name):
@@ -175,8 +175,8 @@ def _check_kinds(own: Mapping[str, Any], state: Mapping[str, Any]) -> None:
 def refuse_unfilled(model: nn.Module, about: str) -> None:
     """Refuse weights that leave layers before the head without values.
 
-    Some published files fill a part of the network only and hold NaN elsewhere. The vectors of
-    a network (biases, norms and their statistics) show it at no cost.
+    Some published files fill only a part of the network and hold NaN elsewhere. The vectors of
+    a network (biases, norms and their statistics) show this at no cost.
 
     Raises:
         WeightsError: A vector is not finite.

@@ -1,8 +1,8 @@
 """Feature maps of a network from one forward pass, without a hook on the network itself.
 
-A *view* of a network is a shallow copy of the modules on the way to its levels; all other modules,
-and every tensor, are the network's. The hooks that record the maps ("taps") are on the view, so the
-network's own forward costs what it did before, and several views never meet.
+A *view* of a network is a shallow copy of the modules on the way to its levels; it shares all other
+modules, and every tensor, with the network. The hooks that record the maps ("taps") are on the
+view, so the network's own forward pass does not become slower, and views do not affect each other.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _HOOKS = (
     "_forward_pre_hooks_with_kwargs",
 )
 _NOT_SHARED = frozenset({"_modules", "_compiled_call_impl", *_HOOKS})
-"""Attributes of a module that its copy has for itself; it shares the rest."""
+"""Attributes that a copy does not share with its module; it shares the rest."""
 
 
 class _Seen:
-    """What the taps of one view recorded, separately for each thread. A copy of it is empty."""
+    """The tensors that the taps of one view recorded, separate per thread. A copy is empty."""
 
     def __init__(self) -> None:
         self._traced: dict[int, Tensor] = {}
@@ -63,10 +63,10 @@ class _Tap:
 
 
 class TappedMaps(nn.Module):
-    """A network whose forward gives its maps beside its embedding.
+    """A network whose forward pass returns its embedding and its maps.
 
     It shares the network's tensors, and follows its mode, its hooks and the attributes of its
-    modules. Modules that are put into the network later do not appear in it.
+    modules. It does not get modules that are added to the network later.
     """
 
     def __init__(self, network: nn.Module, levels: Sequence[Level]) -> None:
@@ -111,17 +111,17 @@ class TappedMaps(nn.Module):
         return embedding, maps, prefixes
 
     def _check_gradient(self, level: Level, has_gradient: bool) -> None:
-        """Refuse a map without a gradient that should have one, and one that a hook would miss.
+        """Refuse a map that lacks its gradient, or whose gradient a backward hook would miss.
 
         Raises:
-            LevelProblem: It is refused.
+            LevelProblem: The map is refused.
         """
         if level.reads:
             return
         module = self.network.get_submodule(level.path)
         hooks = module._backward_hooks if module._is_full_backward_hook else {}
         if has_gradient and (hooks or module._backward_pre_hooks):
-            # torch puts them behind the tensor that the forward hooks see.
+            # torch attaches them to a later tensor than the one that the forward hooks see.
             raise LevelProblem(
                 f"has a backward hook on its module {level.path!r}, which would not get the "
                 "gradient of the map. Put it on the map with map.register_hook, or read the map "
@@ -144,7 +144,7 @@ class TappedMaps(nn.Module):
         return self._copied(network, "", copies)
 
     def _copied(self, network: nn.Module, path: str, copies: dict[str, nn.Module]) -> nn.Module:
-        """Return the copy of the module at a path, in the copies of the modules above it."""
+        """Return a copy of the module at a path, inside copies of the modules above it."""
         if path in copies:
             return copies[path]
         try:
@@ -157,7 +157,7 @@ class TappedMaps(nn.Module):
         copy.__dict__.update(own.__dict__)
         for name in ("_modules", *_HOOKS):
             copy.__dict__[name] = own.__dict__[name].copy()
-        # What `module.compile()` made would run the module itself.
+        # The result of `module.compile()` would run the original module.
         copy.__dict__["_compiled_call_impl"] = None
         if path:
             parent, _, name = path.rpartition(".")
@@ -167,7 +167,7 @@ class TappedMaps(nn.Module):
 
 
 class ChosenMaps(nn.Module):
-    """Some maps of a plugin's own module, which returns them beside the embedding."""
+    """Some of the maps that a plugin's own module returns together with the embedding."""
 
     def __init__(self, module: nn.Module, levels: tuple[int, ...] | None, norm: bool) -> None:
         """Keep the module, and the arguments that it gets."""
@@ -194,7 +194,7 @@ def _follow(copy: nn.Module, own: nn.Module) -> None:
     if copy.training != own.training:
         copy.training = own.training
     if torch.compiler.is_compiling():
-        # A compiled network keeps the rest, and a compiler cannot follow its change.
+        # A compiled network keeps the rest as compiled, and a compiler cannot trace the update.
         return
     copy.__dict__.update(
         {name: value for name, value in own.__dict__.items() if name not in _NOT_SHARED}
@@ -202,6 +202,6 @@ def _follow(copy: nn.Module, own: nn.Module) -> None:
     for name in _HOOKS:
         hooks, wanted = getattr(copy, name), getattr(own, name)
         taps = {number: hook for number, hook in hooks.items() if isinstance(hook, _Tap)}
-        # A tap comes last, so that it sees what other hooks make of the map.
+        # Taps come last, so that they see the map after all other hooks.
         if list(hooks) != [*wanted, *taps]:
             setattr(copy, name, OrderedDict([*wanted.items(), *taps.items()]))
