@@ -1,1 +1,1 @@
-"""From a name to an encoder: which weights, how the network is built, where its head is."""
+"""Build an encoder from a name: choose the weights, build the network, take its head off."""

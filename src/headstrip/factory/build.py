@@ -1,4 +1,4 @@
-"""build_encoder: from a name to an encoder; strip_head: from your own network to its parts."""
+"""``build_encoder`` builds an encoder; ``strip_head`` takes the head off your own network."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def build_encoder(
         name: ``[source:]arch[.weights]``, such as ``vit_b_16`` or
             ``torchvision:resnet50.IMAGENET1K_V1``; or the folder that ``encoder.save`` wrote, or a
             manifest, as ``encoder.manifest()`` returns it, or the path of a JSON file with one, for
-            the same encoder bit for bit. A text means a folder if it ends with ``/`` or begins with
-            ``/``, ``./``, ``../`` or ``~/``; a path object if it is one.
+            the same encoder bit for bit. A string means a folder if it ends with ``/`` or begins
+            with ``/``, ``./``, ``../`` or ``~/``; a path object means one if it is a folder.
         weights: ``"DEFAULT"``, a tag, the path of a checkpoint (``.safetensors``, or anything that
             ``torch.load`` reads with ``weights_only=True``), ``"tag=path"`` for a file that has
             the options and the preprocessing of a tag other than the default, or None for random
@@ -257,10 +257,10 @@ def _finished(
 
 
 def _refuse_stated(saved: SavedFolder, given: Mapping[str, Any]) -> None:
-    """Refuse arguments for what a folder states already.
+    """Refuse arguments for settings that a folder states.
 
     Raises:
-        ValueError: There are some.
+        ValueError: The caller passed such an argument.
     """
     for name, value in given.items():
         raise ValueError(
@@ -273,7 +273,7 @@ def rebuild(saved: SavedFolder) -> Encoder:
     """Build the encoder that a folder describes, predictors included, from local files alone.
 
     Raises:
-        HeadstripError: It cannot be built, or is another encoder.
+        HeadstripError: The encoder cannot be built, or differs from the saved one.
     """
     with offline_call(True):
         return _from_folder(saved, BuildOptions(offline=True), False, True)
@@ -285,7 +285,7 @@ _save = partial(save_encoder, rebuild=rebuild)
 def _from_folder(
     saved: SavedFolder, how: BuildOptions, allow_versions: bool, has_predictors: bool
 ) -> Encoder:
-    """Build the encoder of a folder, with its labels, and its predictors if these are wanted."""
+    """Build the encoder of a folder with its labels, and with its predictors if asked for."""
     wanted = checked(saved.manifest, f"The manifest in the folder {saved.shown}")
     if saved.weights is not None:
         encoder = build_from_weights(saved, wanted, how.device, allow_versions, _save)
@@ -323,7 +323,7 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
     own, chosen = _preprocessing(registry, built, request.preprocessing, inputs)
     expand = expansion(inputs, own, chosen, built.input_shape[0])
     if expand is not None and own is not None and isinstance(request.preprocessing, str):
-        # The name of the weights does not lead to these statistics.
+        # The encoder's own weights do not state these statistics, so its manifest states them.
         inputs = replace(inputs, expanded=(own.mean, own.std))
     shape = chosen.input_shape if chosen else built.input_shape
     if expand is not None:
@@ -350,7 +350,7 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
         options=built.options,
         input_shape=shape,
         preprocessing=chosen,
-        # For a manifest they follow after the comparison of the encoder with the manifest.
+        # For a manifest, they are added after the encoder was compared with the manifest.
         predictors=None if request.manifest else _predictors(dim, request.predictors),
         labels=registry.labels(spec, entry) if entry and has_labels else None,
         guards=built.guards,
@@ -368,7 +368,7 @@ def _build(request: BuildRequest, build_options: BuildOptions, strict: bool) -> 
 
 @contextmanager
 def _similar_sizes_named(name: str, options: Mapping[str, Any] | None) -> Iterator[None]:
-    """Name sizes that work where a network cannot be built with the image size in its options."""
+    """If a network cannot be built with the image size in its options, name sizes that work."""
     try:
         yield
     except PluginError as error:
@@ -385,13 +385,13 @@ def _similar_sizes_named(name: str, options: Mapping[str, Any] | None) -> Iterat
 
 
 def _has_labels(built: Built) -> bool:
-    """Whether the labels of the weights are those of the head; a user's file may have others."""
+    """Whether the labels of the weights fit the head; a user's file may have other classes."""
     head, entry = built.stripped.head, built.selection.entry
     if head is None or entry is None:
         return False
     if built.selection.path is None:
         return True
-    return built.states_itself and getattr(head, "out_features", None) == entry.num_classes
+    return built.describes_weights and getattr(head, "out_features", None) == entry.num_classes
 
 
 def _predictors(dim: int, classes: AttributesArgument | None) -> Predictors | None:
@@ -411,7 +411,7 @@ def checked_device(device: Any) -> torch.device | None:
     """Return a device after checking that it can be used, before anything is built.
 
     Raises:
-        OptionError: It cannot be used here.
+        OptionError: The device cannot be used here.
     """
     if device is None:
         return None
@@ -481,19 +481,19 @@ def _inputs_of(registry: Registry, family: str) -> list[tuple[int, ...]]:
 
 
 def _changes_input(inputs: InputRequest, built: Built, expand: nn.Module | None) -> bool:
-    """Whether an encoder has another input than its weights, or than its options give it."""
+    """Whether the input of an encoder differs from that of its weights and options."""
     return inputs.img_size is not None or built.widening is not None or expand is not None
 
 
 def _preprocessing(
     registry: Registry, built: Built, given: PreprocessingArgument | None, inputs: InputRequest
 ) -> tuple[Preprocessing | None, Preprocessing | None]:
-    """Return the preprocessing of the weights, or that of the owner, and that of the encoder."""
+    """Return the preprocessing of the weights, or else the plugin's, and that of the encoder."""
     expands = inputs.in_chans == 1 and built.input_shape[0] != 1
     if given is not None and not isinstance(given, (Preprocessing, str)):
         given = _changed(registry, built, given, inputs, expands=expands)
     if isinstance(given, Preprocessing) and not expands:
-        # Only grey needs the statistics of the weights too, which may be unusable.
+        # Only grey also needs the statistics of the weights, which may be unusable.
         _check_channels(given, inputs)
         if built.is_folded and built.widening is not None:
             given = folded_statistics(given, built.widening.mix)
@@ -511,7 +511,10 @@ def _preprocessing(
 
 
 def _of_weights(registry: Registry, built: Built, given: str | None) -> Preprocessing | None:
-    """Return the preprocessing of the named weights, or of the weights, for the network."""
+    """Return the preprocessing of ``_own_preprocessing``, with statistics that fit the network.
+
+    A network with other channels may no longer change the statistics of its input itself.
+    """
     own = _own_preprocessing(registry, built, given)
     return folded_statistics(own) if own is not None and built.is_folded else own
 
@@ -524,11 +527,12 @@ def _changed(
     *,
     expands: bool,
 ) -> Preprocessing:
-    """Return what the user's function makes of the preprocessing of the weights.
+    """Return the result of the user's function for the preprocessing of the weights.
 
-    The function gets the channels of the images, where the weights have statistics for them.
+    The function gets a preprocessing with the channels of the images, if the weights have
+    statistics for them.
     """
-    # torchvision's transforms are modules, and change images.
+    # torchvision's transforms are callable modules, but they change images.
     if not callable(change) or isinstance(change, nn.Module):
         raise PreprocessingError(
             f"preprocessing={change!r} is {type_of(change)}. Pass a "
@@ -575,7 +579,13 @@ def _check_channels(given: Preprocessing, inputs: InputRequest) -> None:
 
 
 def _own_preprocessing(registry: Registry, built: Built, given: str | None) -> Preprocessing | None:
-    """Return the preprocessing of the named weights, of the weights, or of the owner."""
+    """Return the preprocessing of the weights with a tag or of the selected ones, or the plugin's.
+
+    Args:
+        registry: The registry that lists the weights.
+        built: The network and its selected weights.
+        given: The tag, None for the selected weights.
+    """
     spec, entry = built.spec, built.selection.entry
     if given is not None:
         entries = registry.weights(spec)

@@ -1,4 +1,4 @@
-"""Which state dict of a checkpoint goes into a network: the only one that fits."""
+"""Choose the state dict of a checkpoint for a network: the only one that fits."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ _LOGGER = logging.getLogger("headstrip.factory")
 _SHOWN = 6
 _HALF = 2
 _IN_A_LAYER, _IN_A_HEAD = 2, 4
-"""The most tensors of a head of one layer, and of one of one or two."""
+"""The largest number of tensors in a head of one layer, and in a head of up to two layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of putting a part of a checkpoint into a network.
+    """The result of trying a part of a checkpoint on a network.
 
     Attributes:
         content: The part, as a plain state dict.
         state: The state dict for the network, adapted by its plugin.
-        plan: How it goes into the network.
-        dropped: Names that were taken out of it, because they helped training alone.
+        plan: How to load it into the network.
+        dropped: Names that were taken out of it, because only training needs them.
         lost_head: Tensors among these that are a head of another kind than the network's.
-        head: Prefix of the head, where the file keeps it beside the backbone; else empty.
+        head: Prefix of the head, if the file keeps it beside the backbone; else empty.
         error: Why it does not fit, or None.
-        faults: How many tensors before the head are missing or have another shape, None where that
+        faults: How many tensors before the head are missing or have another shape, None if that
             cannot be counted.
     """
 
@@ -63,7 +63,7 @@ class Attempt:
 
     @property
     def fits(self) -> bool:
-        """Whether it fits exactly before the head."""
+        """Whether it fits all layers before the head exactly."""
         return self.error is None
 
     @property
@@ -89,22 +89,25 @@ def choose(
     """Return the only part of a checkpoint that fits a network, and log what is left out.
 
     Args:
-        content: The object as read.
-        path: Its file, for messages.
+        content: The content of the file.
+        path: The file, for messages.
         about: The backbone, for messages.
         needed: Returns the names of the tensors that the network has before its head.
-        attempt: Puts a candidate into the network.
-        weights_key: Which candidate the user means, None for the only one.
-        note_unfit: Called with the candidates where none of them fits.
+        attempt: Tries a candidate on the network.
+        weights_key: The user's key for a candidate, None for the only one that fits.
+        note_unfit: Called with the candidates if none of them fits.
 
     Raises:
         WeightsError: No candidate fits, several do, or the file has no state dict.
     """
     result = search(content, lambda: -(-len(needed()) // _HALF), attempt)
     if not result.tried:
-        # It raises the error for what the file holds instead.
+        # This raises an error that says what the file holds instead.
         plain_state_dict(content)
-        raise WeightsError(f"{path} holds a state dict too deep inside. Save it by itself.")
+        raise WeightsError(
+            f"{path} holds a state dict inside too many other objects. Save the state dict in a "
+            "separate file."
+        )
     fits, tried = result.fits, result.tried
     if weights_key is not None:
         fits, tried = result.named(weights_key), _tried_at(weights_key, result, attempt)
@@ -119,9 +122,9 @@ def choose(
     chosen = fits[0]
     outcome = chosen.outcome
     beside = left_out(chosen.candidate, outcome.head, outcome.dropped, result.found)
-    meant = {place: one for place, one in beside.items() if _may_be_meant(place, weights_key)}
-    if meant and weights_key != chosen.candidate.key:
-        _refuse_other_networks(path, about, chosen, meant, needed())
+    possible = {place: one for place, one in beside.items() if _matches_key(place, weights_key)}
+    if possible and weights_key != chosen.candidate.key:
+        _refuse_other_networks(path, about, chosen, possible, needed())
     _log(path, about, chosen, beside)
     if beside:
         _warn_of_heads(path, about, outcome, beside, needed())
@@ -131,7 +134,7 @@ def choose(
 def _tried_at(
     key: str, result: Search[Attempt], attempt: Callable[[Candidate], Attempt]
 ) -> list[Tried[Attempt]]:
-    """Return what came of the candidates that a key means, even if they are far too small."""
+    """Return the results for the candidates that a key names, even if they are far too small."""
     tried = [one for one in result.tried if one.candidate.is_named(key)]
     others = [one for one in map(Candidate, result.usable) if one.is_named(key)]
     return tried or [Tried(one, attempt(one)) for one in others]
@@ -152,7 +155,7 @@ def several(path: str, about: str, fits: list[Candidate]) -> str:
     option = f"--weights-key {key or repr('')}"
     advice = f"Pass the one that you mean, such as weights_key={key!r} ({option})."
     if len({one.key for one in fits}) < len(fits):
-        advice = "They have one key, so save the one that you mean by itself."
+        advice = "They have the same key, so save the one that you mean in a separate file."
     return (
         f"{path} holds {len(fits)} state dicts that fit {about}, and headstrip does not guess "
         f"which one you mean: {', '.join(shown)}{' and more' if fits[_SHOWN:] else ''}. "
@@ -160,7 +163,7 @@ def several(path: str, about: str, fits: list[Candidate]) -> str:
     )
 
 
-def _may_be_meant(place: str, weights_key: str | None) -> bool:
+def _matches_key(place: str, weights_key: str | None) -> bool:
     return weights_key is None or f".{weights_key}." in f".{place}."
 
 
@@ -174,7 +177,7 @@ def _refuse_other_networks(
     """Refuse a file whose other tensors may be the network that the user means.
 
     Raises:
-        WeightsError: They are an average of it, or adapters that belong to it.
+        WeightsError: They may be an average of the chosen network, or are adapters for it.
     """
     key, outcome = chosen.candidate.key, chosen.outcome
     # A plugin may change the shape of a tensor, such as the filters for another channel.
@@ -205,7 +208,7 @@ def _warn_of_heads(
     beside: Mapping[str, Mapping[str, Tensor]],
     needed: frozenset[str],
 ) -> None:
-    """Warn where the head of the file is another one than the head of the encoder."""
+    """Warn if the encoder may not have the head of the file."""
     if len(_widths(outcome.lost_head)) == 1:
         names = ", ".join(outcome.lost_head)
         reason = f"The head in {path} ({names}) has other layers than the head of {about}"
@@ -215,7 +218,7 @@ def _warn_of_heads(
     widths, most = set() if outcome.head else {*_widths(own)}, _IN_A_HEAD
     kept = "the head that is in the state dict itself"
     if outcome.plan.headless:
-        # A head of one layer takes what one of the layers before it gives.
+        # A head of one layer has as many inputs as an earlier layer has outputs.
         widths = {one.shape[0] for one in outcome.state.values() if getattr(one, "ndim", 0)}
         most, kept = _IN_A_LAYER, "no head"
     for place, tensors in beside.items():
@@ -252,7 +255,7 @@ def _log(
     _LOGGER.info("%s gets the state dict%s in %s (%s)", about, where, path, count)
     outcome = chosen.outcome
     shown = [f"{place} ({len(tensors)})" for place, tensors in sorted(beside.items())]
-    # A plugin renames tensors, so which ones it left out is not known, only how many.
+    # A plugin renames tensors, so headstrip knows how many it left out, but not which ones.
     if (fewer := len(outcome.content) - len(outcome.dropped) - len(outcome.state)) > 0:
         shown.append(f"{fewer} that the plugin leaves out")
     if shown:
@@ -260,7 +263,7 @@ def _log(
 
 
 def required_names(model: nn.Module, stripped: Stripped) -> frozenset[str]:
-    """Return the names that a network has before its head, without counters of batches."""
+    """Return the names of a network's tensors before its head, without counters of batches."""
     return frozenset(
         name
         for name in model.state_dict()
@@ -269,7 +272,7 @@ def required_names(model: nn.Module, stripped: Stripped) -> frozenset[str]:
 
 
 def located(chosen: Candidate, content: object) -> Candidate:
-    """Return the same part of a checkpoint that was read again."""
+    """Return the same part of a checkpoint after the file was read again."""
     found = next(one for one in unwrapped_state_dicts(content) if one.keys == chosen.found.keys)
     return replace(chosen, found=found)
 
@@ -279,7 +282,7 @@ def contents_for(
 ) -> Iterator[tuple[OrderedDict[str, Any], str]]:
     """Yield the plain state dicts that a candidate may be, and the prefix of the head beside it.
 
-    The first has the candidate's names. The second exists where these are positions in
+    The first has the candidate's names. The second exists if these start with positions in
     ``nn.Sequential(*network.children())``, which lightly's examples save.
     """
     yield _with_head(candidate, model, stripped)
@@ -298,7 +301,7 @@ def contents_for(
 def _with_head(
     candidate: Candidate, model: nn.Module, stripped: Callable[[], Stripped]
 ) -> tuple[OrderedDict[str, Any], str]:
-    """Return a candidate as a plain state dict, with the head beside a backbone in its place."""
+    """Return a candidate's plain state dict, into which a head beside the backbone is moved."""
     state = candidate.state()
     prefix = head_beside(candidate)
     head = under(candidate.found.tensors, prefix) if prefix else {}
@@ -320,5 +323,5 @@ def _with_head(
 
 
 def _rest(tensor: Tensor) -> tuple[int, ...]:
-    """Return a shape without its first axis, which is that of the classes."""
+    """Return a shape without its first axis, the number of classes."""
     return tuple(tensor.shape)[1:]

@@ -1,4 +1,4 @@
-"""From a name to a network with its weights in and its head off."""
+"""Build a network from a name, load its weights, and take its head off."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RESERVED_OPTIONS = {
     "num_classes": "predictors={'name': classes} for your own classes",
     "weights": "weights= to build_encoder itself",
     "pretrained": "weights= to build_encoder itself",
-    # timm's: it would read the file past headstrip.
+    # timm's own option: timm would read the file, and headstrip could not check it.
     "checkpoint_path": "weights= to build_encoder itself",
 }
 
@@ -48,14 +48,14 @@ class Built:
         options: Constructor arguments of the network.
         input_shape: Input without the batch axis.
         sha256: Hash of the weights file, None without one.
-        mechanism: How it was built: ``assigned`` where no parameter had memory before the file's,
-            ``ordinary`` where all were initialised.
-        guards: What notices that a mapped weights file is rewritten in place.
-        states_itself: Whether the user's own file says what its weights are.
-        widening: How the first convolution was changed, None where it was not.
+        mechanism: How it was built: ``assigned`` if the file's tensors became the parameters,
+            ``ordinary`` if all parameters were initialised first.
+        guards: They detect that a mapped weights file is rewritten in place.
+        describes_weights: Whether the user's own file describes its weights.
+        widening: How the first convolution was changed, None if it was not.
         has_new_filters: Whether that made filters which the weights do not have.
-        is_folded: Whether the preprocessing changes the statistics of the input for the network.
-        weights_key: Where in the user's own file its state dict is, None for published weights.
+        is_folded: Whether the preprocessing, not the network, changes the statistics of the input.
+        weights_key: The path of the state dict in the user's own file, None for published weights.
     """
 
     stripped: Stripped
@@ -66,7 +66,7 @@ class Built:
     sha256: str | None
     mechanism: Mechanism = "ordinary"
     guards: tuple[Guard, ...] = ()
-    states_itself: bool = False
+    describes_weights: bool = False
     widening: Widening | None = None
     has_new_filters: bool = False
     is_folded: bool = False
@@ -82,7 +82,7 @@ def build_stripped(
     inputs: InputRequest = _NO_INPUTS,
     weights_key: str | None = None,
 ) -> Built:
-    """Build a network, put its weights in, and take its head off; see ``build_encoder``."""
+    """Build a network, load its weights, and take its head off; see ``build_encoder``."""
     _check_options(options)
     registry = get_registry()
     spec, parts = registry.resolve(name)
@@ -101,7 +101,7 @@ def build_stripped(
         is_resized=inputs.img_size is not None,
     )
     builder = Builder(maker, selection, build_options, planned.options, weights_key)
-    # Tensors made in inference mode could never train.
+    # Tensors that are created in inference mode cannot be trained.
     with torch.inference_mode(False):
         try:
             filled, merged = _build(builder)
@@ -113,7 +113,7 @@ def build_stripped(
             try:
                 filled, merged = _build(of_one)
             except WeightsError as other:
-                # Without candidates that do not fit, several fit.
+                # No unfit candidate means that several fit, which the second error says.
                 raise (_advised(error, builder) if of_one.matcher.unfit else other) from error
             builder, planned = of_one, trained
         else:
@@ -138,7 +138,7 @@ def build_stripped(
         sha256=file.sha256 if file else None,
         mechanism=filled.mechanism,
         guards=file.guards if file else (),
-        states_itself=stated is not None,
+        describes_weights=stated is not None,
         widening=widening,
         has_new_filters=filled.has_new_filters,
         is_folded=planned.is_folded,
@@ -147,7 +147,7 @@ def build_stripped(
 
 
 def _advised(error: WeightsError, builder: Builder) -> WeightsError:
-    """Return an error with what to do about it, if more is known."""
+    """Return an error with better advice if there is some, else the same error."""
     return with_advice(error, builder.matcher.unfit, builder.maker.spec) or error
 
 
@@ -156,7 +156,7 @@ def _plan_for_one_channel(
 ) -> ChannelPlan | None:
     """Return the change to a network for a file that was trained with grey images.
 
-    None where the user did not ask for grey, or the network cannot be changed.
+    The result is None if the user did not ask for grey, or the network cannot be changed.
     """
     if inputs.in_chans != 1 or builder.selection.path is None or not builder.source.has_read:
         return None
@@ -175,10 +175,10 @@ def _plan_for_one_channel(
 
 
 def _refuse_other_channels(builder: Builder, plan: ChannelPlan | None) -> None:
-    """Refuse a file with a state dict for RGB that fits and another one for grey.
+    """Refuse a file in which a state dict for RGB and another one for grey fit.
 
     Raises:
-        WeightsError: There are both.
+        WeightsError: The file has both.
     """
     if plan is None:
         return
@@ -196,18 +196,18 @@ def _refuse_other_channels(builder: Builder, plan: ChannelPlan | None) -> None:
 
 
 def _build(builder: Builder) -> tuple[Filled, dict[str, Any]]:
-    """Build with the options that the weights demand, and return those too.
+    """Build with the options that the weights need, and return these options too.
 
-    A file whose user named no tag need not have been trained with the options of the default
-    weights. Where it fits the network without them, it is built without; where it does not, they
-    may be what its shapes ask for.
+    If the user named no tag, the file may have been trained without the options of the default
+    weights. headstrip builds the network without them first. If the file does not fit that, its
+    shapes may need the options, so headstrip builds the network with them.
     """
     spec, selection = builder.maker.spec, builder.selection
     entry = selection.entry
     every = merged_options(spec, entry, builder.given)
     if selection.is_named or entry is None:
         return builder.build(every), every
-    # An option whose value is the tag itself says no more than which set of weights it is.
+    # An option whose value is the tag only says which set of weights it is.
     kept = tuple((key, value) for key, value in entry.options if value == entry.tag)
     fewer = merged_options(spec, replace(entry, options=kept), builder.given)
     if fewer == every:
@@ -215,7 +215,7 @@ def _build(builder: Builder) -> tuple[Filled, dict[str, Any]]:
     try:
         built = builder.build(fewer)
     except WeightsError:
-        # What cannot be read would not be read a second time either.
+        # A second build helps only if the file was read and does not state its options.
         if not builder.source.has_read or builder.source.stated is not None:
             raise
         built = builder.build(every)
@@ -234,12 +234,12 @@ def _build(builder: Builder) -> tuple[Filled, dict[str, Any]]:
 
 
 def _warn_of_options(builder: Builder, left: Mapping[str, Any], instead: Mapping[str, Any]) -> None:
-    """Say which options a file was built without that may change its numbers.
+    """Warn about options that were left out and that may change the embeddings.
 
     Args:
-        builder: What built it.
+        builder: The builder of the network.
         left: The options of the default weights that were left out.
-        instead: What the network was built with in their place, where that is known.
+        instead: The values that the network was built with instead, if they are known.
     """
     path, entry = builder.selection.path, builder.selection.entry
     assert entry is not None
@@ -251,15 +251,15 @@ def _warn_of_options(builder: Builder, left: Mapping[str, Any], instead: Mapping
         f"wrong, pass weights='{entry.tag}={path}'; if it is right, pass options={instead or left} "
         "with your own values, and this warning does not come again.",
         WeightsWarning,
-        # Where build_encoder was called.
+        # The line that calls build_encoder.
         stacklevel=6,
     )
 
 
 def _with_own_classes(stated: WeightsEntry, stripped: Stripped) -> WeightsEntry:
-    """Return a description of a file with the classes of the file's own head.
+    """Return a description of a file, with the number of classes of the file's own head.
 
-    A checkpoint may keep the configuration of the network that it was trained from.
+    A checkpoint may keep the configuration of the network from which its training started.
     """
     found = getattr(stripped.head, "out_features", None)
     if stated.num_classes is None or found in (None, stated.num_classes):
@@ -268,7 +268,7 @@ def _with_own_classes(stated: WeightsEntry, stripped: Stripped) -> WeightsEntry:
 
 
 def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntry:
-    """Return what a file states of itself, and of the default weights what it does not state."""
+    """Return the description that a file states, completed from the default weights."""
     if default is None:
         return stated
     return replace(
@@ -279,7 +279,7 @@ def completed(stated: WeightsEntry, default: WeightsEntry | None) -> WeightsEntr
 
 
 def _check_key(key: object, selection: Selection, weights: object) -> None:
-    """Refuse a key without a file that it could be in."""
+    """Refuse a ``weights_key`` if the weights are not the user's own file."""
     if key is None:
         return
     if not isinstance(key, str):

@@ -1,4 +1,4 @@
-"""How a weights file that differs from its network goes into it, if it does."""
+"""Decide whether and how headstrip can load a weights file that differs from its network."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _AND_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a state dict goes into a network.
+    """How to load a state dict into a network.
 
     Attributes:
-        headless: Whether it has no head, and the network loses its own.
-        classes: How many classes the network has to have, None for those that it has.
+        headless: Whether the state dict has no head, so that the network loses its head.
+        classes: The number of classes that the network needs, None if it has that number.
         by_torch: Whether torch has to load it, because the network changes its names.
     """
 
@@ -50,26 +50,26 @@ def plan(
     input_shape: tuple[int, ...] | None = None,
     place: str = "",
 ) -> Plan:
-    """Say how a state dict that does not fit exactly goes into a network.
+    """Decide how to load a state dict that does not fit exactly.
 
     Args:
-        file: Where it is from.
+        file: The file that contains it.
         about: The backbone, for messages.
         fit: What does not fit.
         state: The adapted state dict.
-        stripped: Such a network without its head.
-        spare: Another such network, for trying; None where it has no load hooks.
+        stripped: Another instance of the network, without its head.
+        spare: A third instance for trials, None if the network has no load hooks.
         input_shape: Input of the network without the batch axis, for messages.
         place: Where the state dict is in the file, for messages; empty for the whole file.
 
     Raises:
-        WeightsError: It does not.
+        WeightsError: The state dict cannot be loaded.
     """
     paths = _heads(fit, stripped)
     names, by_torch = state, False
     if spare is not None and fit.outside(paths):
         found = taken(spare, state, file.content)
-        # By the network's own names, fewer tensors may differ.
+        # Under the names that the network's own code gives, fewer tensors may differ.
         if found is not None and _closer(found.fit, fit, stripped):
             fit, names, by_torch = found.fit, found.state, True
             paths = _heads(fit, stripped)
@@ -85,7 +85,7 @@ def plan(
 def without_training_parts(
     model: nn.Module, state: Mapping[str, Any], stripped: Stripped
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Take out of a state dict what helped training alone.
+    """Remove the parts of a state dict that only training needs.
 
     These are parts such as a decoder or a projection after the backbone, and a head of another kind
     than the network's, such as the two layers of MoCo v2.
@@ -93,7 +93,7 @@ def without_training_parts(
     Args:
         model: The network.
         state: The adapted state dict.
-        stripped: Such a network without its head.
+        stripped: Another instance of the network, without its head.
 
     Returns:
         The rest, and the names that were taken out.
@@ -112,13 +112,13 @@ def without_training_parts(
 
 
 def limit_of(model: nn.Module) -> int:
-    """Return the most bytes of tensors that a network's weights file may hold."""
+    """Return the largest number of bytes of tensors that a network's weights file may hold."""
     tensors = (*model.parameters(), *model.buffers())
     return _TIMES_THE_NETWORK * _size(tensors) + _AND_BYTES
 
 
 def refuse_larger(path: Path, state: Mapping[str, Any], limit: int) -> None:
-    """Refuse tensors that a file holds little of and that are large: expanded ones.
+    """Refuse tensors that are small in a file but large in memory, such as expanded ones.
 
     Raises:
         WeightsError: They have more bytes than ``limit``.
@@ -133,7 +133,7 @@ def _size(tensors: Iterable[Tensor]) -> int:
 
 
 def _heads(fit: Fit, stripped: Stripped) -> tuple[str, ...]:
-    """Return where the heads are; what a network without any has no place for may be one."""
+    """Return the paths of the heads; if a network has no head, unknown tensors may be one."""
     return fit.unexpected if stripped.law == "headless" else stripped.paths
 
 
@@ -143,7 +143,7 @@ def _closer(one: Fit, other: Fit, stripped: Stripped) -> bool:
 
 
 def _classes(fit: Fit, state: Mapping[str, Any], file: WeightsFile) -> int:
-    """Read the number of classes off the head's tensors in a file."""
+    """Return the number of classes that the head's tensors in a file have."""
     names = fit.reshaped or fit.unexpected
     tensors = [state[name] for name in names if isinstance(state.get(name), Tensor)]
     counts = {int(tensor.shape[0]) for tensor in tensors if tensor.ndim}

@@ -1,4 +1,4 @@
-"""From a folder that ``Encoder.save`` wrote to the encoder, where the folder has the weights."""
+"""Build an encoder from a folder that ``Encoder.save`` wrote, if the folder has the weights."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def build_from_weights(
         wanted: Its manifest, after the check of its fields.
         device: Device of the encoder, None for the CPU.
         allow_versions: Whether library versions may differ from those in the manifest.
-        save: What ``Encoder.save`` of the encoder calls.
+        save: The function that ``Encoder.save`` of the encoder calls.
 
     Raises:
         ManifestError: The folder is damaged, or the encoder differs from the manifest. The message
@@ -139,7 +139,7 @@ def _read(path: Path, about: str) -> dict[str, Tensor]:
 def _network(
     saved: SavedFolder, wanted: Mapping[str, Any], about: str
 ) -> tuple[BackboneSpec, WeightsEntry | None, int | None]:
-    """Return what builds the network: the installed catalog's backbone, else the folder's."""
+    """Return the backbone (the installed catalog's, else the folder's), its weights and classes."""
     stated = saved.network or {}
     try:
         spec = spec_from_row([stated["backbone"][column] for column in CATALOG_COLUMNS])
@@ -159,7 +159,7 @@ def _network(
         return listed[spec.name], entry, classes
     is_installed = spec.source in {record.name for record in registry.records()}
     if not is_installed or row_problem(spec, spec.source):
-        # It raises, and says what to install.
+        # This raises an error that says what to install.
         return (*find_described(wanted), classes)
     return spec, entry, classes
 
@@ -186,10 +186,10 @@ def _filled(
 ) -> Stripped:
     """Build the network without its head, with the saved tensors as its parameters.
 
-    Where it cannot be built without initialising, it is initialised first.
+    If the network needs values before that, headstrip initialises it first.
 
     Raises:
-        ManifestError: It has other tensors.
+        ManifestError: The network has other tensors than the folder.
     """
     replaced = Replaced()
     with torch.inference_mode(False), generator_untouched():
@@ -228,10 +228,10 @@ def _stripped(
     Args:
         maker: Makes the network.
         options: Its constructor arguments.
-        classes: The classes of the saved head, None without one.
+        classes: The number of classes of the saved head, None without a head.
         tensors: The saved tensors.
         about: The folder, as the subject of a message.
-        replaced: Takes the parameters if they are to have no memory, None if they are to have.
+        replaced: Records the parameters that lose their memory, None to keep their memory.
     """
     # No network has more parameters than its file has values.
     spec = replace(maker.spec, params=sum(tensor.numel() for tensor in tensors.values()))
@@ -260,7 +260,7 @@ def _fits(head: nn.Module | None, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _expand(tensors: Mapping[str, Tensor], about: str) -> ExpandGrey | None:
-    """Return what turns grey into the channels of the network, if the folder has it."""
+    """Return the module that expands grey to the network's channels, if the folder has it."""
     names = ("mean", "std", "shift", "scale")
     found = [tensors[f"expand.{name}"] for name in names if f"expand.{name}" in tensors]
     if not found:
@@ -277,7 +277,7 @@ def _fill(
     """Make the saved tensors the parameters of a network, and copy them into its buffers.
 
     Raises:
-        ManifestError: It has other tensors.
+        ManifestError: The network has other tensors.
     """
     own = {
         f"{part}.{key}": tensor
@@ -290,7 +290,7 @@ def _fill(
     for module in (one for part in parts.values() for one in part.modules()):
         for key, parameter in module._parameters.items():
             if parameter is not None:
-                # A parameter that two modules share stays one.
+                # A parameter that two modules share stays shared.
                 if id(parameter) not in made:
                     given = _laid_out(tensors[key_of[id(parameter)]], parameter)
                     made[id(parameter)] = nn.Parameter(given, parameter.requires_grad)
@@ -298,7 +298,7 @@ def _fill(
         for key, buffer in module._buffers.items():
             if buffer is not None:
                 given = tensors[key_of[id(buffer)]]
-                # Other attributes may hold the buffer or parts of it.
+                # Other attributes may hold the buffer or views of it.
                 module._buffers[key] = buffer.copy_(given) if buffer.dtype == given.dtype else given
 
 

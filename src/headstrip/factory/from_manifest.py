@@ -1,4 +1,4 @@
-"""From a manifest to a build request, and the comparison of the built encoder with the manifest."""
+"""Turn a manifest into a build request, and compare the built encoder with the manifest."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What ``build_encoder`` builds.
+    """The arguments of ``build_encoder``, passed by the user or stated by a manifest.
 
     Attributes:
         name: Name of the backbone, as for ``build_encoder``.
@@ -101,18 +101,18 @@ def request_from_manifest(
     inputs: InputRequest = _NO_INPUTS,
     weights_key: str | None = None,
 ) -> BuildRequest:
-    """Return what to build for a manifest.
+    """Return the build request for a manifest.
 
     Args:
-        manifest: What ``encoder.manifest()`` returned, or the path of a JSON file with it.
-        weights: Path of the weights file, where the encoder was built from a user's file.
+        manifest: The result of ``encoder.manifest()``, or the path of a JSON file with it.
+        weights: Path of the weights file, if the encoder was built from a user's file.
         predictors: Attributes and classes of new predictors, which replace those of the manifest;
             an empty mapping for none.
         preprocessing: Must be None: a manifest states it, as it does ``options`` and ``dtype``.
         options: Must be None.
         dtype: Must be None.
         inputs: Must be empty.
-        weights_key: Which state dict of the weights file, where the manifest does not state it.
+        weights_key: Which state dict of the weights file, if the manifest does not state it.
 
     Raises:
         ManifestError: It is not a manifest, its encoder cannot be built again, its predictors were
@@ -230,7 +230,7 @@ def _labels(wanted: Mapping[str, Any], encoder: Encoder) -> tuple[str, ...]:
 
 
 def as_options(value: Any) -> Any:
-    """Turn lists into tuples, at any depth, which is what catalogs and constructors have."""
+    """Turn lists into tuples at any depth, because catalogs and constructors have tuples."""
     if isinstance(value, dict):
         return {key: as_options(item) for key, item in value.items()}
     return tuple(map(as_options, value)) if isinstance(value, list) else value

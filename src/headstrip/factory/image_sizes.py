@@ -1,4 +1,4 @@
-"""The image size in the options of a network: its check, and sizes that work instead."""
+"""Check the image size in the options of a network, and find sizes that work instead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STEP = 32
 """Networks halve their input five times, and most patch sizes divide 32."""
 
 _UNEQUAL, _SQUARE = (448, 672), (448, 448)
-"""For a network whose patches do not divide its default size: those of 14 and 16 divide these."""
+"""For networks whose patches do not divide their default size: 14 and 16 divide these sizes."""
 
 _MAX_TRIES = 8
 
@@ -62,8 +62,8 @@ def refused_size(
         build: Builds the network, head included, with the user's options and those passed to it.
 
     Returns:
-        None where the user passed no size, or the network cannot be built at its default size
-        either.
+        The error; None if the user passed no size, or the network cannot be built at its default
+        size either.
     """
     option = OPTIONS.get(spec.source)
     asked = _sides(options.get(option)) if option else None
@@ -129,7 +129,7 @@ def sized_options(
     if found is not None:
         return found
     if trial.options_for((own[0], own[1]))[0] is None:
-        # The network does not run without memory, so the build with weights finds out.
+        # The network does not run without memory, so only the build with weights checks the size.
         return trial.with_size(size)
     near = _nearest(size, lambda sides: trial.options_for(sides)[0] is not None)
     raise PreprocessingError(
@@ -161,17 +161,17 @@ def accepted_sizes(accepts: Callable[[tuple[int, int]], bool], own: tuple[int, i
 def refusal_of(
     network: nn.Module, shape: tuple[int, ...], run: Callable[..., Run] = run_on_meta
 ) -> str | None:
-    """Return why a network does not take an input, None where it does.
+    """Return why a network does not accept an input, or None if it does.
 
     Args:
         network: The network.
         shape: The input without the batch axis.
-        run: Runs it: ``run_on_meta``, or ``run_once`` where it may need values.
+        run: Runs the network: ``run_on_meta``, or ``run_once`` if it may need values.
     """
     watch = PatchWatch(shape)
     try:
         run(network, shape, watch=watch)
-    # The network's own code runs there, and raises anything.
+    # This runs the network's own code, which may raise anything.
     except Exception as error:
         return _short(error) or type(error).__name__
     lost = unseen(watch, shape)
@@ -188,7 +188,7 @@ class SizeTrial:
         entry: WeightsEntry | None,
         options: Mapping[str, Any],
     ) -> None:
-        """Keep what is the same for all sizes; see ``sized_options``."""
+        """Keep the arguments that are the same for all sizes; see ``sized_options``."""
         self._owner, self._spec, self._entry = owner, spec, entry
         self._options, self._option = options, owner.input_options.get("img_size")
         self._default: nn.Module | None = None
@@ -200,7 +200,7 @@ class SizeTrial:
         return {**self._options, self._option: size[0] if size[0] == size[1] else size}
 
     def options_for(self, size: tuple[int, int]) -> tuple[dict[str, Any] | None, str]:
-        """Return the options with which the network takes a size, or None and why it does not."""
+        """Return the options with which the network accepts a size; or None, and the reason."""
         options = self.with_size(size)
         try:
             network = self._built(options)
@@ -221,9 +221,9 @@ class SizeTrial:
         return options, ""
 
     def _stuck(self, network: nn.Module) -> str | None:
-        """Return a tensor of the default size that does not fit the network, None without one.
+        """Return the name of a tensor that stays at the default size and does not fit, or None.
 
-        Nothing is read: the tensors have shapes and no values.
+        No file is read: the tensors have shapes and no values.
         """
         if self._default is None:
             self._default = self._built(self._options)
@@ -244,7 +244,7 @@ class SizeTrial:
                 if owner.implements("resize_state_dict"):
                     default = owner.call("resize_state_dict", about, state=default, model=network)
         except HeadstripError as error:
-            # The hook may need values: the build with weights finds out.
+            # The hook may need values, so only the build with weights can check this.
             _LOGGER.debug("%s: %s", about, error)
             return None
         return next(iter(compare(network, default).names), None)
@@ -267,7 +267,7 @@ def _short(error: BaseException, name: str = "") -> str:
     # timm and torch have assertions without a message.
     text = " ".join(str(error).split())
     if isinstance(error, HeadstripError) and name and text.startswith(f"{name} "):
-        # Its first sentence; the others say what to do, as the error that quotes it does.
+        # Only the first sentence: the others say what to do, as does the error that quotes it.
         text = f"it {text.removeprefix(f'{name} ').partition('. ')[0]}"
     return text[:200].rstrip(".")
 

@@ -1,4 +1,4 @@
-"""``in_chans=`` and ``img_size=``: the input that the user wants, and what it changes."""
+"""Handle ``in_chans=`` and ``img_size=``: change a network to the input that the user wants."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ class InputRequest:
 
     @property
     def invented(self) -> int:
-        """How many channels have a filter that no training made."""
+        """Number of channels whose filter was not trained."""
         if isinstance(self.in_chans, tuple):
             return sum(name not in _COLOURS for name in self.in_chans)
         return self.in_chans or 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the user asked for as plain JSON values; empty for nothing."""
+        """Return the request as plain JSON values, empty if the user asked for nothing."""
         channels = list(self.in_chans) if isinstance(self.in_chans, tuple) else self.in_chans
         found: dict[str, Any] = {}
         if channels is not None:
@@ -88,8 +88,8 @@ class InputRequest:
     def mix(self) -> Mix:
         """Return the share of each of three filters in the filter of each channel.
 
-        A number of channels follows timm's rule: the three filters repeat, and shrink so that the
-        sums stay as large.
+        A number of channels follows timm's rule: the three filters repeat, and are scaled by three
+        divided by this number, so that the sums stay as large.
         """
         if not isinstance(self.in_chans, tuple):
             count = self.in_chans or 3
@@ -184,7 +184,7 @@ def _channels(value: Any) -> InChans | None:
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
-    """Return the items of a list or of an array, none of anything else."""
+    """Return the items of a list or of an array, an empty tuple for anything else."""
     is_array = isinstance(getattr(value, "ndim", None), int) and value.ndim == 1
     return tuple(value) if isinstance(value, (tuple, list)) or is_array else ()
 
@@ -208,11 +208,11 @@ def _size(value: Any) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class ChannelPlan:
-    """What other channels change in a network.
+    """How a network changes for other channels.
 
     Attributes:
         options: The user's own constructor arguments, and those that the channels need.
-        widening: How the first convolution changes, None where it does not.
+        widening: How the first convolution changes, None if it does not.
         is_folded: Whether the network no longer changes the statistics of its input itself, so
             that the preprocessing does.
     """
@@ -231,7 +231,7 @@ def plan_channels(
     *,
     is_trained: bool = False,
 ) -> ChannelPlan:
-    """Return how a network gets the channels that the user wants.
+    """Plan how a network gets the channels that the user wants.
 
     Args:
         owner: The plugin that builds.
@@ -315,7 +315,7 @@ def folded_statistics(steps: Preprocessing, mix: Mix = _RGB) -> Preprocessing:
 
 
 def _shared(numbers: Sequence[float], share: Sequence[float]) -> float:
-    """Return the average of three numbers with some shares; of equal ones where all are 0."""
+    """Return the average of three numbers, weighted by shares, or equally if all shares are 0."""
     shares = share if any(share) else (1.0,) * len(numbers)
     return math.fsum(map(mul, numbers, shares)) / math.fsum(shares)
 
@@ -325,8 +325,8 @@ def adapted_steps(
 ) -> Preprocessing:
     """Return a preprocessing for RGB with the channels that the user wants.
 
-    Grey is not normalised: the encoder does that when it expands it. A channel without statistics
-    gets the average of the three.
+    It does not normalise grey: the encoder does that when it expands grey. A channel without
+    statistics gets the average of the three.
 
     Args:
         steps: The preprocessing of the weights.
@@ -367,7 +367,10 @@ def adapted_steps(
 def with_statistics(
     steps: Preprocessing, mean: Sequence[float], std: Sequence[float]
 ) -> Preprocessing:
-    """Return a preprocessing for other channels: measurements, where no image says what is white.
+    """Return a preprocessing with the statistics of other channels.
+
+    Images with another number of channels are measurements, and do not state their white value, so
+    ``value_range="auto"`` becomes ``"dtype"``.
 
     Args:
         steps: The preprocessing.
@@ -391,7 +394,7 @@ def with_statistics(
 def expansion(
     inputs: InputRequest, own: Preprocessing | None, chosen: Preprocessing | None, channels: int
 ) -> ExpandGrey | None:
-    """Return what turns grey into the channels of a network, None where nothing does.
+    """Return the module that expands grey to the channels of a network, or None.
 
     Args:
         inputs: What the user wants.
@@ -402,7 +405,7 @@ def expansion(
     if inputs.in_chans != 1 or channels == 1:
         return None
     if own is None or chosen is None:
-        # Nothing states what the network was trained with: grey is repeated as it comes.
+        # The statistics of the training images are unknown, so grey is repeated unchanged.
         return ExpandGrey((0.0,) * channels, (1.0,) * channels)
     mean, std = inputs.expanded or (own.mean, own.std)
     scale = chosen.rescale / own.rescale
@@ -412,13 +415,13 @@ def expansion(
 def find_first_convolution(
     build: Any, spec: BackboneSpec, input_shape: Sequence[int], wanted: InChans
 ) -> str:
-    """Return the path of the one convolution that reads the picture.
+    """Return the path of the only convolution that reads the image.
 
     Args:
         build: Builds the network, head included.
         spec: The backbone, for messages.
         input_shape: Input that the network is built for, without the batch axis.
-        wanted: What the user asked for, for messages.
+        wanted: The channels that the user asked for, for messages.
 
     Raises:
         OptionError: Something other than one plain 2D convolution of three channels reads it.

@@ -1,4 +1,4 @@
-"""What a weights file holds, for a person who was handed one."""
+"""Describe the content of a weights file, for a person who received it without a description."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class InspectedStateDict:
 
     Attributes:
         key: Its dotted path in the file: the keys that lead to it, and the prefix of its names.
-            Empty where it is the whole content. ``weights_key`` of ``build_encoder`` takes it.
-        prefix: What its names begin with, such as ``"module."``.
+            Empty if it is the whole content. ``weights_key`` of ``build_encoder`` takes it.
+        prefix: The start of its names, such as ``"module."``.
         tensors: The number of its tensors.
-        bytes: The number of bytes of these.
+        bytes: Their size in bytes.
         dtypes: Their dtypes, such as ``("float32", "int64")``.
-        classes: The number of classes of its head, None where the head is missing or unknown.
-        architectures: The names of the architectures in the catalog that it fits exactly before the
-            head.
-        library: The library whose names its tensors have, if headstrip cannot use them.
+        classes: The number of classes of its head, None if the head is missing or unknown.
+        architectures: The names of the architectures in the catalog whose layers before the head
+            it fits exactly.
+        library: The library that gave its tensors their names, if headstrip cannot use these.
         line: The call that builds an encoder from it, with the first of the architectures; None
-            where none fits. Architectures of equal shapes can differ in their preprocessing.
+            if none fits. Architectures of equal shapes can differ in their preprocessing.
     """
 
     key: str
@@ -64,7 +64,7 @@ class InspectedStateDict:
 
 @dataclass(frozen=True, slots=True)
 class InspectedCheckpoint:
-    """What a weights file holds.
+    """The content of a weights file.
 
     Attributes:
         path: The file.
@@ -78,7 +78,7 @@ class InspectedCheckpoint:
 
 
 def inspect_checkpoint(path: str | os.PathLike[str]) -> InspectedCheckpoint:
-    """Return what a weights file holds, without executing anything in it.
+    """Describe the content of a weights file, without executing code in it.
 
     Args:
         path: A ``.safetensors`` file, the index of several, or a file of ``torch.save``.
@@ -126,7 +126,7 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> InspectedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class _Matches:
-    """The architectures that a candidate fits, as what came of trying it."""
+    """The architectures that a candidate fits, as the result of trying it."""
 
     matches: tuple[Match, ...]
     left: tuple[str, ...] = ()
@@ -189,7 +189,7 @@ def _line(
 def _key_needed(
     candidate: Candidate, matches: tuple[Match, ...], found: Iterable[StateDict]
 ) -> str:
-    """Return the key of a candidate where the file has an average of it, or adapters; else none."""
+    """Return a candidate's key if the file also has an average of it or adapters, else ''."""
     state = candidate.state()
     beside = left_out(candidate, head_beside(candidate), (), found)
     needed = [state[name] for match in matches[:1] for name in match.needed]
@@ -200,7 +200,7 @@ def _key_needed(
 def _without_common_prefix(candidate: Candidate) -> Candidate:
     """Return a candidate with the prefix that all of its names have."""
     firsts = [name.split(".")[:-1] for name in candidate.names()]
-    # What the first and the last in order have in common, all have.
+    # All names share the parts that the first and the last name in sorted order share.
     ends = zip(min(firsts), max(firsts), strict=False)
     prefix = "".join(f"{one}." for one, _ in takewhile(lambda pair: pair[0] == pair[1], ends))
     return Candidate(candidate.found, prefix)

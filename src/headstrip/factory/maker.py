@@ -1,4 +1,4 @@
-"""What plugins do for one backbone: they make its network and take its head off."""
+"""Call a backbone's plugins, which make its network and take its head off."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class NetworkMaker:
         return {**state, **extra_states(content)}
 
     def trained_state_dict(self, content: Any, model: nn.Module) -> dict[str, Any]:
-        """Return the same with the channels that it was trained with.
+        """Return the state dict in a file, with the channels that it was trained with.
 
         Raises:
             WeightsError: The content has no state dict.
@@ -101,7 +101,7 @@ def strip_with(
     entry: WeightsEntry | None,
     about: str,
 ) -> Stripped:
-    """Have a family's plugin take the head off a network, in place."""
+    """Let a family's plugin take the head off a network, in place."""
     stripped: Stripped = plugin.call(
         "strip_head", about, model=model, family=own, spec=spec, entry=entry
     )

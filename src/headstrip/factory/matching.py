@@ -1,4 +1,4 @@
-"""Which tensors of a weights file go into a network, and what network the file is for."""
+"""Decide which tensors of a weights file go into a network, and which network the file needs."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Made:
     Attributes:
         model: The network.
         options: The constructor arguments that it was made with.
-        make: Makes another one in the same way, of other arguments.
-        replaced: Its parameters without memory, None where they have values.
+        make: Makes another one in the same way, with other arguments.
+        replaced: Its parameters without memory, None if they have values.
     """
 
     model: nn.Module
@@ -58,13 +58,13 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """A network that has the classes of a file, and what of the file goes into it.
+    """A network with the classes of a file, and the part of the file that goes into it.
 
     Attributes:
         made: The network.
         file: The file, or the part of it that holds the state dict.
         state: The state dict, with the names of the network.
-        plan: How it goes in.
+        plan: How to load it.
         has_others: Whether the file holds other state dicts.
         has_new_filters: Whether the first convolution got filters that the file does not have.
     """
@@ -78,7 +78,7 @@ class Matched:
 
 
 class Matcher:
-    """Matches the weights file of one build with networks, whichever strategy makes them."""
+    """Matches the weights file of one build with networks, for both strategies of building."""
 
     def __init__(
         self,
@@ -105,11 +105,11 @@ class Matcher:
 
     @property
     def chosen_key(self) -> str | None:
-        """Where in the user's own file its state dict is; None for another file, or before."""
+        """Path of the state dict in the user's own file; None before a match or for other files."""
         return self._chosen.key if self._chosen is not None else None
 
     def matched(self, made: Made) -> Matched:
-        """Read the file, and make the network that it is for: its classes, or no head at all.
+        """Read the file, and make the network that it needs: with its classes, or without a head.
 
         Raises:
             WeightsError: The file cannot be used.
@@ -143,7 +143,7 @@ class Matcher:
         file, kept, made = found.file, found.state, found.made.of_classes(classes)
         state = self._maker.state_dict(file.content, made.model)
         if self._source.is_own:
-            # Parts for training alone were left out before.
+            # Parts that only training needs were left out before.
             state = {name: one for name, one in state.items() if name in kept}
         if not found.plan.by_torch and (misfit := compare(made.model, state)).names:
             maker = self._maker
@@ -154,7 +154,7 @@ class Matcher:
         """Find the network's state dict in the user's own file.
 
         Raises:
-            WeightsError: None fits, or several do.
+            WeightsError: No state dict fits, or several do.
         """
 
         def attempt(candidate: Candidate) -> Attempt:
@@ -179,13 +179,14 @@ class Matcher:
         held = sum(len(each.tensors) for each in unwrapped_state_dicts(file.content))
         has_others = len(found.content) < held
         if has_others:
-            # Another state dict of the same file may leave vectors without values.
+            # `filled` is known for the file as a whole, but another state dict in it may leave
+            # vectors without values.
             file = replace(file, filled=False, stat=None)
         file = replace(file, content=found.content)
         return Matched(trial.made, file, found.state, found.plan, has_others)
 
     def _stripped(self, made: Made) -> Stripped:
-        """Return a network without its head, made once for the same options."""
+        """Return another instance without its head, which is made once per set of options."""
         for options, stripped in self._without_head:
             if options == made.options:
                 return stripped
@@ -204,7 +205,7 @@ class Trial:
     Attributes:
         maker: Makes the network.
         made: The network.
-        stripped: Returns such a network without its head.
+        stripped: Returns another instance of the network, without its head.
         source: The weights file.
     """
 
@@ -215,11 +216,11 @@ class Trial:
 
     @property
     def entry(self) -> WeightsEntry | None:
-        """The weights that the file is, or whose place it takes."""
+        """The weights that the file describes, or else those that it replaces."""
         return self.source.stated or self.source.selection.entry
 
     def attempt(self, file: WeightsFile, candidate: Candidate) -> Attempt:
-        """Try to put a part of the user's file into the network."""
+        """Try whether a part of the user's file fits the network."""
         first: Attempt | None = None
         for content, head in contents_for(candidate, self.made.model, self.stripped):
             one = self._attempt(replace(file, content=content), candidate.key)
@@ -230,15 +231,15 @@ class Trial:
         return first
 
     def plan(self, file: WeightsFile, state: Mapping[str, Any], place: str = "") -> Plan:
-        """Say how a file goes into the network.
+        """Decide how to load a file into the network.
 
         Args:
             file: The file, or a part of it.
             state: The state dict in it, with the names of the network.
-            place: Where that is in the file, for messages; empty for the whole file.
+            place: Where the state dict is in the file, for messages; empty for the whole file.
 
         Raises:
-            WeightsError: It does not.
+            WeightsError: The file does not fit.
         """
         model = self.made.model
         fit = compare(model, state)
@@ -266,7 +267,7 @@ class Trial:
             faults = sum(not is_under(one, whole.paths) for one in fit.missing + fit.reshaped)
             found = self.plan(part, state, place)
             if found.classes is not None and whole.law == "headless" and not found.by_torch:
-                # Tensors that a headless network has no place for need not be those of a head.
+                # If a network has no head, unknown tensors in a file need not be those of a head.
                 grown = self.made.of_classes(found.classes).model
                 of_grown = self.maker.state_dict(content, grown)
                 if compare(grown, {key: of_grown[key] for key in state if key in of_grown}).names:
@@ -279,9 +280,9 @@ class Trial:
     def _refuse_resampled(
         self, part: WeightsFile, content: Mapping[str, Any], given: Mapping[str, Any], place: str
     ) -> None:
-        """Refuse tensors that the plugin resampled, so that those of another network fit.
+        """Refuse a file that fits only because the plugin resampled tensors of another network.
 
-        A user who names a tag or an image size asks for that, except for the filters.
+        A user who names a tag allows this. One who sets an image size allows it except for filters.
         """
         if self.source.selection.is_named:
             return

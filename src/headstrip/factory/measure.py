@@ -1,4 +1,4 @@
-"""Measuring backbones: the width of one that was built, and all that a catalog claims of one."""
+"""Measure backbones: the width of a built network, and everything that a catalog claims."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from headstrip.spec import BackboneSpec, WeightsEntry, effective_shape, merged_o
 def completed(spec: BackboneSpec, registry: Registry) -> BackboneSpec:
     """Fill in what a plugin left out of a backbone that no catalog lists.
 
-    headstrip measures the width, the number of parameters and the head fidelity where one of the
-    numbers is 0. Where the default weights are None, they become the first that the hook
-    ``weights`` lists.
+    headstrip measures the width, the number of parameters and the head fidelity if one of the
+    numbers is 0. If the default weights are None, they become the first that the hook ``weights``
+    lists.
 
     Raises:
         HeadstripError: It cannot be built or stripped.
@@ -49,7 +49,7 @@ def completed(spec: BackboneSpec, registry: Registry) -> BackboneSpec:
         spec = replace(spec, default_weights=entries[0].tag if entries else None)
     if spec.dim and spec.params:
         return spec
-    # What the plugin states is a claim, which a build checks.
+    # The plugin's own numbers are kept: they are claims, which a build checks.
     seen = measure(spec, registry=registry)
     return replace(seen, dim=spec.dim or seen.dim, params=spec.params or seen.params)
 
@@ -64,7 +64,7 @@ def measure(
 ) -> BackboneSpec:
     """Build a backbone without its weights, take its head off, and measure the result.
 
-    headstrip builds it on the meta device, where it takes no memory, or in memory where its
+    headstrip builds it on the meta device, where it takes no memory, or in memory if its
     constructor computes with tensors. The global random number generators do not change.
 
     Args:
@@ -128,7 +128,7 @@ def _measured(
     def accepts(size: tuple[int, int]) -> bool:
         if light:
             return trial.options_for(size)[0] is not None
-        # It is in memory, where a second one may not fit.
+        # The network is in memory, where a second one may not fit.
         return refusal_of(stripped.backbone, (shape[0], *size), run_once) is None
 
     trial = SizeTrial(registry.owner(spec), found, entry, options or {})
@@ -143,7 +143,7 @@ def _with_maps(spec: BackboneSpec, backbone: nn.Module, registry: Registry) -> B
     except LevelError:
         sizes = ()
     except Exception as error:
-        # Networks fail on meta for many reasons, and are measured in memory then.
+        # Networks fail on meta for many reasons. `measure` then builds them in memory.
         raise PluginError(
             f"The feature maps of {spec.qualified_name} cannot be read: {one_line(error)}. Report "
             "it to the author of its plugin."
@@ -199,7 +199,7 @@ def embedding_width(
         registry: The registry with its plugins, by default that of this process.
 
     Raises:
-        PluginError: The stripped network does not work, or another layer is its head.
+        PluginError: The stripped network does not work, or ``strip_head`` took the wrong layer.
         PreprocessingError: The network does not accept the ``shape`` that the user chose; or its
             patches do not divide a shape that is not its default, so that it ignores pixels.
     """
@@ -235,7 +235,7 @@ def embedding_width(
 def _left_out(
     watch: PatchWatch, spec: BackboneSpec, shape: tuple[int, ...], entry: WeightsEntry | None
 ) -> str | None:
-    """Return what a network ignores of its input at a size that the user set, or None.
+    """Describe what a network ignores of its input at a size that the user set; else None.
 
     Two of timm's SigLIP networks were trained at 384 pixels with patches of 14. At that size they
     ignore the same pixels as in training.

@@ -1,4 +1,4 @@
-"""Why a weights file does not fit a network, in words."""
+"""Describe in an error why a weights file does not fit a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headstrip.network.state_dicts import Fit
 
 _POSITIONS = ("pos_embed", "pos_embedding", "position_embedding", "positional_embedding")
 NAME_IT = "Name the backbone that it was made for."
-"""What to do where nothing else is known."""
+"""The advice if headstrip knows no better one."""
 
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 _MOST_PREFIX_TOKENS = 16
@@ -28,14 +28,14 @@ def does_not_fit(
     input_shape: Shape | None,
     place: str = "",
 ) -> WeightsError:
-    """Return the error for a file with tensors outside some dotted paths that do not fit.
+    """Return the error for a file with tensors outside the heads that do not fit.
 
     Args:
         path: The file.
         about: Qualified name of the backbone.
         fit: What does not fit.
-        paths: Where the heads are, whose tensors may differ.
-        input_shape: Input of the network without the batch axis, None where it is not known.
+        paths: Dotted paths of the heads, whose tensors may differ.
+        input_shape: Input of the network without the batch axis, None if it is not known.
         place: Where the state dict is in the file, empty for the whole file.
     """
     outside = set(fit.outside(paths))
@@ -70,7 +70,7 @@ def described_place(path: Path, place: str) -> str:
 
 
 def _counted(items: list[str], one: str, many: str) -> str:
-    """Say how many there are, and show two of them."""
+    """Say how many items there are, and show two of them."""
     if not items:
         return ""
     shown = ", ".join(items[:2]) + (" ..." if items[2:] else "")
@@ -82,7 +82,7 @@ def _sized(shape: Shape) -> str:
 
 
 def _channel_advice(reshaped: dict[str, tuple[Shape, Shape]]) -> str:
-    """Say for how many channels a file was made whose first convolution alone differs."""
+    """Say for how many channels a file was made, if only its first convolution differs."""
     if len(reshaped) != 1:
         return ""
     ((mine, own),) = reshaped.values()
@@ -98,7 +98,7 @@ def _channel_advice(reshaped: dict[str, tuple[Shape, Shape]]) -> str:
 def _size_advice(
     about: str, reshaped: dict[str, tuple[Shape, Shape]], input_shape: Shape | None
 ) -> str:
-    """Say for which size of image a file was made whose position embeddings alone differ."""
+    """Say for which image size a file was made, if only its position embeddings differ."""
     if not all(any(part in name for part in _POSITIONS) for name in reshaped):
         return ""
     sizes = {_image_size(mine, own, input_shape) for mine, own in reshaped.values()}
@@ -119,7 +119,7 @@ def _size_advice(
 
 
 def _image_size(mine: Shape, own: Shape, input_shape: Shape | None) -> int | None:
-    """Find the side of the square images that a position embedding is for, None where unclear.
+    """Find the side of the square images that a position embedding is for, None if unclear.
 
     Args:
         mine: Its shape in the file, (tokens, width) or (1, tokens, width).
@@ -140,6 +140,6 @@ def _image_size(mine: Shape, own: Shape, input_shape: Shape | None) -> int | Non
 
 
 def _root(count: int) -> int:
-    """Return the whole root of a square, 0 of anything else."""
+    """Return the square root of a square number, 0 for any other number."""
     root = math.isqrt(count) if count > 0 else 0
     return root if root * root == count else 0

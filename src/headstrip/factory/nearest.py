@@ -1,10 +1,10 @@
-"""Which architectures of the catalog a state dict fits, found without building all of them.
+"""Find the architectures of the catalog that a state dict fits, without building all of them.
 
-A catalog states the parameters and the width of each architecture. A file has those parameters,
-except in its head: a linear layer of ``dim`` numbers and a bias for each class. So the difference
-of the two counts gives the classes of the file's head, and the file has such a layer or no head at
-all, which few architectures pass. headstrip builds these on the meta device and compares every name
-and shape.
+A catalog states the width and the number of parameters of each architecture. A file has the same
+number, except in its head: a linear layer with ``dim`` numbers and a bias per class. So the
+difference of the two counts gives the number of classes of the file's head. headstrip checks that
+the file has such a layer or no head, which leaves few architectures. It builds these on the meta
+device, and compares every name and shape.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Match:
 
     Attributes:
         spec: The architecture.
-        classes: The classes of the head in the state dict, None where it has none.
+        classes: The number of classes of the head in the state dict, None without a head.
         needed: The names of the tensors before the head.
     """
 
@@ -73,16 +73,16 @@ class Architectures:
     """The architectures of the catalog, each of which is built at most once."""
 
     def __init__(self) -> None:
-        """Take the catalogs of this process."""
+        """Use the catalogs of this process."""
         self._registry = get_registry()
         self._built: dict[str, tuple[Shapes, tuple[str, ...]]] = {}
 
     def that_fit(self, candidate: Candidate, sources: Collection[str] | None = None) -> list[Match]:
-        """Return the architectures that a state dict fits exactly before the head.
+        """Return the architectures whose layers before the head a state dict fits exactly.
 
         Args:
             candidate: The state dict.
-            sources: The sources whose architectures it is compared with, None for all.
+            sources: The sources with whose architectures it is compared, None for all.
         """
         state = {name: one for name, one in candidate.state().items() if isinstance(one, Tensor)}
         parameters = parameter_count(state)
@@ -103,12 +103,12 @@ class Architectures:
         return [match for match in found if match is not None]
 
     def _classes_of(self, spec: BackboneSpec) -> set[int]:
-        """Return what may be the classes of the network whose parameters a catalog counts."""
+        """Return the numbers of classes that the network in a catalog's count may have."""
         entry = next(iter(self._registry.listed_weights(spec)), None)
         return {_CLASSES, entry.num_classes or 0} if entry else {_CLASSES, 0}
 
     def _shapes_of(self, spec: BackboneSpec) -> tuple[Shapes, tuple[str, ...]]:
-        """Return the shapes of an architecture and the paths of its heads; none if it fails."""
+        """Return the shapes of an architecture and its heads' paths, both empty if it fails."""
         about = spec.qualified_name
         if about not in self._built:
             try:
@@ -140,7 +140,7 @@ def _may_fit(
         parameters: The number of parameters in the file.
         layers: The first two axes of the tensors in the file.
         spec: The architecture.
-        classes: What may be the classes of the network that the catalog describes.
+        classes: The numbers of classes that the network in the catalog's count may have.
     """
     if not spec.params or not spec.dim:
         return False
@@ -188,7 +188,7 @@ def _shapes_of(
 def with_advice(
     error: WeightsError, unfit: Iterable[Candidate], spec: BackboneSpec
 ) -> WeightsError | None:
-    """Return a better error for a file of another architecture, None where nothing is known.
+    """Return a better error for a file of another architecture, None if there is none.
 
     Args:
         error: Why no state dict of the file fits.
@@ -221,7 +221,7 @@ def with_advice(
 
 
 def foreign_library(names: Iterable[str]) -> str | None:
-    """Return the library whose names most tensors have, if headstrip cannot use them."""
+    """Return the library that gave most tensors their names, if headstrip cannot use these."""
     names = list(names)
     for pattern, library in _FOREIGN:
         if names and 2 * sum(pattern.fullmatch(name) is not None for name in names) > len(names):

@@ -62,10 +62,10 @@ def read_labels(labels: LabelsArgument) -> tuple[str, ...]:
 
 
 def refuse_other_count(labels: tuple[str, ...], encoder: Encoder) -> None:
-    """Refuse names of classes that are more or fewer than the classes of an encoder's head.
+    """Refuse labels if their number is not the number of classes of an encoder's head.
 
     Raises:
-        ValueError: They are, or the encoder has no head.
+        ValueError: The numbers differ, or the encoder has no head.
     """
     classes = None
     if encoder.head is not None:
@@ -100,7 +100,7 @@ def _read(path: Path) -> Any:
 
 
 def _are_indices(pattern: re.Pattern[str], lines: list[str]) -> bool:
-    """Whether each line has another index beside a name, and no index is left out."""
+    """Whether the lines have consecutive indices from 0 or 1, each once, beside the names."""
     found = [pattern.fullmatch(line) for line in lines]
     indices = sorted(int(one[1][:_MAX_LENGTH]) for one in found if one)
     counted = [list(range(first, first + len(lines))) for first in (0, 1)]

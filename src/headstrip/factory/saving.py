@@ -1,4 +1,4 @@
-"""Writing an encoder to a folder, from which ``build_encoder`` builds the same encoder."""
+"""Write an encoder to a folder, from which ``build_encoder`` builds the same encoder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from headstrip.weights.safetensors_file import write_safetensors
 from headstrip.weights.trust import hash_of
 
 _LOCK = ".saving.lock"
-# Some network file systems have no locks, and answer with these.
+# Some network file systems have no locks, and fail with these errors.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _UNDO = (
@@ -79,7 +79,7 @@ def save_encoder(
     Args:
         encoder: The encoder.
         path: The folder.
-        include_weights: Whether to write the tensors of the backbone also where they are the
+        include_weights: Whether to write the tensors of the backbone even if they are the
             catalog's.
         rebuild: Builds the encoder of a folder again, predictors included.
 
@@ -124,11 +124,12 @@ Write = Callable[[str, Mapping[str, Tensor], Mapping[str, str]], Path]
 
 @contextmanager
 def _files_in(folder: Path) -> Iterator[Write]:
-    """Write files into a folder that get their names from their content.
+    """Yield a function that writes files into a folder, and names them by their content.
 
-    An earlier ``encoder.json`` keeps its files until the body ends: replacing it is what replaces
-    the saved encoder. If the body fails, the files that it wrote are removed; otherwise those that
-    were there before. Another process that saves into the folder waits.
+    The files of an earlier ``encoder.json`` stay until the body ends, because the earlier encoder
+    is valid until the body replaces that file. At the end, the earlier files are removed; if the
+    body fails, the files that it wrote are removed. Another process that saves into the folder
+    waits.
     """
     with _locked(folder):
         _refuse_foreign(folder)
@@ -149,7 +150,7 @@ def _files_in(folder: Path) -> Iterator[Write]:
         except BaseException:
             _remove(written - before)
             raise
-        # A file that has another name than its content gives it is not from here.
+        # A file whose name does not match its content was not written by headstrip.
         _remove({one for one in before - written if _is_named_by_content(one)})
 
 
@@ -190,7 +191,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # While the lock is held: a process that waits for it sees that the file is gone.
+        # Remove the file while the lock is held: a process that waits sees that the file is gone.
         with suppress(OSError):
             os.unlink(lock.lock_file)
         with suppress(OSError):
@@ -280,7 +281,7 @@ def _is_of_peft(module: nn.Module) -> bool:
 
 
 def _fitted(encoder: Encoder) -> FittedPredictors | None:
-    """Return the predictors as the content of a file, None without any.
+    """Return the predictors as the content of a file, None if the encoder has no predictors.
 
     Raises:
         HeadstripError: A predictor is not a linear layer that fits its attribute.
@@ -311,7 +312,7 @@ def _linear(attribute: Attribute, module: nn.Module, dim: int) -> nn.Linear:
     """Return the predictor of an attribute.
 
     Raises:
-        HeadstripError: It is not a linear layer that fits the attribute.
+        HeadstripError: The predictor is not a linear layer that fits the attribute.
     """
     found = type(module).__name__
     if type(module) is nn.Linear and module.bias is not None:
@@ -331,7 +332,7 @@ def _float32(tensor: Tensor) -> Tensor:
 
 
 def _from_catalog(encoder: Encoder, saved: SavedFolder, rebuild: Rebuild) -> Encoder | None:
-    """Build the encoder from the catalog's own weights; None where they are not the encoder's."""
+    """Build the encoder from the catalog's weights; None if the encoder has other weights."""
     is_own = encoder.weights is None or encoder.weights_file is not None
     if is_own or not get_registry().is_in_catalog(encoder.spec):
         return None
@@ -392,7 +393,7 @@ def _refuse_other(encoder: Encoder, again: Encoder) -> None:
     """Compare an encoder with the one that was built from its folder.
 
     Raises:
-        HeadstripError: A layer is of another kind, or a value of a predictor is not kept.
+        HeadstripError: A layer differs, or a predictor has values that the folder does not keep.
     """
     name = encoder.spec.qualified_name
     for part in PARTS:

@@ -1,4 +1,4 @@
-"""Which weights a call asks for: a tag, a file, both, or none."""
+"""Find the weights that a call asks for: a tag, a file, both, or none."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def select_weights(
 
 
 def as_weights(path: str) -> str:
-    """Return what ``weights=`` takes for a file, which must not read as a tag."""
+    """Return a file's path in a form that ``weights=`` does not read as a tag."""
     is_path = os.sep in path or (path.endswith(SUFFIXES) and "=" not in path)
     return path if is_path else os.path.join(os.curdir, path)
 
@@ -92,7 +92,7 @@ def _path(
     registry: Registry,
     spec: BackboneSpec,
 ) -> Selection | None:
-    """Return the selection where ``wanted`` is a file, None where it is a tag."""
+    """Return the selection if ``wanted`` is a file, None if it is a tag."""
     default = entries[0] if entries else None
     if not isinstance(wanted, str):
         return Selection(default, Path(os.path.expanduser(wanted)), is_named=False)
@@ -153,7 +153,7 @@ def _elsewhere(registry: Registry, spec: BackboneSpec, tag: str) -> str:
 
 
 def _as_path(wanted: str) -> str:
-    """Return how to name what exists in the working folder, or an empty text."""
+    """Return how to pass a file or folder of this name in the working folder, else ''."""
     if os.path.isdir(wanted):
         return f"{wanted!r} here is a folder. {folder_advice(Path(wanted))}".removesuffix(".")
     return f"the file of that name here is './{wanted}'" if os.path.isfile(wanted) else ""

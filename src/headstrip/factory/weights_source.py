@@ -1,4 +1,4 @@
-"""The weights file of one build, read once."""
+"""Find and read the weights file of one build, once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WeightsSource:
 
     Attributes:
         selection: The weights.
-        stated: What the user's own file states of itself, once it was read; else None.
+        stated: The description that the user's own file states; None before it was read.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class WeightsSource:
             assert entry is not None
             how = replace(how, locations=entry.locations, name=f"{about}.{entry.tag}")
             file = read_weights(locate(entry, about, offline=self._offline), entry.sha256, how)
-        # A plugin knows which state dict of a published file is meant.
+        # A plugin with this hook knows which state dict of a published file to use.
         if path is None and not self._owner.implements("adapt_state_dict"):
             refuse_several(file.content, file.path)
         if path is not None and not self.selection.is_named:
@@ -86,7 +86,7 @@ class WeightsSource:
         self._file = None
 
     def _description(self, file: WeightsFile) -> WeightsEntry | None:
-        """Return what the user's own file states of itself, as its plugin understands it."""
+        """Return the description that the plugin reads from the user's own file."""
         if not self._owner.implements("describe_file"):
             return None
         stated: WeightsEntry | None = self._owner.call(
