@@ -1,1 +1,1 @@
-"""From a picture to a tensor: decoding, colours, preprocessing."""
+"""Turn an image into a tensor: decoding, colours, preprocessing."""

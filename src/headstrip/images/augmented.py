@@ -1,4 +1,4 @@
-"""The transform for training: a random crop, a flip and other changes, with the steps of a model.
+"""The transform for training: a random crop, a flip and other changes, then the normalisation.
 
 Random numbers come from torch's global generator, which a DataLoader seeds in each worker.
 """
@@ -21,9 +21,9 @@ from headstrip.images.transforms import FOR_TENSORS
 
 
 class Augmented(nn.Module):
-    """Map an image to a random variant of it, as the input of a network.
+    """Map an image to a random variant of it, which is the input of a network.
 
-    ``Preprocessing.augmented`` makes one; see there.
+    See ``Preprocessing.augmented``, which makes this module.
     """
 
     def __init__(
@@ -83,11 +83,11 @@ class Augmented(nn.Module):
         """Map an image to float32 (C, H, W), the input of the network.
 
         Args:
-            image: What ``encoder.preprocess`` takes.
+            image: Any image that ``encoder.preprocess`` takes.
 
         Raises:
-            PreprocessingError: As ``encoder.preprocess``; or the image has channels that Pillow
-                does not have, or is a tensor, and only Pillow has the filter.
+            PreprocessingError: As for ``encoder.preprocess``; or only Pillow has the filter, and
+                the image is a tensor, or has channels that Pillow does not have.
             ImageError: The file cannot be read.
         """
         picture = to_picture(image, self.preprocessing)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from headstrip.images.preprocessing import Preprocessing
 
 PICTURES = (1, 3)
-"""Numbers of channels that an image has in Pillow."""
+"""The numbers of channels of Pillow's grey and RGB images."""
 
 _WIDTH, _HEIGHT, _COMPRESSION, _ORIENTATION, _PREDICTOR = 256, 257, 259, 274, 317
 _OFFSETS, _SIZES, _ROWS = 273, 279, 278
@@ -36,7 +36,7 @@ _SHORT = (_COMPRESSION, tiff.BITS, tiff.FORMAT, tiff.CHANNELS, tiff.PHOTOMETRIC,
 _TYPES = {(8, tiff.UNSIGNED): "u1", (16, tiff.UNSIGNED): "u2", (32, tiff.FLOATING): "f4"}
 _MINIMUM_IS_BLACK = 1
 _HEADERS = {b"II*\0": 8, b"MM\0*": 8, b"II+\0": 16}
-"""Bytes of the header of a TIFF and of a BigTIFF, by their first four."""
+"""Length of the header of a TIFF or a BigTIFF in bytes, by its first four bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def bands_of_array(values: np.ndarray, preprocessing: Preprocessing) -> Bands:
         preprocessing: Has the channels, and the ``value_range`` of values that are not uint8.
 
     Raises:
-        PreprocessingError: It has other channels than the preprocessing, no pixels, or values
-            whose range is not known.
+        PreprocessingError: The array has other channels than the preprocessing, no pixels, or
+            values whose range is not known.
     """
     height, width, channels = values.shape
     check_channels(channels, preprocessing)
@@ -93,7 +93,7 @@ def check_channels(channels: int, preprocessing: Preprocessing) -> None:
     """Refuse an image that has other channels than the encoder takes.
 
     Raises:
-        PreprocessingError: They differ.
+        PreprocessingError: The numbers of channels differ.
     """
     if channels != preprocessing.channels:
         raise PreprocessingError(
@@ -105,9 +105,10 @@ def check_channels(channels: int, preprocessing: Preprocessing) -> None:
 
 
 def has_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> bool:
-    """Whether ``read_bands`` reads a file, and Pillow does not.
+    """Whether ``read_bands`` has to read a file, because Pillow cannot.
 
-    Pillow has no images of 2, 4 or more channels that are not colours, nor a TIFF of three.
+    Pillow has no images of 2, 4 or more channels that are not colours, and does not read a TIFF of
+    three such channels.
     """
     if preprocessing.channels not in PICTURES:
         return True
@@ -129,11 +130,11 @@ def read_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> Band
 
     Args:
         data: All bytes of the file.
-        preprocessing: What the image is for.
+        preprocessing: The preprocessing that the image is for.
         page: Which page, counted from 0.
 
     Raises:
-        PreprocessingError: It is not a TIFF, or has other channels.
+        PreprocessingError: The file is not a TIFF, or has other channels.
         ImageError: headstrip cannot read it; the message is only the reason.
     """
     refuse_size(len(data))
@@ -152,7 +153,7 @@ def read_bands(data: bytes, preprocessing: Preprocessing, page: int = 0) -> Band
             raise ImageError("it is a TIFF whose directory is damaged.")
         channels = int(tiff.number(tags, tiff.CHANNELS, 1))
         if channels == 1 and tags.next:
-            # As ImageJ stores a picture of several channels.
+            # ImageJ stores an image of several channels this way.
             raise PreprocessingError(
                 f"The image has one channel and several pages, and the encoder takes "
                 f"{preprocessing.channels} channels. If the pages are the channels, pass an array "
@@ -236,13 +237,13 @@ def _decoded(
 ) -> np.ndarray:
     """Let Pillow read values as one grey image.
 
-    Interleaved channels are a grey image that is as many times as wide.
+    Interleaved channels become a grey image whose width is multiplied by their number.
 
     Args:
         data: The file.
         tags: The tags of the page.
         across: Number of values of each pixel.
-        plane: Which plane, where each channel is stored separately.
+        plane: Which plane, if each channel is stored separately.
         planes: How many planes there are.
     """
     made: dict[int, tuple[int, ...]] = {
@@ -273,7 +274,7 @@ def _decoded(
 
 
 def _with_directory(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
-    """Return a TIFF whose first page has other tags, on the same pixels.
+    """Return a TIFF with the same pixels and other tags for its first page.
 
     Pillow writes directories too, but moves the offsets of strips.
     """
@@ -291,13 +292,13 @@ def _with_directory(data: bytes, tags: dict[int, tuple[int, ...]]) -> bytes:
             entries += struct.pack(f"{order}I", at + len(behind))
             behind += packed
     directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + behind
-    # A BigTIFF has the header of a plain one then: no offset is beyond the limit of a file.
+    # A BigTIFF gets the header of a plain one: in a file of at most `MAX_BYTES`, offsets fit it.
     header = data[:2] + struct.pack(f"{order}HI", 42, start)
     return header + data[8:] + bytes(start - len(data)) + directory
 
 
 def _part(value: Any, plane: int, planes: int) -> Iterator[int]:
-    """Yield what a tag has for the strips or tiles of one plane."""
+    """Yield the values of a tag for the strips or tiles of one plane."""
     every = _each(value)
     count = len(every) // planes
     yield from every[plane * count : (plane + 1) * count]

@@ -1,4 +1,4 @@
-"""Reads one image file; whatever the file contains, the worst result is an ImageError.
+"""Read one image file. Whatever the file contains, the worst result is an ImageError.
 
 headstrip changes none of Pillow's global settings, so other code reads images as before.
 """
@@ -59,7 +59,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     """
     with decoding_errors(), opened_file(path) as file:
         image = upright(open_image(file))
-    # As Pillow does for a path: code that gets the image can find out how deep the file is.
+    # Pillow does this for a path. With the name, other code can read the number of bits.
     image.filename = os.fsdecode(path)  # type: ignore[attr-defined]
     return image
 
@@ -133,10 +133,11 @@ def open_bytes(data: bytes, page: int = 0) -> Image.Image:
 
 
 def open_image(file: BinaryIO) -> Image.Image:
-    """Read the header of a file, with Pillow's warning of too many pixels as an error.
+    """Read the header of a file, and turn Pillow's warning about too many pixels into an error.
 
     Raises:
-        ImageError: It is a TIFF whose pixels Pillow does not read; the message says which.
+        ImageError: The file is a TIFF with pixels that Pillow does not read. The message describes
+            them.
     """
     if is_heif(file):
         return open_heif(file)
@@ -158,8 +159,8 @@ def upright(image: Image.Image) -> Image.Image:
     """Read the pixels of an image and turn it as its EXIF orientation says.
 
     Returns:
-        The same image where the orientation turns nothing. A turned image has no orientation, so
-        that no other code turns it again.
+        The same image if its orientation needs no turn. A turned image has no orientation, so that
+        no other code turns it again.
     """
     _load(image)
     # Pillow turns a TIFF itself when it loads it, and removes the orientation.
@@ -174,7 +175,7 @@ def upright(image: Image.Image) -> Image.Image:
 def turn_of(image: Image.Image) -> Image.Transpose | None:
     """Return the turn that the EXIF orientation of an image demands, None for no turn.
 
-    ``ImageOps.exif_transpose`` also writes the EXIF data, and fails where they are damaged.
+    ``ImageOps.exif_transpose`` also writes the EXIF data, and fails if they are damaged.
     """
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
@@ -186,8 +187,8 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
 def _load(image: Any) -> None:
     """Read the pixels of an image, those of a TIFF through its file object.
 
-    Pillow maps an uncompressed TIFF that has a name with the size of the turned image, which
-    scrambles the pixels of one that is rotated.
+    If an uncompressed TIFF has a name, Pillow maps it with the size of the turned image, which
+    scrambles the pixels of a rotated one.
     """
     if not (isinstance(image, TiffImageFile) and image.tile):
         image.load()
@@ -206,7 +207,7 @@ def _remove_orientation(image: Image.Image) -> None:
         exif.pop(_ORIENTATION, None)
         data = exif.tobytes()
     except Exception:
-        # Pillow writes EXIF data from what it read; damaged ones raise many types of errors.
+        # Pillow writes the EXIF data that it read. Damaged data raise many types of errors.
         data = b""
     if "exif" in image.info:
         image.info["exif"] = data
@@ -216,7 +217,7 @@ def _remove_orientation(image: Image.Image) -> None:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Suppress what Pillow warns of in damaged tags."""
+    """Suppress Pillow's warnings about damaged tags."""
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -224,7 +225,7 @@ def without_warnings() -> Iterator[None]:
 
 @contextmanager
 def decoding_errors() -> Iterator[None]:
-    """Turn what reading an image raises into an ImageError of one sentence.
+    """Turn any error of reading an image into an ImageError of one sentence.
 
     headstrip's own errors pass unchanged.
     """

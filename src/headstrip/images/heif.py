@@ -1,4 +1,4 @@
-"""HEIC and HEIF images, read by pillow-heif where it is installed.
+"""Read HEIC and HEIF images with pillow-heif, if it is installed.
 
 headstrip registers nothing in Pillow, so other code reads images as before.
 """
@@ -18,7 +18,7 @@ _LONGEST_BOX = 1 << 10
 
 
 def is_heif(file: BinaryIO) -> bool:
-    """Whether a file begins as HEIC or HEIF does and is not AVIF; rewinds the file."""
+    """Whether a file begins like HEIC or HEIF and is not AVIF. Rewinds the file."""
     start = file.read(12)
     size = min(int.from_bytes(start[:4], "big"), _LONGEST_BOX)
     brands = file.read(max(0, size - len(start))) if start[4:8] == b"ftyp" else b""

@@ -1,4 +1,4 @@
-"""What users can pass as an image or a clip, and how it becomes the input of a preprocessing."""
+"""Turn the images and clips that users pass into the input of a preprocessing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WANTED = (
 
 
 def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Bands | Tensor:
-    """Convert one image to what ``preprocessing.transform()`` takes.
+    """Convert one image to the input of ``preprocessing.transform()``.
 
     A file and a PIL image of it give the same picture: it is turned as its EXIF orientation says,
     values of more than 8 bits are scaled by ``value_range``, and transparent parts are put on the
@@ -45,9 +45,9 @@ def to_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Bands 
     Args:
         image: A path to an image file; the bytes of one, or a binary file object that has them; a
             PIL image; an array (H, W, C) or (H, W) of uint8, uint16 or float32; or a uint8 tensor
-            (C, H, W), whose resize differs from a PIL image's in its last bits. Nothing turns
-            arrays and tensors; ``value_range`` scales arrays that are not uint8.
-        preprocessing: What the image is for.
+            (C, H, W), whose resize differs from a PIL image's in its last bits. Arrays and tensors
+            are not turned; ``value_range`` scales arrays that are not uint8.
+        preprocessing: The preprocessing that the image is for.
 
     Returns:
         A PIL image of mode RGB (L for 1 channel), the bands of an image of other channels, or the
@@ -86,14 +86,14 @@ def to_input(image: Any, preprocessing: Preprocessing) -> Tensor:
     """Turn one image into the input of a network.
 
     Args:
-        image: What ``to_picture`` takes.
+        image: Any image that ``to_picture`` takes.
         preprocessing: All steps.
 
     Returns:
         float32 tensor (C, H, W).
 
     Raises:
-        PreprocessingError: As ``to_picture``.
+        PreprocessingError: As for ``to_picture``.
         ImageError: The file cannot be read.
     """
     picture = to_picture(image, preprocessing)
@@ -111,11 +111,11 @@ def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Band
 
     Args:
         image: A path, bytes, a binary file object or a PIL image.
-        preprocessing: What the image is for.
+        preprocessing: The preprocessing that the image is for.
 
     Raises:
-        PreprocessingError: headstrip cannot use its pixels.
-        ImageError: It cannot be read; the message is only the reason.
+        PreprocessingError: headstrip cannot use the pixels.
+        ImageError: The image cannot be read; the message is only the reason.
     """
     with decoding_errors():
         if isinstance(image, Image.Image):
@@ -131,22 +131,22 @@ def read_picture(image: Any, preprocessing: Preprocessing) -> Image.Image | Band
 
 
 def is_file(value: Any) -> bool:
-    """Whether a value is a file object, or has another ``read`` method."""
+    """Whether a value has a method ``read``, as a file object has."""
     return callable(getattr(value, "read", None))
 
 
 def to_frames(clip: Any, preprocessing: Preprocessing) -> Tensor:
-    """Convert one clip to what ``preprocessing.transform()`` takes.
+    """Convert one clip to the input of ``preprocessing.transform()``.
 
     Args:
         clip: A uint8 array or tensor (T, H, W, 3).
-        preprocessing: What the clip is for; T is its ``frames``.
+        preprocessing: The preprocessing that the clip is for; T is its ``frames``.
 
     Returns:
         uint8 tensor (T, 3, H, W).
 
     Raises:
-        PreprocessingError: It is of another kind, or has another number of frames.
+        PreprocessingError: The clip is of another kind, or has another number of frames.
     """
     if isinstance(clip, np.ndarray) and clip.dtype == np.uint8:
         # torch warns about arrays that are not writable, and has no negative strides.

@@ -1,4 +1,4 @@
-"""Converts the pixels of any image to 8-bit RGB, or to grey for a network with one channel.
+"""Convert the pixels of any image to 8-bit RGB, or to grey for a network with one channel.
 
 Paths, bytes, file objects and PIL images all go through ``as_picture``. Nothing here imports torch.
 """
@@ -24,7 +24,7 @@ _WIDE_GREY = {"I;16", "I;16L", "I;16B", "I;16N"}
 _GREY = {"1", "L", "LA", "La", "I", "F"} | _WIDE_GREY
 
 _SHARE = 4
-"""An image that uses less than one part in so many of its type's range may have another white."""
+"""An image that uses less than a quarter of its type's range may have another white value."""
 
 _VALUES_AT_ONCE = 1 << 20
 
@@ -33,12 +33,12 @@ def as_picture(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """Convert an image to the pixels that a preprocessing starts from.
 
     Args:
-        image: A PIL image, of an open file too.
+        image: A PIL image, which may be an open file.
         preprocessing: Has the channels, the ``value_range`` and the ``background``.
 
     Returns:
         An image of mode RGB, or L for 1 channel, turned as its EXIF orientation says; the same
-        image where nothing changes.
+        image if nothing changes.
 
     Raises:
         PreprocessingError: The image has no pixels, would have too many after the resize, or does
@@ -51,7 +51,7 @@ def as_picture(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
 
 
 def read_samples(image: Image.Image, preprocessing: Preprocessing) -> Samples:
-    """Read what ``in_channels`` needs of an image; see ``samples_of``."""
+    """Read the samples of an image for ``in_channels``; see ``samples_of``."""
     return samples_of(image, is_range_given=isinstance(preprocessing.value_range, tuple))
 
 
@@ -63,10 +63,10 @@ def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
     palettes, CMYK, YCbCr and LAB to RGB.
 
     Returns:
-        An image of mode RGB or L; the same image where nothing changes.
+        An image of mode RGB or L; the same image if nothing changes.
 
     Raises:
-        PreprocessingError: The preprocessing has neither 1 nor 3 channels, or has 1 where the
+        PreprocessingError: The preprocessing has neither 1 nor 3 channels, or has 1 although the
             image has colours, or the image does not convert to 8-bit RGB.
     """
     channels = preprocessing.channels
@@ -88,7 +88,7 @@ def in_channels(samples: Samples, preprocessing: Preprocessing) -> Image.Image:
         picture = _converted(_without_odd_transparency(picture), _PLAIN[picture.mode])
     if alpha is not None and least != 255:
         base = Image.new("RGB", picture.size, ImageColor.getrgb(preprocessing.background)[:3])
-        # For one channel, a background of colour counts as its grey.
+        # For one channel, a coloured background becomes grey.
         base = _converted(_converted(base, mode), "RGB")
         picture = Image.composite(_converted(picture, "RGB"), base, alpha)
     return _as_grey(picture) if mode == "L" else _converted(picture, mode)
@@ -135,7 +135,7 @@ def as_8_bits(values: np.ndarray, value_range: str | Range) -> np.ndarray:
 
 
 def refuse_huge(height: int, width: int, preprocessing: Preprocessing) -> None:
-    """Refuse an image without pixels, and a strip that would fill the memory after the resize.
+    """Refuse an image without pixels, and a long one that would fill the memory when resized.
 
     Raises:
         PreprocessingError: The image has no pixels, or the resize would give it more than
@@ -157,7 +157,7 @@ def refuse_huge(height: int, width: int, preprocessing: Preprocessing) -> None:
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    """Convert an image as Pillow does; return the same image where it has the mode already.
+    """Convert an image as Pillow does; return the same image if it already has the mode.
 
     Raises:
         PreprocessingError: Pillow does not convert its mode.
@@ -212,10 +212,10 @@ def _scaled(
 
     Args:
         samples: The image.
-        scale: What its values mean.
+        scale: The meaning of its values.
         value_range: Which values become 0 and 255.
-        visible: bool array (height, width), False for fully transparent pixels; None where there
-            are none.
+        visible: bool array (height, width), False for fully transparent pixels; None if the image
+            has no such pixels.
     """
     image, deep = samples.image, samples.deep
     if not scale.is_colour:
@@ -247,7 +247,7 @@ def _upper_bits(
     value_range: str | Range,
     visible: np.ndarray | None,
 ) -> Image.Image:
-    """Return the upper 8 bits of 16-bit colour, which Pillow gives, where they are enough."""
+    """Return the upper 8 bits of 16-bit colour as Pillow reads them; refuse if more are needed."""
     # Pillow scales a PPM so that the largest value that it states is white.
     is_scaled = scale.unit != 1
     needs_lower = value_range == "dtype" if is_scaled else value_range == "auto" and scale.stated
@@ -286,7 +286,7 @@ def _range_of(values: np.ndarray, unit: float, scale: Scale, value_range: str | 
     Args:
         values: The values of all pixels that are not fully transparent.
         unit: The factor by which the file's values were multiplied.
-        scale: What the file's values mean.
+        scale: The meaning of the file's values.
         value_range: The setting.
 
     Raises:
@@ -299,7 +299,7 @@ def _range_of(values: np.ndarray, unit: float, scale: Scale, value_range: str | 
     if isinstance(value_range, tuple):
         return value_range
     is_32_bits = scale.whole is not None and scale.whole[1] >= (1 << 31) - 1
-    # No picture fills 32 bits, so their range is looked for in the values here too.
+    # No image uses all 32 bits, so headstrip takes their range from the values here too.
     if value_range == "dtype" and scale.whole is not None and not is_32_bits:
         return scale.whole
     if not values.size:
@@ -321,7 +321,7 @@ def _range_of(values: np.ndarray, unit: float, scale: Scale, value_range: str | 
         )
     whole = scale.whole
     if is_32_bits and least >= 0 and largest < 1 << 16:
-        # Files of 32 bits often hold values of 16.
+        # Files of 32 bits often hold 16-bit values.
         whole = (0, (1 << 16) - 1)
     _refuse_narrow(least, largest, scale, whole)
     return whole
@@ -331,8 +331,8 @@ def _refuse_narrow(least: float, largest: float, scale: Scale, whole: Range | No
     """Refuse values that use so little of their type's range that another range is likely.
 
     Raises:
-        PreprocessingError: They use less than a quarter of it, or the type is signed and no value
-            is negative.
+        PreprocessingError: The values use less than a quarter of the range, or the type is signed
+            and no value is negative.
     """
     black, white = whole or scale.whole or (0, 1)
     quarter = (white - black) / _SHARE
@@ -353,7 +353,7 @@ def _refuse_narrow(least: float, largest: float, scale: Scale, whole: Range | No
 def _advice(
     least: float, largest: float, *, is_integer: bool = True, offers_dtype: bool = True
 ) -> str:
-    """Say how to name black and white, with an example that fits the values."""
+    """Say how to pass the values of black and white, with an example that fits the image."""
     if is_integer and least >= 0:
         black, white = 0.0, float((1 << max(1, int(largest).bit_length())) - 1)
     else:

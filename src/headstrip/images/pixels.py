@@ -1,4 +1,4 @@
-"""From an image to the uint8 pixels that a network gets: all steps before the division.
+"""Turn an image into the uint8 pixels for a network: all steps before the division.
 
 Nothing here imports torch, so that the processes that decode start fast and stay small.
 """
@@ -24,14 +24,14 @@ DecodeMode = Literal["exact", "fast"]
 Box = tuple[float, float, float, float]
 
 MARGIN = 3.0
-"""How many times larger than after the resize each side of a reduced image is, at least.
+"""Each side of a reduced image is at least this many times as long as after the resize.
 
-With less the difference is visible: docs/reference/images.md has the cosines behind this number.
+With a smaller factor the difference is visible: docs/reference/images.md has the measured cosines.
 """
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
-    # Pillow's own is the exact one; torchvision uses it for both.
+    # Pillow's filter is the exact one, and torchvision uses it for both names.
     "nearest-exact": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -50,7 +50,7 @@ def to_pixels(image: Image.Image | Bands, preprocessing: Preprocessing) -> np.nd
     """Do all steps of a preprocessing that come before the division.
 
     Args:
-        image: An image; ``as_picture`` reads it. Or the bands of one with other channels.
+        image: An image, which ``as_picture`` reads; or the bands of an image with other channels.
         preprocessing: The steps.
 
     Returns:
@@ -58,8 +58,8 @@ def to_pixels(image: Image.Image | Bands, preprocessing: Preprocessing) -> np.nd
         ``preprocessing.transform()`` has after its ``PILToTensor``, channels last.
 
     Raises:
-        PreprocessingError: The image has no pixels, too many after the resize, or none with an
-            8-bit meaning.
+        PreprocessingError: The image has no pixels, too many after the resize, or pixels that do
+            not convert to 8 bits.
 
     Example:
         >>> from headstrip import Preprocessing
@@ -80,7 +80,7 @@ def to_pixels(image: Image.Image | Bands, preprocessing: Preprocessing) -> np.nd
 
 
 def _bands_to_pixels(bands: Bands, preprocessing: Preprocessing) -> np.ndarray:
-    """Do for each channel what ``to_pixels`` does for a grey image."""
+    """Apply ``to_pixels`` to each channel as to a grey image."""
     fill = preprocessing.fill or (0,) * preprocessing.channels
     parts = [
         to_pixels(plane, replace(preprocessing, mean=(0.0,), std=(1.0,), fill=(border,)))
@@ -98,7 +98,7 @@ class Reduced:
         width: Width of the upright image in the file, in pixels.
         height: Height of the upright image in the file, in pixels.
         box: Where the whole picture is in ``image``: left, upper, right, lower. It is smaller than
-            ``image`` where a side of the image in the file is not a multiple of the reduction.
+            ``image`` if a side of the image in the file is not a multiple of the reduction.
     """
 
     image: Image.Image
@@ -138,14 +138,14 @@ def decode_reduced(data: bytes, preprocessing: Preprocessing) -> Reduced:
 
 
 def is_jpeg(data: bytes) -> bool:
-    """Whether the bytes of a file begin as a JPEG does."""
+    """Whether the bytes of a file begin like a JPEG."""
     return data[:2] == b"\xff\xd8"
 
 
 def to_pixels_fast(reduced: Reduced, preprocessing: Preprocessing) -> np.ndarray:
-    """Do what ``to_pixels`` does for an image that was reduced while it was decoded.
+    """Apply the steps of ``to_pixels`` to an image that was reduced while it was decoded.
 
-    The function resizes only what the crop shows, which by itself changes a few last bits.
+    The function resizes only the part that the crop shows. This alone changes a few last bits.
 
     Returns:
         uint8 array (H, W, C).
@@ -160,7 +160,7 @@ def to_pixels_fast(reduced: Reduced, preprocessing: Preprocessing) -> np.ndarray
     left, upper, right, lower = _window(height, width, preprocessing)
     x, y, far_x, far_y = reduced.box
     across, down = (far_x - x) / width, (far_y - y) / height
-    # The last bit of a product can lie beyond the edge, which Pillow refuses.
+    # By rounding, a product can be beyond the edge, which Pillow refuses.
     end_x, end_y = min(x + right * across, far_x), min(y + lower * down, far_y)
     box = (x + left * across, y + upper * down, end_x, end_y)
     size = (right - left, lower - upper)
@@ -170,7 +170,7 @@ def to_pixels_fast(reduced: Reduced, preprocessing: Preprocessing) -> np.ndarray
 
 
 def _turned(box: Box, size: tuple[int, int], turn: Image.Transpose) -> Box:
-    """Return where a box is after an image of a size was turned."""
+    """Return the position of a box after an image of the given size was turned."""
     left, upper, right, lower = box
     width, height = size
     if turn in _SWAP_SIDES:
@@ -184,14 +184,14 @@ def _turned(box: Box, size: tuple[int, int], turn: Image.Transpose) -> Box:
 
 
 def _window(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
-    """Return what the crop shows of a resized image: left, upper, right and lower."""
+    """Return the part of a resized image that the crop shows: left, upper, right and lower."""
     upper, lower = _span(height, preprocessing.crop[0])
     left, right = _span(width, preprocessing.crop[1])
     return left, upper, right, lower
 
 
 def _span(size: int, crop: int) -> tuple[int, int]:
-    """Return where a central crop begins and ends on one axis: all of a shorter axis.
+    """Return the start and the end of a central crop on one axis. A shorter axis stays whole.
 
     The arithmetic is that of torchvision's ``CenterCrop``, which rounds halves to even.
     """

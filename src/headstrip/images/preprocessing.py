@@ -1,4 +1,4 @@
-"""The steps that turn an image, or a clip, into the input of a network, as data."""
+"""Describe the steps that turn an image, or a clip, into the input of a network."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Preprocessing:
         crop: Height and width of the central crop in pixels: the size of the input.
         resize: Pixels of the shorter side before the crop, or (height, width), to which the image
             is resized as ``fit`` says; None does not resize.
-        interpolation: Filter of the resize, in torchvision's words.
+        interpolation: Filter of the resize, by torchvision's name.
         antialias: Whether tensors get a low-pass filter when made smaller. PIL images always do.
-        rescale: What the pixel values are divided by.
-        mean: Subtracted from each channel after the division.
-        std: What each channel is divided by after that.
+        rescale: Divisor of the pixel values.
+        mean: Number that is subtracted from each channel after that division.
+        std: Divisor of each channel after the subtraction.
         frames: Frames of a clip, None for images.
         fit: What a resize to (height, width) does with another shape: "squash" stretches the image
             to it, "cover" keeps the ratio of its sides and covers it, "contain" keeps the ratio and
@@ -48,8 +48,8 @@ class Preprocessing:
         fill: Pixel value of each channel, 0 to 255, around an image that is smaller than the crop.
             None is black.
         crop_pct: Share of the resized sides that the crop keeps, as timm states it: the resize is
-            the crop divided by this share and rounded down, also for another input size. None
-            where the resize does not follow from the crop.
+            the crop divided by this share and rounded down, also for another input size. None if
+            the resize does not follow from the crop.
         background: What is behind transparent parts of an image: "white", "black" or "#rrggbb";
             "keep" drops the transparency and shows the colours that are stored below it.
         value_range: Which values of an image with more than 8 bits a channel become 0 and 255:
@@ -167,9 +167,9 @@ class Preprocessing:
     def for_input(self, input_shape: tuple[int, ...]) -> Preprocessing:
         """Return the same preprocessing for another input size.
 
-        The resize follows the crop so that the network sees as much of the image: in proportion, or
-        by ``crop_pct`` where the resize follows from it. If the sides differ, the resize covers
-        both.
+        The resize changes with the crop, so that the network sees the same share of the image: in
+        proportion, or by ``crop_pct`` if the resize follows from it. If the sides differ, the
+        resize covers both.
 
         Args:
             input_shape: (C, H, W), or (C, T, H, W) for a clip.
@@ -290,7 +290,7 @@ class Preprocessing:
                 change of colour or geometry.
 
         Returns:
-            A module that maps what ``encoder.preprocess`` takes to float32 (C, H, W).
+            A module that maps any image that ``encoder.preprocess`` takes to float32 (C, H, W).
 
         Raises:
             PreprocessingError: The preprocessing is for clips, or TrivialAugment does not take the
@@ -336,7 +336,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """Make a preprocessing of the values that ``to_json`` returned.
+        """Make a preprocessing from the values that ``to_json`` returned.
 
         Raises:
             PreprocessingError: A field is missing, unknown, or has an impossible value.
@@ -361,13 +361,13 @@ class Preprocessing:
 
 
 def parse_value_range(text: str) -> str | tuple[float, float]:
-    """Read a range of values as the command line writes it.
+    """Parse a range of values from the command line.
 
     Args:
         text: "auto", "dtype" or "LOW,HIGH".
 
     Returns:
-        What ``Preprocessing`` takes.
+        The ``value_range`` for ``Preprocessing``.
 
     Raises:
         PreprocessingError: The text is something else.
@@ -387,7 +387,7 @@ def parse_value_range(text: str) -> str | tuple[float, float]:
 
 
 def parse_background(background: object) -> str:
-    """Check a background, and return the one name that its colour has in ``Preprocessing``.
+    """Check a background, and return the only spelling of it that ``Preprocessing`` keeps.
 
     Raises:
         PreprocessingError: It is not a colour.

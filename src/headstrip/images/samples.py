@@ -1,7 +1,7 @@
-"""The pixels of an image as the file stores them, and which of their values are black and white.
+"""Read the pixels of an image as the file stores them, and find the values of black and white.
 
-An open file and an image that Pillow has read already give the same pixels. Nothing here imports
-torch.
+The result is the same for an open file and for an image whose pixels Pillow has already read.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _SIZ = b"\xff\x4f\xff\x51"
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What the values of an image mean that are signed or have more than 8 bits.
+    """The meaning of an image's values that are signed or have more than 8 bits.
 
     Attributes:
         kind: Their type in a few words, such as "16 bits".
         whole: The smallest and the largest value of the type; None for floating point.
-        stated: Black and white as the file states them, None where it states nothing.
+        stated: Black and white as the file states them, None if it states nothing.
         is_inverted: Whether the smallest value is white.
-        is_colour: Whether the image has colour: Pillow keeps the upper 8 bits of each value.
-        unit: The factor by which Pillow multiplied the file's values; 0 where it is not known.
+        is_colour: Whether the image has colour: then Pillow keeps the upper 8 bits of each value.
+        unit: The factor by which Pillow multiplied the file's values; 0 if it is not known.
     """
 
     kind: str
@@ -58,8 +58,8 @@ class Samples:
 
     Attributes:
         image: The pixels.
-        scale: What they mean, None where they have at most 8 bits and no sign.
-        deep: uint16 array (height, width, bands) of a 16-bit colour image, None where the upper 8
+        scale: The meaning of their values, None if these have at most 8 bits and no sign.
+        deep: uint16 array (height, width, bands) of a 16-bit colour image, None if the upper 8
             bits are enough or the lower ones are lost.
         key: The transparent colour of a grey or RGB image, in the values of ``deep`` or else of
             ``image``; None if it has none.
@@ -75,11 +75,11 @@ def samples_of(image: Image.Image, *, is_range_given: bool) -> Samples:
     """Read the pixels of an image, turned as its EXIF orientation says.
 
     Args:
-        image: An image; this reads the pixels of an open file.
+        image: An image. If it is an open file, this reads its pixels.
         is_range_given: Whether the caller names black and white, which needs all bits of colour.
 
     Raises:
-        PreprocessingError: It is a TIFF of more channels than headstrip reads.
+        PreprocessingError: The image is a TIFF of more channels than headstrip reads.
         Exception: Any error of Pillow for a damaged file; see ``decoding_errors``.
     """
     tags = tiff.tags_of(image)
@@ -102,8 +102,8 @@ def samples_of(image: Image.Image, *, is_range_given: bool) -> Samples:
 def _transparent_colour(image: Image.Image) -> tuple[int, ...] | None:
     """Return the transparent colour that a file names, in the values that Pillow gives.
 
-    Pillow keeps the colour of a PNG as it is stored, but scales grey of 2 and 4 bits to 8. For a
-    copy of such a PNG nothing tells that the grey had fewer than 8 bits.
+    Pillow keeps the colour of a PNG as it is stored, but scales grey of 2 and 4 bits to 8. A copy
+    of such an image does not show that the grey had fewer than 8 bits.
     """
     named = image.info.get("transparency")
     key = tuple(named) if isinstance(named, (tuple, list)) else (named,)
@@ -142,7 +142,7 @@ def _scale_of_ppm(image: Image.Image) -> Scale | None:
 
 
 def _largest_of_ppm(image: Image.Image) -> int | None:
-    """Return the largest value that the header states, None where the header is gone."""
+    """Return the largest value that the header states, None if the header is gone."""
     opened: Any = image
     if not getattr(image, "tile", None):
         try:
@@ -158,7 +158,7 @@ def _largest_of_ppm(image: Image.Image) -> int | None:
 
 
 def _scale_of_mode(mode: str) -> Scale | None:
-    """Return what the values of a mode mean where no file says more."""
+    """Return the meaning of a mode's values, for an image whose file says no more."""
     if mode.startswith("I;16"):
         return Scale("16 bits", _16_BITS)
     if mode == "I":
@@ -189,18 +189,18 @@ def _scale_of_tiff(image: Image.Image, tags: Any) -> Scale | None:
 
 
 def _stated(tags: Any, whole: Range | None, colours: int) -> Range | None:
-    """Return the range that the tags of a TIFF state, None where it equals that of the type."""
+    """Return the range that the tags of a TIFF state, None if it equals that of the type."""
     largest = [tags[tag] for tag in (tiff.SMAX_VALUE, tiff.MAX_VALUE) if tag in tags]
     smallest = [tags[tag] for tag in (tiff.SMIN_VALUE, tiff.MIN_VALUE) if tag in tags]
     if not largest or (whole is None and not smallest):
         return None
-    black = _one(smallest[0], min, colours) if smallest else (whole or (0.0, 0.0))[0]
-    white = _one(largest[0], max, colours)
+    black = _bound_of(smallest[0], min, colours) if smallest else (whole or (0.0, 0.0))[0]
+    white = _bound_of(largest[0], max, colours)
     return (black, white) if is_usable_range(black, white) and (black, white) != whole else None
 
 
-def _one(value: Any, choose: Any, colours: int) -> float:
-    """Choose one of the values that a tag has for each channel; alpha does not count."""
+def _bound_of(value: Any, choose: Any, colours: int) -> float:
+    """Choose the smallest or largest of a tag's values for the channels, without alpha."""
     return float(choose(value[:colours]) if isinstance(value, tuple) else value)
 
 
@@ -215,21 +215,21 @@ def _is_deep_colour(image: Image.Image) -> bool:
 
 
 def _bits_of_png(image: Image.Image) -> int:
-    """Return the bits of a value in a PNG, 0 where its file is gone."""
+    """Return the bits of a value in a PNG, 0 if its file is gone."""
     return int.from_bytes(_head_of(image)[24:25], "big")
 
 
 def _bits_of_jpeg_2000(image: Image.Image) -> int:
-    """Return the bits of the first channel of a JPEG 2000, 8 where they are not found."""
+    """Return the bits of the first channel of a JPEG 2000, 8 if they are not found."""
     start = _head_of(image)
     at = start.find(_SIZ) + 40
     return (start[at] & 0x7F) + 1 if 40 <= at < len(start) else 8
 
 
 def _head_of(image: Image.Image) -> bytes:
-    """Return the start of the file that an image was read from, nothing where the file is gone.
+    """Return the start of the file that an image was read from, no bytes if the file is gone.
 
-    When Pillow has read the pixels, it keeps the file or its name, but not the number of bits.
+    After Pillow has read the pixels, it keeps the file or its name, but not the number of bits.
     """
     for file in (getattr(image, "fp", None), getattr(image, "_fp", None)):
         if hasattr(file, "read") and not getattr(file, "closed", False):
@@ -247,8 +247,8 @@ def _head_of(image: Image.Image) -> bytes:
 def _deep(image: Image.Image) -> np.ndarray | None:
     """Read all 16 bits of a colour image, of which Pillow gives the upper 8.
 
-    Pillow has raw modes for the upper bytes of both byte orders. The upper bytes of the other
-    order are the lower bytes of this one.
+    Pillow has raw modes for the upper bytes in both byte orders. The upper bytes in the other
+    order are the lower bytes in this one.
     """
     file = getattr(image, "fp", None)
     if not getattr(image, "tile", None) or file is None or getattr(file, "closed", False):
@@ -299,7 +299,7 @@ def _rawmode(image: Any) -> str:
 
 
 def _set_rawmode(image: Any, rawmode: str) -> None:
-    """Make Pillow unpack the pixels of an unread image in another way."""
+    """Make Pillow unpack the pixels of an image in another raw mode, before it reads them."""
     image.tile = [
         # Pillow reads the fields of a tile by name, so it must stay a named tuple.
         tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)

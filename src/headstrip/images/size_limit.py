@@ -1,4 +1,4 @@
-"""Opens image files, and says how large they may be. Sources read images without Pillow by it."""
+"""Open image files, and limit their size. Sources use this to read images without Pillow."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def number(tags: Mapping[int, Any], tag: int, default: int) -> Any:
 
 
 def excess_channels(tags: Mapping[int, Any]) -> str | None:
-    """Return why a TIFF has too many channels for an image, None where it has not."""
+    """Return why a TIFF has too many channels for an image, None if it does not."""
     channels = number(tags, CHANNELS, 1)
     if channels == 2 and number(tags, EXTRA, ALPHA) == UNSPECIFIED:
         return (
@@ -68,7 +68,7 @@ def excess_channels(tags: Mapping[int, Any]) -> str | None:
 
 
 def unread_kind(file: BinaryIO) -> str | None:
-    """Describe the pixels of a TIFF that Pillow does not read, None where the file is not a TIFF.
+    """Describe the pixels of a TIFF that Pillow does not read, None if the file is not a TIFF.
 
     Args:
         file: A file that Pillow does not open; its position changes.
@@ -106,7 +106,7 @@ def count_pages(file: BinaryIO) -> int:
         file: The file; its position changes.
 
     Returns:
-        The number of pages, 1 where the chain cannot be read.
+        The number of pages, 1 if the chain cannot be read.
     """
     file.seek(0)
     header = file.read(16)

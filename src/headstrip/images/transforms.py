@@ -1,4 +1,4 @@
-"""The steps of the torchvision transform that torchvision itself does in another way."""
+"""The steps of the transform that torchvision's own classes compute in another way."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Pad(nn.Module):
         self.size, self.fill = size, fill
 
     def forward(self, image: Any) -> Any:
-        """Map a PIL image, or a tensor (..., C, H, W), to the same kind, of that size or more."""
+        """Map a PIL image or a tensor (..., C, H, W) to the same kind, of at least that size."""
         height, width = v2.functional.get_size(image)
         lower, wider = max(0, self.size[0] - height), max(0, self.size[1] - width)
         if not lower and not wider:
