@@ -1,4 +1,4 @@
-"""What families with auxiliary heads share: these only help training, and come off too."""
+"""The base class of families with auxiliary heads, which only help training and come off too."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AuxiliaryFamily(TorchvisionFamily):
         had = tuple(name for name in self.AUXILIARY if getattr(model, name, None) is not None)
         for name in had:
             setattr(model, name, None)
-        # In train mode torchvision returns a named tuple where this flag is set.
+        # In train mode torchvision returns a named tuple if this flag is set.
         model.aux_logits = False  # type: ignore[assignment]
         return replace(stripped, paths=(*stripped.paths, *had))
 

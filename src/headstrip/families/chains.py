@@ -6,7 +6,7 @@ from torch import nn
 
 
 def ends_of_strides(features: nn.Sequential) -> list[str]:
-    """Return the paths of the layers before each that halves the map, and of the last layer."""
+    """Return the path of each layer before one that halves the map, and of the last layer."""
     halves = [
         any(isinstance(one, nn.Conv2d) and one.stride[0] > 1 for one in layer.modules())
         for layer in features
@@ -16,6 +16,6 @@ def ends_of_strides(features: nn.Sequential) -> list[str]:
 
 
 def before_poolings(features: nn.Sequential) -> list[str]:
-    """Return what each pooling reads, and the path of the last layer."""
+    """Return the levels at the input of each pooling, and at the output of the last layer."""
     poolings = [number for number, one in enumerate(features) if isinstance(one, nn.MaxPool2d)]
     return [*(f">features.{number}" for number in poolings), f"features.{len(features) - 1}"]

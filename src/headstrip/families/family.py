@@ -1,4 +1,4 @@
-"""What all torchvision families share: building by name, and describing backbones and weights."""
+"""The base class of all torchvision families: it builds by name, and describes weights."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class TorchvisionFamily:
     """Constructor arguments that set channels and size; see ``HeadStripper``."""
 
     LEVELS: ClassVar[tuple[Level | str, ...]] = ()
-    """Where the feature maps are, in families whose networks all have them at the same paths."""
+    """Where the feature maps are, if all networks of the family have them at the same paths."""
 
     FRAMES: ClassVar[int] = 16
     """Number of frames of a clip in video families: the ``clip_len`` that torchvision states."""
 
     def weights_options(self, meta: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the constructor arguments that weights with this ``meta`` demand."""
+        """Return the constructor arguments that weights with this ``meta`` need."""
         return {}
 
     def renamed(self, key: str) -> str:
@@ -78,10 +78,10 @@ class TorchvisionFamily:
         return self.strip(model)
 
     def _check_class(self, model: nn.Module) -> None:
-        """Refuse a network whose forward is not this family's: its head may not come last.
+        """Refuse a network whose ``forward`` is not this family's: its head may not be last.
 
         Raises:
-            HeadNotFoundError: It is of another class, or overrides the forward.
+            HeadNotFoundError: The network is of another class, or overrides ``forward``.
         """
         kind = type(model)
         if not any(base.__module__ == self.MODULE for base in kind.__mro__):

@@ -32,7 +32,7 @@ class SqueezeNet(TorchvisionFamily):
         return Stripped(model, None, ("classifier",), "declared")
 
     def levels_of(self, backbone: Any) -> Sequence[Level | str]:
-        """Return what each pooling reads, and the last layer's output."""
+        """Return the input of each pooling, and the output of the last layer."""
         return before_poolings(backbone.features)
 
     @hookimpl

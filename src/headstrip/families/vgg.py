@@ -18,7 +18,7 @@ class VGG(TorchvisionFamily):
     HEAD = "classifier.6"
 
     def levels_of(self, backbone: Any) -> Sequence[Level | str]:
-        """Return what each pooling reads, and the last pooling's output."""
+        """Return the input of each pooling, and the output of the last one."""
         return before_poolings(backbone.features)
 
 

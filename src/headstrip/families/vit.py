@@ -77,7 +77,7 @@ class ViT(TorchvisionFamily):
         """Interpolate the position embedding as torchvision does."""
         own: Any = model
         if "encoder.pos_embedding" not in state:
-            # headstrip names the tensors that a file lacks.
+            # The tensor is missing, and headstrip raises the error that names it later.
             return state
         return dict(interpolate_embeddings(own.image_size, own.patch_size, OrderedDict(state)))
 
