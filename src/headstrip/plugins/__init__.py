@@ -1,4 +1,4 @@
-"""Plugins of other distributions: the contract with them, and how they are found and loaded."""
+"""Plugins of other distributions: how headstrip finds, loads and checks them."""
 
 from __future__ import annotations
 

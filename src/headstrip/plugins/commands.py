@@ -21,9 +21,9 @@ class PluginCommand:
     """One command of an installed distribution.
 
     Attributes:
-        name: What stands after ``headstrip`` in a shell.
+        name: The word after ``headstrip`` in a shell.
         declared: Where its code is.
-        record: What is known of it; its ``error`` says why it cannot be used, or is None.
+        record: Its record, whose ``error`` says why the command cannot be used, or is None.
     """
 
     name: str
@@ -34,8 +34,8 @@ class PluginCommand:
         """Import the command.
 
         Raises:
-            PluginError: It is disabled, its name is taken, or its entry point does not give a click
-                command.
+            PluginError: The command is disabled, its name is taken, or its entry point does not
+                name a click command.
         """
         reason, cause = self.record.error, None
         if reason is None:
@@ -49,7 +49,7 @@ class PluginCommand:
         ) from cause
 
     def tested(self) -> PluginRecord:
-        """Import the command, and return what is known of it then."""
+        """Import the command, and return its record with the result."""
         started = time.perf_counter()
         try:
             self._import()
@@ -60,7 +60,7 @@ class PluginCommand:
         return replace(record, seconds=time.perf_counter() - started)
 
     def _import(self) -> click.Command:
-        """Import the command; an error's message is the reason alone."""
+        """Import the command. The message of an error is only the reason."""
         import click
 
         command = self.declared.load()
@@ -75,7 +75,7 @@ def find_commands(disabled: Collection[str], reserved: Collection[str]) -> list[
     """List the commands of other distributions, sorted by name, without importing them.
 
     Args:
-        disabled: Names of commands that the user does not want; ``*`` is all.
+        disabled: Names of commands that the user disabled; ``*`` means all.
         reserved: Names of headstrip's own commands.
     """
     commands = []

@@ -1,7 +1,7 @@
 """Entry points of installed distributions, read from their metadata without importing anything.
 
 ``importlib.metadata`` reads the same files, but importing it takes as long as a quarter of
-``headstrip list``, and it raises an error for all where one is damaged.
+``headstrip list``, and it raises an error for all files if one is damaged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from headstrip.plugins.records import DISABLED, SHARED
 from headstrip.system.os_errors import explain_exhaustion
 
 _VALUE = r"([\w.]+)\s*(?::\s*([\w.]+)\s*)?(?:\[.*\]\s*)?"
-"""``module``, ``module:object`` or ``module:object.attribute``, and extras, which mean nothing."""
+"""``module``, ``module:object`` or ``module:object.attribute``, and extras, which are ignored."""
 
 
 class EntryPoint(NamedTuple):
@@ -50,10 +50,10 @@ class EntryPoint(NamedTuple):
     site: Path | None = None
 
     def load(self) -> Any:
-        """Import what it names.
+        """Import the object that the entry point names.
 
         Raises:
-            PluginError: Its value names no module. Importing the module can raise any other error.
+            PluginError: The value names no module. Importing the module can raise any other error.
         """
         match = re.fullmatch(_VALUE, self.value)
         if match is None:
@@ -83,17 +83,17 @@ class Declared(NamedTuple):
         return self.point.value.partition(":")[0].strip()
 
     def load(self) -> Any:
-        """Import what the entry point names.
+        """Import the object that the entry point names.
 
         Raises:
-            PluginError: Importing it raised any error. The message is only the reason.
+            PluginError: The import raised an error. The message is only the reason.
         """
         try:
             return self.point.load()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            # Importing a plugin runs its code, which can raise anything, SystemExit too.
+            # Importing a plugin runs its code, which can raise anything, even SystemExit.
             raise PluginError(reason_of(error)) from error
 
 
@@ -102,7 +102,7 @@ def declared(group: str, disabled: Collection[str], reserved: Collection[str]) -
 
     Args:
         group: The group.
-        disabled: Names that the user does not want; ``*`` is all.
+        disabled: Names that the user disabled; ``*`` means all.
         reserved: Names that belong to headstrip.
     """
     by_name: dict[str, list[EntryPoint]] = {}
@@ -182,8 +182,8 @@ def _points_elsewhere(group: str, seen: Collection[str]) -> list[EntryPoint]:
 
 
 def _pairs_in(content: bytes | None, group: str) -> list[tuple[str, str]]:
-    """Return names and values of a group, none where the content is damaged."""
-    # Most files name no group of headstrip. They need not be parsed.
+    """Return the names and values of a group, an empty list if the content is damaged."""
+    # Most files name no group of headstrip, and need no parsing.
     if content is None or group.encode() not in content:
         return []
     return list(dict.fromkeys((entry_points_in(content) or {}).get(group, ())))

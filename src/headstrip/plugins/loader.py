@@ -1,4 +1,4 @@
-"""Plugins with backbones: found in metadata, loaded on first need, asked only for what they own.
+"""Find plugins in metadata, load each when it is needed, and call its hooks.
 
 A plugin that fails becomes a record with the reason, and all other plugins work as before. This
 isolates faults, but it is not a sandbox: a plugin's code has all rights of the process.
@@ -26,11 +26,11 @@ from headstrip.spec import is_source
 from headstrip.system.packages import package_folder
 
 HOMES = {"timm": "headstrip-timm", "hf": "headstrip-transformers"}
-"""Sources that only one distribution may bring: timm's names need no prefix, and a hub id must not
-mean another network because of what is installed."""
+"""Sources that only one distribution may provide: timm's names need no prefix, and a hub id must
+name the same network whatever else is installed."""
 
 FIRST_PARTY = {**HOMES, "efficientnet-lite": "headstrip-efficientnet-lite"}
-"""The sources that headstrip's own distributions bring."""
+"""The sources that headstrip's own distributions provide."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Plugin:
 
     @property
     def record(self) -> PluginRecord:
-        """What is known of it now."""
+        """The current record of the plugin."""
         return PluginRecord(
             name=self.name,
             origin=self.origin,
@@ -71,14 +71,14 @@ class Plugin:
         return f"{self.name!r} ({self.origin})"
 
     def fail(self, reason: str, status: Status = "failed") -> None:
-        """Store the reason for which the plugin is not used."""
+        """Record why the plugin is not used."""
         self.status, self.error = status, reason
 
     def load(self) -> None:
-        """Import and validate it, once.
+        """Import and validate the plugin, once.
 
         Raises:
-            PluginError: It is blocked, or loading it failed now or earlier.
+            PluginError: The plugin is blocked, or loading it failed now or earlier.
         """
         if self.status == "loaded":
             return
@@ -112,11 +112,11 @@ class Plugin:
 
         Args:
             hook: Name of the hook.
-            backbone: What the call is about, for the message.
+            backbone: The backbone or family of the call, for messages.
             arguments: The hook's arguments.
 
         Returns:
-            What the hook returned; None where the hook is optional and the plugin lacks it.
+            The hook's return value; None if the hook is optional and the plugin lacks it.
 
         Raises:
             HeadstripError: The hook raised it.

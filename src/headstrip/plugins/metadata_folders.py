@@ -1,6 +1,6 @@
-"""The folders with the metadata of installed distributions: their files, and which are damaged.
+"""Read the folders with the metadata of installed distributions, and find damaged ones.
 
-Python takes the first folder that has a distribution's name, even an empty one, and ignores a
+Python uses the first folder that has a distribution's name, even an empty one, and ignores a
 complete one after it. An interrupted installation leaves such folders.
 """
 
@@ -64,7 +64,7 @@ class DamagedFolder(NamedTuple):
 
 
 def damaged_folders() -> list[DamagedFolder]:
-    """Return the damaged folders on the path because of which a plugin may be missing.
+    """Return the damaged folders on the path that may make a plugin missing.
 
     These are folders of distributions whose name begins with headstrip, folders that hide a
     distribution with a plugin, folders without a readable METADATA, which may have been a
@@ -84,7 +84,7 @@ def damaged_folders() -> list[DamagedFolder]:
 
 
 def damage_of(source: str) -> str:
-    """Return the sentences for an error about a source that is missing for a damaged folder."""
+    """Return sentences for an error about a missing source, which a damaged folder may explain."""
     name = f"headstrip-{source}"
     folders = next((found for other, found in _by_name() if other == name), [])
     damaged = [
@@ -110,8 +110,8 @@ def entry_points_in(content: bytes) -> dict[str, list[tuple[str, str]]] | None:
     r"""Parse the content of an ``entry_points.txt``.
 
     Returns:
-        By group, the names with their values; None where the content is not what the packaging
-        specification says: text with sections of ``name = value``.
+        By group, the names with their values; None if the content does not follow the packaging
+        specification: text with sections of ``name = value``.
 
     Example:
         >>> entry_points_in(b"[headstrip]\nacme = acme_net:plugin\n")
@@ -147,10 +147,10 @@ def name_and_version(folder: Path) -> tuple[str, str]:
     """Return the name and the version that a folder's metadata state.
 
     Returns:
-        ``("unnamed", "unknown")`` where they cannot be read.
+        ``("unnamed", "unknown")`` if they cannot be read.
     """
     found: dict[str, str] = {}
-    # The headers end at an empty line, as those of an e-mail.
+    # The headers end at an empty line, like those of an e-mail.
     for line in takewhile(bool, _lines(read(folder / _file_of(folder)) or b"") or ()):
         key, _, value = line.partition(":")
         found.setdefault(key.lower(), value.strip())
@@ -209,7 +209,7 @@ def _leftover_name(folder: Path) -> str:
 
 
 def _damage(folder: Path) -> DamagedFolder | None:
-    """Return what is wrong with a folder itself, None where it is complete."""
+    """Return what is wrong with a folder itself, None if it is complete."""
     distribution = _name_of(folder)
     if folder.suffix == ".egg-info" and not folder.is_dir():
         # One file with the content of a folder's PKG-INFO.
@@ -260,7 +260,7 @@ def _file_of(folder: Path) -> str:
 
 
 def _lines(content: bytes) -> list[str] | None:
-    """Return the lines of a file without the spaces around them, None where it is not text."""
+    """Return the lines of a file without the spaces around them, None if it is not text."""
     try:
         return [line.strip() for line in content.decode().splitlines()]
     except UnicodeDecodeError:
@@ -286,7 +286,7 @@ def _may_have_plugin(folder: Path) -> bool:
 
 
 def read(path: Path) -> bytes | None:
-    """Return the content of a file of metadata, None where it cannot be read."""
+    """Return the content of a file of metadata, None if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:

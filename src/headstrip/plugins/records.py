@@ -1,4 +1,4 @@
-"""What is known of each plugin, and which plugins the user does not want."""
+"""Records of plugins, and the settings that disable plugins."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from headstrip.errors import PluginError
 Status = Literal["found", "loaded", "blocked", "failed", "damaged"]
 
 DISABLED = "disabled by HEADSTRIP_DISABLE_PLUGINS or --no-plugin"
-"""The reason for which a plugin is blocked that the user does not want."""
+"""The reason in the record of a plugin that the user disabled."""
 
 SHARED = "more than one distribution uses the name"
-"""How the reason starts for which a plugin is blocked whose name two distributions have."""
+"""The start of the reason in the record of a plugin whose name two distributions use."""
 
 _DISABLE = "HEADSTRIP_DISABLE_PLUGINS"
 _STRICT = "HEADSTRIP_STRICT_PLUGINS"
@@ -22,7 +22,7 @@ _STRICT = "HEADSTRIP_STRICT_PLUGINS"
 
 @dataclass(frozen=True, slots=True)
 class PluginRecord:
-    """What is known of one plugin.
+    """What headstrip knows about one plugin.
 
     Attributes:
         name: Entry-point name, which is also the source of the backbones of a third party's plugin;
@@ -31,7 +31,7 @@ class PluginRecord:
         module: Module that contains it.
         api: Version of the plugin API that it was built for, None before it is loaded.
         status: ``found`` in metadata, ``loaded``, ``blocked`` before import, ``failed``, or
-            ``damaged`` where the folder of an installed distribution is damaged.
+            ``damaged`` if the folder of an installed distribution is damaged.
         rows: Number of backbones in its catalog.
         seconds: How long its import took, None before it is loaded.
         error: Why it is blocked or failed, which of its rows are refused, or what its smoke test
@@ -49,13 +49,13 @@ class PluginRecord:
 
 
 def disabled_by_environment() -> frozenset[str]:
-    """Return the plugins in ``HEADSTRIP_DISABLE_PLUGINS``; ``*`` is all but the built-in ones."""
+    """Return the names in ``HEADSTRIP_DISABLE_PLUGINS``; ``*`` means all but the built-in ones."""
     names = (name.strip() for name in os.environ.get(_DISABLE, "").split(","))
     return frozenset(filter(None, names))
 
 
 def is_strict() -> bool:
-    """Whether ``HEADSTRIP_STRICT_PLUGINS=1`` asks for an error where a plugin is unusable."""
+    """Whether ``HEADSTRIP_STRICT_PLUGINS=1`` makes an unusable plugin an error."""
     return os.environ.get(_STRICT, "") == "1"
 
 
@@ -69,7 +69,7 @@ def remedy_for(reason: str | None) -> str:
 
 
 def unusable(record: PluginRecord) -> PluginError:
-    """Return the error for an unusable plugin where ``HEADSTRIP_STRICT_PLUGINS=1`` is set."""
+    """Return the error for an unusable plugin if ``HEADSTRIP_STRICT_PLUGINS=1`` is set."""
     return PluginError(
         f"The plugin {record.name!r} ({record.origin}) is unusable: "
         f"{str(record.error).rstrip('.')}. This is an error because {_STRICT}=1 is set. Uninstall "

@@ -1,6 +1,6 @@
-"""What the contract demands of a plugin beyond what pluggy checks, and of what its hooks return.
+"""Check what pluggy does not check: the contract of a plugin, and the return values of its hooks.
 
-Checking imports torch only where torch is needed to know the type.
+A check imports torch only if it needs a type of torch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REQUIRED = frozenset(
 
 
 def contract_problem(target: Any) -> str | None:
-    """Return how a plugin's object breaks the contract where pluggy accepts it, or None."""
+    """Return how a plugin's object breaks the contract in a way that pluggy accepts, or None."""
     if inspect.isclass(target):
         return f"it is the class {target.__name__}; its entry point must name an instance"
     api, this = stated_version(target), hookspecs.API_VERSION
@@ -48,7 +48,7 @@ def contract_problem(target: Any) -> str | None:
 
 
 def stated_version(target: Any) -> Any:
-    """Return the version of the plugin API that a plugin states, 1 where it states none."""
+    """Return the version of the plugin API that a plugin states, 1 if it states none."""
     return getattr(target, "API_VERSION", 1)
 
 
@@ -118,7 +118,7 @@ def check_return(hook: str, value: Any) -> str | None:
 
     Args:
         hook: Name of the hook.
-        value: What it returned.
+        value: Its return value.
     """
     if value is None:
         return "None" if hook in REQUIRED else None

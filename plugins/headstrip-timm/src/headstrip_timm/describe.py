@@ -59,7 +59,7 @@ def _tags() -> dict[str, list[str]]:
 
 
 def unmeasured_spec(name: str) -> BackboneSpec:
-    """Return the spec of a backbone without what only ``measure`` can find out by building it."""
+    """Return the spec of a backbone without the numbers that only ``measure`` finds out."""
     tags = tags_of(name)
     shape = tuple(config_of(name, tags[0] if tags else None)["input_size"])
     return BackboneSpec(
@@ -88,7 +88,7 @@ def describe_config(name: str, stated: Mapping[str, Any]) -> WeightsEntry:
         stated: The content of ``model.pretrained_cfg``, or a part of it.
 
     Raises:
-        WeightsError: timm cannot read it.
+        WeightsError: timm cannot read the configuration.
     """
     config = {**config_of(name), **stated}
     try:

@@ -1,4 +1,4 @@
-"""Compute what timm would load from a file, with its filters and label offsets.
+"""Compute the tensors that timm would load from a file, with its filters and label offsets.
 
 This module copies no code of timm. It calls timm's ``load_pretrained`` on a network whose
 ``load_state_dict`` only records its arguments.
@@ -50,7 +50,7 @@ def adapted(loaded: object, model: nn.Module, options: Mapping[str, Any]) -> dic
     convolution that fits the network is not changed, whatever its number of channels.
 
     Args:
-        loaded: The object that was read, which may be nested.
+        loaded: The content of the file, which may be nested.
         model: A timm network. Its tensors may be on the meta device.
         options: Options that were passed to ``timm.create_model``.
 
@@ -116,7 +116,7 @@ def _offset(config: Mapping[str, Any], file: Mapping[str, Any]) -> int:
 def _loaded(
     model: nn.Module, config: dict[str, Any], recipe: Recipe
 ) -> tuple[Mapping[str, Tensor], bool]:
-    """Return what timm's ``load_pretrained`` gives the network, and whether strictly."""
+    """Return the state dict that timm's ``load_pretrained`` would load, and its ``strict``."""
     kept: dict[str, Tensor] = {}
 
     def filtered(state: Any, *network: nn.Module) -> Any:

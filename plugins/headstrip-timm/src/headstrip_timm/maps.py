@@ -1,7 +1,7 @@
-"""Feature maps of timm's networks, by timm's own ``forward_intermediates``.
+"""Read the feature maps of timm's networks with timm's own ``forward_intermediates``.
 
-Hooks on modules would not do: Hiera's see tokens in the order of windows, and the number of prefix
-tokens changes between ConViT's levels.
+Hooks on modules would not work: in Hiera they see tokens in the order of windows, and the number of
+prefix tokens changes between ConViT's levels.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _PREFIX = "return_prefix_tokens"
 
 
 class IntermediateMaps(nn.Module):
-    """A stripped network whose forward gives its maps beside its embedding.
+    """A stripped network whose forward pass returns its embedding and its maps.
 
     With ``norm=False`` the maps are those of ``forward_intermediates``, which are also those of
-    timm's ``features_only``. With ``norm=True`` the last map of a network whose head reads tokens,
-    or channels last, is what that head reads: after the last norm.
+    timm's ``features_only``. With ``norm=True``, if the head reads tokens or a channels-last map,
+    the last map is the one that the head reads, after the last norm.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
         """Keep the network.
 
         Raises:
-            LevelError: This timm has no maps of it.
+            LevelError: The installed timm has no maps of this network.
         """
         super().__init__()
         self.backbone = backbone
@@ -105,7 +105,7 @@ def _check_patches(network: Any) -> None:
     """Refuse a network that drops patches: timm would form a grid of those that are left.
 
     Raises:
-        LevelError: It drops patches now.
+        LevelError: The network drops patches in its current mode.
     """
     drop = getattr(network, "patch_drop", None)
     rate = getattr(drop, "prob", 0)

@@ -1,8 +1,8 @@
 """Where the feature maps of each model type are: at the network's own hidden states.
 
-The last level of a transformer is after its last norm, except CLIP's, whose norm no patch token
-goes through. Stages of Swin end before the merging of patches, as in transformers' own backbones,
-but without the norms that those add.
+The last level of a transformer is after its last norm, except in CLIP, which does not apply its
+norm to patch tokens. Stages of Swin end before the merging of patches, as in transformers' own
+backbones, but without the norms that those add.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def levels_of(backbone: nn.Module, family: str) -> tuple[Level | str, ...]:
         family: Its model type.
 
     Raises:
-        LevelError: This transformers builds it from other modules.
+        LevelError: The installed transformers builds the tower from other modules.
     """
     try:
         return tuple(_LEVELS[family](cast("VisionTower", backbone).network))

@@ -1,4 +1,4 @@
-"""Compute what transformers would load from a file, with its renaming of old keys.
+"""Compute the tensors that transformers would load from a file, with its renaming of old keys.
 
 This module copies no code of transformers. It passes the tensors that headstrip has read to
 ``from_pretrained``, and reads the loaded tensors back.
@@ -41,7 +41,7 @@ def adapted(loaded: object, model: VisionTower) -> dict[str, Tensor]:
     Tensors whose shape differs from the network's are kept, so that headstrip reports them.
 
     Args:
-        loaded: The object that was read, which may be nested.
+        loaded: The content of the file, which may be nested.
         model: The network. Its tensors may be on the meta device.
 
     Raises:
@@ -76,8 +76,8 @@ def _loaded_tensors(
     reshaped = {key: shape for key, shape, _ in report["mismatched_keys"]}
     absent = {*report["missing_keys"], *reshaped}
     found = {key: value for key, value in own.items() if key not in absent}
-    # Without a name in the file only the shape matters: headstrip refuses them, or builds a head
-    # that fits them. A wider first convolution has its name.
+    # If a tensor has another name in the file, only its shape matters: headstrip refuses it, or
+    # builds a head that fits it. A wider first convolution keeps its name, and so its values.
     found |= {
         key: state[key] if key in state else torch.empty(tuple(shape), device="meta")
         for key, shape in reshaped.items()

@@ -36,7 +36,7 @@ def build_model(spec: BackboneSpec, options: Mapping[str, Any]) -> nn.Module:
     """Build a tower from the defaults of its configuration and the options.
 
     ``img_size`` keeps the network and its position embeddings, which transformers interpolates in
-    the forward pass. ``image_size``, a field of the configuration, builds others.
+    the forward pass. ``image_size``, a field of the configuration, builds a different network.
     """
     tower = TOWERS[spec.family.rpartition(":")[2]]
     size = options.get("img_size")
@@ -139,6 +139,6 @@ def levels(model: nn.Module, family: str, spec: BackboneSpec) -> tuple[Level | s
 
 
 def unmeasured_spec(kind: str) -> BackboneSpec:
-    """Return the spec of a model type without what only ``measure`` can find out."""
+    """Return the spec of a model type without the numbers that only ``measure`` finds out."""
     shape = input_shape_of(config_of(TOWERS[kind], {}))
     return BackboneSpec(kind, SOURCE, f"{SOURCE}:{kind}", SOURCE, "image", shape, 1, 0)

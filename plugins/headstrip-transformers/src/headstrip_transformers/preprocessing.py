@@ -188,7 +188,7 @@ def _filter(resample: Any) -> str:
 
 
 def _divisor(steps: Mapping[str, Any]) -> float:
-    """Return what pixels are divided by; 1/255 is written with as many digits as there are."""
+    """Return the divisor of the pixels, an integer if the file's factor is a rounded 1/255."""
     if not steps["do_rescale"]:
         return 1.0
     divisor = 1 / float(steps["rescale_factor"])

@@ -71,7 +71,7 @@ class Checkpoint:
 
 
 def is_repository(name: str) -> bool:
-    """Return whether a name means a repository or a folder, not a model type."""
+    """Return whether a name is that of a repository or a folder, not of a model type."""
     return "/" in name or is_folder(name)
 
 
@@ -81,7 +81,7 @@ def is_folder(name: str) -> bool:
 
 
 def _folder(name: str) -> Path:
-    # Unlike Path.expanduser, this raises nothing where there is no home.
+    # Unlike Path.expanduser, this raises no error if there is no home.
     return Path(os.path.expanduser(name))
 
 
