@@ -1,1 +1,1 @@
-"""Which backbones exist, which plugin owns each, and how a name is resolved."""
+"""List all backbones, find the plugin that owns each, and resolve names."""

@@ -63,7 +63,7 @@ WEIGHTS_COLUMNS = (
 )
 
 UNREADABLE = (ValueError, TypeError, AttributeError, RecursionError, PreprocessingError)
-"""What parsing a row may raise."""
+"""The errors that parsing a row may raise."""
 
 _MAX_CELL_BYTES = 1 << 20
 _REWRITE = "Write the file with the tool of its distribution, not by hand."
@@ -87,8 +87,8 @@ def write_catalog(path: Path, specs: Iterable[BackboneSpec]) -> None:
     """Write ``catalog.tsv`` completely or not at all, sorted by name.
 
     Raises:
-        CatalogError: Reading a value back would not give the same value, one with a tab or a line
-            break for example, or two rows have the same name.
+        CatalogError: Reading a value back would not give the same value (it has a tab or a line
+            break, for example), or two rows have the same name.
     """
     ordered = sorted(specs, key=lambda spec: spec.name)
     rows = [row_of_spec(spec) for spec in ordered]
@@ -134,8 +134,8 @@ def write_weights(path: Path, entries: Iterable[tuple[str, WeightsEntry]]) -> No
         entries: Pairs of architecture and weights, the default of each architecture first.
 
     Raises:
-        CatalogError: Reading a value back would not give the same value, one with a tab or a line
-            break for example, or two rows have the same architecture and tag.
+        CatalogError: Reading a value back would not give the same value (it has a tab or a line
+            break, for example), or two rows have the same architecture and tag.
     """
     pairs = list(entries)
     rows = [row_of_entry(name, entry) for name, entry in pairs]
@@ -148,7 +148,7 @@ def read_labels(path: Path, count: int | None) -> tuple[str, ...]:
 
     Args:
         path: The file.
-        count: The number of labels that there must be, None for any number.
+        count: The required number of labels, None for any number.
 
     Raises:
         CatalogError: The file cannot be read, or has another number of labels.
@@ -189,7 +189,7 @@ def spec_from_row(row: list[str]) -> BackboneSpec:
             f"one of name={name!r}, task={task!r}, law={law!r} and sizes={sizes!r} is not allowed"
         )
     if channels.count(",") != strides.count(",") or bool(channels) != bool(strides):
-        raise ValueError(f"channels={channels!r} and strides={strides!r} have other lengths")
+        raise ValueError(f"channels={channels!r} and strides={strides!r} have different lengths")
     return BackboneSpec(
         name,
         source,
@@ -289,7 +289,7 @@ def _checked_row(
     to_row: Callable[[_Value], list[str]],
     from_row: Callable[[list[str]], _Value],
 ) -> list[str]:
-    """Make the row of a value, and refuse a row that does not give the value back."""
+    """Make the row of a value, and refuse a row that is not read back as the same value."""
     about = f"{name!r} cannot be a row of a catalog"
     try:
         row = to_row(value)
@@ -318,7 +318,7 @@ def _checked_row(
 
 
 def _comparable(value: _Value, key: str) -> Any:
-    """Return one field; the order of pairs means nothing, so they come sorted."""
+    """Return one field for a comparison. The order of pairs does not matter, so sort them."""
     found = getattr(value, key)
     return freeze(dict(found)) if key in {"options", "metrics"} else found
 
@@ -389,7 +389,7 @@ def _count(text: str, least: int = 0) -> int:
 
 @cache
 def _counts(text: str) -> tuple[int, ...]:
-    """Parse numbers joined by commas; many rows have the same."""
+    """Parse numbers joined by commas, once for all rows that have the same."""
     return tuple(_count(one, least=1) for one in text.split(",") if text)
 
 

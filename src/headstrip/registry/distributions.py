@@ -1,4 +1,4 @@
-"""The installed backbone and weights that a manifest names, and the versions that wrote it."""
+"""Find the installed backbone and weights that a manifest names, and the versions it states."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def find_described(described: Mapping[str, Any]) -> tuple[BackboneSpec, WeightsE
 
 
 def to_install(described: Mapping[str, Any]) -> str:
-    """Return how to get a backbone that no installed source has, as far as a manifest states it.
+    """Return how to install a backbone that no source has, from the versions in a manifest.
 
     Returns:
-        A sentence after a space; empty where the manifest states no versions.
+        A sentence after a space; empty if the manifest states no versions.
     """
     written = written_with(described)
     if not written:
@@ -61,7 +61,7 @@ def to_install(described: Mapping[str, Any]) -> str:
 def changed_since(
     described: Mapping[str, Any], spec: BackboneSpec, entry: WeightsEntry | None
 ) -> str | None:
-    """Return why the tag of a manifest no longer means the same weights, or None.
+    """Return why the tag of a manifest no longer names the same weights, or None.
 
     Args:
         described: As in ``find_described``, with published weights and not a file of the user.
@@ -97,11 +97,11 @@ def distributions_of(spec: BackboneSpec) -> dict[str, str]:
 
 
 def versions_required_by(distribution: str, extra: str | None = None) -> dict[str, str]:
-    """Return the installed versions of what a distribution requires.
+    """Return the installed versions of a distribution's requirements.
 
     Args:
         distribution: Name of the distribution; one that is not installed requires nothing.
-        extra: Return what this extra requires; None for the requirements without any extra.
+        extra: The extra whose requirements are returned; None for those without any extra.
     """
     found = {}
     try:
@@ -121,7 +121,7 @@ def written_with(described: Mapping[str, Any]) -> str:
     """Return the distributions that a manifest was written with: the plugin's, else headstrip's.
 
     Returns:
-        Such as ``headstrip-timm 0.1.0, timm 1.0.31``; empty where the manifest names none.
+        A text such as ``headstrip-timm 0.1.0, timm 1.0.31``; empty if the manifest names none.
     """
     versions = _versions_in(described)
     return _named(versions, _CORE) or _named(versions, set())
@@ -135,7 +135,7 @@ def versions_changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         here: The manifest of the encoder that was built now.
 
     Returns:
-        A sentence after a space; empty where the versions are equal, or not known.
+        A sentence after a space; empty if the versions are equal, or not known.
     """
     then, now = _versions_in(there), _versions_in(here)
     written = _named({name: then[name] for name in then if now.get(name) != then[name]}, set())

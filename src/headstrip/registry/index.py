@@ -23,11 +23,11 @@ class Index:
     def read(
         self, source: str, folder: Path, problem_of: Callable[[BackboneSpec], str | None]
     ) -> list[str]:
-        """Read ``catalog.tsv`` and ``weights.tsv`` of a folder, each where it exists.
+        """Read ``catalog.tsv`` and ``weights.tsv`` of a folder, each if it exists.
 
         Args:
             source: The source that the files belong to.
-            folder: Where they are.
+            folder: The folder.
             problem_of: Returns why a row is refused, or None.
 
         Returns:
@@ -48,7 +48,7 @@ class Index:
         return [problem for problem in problems.values() if problem is not None]
 
     def replace(self, source: str, specs: Iterable[BackboneSpec]) -> None:
-        """Make ``specs`` all that a source lists."""
+        """Replace all backbones that a source lists by ``specs``."""
         self._in_files.discard(source)
         self._specs[source] = {spec.name: spec for spec in specs}
 
@@ -58,7 +58,7 @@ class Index:
         self._live.add(spec.qualified_name)
 
     def find(self, source: str, name: str) -> BackboneSpec | None:
-        """Return a backbone of a source, None where the source lists none of that name.
+        """Return a backbone of a source, None if the source lists no such name.
 
         A backbone that a plugin described is not returned: the registry asks the plugin each time,
         because a folder may contain another network by now.
@@ -72,7 +72,7 @@ class Index:
         return spec.source in self._in_files and spec.qualified_name not in self._live
 
     def entries(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...] | None:
-        """Return the weights in the source's table, None where its plugin must be asked.
+        """Return the weights in the source's table, None if the registry must ask the plugin.
 
         Raises:
             CatalogError: A row cannot be read.
@@ -95,7 +95,7 @@ class Index:
 
 
 def row_problem(spec: BackboneSpec, owner: str) -> str | None:
-    """Return why a plugin may not list a backbone as it describes it, or None."""
+    """Return why a plugin may not list a backbone with this description, or None."""
     if spec.source != owner:
         return f"{spec.name!r} claims the source {spec.source!r}, which is not {owner!r}"
     if spec.plugin != owner:

@@ -72,7 +72,7 @@ class Registry:
         return list(self._listed())
 
     def records(self) -> list[PluginRecord]:
-        """Return what is known of each plugin, without loading any."""
+        """Return the record of each plugin, without loading any."""
         return [plugin.record for plugin in self._plugins.values()]
 
     def specs_of(self, name: str) -> list[BackboneSpec]:
@@ -80,7 +80,7 @@ class Registry:
         return list(self._listed().get(name, {}).values())
 
     def resolve(self, name: str) -> tuple[BackboneSpec, Name]:
-        """Find the one backbone that a name means.
+        """Find the one backbone with a given name.
 
         A bare name belongs to torchvision or else to timm, and to no other source.
 
@@ -116,15 +116,15 @@ class Registry:
         return self._usable(spec), parts
 
     def short_name(self, spec: BackboneSpec) -> str:
-        """Return the shortest name that means a backbone: bare unless another source owns that."""
+        """Return the shortest name of a backbone: bare, unless that belongs to another source."""
         owners = (source for source in BARE_SOURCES if self._find(source, spec.name))
         return spec.name if next(owners, None) == spec.source else spec.qualified_name
 
     def weights(self, spec: BackboneSpec) -> tuple[WeightsEntry, ...]:
         """Return the sets of weights of a backbone, the default first.
 
-        They are rows of its source's weights table. The registry asks the plugin where the source
-        has no table, or no catalog lists the backbone.
+        They are rows of its source's weights table. The registry asks the plugin if the source has
+        no table, or no catalog lists the backbone.
 
         Raises:
             CatalogError: A row of the weights table cannot be read.
@@ -241,10 +241,10 @@ class Registry:
         return plugin.record
 
     def load_plugin(self, name: str) -> Plugin:
-        """Load one plugin, and return it, with the reason in its record where that failed.
+        """Load one plugin, and return it. If that fails, its record has the reason.
 
         Raises:
-            PluginError: It is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+            PluginError: The plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
         """
         plugin = self._plugins[name]
         try:
@@ -255,10 +255,10 @@ class Registry:
         return plugin
 
     def refuse_if_strict(self, record: PluginRecord) -> None:
-        """Raise an error for an unusable plugin where the user asked for that.
+        """Raise an error for an unusable plugin if the user asked for that.
 
         Raises:
-            PluginError: It is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
+            PluginError: The plugin is unusable and ``HEADSTRIP_STRICT_PLUGINS=1`` is set.
         """
         if self._strict and record.error not in (None, DISABLED):
             raise unusable(record)
@@ -363,7 +363,7 @@ class Registry:
         return plugin
 
     def _usable(self, spec: BackboneSpec) -> BackboneSpec:
-        """Return a backbone, or raise where its family is disabled: the name stays reserved."""
+        """Return a backbone, or raise if its family is disabled: the name stays reserved."""
         plugin = self._plugin(spec.plugin)
         assert plugin is not None
         if plugin.status == "blocked":

@@ -1,4 +1,4 @@
-"""What errors say about a name that no installed source has."""
+"""Write the errors for a name that no installed source has."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def unknown_source(name: str, parts: Name, listed: Mapping[str, Collection[str]]
 
 
 def nothing_listed(source: str, records: Iterable[PluginRecord]) -> str | None:
-    """Return why a source lists no backbone, None where nothing is known of it."""
+    """Return why a source lists no backbone, None if headstrip knows no reason."""
     record = next((record for record in records if record.name == source), None)
     if record is None:
         home = FIRST_PARTY.get(source)
@@ -89,7 +89,7 @@ def nothing_listed(source: str, records: Iterable[PluginRecord]) -> str | None:
 
 
 def joined(names: Iterable[str]) -> str:
-    """Join names as a sentence has them: ``a, b or c``."""
+    """Join names for a sentence: ``a, b or c``."""
     *first, last = names
     return f"{', '.join(first)} or {last}" if first else last
 
