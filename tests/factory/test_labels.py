@@ -79,7 +79,7 @@ def test_labels_that_do_not_fit_the_head_are_refused(labels: object, why: str, p
         ("a.json", '{"cat": 0, "dog": 0}', "its indices must be 0 to 1, each once"),
         ("a.json", '[["n01", "cat"], ["n02", "dog"], ["n03", "horse"]]', "for the class 0"),
         ("a.json", "{", "is not valid JSON"),
-        ("a.json", '{"0": "cat", "0": "dog", "1": "horse"}', "the key '0' stands twice"),
+        ("a.json", '{"0": "cat", "0": "dog", "1": "horse"}', "the key '0' is twice"),
         (
             "a.json",
             '{"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 1, "dog": 0}}',

@@ -12,7 +12,7 @@ _LONGEST = 60
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: its repr, or its type where that is long.
+    """Return a value for a message: its repr, or its type if the repr is long.
 
     Example:
         >>> shown("resnet18"), shown([0] * 99)
@@ -55,7 +55,7 @@ def check_type(name: str, value: Any, kind: type, advice: str, *, optional: bool
         optional: Whether None passes too.
 
     Raises:
-        OptionError: It is something else.
+        OptionError: The value is something else.
     """
     if not (isinstance(value, kind) or (optional and value is None)):
         wanted = with_article(kind.__name__) + (" or None" if optional else "")
@@ -66,7 +66,7 @@ def check_function(name: str, value: Any, advice: str) -> None:
     """Refuse a value that is neither a function nor None.
 
     Raises:
-        OptionError: It is something else.
+        OptionError: The value is something else.
     """
     if value is not None and not callable(value):
         raise OptionError(f"{name} must be a function or None, got {shown(value)}. {advice}")
@@ -81,7 +81,7 @@ def check_path(name: str, value: Any, example: str) -> None:
         example: A path, for the error.
 
     Raises:
-        OptionError: It is something else, such as bytes, or it is empty.
+        OptionError: The value is something else, such as bytes, or it is empty.
     """
     is_path = isinstance(value, str) or (
         isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)

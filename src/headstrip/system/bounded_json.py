@@ -28,7 +28,7 @@ def parse(
 
     Returns:
         Plain values: dict, list, str, int, float, bool or None. All floats are finite, and all
-        integers have at most 19 digits. No object has one key twice.
+        integers have at most 19 digits. No object has the same key twice.
 
     Raises:
         ValueError: The text is too long, too deep, or not JSON. The message is one sentence that
@@ -74,7 +74,7 @@ def read(
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: As ``parse``.
+        ValueError: As for ``parse``.
     """
     with open(path, "rb") as file:
         return parse(file.read(max_bytes + 1), what, max_bytes=max_bytes, max_depth=max_depth)
@@ -84,7 +84,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         counts = Counter(key for key, _ in pairs)
-        raise ValueError(f"the key {counts.most_common(1)[0][0]!r:.100} stands twice in one object")
+        raise ValueError(f"the key {counts.most_common(1)[0][0]!r:.100} is twice in one object")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Locks by a file, which end with the process that holds them."""
+"""File locks, which end with the process that holds them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def file_lock(path: str | os.PathLike[str]) -> BaseFileLock:
     """Return a lock on a file, which is created when the lock is acquired."""
     from filelock import FileLock
 
-    # The fallback is a lock by the existence of a file, which outlives a process that is killed.
+    # The fallback lock is the existence of a file, which remains after the process is killed.
     if "fallback_to_soft" in signature(FileLock.__init__).parameters:
         return FileLock(path, fallback_to_soft=False)
     return FileLock(path)

@@ -14,7 +14,7 @@ _GIB = 1 << 30
 
 
 def memory_limit() -> int | None:
-    """Return the most bytes of memory that this process can use, None if unknown.
+    """Return how many bytes of memory this process can use at most, None if unknown.
 
     This is the smallest of the machine's memory, the container's limit and the process's limit.
     """
