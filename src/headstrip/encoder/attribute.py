@@ -46,7 +46,7 @@ class Attribute:
                 f"The attribute {self.name!r:.60} has the kind {self.kind!r:.100}. Pass one of "
                 f"{', '.join(map(repr, KINDS))}."
             )
-        # A list is what JSON has; a frozen value needs a tuple.
+        # JSON gives a list; a frozen value needs a tuple.
         is_text = isinstance(self.classes, str) or not isinstance(self.classes, Sequence)
         classes = (None,) if is_text else tuple(self.classes)
         object.__setattr__(self, "classes", classes)
@@ -78,7 +78,7 @@ class Attribute:
         return len(self.classes) or 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, from which ``Attribute(**values)`` makes it again."""
+        """Return plain JSON values; ``Attribute(**values)`` makes an equal attribute from them."""
         return {"name": self.name, "kind": self.kind, "classes": list(self.classes)}
 
 
@@ -92,11 +92,11 @@ def attributes_of(given: AttributesArgument) -> tuple[Attribute, ...]:
 
     Args:
         given: A mapping of names to a number of classes, to the names of classes, or to an
-            ``Attribute`` of that name; or a sequence of attributes. The classes of a number of
-            classes are called ``"0"``, ``"1"`` and so on.
+            ``Attribute`` of that name; or a sequence of attributes. If only the number of classes
+            is known, the classes are called ``"0"``, ``"1"`` and so on.
 
     Raises:
-        ValueError: It is something else, or two attributes have one name.
+        ValueError: ``given`` has another type, or two attributes have the same name.
 
     Example:
         >>> attributes_of({"colour": ["red", "blue"]})

@@ -24,10 +24,10 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def is_one(images: Any, axes: int) -> bool:
-    """Whether ``images`` is a single image or clip, which has ``axes`` axes, and not several."""
+    """Whether ``images`` is one image or clip; an array of one has at most ``axes`` axes."""
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim <= axes
-    # Iterating over bytes gives numbers, and over a file lines.
+    # These can be iterated, but bytes give numbers, and a file gives lines.
     is_encoded = isinstance(images, (bytes, bytearray, memoryview)) or is_file(images)
     is_path = isinstance(images, (str, os.PathLike))
     return is_path or is_encoded or not isinstance(images, Iterable)

@@ -1,4 +1,4 @@
-"""Limits on what a file may describe, checked before anything of that size is built.
+"""Limits on what a file may describe. headstrip checks them before it builds a network.
 
 A manifest or a configuration may come from anyone. It could state a depth of 10**9, and building
 such a network would never end.
@@ -42,7 +42,7 @@ _MAX_NUMBER_IN_MEMORY = 4_096
 _WRITE_AGAIN = "Write encoder.manifest() again."
 _BUILD_BY_NAME = "If you trust it, build by name with options=..."
 _PASS_PREPROCESSING = "If you trust it, build by name with preprocessing=..."
-# The name of an activation, a pooling or a layer, and never a path, an address or code.
+# It matches the name of an activation, a pooling or a layer, but no path, address or code.
 _WORD = re.compile(r"[\w.+-]{0,100}")
 
 
@@ -52,11 +52,11 @@ def refuse_unbounded(value: object, about: str) -> None:
     ``bounded_json`` does the same for text.
 
     Args:
-        value: A manifest, as ``json.loads`` or a caller returns it.
-        about: What it is, as the subject of the message.
+        value: A manifest, from ``json.loads`` or from a caller.
+        about: The subject of the error message, such as ``The manifest``.
 
     Raises:
-        ManifestError: A limit is exceeded.
+        ManifestError: A value exceeds a limit.
     """
     level, count = [value], 0
     for _ in range(MAX_DEPTH + 1):
@@ -88,10 +88,11 @@ def refuse_large_options(options: Mapping[str, Any], about: str) -> None:
 
     Args:
         options: Constructor arguments that a file states.
-        about: What has the options, as the subject of the message.
+        about: What has the options: the subject of the error message.
 
     Raises:
-        ManifestError: A number is too large, a text is not a plain word, or there are too many.
+        ManifestError: A number is too large, a text is not a plain word, or the options have too
+            many values.
     """
     _refuse_numbers(options, MAX_NUMBER, about)
     for key, value in _leaves(options):
@@ -136,19 +137,20 @@ def refuse_large_network(
 ) -> None:
     """Refuse options that make a network much larger than the catalog says.
 
-    headstrip builds the network up to the limit: on the meta device, where it takes no memory, or
-    in memory where its constructor computes with values. The global generators do not change.
+    headstrip builds the network, and stops at the limit. It builds on the meta device, which takes
+    no memory, or in memory if the constructor computes with values. The global random generators
+    do not change.
 
     Args:
         owner: The plugin that builds the network.
         spec: The backbone.
         options: All constructor arguments.
-        about: What has the options, as the subject of the message.
+        about: What has the options: the subject of the error message.
 
     Raises:
-        ManifestError: It has 20 million parameters more than 4 times those in the catalog, or too
-            many modules, parameters and buffers.
-        PluginError: It cannot be built.
+        ManifestError: The network has more than 4 times the parameters in the catalog plus 20
+            million, or too many modules, parameters and buffers.
+        PluginError: The plugin cannot build the network.
     """
     most = _MAX_GROWTH * spec.params + _ALWAYS_ALLOWED
     for memory in (without_memory(), nullcontext()):
@@ -163,7 +165,7 @@ def refuse_large_network(
         except PluginError:
             if isinstance(memory, nullcontext):
                 raise
-            # Memory for a buffer is allocated before the buffer is counted.
+            # A constructor allocates the memory of a buffer before the buffer is counted.
             _refuse_numbers(options, _MAX_NUMBER_IN_MEMORY, about)
 
 
@@ -173,8 +175,8 @@ def bounded_network(most: int, about: str, remedy: str) -> Iterator[None]:
 
     Args:
         most: Largest number of values of all parameters and buffers together.
-        about: What describes the network, as the subject of the message.
-        remedy: The message's last sentence.
+        about: What describes the network: the subject of the error message.
+        remedy: The last sentence of the error message.
 
     Raises:
         ManifestError: The modules have more values, or more than 20,000 modules, parameters and
@@ -209,8 +211,8 @@ def refuse_large_preprocessing(described: Mapping[str, Any], about: str) -> None
     """Refuse a preprocessing whose images would not fit in memory.
 
     Args:
-        described: What a file states in the form of ``Preprocessing.to_json``.
-        about: What has the preprocessing, as the subject of the message.
+        described: What a file states, in the form of ``Preprocessing.to_json``.
+        about: What has the preprocessing: the subject of the error message.
 
     Raises:
         ManifestError: A side or the number of pixels is too large.
@@ -240,7 +242,7 @@ def refuse_large_predictors(classes: Mapping[str, int], dim: int, about: str) ->
     Args:
         classes: Number of classes of each attribute.
         dim: Width of the embedding.
-        about: What describes the predictors, as the subject of the message.
+        about: What describes the predictors: the subject of the error message.
 
     Raises:
         ManifestError: They have too many weights.

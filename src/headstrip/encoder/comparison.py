@@ -1,4 +1,4 @@
-"""Describes the encoder of a file, and names what differs from another encoder."""
+"""Describe the encoder of a file, and name its differences from another encoder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def check_is_encoder(encoder: Any) -> None:
-    """Refuse anything but an encoder, such as the name of one.
+    """Refuse anything that is not an encoder, such as the name of a backbone.
 
     Raises:
-        OptionError: It is something else.
+        OptionError: It is not an encoder.
     """
     from headstrip.encoder.encoder import Encoder
 
@@ -26,7 +26,9 @@ def check_is_encoder(encoder: Any) -> None:
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:
-    """Return the encoder's manifest, or those fields of one that an encoder without a name has.
+    """Return the encoder's manifest, or the few fields that its fingerprint has.
+
+    The manifest needs the plugin of the encoder; the fingerprint does not.
 
     Raises:
         OptionError: It is not an encoder.
@@ -48,7 +50,7 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
 
 
 def encoder_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Name each difference of two encoders whose embeddings must not be mixed.
+    """Name each difference between two encoders whose embeddings must not be mixed.
 
     Args:
         there: The encoder of a file, as ``describe_encoder`` returned it.
@@ -60,21 +62,21 @@ def encoder_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> li
     named = [
         f"{key} is {_short(then[key])} in the file and {_short(now[key])} here"
         for key in now
-        # Earlier files do not state the options.
+        # Files of earlier versions do not state the options.
         if then[key] != now[key] and not (key == "options" and then[key] is None)
     ]
     return named or ["the values of the parameters differ"]
 
 
 def _facts(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what two encoders are compared by."""
+    """Return the fields in which headstrip compares two encoders."""
     weights = encoder.get("weights")
     weights = weights if isinstance(weights, Mapping) else {}
     return {
         # The name in a manifest ends with the tag.
         "name": str(encoder.get("name")).removesuffix(f".{weights.get('tag')}"),
         **{key: encoder.get(key) for key in ("options", "preprocessing", "dtype")},
-        # Manifests of encoders with the input of their weights have none.
+        # A manifest has no inputs if the user passed no channels and no size.
         "inputs": encoder.get("inputs") or {},
         **{f"weights.{key}": weights.get(key) for key in ("tag", "sha256")},
     }

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Save(Protocol):
-    """What ``Encoder.save`` calls, which lives in the room that builds encoders."""
+    """The function that ``Encoder.save`` calls. The room that builds encoders has it."""
 
     def __call__(
         self, encoder: Encoder, path: str | os.PathLike[str], /, *, include_weights: bool
@@ -54,8 +54,8 @@ class Encoder(nn.Module):
 
     Attributes:
         backbone: The network without its head.
-        head: The head that was taken off. It maps (N, output_dim) to the logits that the network
-            has in eval mode, and does not train. None where ``law`` is ``declared`` or
+        head: The head that was taken off. It maps (N, output_dim) to the logits that the untouched
+            network gives in eval mode. It does not train. None if ``law`` is ``declared`` or
             ``headless``.
         law: How ``head(encoder(x))`` relates to the untouched network's logits; see ``Stripped``.
         output_dim: Width of the embedding.
@@ -64,15 +64,15 @@ class Encoder(nn.Module):
         weights_sha256: Hash of the weights file, None without one.
         weights_file: Name of the weights file that the user passed, None for published weights.
         weights_key: Where in that file the state dict is: the keys and the prefix that lead to it,
-            joined by dots, such as ``"state_dict.model"``; empty where it is the whole content,
-            None for published and random weights.
+            joined by dots, such as ``"state_dict.model"``. Empty if the file contains nothing
+            else, None for published and random weights.
         options: Constructor arguments of the network.
         input_shape: Input without the batch axis.
         inputs: The ``in_chans``, ``new_channels`` and ``img_size`` that the user passed, as plain
-            JSON values; empty for the input of the weights.
-        expand: Turns grey input (N, 1, H, W) into the channels that the backbone takes. None where
-            the backbone takes the input itself.
-        preprocessing: What turns an image into the input, or None.
+            JSON values; empty if the user passed none.
+        expand: Turns grey input (N, 1, H, W) into the channels that the backbone takes. None if
+            the backbone takes the input unchanged.
+        preprocessing: The steps that turn an image into the input, or None.
         predictors: The attribute predictors, or None.
         labels: Names of the classes of the logits, or None.
 
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
         torch.Size([2, 512])
     """
 
-    # Pickles of earlier versions have no such attributes.
+    # Pickles of earlier versions lack these attributes.
     _keeps_norms = False
     _save: Save | None = None
 
@@ -113,7 +113,7 @@ class Encoder(nn.Module):
         invented: int = 0,
         save: Save | None = None,
     ) -> None:
-        """Put the parts together; users call ``build_encoder`` instead."""
+        """Combine the parts; users call ``build_encoder`` instead."""
         super().__init__()
         self._watch = FileWatch(guards)
         self.backbone, self.head, self.law = backbone, head, law
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         self._save = save
         self._map_sizes: tuple[Makeup, tuple[MapSize, ...]] | None = None
         if head is not None:
-            # An unused parameter that asks for a gradient stops DistributedDataParallel.
+            # DistributedDataParallel fails if an unused parameter requires a gradient.
             head.requires_grad_(False)
         for part in filter(None, (backbone, head)):
             self._watch.copy_before_state_dict(self, part)
@@ -182,20 +182,20 @@ class Encoder(nn.Module):
         Args:
             images: An iterable of what ``preprocess`` takes.
             batch_size: As in ``embed``.
-            threshold: Smallest probability of a label that is returned, for attributes of which an
-                image may have any number of labels.
+            threshold: Smallest probability of a label that is returned. It applies to attributes
+                of the kind ``labels``.
 
         Returns:
-            For each image, in the order of ``images``, a ``Prediction`` by the name of each
-            attribute: the class or the labels with their probabilities, or the number.
+            For each image, in the order of ``images``, a dict from the name of each attribute to a
+            ``Prediction``: the class or the labels with their probabilities, or the number.
 
         Raises:
             PreprocessingError: As ``embed``.
             ImageError: A file cannot be read.
             ValueError: The encoder was built without predictors, ``batch_size`` is below 1,
-                ``threshold`` is not a probability, an embedding or what is predicted from it is not
-                finite, or a module that you put into ``predictors`` has another number of outputs
-                than its attribute.
+                ``threshold`` is not a probability, an embedding or a prediction is not finite, or
+                a module that you put into ``predictors`` has another number of outputs than its
+                attribute.
         """
         from headstrip.encoder.prediction import check_threshold, predict_embeddings
 
@@ -221,15 +221,16 @@ class Encoder(nn.Module):
             x: The batch.
             levels: Numbers of the maps, such as ``[-1]`` for the last one. By default all.
             strides: Strides instead of numbers, such as ``(8, 16, 32)``: pixels between two
-                neighbouring cells. Each means the last map of that stride.
-            norm: Whether the last map is after the network's last norm, where its head reads it so;
-                False gives the map before that norm.
+                neighbouring cells. Each stride selects the last map of that stride.
+            norm: Whether to apply the network's last norm to the last map, if the head reads the
+                map after that norm. False returns the map before it.
 
         Returns:
             The maps, the finest first. They may be views, with any memory format.
 
         Raises:
-            LevelError: The encoder has no maps, or none of those. The message lists what it has.
+            LevelError: The encoder has no maps, or lacks one of those that you chose. The message
+                lists the maps that it has.
             WeightsError: As ``forward``.
 
         Example:
@@ -273,7 +274,7 @@ class Encoder(nn.Module):
 
         Returns:
             The tokens of the patches (N, L, C), row by row; the tokens before them (N, T, C), such
-            as a class token and registers; and the grid of the patches, rows and columns.
+            as a class token and registers; and the numbers of rows and columns of the patches.
 
         Raises:
             LevelError: The encoder has no tokens, or not that level.
@@ -295,9 +296,9 @@ class Encoder(nn.Module):
     ) -> Pyramid:
         """Return a module that maps a batch to feature maps, for detectors and decoders.
 
-        It shares the encoder's parameters and mode, and can be composed, compiled, exported and
-        pickled. It has the attributes ``channels``, ``strides`` and ``out_channels``, of which the
-        last begins with the channels of the input.
+        It shares the encoder's parameters and mode. You can put it into other modules, compile,
+        export and pickle it. It has the attributes ``channels``, ``strides`` and ``out_channels``;
+        ``out_channels`` begins with the channels of the input.
 
         Args:
             strides: As for ``maps``.
@@ -305,12 +306,12 @@ class Encoder(nn.Module):
             names: Whether the module returns an ordered dict with the keys "0", "1", ..., which
                 torchvision's detectors take, instead of a list.
             norm: As for ``maps``.
-            resample: Whether to resample the maps of a network whose maps have one stride, such as
-                a plain ViT, to ``strides``. headstrip takes levels at equal distances of depth, the
-                last one included, and interpolates bilinearly.
+            resample: Whether to resample the maps to ``strides``, for a network whose maps all have
+                the same stride, such as a plain ViT. headstrip takes levels at equal distances of
+                depth, the last one included, and interpolates bilinearly.
 
         Raises:
-            LevelError: The encoder has no maps, or none of those.
+            LevelError: The encoder has no maps, or lacks one of those that you chose.
 
         Example:
             >>> from headstrip import build_encoder
@@ -328,19 +329,19 @@ class Encoder(nn.Module):
         """Turn one image, or one clip, into the input of this network.
 
         Args:
-            image: A path of an image file, the bytes of one, a binary file object, or a PIL
-                image. All of these give the same input: headstrip applies the EXIF orientation
-                and puts transparent parts on the preprocessing's background. Or an array (H, W, C)
-                or (H, W) of uint8, uint16 or float32, whose values ``value_range`` scales, or a
-                uint8 tensor (C, H, W), both without these steps. A TIFF of several bands, where
-                the encoder takes other channels than grey or RGB. For video a uint8 array or
-                tensor (T, H, W, 3).
+            image: The path of an image file, its bytes, a binary file object, or a PIL image. All
+                of these give the same input: headstrip applies the EXIF orientation and puts
+                transparent parts on the preprocessing's background. Or an array (H, W, C) or
+                (H, W) of uint8, uint16 or float32, whose values ``value_range`` scales, or a uint8
+                tensor (C, H, W); headstrip does not apply these two steps to them. Or a TIFF of
+                several bands, if the encoder takes other channels than grey or RGB. For video a
+                uint8 array or tensor (T, H, W, 3).
 
         Returns:
             float32 tensor of shape ``input_shape``, on the CPU.
 
         Raises:
-            PreprocessingError: The encoder has no preprocessing, or the input is of another kind.
+            PreprocessingError: The encoder has no preprocessing, or ``image`` has another type.
             ImageError: The file cannot be read.
         """
         from headstrip.images.inputs import to_frames, to_input
@@ -403,7 +404,7 @@ class Encoder(nn.Module):
     ) -> Any:
         """Load the values of backbone, head and predictors.
 
-        The values of predictors belong to the attributes that their keys name.
+        The keys of predictors contain the names of their attributes.
 
         Args:
             state_dict: What ``state_dict()`` of an encoder of the same kind returned.
@@ -423,21 +424,22 @@ class Encoder(nn.Module):
         return super().load_state_dict(state_dict, strict, assign)
 
     def freeze(self, keep: Literal["norms"] | None = None) -> Encoder:
-        """Stop the backbone, or the statistics of its norms, from training.
+        """Stop the training of the backbone, or only of the statistics of its norms.
 
         The predictors can still be trained.
 
         Args:
-            keep: None stops the whole backbone: no gradients, and eval mode also after ``train()``.
-                ``"norms"`` lets the weights train, and keeps in eval mode, also after ``train()``,
-                each layer with running statistics, such as ``BatchNorm2d``. Small batches would
-                spoil these statistics. The manifest does not record it.
+            keep: None freezes the whole backbone: it gets no gradients, and stays in eval mode even
+                after ``train()``. ``"norms"`` lets the weights train. Each layer with running
+                statistics, such as ``BatchNorm2d``, stays in eval mode even after ``train()``,
+                because small batches would spoil the statistics. The manifest does not record
+                ``"norms"``.
 
         Returns:
             The encoder itself.
 
         Raises:
-            ValueError: ``keep`` is something else.
+            ValueError: ``keep`` is neither ``"norms"`` nor None.
         """
         if keep not in (None, "norms"):
             raise ValueError(f"keep must be 'norms' or None, got {keep!r:.60}.")
@@ -454,7 +456,7 @@ class Encoder(nn.Module):
         return self.train(self.training)
 
     def unfreeze(self) -> Encoder:
-        """Let the parameters and the statistics train again that ``freeze`` stopped.
+        """Let the parameters and statistics that ``freeze`` stopped train again.
 
         Returns:
             The encoder itself.
@@ -466,7 +468,7 @@ class Encoder(nn.Module):
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> Encoder:
-        """Set train or eval mode; the head and what ``freeze`` stopped stay in eval mode.
+        """Set train or eval mode; the head and the parts that ``freeze`` stopped keep eval mode.
 
         Returns:
             The encoder itself.
@@ -478,7 +480,7 @@ class Encoder(nn.Module):
         return self
 
     def _stop(self, part: nn.Module) -> None:
-        """Set what ``freeze`` stopped to eval mode, in the backbone or in a view of it."""
+        """Set the parts that ``freeze`` stopped to eval mode, in the backbone or a view of it."""
         if self._frozen:
             part.eval()
         elif self._keeps_norms:
@@ -508,18 +510,18 @@ class Encoder(nn.Module):
     ) -> list[dict[str, Any]]:
         """Divide the parameters that train into groups for an optimizer of torch.
 
-        Call it after ``freeze``: it leaves out parameters that do not train. Weight decay applies
-        to matrices only: not to norms, biases, scales, class and position tokens, other parameters
-        with one axis, nor what a network of timm exempts itself.
+        Call it after ``freeze``, because it leaves out parameters that do not train. Weight decay
+        applies to matrices only. It does not apply to norms, biases, scales, class and position
+        tokens, other parameters with one axis, and parameters that a timm network exempts.
 
         Args:
             lr: Learning rate of the predictors, and of other parameters outside the backbone.
             backbone_lr: Learning rate of the backbone's last layer; None for ``lr * layer_decay``,
-                as BEiT and MAE have it.
+                as in BEiT and MAE.
             layer_decay: Factor between the learning rates of two neighbouring layers; the layer
-                nearer to the input has the smaller one. A layer is a block of a transformer, a
+                nearer to the input has the smaller rate. A layer is a block of a transformer, a
                 residual block, or a convolution outside such blocks. headstrip finds the layers by
-                running a copy of the backbone without memory.
+                a run of the backbone on torch's meta device, which takes no memory.
             weight_decay: Weight decay of the matrices.
 
         Returns:
@@ -552,7 +554,7 @@ class Encoder(nn.Module):
         )
 
     def warn_of_invented_channels(self) -> None:
-        """Warn, once, that a frozen backbone uses filters that no training made."""
+        """Warn once if the backbone is frozen and has filters that were never trained."""
         if not self._invented:
             return
         count, self._invented = self._invented, 0
@@ -574,7 +576,7 @@ class Encoder(nn.Module):
     def fingerprint(self) -> Fingerprint:
         """Identity and environment of this encoder's embeddings; see ``Fingerprint``.
 
-        Reading it hashes the parameters, so training changes it.
+        Each access hashes the present parameters, so training changes the fingerprint.
         """
         from headstrip.encoder.fingerprint import fingerprint_of
 
@@ -594,13 +596,14 @@ class Encoder(nn.Module):
     def manifest(self) -> dict[str, Any]:
         """Describe the encoder as JSON, from which ``build_encoder`` builds the same encoder.
 
-        A manifest has no values of predictors. A ``UserWarning`` says so where they were trained.
+        A manifest does not contain the values of the predictors. If they were trained, a
+        ``UserWarning`` says so.
 
         Returns:
             Plain JSON values: the name, the weights and their sha256, the options, the
             preprocessing, the dtype, the identity of the fingerprint, a hash of the head, whether
             the backbone is frozen, the names and classes of the predictors and whether they were
-            trained, and the versions of what computes. See ``docs/how-to/reproduce-runs.md``.
+            trained, and the versions of the libraries. See ``docs/how-to/reproduce-runs.md``.
 
         Raises:
             ManifestError: A predictor is not a linear layer.
@@ -613,19 +616,19 @@ class Encoder(nn.Module):
     def save(self, path: str | os.PathLike[str], *, include_weights: bool = False) -> None:
         """Write the encoder to a folder, from which ``build_encoder`` builds the same encoder.
 
-        The folder has the manifest, the preprocessing, the labels, the predictors, and the tensors
-        of the backbone and the head where they are not those of the catalog, for example after
-        training. headstrip builds the encoder from the new files and compares it with this one
-        before it replaces an encoder that was saved there earlier.
+        The folder has the manifest, the preprocessing, the labels and the predictors. It also has
+        the tensors of the backbone and the head if they differ from the catalog's weights, for
+        example after training. headstrip builds the encoder from the new files and compares it
+        with this one before it replaces an encoder that was saved there earlier.
 
         Args:
             path: The folder. Its parent folder must exist. Other files in it stay.
-            include_weights: Whether to write the tensors also where they are those of the catalog,
-                so that no other file is needed.
+            include_weights: Whether to write the tensors even if they are equal to the catalog's
+                weights, so that the folder needs no other file.
 
         Raises:
             HeadstripError: headstrip cannot build the encoder again, or cannot write the files. An
-                encoder that was saved there earlier is unchanged then.
+                encoder that was saved there earlier then stays unchanged.
 
         Example:
             >>> from headstrip import build_encoder
@@ -640,15 +643,15 @@ class Encoder(nn.Module):
                 "headstrip cannot build it again. Build it with build_encoder, load its values "
                 "with load_state_dict, and save that."
             )
-        # The folder may have the very file that is mapped.
+        # The folder may contain the weights file that is mapped now.
         self._watch.copy_into_memory(self)
         self._save(self, path, include_weights=include_weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle contains: copies of the tensors, which need no watch."""
+        """Return the content of a copy or a pickle; its tensors are copies and need no watch."""
         self._check_guards()
         state = {**self.__dict__, "_watch": FileWatch(), "_map_sizes": None}
-        # What `compile()` made is not pickled, as torch's modules do.
+        # As in every torch module, the result of `compile()` is not pickled.
         state.pop("_compiled_call_impl", None)
         return state
 

@@ -1,7 +1,7 @@
-"""Watching the mapped weights files of an encoder, and copying its parameters out of them.
+"""Watch the mapped weights files of an encoder, and copy its parameters into memory.
 
-The parameters of an encoder may be pages of the weights file itself. An error must then stop every
-use of them after another program has written to that file.
+The parameters of an encoder may be pages of the weights file itself. If another program writes to
+that file, every later use of the parameters must raise an error.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 class FileWatch:
     """The mapped files of one encoder, until all of its parameters are copies.
 
-    ``check`` compares the size and the time of each file with those that it had. It runs before
-    everything that reads the parameters through the encoder. The caller may save
-    the state dict over that same file, so headstrip copies the parameters into memory first.
+    ``check`` compares the size and the time of each file with its earlier size and time. It runs
+    each time before the encoder reads its parameters. A caller may save a state dict over the
+    mapped file, so headstrip copies the parameters into memory before it returns one.
     """
 
     def __init__(self, guards: tuple[Guard, ...] = ()) -> None:
         """Watch files.
 
         Args:
-            guards: One per mapped file; none where all parameters are copies.
+            guards: One per mapped file; empty if all parameters are copies.
         """
         self._guards = guards
 
     def check(self) -> None:
-        """Compare the files with what they were.
+        """Check that the files are unchanged.
 
         Raises:
             WeightsError: Another program has written to one of them.
@@ -46,7 +46,7 @@ class FileWatch:
             guard.check()
 
     def copy_into_memory(self, network: nn.Module) -> None:
-        """Copy the parameters and buffers of a network on the CPU, unless that was done before.
+        """Copy the parameters and buffers of a network that are on the CPU, once.
 
         Raises:
             WeightsError: As ``check``.
@@ -57,14 +57,14 @@ class FileWatch:
             self._guards = ()
 
     def copy_before_state_dict(self, encoder: nn.Module, part: nn.Module) -> None:
-        """Copy the parameters also where users take the state dict of a part, or pickle it."""
+        """Copy the parameters also before a user takes the state dict of ``part`` or pickles it."""
         if self._guards:
             hook = _CopyBeforeStateDict(self, encoder)
             part.register_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def moving(self, network: nn.Module) -> Iterator[None]:
-        """Stop watching where the body moves every parameter of a network out of the files.
+        """Stop watching if the body of the ``with`` moves every parameter out of the files.
 
         Raises:
             WeightsError: As ``check``.
@@ -77,7 +77,7 @@ class FileWatch:
 
 
 class _CopyBeforeStateDict:
-    """What a part of an encoder with mapped parameters does before it returns its state dict."""
+    """A hook that copies mapped parameters before a part of an encoder returns its state dict."""
 
     def __init__(self, watch: FileWatch, encoder: nn.Module) -> None:
         self._watch = watch
@@ -88,13 +88,13 @@ class _CopyBeforeStateDict:
         if encoder is not None:
             self._watch.copy_into_memory(encoder)
             return
-        # The part outlived the encoder, and so may other parts, whose files are still watched.
+        # The encoder is gone. Other parts of it may remain, and their files are still watched.
         own = FileWatch(self._watch._guards)
         own.copy_into_memory(part)
         self._watch = own
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Put a hook that does nothing into copies and pickles, whose tensors are copies."""
+        """Put a hook that does nothing into copies and pickles: their tensors are copies."""
         self._watch.check()
         return partial, (itertools.chain,)
 

@@ -1,4 +1,4 @@
-"""Fingerprints: what an embedding depends on, in a form in which two files can be compared."""
+"""Fingerprints: a hash of everything that an embedding depends on, to compare two files by."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ class Fingerprint:
 
     Attributes:
         identity: Hexadecimal sha256 of the name, the tensors of the backbone, its options, its
-            preprocessing and its dtype. Do not mix embeddings of two encoders that differ in it.
+            preprocessing and its dtype. Do not mix embeddings of two encoders whose identities
+            differ.
         name: Qualified name of the backbone.
         weights: Tag of the weights, None for random ones.
         weights_sha256: Hash of the weights file, None without one.
         dtype: Dtype of the parameters.
-        environment: Versions of the libraries that compute. If only they differ, at most the last
-            bits of embeddings differ.
+        environment: Versions of the libraries that compute embeddings. If only these versions
+            differ, at most the last bits of the embeddings differ.
     """
 
     identity: str
@@ -71,13 +72,13 @@ def fingerprint_of(
         weights: Tag of the weights, None for random ones.
         weights_sha256: Hash of the weights file, None without one.
         options: Constructor arguments of the network.
-        preprocessing: What turns an image into the input, or None.
+        preprocessing: The steps that turn an image into the input, or None.
         dtype: Dtype of the parameters.
-        inputs: What the user asked for of channels and size, None or empty for nothing.
-        expand: What turns grey into the channels of the backbone, None where nothing does.
+        inputs: The channels and the size that the user passed; None or empty for none.
+        expand: The module that turns grey input into the channels of the backbone, or None.
     """
     facts = [name, options, preprocessing.to_json() if preprocessing else None, str(dtype)]
-    # Encoders with the input of their weights keep the identity that they always had.
+    # Without `inputs` the identity is the same as in earlier versions.
     facts += [inputs] if inputs else []
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_as_json).encode())
     tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
@@ -85,7 +86,7 @@ def fingerprint_of(
         tensors |= {f"expand.{name}": buffer for name, buffer in expand.named_buffers()}
     for key in sorted(tensors):
         _add(digest, key, tensors[key])
-    # Reading the state dict of an encoder copies mapped parameters, so it is read only if needed.
+    # `state_dict` copies mapped parameters, so it is called only if it has more than tensors.
     if keeps_more(backbone):
         for key, value in sorted(extra_states(backbone.state_dict()).items()):
             _add_value(digest, key, value)
@@ -100,7 +101,7 @@ def fingerprint_of(
 
 
 def head_digest(head: nn.Module | None) -> str | None:
-    """Hash the tensors of a head, on which the logits depend and no embedding does.
+    """Hash the tensors of a head. The logits depend on them, the embeddings do not.
 
     Returns:
         Hexadecimal sha256, None without a head.
@@ -124,19 +125,19 @@ def environment() -> dict[str, str]:
 
 
 def _as_json(option: Any) -> Any:
-    """Describe a constructor argument that JSON cannot express, the same in every process."""
+    """Describe an argument that JSON cannot express, in the same way in every process."""
     if isinstance(option, (set, frozenset)):
         return sorted(map(repr, option))
     if isinstance(option, partial):
         return [_as_json(option.func), option.args, option.keywords]
     if isinstance(option, FunctionType):
-        # Two lambdas have the same name, and differ in their code and in the values it uses.
+        # Two lambdas have the same name. Their code and the values that it uses tell them apart.
         cells = [_as_json(cell.cell_contents) for cell in option.__closure__ or ()]
         code = hashlib.sha256(marshal.dumps(option.__code__)).hexdigest()
         return [f"{option.__module__}.{option.__qualname__}", code, cells, option.__defaults__]
     if hasattr(option, "__qualname__"):
         return f"{option.__module__}.{option.__qualname__}"
-    # The repr of an object without a name contains its address, which differs each time.
+    # The default repr contains the memory address, which differs in each process.
     return _ADDRESS.sub("", repr(option))
 
 
@@ -149,7 +150,7 @@ def _add(digest: Any, name: str, tensor: Tensor) -> None:
 
 
 def _add_value(digest: Any, name: str, value: Any) -> None:
-    """Add a value of any type that a module stores; add the tensors in it by their bits."""
+    """Add a value of any type that a module stores; for the tensors in it add their bits."""
     if isinstance(value, Tensor):
         _add(digest, name, value)
     elif isinstance(value, (Mapping, list, tuple)):

@@ -1,4 +1,4 @@
-"""What predictors predicted for the images that were held out when they were fitted."""
+"""The predictions of fitted predictors for the held-out images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Predictions of one attribute for the images that were held out.
+    """Predictions of one attribute for the held-out images.
 
     Attributes:
         paths: Paths of the N images.
-        classes: Names of the classes or labels. Classes that no fitted image has come last.
-        truth: What the table says: index of a class (N,), bool (N, labels), or float64 (N,) for a
-            number.
-        predicted: What was predicted, in the same form.
+        classes: Names of the classes or labels. Those that the predictor was not fitted to come
+            last.
+        truth: The labels in the table: index of a class (N,), bool (N, labels), or float64 (N,)
+            for a number.
+        predicted: The predictions, in the same form.
         probability: Probability of the predicted class (N,), or of each label (N, labels); None
             for a number.
         calibrated: Probability of the predicted class with the temperature (N,); None for labels

@@ -1,4 +1,4 @@
-"""The loss of predictors, in which missing labels do not count."""
+"""The loss of predictors; missing labels do not count."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def masked_loss(
 
 
 def _loss(attribute: Attribute, outputs: Tensor, target: Tensor) -> Tensor:
-    """Return the mean loss of the labels that are known, 0 if none is."""
+    """Return the mean loss of the known labels, 0 if all are missing."""
     expected = outputs.shape if attribute.kind == "labels" else outputs.shape[:1]
     if outputs.shape[1:] != (attribute.outputs,) or target.shape != expected:
         raise ValueError(
@@ -44,7 +44,7 @@ def _loss(attribute: Attribute, outputs: Tensor, target: Tensor) -> Tensor:
         return _of_class(attribute, outputs, target)
     target = target.to(outputs.dtype)
     is_known = ~target.isnan()
-    # A missing label must not give a gradient of NaN, so it is replaced before the loss.
+    # The gradient of a missing label would be NaN, so it is replaced before the loss.
     target = torch.where(is_known, target, torch.zeros_like(target))
     if attribute.kind == "number":
         losses = (outputs[:, 0] - target).square()

@@ -1,4 +1,4 @@
-"""Manifests: an encoder described as JSON, the check of such JSON, and the comparison of two."""
+"""Manifests: describe an encoder as JSON, check such JSON, and compare two manifests."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ FORMAT = 1
 """Version of the format; a later headstrip writes a higher one."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# The name and the layout of the user's file may differ, and so may Python, which does not change
-# embeddings.
+# The name and the layout of the user's file and the version of Python do not change embeddings.
+# headstrip adds the predictors after the comparison.
 _NOT_COMPARED = {"weights.file", "weights.key", "versions.python", "predictors"}
 _MAX_SHOWN = 8
 _MAX_TEXT = 1_000
@@ -57,7 +57,7 @@ class DescribedEncoder(Protocol):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Its identity, computed now."""
+        """The fingerprint, computed now."""
 
     @property
     def frozen(self) -> bool:
@@ -67,17 +67,18 @@ class DescribedEncoder(Protocol):
 def manifest_of(encoder: DescribedEncoder) -> dict[str, Any]:
     """Describe an encoder as plain JSON values.
 
-    A manifest has no values of predictors. A ``UserWarning`` says so where they were trained.
+    A manifest does not contain the values of the predictors. If they were trained, a
+    ``UserWarning`` says so.
 
     Args:
-        encoder: What ``build_encoder`` returned.
+        encoder: An encoder that ``build_encoder`` returned.
 
     Returns:
-        What ``embedding_manifest`` returns, and: ``predictors``, a list of objects with ``name``,
-        ``classes`` and ``trained``, whether the values differ from the initial ones, and with
-        ``kind`` and ``labels`` where the classes have names or it is not of one class; ``head``, a
+        The fields of ``embedding_manifest``, and: ``predictors``, a list of objects with ``name``,
+        ``classes`` and ``trained`` (whether the values differ from the initial ones), and with
+        ``kind`` and ``labels`` if the classes have names or the kind is not ``class``; ``head``, a
         hash of the head's tensors, None without a head; ``frozen``; ``labels``, the names of the
-        head's classes, None where published weights have them or none are known.
+        head's classes, None if published weights have them or they are unknown.
 
     Raises:
         ManifestError: A predictor is not a linear layer.
@@ -113,12 +114,12 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
     """Describe what the embeddings of an encoder depend on: a manifest without predictors.
 
     Args:
-        encoder: What ``build_encoder`` returned.
+        encoder: An encoder that ``build_encoder`` returned.
 
     Returns:
         ``format``; ``name`` with the tag of its weights; ``weights`` (``tag``, ``sha256`` of the
-        file, ``file``: the name of a file that the user passed, ``key``: where its state dict is in
-        it); ``options``; ``not_json``, descriptions of the options that JSON cannot express;
+        file, ``file``: the name of a file that the user passed, ``key``: where the state dict is in
+        that file); ``options``; ``not_json``, descriptions of the options that JSON cannot express;
         ``inputs``, the ``in_chans``, ``new_channels`` and ``img_size`` that the user passed, if
         any; ``preprocessing``; ``dtype``; ``input_shape``; ``law``; ``output_dim``;
         ``predictors``, empty; ``identity`` of the fingerprint, computed now; ``versions`` of the
@@ -155,7 +156,7 @@ def embedding_manifest(encoder: DescribedEncoder) -> dict[str, Any]:
 
 
 def _own_labels(encoder: DescribedEncoder) -> list[str] | None:
-    """Return the names of the classes, None where they come with published weights."""
+    """Return the names of the classes, None if published weights bring them."""
     labels, weights = encoder.labels, encoder.weights
     if labels is None or weights is None or encoder.weights_file is not None:
         return None if labels is None else list(labels)
@@ -179,7 +180,7 @@ def _classes(name: str, module: nn.Module) -> int:
 
 
 def _named(predictors: Predictors | None, name: str, count: int) -> dict[str, Any]:
-    """Describe an attribute beyond its number of classes, as far as there is more to describe."""
+    """Return the kind and labels of an attribute; empty if its number of classes says it all."""
     attributes = predictors.attributes if predictors is not None else ()
     one = next((one for one in attributes if one.name == name), None)
     if one is None or one.outputs != count or attributes_of({name: count}) == (one,):
@@ -188,7 +189,7 @@ def _named(predictors: Predictors | None, name: str, count: int) -> dict[str, An
 
 
 def is_json(value: object) -> bool:
-    """Whether JSON gives a value back unchanged, except that tuples become lists."""
+    """Whether a value is unchanged after a round trip through JSON; tuples may become lists."""
     if isinstance(value, (list, tuple)):
         return all(map(is_json, value))
     if type(value) is dict:
@@ -209,8 +210,8 @@ def checked(content: Any, about: str) -> dict[str, Any]:
     """Return a manifest after checking the types of its fields.
 
     Args:
-        content: What should be a manifest.
-        about: Where it came from, as the subject of the message.
+        content: The value to check.
+        about: Where it came from: the subject of the error message.
 
     Raises:
         ManifestError: It is not a manifest, is damaged, or has the format of another headstrip.
@@ -256,7 +257,7 @@ def _is_weights(value: object) -> bool:
         and value.keys() >= {"tag", "sha256", "file"}
         and all(value[key] is None or _is_text(value[key]) for key in ("tag", "file"))
         and (value["sha256"] is None or _is_hash(value["sha256"]))
-        # Manifests of earlier versions have no key; the whole content of a file has an empty one.
+        # Manifests of earlier versions have no key. It is empty if the file has nothing else.
         and (value.get("key") in (None, "") or _is_text(value["key"]))
     )
 
@@ -329,9 +330,9 @@ def predictor_counts(manifest: Mapping[str, Any]) -> dict[str, int]:
 
 
 def has_trained_predictors(manifest: Mapping[str, Any]) -> bool:
-    """Whether predictors in a manifest were trained, or may have been.
+    """Whether the predictors in a manifest were trained, or may have been.
 
-    Manifests of earlier versions have pairs of name and classes, which do not state it.
+    Manifests of earlier versions have pairs of name and classes, which do not say so.
     """
     return any(not isinstance(one, dict) or one["trained"] for one in manifest["predictors"])
 
@@ -358,8 +359,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "identity": (_is_hash, "a sha256"),
     "versions": (_is_texts, "an object of versions"),
 }
-# Manifests in embeddings files and those of earlier versions lack these; those of encoders with the
-# input of their weights lack `inputs`.
+# Manifests of earlier versions and those in embeddings files lack these. `inputs` is missing if the
+# user passed no channels and no size.
 _LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "head": (lambda value: value is None or _is_hash(value), "a sha256, or null"),
     "inputs": (_is_object, "an object with in_chans, new_channels and img_size"),
@@ -380,10 +381,10 @@ def refuse_differences(
         wanted: The manifest that the caller passed.
         found: The manifest of the encoder.
         allow_versions: Whether the versions of libraries may differ.
-        remedy: What to do if more than versions differ, None for what a manifest alone allows.
+        remedy: The advice if more than versions differ; None for the advice about a manifest.
 
     Raises:
-        ManifestError: They differ.
+        ManifestError: The manifests differ.
     """
     found = {key: value for key, value in found.items() if key in wanted or key in _FIELDS}
     here, there = dict(_flat(found)), dict(_flat(wanted))

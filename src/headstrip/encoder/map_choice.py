@@ -1,4 +1,4 @@
-"""Refuse levels that a network does not have, with sentences that list those that it has."""
+"""Refuse levels that a network does not have, with messages that list the levels that it has."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from headstrip.errors import LevelError
 
 
 def as_integers(given: Any) -> list[int] | None:
-    """Return a list of integers, such as numbers of levels, as Python's; None if it is not one."""
+    """Return a list of integers as Python integers, or None if ``given`` is not such a list."""
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
         return None
     if any(isinstance(one, bool) for one in given):
         return None
     try:
-        # numpy's integers too.
+        # operator.index also accepts the integers of NumPy.
         return [operator.index(one) for one in given]
     except TypeError:
         return None
@@ -26,7 +26,7 @@ def check_flag(name: str, value: Any) -> None:
     """Refuse a value that is neither True nor False.
 
     Raises:
-        LevelError: It is another one.
+        LevelError: It is another value.
     """
     if not isinstance(value, bool):
         raise LevelError(f"{name} must be True or False, got {value!r:.60}.")
@@ -41,7 +41,7 @@ def check_levels(name: str, levels: Sequence[int], sizes: Sequence[tuple[int, in
         sizes: Channels and stride of each map.
 
     Raises:
-        LevelError: It does not have one of them. The message lists what it has.
+        LevelError: The backbone lacks one of them. The message lists the levels that it has.
     """
     count = len(sizes)
     for number in levels:

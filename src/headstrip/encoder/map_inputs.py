@@ -1,6 +1,6 @@
-"""Why a batch has no feature maps: what is wrong with it, where the network itself fails.
+"""Explain why a batch has no feature maps: what is wrong with it, or that the network fails.
 
-headstrip asks only after a failure, because many networks take other sizes than the stated one.
+headstrip checks only after a failure, because many networks take other sizes than the stated one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from headstrip.errors import LevelError, one_line
 from headstrip.system.arguments import type_of
 
 FAILURES = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
-"""What networks raise for an input that they do not take."""
+"""The errors that networks raise for an input that they do not take."""
 
 _REMEDY = "Stack the outputs of encoder.preprocess."
 
@@ -24,7 +24,7 @@ def check_batch(x: Any) -> None:
     """Refuse an input that is not a batch of images.
 
     Raises:
-        LevelError: It is refused.
+        LevelError: ``x`` is not such a batch.
     """
     if not isinstance(x, Tensor):
         raise LevelError(f"x must be a tensor (N, C, H, W), got {type_of(x)}. {_REMEDY}")
@@ -33,12 +33,12 @@ def check_batch(x: Any) -> None:
 
 
 def explained(encoder: Owner, x: Tensor, error: Exception) -> LevelError | None:
-    """Return an error that says why a network failed, None if the batch is what it takes.
+    """Return an error that says why a network failed, None if the batch is not the reason.
 
     Args:
         encoder: The encoder.
         x: The batch (N, C, H, W).
-        error: What the network raised.
+        error: The error that the network raised.
     """
     name = encoder.spec.qualified_name
     device, dtype = encoder.device, encoder.dtype

@@ -1,4 +1,4 @@
-"""What feature maps need of an encoder."""
+"""The methods and attributes of an encoder that feature maps use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headstrip.spec import BackboneSpec
 
 
 class Owner(Protocol):
-    """An encoder, for the modules that it imports itself."""
+    """An encoder, as a protocol: the encoder's module imports the modules that use it."""
 
     backbone: nn.Module
     spec: BackboneSpec

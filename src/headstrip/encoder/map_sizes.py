@@ -1,4 +1,4 @@
-"""Which feature maps a network has: its levels, and the channels and stride of each."""
+"""The feature maps of a network: its levels, and the channels and stride of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GROWTH = 896
 
 @dataclass(frozen=True, slots=True)
 class MapSize:
-    """What is known of a map without an image.
+    """The size of a feature map that does not depend on the image.
 
     Attributes:
         channels: Number of its channels.
@@ -38,7 +38,7 @@ class MapSize:
 def stated_levels(
     backbone: nn.Module, spec: BackboneSpec, registry: Registry | None = None
 ) -> tuple[Level, ...] | nn.Module:
-    """Return what the plugin of a backbone's family states as its levels.
+    """Return the levels that the plugin of a backbone's family states.
 
     Args:
         backbone: The stripped network.
@@ -72,13 +72,13 @@ def stated_levels(
 
 
 Makeup: TypeAlias = list[tuple[Any, ...]]
-"""The modules of a network, by id, and what of each decides on the size of its output."""
+"""The ids of the modules of a network, and the values that decide on the size of their outputs."""
 
 _SIZING = ("stride", "kernel_size", "padding", "dilation", "ceil_mode", "output_size")
 
 
 def makeup_of(network: nn.Module) -> Makeup:
-    """Return what differs where somebody has put in, taken out or changed a layer in between."""
+    """Return a value that changes when somebody adds, removes or changes a layer."""
     return [
         (id(module), id(module._parameters.get("weight")), *map(module.__dict__.get, _SIZING))
         for module in network.modules()
@@ -92,7 +92,10 @@ def measure_map_sizes(
     device: torch.device,
     registry: Registry | None = None,
 ) -> tuple[MapSize, ...]:
-    """Run a copy of a backbone on the meta device at two sizes, or for real at one.
+    """Measure the channels and strides of the maps of a backbone.
+
+    headstrip runs a copy on the meta device at two image sizes. If that fails, it runs a copy with
+    values at one size.
 
     Args:
         backbone: The stripped network, which does not change.
@@ -129,7 +132,7 @@ def measure_map_sizes(
     except LevelError:
         raise
     except Exception:
-        # Networks fail on meta for many reasons; then a real forward pass gives the sizes.
+        # Networks fail on meta for many reasons. A forward pass with values then gives the sizes.
         if device.type == "meta":
             raise
         real = copy.deepcopy(backbone).eval()
@@ -140,7 +143,7 @@ def measure_map_sizes(
         with ByShape():
             large = shapes(light, grown, meta)
     except Exception:
-        # A network of one size.
+        # The network takes one image size only.
         large = small
     return _sized(small, large, shape[1])
 
@@ -156,10 +159,17 @@ def _light(tensor: Tensor) -> Tensor:
 
 
 def _sized(small: Shapes, large: Shapes, side: int) -> tuple[MapSize, ...]:
-    """Return the sizes of maps from their cells at two sizes, or twice from those at one."""
+    """Return the sizes of maps.
+
+    Args:
+        small: The maps of the smaller image.
+        large: The maps of the larger image; equal to ``small`` for a network of one size.
+        side: Height of the smaller image.
+    """
     sizes: list[MapSize] = []
     for (channels, height), (_, higher) in zip(small, large, strict=True):
-        # Networks that do not pad lose cells at the border, so the quotient of one size is wrong.
+        # Networks without padding lose cells at the border, so image size / map size is too large.
+        # The difference between two sizes has no border.
         cells = higher - height
         finer = sizes[-1].stride if sizes else None
         stride = round(_GROWTH / cells) if cells else _stride_of(height, side, finer)
@@ -170,7 +180,8 @@ def _sized(small: Shapes, large: Shapes, side: int) -> tuple[MapSize, ...]:
 def _stride_of(cells: int, side: int, finer: int | None) -> int:
     """Return the stride of a map of a network that takes one size.
 
-    LeViT takes every second of 7 cells of 32 pixels and has 4, whose stride is 64, not 224 / 4.
+    LeViT has a map of 7 cells with the stride 32. It keeps every second cell, which makes 4 cells
+    with the stride 64, and not 224 / 4 = 56.
 
     Args:
         cells: Rows of the map.

@@ -1,4 +1,4 @@
-"""Feature maps and tokens of an encoder: which levels it has, and what a caller asks of them."""
+"""Feature maps and tokens of an encoder: choose its levels, and read them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tokens:
     Attributes:
         patches: The tokens of the patches (N, L, C), row by row.
         prefix: The tokens before them (N, T, C), such as a class token and registers; T may be 0.
-        grid: Rows and columns of the patches; L is their product.
+        grid: Numbers of rows and columns of the patches; L is their product.
 
     Example:
         >>> import torch
@@ -56,8 +56,8 @@ def maps_module(
         norm: Whether the last level is after the network's last norm.
 
     Raises:
-        LevelError: The network does not have a level that its plugin states, or ``norm`` is neither
-            True nor False.
+        LevelError: The network lacks a level that its plugin states, or ``norm`` is neither True
+            nor False.
     """
     check_flag("norm", norm)
     stated = stated_levels(backbone, spec)
@@ -80,10 +80,10 @@ def read_maps(encoder: Owner, x: Tensor, levels: tuple[int, ...], norm: bool) ->
 
 
 def run(encoder: Owner, module: nn.Module, x: Tensor) -> Maps:
-    """Run a module of ``maps_module``, and explain why it fails where the batch is wrong.
+    """Run a module of ``maps_module``; if it fails because of the batch, explain why.
 
     Raises:
-        LevelError: The batch is not what the encoder takes, or the levels that the plugin states do
+        LevelError: The encoder does not take the batch, or the levels that the plugin states do
             not fit the network.
     """
     check_batch(x)
@@ -110,7 +110,7 @@ def read_tokens(encoder: Owner, x: Tensor, level: int, norm: bool) -> Tokens:
     """Run an encoder once, and return the tokens of one level.
 
     Raises:
-        LevelError: It has no such level, or no tokens there.
+        LevelError: The encoder has no such level, or the level has no tokens.
     """
     if as_integers([level]) is None:
         raise LevelError(f"level must be an integer, got {level!r:.60}. Pass for example level=-1.")
@@ -129,15 +129,15 @@ def read_tokens(encoder: Owner, x: Tensor, level: int, norm: bool) -> Tokens:
 def choose_levels(
     encoder: Owner, levels: Sequence[int] | None, strides: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """Return the numbers of the levels that a caller asks for, the finest first.
+    """Return the numbers of the levels that a caller chose, the finest first.
 
     Args:
         encoder: The encoder.
         levels: Numbers of levels; negative ones count from the last.
-        strides: Strides instead; each means the last level of that stride.
+        strides: Strides instead of numbers; each selects the last level of that stride.
 
     Raises:
-        LevelError: The encoder has no maps, or none of those.
+        LevelError: The encoder has no maps, or lacks one of those.
     """
     if levels is not None and strides is not None:
         raise LevelError(
@@ -162,7 +162,7 @@ def choose_levels(
 
 
 def map_sizes(encoder: Owner) -> tuple[MapSize, ...]:
-    """Return channels and stride of every level, from a run without memory.
+    """Return channels and stride of every level; measure them unless the network is unchanged.
 
     Raises:
         LevelError: The encoder has no maps.
@@ -221,7 +221,7 @@ def _pairs(encoder: Owner) -> list[tuple[int, int]]:
 
 
 def backbone_shape(encoder: Owner) -> tuple[int, ...]:
-    """Return the input of the backbone, which has colour where the encoder takes grey."""
+    """Return the input shape of the backbone; it has more channels if ``expand`` adds them."""
     shape = encoder.input_shape
     if encoder.expand is None:
         return shape

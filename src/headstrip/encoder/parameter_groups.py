@@ -13,7 +13,7 @@ from headstrip.network.depth import layers_of
 
 BACKBONE = "backbone."
 _REST = -1
-"""The layer of parameters that are not the backbone's: predictors, and what a user added."""
+"""The layer number of parameters outside the backbone: predictors, and modules of the user."""
 
 
 def parameter_groups(
@@ -76,7 +76,7 @@ def parameter_groups(
             },
         )
         group["params"].append(parameter)
-    # From the input to the predictors, matrices first.
+    # The order is from the input to the predictors; in each layer matrices come first.
     order = sorted(groups, key=lambda key: (key[0] == _REST, key[0], not key[1]))
     return [groups[key] for key in order]
 

@@ -1,4 +1,4 @@
-"""What predictors say about images: labels with probabilities, or numbers."""
+"""The predictions for images: labels with probabilities, or numbers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _ROWS = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one predictor says about one image.
+    """The prediction of one attribute for one image.
 
     Attributes:
         value: The most likely class; or a tuple of the labels whose probability is at least the
             threshold, in the order of the classes; or the number. A class without a name is its
             index as text.
-        probability: That of the class; or a tuple with that of each label; None for a number.
+        probability: Probability of the class, or a tuple with the probability of each label in
+            ``value``; None for a number.
 
     Example:
         >>> Prediction("red", 0.9).value
@@ -48,7 +49,7 @@ def probabilities_of(attribute: Attribute, logits: Tensor) -> Tensor:
 
 
 def prediction_of(attribute: Attribute, row: Tensor, threshold: float = 0.5) -> Prediction:
-    """Return what one row of ``probabilities_of`` says.
+    """Turn one row of ``probabilities_of`` into a prediction.
 
     Args:
         attribute: The attribute.
@@ -81,16 +82,16 @@ def check_threshold(threshold: float) -> None:
 def predict_embeddings(
     predictors: Predictors, embeddings: np.ndarray, threshold: float = 0.5
 ) -> Iterator[dict[str, Prediction]]:
-    """Yield what each predictor says about each embedding.
+    """Yield the predictions for each embedding, by attribute.
 
     Args:
-        predictors: The predictors; the outputs of each module must be those of its attribute.
+        predictors: The predictors; each module must have the number of outputs of its attribute.
         embeddings: Array of shape (N, dim).
         threshold: As in ``prediction_of``.
 
     Raises:
         ValueError: ``threshold`` is not a probability, a module has another number of outputs than
-            its attribute, or an embedding or what is predicted from it is not finite.
+            its attribute, or an embedding or a prediction is not finite.
     """
     check_threshold(threshold)
     for start in range(0, len(embeddings), _ROWS):
@@ -111,7 +112,7 @@ def predict_embeddings(
 
 
 def probabilities_by_name(predictors: Predictors, embeddings: np.ndarray) -> dict[str, Tensor]:
-    """Map embeddings (N, dim) to what ``probabilities_of`` returns for each attribute.
+    """Map embeddings (N, dim) to the result of ``probabilities_of`` for each attribute.
 
     Raises:
         ValueError: A module has another number of outputs than its attribute.

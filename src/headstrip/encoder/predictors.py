@@ -18,8 +18,8 @@ from headstrip.errors import WeightsError
 from headstrip.system.arguments import type_of
 
 _BY_POSITION = re.compile(r"[0-9]+")
-# A module has attributes of these names, so no part of it can have one. The list is fixed and does
-# not come from torch, because keys must not change with a release of torch.
+# The names of a module's attributes and methods, which no submodule can have. The list is fixed and
+# does not come from torch, because the keys must not change with a release of torch.
 _TAKEN = re.compile(
     r"T_destination|add_module|apply|attributes|bfloat16|buffers|call_super_init|children|compile|"
     r"cpu|cuda|double|dump_patches|eval|extra_repr|float|forward|get_buffer|"
@@ -40,8 +40,8 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class Predictors(nn.Module):
     """Linear predictors, each with the name of its attribute.
 
-    The name is part of the keys of the state dict, ``colour.weight``. An attribute may have any
-    name, such as ``type`` or ``a.b``; ``key_of`` returns how the keys write it.
+    The name is part of the keys of the state dict, such as ``colour.weight``. An attribute may
+    have any name, even ``type`` or ``a.b``; ``key_of`` returns the form that the keys have.
 
     Attributes:
         attributes: What each module predicts, in the order of the modules.
@@ -60,7 +60,7 @@ class Predictors(nn.Module):
         self.attributes = attributes
         self.names = [one.name for one in attributes]
         for one in attributes:
-            # add_module refuses names of methods, also of those that a later torch adds.
+            # add_module would refuse the names of methods, also of methods that a later torch adds.
             self._modules[key_of(one.name)] = nn.Linear(dim, one.outputs)
         self._initial: frozenset[str] = frozenset()
         self._fitted: tuple[frozenset[str], Mapping[str, Any]] = (frozenset(), {})
@@ -84,7 +84,7 @@ class Predictors(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        # In pickles of earlier versions the positions are the names of the modules.
+        # In pickles of earlier versions the names of the modules are their positions.
         self._modules = dict(zip(map(key_of, self.names), self._modules.values(), strict=True))
         self.__dict__.setdefault("_initial", frozenset())
         self.__dict__.setdefault("_fitted", (frozenset(), {}))
@@ -102,20 +102,20 @@ class Predictors(nn.Module):
         return {name: module(embedding) for name, module in self.named().items()}
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss of a batch, in which missing labels do not count.
+        """Return the loss of a batch; missing labels do not count.
 
-        The loss of a ``class`` is the cross entropy, that of ``labels`` the binary cross entropy of
-        each label, that of a ``number`` the squared error: each the mean over the labels that are
-        known, 0 if none is. The result is the mean over all attributes.
+        The loss is the cross entropy for a ``class``, the binary cross entropy of each label for
+        ``labels``, and the squared error for a ``number``. Each is the mean over the known labels,
+        or 0 if all are missing. The result is the mean over all attributes.
 
         Args:
-            outputs: What ``encoder.predict(x)`` returned: (N, outputs) by attribute.
+            outputs: The result of ``encoder.predict(x)``: (N, outputs) by attribute.
             targets: The labels by attribute: for a ``class`` int64 indices (N,), -1 where missing;
                 for ``labels`` zeros and ones (N, labels), for a ``number`` floats (N,), NaN where
                 missing.
 
         Raises:
-            ValueError: An attribute is lacking or unknown, or targets have another shape or values
+            ValueError: An attribute is missing or unknown, or targets have another shape or values
                 that are not labels.
 
         Example:
@@ -136,8 +136,8 @@ class Predictors(nn.Module):
     ) -> Any:
         """Load values by the names of the attributes.
 
-        Earlier versions and an ``nn.ModuleList`` have positions as keys. These load where the
-        shapes show which attribute each position belongs to.
+        Keys from earlier versions and from an ``nn.ModuleList`` are positions. headstrip loads them
+        if the shapes show which attribute each position belongs to.
 
         Args:
             state_dict: Tensors by key.
@@ -147,7 +147,7 @@ class Predictors(nn.Module):
         Raises:
             WeightsError: The attributes, their classes or the width of the embedding differ, or
                 the keys are positions and the shapes do not show which attribute each belongs to.
-                No value has changed then.
+                No value changes in these cases.
         """
         check_predictors(self, state_dict, "", strict)
         return super().load_state_dict(state_dict, strict, assign)
@@ -157,11 +157,11 @@ class Predictors(nn.Module):
         self._initial = self._digests()
 
     def _note_report(self, report: Mapping[str, Any]) -> None:
-        """Keep how the present values were fitted, until they change."""
+        """Store the report of the fit that gave the present values."""
         self._fitted = self._digests(), report
 
     def _report(self) -> Mapping[str, Any]:
-        """Return how the values were fitted; empty if that is unknown, or they changed since."""
+        """Return the report of the fit; empty if unknown, or if the values have changed since."""
         digests, report = self._fitted
         return report if digests and _digest(self, torch.float64) in digests else {}
 
@@ -175,7 +175,7 @@ class Predictors(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # torch calls this also where the predictors are part of another module that is loaded.
+        # torch also calls this method when it loads a module that contains the predictors.
         renamed = _by_name(self, state_dict, prefix)
         _refuse_other_sizes(self, renamed, prefix)
         state_dict.clear()
@@ -186,10 +186,11 @@ class Predictors(nn.Module):
 def key_of(name: str) -> str:
     """Return the part of a state dict's key that names an attribute.
 
-    It is the name itself, except for what cannot be the name of a module in torch. A dot becomes
-    ``%2E``, and ``%`` becomes ``%25``. The first character is escaped likewise in a name of digits,
-    which would look like a position (``12`` becomes ``%312``), in a name that begins with ``_``,
-    and in the name of an attribute of every module, such as ``type``. The empty name becomes ``%``.
+    It is the name itself if torch accepts that as the name of a module. Otherwise it is escaped: a
+    dot becomes ``%2E``, and ``%`` becomes ``%25``. The first character is also escaped in a name of
+    digits, which would look like a position (``12`` becomes ``%312``), in a name that begins with
+    ``_``, and in a name that every module has as an attribute, such as ``type``. The empty name
+    becomes ``%``.
 
     Example:
         >>> key_of("colour"), key_of("a.b")
@@ -207,9 +208,9 @@ def check_predictors(
     """Refuse a state dict of other predictors.
 
     Args:
-        predictors: The predictors to load values into, None where there are none.
+        predictors: The predictors to load values into, or None.
         state_dict: The values to load.
-        prefix: What the keys of predictors begin with.
+        prefix: The beginning of the keys of predictors.
         strict: Whether the attributes must be the same.
 
     Raises:
@@ -243,7 +244,7 @@ def _by_name(predictors: Predictors, state_dict: Mapping[str, Any], prefix: str)
     """
     groups = _groups(state_dict, prefix)
     if not groups or not all(map(_BY_POSITION.fullmatch, groups)):
-        # Earlier versions had no method of that name, so it was a key.
+        # Earlier versions had no method of that name, so they did not escape the key.
         earlier, now = f"{prefix}loss.", f"{prefix}{key_of('loss')}."
         return {
             now + key.removeprefix(earlier) if str(key).startswith(earlier) else key: value
@@ -276,7 +277,7 @@ def _renamed(key: str, prefix: str, names: Mapping[str, str]) -> str:
 
 
 def _refuse_other_sizes(predictors: Predictors, state_dict: Mapping[str, Any], prefix: str) -> None:
-    """Refuse other sizes in one sentence, where torch writes two lines for each predictor."""
+    """Refuse other sizes with one short message; torch writes two lines for each predictor."""
     for name, module in predictors.named().items():
         found = state_dict.get(f"{prefix}{key_of(name)}.weight")
         if not isinstance(module, nn.Linear) or not isinstance(found, Tensor) or found.ndim != 2:
@@ -320,7 +321,7 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _name_of(key: str) -> str:
-    """Return the attribute that a key names, or the position that it is."""
+    """Return the attribute that a key names; a position is returned unchanged."""
     return "" if key == "%" else unquote(key)
 
 
@@ -330,7 +331,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _digest(predictors: Predictors, dtype: torch.dtype) -> str:
-    """Hash the values after a cast to ``dtype``, all as float64 so that two casts compare."""
+    """Hash the values after a cast to ``dtype``; hash them as float64, to compare two dtypes."""
     digest = hashlib.sha256()
     for key, value in predictors.state_dict().items():
         digest.update(f"{key} {tuple(value.shape)}".encode(errors="surrogatepass"))
@@ -342,15 +343,15 @@ def _digest(predictors: Predictors, dtype: torch.dtype) -> str:
 def init_predictors(modules: Iterable[nn.Module]) -> None:
     """Initialise your own heads as WBCAtt (NeurIPS 2023) does, in place.
 
-    Weights are Kaiming-normal for a ReLU (He et al. 2015), biases zero. torch's global generator
-    draws the weights in order, so a seed fixes them.
+    Weights are Kaiming-normal for a ReLU (He et al. 2015), biases are zero. torch's global
+    generator draws the weights in order, so the same seed gives the same weights.
 
     Args:
         modules: Modules with a ``weight`` of two axes or more; a bias may be missing.
 
     Raises:
         ValueError: ``modules`` is not a collection of modules, or a weight is missing, has fewer
-            axes, or is computed from other parameters. None is changed then.
+            axes, or is computed from other parameters. No module changes in these cases.
 
     Example:
         >>> from torch import nn

@@ -1,4 +1,4 @@
-"""Files of fitted predictors: a safetensors file with the attributes and the encoder they fit."""
+"""Files of fitted predictors: safetensors files that also describe attributes and the encoder."""
 
 from __future__ import annotations
 
@@ -52,11 +52,10 @@ class FittedPredictors:
         biases: float32 tensor of shape (outputs,) of each attribute, by its name.
         encoder: The encoder whose embeddings they were fitted to, as ``describe_encoder``
             returned it.
-        report: How they were fitted and what was measured: plain JSON values.
+        report: The settings of the fit and the measures, as plain JSON values.
         path: The file that they were read from, for messages.
-        held_out: What each attribute's predictor predicted for the images that were held out, by
-            the attribute's name. A file does not have it: it is empty for predictors that were
-            read from one.
+        held_out: The predictions for the held-out images, by the name of the attribute. A file
+            does not contain them, so this is empty for predictors that were read from a file.
     """
 
     attributes: tuple[Attribute, ...]
@@ -76,11 +75,11 @@ class FittedPredictors:
         """Return the predictors as a module, on the CPU, in float32."""
         state = torch.get_rng_state()
         try:
-            # Tensors that are created in inference mode cannot be trained.
+            # Tensors that torch creates in inference mode cannot be trained.
             with torch.inference_mode(False):
                 made = Predictors(self.dim, self.attributes)
         finally:
-            # The initial values are replaced, so the caller's generator must not notice them.
+            # The initial values are not used, so the caller's generator must not change.
             torch.set_rng_state(state)
         made.load_state_dict(_state(self.attributes, self.weights, self.biases))
         made._note_report(self.report)
@@ -117,13 +116,13 @@ class FittedPredictors:
                 f"predictors take numbers of shape (images, {self.dim}). Pass embeddings of the "
                 "encoder that they were fitted to."
             )
-        # What is too large for float32 becomes infinite, and is refused.
+        # Values that are too large for float32 become infinite, and are refused later.
         with np.errstate(over="ignore"):
             array = np.ascontiguousarray(array, np.float32)
         return list(predict_embeddings(self.predictors(), array, threshold))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the predictors to a safetensors file, whole or not at all.
+        """Write the predictors to a safetensors file; a failure leaves no partial file.
 
         Equal predictors give equal bytes. ``build_encoder(..., predictors=path)`` reads the file.
 
@@ -142,7 +141,7 @@ class FittedPredictors:
             The same encoder.
 
         Raises:
-            HeadstripError: It is not the encoder that they were fitted to; the message names each
+            HeadstripError: The predictors were fitted to another encoder; the message names each
                 difference.
         """
         self.check_encoder(describe_encoder(encoder))
@@ -151,14 +150,14 @@ class FittedPredictors:
         return encoder
 
     def check_encoder(self, here: Mapping[str, Any], than: str = "this one") -> None:
-        """Refuse another encoder than that of the file.
+        """Refuse an encoder that differs from the encoder of the file.
 
         Args:
-            here: The other encoder, as ``describe_encoder`` returned it.
-            than: What it is, such as ``"that of 'photos.parquet'"``.
+            here: The encoder to check, as ``describe_encoder`` returned it.
+            than: Words for it in the message, such as ``"that of 'photos.parquet'"``.
 
         Raises:
-            HeadstripError: It is another encoder; the message names each difference.
+            HeadstripError: It differs; the message names each difference.
         """
         if not self.encoder.get("identity"):
             raise HeadstripError(
@@ -174,7 +173,7 @@ class FittedPredictors:
 
 
 def write_predictors(path: str | os.PathLike[str], content: FittedPredictors) -> None:
-    """Write a file of predictors, whole or not at all.
+    """Write a file of predictors; a failure leaves no partial file.
 
     Equal content gives equal bytes.
 
@@ -198,7 +197,7 @@ def content_of(content: FittedPredictors, path: str) -> tuple[dict[str, Tensor],
         path: The file, for messages.
 
     Raises:
-        HeadstripError: The names and measures are longer than what headstrip reads, or a predictor
+        HeadstripError: The names and measures take more bytes than headstrip reads, or a predictor
             has values that are not finite.
     """
     tensors = _state(content.attributes, content.weights, content.biases)
@@ -218,7 +217,7 @@ def content_of(content: FittedPredictors, path: str) -> tuple[dict[str, Tensor],
         "report": dict(content.report),
         "sha256": _digest(tensors),
     }
-    # A label may contain half of a surrogate pair, which ASCII escapes keep.
+    # A label may contain half of a surrogate pair. ASCII escapes can store it, UTF-8 cannot.
     text = json.dumps(metadata, sort_keys=True, allow_nan=False, ensure_ascii=True)
     if len(text) > bounded_json.MAX_BYTES:
         raise HeadstripError(
@@ -230,10 +229,10 @@ def content_of(content: FittedPredictors, path: str) -> tuple[dict[str, Tensor],
 
 
 def check_name(path: str | os.PathLike[str]) -> None:
-    """Refuse a name that does not end like one of a file of predictors.
+    """Refuse a name that does not have the ending of a file of predictors.
 
     Raises:
-        HeadstripError: It ends in something else.
+        HeadstripError: It has another ending.
     """
     if not os.fspath(path).endswith(SUFFIX):
         raise HeadstripError(
@@ -296,7 +295,7 @@ def load_predictors(path: str | os.PathLike[str]) -> FittedPredictors:
 
 
 def _content(path: str, tensors: dict[str, Tensor], found: Any) -> FittedPredictors:
-    """Make the content out of what was read, after checking each part.
+    """Check each part of a file that was read, and return its content.
 
     Raises:
         HeadstripError: Another headstrip wrote it.

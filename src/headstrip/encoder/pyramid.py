@@ -1,4 +1,4 @@
-"""Some maps of an encoder as a module: what detectors, feature pyramids and decoders take."""
+"""A module that returns some maps of an encoder, for detectors, feature pyramids and decoders."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 
 class Pyramid(nn.Module):
-    """Maps of an encoder, the finest first; ``Encoder.pyramid`` makes it.
+    """A module that returns maps of an encoder, the finest first; ``Encoder.pyramid`` makes it.
 
     It shares the encoder's parameters and buffers, runs in the mode of its backbone, and has no
-    head. The encoder's own forward does not change. A pyramid composes, compiles, exports and
-    pickles.
+    head. The encoder's forward does not change. You can put a pyramid into other modules, compile,
+    export and pickle it.
 
-    Hooks that you put on the backbone, or remove from it, also count for pyramids that exist
-    already, and so do attributes of its modules; what torch.compile or torch.export made has those
-    of the time when the pyramid was made or last ran. Modules that are put into the encoder later
-    do not appear in it.
+    If you later add or remove a hook on the backbone, or set an attribute of its modules, pyramids
+    that exist already use the change. The results of torch.compile and torch.export do not: they
+    keep the state in which the pyramid was made or last ran. A pyramid does not contain modules
+    that you put into the encoder later.
 
     Attributes:
         channels: Number of channels of each map.
         strides: Pixels between two neighbouring cells of each map.
         out_channels: The channels of the input, then ``channels``, as decoders for segmentation
-            count.
+            expect them.
         names: Whether the forward returns an ordered dict with the keys "0", "1", ... instead of a
             list.
 
@@ -76,14 +76,14 @@ class Pyramid(nn.Module):
         self.expand = encoder.expand
         self.maps = maps_module(encoder.backbone, encoder.spec, levels, norm)
         self.training = self.maps.training = encoder.backbone.training
-        # In a tuple it does not register: a pyramid has neither its head nor its predictors.
+        # In a tuple the encoder is not a submodule: a pyramid has no head and no predictors.
         self._owner = (encoder,)
 
     def forward(self, x: Tensor) -> list[Tensor] | OrderedDict[str, Tensor]:
         """Map a batch (N, C, H, W) to maps (N, C, H, W), the finest first.
 
         Raises:
-            LevelError: ``x`` is not what the encoder takes.
+            LevelError: The encoder does not take ``x``.
             WeightsError: The parameters are pages of a mapped file, and another program has
                 written to that file since.
         """
@@ -113,9 +113,9 @@ class Pyramid(nn.Module):
         return maps
 
     def train(self, mode: bool = True) -> Self:
-        """Set train or eval mode of the encoder's backbone too.
+        """Set train or eval mode of the pyramid and of the encoder's backbone.
 
-        What ``Encoder.freeze`` stopped stays in eval mode.
+        The parts that ``Encoder.freeze`` stopped stay in eval mode.
 
         Returns:
             The pyramid itself.
@@ -156,7 +156,7 @@ def make_pyramid(
     names: bool,
     resample: bool,
 ) -> Pyramid:
-    """Make the pyramid that a caller asks for; see ``Encoder.pyramid``.
+    """Make the pyramid that a caller chose; see ``Encoder.pyramid``.
 
     Raises:
         LevelError: The encoder has no such maps.
@@ -174,7 +174,7 @@ def make_pyramid(
 def _checked_strides(
     encoder: Owner, levels: Sequence[int] | None, strides: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """Return the strides to resample to; refuse where that makes no sense."""
+    """Return the strides to resample to, or refuse strides and networks that do not allow it."""
     sizes = map_sizes(encoder)
     if levels is not None or strides is None:
         raise LevelError(

@@ -1,4 +1,4 @@
-"""Folders that ``Encoder.save`` wrote, as ``encoder.json`` describes them. It imports no torch."""
+"""Read folders that ``Encoder.save`` wrote. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FORMAT = 1
 
 WEIGHTS, PREDICTORS = "weights", "predictors"
 NAMES = re.compile(rf"({WEIGHTS}|{PREDICTORS})-[0-9a-f]{{8}}\.safetensors")
-"""Names of the files of tensors, which end with the first digits of their sha256."""
+"""Names of the files of tensors. They contain the first digits of the file's sha256."""
 
 PREDICTORS_KEY = "headstrip.predictors"
-"""Where the metadata of a file of predictors are in its header."""
+"""The key of the metadata of predictors in the header of their file."""
 
 _BEGINNING = b'{\n "format": '
 _LONGEST_HEADER = 64 << 20
@@ -30,10 +30,10 @@ _AGAIN = "Get the whole folder again, or save the encoder again."
 
 
 class OtherNetworkError(ManifestError):
-    """A folder has tensors of another network than the one that its manifest names.
+    """The tensors in a folder do not belong to the network that its manifest names.
 
     Attributes:
-        problems: Which tensors differ, in a clause.
+        problems: Words that say which tensors differ.
     """
 
     def __init__(self, message: str, problems: str = "") -> None:
@@ -44,17 +44,17 @@ class OtherNetworkError(ManifestError):
 
 @dataclass(frozen=True, slots=True)
 class SavedFolder:
-    """What a folder contains.
+    """The content of a folder that ``Encoder.save`` wrote.
 
     Attributes:
         path: The folder.
         manifest: The encoder, as ``Encoder.manifest`` describes it, without predictors.
-        labels: The names of the head's classes, None where none are known.
-        weights: The file with the tensors of the backbone and the head; None where they are the
-            catalog's.
-        network: What builds that network without a catalog: the rows of the backbone and of its
-            weights, and the number of classes of its head; None where ``weights`` is.
-        predictors: The file of predictors, None without any.
+        labels: The names of the head's classes, None if they are unknown.
+        weights: The file with the tensors of the backbone and the head; None if they are equal to
+            the catalog's weights.
+        network: The data to build that network without a catalog: the rows of the backbone and of
+            its weights, and the number of classes of its head; None if ``weights`` is None.
+        predictors: The file of predictors, None without predictors.
         headstrip: The version that wrote the folder.
     """
 
@@ -85,14 +85,14 @@ class SavedFolder:
 
 
 def read_folder(path: str | os.PathLike[str]) -> SavedFolder:
-    """Read what a folder contains. Nothing in it is executed, and no tensor is read.
+    """Read ``encoder.json`` in a folder. headstrip executes nothing in it and reads no tensor.
 
     Raises:
         ManifestError: There is no such folder, ``Encoder.save`` did not write it, a file is
             missing, or a later headstrip wrote it.
     """
-    # Unlike the methods of Path, these functions accept names that are too long or that have an
-    # unknown user.
+    # The methods of Path raise an error for a name that is too long or that has an unknown user.
+    # These functions do not.
     folder = Path(os.path.expanduser(path))
     shown = repr(os.path.join(os.fspath(path), ""))
     if not os.path.isdir(folder):
@@ -116,7 +116,7 @@ def read_folder(path: str | os.PathLike[str]) -> SavedFolder:
 
 
 def is_own(path: Path) -> bool:
-    """Whether an ``encoder.json`` is one that ``Encoder.save`` wrote, maybe damaged since.
+    """Whether ``Encoder.save`` wrote an ``encoder.json``, which may be damaged since.
 
     Raises:
         OSError: It cannot be read.
@@ -158,7 +158,7 @@ def _parsed(folder: Path, shown: str, found: Any) -> SavedFolder:
     """Check what ``encoder.json`` states.
 
     Raises:
-        ManifestError: It is of another format, or a file is missing.
+        ManifestError: It has another format, or a file is missing.
         ValueError: It is damaged.
     """
     if not isinstance(found, dict) or type(found.get("format")) is not int:
@@ -201,7 +201,7 @@ def _file(folder: Path, shown: str, files: Mapping[str, Any], kind: str) -> Path
     name = files.get(kind)
     if name is None:
         return None
-    # A name with a separator would lead out of the folder.
+    # A name with a path separator could refer to a file outside the folder.
     match = NAMES.fullmatch(name) if isinstance(name, str) else None
     if not isinstance(name, str) or match is None or match[1] != kind:
         raise ValueError(f"the name of the file of {kind} is {name!r:.60}")
