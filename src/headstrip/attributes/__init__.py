@@ -1,1 +1,1 @@
-"""Attributes of images: labels, predictors fitted to embeddings, and what they are worth."""
+"""Attributes of images: read labels, fit predictors to embeddings, and measure the predictors."""

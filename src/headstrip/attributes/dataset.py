@@ -39,21 +39,22 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     Each item is an input of the encoder, float32 (C, H, W), and the labels by attribute, in the
     form that ``encoder.predictors.loss`` takes: for a ``class`` an int64 index, -1 where missing;
     for ``labels`` zeros and ones (labels,), for a ``number`` a float, NaN where missing. A
-    DataLoader stacks them. headstrip decodes each image when it is asked for, as
-    ``headstrip embed`` does with the decode mode ``exact``.
+    DataLoader stacks them. headstrip decodes an image when its item is read, in the same way as
+    ``headstrip embed`` with the decode mode ``exact``.
 
     A bad image raises ``ImageError`` with its path. ``bad_images`` finds all of them beforehand.
 
-    The dataset does not hold the encoder, and can be pickled for the workers of a DataLoader.
+    The dataset does not contain the encoder, so the workers of a DataLoader can unpickle it.
 
     Attributes:
-        attributes: What the labels describe: those of the encoder's predictors; without predictors
-            those of the table, which ``build_encoder(..., predictors=data.attributes)`` takes.
+        attributes: The attributes of the encoder's predictors. If the encoder has no predictors,
+            the attributes of the table; pass them to ``build_encoder(..., predictors=...)``.
         paths: The path of each image.
-        targets: All labels by attribute, as stacked by a DataLoader.
-        join: The numbers of images and rows that found each other, and of those that did not.
+        targets: All labels by attribute, stacked as a DataLoader stacks them.
+        join: The numbers of images and rows that were joined, and of those that were not.
         skipped: Columns of the table that cannot be attributes, and why.
-        transform: What turns a picture into an input; None for the encoder's preprocessing.
+        transform: The function that turns a picture into an input; None for the encoder's
+            preprocessing.
 
     Example:
         >>> import numpy as np
@@ -95,9 +96,9 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             labels: A table with one row per image, as for ``fit_predictors``.
             encoder: The encoder that the images are for.
             transform: Maps a picture to float32 (C, H, W), such as
-                ``encoder.preprocessing.augmented()``. It gets a PIL image of mode RGB, of mode L
-                for an encoder of 1 channel, or uint8 (C, H, W) for one of other channels. None
-                does what ``encoder.preprocess`` does.
+                ``encoder.preprocessing.augmented()``. It gets a PIL image of mode RGB, or of mode L
+                if the encoder takes 1 channel, or uint8 (C, H, W) if it takes other channels. None
+                applies the steps of ``encoder.preprocess``.
             attributes: For an encoder without predictors: columns to use, by default all.
             kinds: For an encoder without predictors: the kinds of attributes, as for
                 ``fit_predictors``.
@@ -108,7 +109,8 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         Raises:
             HeadstripError: The source or the table cannot be read, less than half of the paths
                 join, a column is missing, or a label is not one of the classes.
-            OptionError: An option has an invalid value, or is not for an encoder with predictors.
+            OptionError: An option has an invalid value, or does not apply to an encoder with
+                predictors.
             PreprocessingError: The encoder takes clips, or has no preprocessing.
         """
         check_takes_images(encoder)
@@ -185,7 +187,7 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return x, {name: values[index] for name, values in self.targets.items()}
 
     def bad_images(self) -> dict[str, str]:
-        """Decode every image once, and return why some cannot be used, by path.
+        """Decode every image once, and return the paths of unusable images with the reasons.
 
         To train without them, take a part of the dataset::
 
@@ -218,7 +220,7 @@ class LabelledImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return to_picture(content, self._preprocessing)
 
     def _held(self, content: Any) -> Any:
-        """Return what is kept of an image in memory; open files and their images do not pickle."""
+        """Return the form in which the dataset keeps an image; open files cannot be pickled."""
         if content is None or isinstance(content, (bytes, np.ndarray)):
             return content
         if is_file(content):
@@ -242,7 +244,7 @@ def _inferred(
     kinds: Mapping[str, str] | None,
     table: LabelTable,
 ) -> tuple[tuple[Attribute, ...], dict[str, str]]:
-    """Return the attributes of a table, and why other columns cannot be any."""
+    """Return the attributes of a table, and why other columns cannot be attributes."""
     names = [names] if isinstance(names, str) else list(columns) if names is None else list(names)
     _check_columns(names, table)
     checked = {**table.kinds, **check_kinds(kinds or {}, names)}

@@ -1,4 +1,4 @@
-"""Fit predictors of attributes to embeddings, and measure them on images held out."""
+"""Fit predictors of attributes to embeddings, and measure them on held-out images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STRENGTHS = tuple(10 ** (power / 2) for power in range(-10, 3))
 
 _TAKEN = ("path", "error")
 NEAR = 0.98
-"""Cosine similarity above which ``near_duplicates`` puts two images into one part."""
+"""Cosine similarity above which ``near_duplicates`` puts two images into the same part."""
 
 _AVERAGED = {
     "class": ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece", "ece_temperature"),
@@ -59,7 +59,7 @@ class FitProgress:
     """One attribute that was fitted.
 
     Attributes:
-        name: Its name.
+        name: Name of the attribute.
         done: Number of attributes that are done.
         total: Number of all attributes.
     """
@@ -90,45 +90,50 @@ def fit_predictors(
     seed: int = 0,
     progress: Callable[[FitProgress], None] | None = None,
 ) -> FittedPredictors:
-    """Fit one linear predictor per attribute to embeddings, and measure it on images held out.
+    """Fit one linear predictor per attribute to embeddings, and measure it on held-out images.
 
-    Classes and labels are fitted by regularised logistic regression, numbers by ridge regression.
-    headstrip fits the training part with each strength, chooses the one with the smallest loss on
-    the validation part, fits both parts with it, and measures the result on the test part. Labels
-    that are missing are left out for their attribute only. The result depends neither on the order
-    of rows nor on which attributes are fitted together.
+    headstrip fits classes and labels by regularised logistic regression, and numbers by ridge
+    regression. It fits the training part with each strength, chooses the strength with the
+    smallest loss on the validation part, fits both parts with that strength, and measures the
+    result on the test part. An image without a label of one attribute still counts for the other
+    attributes. The result depends neither on the order of rows nor on which attributes are fitted
+    together.
 
     Args:
         embeddings: A file that ``headstrip embed`` wrote; or an array of shape (images, dim), with
             ``paths``.
-        labels: A table with one row per image: the path of a CSV, TSV or Parquet file or of a
-            folder that has a folder per class, or a DataFrame. By default the columns that
+        labels: A table with one row per image: the path of a CSV, TSV or Parquet file, the path of
+            a folder with one folder per class, or a DataFrame. By default the columns that
             ``headstrip embed --keep`` copied into the file of embeddings.
         attributes: Columns to fit; by default every column except those of paths and parts.
-        kinds: The kinds of attributes, ``{"age": "number"}``; by default inferred from the cells.
+        kinds: The kinds of attributes, such as ``{"age": "number"}``; by default headstrip infers
+            them from the cells.
         paths: The path of each row of an array.
-        encoder: The encoder that computed an array; a file names its encoder.
+        encoder: The encoder that computed an array; a file states its encoder.
         path_column: The column with the paths; by default ``path``, ``image``, ``file``,
             ``filename`` or ``file_name``.
         path_prefix: Removed from the start of each path in the table, such as ``photos/``.
         split_column: The column that has ``train``, ``validation`` or ``test`` for each image; by
             default headstrip divides the images of each class at random.
-        test: Share of the images that are held out to measure on.
-        validation: Share of the other images on which the strength is chosen.
-        near_duplicates: Whether images whose embeddings have a cosine similarity above 0.98 are
-            put into one part, as those with equal bytes or equal embeddings always are.
-        keep_nan_strings: Whether text such as ``NaN`` or ``NA`` is a label, instead of missing.
-        class_weight: ``"balanced"`` to weight images by the inverse of how frequent their class is.
-        strengths: Values of ``C`` to choose from; a smaller one is a stronger penalty.
-        method: ``"sgd"`` for embeddings that do not fit in memory: AdamW over mini-batches that are
-            read from the file, until the loss on the validation part decreases no more. The result
-            depends on the order of the rows in the file.
+        test: Share of the images that are held out for the measures.
+        validation: Share of the other images, to choose the strength on.
+        near_duplicates: Whether to put images whose embeddings have a cosine similarity above 0.98
+            into the same part. Images with equal bytes or equal embeddings are always in the same
+            part.
+        keep_nan_strings: Whether text such as ``NaN`` or ``NA`` is a label instead of a missing
+            value.
+        class_weight: ``"balanced"`` to give images of rare classes more weight: the inverse of the
+            frequency of the class.
+        strengths: Values of ``C`` to choose from; a smaller value is a stronger penalty.
+        method: ``"sgd"`` for embeddings that do not fit in memory: AdamW over mini-batches from the
+            file, until the loss on the validation part stops decreasing. The result depends on the
+            order of the rows in the file.
         seed: Seed of the parts, of the shuffled labels and of the intervals.
         progress: Called after each attribute.
 
     Returns:
-        The predictors, with the numbers of the join and the measures in ``report``, and the
-        predictions for the images that were held out in ``held_out``.
+        The predictors. Their ``report`` has the numbers of the join and the measures, and their
+        ``held_out`` has the predictions for the held-out images.
 
     Raises:
         HeadstripError: A file cannot be read, less than half of the paths join, no attribute can
@@ -238,7 +243,7 @@ def fit_predictors(
 def _counting(
     targets: Sequence[Target], progress: Callable[[FitProgress], None] | None
 ) -> Callable[[str], None]:
-    """Return a function that reports one attribute more."""
+    """Return a function that counts finished attributes and reports them to ``progress``."""
     numbers = count(1)
 
     def notify(name: str) -> None:
@@ -345,7 +350,7 @@ def _targets(
 
 
 def _given_parts(joined: Joined, column: str) -> np.ndarray:
-    """Return the parts that a column names."""
+    """Return the parts that the split column states."""
     parts = [
         _part(cell, column, joined.paths[row]) for row, cell in enumerate(joined.columns[column])
     ]
@@ -392,7 +397,7 @@ def _fit_all(
     for done, target in enumerate(targets, 1):
         rows, dim = len(target.rows), joined.embeddings.shape[1]
         if axes is None and rows >= dim and target.attribute.kind != "number":
-            # Those of all images, so that they do not depend on which attributes are fitted.
+            # All images, so that the axes do not depend on which attributes are fitted.
             everything = torch.from_numpy(joined.embeddings).double()
             axes = Axes.of(standardize(everything)[0])
             del everything

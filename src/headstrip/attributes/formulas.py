@@ -1,18 +1,18 @@
-"""Text in CSV files that a spreadsheet would run as a formula, and the apostrophe against it."""
+"""Escape text in CSV files with an apostrophe, so that no spreadsheet runs it as a formula."""
 
 from __future__ import annotations
 
 import re
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What makes a spreadsheet run the text of a cell; the last four are wide forms of the first."""
+"""First characters of text that spreadsheets run; the last four are wide forms of the first."""
 
 _HARMLESS = re.compile(r"[+-]+|[+-]?[0-9]+([.,][0-9]+)*([eE][+-]?[0-9]+)?")
-"""Numbers, and signs alone, such as the classes ``-1`` and ``+``."""
+"""Text that needs no escape: numbers, and signs alone, such as the classes ``-1`` and ``+``."""
 
 
 def escaped(text: str) -> str:
-    """Return text that no spreadsheet runs.
+    """Put an apostrophe before text that a spreadsheet would run.
 
     Example:
         >>> escaped("=1+1"), escaped("-1"), escaped("light")
@@ -22,7 +22,7 @@ def escaped(text: str) -> str:
 
 
 def unescaped(text: str) -> str:
-    """Return what ``escaped`` was given.
+    """Remove the apostrophe that ``escaped`` added.
 
     Example:
         >>> unescaped("'=1+1"), unescaped("'light'")

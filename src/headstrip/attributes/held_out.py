@@ -1,4 +1,4 @@
-"""What to look at in predictions of images that were held out: confusions, calibration, errors."""
+"""Confusions, calibration and mistakes in the predictions for held-out images."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Calibration:
     """A calibration curve: one value for each bin that has a prediction.
 
     Attributes:
-        confidence: Mean probability.
+        confidence: Mean probability in each bin.
         share: Share of the predictions that are right, or of the images that have the label.
-        counts: Number of predictions.
+        counts: Number of predictions in each bin.
     """
 
     confidence: list[float]
@@ -33,8 +33,8 @@ class Mistake:
 
     Attributes:
         row: The image, as a row of ``HeldOut``.
-        error: Probability of the wrong answer; of a number how far it is off.
-        label: Of several labels the one that is wrong, as an index; else None.
+        error: Probability of the wrong answer; for a number the absolute error.
+        label: Index of the wrong label for an attribute with several labels; otherwise None.
     """
 
     row: int
@@ -50,7 +50,7 @@ def held_out_of(
     outputs: np.ndarray,
     temperature: float,
 ) -> HeldOut:
-    """Return the predictions that outputs mean.
+    """Turn the outputs for held-out images into predictions.
 
     Args:
         kind: Kind of the attribute.
@@ -58,7 +58,7 @@ def held_out_of(
         classes: Names of the classes; those that were not fitted come last.
         truth: The labels, as in ``HeldOut``.
         outputs: float64 array of shape (N, outputs).
-        temperature: What logits are divided by for ``calibrated``.
+        temperature: The divisor of the logits for ``calibrated``.
     """
     names = tuple(classes)
     if kind == "number":
@@ -77,7 +77,7 @@ def held_out_of(
 
 
 def confusions(held: HeldOut) -> dict[tuple[int, int], int]:
-    """Return how many images have a class and were given another, by both indices."""
+    """Count wrong predictions by the indices of the true and the predicted class."""
     size = len(held.classes)
     cells, counts = np.unique(held.truth * size + held.predicted, return_counts=True)
     return {
@@ -87,7 +87,7 @@ def confusions(held: HeldOut) -> dict[tuple[int, int], int]:
 
 
 def calibration(probability: np.ndarray, is_right: np.ndarray) -> Calibration:
-    """Return the curve over bins of equal width, those of the expected calibration error."""
+    """Return the curve over the bins of the expected calibration error, which have equal width."""
     probability, is_right = probability.ravel(), is_right.ravel().astype(float)
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
@@ -100,10 +100,10 @@ def calibration(probability: np.ndarray, is_right: np.ndarray) -> Calibration:
 
 
 def mistakes(held: HeldOut) -> list[Mistake]:
-    """Return each image that was predicted wrongly, the most confident mistake first.
+    """Return each image with a wrong prediction, the most confident mistake first.
 
-    An image with several labels counts once, with the label that is most confidently wrong. Of
-    numbers each image that is off counts, the farthest first.
+    An image with several labels counts once, with the label that is most confidently wrong. For
+    numbers every error counts, the largest first.
     """
     if held.probability is None:
         errors = np.abs(held.predicted - held.truth)

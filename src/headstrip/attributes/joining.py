@@ -1,4 +1,4 @@
-"""Joins embeddings with a table of labels by path, and reports the join in numbers."""
+"""Join embeddings with a table of labels by path, and report the join in numbers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class Images:
     """Embedded images.
 
     Attributes:
-        shown: Where they come from, for messages.
+        shown: The name of their source, for messages.
         paths: The paths, as ``stored_path`` writes them.
         embeddings: float32 or float16 array of shape (N, dim); if they are not in memory, a digest
             of each, uint8 of shape (N, 16).
-        ok: bool array of shape (N,): False where there is no embedding, or one that is not finite.
+        ok: bool array of shape (N,): False if the image has no embedding, or one that is not
+            finite.
         checksums: Checksum of the bytes of each image, None if unknown.
         encoder: The encoder, as ``describe_encoder`` returns it; empty if unknown.
     """
@@ -46,17 +47,17 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class JoinReport:
-    """What a join found, in numbers.
+    """The numbers of a join.
 
     Attributes:
-        images: Number of images with an embedding or without.
-        joined: Images with an embedding and a row of labels, which are used.
-        without_labels: Images with an embedding and no row of labels.
-        without_image: Rows of labels whose path is not that of an image.
+        images: Number of all images, with or without an embedding.
+        joined: Images with an embedding and a row of labels; only these are used.
+        without_labels: Images with an embedding but without a row of labels.
+        without_image: Rows of labels whose path matches no image.
         bad_images: Images without a finite embedding.
         repeated_rows: Rows of labels that repeat an earlier row.
         nan_cells: Cells such as ``NaN`` that were read as missing.
-        stripped_cells: Cells that had white space around their text, which was removed.
+        stripped_cells: Cells from which white space around the text was removed.
     """
 
     images: int
@@ -75,7 +76,7 @@ class JoinReport:
 
 @dataclass(frozen=True)
 class Joined:
-    """Images with labels, in the order of their paths, which no order of rows changes.
+    """Images with labels, sorted by path, so that the order of rows does not matter.
 
     Attributes:
         paths: The paths.
@@ -98,7 +99,7 @@ def images_of_file(path: str | os.PathLike[str]) -> Images:
     """Read a file that ``headstrip embed`` wrote.
 
     Raises:
-        HeadstripError: The file cannot be read, or does not name its encoder.
+        HeadstripError: The file cannot be read, or does not state its encoder.
     """
     file = open_embeddings(path)
     encoder = described_in(file)
@@ -113,7 +114,8 @@ def images_of_array(
     """Check an array of embeddings with the paths of its rows.
 
     Raises:
-        HeadstripError: It is not such an array, or the numbers of rows and paths differ.
+        HeadstripError: ``embeddings`` is not such an array, or the numbers of rows and paths
+            differ.
     """
     try:
         array = np.asarray(embeddings)
@@ -143,7 +145,7 @@ def images_of_array(
             "passed. Pass paths= with one path per row."
         )
     if array.dtype == np.float64:
-        # What is too large for float32 becomes infinite, and its image a bad one.
+        # A value that is too large for float32 becomes infinite, and its image counts as bad.
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     ok = np.isfinite(array).all(1)
@@ -154,8 +156,8 @@ def join(images: Images, table: LabelTable) -> Joined:
     """Join images with labels by path.
 
     Raises:
-        HeadstripError: A path is that of two images, no image has an embedding, or less than half
-            of the images or of the rows, whichever are fewer, find each other.
+        HeadstripError: Two images have the same path, no image has an embedding, or less than half
+            of the images or of the rows, whichever are fewer, have a match.
     """
     rows = {path: row for row, path in enumerate(images.paths)}
     if len(rows) != len(images.paths):
@@ -203,10 +205,10 @@ def join(images: Images, table: LabelTable) -> Joined:
 
 
 def _as_embedded(paths: Sequence[str], rows: Mapping[str, int]) -> dict[str, int]:
-    """Return the row of each path of a table, under the spelling of the image's path.
+    """Return the row of each path of a table, with the path spelled as that of the image.
 
     File systems and programs write letters with accents in one of two forms, NFC or NFD, that look
-    the same. An equal path goes first.
+    the same. If one path is exactly equal, it takes precedence.
     """
     found = {path: row for row, path in enumerate(paths)}
     others = {unicodedata.normalize("NFC", path): path for path in rows if not path.isascii()}
@@ -214,7 +216,7 @@ def _as_embedded(paths: Sequence[str], rows: Mapping[str, int]) -> dict[str, int
     for path, row in found.items():
         image = path
         if path not in rows and path.startswith(FORMULA) and f"'{path}" in rows:
-            # The apostrophe was that of the file, and not one against formulas.
+            # The apostrophe belongs to the file name, and does not escape a formula.
             image = f"'{path}"
         elif path not in rows and not path.isascii():
             image = others.get(unicodedata.normalize("NFC", path), path)

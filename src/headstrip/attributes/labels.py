@@ -1,4 +1,7 @@
-"""Tables of labels: CSV, TSV, Parquet, a DataFrame, or a folder per class. No torch is imported."""
+"""Read tables of labels: CSV, TSV, Parquet, a DataFrame, or a folder per class.
+
+This module imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,14 @@ Cell: TypeAlias = str | float | int | bool | tuple[str, ...] | None
 """A label: text, a number, several labels, or None where it is missing."""
 
 FOLDER_ATTRIBUTE = "class"
-"""Name of the attribute that the folders of a folder per class name."""
+"""Name of the attribute for a folder that has one folder per class."""
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name")
-"""Columns that have the paths, if the caller does not name one."""
+"""Names of columns that may have the paths, if the caller does not name a column."""
 
 SEPARATOR = "|"
 
-# What pandas reads as missing, except for the empty cell, which always is.
+# Text that pandas reads as missing. An empty cell is always missing.
 _NAN_STRINGS = frozenset(
     {
         *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
@@ -48,15 +51,15 @@ class LabelTable:
     """Labels of images.
 
     Attributes:
-        shown: What the table is, for messages.
+        shown: Words for the table, for messages.
         paths: The paths, each once, as ``stored_path`` writes them.
         columns: The cells of each other column, one per path.
-        repeated_rows: Number of rows left out because an equal row was there before.
+        repeated_rows: Number of rows left out because they are equal to an earlier row.
         nan_cells: Number of cells such as ``NaN`` that were read as missing.
-        stripped_cells: Number of cells that had white space around their text, which is removed.
+        stripped_cells: Number of cells from which white space around the text was removed.
         unusable: Columns that cannot have labels, such as dates, with the type of their cells.
         path_column: Name of the column with the paths.
-        kinds: Kinds that the table itself sets: the names of folders are classes.
+        kinds: Kinds that the table determines: names of folders are classes.
     """
 
     shown: str
@@ -71,14 +74,14 @@ class LabelTable:
 
     @property
     def names(self) -> list[str]:
-        """Names of all columns except that of the paths, also of those that cannot have labels."""
+        """Names of all columns except the paths, including columns that cannot have labels."""
         return [*self.columns, *self.unusable]
 
     def check_columns(self, names: Iterable[str]) -> None:
         """Refuse names of columns that the table does not have.
 
         Raises:
-            HeadstripError: A name is not that of a column, or is the column of paths.
+            HeadstripError: A name is not a column, or is the column of paths.
         """
         for name in names:
             if name not in self.names:
@@ -113,17 +116,17 @@ def read_labels(
             pyarrow, or a mapping of names to columns.
         path_column: The column with the paths; by default the only one of ``PATH_COLUMNS``.
         path_prefix: Removed from the start of each path, such as ``photos/``.
-        keep_nan_strings: Whether text such as ``NaN`` or ``NA`` is a label, instead of missing. The
-            name of a folder always is one.
+        keep_nan_strings: Whether text such as ``NaN`` or ``NA`` is a label instead of a missing
+            value. The name of a folder is always a label.
 
     Raises:
-        HeadstripError: The table cannot be read, is not in UTF-8, has no column of paths, or has a
-            path twice with different labels.
+        HeadstripError: The table cannot be read, is not in UTF-8, has no column of paths, or has
+            the same path twice with different labels.
     """
     kinds: dict[str, Kind] = {}
     if isinstance(table, (str, os.PathLike)):
         if Path(os.path.expanduser(table)).is_dir():
-            # The name of a folder is a class, whatever it looks like.
+            # The name of a folder is always a class, even if it looks like a number.
             keep_nan_strings, kinds = True, {FOLDER_ATTRIBUTE: "class"}
         shown = repr(os.fspath(table))
         columns, unusable = _read_file(Path(os.path.expanduser(table)), shown)
@@ -170,7 +173,7 @@ def _read_file(path: Path, shown: str) -> Columns:
             return _read_parquet(path, shown)
     except OSError as error:
         if error.errno is None:
-            # An OSError of the system has a number; one that the Parquet reader raises has none.
+            # The operating system's errors have an errno. Those of the Parquet reader do not.
             raise _unreadable(shown, error) from error
         raise HeadstripError(explain(error, f"{shown} cannot be read")) from error
     raise HeadstripError(f"{shown} is not a table of labels that headstrip reads. {_REMEDY}")
@@ -202,7 +205,7 @@ def _read_csv(path: Path, shown: str, delimiter: str) -> Columns:
     from headstrip.embed.sources.lists import text_of
 
     with open(path, "rb") as file, text_of(io.BytesIO(file.read())) as text:
-        # Without `strict`, a quote that is not closed silently joins several rows.
+        # Without `strict`, a missing closing quote silently joins several rows.
         rows = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             header = [unescaped(name.strip()) for name in next(rows, [])]
@@ -235,7 +238,7 @@ def _read_parquet(path: Path, shown: str) -> Columns:
             schema = file.schema_arrow
             _refuse_repeated(schema.names, shown)
             if b"headstrip" in (schema.metadata or {}):
-                # A file of embeddings: the columns that are not headstrip's were kept.
+                # This is a file of embeddings. Its labels are the columns that `--keep` copied.
                 own = set(OWN_COLUMNS) - {"path"}
                 schema = pa.schema([one for one in schema if one.name not in own])
             names = [one.name for one in schema if is_label_type(one.type)]
@@ -266,7 +269,7 @@ def _read_frame(table: Any, shown: str) -> Columns:
 
 
 def _as_arrow(table: Any) -> tuple[Any, dict[str, str]]:
-    """Return the columns that Arrow can hold, and the types in others, such as text and numbers."""
+    """Return the columns that Arrow can hold, and for each other column the types of its cells."""
     import pyarrow as pa
 
     try:
@@ -286,10 +289,10 @@ def _as_arrow(table: Any) -> tuple[Any, dict[str, str]]:
 
 
 def _from_arrow(schema: Any, table: Any, shown: str) -> Columns:
-    """Return the columns of a table, which may lack those of its schema that have no labels."""
+    """Return the columns of a table; it may lack columns of the schema that cannot have labels."""
     from headstrip.embed.sources.kept import is_label_type
 
-    # pandas hands on its index under such a name.
+    # pandas writes its index as a column with such a name.
     fields = [one for one in schema if not one.name.startswith("__index_level_")]
     names = [one.name for one in fields if is_label_type(one.type)]
     _refuse_repeated(names, shown)
@@ -311,7 +314,7 @@ def _refuse_repeated(header: Sequence[str], shown: str) -> None:
 
 
 def _refuse_other_encodings(columns: Mapping[str, Sequence[Any]], shown: str) -> None:
-    """Refuse text that is not UTF-8; paths are bytes, and are not among the columns."""
+    """Refuse text that is not UTF-8. ``columns`` has no paths, which may have any bytes."""
     for name, values in columns.items():
         for row, value in enumerate([name, *values]):
             if isinstance(value, str) and not value.isascii() and _has_bytes(value):
@@ -361,7 +364,7 @@ def _path(value: Any, row: int, column: str, shown: str) -> str:
             f"{shown} has {value!r:.80} in column {column!r:.80} at row {row + 1}, and a path is "
             "text. Fill it in, or name the column with the paths by --path-column (path_column=)."
         )
-    # Bytes of a CSV that are not UTF-8 are those of a file name.
+    # The name of a file may have bytes that are not UTF-8.
     path = stored_path(value) if not value.isascii() and _has_bytes(value) else value
     return path.removeprefix("./")
 
@@ -375,7 +378,7 @@ def _without(path: str, prefix: str) -> str:
 
 
 def _cell(value: Any) -> Cell:
-    """Return a label; an empty text, the number NaN and a list of nothing known are missing."""
+    """Return a label, or None for an empty text, the number NaN or a list of missing values."""
     if isinstance(value, (list, tuple)):
         texts = tuple(one.strip() for one in value if isinstance(one, str))
         return texts if texts or not value else None
@@ -389,7 +392,7 @@ def _cell(value: Any) -> Cell:
 
 
 def _without_nan_strings(cell: Cell) -> Cell:
-    """Return a cell in which text such as ``NaN`` is missing, among several labels too."""
+    """Return a cell with text such as ``NaN`` read as missing, also among several labels."""
     if isinstance(cell, tuple):
         known = tuple(one for one in cell if one not in _NAN_STRINGS)
         return cell if len(known) == len(cell) else known or None
@@ -401,12 +404,12 @@ def _without_nan_strings(cell: Cell) -> Cell:
     found = [one for one in labels if one not in _NAN_STRINGS]
     if len(found) == len(labels):
         return cell
-    # The separator at the end keeps a single label in the form of a cell of several.
+    # The separator at the end shows that the cell has several labels, even if one is left.
     return SEPARATOR.join([*found, ""]) if found else None
 
 
 def _without_repeats(table: LabelTable) -> LabelTable:
-    """Leave out rows that are equal to an earlier row; refuse those with other labels."""
+    """Leave out rows that are equal to an earlier row; refuse the same path with other labels."""
     first: dict[str, int] = {}
     kept: list[int] = []
     for row, path in enumerate(table.paths):
@@ -436,7 +439,7 @@ def _unreadable(shown: str, error: BaseException) -> HeadstripError:
 
 
 def labels_in(cell: Cell) -> Iterator[str]:
-    """Yield the labels in a cell: those of a list, or of text split at ``|``."""
+    """Yield the labels in a cell: the items of a list, or the parts of text between ``|``."""
     if isinstance(cell, tuple):
         yield from cell
     elif cell is not None:

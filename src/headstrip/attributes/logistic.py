@@ -1,13 +1,13 @@
 """Regularised logistic regression: L-BFGS in float64, all classes and all strengths at once.
 
 The objective is that of scikit-learn's ``LogisticRegression``: ``C`` times the sum of the log
-losses, plus half the squared norm of the weight; the bias is not penalised. Two classes are two
-logits here, and one in scikit-learn; the penalty is doubled for them, so that equal ``C`` gives
-equal probabilities.
+losses, plus half the squared norm of the weight; the bias is not penalised. Two classes have two
+logits here, and one logit in scikit-learn. The penalty is doubled for two classes, so that equal
+``C`` gives equal probabilities.
 
 L-BFGS (Nocedal 1980) starts from the inverse of an approximate Hessian in the principal axes of the
-embeddings, in which every row has the mean curvature of all. Without it badly scaled embeddings
-take hundreds of iterations.
+embeddings. The approximation gives every row the mean curvature of all rows. Without it, badly
+scaled embeddings take hundreds of iterations.
 """
 
 from __future__ import annotations
@@ -27,26 +27,29 @@ _MEMORY = 10
 _SUFFICIENT = 1e-4
 _HALVINGS = 40
 _NOISE = 1e-14
-"""Change of an objective, relative to its size, that is rounding error."""
+"""Changes of an objective below this, relative to its size, are rounding errors."""
 
 _SMALLEST = 1e-290
 
 _FLATTEST = 1e-4
-"""Least curvature to divide by, for rows whose probabilities are 0 and 1 already."""
+"""Smallest curvature to divide by: it is almost 0 if all probabilities are almost 0 or 1."""
 
 _CHUNK_BYTES = 1 << 30
-"""Memory for the strengths that are fitted at once. It is fixed, so that it changes no bit."""
+"""Memory for the strengths that are fitted at once.
+
+It does not depend on the machine, so that results are equal to the last bit.
+"""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the rows of a design are labelled with.
+    """The labels of the rows of a design.
 
     Attributes:
         loss: ``class``: softmax over the classes; ``labels``: one sigmoid per label.
         values: For ``class`` an int64 tensor of shape (N,); for ``labels`` a float64 tensor of
             zeros and ones of shape (N, outputs).
-        weights: float64 tensor of shape (N,): how much each row counts.
+        weights: float64 tensor of shape (N,): the weight of each row.
         outputs: Number of logits.
     """
 
@@ -63,7 +66,7 @@ class Tolerance:
     Attributes:
         decrease: Largest estimate of how much the objective can still decrease.
         gradient: Largest component of the gradient.
-        iterations: Number of iterations after which it stops without.
+        iterations: Number of iterations after which it stops without having converged.
     """
 
     decrease: float
@@ -72,10 +75,10 @@ class Tolerance:
 
 
 COARSE = Tolerance(1e-5, 1e-4, 300)
-"""To compare strengths by their log loss."""
+"""The tolerance for the comparison of strengths by their log loss."""
 
 FINE = Tolerance(1e-11, 1e-7, 1_000)
-"""For the predictor that is returned."""
+"""The tolerance for the predictor that is returned."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def fit_logistic(
     Args:
         design: The matrix.
         target: The labels of its rows.
-        strengths: Values of ``C``; a smaller one is a stronger penalty.
+        strengths: Values of ``C``; a smaller value is a stronger penalty.
         tolerance: When to stop.
         start: Parameters of shape (parameters + 1, outputs) to start from.
     """
@@ -174,7 +177,7 @@ class _Minimizer:
                 self._keep(keep)
             moved = self._step(direction, slope)
             if not moved.all():
-                # No step decreases the objective by more than rounding errors do.
+                # No step decreased the objective by more than a rounding error.
                 self._finish(~moved, largest <= 100 * tolerance.gradient, iteration, largest)
                 if not moved.any():
                     break
@@ -225,7 +228,8 @@ class _Minimizer:
     def _curvature(self) -> Tensor:
         """Return the mean second derivative of the loss along a change of logits, shape (S,)."""
         if self.target.loss == "class":
-            # The trace of the Hessian, over the directions in which logits change a probability.
+            # The trace of the Hessian, divided by the number of directions of logits that change a
+            # probability.
             found = (1 - self.chance.square().sum(2)) / max(1, self.target.outputs - 1)
         else:
             found = (self.chance * (1 - self.chance)).mean(2)
@@ -272,11 +276,11 @@ class _Minimizer:
         return torch.where(length.isfinite() & (length > 0), length, torch.ones_like(length))
 
     def _note(self, step: Tensor, change: Tensor, moved: Tensor) -> None:
-        """Remember a step and the change of the gradient over it."""
+        """Store a step and the change of the gradient over it."""
         product = _dot(step, change)
         usable = product > _SMALLEST
         if not (usable | ~moved).all():
-            # The objective is convex, so rounding errors are all that is left of this change.
+            # The objective is convex, so a product that is not positive is a rounding error.
             self.pairs = []
             return
         inverse = torch.where(usable, 1 / product, torch.zeros_like(product))
@@ -293,7 +297,7 @@ class _Minimizer:
             self.gradients[number] = float(gradient[index])
 
     def _keep(self, which: Tensor) -> None:
-        """Continue with some of the strengths."""
+        """Continue with the chosen strengths only."""
         self.active, self.penalty = self.active[which], self.penalty[which]
         self.at, self.logits = self.at[:, which], self.logits[:, which].contiguous()
         self.gradient, self.value = self.gradient[:, which], self.value[which]

@@ -1,7 +1,7 @@
 """How good predictions are: measures over images, with intervals by bootstrap.
 
-The measures are those of scikit-learn; the tests compare them. Each takes how often an image
-counts, so that a bootstrap sample is a vector of counts.
+The measures have the definitions of scikit-learn; the tests compare them. Each measure takes a
+count for every image, so a bootstrap sample is a vector of counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TINY = float(np.finfo(np.float64).eps)
 _TEMPERATURES = (0.05, 20.0)
 
 Measure = Callable[[np.ndarray], float]
-"""Maps counts of images, shape (N,), to a value; NaN where it is not defined."""
+"""Maps counts of images, shape (N,), to a value; NaN if the value is not defined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Interval:
     """A measure with its 95 % interval.
 
     Attributes:
-        value: On the images.
-        low: 2.5 % quantile over bootstrap samples; equal to ``value`` without any.
+        value: The measure on the images.
+        low: 2.5 % quantile over bootstrap samples; equal to ``value`` without samples.
         high: 97.5 % quantile.
     """
 
@@ -47,7 +47,7 @@ def measures_of_classes(
     Args:
         truth: Index of the class of each image, shape (N,).
         logits: float64 array of shape (N, classes).
-        temperature: What the logits are divided by for ``ece_temperature``.
+        temperature: The divisor of the logits for ``ece_temperature``.
     """
     guess = logits.argmax(1)
     is_right = (guess == truth).astype(float)
@@ -67,15 +67,15 @@ def measures_of_confidences(
     confidence: np.ndarray,
     calibrated: np.ndarray,
 ) -> dict[str, Measure]:
-    """Return what ``measures_of_classes`` does, from what it needs of the logits of each image.
+    """Return the result of ``measures_of_classes`` without the logits, which may take much memory.
 
     Args:
         truth: Index of the class of each image, shape (N,).
-        guess: Index of the class that is predicted.
+        guess: Index of the predicted class of each image, shape (N,).
         classes: Number of classes.
         losses: Log loss of each image.
         confidence: Probability of the predicted class.
-        calibrated: The same, after the logits were divided by the temperature.
+        calibrated: The same for logits divided by the temperature.
     """
     is_right = (guess == truth).astype(float)
     return {
@@ -184,7 +184,7 @@ def log_losses(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(1, keepdims=True)
     chosen = np.take_along_axis(shifted, truth[:, None], 1)[:, 0]
     losses: np.ndarray = np.log(np.exp(shifted).sum(1)) - chosen
-    # scikit-learn clips probabilities likewise.
+    # scikit-learn clips probabilities in the same way.
     clipped: np.ndarray = np.minimum(losses, -np.log(_TINY))
     return clipped
 
@@ -197,9 +197,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def best_temperature(truth: np.ndarray, logits: np.ndarray) -> float:
-    """Return what to divide logits by for the smallest log loss (Guo et al. 2017).
+    """Return the divisor of the logits that gives the smallest log loss (Guo et al. 2017).
 
-    The log loss is convex in the inverse of the temperature, so the golden section finds it.
+    The log loss is convex in the inverse of the temperature, so golden-section search finds it.
     """
     low, high = (1 / one for one in reversed(_TEMPERATURES))
     ratio = (5**0.5 - 1) / 2
@@ -241,7 +241,7 @@ def _calibration(confidence: np.ndarray, is_right: np.ndarray) -> Measure:
 
 
 def _precision(truth: np.ndarray, scores: np.ndarray) -> Measure:
-    """Return the average precision of one label; NaN where no image has it."""
+    """Return the average precision of one label; NaN if no image has it."""
     order = np.argsort(-scores, kind="stable")
     sorted_scores = scores[order]
     is_last = np.append(sorted_scores[1:] != sorted_scores[:-1], True)

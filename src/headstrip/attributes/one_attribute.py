@@ -1,4 +1,4 @@
-"""Fits the predictor of one attribute: chooses the strength, fits again, and measures."""
+"""Fit the predictor of one attribute: choose the strength, fit again, and measure."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Settings:
 
     Attributes:
         test: Share of the images that are held out.
-        validation: Share of the other images on which the strength is chosen.
+        validation: Share of the other images, to choose the strength on.
         class_weight: ``"balanced"`` or None.
         strengths: Values of ``C``, ascending.
-        seed: Seed.
+        seed: Seed of the parts, of the shuffled labels and of the intervals.
         method: ``"default"`` or ``"sgd"``.
     """
 
@@ -73,14 +73,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class AttributeFit:
-    """A predictor and what was measured.
+    """A predictor and its measures.
 
     Attributes:
-        attribute: The attribute, with the classes that a training image has.
+        attribute: The attribute, with the classes that were fitted.
         weight: float32 tensor of shape (outputs, dim).
         bias: float32 tensor of shape (outputs,).
-        report: Plain JSON values.
-        held_out: What it predicted for the images that were held out.
+        report: The settings of the fit and the measures, as plain JSON values.
+        held_out: The predictions for the held-out images.
     """
 
     attribute: Attribute
@@ -94,10 +94,10 @@ def check_memory(images: int, dim: int, outputs: Sequence[int]) -> None:
     """Refuse a fit that would take more memory than this process may use.
 
     Raises:
-        HeadstripError: It would; the message says how much.
+        HeadstripError: It would take more; the message says how much.
     """
     most = max(outputs, default=1)
-    # The float32 embeddings, and in float64: all of them, standardised ones, and a design of them.
+    # The embeddings in float32, and three float64 copies: all, the standardised, and the design.
     needed = images * dim * (4 + 3 * 8) + bytes_to_solve(images, dim, most)
     limit = memory_limit()
     if limit is not None and needed > limit:
@@ -121,13 +121,13 @@ def fit_attribute(
     Args:
         joined: All images with labels.
         target: The labels of the attribute.
-        groups: Group of each image; images of one group are never separated.
+        groups: Group of each image; all images of a group go into the same part.
         given: Part of each image, None to divide them here.
         settings: The settings.
         axes: Principal axes of all embeddings; used if the attribute has at least dim images.
 
     Returns:
-        The predictor, or why there are too few images for one.
+        The predictor, or the reason why there are too few images for it.
     """
     target, groups, parts = divided(joined, target, groups, given, settings)
     rows, kind = target.rows, target.attribute.kind
@@ -159,7 +159,7 @@ def fit_attribute(
         _loss(kind, values[validation], grid.outputs(at, held))
         for at in range(len(settings.strengths))
     ]
-    # Of equal losses the stronger penalty, which comes first.
+    # If losses are equal, argmin takes the first one, which has the stronger penalty.
     best = int(np.argmin(losses))
     strength = settings.strengths[best]
     temperature = 1.0
@@ -244,7 +244,7 @@ def divided(
 
 
 def strata_of(target: Target) -> Sequence[Hashable]:
-    """Return what is divided evenly: classes, the rarest label of each image, or ranges."""
+    """Return the stratum of each image: its class, its rarest label, or a range of numbers."""
     if target.attribute.kind == "class":
         strata: list[Hashable] = target.values.tolist()
         return strata
@@ -260,7 +260,7 @@ def strata_of(target: Target) -> Sequence[Hashable]:
 def too_few(
     target: Target, parts: np.ndarray, groups: np.ndarray, *, has_parts: bool
 ) -> str | None:
-    """Return why the parts of an attribute are too small, None if they are not."""
+    """Return why the parts of an attribute are too small, None if they are large enough."""
     for part, name in ((TRAIN, "train on"), (VALIDATION, "validate on"), (TEST, "test on")):
         if part not in parts:
             images, different = f"its {len(parts)} images with a label", len(np.unique(groups))
@@ -277,7 +277,10 @@ def too_few(
 
 
 def seen(target: Target, is_fitted: np.ndarray) -> tuple[Attribute, np.ndarray]:
-    """Return the attribute with the classes that a training image has, and the values for it."""
+    """Return the attribute with only the classes of fitted images, and its values.
+
+    In the values, -1 is a class that no fitted image has.
+    """
     attribute, values = target.attribute, target.values
     if attribute.kind != "class":
         return attribute, values
@@ -289,7 +292,7 @@ def seen(target: Target, is_fitted: np.ndarray) -> tuple[Attribute, np.ndarray]:
 
 
 def truth_of(target: Target, attribute: Attribute, is_test: np.ndarray) -> np.ndarray:
-    """Return the values of the test part; classes that were never seen come after the others."""
+    """Return the values of the test part; classes without a fitted image come last."""
     values: np.ndarray = target.values[is_test]
     if attribute.kind != "class":
         return values
@@ -299,13 +302,13 @@ def truth_of(target: Target, attribute: Attribute, is_test: np.ndarray) -> np.nd
 
 
 def unseen_classes(target: Target, attribute: Attribute) -> list[str]:
-    """Return the classes of a target that no image to fit to has."""
+    """Return the classes of a target that no fitted image has."""
     seen = set(attribute.classes)
     return [one for one in target.attribute.classes if one not in seen]
 
 
 def _loss(kind: Kind, values: np.ndarray, outputs: np.ndarray) -> float:
-    """Return what strengths are compared by: the log loss, or the squared error of numbers."""
+    """Return the loss by which strengths are compared: log loss, or squared error for numbers."""
     if kind == "number":
         return float(np.square(outputs[:, 0] - values).mean())
     if kind == "labels":
@@ -361,7 +364,7 @@ def measured(
 
 
 def plain(value: float) -> float | None:
-    """Return a value as JSON has it."""
+    """Return a value that JSON can express."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -395,7 +398,7 @@ def _notes(
 
 
 def notes_on_classes(target: Target, attribute: Attribute) -> list[str]:
-    """Return what a person should know about the classes of an attribute.
+    """Return sentences for the user about unusual classes of an attribute.
 
     Args:
         target: The labels, with all classes.

@@ -1,4 +1,4 @@
-"""Options that ``fit_predictors`` and ``compare_backbones`` have in common, checked."""
+"""Check the options that ``fit_predictors`` and ``compare_backbones`` have in common."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def checked_seed(seed: Any) -> int:
 
 
 def checked_names(option: str, names: Any, example: str) -> list[str]:
-    """Return names as a list, also a single one that was passed without a list.
+    """Return names as a list; a single name may be passed without a list.
 
     Args:
         option: Name of the option, for the error.
-        names: The names.
-        example: A name, for the error.
+        names: The names, or one name.
+        example: An example of a name, for the error.
 
     Raises:
         OptionError: They are not strings, or one is empty.

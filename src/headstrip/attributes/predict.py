@@ -1,4 +1,4 @@
-"""Predict attributes of many images, or from a file of embeddings, into a Parquet or CSV file."""
+"""Predict attributes of images or of a file of embeddings, and write a Parquet or CSV file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PredictReport:
-    """What a run wrote.
+    """The numbers of rows that a run wrote.
 
     Attributes:
         rows: Number of images.
@@ -60,11 +60,11 @@ class PredictReport:
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
-    """What a run writes.
+    """Options that decide which predictions a run writes.
 
     Attributes:
         all_classes: Whether to write the probability of every class.
-        threshold: Smallest probability of a label that is written, where there may be several.
+        threshold: Smallest probability of a label that is written, for the kind ``labels``.
         abstain_below: Probability below which the class of an image is left out.
     """
 
@@ -89,7 +89,7 @@ def predict_file(
 
     Raises:
         HeadstripError: The file has embeddings of another encoder, a file cannot be read or
-            written, or two columns would have one name.
+            written, or two columns would have the same name.
         OptionError: A threshold is not a probability.
     """
     columns, path = _checked(fitted, out, options)
@@ -112,8 +112,8 @@ def predict_source(
 ) -> tuple[PredictReport, EmbedReport]:
     """Embed the images of a source, and predict their attributes.
 
-    Finished embeddings are kept in the folder ``OUT.predicting`` until OUT is complete: after an
-    interruption the same call continues with them.
+    headstrip keeps finished embeddings in the folder ``OUT.predicting`` until OUT is complete.
+    After an interruption the same call continues with them.
 
     Args:
         fitted: The predictors.
@@ -121,18 +121,19 @@ def predict_source(
         source: As for ``embed_source``.
         out: The file to write, ``.parquet`` or ``.csv``.
         options: What to write.
-        embeddings: A file to keep the embeddings in; a later call with it computes only images
-            that were added or changed.
+        embeddings: A file to keep the embeddings in. A later call with the same file computes only
+            images that were added or changed.
         settings: As for ``embed_source``.
         run: The options of ``embed_source``.
         progress: As for ``embed_source``.
         notify: As for ``embed_source``.
 
     Returns:
-        What was predicted, and what was embedded.
+        The report of the predictions, and the report of the embedding run.
 
     Raises:
-        HeadstripError: It is another encoder, or as ``embed_source`` and ``predict_file``.
+        HeadstripError: The predictors were fitted to another encoder, or as ``embed_source`` and
+            ``predict_file``.
         OptionError: A threshold is not a probability, or as ``embed_source``.
     """
     columns, path = _checked(fitted, out, options)
@@ -151,7 +152,7 @@ def predict_source(
             progress=progress,
             notify=notify,
         )
-        # The reasons are read from the file, which may be gone later.
+        # `failed` reads the reasons from the file, which may be deleted later.
         _ = embedded.failed
         predicted = _predict(fitted, target, path, columns, options)
     return predicted, embedded
@@ -159,7 +160,7 @@ def predict_source(
 
 @contextmanager
 def _embeddings_of(out: Path) -> Iterator[Path]:
-    """Give a file for the embeddings of a run, which stays if the run fails."""
+    """Yield the path of a file for the embeddings of a run; the file stays if the run fails."""
     folder = out.with_name(f"{out.name}.predicting")
     file = folder / "embeddings.parquet"
     with write_errors(out):
@@ -169,13 +170,13 @@ def _embeddings_of(out: Path) -> Iterator[Path]:
         with write_errors(out):
             file.unlink()
     finally:
-        # Files that a later call continues with keep the folder.
+        # The folder stays if it has files with which a later call continues.
         with suppress(OSError):
             folder.rmdir()
 
 
 def _refuse_replacing(out: Path, embeddings: Path) -> None:
-    """Refuse to write predictions over embeddings, also over those that are yet to be written."""
+    """Refuse to write predictions over embeddings, even if their file does not exist yet."""
     for one in {embeddings, rows_file(embeddings)}:
         is_same = out.exists() and one.exists() and out.samefile(one)
         if is_same or os.path.realpath(one) == str(out):
@@ -185,7 +186,7 @@ def _refuse_replacing(out: Path, embeddings: Path) -> None:
 def _checked(
     fitted: FittedPredictors, out: str | os.PathLike[str], options: PredictOptions
 ) -> tuple[pa.Schema, Path]:
-    """Return the columns and the path of a file to write, after every check that is quick."""
+    """Do every quick check, and return the columns and the path of the file to write."""
     for name, value in (("threshold", options.threshold), ("abstain_below", options.abstain_below)):
         try:
             check_threshold(value)
@@ -325,7 +326,7 @@ def _csv_rows(file: BinaryIO, schema: pa.Schema) -> Iterator[Write]:
 
 
 def _csv_cell(cell: Any) -> Any:
-    """Return a cell that no spreadsheet takes as a formula."""
+    """Return a cell that no spreadsheet runs as a formula."""
     if isinstance(cell, (list, tuple)):
         cell = SEPARATOR.join(map(str, cell))
     return escaped(cell) if isinstance(cell, str) else cell

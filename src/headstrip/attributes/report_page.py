@@ -1,4 +1,4 @@
-"""One HTML page with the measures of fitted predictors, and the images that they get wrong."""
+"""An HTML page with the measures of fitted predictors, and the images that they get wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Report = Mapping[str, Any]
 ReadPictures = Callable[[Sequence[str]], Mapping[str, Image.Image | str]]
 
 WRONG = 24
-"""Number of wrong images that the page shows of each attribute."""
+"""Number of wrong images that the page shows for each attribute."""
 
 _MOST_ROWS = 50
 _MOST_DOTS = 2_000
@@ -230,7 +230,7 @@ def _attribute(
 def _measures(attribute: Attribute, found: Report) -> Html:
     rows = []
     for key, title in MEASURES[attribute.kind].items():
-        # An error of numbers has their unit, so its size is not known.
+        # The error has the unit of the numbers, so its size may be anything.
         shown = _quantity if key == "mae" else _number
         rows.append(
             element(
@@ -270,7 +270,7 @@ def _views(attribute: Attribute, found: Report, held: HeldOut | None) -> list[Ht
 
 
 def _labels(held: HeldOut) -> Html:
-    """Return what was found and missed of each label."""
+    """Return a table of how often each label was found, missed and wrongly given."""
     has, given = held.truth, held.predicted
     found, missed, wrong = (has & given).sum(0), (has & ~given).sum(0), (~has & given).sum(0)
     order = sorted(range(len(held.classes)), key=lambda one: (-(missed[one] + wrong[one]), one))

@@ -18,7 +18,7 @@ def fit_ridge(standardized: Tensor, values: Tensor, strengths: Sequence[float]) 
     Args:
         standardized: float64 tensor of shape (N, dim), each column with the mean 0.
         values: float64 tensor of shape (N,).
-        strengths: Values of ``C``; a smaller one is a stronger penalty.
+        strengths: Values of ``C``; a smaller value is a stronger penalty.
 
     Returns:
         The weight of each strength, shape (dim, 1). The bias is the mean of the values.
@@ -26,7 +26,7 @@ def fit_ridge(standardized: Tensor, values: Tensor, strengths: Sequence[float]) 
     rows, dim = standardized.shape
     centred = (values - values.mean())[:, None]
     is_wide = rows < dim
-    # (Z'Z + a) w = Z'y, or w = Z'v with (ZZ' + a) v = y, whichever is smaller.
+    # Solve (Z'Z + a) w = Z'y, or (ZZ' + a) v = y with w = Z'v, whichever matrix is smaller.
     gram = standardized @ standardized.T if is_wide else standardized.T @ standardized
     right = centred if is_wide else standardized.T @ centred
     found = []

@@ -1,7 +1,7 @@
-"""Fits predictors to embeddings that do not fit in memory: AdamW over mini-batches of a file.
+"""Fit predictors to embeddings that do not fit in memory: AdamW over mini-batches of a file.
 
-All attributes are fitted in the same passes over the file. Their heads share nothing but the order
-of the rows, so that each is the same whether it is fitted alone or among others.
+All attributes are fitted in the same passes over the file. Their heads share only the order of the
+rows. So a head is the same whether it is fitted alone or together with others.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ _BATCHES = (32, 512)
 """Smallest and largest number of rows of a batch."""
 
 _STEPS = 64
-"""Fewest batches of an epoch, if those are not too small."""
+"""Smallest number of batches per epoch, unless the batches would be too small."""
 
 RATE = 5e-3
 """Learning rate of the first epochs."""
 
 _EPOCHS = 100
 _SLOWER = 4
-"""What the learning rate is divided by after an epoch that did not help."""
+"""The divisor of the learning rate after an epoch that did not decrease the validation loss."""
 
 _DROPS = 3
-"""How often that may happen."""
+"""Number of such divisions after which the fit ends."""
 
 _GAIN = 1e-3
-"""Smallest decrease of the validation loss, relative to it, that counts."""
+"""Smallest relative decrease of the validation loss that counts."""
 
 
 def fit_streamed(
@@ -76,13 +76,13 @@ def fit_streamed(
         file: The embeddings.
         joined: The images with labels, without their embeddings.
         targets: The labels of each attribute.
-        groups: Group of each image; images of one group are never separated.
+        groups: Group of each image; all images of a group go into the same part.
         given: Part of each image, None to divide them here.
         settings: The settings.
         notify: Called with the name of each attribute that is fitted.
 
     Returns:
-        The predictors, and why there are too few images for others.
+        The predictors, and the attributes that have too few images, with the reasons.
 
     Raises:
         HeadstripError: The outputs for the held-out images do not fit in memory.
@@ -116,15 +116,15 @@ def fit_streamed(
             if task.is_done:
                 notify(task.attribute.name)
         _log.info("epoch %d of %d attributes, at most %d epochs", epoch, len(active), _EPOCHS)
-    # One after the other, so that only the outputs of one attribute are in memory.
+    # Finish one attribute after the other, so that only one has its outputs in memory.
     return [task.finished(file, len(joined.paths)) for task in tasks], failed
 
 
 class _Head:
-    """A linear layer that is trained on standardised embeddings until it gets no better."""
+    """A linear layer that is trained on standardised embeddings until it stops improving."""
 
     def __init__(self, dim: int, outputs: int, seed: int) -> None:
-        # nn.Linear by itself would draw from torch's global generator.
+        # On the meta device nn.Linear does not draw from torch's global generator.
         self.layer = nn.Linear(dim, outputs, device="meta").to_empty(device="cpu")
         generator = torch.Generator().manual_seed(seed)
         nn.init.kaiming_normal_(self.layer.weight, nonlinearity="relu", generator=generator)
@@ -189,7 +189,7 @@ class _Loss:
 
 
 class _Task:
-    """One attribute: its labels, its head, and one that is fitted to shuffled labels."""
+    """One attribute: its labels, its head, and a second head for shuffled labels."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class _Task:
         self.target, self.parts, self.settings = target, parts, settings
         self.paths = joined.paths
         self.attribute, values = seen(target, parts == TRAIN)
-        # By row of the file: the part, -1 for none, and the position among the labels.
+        # For each row of the file: its part, -1 without a label, and its position in the labels.
         self.part_of = np.full(file.rows, -1, np.int8)
         self.position_of = np.zeros(file.rows, np.int32)
         rows = joined.rows[target.rows]
@@ -222,7 +222,7 @@ class _Task:
         self.plain_loss = _Loss(target, values[is_train], is_balanced=False)
         seeds = generator.integers(1 << 62, size=2).tolist()
         self.heads = [_Head(file.dim, self.attribute.outputs, seed) for seed in seeds]
-        # The mean and the sum of squared differences of the rows so far.
+        # The number, the mean and the sum of squared deviations of the rows read so far.
         self.count, self.centre, self.squares = 0, np.zeros(file.dim), np.zeros(file.dim)
         self.largest = np.zeros(file.dim)
 
@@ -268,7 +268,7 @@ class _Task:
 
     @torch.inference_mode()
     def validate(self, block: Block) -> None:
-        """Add the losses of the validation rows of a block, those of unseen classes aside."""
+        """Add the losses of the validation rows of a block, without classes of no training row."""
         chosen = self._part(block, VALIDATION)
         if self.kind == "class":
             chosen = chosen[self.values[self._positions(block, chosen)] >= 0]
@@ -297,7 +297,7 @@ class _Task:
         return found
 
     def _fold(self) -> None:
-        """Fold what embeddings and numbers are standardised by into the best layers."""
+        """Change the best layers so that they map unstandardised embeddings to original units."""
         self.layers = []
         for head in self.heads:
             weight, bias = (

@@ -1,4 +1,4 @@
-"""Solves for the linear layer of one attribute, whatever its kind, for several strengths."""
+"""Solve for the linear layer of one attribute of any kind, for several strengths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Layer = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Layers:
-    """Layers for embeddings that are not standardised, one per strength.
+    """Layers for embeddings before standardisation, one per strength.
 
     Attributes:
         weights: float64 tensor of shape (S, outputs, dim).
@@ -85,10 +85,11 @@ def solve(
         outputs: Number of outputs.
         strengths: Values of ``C``.
         tolerance: When to stop.
-        axes: Principal axes of similar embeddings; None to compute those of these.
-        is_balanced: Whether rows count by the inverse of how frequent their class is.
-        start: A layer for embeddings to start from.
-        scale: The scale by which the embeddings were standardised already; None to do it here.
+        axes: Principal axes of similar embeddings; None to compute them from ``embeddings``.
+        is_balanced: Whether the weight of a row is the inverse of the frequency of its class.
+        start: A layer to start from, for embeddings before standardisation.
+        scale: The scale of ``embeddings`` if they are standardised already; None to standardise
+            them here.
     """
     if scale is None:
         scale = Scale.of(embeddings)
@@ -132,10 +133,10 @@ def _numbers(
 
 
 def _fitted_outputs(kind: Kind, values: np.ndarray, outputs: int) -> tuple[Tensor, Tensor]:
-    """Return which outputs are fitted, and the bias of the others, whose optimum is at infinity.
+    """Return which outputs are fitted, and a bias for the others, whose optimum is at infinity.
 
-    A class without rows never comes out. A label that all or no rows have gets a probability that
-    is close to 1 or 0, by Jeffreys' rule.
+    A class without rows is never predicted. A label that all rows or no rows have gets a
+    probability close to 1 or 0, by Jeffreys' rule.
     """
     if kind == "class":
         constant = torch.full((outputs,), -torch.inf, dtype=torch.float64)
@@ -161,6 +162,6 @@ def _target(kind: Kind, values: np.ndarray, fitted: Tensor, is_balanced: bool) -
 
 
 def _begin(design: Design, scale: Scale, start: Layer, fitted: Tensor) -> Tensor:
-    """Return the parameters of a layer for embeddings."""
+    """Return the parameters to start from, for a layer for embeddings before standardisation."""
     weight, bias = start[0][fitted].T, start[1][fitted]
     return design.parameters_of(weight * scale.deviation[:, None], bias + scale.mean @ weight)

@@ -1,7 +1,7 @@
 """Divide images into parts to fit on, to choose the strength on, and to measure on.
 
-The parts depend on the seed, on the labels and on what identifies an image, and not on the order of
-the rows or on other attributes.
+The parts depend on the seed, the labels and the identities of the images. They do not depend on the
+order of the rows or on other attributes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAMES = {
     TEST: ("test", "testing", "holdout", "held-out"),
 }
 PART_OF = {name: part for part, names in _NAMES.items() for name in names}
-"""Which part a cell of a split column names, in lower case."""
+"""The part for each text in a split column, in lower case."""
 
 _BINS = 10
 _QUERIES = 1_024
@@ -30,7 +30,7 @@ _ROWS = 8_192
 
 @dataclass(frozen=True, slots=True)
 class Fractions:
-    """How large the parts are that are not trained on.
+    """The sizes of the test and the validation part.
 
     Attributes:
         test: Share of all images.
@@ -47,10 +47,10 @@ def split(
     """Divide images so that each part has its share of each stratum.
 
     Args:
-        strata: What is divided evenly, for each image, such as its class.
-        groups: int array: images of one group are never separated.
-        keys: What identifies the group of each image, the same for all images of a group.
-        seed: Seed.
+        strata: The stratum of each image, such as its class; each is divided in the same shares.
+        groups: int array of shape (N,): all images of a group go into the same part.
+        keys: A text that identifies the group of each image, equal for all images of a group.
+        seed: Seed of the random order.
         size: The shares.
 
     Returns:
@@ -75,10 +75,11 @@ def drawn_groups(
     """Return the rows of each group by stratum, in a random order of the groups.
 
     Args:
-        strata: What is divided evenly, for each image, such as its class.
-        groups: int array: the group of each image.
-        keys: What identifies the group of each image. The order of the rows changes nothing.
-        seed: Seed.
+        strata: The stratum of each image, such as its class.
+        groups: int array of shape (N,): the group of each image.
+        keys: A text that identifies the group of each image. The random order depends on it, and
+            not on the order of the rows.
+        seed: Seed of the random order.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for row, group in enumerate(groups.tolist()):
@@ -101,7 +102,7 @@ def take_validation(
     seed: int,
     share: float,
 ) -> np.ndarray:
-    """Return parts with a validation part that is taken from the training part."""
+    """Return parts in which a share of the training part is the validation part."""
     rows = np.flatnonzero(parts == TRAIN)
     chosen: list[int] = rows.tolist()
     drawn = split(
@@ -129,9 +130,10 @@ def groups_of(
     """Number the groups of images that are copies of each other.
 
     Args:
-        embeddings: float32 array of shape (N, dim). Images with equal pixels have equal ones.
+        embeddings: float32 array of shape (N, dim). Images with equal pixels have equal rows.
         checksums: Checksum of the bytes of each image, None if unknown.
-        near: Cosine similarity above which two images count as copies; None for equal ones only.
+        near: Cosine similarity above which two images count as copies. With None only images with
+            equal bytes or equal embeddings count as copies.
 
     Returns:
         int array of shape (N,): the smallest row of the group.
@@ -150,12 +152,12 @@ def groups_of(
 def connected(
     rows: int, marks: Iterable[Sequence[Hashable]], pairs: Iterable[tuple[int, int]]
 ) -> np.ndarray:
-    """Number the groups of rows that a chain of equal marks or of pairs connects.
+    """Number the groups of rows that are connected by equal marks or by pairs, also indirectly.
 
     Args:
         rows: Number of rows.
-        marks: Sequences with a mark for each row; None is equal to no other.
-        pairs: Rows that are connected.
+        marks: Sequences with a mark for each row; None does not connect rows.
+        pairs: Pairs of rows to connect.
 
     Returns:
         int array of shape (rows,): the smallest row of the group.
@@ -189,7 +191,8 @@ def near_pairs(
 
     Args:
         rows: Number of rows.
-        directions: Returns some of the rows, each of length 1, or 0 for a row that is near to none.
+        directions: Returns some of the rows, each scaled to the length 1; a row of length 0 is near
+            to no other row.
         near: The threshold.
     """
     for start in range(0, rows, _QUERIES):

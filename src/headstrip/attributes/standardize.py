@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 _CONSTANT = 1e-6
-"""A feature that varies less, relative to its size, is rounding error: that of float32 is 1e-7."""
+"""Relative variation below which a feature counts as constant: float32 rounds at 1e-7."""
 
 _RANK = 1e-12
-"""Smallest eigenvalue, relative to the largest, of an axis that is kept."""
+"""Smallest eigenvalue of an axis that is kept, relative to the largest eigenvalue."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How embeddings are standardised.
+    """The mean and the deviation by which embeddings are standardised.
 
     Attributes:
         mean: float64 tensor of shape (dim,).
@@ -41,15 +41,15 @@ class Scale:
         return cls(mean, torch.where(is_constant, torch.ones_like(deviation), deviation))
 
     def apply(self, embeddings: Tensor) -> Tensor:
-        """Standardise float64 embeddings of shape (N, dim); constant features become about 0."""
+        """Standardise float64 embeddings of shape (N, dim); constant features become almost 0."""
         return (embeddings - self.mean).div_(self.deviation)
 
     def apply_(self, embeddings: Tensor) -> Tensor:
-        """Do what ``apply`` does in the memory of the embeddings, and return them."""
+        """Standardise embeddings in place, and return them."""
         return embeddings.sub_(self.mean).div_(self.deviation)
 
     def folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn a layer for standardised embeddings into one for embeddings.
+        """Turn a layer for standardised embeddings into a layer for the original embeddings.
 
         Args:
             weight: float64 tensor of shape (dim, outputs).
@@ -63,7 +63,7 @@ class Scale:
 
 
 def standardize(embeddings: Tensor) -> tuple[Tensor, Scale]:
-    """Standardise float64 embeddings of shape (N, dim) in their memory; return also the scale."""
+    """Standardise float64 embeddings of shape (N, dim) in place; return them and the scale."""
     scale = Scale.of(embeddings)
     return scale.apply_(embeddings), scale
 
@@ -82,7 +82,7 @@ class Axes:
 
     @classmethod
     def of(cls, standardized: Tensor) -> Axes:
-        """Compute all axes of at least as many rows as columns, shape (N, dim)."""
+        """Compute all axes of embeddings of shape (N, dim), with N at least dim."""
         values, vectors = torch.linalg.eigh((standardized.T @ standardized).div_(len(standardized)))
         return cls(vectors.contiguous(), values.clamp_min(0))
 
@@ -91,9 +91,9 @@ class Axes:
 class Design:
     """The matrix of a linear model, whose parameters are coordinates along principal axes.
 
-    With fewer rows than dimensions the optimum is a combination of the rows, so that the model is
-    solved exactly in their principal axes, of which there are fewer. Parameters have the shape
-    (axes + 1, ...); the last row is the bias.
+    With fewer rows than dimensions, the optimum is a linear combination of the rows. So the model
+    is solved exactly in the principal axes of the rows, which are fewer than the dimensions.
+    Parameters have the shape (axes + 1, ...); the last row is the bias.
 
     Attributes:
         features: float64 tensor of shape (N, axes) if ``is_reduced``, else (N, dim).
@@ -111,7 +111,7 @@ class Design:
 
         Args:
             standardized: float64 tensor of shape (N, dim).
-            shared: Axes of similar embeddings, which save time if there are at least dim rows.
+            shared: Axes of similar embeddings, used to save time if there are at least dim rows.
         """
         rows, dim = standardized.shape
         if rows >= dim:
@@ -125,7 +125,7 @@ class Design:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters of an output, its bias included."""
+        """Number of parameters per output, including the bias."""
         return len(self.axes.values) + 1
 
     def weight_of(self, parameters: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class Design:
 
     def logits(self, parameters: Tensor) -> Tensor:
         """Map parameters (axes + 1, S, outputs) to logits (N, S, outputs)."""
-        # The smaller matrix comes first, here and below: MKL is up to four times as fast so.
+        # The smaller matrix comes first, here and below: MKL is then up to four times as fast.
         flat = parameters.reshape(self.parameters, parameters[0].numel())
         weight = flat[:-1].T.contiguous()
         if not self.is_reduced:

@@ -1,4 +1,4 @@
-"""Reads a file of embeddings that does not fit in memory, some rows at a time.
+"""Read a file of embeddings that does not fit in memory, some rows at a time.
 
 This module does not import torch.
 """
@@ -20,10 +20,10 @@ _DIGEST_BYTES = 16
 
 
 def images_of_stream(path: str | os.PathLike[str]) -> Images:
-    """Read a file as ``images_of_file`` does, with a digest in the place of each embedding.
+    """Read a file as ``images_of_file`` does, with a digest in place of each embedding.
 
     Raises:
-        HeadstripError: The file cannot be read, or does not name its encoder.
+        HeadstripError: The file cannot be read, or does not state its encoder.
     """
     file = open_embeddings(path)
     encoder = described_in(file)
@@ -45,8 +45,8 @@ def shuffled_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield all rows once, in an order that mixes rows from all over the file.
 
-    Images of one class often stand together in a file. So the row groups come in random order, as
-    many of them at once as 256 MiB hold, and the rows of these are shuffled.
+    In many files the images of a class come one after another. So headstrip reads the row groups in
+    random order, fills up to 256 MiB with rows, and shuffles these rows.
 
     Yields:
         Numbers of rows, int64 (N,), in random order; and their embeddings, float32 (N, dim), for

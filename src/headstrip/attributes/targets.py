@@ -1,4 +1,4 @@
-"""From cells of a table to attributes and what a solver fits: kinds, classes, missing labels."""
+"""Turn cells of a table into attributes and labels to fit: kinds, classes, missing labels."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ _MOST_CODES = 20
 """Largest number of different integers that are treated as classes."""
 
 _SMALLEST, _LARGEST, _CLOSEST = 1e-30, 1e30, 1e-5
-"""Limits of numbers and of their deviation, absolute and relative: float32 ends at 3e38, and
-distinguishes numbers that differ by 1e-7 of their size."""
+"""The largest number, and the smallest deviation, absolute and relative to the largest number.
+
+float32 ends at 3e38, and distinguishes numbers that differ by 1e-7 of their size.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Target:
     Attributes:
         attribute: The attribute, with all its classes.
         rows: Rows that have a label, ascending; int array of shape (N,).
-        values: Labels of these rows: for ``class`` indices of classes (N,); for ``labels`` a bool
-            array (N, classes); for ``number`` float64 (N,).
+        values: Labels of these rows: for ``class`` indices of classes (N,), for ``labels`` bool
+            (N, classes), for ``number`` float64 (N,).
     """
 
     attribute: Attribute
@@ -40,7 +42,7 @@ class Target:
 
 
 def target_of(name: str, cells: Sequence[Cell], kind: Kind | None) -> Target | str:
-    """Return the labels of an attribute, or why nothing can be fitted to them.
+    """Return the labels of an attribute, or why no predictor can be fitted to them.
 
     Args:
         name: Name of the attribute.
@@ -71,10 +73,11 @@ def target_of(name: str, cells: Sequence[Cell], kind: Kind | None) -> Target | s
 
 
 def infer_kind(cells: Sequence[Cell]) -> Kind:
-    """Return the kind that cells have.
+    """Infer the kind of an attribute from its cells.
 
-    Lists, and text with ``|``, are several labels. Numbers are numbers if one has a fraction or if
-    there are more than 20 different ones; otherwise they are codes of classes.
+    Lists, and text with ``|``, make the kind ``labels``. If all cells are numbers, the kind is
+    ``number`` if one has a fraction or more than 20 are different; otherwise the numbers are codes
+    of classes, and the kind is ``class``.
 
     Example:
         >>> infer_kind(["red", None, "blue"]), infer_kind(["a|b", "a"]), infer_kind(["1.5", "2"])
@@ -94,7 +97,7 @@ def infer_kind(cells: Sequence[Cell]) -> Kind:
 
 
 def _warn_of_text_among_numbers(name: str, known: Sequence[Cell], kind: Kind) -> None:
-    """Warn if a few cells keep a column of numbers from being one."""
+    """Warn if a column would be a number without a few cells that are text."""
     numbers = [cell for cell in known if _number(cell) is not None]
     if kind == "number" or 2 * len(numbers) <= len(known) or infer_kind(numbers) != "number":
         return
@@ -112,7 +115,7 @@ def check_kinds(kinds: Mapping[str, str], names: Sequence[str]) -> dict[str, Kin
     """Return the kinds that a caller chose, after checking them.
 
     Raises:
-        OptionError: A kind is unknown, or is for an attribute that is not fitted.
+        OptionError: A kind is unknown, or is given for an attribute that is not fitted.
     """
     if not isinstance(kinds, Mapping):
         raise OptionError(
@@ -184,10 +187,10 @@ def _numbers(name: str, rows: np.ndarray, known: Sequence[Cell]) -> Target | str
 
 
 def _texts(known: Sequence[Cell]) -> list[Any]:
-    """Return the names of classes, and tuples unchanged.
+    """Return cells as names of classes; tuples stay unchanged.
 
-    pandas turns integers with gaps into floats, and writes them as ``0.0``. So in a column of
-    integers ``0.0`` and ``"0.0"`` are ``0``.
+    If a column of integers has missing cells, pandas turns it into floats, and writes ``0.0``. So
+    in a column of integers ``0.0`` and ``"0.0"`` become ``0``.
     """
     numbers = [_number(cell) for cell in known]
     if all(number is not None and number.is_integer() for number in numbers):
@@ -208,19 +211,19 @@ def _number(cell: Cell) -> float | None:
         number = float(cell)
     except (ValueError, OverflowError):
         return None
-    # float() accepts what a person would not write as a number.
+    # float() accepts underscores, such as "1_000".
     is_plain = not isinstance(cell, str) or "_" not in cell
     return number if math.isfinite(number) and is_plain else None
 
 
 def _order(texts: Sequence[str]) -> Callable[[str], tuple[int, str]]:
-    """Sort integers by value, and other text by its characters."""
+    """Return a sort key: integers sort by value, other text by its characters."""
     are_integers = all(text.isascii() and text.lstrip("-").isdigit() for text in texts)
     return (lambda text: (int(text), text)) if are_integers else (lambda text: (0, text))
 
 
 def encoded(attribute: Attribute, cells: Sequence[Cell], paths: Sequence[str]) -> np.ndarray:
-    """Return cells as numbers, in the form that the loss of predictors takes.
+    """Return cells as numbers, in the form that ``Predictors.loss`` takes.
 
     Args:
         attribute: The attribute, whose classes are known.

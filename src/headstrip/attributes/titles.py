@@ -1,4 +1,4 @@
-"""The words for measures and kinds in tables and pages. This module imports nothing heavy."""
+"""Words for measures and kinds in tables and pages. This module imports no slow library."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ JOIN = {
     "nan_cells": "cells such as NaN, read as missing",
     "stripped_cells": "cells with white space around the text, which is removed",
 }
-"""Words for the numbers of a join that are not 0."""
+"""Words for the numbers of a join; tables and pages show those that are not 0."""
