@@ -1,1 +1,1 @@
-"""Which backbone suits labelled images: one protocol for all, and verdicts that can say "tie"."""
+"""Compare backbones on labelled images, all in the same way, with verdicts that allow a tie."""

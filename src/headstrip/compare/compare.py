@@ -49,37 +49,38 @@ def compare_backbones(
     options: EmbedOptions | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare backbones on labelled images, by one protocol for all.
+    """Compare backbones on labelled images, all in the same way.
 
-    headstrip divides the images into five folds, with copies of an image in one fold. For each
-    backbone it predicts the images of each fold by a linear probe and by the 5 nearest neighbours
-    that it fitted to the other folds, and compares each backbone with the best on the same images.
-    A backbone that cannot be built or runs out of memory is a row with the reason.
+    headstrip divides the images into five folds, with all copies of an image in the same fold. For
+    each backbone it predicts the images of each fold from the other four folds: by a linear probe,
+    and by the 5 nearest neighbours. Then it compares each backbone with the best one on the same
+    images. A backbone that cannot be built or runs out of memory is a row with the reason.
 
     Args:
-        data: A folder that has a folder of images per class; or a list with a column of paths and
+        data: A folder with one folder of images per class; or a list with a column of paths and
             columns of labels: CSV, TSV or Parquet.
         backbones: Names, as for ``build_encoder``.
         preset: A curated list to compare: ``"small"``, ``"balanced"`` or ``"large"``.
         max_params: Leave out backbones with more parameters.
         licenses: Leave out backbones whose default weights have another licence than these.
-        minutes: About how long the comparison may take. headstrip then measures all backbones on
+        minutes: Approximate time limit of the comparison. headstrip then measures all backbones on
             few images, and the better half of them on twice as many, and so on.
-        work: Folder for the embeddings. A later call with it computes only what is missing; by
-            default they are removed.
+        work: Folder for the embeddings. A later call with the same folder computes only what is
+            missing. By default headstrip deletes the embeddings at the end.
         seed: Seed of the folds, of the bootstrap, of shuffled labels and of random weights.
-        attributes: Columns to predict; by default all except that of the paths.
-        kinds: Kinds of attributes, ``{"age": "number"}``; by default inferred.
+        attributes: Columns to predict; by default all except the column of paths.
+        kinds: Kinds of attributes, such as ``{"age": "number"}``; by default headstrip infers them.
         path_column: The column with the paths, as for ``fit_predictors``.
-        keep_nan_strings: Whether text such as ``NaN`` is a label, instead of missing.
-        near_duplicates: Whether images that look the same at 16 x 16 pixels count as copies, as
-            those with equal bytes or equal pixels always do.
-        random: Architectures to add with random weights, as controls; by default that of the best
-            backbone.
+        keep_nan_strings: Whether text such as ``NaN`` is a label instead of a missing value.
+        near_duplicates: Whether images that look the same at 16 x 16 pixels count as copies. Images
+            with equal bytes or equal pixels always count as copies.
+        random: Architectures to add with random weights, as controls; by default the architecture
+            of the best backbone.
         device: Device of the networks, such as ``"cuda"``.
-        settings: How embeddings are computed.
+        settings: The settings that embeddings depend on.
         options: Other settings of embedding.
-        progress: Called with what is embedded with, and the numbers of images done and of all.
+        progress: Called with the name of the encoder, the number of images done, and the number of
+            all images.
 
     Raises:
         HeadstripError: The images or labels cannot be read, or no attribute can be measured.
@@ -92,7 +93,7 @@ def compare_backbones(
     """
     _check_minutes(minutes)
     settings, options = settings_and_options(settings, options)
-    advice = "Pass one that takes what is embedded with, the number of images done and that of all."
+    advice = "Pass one that takes an encoder's name and the numbers of images done and of all."
     check_function("progress", progress, advice)
     if work is not None:
         check_path("work", work, "work")
@@ -170,7 +171,7 @@ def _compared(
 
 
 def _first_size(setup: Setup, part: Part, order: np.ndarray) -> int:
-    """Return how many images the first round needs to say something about every attribute."""
+    """Return how many images the first round needs so that every attribute can be measured."""
     size = first_size(part.tasks)
     while size < len(order):
         if len(part_of(setup, np.sort(order[:size])).tasks) == len(part.tasks):
@@ -188,7 +189,7 @@ def _round(
     left = 0.0
     for name in names:
         if measured:
-            # The controls come after the backbones, and which of these is best is not known yet.
+            # The controls use the best backbone. It is not known yet, so the last one stands for it.
             left = _seconds_of_controls(measured[-1], 1.0, len(part.paths), controls)
         if deadline is not None and time.monotonic() + left > deadline and measured:
             failed.append(ComparedBackbone(name, "left out", "The time was up before its turn."))
@@ -209,14 +210,14 @@ def _is_time_for(
     controls: int,
     deadline: float | None,
 ) -> bool:
-    """Whether a round and the controls after it can probably end in time.
+    """Whether a round and the controls after it will probably end before the deadline.
 
     Args:
         measured: The backbones of the round, the best first.
         paths: The images of the round.
-        growth: How many times as many images as before these are.
+        growth: Number of these images divided by that of the round before.
         controls: Number of architectures with random weights among the controls.
-        deadline: When the time is up.
+        deadline: The end of the time, as ``time.monotonic`` counts; None without a limit.
     """
     if deadline is None:
         return True

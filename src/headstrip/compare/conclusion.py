@@ -1,4 +1,4 @@
-"""Judges the backbones that were measured, compares them with controls, and recommends one."""
+"""Judge the measured backbones, compare them with controls, and recommend one."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ def conclude(
 
     Args:
         data: The data, as the caller named them.
-        setup: What is the same for all backbones.
+        setup: The images and settings of the comparison.
         part: The images of the last round.
-        measured: What was measured of each backbone, the best first.
+        measured: The measured backbones, the best first.
         others: Rows of the backbones that were left out, failed or were dropped.
-        random: Architectures to add with random weights; None for that of the best backbone.
-        notes: What else the user should know.
+        random: Architectures to add with random weights; None for the architecture of the best
+            backbone.
+        notes: Sentences for the user.
     """
     verdicts = judge([one.evaluation.score for one in measured])
     rows = [
@@ -56,7 +57,7 @@ def conclude(
     recommended = _cheapest(rows)
     separate = None
     if len(measured) > 1:
-        # The best of those that tie with the first, if there is one.
+        # The best backbone that ties with the first; without a tie, the second.
         at = next((at for at, one in enumerate(verdicts) if one.kind == "tied"), 1)
         first, second = measured[0].evaluation.score, measured[at].evaluation.score
         separate = images_to_separate(first, second, len(part.paths), len(measured))
@@ -91,7 +92,7 @@ def conclude(
 
 
 def row_of(one: Measured, part: Part, **more: Any) -> ComparedBackbone:
-    """Return the row of a backbone that was measured on some images; ``more`` is its status."""
+    """Return the row of a measured backbone; ``more`` has its status and other fields."""
     attributes = tuple(
         AttributeMeasures(
             found.name,
@@ -122,7 +123,7 @@ def _cheapest(rows: Sequence[ComparedBackbone]) -> str | None:
         return None
 
     def cost(one: ComparedBackbone) -> tuple[float, int]:
-        # Each row was embedded, so each has costs.
+        # A row with a verdict was embedded, so it has costs.
         assert one.costs is not None
         return -(one.costs.images_per_second or 0.0), one.costs.bytes_per_row
 
@@ -156,7 +157,7 @@ def _controls(
 
 
 def _random_encoder(name: str, steps: Preprocessing | None, setup: Setup) -> Encoder:
-    """Build an architecture with random weights and the preprocessing of its usual ones."""
+    """Build an architecture with random weights and the preprocessing of its default weights."""
     if steps is None:
         entries = get_backbone(name).weights
         steps = entries[0].preprocessing if entries else None
@@ -168,7 +169,7 @@ def _random_encoder(name: str, steps: Preprocessing | None, setup: Setup) -> Enc
 
 
 def _beaten(rows: Sequence[ComparedBackbone], controls: Sequence[Control]) -> list[str]:
-    """Say which controls beat which backbones."""
+    """Return sentences that name the backbones that score lower than a control."""
     sentences = []
     for control in controls:
         beaten = [
@@ -187,7 +188,7 @@ def _beaten(rows: Sequence[ComparedBackbone], controls: Sequence[Control]) -> li
 
 
 def _effect_of_copies(setup: Setup, part: Part, best: Measured) -> list[str]:
-    """Say how much better the best backbone looks if copies may fall into two folds."""
+    """Return a sentence about the score with copies in different folds, if it differs clearly."""
     if len(np.unique(part.groups)) == len(part.groups):
         return []
     index = {path: row for row, path in enumerate(setup.images.paths)}

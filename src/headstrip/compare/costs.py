@@ -1,4 +1,4 @@
-"""What a backbone costs: speed, memory, size and licence."""
+"""The costs of a backbone: speed, memory, size and licence."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What a backbone costs on this machine.
+    """The costs of a backbone on this machine.
 
     Attributes:
-        images_per_second: Images that were embedded per second, reading included; None if none was.
-        peak_memory: Most bytes that this process held while it embedded, on the device for a GPU;
-            None where the system does not state it.
-        params: Number of parameters, the head's included.
+        images_per_second: Embedded images per second, reading included; None if no image was
+            embedded.
+        peak_memory: Largest number of bytes that this process used during embedding; on a GPU the
+            memory of the GPU. None if the system does not state it.
+        params: Number of parameters, including the head.
         dim: Width of an embedding.
         bytes_per_row: Bytes of an embedding in float32.
-        license: Licence of the weights as their library states it, or None.
-        download_bytes: Size of the weights file as its library states it, or None.
+        license: Licence of the weights that their library states, or None.
+        download_bytes: Size of the weights file that their library states, or None.
     """
 
     images_per_second: float | None
@@ -50,8 +51,8 @@ def costs_of(encoder: Encoder, speed: float | None, peak_memory: int | None) -> 
 
     Args:
         encoder: The encoder.
-        speed: Images per second that were measured.
-        peak_memory: Bytes that were measured.
+        speed: The measured images per second.
+        peak_memory: The measured bytes.
     """
     entry = encoder.weights
     size = dict(entry.metrics).get(_FILE_SIZE) if entry else None
@@ -70,7 +71,7 @@ def costs_of(encoder: Encoder, speed: float | None, peak_memory: int | None) -> 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[list[int]]:
-    """Measure the most memory that the body takes; the list has it afterwards, if it is known."""
+    """Measure the peak memory of the ``with`` body; afterwards the list has it, if it is known."""
     found: list[int] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -78,7 +79,7 @@ def peak_memory(device: torch.device) -> Iterator[list[int]]:
         found.append(torch.cuda.max_memory_allocated(device))
         return
     try:
-        # Linux then counts the peak from here.
+        # This resets the peak that Linux reports for the process.
         _CLEAR.write_text("5", encoding="ascii")
         is_known = True
     except OSError:

@@ -1,4 +1,4 @@
-"""Embeds the images of a comparison into a work folder, one file per encoder, and reads them."""
+"""Embed the images of a comparison into a work folder, one file per encoder, and read the files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from headstrip.system.out_of_memory import is_out_of_memory
 _log = logging.getLogger("headstrip.compare")
 
 Progress = Callable[[str, int, int], None]
-"""Gets what is embedded with, and the numbers of images done and of all images."""
+"""A function that takes the name of the encoder, the number of images done, and that of all."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ChosenImages:
     paths: frozenset[str] = field(repr=False)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the source is, as plain JSON values."""
+        """Describe the source as plain JSON values."""
         return self.source.describe()
 
     def items(self) -> Iterator[Item]:
@@ -64,14 +64,14 @@ class ChosenImages:
 
 @dataclass(frozen=True)
 class Run:
-    """How the images of a comparison are embedded.
+    """The images of a comparison and the settings to embed them.
 
     Attributes:
         source: The images.
         folder: The work folder.
         settings: Settings that embeddings depend on.
         options: Other settings.
-        progress: Called with what is embedded with and how far it is, or None.
+        progress: Called during embedding; see ``Progress``.
     """
 
     source: Source
@@ -87,7 +87,7 @@ class Embedded:
 
     Attributes:
         file: The file.
-        costs: What its encoder costs.
+        costs: The costs of its encoder.
     """
 
     file: Path
@@ -96,10 +96,10 @@ class Embedded:
 
 @contextmanager
 def work_folder(path: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """Give the folder for the embeddings: the caller's, or one that is removed at the end.
+    """Yield the folder for the embeddings: the caller's, or a temporary one.
 
     Raises:
-        HeadstripError: It cannot be created.
+        HeadstripError: The folder cannot be created.
     """
     if path is None:
         with TemporaryDirectory(prefix="headstrip-compare-") as temporary:
@@ -112,12 +112,12 @@ def work_folder(path: str | os.PathLike[str] | None) -> Iterator[Path]:
 
 
 def embed(run: Run, encoder: Encoder, shown: str, paths: Sequence[str]) -> Embedded:
-    """Embed images, or those of them that the work folder lacks.
+    """Embed those of the images whose embeddings the work folder lacks.
 
     Args:
-        run: How.
+        run: The images and the settings.
         encoder: The encoder. Its fingerprint is part of the name of the file.
-        shown: What it is called in the name of the file and in progress.
+        shown: Name of the encoder in the name of the file and in progress.
         paths: Paths of the images.
 
     Raises:
@@ -125,13 +125,13 @@ def embed(run: Run, encoder: Encoder, shown: str, paths: Sequence[str]) -> Embed
     """
     safe = re.sub(r"[^\w.-]+", "_", shown)[:60].strip("._") or "encoder"
     device = encoder.device
-    # Another source, other settings or another device with the same work folder have other files.
+    # Runs with another source, other settings or another device use other files in the same folder.
     what = [run.source.describe(), run.settings.to_json(), device.type]
     where = json.dumps(what, sort_keys=True, default=repr)
     mark = hashlib.sha256(f"{encoder.fingerprint.identity}\0{where}".encode()).hexdigest()[:16]
     file = run.folder / f"{safe}-{mark}.parquet"
 
-    # A smaller set of images than that of an earlier run must not remove rows.
+    # Embed the images of earlier runs too: otherwise embed_source would remove their rows.
     wanted = frozenset(paths)
     try:
         wanted |= frozenset(read_columns(file, ["path"])["path"])
@@ -175,7 +175,7 @@ def _measured(
             "peak_memory": None if peak_before is None else int(peak_before),
         }
     except (OSError, ValueError, KeyError, TypeError):
-        # The file is missing or is not such a record: this run starts a new one.
+        # The file is missing or has another content, so this run starts a new record.
         pass
     if images:
         total["images"] += images
@@ -190,8 +190,8 @@ def read_rows(file: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
     """Read the embeddings of some images, in this order.
 
     Returns:
-        float32 array of shape (images, dim), zeros where there is no embedding, and a bool array:
-        whether there is one.
+        float32 array of shape (images, dim), with zeros for images without an embedding; and a bool
+        array of shape (images,): whether the image has an embedding.
 
     Raises:
         HeadstripError: The file cannot be read.
@@ -209,10 +209,10 @@ def read_rows(file: Path, paths: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _zeros(rows: int, dim: int) -> np.ndarray:
-    """Return float32 zeros in separate pages, which the system gets back.
+    """Return float32 zeros in separate pages, which go back to the system when they are freed.
 
-    After ``keep_freed_memory`` the C library keeps the memory of a matrix that is freed, and the
-    next one, of another size, often does not fit into its gaps.
+    After ``keep_freed_memory`` the C library keeps the memory of a freed matrix, and the next
+    matrix, which has another size, often does not fit into it.
     """
     if sys.platform != "linux" or not rows * dim:
         return np.zeros((rows, dim), np.float32)

@@ -1,4 +1,4 @@
-"""Divide labelled images into folds, the same for all backbones: stratified, copies together."""
+"""Divide labelled images into stratified folds; all copies of an image are in one fold."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Task:
 
     Attributes:
         target: The labels.
-        strata: What is divided evenly, such as the class, for each labelled image.
+        strata: The stratum of each labelled image, such as its class.
         groups: Group of each labelled image; images of one group are copies of each other.
-        keys: What identifies the group of each labelled image, whatever the order of the rows.
+        keys: A text that identifies the group of each labelled image.
         folds: Fold of each labelled image, from 0.
         notes: Sentences about labels that were left out.
     """
@@ -64,7 +64,7 @@ def tasks_of(
         columns: The cells of each attribute, one per image; None is a missing label.
         kinds: Kinds that the caller chose, by attribute.
         groups: Group of each image.
-        keys: What identifies each image.
+        keys: A text that identifies each image.
         seed: Seed of the folds.
         folds: Number of folds.
 
@@ -92,10 +92,11 @@ def folds_of(
     """Divide images into folds that have equal shares of each stratum.
 
     Args:
-        strata: What is divided evenly, for each image, such as its class.
-        groups: int array: images of one group are never separated.
-        keys: What identifies the group of each image. The order of the rows changes no fold.
-        seed: Seed.
+        strata: The stratum of each image, such as its class.
+        groups: int array of shape (N,): all images of a group go into the same fold.
+        keys: A text that identifies the group of each image. The folds depend on it, and not on the
+            order of the rows.
+        seed: Seed of the folds.
         folds: Number of folds.
 
     Returns:
@@ -106,7 +107,7 @@ def folds_of(
     for _, drawn in sorted(by_stratum.items(), key=lambda one: repr(one[0])):
         for rows in drawn:
             found[rows] = dealt % folds
-            # One count for all strata, so that small ones do not all begin in the first fold.
+            # All strata share one count; otherwise every stratum would begin in the first fold.
             dealt += 1
     return found
 
@@ -125,7 +126,7 @@ def _task(
     if count < _FEWEST * _FEWEST:
         return f"its {len(own)} images with a label are too few to measure on"
     strata = strata_of(target)
-    # Each group has the key of its first image.
+    # The key of a group is the key of its first image.
     of_rows = [keys[group] for group in own.tolist()]
     return Task(
         target, strata, own, of_rows, folds_of(strata, own, of_rows, seed, folds), tuple(notes)
@@ -133,7 +134,7 @@ def _task(
 
 
 def _without_single_groups(target: Target, groups: np.ndarray, notes: list[str]) -> Target | str:
-    """Leave out classes that cannot be both trained on and measured."""
+    """Leave out classes with one image only, which cannot be both trained on and measured."""
     pairs = {*zip(target.values.tolist(), groups[target.rows].tolist(), strict=True)}
     counts = Counter(value for value, _ in pairs)
     classes = target.attribute.classes

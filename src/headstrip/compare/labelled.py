@@ -1,4 +1,4 @@
-"""The images of a comparison: those with a label that can be read, and which are copies."""
+"""The images of a comparison: readable images with a label, and the groups of copies."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from headstrip.errors import HeadstripError
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with a label that can be read, in the order of their paths.
+    """Readable images with a label, sorted by path.
 
     Attributes:
         paths: The paths.
-        groups: The first row of the group of each image; groups are copies of one image.
+        groups: The first row of the group of each image; a group has all copies of an image.
         columns: The cells of each attribute.
-        bad: Why images with a label cannot be read, by path.
+        bad: Labelled images that cannot be read, with the reason, by path.
         pixels: The file with their 16 x 16 pixels.
-        unusable: Why columns cannot have labels, by name.
-        notes: Sentences about what was left out of the table.
+        unusable: Columns that cannot have labels, with the reason, by name.
+        notes: Sentences about rows and cells of the table that were left out.
     """
 
     paths: list[str]
@@ -42,7 +42,7 @@ def attributes_of(table: LabelTable, chosen: Sequence[str] | None) -> list[str]:
     """Return the columns to predict: those that the caller chose, or all.
 
     Raises:
-        HeadstripError: There is no such column.
+        HeadstripError: The table has no such column, or no column of labels.
     """
     table.check_columns(chosen or ())
     if not table.names:
@@ -59,7 +59,7 @@ def read_images(
     """Read the pixels of all images with a label, and find copies.
 
     Args:
-        run: How images are embedded.
+        run: The images and the settings to embed them.
         table: The labels.
         names: The attributes.
         near_duplicates: Whether images that look the same at 16 x 16 pixels are copies.
@@ -74,7 +74,7 @@ def read_images(
     taken: set[int] = set()
     unlabelled = 0
     for item in run.source.items():
-        # A table of labels has no "./" before its paths, and a list keeps it.
+        # A table of labels removes the "./" before its paths, and a source keeps it.
         row = row_of.get(item.path, row_of.get(item.path.removeprefix("./")))
         if row in taken:
             continue

@@ -1,4 +1,4 @@
-"""Measures one backbone on some of the images, or says why it cannot be measured."""
+"""Measure one backbone on some of the images, or say why it cannot be measured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("headstrip.compare")
 
 @dataclass(frozen=True)
 class Setup:
-    """What is the same for all backbones."""
+    """The images and settings of a comparison, the same for all backbones."""
 
     run: Run
     images: LabelledImages
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one backbone, and how many seconds its evaluation took."""
+    """The evaluation and the costs of one backbone; ``seconds`` is the time of the evaluation."""
 
     name: str
     evaluation: Evaluation
@@ -60,11 +60,11 @@ class Measured:
 
 
 def part_of(setup: Setup, rows: np.ndarray, *, grouped: bool = True) -> Part:
-    """Divide some images, ascending rows, into folds."""
+    """Divide the images in some rows, which are ascending, into folds."""
     images = setup.images
     _, groups = np.unique(images.groups[rows], return_inverse=True)
     first = {group: row for row, group in reversed(list(enumerate(groups.tolist())))}
-    # The number of a group is its first row, as keys are looked up by it.
+    # The number of a group must be its first row, because keys are looked up by it.
     groups = np.array([first[group] for group in groups.tolist()], int)
     if not grouped:
         groups = np.arange(len(rows))
@@ -78,14 +78,14 @@ def part_of(setup: Setup, rows: np.ndarray, *, grouped: bool = True) -> Part:
 def measure(
     setup: Setup, part: Part, name: str, shown: str, build: Callable[[], Encoder] | None = None
 ) -> Measured | str:
-    """Embed the images with a backbone and evaluate the embeddings, or return why this fails.
+    """Embed the images with a backbone and evaluate the embeddings, or return why this failed.
 
     Args:
-        setup: What is the same for all backbones.
-        part: The images.
+        setup: The images and settings of the comparison.
+        part: The images of this round.
         name: Name of the backbone, as for ``build_encoder``.
-        shown: What to call it to the user.
-        build: Builds its encoder; by default ``build_encoder`` does.
+        shown: Name of the backbone for the user.
+        build: A function that builds its encoder; by default ``build_encoder``.
     """
     try:
         return _measured(setup, part, name, shown, build)
@@ -94,7 +94,7 @@ def measure(
         _log.debug("Where it failed", exc_info=True)
         return reason_of(error)
     except Exception as error:
-        # A network may raise anything, and the other backbones stand.
+        # A network may raise any error, which must not stop the other backbones.
         _log.warning("A backbone cannot be compared: %r", error)
         _log.debug("Where it failed", exc_info=True)
         return reason_of(error)

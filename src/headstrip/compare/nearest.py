@@ -1,8 +1,8 @@
-"""k nearest neighbours by cosine similarity, exactly those of scikit-learn.
+"""k nearest neighbours by cosine similarity, with the results of scikit-learn.
 
-Similarities are computed in float64 and rounded to 12 digits, so that equal embeddings tie whatever
-order a matrix product adds in. Of neighbours that tie, the first row counts. scikit-learn leaves
-that to a partial sort; everywhere else the results are equal.
+Similarities are computed in float64 and rounded to 12 digits. So equal embeddings tie, although
+matrix products may add in different orders. If neighbours tie, the first row counts. Only then
+scikit-learn may choose another row, because it uses a partial sort.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def predict_nearest(
     outputs: int,
     neighbors: int = NEIGHBORS,
 ) -> np.ndarray:
-    """Predict labels from those of the nearest neighbours.
+    """Predict labels from the labels of the nearest neighbours.
 
     Args:
         embeddings: float32 array of shape (N, dim).
@@ -40,9 +40,9 @@ def predict_nearest(
         neighbors: Number of neighbours.
 
     Returns:
-        For ``class`` the most frequent class of the neighbours, the first of several, int (M,); for
-        ``labels`` the share of the neighbours that have each label, (M, outputs); for ``number``
-        their mean, (M,).
+        For ``class`` the most frequent class of the neighbours, int (M,), and in a tie the class
+        with the smallest index; for ``labels`` the share of the neighbours that have each label,
+        (M, outputs); for ``number`` the mean of the neighbours, (M,).
     """
     found = nearest_rows(embeddings, train, test, neighbors)
     labels = values[found]
@@ -78,7 +78,7 @@ def nearest_rows(
 
 
 def _normalized(embeddings: np.ndarray) -> np.ndarray:
-    """Return float64 rows of length 1; rows of zeros stay."""
+    """Return float64 rows scaled to length 1; rows of zeros stay zeros."""
     wide = embeddings.astype(np.float64)
     lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
     lengths[lengths == 0] = 1
@@ -87,7 +87,7 @@ def _normalized(embeddings: np.ndarray) -> np.ndarray:
 
 
 def _top(similar: np.ndarray, count: int) -> np.ndarray:
-    """Return the columns of the largest values of each row, ascending; the first of those tied."""
+    """Return the columns of the largest values of each row, ascending; in a tie the first ones."""
     columns = similar.shape[1]
     if columns <= count:
         return np.broadcast_to(np.arange(columns), similar.shape)

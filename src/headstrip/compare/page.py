@@ -1,7 +1,7 @@
 """The report of a comparison as one HTML page, which loads nothing and runs no script.
 
-The rows of the table are written once for each order, and radio buttons choose which ones show,
-because the page may run no script.
+Without a script the page cannot sort the table. So it contains the rows once in each order, and
+radio buttons choose the order to show.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def write_comparison(path: Path, found: Comparison) -> Mapping[str, str]:
         found: The comparison.
 
     Returns:
-        Why pictures of confused images are missing, by path.
+        The paths of confused images whose pictures are missing, with the reasons.
 
     Raises:
         HeadstripError: The file cannot be written, or the images cannot be listed.
@@ -152,7 +152,7 @@ def _chart(found: Comparison, measured: Sequence[ComparedBackbone]) -> Html:
 
 
 def _front(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the places that no other beats in both directions, from left to right."""
+    """Return the places that no other place beats in both directions, from left to right."""
     front: list[tuple[float, float]] = []
     # A smaller y is a higher score.
     for x, y in sorted(places, key=lambda one: (-one[0], one[1])):
@@ -201,7 +201,7 @@ def _table(found: Comparison, measured: Sequence[ComparedBackbone]) -> Html:
 
 
 def _place(one: ComparedBackbone, order: str) -> float:
-    """Return what rows are sorted by: the better first, unknown values last."""
+    """Return the sort key of a row: better values come first, unknown values last."""
     costs = one.costs
     values: dict[str, float | None] = {
         "score": -one.score.value if one.score else None,

@@ -1,7 +1,7 @@
-"""Raw 16 x 16 pixels: a control that every backbone should beat, and what finds copies of images.
+"""Raw 16 x 16 pixels: a control that every backbone should beat, and a way to find copies.
 
-A backbone without parameters gives the pixels, so that they are read, kept and resumed like all
-embeddings.
+A backbone without parameters returns the pixels. So headstrip reads, stores and resumes them like
+all embeddings.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def pixel_encoder() -> Encoder:
 
 
 def pixel_marks(pixels: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Return for each image what only images of the same size with equal pixels have too."""
+    """Return a hash for each image, equal for images of the same size with equal pixels."""
     return [
         hashlib.sha256(np.ascontiguousarray(row).tobytes() + f"{width}x{height}".encode()).digest()
         for row, (width, height) in zip(pixels, sizes, strict=True)
@@ -55,17 +55,17 @@ def pixel_marks(pixels: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[by
 
 
 def look_alikes(pixels: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Return pairs of images that look the same: encoded again, or resized.
+    """Return pairs of images that look the same, such as images encoded again or resized.
 
     Args:
-        pixels: float32 array of shape (images, 768). An image of one colour is near to no other.
+        pixels: float32 array of shape (images, 768). An image of one colour is in no pair.
     """
     largest = max(1.0, float(pixels.max(initial=0)), -float(pixels.min(initial=0)))
     return near_pairs(len(pixels), lambda rows: _directions(pixels[rows], 1e-6 * largest), NEAR)
 
 
 def _directions(pixels: np.ndarray, shortest: float) -> np.ndarray:
-    """Return rows without their mean, of length 1, or 0 where they vary too little."""
+    """Subtract the mean of each row and scale it to length 1; rows that hardly vary become 0."""
     centred: np.ndarray = pixels - pixels.mean(1, keepdims=True)
     lengths = np.sqrt(np.square(centred).sum(1))
     is_flat = lengths <= shortest

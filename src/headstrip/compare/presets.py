@@ -1,4 +1,4 @@
-"""Which backbones to compare: names, or a curated list, without those that a filter leaves out."""
+"""Choose the backbones to compare: by name, from a curated list, and by filters."""
 
 from __future__ import annotations
 
@@ -57,16 +57,17 @@ def candidates_of(
     max_params: float | None,
     licenses: Sequence[str],
 ) -> tuple[Candidate, ...]:
-    """Return the backbones to compare, and why a filter leaves out others.
+    """Return the chosen backbones, including those that a filter leaves out, with the reason.
 
     Args:
         names: Names of backbones.
         preset: ``small``, ``balanced`` or ``large``: a curated list to add to them.
-        max_params: Most parameters of a backbone, its head included.
-        licenses: Licences that its default weights may have, in any case; empty for any.
+        max_params: Largest number of parameters of a backbone, including the head.
+        licenses: Licences that its default weights may have, in upper or lower case; empty for any
+            licence.
 
     Raises:
-        OptionError: There is no such list, or no name.
+        OptionError: There is no such list, no backbone is named, or the filters leave out all.
     """
     if preset not in (None, *PRESETS):
         raise OptionError(
@@ -101,7 +102,7 @@ def _reason(name: str, max_params: float | None, licenses: Sequence[str]) -> str
     try:
         found = get_backbone(name)
     except HeadstripError:
-        # The build names the reason.
+        # The build will fail and give the reason.
         return None
     if max_params is not None and found.spec.params > max_params:
         return f"It has {found.spec.params:,} parameters."

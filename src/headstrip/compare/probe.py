@@ -1,7 +1,7 @@
-"""The linear probe: the predictor of ``headstrip fit``, with its strength chosen in training data.
+"""The linear probe: the predictor of ``headstrip fit``, fitted once per fold.
 
-The test part of a fold takes no part in any choice: standardising, the strength of the penalty and
-the temperature use the training part alone.
+The images of the fold influence no choice: standardising, the strength of the penalty and the
+temperature use the images of the other folds only.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from headstrip.compare.folds import Task
 from headstrip.encoder.attribute import Kind
 
 MOST_IMAGES = 10_000
-"""Most images that the probe of one fold is fitted to. They bound memory and time."""
+"""Largest number of images to fit a probe to. It limits memory and time."""
 
 _VALIDATION = 0.2
 _WITHOUT_VALIDATION = 0.1
-"""Strength where the training part has too few images to choose one."""
+"""The strength if the training part has too few images to choose one."""
 
 _BATCH_BYTES = 1 << 26
 """Memory for the strengths that are fitted at once."""
@@ -38,14 +38,14 @@ _ROWS = 4_096
 
 @dataclass(frozen=True)
 class ProbeFold:
-    """What the probe predicts for the images of one fold.
+    """The predictions of the probe for the images of one fold.
 
     Attributes:
         train: Positions in the task of the images that it was fitted to.
-        test: Positions of the images that it predicts.
+        test: Positions in the task of the images that it predicts.
         outputs: float64 array of shape (test images, outputs): logits, or a number.
-        strength: The strength that was chosen.
-        temperature: What logits are divided by to calibrate them; 1 unless the kind is ``class``.
+        strength: The chosen strength.
+        temperature: The divisor of the logits that calibrates them; 1 unless the kind is ``class``.
         converged: Whether the optimisation converged.
     """
 
@@ -85,7 +85,7 @@ def probe_fold(
 
 
 def _training_part(task: Task, fold: int, seed: int) -> np.ndarray:
-    """Return the images outside a fold; of too many, some of each stratum."""
+    """Return the images outside a fold; if they are too many, a share of each stratum."""
     train = np.flatnonzero(task.folds != fold)
     if len(train) <= MOST_IMAGES:
         return train
@@ -102,7 +102,7 @@ def _chosen(
     seed: int,
     strengths: Sequence[float],
 ) -> tuple[float, float]:
-    """Return the strength with the smallest loss on a part of the training part, and its scale."""
+    """Return the strength with the smallest loss on held-out training images, and a temperature."""
     parts = _parts(task, train, seed, Fractions(0.0, _VALIDATION))
     fitted, held = parts == TRAIN, parts == VALIDATION
     if not held.any() or not fitted.any():
@@ -114,7 +114,7 @@ def _chosen(
         for index in range(len(layers.converged)):
             found = _outputs(layers, index, embeddings, task.target.rows[train[held]])
             loss, tried = _loss(kind, truth, found), next(at)
-            # Of equal losses the stronger penalty, which comes first.
+            # If losses are equal, the first one stays, which has the stronger penalty.
             if loss < best:
                 best, strength, logits = loss, tried, found
     if kind != "class" or logits is None:
@@ -129,7 +129,7 @@ def _parts(task: Task, rows: np.ndarray, seed: int, size: Fractions) -> np.ndarr
 
 
 def _outputs(layers: Layers, index: int, embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the outputs of some images, of which a few at a time become float64."""
+    """Return the outputs of some images; convert a few images at a time to float64."""
     found = np.empty((len(rows), layers.biases.shape[1]))
     for start in range(0, len(rows), _ROWS):
         some = _float64(embeddings, rows[start : start + _ROWS])
@@ -146,7 +146,7 @@ def _solved(
     *,
     exact: bool = False,
 ) -> list[Layers]:
-    """Fit to some images, for some strengths at a time, so that memory is bounded."""
+    """Fit to some images, a few strengths at a time, to limit memory."""
     kind, outputs = task.kind, task.target.attribute.outputs
     points, scale = standardize(_float64(embeddings, task.target.rows[fitted]))
     rows, dim = points.shape
@@ -177,7 +177,7 @@ def _float64(embeddings: np.ndarray, rows: np.ndarray) -> Tensor:
 
 
 def _loss(kind: Kind, values: np.ndarray, outputs: np.ndarray) -> float:
-    """Return what strengths are compared by: the log loss, or the squared error of numbers."""
+    """Return the loss by which strengths are compared: log loss, or squared error for numbers."""
     if kind == "number":
         return float(np.square(outputs[:, 0] - values).mean())
     if kind == "labels":

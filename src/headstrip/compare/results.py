@@ -1,4 +1,4 @@
-"""What a comparison returns, as frozen values and as plain JSON."""
+"""The result of a comparison, as frozen values and as plain JSON."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Status = Literal["compared", "dropped", "failed", "left out"]
 
 @dataclass(frozen=True)
 class AttributeMeasures:
-    """What one backbone scores for one attribute.
+    """The measures of one backbone for one attribute.
 
     Attributes:
-        name: The attribute.
-        kind: Its kind.
+        name: Name of the attribute.
+        kind: Kind of the attribute.
         images: Number of images with a label.
-        probe: Measures of the linear probe by name, as ``headstrip fit`` has them.
+        probe: Measures of the linear probe by name, the same as those of ``headstrip fit``.
         neighbors: Measures of the 5 nearest neighbours by name.
-        strengths: The strength of the penalty that was chosen in each fold.
+        strengths: The chosen strength of the penalty in each fold.
         converged: Whether every optimisation converged.
     """
 
@@ -55,17 +55,18 @@ class ComparedBackbone:
     """One backbone of a comparison.
 
     Attributes:
-        name: Its name.
-        status: ``compared``; ``dropped``: measured on some images, then left for lack of time;
-            ``failed``; ``left out``: by a filter.
-        reason: Why it was not compared on all images; None for ``compared``.
+        name: Name of the backbone.
+        status: ``compared``; ``dropped``: measured on some images, then not continued for lack of
+            time; ``failed``; ``left out``: by a filter, or because the time was up.
+        reason: Why it was not compared; None for ``compared``.
         images: Number of images that it was measured on.
         score: The number that backbones are ranked by, from 0 to 1: the mean over the attributes
             of accuracy, mAP or R2 of the linear probe. None if it was not measured.
-        verdict: How it compares with the best; None if it was not compared.
-        attributes: Each attribute.
-        costs: What it costs; None if it was not embedded.
-        missing: Images that only this backbone could not embed. They count as embeddings of zeros.
+        verdict: The comparison with the best backbone; None if it was not compared.
+        attributes: The measures of each attribute.
+        costs: Its costs; None if it embedded no image.
+        missing: Number of images that this backbone could not embed, although they can be read.
+            They count as embeddings of zeros.
     """
 
     name: str
@@ -98,12 +99,12 @@ class ComparedBackbone:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Something that every backbone should beat.
+    """A control, which every backbone should beat.
 
     Attributes:
-        name: What it is.
+        name: Words for the control.
         score: Its score; None if it could not be measured.
-        reason: Why not.
+        reason: Why it could not be measured, or None.
     """
 
     name: str
@@ -118,14 +119,14 @@ class Control:
 
 @dataclass(frozen=True)
 class Confusions:
-    """What the recommended backbone confuses, for one attribute of kind ``class``.
+    """The confusions of the recommended backbone for one attribute of the kind ``class``.
 
     Attributes:
         attribute: Name of the attribute.
         classes: The classes.
-        table: How many images of each class (rows) are predicted as each class (columns).
-        worst: Paths of wrongly predicted images with class, predicted class and its probability,
-            the most confident first.
+        table: Number of images of each class (rows) that are predicted as each class (columns).
+        worst: Paths of wrongly predicted images, each with its class, the predicted class and the
+            probability of that; the most confident mistake first.
     """
 
     attribute: str
@@ -146,24 +147,24 @@ class Confusions:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``compare_backbones`` returns.
+    """The result of ``compare_backbones``.
 
     Attributes:
         data: The images, as the caller named them.
-        images: Number of images with a label that can be read.
+        images: Number of readable images with a label.
         copies: Number of these that are copies of others.
-        bad_images: Why images with a label cannot be read, by path.
-        backbones: The backbones: compared ones with the best first, then the others.
+        bad_images: Labelled images that cannot be read, with the reason, by path.
+        backbones: The backbones: the compared ones, the best first, then the others.
         controls: The controls.
-        recommended: Name of the cheapest backbone that is not distinguishable from the best, or
+        recommended: Name of the fastest backbone that is not distinguishable from the best, or
             None.
-        images_to_separate: About how many images it takes to separate the best two; None if there
-            are no two, or their scores are equal.
-        warnings: Sentences that come first, such as about controls that beat a backbone.
-        notes: Other sentences, such as about labels that were left out.
-        skipped: Why attributes were not measured, by name.
-        confusions: What the recommended backbone confuses.
-        seed: The seed.
+        images_to_separate: Estimate of how many images it takes to separate the best two; None if
+            fewer than two were compared, or their scores are equal.
+        warnings: The most important sentences, for example that a control beats a backbone.
+        notes: Other sentences, for example about labels that were left out.
+        skipped: Attributes that were not measured, with the reason, by name.
+        confusions: The confusions of the recommended backbone.
+        seed: The seed of the comparison.
         path_column: The column of the data with the paths.
     """
 
@@ -202,6 +203,6 @@ class Comparison:
 
 
 def interval_json(one: Interval) -> dict[str, float | None]:
-    """Return an interval as JSON has it."""
+    """Return an interval as JSON values, with None instead of values that are not finite."""
     values = {"value": one.value, "low": one.low, "high": one.high}
     return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}

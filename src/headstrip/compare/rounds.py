@@ -11,22 +11,22 @@ import numpy as np
 from headstrip.compare.folds import Task
 
 FIRST = 128
-"""Least number of images of the first round."""
+"""Smallest number of images in the first round."""
 
 PER_CLASS = 4
-"""Least number of images of the first round for each class, on average."""
+"""Smallest mean number of images per class in the first round."""
 
 
 def first_size(tasks: Sequence[Task]) -> int:
-    """Return how many images the first round has at least, for attributes with these classes."""
+    """Return the smallest number of images in the first round, which grows with the classes."""
     classes = [len(task.target.attribute.classes) for task in tasks if task.kind == "class"]
     return max(FIRST, PER_CLASS * max(classes, default=0))
 
 
 def sizes_of(images: int, backbones: int, first: int = FIRST) -> list[int]:
-    """Return the numbers of images of the rounds, the last one with all images.
+    """Return the number of images in each round; the last round has all images.
 
-    Each round has twice the images of the one before, and half its backbones.
+    Each round has twice the images of the round before, and half its backbones.
 
     Example:
         >>> sizes_of(5_000, 8), sizes_of(200, 8), sizes_of(5_000, 1)
@@ -36,7 +36,7 @@ def sizes_of(images: int, backbones: int, first: int = FIRST) -> list[int]:
         return [images]
     sizes = []
     size = first
-    # A last round with few more images than the one before would tell little.
+    # A last round with only a few more images would add little information.
     while size * 2 <= images:
         sizes.append(size)
         size *= 2
@@ -54,16 +54,16 @@ def kept(backbones: int) -> int:
 
 
 def order_of(task: Task, groups: np.ndarray, keys: Sequence[str], seed: int) -> np.ndarray:
-    """Order images so that the first ones of any number have all classes in their shares.
+    """Order images so that the first N of them have all classes in their shares, for any N.
 
     Args:
         task: The attribute whose classes are spread evenly.
-        groups: Group of each image; copies follow each other.
-        keys: What identifies each image.
-        seed: Seed.
+        groups: Group of each image; copies follow each other in the order.
+        keys: A text that identifies each image.
+        seed: Seed of the order.
 
     Returns:
-        int array of shape (images,): rows, the first ones to use first.
+        int array of shape (images,): the rows in this order.
     """
     strata: dict[int, Hashable] = {}
     for stratum, group in zip(task.strata, task.groups.tolist(), strict=True):

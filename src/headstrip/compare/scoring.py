@@ -1,4 +1,4 @@
-"""What one backbone scores: every image predicted once by models that did not see it."""
+"""The score of one backbone: models predict each image once, and were not fitted to it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SAMPLES = 1_000
 """Number of bootstrap samples."""
 
 SPREAD = math.sqrt(1 + FOLDS / (FOLDS - 1))
-"""How much other training images add to the spread of mAP and R2.
+"""The factor by which other training images increase the spread of mAP and R2.
 
-The bootstrap draws the images that are predicted, and keeps the predictors. mAP and R2 change with
-every small change of a predictor, and accuracy only where it changes a class. This is the factor of
-Nadeau and Bengio (Inference for the Generalization Error, 2003), 1.5 for five folds.
+The bootstrap draws the predicted images, but does not fit the predictors again. Every small change
+of a predictor changes mAP and R2, but accuracy only if it changes a predicted class. This is the
+factor of Nadeau and Bengio (Inference for the Generalization Error, 2003), 1.5 for five folds.
 """
 
 
@@ -44,8 +44,9 @@ class Images:
 
     Attributes:
         count: Number of images.
-        groups: Number of the group of each image, from 0 without a gap; groups are copies.
-        seed: Seed of everything that is drawn.
+        groups: Number of the group of each image, from 0 without a gap; a group has all copies of
+            an image.
+        seed: Seed of all random numbers.
         samples: Number of bootstrap samples.
     """
 
@@ -56,7 +57,7 @@ class Images:
 
     @classmethod
     def of(cls, groups: np.ndarray, seed: int, samples: int = SAMPLES) -> Images:
-        """Number any groups from 0."""
+        """Make the images of groups with any numbers, which are replaced by numbers from 0."""
         _, numbers = np.unique(groups, return_inverse=True)
         return cls(len(groups), numbers, seed, samples)
 
@@ -71,11 +72,13 @@ class Score:
     """The number that backbones are ranked by: the mean over the attributes, from 0 to 1.
 
     Attributes:
-        value: On all images.
-        samples: The same on each bootstrap sample. The samples of all backbones are of the same
-            images, so that two backbones can be compared sample by sample.
-        shares: What each group of images adds to the value; 0 for measures without such parts.
-        spread: How many times as much two backbones differ as their bootstrap samples do.
+        value: The score on all images.
+        samples: The score on each bootstrap sample. All backbones have samples of the same images,
+            so that two backbones can be compared sample by sample.
+        shares: The part of the value that each group of images contributes; 0 for measures that
+            are not a sum over images.
+        spread: Factor for the spread of the difference between two backbones, because the bootstrap
+            samples show too little of it; see ``SPREAD``.
     """
 
     value: float
@@ -91,16 +94,16 @@ class Score:
 
 @dataclass(frozen=True)
 class AttributeScore:
-    """What one backbone scores for one attribute.
+    """The measures of one backbone for one attribute.
 
     Attributes:
-        name: The attribute.
-        probe: Measures of the linear probe, as ``headstrip fit`` has them.
+        name: Name of the attribute.
+        probe: Measures of the linear probe, the same as those of ``headstrip fit``.
         neighbors: Measures of the 5 nearest neighbours.
-        strengths: The strength that was chosen in each fold.
+        strengths: The chosen strength in each fold.
         converged: Whether every optimisation converged.
         guess: Class that the probe predicts for each labelled image; None for other kinds.
-        confidence: Its probability.
+        confidence: Probability of the predicted class; None for other kinds.
     """
 
     name: str
@@ -114,11 +117,11 @@ class AttributeScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one backbone scores.
+    """The score and the measures of one backbone.
 
     Attributes:
         score: The score over all attributes.
-        attributes: Each attribute.
+        attributes: The measures of each attribute.
     """
 
     score: Score
@@ -140,7 +143,7 @@ def evaluate(
         tasks: The attributes and their folds.
         images: The images.
         neighbors: Whether to measure the nearest neighbours too.
-        shuffled: Whether to shuffle the labels before, for a control.
+        shuffled: Whether to shuffle the labels first, for a control.
     """
     values = [_shuffled(task, images.seed) if shuffled else task.target.values for task in tasks]
     probed = [
@@ -216,7 +219,8 @@ def scored(
             )
         )
     keys = [("probe", SCORES[task.kind]) for task in tasks]
-    # A sample without a measure of one attribute has no mean: that of the others would be another.
+    # If a sample lacks the measure of one attribute, its mean is NaN: a mean over fewer attributes
+    # would be another quantity.
     means = np.mean([kept[key] for kept, key in zip(samples, keys, strict=True)], axis=0)
     value = float(np.mean([found[key] for found, key in zip(values, keys, strict=True)]))
     spread = 1.0 if all(task.kind == "class" for task in tasks) else SPREAD
@@ -227,7 +231,7 @@ def scored(
 def _shares(
     tasks: Sequence[Task], images: Images, attributes: Sequence[AttributeScore]
 ) -> np.ndarray:
-    """Return what each group contributes to the score through attributes of kind ``class``."""
+    """Return how much each group contributes to the score by attributes of the kind ``class``."""
     shares = np.zeros(images.group_count)
     for task, one in zip(tasks, attributes, strict=True):
         if one.guess is not None:
@@ -284,7 +288,7 @@ def _near(embeddings: np.ndarray, task: Task, values: np.ndarray) -> dict[str, M
         return measures_of_guesses(values, found[:, 0].astype(np.int64), attribute.outputs)
     if attribute.kind == "number":
         return measures_of_numbers(values, found[:, 0])
-    # A share of one half or more predicts the label, as a logit of 0 does.
+    # Shares become logits: a share of 0.5 becomes 0, from which on the label is predicted.
     measures = measures_of_labels(values, found - 0.5)
     return {name: one for name, one in measures.items() if name != "log_loss"}
 

@@ -1,8 +1,8 @@
 """Which backbone is best, and which cannot be distinguished from it on these images.
 
 Each pair of backbones is compared on the same images: the bootstrap gives the spread of the
-difference of their scores. The best backbone is chosen on the same images that it is compared on,
-so the p-values of all pairs, and not only those with the best, are corrected by Holm's method.
+difference of their scores. The same images also decide which backbone is the best. So Holm's method
+corrects the p-values of all pairs, and not only of the pairs with the best.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much two backbones differ on the same images.
+    """The difference between the scores of two backbones on the same images.
 
     Attributes:
-        value: Score of the first less that of the second.
+        value: Score of the first minus score of the second.
         low: 2.5 % quantile over bootstrap samples.
         high: 97.5 % quantile.
         error: Standard error.
-        p: Probability of such a difference between equal backbones, two-sided, not corrected.
+        p: Probability of such a difference if the backbones are equal; two-sided, not corrected.
     """
 
     value: float
@@ -44,12 +44,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How one backbone compares with the best.
+    """The comparison of one backbone with the best.
 
     Attributes:
         kind: ``best``; ``tied``: not distinguishable from the best on these images; ``worse``.
-        low: Least difference from the best in points (hundredths of the score); 0 for the best.
-        high: Largest difference.
+        low: Lower end of the interval of the difference from the best, in points (hundredths of the
+            score); 0 for the best.
+        high: Upper end of the interval.
         p: Corrected p-value; 1 for the best.
     """
 
@@ -62,7 +63,7 @@ class Verdict:
         """Return the verdict in words.
 
         Args:
-            images: Number of images that were compared on.
+            images: Number of images of the comparison.
 
         Example:
             >>> Verdict("worse", 3.14, 5.38, 0.001).text(272)
@@ -80,10 +81,10 @@ class Verdict:
 def difference(one: Score, other: Score) -> Difference:
     """Compare two backbones on the same images.
 
-    The p-value is that of a normal distribution with the spread of the bootstrap, after the
-    difference is made smaller by what the most influential group of images contributes, as in
-    McNemar's test with Edwards' correction: with few images on which two backbones differ, a
-    bootstrap alone finds too many winners.
+    The p-value comes from a normal distribution with the spread of the bootstrap. First the largest
+    contribution of one group of images is subtracted from the difference, as in McNemar's test with
+    Edwards' correction. Without this, the bootstrap finds too many winners if two backbones differ
+    on few images only.
     """
     value = one.value - other.value
     samples = one.samples - other.samples
@@ -115,7 +116,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def judge(scores: Sequence[Score]) -> list[Verdict]:
-    """Compare each backbone with the best, the first of equal ones."""
+    """Compare each backbone with the best; if several are equally good, the first is the best."""
     if not scores:
         return []
     best = max(range(len(scores)), key=lambda at: (scores[at].value, -at))
@@ -136,20 +137,20 @@ def judge(scores: Sequence[Score]) -> list[Verdict]:
 
 
 def images_to_separate(one: Score, other: Score, images: int, backbones: int = 2) -> int | None:
-    """Estimate how many such images would tell two backbones apart, with a power of 80 %.
+    """Estimate how many such images would separate two backbones, with a power of 80 %.
 
-    The estimate takes the difference that was seen for the true one, and the level that Holm's
-    method asks of the smallest p-value of all pairs.
+    The estimate assumes that the measured difference is the true difference. It uses the level that
+    Holm's method requires of the smallest p-value of all pairs.
 
     Args:
         one: A score.
         other: The score of another backbone on the same images.
         images: Number of these images.
-        backbones: Number of backbones that are compared.
+        backbones: Number of compared backbones.
 
     Returns:
-        The number, larger than ``images`` if these do not separate the two; None where no number is
-        known to be enough, because the scores are equal.
+        The number, larger than ``images`` if these images do not separate the two. None if no
+        estimate is possible, because the scores are equal or their spread is unknown.
     """
     found = difference(one, other)
     if not found.value or not math.isfinite(found.error):

@@ -1,4 +1,4 @@
-"""The sentences and cells that the terminal and the page share. It imports nothing heavy."""
+"""Sentences and cells for the terminal and the page. This module imports no slow library."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from headstrip.compare.results import ComparedBackbone, Comparison
 
 RANKED_AS = {kind: MEASURES[kind][key] for kind, key in RANKED_BY.items()}
-"""What the measure is called that backbones are ranked by, for each kind of attribute."""
+"""Words for the measure that backbones are ranked by, for each kind of attribute."""
 
 _SHOWN = 5
 
 
 def summary(found: Comparison) -> str:
-    """Say what was measured."""
+    """Return words that say what was measured."""
     text = f"{found.images:,} images with labels"
     if found.copies:
         text += f", {found.copies:,} of them copies of others, kept in one fold"
@@ -29,7 +29,7 @@ def summary(found: Comparison) -> str:
 
 
 def advice(found: Comparison) -> str:
-    """Say which backbone is recommended, and why."""
+    """Return sentences that say which backbone is recommended, and why."""
     if found.recommended is None:
         return "No backbone could be compared. Correct the reasons above, and run this again."
     tied = [one for one in found.backbones if one.verdict and one.verdict.kind == "tied"]
@@ -53,7 +53,7 @@ def advice(found: Comparison) -> str:
 
 
 def _rounded(count: int) -> int:
-    """Return an estimate with two digits, rounded up; more would say more than is known.
+    """Round an estimate up to two digits; more digits would pretend to be exact.
 
     Example:
         >>> _rounded(45_663), _rounded(97)
@@ -64,7 +64,7 @@ def _rounded(count: int) -> int:
 
 
 def reasons(found: Comparison) -> list[str]:
-    """Say what was left out, and why."""
+    """Return lines that say what was left out, and why."""
     lines = [
         f"{one.name} was not compared: {one.reason}"
         for one in found.backbones
@@ -86,7 +86,7 @@ def reasons(found: Comparison) -> list[str]:
 
 
 def points(score: Interval | None) -> str:
-    """Write a score with its interval in points."""
+    """Return a score with its interval in points, as text."""
     if score is None:
         return "-"
     return f"{100 * score.value:.1f} ({100 * score.low:.1f} to {100 * score.high:.1f})"
@@ -99,5 +99,5 @@ def neighbors(one: ComparedBackbone) -> float | None:
 
 
 def verdict(one: ComparedBackbone) -> str:
-    """Say how a backbone compares with the best, or why it was not compared."""
+    """Return the verdict on a backbone in words, or why it was not compared."""
     return one.verdict.text(one.images) if one.verdict else (one.reason or one.status)
