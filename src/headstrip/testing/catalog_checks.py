@@ -1,6 +1,6 @@
-"""Checks of what the catalog claims and of the parts of a stripped network.
+"""Checks of the values in the catalog and of the parts of a stripped network.
 
-They need no memory: the network is on the meta device.
+They need no memory, because the network is on the meta device.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def parameters(subject: Subject) -> str:
 
 
 def _only_under(tensors: Mapping[str, Tensor], paths: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return the tensors under some paths, except those that the rest of the network shares."""
+    """Return the tensors under some paths that the rest of the network does not use too."""
     under = {name: tensor for name, tensor in tensors.items() if is_under(name, paths)}
     rest = {name: tensor for name, tensor in tensors.items() if name not in under}
     return {name: under[name] for name in _missing(under, rest)}
@@ -202,7 +202,7 @@ def input_options(subject: Subject) -> str:
         try:
             shape = subject.build_light(subject.entry, {option: value}).shape
         except PluginError as error:
-            # An architecture may lack the option, as networks do that take any size.
+            # An architecture may lack the option, for example because it takes any size.
             seen.append(f"{option} is refused ({one_line(error)[:80]})")
             continue
         if shape != wanted:

@@ -1,4 +1,4 @@
-"""Checks of copies of a backbone: deep copy, pickle, state dict, float64, and built again."""
+"""Checks of copies of a backbone: deep copy, pickle, state dict, float64, and a second build."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def dtype(subject: Subject) -> str:
 
 
 def _loaded_copy(subject: Subject) -> nn.Module:
-    """Return a backbone from another seed with the values of this one, saved and loaded."""
+    """Save the state dict, load it into a backbone from another seed, and return that backbone."""
     buffer = io.BytesIO()
     torch.save(subject.pair.stripped.backbone.state_dict(), buffer)
     buffer.seek(0)

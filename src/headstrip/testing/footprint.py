@@ -1,4 +1,4 @@
-"""What a network consists of, to prove that a call leaves no trace in it."""
+"""The parts of a network in comparable form, to prove that a call does not change it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Footprint = dict[str, tuple[object, ...]]
 
 
 def footprint(network: nn.Module) -> Footprint:
-    """Return modules, attributes, hooks, modes and tensors of a network, without a copy of any.
+    """Return modules, attributes, hooks, modes and tensors of a network, without copying them.
 
-    Two footprints are equal only if each tensor is the same one, and nothing was written into it.
+    Two footprints are equal only if each tensor is the same object, and nothing wrote into it.
 
     Example:
         >>> from torch import nn
@@ -42,6 +42,6 @@ def footprint(network: nn.Module) -> Footprint:
 
 
 def changes(before: Footprint, after: Footprint) -> list[str]:
-    """Return what differs between two footprints, in the order of the network."""
+    """Return the names of the parts that differ, in the order of the network."""
     every = {**before, **after}
     return [name for name in every if before.get(name) != after.get(name)]

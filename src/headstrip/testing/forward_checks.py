@@ -77,7 +77,7 @@ def _check_values(what: str, values: Tensor) -> None:
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference of two tensors, relative to the largest number expected."""
+    """Return the largest difference of two tensors, relative to the largest expected number."""
     scale = float(expected.abs().max()) or 1.0
     return float((found.to(expected.dtype) - expected).abs().max()) / scale
 
@@ -126,7 +126,7 @@ def gradient(subject: Subject) -> str:
             "the embedding has no gradient at all: something in the forward pass detaches it"
         )
     name, parameters = _first_trainable(seen, backbone, x)
-    # A plain sum has no gradient through a norm at the end of the network.
+    # With a norm at the end of the network, the gradient of a plain sum would be zero.
     direction = torch.linspace(-1, 1, embedding.numel()).reshape(embedding.shape)
     gradients = torch.autograd.grad(
         (embedding * direction).sum(), [*parameters.values()], allow_unused=True

@@ -1,4 +1,4 @@
-"""The check of a plugin's hook ``levels``: its maps are right."""
+"""The check that the maps of a plugin's hook ``levels`` are right."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from headstrip.testing.subject import Subject
 
 
 def maps(subject: Subject) -> str:
-    """The embedding depends on nothing else than each map of the hook levels, which lies right."""
+    """Each map of the hook levels determines the embedding, and its cells match the picture."""
     plugin, family = subject.registry.stripper(subject.spec.family)
     if not plugin.implements("levels"):
         _refuse_claims(subject, "the plugin states no levels")
@@ -67,7 +67,7 @@ def _refuse_claims(subject: Subject, reason: str) -> None:
 
 
 def _check_claims(subject: Subject) -> None:
-    """Compare channels and strides of the catalog, where it has some, with the network's."""
+    """If the catalog states channels and strides, compare them with those of the network."""
     spec, backbone = subject.spec, subject.pair.stripped.backbone
     if not spec.channels:
         return
@@ -132,7 +132,7 @@ def _check_embedding(found: Tensor, backbone: nn.Module, x: Tensor) -> None:
 
 
 def _sizes(maps: list[Tensor], count: int) -> list[tuple[int, int]]:
-    """Return height and width of each map, after a check of its shape."""
+    """Check the shapes of the maps, and return height and width of each."""
     for number, one in enumerate(maps):
         if one.ndim != 4 or len(one) != count:
             raise CheckFailed(f"level {number} gives {tuple(one.shape)} instead of (N, C, H, W)")
@@ -143,7 +143,11 @@ def _sizes(maps: list[Tensor], count: int) -> list[tuple[int, int]]:
 
 
 def _grid(module: nn.Module, shape: tuple[int, ...], strides: list[int]) -> str:
-    """Prove that the grids lie as the picture; raise where one certainly does not."""
+    """Prove that the cells of each map match the picture; raise an error if they certainly do not.
+
+    Returns:
+        Words that say how it was proven, or why it could not be proven.
+    """
     most = max(strides)
     whole = (shape[0], *(max(3, side // most) * most for side in shape[1:]))
     try:

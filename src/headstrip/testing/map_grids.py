@@ -1,9 +1,11 @@
-"""Proofs that the grid of a map lies as the picture.
+"""Proofs that the rows and columns of a map match those of the picture.
 
-By shift: with convolutions and poolings that continue at the other side of the picture, a picture
-rolled by the largest stride has rolled maps. Or, for networks with attention, by locality: another
-picture under one cell changes the map most there. Both fail for a transposed grid, and for a prefix
-token in the place of a patch.
+- *Shift*: convolutions and poolings continue at the other side of the picture. If the picture is
+  rolled by the largest stride, its maps must be rolled too.
+- *Locality*, for networks with attention: if one cell of the picture gets other pixels, the map
+  must change most at this cell.
+
+Both fail for a transposed grid, and for a prefix token in the place of a patch.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from headstrip.network.taps import Maps
 
 SHIFT = 1e-4
-"""Largest difference of rolled maps, relative to the largest number: rounding explains no more."""
+"""Largest difference of rolled maps that rounding explains, relative to the largest number."""
 
 _SEED = 7
 
@@ -31,9 +33,9 @@ class GridProof:
     Attributes:
         way: ``shift`` or ``locality``.
         wrong: Numbers of the levels that fail.
-        worst: The largest relative difference of rolled maps, or the smallest share of cells whose
-            change was largest in their place.
-        misplaced: What is wrong with a grid, where that is certain.
+        worst: The largest relative difference of rolled maps, or the smallest share of changed
+            cells at which the map changed most.
+        misplaced: Words for the fault of a grid if it is certain, otherwise None.
     """
 
     way: Literal["shift", "locality"]
@@ -52,11 +54,11 @@ def grid_by_shift(
 
     Args:
         maps_of: A module that returns embedding, maps and prefix tokens.
-        shape: Input without the batch axis, at least two of the largest strides wide, in multiples
-            of it.
+        shape: Input without the batch axis. Height and width are multiples of the largest stride,
+            at least two of it.
         strides: The stride of each map.
-        dtype: That of the network. In a deep one of random values the rounding of float32 can grow
-            larger than ``SHIFT``, and that of float64 does not.
+        dtype: Dtype of the network. In a deep network of random values the rounding errors of
+            float32 can become larger than ``SHIFT``; those of float64 do not.
     """
     most = max(strides)
     x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(_SEED)).to(dtype)
@@ -72,7 +74,7 @@ def grid_by_shift(
 
 
 def grid_by_locality(maps_of: nn.Module, shape: tuple[int, ...], stride: int) -> GridProof:
-    """Put another picture under single cells, and look where each map changes most.
+    """Put other pixels under single cells, and find where each map changes most.
 
     Args:
         maps_of: A module that returns embedding, maps and prefix tokens.
@@ -80,7 +82,7 @@ def grid_by_locality(maps_of: nn.Module, shape: tuple[int, ...], stride: int) ->
         stride: Side of a cell in pixels, the largest stride.
 
     Returns:
-        The proof. ``misplaced`` names what is wrong where another order of the grid passes.
+        The proof. If the grid passes in another order, ``misplaced`` names the fault.
     """
     rows, columns = shape[1] // stride, shape[2] // stride
     cells = _telling_cells(rows, columns)
@@ -105,14 +107,14 @@ def grid_by_locality(maps_of: nn.Module, shape: tuple[int, ...], stride: int) ->
 
 
 def _telling_cells(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Return cells that distinguish rows from columns, and the first from the last."""
+    """Return cells that tell rows from columns, and the first cell from the last."""
     last = (rows - 1, columns - 1)
     cells = {(0, 0), (last[0], 0), (0, last[1]), (rows // 2, columns // 3), (last[0], last[1] - 1)}
     return sorted(cell for cell in cells if min(cell) >= 0)
 
 
 def _share(change: Tensor, cells: list[tuple[int, int]], rows: int, columns: int) -> float:
-    """Return the share of cells under which a map changed most at their place."""
+    """Return the share of changed cells at which a map changed most."""
     height, width = change.shape[1:]
     hits = 0
     for one, cell in zip(change, cells, strict=True):
@@ -130,17 +132,22 @@ _TURNED: dict[str, Callable[[Tensor], Tensor]] = {
     "is upside down": lambda change: change.flip(1),
     "is mirrored": lambda change: change.flip(2),
 }
-"""How a grid can be turned, and what makes it right."""
+"""Ways in which a grid can be turned, each with a function that turns it back."""
 
 _MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "counts a prefix token as a patch": lambda change: _rolled(change, -1),
     "drops the first patch": lambda change: _rolled(change, 1),
 }
-"""How a grid can begin at the wrong token, and what makes it right."""
+"""Ways in which a grid can begin at the wrong token, each with a function that corrects it."""
 
 
 def _orders(has_cells: bool) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-    """Yield how a grid can be wrong. In a map finer than the cells, one place tells nothing."""
+    """Yield the ways in which a grid can be wrong.
+
+    Args:
+        has_cells: Whether the map has one position per cell. In a finer map a shift by one
+            position cannot be noticed.
+    """
     yield from _TURNED.items()
     if has_cells:
         yield from _MOVED.items()
@@ -165,7 +172,7 @@ _ARGUMENTS = {
 class Torus(TorchFunctionMode):
     """A torch mode in which convolutions and poolings continue at the other side of the picture.
 
-    A layer of stride s maps a side of n pixels to n / s, rounded up, whatever it pads.
+    A layer of stride s maps a side of n pixels to n / s, rounded up, for any padding.
     """
 
     def __torch_function__(
@@ -175,10 +182,10 @@ class Torus(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Wrap the input of one convolution or pooling around, and run all other calls."""
+        """Wrap the input of a convolution or pooling around; run all other calls unchanged."""
         name = getattr(func, "__name__", "").lstrip("_")
         if name == "pad" and _pads_rows_and_columns(*args, **(kwargs or {})):
-            # The layer that follows pads nothing, so it is wrapped around from the first pixel.
+            # Leave out explicit padding. The next layer, without padding, wraps around instead.
             return args[0]
         if name not in _ARGUMENTS:
             return func(*args, **(kwargs or {}))

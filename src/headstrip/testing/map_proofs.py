@@ -1,12 +1,12 @@
-"""Proofs that feature maps are right, whatever the network: what the kit demands of levels.
+"""Proofs that the feature maps of any network are right. The conformance kit uses them.
 
-- *Cut*: put the map of picture A in the place of picture B's, and the forward pass of B gives A's
-  embedding, bit for bit. It fails for a map that is only a part of what the embedding depends on.
-- *Tail*: the mean of the last map, or the first prefix token, is the embedding where the network
-  computes it so.
+- *Cut*: if the forward pass of picture B gets the map of picture A, it gives A's embedding, bit for
+  bit. This fails if the embedding depends on more than the map.
+- *Tail*: the mean of the last map, or the first prefix token, is the embedding, if the network
+  computes it in this way.
 - *Unwritten*: no later layer writes into a map.
-- *Depth*: a map is what the last layer of its stage gives. It fails for a map that is one block
-  early, which passes all other proofs: cut the network there, and nothing is missing.
+- *Depth*: a map is the output of the last layer of its stage. This fails for a map that is one
+  block too early, which passes all other proofs.
 """
 
 from __future__ import annotations
@@ -61,24 +61,25 @@ Cut = Literal["proven", "partial", "unseen"]
 
 
 def cut_by_value(backbone: nn.Module, maps: Sequence[Tensor], x: Tensor, y: Tensor) -> list[Cut]:
-    """Cut a network at the modules that give or read its maps, for maps without stated levels.
+    """Do the cut proof for maps without stated levels, at the modules that return or read them.
 
     Args:
         backbone: The network, in eval mode.
         maps: Its maps of ``x``.
         x: A batch of one.
-        y: Another one, with another embedding.
+        y: Another batch of one, with another embedding.
 
     Returns:
-        For each map whether the embedding follows from it (``proven``), depends on something else
-        too (``partial``), or no module gives or reads a tensor of its values (``unseen``).
+        For each map ``proven`` if the embedding follows from it, ``partial`` if the embedding also
+        depends on something else, or ``unseen`` if no module returns or reads its values.
     """
     expected = backbone(x)
     places = _places(backbone, maps, x)
     found: list[Cut] = []
     for number in range(len(maps)):
         outcome: Cut = "unseen"
-        # The last place first: what only repeats the map, such as an identity, comes earlier.
+        # Try the last place first. Modules that only repeat the map, such as an identity, come
+        # before it.
         for place in reversed(places[number]):
             with _replaced(backbone, place.level, place.native, place.call):
                 is_same = torch.equal(backbone(y), expected)
@@ -91,7 +92,7 @@ def cut_by_value(backbone: nn.Module, maps: Sequence[Tensor], x: Tensor, y: Tens
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A call of a module, the tensor that it reads or gives, and how many layers ran before."""
+    """A call of a module, the tensor that it reads or returns, and how many layers ran before."""
 
     level: Level
     native: Tensor
@@ -100,7 +101,7 @@ class _Place:
 
 
 def _places(backbone: nn.Module, maps: Sequence[Tensor], x: Tensor) -> dict[int, list[_Place]]:
-    """Return the modules that give or read each map, and the tensor there."""
+    """Return the modules that return or read each map, with their tensors."""
     places: dict[int, list[_Place]] = {number: [] for number in range(len(maps))}
 
     def keep(place: _Place) -> None:
@@ -113,7 +114,7 @@ def _places(backbone: nn.Module, maps: Sequence[Tensor], x: Tensor) -> dict[int,
 
 
 def _visit(backbone: nn.Module, x: Tensor, keep: Callable[[_Place], None]) -> None:
-    """Pass what every module reads and gives to a function, in the order of the forward pass."""
+    """Call a function with the input and the output of every module, in their order."""
     calls: Counter[Level] = Counter()
     depth = 0
 
@@ -133,7 +134,7 @@ def _visit(backbone: nn.Module, x: Tensor, keep: Callable[[_Place], None]) -> No
     for path, module in backbone.named_modules():
         if not path or isinstance(module, torch.jit.ScriptModule):
             continue
-        # The weights of norms and scales have one axis that is longer than 1.
+        # Only layers with matrices count: weights of norms and scales are vectors.
         own = module.parameters(recurse=False)
         weighs = any(max(one.shape, default=1) < one.numel() for one in own)
         read, given = Level(path, reads=True), Level(path)
@@ -165,10 +166,10 @@ def _is_map(tensor: Tensor, one: Tensor) -> bool:
 
 
 def too_early(backbone: nn.Module, levels: Sequence[Level], x: Tensor, y: Tensor) -> dict[int, str]:
-    """Return the levels that are not the last ones of their stage, and where those are.
+    """Return the levels that are not at the end of their stage, and the modules at that end.
 
-    After a level and before the next one, no layer with weights may give a tensor of the same shape
-    from which the embedding follows. So the maps of a plain ViT are those of every block. Norms and
+    Between a level and the next one, no layer with weights may return a tensor of the same shape
+    that determines the embedding. So a plain ViT must have a map for every block. Norms and
     activations do not count.
 
     Args:
@@ -178,7 +179,7 @@ def too_early(backbone: nn.Module, levels: Sequence[Level], x: Tensor, y: Tensor
         y: Another batch of the same shape, with another embedding.
 
     Returns:
-        The path of the later module for each number of such a level.
+        For each number of such a level, the path of the later module.
     """
     expected, maps, prefixes = TappedMaps(backbone, levels)(x)
     shapes = {
@@ -212,21 +213,21 @@ def too_early(backbone: nn.Module, levels: Sequence[Level], x: Tensor, y: Tensor
 
 
 def _is_reached(place: _Place, level: _Place) -> bool:
-    """Return whether a place is the next level, norms and activations aside, or comes after it."""
+    """Return whether a place is the next level or after it, not counting norms and activations."""
     if place.depth == level.depth:
         return place.native.shape == level.native.shape
     return place.depth > level.depth
 
 
 def _covers(one: _Place, later: _Place) -> bool:
-    """Return whether what replaces one tensor also replaces a later one, which is the same."""
+    """Return whether a replacement of one tensor also replaces a later tensor with equal values."""
     if one.depth != later.depth or (one.level.reads and not later.level.reads):
         return False
     return torch.equal(one.native, later.native)
 
 
 def _place_of(level: Level, places: Sequence[_Place]) -> _Place:
-    """Return the last place of a level, which is the one that a tap keeps."""
+    """Return the last place of a level; a tap also keeps the last one."""
     where = Level(level.path, level.reads)
     return [place for place in places if place.level == where][-1]
 
@@ -235,7 +236,7 @@ def _place_of(level: Level, places: Sequence[_Place]) -> _Place:
 def _replaced(
     backbone: nn.Module, level: Level, native: Tensor, call: int | None = None
 ) -> Iterator[None]:
-    """Make a level give a tensor, whatever it computes: in one call of its module, or in all."""
+    """Replace the tensor of a level by another one, in one call of its module or in all calls."""
     module = backbone.get_submodule(level.path)
     calls = itertools.count()
 
@@ -244,7 +245,7 @@ def _replaced(
         return call is None or number == call
 
     def filled(own: Tensor) -> Tensor:
-        # Kernels round by the memory layout, so the tensor takes that of the network's own.
+        # The rounding of kernels depends on the memory layout, so keep that of the network.
         return torch.empty_like(own).copy_(native)
 
     def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Compare an untouched network with its twin: a second build of it, whose head is removed."""
+"""An untouched network and its twin: a second build of it whose head is removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 3
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The outputs of both networks for the same input, and what changed while making them.
+    """The outputs of both networks for the same input, and the changes that stripping caused.
 
     Attributes:
         untouched: The network with its head, in eval mode.
@@ -34,8 +34,8 @@ class Pair:
         embedding: Output of the twin's backbone.
         dim: Width of the embedding, measured without a real forward pass.
         unequal: Names of the tensors that differed between two builds with the same seed.
-        changed: What stripping, measuring the width and the forward pass changed, apart from
-            removing the head.
+        changed: Phrases for the changes by stripping, by measuring the width and by the forward
+            pass, other than the removal of the head.
         states: States of the global generators after the first build.
     """
 
@@ -61,7 +61,7 @@ def embedding_of(backbone: nn.Module, x: Tensor) -> Tensor:
     Raises:
         CheckFailed: The output is not such a tensor.
     """
-    # Inference mode would leave tensors in the network's caches that break gradients later.
+    # In inference mode a network may cache tensors, and these would break gradients later.
     with torch.no_grad():
         output = backbone(x)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):

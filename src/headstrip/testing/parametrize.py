@@ -25,7 +25,7 @@ _Test = TypeVar("_Test", bound=Callable[..., Any])
 
 @lru_cache(maxsize=1)
 def _subject(registry: Registry, name: str, level: Level) -> Subject:
-    """Return the subject of a backbone. Tests in a row share it, and so what its checks build."""
+    """Return the subject of a backbone. Consecutive tests share it, and the networks in it."""
     return Subject(registry, spec_of(name), level)
 
 

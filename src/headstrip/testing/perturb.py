@@ -30,7 +30,7 @@ def perturb(model: nn.Module) -> None:
         True
     """
     persistent = model.state_dict().keys()
-    # The twin network gets its values from the state dict, so leave out other buffers.
+    # The twin network gets its values from the state dict, so other buffers must not change.
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in persistent]
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *buffers):

@@ -20,8 +20,8 @@ class Result:
         backbone: Qualified name, such as ``torchvision:resnet18``.
         check: Name of the check, a key of ``CHECKS``.
         status: ``passed``; ``failed``; ``skipped`` if the check does not apply, such as the shape
-            of a head if there is no head; ``not run`` if the object to check could not be made,
-            which another check reports.
+            of a head if there is no head; ``not run`` if the object to check could not be made.
+            Another check then reports why.
         seen: What the check saw, and after a failure also what it expected.
         seconds: Duration, including objects that later checks share.
     """

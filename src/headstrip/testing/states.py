@@ -57,7 +57,7 @@ def digest(tensor: Tensor) -> int:
 
 
 class Snapshot:
-    """Flags, tensors and generators at one moment, to find out later what has changed."""
+    """The state of flags, tensors and generators at one moment, to find changes later."""
 
     def __init__(self, model: nn.Module) -> None:
         """Record the flags and values of a network, and the generators' states."""
@@ -69,7 +69,7 @@ class Snapshot:
         """Return one phrase for each kind of change since the snapshot.
 
         Args:
-            by: What was done since, as the subject of the phrases.
+            by: The operation since then: the subject of the phrases, such as ``strip_head``.
             model: The network, if its tensors must still have the same names.
         """
         now = tensors_of(model) if model is not None else {}
@@ -97,7 +97,7 @@ def some(values: Iterable[str]) -> str:
 
 @contextmanager
 def blocked_network() -> Iterator[list[str]]:
-    """Make every connection of this process fail, as without a network.
+    """Make every network connection of this process fail.
 
     Yields:
         A list that collects the calls, including those whose failure is ignored.

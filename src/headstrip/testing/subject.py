@@ -1,4 +1,4 @@
-"""A backbone under test. What its checks share is made once, on first use."""
+"""A backbone under test. Objects that its checks share are made once, on first use."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class Light:
     """A stripped network on the meta device, or with values if it cannot be built there.
 
     Attributes:
-        tensors: Parameters and buffers of the untouched network by name, shared ones repeated.
+        tensors: Parameters and buffers of the untouched network by name; a tensor with two names
+            appears twice.
         stripped: Backbone and head.
         params: Number of parameters, head included.
         shape: Input without the batch axis.
@@ -93,7 +94,7 @@ class Fresh:
 
     Attributes:
         stripped: Backbone and head.
-        changed: What stripping changed, apart from removing the head.
+        changed: Phrases for the changes by stripping, other than the removal of the head.
         states: States of the global generators after the build.
     """
 
@@ -219,7 +220,7 @@ class Subject:
         return self.pair.shape if self.level == "real" else self.light.shape
 
     def options(self, entry: WeightsEntry | None) -> dict[str, Any]:
-        """Return the constructor arguments with which headstrip builds for these weights."""
+        """Return the constructor arguments for these weights, with their number of classes."""
         classes = {"num_classes": entry.num_classes} if entry and entry.num_classes else {}
         return {**self.plain_options(entry), **classes}
 
@@ -275,7 +276,7 @@ class Subject:
         """Check that the head is the layer that gave the untouched network's logits.
 
         Raises:
-            CheckFailed: It is not.
+            CheckFailed: The head is another layer.
         """
         light, options = self.light, self.plain_options(self.entry)
         try:

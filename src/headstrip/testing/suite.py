@@ -52,7 +52,7 @@ META_CHECKS: dict[str, Check] = {
     "weights": weights_checks.weights,
     "loading": weights_checks.loading,
 }
-"""Checks that need no memory. At other levels, ``build`` and ``width`` check more."""
+"""Checks that need no memory. At the other levels, ``build`` and ``width`` check more."""
 
 REAL_CHECKS: dict[str, Check] = {
     "offline": weights_checks.offline,
@@ -112,7 +112,7 @@ def report_on(spec: BackboneSpec, level: Level) -> Report:
 
 
 def report_of(subject: Subject) -> Report:
-    """Run all checks of a subject's level. What they share is kept unless the backbone is large."""
+    """Run all checks of a subject's level; free their shared objects if the backbone is large."""
     level = subject.level
     with _garbage_collection_paused():
         results = tuple(run_check(subject, name) for name in checks_of(level))
@@ -120,7 +120,7 @@ def report_of(subject: Subject) -> Report:
     law = light.stripped.law if isinstance(light, Light) else None
     pair = subject.made.get("pair", light) if level == "real" else light
     shape = pair.shape if isinstance(pair, (Light, Pair)) else None
-    # On the meta device there is no memory to free, and collecting takes as long as the checks.
+    # A collection takes as long as the checks, and on the meta device it would free no memory.
     if subject.is_large and subject.holds_memory:
         # Free the networks in reference cycles before the next backbone is built.
         subject.made.clear()
@@ -167,7 +167,7 @@ def run_check(subject: Subject, name: str) -> Result:
 
 
 def level_of(spec: BackboneSpec, real: Real) -> Level:
-    """Return the level at which a backbone is checked.
+    """Return the level at which to check a backbone.
 
     Args:
         spec: The backbone.

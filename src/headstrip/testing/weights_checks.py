@@ -79,7 +79,7 @@ def _entry_problems(subject: Subject, entry: WeightsEntry) -> Iterator[str]:
 
 
 def _misfits(subject: Subject, entries: tuple[WeightsEntry, ...]) -> Iterator[str]:
-    """Build a network for each kind of entry, and yield where it differs from the entry."""
+    """Build a network for each kind of entry, and yield the differences from the entry."""
     kinds: dict[object, WeightsEntry] = {}
     for entry in entries:
         kinds.setdefault((entry.options, entry.num_classes, entry.input_shape), entry)
@@ -159,7 +159,7 @@ def describe_file(subject: Subject) -> str:
 
 
 def _prepare(steps: Preprocessing, tag: str, shape: tuple[int, ...]) -> None:
-    # Both import torchvision's transforms, which is slow.
+    # These modules import torchvision's transforms, which is slow.
     from headstrip.images.inputs import to_frames, to_picture
 
     values = np.random.default_rng(0).integers(0, 256, (*_PICTURE, steps.channels), np.uint8)
