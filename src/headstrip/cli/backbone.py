@@ -106,7 +106,7 @@ def _completions(registry: Registry, incomplete: str) -> list[str]:
 
 
 def backbone_option(function: Any, *, required: bool = True) -> Any:
-    """Add ``-b NAME`` and the options that say how it is built to a command."""
+    """Add ``-b NAME`` and the options that decide how to build it to a command."""
     weights = click.option(
         "--weights",
         default="DEFAULT",
@@ -265,7 +265,7 @@ def build_image_encoder(
     maps: Sequence[int] | None = None,
     **inputs: Any,
 ) -> Encoder:
-    """Build an image encoder, after every check that needs no torch.
+    """Do every check that needs no torch, and build an image encoder.
 
     Args:
         context: The command's context.
@@ -336,7 +336,7 @@ def _build(
     from headstrip.factory.build import build_encoder
 
     try:
-        # No command uses predictors, and a manifest does not contain their values.
+        # The commands do not use these predictors, and a manifest does not contain their values.
         return build_encoder(
             name,
             weights=weights,

@@ -119,7 +119,7 @@ def _parse_licenses(_: click.Context, __: click.Parameter, text: str | None) -> 
     "--near-duplicates",
     is_flag=True,
     help="Treat images that look the same at 16 x 16 pixels as copies, such as a JPEG that was "
-    "saved again. Images with equal bytes or equal pixels always are copies.",
+    "saved again. Images with equal bytes or equal pixels are always copies.",
 )
 @click.option(
     "--minutes",
@@ -189,14 +189,15 @@ def command(
 ) -> None:
     """Compare backbones on your labelled images, and recommend one.
 
-    DATA is a folder that has a folder of images per class, or a list (.csv, .tsv or .parquet) with
+    DATA is a folder with one folder of images per class, or a list (.csv, .tsv or .parquet) with
     a column of paths and columns of labels.
 
-    Every backbone predicts the labels of images that its linear probe did not see, on the same
-    five folds. headstrip then prints which backbone is best, which ones cannot be distinguished
-    from it on these images, and which one of them is cheapest.
+    For every backbone headstrip fits a linear probe on the same five folds, and predicts the labels
+    of images that the probe was not fitted to. Then it prints which backbone is best, which ones
+    cannot be distinguished from it on these images, and which one of them is cheapest.
 
-    A backbone that cannot be used is a line with the reason, and the exit code is 1.
+    If a backbone cannot be used, headstrip prints the reason, compares the others, and exits with
+    code 1.
     """
     if not data.exists():
         raise UsageFailure(f"There is no folder or list {str(data)!r}. Check the path.")

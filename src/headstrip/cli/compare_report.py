@@ -1,4 +1,4 @@
-"""What ``headstrip compare`` prints: warnings first, the table, the controls, and the advice."""
+"""Print the result of ``headstrip compare``: warnings, the table, the controls, and the advice."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _row(one: ComparedBackbone) -> list[str]:
 
 
 def _print_attributes(measured: list[ComparedBackbone]) -> None:
-    """Print the measure of each attribute, if there are several."""
+    """Print the measure of each attribute, if the comparison has several attributes."""
     if not measured or len(measured[0].attributes) < 2:
         return
     first = measured[0].attributes

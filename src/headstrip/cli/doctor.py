@@ -44,14 +44,14 @@ class Problem:
 def command(context: click.Context, timeout: float, as_json: bool) -> None:
     """Print what is installed, and check it for problems.
 
-    Each problem is printed with what to do about it. The exit code is 1 if there is one.
+    For each problem headstrip prints what to do about it. The exit code is 1 if it finds a problem.
     """
     damaged = damaged_folders()
     problems = [Problem(folder.found, folder.remedy) for folder in damaged]
     is_readable = not any(folder.stops_python for folder in damaged)
     report: dict[str, Any] = {
         "versions": _versions(),
-        # If Python cannot read the installed metadata, importing torch fails for that reason.
+        # If Python cannot read the installed metadata, the import of torch fails too.
         "devices": (devices := _devices(problems) if is_readable else {}),
         "cache": _cache(problems) if devices else {},
         "environment": _environment(),
@@ -100,7 +100,7 @@ def _cache(problems: list[Problem]) -> dict[str, Any]:
     import torch
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    # headstrip creates a missing folder, so its nearest existing parent decides.
+    # headstrip creates a missing folder, so check its nearest parent that exists.
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     is_writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     free = shutil.disk_usage(existing).free
@@ -154,7 +154,7 @@ def _plugins(context: click.Context, timeout: float, problems: list[Problem]) ->
 
 
 def _engines(problems: list[Problem]) -> dict[str, Any]:
-    """Return what each engine computes with: the versions of its libraries."""
+    """Return the versions of the libraries of each engine."""
     from headstrip.embed.engines.registry import (
         blocked_engines,
         engine_names,
@@ -186,7 +186,7 @@ def _engine_problem(error: HeadstripError) -> Problem:
 
 
 def _is_unread(record: PluginRecord) -> bool:
-    """Return whether a damaged folder, which is reported itself, kept the plugin from loading."""
+    """Return whether a plugin was not loaded because of a damaged folder, which is reported too."""
     return (record.error or "").startswith(UNREAD)
 
 

@@ -365,7 +365,7 @@ def _check_paths(source: str, out: Path | None, **options: Any) -> Source:
 
 @contextmanager
 def _naming_what_to_install(out: Path | None, name: str) -> Iterator[None]:
-    """Extend the error for an unknown backbone by the plugin that wrote the existing file."""
+    """Add to the error for an unknown backbone the plugin that wrote the existing file."""
     try:
         yield
     except UnknownBackboneError as error:

@@ -1,4 +1,4 @@
-"""What commands that embed images share: the options of a run, its progress and its warnings."""
+"""Options, progress and warnings that all commands that embed images share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SHOWN_FAILURES = 5
 
 # Older releases of click accept no type argument.
 class _EngineName(click.ParamType):  # type: ignore[type-arg]
-    """The name of an engine, or auto. Names are looked up only when a command needs them."""
+    """The name of an engine, or auto. headstrip finds the names only when a command needs them."""
 
     name = "engine"
 
@@ -197,7 +197,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def find_source(source: str, **options: Any) -> Source:
-    """Return the images of a source, which has at least one. Nothing heavy is imported.
+    """Return the images of a source, which has at least one. This imports no slow library.
 
     Raises:
         UsageFailure: The source does not exist, or has no image.

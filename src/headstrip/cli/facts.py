@@ -1,4 +1,4 @@
-"""What `headstrip show` prints of anything: names of facts beside their values."""
+"""Print facts for `headstrip show`: their names beside their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command ends when it cannot do its work: exit codes and error messages."""
+"""Exit codes and error messages of commands that fail."""
 
 from __future__ import annotations
 

@@ -114,8 +114,8 @@ Examples:
 @click.option(
     "--near-duplicates",
     is_flag=True,
-    help="Put images whose embeddings have a cosine similarity above 0.98 into one part. Images "
-    "with equal bytes or equal embeddings always are in one part.",
+    help="Put images whose embeddings have a cosine similarity above 0.98 into the same part. "
+    "Images with equal bytes or equal embeddings are always in the same part.",
 )
 @click.option(
     "--seed",
@@ -136,7 +136,7 @@ Examples:
 @click.option(
     "--class-weight",
     type=click.Choice(["balanced"]),
-    help="Weight images by the inverse of how frequent their class is.",
+    help="Give images of rare classes more weight: the inverse of the frequency of the class.",
 )
 @click.option(
     "--strength",
@@ -177,12 +177,12 @@ def command(
 
     EMBEDDINGS is a file that `headstrip embed` wrote. For each column of TABLE headstrip fits a
     linear predictor: it chooses the strength of the penalty on a validation part, and measures the
-    predictor on images that it held out. Beside the measures it prints those of two predictors that
-    know nothing: one that always gives the most frequent class, and one that was fitted to
-    shuffled labels.
+    predictor on held-out images. It also prints the measures of two predictors that know nothing
+    about the images: one always gives the most frequent class, and one was fitted to shuffled
+    labels.
 
-    If nothing can be fitted to a column, such as one with a single class, headstrip prints why,
-    fits the others, and exits with code 1.
+    If headstrip cannot fit a column, for example because it has a single class, it prints why, fits
+    the others, and exits with code 1.
     """
     _check_paths(embeddings, labels, out)
     check_page("--report", page, [embeddings, *([labels] if labels else [])])
@@ -225,7 +225,7 @@ def _write_page(page: Path, fitted: FittedPredictors, embeddings: Path, read: Re
 
 
 def _check_paths(embeddings: Path, labels: Path | None, out: Path) -> None:
-    """Refuse paths that cannot work, before anything heavy is imported."""
+    """Refuse paths that cannot work, before slow libraries are imported."""
     from headstrip.embed.files import check_out
 
     if not embeddings.is_file():

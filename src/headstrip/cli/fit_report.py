@@ -1,4 +1,4 @@
-"""What `headstrip fit` and `headstrip show` print about fitted predictors."""
+"""Print the report of fitted predictors, for `headstrip fit` and `headstrip show`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _print_kind(kind: str, found: Mapping[str, Report], average: Mapping[str, fl
 
 
 def _with_interval(measure: Report, *, has_interval: bool) -> str:
-    """Write a measure; only the first of a table has its interval, so that a line stays short."""
+    """Return a measure as text. Only the first column shows the interval, to keep lines short."""
     if not has_interval:
         return _number(measure["value"])
     low, high = _number(measure["low"]), _number(measure["high"])

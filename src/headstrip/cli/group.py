@@ -1,4 +1,4 @@
-"""The group of all commands, built in or of plugins, and how any of them ends."""
+"""The group of all commands, also those of plugins, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ COMMANDS = {
     "verify": "Check that backbones work as headstrip promises.",
     "weights": "List, fetch, verify, repair and remove weights files.",
 }
-"""headstrip's commands and their short help, so that ``--help`` imports none; a test compares."""
+"""headstrip's commands and their short help, so that ``--help`` imports no command.
+
+A test compares the texts with those of the commands.
+"""
 
 
 def plugin_commands(context: click.Context) -> dict[str, PluginCommand]:
     """Return the commands of other distributions that the user did not disable, by name.
 
-    Reading them imports no plugin. The ``error`` of a record says which cannot be used, and why.
+    This imports no plugin. If a command cannot be used, the ``error`` of its record says why.
     """
     from headstrip.plugins.commands import find_commands
 
@@ -61,7 +64,7 @@ class LazyGroup(click.Group):
         return [name for name, _ in self._short_helps(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command, None where there is no command of that name.
+        """Import one command; None if no command has that name.
 
         Raises:
             PluginError: The command of a plugin cannot be used.
@@ -89,7 +92,7 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             from difflib import get_close_matches
 
-            # click looks for similar names among the commands that are imported already.
+            # click would suggest only names of commands that are already imported.
             name = args[0]
             similar = get_close_matches(name, self.list_commands(ctx))
             if not similar or name.startswith("-"):
@@ -160,7 +163,7 @@ class LazyGroup(click.Group):
 
 @contextmanager
 def _naming_misplaced_options(group: click.Group) -> Iterator[None]:
-    """Say of an option of the group that stands after the command where it belongs."""
+    """If an option of the group comes after the command, say in the error where it belongs."""
     try:
         yield
     except click.NoSuchOption as error:

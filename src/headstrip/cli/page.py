@@ -1,4 +1,4 @@
-"""What commands that write an HTML page share: its options, its checks, and reading pictures."""
+"""Options, checks and reading of pictures for all commands that write an HTML page."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ def root_option(option: str) -> Callable[[Any], Any]:
 
 
 def check_page(option: str, page: Path | None, inputs: Sequence[Path]) -> None:
-    """Refuse a page that cannot be written, that is an input, or is named like another file.
+    """Refuse a page that cannot be written, would overwrite an input, or has a wrong suffix.
+
+    This imports no slow library.
 
     Args:
         option: The option that names the page, for messages.
-        page: The page; None where the user wants none.
+        page: The page; None if the user wants no page.
         inputs: The files that the command reads.
 
     Raises:
-        UsageFailure: It is refused. Nothing heavy is imported by then.
+        UsageFailure: headstrip refuses the page.
     """
     from headstrip.embed.files import check_out
     from headstrip.embed.sources import IMAGE_SUFFIXES

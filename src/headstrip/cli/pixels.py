@@ -53,7 +53,7 @@ def steps_of(encoder: Encoder) -> Preprocessing:
     """Return an encoder's preprocessing.
 
     Raises:
-        PreprocessingError: The encoder has none.
+        PreprocessingError: The encoder has no preprocessing.
     """
     if encoder.preprocessing is None:
         # This call raises the encoder's own error message.

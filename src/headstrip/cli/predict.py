@@ -113,8 +113,8 @@ _PROBABILITY = click.FloatRange(0, 1)
     "--keep-embeddings",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Keep the embeddings in this file, such as photos.parquet. Images that it has already are "
-    "not computed again.",
+    help="Keep the embeddings in this file, such as photos.parquet. If it exists, compute only "
+    "images that it does not have.",
 )
 @click.option(
     "--overwrite",
@@ -136,13 +136,14 @@ def command(
 ) -> None:
     """Predict attributes of images.
 
-    SOURCE is what `headstrip embed` takes: a folder, a glob, a list of paths, tar files, Parquet
-    files, a dataset folder or a URL. headstrip builds the encoder that the file of predictors
-    names, and embeds the images with it. With -b it refuses any encoder but that one. A folder that
-    encoder.save wrote (-b cells/) has both, the encoder and the predictors.
+    SOURCE is a source that `headstrip embed` takes: a folder, a glob, a list of paths, tar files,
+    Parquet files, a dataset folder or a URL. headstrip builds the encoder that the file of
+    predictors names, and embeds the images with it. If you pass another encoder with -b, headstrip
+    refuses it. A folder that encoder.save wrote (-b cells/) has both the encoder and the
+    predictors.
 
-    OUT has one row per image: its path, the value of each attribute, the probability of that value,
-    and the reason where an image has no embedding; then the exit code is 1.
+    OUT has one row per image: its path, the value of each attribute, and the probability of that
+    value. If an image has no embedding, its row has the reason, and the exit code is 1.
 
     Run the same command again to resume a run that stopped early: headstrip keeps finished
     embeddings in OUT.predicting until OUT is complete.
@@ -223,7 +224,7 @@ def _predict_source(
 
 
 def _encoder(context: click.Context, fitted: FittedPredictors, others: dict[str, Any]) -> Encoder:
-    """Build the encoder that the user names, or else the one that the predictors name."""
+    """Build the encoder that the user names, otherwise the one that the predictors name."""
     inputs = {each: others.pop(each) for each in INPUT_OPTIONS}
     name, device = others.pop("name"), others.pop("device")
     weights, weights_key = others.pop("weights"), others.pop("weights_key")
@@ -268,7 +269,7 @@ def _saved_predictors(name: str | None) -> Path:
     """Return the file of predictors in the folder that the user names.
 
     Raises:
-        UsageFailure: The user names no folder, or it has no predictors.
+        UsageFailure: The user names no folder, or the folder has no predictors.
         ManifestError: The folder is damaged.
     """
     if name is None or not is_folder(name):
@@ -294,7 +295,7 @@ def _load(path: Path) -> FittedPredictors:
 
 
 def _check_paths(inputs: list[Path], out: Path) -> None:
-    """Refuse paths that cannot work, before anything heavy is imported."""
+    """Refuse paths that cannot work, before slow libraries are imported."""
     from headstrip.embed.files import check_out
 
     for file in inputs:

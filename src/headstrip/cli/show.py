@@ -1,4 +1,4 @@
-"""``headstrip show``: print what is known of one backbone."""
+"""``headstrip show``: print what headstrip knows about one backbone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def command(context: click.Context, name: str, as_json: bool) -> None:
     weights the input, the preprocessing, the classes, and the accuracy, cost and licence that the
     library states. With a tag in the name (resnet50.IMAGENET1K_V1) it prints only that set of
     weights. For a file of predictors, it prints the encoder, the attributes and the measures; for a
-    folder, what is in it.
+    folder, its content.
     """
     if name.endswith(".safetensors"):
         _show_predictors(name, as_json)

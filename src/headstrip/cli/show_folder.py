@@ -1,4 +1,4 @@
-"""What `headstrip show` prints of a folder that ``encoder.save`` wrote. It imports no torch."""
+"""``headstrip show`` for a folder that ``encoder.save`` wrote. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MEGABYTE = 1_000_000
 
 
 def show_folder(name: str, as_json: bool) -> None:
-    """Print what is in a folder.
+    """Print the content of a folder.
 
     Raises:
-        ManifestError: It is damaged.
+        ManifestError: The folder is damaged.
     """
     saved = read_folder(name)
     stated = {} if saved.predictors is None else predictors_in(saved)
@@ -50,10 +50,10 @@ def show_folder(name: str, as_json: bool) -> None:
 
 
 def print_measures(shown: str, attributes: list[Attribute], report: Mapping[str, Any]) -> None:
-    """Print how predictors were fitted, and their measures.
+    """Print the settings with which predictors were fitted, and their measures.
 
     Raises:
-        HeadstripError: The report is not one that headstrip wrote.
+        HeadstripError: headstrip did not write the report.
     """
     try:
         by_name = report["attributes"]
@@ -96,7 +96,7 @@ def _weights(file: Path | None, stated: Mapping[str, Any]) -> str:
 
 
 def few(before: str, names: tuple[str, ...]) -> str:
-    """List some names; an empty text for none."""
+    """List some names; return an empty text if the list is empty."""
     if not names:
         return ""
     more = len(names) - _SHOWN

@@ -46,7 +46,7 @@ def command(
 
     PATTERN is a shell pattern such as 'timm:vit_*' or 'mylab:*'. Backbones with up to 30M
     parameters go through every check (real). Larger ones go through the checks that need no
-    memory, and one real forward pass (once). With --meta there is no real forward pass (meta).
+    memory, and one real forward pass (once). With --meta no backbone runs a forward pass (meta).
 
     headstrip loads weights files that are on this machine, and downloads nothing.
 
@@ -78,7 +78,7 @@ def command(
 
 
 def _verify_folder(folder: str, as_json: bool) -> None:
-    """Build the encoder of a folder, which raises an error if it is not the one that was saved."""
+    """Build the encoder of a folder; raise an error if it differs from the saved encoder."""
     from headstrip.factory.build import build_encoder
 
     with plugins_on_stderr():
@@ -104,7 +104,7 @@ def _chosen(registry: Registry, pattern: str) -> list[BackboneSpec]:
         UnknownBackboneError: No backbone has the name, or the name has a tag.
     """
     if not _is_pattern(pattern):
-        # This imports torch, which the checks of one backbone need anyway.
+        # This imports torch, which the checks of one backbone always need.
         from headstrip.testing.suite import spec_of
 
         return [spec_of(pattern)]

@@ -1,4 +1,4 @@
-"""The arguments of ``headstrip weights``: which files names, patterns and paths mean."""
+"""The arguments of ``headstrip weights``: find the files for names, patterns and paths."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ def check_argument(text: str, *, paths: bool) -> None:
 def stored_weights(
     context: click.Context, names: Sequence[str], *, here: bool, partly: bool = False
 ) -> list[Stored]:
-    """Return the sets of weights that names and patterns mean, each file once.
+    """Return the sets of weights that names and patterns select, each file once.
 
-    A name without a tag means the backbone's default weights.
+    A name without a tag selects the backbone's default weights.
 
     Args:
         context: The command's context.
         names: Names ``[source:]arch[.weights]``, or patterns for them.
-        here: Whether a pattern means only weights whose file is on this machine.
-        partly: Whether a pattern also means weights with a partial download.
+        here: Whether a pattern selects only weights whose file is on this machine.
+        partly: Whether a pattern also selects weights with a partial download.
 
     Raises:
         UsageFailure: A pattern matches nothing.
@@ -105,9 +105,9 @@ def stored_weights(
 
 
 def stored_or_paths(context: click.Context, arguments: Sequence[str]) -> list[StoredOrPath]:
-    """Return what names, patterns and paths mean.
+    """Return the weights and files that names, patterns and paths select.
 
-    A path that belongs to weights of a catalog is returned as these weights.
+    For the path of a file that belongs to weights of a catalog, it returns these weights.
     """
     for argument in arguments:
         if not is_pattern(argument):
@@ -154,10 +154,10 @@ def _stored_of_name(registry: Registry, caches: Caches, name: str) -> Stored:
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
         entry = select_weights(registry, spec, parts, "DEFAULT").entry
-    # `select_weights` returns an entry or raises when weights are asked for by tag.
+    # Because a tag was passed, `select_weights` returns an entry or raises an error.
     assert entry is not None
     short = registry.short_name(spec)
-    # Dots are part of a hub id, so its name carries no tag.
+    # Dots are part of a hub id, so a tag cannot be added to its name.
     stored = caches.find(short if "/" in spec.name else f"{short}.{entry.tag}", entry)
     if stored is None:
         raise UsageFailure(

@@ -189,7 +189,7 @@ def _round(
     left = 0.0
     for name in names:
         if measured:
-            # The controls use the best backbone. It is not known yet, so the last one stands in.
+            # The controls use the best backbone. It is not known yet; use the last one.
             left = _seconds_of_controls(measured[-1], 1.0, len(part.paths), controls)
         if deadline is not None and time.monotonic() + left > deadline and measured:
             failed.append(ComparedBackbone(name, "left out", "The time was up before its turn."))
