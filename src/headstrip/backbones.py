@@ -1,4 +1,4 @@
-"""The backbones of all installed sources, and what is known of one, as data."""
+"""List the backbones of all installed sources, and describe one of them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from headstrip.system.arguments import is_count
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """What is known of one backbone.
+    """The description of one backbone.
 
     Attributes:
         spec: Its name, family, width, parameters and input.
         weights: Its sets of weights, the default first.
         origin: The distribution that contains it, with its version, or ``built-in``.
-        default_tag: Tag of its default weights, None where it has no weights.
+        default_tag: Tag of its default weights, None if it has no weights.
 
     Example:
         >>> backbone = get_backbone("resnet50")
@@ -69,13 +69,13 @@ def list_backbones(
         max_channels: Only those whose feature maps have at most this number of channels; with
             ``stride``, the last map of this stride.
         license: Only those with weights whose library states this licence, such as
-            ``"apache-2.0"``, in any case.
+            ``"apache-2.0"``, in upper or lower case.
         max_params: Only those with at most this number of parameters.
         input_size: Only those whose default input ends in these sizes, such as ``(224, 224)``; one
             number is the height and the width.
 
     Returns:
-        Their specs, by source and name.
+        Their specs, sorted by source and name.
 
     Raises:
         OptionError: An argument has an invalid value, or no backbone has the ``stride``.
@@ -124,7 +124,7 @@ def list_backbones(
 
 
 def _most_channels(spec: BackboneSpec, stride: int | None) -> float:
-    """Return the channels of the last map of a stride, or the most of all maps."""
+    """Return the channels of the last map of a stride, or without one the largest number."""
     if stride is None:
         return max(spec.channels, default=math.inf)
     channels = dict(zip(spec.strides, spec.channels, strict=True))
@@ -152,7 +152,8 @@ def get_backbone(name: str) -> Backbone:
     entries = registry.weights(spec)
     default = entries[0].tag if entries else None
     if not (spec.dim and spec.params):
-        # Catalogs state both. A plugin that described the backbone just now has imported torch.
+        # A catalog would state the width and the parameters. This backbone is not in a catalog: its
+        # plugin described it now, and has imported torch.
         from headstrip.factory.measure import completed
 
         spec = completed(spec, registry)
@@ -166,7 +167,7 @@ def get_backbone(name: str) -> Backbone:
 
 
 def plugin_records() -> list[PluginRecord]:
-    """Return what is known of each plugin, built in or installed, without loading any.
+    """Return the record of each plugin, built in or installed, without loading any.
 
     Example:
         >>> [(record.name, record.origin) for record in plugin_records()][0]
@@ -206,7 +207,7 @@ def _check_stride(stride: int, specs: Iterable[BackboneSpec]) -> None:
     """Refuse a stride that no backbone has.
 
     Raises:
-        OptionError: No backbone has it. The message lists those that there are.
+        OptionError: No backbone has it. The message lists the strides that exist.
     """
     known = sorted({one for spec in specs for one in spec.strides})
     if known and stride not in known:

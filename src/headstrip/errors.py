@@ -6,7 +6,7 @@ HeadstripError
 ├── PreprocessingError (ValueError)        the preprocessing cannot handle an input or a size
 ├── OptionError (ValueError)               an option has an invalid value
 ├── LevelError (ValueError)                the network has no such feature maps or tokens
-├── WeightsError (RuntimeError)            a weights file is missing, damaged or of another network
+├── WeightsError (RuntimeError)            a weights file is missing, damaged or does not fit
 ├── ManifestError (ValueError)             a manifest is damaged or describes another encoder
 ├── PluginError (RuntimeError)             a plugin cannot be loaded or broke its contract
 ├── CatalogError (RuntimeError)            a catalog file cannot be read
@@ -14,11 +14,11 @@ HeadstripError
 └── ImageError (RuntimeError)              an image cannot be read
 
 HeadstripWarning (UserWarning)
-├── CatalogMismatchWarning                 the same without ``strict=True``
+├── CatalogMismatchWarning                 the same, without ``strict=True``
 └── WeightsWarning                         weights may not be what the user expects
 
-A message says what the caller asked for, what headstrip found, and what to do. It is one printable
-line, also where it quotes file names, labels or errors of other libraries.
+A message says what the caller passed, what headstrip found, and what to do. It is one printable
+line, even if it quotes file names, labels or errors of other libraries.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from headstrip.printable import printable
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line, or its type where it has no message."""
+    """Return the message of an error on one line, or its type if it has no message."""
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
@@ -47,23 +47,23 @@ class HeadNotFoundError(HeadstripError, ValueError):
 
 
 class PreprocessingError(HeadstripError, ValueError):
-    """The preprocessing cannot handle an input, or the network its size."""
+    """The preprocessing cannot handle an input, or the network cannot handle its size."""
 
 
 class OptionError(HeadstripError, ValueError):
-    """An option or an argument has an invalid value, or one that this machine cannot handle."""
+    """An option or an argument has a value that is invalid or beyond the limits of this machine."""
 
 
 class LevelError(HeadstripError, ValueError):
-    """An encoder does not have the feature maps, strides or tokens that the caller asks for."""
+    """An encoder does not have the feature maps, strides or tokens that the caller chose."""
 
 
 class WeightsError(HeadstripError, RuntimeError):
-    """A weights file is missing, damaged, or of another network."""
+    """A weights file is missing, damaged, or belongs to another network."""
 
 
 class ManifestError(HeadstripError, ValueError):
-    """A manifest cannot be read, or the encoder that is built for it differs from it."""
+    """A manifest cannot be read, or the encoder that headstrip builds for it differs from it."""
 
 
 class PluginError(HeadstripError, RuntimeError):

@@ -34,6 +34,6 @@ def _visible(character: str) -> str:
     if character.isprintable():
         return character
     if "\udc80" <= character <= "\udcff":
-        # Python represents a byte of a file name that is not UTF-8 this way.
+        # Python uses this range for bytes of a file name that are not UTF-8.
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()

@@ -21,10 +21,10 @@ SIZES = get_args(Sizes)
 Pairs = tuple[tuple[str, Any], ...]
 
 SAVED = "encoder.json"
-"""The file by which a folder that ``Encoder.save`` wrote is recognised."""
+"""The file that shows that ``Encoder.save`` wrote a folder."""
 
 CONFIG = "config.json"
-"""The file by which the folder of a model of transformers is recognised."""
+"""The file that shows that a folder contains a model of transformers."""
 
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep, "/")))
 _BEGINNINGS = tuple(f"{start}{end}" for start in ("", ".", "..", "~") for end in _SEPARATORS)
@@ -33,7 +33,7 @@ _PLAIN = re.compile(r"\w+")
 
 
 def freeze(value: Any) -> Any:
-    """Make a JSON-like ``value`` hashable: lists become tuples, objects sorted pairs."""
+    """Make a JSON-like ``value`` hashable: lists become tuples, objects become sorted pairs."""
     if isinstance(value, Mapping):
         return tuple(sorted((str(key), freeze(item)) for key, item in value.items()))
     if isinstance(value, (list, tuple)):
@@ -48,14 +48,14 @@ class BackboneSpec:
     Attributes:
         name: Name within the source, such as ``resnet50``.
         source: The owner of the name: ``torchvision``, or a plugin's entry-point name.
-        family: The kind of network, by which its head comes off; ``source:family`` for the families
-            of plugins.
+        family: The kind of network, which decides how its head is taken off; ``source:family`` for
+            the families of plugins.
         plugin: Name of the plugin that builds it.
         task: ``image`` for input (N, C, H, W), ``video`` for (N, C, T, H, W).
         input_shape: Input of the default weights without the batch axis, channels first.
-        dim: Width of the embedding; 0 where a plugin did not measure it.
-        params: Number of parameters, the head's included; 0 where a plugin did not measure it.
-        default_weights: Tag of the weights that ``"DEFAULT"`` means, or None.
+        dim: Width of the embedding; 0 if a plugin did not measure it.
+        params: Number of parameters, including the head; 0 if a plugin did not measure it.
+        default_weights: Tag of the weights that ``"DEFAULT"`` selects, or None.
         options: Constructor arguments, as pairs.
         law: Head fidelity: how the logits follow from the embedding, with the default weights; see
             ``Stripped``.
@@ -91,7 +91,7 @@ class BackboneSpec:
 
     @property
     def qualified_name(self) -> str:
-        """``source:name``, which means this backbone whatever is installed."""
+        """``source:name``, which always selects this backbone, whichever plugins are installed."""
         return f"{self.source}:{self.name}"
 
 
@@ -105,13 +105,13 @@ class WeightsEntry:
             ``hf:org/name[@revision][/file]`` for a repository of the Hugging Face hub,
             ``dist:DISTRIBUTION/path`` for a file inside an installed package, or a path.
         sha256: Hexadecimal sha256 of the file, or its first digits; empty when unknown.
-        options: Constructor arguments that these weights demand, as pairs.
-        num_classes: Width of the head in the file, None where it has no usable head.
+        options: Constructor arguments that these weights require, as pairs.
+        num_classes: Width of the head in the file, None if it has no usable head.
         input_shape: Input that these weights were trained for, without the batch axis.
         labels: Name of the set of class labels, such as ``imagenet-1k``.
-        class_names: The class labels themselves, in the order of the logits, where a checkpoint
+        class_names: The class labels themselves, in the order of the logits, if a checkpoint
             states them. No catalog has them.
-        preprocessing: What turns an image into the input of these weights.
+        preprocessing: The steps that turn an image into the input of these weights.
         license: The licence that the library states, or None.
         metrics: Accuracy, GFLOPs and file size as the library states them, as pairs.
 
@@ -138,8 +138,8 @@ def merged_options(
 ) -> dict[str, Any]:
     """Return the constructor arguments of a network.
 
-    Those of the backbone apply first; those that the weights demand replace them, and those that
-    the user gave replace both.
+    The arguments of the backbone apply first. Those that the weights require replace them, and
+    those of the user replace both.
     """
     return {**dict(spec.options), **dict(entry.options if entry else ()), **(given or {})}
 
@@ -147,7 +147,7 @@ def merged_options(
 def effective_shape(
     built: tuple[int, ...] | None, entry: WeightsEntry | None, spec: BackboneSpec
 ) -> tuple[int, ...]:
-    """Return the input of a network: that of the built one, else of its weights or the backbone."""
+    """Return the input of a network: of the built network, or else of its weights or its spec."""
     return built or (entry.input_shape if entry else None) or spec.input_shape
 
 
@@ -162,16 +162,16 @@ class Name:
 
     @property
     def backbone(self) -> str:
-        """The name within the source; that of a hub id contains its revision."""
+        """The name within the source; for a hub id it contains the revision."""
         return self.arch if self.revision is None else f"{self.arch}@{self.revision}"
 
 
 def is_folder(name: object) -> bool:
-    """Whether ``name`` means a folder that ``Encoder.save`` wrote, and no backbone.
+    """Whether ``name`` selects a folder that ``Encoder.save`` wrote, and not a backbone.
 
-    The form of a text decides, so that a folder never hides a backbone of the same name: it ends
-    with ``/``, or begins with ``/``, ``./``, ``../`` or ``~/``. A path object means a folder where
-    there is one.
+    For text only its form decides, so that a folder never hides a backbone of the same name: it
+    ends with ``/``, or begins with ``/``, ``./``, ``../`` or ``~/``. A path object selects a folder
+    if that folder exists.
 
     Example:
         >>> is_folder("cells/"), is_folder("./cells"), is_folder("cells"), is_folder("hf:cells/")
@@ -195,7 +195,7 @@ def is_source(name: object) -> bool:
 
 def is_backbone(name: str) -> bool:
     """Whether ``name`` can be the name of one architecture, which stands after the colon."""
-    # Most names are like this, and listing asks for each.
+    # Most names match this pattern, and listing calls this function for each.
     if _PLAIN.fullmatch(name):
         return True
     try:
@@ -209,8 +209,8 @@ def parse_name(text: str) -> Name:
     """Split a backbone's name into its parts.
 
     Args:
-        text: ``[source:]arch[.weights]``. In a name that contains ``/`` or a backslash (a hub id,
-            a path) dots separate nothing; its revision follows ``@``.
+        text: ``[source:]arch[.weights]``. In a name that contains ``/`` or a backslash (a hub id
+            or a path) dots have no meaning; its revision follows ``@``.
 
     Raises:
         UnknownBackboneError: ``text`` is not of this form.

@@ -16,7 +16,7 @@ from headstrip.registry.registry import Registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.system.atomic import write_atomically
 
-# Weights come first: if writing stops in between, no backbone names weights that do not exist.
+# Weights come first: if writing stops after one file, no backbone names weights that do not exist.
 FILES = ("weights.tsv", "catalog.tsv")
 """The files of a catalog, in the order of writing."""
 
@@ -139,7 +139,7 @@ def changes(folder: Path, files: Mapping[str, bytes]) -> dict[str, list[str]]:
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the catalog files, each completely or not at all."""
+    """Write the catalog files; a failure leaves no partial file."""
     for file in FILES:
         write_atomically(folder / file, files[file])
 

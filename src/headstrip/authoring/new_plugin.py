@@ -1,4 +1,4 @@
-"""Create the project of a new plugin, which can be installed and passes all checks at once."""
+"""Create the project of a new plugin, which can be installed and passes all checks unchanged."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def name_problem(name: str) -> str | None:
 
 
 def write_plugin(plugin: NewPlugin, folder: Path) -> tuple[Path, ...]:
-    """Write the project of a new plugin, completely or not at all.
+    """Write the project of a new plugin; a failure leaves no partial project.
 
     Returns:
         Paths of the files.

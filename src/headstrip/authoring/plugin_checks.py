@@ -97,7 +97,7 @@ def _damaged_records(folders: list[DamagedFolder]) -> list[PluginRecord]:
 def _checked(record: PluginRecord, disabled: frozenset[str], timeout: float) -> PluginRecord:
     """Load one plugin in a process, and return its record."""
     methods = multiprocessing.get_all_start_methods()
-    # A fork server imports torch once; otherwise each process would need seconds for that.
+    # A fork server imports torch once; without it, each process would need seconds for the import.
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(_IMPORTED_ONCE)
@@ -155,7 +155,7 @@ def _check(
     name: str, environment: Mapping[str, str], disabled: frozenset[str], answer: Connection
 ) -> None:
     """Load a plugin in this process, run its smoke test, and send its record."""
-    # Discard what the plugin prints, which would corrupt the command's table or JSON.
+    # Discard the output of the plugin, which would corrupt the command's table or JSON.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)

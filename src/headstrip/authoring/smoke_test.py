@@ -28,7 +28,7 @@ def smoke_test(registry: Registry, name: str) -> PluginRecord:
 
 
 def _problem(registry: Registry, plugin: Plugin) -> str | None:
-    """Return what goes wrong when the smallest backbone is built and stripped, or None.
+    """Build and strip the smallest backbone, and return the problem, or None.
 
     A width that differs from the catalog's is also a problem.
     """

@@ -43,7 +43,7 @@ def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, in
         >>> dim
         512
     """
-    # A plain module cannot notice that the file it is mapped from is rewritten, so copy it.
+    # A plain module cannot notice that its mapped file was rewritten, so read it into memory.
     build_options = BuildOptions(Reading(mapped=False))
     built = build_stripped(
         name_of(name), weights="DEFAULT" if pretrained else None, build_options=build_options

@@ -28,8 +28,8 @@ _BATCH_SIZE = 32
 class MTEBEncoder:
     """An encoder that ``mteb.evaluate`` can score on tasks with images.
 
-    It has what mteb's ``EncoderProtocol`` demands. The images go through the encoder's own
-    preprocessing, and the similarity of two embeddings is the cosine of their angle.
+    It implements mteb's ``EncoderProtocol``. The encoder preprocesses the images. The similarity of
+    two embeddings is the cosine of their angle.
 
     Attributes:
         encoder: The encoder.
@@ -45,11 +45,11 @@ class MTEBEncoder:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What mteb stores beside results: a name, a revision and sizes.
+        """The name, the revision and the sizes that mteb stores with results.
 
-        The revision is the identity of the encoder's fingerprint, so that mteb never takes its
-        cached results of other weights or of another preprocessing for those of this encoder. It is
-        computed at each access, as training changes it.
+        The revision is the identity of the encoder's fingerprint. So mteb never uses cached results
+        of other weights or of another preprocessing for this encoder. Each access computes the
+        identity again, because training changes it.
 
         Raises:
             HeadstripError: mteb is not installed.
@@ -58,7 +58,7 @@ class MTEBEncoder:
         name = ".".join(filter(None, (spec.qualified_name, mark.weights)))
         tensors = list(self.encoder.backbone.parameters())
         return _model_meta_class()(
-            # mteb makes a folder of the name.
+            # mteb uses the name as the name of a folder.
             name="headstrip/" + re.sub(r"[^\w.-]+", "_", name),
             revision=mark.identity,
             embed_dim=self.encoder.output_dim,
@@ -69,7 +69,7 @@ class MTEBEncoder:
             framework=["PyTorch"],
             # mteb cannot build the encoder itself.
             loader=None,
-            # The rest is about text, or is not known.
+            # The other fields are about text, or are unknown.
             languages=None,
             max_tokens=None,
             use_instructions=False,
@@ -109,8 +109,8 @@ class MTEBEncoder:
             float32 array of shape (images, output_dim).
 
         Raises:
-            HeadstripError: A batch has text, audio or video, or no images; or another precision is
-                asked for.
+            HeadstripError: A batch has text, audio or video, or no images; or ``precision`` is
+                another one.
             PreprocessingError: The encoder has no preprocessing, or an image cannot be used.
         """
         if precision not in (None, "float32"):
@@ -127,7 +127,7 @@ class MTEBEncoder:
         return _directions(embeddings1) @ _directions(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Return the cosine similarity of each row with the same row, shape (N,), float32."""
+        """Return the cosine similarity of each pair of rows, shape (N,), float32."""
         return (_directions(embeddings1) * _directions(embeddings2)).sum(-1)
 
 
@@ -143,12 +143,12 @@ def _model_meta_class() -> Any:
 
 
 def _images(inputs: Iterable[Mapping[str, Sequence[Any]]], task: str) -> Iterator[Any]:
-    """Yield the images of batches, after checking that these have nothing else to embed."""
+    """Check that batches have only images to embed, and yield these images."""
     for batch in inputs:
         if found := [kind for kind in ("text", "audio", "video") if kind in batch]:
             raise HeadstripError(
                 f"{task} has {found[0]} to embed, and an encoder of headstrip embeds images only. "
-                "Choose tasks with images alone, such as "
+                "Choose tasks that have only images, such as those of "
                 "mteb.get_tasks(modalities=['image'], exclusive_modality_filter=True)."
             )
         if "image" not in batch:

@@ -55,12 +55,12 @@ ATTRIBUTES = (
     Attribute("granule_colour", "class", ("nil", "pink", "purple", "red")),
     Attribute("granularity", "class", _NO_YES),
 )
-"""The 11 attributes of WBCAtt, in the order of its predictors, with its classes in theirs."""
+"""The 11 attributes of WBCAtt and their classes, in the order of its predictors."""
 
 PREPROCESSING = Preprocessing(
     crop=(224, 224), resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
-"""What WBCAtt does with images to evaluate, whatever the weights."""
+"""The preprocessing of WBCAtt for evaluation. It is the same for all weights."""
 
 _KEY = "model"
 _ENCODER = "image_encoder"
@@ -79,13 +79,13 @@ def load_checkpoint(
 ) -> Encoder:
     """Load a checkpoint that WBCAtt's ``traineval.py`` wrote, as an encoder with predictors.
 
-    Nothing in the file is executed. The file has neither the name of the network nor those of
-    attributes and classes, so these are arguments.
+    headstrip executes nothing in the file. The file does not name the network, the attributes or
+    the classes, so these are arguments.
 
     Args:
         path: The file, such as ``log/best_model.pth``.
-        name: The ``--backbone`` that was trained: any name that ``build_encoder`` takes, or the
-            form ``timm.NAME`` of WBCAtt's later code.
+        name: The value of ``--backbone`` in the training: any name that ``build_encoder`` takes, or
+            the form ``timm.NAME`` of WBCAtt's later code.
         attributes: The attributes in the order of the predictors, as ``build_encoder`` takes them.
 
     Returns:
@@ -93,8 +93,8 @@ def load_checkpoint(
         bit for bit.
 
     Raises:
-        WeightsError: The file cannot be read, has another layout, is of another network, or has
-            predictors of other sizes.
+        WeightsError: The file cannot be read, has another layout, belongs to another network, or
+            has predictors of other sizes.
         UnknownBackboneError: No installed source has the name.
         ValueError: ``attributes`` cannot be used.
 
@@ -121,16 +121,16 @@ def load_checkpoint(
 def save_checkpoint(encoder: Encoder, path: str | os.PathLike[str]) -> None:
     """Write an encoder with predictors as a checkpoint that WBCAtt's code loads.
 
-    ``traineval.py --resume`` and ``resume_model`` load it strictly. Predictors of WBCAtt's
-    attributes are written in its order, their classes too; other attributes in the order of the
-    encoder. The file has no names of attributes and classes.
+    ``traineval.py --resume`` and ``resume_model`` load it strictly. headstrip writes predictors of
+    WBCAtt's attributes and their classes in WBCAtt's order, and other attributes in the order of
+    the encoder. The file does not name attributes and classes.
 
     Args:
-        encoder: The encoder. Its attributes are of the kind ``class``.
-        path: The file. An existing file is replaced, whole or not at all.
+        encoder: The encoder. Its attributes must have the kind ``class``.
+        path: The file. headstrip replaces an existing file; a failure leaves it unchanged.
 
     Raises:
-        HeadstripError: WBCAtt's layout cannot hold the encoder, or the file cannot be written.
+        HeadstripError: WBCAtt's layout cannot express the encoder, or the file cannot be written.
 
     Example:
         >>> from headstrip import build_encoder
@@ -258,7 +258,7 @@ def _order(predictors: Predictors, name: str) -> list[int]:
     """Return the positions of the classes of an attribute in the order of the file.
 
     Raises:
-        HeadstripError: It is an attribute of WBCAtt with other classes.
+        HeadstripError: The attribute is one of WBCAtt's, but has other classes.
     """
     (own,) = (one.classes for one in predictors.attributes if one.name == name)
     known = {one.name: one.classes for one in ATTRIBUTES}
@@ -275,7 +275,7 @@ def _order(predictors: Predictors, name: str) -> list[int]:
 
 
 def _checked(encoder: Encoder) -> Predictors:
-    """Return the predictors of an encoder that WBCAtt's layout can hold."""
+    """Return the predictors of an encoder, after checking that WBCAtt's layout can express it."""
     if encoder.predictors is None:
         raise HeadstripError(
             "The encoder has no predictors, and a checkpoint of WBCAtt has some. Build it with "

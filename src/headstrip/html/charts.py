@@ -1,6 +1,6 @@
 """Charts of a page as SVG elements: lines and dots in a frame, and intervals in a row of a table.
 
-Attributes and classes carry what they look like, because the policy of a page forbids inline style.
+The style is in attributes and classes, because the policy of a page forbids inline style.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ class Axis:
     """One axis of a chart.
 
     Attributes:
-        title: What it shows, with the unit.
+        title: Words for the values, with the unit.
         low: Smallest value.
         high: Largest value, above ``low``.
-        is_log: Whether equal factors, instead of equal differences, have the same length. All
-            values are then above 0.
+        is_log: Whether the axis is logarithmic. All values must then be above 0.
     """
 
     title: str
@@ -57,7 +56,7 @@ class Axis:
         return cls(title, low - space, high + space)
 
     def share(self, value: float) -> float:
-        """Return where a value is: 0 at the lowest, 1 at the highest."""
+        """Return the position of a value on the axis: 0 at the lowest, 1 at the highest."""
         if self.is_log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
         else:
@@ -83,17 +82,17 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The frame of a chart: its axes, which say where a point is."""
+    """The frame of a chart: its axes, which map values to positions."""
 
     x: Axis
     y: Axis
 
     def across(self, value: float) -> float:
-        """Return the horizontal place of a value."""
+        """Return the horizontal position of a value."""
         return round(_LEFT + self.x.share(value) * (_WIDTH - _LEFT - _RIGHT), 1)
 
     def up(self, value: float) -> float:
-        """Return the vertical place of a value."""
+        """Return the vertical position of a value."""
         return round(_HEIGHT - _BOTTOM - self.y.share(value) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
 
@@ -102,8 +101,8 @@ def chart(frame: Frame, label: str, *marks: Html) -> Html:
 
     Args:
         frame: Its axes.
-        label: What it shows, for readers who do not see it. Never a name from outside.
-        marks: What ``line``, ``dots`` and ``diagonal`` returned.
+        label: A description for readers who cannot see the chart. Never a name from outside.
+        marks: Results of ``line``, ``dots`` and ``diagonal``.
     """
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = []
@@ -150,8 +149,9 @@ def line(
         frame: The frame.
         x: Values along the horizontal axis.
         y: Values along the vertical axis.
-        class_: ``one`` or ``two``, which look different without colours too.
-        sizes: Share of the weight of each point, which its circle shows; empty for equal circles.
+        class_: ``one`` or ``two``; they also look different without colours.
+        sizes: Share of each point in the total, which decides the size of its circle; empty for
+            equal circles.
     """
     points = [(frame.across(one), frame.up(other)) for one, other in zip(x, y, strict=True)]
     path = " ".join(f"{across:g},{up:g}" for across, up in points)
@@ -188,7 +188,7 @@ def diagonal(frame: Frame) -> Html:
 def interval(
     axis: Axis, value: float, low: float, high: float, others: Sequence[float | None] = ()
 ) -> Html:
-    """Return a value with its interval on one line, and strokes at other values to compare with."""
+    """Return a value with its interval on one line, and strokes at other values to compare."""
 
     def at(one: float) -> float:
         return round(4 + 192 * axis.share(one), 1)

@@ -21,10 +21,10 @@ def element(tag: str, /, *children: str | None, **attributes: str | float | None
 
     Args:
         tag: Its name.
-        children: What is in it: text, which is escaped, or ``Html``. None is left out.
-        attributes: Its attributes. An underscore at the end is removed and another one becomes a
-            hyphen: ``class_="wide"``, ``stroke_width=2``. None is left out. Never pass a name that
-            comes from outside: names are text.
+        children: Its content: text, which is escaped, or ``Html``. None is left out.
+        attributes: Its attributes. An underscore at the end is removed, and other underscores
+            become hyphens: ``class_="wide"``, ``stroke_width=2``. None is left out. Never pass a
+            name that comes from outside as a value: put it into the text.
 
     Example:
         >>> element("b", "a < b", element("i", "c"), class_="name")
@@ -41,12 +41,12 @@ def element(tag: str, /, *children: str | None, **attributes: str | float | None
 
 
 def joined(parts: Iterable[str | None], between: str = "") -> Html:
-    """Return parts, of which those that are not ``Html`` are escaped, one after another."""
+    """Join parts; escape those that are not ``Html``."""
     return Html(between.join(_escaped(part) for part in parts if part is not None))
 
 
 def name(text: str) -> Html:
-    """Return a name from outside, isolated so that one from right to left moves nothing else."""
+    """Return a name from outside, isolated so that right-to-left text does not move other text."""
     return element("bdi", text)
 
 

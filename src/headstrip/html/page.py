@@ -39,10 +39,10 @@ def page(title: str, *body: str | None, style: str = "") -> str:
 
     Args:
         title: Its title, which is text.
-        body: What it shows: ``Html``, or text, which is escaped. None is left out.
-        style: CSS after the common one, which gives the colours ``--ink``, ``--paper``,
-            ``--quiet``, ``--line``, ``--soft``, ``--bad``, ``--one`` and ``--two`` in light and
-            dark, and ``--side``, the side of a picture. Never a text from outside.
+        body: Its content: ``Html``, or text, which is escaped. None is left out.
+        style: CSS to add to the common CSS, and never text from outside. The common CSS defines
+            the colours ``--ink``, ``--paper``, ``--quiet``, ``--line``, ``--soft``, ``--bad``,
+            ``--one`` and ``--two``, for light and dark, and ``--side``, the side of a picture.
     """
     css = _STYLE + style
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
@@ -53,7 +53,7 @@ def page(title: str, *body: str | None, style: str = "") -> str:
         element("meta", name="referrer", content="no-referrer"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
-        # A browser takes the content of this element literally.
+        # A browser does not decode escapes in this element.
         element("style", Html(css)),
     )
     whole = element("html", head, element("body", joined(body, "\n")), lang="en")
@@ -61,7 +61,7 @@ def page(title: str, *body: str | None, style: str = "") -> str:
 
 
 def write_page(path: Path, content: str) -> None:
-    """Write what ``page`` returned, whole or not at all; an existing file is replaced.
+    """Write the result of ``page``; replace an existing file, or leave it unchanged on failure.
 
     Raises:
         HeadstripError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""Pictures of a page: a small JPEG that headstrip encoded itself, with a caption."""
+"""Pictures of a page: small JPEGs that headstrip encodes itself, with captions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Picture:
     Attributes:
         name: Text under the picture, such as its path.
         note: Text above the name, such as the similarity.
-        image: The image, of any size and mode, or a sentence that says why there is none.
+        image: The image, of any size and mode, or a sentence that says why it is missing.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Picture:
 
 
 def figure(picture: Picture) -> Html:
-    """Return the element that shows a picture, or the reason why there is none."""
+    """Return the element that shows a picture, or the reason why it is missing."""
     image = picture.image
     return element(
         "figure",

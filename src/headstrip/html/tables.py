@@ -1,4 +1,4 @@
-"""Tables of a page, which scroll sideways where the window is narrow."""
+"""Tables of a page, which scroll sideways in a narrow window."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def table(
     """Return a table.
 
     Args:
-        label: What it shows, for readers who do not see it. Never a name from outside.
-        caption: What is above it; empty for nothing.
+        label: A description for readers who cannot see the table. Never a name from outside.
+        caption: Text above the table; empty for none.
         titles: Titles of the columns, as for ``heading``.
         rows: The rows, as ``tr`` elements.
     """
@@ -52,15 +52,15 @@ def table(
 
 
 def heading(titles: Sequence[str | tuple[str, str]]) -> Html:
-    """Return the first row of a table: titles, each as text or as text and its class in the CSS."""
+    """Return the first row of a table: each title is text, or a pair of text and CSS class."""
     pairs = [(one, None) if isinstance(one, str) else one for one in titles]
     cells = [element("th", title, scope="col", class_=class_) for title, class_ in pairs]
     return element("thead", element("tr", *cells))
 
 
 def scrolling(label: str, caption: str, content: Html) -> Html:
-    """Return what scrolls sideways if it is wider than the window, with a caption above it."""
-    # What scrolls must take the focus, so that the arrow keys move it.
+    """Return content that scrolls sideways in a narrow window, with a caption above it."""
+    # The element must be able to get the focus, so that the arrow keys scroll it.
     scroll = element("div", content, class_="scroll", tabindex=0, role="region", aria_label=label)
     return element("div", element("p", caption, class_="caption") if caption else None, scroll)
 
@@ -70,7 +70,7 @@ def confusion_table(classes: Sequence[str], counts: Mapping[tuple[int, int], int
 
     Args:
         classes: Names of the classes.
-        counts: Number of images by the indices of their class and of the predicted one. Pairs
+        counts: Number of images by the indices of their true and their predicted class. Pairs
             without an image may be missing.
     """
     if len(classes) > _MOST_CLASSES:

@@ -28,8 +28,8 @@ def pictures_of(
 ) -> dict[str, Image.Image | str]:
     """Read the pictures that an embeddings file names.
 
-    In a folder of image files, headstrip opens the paths directly. Any other source is listed
-    until all paths are found.
+    In a folder of image files, headstrip opens the paths directly. It lists any other source until
+    it has found all paths.
 
     Args:
         source: The result of ``source_of(root)``.
@@ -37,7 +37,7 @@ def pictures_of(
         paths: Paths in the embeddings file.
 
     Returns:
-        For each path, an RGB thumbnail, or the reason why there is none.
+        For each path, an RGB thumbnail, or the reason why it is missing.
 
     Raises:
         HeadstripError: The source cannot be listed.
@@ -64,7 +64,7 @@ def picture_in(root: Path, stored: str) -> Image.Image | str:
         stored: Path in the folder, as ``stored_path`` wrote it.
 
     Returns:
-        An RGB thumbnail, or the reason why there is none: for example, the path leads out of the
+        An RGB thumbnail, or the reason why it is missing: for example, the path leads out of the
         folder.
     """
     # Check the original path: in `stored`, a dot may be escaped as `\x2e`.
@@ -84,7 +84,7 @@ def picture_in(root: Path, stored: str) -> Image.Image | str:
 def thumbnail(image: Image.Image | Bands) -> Image.Image:
     """Return an RGB thumbnail without metadata: no GPS position, no comment, no colour profile.
 
-    That of an image of more than three channels shows the first three as red, green and blue.
+    For an image with more than three channels, it shows the first three as red, green and blue.
 
     Raises:
         ImageError: The pixels cannot be converted to RGB.

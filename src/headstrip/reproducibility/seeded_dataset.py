@@ -33,9 +33,9 @@ class SeededDataset(_Base[Item]):
 
     Before each item, this class seeds `random`, numpy's global generator and torch's CPU generator,
     and restores them afterwards. So neither the worker nor earlier items matter, and the training's
-    own random streams do not move. An item is computed with one torch thread, as in a worker,
-    because a sum over two threads rounds differently. Generators that the dataset holds itself are
-    not seeded. Attributes are read from and written to the wrapped dataset.
+    random streams do not change. Each item is computed with one torch thread, as in a worker,
+    because a sum over two threads rounds differently. The class does not seed generators that the
+    dataset has itself. Attributes are read from and written to the wrapped dataset.
     """
 
     _dataset: MapStyle[Item]
@@ -62,7 +62,7 @@ class SeededDataset(_Base[Item]):
         return len(cast(Sized, self._dataset))
 
     def __getitem__(self, index: int) -> Item:
-        """Return an item, computed with random streams that belong to it alone."""
+        """Return an item, computed with separate random streams."""
         try:
             position = operator.index(index)
         except TypeError:
@@ -77,12 +77,12 @@ class SeededDataset(_Base[Item]):
             return self._dataset[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Return a batch item by item: the dataset's own `__getitems__` would share a stream."""
+        """Return a batch item by item: with the dataset's `__getitems__`, items share a stream."""
         return [self[index] for index in indices]
 
     def __getattr__(self, name: str) -> Any:
         """Read from the wrapped dataset."""
-        # Copying and unpickling look up special methods on an object that is still empty.
+        # Copying and unpickling read special methods of an object before it has its attributes.
         if name.startswith("__") or name == "_dataset":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self._dataset, name)
@@ -92,7 +92,7 @@ class SeededDataset(_Base[Item]):
         setattr(self._dataset, name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a state, and share its epoch with workers: a copied tensor would be private."""
+        """Restore a state, and share its epoch with workers, which a copied tensor does not do."""
         vars(self).update(state)
         self._epoch.share_memory_()
 

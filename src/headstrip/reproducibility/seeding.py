@@ -57,7 +57,7 @@ def make_deterministic(
             raises an error: use it when a run must be exact. "off" allows such operations.
 
     Returns:
-        A report of what was set. Use it as a `with` block to restore every state at the end.
+        A report of the settings. Use it as a `with` block to restore every state at the end.
 
     Raises:
         TypeError: The seed is not an integer.
@@ -79,17 +79,18 @@ def make_deterministic(
 
 @dataclass(frozen=True, eq=False)
 class Determinism:
-    """What `make_deterministic` set, how to undo it, and helpers for a DataLoader.
+    """The settings of `make_deterministic`, a way to undo them, and helpers for a DataLoader.
 
-    The first `with` block covers everything since the call. Entering again seeds again, and each
-    exit restores what its entry found. Settings that a library reads only once, as cuBLAS reads
-    the environment, cannot be undone. A pickled copy has the report, but cannot restore anything.
+    The first `with` block covers everything since the call. If you enter it again, it seeds again;
+    each exit restores the state before its entry. Settings that a library reads only once, as
+    cuBLAS reads the environment, cannot be undone. A pickled copy has the report, but cannot
+    restore anything.
 
     Attributes:
         seed: The seed.
         algorithms: "error", "warn" or "off".
-        applied: What was set and is in effect, one readable entry each.
-        ineffective: What was set too late to have an effect, as pairs (what, why).
+        applied: Settings that are in effect, one readable entry each.
+        ineffective: Settings that came too late to have an effect, as pairs (what, why).
         absent: Kinds of device that this machine, or this build of torch, does not have.
     """
 
@@ -119,7 +120,9 @@ class Determinism:
         self.restore()
 
     def restore(self) -> None:
-        """Restore every state that the call, or the last entry, found. A second call does nothing.
+        """Restore every state from before the call, or before the last entry.
+
+        A second call does nothing.
 
         `make_deterministic` does not start CUDA and XPU just to read their state. If they had not
         started, their generators get the CPU's earlier seed, as with `torch.manual_seed`.
@@ -131,8 +134,8 @@ class Determinism:
     def generator(self) -> torch.Generator:
         """Return a new CPU generator with the seed, for `DataLoader(shuffle=True, generator=...)`.
 
-        The loader draws the order and one seed for its workers from it in every epoch. With
-        `persistent_workers=True` it draws that seed only once, so later orders differ; to avoid
+        In every epoch the loader draws the order and one seed for its workers from it. With
+        `persistent_workers=True` it draws that seed only once, so later orders differ. To avoid
         this, pass a sampler with a separate generator: `RandomSampler(dataset, generator=...)`.
         Finish each epoch: workers fetch ahead, so an epoch that stops early draws more numbers.
         """
@@ -194,7 +197,7 @@ def _devices() -> dict[str, ModuleType]:
 
 
 def _capture() -> ExitStack:
-    """Record each state that is about to change. Closing the result restores all of them."""
+    """Record each state before it changes. Closing the result restores all of them."""
     import torch
     from torch._inductor import config as inductor
 

@@ -1,4 +1,4 @@
-"""One HTML page with images and their neighbours, which loads nothing and runs no script."""
+"""An HTML page with images and their neighbours, which loads nothing and runs no script."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def nearest(
             continue
         usable, units = _usable(block)
         for query, direction in enumerate(directions):
-            # In a matrix product the last bits of a row depend on its position, so two equal
+            # In a matrix product the last bits of a row depend on its position. So two equal
             # embeddings could get different cosines. einsum does not have this problem.
             cosines = np.round(np.einsum("ij,j->i", units, direction), _DECIMALS)
             if proposed is not None:
@@ -172,7 +172,7 @@ def _usable(block: Block) -> tuple[np.ndarray, np.ndarray]:
 def _merged(
     best: list[Neighbor], block: Block, rows: np.ndarray, cosines: np.ndarray, k: int
 ) -> list[Neighbor]:
-    """Return the best ``k`` of the earlier neighbours and of some rows of a block."""
+    """Return the best ``k`` of the earlier neighbours and some rows of a block together."""
     floor = best[-1].similarity if len(best) == k else -np.inf
     if len(cosines) > k:
         floor = max(floor, np.partition(cosines, -k)[-k])
@@ -207,7 +207,7 @@ def _ask_faiss(file: EmbeddingsFile, directions: np.ndarray, count: int) -> list
 
 
 def _ask_usearch(file: EmbeddingsFile, directions: np.ndarray, count: int) -> list[np.ndarray]:
-    """Return near rows, found by walking usearch's graph of neighbours."""
+    """Return near rows, which usearch finds in its graph of neighbours."""
     index = library_of("usearch").Index(ndim=file.dim, metric="cos", dtype="f32")
     rows = _add_usable(file, lambda keys, vectors: index.add(keys.astype(np.uint64), vectors))
     if not len(rows):
@@ -232,7 +232,7 @@ def _add_usable(file: EmbeddingsFile, add: Callable[[np.ndarray, np.ndarray], An
 
 
 def library_of(index: Index) -> Any:
-    """Import the library of an index, and return it; None for "exact".
+    """Import and return the library of an index; return None for "exact".
 
     Raises:
         HeadstripError: The library is not installed.
