@@ -145,8 +145,8 @@ def test_an_encoder_without_predictors_takes_the_attributes_of_the_table(photos:
         ("size", "number", ()),
     ]
     assert data.skipped == {
-        "colour": "each of its 3 labels is that of one image",
-        "notes": "each of its 4 labels is that of one image",
+        "colour": "each of its 3 labels belongs to one image only",
+        "notes": "each of its 4 labels belongs to one image only",
     }
     chosen = LabelledImages(photos, TABLE, tiny(attributes=None), attributes=["size"])
     assert list(chosen.targets) == ["size"]

@@ -220,7 +220,7 @@ def test_columns_that_cannot_be_fitted_are_reported_and_the_others_are_fitted() 
     assert [one.name for one in found.attributes] == ["colour", "rare"]
     assert found.report["skipped"] == {
         "one": "all 160 labels are 'same', and a predictor needs two classes",
-        "id": "each of its 160 labels is that of one image",
+        "id": "each of its 160 labels belongs to one image only",
     }
     assert (
         "Classes with a single image, which are not measured: 'single'."

@@ -185,7 +185,7 @@ def test_several_labels_are_split_and_may_be_empty() -> None:
     [
         ([None, None], None, "no image has a label"),
         (["a", "a"], None, "all 2 labels are 'a'"),
-        (["a", "b"], None, "each of its 2 labels is that of one image"),
+        (["a", "b"], None, "each of its 2 labels belongs to one image only"),
         ([2.5, 2.5], None, "all 2 labels are 2.5"),
         (["|", "|"], "labels", "no image has any of its labels"),
     ],

@@ -66,7 +66,7 @@ def page_of(name: str) -> str:
 def test_the_page_has_the_verdicts_the_chart_the_matrix_and_the_photographs() -> None:
     page = Page(page_of("fast"))
     text = " ".join("".join(page.text).split())
-    assert "Recommended: fast, by images/s the cheapest of the 2 that cannot be" in text
+    assert "Recommended: fast, the one with most images/s of the 2 that cannot be" in text
     assert "not distinguishable from the best on these 200 images" in text
     assert "worse by 20.0 to 30.0 points" in text
     assert "a, predicted as fast (97 %)" in text

@@ -105,7 +105,7 @@ def fit_predictors(
         labels: A table with one row per image: the path of a CSV, TSV or Parquet file, the path of
             a folder with one folder per class, or a DataFrame. By default the columns that
             ``headstrip embed --keep`` copied into the file of embeddings.
-        attributes: Columns to fit; by default every column except those of paths and parts.
+        attributes: Columns to fit; by default every column except the paths and the parts.
         kinds: The kinds of attributes, such as ``{"age": "number"}``; by default headstrip infers
             them from the cells.
         paths: The path of each row of an array.

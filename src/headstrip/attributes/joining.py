@@ -188,10 +188,10 @@ def join(images: Images, table: LabelTable) -> Joined:
         left = [path for path in images.paths if path not in labelled]
         right = [path for path in labelled if path not in rows]
         raise HeadstripError(
-            f"Only {len(known):,} of the {len(labelled):,} paths in {table.shown} are those of the "
+            f"Only {len(known):,} of the {len(labelled):,} paths in {table.shown} match one of the "
             f"{len(rows):,} images in {images.shown}. Paths of images without labels: "
             f"{_examples(left)}. Paths of labels without an image: {_examples(right)}. Make the "
-            "paths equal; --path-prefix (path_prefix=) removes the start of those of the labels."
+            "paths equal; --path-prefix (path_prefix=) removes the start of the paths of labels."
         )
     order = np.array([rows[path] for path in joined])
     return Joined(

@@ -123,11 +123,10 @@ def _introduction(fitted: FittedPredictors) -> Html:
             element("p", "Encoder: ", name(str(encoder)), ".") if encoder else None,
             element(
                 "p",
-                "All measures are those of images that were held out, with 95 % intervals by "
-                "bootstrap over these images. A predictor has learned something only where it is "
-                "better than the two beside it, which know nothing about an image: one always "
-                "gives the most frequent class (or the mean), the other was fitted to shuffled "
-                "labels.",
+                "All measures are for held-out images, with 95 % intervals by bootstrap over these "
+                "images. Two other predictors know nothing about an image: one always gives the "
+                "most frequent class (or the mean), the other was fitted to shuffled labels. A "
+                "predictor has learned something only if it is better than both.",
                 class_="quiet",
             ),
         ],

@@ -66,7 +66,7 @@ def target_of(name: str, cells: Sequence[Cell], kind: Kind | None) -> Target | s
         (only,) = found.attribute.classes
         return f"all {len(rows)} labels are {only!r:.60}, and a predictor needs two classes"
     if kind == "class" and len(found.attribute.classes) == len(rows):
-        return f"each of its {len(rows)} labels is that of one image"
+        return f"each of its {len(rows)} labels belongs to one image only"
     if kind == "labels" and not found.values.any():
         return "no image has any of its labels"
     return found

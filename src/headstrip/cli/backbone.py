@@ -142,7 +142,7 @@ def _input_options(function: Any) -> Any:
         callback=_parse_channels,
         help="Take images of these channels: 1 for grey, a name for each, such as R,G,B,N, or "
         "another number with its mean and std. Red, green and blue (R, G, B) keep their filters.  "
-        "[default: those of the weights]",
+        "[default: the channels of the weights]",
     )
     new = click.option(
         "--new-channels",
@@ -157,21 +157,21 @@ def _input_options(function: Any) -> Any:
         metavar="N|HxW",
         callback=_parse_size,
         help="Resize and crop images to this size in pixels, such as 384, or 360x640 for height "
-        "and width.  [default: that of the weights]",
+        "and width.  [default: the size of the weights]",
     )
     mean = click.option(
         "--mean",
         metavar="NUMBERS",
         callback=_parse_numbers,
         help="Subtract these means from the channels of --in-chans, such as 0.5,0.4,0.4,0.2,0.3, "
-        "after a division by 255.  [default: those of the weights]",
+        "after a division by 255.  [default: the means of the weights]",
     )
     std = click.option(
         "--std",
         metavar="NUMBERS",
         callback=_parse_numbers,
         help="Divide the channels of --in-chans by these standard deviations, such as "
-        "0.2,0.2,0.2,0.1,0.1.  [default: those of the weights]",
+        "0.2,0.2,0.2,0.1,0.1.  [default: the deviations of the weights]",
     )
     return channels(new(mean(std(size(function)))))
 

@@ -103,7 +103,7 @@ def _parse_licenses(_: click.Context, __: click.Parameter, text: str | None) -> 
     multiple=True,
     metavar="NAME",
     help="Predict this column of DATA. Repeat the option for several.  [default: every column "
-    "except that of the paths]",
+    "except the paths]",
 )
 @click.option(
     "--kind",

@@ -71,7 +71,7 @@ Examples:
     multiple=True,
     metavar="NAME",
     help="Fit this column of TABLE. Repeat the option for several.  [default: every column except "
-    "those of paths and parts]",
+    "the paths and the parts]",
 )
 @click.option(
     "--kind",

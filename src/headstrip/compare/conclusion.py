@@ -65,7 +65,7 @@ def conclude(
     found = [*notes, *setup.images.notes]
     found += [f"{task.name}: {note}" for task in part.tasks for note in task.notes]
     found += [
-        f"{one.name} could not embed {one.missing} images that others can; they count as "
+        f"{one.name} could not embed {one.missing} images that can be read; they count as "
         "embeddings of zeros."
         for one in measured
         if one.missing

@@ -37,7 +37,7 @@ def advice(found: Comparison) -> str:
     text = f"Recommended: {found.recommended}"
     if tied:
         text += (
-            f", by images/s the cheapest of the {len(tied) + 1} that cannot be distinguished on "
+            f", the one with most images/s of the {len(tied) + 1} that cannot be distinguished on "
             "these images."
         )
     elif len([one for one in found.backbones if one.verdict]) > 1:
