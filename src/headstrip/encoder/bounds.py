@@ -53,7 +53,7 @@ def refuse_unbounded(value: object, about: str) -> None:
 
     Args:
         value: A manifest, from ``json.loads`` or from a caller.
-        about: The subject of the error message, such as ``The manifest``.
+        about: What the value is: the subject of the error message.
 
     Raises:
         ManifestError: A value exceeds a limit.

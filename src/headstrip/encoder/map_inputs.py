@@ -33,7 +33,7 @@ def check_batch(x: Any) -> None:
 
 
 def explained(encoder: Owner, x: Tensor, error: Exception) -> LevelError | None:
-    """Return an error that says why a network failed, None if the batch is not the reason.
+    """Return an error that says why a network failed, None if headstrip does not know the reason.
 
     Args:
         encoder: The encoder.
