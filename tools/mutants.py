@@ -76,7 +76,7 @@ AREAS = {
         ("network/width.py", "network/head_check.py"),
         (
             "tests/network/test_widths.py",
-            "tests/network/test_without_a_trace.py",
+            "tests/network/test_unchanged_by_probing.py",
             "tests/network/test_head_check.py",
         ),
         ("the_probed_width_is", "large_network", "network_of_torchvision"),
