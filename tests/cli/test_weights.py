@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from tests.hub import commit_of, hub_in_use, socket_ban
 from tests.lab import NET, PACKED, install_lab, named, sha256
 from tests.servers import FaultServer, Reply, fault_server
 
+from headstrip.weights.checking import State
 from headstrip.weights.records import recorded
 
 Hub = Callable[..., AbstractContextManager[str]]
@@ -612,3 +613,43 @@ def test_commands_that_take_names_refuse_a_path(run: Run, command: str, argument
     result = run("weights", command, argument)
     assert result.exit_code == 2
     assert f"'{argument}' is a path, and this command takes names." in result.stderr
+
+
+def test_repair_removes_what_repairs_left_that_were_killed(
+    run: Run, hub: Hub, tmp_path: Path
+) -> None:
+    with hub({"lab/net": {"model.safetensors": NET}}):
+        run("weights", "fetch", "lab:net.hub")
+        path = Path(run("weights", "path", "lab:net.hub").stdout.strip())
+        path.resolve().write_bytes(b"wrong")
+        repository = tmp_path / "hub" / "models--lab--net"
+        left, running = repository / ".again-left", repository / ".again-running"
+        for folder in (left, running):
+            part = put(folder / "models--lab--net" / "blobs" / "0123.incomplete", b"half")
+            os.utime(folder, (1, 1))
+        for old in left.rglob("*"):
+            os.utime(old, (1, 1))
+        os.utime(left, (1, 1))
+        assert run("weights", "repair", "lab:net.hub").exit_code == 0
+    assert path.read_bytes() == NET
+    assert not left.exists()
+    assert part.is_file()
+
+
+def test_the_help_of_verify_says_which_files_have_to_stay_the_same(
+    run: Run, cache: Path, tmp_path: Path
+) -> None:
+    help_text = " ".join(run("weights", "verify", "--help").output.split())
+    assert "expects it from then on if the file is in a cache" in help_text
+    in_cache, own = put(cache / "plain.pth"), put(tmp_path / "mine.pth")
+    for data, outcome in ((NET, "recorded"), (PACKED, "wrong")):
+        put(in_cache, data)
+        put(own, data)
+        verified = rows(run, "verify", str(in_cache), str(own))
+        assert [row["outcome"] for row in verified] == [outcome, "recorded"]
+
+
+def test_the_guide_explains_each_state_that_list_prints() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "how-to" / "manage-weights-files.md"
+    explained = re.findall(r"^\| `([a-z ]+)` \|", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {*explained} == {*get_args(State), "partial download"}

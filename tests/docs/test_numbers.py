@@ -277,6 +277,11 @@ CLAIMS = [
     Claim(SOURCES, r"At most (\d+) MiB of one image", lambda: [str(MAX_BYTES >> 20)]),
     Claim(
         WEIGHTS_FILES,
+        r"requires torch ([\d.]+) or newer",
+        lambda: re.findall(r'"torch>=([\d.]+)"', text_of("pyproject.toml")),
+    ),
+    Claim(
+        WEIGHTS_FILES,
         r"Of torchvision's and timm's (\S+) architectures, (\S+) were built both ways and "
         r"compared. All are equal: (\S+) were built without initialising and (\S+) the ordinary "
         r"way \(\[one by one\]\(../reference/builds.md\)\). The other (\d+) are",

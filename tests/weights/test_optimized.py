@@ -15,6 +15,7 @@ from typing import BinaryIO
 import pytest
 import safetensors.torch
 import torch
+from tests.children import DIED, Children
 from tests.failing import failing
 from tests.weights.files import (
     SAVERS,
@@ -287,3 +288,20 @@ def test_looking_for_a_converted_file_does_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_killed_process_left_is_removed_with_the_next_conversion(
+    tmp_path: Path, cache: Path
+) -> None:
+    source = save_legacy(STATE, tmp_path / "x")
+    with Children() as children:
+        ended = children.run(
+            "headstrip.weights.optimized:optimize", source, names=("replace",), at=0
+        )
+    assert ended.code == DIED
+    (left,) = (cache / "optimized").iterdir()
+    os.utime(left, (1, 1))
+    being_written = left.with_name(f"{left.name[:-8]}00000000")
+    being_written.touch()
+    assert set((cache / "optimized").iterdir()) == {left, being_written}
+    assert set(optimize(source).parent.iterdir()) == {being_written, optimize(source)}

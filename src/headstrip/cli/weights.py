@@ -159,8 +159,9 @@ def verify(context: click.Context, names: tuple[str, ...], everything: bool, as_
     """Read every byte of weights files, and compare their sha256 with the expected one.
 
     The command prints one line per file: ok; wrong, with the expected and the actual sha256; or no
-    expectation, if no sha256 is known. In the last case headstrip records the sha256 and expects
-    it from then on. The exit code is 1 if any file is wrong.
+    expectation, if no sha256 is known. In the last case headstrip records the sha256, and expects
+    it from then on if the file is in a cache. You may change your own files, named by their paths.
+    The exit code is 1 if any file is wrong.
     """
     if everything == bool(names):
         raise UsageFailure(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_LONGEST_NAME = 40
+_RANDOM = re.compile(r"[0-9a-f]{8}")
+_ABANDONED_AFTER = 600.0
 
 
 @contextmanager
@@ -46,9 +51,7 @@ def written_together(
         with ExitStack() as opened:
             files: list[BinaryIO] = []
             for path in paths:
-                # Cut long names, because the added suffix could make them too long.
-                name = f".{path.name[:40]}.{os.urandom(4).hex()}"
-                temporary = (within or path.parent) / name
+                temporary = (within or path.parent) / _temporary_name(path.name)
                 handle = os.open(temporary, _NEW, 0o666)
                 temporaries.append(temporary)
                 files.append(opened.enter_context(os.fdopen(handle, "wb")))
@@ -85,3 +88,37 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def is_abandoned(modified: float) -> bool:
+    """Return whether a temporary file belongs to a process that ended.
+
+    A process that runs writes to its file again and again.
+
+    Args:
+        modified: When the file was last written to, in seconds since 1970.
+    """
+    return time.time() - modified > _ABANDONED_AFTER
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that ``written_beside`` left for ``path`` when its process was killed.
+
+    A temporary file that another process is writing stays.
+    """
+    with suppress(OSError):
+        for left in list(path.parent.iterdir()):
+            if _is_temporary(left.name, path.name):
+                with suppress(OSError):
+                    if is_abandoned(left.stat().st_mtime):
+                        left.unlink()
+
+
+def _temporary_name(name: str) -> str:
+    # Cut long names, because the added suffix could make them too long.
+    return f".{name[:_LONGEST_NAME]}.{os.urandom(4).hex()}"
+
+
+def _is_temporary(name: str, final: str) -> bool:
+    prefix = f".{final[:_LONGEST_NAME]}."
+    return name.startswith(prefix) and _RANDOM.fullmatch(name.removeprefix(prefix)) is not None

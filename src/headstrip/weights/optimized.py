@@ -20,7 +20,7 @@ from torch import Tensor
 from headstrip._version import __version__
 from headstrip.errors import WeightsError, one_line
 from headstrip.network.assigning import ALIGNMENT
-from headstrip.system.atomic import sync_folder, written_beside
+from headstrip.system.atomic import remove_leftovers, sync_folder, written_beside
 from headstrip.weights.description import DESCRIPTION, PAD, take_apart
 from headstrip.weights.mapping import Guard, guard
 from headstrip.weights.parsing import parse
@@ -81,6 +81,7 @@ def _write(sha256: str, tensors: dict[str, Tensor], description: str, watch: Gua
     target = path_of_copy(sha256)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)
         with written_beside(target) as file:
             digest = _write_safetensors(file, sha256, tensors, description)
             file.flush()

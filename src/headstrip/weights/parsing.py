@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from headstrip.errors import WeightsError
+from headstrip.system.os_errors import explain_exhaustion
 from headstrip.weights.description import DESCRIPTION, restore
 from headstrip.weights.mapping import Guard, guard
 from headstrip.weights.problems import (
@@ -75,6 +76,8 @@ def parse(
         # OSError, KeyError and more.
         if is_of_the_disk(error):
             raise not_readable(path, error) from error
+        if exhausted := explain_exhaustion(error, f"{path} cannot be read"):
+            raise WeightsError(exhausted) from error
         raise damaged(path, reason_of(error)) from error
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from headstrip.printable import printable
-from headstrip.system.atomic import sync_folder
+from headstrip.system.atomic import is_abandoned, sync_folder
 from headstrip.system.file_lock import file_lock
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 _DIGITS = 16
 _DIGEST = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
 _PATIENCE = 3.0
-# A download that writes nothing for this long has ended: it would have stopped long before.
-_STALLED = 600.0
 # File systems that cannot sync answer with these. Their data is as safe as they make it.
 _CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, getattr(errno, "ENOTSUP", 0))
 
@@ -65,7 +63,7 @@ def _acquired(target: Path) -> BaseFileLock | None:
             return lock
         except Timeout:
             newest = max((stat.st_mtime for _, stat in _beside(target)), default=time.time())
-            if target.is_file() or time.time() - newest > _STALLED:
+            if target.is_file() or is_abandoned(newest):
                 return None
             if not has_printed and sys.stderr is not None:
                 message = f"waiting for another process, which downloads {printable(str(target))}."
@@ -138,7 +136,7 @@ class Partial:
                     found = cls(path, digest, "r+b")
                     continue
             # One without a digest may be of a process that found no lock.
-            if digest or _is_abandoned(stat):
+            if digest or is_abandoned(stat.st_mtime):
                 with suppress(OSError):
                     os.unlink(path)
         return found
@@ -200,10 +198,6 @@ def _unfinished(target: Path) -> Iterator[tuple[Path, os.stat_result, str]]:
         if path.suffix == ".partial":
             part = path.stem.removeprefix(f"{target.name}.")
             yield path, stat, part if _DIGEST.fullmatch(part) else ""
-
-
-def _is_abandoned(stat: os.stat_result) -> bool:
-    return time.time() - stat.st_mtime > _STALLED
 
 
 def _beside(target: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -77,8 +77,6 @@ def reason_of(error: Exception) -> str:
         named = _NAMED.search(str(error))
         what = f"; it names {named[1]:.100}" if named else ""
         return f"{_CODE}, such as a whole model, or no tensors{what}"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory for what it claims to hold"
     return one_line(error)[:200]
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
+from headstrip.system.atomic import is_abandoned
 from headstrip.weights import hub
 from headstrip.weights.caches import AGAIN, Stored
 from headstrip.weights.downloading import Download, local_failure, warn_of_http, wrong_setting
 from headstrip.weights.records import forget, remember
 from headstrip.weights.trust import Expectation, compare, expectation, hash_of, hub_blob
+
+_FOLDER = ".again-"
 
 
 def fetch_again(stored: Stored, file: Path) -> None:
@@ -70,7 +74,8 @@ def _hub_file_again(stored: Stored, file: Path) -> None:
     place = hub.parse(stored.location)
     _refuse_offline(file)
     try:
-        folder = Path(tempfile.mkdtemp(dir=stored.repository, prefix=".again-"))
+        _remove_leftovers(stored.repository)
+        folder = Path(tempfile.mkdtemp(dir=stored.repository, prefix=_FOLDER))
         try:
             name = file.relative_to(stored.snapshot).as_posix()
             fresh = hub.download_file(place.id, name, stored.snapshot.name, folder)
@@ -87,6 +92,14 @@ def _hub_file_again(stored: Stored, file: Path) -> None:
             f"{file} could not be fetched again from hf:{place.id} ({one_line(error)[:300]}). "
             "The old file is unchanged. Check the network."
         ) from error
+
+
+def _remove_leftovers(repository: Path) -> None:
+    """Remove the folders that repairs created and left because their process was killed."""
+    for folder in list(repository.glob(f"{_FOLDER}*")):
+        with suppress(OSError):
+            if all(is_abandoned(path.lstat().st_mtime) for path in (folder, *folder.rglob("*"))):
+                shutil.rmtree(folder)
 
 
 def _replace(target: Path, fresh: Path, expected: Expectation, stored: Stored) -> None:
