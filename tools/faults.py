@@ -678,8 +678,8 @@ FAULTS = (
     Fault(
         "a file of the user's own is mapped",
         "weights/reading.py",
-        "mapped = bool(how.name) and _is_safe_to_map(path) if",
-        "mapped = may_map(path) if",
+        "bool(options.name) and _is_safe_to_map(path) if",
+        "may_map(path) if",
         "tests/weights/test_own_files.py",
     ),
     Fault(

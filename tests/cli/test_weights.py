@@ -82,7 +82,7 @@ def test_weights_in_a_package_are_listed_and_not_verified(run: Run, site: Path) 
         "kind": "weights",
         "size": len(PACKED),
         "sha256": sha256(PACKED),
-        "said_by": "its package",
+        "sha256_source": "its package",
         "state": "not verified",
         "when": "",
         "path": str(site / "the_lab" / "net.bin"),
@@ -443,7 +443,7 @@ def test_weights_from_a_hub_are_fetched_verified_and_repaired(
         assert run("weights", "fetch", "lab:net.hub").exit_code == 0
         path = Path(run("weights", "path", "lab:net.hub").stdout.strip())
         assert path.resolve() == tmp_path / "hub" / "models--lab--net" / "blobs" / sha256(NET)
-        assert rows(run, "verify", "lab:net.hub")[0]["said_by"] == "the hub"
+        assert rows(run, "verify", "lab:net.hub")[0]["sha256_source"] == "the hub"
         path.resolve().write_bytes(b"wrong")
         assert run("weights", "verify", "lab:net.hub").exit_code == 1
         repaired = run("weights", "repair", "lab:net.hub")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headstrip.weights.records import learn, remember
+from headstrip.weights.records import add_facts, remember
 from headstrip.weights.trust import identify
 
 
@@ -13,5 +13,5 @@ def see(path: Path, *, always: bool = False) -> str:
     with open(path, "rb") as file:
         seen = identify(path, file, always=always)
     remember(path, seen.stat, seen.sha256, origin="download")
-    learn(path, seen.stat, filled=True)
+    add_facts(path, seen.stat, filled=True)
     return seen.sha256

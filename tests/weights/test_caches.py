@@ -16,8 +16,8 @@ from tests.lab import NET, PACKED, install_lab, named, sha256
 
 from headstrip import WeightsEntry, WeightsError
 from headstrip.registry.registry import get_registry, use_registry
-from headstrip.weights.caches import Caches, Stored
-from headstrip.weights.checking import check_stored, status
+from headstrip.weights.caches import Caches, WeightsLocation
+from headstrip.weights.checking import check_weights, status
 from headstrip.weights.locating import locate
 from headstrip.weights.removing import removable, remove
 
@@ -59,7 +59,7 @@ def in_hub(cache: Path, repository: str, files: dict[str, bytes]) -> Path:
     return snapshot
 
 
-def find(entry: WeightsEntry) -> Stored:
+def find(entry: WeightsEntry) -> WeightsLocation:
     found = Caches().find("lab:net", entry)
     assert found is not None
     return found
@@ -106,7 +106,7 @@ def test_what_is_here_is_what_a_build_finds_offline(
 def test_the_first_location_that_has_the_file_counts(
     entries: dict[str, WeightsEntry], hub: Path, hub_cache: Path
 ) -> None:
-    assert find(entries["both"]) == Stored(
+    assert find(entries["both"]) == WeightsLocation(
         "lab:net",
         entries["both"],
         "https://example.org/models/both.pth",
@@ -157,7 +157,7 @@ def test_a_status_follows_what_happens_to_a_file(
     path.write_bytes(NET)
     os.utime(path, ns=(1, 1))
     states = [status(find(entries["named"])).state]
-    check_stored(find(entries["named"]))
+    check_weights(find(entries["named"]))
     states.append(status(find(entries["named"])).state)
     os.utime(path, ns=(2, 2))
     states.append(status(find(entries["named"])).state)
@@ -169,7 +169,7 @@ def test_bytes_that_were_recorded_before_the_catalog_said_others_are_wrong(
 ) -> None:
     (hub / "plain.pth").write_bytes(PACKED)
     stored = find(entries["plain"])
-    check_stored(stored)
+    check_weights(stored)
     later = WeightsEntry("plain", stored.entry.locations, sha256=sha256(NET))
     assert status(find(later)).state == "wrong"
 
@@ -185,14 +185,14 @@ def test_a_byte_changed_in_silence_is_wrong(
     remove(stored)
     path.write_bytes(data)
     os.utime(path, ns=(1, 1))
-    assert [one.outcome for one in check_stored(stored)] == ["recorded"]
+    assert [one.outcome for one in check_weights(stored)] == ["recorded"]
     after = bytearray(data)
     after[place % len(after)] ^= flipped
     with open(path, "r+b") as file:
         file.write(after)
     os.utime(path, ns=(1, 1))
     assert status(stored).state == "verified"
-    (verdict,) = check_stored(stored)
+    (verdict,) = check_weights(stored)
     assert (verdict.outcome, verdict.sha256) == ("wrong", sha256(bytes(after)))
     assert sha256(data) in verdict.problem
 
@@ -204,11 +204,11 @@ def test_a_whole_hash_is_believed_before_a_record(
     path.write_bytes(NET[::-1])
     os.utime(path, ns=(1, 1))
     nothing_said = WeightsEntry("whole", entries["whole"].locations)
-    check_stored(find(nothing_said))
+    check_weights(find(nothing_said))
     with open(path, "r+b") as file:
         file.write(NET)
     os.utime(path, ns=(1, 1))
-    assert [one.outcome for one in check_stored(find(entries["whole"]))] == ["ok"]
+    assert [one.outcome for one in check_weights(find(entries["whole"]))] == ["ok"]
 
 
 sets_of_links = st.lists(st.booleans(), min_size=1, max_size=4)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from headstrip import WeightsError
-from headstrip.weights.records import cache_home, learn, recorded, remember
+from headstrip.weights.records import add_facts, cache_home, recorded, remember
 from headstrip.weights.trust import (
     Expectation,
     compare,
@@ -117,26 +117,26 @@ def test_a_silent_change_is_named_with_both_hashes(
 
 def test_what_is_known_of_the_bytes_comes_with_them(path: Path) -> None:
     first = identified(path)
-    assert (first.sha256, first.fresh, first.facts) == (FOUND, True, {})
+    assert (first.sha256, first.was_hashed, first.facts) == (FOUND, True, {})
     assert first.stat.st_mtime == LONG_AGO
     remember(path, first.stat, first.sha256, origin="own")
-    learn(path, first.stat, filled=True)
+    add_facts(path, first.stat, filled=True)
     again = identified(path)
-    assert (again.sha256, again.fresh, again.facts) == (FOUND, False, {"filled": True})
+    assert (again.sha256, again.was_hashed, again.facts) == (FOUND, False, {"filled": True})
     assert again.stat.st_mtime == LONG_AGO
     read = identified(path, always=True)
-    assert (read.sha256, read.fresh, read.facts) == (FOUND, True, {"filled": True})
+    assert (read.sha256, read.was_hashed, read.facts) == (FOUND, True, {"filled": True})
 
 
 def test_what_is_known_of_the_same_bytes_stays_known_at_another_time(path: Path) -> None:
     remember(path, path.stat(), FOUND, origin="own")
-    learn(path, path.stat(), filled=True)
+    add_facts(path, path.stat(), filled=True)
     written(path, age=LONG_AGO + 9)
     moved = identified(path)
-    assert (moved.fresh, moved.facts) == (True, {"filled": True})
+    assert (moved.was_hashed, moved.facts) == (True, {"filled": True})
     written(path, b"other weights")
     other = identified(path)
-    assert (other.sha256, other.fresh, other.facts) == (
+    assert (other.sha256, other.was_hashed, other.facts) == (
         hashlib.sha256(b"other weights").hexdigest(),
         True,
         {},

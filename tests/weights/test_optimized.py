@@ -31,7 +31,7 @@ from torchvision import models
 from headstrip import WeightsError
 from headstrip.weights import trust
 from headstrip.weights.optimized import optimize
-from headstrip.weights.records import optimized, recorded
+from headstrip.weights.records import find_copy, recorded
 
 STATE = {
     "weight": torch.arange(12.0).reshape(3, 4),
@@ -61,16 +61,16 @@ def test_all_of_a_converted_file_is_mapped_and_aligned(tmp_path: Path, save: Cal
 
 def test_it_is_found_by_the_hash_of_what_it_was_made_of(tmp_path: Path, cache: Path) -> None:
     source = save_legacy(STATE, tmp_path / "x")
-    assert optimized(sha256_of(source)) is None
+    assert find_copy(sha256_of(source)) is None
     target = optimize(source)
-    assert optimized(sha256_of(source)) == target
+    assert find_copy(sha256_of(source)) == target
     assert target == cache / "optimized" / f"{sha256_of(source)}.safetensors"
     assert source.read_bytes() == save_legacy(STATE, tmp_path / "y").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["", "0" * 63, "../" + "0" * 61, "A" * 64])
 def test_what_is_no_hash_finds_nothing(name: str) -> None:
-    assert optimized(name) is None
+    assert find_copy(name) is None
 
 
 def test_its_own_hash_is_recorded(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_what_cannot_be_converted_is_named(tmp_path: Path, content: object, what
     path = save_zip(content, tmp_path / "x")
     with pytest.raises(WeightsError, match=rf"x.pth cannot be converted: it holds .*{what}.*alone"):
         optimize(path)
-    assert optimized(sha256_of(path)) is None
+    assert find_copy(sha256_of(path)) is None
 
 
 def test_a_tensor_that_repeats_itself_is_not_written_out(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_file_that_is_rewritten_meanwhile_is_not_converted(
 
 def test_looking_for_a_converted_file_does_not_import_torch() -> None:
     code = (
-        "import sys; from headstrip.weights.records import optimized; optimized('0' * 64);"
+        "import sys; from headstrip.weights.records import find_copy; find_copy('0' * 64);"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

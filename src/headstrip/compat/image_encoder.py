@@ -13,7 +13,7 @@ from headstrip.encoder.predictors import init_predictors as init_predictors
 from headstrip.factory.construction import build_stripped
 from headstrip.factory.instantiate import BuildOptions
 from headstrip.factory.measure import width_of_built
-from headstrip.weights.reading import Reading
+from headstrip.weights.reading import ReadOptions
 
 
 def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, int]:
@@ -44,7 +44,7 @@ def get_image_encoder(name: str, pretrained: bool = True) -> tuple[nn.Module, in
         512
     """
     # A plain module cannot notice that its mapped file was rewritten, so read it into memory.
-    build_options = BuildOptions(Reading(mapped=False))
+    build_options = BuildOptions(ReadOptions(mapped=False))
     built = build_stripped(
         name_of(name), weights="DEFAULT" if pretrained else None, build_options=build_options
     )

@@ -26,7 +26,7 @@ from headstrip.images.preprocessing import Preprocessing
 from headstrip.system.arguments import type_of
 from headstrip.system.atomic import written_beside
 from headstrip.system.os_errors import explain
-from headstrip.weights.reading import Reading, read_weights
+from headstrip.weights.reading import ReadOptions, read_weights
 
 __all__ = ["ATTRIBUTES", "PREPROCESSING", "load_checkpoint", "read_tables", "save_checkpoint"]
 
@@ -197,7 +197,9 @@ def _predictors_in(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return weights and biases by attribute, after checking the layout of the file."""
     shown = repr(os.fspath(path))
-    content = read_weights(Path(os.path.expanduser(path)), how=Reading(mapped=False)).content
+    content = read_weights(
+        Path(os.path.expanduser(path)), options=ReadOptions(mapped=False)
+    ).content
     model = content.get(_KEY) if isinstance(content, Mapping) else None
     if not isinstance(model, Mapping):
         raise WeightsError(

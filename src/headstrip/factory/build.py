@@ -62,7 +62,7 @@ from headstrip.registry.registry import Registry, get_registry
 from headstrip.spec import BackboneSpec, is_folder, merged_options
 from headstrip.system.arguments import type_of
 from headstrip.weights.hub import offline_call
-from headstrip.weights.reading import VERIFY, Reading
+from headstrip.weights.reading import VERIFY, ReadOptions
 
 
 def build_encoder(
@@ -207,7 +207,7 @@ def build_encoder(
             }
             given = {name: value for name, value in stated.items() if value is not None}
             _refuse_stated(saved, given if weights == "DEFAULT" else {"weights": weights, **given})
-            how = BuildOptions(Reading(verify, map), offline, target)
+            how = BuildOptions(ReadOptions(verify, map), offline, target)
             encoder = _from_folder(
                 saved, how, allow_versions, fitted is None and predictors is None
             )
@@ -238,7 +238,7 @@ def build_encoder(
                 inputs=inputs,
                 weights_key=weights_key,
             )
-        build_options = BuildOptions(Reading(verify, map), offline, target, request.dtype)
+        build_options = BuildOptions(ReadOptions(verify, map), offline, target, request.dtype)
         with collector_held_back(), _similar_sizes_named(request.name, request.options):
             encoder = _build(request, build_options, strict)
         if request.manifest is not None:

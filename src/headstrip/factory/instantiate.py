@@ -26,7 +26,7 @@ from headstrip.network.head import Stripped
 from headstrip.network.load_hooks import has_load_hooks, holds_exactly, keeps_more, load_as_torch
 from headstrip.network.meta_init import Replaced, meta_parameters, share_memory
 from headstrip.network.state_dicts import copy_into, refuse_unfilled
-from headstrip.weights.reading import Reading, WeightsFile
+from headstrip.weights.reading import ReadOptions, WeightsFile
 
 _LOGGER = logging.getLogger("headstrip.factory")
 
@@ -44,7 +44,7 @@ class BuildOptions:
         dtype: Floating-point dtype of the parameters, None for the network's.
     """
 
-    reading: Reading = field(default_factory=Reading)
+    reading: ReadOptions = field(default_factory=ReadOptions)
     offline: bool = False
     device: torch.device | None = None
     dtype: torch.dtype | None = None

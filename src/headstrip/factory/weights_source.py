@@ -10,7 +10,7 @@ from headstrip.network.checkpoints import refuse_several
 from headstrip.plugins.loader import Plugin
 from headstrip.spec import BackboneSpec, WeightsEntry
 from headstrip.weights.locating import locate
-from headstrip.weights.reading import Reading, WeightsFile, read_weights
+from headstrip.weights.reading import ReadOptions, WeightsFile, read_weights
 
 _LOGGER = logging.getLogger("headstrip.factory")
 
@@ -28,7 +28,7 @@ class WeightsSource:
         owner: Plugin,
         spec: BackboneSpec,
         selection: Selection,
-        reading: Reading,
+        reading: ReadOptions,
         *,
         offline: bool,
     ) -> None:
@@ -66,7 +66,7 @@ class WeightsSource:
         entry, path, about = self.selection.entry, self.selection.path, self._spec.qualified_name
         how = replace(self._reading, limit=limit)
         if path is not None:
-            file = read_weights(path, how=how)
+            file = read_weights(path, options=how)
         else:
             assert entry is not None
             how = replace(how, locations=entry.locations, name=f"{about}.{entry.tag}")

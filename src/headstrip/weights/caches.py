@@ -22,7 +22,7 @@ from headstrip.weights.hub import cached_file, parse
 from headstrip.weights.sharded_checkpoint import is_index, read_index
 from headstrip.weights.trust import Expectation, expectation
 
-AGAIN = ".again"
+REPAIR_SUFFIX = ".again"
 """What a file's name ends with while a fresh copy of it is on its way to its place."""
 
 _UNFINISHED = re.compile(r"(.+?)(?:\.again|(?:\.again)?\.[0-9a-f]+\.partial)")
@@ -31,7 +31,7 @@ Origin = Literal["download", "hub", "package", "own"]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class WeightsLocation:
     """One set of weights, and where its file is or would have to be.
 
     Attributes:
@@ -103,24 +103,24 @@ class Caches:
             if match := _UNFINISHED.fullmatch(name):
                 self._unfinished[match[1]].append(name)
 
-    def find(self, name: str, entry: WeightsEntry) -> Stored | None:
+    def find(self, name: str, entry: WeightsEntry) -> WeightsLocation | None:
         """Return the first file of a set of weights that is here, else where one would have to be.
 
         It is None for weights without any location, which their plugin loads itself.
         """
-        missing: list[Stored] = []
+        missing: list[WeightsLocation] = []
         for location in entry.locations:
             try:
                 path, origin, is_here = self._look(location)
             except (ValueError, WeightsError):
                 # A location of no form that there is; a build says so.
                 continue
-            stored = Stored(name, entry, location, path, origin, is_here)
+            weights = WeightsLocation(name, entry, location, path, origin, is_here)
             if is_here:
-                return stored
-            missing.append(stored)
+                return weights
+            missing.append(weights)
         # One file can be put into torch hub's cache by hand; the hub's has folders and links.
-        missing.sort(key=lambda stored: stored.origin == "hub")
+        missing.sort(key=lambda weights: weights.origin == "hub")
         return missing[0] if missing else None
 
     def partials(self, entry: WeightsEntry) -> list[Path]:
@@ -137,7 +137,9 @@ class Caches:
                 elif location.startswith(("https://", "http://")):
                     names = self._unfinished.get(file_name(location), [])
                     paths = [self.downloads / name for name in sorted(names)]
-                    found += [path for path in paths if path.suffix == AGAIN or _is_left(path)]
+                    found += [
+                        path for path in paths if path.suffix == REPAIR_SUFFIX or _is_left(path)
+                    ]
         return found
 
     def _look(self, location: str) -> tuple[Path, Origin, bool]:

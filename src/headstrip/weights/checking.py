@@ -1,4 +1,4 @@
-"""What is known of stored weights files, and every byte of them compared with what it must be."""
+"""What is known of weights weights files, and every byte of them compared with what it must be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from headstrip.errors import WeightsError, one_line
-from headstrip.weights.caches import Stored
+from headstrip.weights.caches import WeightsLocation
 from headstrip.weights.records import Record, recorded, remember
 from headstrip.weights.sharded_checkpoint import is_index, read_index
 from headstrip.weights.trust import Expectation, compare, expectation, hash_of, origin_of
@@ -42,12 +42,12 @@ class Verdict:
     problem: str = ""
 
 
-def check_stored(stored: Stored) -> list[Verdict]:
+def check_weights(weights: WeightsLocation) -> list[Verdict]:
     """Read all files of a set of weights, and record what they are."""
-    name, origin = stored.name, stored.origin
-    verdicts = [_check(file, stored.expected(file), name, origin) for file in stored.files()]
-    if is_index(stored.path):
-        verdicts.append(_check_index(stored, verdicts))
+    name, origin = weights.name, weights.origin
+    verdicts = [_check(file, weights.expected(file), name, origin) for file in weights.files()]
+    if is_index(weights.path):
+        verdicts.append(_check_index(weights, verdicts))
     return verdicts
 
 
@@ -82,18 +82,18 @@ def _strictest(path: Path, stat: os.stat_result, expected: Expectation) -> Expec
     return Expectation(record.sha256, "the record of a file with the same times and size")
 
 
-def _check_index(stored: Stored, shards: list[Verdict]) -> Verdict:
+def _check_index(weights: WeightsLocation, shards: list[Verdict]) -> Verdict:
     """Compare the whole of a checkpoint in several files, and what its index names."""
-    path, expected = stored.path, Expectation(stored.entry.sha256.lower(), "the catalog")
+    path, expected = weights.path, Expectation(weights.entry.sha256.lower(), "the catalog")
     lines = [f"{one.sha256}  {one.path.name}\n" for one in shards]
     found = hashlib.sha256("".join(lines).encode()).hexdigest()
     try:
         read_index(path)
-        if stored.entry.sha256:
-            compare(path, found, expected, stored.name)
+        if weights.entry.sha256:
+            compare(path, found, expected, weights.name)
     except WeightsError as error:
         return Verdict(path, "wrong", found, expected, str(error))
-    return _check(path, expectation(path, url=None), stored.name, stored.origin)
+    return _check(path, expectation(path, url=None), weights.name, weights.origin)
 
 
 def _again(name: str) -> str:
@@ -102,21 +102,21 @@ def _again(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known of a stored file without reading it.
+    """What is known of a weights file without reading it.
 
     Attributes:
         state: ``verified`` when its bytes were those expected and nothing changed since;
             ``changed`` when they were and the file did; ``wrong`` when they were others.
         size: Bytes of all its files.
         sha256: Its hash, whole or the first digits, empty when nothing is known.
-        said_by: Who says it.
+        source: Who says it.
         when: Time of the last verification, empty without one.
     """
 
     state: State
     size: int
     sha256: str
-    said_by: str
+    source: str
     when: str
 
 
@@ -125,28 +125,28 @@ def status_of_copy(copy: Path) -> Status:
     return _status_of(copy, expectation(copy, url=None))
 
 
-def status(stored: Stored) -> Status:
-    """Say what is known of a stored file without reading it."""
-    files = stored.files()
-    each = [_status_of(file, stored.expected(file)) for file in files]
+def status(weights: WeightsLocation) -> Status:
+    """Say what is known of a weights file without reading it."""
+    files = weights.files()
+    each = [_status_of(file, weights.expected(file)) for file in files]
     worst = min(each, key=lambda one: _WORST_FIRST.index(one.state))
     if len(each) == 1:
         return worst
     size = sum(one.size for one in each)
-    return Status(worst.state, size, stored.entry.sha256, worst.said_by, worst.when)
+    return Status(worst.state, size, weights.entry.sha256, worst.source, worst.when)
 
 
 def _status_of(file: Path, expected: Expectation) -> Status:
     try:
         stat = os.stat(file)
     except OSError:
-        return Status("lost", 0, expected.sha256, expected.said_by, "")
+        return Status("lost", 0, expected.sha256, expected.source, "")
     record = recorded(file)
     state = _state(stat, record, expected)
     if record is None or state == "changed":
-        said, by = expected.sha256, expected.said_by
+        said, by = expected.sha256, expected.source
     else:
-        said, by = record.sha256, expected.said_by or "its first use"
+        said, by = record.sha256, expected.source or "its first use"
     return Status(state, stat.st_size, said, by, record.when if record else "")
 
 

@@ -25,7 +25,7 @@ from headstrip.weights.description import DESCRIPTION, PAD, take_apart
 from headstrip.weights.mapping import Guard, guard
 from headstrip.weights.parsing import parse
 from headstrip.weights.problems import not_readable
-from headstrip.weights.records import optimized, path_of_copy, remember
+from headstrip.weights.records import find_copy, path_of_copy, remember
 from headstrip.weights.safetensors_file import DTYPES
 from headstrip.weights.trust import hash_of
 
@@ -50,7 +50,7 @@ def optimize(path: Path) -> Path:
         with open(path, "rb") as file:
             watch = guard(path, file)
             sha256 = hash_of(file)
-            if (found := optimized(sha256)) is not None:
+            if (found := find_copy(sha256)) is not None:
                 return found
             content = parse(path, file, mapped=False, checked=False).content
     except OSError as error:

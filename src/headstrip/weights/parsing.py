@@ -14,12 +14,12 @@ from headstrip.weights.mapping import Guard, guard
 from headstrip.weights.problems import (
     START,
     damaged,
-    instead,
     is_of_the_disk,
     not_readable,
     reason_of,
+    wrong_kind,
 )
-from headstrip.weights.records import is_optimized
+from headstrip.weights.records import is_copy
 from headstrip.weights.safetensors_file import read_safetensors
 from headstrip.weights.torch_file import read_torch
 
@@ -91,7 +91,7 @@ def _parse(
     limit: int | None,
 ) -> Parsed:
     file.seek(0)
-    problem = instead(file.read(START))
+    problem = wrong_kind(file.read(START))
     if problem:
         raise damaged(path, problem)
     # Before the mapping: what changes from now on is noticed.
@@ -100,7 +100,7 @@ def _parse(
     content: object
     if path.suffix == ".safetensors":
         content, metadata, count = read_safetensors(path, file, size, mapped=mapped, limit=limit)
-        if is_optimized(path):
+        if is_copy(path):
             content = restore(content, metadata.get(DESCRIPTION, ""))
     else:
         content, count = read_torch(

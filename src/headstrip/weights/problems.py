@@ -14,7 +14,7 @@ from headstrip.weights.addresses import SUFFIXES
 from headstrip.weights.folders import lies_in_a_cache
 
 START = 512
-"""How many of a file's first bytes `instead` looks at."""
+"""How many of a file's first bytes `wrong_kind` looks at."""
 
 _CODE = "it holds more than tensors and plain values"
 _NAMED = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
@@ -54,7 +54,7 @@ def too_large(path: Path, found: int, limit: int) -> WeightsError:
     )
 
 
-def instead(start: bytes) -> str:
+def wrong_kind(start: bytes) -> str:
     """Say in few words what a file is by its first bytes, "" where it may hold weights."""
     text = start.lstrip().lower()
     if not start:

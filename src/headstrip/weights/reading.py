@@ -22,11 +22,11 @@ from headstrip.weights.folders import lies_in_a_cache
 from headstrip.weights.mapping import Guard, may_map
 from headstrip.weights.parsing import Parsed, parse
 from headstrip.weights.problems import not_readable
-from headstrip.weights.records import learn, optimized, recorded, remember
+from headstrip.weights.records import add_facts, find_copy, recorded, remember
 from headstrip.weights.sharded_checkpoint import is_index, read_index
 from headstrip.weights.trust import (
     Expectation,
-    Seen,
+    FileIdentity,
     check_address,
     compare,
     expectation,
@@ -40,7 +40,7 @@ _READ = "read"
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadOptions:
     """How a weights file is to be read.
 
     Attributes:
@@ -85,10 +85,10 @@ class WeightsFile:
     def note_filled(self) -> None:
         """Record that no vector in the file is without values, so that none is read again."""
         if self.stat is not None:
-            learn(self.path, self.stat, **{_FILLED: True})
+            add_facts(self.path, self.stat, **{_FILLED: True})
 
 
-def read_weights(path: Path, sha256: str = "", how: Reading = Reading()) -> WeightsFile:
+def read_weights(path: Path, sha256: str = "", options: ReadOptions = ReadOptions()) -> WeightsFile:
     """Read a weights file, after comparing its hash.
 
     Without ``sha256`` a file is compared with the hash in the name that a server gave it, with
@@ -98,14 +98,14 @@ def read_weights(path: Path, sha256: str = "", how: Reading = Reading()) -> Weig
         path: A ``.safetensors`` file, the ``.safetensors.index.json`` of several, or a file of
             ``torch.save``.
         sha256: Hexadecimal sha256 that it must have, whole or its first digits; empty for any.
-        how: How to read it.
+        options: How to read it.
 
     Raises:
         WeightsError: The file cannot be read, has another hash, is damaged, holds more than
             tensors and plain values, or more than its network can take.
     """
     if is_index(path):
-        return _read_shards(path, sha256, how)
+        return _read_shards(path, sha256, options)
     try:
         # A pipe or a device may never end, and cannot be mapped.
         kind = os.stat(path).st_mode
@@ -116,28 +116,30 @@ def read_weights(path: Path, sha256: str = "", how: Reading = Reading()) -> Weig
         raise not_readable(path, error) from error
     try:
         with file:
-            return _read(path, file, sha256, how)
+            return _read(path, file, sha256, options)
     except OSError as error:
         raise not_readable(path, error) from error
 
 
-def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
-    expected = _expectation(path, sha256, how)
-    seen = identify(path, file, always=how.verify == "always", name=how.name)
-    compare(path, seen.sha256, expected, how.name)
-    copy = optimized(seen.sha256)
-    of_copy = _parse_copy(copy, how) if copy is not None else None
+def _read(path: Path, file: BinaryIO, sha256: str, options: ReadOptions) -> WeightsFile:
+    expected = _expectation(path, sha256, options)
+    seen = identify(path, file, always=options.verify == "always", name=options.name)
+    compare(path, seen.sha256, expected, options.name)
+    copy = find_copy(seen.sha256)
+    of_copy = _parse_copy(copy, options) if copy is not None else None
     read_before = seen.facts.get(_READ, False)
     # A file without a name that headstrip knows was named by its path: it is the user's own.
-    mapped = bool(how.name) and _is_safe_to_map(path) if how.mapped is None else how.mapped
+    mapped = (
+        bool(options.name) and _is_safe_to_map(path) if options.mapped is None else options.mapped
+    )
     checked = bool(expected.sha256) or read_before
     parsed = of_copy or _parse(
-        path, file, seen, how, mapped=mapped, checked=checked, read_before=read_before
+        path, file, seen, options, mapped=mapped, checked=checked, read_before=read_before
     )
-    if seen.fresh:
+    if seen.was_hashed:
         remember(path, seen.stat, seen.sha256, origin=origin_of(path))
     if of_copy is None and not read_before:
-        learn(path, seen.stat, **{_READ: True})
+        add_facts(path, seen.stat, **{_READ: True})
     guards = (parsed.guard,) if parsed.guard is not None else ()
     filled = seen.facts.get(_FILLED, False)
     return WeightsFile(path, seen.sha256, parsed.content, guards, filled, seen.stat)
@@ -146,8 +148,8 @@ def _read(path: Path, file: BinaryIO, sha256: str, how: Reading) -> WeightsFile:
 def _parse(
     path: Path,
     file: BinaryIO,
-    seen: Seen,
-    how: Reading,
+    seen: FileIdentity,
+    options: ReadOptions,
     *,
     mapped: bool,
     checked: bool,
@@ -155,7 +157,7 @@ def _parse(
 ) -> Parsed:
     """Parse an open file, and refuse one that was written to meanwhile."""
     parsed = parse(
-        path, file, mapped=mapped, checked=checked, read_before=read_before, limit=how.limit
+        path, file, mapped=mapped, checked=checked, read_before=read_before, limit=options.limit
     )
     now, then = os.fstat(file.fileno()), seen.stat
     if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
@@ -172,7 +174,7 @@ def _is_safe_to_map(path: Path) -> bool:
     return lies_in_a_cache(path) and may_map(path)
 
 
-def _parse_copy(copy: Path, how: Reading) -> Parsed | None:
+def _parse_copy(copy: Path, options: ReadOptions) -> Parsed | None:
     """Read the copy that `headstrip weights optimize` made of a file.
 
     It is None where nothing says which bytes it must have, or it has others: the file itself is
@@ -182,24 +184,28 @@ def _parse_copy(copy: Path, how: Reading) -> Parsed | None:
     if record is None:
         return None
     with suppress(WeightsError, OSError), open(copy, "rb") as file:
-        seen = identify(copy, file, always=how.verify == "always")
+        seen = identify(copy, file, always=options.verify == "always")
         compare(copy, seen.sha256, Expectation(record.sha256, "its first use"))
-        mapped = _is_safe_to_map(copy) if how.mapped is None else how.mapped
-        parsed = _parse(copy, file, seen, how, mapped=mapped, checked=True)
-        if seen.fresh:
+        mapped = _is_safe_to_map(copy) if options.mapped is None else options.mapped
+        parsed = _parse(copy, file, seen, options, mapped=mapped, checked=True)
+        if seen.was_hashed:
             remember(copy, seen.stat, seen.sha256, origin="optimized")
         return parsed
     return None
 
 
-def _expectation(path: Path, sha256: str, how: Reading) -> Expectation:
+def _expectation(path: Path, sha256: str, options: ReadOptions) -> Expectation:
     url = next(
-        (one for one in how.locations if one.startswith(("https:", "http:")) and _is_of(path, one)),
+        (
+            one
+            for one in options.locations
+            if one.startswith(("https:", "http:")) and _is_of(path, one)
+        ),
         None,
     )
     expected = expectation(path, sha256, url=url)
-    if expected.said_by in ("", "its first use"):
-        check_address(path, how.locations, how.name)
+    if expected.source in ("", "its first use"):
+        check_address(path, options.locations, options.name)
     return expected
 
 
@@ -207,14 +213,14 @@ def _is_of(path: Path, url: str) -> bool:
     return path.parent == checkpoints() and url.partition("?")[0].endswith(f"/{path.name}")
 
 
-def _read_shards(path: Path, sha256: str, how: Reading) -> WeightsFile:
+def _read_shards(path: Path, sha256: str, options: ReadOptions) -> WeightsFile:
     """Read the files that an index names, as if they were one."""
     shard_of = read_index(path)
     content: dict[str, Any] = {}
     digest = hashlib.sha256()
     guards: tuple[Guard, ...] = ()
     for name in sorted(set(shard_of.values())):
-        shard = read_weights(path.parent / name, how=replace(how, locations=()))
+        shard = read_weights(path.parent / name, options=replace(options, locations=()))
         digest.update(f"{shard.sha256}  {name}\n".encode())
         held = {**plain_state_dict(shard.content), **extra_states(shard.content)}
         # Another shard may hold an old copy of a tensor: the index decides.
@@ -222,7 +228,7 @@ def _read_shards(path: Path, sha256: str, how: Reading) -> WeightsFile:
             (key, value) for key, value in held.items() if shard_of.get(key, name) == name
         )
         guards += shard.guards
-    compare(path, digest.hexdigest(), Expectation(sha256.lower(), "the catalog"), how.name)
+    compare(path, digest.hexdigest(), Expectation(sha256.lower(), "the catalog"), options.name)
     if lost := sorted(shard_of.keys() - content.keys()):
         raise WeightsError(
             f"The files that {path} names lack {len(lost)} of its tensors, such as {lost[0]!r}. "

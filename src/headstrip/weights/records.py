@@ -75,19 +75,19 @@ def path_of_copy(sha256: str) -> Path:
     return cache_home() / "optimized" / f"{sha256}.safetensors"
 
 
-def optimized(sha256: str) -> Path | None:
+def find_copy(sha256: str) -> Path | None:
     """Return the converted file of a weights file, None if it does not exist."""
     path = path_of_copy(sha256)
     return path if _SHA256.fullmatch(sha256) and path.is_file() else None
 
 
-def optimized_copy(path: Path) -> Path | None:
+def copy_of(path: Path) -> Path | None:
     """Return the converted file of a weights file by its record, None if it does not exist."""
     record = recorded(path)
-    return optimized(record.sha256) if record is not None else None
+    return find_copy(record.sha256) if record is not None else None
 
 
-def is_optimized(path: Path) -> bool:
+def is_copy(path: Path) -> bool:
     """Whether a file is one that `optimize` wrote."""
     return bool(_SHA256.fullmatch(path.stem)) and path == path_of_copy(path.stem)
 
@@ -139,7 +139,7 @@ def remember(
     )
 
 
-def learn(path: Path, stat: os.stat_result, **facts: bool) -> None:
+def add_facts(path: Path, stat: os.stat_result, **facts: bool) -> None:
     """Add to what is known of a file's bytes; nothing is, where no record describes it."""
     record = recorded(path)
     if record is not None and record.describes(stat) and facts.items() - record.facts.items():

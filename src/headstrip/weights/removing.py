@@ -9,34 +9,34 @@ from contextlib import suppress
 from pathlib import Path
 
 from headstrip.errors import WeightsError, one_line
-from headstrip.weights.caches import Caches, Stored
-from headstrip.weights.records import forget, optimized_copy
+from headstrip.weights.caches import Caches, WeightsLocation
+from headstrip.weights.records import copy_of, forget
 
 
-def removable(stored: Stored) -> list[Path]:
+def removable(weights: WeightsLocation) -> list[Path]:
     """Return what ``remove`` takes away: files, partial downloads and optimized copies.
 
     Raises:
         WeightsError: It belongs to a package, or is the user's own file.
     """
-    if stored.origin == "package":
+    if weights.origin == "package":
         raise WeightsError(
-            f"{stored.path}, the file of {stored.name}, belongs to the package {stored.package!r}. "
-            f"Run `pip uninstall {stored.package}`, or leave it."
+            f"{weights.path}, the file of {weights.name}, belongs to the package "
+            f"{weights.package!r}. Run `pip uninstall {weights.package}`, or leave it."
         )
-    if stored.origin == "own":
+    if weights.origin == "own":
         raise WeightsError(
-            f"{stored.path}, the file of {stored.name}, is in no cache: its catalog names it by "
+            f"{weights.path}, the file of {weights.name}, is in no cache: its catalog names it by "
             "its path. Remove it yourself, or leave it."
         )
     # The files that an index names go before the index.
-    named = dict.fromkeys((*stored.files(), stored.path)) if stored.is_here else {}
+    named = dict.fromkeys((*weights.files(), weights.path)) if weights.is_here else {}
     files = [file for file in named if file.is_file()]
-    copies = [copy for file in files if (copy := optimized_copy(file)) is not None]
-    return [*files, *copies, *Caches().partials(stored.entry)]
+    copies = [copy for file in files if (copy := copy_of(file)) is not None]
+    return [*files, *copies, *Caches().partials(weights.entry)]
 
 
-def remove(stored: Stored) -> None:
+def remove(weights: WeightsLocation) -> None:
     """Remove a set of weights and what belongs to it.
 
     In the hub's cache a file that another revision links to as well stays for that one.
@@ -44,10 +44,10 @@ def remove(stored: Stored) -> None:
     Raises:
         WeightsError: It is not ours to remove, or cannot be.
     """
-    for path in removable(stored):
+    for path in removable(weights):
         try:
-            if stored.origin == "hub" and path.is_symlink():
-                _remove_link(path, stored.repository)
+            if weights.origin == "hub" and path.is_symlink():
+                _remove_link(path, weights.repository)
             else:
                 forget(path)
                 path.unlink(missing_ok=True)
@@ -56,8 +56,8 @@ def remove(stored: Stored) -> None:
                 f"{path} cannot be removed ({one_line(error)}). Check the permissions of "
                 "its folder."
             ) from error
-    if stored.origin == "hub" and stored.is_here:
-        _tidy(stored.repository, stored.snapshot)
+    if weights.origin == "hub" and weights.is_here:
+        _tidy(weights.repository, weights.snapshot)
 
 
 def _remove_link(link: Path, repository: Path) -> None:

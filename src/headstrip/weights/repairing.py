@@ -11,7 +11,7 @@ from pathlib import Path
 from headstrip.errors import WeightsError, one_line
 from headstrip.system.atomic import is_abandoned
 from headstrip.weights import hub
-from headstrip.weights.caches import AGAIN, Stored
+from headstrip.weights.caches import REPAIR_SUFFIX, WeightsLocation
 from headstrip.weights.downloading import Download, local_failure, warn_of_http, wrong_setting
 from headstrip.weights.records import forget, remember
 from headstrip.weights.trust import Expectation, compare, expectation, hash_of, hub_blob
@@ -19,7 +19,7 @@ from headstrip.weights.trust import Expectation, compare, expectation, hash_of, 
 _FOLDER = ".again-"
 
 
-def fetch_again(stored: Stored, file: Path) -> None:
+def fetch_again(stored: WeightsLocation, file: Path) -> None:
     """Put a fresh copy in the place of one file of a set of weights.
 
     Raises:
@@ -41,17 +41,17 @@ def fetch_again(stored: Stored, file: Path) -> None:
         _hub_file_again(stored, file)
 
 
-def _download_again(stored: Stored) -> None:
+def _download_again(stored: WeightsLocation) -> None:
     """Download a file under another name, and give it its own when it is right."""
     url, target = stored.location, stored.path
     _refuse_offline(target)
     expected = expectation(target, stored.entry.sha256, url=url)
-    digits = "" if expected.said_by == "its first use" else expected.sha256
-    fresh = target.with_name(f"{target.name}{AGAIN}")
+    digits = "" if expected.source == "its first use" else expected.sha256
+    fresh = target.with_name(f"{target.name}{REPAIR_SUFFIX}")
     try:
         warn_of_http(url, digits)
         Download(url, fresh, digits).run()
-        _replace(target, fresh, Expectation(digits, expected.said_by), stored)
+        _replace(target, fresh, Expectation(digits, expected.source), stored)
     except ValueError as error:
         raise wrong_setting(url, target.parent, error) from error
     except OSError as error:
@@ -69,7 +69,7 @@ def _refuse_offline(file: Path) -> None:
         )
 
 
-def _hub_file_again(stored: Stored, file: Path) -> None:
+def _hub_file_again(stored: WeightsLocation, file: Path) -> None:
     """Download a file of the hub into a folder beside the repository's, and move it in place."""
     place = hub.parse(stored.location)
     _refuse_offline(file)
@@ -102,7 +102,7 @@ def _remove_leftovers(repository: Path) -> None:
                 shutil.rmtree(folder)
 
 
-def _replace(target: Path, fresh: Path, expected: Expectation, stored: Stored) -> None:
+def _replace(target: Path, fresh: Path, expected: Expectation, stored: WeightsLocation) -> None:
     """Give a file the place of another, after its bytes were compared."""
     try:
         with open(fresh, "rb") as opened:

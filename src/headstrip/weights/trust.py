@@ -32,18 +32,18 @@ _MOST_LINKS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FileIdentity:
     """The bytes of an open file.
 
     Attributes:
         sha256: Hexadecimal sha256 of the whole file.
-        fresh: Whether every byte was read for it; else it is the one recorded.
+        was_hashed: Whether every byte was read for it; else it is the one recorded.
         stat: What the file was like before that, for ``remember``.
         facts: What else is known of these bytes.
     """
 
     sha256: str
-    fresh: bool
+    was_hashed: bool
     stat: os.stat_result
     facts: Mapping[str, bool]
 
@@ -54,11 +54,11 @@ class Expectation:
 
     Attributes:
         sha256: Hexadecimal sha256, whole or its first digits; empty for any.
-        said_by: The source of it, such as "the catalog"; empty without one.
+        source: The source of it, such as "the catalog"; empty without one.
     """
 
     sha256: str = ""
-    said_by: str = ""
+    source: str = ""
 
 
 def hash_in_name(name: str) -> str:
@@ -87,7 +87,7 @@ def hash_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = "") -> Seen:
+def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = "") -> FileIdentity:
     """Say which bytes an open file has: those recorded, where it is unchanged since, else hashed.
 
     Args:
@@ -103,7 +103,7 @@ def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = ""
     record = recorded(path)
     known = record if record is not None and record.describes(stat) else None
     if known is not None and not always:
-        return Seen(known.sha256, False, stat, known.facts)
+        return FileIdentity(known.sha256, False, stat, known.facts)
     stat = _settled(file, stat)
     found = hash_of(file)
     if known is not None and known.describes(stat) and known.sha256 != found:
@@ -114,7 +114,7 @@ def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = ""
             f"{_remedy(path, name, known.origin)}"
         )
     facts = record.facts if record is not None and record.sha256 == found else {}
-    return Seen(found, True, stat, facts)
+    return FileIdentity(found, True, stat, facts)
 
 
 def expectation(path: Path, entry_sha256: str = "", *, url: str | None) -> Expectation:
@@ -159,7 +159,7 @@ def compare(path: Path, found: str, expected: Expectation, name: str = "") -> No
         record = recorded(path)
         raise WeightsError(
             f"The file {path} is not the one it should be: its sha256 is {found}, and "
-            f"{expected.sha256} was expected, as {expected.said_by} says. "
+            f"{expected.sha256} was expected, as {expected.source} says. "
             f"{_remedy(path, name, record.origin if record else '')}"
         )
 
