@@ -82,7 +82,7 @@ def test_weights_in_a_package_are_listed_and_not_verified(run: Run, site: Path) 
         "kind": "weights",
         "size": len(PACKED),
         "sha256": sha256(PACKED),
-        "sha256_source": "its package",
+        "sha256_source": "the package's RECORD",
         "state": "not verified",
         "when": "",
         "path": str(site / "the_lab" / "net.bin"),
@@ -99,11 +99,11 @@ def test_list_prints_one_line_per_file_to_a_pipe_and_the_total_to_stderr(
         "lab:net.named",
         "0.0 MB",
         sha256(NET)[:8],
-        "its name",
+        "the file name",
         "not verified",
         str(cache / named()),
     ]
-    assert second[:4] == ["lab:net.packed", "0.0 MB", sha256(PACKED)[:12], "its package"]
+    assert second[:4] == ["lab:net.packed", "0.0 MB", sha256(PACKED)[:12], "the package's RECORD"]
     assert result.stderr == "2 files, 0.0 MB\n"
 
 
@@ -169,7 +169,7 @@ def test_fetch_downloads_and_verifies_a_file_once(
     result = run("weights", "fetch", "lab:net")
     assert result.exit_code == 0
     assert result.stdout == (
-        f"lab:net.named  fetched  0.0 MB  {sha256(NET)[:12]} (as its name says)  "
+        f"lab:net.named  fetched  0.0 MB  {sha256(NET)[:12]} (from the file name)  "
         f"{cache / named()}\n"
     )
     assert result.stderr == "Download 1 file (0.0 MB).\n"
@@ -206,7 +206,7 @@ def test_fetch_reports_a_wrong_file_in_the_cache(run: Run, cache: Path) -> None:
     put(cache / named(), b"something else")
     result = run("weights", "fetch", "lab:net.named")
     assert result.exit_code == 1
-    assert f"its sha256 is {sha256(b'something else')}" in result.stderr
+    assert f"has the sha256 {sha256(b'something else')}" in result.stderr
     assert "Run `headstrip weights repair lab:net.named`." in result.stderr
 
 
@@ -234,18 +234,18 @@ def test_verify_reports_ok_wrong_or_recorded(
     result = run("weights", "verify", "lab:net.*")
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [
-        f"lab:net.named  ok  {sha256(NET)[:12]} (as its name says)  {cache / named()}",
+        f"lab:net.named  ok  {sha256(NET)[:12]} (from the file name)  {cache / named()}",
         f"lab:net.plain  no expectation, recorded now  {sha256(NET)[:12]}  {cache / 'plain.pth'}",
-        f"lab:net.whole  wrong  The file {cache / 'whole.pth'} is not the one it should be: its "
-        f"sha256 is {sha256(b'wrong')}, and {sha256(NET)} was expected, as the catalog says. Run "
+        f"lab:net.whole  wrong  The file {cache / 'whole.pth'} has the sha256 "
+        f"{sha256(b'wrong')}, but the catalog has {sha256(NET)}. Run "
         "`headstrip weights repair lab:net.whole`.",
-        f"lab:net.packed  ok  {sha256(PACKED)[:12]} (as its package says)  "
+        f"lab:net.packed  ok  {sha256(PACKED)[:12]} (from the package's RECORD)  "
         f"{site / 'the_lab' / 'net.bin'}",
     ]
     put(cache / "plain.pth", b"other bytes")
     again = run("weights", "verify", "lab:net.plain")
     assert again.exit_code == 1
-    assert f"and {sha256(NET)} was expected, as its first use says" in again.stdout
+    assert f"but the record of the first use has {sha256(NET)}" in again.stdout
 
 
 def test_verify_finds_a_change_that_kept_the_size_and_time(run: Run, cache: Path) -> None:
@@ -541,7 +541,7 @@ def test_optimize_refuses_a_wrong_file(run: Run, cache: Path, tmp_path: Path) ->
     put(cache / named(), b"wrong")
     result = run("weights", "optimize", "lab:net.named")
     assert result.exit_code == 1
-    assert "is not the one it should be" in result.stderr
+    assert "but the file name has" in result.stderr
     assert not (tmp_path / "headstrip" / "optimized").exists()
 
 

@@ -498,7 +498,7 @@ DEFECTS = [
     (
         with_entries("NoServer", replace(WEIGHTS, locations=("https:///tiny.pth",))),
         "loading",
-        "V1: the location 'https:///tiny.pth' is not valid: it is not the address",
+        "V1: the location 'https:///tiny.pth' is not valid: the address does not begin",
     ),
     (
         with_entries("NoHub", replace(WEIGHTS, locations=("hf:tiny",))),

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision import models
 
 from headstrip.weights.parsing import Parsed, parse
+from headstrip.weights.torch_file import ParseOptions
 
 State = dict[str, Tensor]
 
@@ -46,9 +47,7 @@ def contents(
 ) -> Parsed:
     """What a weights file holds, parsed."""
     with open(path, "rb") as file:
-        return parse(
-            path, file, mapped=mapped, checked=checked, read_before=read_before, limit=limit
-        )
+        return parse(path, file, ParseOptions(mapped, checked, read_before, limit))
 
 
 def write_safetensors(path: Path, header: bytes, data: bytes = b"") -> Path:

@@ -257,5 +257,5 @@ def test_a_folder_that_takes_no_changes_is_said(
         unlink(path, *rest, **named)
 
     monkeypatch.setattr(os, "unlink", refuse)
-    with pytest.raises(WeightsError, match=r"cannot be removed .*Check the permissions"):
+    with pytest.raises(WeightsError, match=r"cannot remove .*Check the permissions"):
         remove(find(entries["named"]))

@@ -76,18 +76,18 @@ def test_the_cache_is_the_folder_that_torch_hub_was_given(
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("", "names no file"),
-        (".", "that of a folder"),
-        ("..", "that of a folder"),
-        ("%2e%2e", "that of a folder"),
-        ("..%2fx.pth", "has '/' in it"),
-        ("%2Fetc%2Fx.pth", "has '/' in it"),
-        ("a%5Cx.pth", r"has '\\\\' in it"),
-        ("a\\x.pth", r"has '\\\\' in it"),
-        ("C:x.pth", "has ':' in it"),
-        ("x.pth%3Astream", "has ':' in it"),
-        ("x%00.pth", r"has '\\x00' in it"),
-        ("x.pth%0a", r"has '\\n' in it"),
+        ("", "does not name a file"),
+        (".", "means a folder"),
+        ("..", "means a folder"),
+        ("%2e%2e", "means a folder"),
+        ("..%2fx.pth", "contains '/'"),
+        ("%2Fetc%2Fx.pth", "contains '/'"),
+        ("a%5Cx.pth", r"contains '\\\\'"),
+        ("a\\x.pth", r"contains '\\\\'"),
+        ("C:x.pth", "contains ':'"),
+        ("x.pth%3Astream", "contains ':'"),
+        ("x%00.pth", r"contains '\\x00'"),
+        ("x.pth%0a", r"contains '\\n'"),
         ("CON", "reserved by Windows"),
         ("nul.pth", "reserved by Windows"),
         ("COM1.tar.pth", "reserved by Windows"),
@@ -100,7 +100,7 @@ def test_the_cache_is_the_folder_that_torch_hub_was_given(
 def test_a_name_that_is_none_everywhere_is_refused(
     server: FaultServer, hub: Path, name: str, problem: str
 ) -> None:
-    with pytest.raises(WeightsError, match=rf"could not be downloaded .*{problem}.*put the file"):
+    with pytest.raises(WeightsError, match=rf"could not be downloaded .*{problem}.*copy the file"):
         download(f"{server.url}/models/{name}")
     assert server.asked == []
     assert list(hub.iterdir()) == []
@@ -244,7 +244,11 @@ def test_a_mirror_that_has_it_not_is_named(
     monkeypatch.setenv("HEADSTRIP_MIRROR", f"https://down.example={server.url}")
     with pytest.raises(WeightsError) as caught:
         download("https://down.example/models/x.pth")
-    for part in ("https://down.example/models/x.pth could", f"at {server.url}/models/x.pth", "404"):
+    for part in (
+        "https://down.example/models/x.pth could",
+        f"mirror {server.url}/models/x.pth",
+        "404",
+    ):
         assert part in str(caught.value)
 
 

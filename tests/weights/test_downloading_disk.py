@@ -53,7 +53,7 @@ def test_a_read_only_cache_is_named_with_what_was_to_be_put_there(
     with pytest.raises(WeightsError) as caught:
         download(f"{server.url}/{FILE}")
     for part in (
-        f"downloaded to {hub} (that folder takes no files",
+        f"downloaded to {hub} (headstrip cannot write to this folder",
         "Read-only file system",
         "the file has 1.0 MB",
         "Set TORCH_HOME",
@@ -75,7 +75,7 @@ def test_a_read_only_cache_is_used_for_what_it_has(
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind root")
 def test_a_cache_of_another_user_is_named(server: FaultServer, hub: Path) -> None:
     hub.chmod(0o555)
-    with pytest.raises(WeightsError, match=r"takes no files: .*Permission denied.*TORCH_HOME"):
+    with pytest.raises(WeightsError, match=r"cannot write to .*Permission denied.*TORCH_HOME"):
         download(f"{server.url}/{FILE}")
     hub.chmod(0o755)
 
@@ -85,7 +85,7 @@ def test_a_cache_that_cannot_be_made_is_named(server: FaultServer, hub: Path, er
     hub.rmdir()
     with (
         failing("mkdir", at=0, error=error),
-        pytest.raises(WeightsError, match=rf"to {hub} \(that folder takes no files: .*TORCH_HOME"),
+        pytest.raises(WeightsError, match=rf"to {hub} \(headstrip cannot write .*TORCH_HOME"),
     ):
         download(f"{server.url}/{FILE}")
 
@@ -97,7 +97,7 @@ def test_a_disk_without_room_is_seen_before_anything_is_written(
     with failing(at=None) as calls, pytest.raises(WeightsError) as caught:
         download(f"{server.url}/{FILE}")
     for part in (
-        f"to {hub} (the disk of that folder is full, with 0.5 MB free; the file has 1.0 MB)",
+        f"to {hub} (the disk of this folder is full, with 0.5 MB free; the file has 1.0 MB)",
         "Make room, or set TORCH_HOME",
     ):
         assert part in str(caught.value)
@@ -110,7 +110,7 @@ def test_a_disk_that_becomes_full_is_named_and_emptied(
 ) -> None:
     mount("size=512k")
     server.usual = Reply(chunked=True)
-    with pytest.raises(WeightsError, match=r"the disk of that folder is full.*Make room"):
+    with pytest.raises(WeightsError, match=r"the disk of this folder is full.*Make room"):
         download(f"{server.url}/{FILE}")
     assert list(hub.iterdir()) == []
     assert shutil.disk_usage(hub).free == 512 << 10
@@ -126,7 +126,7 @@ def test_a_file_larger_than_a_process_may_write_is_named(server: FaultServer, hu
         )
     assert ended.error
     assert ended.error.startswith(f"WeightsError: {server.url}/{FILE} could not be downloaded")
-    assert "the disk of that folder is full" in ended.error
+    assert "the disk of this folder is full" in ended.error
     assert list(hub.iterdir()) == []
 
 
@@ -156,6 +156,7 @@ def test_a_fault_at_any_call_leaves_no_half_file_and_the_next_call_succeeds(
         (hub / FILE).unlink()
     assert {"open", "write"} <= set(calls.seen)
     assert calls.seen.index("fsync") < calls.seen.index("replace")
-    problem = "the disk of that folder is full" if error == errno.ENOSPC else "or its disk failed"
+    is_full = error == errno.ENOSPC
+    problem = "the disk of this folder is full" if is_full else "writing to this folder failed"
     assert len(sentences) >= 4
     assert all(f"to {hub} (" in each and problem in each for each in sentences)

@@ -88,7 +88,7 @@ def test_who_waits_for_another_process_says_so(server: FaultServer, hub: Path) -
     second = start(f"{server.url}/{FILE}")
     assert second.stderr
     assert second.stderr.readline() == (
-        f"headstrip: waiting for another process, which downloads {hub / FILE}.\n"
+        f"headstrip: waiting for another process that downloads {hub / FILE}\n"
     )
     server.released.set()
     for process in (first, second):

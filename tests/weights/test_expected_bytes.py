@@ -14,6 +14,7 @@ import pytest
 from headstrip import WeightsError
 from headstrip.weights.records import add_facts, cache_home, recorded, remember
 from headstrip.weights.trust import (
+    FIRST_USE,
     Expectation,
     compare,
     expectation,
@@ -26,10 +27,10 @@ from headstrip.weights.trust import (
 
 LONG_AGO = 1_600_000_000
 FOUND, OTHER = hashlib.sha256(b"the weights").hexdigest(), "f" * 64
-OWN = "It is your own file: copy it again from where it came from, or save it again."
+OWN = "It is your own file: copy it again from its source, or save it again."
 REPAIR = "Run `headstrip weights repair resnet50.V1`."
 REPAIR_A_NAME = "Run `headstrip weights repair NAME` with the name of these weights."
-CONVERT = "Remove it: it is a copy, and `headstrip weights optimize` makes another."
+CONVERT = "It is an optimized copy: remove it, and run `headstrip weights optimize` again."
 
 
 @pytest.fixture(autouse=True)
@@ -59,10 +60,7 @@ def identified(path: Path, **options: Any) -> Any:
 def refusal(path: Path, name: str = "") -> str:
     with pytest.raises(WeightsError) as caught:
         compare(path, FOUND, Expectation("abcd", "the catalog"), name)
-    prefix = (
-        f"The file {path} is not the one it should be: its sha256 is {FOUND}, and abcd was "
-        "expected, as the catalog says. "
-    )
+    prefix = f"The file {path} has the sha256 {FOUND}, but the catalog has abcd. "
     assert str(caught.value).startswith(prefix)
     return str(caught.value).removeprefix(prefix)
 
@@ -109,9 +107,9 @@ def test_a_silent_change_is_named_with_both_hashes(
     with pytest.raises(WeightsError) as caught:
         identified(path, always=True, name=name)
     assert str(caught.value) == (
-        f"The contents of the file {path} changed, but its size and times did not: its sha256 is "
-        f"{FOUND}, and {OTHER} was recorded. The disk is failing, or somebody reset the times. "
-        f"{remedy}"
+        f"The bytes of the file {path} changed, but its size and times did not: the file has the "
+        f"sha256 {FOUND}, but its record has {OTHER}. The disk is failing, or a program reset the "
+        f"times. {remedy}"
     )
 
 
@@ -212,7 +210,7 @@ def test_a_name_has_a_hash_of_eight_digits_or_more_that_is_no_date(name: str, fo
 def test_the_name_in_an_address_is_that_after_its_last_slash(
     path: Path, url: str, named: str
 ) -> None:
-    said = Expectation(named, "its name") if named else Expectation()
+    said = Expectation(named, "the file name") if named else Expectation()
     assert expectation(path, url=url) == said
 
 
@@ -221,12 +219,12 @@ def test_the_first_who_says_it_is_believed(tmp_path: Path) -> None:
     remember(path, path.stat(), FOUND, origin="hub")
     url = "https://example.org/net-0676ba61.pth"
     assert expectation(path, "ABCD", url=url) == Expectation("abcd", "the catalog")
-    assert expectation(path, url=url) == Expectation("0676ba61", "its name")
+    assert expectation(path, url=url) == Expectation("0676ba61", "the file name")
     assert expectation(path, url="https://example.org/net.pth") == Expectation(OTHER, "the hub")
     assert expectation(path, url=None) == Expectation(OTHER, "the hub")
     path = path.rename(tmp_path / "net.pth")
     remember(path, path.stat(), FOUND, origin="hub")
-    assert expectation(path, url=None) == Expectation(FOUND, "its first use")
+    assert expectation(path, url=None) == Expectation(FOUND, FIRST_USE)
 
 
 @pytest.mark.parametrize("origin", ["own", "package"])
@@ -239,7 +237,7 @@ def test_a_copy_in_headstrips_cache_has_those_of_its_first_use() -> None:
     path = written(cache_home() / "optimized" / f"{OTHER}.safetensors")
     remember(path, path.stat(), FOUND, origin="optimized")
     assert recorded(path) is not None
-    assert expectation(path, url=None) == Expectation(FOUND, "its first use")
+    assert expectation(path, url=None) == Expectation(FOUND, FIRST_USE)
 
 
 def test_a_blob_of_the_hub_is_found_through_links(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_the_next_location_is_tried_where_the_hub_is_not_reached(
     ("location", "sentence"),
     [
         ("hf:org/none", r"no repository 'org/none' at http://127.*private.*hf auth login"),
-        ("hf:org/name@v9", r"hf:org/name has no revision 'v9'\. Name a branch"),
+        ("hf:org/name@v9", r"hf:org/name has no revision 'v9'\. Pass a branch"),
         (
             "hf:org/name/x.pth",
             r"org/name has no file x\.pth at revision main\. Choose one of the files listed at http://.*/org/name/tree/main",
@@ -292,7 +292,7 @@ def test_a_damaged_file_in_the_cache_is_named_and_fetched_again_once_removed(ser
         with pytest.raises(WeightsError) as caught:
             read_weights(path)
         found, stored = sha256_of(blob), hashlib.sha256(SAFE).hexdigest()
-        for part in (str(path), found, f"{stored} was expected", "headstrip weights repair"):
+        for part in (str(path), found, f"the hub has {stored}", "headstrip weights repair"):
             assert part in str(caught.value)
         blob.unlink()
         assert read_weights(hub_file("hf:org/name")).sha256 == stored
@@ -309,7 +309,7 @@ def test_a_blob_that_is_named_after_git_s_hash_is_read(serve: Serve, tmp_path: P
 def test_the_hash_of_the_catalog_holds_for_the_hub_too(serve: Serve) -> None:
     with serve({"org/name": BOTH}):
         path = locate(entry("hf:org/name", sha256="deadbeef"), "a:b")
-    with pytest.raises(WeightsError, match="deadbeef was expected"):
+    with pytest.raises(WeightsError, match="has deadbeef"):
         read_weights(path, "deadbeef")
 
 
@@ -356,7 +356,7 @@ def test_the_files_of_a_sharded_checkpoint_are_read_as_one(
         assert {key: value[0, 0].item() for key, value in file.content.items()} == {
             f"layer.{number}": float(number) for number in range(5)
         }
-    with pytest.raises(WeightsError, match="deadbeef was expected"):
+    with pytest.raises(WeightsError, match="has deadbeef"):
         read_weights(paths[0], "deadbeef")
 
 
@@ -377,7 +377,7 @@ def test_a_damaged_shard_is_named(serve: Serve, sharded: dict[str, bytes]) -> No
         path = hub_file("hf:org/large")
     shard = sorted(path.parent.glob("*.safetensors"))[-1]
     shard.resolve().write_bytes(SAFE)
-    with pytest.raises(WeightsError, match=f"{shard.name} is not the one it should be"):
+    with pytest.raises(WeightsError, match=f"{shard.name} has the sha256"):
         read_weights(path)
 
 
@@ -430,7 +430,7 @@ def test_a_tensor_in_two_shards_is_that_of_the_shard_in_the_index(
 def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, weight_map: object) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(WeightsError, match=r"is not the index of a checkpoint.*beside it"):
+    with pytest.raises(WeightsError, match=r"is not the index of a checkpoint.*in the same folder"):
         read_weights(index)
 
 
@@ -456,7 +456,9 @@ def test_a_repository_s_json_has_the_revision_of_its_location(serve: Serve) -> N
 def test_what_is_no_json_object_is_named(serve: Serve, content: bytes) -> None:
     with serve({"org/name": {"config.json": content}}):
         path = hub_file("hf:org/name/config.json")
-        with pytest.raises(WeightsError, match=r"config\.json is not the JSON file") as caught:
+        with pytest.raises(
+            WeightsError, match=r"cannot read the JSON file .*config\.json"
+        ) as caught:
             hub_json("org/name", "config.json")
     assert f"Remove {path.resolve()}" in str(caught.value)
 

@@ -98,7 +98,9 @@ def append(path: Path) -> None:
 def test_a_file_that_is_rewritten_in_place_is_noticed(path: Path, change) -> None:
     parsed = contents(path, mapped=True)
     os.utime(path, ns=(0, 0)) if change is os.utime else change(path)
-    with pytest.raises(WeightsError, match=r"rewritten in place .* it had \d+ bytes .*rename it"):
+    with pytest.raises(
+        WeightsError, match=r"rewritten in place .* it had [\d,]+ bytes .*rename it"
+    ):
         parsed.guard.check()
 
 

@@ -198,7 +198,7 @@ def test_a_wrong_description_is_refused(tmp_path: Path, cache: Path, wrong: dict
     (cache / "optimized").mkdir(parents=True)
     path = cache / "optimized" / f"{'0' * 64}.safetensors"
     safetensors.torch.save_file({"a": torch.ones(1)}, path, metadata=wrong)
-    with pytest.raises(WeightsError, match="its description is"):
+    with pytest.raises(WeightsError, match="its description is damaged"):
         contents(path)
 
 
@@ -212,21 +212,21 @@ def test_a_wrong_description_is_refused(tmp_path: Path, cache: Path, wrong: dict
 )
 def test_what_cannot_be_converted_is_named(tmp_path: Path, content: object, what: str) -> None:
     path = save_zip(content, tmp_path / "x")
-    with pytest.raises(WeightsError, match=rf"x.pth cannot be converted: it holds .*{what}.*alone"):
+    with pytest.raises(WeightsError, match=rf"cannot convert .*x.pth: it contains .*{what}.*alone"):
         optimize(path)
     assert find_copy(sha256_of(path)) is None
 
 
 def test_a_tensor_that_repeats_itself_is_not_written_out(tmp_path: Path) -> None:
     path = save_zip({"a": torch.zeros(1).expand(1 << 40)}, tmp_path / "x")
-    with pytest.raises(WeightsError, match="its tensors repeat what they hold"):
+    with pytest.raises(WeightsError, match="has tensors that were expanded"):
         optimize(path)
 
 
 def test_a_checkpoint_that_holds_itself_is_not_converted(tmp_path: Path) -> None:
     checkpoint: dict[str, object] = {}
     checkpoint["model"] = checkpoint
-    with pytest.raises(WeightsError, match="cannot be converted"):
+    with pytest.raises(WeightsError, match="cannot convert"):
         optimize(save_zip(checkpoint, tmp_path / "x"))
 
 
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_not_converted(tmp_path: Path, cache: Path) -> None:
     os.truncate(source, source.stat().st_size - 1)
     with pytest.raises(WeightsError, match="damaged"):
         optimize(source)
-    with pytest.raises(WeightsError, match="is a folder, and no file of weights"):
+    with pytest.raises(WeightsError, match="is a folder, not a weights file"):
         optimize(tmp_path)
     assert not (cache / "optimized").exists()
 
@@ -254,7 +254,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, cache: Path, name: str)
     for at in itertools.count():
         with failing(name, at=at, error=errno.ENOSPC) as calls:
             made, said = converted(source)
-        assert made or "Make room" in said or "cannot be read" in said
+        assert made or "Make room" in said or "cannot read" in said
         folder = cache / "optimized"
         left = sorted(os.listdir(folder)) if folder.exists() else []
         assert left in ([], [f"{sha256_of(source)}.safetensors"])

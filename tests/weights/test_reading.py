@@ -53,7 +53,7 @@ def test_a_wrong_hash_names_the_file_what_was_expected_and_what_was_found(
     path = save(STATE, tmp_path / "x")
     with pytest.raises(WeightsError) as caught:
         read_weights(path, "deadbeef")
-    for part in (str(path), "deadbeef was expected", sha256_of(path), "copy it again"):
+    for part in (str(path), "the catalog has deadbeef", sha256_of(path), "copy it again"):
         assert part in str(caught.value)
 
 
@@ -62,7 +62,7 @@ def test_the_hash_is_compared_at_each_load(tmp_path: Path) -> None:
     known = sha256_of(path)
     read_weights(path, known)
     save_zip({"a": torch.zeros(1)}, tmp_path / "x")
-    with pytest.raises(WeightsError, match=f"{known} was expected"):
+    with pytest.raises(WeightsError, match=f"has {known}"):
         read_weights(path, known)
 
 
@@ -80,7 +80,7 @@ def test_a_truncated_file_is_called_damaged(save: Save, tmp_path: Path, kept: fl
 def test_a_web_page_saved_as_weights_is_no_file_of_weights(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_text("<!DOCTYPE html><html><body>Please log in.</body></html>")
-    with pytest.raises(WeightsError, match="is not a file of weights"):
+    with pytest.raises(WeightsError, match="is not a weights file"):
         read_weights(path)
 
 
@@ -94,22 +94,22 @@ def test_a_message_is_one_short_line(tmp_path: Path) -> None:
 
 
 def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"cannot be read .*Check the path"):
+    with pytest.raises(WeightsError, match=r"cannot read .*Check the path"):
         read_weights(tmp_path / "missing.pth")
 
 
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("config.json", "write 'hf:{folder}' in place of the backbone"),
-        ("encoder.json", "pass it in place of the backbone, as '{folder}/'"),
-        ("epoch_3.ckpt", "Pass a file of weights in it, such as '{folder}/epoch_3.ckpt'"),
-        ("notes.md", "Pass a file of weights."),
+        ("config.json", "Pass 'hf:{folder}' as the backbone"),
+        ("encoder.json", "Pass '{folder}/' as the backbone"),
+        ("epoch_3.ckpt", "Pass a weights file in it, such as '{folder}/epoch_3.ckpt'"),
+        ("notes.md", "Pass a weights file."),
     ],
 )
 def test_a_folder_is_answered_with_what_to_pass(tmp_path: Path, name: str, advice: str) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(WeightsError, match="is a folder, and no file of weights") as caught:
+    with pytest.raises(WeightsError, match="is a folder, not a weights file") as caught:
         build_encoder("resnet18", weights=tmp_path)
     assert advice.format(folder=tmp_path) in str(caught.value)
 
@@ -120,7 +120,7 @@ def test_a_folder_of_the_working_folder_is_told_from_a_tag(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").touch()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsError, match=r"'run' here is a folder.*write 'hf:"):
+    with pytest.raises(WeightsError, match=r"'run' here is a folder.*Pass 'hf:"):
         build_encoder("resnet18", weights="run")
     for name in ("run", "hf:run"):
         with pytest.raises(UnknownBackboneError, match=r"of that name, write 'hf:\./run'"):
@@ -129,7 +129,7 @@ def test_a_folder_of_the_working_folder_is_told_from_a_tag(
 
 def test_a_whole_network_is_refused_without_running_its_classes(tmp_path: Path) -> None:
     path = save_zip(torch.nn.Linear(2, 2), tmp_path / "x")
-    with pytest.raises(WeightsError, match=r"Nothing of it was executed.*save its state dict"):
+    with pytest.raises(WeightsError, match=r"executed nothing in it.*save its state dict"):
         read_weights(path)
 
 
@@ -201,7 +201,7 @@ def test_bytes_changed_in_the_middle_of_an_archive_are_noticed(saved: Path) -> N
     ("content", "what"),
     [
         (b"<!DOCTYPE html><title>404</title>", "it is a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
     ],
 )
 def test_what_a_file_is_instead_is_said(content: bytes, what: str, tmp_path: Path) -> None:
@@ -250,12 +250,11 @@ def test_a_file_of_another_address_with_the_same_name_is_refused(
     with pytest.raises(WeightsError) as caught:
         read(other)
     assert str(caught.value) == (
-        f"The file {path} was downloaded from {here}, and the weights that you asked for are at "
-        f"{other}, which has the same file name. To replace the file, run `headstrip weights "
-        "repair net.V1`."
+        f"The file {path} was downloaded from {here}, but net.V1 must be downloaded from {other}, "
+        "which has the same file name. To replace the file, run `headstrip weights repair net.V1`."
     )
     # A hash decides, if one is known.
     assert same(read(other, sha256=sha256_of(path)), STATE)
     save_zip({"b": torch.ones(1)}, path.with_suffix(""))
-    with pytest.raises(WeightsError, match="is not the one it should be"):
+    with pytest.raises(WeightsError, match="has the sha256"):
         read(here)

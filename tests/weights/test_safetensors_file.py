@@ -102,7 +102,10 @@ def test_the_order_and_the_spaces_of_a_header_do_not_matter(tmp_path: Path) -> N
         ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}', "data_offsets of 'a'"),
         ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[true,8]}}', "64 integers"),
         ('{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}', "'a' has 8 bytes"),
-        ('{"a":{"dtype":"F32","shape":[4611686018427387904,0,8],"data_offsets":[0,0]}}', "beyond"),
+        (
+            '{"a":{"dtype":"F32","shape":[4611686018427387904,0,8],"data_offsets":[0,0]}}',
+            "more bytes than a",
+        ),
         ('{"a":{"dtype":"F32","shape":[9223372036854775808],"data_offsets":[0,8]}}', "64 integers"),
         ('{"a":{"dtype":"F32","shape":[<nines>],"data_offsets":[0,8]}}', "64 integers"),
         ('{"a":{"dtype":"F32","shape":[<ones>1],"data_offsets":[0,4]}}', "64 integers"),
@@ -135,7 +138,7 @@ def test_a_header_that_is_not_right_is_refused(tmp_path: Path, header: str, prob
     for part, text in PARTS.items():
         header = header.replace(part, text)
     path = write_safetensors(tmp_path / "x.safetensors", header.encode(), bytes(8))
-    with pytest.raises(WeightsError, match=rf"x.safetensors is not .*damaged.*{problem}") as caught:
+    with pytest.raises(WeightsError, match=rf"x.safetensors is damaged .*{problem}") as caught:
         contents(path)
     assert len(str(caught.value)) < 600 + len(str(path))
 
@@ -145,7 +148,7 @@ def test_a_header_that_is_not_right_is_refused(tmp_path: Path, header: str, prob
 )
 def test_a_length_beyond_the_file_is_refused(tmp_path: Path, start: bytes) -> None:
     (tmp_path / "x.safetensors").write_bytes(start)
-    with pytest.raises(WeightsError, match=r"would be|it is empty"):
+    with pytest.raises(WeightsError, match=r"it claims|it is empty"):
         contents(tmp_path / "x.safetensors")
 
 
@@ -153,7 +156,7 @@ def test_a_length_beyond_the_formats_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes((100_000_001).to_bytes(8, "little"))
     os.truncate(path, 100_000_100)
-    with pytest.raises(WeightsError, match="100000001 bytes long"):
+    with pytest.raises(WeightsError, match="it claims 100000001 bytes"):
         contents(path)
 
 
@@ -167,7 +170,7 @@ def test_more_values_than_anyone_has_are_refused_before_they_are_parsed(tmp_path
     entry = '"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
     header = "{" + ",".join(entry % index for index in range(1 << 17)) + "}"
     path = write_safetensors(tmp_path / "x.safetensors", header.encode())
-    with pytest.raises(WeightsError, match="holds more than 1,048,576 values"):
+    with pytest.raises(WeightsError, match="has more than 1,048,576 values"):
         contents(path)
 
 
@@ -175,7 +178,7 @@ def test_more_bytes_than_the_limit_are_refused_before_they_are_read(tmp_path: Pa
     header = json.dumps({"a": {"dtype": "U8", "shape": [1 << 40], "data_offsets": [0, 1 << 40]}})
     path = write_safetensors(tmp_path / "x.safetensors", header.encode())
     os.truncate(path, path.stat().st_size + (1 << 40))
-    with pytest.raises(WeightsError, match=r"1,099,511,627,776 bytes .* at most 1,000 .*another"):
+    with pytest.raises(WeightsError, match=r"1,099,511,627,776 bytes .* at most 1,000\."):
         contents(path, limit=1000)
     small = write_safetensors(tmp_path / "y.safetensors", b'{"a":%s}' % ONE.encode(), bytes(8))
     assert contents(small, limit=8).content["a"].tolist() == [0, 0]

@@ -78,7 +78,7 @@ def test_a_wrong_file_is_refused(name: str, count: int, kind: Any, tmp_path: Pat
     for content in contents:
         prefix = next(PREFIXES)
         path = save_zip({f"{prefix}{key}": one for key, one in content.items()}, tmp_path / "x")
-        with pytest.raises(WeightsError, match=r"does not fit|holds [\d,]+ (state|bytes)"):
+        with pytest.raises(WeightsError, match=r"does not fit|(holds|has) [\d,]+ (state|bytes)"):
             build_encoder(name, weights=path)
 
 
@@ -119,7 +119,7 @@ def test_a_pickled_module_is_refused_with_the_lines_that_make_a_state_dict(
     monkeypatch.chdir(tmp_path)
     trained = models.squeezenet1_1()
     torch.save(trained, "whole.pt")
-    with pytest.raises(WeightsError, match="Nothing of it was executed") as caught:
+    with pytest.raises(WeightsError, match="headstrip executed nothing in it") as caught:
         build_encoder("squeezenet1_1", weights="./whole.pt")
     code = str(caught.value).partition("that made it: ")[2].rstrip(".")
     exec(code, {"torch": torch})

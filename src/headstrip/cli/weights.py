@@ -78,9 +78,9 @@ def list_(context: click.Context, pattern: str | None, as_json: bool) -> None:
     """List the weights files on this machine.
 
     PATTERN is a shell pattern for their names, such as 'resnet*' or 'timm:*'. Each row shows the
-    name, the size, the sha256 and where it is stated, whether the bytes were compared with it, and
-    the path. The command looks at names, sizes and times, and reads no file. It does not list your
-    own files, only the copies that `optimize` made of them.
+    name, the size, the sha256 and its source, the state and the path. The command looks at names,
+    sizes and times, and reads no file. It does not list your own files, only the copies that
+    `optimize` made of them.
     """
     caches = Caches()
     rows = all_rows(open_registry(context), caches, pattern)
@@ -140,7 +140,7 @@ def fetch(context: click.Context, names: tuple[str, ...], yes: bool, as_json: bo
         warn(download_question(missing).rstrip("?") + ".")
     report = Report(as_json)
     for weights in chosen:
-        with report.piece(weights.name):
+        with report.task(weights.name):
             now = weights if weights.is_here else _download(weights)
             if status(now).state != "verified":
                 _require_right(check_weights(now))
@@ -171,7 +171,7 @@ def verify(context: click.Context, names: tuple[str, ...], everything: bool, as_
     report = Report(as_json)
     for weights in weights_or_paths(context, names or ("*",)):
         name = _name_of(weights)
-        with report.piece(name):
+        with report.task(name):
             for verdict in _check(weights):
                 report.add_verdict(name, verdict)
     report.end(context)
@@ -192,7 +192,7 @@ def repair(context: click.Context, names: tuple[str, ...], as_json: bool) -> Non
 
     report = Report(as_json)
     for weights in named_weights(context, names, here=True):
-        with report.piece(weights.name):
+        with report.task(weights.name):
             if not weights.is_here:
                 report.add_done(_download(weights), "fetched")
                 continue
@@ -218,7 +218,7 @@ def remove_(context: click.Context, names: tuple[str, ...], yes: bool, as_json: 
     report = Report(as_json)
     found: list[tuple[WeightsLocation, list[Path]]] = []
     for weights in named_weights(context, names, here=True, partly=True):
-        with report.piece(weights.name):
+        with report.task(weights.name):
             paths = removable(weights)
             if not paths:
                 raise WeightsError(
@@ -232,7 +232,7 @@ def remove_(context: click.Context, names: tuple[str, ...], yes: bool, as_json: 
     if found:
         _confirm(f"Remove {count(len(paths), 'file')}, {readable_size(size_of(paths))}?", yes)
     for weights, paths in found:
-        with report.piece(weights.name):
+        with report.task(weights.name):
             size = size_of(paths)
             remove(weights)
             report.add(
@@ -261,7 +261,7 @@ def optimize(context: click.Context, names: tuple[str, ...], as_json: bool) -> N
     report = Report(as_json)
     for weights in weights_or_paths(context, names):
         name = _name_of(weights)
-        with report.piece(name):
+        with report.task(name):
             _require_right(_check(weights))
             for file in weights.files() if isinstance(weights, WeightsLocation) else (weights,):
                 copy = convert(file)
@@ -300,14 +300,14 @@ def _check(weights: WeightsOrPath) -> list[Verdict]:
 
 
 def _require_right(verdicts: Iterable[Verdict]) -> None:
-    """Raise the problem of the first file that is wrong."""
+    """Raise an error for the first wrong file."""
     for verdict in verdicts:
         if verdict.outcome == "wrong":
             raise WeightsError(verdict.problem)
 
 
 def _download(weights: WeightsLocation) -> WeightsLocation:
-    """Download the file of a set of weights, and return the set with the new file.
+    """Download the file of a set of weights, and return the location of the new file.
 
     Raises:
         WeightsError: The download failed.

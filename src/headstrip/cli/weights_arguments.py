@@ -51,10 +51,10 @@ def check_argument(text: str, *, paths: bool) -> None:
     """
     tag, equals, path = text.partition("=")
     if equals and os.sep not in tag and not os.path.exists(text):
-        instead = f"Pass the file alone, {path!r}" if path and paths else f"Pass {_EXAMPLE}"
+        remedy = f"Pass the file alone, {path!r}" if path and paths else f"Pass {_EXAMPLE}"
         raise UsageFailure(
             f"{text!r} is neither a name nor a file. Only weights= of build_encoder takes "
-            f"'TAG=path'. {instead}."
+            f"'TAG=path'. {remedy}."
         )
     looks_like_path = text.startswith((".", "/", "~")) or text.endswith(SUFFIXES)
     if looks_like_path and ":" not in text and not paths:

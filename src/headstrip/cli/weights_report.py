@@ -1,4 +1,4 @@
-"""What ``headstrip weights`` prints: the rows of ``list``, and a line for each piece of work."""
+"""Print the results of ``headstrip weights``: the rows of ``list``, and one line per task."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _OUTCOMES = {"ok": "ok", "wrong": "wrong", "recorded": "no expectation, recorded
 
 
 class Report:
-    """Prints one line, or one JSON object, for each piece of work.
+    """Prints one line or one JSON object per task.
 
-    If a piece fails, its error goes to stderr, and the command continues with the next one.
+    If a task fails, its error goes to stderr, and the command continues with the next task.
     """
 
     def __init__(self, as_json: bool) -> None:
-        """Print lines at once, or JSON at the end."""
+        """Print each line immediately, or collect rows for JSON."""
         self._as_json = as_json
         self._rows: list[Row] = []
         self._failed = False
@@ -48,7 +48,7 @@ class Report:
     def add_done(self, weights: WeightsLocation, done: str) -> None:
         """Report what the command did with a set of weights."""
         known = status(weights)
-        source = f" (as {known.source} says)" if known.source else ""
+        source = f" (from {known.source})" if known.source else ""
         sha256 = f"{known.sha256[:_DIGITS]}{source}"
         self.add(
             f"{weights.name}  {done}  {readable_size(known.size)}  {sha256}  {weights.path}",
@@ -66,7 +66,7 @@ class Report:
         line = f"{name}  {outcome}  {verdict.problem}"
         if verdict.outcome != "wrong":
             source = verdict.expected.source
-            source = f" (as {source} says)" if source else ""
+            source = f" (from {source})" if source else ""
             line = f"{name}  {outcome}  {verdict.sha256[:_DIGITS]}{source}  {verdict.path}"
         self.add(
             line,
@@ -81,8 +81,8 @@ class Report:
         )
 
     @contextmanager
-    def piece(self, name: str) -> Iterator[None]:
-        """Run one piece of work, and report its error if it fails."""
+    def task(self, name: str) -> Iterator[None]:
+        """Run one task, and report its error if it fails."""
         try:
             yield
         except HeadstripError as error:
@@ -91,7 +91,7 @@ class Report:
             warn(str(error))
 
     def end(self, context: click.Context) -> None:
-        """Print the JSON, and exit with code 1 if a piece failed."""
+        """Print the JSON, and exit with code 1 if a task failed."""
         if self._as_json:
             print_json(self._rows)
         if self._failed:

@@ -197,9 +197,8 @@ def _predictors_in(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return weights and biases by attribute, after checking the layout of the file."""
     shown = repr(os.fspath(path))
-    content = read_weights(
-        Path(os.path.expanduser(path)), options=ReadOptions(mapped=False)
-    ).content
+    file = read_weights(Path(os.path.expanduser(path)), options=ReadOptions(mapped=False))
+    content = file.content
     model = content.get(_KEY) if isinstance(content, Mapping) else None
     if not isinstance(model, Mapping):
         raise WeightsError(

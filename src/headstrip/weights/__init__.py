@@ -1,6 +1,6 @@
-"""Weights files: found, downloaded, verified and read. Core alone does it.
+"""Find, download, verify and read weights files.
 
-What reads tensors imports torch, and nothing else here does.
+Only the modules that read tensors import torch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Which weights files are on this machine, found by looking at names and sizes alone.
+"""Find weights files on this machine by their names, without reading them.
 
-Files of URLs are in torch hub's cache, files of the Hugging Face hub in that of huggingface_hub,
-others in installed packages. Neither torch nor huggingface_hub is imported for it.
+The files of URLs are in torch hub's cache, those of the Hugging Face hub in the cache of
+huggingface_hub, and others in installed packages. This module imports neither torch nor
+huggingface_hub.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from headstrip.weights.sharded_checkpoint import is_index, read_index
 from headstrip.weights.trust import Expectation, expectation
 
 REPAIR_SUFFIX = ".again"
-"""What a file's name ends with while a fresh copy of it is on its way to its place."""
+"""Suffix of the file that a repair downloads to, beside the file that it repairs."""
 
 _UNFINISHED = re.compile(r"(.+?)(?:\.again|(?:\.again)?\.[0-9a-f]+\.partial)")
 
@@ -32,16 +33,18 @@ Origin = Literal["download", "hub", "package", "own"]
 
 @dataclass(frozen=True, slots=True)
 class WeightsLocation:
-    """One set of weights, and where its file is or would have to be.
+    """One set of weights, and the path of its file.
 
     Attributes:
-        name: Shortest name that means it, such as ``resnet50.IMAGENET1K_V2``.
+        name: The shortest name of the weights, such as ``resnet50.IMAGENET1K_V2``.
         entry: The weights.
-        location: The location of the entry that ``path`` is of.
-        path: The file; of a checkpoint in several files, their index.
-        origin: Which cache it is in: ``download`` for torch hub's, ``hub``, ``package``, or
-            ``own`` for a file that the catalog names by its path.
-        is_here: Whether there is such a file.
+        location: The location of the entry that ``path`` belongs to.
+        path: The path of the file, which may not exist yet. For a checkpoint in several files,
+            the path of their index.
+        origin: ``download`` for a file of torch hub's cache, ``hub`` for one of the Hugging Face
+            hub's cache, ``package`` for one of an installed package, ``own`` for a file that the
+            catalog names by its path.
+        is_here: Whether the file exists.
     """
 
     name: str
@@ -53,47 +56,47 @@ class WeightsLocation:
 
     @property
     def url(self) -> str | None:
-        """Where it is downloaded from, None when not from a URL."""
+        """The address that headstrip downloads the file from, or None if it has no URL."""
         return self.location if self.origin == "download" else None
 
     @property
     def package(self) -> str:
-        """The distribution that brings it, for one whose origin is a package."""
+        """The distribution that contains the file, if the origin is ``package``."""
         return self.location.removeprefix("dist:").partition("/")[0]
 
     @property
     def repository(self) -> Path:
-        """The folder of its repository, for one whose origin is the hub."""
+        """The folder of the repository, if the origin is ``hub``."""
         return hub_folder() / parse(self.location).folder
 
     @property
     def snapshot(self) -> Path:
-        """The folder of its revision, for one whose origin is the hub."""
+        """The folder of the revision, if the origin is ``hub``."""
         snapshots = self.repository / "snapshots"
         return snapshots / self.path.relative_to(snapshots).parts[0]
 
     def files(self) -> tuple[Path, ...]:
-        """Return the files that hold its tensors: one, or those that an index names."""
+        """Return the files that contain the tensors: one file, or those that the index names."""
         if not is_index(self.path):
             return (self.path,)
         try:
             shards = sorted(set(read_index(self.path).values()))
         except WeightsError:
-            # The index itself is what is wrong.
+            # The index itself is damaged.
             return (self.path,)
         return tuple(self.path.parent / name for name in shards)
 
     def expected(self, file: Path) -> Expectation:
-        """Say which bytes one of its files must have."""
+        """Return the expected sha256 of one of the files."""
         catalog = "" if is_index(self.path) else self.entry.sha256
         return expectation(file, catalog, url=self.url)
 
 
 class Caches:
-    """The caches of this machine at the time when this is created."""
+    """The contents of the two download caches at the time when this object is created."""
 
     def __init__(self) -> None:
-        """List the two folders."""
+        """List the folders of torch hub and of the Hugging Face hub."""
         self.downloads = checkpoints()
         self.hub = hub_folder()
         self._downloaded = names_in(self.downloads)
@@ -104,30 +107,31 @@ class Caches:
                 self._unfinished[match[1]].append(name)
 
     def find(self, name: str, entry: WeightsEntry) -> WeightsLocation | None:
-        """Return the first file of a set of weights that is here, else where one would have to be.
+        """Return the first location of a set of weights whose file exists.
 
-        It is None for weights without any location, which their plugin loads itself.
+        If no file exists, return the location where the user can put one most easily. Return None
+        for weights without locations, because their plugin loads them itself.
         """
         missing: list[WeightsLocation] = []
         for location in entry.locations:
             try:
                 path, origin, is_here = self._look(location)
             except (ValueError, WeightsError):
-                # A location of no form that there is; a build says so.
+                # The location is malformed. `locate` reports that.
                 continue
             weights = WeightsLocation(name, entry, location, path, origin, is_here)
             if is_here:
                 return weights
             missing.append(weights)
-        # One file can be put into torch hub's cache by hand; the hub's has folders and links.
+        # A user can put a file into torch hub's cache, but not into the links of the hub's cache.
         missing.sort(key=lambda weights: weights.origin == "hub")
         return missing[0] if missing else None
 
     def partials(self, entry: WeightsEntry) -> list[Path]:
-        """Return what downloads of a set of weights left that did not come to their end."""
+        """Return the files that unfinished downloads of a set of weights left behind."""
         found: list[Path] = []
         for location in entry.locations:
-            # A location of no form that there is has no files; a build says so.
+            # A malformed location has no files. `locate` reports it.
             with suppress(ValueError, WeightsError):
                 if location.startswith("hf:"):
                     folder = parse(location).folder
@@ -137,19 +141,18 @@ class Caches:
                 elif location.startswith(("https://", "http://")):
                     names = self._unfinished.get(file_name(location), [])
                     paths = [self.downloads / name for name in sorted(names)]
-                    found += [
-                        path for path in paths if path.suffix == REPAIR_SUFFIX or _is_left(path)
-                    ]
+                    found += [one for one in paths if one.suffix == REPAIR_SUFFIX or _is_left(one)]
         return found
 
     def _look(self, location: str) -> tuple[Path, Origin, bool]:
+        """Return the path of a location's file, its origin, and whether it exists."""
         if location.startswith(("https://", "http://")):
             path = self.downloads / file_name(location)
             return path, "download", path.name in self._downloaded
         if location.startswith("hf:"):
-            place = parse(location)
-            found = cached_file(place, place.names) if place.folder in self._repositories else None
-            return found or self.hub / place.folder, "hub", found is not None
+            parts = parse(location)
+            found = cached_file(parts, parts.names) if parts.folder in self._repositories else None
+            return found or self.hub / parts.folder, "hub", found is not None
         if location.startswith("dist:"):
             found = file_in_package(location)
             if found is None:

@@ -1,4 +1,4 @@
-"""What is known of weights weights files, and every byte of them compared with what it must be."""
+"""Verify weights files, and report the state of files without reading them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headstrip.errors import WeightsError, one_line
 from headstrip.weights.caches import WeightsLocation
 from headstrip.weights.records import Record, recorded, remember
 from headstrip.weights.sharded_checkpoint import is_index, read_index
-from headstrip.weights.trust import Expectation, compare, expectation, hash_of, origin_of
+from headstrip.weights.trust import FIRST_USE, Expectation, compare, expectation, hash_of, origin_of
 
 Outcome = Literal["ok", "recorded", "wrong"]
 State = Literal["verified", "not verified", "changed", "wrong", "lost"]
@@ -24,15 +24,15 @@ _WHOLE = 64
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What reading a file showed.
+    """The result of verifying a file.
 
     Attributes:
         path: The file.
-        outcome: ``ok``, ``wrong``, or ``recorded`` where no source says which bytes it must have:
-            those that it has are recorded now.
-        sha256: What it is, empty where it cannot be read.
-        expected: What it must be.
-        problem: What is wrong, and what to do.
+        outcome: ``ok``; ``wrong``; or ``recorded`` if no source has an expected sha256, and
+            headstrip recorded the sha256 that the file has now.
+        sha256: The sha256 of the file, or "" if headstrip cannot read the file.
+        expected: The expected sha256 and its source.
+        problem: What is wrong and what to do, or "".
     """
 
     path: Path
@@ -43,7 +43,7 @@ class Verdict:
 
 
 def check_weights(weights: WeightsLocation) -> list[Verdict]:
-    """Read all files of a set of weights, and record what they are."""
+    """Read every byte of a set of weights, and record the sha256 of each right file."""
     name, origin = weights.name, weights.origin
     verdicts = [_check(file, weights.expected(file), name, origin) for file in weights.files()]
     if is_index(weights.path):
@@ -52,7 +52,7 @@ def check_weights(weights: WeightsLocation) -> list[Verdict]:
 
 
 def check_path(path: Path) -> Verdict:
-    """Read a file that no catalog names, and record what it is."""
+    """Read every byte of a file that is not in a catalog, and record its sha256 if it is right."""
     return _check(path, expectation(path, url=None), "", origin_of(path))
 
 
@@ -62,7 +62,8 @@ def _check(path: Path, expected: Expectation, name: str, origin: str) -> Verdict
             stat = os.fstat(file.fileno())
             found = hash_of(file)
     except OSError as error:
-        problem = f"The weights file {path} cannot be read ({one_line(error)}). {_again(name)}"
+        remedy = f"Run `headstrip weights repair {name}`." if name else "Check the path."
+        problem = f"headstrip cannot read the weights file {path} ({one_line(error)}). {remedy}"
         return Verdict(path, "wrong", "", expected, problem)
     try:
         compare(path, found, _strictest(path, stat, expected), name)
@@ -73,7 +74,7 @@ def _check(path: Path, expected: Expectation, name: str, origin: str) -> Verdict
 
 
 def _strictest(path: Path, stat: os.stat_result, expected: Expectation) -> Expectation:
-    """Expect the recorded hash of a file with these times, where a source says only some digits."""
+    """Return the recorded sha256 of an unchanged file if the expected one has only some digits."""
     record = recorded(path)
     if record is None or not record.describes(stat) or len(expected.sha256) == _WHOLE:
         return expected
@@ -83,7 +84,7 @@ def _strictest(path: Path, stat: os.stat_result, expected: Expectation) -> Expec
 
 
 def _check_index(weights: WeightsLocation, shards: list[Verdict]) -> Verdict:
-    """Compare the whole of a checkpoint in several files, and what its index names."""
+    """Verify a checkpoint in several files as a whole, and its index."""
     path, expected = weights.path, Expectation(weights.entry.sha256.lower(), "the catalog")
     lines = [f"{one.sha256}  {one.path.name}\n" for one in shards]
     found = hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -96,21 +97,19 @@ def _check_index(weights: WeightsLocation, shards: list[Verdict]) -> Verdict:
     return _check(path, expectation(path, url=None), weights.name, weights.origin)
 
 
-def _again(name: str) -> str:
-    return f"Run `headstrip weights repair {name}`." if name else "Check the path."
-
-
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known of a weights file without reading it.
+    """What headstrip knows about a file without reading it.
 
     Attributes:
-        state: ``verified`` when its bytes were those expected and nothing changed since;
-            ``changed`` when they were and the file did; ``wrong`` when they were others.
-        size: Bytes of all its files.
-        sha256: Its hash, whole or the first digits, empty when nothing is known.
-        source: Who says it.
-        when: Time of the last verification, empty without one.
+        state: ``verified`` if headstrip hashed the file, the hash is not wrong, and the file did
+            not change since; ``not verified`` if headstrip did not hash it yet; ``changed`` if the
+            file changed since headstrip hashed it; ``wrong`` if the recorded sha256 is not the
+            expected one; ``lost`` if the file is missing, such as one that an index names.
+        size: The size in bytes, summed over the files of a checkpoint in several files.
+        sha256: The sha256, or its first digits, or "" if it is unknown.
+        source: The source of the sha256, such as ``the catalog``.
+        when: The time of the last verification, or "".
     """
 
     state: State
@@ -121,12 +120,12 @@ class Status:
 
 
 def status_of_copy(copy: Path) -> Status:
-    """Say what is known of a converted file."""
+    """Return the status of an optimized copy."""
     return _status_of(copy, expectation(copy, url=None))
 
 
 def status(weights: WeightsLocation) -> Status:
-    """Say what is known of a weights file without reading it."""
+    """Return the status of a set of weights without reading its files."""
     files = weights.files()
     each = [_status_of(file, weights.expected(file)) for file in files]
     worst = min(each, key=lambda one: _WORST_FIRST.index(one.state))
@@ -144,10 +143,10 @@ def _status_of(file: Path, expected: Expectation) -> Status:
     record = recorded(file)
     state = _state(stat, record, expected)
     if record is None or state == "changed":
-        said, by = expected.sha256, expected.source
+        sha256, source = expected.sha256, expected.source
     else:
-        said, by = record.sha256, expected.source or "its first use"
-    return Status(state, stat.st_size, said, by, record.when if record else "")
+        sha256, source = record.sha256, expected.source or FIRST_USE
+    return Status(state, stat.st_size, sha256, source, record.when if record else "")
 
 
 def _state(stat: os.stat_result, record: Record | None, expected: Expectation) -> State:

@@ -1,6 +1,6 @@
-"""What a weights file holds, taken apart into named tensors and a description in JSON, and back.
+"""Split the content of a weights file into tensors and a JSON description, and restore it.
 
-In the description, a value that is not plain is a dict of one entry: its kind and its content.
+The description writes a value that is not plain as a dict with one key: its kind.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 
 from headstrip.errors import one_line
-from headstrip.weights.safetensors_file import DTYPES
+from headstrip.weights.safetensors_file import DTYPES, PAD
 
 DESCRIPTION = "wrapped"
-"""Name of the metadata of a converted file that hold its description."""
-
-PAD = "__pad_"
-"""Prefix of the tensors that only fill the space between two others."""
+"""Metadata key of an optimized copy that has the description."""
 
 _WRONG = (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError)
 _RESERVED = ("__metadata__", PAD)
@@ -28,11 +25,11 @@ _SEQUENCES: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "size": 
 
 
 def take_apart(content: object) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors in what a file holds, each once, and a description of the rest.
+    """Return the tensors in the content of a file, each once, and a description of the rest.
 
     Raises:
-        TypeError: It holds an object that cannot be described. The message says what and where.
-        RecursionError: It is too deep, or holds itself.
+        TypeError: The content has an object that cannot be described. The message names it.
+        RecursionError: The content is nested too deeply, or contains itself.
     """
     parts = _Parts()
     described = json.dumps(parts.describe(content, []))
@@ -40,7 +37,7 @@ def take_apart(content: object) -> tuple[dict[str, Tensor], str]:
 
 
 def restore(tensors: dict[str, Tensor], description: str) -> object:
-    """Return what was taken apart.
+    """Return the content that `take_apart` split.
 
     Raises:
         ValueError: The description is damaged.
@@ -48,11 +45,11 @@ def restore(tensors: dict[str, Tensor], description: str) -> object:
     try:
         return _restored(json.loads(description), tensors)
     except _WRONG as error:
-        raise ValueError(f"its description is wrong: {one_line(error)[:80]}") from None
+        raise ValueError(f"its description is damaged: {one_line(error)[:80]}") from None
 
 
 class _Parts:
-    """The tensors found so far by name, and their names by memory, dtype, shape and strides."""
+    """Collects tensors under names, and gives one name to views of the same memory."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -67,7 +64,7 @@ class _Parts:
         if kind is dict:
             return {"dict": self._pairs(item, path)}
         if kind is OrderedDict:
-            # A state dict has the versions of its modules there.
+            # A state dict stores the versions of its modules in an attribute.
             attributes = {"attributes": self.describe(vars(item), path)} if vars(item) else {}
             return {"ordered": self._pairs(item, path), **attributes}
         for name, sequence in _SEQUENCES.items():

@@ -1,6 +1,7 @@
-"""The folders of weights files: torch hub's cache, the Hugging Face hub's, packages.
+"""The folders that contain weights files: torch hub's cache, the Hugging Face hub's, packages.
 
-Neither torch nor huggingface_hub is imported to find them; where they already are, they are asked.
+This module does not import torch or huggingface_hub. If they are imported already, it uses their
+settings.
 """
 
 from __future__ import annotations
@@ -19,16 +20,15 @@ from pathlib import Path
 
 from headstrip.errors import WeightsError
 from headstrip.system.packages import package_folder
-from headstrip.weights.addresses import checkpoints
+from headstrip.weights.addresses import checkpoints, stays_inside
 from headstrip.weights.records import cache_home
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-_NO_NAME = re.compile(r"[\x00-\x1f\x7f\\:]")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def hub_folder() -> Path:
-    """Return the Hugging Face hub's folder of repositories, as huggingface_hub finds it."""
+    """Return the folder of the Hugging Face hub's cache, as huggingface_hub computes it."""
     constants = sys.modules.get("huggingface_hub.constants")
     if constants is not None:
         return Path(constants.HF_HUB_CACHE)
@@ -40,18 +40,15 @@ def hub_folder() -> Path:
 
 
 def file_in_package(location: str) -> Path | None:
-    """Return where ``dist:DISTRIBUTION/path`` is or would be; None without the distribution.
+    """Return the path of ``dist:DISTRIBUTION/path``, or None if the distribution is not installed.
 
-    Nothing of it is imported.
+    The file may not exist. This function does not import the package.
 
     Raises:
-        WeightsError: The path leads out of the distribution, or is not a path.
+        WeightsError: The location is malformed, or its path leads out of the distribution.
     """
     distribution, _, inside = location.removeprefix("dist:").partition("/")
-    is_inside = not any(
-        part in {"", ".", ".."} or _NO_NAME.search(part) for part in inside.split("/")
-    )
-    if not is_inside or not _DISTRIBUTION.fullmatch(distribution):
+    if not stays_inside(inside) or not _DISTRIBUTION.fullmatch(distribution):
         raise WeightsError(
             f"{location!r} is not a file of an installed package. Write dist:DISTRIBUTION/path, "
             "with a path below the folder that the package is installed in, such as "
@@ -63,23 +60,19 @@ def file_in_package(location: str) -> Path | None:
         return None
     if path.is_file():
         return path
-    # An editable installation leaves its files where the sources are.
+    # An editable installation does not copy the files from the source folder.
     package, _, rest = inside.partition("/")
     folder = package_folder(package)
     return folder / rest if folder else path
 
 
 def file_of_location(location: str) -> Path:
-    """Return the path that a location names, in the home folder for ``~``.
+    """Return the path that a location names. ``~`` means the home folder.
 
     Raises:
-        WeightsError: It is an address, or a share of another machine, which is not looked at.
+        WeightsError: The location is an address, not a path.
     """
     path = Path(os.path.expanduser(location))
-    if os.name == "nt" and location.startswith(("\\\\", "//")):
-        raise WeightsError(
-            f"{location!r} is a share of another machine. Copy the file to this one."
-        )
     if _ADDRESS.match(location) and not path.is_file():
         raise WeightsError(
             f"{location!r} is not a location of weights. Write https://..., "
@@ -89,7 +82,7 @@ def file_of_location(location: str) -> Path:
 
 
 def names_in(folder: Path) -> frozenset[str]:
-    """Return the names in a folder, none where it cannot be read."""
+    """Return the names in a folder, or no names if the folder cannot be read."""
     try:
         return frozenset(os.listdir(folder))
     except OSError:
@@ -97,21 +90,21 @@ def names_in(folder: Path) -> frozenset[str]:
 
 
 def hash_of_installed(path: Path) -> str:
-    """Return the hexadecimal sha256 that the record of a distribution has for a file.
+    """Return the sha256 of an installed file in its distribution's ``RECORD``, in hexadecimal.
 
-    It is empty for a file that no distribution lists, such as those of an editable installation.
+    Return "" for a file that no distribution lists, such as one of an editable installation.
     """
     folders = set(sys.path)
     for folder in path.parents:
-        if str(folder) in folders and (found := _listed(folder, path)):
+        if str(folder) in folders and (found := _listed_hash(folder, path)):
             return found
     return ""
 
 
-def _listed(site: Path, path: Path) -> str:
+def _listed_hash(site: Path, path: Path) -> str:
     inside = path.relative_to(site).as_posix()
     for package in metadata.distributions(path=[str(site)]):
-        # A record that cannot be read says nothing.
+        # Skip a distribution whose RECORD cannot be read.
         with suppress(OSError, ValueError, TypeError, csv.Error):
             if inside not in (package.read_text("RECORD") or ""):
                 continue
@@ -123,12 +116,13 @@ def _listed(site: Path, path: Path) -> str:
 
 
 def lies_in_a_cache(path: Path) -> bool:
-    """Whether a file is in torch hub's cache, the hub's, an installed package or headstrip's cache.
+    """Return whether a file is in a folder whose files users do not edit.
 
-    Both its name and the file that the name leads to must lie there: a link in a cache may lead to
-    a user's file, and a user may write through a link that leads into a cache. The sources of a
-    package that is installed editable lie elsewhere, and users edit those. Outside the usual
-    folders of packages, a distribution's record must list the file.
+    These are torch hub's cache, the Hugging Face hub's cache, headstrip's cache and the folders of
+    installed packages. Both the path and the file that it resolves to must be in such a folder: a
+    link in a cache can point to a user's file, and a user can write through a link into a cache.
+    The sources of an editable package are elsewhere, because users edit them. In other folders of
+    packages, the ``RECORD`` of a distribution must list the file.
     """
     folders = list(_folders())
     named, real = os.path.abspath(path), os.path.realpath(path)

@@ -1,8 +1,8 @@
-"""The files that torch wrote before 1.6: five pickles, and the storages one after another.
+"""Check files in the format before torch 1.6: five pickles, then one storage after another.
 
-torch allocates what such a file claims before it looks at the rest, and leaves memory
-uninitialised where the file claims a storage and does not hold it. So headstrip reads the claims
-first, with stand-ins for everything but plain values: nothing is imported, called or allocated.
+torch allocates the memory that such a file claims before it reads the rest. If the file does not
+contain a claimed storage, the memory stays uninitialised. So headstrip reads the claims first. It
+uses stand-ins for everything except plain values, and imports, calls and allocates nothing.
 """
 
 from __future__ import annotations
@@ -14,57 +14,57 @@ import torch
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_BEGINNING = 32
-_COUNT = 8
+_START = 32
+_COUNT_SIZE = 8
 
 
 def check_legacy(file: BinaryIO, size: int) -> int:
-    """Check that a file holds the storages that it names, each once.
+    """Check that a file contains each storage that it names, exactly once.
 
     Args:
         file: The open file.
-        size: Its bytes.
+        size: The size of the file in bytes.
 
     Returns:
-        The bytes of tensors in it.
+        The number of bytes of its tensors.
 
     Raises:
-        Exception: It is not as torch writes it. The message of a ValueError is a few words.
+        Exception: torch does not write such a file. A ValueError has a short message.
     """
     file.seek(0)
-    # What is another file altogether is not read as a pickle.
-    begins = _MAGIC.to_bytes(10, "little") in file.read(_BEGINNING)
+    # Do not read a file of another kind as a pickle.
+    begins = _MAGIC.to_bytes(10, "little") in file.read(_START)
     file.seek(0)
     if not begins or _Claims(file).load() != _MAGIC:
-        raise ValueError("it does not begin as a file of torch.save does")
+        raise ValueError("it does not begin like a file of torch.save")
     if _Claims(file).load() != _PROTOCOL:
-        raise ValueError("it is of a version that torch never wrote")
+        raise ValueError("it has a version number that torch never wrote")
     _Claims(file).load()
     content = _Claims(file)
     content.load()
     claims, keys = content.claims, _Claims(file).load()
     if not isinstance(keys, list) or sorted(keys) != sorted(claims):
-        raise ValueError("it names other tensors than it holds")
+        raise ValueError("the tensors that it lists are not the tensors that it contains")
     position = file.tell()
     for key in keys:
         elements, itemsize = claims[key]
         file.seek(position)
-        if int.from_bytes(file.read(_COUNT), "little") != elements:
-            raise ValueError("a tensor in it has another size than it says, or is cut short")
-        position += _COUNT + elements * itemsize
+        if int.from_bytes(file.read(_COUNT_SIZE), "little") != elements:
+            raise ValueError("a tensor in it does not have the size that the file states")
+        position += _COUNT_SIZE + elements * itemsize
     if position > size:
-        raise ValueError("it ends before its last tensor does")
+        raise ValueError("its last tensor is incomplete")
     return sum(elements * itemsize for elements, itemsize in claims.values())
 
 
 class _StandIn:
-    """Takes the place of every class and function that a pickle names, and of what they return."""
+    """Replaces every class and function that a pickle names, and every object that they return."""
 
     __slots__ = ()
     itemsize = 0
 
     def __init__(self, *_: Any) -> None:
-        """Ignore the arguments that the pickle has."""
+        """Ignore the arguments in the pickle."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -73,7 +73,7 @@ class _StandIn:
         pass
 
     def append(self, item: Any) -> None:
-        """Ignore what the pickle puts into it."""
+        """Ignore an item that the pickle appends."""
 
 
 STORAGES: dict[str, torch.dtype] = {
@@ -90,7 +90,7 @@ STORAGES: dict[str, torch.dtype] = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-"""Names in a pickle of the kinds of storages, and what each holds."""
+"""The dtype of each kind of storage, by the name that a pickle has for it."""
 
 _QUANTISED = {"QInt8": 1, "QInt32": 4, "QUInt2x4": 1, "QUInt4x2": 1, "QUInt8": 1}
 _STAND_INS = {
@@ -102,12 +102,12 @@ _STAND_INS = {
 }
 
 
-# Written in Python: that in C allocates as much memory as one number in the file says.
+# This is the unpickler in Python. The one in C allocates memory as a number in the file says.
 class _Claims(pickle._Unpickler):
-    """Reads a pickle of plain values and stand-ins, and keeps what it claims of storages.
+    """Reads a pickle of plain values and stand-ins, and collects the storages that it claims.
 
     Attributes:
-        claims: The elements and the bytes of each element, by the key of the storage.
+        claims: The number of elements and the bytes per element, by the key of the storage.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -121,18 +121,18 @@ class _Claims(pickle._Unpickler):
         raise ValueError("it names a class by a number")
 
     def persistent_load(self, claimed: Any) -> _StandIn:
-        """Note a storage: ("storage", type, key, place, elements, a part of it or None)."""
+        """Collect a storage: ("storage", type, key, device, elements, view or None)."""
         if not isinstance(claimed, tuple) or len(claimed) != 6 or claimed[0] != "storage":
-            raise ValueError("it holds more than tensors and plain values, such as a whole model")
-        kind, key, elements, part = claimed[1], claimed[2], claimed[4], claimed[5]
+            raise ValueError("it has more than tensors and plain values, such as a whole model")
+        kind, key, elements, view = claimed[1], claimed[2], claimed[4], claimed[5]
         itemsize = getattr(kind, "itemsize", 0)
         if (
             not itemsize
             or not isinstance(key, str)
             or type(elements) is not int
             or elements < 0
-            or not (part is None or isinstance(part, tuple))
+            or not (view is None or isinstance(view, tuple))
             or self.claims.setdefault(key, (elements, itemsize)) != (elements, itemsize)
         ):
-            raise ValueError("the description of a tensor in it is not what torch writes")
+            raise ValueError("torch does not write such a description of a tensor")
         return _StandIn()

@@ -1,4 +1,4 @@
-"""Where a set of weights is: in a cache, in a package, in a file, or still on a server."""
+"""Find the local file of a set of weights, or download it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _LOGGER = logging.getLogger("headstrip.weights")
 
 
 def locate(entry: WeightsEntry, about: str, *, offline: bool = False) -> Path:
-    """Return the local file of a set of weights, downloading it when it is not here.
+    """Return the local file of a set of weights, and download it if it is missing.
 
-    What any of the locations has here already is taken; else they are tried in their order, each
-    until it has failed. Downloads of ``https:`` go to torch hub's cache,
-    ``$TORCH_HOME/hub/checkpoints``, and have to be of the entry's sha256, else of the one that
-    their name states; those of ``hf:`` go to the Hugging Face hub's.
+    The function uses the first location whose file is on this machine. Otherwise it tries the
+    locations in order. It downloads the file of an ``https:`` location into torch hub's cache,
+    ``$TORCH_HOME/hub/checkpoints``. The download must have the sha256 of the entry, or the one in
+    its file name. It downloads the file of an ``hf:`` location into the Hugging Face hub's cache.
 
     Args:
         entry: The weights.
-        about: Qualified name, for messages.
-        offline: Whether to use what is here and open no socket; ``HEADSTRIP_OFFLINE=1`` too
-            forbids it.
+        about: The qualified name of the backbone, for messages.
+        offline: Whether to use only files on this machine, and open no socket. The environment
+            variable ``HEADSTRIP_OFFLINE=1`` does the same.
 
     Raises:
-        WeightsError: None of the locations has the file.
+        WeightsError: No location has the file.
     """
-    stored = Caches().find(about, entry)
-    # The files of an index are looked for where the index is.
-    if stored is not None and stored.is_here and not is_index(stored.path):
-        return stored.path
+    found = Caches().find(about, entry)
+    # `hub_file` returns an index, and downloads the shards that are missing.
+    if found is not None and found.is_here and not is_index(found.path):
+        return found.path
     failures = []
     for location in entry.locations:
         try:
@@ -44,7 +44,7 @@ def locate(entry: WeightsEntry, about: str, *, offline: bool = False) -> Path:
         except WeightsError as error:
             _LOGGER.info("%s cannot be used: %s", location, error)
             failures.append(str(error))
-    reasons = " ".join(failures) or "No location is known."
+    reasons = " ".join(failures) or "The catalog has no location for them."
     raise WeightsError(f"headstrip cannot get the weights {entry.tag!r} of {about}. {reasons}")
 
 
@@ -62,12 +62,12 @@ def _locate_one(location: str, sha256: str, offline: bool) -> Path:
 
 
 def _advice(path: Path) -> str:
-    """Say what to do about a missing file, with the name of another format that exists."""
+    """Return what to do about a missing file. Name a file in another format if there is one."""
     others = [path.with_name("pytorch_model.bin"), *path.parent.glob(f"{path.stem}.*")]
-    there = next((other for other in others if other != path and other.is_file()), None)
-    if there is None:
-        return "Put it there, or name another."
-    return f"Pass weights={str(there)!r} for the one that exists, or save it as {path.suffix}."
+    found = next((other for other in others if other != path and other.is_file()), None)
+    if found is None:
+        return "Copy the file to this path, or pass another path."
+    return f"Pass weights={str(found)!r}, which exists, or save the file as {path.suffix}."
 
 
 def _in_distribution(location: str) -> Path:

@@ -1,8 +1,9 @@
-"""Zip archives that torch read before, mapped and read again in a fifth of the time.
+"""Read and map a zip archive that torch has read before, in a fifth of the time.
 
-torch's unpickler for ``weights_only=True`` is written in Python. The standard one, written in C,
-finds here nothing but the storages, the function and the class that a state dict needs, and runs on
-bytes alone that torch accepted and whose numbers of objects `torch_file` checked.
+torch's unpickler for ``weights_only=True`` is written in Python. This module uses the standard
+unpickler, which is written in C. It finds only the storages, the function and the class that a
+state dict needs. It reads only bytes that torch accepted before, and whose object numbers
+`torch_file` checked.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from headstrip.weights.legacy import STORAGES
 from headstrip.weights.mapping import map_file
 
 LOCAL_SIZE = 30
-"""Bytes of the header before each entry, without its name and its extra field."""
+"""Size in bytes of the header before each entry, without the name and the extra field."""
 _LENGTHS = 26
-"""Where the header of an entry says how long its name and its extra field are."""
+"""Position in the header of the lengths of the name and the extra field."""
 
 
 def map_archive(file: BinaryIO, archive: zipfile.ZipFile) -> object | None:
-    """Map the tensors of an open file, and return what it holds.
+    """Map the tensors of an open file, and return its content.
 
     Args:
-        file: The open file, whose bytes torch read before.
-        archive: Its directory, as torch writes it.
+        file: The open file. torch must have accepted the same bytes before.
+        archive: The directory of the file, in the form that torch writes.
 
     Returns:
-        What ``torch.load`` returns, or None for a file with more than a state dict, which torch
-        has to read, and where the system cannot map it.
+        The same object as ``torch.load``. None if the file has more than a state dict, so that
+        torch must read it, or if the system cannot map the file.
     """
     entries = {one.filename.partition("/")[2]: one for one in archive.infolist()}
     order = entries.get("byteorder")
@@ -50,7 +51,7 @@ def map_archive(file: BinaryIO, archive: zipfile.ZipFile) -> object | None:
 
 
 class _Rebuild:
-    """What ``torch._utils._rebuild_tensor_v2`` does, for the storages that are read here."""
+    """Replaces ``torch._utils._rebuild_tensor_v2`` for the storages of `_StateDict`."""
 
     __slots__ = ()
 
@@ -68,7 +69,7 @@ class _Rebuild:
         return tensor.requires_grad_() if requires_grad else tensor
 
 
-_FOUND: dict[tuple[str, str], Any] = {
+_ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
     **{("torch", name): dtype for name, dtype in STORAGES.items()},
@@ -76,7 +77,7 @@ _FOUND: dict[tuple[str, str], Any] = {
 
 
 class _StateDict(pickle.Unpickler):
-    """Reads a pickle that names nothing but what is in ``_FOUND``."""
+    """Reads a pickle that names only the objects in ``_ALLOWED``."""
 
     def __init__(
         self,
@@ -92,16 +93,16 @@ class _StateDict(pickle.Unpickler):
         self._storages: dict[str, torch.UntypedStorage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        return _FOUND[module, name]
+        return _ALLOWED[module, name]
 
     def persistent_load(self, claimed: Any) -> tuple[torch.dtype, torch.UntypedStorage]:
-        """Return a storage: ("storage", type, key, place, elements)."""
+        """Return a storage: ("storage", type, key, device, elements)."""
         _, dtype, key, _, elements = claimed
         if key not in self._storages:
             entry = self._entries[f"data/{key}"]
             size = elements * dtype.itemsize
             if not 0 <= size <= entry.file_size:
-                raise ValueError("a tensor in it has another size than it says")
+                raise ValueError("a tensor in it does not have the size that the file states")
             start = self._start(entry)
             self._storages[key] = self._whole[start : start + size]
         return dtype, self._storages[key]

@@ -1,9 +1,9 @@
-"""Files mapped into memory, copy-on-write: nothing is read before it is used, and nothing copied.
+"""Map files into memory, copy-on-write: the system reads a page when it is used.
 
-Writing to a mapped tensor changes this process's memory and never the file. The reverse is not
-true: a page that was not written to shows the present bytes of the file, so a process that rewrites
-the file in place changes the tensors. A `Guard` notices that. A file that is renamed over the
-mapped one changes nothing: the mapping keeps the old one.
+A process that writes to a mapped tensor changes its own memory and never the file. But a process
+that rewrites the file in place changes the tensors, because an unchanged page shows the current
+bytes of the file. A `Guard` notices that. A process that renames another file over the mapped one
+changes nothing, because the mapping keeps the old file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import sys
+import time
 import weakref
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -22,13 +23,13 @@ from headstrip.errors import WeightsError
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _OFF = {"0", "false", "no", "off"}
-# A file that is cut short, or a server that is gone, ends a process that reads its mapping there.
+# On a file system of the network, a lost server ends a process that reads a mapped file.
 _REMOTE = (
     "9p acfs afs auristorfs beegfs ceph cifs coda cvmfs davfs gfs gfs2 glusterfs gpfs kafs lustre "
     "mmfs ncpfs nfs nfs3 nfs4 ocfs2 orangefs panfs prl_fs pvfs2 smb smb2 smb3 smbfs vboxsf vmhgfs "
     "weka wekafs"
 )
-# Of the file systems that a program serves, these are known to be of this machine's disks.
+# A program serves a FUSE file system. These programs serve a disk of this machine.
 _LOCAL_FUSE = {"fuseblk", "fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.ntfs-3g", "fuse.exfat"}
 _CHUNK = 1 << 20
 _ESCAPED = re.compile(r"\\([0-7]{3})")
@@ -38,20 +39,20 @@ class Guard:
     """Notices that a mapped file was rewritten in place.
 
     Attributes:
-        sha256: What the file's bytes were, empty where that is not known.
+        sha256: The sha256 of the file when it was mapped, or "" if it is unknown.
 
-    It keeps a descriptor of the file open for as long as it lives. Copies and pickles of what
-    holds it have copies of the tensors, and None for the guard.
+    A guard keeps the file open as long as it lives. Copying or pickling an object with a guard
+    copies the tensors, so the copy has None instead of a guard.
     """
 
     def __init__(self, descriptor: int, size: int, mtime_ns: int, path: Path) -> None:
         """Watch an open file.
 
         Args:
-            descriptor: A descriptor of the file, the guard's own from now on.
-            size: Its bytes when it was mapped.
-            mtime_ns: Its time of modification then.
-            path: Its name, for messages.
+            descriptor: A descriptor of the file. The guard closes it.
+            size: The size of the file in bytes when it was mapped.
+            mtime_ns: The time of its last change at that moment, in nanoseconds.
+            path: The path of the file, for messages.
         """
         self._descriptor = descriptor
         self._expected = (size, mtime_ns)
@@ -60,28 +61,28 @@ class Guard:
         weakref.finalize(self, os.close, descriptor).atexit = False
 
     def check(self) -> None:
-        """Compare the file with what was mapped.
+        """Check that the file did not change since it was mapped.
 
-        Where its time alone is another, its bytes are hashed, if it is known what they were.
+        If only its time differs, and the earlier sha256 is known, the guard hashes the file again.
 
         Raises:
-            WeightsError: It has another size or time of modification now, and other bytes.
+            WeightsError: The file changed.
         """
         try:
             now = os.fstat(self._descriptor)
         except OSError:
-            # Somebody closed all descriptors, as a daemon does: nothing can be said any more.
+            # The program closed all descriptors, as a daemon does. The file cannot be checked.
             return
         size, mtime_ns = self._expected
-        if (now.st_size, now.st_mtime_ns) != self._expected and not self._is_as_it_was(now):
+        if (now.st_size, now.st_mtime_ns) != self._expected and not self._has_same_bytes(now):
             raise WeightsError(
                 f"The file {self._path} was rewritten in place while it was in use: it had "
-                f"{size} bytes of time {mtime_ns}, and has {now.st_size} of time "
-                f"{now.st_mtime_ns}. Load it again; to replace a file safely write "
-                "another and rename it, or leave out map=True (HEADSTRIP_MAP=0)."
+                f"{_shown(size, mtime_ns)}; it now has {_shown(now.st_size, now.st_mtime_ns)}. "
+                "Load it again. To replace a file safely, write another one and rename it, or "
+                "leave out map=True (HEADSTRIP_MAP=0)."
             )
 
-    def _is_as_it_was(self, now: os.stat_result) -> bool:
+    def _has_same_bytes(self, now: os.stat_result) -> bool:
         if now.st_size != self._expected[0] or not self.sha256:
             return False
         digest, at = hashlib.sha256(), 0
@@ -97,17 +98,22 @@ class Guard:
         return type(None), ()
 
 
+def _shown(size: int, mtime_ns: int) -> str:
+    second = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(mtime_ns // 10**9))
+    return f"{size:,} bytes from {second}.{mtime_ns // 1000 % 10**6:06d} UTC"
+
+
 def guard(path: Path, file: BinaryIO) -> Guard:
-    """Return a guard of an open file in its present state."""
+    """Return a guard for an open file in its current state."""
     descriptor = os.dup(file.fileno())
     stat = os.fstat(descriptor)
     return Guard(descriptor, stat.st_size, stat.st_mtime_ns, path)
 
 
 def descriptor_path(file: BinaryIO) -> str | None:
-    """Return a path that opens the very file that is open, whatever its name leads to by now.
+    """Return a path that opens exactly this open file, even if its name was given to another file.
 
-    None where the system has no such paths.
+    Return None if the system does not have such paths.
     """
     opened = os.fstat(file.fileno())
     for folder in ("/proc/self/fd", "/dev/fd"):
@@ -122,10 +128,10 @@ def descriptor_path(file: BinaryIO) -> str | None:
 
 
 def map_file(file: BinaryIO) -> torch.UntypedStorage | None:
-    """Map an open file, copy-on-write. It may be closed afterwards.
+    """Map an open file, copy-on-write. The caller may close the file afterwards.
 
     Returns:
-        Its bytes, or None where the system cannot map it.
+        The bytes of the file, or None if the system cannot map it.
     """
     path = descriptor_path(file)
     size = os.fstat(file.fileno()).st_size
@@ -136,13 +142,13 @@ def map_file(file: BinaryIO) -> torch.UntypedStorage | None:
 
 
 def may_map(path: Path, table: str | None = None) -> bool:
-    """Whether a file should be mapped: not where that is switched off, nor over a network.
+    """Return whether to map a file: not if ``HEADSTRIP_MAP=0``, and not over a network.
 
-    On Linux the file system is known. Elsewhere every file may be mapped that can be.
+    Only Linux says which file system a file is on. On other systems the function allows mapping.
 
     Args:
         path: The file.
-        table: The mounted file systems as ``/proc/self/mountinfo`` prints them, by default those
+        table: The mounted file systems in the format of ``/proc/self/mountinfo``. Default: those
             of this process.
     """
     if os.environ.get("HEADSTRIP_MAP", "").strip().lower() in _OFF:
@@ -159,7 +165,7 @@ def may_map(path: Path, table: str | None = None) -> bool:
 
 
 def _file_system(path: str, table: str) -> str:
-    """Return the type of the file system that a path is in; of two mounts at one point the last."""
+    """Return the type of a path's file system. Of two mounts at one point, the last one counts."""
     longest, kind = "", ""
     for line in table.splitlines():
         mount, separator, described = line.partition(" - ")

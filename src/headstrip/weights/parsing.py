@@ -1,4 +1,4 @@
-"""The content of an open weights file, whatever its format; nothing in it is ever executed."""
+"""Read the content of an open weights file in any format, without executing anything in it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from headstrip.weights.problems import (
     damaged,
     is_of_the_disk,
     not_readable,
-    reason_of,
+    short_reason,
     wrong_kind,
 )
 from headstrip.weights.records import is_copy
 from headstrip.weights.safetensors_file import read_safetensors
-from headstrip.weights.torch_file import read_torch
+from headstrip.weights.torch_file import ParseOptions, read_torch
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a weights file holds.
+    """The content of a weights file.
 
     Attributes:
-        content: The object as read. Its tensors are on the CPU, each starts at a multiple of 64
-            bytes, and writing to one never changes the file.
-        guard: What notices that the file is rewritten in place, for as long as tensors of it are
-            in use; None where none is mapped.
+        content: The object in the file. Its tensors are on the CPU, each starts at a multiple of
+            64 bytes, and writing to one never changes the file.
+        guard: Notices that the file is rewritten in place, as long as its tensors are in use. None
+            if no tensor is mapped.
         mapped_bytes: How many bytes of tensors are mapped.
     """
 
@@ -44,66 +44,44 @@ class Parsed:
 def parse(
     path: Path,
     file: BinaryIO,
-    *,
-    mapped: bool,
-    checked: bool,
-    read_before: bool = False,
-    limit: int | None = None,
+    options: ParseOptions = ParseOptions(),  # noqa: B008  (a frozen value)
 ) -> Parsed:
     """Read an open weights file.
 
     Args:
-        path: Its name, for messages and for its format: ``.safetensors``, or what ``torch.save``
-            writes.
-        file: The open file; it may be closed afterwards.
-        mapped: Whether to map what can be mapped.
-        checked: Whether its bytes equal a known hash. Else the checksums in it are compared.
-        read_before: Whether these bytes were read before, so that torch accepted them.
-        limit: The most bytes of tensors that it may hold, None for any.
+        path: The path of the file, for messages. The suffix ``.safetensors`` means that format,
+            any other suffix means a file of ``torch.save``.
+        file: The open file. The caller may close it afterwards.
+        options: How to read it.
 
     Raises:
-        WeightsError: It cannot be read, is damaged, holds more than tensors and plain values, or
-            more than ``limit``.
+        WeightsError: The file cannot be read or is damaged, memory ran out, or the file has more
+            than tensors and plain values, or more bytes than ``options.limit``.
     """
     try:
-        return _parse(
-            path, file, mapped=mapped, checked=checked, read_before=read_before, limit=limit
-        )
+        file.seek(0)
+        if problem := wrong_kind(file.read(START)):
+            raise damaged(path, problem)
+        # The guard must exist before the mapping, so that it notices every later change.
+        watch = guard(path, file) if options.mapped else None
+        size = os.fstat(file.fileno()).st_size
+        content: object
+        if path.suffix == ".safetensors":
+            content, metadata, mapped_bytes = read_safetensors(
+                path, file, size, mapped=options.mapped, limit=options.limit
+            )
+            if is_copy(path):
+                content = restore(content, metadata.get(DESCRIPTION, ""))
+        else:
+            content, mapped_bytes = read_torch(path, file, size, options)
     except WeightsError:
         raise
+    # A damaged file causes errors of many types: UnpicklingError, RuntimeError, EOFError, KeyError
+    # and more.
     except Exception as error:
-        # The parsers raise what they happen to meet: UnpicklingError, RuntimeError, EOFError,
-        # OSError, KeyError and more.
         if is_of_the_disk(error):
             raise not_readable(path, error) from error
         if exhausted := explain_exhaustion(error, f"{path} cannot be read"):
             raise WeightsError(exhausted) from error
-        raise damaged(path, reason_of(error)) from error
-
-
-def _parse(
-    path: Path,
-    file: BinaryIO,
-    *,
-    mapped: bool,
-    checked: bool,
-    read_before: bool,
-    limit: int | None,
-) -> Parsed:
-    file.seek(0)
-    problem = wrong_kind(file.read(START))
-    if problem:
-        raise damaged(path, problem)
-    # Before the mapping: what changes from now on is noticed.
-    watch = guard(path, file) if mapped else None
-    size = os.fstat(file.fileno()).st_size
-    content: object
-    if path.suffix == ".safetensors":
-        content, metadata, count = read_safetensors(path, file, size, mapped=mapped, limit=limit)
-        if is_copy(path):
-            content = restore(content, metadata.get(DESCRIPTION, ""))
-    else:
-        content, count = read_torch(
-            path, file, size, mapped=mapped, checked=checked, read_before=read_before, limit=limit
-        )
-    return Parsed(content, watch if count else None, count)
+        raise damaged(path, short_reason(error)) from error
+    return Parsed(content, watch if mapped_bytes else None, mapped_bytes)

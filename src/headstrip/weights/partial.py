@@ -1,4 +1,4 @@
-"""The unfinished file of a download, and the lock that gives it a single writer."""
+"""The partial file of a download, and the lock that allows one writer."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 _DIGITS = 16
 _DIGEST = re.compile(rf"[0-9a-f]{{{_DIGITS}}}")
 _PATIENCE = 3.0
-# File systems that cannot sync answer with these. Their data is as safe as they make it.
+# A file system that cannot sync gives one of these errors.
 _CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, getattr(errno, "ENOTSUP", 0))
 
 
 @contextmanager
 def single_writer(target: Path) -> Iterator[bool]:
-    """Hold the lock beside ``target`` while another process waits for it.
+    """Wait for the lock beside ``target``, and hold it.
 
     Yields:
-        Whether this is the only writer. It is not where the file system has no locks or grants
-        the same lock twice, or where the holder stalls: such a download works alone, in a file
-        that no other process uses.
+        Whether this process is the only writer. It is False if the file system has no locks or
+        grants one lock twice, or if the process with the lock stalls. Then the download uses a
+        partial file that no other process uses.
     """
     lock = _acquired(target)
     try:
         yield lock is not None and _excludes(lock)
     finally:
         if lock is not None:
-            # While the lock is held: a process that waits for it sees that the file is gone.
+            # Remove it before the release, so that a waiting process notices the removal.
             with suppress(OSError):
                 os.unlink(lock.lock_file)
             with suppress(OSError):
@@ -50,7 +50,7 @@ def single_writer(target: Path) -> Iterator[bool]:
 
 
 def _acquired(target: Path) -> BaseFileLock | None:
-    """Wait for the lock. Return None where there are no locks, or where waiting is of no use."""
+    """Wait for the lock. Return None if there are no locks, or if waiting does not help."""
     from filelock import Timeout
 
     lock = file_lock(f"{target}.lock")
@@ -66,10 +66,10 @@ def _acquired(target: Path) -> BaseFileLock | None:
             if target.is_file() or is_abandoned(newest):
                 return None
             if not has_printed and sys.stderr is not None:
-                message = f"waiting for another process, which downloads {printable(str(target))}."
+                message = f"waiting for another process that downloads {printable(str(target))}"
                 print(f"headstrip: {message}", file=sys.stderr, flush=True)
             has_printed = True
-        # A read-only folder, no locks on this file system, or a thread that waits for itself.
+        # The folder is read-only, the file system has no locks, or this thread has the lock.
         except (OSError, RuntimeError):
             with suppress(OSError):
                 os.unlink(lock.lock_file)
@@ -77,7 +77,7 @@ def _acquired(target: Path) -> BaseFileLock | None:
 
 
 def _excludes(lock: BaseFileLock) -> bool:
-    """Whether a second lock on the same file is refused: some network file systems grant it."""
+    """Return whether the system refuses a second lock. Some network file systems grant it."""
     from filelock import Timeout
 
     second = file_lock(lock.lock_file)
@@ -91,12 +91,12 @@ def _excludes(lock: BaseFileLock) -> bool:
 
 
 def digest_of(url: str, validator: str, total: int | None) -> str:
-    """Return 16 digits that identify a file on a server, "" where it cannot be identified.
+    """Return 16 digits that identify a file on a server, or "" if nothing identifies it.
 
     Args:
-        url: Its address.
-        validator: Its ``ETag`` or ``Last-Modified``.
-        total: Its size in bytes.
+        url: The address of the file.
+        validator: The ``ETag`` or ``Last-Modified`` of the file.
+        total: The size of the file in bytes.
     """
     if not validator or total is None:
         return ""
@@ -104,10 +104,10 @@ def digest_of(url: str, validator: str, total: int | None) -> str:
 
 
 class Partial:
-    """A file that is being written. Its name says which file on a server it is a part of."""
+    """A partial file. Its name contains the digits that identify the file on the server."""
 
     def __init__(self, path: Path, digest: str, mode: Literal["r+b", "x+b"]) -> None:
-        """Open it. Call ``create`` or ``resume`` instead."""
+        """Open the file. Callers use ``create`` or ``resume``."""
         self.path = path
         self.digest = digest
         self.resumed = mode == "r+b"
@@ -115,12 +115,13 @@ class Partial:
 
     @classmethod
     def create(cls, target: Path, digest: str, *, is_alone: bool) -> Partial:
-        """Create an empty one for the file ``target``.
+        """Create an empty partial file for ``target``.
 
         Args:
-            target: The final name.
-            digest: What `digest_of` returns.
-            is_alone: Whether this is the only writer. Else no other process ever opens the file.
+            target: The final path of the file.
+            digest: The result of `digest_of`.
+            is_alone: Whether this process is the only writer. Otherwise the file gets a random
+                name, and no other process opens it.
         """
         part = (is_alone and digest) or secrets.token_hex(4)
         path = target.with_name(f"{target.name}.{part}.partial")
@@ -128,14 +129,17 @@ class Partial:
 
     @classmethod
     def resume(cls, target: Path) -> Partial | None:
-        """Open the largest file that can be continued and remove the others; needs the lock."""
+        """Open the largest partial file that can be resumed, and remove the others.
+
+        The caller must have the lock.
+        """
         found: Partial | None = None
         for path, stat, digest in sorted(_unfinished(target), key=lambda each: -each[1].st_size):
             if found is None and digest and stat.st_size:
                 with suppress(OSError):
                     found = cls(path, digest, "r+b")
                     continue
-            # One without a digest may be of a process that found no lock.
+            # A process without the lock may still write to a file without a digest.
             if digest or is_abandoned(stat.st_mtime):
                 with suppress(OSError):
                     os.unlink(path)
@@ -143,23 +147,23 @@ class Partial:
 
     @property
     def size(self) -> int:
-        """How many bytes are in it."""
+        """The size of the file in bytes."""
         return os.fstat(self._file.fileno()).st_size
 
     def begin_at(self, start: int) -> None:
-        """Cut it off at ``start``, and write from there on."""
+        """Truncate the file to ``start`` bytes, and write after them."""
         self.resumed = start > 0
         os.ftruncate(self._file.fileno(), start)
         self._file.seek(start)
 
     def write(self, data: bytes) -> None:
-        """Write all of ``data``."""
+        """Write all bytes of ``data``."""
         view = memoryview(data)
         while view:
             view = view[os.write(self._file.fileno(), view) :]
 
     def synced(self) -> BinaryIO:
-        """Put its bytes on the disk, and return it for reading."""
+        """Flush the bytes to the disk, and return the open file for reading."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -168,24 +172,23 @@ class Partial:
         return cast(BinaryIO, self._file)
 
     def publish(self, target: Path) -> None:
-        """Give it its final name."""
+        """Rename the file to its final name."""
         self.close()
         try:
             os.replace(self.path, target)
         except OSError:
-            # Without locks another process may have been faster, and Windows does not replace a
-            # file that is in use.
+            # Without locks, another process may have been faster.
             if not target.is_file():
                 raise
             self.discard()
         sync_folder(target.parent)
 
     def close(self) -> None:
-        """Close it and keep it, for ``resume``."""
+        """Close the file and keep it, so that ``resume`` can open it."""
         self._file.close()
 
     def discard(self) -> None:
-        """Remove it."""
+        """Close and remove the file."""
         with suppress(OSError):
             self.close()
         with suppress(OSError):
@@ -193,7 +196,7 @@ class Partial:
 
 
 def _unfinished(target: Path) -> Iterator[tuple[Path, os.stat_result, str]]:
-    """Yield the unfinished files of ``target``, what they are like, and their digests."""
+    """Yield the partial files of ``target``, with their stat and their digests."""
     for path, stat in _beside(target):
         if path.suffix == ".partial":
             part = path.stem.removeprefix(f"{target.name}.")

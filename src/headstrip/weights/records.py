@@ -1,6 +1,6 @@
-"""One small file for each weights file: what was found out about its bytes, and when.
+"""Record what headstrip found out about weights files: one small file per weights file.
 
-A record that is damaged, or cannot be written, costs another hash and is never an error.
+If a record is damaged or cannot be written, headstrip hashes the weights file again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from headstrip.system.atomic import write_atomically
 
 SHARED = frozenset({"download", "hub", "optimized"})
-"""Origins of files that users do not edit: bytes other than at the first use are an error."""
+"""Origins of files that users do not edit. Such a file must keep the sha256 of its first use."""
 
 _LARGEST = 1 << 16
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -25,19 +25,19 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What was found out about a file, and what the file was like then.
+    """What headstrip found out about a file, with the file's size and times at that moment.
 
     Attributes:
-        path: The file, links followed.
-        size: Bytes.
-        mtime_ns: Time of its last change, in nanoseconds.
-        inode: Its number on the device.
-        device: Number of the device.
-        sha256: Hexadecimal sha256 of the bytes.
-        origin: Where it is from: ``download``, ``hub``, ``package`` or ``own``, for example.
-        when: Time of the hash, in UTC as ISO 8601 writes it.
-        facts: What else was found out about these bytes.
-        url: The address that headstrip downloaded it from; empty for any other file.
+        path: The path of the file, with links resolved.
+        size: The size in bytes.
+        mtime_ns: The time of the last change, in nanoseconds.
+        inode: The inode of the file.
+        device: The number of the device.
+        sha256: The sha256 in hexadecimal.
+        origin: The origin: ``download``, ``hub``, ``package``, ``optimized`` or ``own``.
+        when: When headstrip hashed the file, in UTC and ISO 8601.
+        facts: Other facts about these bytes.
+        url: The address that headstrip downloaded the file from, or "".
     """
 
     path: str
@@ -52,48 +52,48 @@ class Record:
     url: str = ""
 
     def describes(self, stat: os.stat_result) -> bool:
-        """Whether a file is unchanged since the record was written."""
+        """Return whether a file has the same size, time, inode and device as in the record."""
         then = (self.size, self.mtime_ns, self.inode, self.device)
         return then == (stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
 
 
 def cache_home() -> Path:
-    """Return the folder of what headstrip keeps: ``$HEADSTRIP_CACHE``, else in the user's cache."""
+    """Return headstrip's cache folder: ``$HEADSTRIP_CACHE``, or one in the user's cache folder."""
     own = os.environ.get("HEADSTRIP_CACHE")
-    # Unlike Path.expanduser, this leaves the name of an unknown user unchanged.
+    # Path.expanduser raises an error for an unknown user. This function does not.
     if own:
         return Path(os.path.expanduser(own))
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "headstrip"
 
 
 def path_of_copy(sha256: str) -> Path:
-    """Return where the converted file of a weights file is or would be.
+    """Return the path of the optimized copy of a weights file. The copy may not exist.
 
     Args:
-        sha256: Hexadecimal sha256 of the weights file.
+        sha256: The sha256 of the weights file in hexadecimal.
     """
     return cache_home() / "optimized" / f"{sha256}.safetensors"
 
 
 def find_copy(sha256: str) -> Path | None:
-    """Return the converted file of a weights file, None if it does not exist."""
+    """Return the optimized copy of the file with a sha256, or None if there is no copy."""
     path = path_of_copy(sha256)
     return path if _SHA256.fullmatch(sha256) and path.is_file() else None
 
 
 def copy_of(path: Path) -> Path | None:
-    """Return the converted file of a weights file by its record, None if it does not exist."""
+    """Return the optimized copy of a file, or None if there is no copy or no record."""
     record = recorded(path)
     return find_copy(record.sha256) if record is not None else None
 
 
 def is_copy(path: Path) -> bool:
-    """Whether a file is one that `optimize` wrote."""
+    """Return whether a path is that of an optimized copy."""
     return bool(_SHA256.fullmatch(path.stem)) and path == path_of_copy(path.stem)
 
 
 def recorded(path: Path) -> Record | None:
-    """Return what was recorded of a file, even if it has changed since."""
+    """Return the record of a file, even if the file has changed since, or None."""
     real = os.path.realpath(path)
     try:
         with open(_record_of(real), "rb") as file:
@@ -107,17 +107,17 @@ def recorded(path: Path) -> Record | None:
 def remember(
     path: Path, stat: os.stat_result, sha256: str, *, origin: str, url: str | None = None
 ) -> None:
-    """Record a file's sha256, in place of what was recorded.
+    """Record the sha256 of a file, and replace its earlier record.
 
-    What is known of the same bytes stays known, and a file of a shared cache remains one when it
-    is named by its path as well.
+    The new record keeps the facts and the address if the sha256 is the same. It also keeps the
+    origin of a file in a shared cache if the user now names the file by its path.
 
     Args:
         path: The file.
-        stat: What it was like before it was hashed.
-        sha256: Its whole sha256.
-        origin: Where it is from, such as ``download``.
-        url: The address that it was downloaded from just now.
+        stat: The result of `os.fstat` before hashing.
+        sha256: The complete sha256.
+        origin: The origin of the file, such as ``download``.
+        url: The address that headstrip downloaded the file from just now, or None.
     """
     before = recorded(path)
     same = before if before is not None and before.sha256 == sha256 else None
@@ -140,14 +140,14 @@ def remember(
 
 
 def add_facts(path: Path, stat: os.stat_result, **facts: bool) -> None:
-    """Add to what is known of a file's bytes; nothing is, where no record describes it."""
+    """Add facts about a file's bytes to its record, if it has a record and did not change since."""
     record = recorded(path)
     if record is not None and record.describes(stat) and facts.items() - record.facts.items():
         _write(replace(record, facts={**record.facts, **facts}))
 
 
 def forget(path: Path) -> None:
-    """Remove what was recorded of a file."""
+    """Remove the record of a file."""
     with suppress(OSError):
         os.unlink(_record_of(os.path.realpath(path)))
 
@@ -158,7 +158,7 @@ def _record_of(real: str) -> Path:
 
 def _write(record: Record) -> None:
     target = _record_of(record.path)
-    # A name that cannot be encoded, or a read-only cache: the next load hashes again.
+    # The name may not be encodable, or the cache may be read-only. The next load hashes again.
     with suppress(OSError, ValueError):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, json.dumps(asdict(record), ensure_ascii=True).encode())

@@ -1,4 +1,4 @@
-"""Weights files removed, with everything that belongs to them alone."""
+"""Remove weights files, and everything that belongs only to them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from headstrip.weights.records import copy_of, forget
 
 
 def removable(weights: WeightsLocation) -> list[Path]:
-    """Return what ``remove`` takes away: files, partial downloads and optimized copies.
+    """Return the files that ``remove`` removes: weights, partial downloads and optimized copies.
 
     Raises:
-        WeightsError: It belongs to a package, or is the user's own file.
+        WeightsError: The file belongs to a package, or to the user.
     """
     if weights.origin == "package":
         raise WeightsError(
-            f"{weights.path}, the file of {weights.name}, belongs to the package "
-            f"{weights.package!r}. Run `pip uninstall {weights.package}`, or leave it."
+            f"headstrip does not remove {weights.path}, the file of {weights.name}: it belongs to "
+            f"the package {weights.package!r}. Run `pip uninstall {weights.package}` to remove it."
         )
     if weights.origin == "own":
         raise WeightsError(
-            f"{weights.path}, the file of {weights.name}, is in no cache: its catalog names it by "
-            "its path. Remove it yourself, or leave it."
+            f"headstrip does not remove {weights.path}, the file of {weights.name}: it is not in a "
+            "cache, and the catalog names it by its path. Remove it yourself."
         )
-    # The files that an index names go before the index.
+    # Remove the index last: it names the other files.
     named = dict.fromkeys((*weights.files(), weights.path)) if weights.is_here else {}
     files = [file for file in named if file.is_file()]
     copies = [copy for file in files if (copy := copy_of(file)) is not None]
@@ -37,12 +37,12 @@ def removable(weights: WeightsLocation) -> list[Path]:
 
 
 def remove(weights: WeightsLocation) -> None:
-    """Remove a set of weights and what belongs to it.
+    """Remove a set of weights and everything that belongs to it.
 
-    In the hub's cache a file that another revision links to as well stays for that one.
+    A file in the hub's cache stays if another revision links to it.
 
     Raises:
-        WeightsError: It is not ours to remove, or cannot be.
+        WeightsError: headstrip does not own the file, or cannot remove it.
     """
     for path in removable(weights):
         try:
@@ -53,15 +53,15 @@ def remove(weights: WeightsLocation) -> None:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise WeightsError(
-                f"{path} cannot be removed ({one_line(error)}). Check the permissions of "
-                "its folder."
+                f"headstrip cannot remove {path} ({one_line(error)}). Check the permissions of the "
+                "folder."
             ) from error
     if weights.origin == "hub" and weights.is_here:
         _tidy(weights.repository, weights.snapshot)
 
 
 def _remove_link(link: Path, repository: Path) -> None:
-    """Remove a link of the hub's cache, and the file it leads to if it was the last one."""
+    """Remove a link in the hub's cache, and its file if no other link leads to it."""
     blob = Path(os.path.realpath(link))
     link.unlink()
     if not any(os.path.realpath(other) == str(blob) for other in _links(repository / "snapshots")):
@@ -75,10 +75,10 @@ def _links(folder: Path) -> Iterator[Path]:
 
 
 def _tidy(repository: Path, snapshot: Path) -> None:
-    """Remove a revision without files, what names it, and a repository without revisions."""
+    """Remove a revision without files and its branches, and a repository without revisions."""
     with suppress(OSError):
         for root, _, _ in os.walk(snapshot, topdown=False):
-            # A folder with files in it is not removed: the first one ends this.
+            # This raises an OSError at the first folder with files, which ends the tidying.
             os.rmdir(root)
         for root, _, names in os.walk(repository / "refs"):
             for name in names:

@@ -1,7 +1,8 @@
-"""Files of safetensors: eight bytes of length, a header in JSON, and the tensors one after another.
+"""Read and write safetensors: the length of the header, the header in JSON, then the tensors.
 
-headstrip reads them itself: the format's own library opens a file by its name, which another file
-may have by then, accepts the same tensor twice, and takes unbounded memory for a hostile header.
+headstrip reads these files itself for three reasons. The library of the format opens a file by its
+name, which may belong to another file by then. It accepts one tensor twice. It needs unlimited
+memory for a hostile header.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from headstrip.network.assigning import ALIGNMENT
 from headstrip.weights.mapping import map_file
 from headstrip.weights.problems import damaged, too_large
 
+PAD = "__pad_"
+"""Prefix of the names of tensors that only fill the gap after another tensor."""
+
 _LENGTH = 8
 _LONGEST_HEADER = 100_000_000
 _MOST_VALUES = 1 << 20
 _MOST_DIMENSIONS = 64
 _MOST = (1 << 63) - 1
-# Reading at an offset moves no position that threads would share.
+# Threads can share a file with preadv, because it does not move the position in the file.
 _READS_AT = hasattr(os, "preadv")
 _THREADS = min(4, os.cpu_count() or 1) if _READS_AT else 1
 
@@ -57,21 +61,21 @@ DTYPES = {
     }.items()
     if hasattr(torch, attribute)
 }
-"""torch's dtypes by the names in the format."""
+"""torch's dtypes by their names in the format."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of a header.
+    """One tensor in a header.
 
     Attributes:
-        name: Its name.
-        dtype: Its dtype.
-        shape: Its shape.
-        start: Where its first byte is, from the beginning of the file.
-        size: How many bytes it has.
+        name: The name of the tensor.
+        dtype: The dtype of the tensor.
+        shape: The shape of the tensor.
+        start: The position of its first byte in the file.
+        size: The number of its bytes.
     """
 
     name: str
@@ -83,7 +87,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The tensors of a file in the order of their bytes, and the metadata."""
+    """The tensors in the order of their bytes in the file, and the metadata."""
 
     entries: tuple[Entry, ...]
     metadata: dict[str, str]
@@ -95,21 +99,21 @@ def read_safetensors(
     """Read an open file.
 
     Returns:
-        Its tensors, each in a separate storage, its metadata, and how many bytes are mapped.
+        The tensors, each in a separate storage, the metadata, and the number of mapped bytes.
 
     Raises:
-        WeightsError: The header is damaged, or names more bytes than ``limit``.
+        WeightsError: The header is damaged, or the tensors have more bytes than ``limit``.
     """
     header = read_header(path, file, size)
-    held = sum(entry.size for entry in header.entries)
-    if limit is not None and held > limit:
-        raise too_large(path, held, limit)
+    total = sum(entry.size for entry in header.entries)
+    if limit is not None and total > limit:
+        raise too_large(path, total, limit)
     storage = map_file(file) if mapped else None
     aligned = [
         entry for entry in header.entries if storage is not None and entry.start % ALIGNMENT == 0
     ]
-    kept = {entry.name for entry in aligned}
-    others = [entry for entry in header.entries if entry.name not in kept]
+    mapped_names = {entry.name for entry in aligned}
+    others = [entry for entry in header.entries if entry.name not in mapped_names]
     parts = read_parts(file, [(entry.start, entry.size) for entry in others])
     tensors = {entry.name: _tensor(part, entry) for entry, part in zip(others, parts, strict=True)}
     if storage is not None:
@@ -127,16 +131,27 @@ def _tensor(storage: torch.UntypedStorage, entry: Entry) -> Tensor:
 
 
 class Writable(Protocol):
-    """What takes bytes: a file, or a hash of them."""
+    """An object that accepts bytes, such as a file or a hash."""
 
     def write(self, data: bytes, /) -> object:
-        """Take bytes."""
+        """Accept bytes."""
 
 
 def write_safetensors(
-    file: Writable, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    file: Writable,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    alignment: int = 1,
 ) -> None:
-    """Write tensors, on any device, in the order of the mapping. Equal content gives equal bytes.
+    """Write tensors from any device in the order of the mapping. Equal content gives equal bytes.
+
+    Args:
+        file: Where to write.
+        tensors: The tensors by name.
+        metadata: The metadata of the file.
+        alignment: Start each tensor at a multiple of this number of bytes. The gaps contain tensors
+            whose names begin with `PAD`, because the format does not allow gaps.
 
     Raises:
         ValueError: The format has no name for the dtype of a tensor.
@@ -152,32 +167,40 @@ def write_safetensors(
             "shape": list(tensor.shape),
             "data_offsets": [position, end],
         }
-        position = end
+        position = end + -end % alignment
+        if position != end:
+            header[f"{PAD}{len(header)}"] = {
+                "dtype": "U8",
+                "shape": [position - end],
+                "data_offsets": [end, position],
+            }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _LENGTH)
+    text += b" " * (-(_LENGTH + len(text)) % max(alignment, _LENGTH))
     file.write(len(text).to_bytes(_LENGTH, "little") + text)
     for tensor in tensors.values():
-        file.write(bytes_of(tensor))
+        file.write(bytes_of(tensor) + bytes(-tensor.nbytes % alignment))
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    """Return the bytes of a tensor's values, as the format has them."""
-    flat = tensor.detach().cpu().contiguous().flatten()
-    # An empty tensor cannot be viewed as bytes.
+    """Return the values of a tensor as the bytes that the format stores."""
+    data = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    # A tensor with one element counts as contiguous with any strides.
+    flat = data.as_strided((data.numel(),), (1,))
+    # torch cannot view an empty tensor as bytes.
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def read_parts(file: BinaryIO, places: Sequence[tuple[int, int]]) -> list[torch.UntypedStorage]:
     """Read parts of an open file, each into memory that starts at a multiple of 64 bytes.
 
-    Each part has its own memory, so that a part that is no longer needed is freed alone.
+    Each part has separate memory, so that torch can free it separately.
 
     Args:
         file: The open file.
-        places: Where each part starts, and how many bytes it has.
+        places: The start and the number of bytes of each part.
 
     Raises:
-        ValueError: The file ends before a part does.
+        ValueError: The file ends before the end of a part.
     """
     parts = [torch.empty(size, dtype=torch.uint8, device="cpu") for _, size in places]
     starts = [start for start, _ in places]
@@ -196,7 +219,7 @@ def _read_at(file: BinaryIO, start: int, view: memoryview) -> None:
             file.seek(start + done)
             count = file.readinto(view[done:])  # type: ignore[attr-defined]  # buffered files do
         if not count:
-            raise ValueError("it ends before its last tensor does")
+            raise ValueError("its last tensor is incomplete")
         done += count
 
 
@@ -204,14 +227,14 @@ def read_header(path: Path, file: BinaryIO, size: int) -> Header:
     """Read and check the header of a file.
 
     Args:
-        path: Its name, for messages.
+        path: The path of the file, for messages.
         file: The open file.
-        size: Its bytes.
+        size: The size of the file in bytes.
 
     Raises:
-        WeightsError: The header is damaged: it is not JSON of the right form, names a tensor
-            twice, leaves gaps between tensors, lets them overlap, or does not account for the
-            file to its last byte.
+        WeightsError: The header is damaged: it is not JSON with the right structure, it names a
+            tensor twice, tensors overlap or have gaps between them, or the file has bytes that
+            belong to no tensor.
     """
     try:
         return _read_header(file, size)
@@ -223,10 +246,10 @@ def _read_header(file: BinaryIO, size: int) -> Header:
     file.seek(0)
     length = int.from_bytes(file.read(_LENGTH), "little")
     if size < _LENGTH or length > min(size - _LENGTH, _LONGEST_HEADER):
-        _refuse(f"it would be {length} bytes long, in a file of {size}")
+        _refuse(f"it claims {length} bytes, but the file has {size}")
     encoded = file.read(length)
     if len(encoded) != length:
-        _refuse("the file ends in it")
+        _refuse("the file ends inside the header")
     content = _parse(encoded.decode("utf-8"))
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
@@ -239,16 +262,16 @@ def _read_header(file: BinaryIO, size: int) -> Header:
             _refuse(f"the tensor {entry.name!r:.80} does not start where the one before it ends")
         position += entry.size
     if position != size:
-        _refuse(f"its tensors end at byte {position}, and the file has {size}")
+        _refuse(f"its tensors end at byte {position}, but the file has {size} bytes")
     return Header(tuple(entries), metadata)
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Parse the JSON of a header. The memory that this takes is bounded before it begins."""
+    """Parse the JSON of a header. Refuse it first if it would need too much memory."""
     if not text.startswith("{"):
         _refuse("it must begin with '{'")
     if sum(map(text.count, ",:[{")) > _MOST_VALUES:
-        _refuse(f"it holds more than {_MOST_VALUES:,} values")
+        _refuse(f"it has more than {_MOST_VALUES:,} values")
     content: dict[str, Any] = json.loads(
         text, object_pairs_hook=_object, parse_constant=lambda name: _refuse(f"{name} is not JSON")
     )
@@ -258,7 +281,7 @@ def _parse(text: str) -> dict[str, Any]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
-        # Half of a surrogate pair cannot be encoded.
+        # This raises a UnicodeEncodeError for half of a surrogate pair.
         name.encode()
         if name in found:
             _refuse(f"it names {name!r:.80} twice")
@@ -276,10 +299,13 @@ def _entry(name: str, fields: Any, data: int) -> Entry:
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         _refuse(f"the data_offsets of {name!r:.80} are {offsets!r:.80}")
     if math.prod(max(count, 1) for count in shape) * dtype.itemsize > _MOST:
-        _refuse(f"the shape of {name!r:.80} is beyond what a tensor can have")
+        _refuse(f"the shape of {name!r:.80} has more bytes than a tensor can have")
     size = offsets[1] - offsets[0]
     if math.prod(shape) * dtype.itemsize != size:
-        _refuse(f"{name!r:.80} has {size} bytes, and {shape!r:.80} of {fields['dtype']} differ")
+        _refuse(
+            f"{name!r:.80} has {size} bytes, which do not fit the shape {shape!r:.80} of "
+            f"{fields['dtype']}"
+        )
     return Entry(name, dtype, shape, data + offsets[0], size)
 
 
@@ -291,7 +317,7 @@ def _integers(name: str, value: object) -> tuple[int, ...]:
     ):
         _refuse(
             f"the shape and the data_offsets of {name!r:.80} must be lists of at most "
-            f"{_MOST_DIMENSIONS} integers from 0"
+            f"{_MOST_DIMENSIONS} integers that are not negative"
         )
     return tuple(value)
 

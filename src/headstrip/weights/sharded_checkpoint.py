@@ -1,4 +1,4 @@
-"""Checkpoints in several files, as the libraries of the Hugging Face hub write them."""
+"""Read the index of a checkpoint in several files, which the hub's libraries write."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from headstrip.system import bounded_json
 from headstrip.system.arguments import type_of
 from headstrip.weights.folders import lies_in_a_cache
 
-# The index came from elsewhere: it must not lead to files outside its folder.
+# headstrip does not trust the index, so its names must stay in its folder.
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors")
 
 
 def is_index(path: Path) -> bool:
-    """Whether a file is the index of a checkpoint in several files."""
+    """Return whether a file is the index of a checkpoint in several files."""
     return path.name.endswith(".index.json")
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Return which file beside the index ``path`` each tensor is in.
+    """Return the name of the file that contains each tensor, by the tensor's name.
+
+    The files are in the folder of the index ``path``.
 
     Raises:
-        WeightsError: It is not an index, or names anything but ``.safetensors`` files beside it.
+        WeightsError: The file is not an index, or it does not name ``.safetensors`` files in its
+            folder.
     """
     shards = read_object(path).get("weight_map")
     if isinstance(shards, dict) and any(str(one).endswith(".bin") for one in shards.values()):
         raise WeightsError(
-            f"{path} is the index of a checkpoint in several .bin files, and headstrip reads "
-            "several files only as .safetensors. Save it again with "
+            f"{path} is the index of a checkpoint in several .bin files, and headstrip reads only "
+            "checkpoints in several .safetensors files. Save the model again with "
             "model.save_pretrained(folder, safe_serialization=True)."
         )
     if not isinstance(shards, dict) or not shards or not all(map(_is_shard, shards.values())):
         raise WeightsError(
             f"{path} is not the index of a checkpoint: its 'weight_map' does not name "
-            ".safetensors files beside it. Get the file again, or pass a file of weights."
+            ".safetensors files in the same folder. Get the file again, or pass a weights file."
         )
     return shards
 
@@ -46,25 +49,25 @@ def _is_shard(name: object) -> bool:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        WeightsError: It cannot be read, or holds no JSON object.
+        WeightsError: The file cannot be read, or does not contain a JSON object.
     """
     try:
         content = bounded_json.read(path, "it")
         if not isinstance(content, dict):
-            raise ValueError(f"it holds {type_of(content)} instead of an object")
+            raise ValueError(f"it contains {type_of(content)} instead of an object")
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} is not the JSON file it should be ({one_line(error).removesuffix('.')}). "
+            f"headstrip cannot read the JSON file {path} ({one_line(error).removesuffix('.')}). "
             f"{_remedy(path)}"
         ) from error
     return content
 
 
 def _remedy(path: Path) -> str:
-    """Say what to do about a damaged file: one in a cache is fetched again, a user's own is not."""
+    """Return what to do about a damaged file, which depends on whether it is in a cache."""
     if lies_in_a_cache(path):
-        return f"Remove {path.resolve()} from the cache, and headstrip fetches it again."
+        return f"Remove {path.resolve()} from the cache, and headstrip downloads it again."
     return "Correct it, or save it again with save_pretrained."

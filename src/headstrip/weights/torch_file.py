@@ -1,10 +1,12 @@
-"""Files of ``torch.save``: read with ``weights_only=True``, or by what knows still fewer classes.
+"""Read files of ``torch.save`` without running code in them.
 
-Beside tensors and plain values a file may hold an ``argparse.Namespace``, the settings of a
-training program. It is a bag of attributes: reading one runs no code.
+torch reads them with ``weights_only=True``. `mapped_archive` reads some again, with fewer classes.
 
-Zip archives are checked before torch reads them: torch compares no checksum, and takes the place of
-a tensor in the file from the archive's directory.
+A file may contain tensors, plain values and an ``argparse.Namespace``, which has the settings of a
+training program. A Namespace has only attributes, so reading one runs no code.
+
+headstrip checks a zip archive before torch reads it. torch compares no checksums, and it believes
+the archive's directory about the position of each tensor.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import pickle
 import pickletools
 import threading
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +31,7 @@ from headstrip.weights.problems import too_large
 
 _NAMESPACE = "argparse.Namespace"
 _lock = threading.Lock()
-"""Held while torch may read a Namespace, which it permits for the whole process."""
+"""A thread has this lock while torch accepts a Namespace, which it does in all threads."""
 
 _CHUNK = 1 << 20
 _LOCAL = b"PK\x03\x04"
@@ -36,41 +39,53 @@ _END = b"PK\x05\x06"
 _END_SIZE = 22
 
 
-def read_torch(
-    path: Path,
-    file: BinaryIO,
-    size: int,
-    *,
-    mapped: bool,
-    checked: bool,
-    read_before: bool,
-    limit: int | None,
-) -> tuple[object, int]:
-    """Read an open file. ``parsing.parse`` describes the arguments.
+@dataclass(frozen=True, slots=True)
+class ParseOptions:
+    """The options of parsing an open weights file.
+
+    Attributes:
+        mapped: Whether to map the tensors that can be mapped.
+        checked: Whether the bytes have a known sha256. Otherwise headstrip compares the checksums
+            in the file.
+        read_before: Whether torch accepted the same bytes before.
+        limit: The largest allowed number of bytes of tensors, or None for no limit.
+    """
+
+    mapped: bool = False
+    checked: bool = False
+    read_before: bool = False
+    limit: int | None = None
+
+
+def read_torch(path: Path, file: BinaryIO, size: int, options: ParseOptions) -> tuple[object, int]:
+    """Read an open file.
+
+    Args:
+        path: The path of the file, for messages.
+        file: The open file.
+        size: The size of the file in bytes.
+        options: How to read it.
 
     Returns:
-        What it holds, and how many bytes of it are mapped: those of the format before torch 1.6
-        cannot be.
+        The content, and the number of mapped bytes. The format before torch 1.6 cannot be mapped.
 
     Raises:
-        WeightsError: It holds more bytes of tensors than ``limit``.
-        Exception: Whatever the parsers meet in a file that is damaged or holds code.
+        WeightsError: The tensors have more bytes than ``options.limit``.
+        Exception: The errors of the parsers for a file that is damaged or contains code.
     """
-    archive = _checked_archive(file, size, checksums=not checked) if _is_archive(file) else None
-    held = check_legacy(file, size) if archive is None else _bytes_of_tensors(archive)
-    if limit is not None and held > limit:
-        raise too_large(path, held, limit)
-    if mapped and read_before and archive is not None:
+    is_archive = _is_archive(file)
+    archive = _checked_archive(file, size, checksums=not options.checked) if is_archive else None
+    total = check_legacy(file, size) if archive is None else _bytes_of_tensors(archive)
+    if options.limit is not None and total > options.limit:
+        raise too_large(path, total, options.limit)
+    if options.mapped and options.read_before and archive is not None:
         content = map_archive(file, archive)
         if content is not None:
-            return content, held
+            return content, total
     file.seek(0)
-    # torch can be set to map shared: writing to a tensor would then change the file.
-    mapped = (
-        mapped
-        and archive is not None
-        and get_default_mmap_options() == getattr(mmap, "MAP_PRIVATE", 0)
-    )
+    # A program can set torch to map shared. Then writing to a tensor would change the file.
+    is_private = get_default_mmap_options() == mmap.MAP_PRIVATE
+    mapped = options.mapped and archive is not None and is_private
     source = descriptor_path(file) if mapped else None
 
     def load() -> object:
@@ -87,34 +102,31 @@ def read_torch(
         if _NAMESPACE not in str(error):
             raise
         file.seek(0)
-        # Another thread must not end the permission meanwhile.
+        # Without the lock, another thread could end the permission too early.
         with _lock, torch.serialization.safe_globals([(argparse.Namespace, _NAMESPACE)]):
             content = load()
-    if archive is not None and not read_before:
+    if archive is not None and not options.read_before:
         _check_numbers(archive)
-    return content, 0 if source is None else held
+    return content, 0 if source is None else total
 
 
 def _is_archive(file: BinaryIO) -> bool:
-    """Whether an open file begins as a zip archive does."""
+    """Return whether an open file begins like a zip archive."""
     file.seek(0)
     return file.read(len(_LOCAL)) == _LOCAL
 
 
 def _checked_archive(file: BinaryIO, size: int, *, checksums: bool) -> zipfile.ZipFile:
-    """Check the directory of an archive, and its contents where they are not known to be right.
+    """Return an archive after checking its directory and, if asked, its contents.
 
     Args:
         file: The open file.
-        size: Its bytes.
+        size: The size of the file in bytes.
         checksums: Whether to compare each entry with its checksum, and the directory with the
-            header before each entry.
-
-    Returns:
-        The archive.
+            header of each entry.
 
     Raises:
-        ValueError: It is not as torch writes it. The message is a few words.
+        ValueError: torch does not write such an archive. The message is short.
     """
     archive = _directory(file, size)
     if checksums:
@@ -124,12 +136,12 @@ def _checked_archive(file: BinaryIO, size: int, *, checksums: bool) -> zipfile.Z
 
 
 def _check_numbers(archive: zipfile.ZipFile) -> None:
-    """Refuse an object with a number for which an unpickler in C would allocate memory."""
+    """Refuse object numbers that would make an unpickler in C allocate much memory."""
     name = next(one for one in archive.namelist() if one.partition("/")[2] == "data.pkl")
     pickled = archive.read(name)
     for opcode, number, _ in pickletools.genops(pickled):
         if "PUT" in opcode.name and number is not None and int(number) > len(pickled):
-            raise ValueError(f"an object in it has the number {number}, and it has fewer objects")
+            raise ValueError(f"an object in it has the number {number}, but it has fewer objects")
 
 
 def _bytes_of_tensors(archive: zipfile.ZipFile) -> int:
@@ -137,15 +149,15 @@ def _bytes_of_tensors(archive: zipfile.ZipFile) -> int:
 
 
 def _directory(file: BinaryIO, size: int) -> zipfile.ZipFile:
-    """Return an archive whose directory is as torch writes it."""
+    """Return an archive if torch writes such a directory."""
     file.seek(max(size - _END_SIZE, 0))
     end = file.read(_END_SIZE)
     if not end.startswith(_END):
-        raise ValueError("it is a zip archive without its end, or with something after it")
+        raise ValueError("it is a zip archive that is cut short or has bytes after its end")
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"its directory is not one of a zip archive: {error}") from None
+        raise ValueError(f"the directory of the zip archive is damaged: {error}") from None
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
     if len({entry.filename for entry in entries}) != len(entries):
         raise ValueError("two entries in it have the same name")
@@ -153,22 +165,22 @@ def _directory(file: BinaryIO, size: int) -> zipfile.ZipFile:
     position = 0
     for index, entry in enumerate(entries):
         if entry.header_offset < position or (index == 0 and entry.header_offset):
-            raise ValueError(f"{entry.filename!r:.80} in it is not where it should be")
+            raise ValueError(f"{entry.filename!r:.80} in it has a wrong position")
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise ValueError(f"{entry.filename!r:.80} in it is compressed, which torch does not do")
+            raise ValueError(f"{entry.filename!r:.80} in it is compressed, which torch never does")
         if entry.file_size != entry.compress_size:
             raise ValueError(f"{entry.filename!r:.80} in it has two sizes")
         position = entry.header_offset + LOCAL_SIZE + entry.file_size
     if position > size:
-        raise ValueError("it ends before its last tensor does")
+        raise ValueError("its last tensor is incomplete")
     return archive
 
 
 def _check_kind(names: set[str]) -> None:
     if "constants.pkl" in names:
         raise ValueError(
-            "it is a TorchScript archive, a program and more than tensors: load it with "
-            "torch.jit.load where you trust it, and save its state dict"
+            "it is a TorchScript archive, which contains a program. If you trust it, load it with "
+            "torch.jit.load and save its state dict"
         )
     if "data.pkl" not in names:
         raise ValueError("it is a zip archive that torch.save did not write")
@@ -178,7 +190,9 @@ def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
     try:
         content = archive.open(entry)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{entry.filename!r:.80} in it is not where its directory says") from error
+        raise ValueError(
+            f"{entry.filename!r:.80} in it is not at the position in the directory"
+        ) from error
     try:
         while content.read(_CHUNK):
             pass

@@ -1,4 +1,4 @@
-"""One request for a file, or for the rest of one: what the server answers is checked."""
+"""Send one request for a file or for the rest of a file, and check the server's answer."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from headstrip.errors import one_line
 
 _CHUNK = 1 << 18
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_PASSING = frozenset({408, 425, 429})
+_TEMPORARY = frozenset({408, 425, 429})
 
 
 class RefusedError(Exception):
-    """An answer that another attempt would not change."""
+    """A failure that another attempt would not change."""
 
 
 class InterruptedTransferError(Exception):
-    """A failure that may pass.
+    """A failure that another attempt may change.
 
     Attributes:
-        wait: Seconds after which the server wants to be asked again, None where it does not say.
+        wait: How many seconds the server asks to wait before another attempt, or None.
     """
 
     wait: float | None = None
 
 
 class UnreachedError(InterruptedTransferError):
-    """No connection to the server came about."""
+    """headstrip could not connect to the server."""
 
 
 class OtherFileError(InterruptedTransferError):
-    """The server has another file than the one that was started."""
+    """The file on the server is not the one whose download was interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class Answer:
     """A server's answer to the request for a file.
 
     Attributes:
-        response: What the bytes are read from.
-        start: Where in the file they begin.
-        total: Size of the whole file, None where the server does not say.
-        validator: The ``ETag`` of the file, else its ``Last-Modified``, else "".
+        response: The open response with the bytes.
+        start: The position of its first byte in the file.
+        total: The size of the complete file in bytes, or None if the server does not state it.
+        validator: The ``ETag`` of the file, otherwise its ``Last-Modified``, otherwise "".
     """
 
     response: HTTPResponse
@@ -61,7 +61,7 @@ class Answer:
 
 
 class _SafeRedirects(HTTPRedirectHandler):
-    """Follows redirections, but none that leads from an encrypted connection to an open one."""
+    """Follows redirects, except from an encrypted connection to an unencrypted one."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -75,35 +75,37 @@ class _SafeRedirects(HTTPRedirectHandler):
 
 
 def opener() -> OpenerDirector:
-    """Return what opens URLs, by way of the proxies of the environment."""
+    """Return an opener of URLs that uses the proxies of the environment."""
     return build_opener(_SafeRedirects)
 
 
-def ask(by: OpenerDirector, url: str, *, start: int, validator: str, timeout: float) -> Answer:
-    """Ask for a file from the byte ``start`` on.
+def request_file(
+    opener: OpenerDirector, url: str, *, start: int, validator: str, timeout: float
+) -> Answer:
+    """Request a file from the byte ``start`` to its end.
 
     Args:
-        by: What opens the URL.
-        url: Its address.
-        start: How many bytes of it were received; a server may still send it from the beginning.
-        validator: What those were sent with, "" where it is not known.
-        timeout: Seconds without a sign of the server after which headstrip gives up.
+        opener: Opens the URL.
+        url: The address of the file.
+        start: How many bytes headstrip received before. A server may send the complete file anyway.
+        validator: The validator of the answer with these bytes, or "".
+        timeout: Seconds without a byte after which the request fails.
 
     Raises:
-        RefusedError: The server will not give it.
-        InterruptedTransferError: It does not now.
+        RefusedError: The server does not send the file.
+        InterruptedTransferError: The server does not send the file now.
     """
-    # Unencoded: the bytes are counted and hashed in the form that the server stores.
+    # Request the bytes uncompressed, because headstrip counts and hashes them.
     headers = {"User-Agent": "headstrip", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
         if validator:
             headers["If-Range"] = validator
     try:
-        response = by.open(Request(url, headers=headers), timeout=timeout)
+        response = opener.open(Request(url, headers=headers), timeout=timeout)
     except HTTPError as error:
         with error:
-            raise _answered(error, start) from error
+            raise _error_of(error, start) from error
     except URLError as error:
         reason = error.reason
         text = one_line(reason) if isinstance(reason, BaseException) else str(reason)
@@ -122,10 +124,11 @@ def ask(by: OpenerDirector, url: str, *, start: int, validator: str, timeout: fl
 
 
 def chunks(answer: Answer) -> Iterator[bytes]:
-    """Yield the bytes of an answer as they come.
+    """Yield the bytes of an answer as they arrive.
 
     Raises:
-        InterruptedTransferError: They end before the file does, or none comes for too long.
+        InterruptedTransferError: The connection ends before the file is complete, or no byte
+            arrives for too long.
     """
     response, received = answer.response, answer.start
     while answer.total is None or received < answer.total:
@@ -146,21 +149,22 @@ def chunks(answer: Answer) -> Iterator[bytes]:
         )
 
 
-def _answered(error: HTTPError, start: int) -> Exception:
-    """Return the exception for a status other than success."""
+def _error_of(error: HTTPError, start: int) -> Exception:
+    """Return the exception for a status that means a failure."""
     text = f"the server answers {error.code} {error.reason}"
     if error.code == 416 and start:
-        return OtherFileError(f"{text}: its file is shorter than what was received of it")
-    if error.code not in _PASSING and error.code < 500:
+        return OtherFileError(f"{text}: the file on the server is shorter than the part received")
+    if error.code not in _TEMPORARY and error.code < 500:
         return RefusedError(text)
     wait = _retry_after(error.headers)
-    passing = InterruptedTransferError(text if wait is None else f"{text}, for {wait:.0f} s")
-    passing.wait = wait
-    return passing
+    asks = "" if wait is None else f", and asks to wait {wait:.0f} s"
+    temporary = InterruptedTransferError(f"{text}{asks}")
+    temporary.wait = wait
+    return temporary
 
 
 def _retry_after(headers: Message) -> float | None:
-    """Return the seconds that ``Retry-After`` asks for, in numbers or as a date."""
+    """Return the seconds in ``Retry-After``, which is a number or a date."""
     value = (headers.get("Retry-After") or "").strip()
     if value.isdecimal():
         return float(value[:9])
@@ -174,37 +178,41 @@ def _checked(response: HTTPResponse, start: int) -> Answer:
     headers = response.headers
     if headers.get_content_type() == "text/html":
         raise RefusedError(
-            "the server sends a web page (text/html) and no file, such as a network's log-in page"
+            "the server sends a web page (text/html) instead of the file, such as the login page "
+            "of a network"
         )
     if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise RefusedError("the server sends the file compressed, which it was not asked for")
+        raise RefusedError(
+            "the server compresses the file, although headstrip asked for it uncompressed"
+        )
     if response.status == 206:
         begin, size = _range(headers)
         if begin != start:
-            raise OtherFileError("the server sends another part of the file than was asked for")
+            raise OtherFileError("the server sends a different part than headstrip asked for")
         return Answer(response, start, size, _validator(headers))
     if response.status != 200:
         raise RefusedError(f"the server answers {response.status} {response.reason}")
     length = headers.get("Content-Length", "").strip()
     if not length.isdecimal() and not response.chunked:
         raise RefusedError(
-            "the server does not say how long the file is, and a cut would go unnoticed"
+            "the server does not state the size of the file, so headstrip could not notice an "
+            "incomplete download"
         )
     total = int(length) if length.isdecimal() and not response.chunked else None
     return Answer(response, 0, total, _validator(headers))
 
 
 def _range(headers: Message) -> tuple[int, int]:
-    """Return where a part of a file begins, and the size of the file."""
+    """Return the position of the first byte in an answer, and the size of the file."""
     match = _RANGE.fullmatch((headers.get("Content-Range") or "").strip())
     if match is None or not int(match[1]) <= int(match[2]) < int(match[3]):
-        raise OtherFileError("the server does not say which part of the file it sends")
+        raise OtherFileError("the server does not state which part of the file it sends")
     return int(match[1]), int(match[3])
 
 
 def _validator(headers: Message) -> str:
     etag = (headers.get("ETag") or "").strip()
-    # A weak one may be that of two files with other bytes.
+    # Two files with different bytes may have the same weak ETag.
     if etag and not etag.startswith("W/"):
         return etag
     return (headers.get("Last-Modified") or "").strip()

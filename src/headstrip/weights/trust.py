@@ -1,7 +1,7 @@
-"""What is known of a weights file's bytes: who says which they must be, and which they were.
+"""The expected and the recorded sha256 of a weights file.
 
-A file is hashed once. Its sha256 is kept beside the size, time and inode that it had, and holds
-for as long as those are the same, so that a check costs nothing.
+headstrip hashes a file once, and records the sha256 with the size, the time and the inode of the
+file. As long as these are the same, it uses the recorded sha256 and does not read the file again.
 """
 
 from __future__ import annotations
@@ -24,22 +24,25 @@ from headstrip.weights.folders import hash_of_installed, lies_in_a_cache
 from headstrip.weights.records import SHARED, recorded
 
 _CHUNK = 1 << 20
+FIRST_USE = "the record of the first use"
+"""The source of an expected sha256 that headstrip recorded itself."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^-]*")
-# Two writes within this time may get the same time from a file system.
+# A file system may give the same time to two writes within this many seconds.
 _TICK = 0.02
 _MOST_LINKS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """The bytes of an open file.
+    """The identity of an open file.
 
     Attributes:
-        sha256: Hexadecimal sha256 of the whole file.
-        was_hashed: Whether every byte was read for it; else it is the one recorded.
-        stat: What the file was like before that, for ``remember``.
-        facts: What else is known of these bytes.
+        sha256: The sha256 of the complete file in hexadecimal.
+        was_hashed: True if headstrip read every byte, False if the sha256 is from the record.
+        stat: ``os.fstat`` before hashing.
+        facts: The recorded facts about these bytes.
     """
 
     sha256: str
@@ -50,11 +53,11 @@ class FileIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """The bytes that a file must have.
+    """The expected sha256 of a file.
 
     Attributes:
-        sha256: Hexadecimal sha256, whole or its first digits; empty for any.
-        source: The source of it, such as "the catalog"; empty without one.
+        sha256: The sha256 in hexadecimal, or its first digits, or "" if any is right.
+        source: The source of the sha256, such as "the catalog", or "".
     """
 
     sha256: str = ""
@@ -62,7 +65,7 @@ class Expectation:
 
 
 def hash_in_name(name: str) -> str:
-    """Return the first digits of a file's sha256 by torch hub's convention, "" without any.
+    """Return the first digits of the sha256 in a file name, or "". Torch hub has this convention.
 
     Example:
         >>> hash_in_name("resnet50-0676ba61.pth")
@@ -77,7 +80,7 @@ def hash_in_name(name: str) -> str:
 
 
 def hash_of(file: BinaryIO) -> str:
-    """Return the hexadecimal sha256 of an open file from its beginning."""
+    """Return the sha256 of an open file from its start, in hexadecimal."""
     file.seek(0)
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
@@ -88,16 +91,16 @@ def hash_of(file: BinaryIO) -> str:
 
 
 def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = "") -> FileIdentity:
-    """Say which bytes an open file has: those recorded, where it is unchanged since, else hashed.
+    """Return the sha256 of an open file: the recorded one if the file is unchanged, else a new one.
 
     Args:
-        path: Name of the file.
-        file: The file, open.
-        always: Whether to read every byte even so.
-        name: What the user asked for, for messages; empty for a path.
+        path: The path of the file.
+        file: The open file.
+        always: Whether to hash the file even if it is unchanged.
+        name: The name of the weights that the user passed, for messages. Empty for a path.
 
     Raises:
-        WeightsError: It was read, and has other bytes than it had with the same times and size.
+        WeightsError: The bytes changed, but the size and the times did not.
     """
     stat = os.fstat(file.fileno())
     record = recorded(path)
@@ -108,9 +111,9 @@ def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = ""
     found = hash_of(file)
     if known is not None and known.describes(stat) and known.sha256 != found:
         raise WeightsError(
-            f"The contents of the file {path} changed, but its size and times did not: its sha256 "
-            f"is {found}, and {known.sha256} was recorded. "
-            "The disk is failing, or somebody reset the times. "
+            f"The bytes of the file {path} changed, but its size and times did not: the file has "
+            f"the sha256 {found}, but its record has {known.sha256}. The disk is failing, or a "
+            "program reset the times. "
             f"{_remedy(path, name, known.origin)}"
         )
     facts = record.facts if record is not None and record.sha256 == found else {}
@@ -118,48 +121,47 @@ def identify(path: Path, file: BinaryIO, *, always: bool = False, name: str = ""
 
 
 def expectation(path: Path, entry_sha256: str = "", *, url: str | None) -> Expectation:
-    """Say which bytes a file must have, and who says so.
+    """Return the expected sha256 of a file and its source.
 
-    That is the catalog, else the hash in the name of what was downloaded, else the name that the
-    Hugging Face hub's cache stores it under, else the record of the package that brought it, else,
-    in a cache that users do not edit, its first use.
+    The source is the first of these that has a sha256: the catalog; the name of a downloaded file;
+    the file name in the Hugging Face hub's cache; the ``RECORD`` of the package that contains the
+    file; for a file in a cache that users do not edit, the record of its first use.
 
     Args:
         path: The file.
-        entry_sha256: What the catalog says, whole or its first digits.
-        url: Where the file is from, None for a file that was not downloaded from a URL.
+        entry_sha256: The sha256 in the catalog, or its first digits, or "".
+        url: The address that the file was downloaded from, or None.
     """
     if entry_sha256:
         return Expectation(entry_sha256.lower(), "the catalog")
     if named := hash_in_name(_name_of(url)) if url else "":
-        return Expectation(named, "its name")
+        return Expectation(named, "the file name")
     if blob := hub_blob(path):
         return Expectation(blob.name, "the hub")
     if listed := hash_of_installed(path):
-        return Expectation(listed, "its package")
+        return Expectation(listed, "the package's RECORD")
     record = recorded(path)
     if record is not None and record.origin in SHARED:
-        return Expectation(record.sha256, "its first use")
+        return Expectation(record.sha256, FIRST_USE)
     return Expectation()
 
 
 def compare(path: Path, found: str, expected: Expectation, name: str = "") -> None:
-    """Compare a file's sha256 with what it must be.
+    """Compare the sha256 of a file with the expected one.
 
     Args:
-        path: The file.
-        found: Its sha256.
-        expected: What it must be.
-        name: What the user asked for, such as ``resnet50.IMAGENET1K_V1``; empty for a path.
+        path: The file, for messages.
+        found: The sha256 of the file.
+        expected: The expected sha256 and its source.
+        name: The name that the user passed, such as ``resnet50.IMAGENET1K_V1``. Empty for a path.
 
     Raises:
-        WeightsError: It is another.
+        WeightsError: The two differ.
     """
     if not found.startswith(expected.sha256):
         record = recorded(path)
         raise WeightsError(
-            f"The file {path} is not the one it should be: its sha256 is {found}, and "
-            f"{expected.sha256} was expected, as {expected.source} says. "
+            f"The file {path} has the sha256 {found}, but {expected.source} has {expected.sha256}. "
             f"{_remedy(path, name, record.origin if record else '')}"
         )
 
@@ -167,30 +169,31 @@ def compare(path: Path, found: str, expected: Expectation, name: str = "") -> No
 def check_address(path: Path, locations: Sequence[str], name: str = "") -> None:
     """Refuse a file that headstrip downloaded from an address that is not one of ``locations``.
 
-    Torch hub's cache names files by the last part of their address, so files of two addresses can
-    have one name. Where a hash of the file is known, it decides instead.
+    Torch hub's cache names a file by the last part of its address, so the files of two addresses
+    can have one name. Callers need this check only if the sha256 of the file is unknown.
 
     Args:
         path: The file.
-        locations: Where the weights may be from; any address is right if there are none.
-        name: What the user asked for, such as ``resnet50.IMAGENET1K_V1``; empty for a path.
+        locations: The locations of the weights. An empty sequence allows every address.
+        name: The name that the user passed, such as ``resnet50.IMAGENET1K_V1``. Empty for a path.
 
     Raises:
-        WeightsError: It is from another address.
+        WeightsError: The file is from another address.
     """
     record = recorded(path)
     if record is not None and record.url and locations and record.url not in locations:
         raise WeightsError(
-            f"The file {path} was downloaded from {record.url}, and the weights that you asked "
-            f"for are at {locations[0]}, which has the same file name. To replace the file, run "
-            f"`headstrip weights repair {name or 'NAME'}`."
+            f"The file {path} was downloaded from {record.url}, but {name or 'the weights'} must "
+            f"be downloaded from {locations[0]}, which has the same file name. To replace the "
+            f"file, run `headstrip weights repair {name or 'NAME'}`."
         )
 
 
 def hub_blob(path: Path) -> Path | None:
-    """Return the file of the hub's cache that ``path`` is or links to, if named by its sha256.
+    """Return the file in the hub's cache that ``path`` is or links to, if its name is a sha256.
 
-    git's own hash, of small files, has 40 digits. A blob may be a link itself, to any name.
+    The hub's cache names a small file by git's hash, which has 40 digits. The file may be a link
+    itself, to a file with any name.
     """
     for step in _links(path):
         if step.parent.name == "blobs" and _SHA256.fullmatch(step.name):
@@ -199,14 +202,14 @@ def hub_blob(path: Path) -> Path | None:
 
 
 def origin_of(path: Path) -> str:
-    """Return where a file is from by its folder: ``hub``, ``download`` or ``own``."""
+    """Return the origin of a file according to its folder: ``hub``, ``download`` or ``own``."""
     if hub_blob(path) is not None:
         return "hub"
     return "download" if path.parent == checkpoints() else "own"
 
 
 def _settled(file: BinaryIO, stat: os.stat_result) -> os.stat_result:
-    """Wait until a later change of a file that was just written would show in its times."""
+    """If a file was just written, wait until a later change would get another time."""
     if 0 <= time.time() - stat.st_mtime < _TICK:
         time.sleep(_TICK)
         return os.fstat(file.fileno())
@@ -214,7 +217,7 @@ def _settled(file: BinaryIO, stat: os.stat_result) -> os.stat_result:
 
 
 def _is_date(digits: str) -> bool:
-    """Whether eight digits are a day of our time, such as 20211108."""
+    """Return whether digits are a date from 1990 to 2099, such as 20211108."""
     try:
         day = date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
     except ValueError:
@@ -227,7 +230,7 @@ def _name_of(url: str) -> str:
 
 
 def _links(path: Path) -> Iterator[Path]:
-    """Yield a path and, one after the other, what it links to."""
+    """Yield a path, the path that it links to, the path that this one links to, and so on."""
     step = Path(os.path.abspath(path))
     for _ in range(_MOST_LINKS):
         yield step
@@ -240,9 +243,9 @@ def _links(path: Path) -> Iterator[Path]:
 
 def _remedy(path: Path, name: str, origin: str) -> str:
     if origin == "optimized":
-        return "Remove it: it is a copy, and `headstrip weights optimize` makes another."
+        return "It is an optimized copy: remove it, and run `headstrip weights optimize` again."
     if not (origin in SHARED or hub_blob(path) or lies_in_a_cache(path)):
-        return "It is your own file: copy it again from where it came from, or save it again."
+        return "It is your own file: copy it again from its source, or save it again."
     return f"Run `headstrip weights repair {name or 'NAME'}`" + (
         "." if name else " with the name of these weights."
     )
