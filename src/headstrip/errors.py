@@ -26,9 +26,20 @@ from __future__ import annotations
 from headstrip.printable import printable
 
 
-def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line, or its type if it has no message."""
-    return printable(" ".join(str(error).split())) or type(error).__name__
+def one_line(error: BaseException, longest: int | None = None) -> str:
+    """Return the message of an error on one line, or its type if it has no message.
+
+    Args:
+        error: The error.
+        longest: The most characters for a message inside another one: a longer text ends after a
+            word with ``...``, and the last full stop is left out.
+    """
+    text = printable(" ".join(str(error).split())) or type(error).__name__
+    if longest is None:
+        return text
+    if len(text) > longest:
+        return f"{text[:longest].rpartition(' ')[0] or text[:longest]} ..."
+    return text.removesuffix(".")
 
 
 class HeadstripError(Exception):

@@ -168,7 +168,7 @@ def test_images_without_labels_and_labels_without_images_are_counted(photos: Pat
     data = LabelledImages(photos, table, tiny())
     assert data.paths == list(NAMES[:3])
     assert (data.join.joined, data.join.without_labels, data.join.without_image) == (3, 1, 1)
-    with pytest.raises(HeadstripError, match="Only 0 of the 4 paths"):
+    with pytest.raises(HeadstripError, match="has labels for 4 paths, and only 0 of them"):
         LabelledImages(photos, column("path", [f"x/{name}" for name in NAMES]), tiny())
     prefixed = column("path", [f"x/{name}" for name in NAMES])
     assert len(LabelledImages(photos, prefixed, tiny(), path_prefix="x/")) == 4

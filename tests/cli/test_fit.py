@@ -126,7 +126,10 @@ def test_invalid_arguments_are_reported_before_any_work(
 BAD_TABLES = {
     "no paths": ("name,tone\n{0},dark\n", "headstrip cannot find the paths in 'bad.csv'"),
     "two labels": ("path,tone\n{0},dark\n{0},light\n", "has the path '{0}' twice"),
-    "other paths": ("path,tone\nnone.png,dark\n", "Only 0 of the 1 paths in 'bad.csv'"),
+    "other paths": (
+        "path,tone\nnone.png,dark\n",
+        "'bad.csv' has labels for 1 paths, and only 0 of them",
+    ),
     "no labels": ("path\n{0}\n", "no column of labels"),
     "one class": ("path,tone\n{0},dark\n{1},dark\n", "all 2 labels are 'dark'"),
     "a quote": ('path,tone\n{0},"dark\n', "cannot be read at line 2"),

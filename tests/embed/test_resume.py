@@ -230,6 +230,24 @@ def test_a_file_that_appears_during_a_run_is_not_replaced(photos: Path, out: Pat
     assert embed(photos, out).computed == 0
 
 
+def test_rows_of_another_encoder_that_appear_during_a_run_are_not_replaced(
+    photos: Path, out: Path
+) -> None:
+    other = tiny_encoder()
+    other.preprocessing = replace(other.preprocessing, resize=8)
+
+    def compute(plan: RunPlan, progress: RowProgress) -> Any:
+        embed_source(other, photos, moved := out.with_name("other.parquet"))
+        os.replace(moved, out)
+        return execute(plan, progress)
+
+    with pytest.raises(HeadstripError, match="has rows of another encoder"):
+        embed(photos, out, compute=compute)
+    assert len(load_embeddings(out)[0]) == 6
+    out.unlink()
+    assert embed(photos, out).computed == 0
+
+
 def test_a_file_that_appears_while_images_stream_is_not_replaced(photos: Path, out: Path) -> None:
     def images() -> Iterator[Path]:
         yield photos / "0.png"

@@ -90,8 +90,11 @@ def test_norm_applies_the_final_norm_to_the_last_map_only(vit, square):
 BAD = [
     ({"levels": [9]}, r"has no level 9: it has 5, numbered 0 to 4"),
     ({"levels": [-6]}, r"has no level -6: it has 5, .* 64 at stride 2, 64 at stride 4"),
-    ({"levels": [3, 1]}, r"levels=\[3, 1\] does not name .* Pass levels=\[1, 3\]"),
-    ({"levels": [4, -1]}, r"does not name each level once, .* Pass levels=\[4\]"),
+    (
+        {"levels": [3, 1]},
+        r"levels=\[3, 1\] names .* in ascending order. Pass levels=\[1, 3\]",
+    ),
+    ({"levels": [4, -1]}, r"names the levels \[4, 4\], and each must .* Pass levels=\[4\]"),
     ({"levels": -1}, r"levels must be a list of one or more integers, got -1"),
     ({"levels": []}, r"levels must be a list .* got \[\]"),
     ({"levels": [True]}, r"levels must be a list"),

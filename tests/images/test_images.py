@@ -125,7 +125,7 @@ def test_pixels_with_an_unknown_range_are_refused(mode: str, value: int, message
         (PIXELS[:, :, :2], "The image has 2 channels, and the encoder takes 3."),
         (PIXELS[:0], "an ndarray of uint8 and shape (0, 11, 3)"),
         (torch.zeros(3, 9, 11), "a Tensor of float32 and shape (3, 9, 11)"),
-        (torch.zeros(9, 11, 3, dtype=torch.uint8), "An image with 3 channels is needed"),
+        (torch.zeros(9, 11, 3, dtype=torch.uint8), "A tensor must be an image of uint8 and shape"),
         (torch.zeros(3, 0, 9, dtype=torch.uint8), "it is 9 wide and 0 high"),
     ],
 )

@@ -80,8 +80,8 @@ def test_a_name_that_would_be_read_as_a_comment_is_refused(path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"name": ""}, "not have the form of a backbone"),
-        ({"name": "net.large"}, "not have the form of a backbone"),
+        ({"name": ""}, "it is not a backbone's name"),
+        ({"name": "net.large"}, "it is not a backbone's name"),
         ({"task": "audio"}, "task='audio'"),
         ({"dim": 0}, "0 is below 1"),
         ({"params": -1}, "-1 is below 0"),

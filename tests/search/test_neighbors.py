@@ -153,7 +153,7 @@ def test_invalid_queries_and_options_give_a_clear_error(tmp_path: Path) -> None:
     for queries, k, index, message in (
         (QUERY, 0, "exact", "k=0 is not a number of neighbours"),
         (QUERY, 5, "hnsw", "index='hnsw' is unknown. Pass one of exact, faiss, usearch"),
-        (QUERY[0], 5, "exact", r"has the shape \(3,\)"),
+        (QUERY[0], 5, "exact", r"got the shape \(3,\)"),
         (QUERY[:, :2], 5, "exact", "the embeddings in .* have 3 numbers"),
         (np.vstack([QUERY, QUERY * 0]), 5, "exact", "Query 1 .* is zero or not finite"),
         (QUERY * np.float32(np.nan), 5, "exact", "Query 0 .* is zero or not finite"),

@@ -185,8 +185,9 @@ def fit_predictors(
     names = _chosen(attributes, table, split_column)
     if split_column is not None and split_column in table.unusable:
         raise HeadstripError(
-            f"The column {split_column!r:.60} has the type {table.unusable[split_column]:.60}. "
-            "Write 'train', 'validation' or 'test' into it as text."
+            f"The column {split_column!r:.60} of the split has the type "
+            f"{table.unusable[split_column]:.60}, and must have the words 'train', 'validation' "
+            "and 'test'. Pass another column with --split-column (split_column=)."
         )
     checked = {**table.kinds, **check_kinds(kinds or {}, names)}
     joined = join(images, table)

@@ -122,7 +122,7 @@ def images_of_array(
     except (TypeError, ValueError, RuntimeError) as error:
         raise HeadstripError(
             f"embeddings is {type_of(embeddings)} that numpy cannot read as an array "
-            f"({one_line(error)[:100].rstrip('.')}). Pass an array as embeddings, and the paths of "
+            f"({one_line(error, 100)}). Pass an array as embeddings, and the paths of "
             "its rows as paths=."
         ) from error
     if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
@@ -136,7 +136,7 @@ def images_of_array(
         names = [os.fspath(path) for path in ([paths] if isinstance(paths, str) else paths)]
     except TypeError as error:
         raise HeadstripError(
-            f"paths= must have the path of each row as text ({one_line(error)[:100]}). Pass a list "
+            f"paths= must have the path of each row as text ({one_line(error, 100)}). Pass a list "
             "of paths."
         ) from error
     if len(names) != len(array):
@@ -188,8 +188,8 @@ def join(images: Images, table: LabelTable) -> Joined:
         left = [path for path in images.paths if path not in labelled]
         right = [path for path in labelled if path not in rows]
         raise HeadstripError(
-            f"Only {len(known):,} of the {len(labelled):,} paths in {table.shown} match one of the "
-            f"{len(rows):,} images in {images.shown}. Paths of images without labels: "
+            f"{table.shown} has labels for {len(labelled):,} paths, and only {len(known):,} of "
+            f"them are paths of the {len(rows):,} embedded images. Paths of images without labels: "
             f"{_examples(left)}. Paths of labels without an image: {_examples(right)}. Make the "
             "paths equal; --path-prefix (path_prefix=) removes the start of the paths of labels."
         )

@@ -434,7 +434,7 @@ def _shown_cell(cell: Cell) -> str:
 
 
 def _unreadable(shown: str, error: BaseException) -> HeadstripError:
-    reason = one_line(error)[:200].rstrip(".")
+    reason = one_line(error, 200)
     return HeadstripError(f"{shown} cannot be read as a table of labels ({reason}). {_REMEDY}")
 
 

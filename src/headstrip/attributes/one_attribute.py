@@ -267,8 +267,8 @@ def too_few(
             if has_parts:
                 return f"none of {images} is in the part to {name}"
             if different < len(parts):
-                images += f", of which only {different} have different bytes and embeddings,"
-            return f"{images} are too few: none is left to {name}"
+                images += f" ({different} without copies of the same image)"
+            return f"{images} are too few, and none is left to {name}"
     if target.attribute.kind == "class" and len(set(target.values[parts == TRAIN].tolist())) < 2:
         return "the images to train on have one class"
     if target.attribute.kind == "number" and np.ptp(target.values[parts == TRAIN]) == 0:

@@ -38,7 +38,7 @@ def show_folder(name: str, as_json: bool) -> None:
         report = {**stated.get("report", {})}
     except (KeyError, TypeError, ValueError, AttributeError, PreprocessingError) as error:
         raise HeadstripError(
-            f"The folder {saved.shown} is damaged: {one_line(error)[:200]}. Get the whole folder "
+            f"The folder {saved.shown} is damaged: {one_line(error, 200)}. Get the whole folder "
             "again, or save the encoder again."
         ) from error
     print_facts(name, facts)

@@ -235,7 +235,7 @@ def read_columns(file: Path, names: Sequence[str]) -> dict[str, list[Any]]:
 def reason_of(error: Exception) -> str:
     """Return why a backbone could not be used, as a sentence."""
     if is_out_of_memory(error):
-        return f"It ran out of memory ({one_line(error)[:200].rstrip('.')})."
+        return f"It ran out of memory ({one_line(error, 200)})."
     text = one_line(error)
     if not isinstance(error, HeadstripError):
         text = f"{type(error).__name__}: {text}"

@@ -17,7 +17,7 @@ from headstrip.embed.parallelism import choose_parallelism, cores
 from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import RunPlan
 from headstrip.embed.report import Stages, check_errors
-from headstrip.errors import HeadstripError, ManifestError
+from headstrip.errors import HeadstripError, ManifestError, one_line
 
 if TYPE_CHECKING:
     from headstrip.encoder.encoder import Encoder
@@ -276,7 +276,7 @@ def _connected(address: str | None) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise HeadstripError(
             f"headstrip cannot connect to a Ray cluster at {address!r} "
-            f"({' '.join(str(error).split())[:200]}). Start one with `ray start --head`, or leave "
+            f"({one_line(error, 200)}). Start one with `ray start --head`, or leave "
             "out --address."
         ) from error
     try:

@@ -48,7 +48,7 @@ __all__ = [
     "EmbedSettings",
     "Notify",
     "RunPlan",
-    "check_is_embeddings",
+    "check_may_replace",
     "make_plan",
     "plan_missing_shards",
 ]
@@ -242,9 +242,8 @@ def _earlier_provenance(
 
 def _provenance_in(out: Path, source_here: str, *, shown: str, notify: Notify) -> Provenance | None:
     """Return the provenance of an existing file, None without one; refuse any other file."""
-    check_is_embeddings(out, shown)
+    provenance = _existing_provenance(out, shown)
     metadata = metadata_in(rows_file(out)) or {}
-    provenance = Provenance.from_json(metadata.get("plan"))
     if provenance is not None and metadata.get("source") != source_here:
         notify(
             f"{shown!r} has rows of another source. headstrip removes those of images that are not "
@@ -253,20 +252,33 @@ def _provenance_in(out: Path, source_here: str, *, shown: str, notify: Notify) -
     return provenance
 
 
-def check_is_embeddings(out: Path, shown: str) -> None:
-    """Refuse to replace an existing file that does not contain embeddings.
-
-    Raises:
-        HeadstripError: Such a file exists.
-    """
+def _existing_provenance(out: Path, shown: str) -> Provenance | None:
     existing = [path for path in (out, rows_file(out)) if os.path.lexists(path)]
-    metadata = metadata_in(rows_file(out)) or {}
-    if existing and Provenance.from_json(metadata.get("plan")) is None:
+    if not existing:
+        return None
+    provenance = Provenance.from_json((metadata_in(rows_file(out)) or {}).get("plan"))
+    if provenance is None:
         raise HeadstripError(
             f"{shown if existing[0] == out else str(existing[0])!r} exists, and headstrip can "
             "update only a file of embeddings. Pass another file, or replace this one with "
             "--overwrite (overwrite=True)."
         )
+    return provenance
+
+
+def check_may_replace(plan: RunPlan, out: Path) -> None:
+    """Refuse to replace a file that somebody wrote while the run computed.
+
+    Raises:
+        HeadstripError: It is not a file of embeddings, or has rows of another encoder or of other
+            settings.
+    """
+    if plan.options.overwrite:
+        return
+    existing = _existing_provenance(out, str(out))
+    computed = Provenance.from_json((metadata_of(plan.shards.schema) or {}).get("plan"))
+    if existing is not None and computed is not None:
+        computed.check_compatible(existing, str(out))
 
 
 def _reusable_metadata(

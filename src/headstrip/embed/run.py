@@ -21,7 +21,7 @@ from headstrip.embed.pipeline import RowProgress
 from headstrip.embed.plan import (
     Notify,
     RunPlan,
-    check_is_embeddings,
+    check_may_replace,
     make_plan,
     plan_missing_shards,
 )
@@ -182,9 +182,7 @@ def _compute_and_merge(
             found, images = compute(plan, _counting(progress, done, total))
             stages.include(found)
             computed += images
-        if not plan.options.overwrite:
-            # Somebody may have written another file there while the run computed.
-            check_is_embeddings(out, str(out))
+        check_may_replace(plan, out)
         try:
             merge(shards, out, shards.folder.parent)
         except DamagedShard as damaged:

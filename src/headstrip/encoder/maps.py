@@ -155,8 +155,8 @@ def choose_levels(
     chosen = tuple(number % count for number in given)
     if list(chosen) != sorted(set(chosen)):
         raise LevelError(
-            f"levels={levels!r:.100} does not name each level once, the finest first. Pass "
-            f"levels={sorted(set(chosen))}."
+            f"levels={levels!r:.100} names the levels {list(chosen)}, and each must be named at "
+            f"most once, in ascending order. Pass levels={sorted(set(chosen))}."
         )
     return chosen
 
@@ -234,6 +234,6 @@ def _misfit(spec: BackboneSpec, problem: LevelProblem) -> LevelError:
     plugin, _ = get_registry().stripper(spec.family)
     return LevelError(
         f"The feature maps of {spec.qualified_name} cannot be read: the network "
-        f"{one_line(problem)}. If you did not change the network, report it to the author of the "
-        f"plugin {plugin.label}."
+        f"{one_line(problem)}. If you changed the network, build the encoder again. Otherwise "
+        f"report this to the author of the plugin {plugin.label}."
     )

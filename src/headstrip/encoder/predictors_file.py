@@ -108,7 +108,7 @@ class FittedPredictors:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"embeddings is {type_of(embeddings)} that numpy cannot read as an array "
-                f"({one_line(error)[:100].rstrip('.')}). Pass an array."
+                f"({one_line(error, 100)}). Pass an array."
             ) from error
         if array.ndim != 2 or array.shape[1] != self.dim or array.dtype.kind not in "fiu":
             raise ValueError(

@@ -109,7 +109,7 @@ def read_folder(path: str | os.PathLike[str]) -> SavedFolder:
     except (OSError, ValueError) as error:
         if isinstance(error, ManifestError):
             raise
-        reason = one_line(error)[:300].removesuffix(".")
+        reason = one_line(error, 300)
         raise ManifestError(
             f"{SAVED} in the folder {shown} cannot be read: {reason}. {_AGAIN}"
         ) from error
@@ -148,7 +148,7 @@ def predictors_in(saved: SavedFolder) -> dict[str, Any]:
             raise ValueError("its metadata are not those of predictors")
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = one_line(error)[:200].removesuffix(".")
+        reason = one_line(error, 200)
         raise ManifestError(
             f"{saved.predictors.name} in the folder {saved.shown} is damaged: {reason}. {_AGAIN}"
         ) from error

@@ -131,9 +131,9 @@ def _read(path: Path, about: str) -> dict[str, Tensor]:
     except OSError as error:
         raise ManifestError(explain(error, f"{about} cannot be read")) from error
     except (WeightsError, ValueError) as error:
-        raise ManifestError(
-            f"{about} is damaged: {one_line(error)[:300].rstrip('.')}. {_AGAIN}"
-        ) from error
+        # The rest of the message is about a single file, and not about a folder.
+        reason = one_line(error, 300).partition(". headstrip executed")[0]
+        raise ManifestError(f"{about} is damaged: {reason}. {_AGAIN}") from error
 
 
 def _network(
@@ -149,7 +149,7 @@ def _network(
             raise ValueError(f"'classes' is {classes!r:.60}")
     except (KeyError, *UNREADABLE) as error:
         raise ManifestError(
-            f"{about} is damaged: its network cannot be read ({one_line(error)[:200]}). {_AGAIN}"
+            f"{about} is damaged: its network cannot be read ({one_line(error, 200)}). {_AGAIN}"
         ) from error
     if classes is not None:
         refuse_large_options({"classes": classes}, about)

@@ -53,7 +53,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = bounded_json.read(Path(os.path.expanduser(path)), "it")
     except (OSError, ValueError) as error:
-        reason = one_line(error)[:300].removesuffix(".")
+        reason = one_line(error, 300)
         raise ManifestError(
             f"{os.fspath(path)!r} cannot be read as a manifest: {reason}. Pass a file that "
             "contains json.dumps(encoder.manifest())."
@@ -215,7 +215,7 @@ def inputs_in(wanted: Mapping[str, Any]) -> InputRequest:
     try:
         return parse_input(**stated)
     except OptionError as error:
-        raise ManifestError(f"{about} is damaged: {one_line(error)[:300]}") from error
+        raise ManifestError(f"{about} is damaged: {one_line(error, 300)}.") from error
 
 
 def _labels(wanted: Mapping[str, Any], encoder: Encoder) -> tuple[str, ...]:
@@ -330,7 +330,7 @@ def preprocessing_in(wanted: Mapping[str, Any]) -> Preprocessing | None:
     # An integer of a thousand digits does not fit into a float.
     except (PreprocessingError, OverflowError) as error:
         raise ManifestError(
-            f"{about} is damaged: {one_line(error)[:300]} Write encoder.manifest() again."
+            f"{about} is damaged: {one_line(error, 300)}. Write encoder.manifest() again."
         ) from error
     refuse_large_preprocessing(described, about)
     return preprocessing

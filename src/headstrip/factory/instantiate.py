@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from headstrip.errors import HeadstripError, WeightsError
+from headstrip.errors import HeadstripError, WeightsError, one_line
 from headstrip.factory.maker import NetworkMaker
 from headstrip.factory.matching import Made, Matched, Matcher
 from headstrip.factory.selection import Selection
@@ -235,7 +235,7 @@ class Builder:
             load_as_torch(found.made.model, found.state, file.content, strict=strict)
         except Exception as error:
             # This runs the network's own code, which may raise anything.
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             raise WeightsError(
                 f"{file.path} does not fit {self.maker.about} ({type(error).__name__}: {reason}). "
                 "Name the backbone that it was made for."

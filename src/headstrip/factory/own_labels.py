@@ -45,7 +45,7 @@ def read_labels(labels: LabelsArgument) -> tuple[str, ...]:
         names = _in_order(names)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{about} cannot be read as names of classes ({one_line(error)[:200]}). Pass a list, a "
+            f"{about} cannot be read as names of classes ({one_line(error, 200)}). Pass a list, a "
             "text file with one name per line, or JSON."
         ) from error
     if not isinstance(names, (list, tuple)):

@@ -186,7 +186,8 @@ def _check_tensor(image: Tensor, preprocessing: Preprocessing) -> None:
     channels = preprocessing.channels
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != channels:
         raise PreprocessingError(
-            f"An image with {channels} channels is needed, got {_described(image)}. {_WANTED}"
+            f"A tensor must be an image of uint8 and shape ({channels}, height, width), got "
+            f"{_described(image)}. {_WANTED}"
         )
 
 

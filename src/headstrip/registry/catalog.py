@@ -66,7 +66,7 @@ UNREADABLE = (ValueError, TypeError, AttributeError, RecursionError, Preprocessi
 """The errors that parsing a row may raise."""
 
 _MAX_CELL_BYTES = 1 << 20
-_REWRITE = "Write the file with the tool of its distribution, not by hand."
+_REWRITE = "Write the file again with `headstrip catalog write FOLDER`: the folder of the plugin."
 
 _Value = TypeVar("_Value", BackboneSpec, WeightsEntry)
 
@@ -168,6 +168,11 @@ def row_of_spec(spec: BackboneSpec) -> list[str]:
     Raises:
         CatalogError: Reading a value back would not give the same value.
     """
+    if not is_backbone(spec.name):
+        raise CatalogError(
+            f"{spec.name!r} cannot be a row of a catalog: it is not a backbone's name, such as "
+            "'resnet50'. Choose another name."
+        )
     return _checked_row(spec.name, spec, _cells_of_spec, spec_from_row)
 
 
@@ -247,8 +252,6 @@ def format_shape(shape: Sequence[int]) -> str:
 
 
 def _cells_of_spec(spec: BackboneSpec) -> list[str]:
-    if not is_backbone(spec.name):
-        raise ValueError("the name does not have the form of a backbone's name")
     return [
         spec.name,
         spec.source,

@@ -141,8 +141,9 @@ def _directions(file: EmbeddingsFile, queries: np.ndarray) -> np.ndarray:
     """Scale queries to length 1, as float64."""
     if queries.ndim != 2 or queries.shape[1] != file.dim:
         raise ValueError(
-            f"queries has the shape {queries.shape}, but the embeddings in {str(file.path)!r} have "
-            f"{file.dim} numbers. Pass an array of shape (queries, {file.dim})."
+            f"queries must have the shape (queries, {file.dim}), as the embeddings in "
+            f"{str(file.path)!r} have {file.dim} numbers, got the shape {queries.shape}. Pass one "
+            "row per query."
         )
     vectors = queries.astype(np.float64)
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))

@@ -203,7 +203,7 @@ def input_options(subject: Subject) -> str:
             shape = subject.build_light(subject.entry, {option: value}).shape
         except PluginError as error:
             # An architecture may lack the option, for example because it takes any size.
-            seen.append(f"{option} is refused ({one_line(error)[:80]})")
+            seen.append(f"{option} is refused ({one_line(error, 80)})")
             continue
         if shape != wanted:
             raise CheckFailed(

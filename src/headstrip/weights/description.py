@@ -45,7 +45,7 @@ def restore(tensors: dict[str, Tensor], description: str) -> object:
     try:
         return _restored(json.loads(description), tensors)
     except _WRONG as error:
-        raise ValueError(f"its description is damaged: {one_line(error)[:80]}") from None
+        raise ValueError(f"its description is damaged: {one_line(error, 80)}") from None
 
 
 class _Parts:

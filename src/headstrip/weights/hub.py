@@ -282,12 +282,12 @@ def _explanation(place: HubLocation, error: Exception) -> str:
         error = error.__cause__
     if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
         return (
-            f"{hub} does not let you read hf:{place.id} ({one_line(error)[:300]}). "
+            f"{hub} does not let you read hf:{place.id} ({one_line(error, 300)}). "
             "Log in with `hf auth login`, or check HF_TOKEN."
         )
     return (
         f"hf:{place.id} could not be downloaded from {hub} to {hub_folder() / place.folder} "
-        f"({one_line(error)[:300]}). Check the network, or copy the folder from a machine with a "
+        f"({one_line(error, 300)}). Check the network, or copy the folder from a machine with a "
         "network."
     )
 

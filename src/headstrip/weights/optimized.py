@@ -63,7 +63,7 @@ def _taken_apart(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
         tensors, description = take_apart(content)
     except (TypeError, RecursionError) as error:
         raise WeightsError(
-            f"headstrip cannot convert {path}: it contains {one_line(error)[:200]}. Save its state "
+            f"headstrip cannot convert {path}: it contains {one_line(error, 200)}. Save its state "
             "dict alone, and convert that."
         ) from None
     size, needed = path.stat().st_size, sum(tensor.nbytes for tensor in tensors.values())

@@ -76,7 +76,7 @@ def short_reason(error: Exception) -> str:
         named = _NAMED.search(str(error))
         what = f"; it names {named[1]:.100}" if named else ""
         return f"{_CODE}, such as a whole model, or no tensors{what}"
-    return one_line(error)[:200]
+    return one_line(error, 200)
 
 
 def not_readable(path: Path, error: Exception) -> WeightsError:

@@ -92,7 +92,7 @@ def _hub_file_again(weights: WeightsLocation, file: Path) -> None:
     except Exception as error:
         raise WeightsError(
             f"headstrip could not download {file} again from hf:{place.id} "
-            f"({one_line(error)[:300]}). The old file is unchanged. Check the network."
+            f"({one_line(error, 300)}). The old file is unchanged. Check the network."
         ) from error
 
 

@@ -97,7 +97,7 @@ def describe_config(name: str, stated: Mapping[str, Any]) -> WeightsEntry:
         classes = int(config["num_classes"] or 0) or None
     except (PreprocessingError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise WeightsError(
-            f"timm cannot read the 'pretrained_cfg' in the file ({one_line(error)[:200]}). Save "
+            f"timm cannot read the 'pretrained_cfg' in the file ({one_line(error, 200)}). Save "
             "the checkpoint without it, or pass weights='TAG=path' for the preprocessing of a tag."
         ) from error
     # Some networks are built for exactly the input size in their configuration.

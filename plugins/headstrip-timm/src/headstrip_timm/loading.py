@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from headstrip import WeightsError
-from headstrip.plugin_api import plain_state_dict, without_memory
+from headstrip.plugin_api import one_line, plain_state_dict, without_memory
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which timm looks for the weights in a checkpoint, in timm's order."""
@@ -68,7 +68,7 @@ def adapted(loaded: object, model: nn.Module, options: Mapping[str, Any]) -> dic
         if _has_other_shapes(file, model):
             # headstrip compares it with the network, and reports which tensors do not fit.
             return plain_state_dict(file)
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise WeightsError(
             f"timm cannot read the file as weights of {name} ({type(error).__name__}: {reason}). "
             "Pass the name of the backbone that it was saved from."

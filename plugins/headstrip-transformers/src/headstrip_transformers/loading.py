@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from headstrip import WeightsError
-from headstrip.plugin_api import plain_state_dict
+from headstrip.plugin_api import one_line, plain_state_dict
 from headstrip_transformers.towers import VisionTower
 
 _TOWER = "vision_model."
@@ -62,7 +62,7 @@ def adapted(loaded: object, model: VisionTower) -> dict[str, Tensor]:
     except Exception as error:
         raise WeightsError(
             f"transformers cannot read the file as weights of a {type(network).__name__} "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). "
+            f"({type(error).__name__}: {one_line(error, 200)}). "
             "Pass the name of the backbone that it was saved from."
         ) from error
     found = _loaded_tensors(filled.state_dict(), report, state)

@@ -149,7 +149,7 @@ def read_checkpoint(name: str) -> Checkpoint:
     # transformers checks fields in ways that change with its releases.
     except Exception as error:
         raise UnknownBackboneError(
-            f"transformers cannot read the config.json of hf:{name} ({one_line(error)[:200]}). "
+            f"transformers cannot read the config.json of hf:{name} ({one_line(error, 200)}). "
             "Compare it with what save_pretrained writes."
         ) from error
     classes = _classes(stated, TOWERS[tower_kind])

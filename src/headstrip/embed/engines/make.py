@@ -78,7 +78,7 @@ def make_engine(
             raise
         raise HeadstripError(
             f"The engine {own.engine!r} cannot run {encoder.spec.qualified_name}: "
-            f"{one_line(error)[:300]} Use the engine 'torch'."
+            f"{one_line(error, 300)}. Use the engine 'torch'."
         ) from error
     return made
 

@@ -46,7 +46,7 @@ def damage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DamagedFile(
-            f"{os.fspath(path)!r} is damaged ({one_line(error)[:200].rstrip('.')}). Remove it, and "
+            f"{os.fspath(path)!r} is damaged ({one_line(error, 200)}). Remove it, and "
             "run the same `headstrip embed` line again."
         ) from error
 

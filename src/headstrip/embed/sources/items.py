@@ -114,7 +114,7 @@ def reason_of(error: BaseException) -> str:
         cause = error.__cause__
         is_other = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
         return reason_of(cause) if is_other and cause else "No such file or directory"
-    return one_line(error)[:_LONGEST_REASON].rstrip(".")
+    return one_line(error, _LONGEST_REASON)
 
 
 def unreadable(shown: str, why: str) -> HeadstripError:

@@ -176,7 +176,7 @@ class _Client:
         else:
             why = refusal(target, access)
         if why:
-            raise PermissionError(errno.EACCES, f"it is redirected, and {why.rstrip('.')}")
+            raise PermissionError(errno.EACCES, f"the server redirects it, and {why.rstrip('.')}")
 
     def _socket(self, found: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, address = found
