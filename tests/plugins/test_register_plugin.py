@@ -141,7 +141,9 @@ def test_the_error_for_a_plugin_that_cannot_build_its_backbones_is_clear():
 
 def test_the_error_for_an_unknown_family_of_a_plugin_lists_its_families():
     register_plugin(Acme())
-    with pytest.raises(PluginError, match=r"'acme' \(registered\) has no family 'mlp'. It has net"):
+    with pytest.raises(
+        PluginError, match=r"'acme' \(registered\) has no family 'mlp'. Its families: net"
+    ):
         strip_head(nn.Linear(1, 1), family="acme:mlp")
 
 

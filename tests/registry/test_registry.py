@@ -168,11 +168,11 @@ def test_the_stripper_of_another_sources_family_is_its_plugin(registry):
     plugin, own = registry.stripper("lab:b")
     assert (plugin.name, own) == ("lab", "b")
     assert message(PluginError, registry.stripper, "lab:resnet") == (
-        "The plugin 'lab' (registered) has no family 'resnet'. It has a, b."
+        "The plugin 'lab' (registered) has no family 'resnet'. Its families: a, b."
     )
     registry.register(plugin_of("net", source="none"), "none")
     assert message(PluginError, registry.stripper, "none:c") == (
-        "The plugin 'none' (registered) has no family 'c'. It has none."
+        "The plugin 'none' (registered) has no family 'c'. Its families: none."
     )
 
 

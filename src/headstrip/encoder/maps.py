@@ -209,8 +209,8 @@ def _of_strides(encoder: Owner, strides: list[int]) -> tuple[int, ...]:
     chosen = tuple(last[stride] for stride in strides)
     if list(chosen) != sorted(set(chosen)):
         raise LevelError(
-            f"strides={tuple(strides)} does not name each stride once, the finest first. Pass "
-            f"strides={tuple(sorted(set(strides)))}."
+            f"strides={tuple(strides)} must name each stride at most once, in ascending order. "
+            f"Pass strides={tuple(sorted(set(strides)))}."
         )
     return chosen
 

@@ -53,7 +53,7 @@ class FittedPredictors:
         encoder: The encoder whose embeddings they were fitted to, as ``describe_encoder``
             returned it.
         report: The settings of the fit and the measures, as plain JSON values.
-        path: The file that they were read from, for messages.
+        path: The file that they were read from; empty for those that were not read from one.
         held_out: The predictions for the held-out images, by the name of the attribute. A file
             does not contain them, so this is empty for predictors that were read from a file.
     """
@@ -63,7 +63,7 @@ class FittedPredictors:
     biases: Mapping[str, Tensor] = field(repr=False)
     encoder: Mapping[str, Any] = field(repr=False)
     report: Mapping[str, Any] = field(repr=False)
-    path: str = "these predictors"
+    path: str = ""
     held_out: Mapping[str, HeldOut] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -159,16 +159,17 @@ class FittedPredictors:
         Raises:
             HeadstripError: It differs; the message names each difference.
         """
+        shown = repr(self.path) if self.path else "This FittedPredictors"
         if not self.encoder.get("identity"):
             raise HeadstripError(
-                f"{self.path!r} does not name the encoder of its predictors, because they were "
+                f"{shown} does not name the encoder of its predictors, because they were "
                 "fitted to an array. Pass encoder=encoder to fit_predictors."
             )
         if differences := "; ".join(encoder_differences(self.encoder, here)):
             raise HeadstripError(
-                f"{self.path!r} has predictors for another encoder than {than}: "
-                f"{differences}.{versions_changed(self.encoder, here)} Use the encoder of the "
-                "file, or fit predictors to embeddings of this one."
+                f"{shown} has predictors for another encoder than {than}: {differences}."
+                f"{versions_changed(self.encoder, here)} Use the encoder that they were fitted "
+                "to, or fit predictors to embeddings of this one."
             )
 
 
@@ -181,7 +182,7 @@ def write_predictors(path: str | os.PathLike[str], content: FittedPredictors) ->
         HeadstripError: The file cannot be written.
     """
     check_name(path)
-    tensors, metadata = content_of(content, os.fspath(path))
+    tensors, metadata = content_of(content, repr(os.fspath(path)))
     try:
         with written_beside(Path(path), durable=True) as file:
             write_safetensors(file, tensors, metadata)
@@ -189,12 +190,12 @@ def write_predictors(path: str | os.PathLike[str], content: FittedPredictors) ->
         raise HeadstripError(explain(error, f"{os.fspath(path)!r} could not be written")) from error
 
 
-def content_of(content: FittedPredictors, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def content_of(content: FittedPredictors, shown: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a file of predictors.
 
     Args:
         content: The predictors.
-        path: The file, for messages.
+        shown: The file, as messages name it.
 
     Raises:
         HeadstripError: The names and measures take more bytes than headstrip reads, or a predictor
@@ -206,7 +207,7 @@ def content_of(content: FittedPredictors, path: str) -> tuple[dict[str, Tensor],
             values[one.name].isfinite().all() for values in (content.weights, content.biases)
         ):
             raise HeadstripError(
-                f"{path!r} cannot be written: the predictor of {one.name!r:.60} has values that "
+                f"{shown} cannot be written: the predictor of {one.name!r:.60} has values that "
                 "are not finite. Train it again, or leave it out."
             )
     metadata = {
@@ -221,7 +222,7 @@ def content_of(content: FittedPredictors, path: str) -> tuple[dict[str, Tensor],
     text = json.dumps(metadata, sort_keys=True, allow_nan=False, ensure_ascii=True)
     if len(text) > bounded_json.MAX_BYTES:
         raise HeadstripError(
-            f"{path!r} cannot be written: its names and measures take {len(text):,} "
+            f"{shown} cannot be written: its names and measures take {len(text):,} "
             f"bytes, and headstrip reads at most {bounded_json.MAX_BYTES:,}. Fit fewer attributes "
             "or classes into one file."
         )

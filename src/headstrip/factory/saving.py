@@ -103,7 +103,7 @@ def save_encoder(
         with _files_in(folder) as write:
             if fitted is not None:
                 saved = replace(
-                    saved, predictors=write(PREDICTORS, *content_of(fitted, "the file"))
+                    saved, predictors=write(PREDICTORS, *content_of(fitted, "The encoder"))
                 )
             again = None if include_weights else _from_catalog(encoder, saved, rebuild)
             if again is None:

@@ -349,9 +349,9 @@ class Preprocessing:
             if not isinstance(data, Mapping):
                 problem = f"it is {type_of(data)}, not a dict"
             elif missing := [name for name in needed if name not in named]:
-                problem = f"it has no {', '.join(missing)}"
+                problem = f"it lacks the fields {', '.join(missing)}"
             elif unknown := sorted(map(str, {*named} - {field.name for field in fields(cls)})):
-                problem = f"it has an unknown {', '.join(unknown)}"
+                problem = f"it has the unknown fields {', '.join(unknown)}"
             else:
                 problem = str(error)
             raise PreprocessingError(

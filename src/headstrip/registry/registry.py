@@ -202,7 +202,7 @@ class Registry:
         if own not in plugin.families:
             raise PluginError(
                 f"The plugin {plugin.label} has no family {own!r}. "
-                f"It has {', '.join(plugin.families) or 'none'}."
+                f"Its families: {', '.join(plugin.families) or 'none'}."
             )
         return plugin, own
 

@@ -62,9 +62,11 @@ def _taken_apart(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
     try:
         tensors, description = take_apart(content)
     except (TypeError, RecursionError) as error:
+        is_deep = isinstance(error, RecursionError)
+        found = "objects inside too many others" if is_deep else one_line(error, 200)
         raise WeightsError(
-            f"headstrip cannot convert {path}: it contains {one_line(error, 200)}. Save its state "
-            "dict alone, and convert that."
+            f"headstrip cannot convert {path}: it contains {found}. Save its state dict alone, and "
+            "convert that."
         ) from None
     size, needed = path.stat().st_size, sum(tensor.nbytes for tensor in tensors.values())
     if needed > _MOST_LARGER * size:
