@@ -218,10 +218,11 @@ def _earlier_provenance(
             work_dir.clear()
             return None
     else:
-        existing = _provenance_in(out, source_here, shown=shown, notify=notify)
+        existing = _existing_provenance(out, shown)
         if existing is not None:
             # The file may have been replaced after an earlier run was interrupted.
             (earlier or here).check_compatible(existing, shown)
+            _notify_of_another_source(out, source_here, shown=shown, notify=notify)
         earlier = earlier or existing
     if earlier is None:
         return None
@@ -240,19 +241,16 @@ def _earlier_provenance(
     return earlier
 
 
-def _provenance_in(out: Path, source_here: str, *, shown: str, notify: Notify) -> Provenance | None:
-    """Return the provenance of an existing file, None without one; refuse any other file."""
-    provenance = _existing_provenance(out, shown)
-    metadata = metadata_in(rows_file(out)) or {}
-    if provenance is not None and metadata.get("source") != source_here:
+def _notify_of_another_source(out: Path, source_here: str, *, shown: str, notify: Notify) -> None:
+    if (metadata_in(rows_file(out)) or {}).get("source") != source_here:
         notify(
             f"{shown!r} has rows of another source. headstrip removes those of images that are not "
             "in this source."
         )
-    return provenance
 
 
 def _existing_provenance(out: Path, shown: str) -> Provenance | None:
+    """Return the provenance of an existing file, None without one; refuse any other file."""
     existing = [path for path in (out, rows_file(out)) if os.path.lexists(path)]
     if not existing:
         return None
@@ -304,8 +302,8 @@ def _notify_of_unknown_times(listing: Listing, reader: Reader, notify: Notify) -
     if paths:
         more = f" and {len(paths) - 1:,} more images" if len(paths) > 1 else ""
         notify(
-            f"No server states when {paths[0]!r}{more} changed, so headstrip keeps "
-            "their rows. Pass --checksum (checksum=True) to download them and compare their bytes."
+            f"headstrip does not ask servers whether {paths[0]!r}{more} changed, and keeps their "
+            "rows. Pass --checksum (checksum=True) to download them and compare their bytes."
         )
 
 

@@ -110,8 +110,30 @@ def test_http_urls_in_a_list_are_read(server: FaultServer, tmp_path: Path) -> No
     assert contents(tmp_path / "list.txt", **OPEN) == {
         there: b"1" * 100_000,
         empty: "the file is empty.",
-        gone: "No such file or directory.",
+        gone: "the server answers 404 Not Found.",
     }
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (Reply(status=500), "the server answers 500 Internal Server Error."),
+        (Reply(status=403), "the server answers 403 Forbidden."),
+        (
+            Reply(status=302, headers={"Location": "/a.jpg?key=secret"}),
+            "the server redirects it too often.",
+        ),
+    ],
+)
+def test_the_reason_of_an_image_behind_a_url_is_the_answer_of_its_server(
+    server: FaultServer, tmp_path: Path, reply: Reply, reason: str
+) -> None:
+    there = server.put("/a.jpg", b"1")
+    (tmp_path / "list.txt").write_text(f"{there}?key=secret\n")
+    server.put("/a.jpg?key=secret", b"1")
+    server.usual = reply
+    (found,) = contents(tmp_path / "list.txt", **OPEN).values()
+    assert found == reason
 
 
 def test_images_of_unknown_time_are_named_and_compared_on_request(
@@ -137,8 +159,9 @@ def test_images_of_unknown_time_are_named_and_compared_on_request(
     first = np.nan_to_num(load_embeddings(out)[1])
     server.put("/1.png", png(5))
     sentence = (
-        f"No server states when {addresses[0]!r} and 1 more images changed, so headstrip keeps "
-        "their rows. Pass --checksum (checksum=True) to download them and compare their bytes."
+        f"headstrip does not ask servers whether {addresses[0]!r} and 1 more images changed, and "
+        "keeps their rows. Pass --checksum (checksum=True) to download them and compare their "
+        "bytes."
     )
     assert embed() == (0, [sentence])
     assert np.array_equal(np.nan_to_num(load_embeddings(out)[1]), first)

@@ -110,10 +110,15 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, FileNotFoundError):
-        # fsspec raises this too when it cannot reach a server.
+        # fsspec raises this too when a server cannot be reached, or answers with an error.
         cause = error.__cause__
-        is_other = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        is_other = cause is not None and not isinstance(cause, FileNotFoundError)
         return reason_of(cause) if is_other and cause else "No such file or directory"
+    if isinstance(status := getattr(error, "status", None), int):
+        # An error of aiohttp. Its text has the whole url, with passwords and signatures.
+        if not status:
+            return "the server redirects it too often"
+        return f"the server answers {status} {getattr(error, 'message', '')}".rstrip()
     return one_line(error, _LONGEST_REASON)
 
 
