@@ -240,10 +240,21 @@ def test_profile_and_calibrate_write_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_embed_without_an_output_file_is_a_usage_error(run: Run, photos: Path) -> None:
-    result = run("embed", photos, "-b", NAME)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Pass -o OUT to write embeddings"),
+        (["--calibrate", "--profile"], "exactly one of -o OUT, --calibrate and --profile"),
+        (["-o", "o.parquet", "--profile"], "exactly one of -o OUT, --calibrate and --profile"),
+        (["-o", "o.parquet", "--address", "auto"], "Pass --on ray too, or leave out --address"),
+    ],
+)
+def test_options_of_embed_that_do_not_go_together_are_a_usage_error(
+    run: Run, photos: Path, options: list[str], message: str
+) -> None:
+    result = run("embed", photos, "-b", NAME, *options)
     assert result.exit_code == 2
-    assert "Pass -o OUT to write embeddings" in result.stderr
+    assert message in result.stderr
 
 
 def test_the_report_names_the_chosen_engine(

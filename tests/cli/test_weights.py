@@ -207,7 +207,7 @@ def test_fetch_reports_a_wrong_file_in_the_cache(run: Run, cache: Path) -> None:
     result = run("weights", "fetch", "lab:net.named")
     assert result.exit_code == 1
     assert f"has the sha256 {sha256(b'something else')}" in result.stderr
-    assert "Run `headstrip weights repair lab:net.named`." in result.stderr
+    assert "Run `headstrip weights repair lab:net.named`, which downloads" in result.stderr
 
 
 @pytest.mark.filterwarnings("always::headstrip.WeightsWarning")
@@ -238,7 +238,7 @@ def test_verify_reports_ok_wrong_or_recorded(
         f"lab:net.plain  no expectation, recorded now  {sha256(NET)[:12]}  {cache / 'plain.pth'}",
         f"lab:net.whole  wrong  The file {cache / 'whole.pth'} has the sha256 "
         f"{sha256(b'wrong')}, but the catalog has {sha256(NET)}. Run "
-        "`headstrip weights repair lab:net.whole`.",
+        "`headstrip weights repair lab:net.whole`, which downloads the file again.",
         f"lab:net.packed  ok  {sha256(PACKED)[:12]} (from the package's RECORD)  "
         f"{site / 'the_lab' / 'net.bin'}",
     ]

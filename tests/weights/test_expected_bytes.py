@@ -28,8 +28,11 @@ from headstrip.weights.trust import (
 LONG_AGO = 1_600_000_000
 FOUND, OTHER = hashlib.sha256(b"the weights").hexdigest(), "f" * 64
 OWN = "It is your own file: copy it again from its source, or save it again."
-REPAIR = "Run `headstrip weights repair resnet50.V1`."
-REPAIR_A_NAME = "Run `headstrip weights repair NAME` with the name of these weights."
+REPAIR = "Run `headstrip weights repair resnet50.V1`, which downloads the file again."
+REPAIR_A_NAME = (
+    "Run `headstrip weights repair NAME`, which downloads the file again; `headstrip weights list` "
+    "prints the names."
+)
 CONVERT = "It is an optimized copy: remove it, and run `headstrip weights optimize` again."
 
 

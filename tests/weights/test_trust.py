@@ -409,7 +409,7 @@ def test_other_bytes_are_an_error_that_says_all_of_it(hub: Path) -> None:
         compare(path, sha256(b"x"), expected, "resnet50.IMAGENET1K_V1")
     assert str(raised.value) == (
         f"The file {path} has the sha256 {sha256(b'x')}, but the file name has 0676ba61. Run "
-        "`headstrip weights repair resnet50.IMAGENET1K_V1`."
+        "`headstrip weights repair resnet50.IMAGENET1K_V1`, which downloads the file again."
     )
 
 

@@ -434,8 +434,9 @@ def _shown_cell(cell: Cell) -> str:
 
 
 def _unreadable(shown: str, error: BaseException) -> HeadstripError:
+    remedy = "Save it as UTF-8." if isinstance(error, UnicodeError) else _REMEDY
     reason = one_line(error, 200)
-    return HeadstripError(f"{shown} cannot be read as a table of labels ({reason}). {_REMEDY}")
+    return HeadstripError(f"{shown} cannot be read as a table of labels ({reason}). {remedy}")
 
 
 def labels_in(cell: Cell) -> Iterator[str]:

@@ -49,7 +49,7 @@ _SECTIONS = {
     "Settings that the embeddings depend on": (*SETTINGS, "dtype"),
     "Feature maps": _MAPS,
     "Running": (*SECTIONS["Running"], "on", "address"),
-    "Measuring first": ("look",),
+    "Measuring first": ("calibrate", "profile"),
 }
 
 _EXAMPLES = """\b
@@ -136,15 +136,13 @@ def _levels(_: click.Context, __: click.Parameter, text: str | None) -> list[int
 )
 @click.option(
     "--calibrate",
-    "look",
-    flag_value="calibrate",
+    is_flag=True,
     help="Measure batch sizes, engines and precisions on images of SOURCE, print the fastest "
     "options, and write nothing.",
 )
 @click.option(
     "--profile",
-    "look",
-    flag_value="profile",
+    is_flag=True,
     help="Embed the first 2,000 images, print where the time goes, and write nothing.",
 )
 @json_option
@@ -167,7 +165,8 @@ def command(
     allow_private: bool,
     on: str,
     address: str | None,
-    look: str | None,
+    calibrate: bool,
+    profile: bool,
     background: Any,
     value_range: Any,
     **others: Any,
@@ -184,12 +183,17 @@ def command(
     headstrip keeps finished rows in OUT.parts, in files of up to 1,024 rows, and uses the settings
     that OUT was started with.
     """
-    if (out is None) == (look is None):
+    if (out is not None) + calibrate + profile != 1:
         raise UsageFailure(
             "`headstrip embed` needs exactly one of -o OUT, --calibrate and --profile. Pass -o OUT "
             "to write embeddings, or one of the others to measure and write nothing."
         )
-    if look == "calibrate" and any(others[each] for each in _MAPS):
+    if address is not None and on == "here":
+        raise UsageFailure(
+            f"--address {address} names a Ray cluster, and this run computes here. Pass --on ray "
+            "too, or leave out --address."
+        )
+    if calibrate and any(others[each] for each in _MAPS):
         raise UsageFailure(
             "--calibrate measures embeddings only. Leave out --maps, --tokens and --maps-dtype."
         )
@@ -226,9 +230,9 @@ def command(
 
     keep_freed_memory()
     options = EmbedOptions(**others)
-    if look == "calibrate":
+    if calibrate:
         _calibrate(encoder, images, settings, options, as_json)
-    elif look == "profile":
+    elif profile:
         _profile(encoder, images, settings, options, as_json)
     elif out is not None:
         report = _embed(encoder, images, out, settings, options, on, address)

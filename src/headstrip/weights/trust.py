@@ -246,6 +246,5 @@ def _remedy(path: Path, name: str, origin: str) -> str:
         return "It is an optimized copy: remove it, and run `headstrip weights optimize` again."
     if not (origin in SHARED or hub_blob(path) or lies_in_a_cache(path)):
         return "It is your own file: copy it again from its source, or save it again."
-    return f"Run `headstrip weights repair {name or 'NAME'}`" + (
-        "." if name else " with the name of these weights."
-    )
+    repair = f"Run `headstrip weights repair {name or 'NAME'}`, which downloads the file again"
+    return f"{repair}." if name else f"{repair}; `headstrip weights list` prints the names."
