@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -298,3 +299,30 @@ def test_a_location_in_a_package_does_not_lead_out_of_it(location: str) -> None:
 def test_an_address_of_another_kind_is_no_location(location: str, hub: Path) -> None:
     with pytest.raises(WeightsError, match=r"is not a location of weights\. Write"):
         locate(entry(location), "a:b")
+
+
+def test_files_of_two_addresses_with_the_same_name_are_both_kept(server: Server, hub: Path) -> None:
+    server.files = {"/a/net.pth": b"one", "/b/net.pth": b"two"}
+    one, two = (entry(f"{server.url}/{folder}/net.pth", sha256="") for folder in "ab")
+    first, second = locate(one, "lab:a"), locate(two, "lab:b")
+    assert (first, first.read_bytes(), second.read_bytes()) == (hub / "net.pth", b"one", b"two")
+    assert sorted(hub.iterdir()) == sorted([first, second])
+    assert (locate(one, "lab:a"), locate(two, "lab:b")) == (first, second)
+    assert server.asked == ["/a/net.pth", "/b/net.pth"]
+    # One of the locations is enough, and a known sha256 decides.
+    assert locate(entry("https://example.org/c/net.pth", *one.locations, sha256=""), "x") == first
+    known = hashlib.sha256(b"one").hexdigest()
+    assert locate(entry(f"{server.url}/b/net.pth", sha256=known), "lab:b") == first
+    first.unlink()
+    assert locate(two, "lab:b") == second
+    assert locate(one, "lab:a").read_bytes() == b"one"
+
+
+def test_files_of_two_addresses_with_the_same_name_can_be_downloaded_at_once(
+    server: Server, hub: Path
+) -> None:
+    server.files = {f"/{number}/net.pth": bytes([number]) * 1000 for number in range(4)}
+    entries = [entry(f"{server.url}/{number}/net.pth", sha256="") for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(locate, entries, ["lab:net"] * 4))
+    assert [path.read_bytes() for path in paths] == list(server.files.values())

@@ -11,15 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.weights.files import Server, save_legacy, save_zip, sha256_of
+from tests.weights.files import save_legacy, save_zip, sha256_of
 from torch import Tensor
 from torchvision import models
 
 from headstrip import UnknownBackboneError, WeightsError, build_encoder
 from headstrip.network.checkpoints import plain_state_dict
 from headstrip.weights import read_weights
-from headstrip.weights.downloading import download
-from headstrip.weights.reading import ReadOptions
 
 Save = Callable[[object, Path], Path]
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.bfloat16)}
@@ -231,30 +229,3 @@ def test_a_prefix_shows_in_the_key(tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in models.resnet18().state_dict().items()}
     torch.save(state, tmp_path / "ddp.pth")
     assert build_encoder("resnet18", weights=tmp_path / "ddp.pth").weights_key == "module"
-
-
-def test_a_file_of_another_address_with_the_same_name_is_refused(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "records"))
-    body = save_zip(STATE, tmp_path / "x").read_bytes()
-    server.files["/one/model.pth"] = body
-    here, mirror, other = (f"{server.url}/{name}/model.pth" for name in ("one", "two", "three"))
-    path = download(here)
-
-    def read(*locations: str, sha256: str = "") -> object:
-        return read_weights(path, sha256, ReadOptions(locations=locations, name="net.V1")).content
-
-    for locations in ((here,), (mirror, here), ()):
-        assert same(read(*locations), STATE)
-    with pytest.raises(WeightsError) as caught:
-        read(other)
-    assert str(caught.value) == (
-        f"The file {path} was downloaded from {here}, but net.V1 must be downloaded from {other}, "
-        "which has the same file name. To replace the file, run `headstrip weights repair net.V1`."
-    )
-    # A hash decides, if one is known.
-    assert same(read(other, sha256=sha256_of(path)), STATE)
-    save_zip({"b": torch.ones(1)}, path.with_suffix(""))
-    with pytest.raises(WeightsError, match="has the sha256"):
-        read(here)

@@ -17,11 +17,11 @@ from typing import Literal
 from headstrip.errors import WeightsError
 from headstrip.spec import WeightsEntry
 from headstrip.system.atomic import is_abandoned
-from headstrip.weights.addresses import checkpoints, file_name
+from headstrip.weights.addresses import checkpoints
 from headstrip.weights.folders import file_in_package, file_of_location, hub_folder, names_in
 from headstrip.weights.hub import cached_file, parse
 from headstrip.weights.sharded_checkpoint import is_index, read_index
-from headstrip.weights.trust import Expectation, expectation
+from headstrip.weights.trust import Expectation, cached_path, expectation
 
 REPAIR_SUFFIX = ".again"
 """Suffix of the file that a repair downloads to, beside the file that it repairs."""
@@ -115,7 +115,7 @@ class Caches:
         missing: list[WeightsLocation] = []
         for location in entry.locations:
             try:
-                path, origin, is_here = self._look(location)
+                path, origin, is_here = self._look(location, entry.sha256)
             except (ValueError, WeightsError):
                 # The location is malformed. `locate` reports that.
                 continue
@@ -139,15 +139,16 @@ class Caches:
                         blobs = (self.hub / folder / "blobs").glob("*.incomplete")
                         found += sorted(filter(_is_left, blobs))
                 elif location.startswith(("https://", "http://")):
-                    names = self._unfinished.get(file_name(location), [])
+                    path = cached_path(location, entry.sha256)
+                    names = self._unfinished.get(path.name, [])
                     paths = [self.downloads / name for name in sorted(names)]
                     found += [one for one in paths if one.suffix == REPAIR_SUFFIX or _is_left(one)]
         return found
 
-    def _look(self, location: str) -> tuple[Path, Origin, bool]:
+    def _look(self, location: str, sha256: str) -> tuple[Path, Origin, bool]:
         """Return the path of a location's file, its origin, and whether it exists."""
         if location.startswith(("https://", "http://")):
-            path = self.downloads / file_name(location)
+            path = cached_path(location, sha256)
             return path, "download", path.name in self._downloaded
         if location.startswith("hf:"):
             parts = parse(location)

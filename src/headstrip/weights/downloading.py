@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 from headstrip.errors import WeightsError, WeightsWarning, one_line
 from headstrip.printable import printable
 from headstrip.weights import hub, transfer
-from headstrip.weights.addresses import checkpoints, file_name, requested_address
+from headstrip.weights.addresses import checkpoints, requested_address
 from headstrip.weights.partial import Partial, digest_of, single_writer
 from headstrip.weights.records import remember
 from headstrip.weights.transfer import Answer, InterruptedTransferError, OtherFileError
-from headstrip.weights.trust import hash_in_name, identify
+from headstrip.weights.trust import cached_path, hash_in_name, identify
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -76,14 +76,16 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
     """
     folder = checkpoints()
     try:
-        target = folder / file_name(url)
-        if not _exists(url, target):
+        target = cached_path(url, sha256)
+        # While this process waited, another one may have downloaded a file of another URL there.
+        while not _exists(url, target):
             if setting := "offline=True" if offline else hub.offline():
                 remedy = f"Download it on a machine with a network, and copy it to {target}"
                 raise failure(url, folder, f"{setting} forbids downloads", remedy)
             expected = (sha256 or hash_in_name(target.name)).lower()
             warn_of_http(url, expected)
             Download(url, target, expected).run()
+            target = cached_path(url, sha256)
     except ValueError as error:
         raise wrong_setting(url, folder, error) from error
     return target

@@ -29,7 +29,6 @@ from headstrip.weights.trust import (
     FIRST_USE,
     Expectation,
     FileIdentity,
-    check_address,
     compare,
     expectation,
     identify,
@@ -191,10 +190,7 @@ def _parse_copy(copy: Path, options: ReadOptions) -> Parsed | None:
 def _expectation(path: Path, sha256: str, options: ReadOptions) -> Expectation:
     urls = [one for one in options.locations if one.startswith(("https:", "http:"))]
     url = next((one for one in urls if _is_download_of(path, one)), None)
-    expected = expectation(path, sha256, url=url)
-    if expected.source in ("", FIRST_USE):
-        check_address(path, options.locations, options.name)
-    return expected
+    return expectation(path, sha256, url=url)
 
 
 def _is_download_of(path: Path, url: str) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from io import BufferedIOBase
@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 from urllib.parse import unquote, urlparse
 
 from headstrip.errors import WeightsError
-from headstrip.weights.addresses import checkpoints
+from headstrip.weights.addresses import checkpoints, file_name
 from headstrip.weights.folders import hash_of_installed, lies_in_a_cache
 from headstrip.weights.records import SHARED, recorded
 
@@ -166,27 +166,27 @@ def compare(path: Path, found: str, expected: Expectation, name: str = "") -> No
         )
 
 
-def check_address(path: Path, locations: Sequence[str], name: str = "") -> None:
-    """Refuse a file that headstrip downloaded from an address that is not one of ``locations``.
+def cached_path(url: str, sha256: str = "") -> Path:
+    """Return the path that a URL's file has in torch hub's cache, or would have.
 
-    Torch hub's cache names a file by the last part of its address, so the files of two addresses
-    can have one name. Callers need this check only if the sha256 of the file is unknown.
+    Torch hub names a file by the last part of its URL, so files of two URLs can have one name. If
+    headstrip downloaded the file of that name from another URL, and no sha256 decides which file is
+    right, the name begins with eight digits for the URL.
 
     Args:
-        path: The file.
-        locations: The locations of the weights. An empty sequence allows every address.
-        name: The name that the user passed, such as ``resnet50.IMAGENET1K_V1``. Empty for a path.
+        url: The URL.
+        sha256: The sha256 in the catalog; empty if it has none.
 
     Raises:
-        WeightsError: The file is from another address.
+        ValueError: The URL has no usable file name.
     """
-    record = recorded(path)
-    if record is not None and record.url and locations and record.url not in locations:
-        raise WeightsError(
-            f"The file {path} was downloaded from {record.url}, but {name or 'the weights'} must "
-            f"be downloaded from {locations[0]}, which has the same file name. To replace the "
-            f"file, run `headstrip weights repair {name or 'NAME'}`."
-        )
+    path = checkpoints() / file_name(url)
+    if sha256 or hash_in_name(path.name):
+        return path
+    own = path.with_name(f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{path.name}")
+    record = recorded(path) if path.is_file() else None
+    is_other = record is not None and record.url not in ("", url)
+    return own if is_other or own.is_file() else path
 
 
 def hub_blob(path: Path) -> Path | None:
