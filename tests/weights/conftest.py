@@ -1,4 +1,4 @@
-"""A torch hub cache of its own for each test, and a server that files are downloaded from."""
+"""Fixtures: an empty torch hub cache for each test, and servers to download files from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headstrip.registry.registry import get_registry
 
 @pytest.fixture(params=SAVERS)
 def save(request: pytest.FixtureRequest) -> Callable[[State, Path], Path]:
-    """Each of the three formats of a weights file."""
+    """A function that saves a weights file, once for each of the three formats."""
     return SAVERS[request.param]
 
 
@@ -36,7 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
-    """A server that does wrong what it is told to, and a folder for records."""
+    """A server that fails as a test configures it, with an empty folder for records."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "records"))
     with fault_server() as served:
@@ -51,7 +51,7 @@ def shufflenet() -> State:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WeightsEntry]:
-    """Make a file of ours the published one of an architecture's default weights."""
+    """Replace the published entry of an architecture's default weights for one test."""
 
     def publish(name: str, **changes: object) -> WeightsEntry:
         registry = get_registry()
@@ -60,8 +60,8 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Callable[..., WeightsEntry]:
         entry = replace(default, **changes)
         weights = registry.weights
 
-        def patched(asked: BackboneSpec) -> tuple[WeightsEntry, ...]:
-            return (entry, *others) if asked.name == spec.name else weights(asked)
+        def patched(requested: BackboneSpec) -> tuple[WeightsEntry, ...]:
+            return (entry, *others) if requested.name == spec.name else weights(requested)
 
         monkeypatch.setattr(registry, "weights", patched)
         return entry
@@ -101,7 +101,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def dead_url(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address where nobody listens."""
+    """The URL of a port on which no server listens."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

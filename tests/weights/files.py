@@ -1,4 +1,4 @@
-"""The forms that weights come in: files of three formats, and a server that has some."""
+"""Helpers that write, read and serve weights files in three formats."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def contents(
     read_before: bool = False,
     limit: int | None = None,
 ) -> Parsed:
-    """What a weights file holds, parsed."""
+    """Parse a weights file and return its content."""
     with open(path, "rb") as file:
         return parse(path, file, ParseOptions(mapped, checked, read_before, limit))
 
 
 def write_safetensors(path: Path, header: bytes, data: bytes = b"") -> Path:
-    """A file with any header before any bytes."""
+    """Write a safetensors file from a raw header and raw data."""
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)
     return path
 
 
 def identical(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same bits, NaN included."""
+    """Return whether two tensors have the same dtype, shape and bits, including NaN."""
     return (
         one.dtype == other.dtype
         and one.shape == other.shape
@@ -66,13 +66,13 @@ def identical(one: Tensor, other: Tensor) -> bool:
 
 
 def raw(tensor: Tensor) -> Tensor:
-    # One element may have any strides and count as contiguous.
+    # PyTorch treats a tensor with one element as contiguous, whatever its strides.
     flat = tensor.detach().contiguous().as_strided((tensor.numel(),), (1,))
     return flat.view(torch.uint8)
 
 
 class Canary:
-    """An object whose pickle creates a file when it is read as pickle reads."""
+    """An object that creates a folder when pickle loads it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,7 +94,7 @@ def state_of(name: str, **options: object) -> State:
 
 @dataclass
 class Server:
-    """An HTTP server on this machine: what it serves by path, and what it was asked for."""
+    """An HTTP server on this machine: its files by path, and the requests that it received."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)

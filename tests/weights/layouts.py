@@ -1,4 +1,4 @@
-"""Checkpoints as training programs write them, made of the state dict of a network."""
+"""Checkpoints in the layouts that training programs write, built from a state dict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headstrip import Encoder
 
 
 def prefixed(state: State, *prefixes: str) -> State:
-    """Put a state dict under the first prefix, and zeros of its shapes under the others."""
+    """Put a state dict under the first prefix, and zeros with its shapes under the others."""
     return {
         f"{prefix}{name}": tensor if prefix == prefixes[0] else torch.zeros_like(tensor)
         for prefix in prefixes
@@ -25,7 +25,7 @@ def prefixed(state: State, *prefixes: str) -> State:
 
 
 def adam(state: State) -> dict[str, Any]:
-    """The state of an optimizer."""
+    """Return the state of an Adam optimizer."""
     moments = {"step": torch.tensor(1.0), "exp_avg": next(iter(state.values()))}
     return {"state": {0: moments}, "param_groups": [{"lr": 0.1, "params": [0]}]}
 
@@ -97,7 +97,7 @@ def dino(state: State) -> Any:
 
 
 def with_two_layers(state: State) -> State:
-    """Replace a head of 1,000 classes by the two layers of MoCo v2."""
+    """Replace a head with 1,000 classes by the two layers of MoCo v2."""
     head = [name for name, one in state.items() if one.shape[:1] == (1000,)]
     if not head:
         return state
@@ -168,13 +168,13 @@ def wbcatt(state: State) -> Any:
 
 @dataclass(frozen=True)
 class Layout:
-    """One layout.
+    """The layout of a checkpoint.
 
     Attributes:
-        make: Makes a checkpoint of a state dict.
-        place: Where the state dict is in it, as ``encoder.weights_key`` says.
-        key: The ``weights_key`` that chooses it, None where it is the only one that fits.
-        has_head: Whether the programs that write it save a head with the backbone.
+        make: Builds a checkpoint from a state dict.
+        place: The position of the state dict in the checkpoint, as in ``encoder.weights_key``.
+        key: The ``weights_key`` that selects it, or None if no other state dict fits.
+        has_head: Whether the program that writes this layout saves a head with the backbone.
     """
 
     make: Callable[[State], Any]
@@ -203,11 +203,11 @@ LAYOUTS = {
     "MAE": Layout(mae, "model", has_head=False),
     "WBCAtt": Layout(wbcatt, "image_encoder", has_head=False),
 }
-"""What training programs write, by the name of the program or of its wrapper."""
+"""The layouts by the name of the training program or wrapper that writes them."""
 
 
 def flat(content: Any, prefix: str = "") -> State:
-    """Return the tensors of nested dicts under names, as a safetensors file has them."""
+    """Flatten nested dicts into tensors with dotted names, as in a safetensors file."""
     if isinstance(content, torch.Tensor):
         return {prefix.removesuffix("."): content.clone()}
     inner = content.items() if isinstance(content, dict) else ()
@@ -215,7 +215,7 @@ def flat(content: Any, prefix: str = "") -> State:
 
 
 def save_sharded(content: State, folder: Path, shards: int = 2) -> Path:
-    """Save a state dict as several safetensors files, and return their index."""
+    """Save a state dict as several safetensors files, and return the path of their index."""
     shard_of = {name: f"{at % shards}" for at, name in enumerate(content)}
     for shard in sorted(set(shard_of.values())):
         part = {name: one for name, one in content.items() if shard_of[name] == shard}
@@ -231,12 +231,12 @@ FORMATS: dict[str, Callable[[Any, Path], Path]] = {
     "safetensors": lambda content, folder: save_safetensors(flat(content), folder / "run"),
     "sharded": lambda content, folder: save_sharded(flat(content), folder),
 }
-"""Formats that a layout is saved in: each returns the path to pass as ``weights``."""
+"""Functions that save a layout in each format and return the path to pass as ``weights``."""
 
 
 def holds(encoder: Encoder, state: State) -> bool:
-    """Return whether a backbone has the very tensors of a state dict, bit for bit."""
+    """Return whether the backbone's tensors equal those of a state dict."""
     own = encoder.backbone.state_dict()
-    # The towers of transformers are modules of ours with the network inside.
+    # headstrip wraps the networks of transformers in a module with a `network` attribute.
     names = {name: name.removeprefix("network.") for name in own}
     return all(torch.equal(own[mine], state[name]) for mine, name in names.items())

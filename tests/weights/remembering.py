@@ -1,4 +1,4 @@
-"""What a process of its own does with a weights file: says which bytes it has, and records it."""
+"""A function for child processes: it hashes a weights file and records the hash."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from headstrip.weights.records import add_facts, remember
 from headstrip.weights.trust import identify
 
 
-def see(path: Path, *, always: bool = False) -> str:
-    """Return the file's sha256, after recording it as a download's."""
+def hash_and_record(path: Path, *, always: bool = False) -> str:
+    """Return the file's sha256, and record the file as a download."""
     with open(path, "rb") as file:
         seen = identify(path, file, always=always)
     remember(path, seen.stat, seen.sha256, origin="download")

@@ -1,4 +1,4 @@
-"""Where weights files are found without torch, huggingface_hub or a network."""
+"""headstrip finds weights files without torch, huggingface_hub or a network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMIT = "c0ffee" * 6 + "c0ff"
 
 @pytest.fixture(autouse=True)
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The hub's cache, empty, and headstrip's."""
+    """Return the hub's empty cache, and set headstrip's."""
     monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "headstrip"))
     use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "hf")
     return tmp_path / "hf"
@@ -35,7 +35,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def entries(tmp_path: Path) -> Iterator[dict[str, WeightsEntry]]:
-    """The sets of weights of ``lab:net`` by their tags."""
+    """The weights entries of ``lab:net`` by their tags."""
     (tmp_path / "site").mkdir()
     with on_path(tmp_path / "site") as site:
         install_lab(site, "https://example.org/models")
@@ -46,7 +46,7 @@ def entries(tmp_path: Path) -> Iterator[dict[str, WeightsEntry]]:
 
 
 def in_hub(cache: Path, repository: str, files: dict[str, bytes]) -> Path:
-    """Lay a repository out as the hub's cache does, and return the folder of its revision."""
+    """Write a repository as the hub's cache stores it, and return the folder of its revision."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     snapshot = folder / "snapshots" / COMMIT
     for each in (folder / "blobs", folder / "refs", snapshot):
@@ -85,7 +85,7 @@ def find(entry: WeightsEntry) -> WeightsLocation:
         "hf:nothing",
     ],
 )
-def test_what_is_here_is_what_a_build_finds_offline(
+def test_caches_find_the_same_file_as_an_offline_build(
     location: str, hub: Path, hub_cache: Path
 ) -> None:
     for name in ("net.pth", "net-0676ba61.pth"):
@@ -103,7 +103,7 @@ def test_what_is_here_is_what_a_build_finds_offline(
         assert (found.is_here, found.path) == (True, path)
 
 
-def test_the_first_location_that_has_the_file_counts(
+def test_the_file_is_taken_from_the_first_location_that_has_it(
     entries: dict[str, WeightsEntry], hub: Path, hub_cache: Path
 ) -> None:
     assert find(entries["both"]) == WeightsLocation(
@@ -120,11 +120,11 @@ def test_the_first_location_that_has_the_file_counts(
     assert find(entries["both"]).path == snapshot / "model.safetensors"
 
 
-def test_weights_that_a_plugin_loads_have_no_file(entries: dict[str, WeightsEntry]) -> None:
+def test_weights_that_a_plugin_loads_itself_have_no_file(entries: dict[str, WeightsEntry]) -> None:
     assert Caches().find("lab:net", entries["loaded"]) is None
 
 
-def test_the_hubs_cache_is_where_its_library_has_it(tmp_path: Path) -> None:
+def test_the_hub_cache_folder_matches_that_of_huggingface_hub(tmp_path: Path) -> None:
     names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
     settings = [{}, *({name: f"~/{name}/$LAB"} for name in names)]
     settings += [dict.fromkeys(names[at:], "/somewhere") for at in range(4)]
@@ -150,7 +150,7 @@ print(json.dumps([ours, each(lambda: importlib.reload(constants).HF_HUB_CACHE)])
     assert len(set(ours)) >= 6
 
 
-def test_a_status_follows_what_happens_to_a_file(
+def test_the_status_changes_when_a_file_is_checked_or_modified(
     entries: dict[str, WeightsEntry], hub: Path
 ) -> None:
     path = hub / named()
@@ -164,7 +164,7 @@ def test_a_status_follows_what_happens_to_a_file(
     assert states == ["not verified", "verified", "changed"]
 
 
-def test_bytes_that_were_recorded_before_the_catalog_said_others_are_wrong(
+def test_recorded_bytes_that_differ_from_a_later_catalog_hash_are_wrong(
     entries: dict[str, WeightsEntry], hub: Path
 ) -> None:
     (hub / "plain.pth").write_bytes(PACKED)
@@ -176,7 +176,7 @@ def test_bytes_that_were_recorded_before_the_catalog_said_others_are_wrong(
 
 @given(data=st.binary(min_size=1, max_size=100), place=st.integers(0), flipped=st.integers(1, 255))
 @same_folder
-def test_a_byte_changed_in_silence_is_wrong(
+def test_a_check_finds_a_changed_byte_although_size_and_times_are_the_same(
     entries: dict[str, WeightsEntry], hub: Path, data: bytes, place: int, flipped: int
 ) -> None:
     path = hub / "plain.pth"
@@ -197,14 +197,14 @@ def test_a_byte_changed_in_silence_is_wrong(
     assert sha256(data) in verdict.problem
 
 
-def test_a_whole_hash_is_believed_before_a_record(
+def test_a_full_hash_in_the_catalog_takes_precedence_over_a_record(
     entries: dict[str, WeightsEntry], hub: Path
 ) -> None:
     path = hub / "whole.pth"
     path.write_bytes(NET[::-1])
     os.utime(path, ns=(1, 1))
-    nothing_said = WeightsEntry("whole", entries["whole"].locations)
-    check_weights(find(nothing_said))
+    without_hash = WeightsEntry("whole", entries["whole"].locations)
+    check_weights(find(without_hash))
     with open(path, "r+b") as file:
         file.write(NET)
     os.utime(path, ns=(1, 1))
@@ -216,7 +216,7 @@ sets_of_links = st.lists(st.booleans(), min_size=1, max_size=4)
 
 @given(same=sets_of_links)
 @same_folder
-def test_a_file_of_the_hub_goes_with_the_last_link_to_it(
+def test_removing_the_last_link_to_a_hub_file_removes_the_file(
     tmp_path_factory: pytest.TempPathFactory, same: Sequence[bool]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -234,7 +234,7 @@ def test_a_file_of_the_hub_goes_with_the_last_link_to_it(
         assert (snapshot / "other.bin").read_bytes() == PACKED
 
 
-def test_what_is_being_downloaded_is_not_removed(
+def test_a_download_in_progress_is_not_removed(
     entries: dict[str, WeightsEntry], hub: Path, hub_cache: Path
 ) -> None:
     snapshot = in_hub(hub_cache, "lab/net", {"model.safetensors": NET})
@@ -245,7 +245,7 @@ def test_what_is_being_downloaded_is_not_removed(
     assert partial in removable(find(entries["hub"]))
 
 
-def test_a_folder_that_takes_no_changes_is_said(
+def test_removing_a_file_from_a_read_only_folder_gives_a_clear_error(
     entries: dict[str, WeightsEntry], hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (hub / named()).write_bytes(NET)

@@ -1,4 +1,4 @@
-"""Code in a weights file is never executed."""
+"""headstrip never executes code in a weights file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def marker(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy, save_pickle, save_under_another_name])
 @pytest.mark.parametrize("where", ["alone", "beside tensors", "deep inside"])
-def test_a_bomb_is_refused_and_does_not_go_off(
+def test_a_file_with_code_is_refused_and_the_code_does_not_run(
     save: Callable[[object, Path], Path], where: str, marker: Path, tmp_path: Path
 ) -> None:
     content: object = {
@@ -56,14 +56,14 @@ def test_a_bomb_is_refused_and_does_not_go_off(
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_the_bomb_is_a_live_one(
+def test_torch_load_runs_the_code_in_the_test_file(
     save: Callable[[object, Path], Path], marker: Path, tmp_path: Path
 ) -> None:
     torch.load(save(Bomb(marker), tmp_path / "x"), weights_only=False)
     assert marker.exists()
 
 
-def test_a_bomb_in_the_cache_does_not_go_off_even_with_the_right_hash(
+def test_code_in_a_cached_file_does_not_run_even_if_the_hash_matches(
     marker: Path, hub: Path, published: Callable[..., Any]
 ) -> None:
     path = save_zip({"fc.weight": Bomb(marker)}, hub / "resnet18-f37072fd")
@@ -73,7 +73,7 @@ def test_a_bomb_in_the_cache_does_not_go_off_even_with_the_right_hash(
     assert not marker.exists()
 
 
-def test_a_bomb_of_ones_own_does_not_go_off(marker: Path, tmp_path: Path) -> None:
+def test_code_in_a_users_own_file_does_not_run(marker: Path, tmp_path: Path) -> None:
     path = save_legacy({"fc.weight": Bomb(marker)}, tmp_path / "x")
     with pytest.raises(WeightsError, match="headstrip executed nothing in it"):
         build_encoder("resnet18", weights=path)

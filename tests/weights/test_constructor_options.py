@@ -1,4 +1,4 @@
-"""The constructor options of each set of weights are those that torchvision builds it with."""
+"""Each set of weights has the constructor options that torchvision uses for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AUXILIARY = ("aux", "Aux")
 
 
 def plain_values(model: nn.Module) -> dict[tuple[str, str], Any]:
-    """Collect what the modules of a network were told, auxiliary heads aside."""
+    """Collect the plain attributes of a network's modules, without auxiliary heads."""
     return {
         (path, key): value
         for path, module in model.named_modules()
@@ -37,13 +37,12 @@ def plain_values(model: nn.Module) -> dict[tuple[str, str], Any]:
 @pytest.mark.parametrize(
     ("spec", "entry"), mostly_slow(SETS), ids=[f"{spec.name}-{entry.tag}" for spec, entry in SETS]
 )
-def test_the_network_of_a_set_is_the_one_that_torchvision_builds_for_it(
+def test_each_set_of_weights_builds_the_same_network_as_torchvision(
     spec: BackboneSpec, entry: WeightsEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both are built without memory; loading is left out, which no such value depends on.
+    """The meta device builds both networks without memory, and the test skips loading.
 
-    RegNets cannot be built without memory, and are left out; the next test holds that they have
-    no options.
+    RegNets cannot be built on the meta device. The next test checks that they have no options.
     """
     monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, *_, **__: {})
     monkeypatch.setattr(nn.Module, "load_state_dict", lambda self, *_, **__: None)
@@ -59,7 +58,7 @@ def test_the_network_of_a_set_is_the_one_that_torchvision_builds_for_it(
     }
 
 
-def test_the_weights_of_regnets_ask_for_no_options() -> None:
+def test_the_weights_of_regnets_need_no_options() -> None:
     registry = get_registry()
     regnets = [spec for spec in registry.specs() if spec.family == "regnet"]
     assert len(regnets) == 15
@@ -67,7 +66,7 @@ def test_the_weights_of_regnets_ask_for_no_options() -> None:
     assert all(entry.options == () for spec in regnets for entry in registry.weights(spec))
 
 
-def test_options_that_matter_are_seen_by_the_comparison() -> None:
+def test_the_comparison_detects_a_changed_option() -> None:
     with torch.device("meta"):
         plain = models.googlenet(aux_logits=False, init_weights=False)
         transforming = models.googlenet(aux_logits=False, init_weights=False, transform_input=True)

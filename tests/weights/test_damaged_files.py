@@ -1,4 +1,4 @@
-"""A file that was damaged or made up anywhere is read or refused, and nothing else happens."""
+"""headstrip reads or refuses a damaged or forged file, and does nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mapped(request: pytest.FixtureRequest) -> bool:
 
 
 def rezipped(path: Path, change: Callable[[str, bytes], list[tuple[str, bytes]]], **kind) -> None:
-    """Write an archive anew with other entries."""
+    """Rewrite an archive with changed entries."""
     with zipfile.ZipFile(path) as archive:
         entries = [(name, archive.read(name)) for name in archive.namelist()]
     with zipfile.ZipFile(path, "w", **kind) as archive:
@@ -49,33 +49,35 @@ def saved(tmp_path: Path) -> Path:
     return save_zip({"a": torch.arange(1000.0)}, tmp_path / "x")
 
 
-def test_a_wrong_checksum_is_noticed_where_no_hash_is_known(saved: Path, mapped: bool) -> None:
+def test_a_wrong_checksum_is_refused_if_no_hash_was_compared(saved: Path, mapped: bool) -> None:
     flip(saved, entry(saved, "data/0").header_offset + 1000)
     assert len(contents(saved, mapped=mapped, checked=True).content) == 1
     with pytest.raises(WeightsError, match=r"checksum of 'x/data/0' in it is wrong"):
         contents(saved, mapped=mapped)
 
 
-def test_an_entry_elsewhere_than_the_directory_says_is_noticed(saved: Path, mapped: bool) -> None:
+def test_an_entry_at_another_position_than_the_directory_states_is_refused(
+    saved: Path, mapped: bool
+) -> None:
     flip(saved, entry(saved, "data/0").header_offset + 32)
     with pytest.raises(WeightsError, match="'x/data/0' in it is not at the position"):
         contents(saved, mapped=mapped)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_two_entries_of_one_name_are_refused(saved: Path, mapped: bool) -> None:
+def test_two_entries_with_the_same_name_are_refused(saved: Path, mapped: bool) -> None:
     rezipped(saved, lambda name, data: [(name, data)] * (2 if "data/0" in name else 1))
     with pytest.raises(WeightsError, match="two entries in it have the same name"):
         contents(saved, mapped=mapped, checked=True)
 
 
-def test_compressed_entries_are_refused_unread(saved: Path, mapped: bool) -> None:
+def test_compressed_entries_are_refused(saved: Path, mapped: bool) -> None:
     rezipped(saved, lambda name, data: [(name, data)], compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(WeightsError, match="in it is compressed, which torch never does"):
         contents(saved, mapped=mapped, checked=True)
 
 
-def test_a_stored_entry_that_claims_another_size_is_refused(saved: Path, mapped: bool) -> None:
+def test_a_stored_entry_with_two_different_sizes_is_refused(saved: Path, mapped: bool) -> None:
     data = saved.read_bytes()
     at = data.rindex(b"PK\x01\x02", 0, data.rindex(b"x/data/0"))
     size = struct.pack("<I", 1 << 31)
@@ -84,7 +86,7 @@ def test_a_stored_entry_that_claims_another_size_is_refused(saved: Path, mapped:
         contents(saved, mapped=mapped, checked=True)
 
 
-def test_a_bomb_of_one_entry_named_often_is_refused(saved: Path, mapped: bool) -> None:
+def test_entries_that_share_the_same_bytes_are_refused(saved: Path, mapped: bool) -> None:
     data = saved.read_bytes()
     first = data.index(b"PK\x01\x02")
     one = entry(saved, "data/0").header_offset
@@ -97,13 +99,15 @@ def test_a_bomb_of_one_entry_named_often_is_refused(saved: Path, mapped: bool) -
 
 
 @pytest.mark.parametrize("change", [lambda d: d + b"more", lambda d: b"more" + d[:-22] + d[-22:]])
-def test_bytes_around_an_archive_are_refused(saved: Path, change: Callable, mapped: bool) -> None:
+def test_bytes_before_or_after_an_archive_are_refused(
+    saved: Path, change: Callable, mapped: bool
+) -> None:
     saved.write_bytes(change(saved.read_bytes()))
     with pytest.raises(WeightsError, match="damaged"):
         contents(saved, mapped=mapped, checked=True)
 
 
-def test_a_zip_of_another_kind_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_zip_archive_that_torch_did_not_write_gives_a_clear_error(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("photo.png", b"x")
     with pytest.raises(WeightsError, match=r"is a zip archive that torch\.save did not write"):
@@ -117,7 +121,7 @@ def replaced_once(path: Path, old: bytes, new: bytes) -> Path:
     return path
 
 
-def test_an_older_file_that_claims_more_than_it_holds_allocates_nothing(tmp_path: Path) -> None:
+def test_a_legacy_file_that_states_more_bytes_than_it_has_is_refused(tmp_path: Path) -> None:
     path = save_legacy({"a": torch.zeros(77_777)}, tmp_path / "x")
     huge = b"\x8a\x08" + (1 << 60).to_bytes(8, "little")
     replaced_once(path, b"J" + struct.pack("<i", 77_777) + b"Nt", huge + b"Nt")
@@ -129,7 +133,7 @@ def test_an_older_file_that_claims_more_than_it_holds_allocates_nothing(tmp_path
         contents(small, checked=True)
 
 
-def test_an_older_file_that_leaves_a_tensor_out_is_refused(tmp_path: Path) -> None:
+def test_a_legacy_file_that_lists_too_few_tensors_is_refused(tmp_path: Path) -> None:
     path = save_legacy({"a": torch.zeros(3)}, tmp_path / "x")
     data = path.read_bytes()
     last = data.rindex(b"\x80\x02]")
@@ -139,7 +143,7 @@ def test_an_older_file_that_leaves_a_tensor_out_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("old", [b"X\x07\x00\x00\x00storage", b"FloatStorage"])
-def test_an_older_file_of_a_kind_that_torch_never_wrote_is_refused(
+def test_a_legacy_file_that_torch_cannot_have_written_is_refused(
     tmp_path: Path, old: bytes
 ) -> None:
     path = save_legacy({"a": torch.zeros(3)}, tmp_path / "x")
@@ -149,7 +153,9 @@ def test_an_older_file_of_a_kind_that_torch_never_wrote_is_refused(
 
 
 @pytest.mark.parametrize("save", SAVERS.values(), ids=SAVERS)
-def test_a_file_that_ends_anywhere_is_refused(tmp_path: Path, save: Callable, mapped: bool) -> None:
+def test_a_truncated_file_is_refused_wherever_it_ends(
+    tmp_path: Path, save: Callable, mapped: bool
+) -> None:
     path = save(SMALL, tmp_path / "x")
     data = path.read_bytes()
     for end in {*range(0, len(data), 7), *range(100), *range(len(data) - 100, len(data))}:
@@ -160,7 +166,9 @@ def test_a_file_that_ends_anywhere_is_refused(tmp_path: Path, save: Callable, ma
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("save", SAVERS.values(), ids=SAVERS)
-def test_a_file_with_one_byte_changed_is_read_or_refused(tmp_path: Path, save: Callable) -> None:
+def test_a_file_with_one_flipped_bit_is_either_read_or_refused(
+    tmp_path: Path, save: Callable
+) -> None:
     path = save(SMALL, tmp_path / "x")
     data, refused, before = path.read_bytes(), 0, sorted(os.listdir(tmp_path))
     for index in range(1000):
@@ -178,7 +186,7 @@ def test_a_file_with_one_byte_changed_is_read_or_refused(tmp_path: Path, save: C
     ("folder", "remedy"),
     [("torch/hub/checkpoints", "headstrip weights repair NAME"), ("mine", "save a state dict")],
 )
-def test_the_remedy_depends_on_whose_file_it_is(
+def test_the_remedy_for_a_damaged_file_depends_on_its_folder(
     folder: str, remedy: str, tmp_path: Path, mapped: bool
 ) -> None:
     path = tmp_path / folder / "net.pth"
@@ -198,7 +206,7 @@ def test_the_remedy_depends_on_whose_file_it_is(
     ids=["Python", "torch", "threads"],
 )
 @pytest.mark.parametrize("save", [save_zip, save_safetensors])
-def test_a_machine_without_memory_is_not_called_a_damaged_file(
+def test_a_lack_of_memory_or_threads_is_not_reported_as_a_damaged_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable, error: Exception
 ) -> None:
     path = save({"a": torch.arange(9.0)}, tmp_path / "x")

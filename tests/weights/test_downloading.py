@@ -1,4 +1,4 @@
-"""A file is downloaded whole, whatever the server and the way to it do."""
+"""headstrip downloads complete files, whatever the server and the network do."""
 
 from __future__ import annotations
 
@@ -36,20 +36,18 @@ def server(faults: FaultServer) -> FaultServer:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were waited, without waiting."""
+    """Record the requested waiting times in seconds, without waiting."""
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
     return waited
 
 
 def parts(server: FaultServer) -> list[str | None]:
-    """Return which parts of the file were asked for."""
-    return [asked.range for asked in server.asked]
+    """Return the Range header of each request."""
+    return [request.range for request in server.asked]
 
 
-def test_a_file_is_asked_for_once_and_what_was_found_is_recorded(
-    server: FaultServer, hub: Path
-) -> None:
+def test_a_file_is_downloaded_once_and_its_hash_is_recorded(server: FaultServer, hub: Path) -> None:
     url = server.url + PLACE
     assert download(url, SHA) == download(url, SHA) == hub / FILE
     assert (hub / FILE).read_bytes() == BODY
@@ -61,7 +59,7 @@ def test_a_file_is_asked_for_once_and_what_was_found_is_recorded(
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-def test_what_follows_the_path_of_an_address_is_no_part_of_the_name(
+def test_the_file_name_excludes_the_query_and_the_fragment_of_the_url(
     server: FaultServer, hub: Path
 ) -> None:
     server.put(f"{PLACE}?download=true", BODY)
@@ -69,18 +67,18 @@ def test_what_follows_the_path_of_an_address_is_no_part_of_the_name(
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_connection_that_closes_midway_is_noticed_and_the_rest_is_asked_for(
+def test_a_download_resumes_after_the_connection_closes_early(
     server: FaultServer, hub: Path
 ) -> None:
     server.replies = [Reply(cut=100_000), Reply(cut=50_000)]
     assert download(server.url + PLACE, SHA).read_bytes() == BODY
     assert parts(server) == [None, "bytes=99999-", "bytes=149998-"]
-    assert {asked.if_range for asked in server.asked[1:]} == {f'"{hash(BODY):x}"'}
+    assert {request.if_range for request in server.asked[1:]} == {f'"{hash(BODY):x}"'}
     assert list(hub.iterdir()) == [hub / FILE]
 
 
 @pytest.mark.usefixtures("waits")
-def test_without_an_etag_the_time_of_the_last_change_will_do(server: FaultServer) -> None:
+def test_a_download_without_an_etag_resumes_by_its_last_modified_time(server: FaultServer) -> None:
     dated = {"ETag": None, "Last-Modified": formatdate(1e9, usegmt=True)}
     server.replies = [Reply(cut=100_000, headers=dated), Reply(headers=dated)]
     assert download(server.url + PLACE, SHA).read_bytes() == BODY
@@ -89,7 +87,7 @@ def test_without_an_etag_the_time_of_the_last_change_will_do(server: FaultServer
 
 @pytest.mark.usefixtures("waits")
 @pytest.mark.parametrize("headers", [{"ETag": None}, {"ETag": 'W/"1"'}], ids=["none", "weak"])
-def test_without_a_sign_that_the_file_is_the_same_it_is_asked_for_anew(
+def test_a_download_without_a_strong_etag_restarts_from_the_beginning(
     server: FaultServer, headers: dict[str, str | None]
 ) -> None:
     server.replies = [Reply(cut=100_000, headers=headers)]
@@ -99,14 +97,14 @@ def test_without_a_sign_that_the_file_is_the_same_it_is_asked_for_anew(
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_server_that_knows_no_parts_sends_the_file_anew(server: FaultServer) -> None:
+def test_a_download_restarts_if_the_server_does_not_support_ranges(server: FaultServer) -> None:
     server.replies = [Reply(cut=100_000, ranges=False)] * 3
     server.usual = Reply(ranges=False)
     assert download(server.url + PLACE).read_bytes() == BODY
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_file_that_has_changed_is_sent_anew(server: FaultServer) -> None:
+def test_a_download_restarts_if_the_file_changed_on_the_server(server: FaultServer) -> None:
     server.replies = [Reply(cut=100_000, headers={"ETag": '"old"'}, body=bytes(len(BODY)))]
     assert download(server.url + PLACE).read_bytes() == BODY
     assert parts(server) == [None, "bytes=99999-"]
@@ -125,7 +123,7 @@ def test_a_file_that_has_changed_is_sent_anew(server: FaultServer) -> None:
     ],
     ids=repr,
 )
-def test_a_part_of_another_file_is_not_put_behind_what_is_there(
+def test_a_part_of_another_file_is_not_appended_to_a_partial_download(
     server: FaultServer, headers: dict[str, str | None]
 ) -> None:
     old = {"ETag": '"old"'}
@@ -138,14 +136,14 @@ def test_a_part_of_another_file_is_not_put_behind_what_is_there(
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_file_that_has_become_shorter_is_asked_for_anew(server: FaultServer) -> None:
+def test_a_download_restarts_if_the_file_became_shorter_on_the_server(server: FaultServer) -> None:
     server.replies = [Reply(cut=100_000, headers={"ETag": '"old"'}), Reply(status=416)]
     assert download(server.url + PLACE).read_bytes() == BODY
     assert parts(server) == [None, "bytes=99999-", None]
 
 
 @pytest.mark.usefixtures("waits")
-def test_two_files_that_a_server_calls_the_same_are_not_put_together(
+def test_parts_of_two_files_with_the_same_etag_are_not_combined(
     server: FaultServer, hub: Path
 ) -> None:
     same = {"ETag": '"same"'}
@@ -171,7 +169,7 @@ def test_two_files_that_a_server_calls_the_same_are_not_put_together(
         max_size=4,
     )
 )
-def test_however_often_and_wherever_it_is_cut_the_file_is_the_right_one(
+def test_a_download_gets_the_right_file_however_often_it_is_interrupted(
     replies: list[Reply],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
@@ -187,7 +185,7 @@ def test_however_often_and_wherever_it_is_cut_the_file_is_the_right_one(
             assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_server_that_always_cuts_is_given_up_and_what_came_is_kept_for_the_next_call(
+def test_a_download_gives_up_after_five_attempts_and_the_next_call_resumes_it(
     server: FaultServer, hub: Path, waits: list[float]
 ) -> None:
     server.usual = Reply(cut=1000)
@@ -207,7 +205,7 @@ def test_a_server_that_always_cuts_is_given_up_and_what_came_is_kept_for_the_nex
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_large_file_may_be_cut_more_often_as_long_as_it_grows(
+def test_a_large_file_gets_more_attempts_while_its_download_progresses(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADSTRIP_RETRIES", "1")
@@ -219,7 +217,9 @@ def test_a_large_file_may_be_cut_more_often_as_long_as_it_grows(
 
 
 @pytest.mark.usefixtures("waits")
-def test_where_nobody_knows_the_hash_nothing_is_kept(server: FaultServer, hub: Path) -> None:
+def test_a_failed_download_without_a_known_hash_leaves_no_file(
+    server: FaultServer, hub: Path
+) -> None:
     server.put("/y.pth", BODY)
     server.usual = Reply(cut=1000)
     with pytest.raises(WeightsError, match="closed the connection"):
@@ -228,7 +228,7 @@ def test_where_nobody_knows_the_hash_nothing_is_kept(server: FaultServer, hub: P
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_an_overloaded_server_is_asked_again(
+def test_a_download_retries_after_a_temporary_server_error(
     server: FaultServer, waits: list[float], status: int
 ) -> None:
     server.replies = [Reply(status=status)] * 2
@@ -238,7 +238,7 @@ def test_an_overloaded_server_is_asked_again(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
-def test_a_server_that_refuses_is_asked_once(
+def test_a_download_does_not_retry_after_a_permanent_error(
     server: FaultServer, hub: Path, waits: list[float], status: int
 ) -> None:
     server.usual = Reply(status=status)
@@ -248,7 +248,9 @@ def test_a_server_that_refuses_is_asked_once(
     assert list(hub.iterdir()) == []
 
 
-def test_a_server_is_asked_again_when_it_says(server: FaultServer, waits: list[float]) -> None:
+def test_a_download_retries_at_the_time_that_retry_after_states(
+    server: FaultServer, waits: list[float]
+) -> None:
     date = formatdate(time.time() + 30, usegmt=True)
     server.replies = [
         Reply(status=503, headers={"Retry-After": "7"}),
@@ -262,7 +264,7 @@ def test_a_server_is_asked_again_when_it_says(server: FaultServer, waits: list[f
     assert 2 <= third < 7
 
 
-def test_a_server_that_wants_an_hour_is_not_waited_for(
+def test_a_download_does_not_wait_for_a_retry_after_of_an_hour(
     server: FaultServer, waits: list[float]
 ) -> None:
     server.usual = Reply(status=429, headers={"Retry-After": "3600"})
@@ -273,7 +275,7 @@ def test_a_server_that_wants_an_hour_is_not_waited_for(
 
 @pytest.mark.parametrize(("retries", "requests"), [("0", 1), ("2", 3)])
 @pytest.mark.usefixtures("waits")
-def test_how_often_is_asked_again_can_be_set(
+def test_headstrip_retries_sets_the_number_of_retries(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, retries: str, requests: int
 ) -> None:
     monkeypatch.setenv("HEADSTRIP_RETRIES", retries)
@@ -284,7 +286,7 @@ def test_how_often_is_asked_again_can_be_set(
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_server_that_falls_silent_is_given_up_and_asked_again(
+def test_a_download_times_out_and_resumes_if_the_server_stops_sending(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADSTRIP_TIMEOUT", "0.2")
@@ -298,7 +300,7 @@ def test_a_server_that_falls_silent_is_given_up_and_asked_again(
         download(f"{server.url}/silent.pth")
 
 
-def test_a_slow_server_is_waited_for(server: FaultServer) -> None:
+def test_a_slow_download_finishes_without_a_retry(server: FaultServer) -> None:
     server.usual = Reply(piece=997)
     assert download(server.url + PLACE).read_bytes() == BODY
     assert len(server.asked) == 1
@@ -306,7 +308,7 @@ def test_a_slow_server_is_waited_for(server: FaultServer) -> None:
 
 @pytest.mark.parametrize("variable", ["HEADSTRIP_RETRIES", "HEADSTRIP_TIMEOUT"])
 @pytest.mark.parametrize("value", ["many", "-1", "nan", "inf"])
-def test_a_setting_that_is_no_number_is_a_sentence(
+def test_a_setting_that_is_not_a_valid_number_gives_a_clear_error(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -315,7 +317,7 @@ def test_a_setting_that_is_no_number_is_a_sentence(
     assert server.asked == []
 
 
-def test_a_web_page_is_no_file(server: FaultServer, hub: Path) -> None:
+def test_a_web_page_instead_of_the_file_is_refused(server: FaultServer, hub: Path) -> None:
     server.usual = Reply(body=b"<html>Log in", headers={"Content-Type": "text/html; charset=utf-8"})
     with pytest.raises(WeightsError, match=r"sends a web page \(text/html\) instead of the file"):
         download(server.url + PLACE)
@@ -324,49 +326,51 @@ def test_a_web_page_is_no_file(server: FaultServer, hub: Path) -> None:
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_length_that_is_too_long_is_noticed(server: FaultServer, hub: Path) -> None:
+def test_a_content_length_above_the_real_size_is_detected(server: FaultServer, hub: Path) -> None:
     server.usual = Reply(headers={"Content-Length": str(len(BODY) + 1), "ETag": None})
     with pytest.raises(WeightsError, match=r"after 307,200 of 307,201 bytes"):
         download(server.url + PLACE)
     assert list(hub.iterdir()) == []
 
 
-def test_a_length_that_is_too_short_is_noticed_by_the_hash(server: FaultServer, hub: Path) -> None:
+def test_a_content_length_below_the_real_size_is_detected_by_the_hash(
+    server: FaultServer, hub: Path
+) -> None:
     server.usual = Reply(headers={"Content-Length": str(len(BODY) - 1)})
     with pytest.raises(WeightsError, match=f"its sha256 is .* but {SHA[:8]} was expected"):
         download(server.url + PLACE)
     assert list(hub.iterdir()) == []
 
 
-def test_a_file_whose_end_could_not_be_told_is_refused(server: FaultServer, hub: Path) -> None:
+def test_a_download_without_a_content_length_is_refused(server: FaultServer, hub: Path) -> None:
     server.usual = Reply(headers={"Content-Length": None})
     with pytest.raises(WeightsError, match="does not state the size of the file"):
         download(server.url + PLACE)
     assert list(hub.iterdir()) == []
 
 
-def test_a_file_that_comes_compressed_is_refused(server: FaultServer) -> None:
+def test_a_compressed_response_is_refused(server: FaultServer) -> None:
     server.usual = Reply(headers={"Content-Encoding": "gzip"})
     with pytest.raises(WeightsError, match="compresses the file"):
         download(server.url + PLACE)
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_file_may_come_in_chunks(server: FaultServer, hub: Path) -> None:
+def test_a_download_accepts_a_chunked_response(server: FaultServer, hub: Path) -> None:
     server.replies = [Reply(chunked=True, cut=100_000, piece=1000)]
     server.usual = Reply(chunked=True, piece=1000)
     assert download(server.url + PLACE).read_bytes() == BODY
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-def test_an_empty_file_is_a_file(server: FaultServer, hub: Path) -> None:
+def test_an_empty_file_can_be_downloaded(server: FaultServer, hub: Path) -> None:
     server.put("/empty.pth", b"")
     assert download(f"{server.url}/empty.pth").read_bytes() == b""
     assert list(hub.iterdir()) == [hub / "empty.pth"]
 
 
 @pytest.mark.parametrize("sha256", ["", SHA, SHA[:8], SHA[:10].upper()])
-def test_another_file_is_refused_and_nothing_of_it_is_kept(
+def test_a_file_with_another_hash_is_refused_and_removed(
     server: FaultServer, hub: Path, sha256: str
 ) -> None:
     server.put(PLACE, b"another")
@@ -378,7 +382,7 @@ def test_another_file_is_refused_and_nothing_of_it_is_kept(
     assert list(hub.iterdir()) == []
 
 
-def test_the_bytes_that_are_hashed_are_those_on_the_disk(
+def test_the_hash_is_taken_from_the_bytes_on_disk(
     server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import os
@@ -391,7 +395,7 @@ def test_the_bytes_that_are_hashed_are_those_on_the_disk(
     assert not (hub / FILE).exists()
 
 
-def test_writes_that_take_a_part_only_are_gone_on_with(
+def test_a_download_continues_after_partial_writes(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import os
@@ -402,30 +406,30 @@ def test_writes_that_take_a_part_only_are_gone_on_with(
 
 
 @pytest.mark.usefixtures("waits")
-def test_what_was_taken_away_before_it_had_its_name_is_asked_for_anew(
-    server: FaultServer, hub: Path
-) -> None:
+def test_a_download_restarts_if_its_partial_file_disappears(server: FaultServer, hub: Path) -> None:
     with failing("replace", at=0, error=errno.ENOENT):
         assert download(server.url + PLACE).read_bytes() == BODY
     assert parts(server) == [None, None]
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-def test_a_file_system_that_cannot_sync_is_no_reason_to_fail(server: FaultServer) -> None:
+def test_a_download_succeeds_if_the_file_system_cannot_sync(server: FaultServer) -> None:
     with failing("fsync", at=0, error=errno.EINVAL) as calls:
         assert download(server.url + PLACE).read_bytes() == BODY
     assert calls.hit
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_server_that_is_not_there_is_asked_once(dead_url: str, waits: list[float]) -> None:
+def test_a_download_does_not_retry_if_the_connection_is_refused(
+    dead_url: str, waits: list[float]
+) -> None:
     with pytest.raises(WeightsError, match=r"refused\)\. Check the network"):
         download(f"{dead_url}/{FILE}")
     assert waits == []
 
 
 @pytest.mark.parametrize("setting", ["HEADSTRIP_OFFLINE", "offline=True"])
-def test_offline_no_socket_is_opened_and_the_place_of_the_file_is_named(
+def test_an_offline_download_opens_no_socket_and_says_where_to_copy_the_file(
     server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     def opened(*_: object, **__: object) -> None:

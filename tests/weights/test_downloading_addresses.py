@@ -1,4 +1,4 @@
-"""Which addresses files are downloaded from, by which way, and what they are called here."""
+"""headstrip chooses the URL, the route and the local file name of a download."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def server() -> Iterator[FaultServer]:
     ids=repr,
 )
 @pytest.mark.skipif(os.name == "nt", reason="processes are forked")
-def test_the_cache_is_torch_hubs_without_importing_torch(
+def test_the_cache_folder_is_that_of_torch_hub_even_without_torch(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
     for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
@@ -65,9 +65,7 @@ def test_the_cache_is_torch_hubs_without_importing_torch(
     assert ended.value == str(checkpoints()) == str(expected)
 
 
-def test_the_cache_is_the_folder_that_torch_hub_was_given(
-    server: FaultServer, tmp_path: Path
-) -> None:
+def test_the_cache_folder_follows_torch_hub_set_dir(server: FaultServer, tmp_path: Path) -> None:
     server.put("/x.pth", BODY)
     torch.hub.set_dir(tmp_path / "mine")
     assert download(f"{server.url}/x.pth") == tmp_path / "mine" / "checkpoints" / "x.pth"
@@ -97,7 +95,7 @@ def test_the_cache_is_the_folder_that_torch_hub_was_given(
         ("x" * 300, "is longer than 180 bytes"),
     ],
 )
-def test_a_name_that_is_none_everywhere_is_refused(
+def test_a_file_name_that_is_invalid_on_any_system_is_refused(
     server: FaultServer, hub: Path, name: str, problem: str
 ) -> None:
     with pytest.raises(WeightsError, match=rf"could not be downloaded .*{problem}.*copy the file"):
@@ -107,12 +105,12 @@ def test_a_name_that_is_none_everywhere_is_refused(
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x-y_z.1+2.pth", "a%20b.pth", "console.pth", ".hidden"])
-def test_other_names_are_those_that_torch_hub_gives(name: str) -> None:
+def test_a_valid_file_name_is_the_one_that_torch_hub_uses(name: str) -> None:
     assert file_name(f"https://host/models/{name}?x=1#y") == name
 
 
 @given(st.text(max_size=200), st.booleans())
-def test_no_name_leads_out_of_the_folder_on_any_system(text: str, quoted: bool) -> None:
+def test_no_file_name_leads_out_of_the_cache_folder_on_any_system(text: str, quoted: bool) -> None:
     try:
         name = file_name(f"https://host/models/{quote(text, safe='') if quoted else text}")
     except ValueError:
@@ -136,13 +134,13 @@ def test_no_name_leads_out_of_the_folder_on_any_system(text: str, quoted: bool) 
         "",
     ],
 )
-def test_what_is_no_address_of_a_server_is_a_sentence(hub: Path, url: str) -> None:
+def test_an_invalid_url_gives_a_clear_error(hub: Path, url: str) -> None:
     with pytest.raises(WeightsError, match=r"could not be downloaded .*Correct it"):
         download(url)
     assert list(hub.iterdir()) == []
 
 
-def test_a_redirection_is_followed_and_does_not_change_the_name(
+def test_a_redirect_is_followed_and_does_not_change_the_file_name(
     server: FaultServer, hub: Path
 ) -> None:
     server.put("/elsewhere/y.bin", BODY)
@@ -152,7 +150,9 @@ def test_a_redirection_is_followed_and_does_not_change_the_name(
 
 
 @pytest.mark.parametrize("place", ["/x.pth", "file:///etc/passwd", "ftp://127.0.0.1/x.pth"])
-def test_a_redirection_to_nowhere_is_a_sentence(server: FaultServer, hub: Path, place: str) -> None:
+def test_an_invalid_redirect_gives_a_clear_error(
+    server: FaultServer, hub: Path, place: str
+) -> None:
     server.usual = Reply(status=302, headers={"Location": place})
     with pytest.raises(WeightsError, match=r"could not be downloaded .*redirect"):
         download(f"{server.url}/x.pth")
@@ -161,9 +161,9 @@ def test_a_redirection_to_nowhere_is_a_sentence(server: FaultServer, hub: Path, 
 
 @pytest.fixture
 def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """A server with a certificate of its own, in the file ``SSL_CERT_FILE``."""
+    """An HTTPS server. ``SSL_CERT_FILE`` names its self-signed certificate."""
     if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make a certificate with")
+        pytest.skip("openssl, which creates the certificate, is not installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
         [
@@ -194,7 +194,7 @@ def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fault
         yield served
 
 
-def test_a_redirection_out_of_an_encrypted_connection_is_refused(
+def test_a_redirect_from_https_to_http_is_refused(
     encrypted: FaultServer, server: FaultServer, hub: Path
 ) -> None:
     server.put("/x.pth", BODY)
@@ -208,7 +208,7 @@ def test_a_redirection_out_of_an_encrypted_connection_is_refused(
     assert download(f"{encrypted.url}/x.pth").read_bytes() == BODY
 
 
-def test_a_certificate_that_nobody_vouches_for_is_a_sentence(
+def test_an_untrusted_certificate_gives_a_clear_error(
     encrypted: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
@@ -218,7 +218,7 @@ def test_a_certificate_that_nobody_vouches_for_is_a_sentence(
     assert encrypted.asked == []
 
 
-def test_a_mirror_is_asked_instead(
+def test_a_download_uses_the_mirror_of_its_host(
     server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put("/pytorch/models/x.pth", BODY)
@@ -228,7 +228,7 @@ def test_a_mirror_is_asked_instead(
     assert (hub / "x.pth").read_bytes() == BODY
 
 
-def test_what_a_mirror_has_is_compared_all_the_same(
+def test_a_file_from_a_mirror_must_match_the_expected_hash(
     server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put("/models/x-0676ba61.pth", BODY)
@@ -238,7 +238,7 @@ def test_what_a_mirror_has_is_compared_all_the_same(
     assert list(hub.iterdir()) == []
 
 
-def test_a_mirror_that_has_it_not_is_named(
+def test_the_error_names_a_mirror_that_lacks_the_file(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADSTRIP_MIRROR", f"https://down.example={server.url}")
@@ -252,7 +252,7 @@ def test_a_mirror_that_has_it_not_is_named(
         assert part in str(caught.value)
 
 
-def test_a_mirror_of_one_host_is_none_of_another_that_begins_like_it(
+def test_a_mirror_does_not_apply_to_another_address_with_the_same_prefix(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADSTRIP_MIRROR", f"{server.url[:-1]}=https://mirror.example")
@@ -261,7 +261,7 @@ def test_a_mirror_of_one_host_is_none_of_another_that_begins_like_it(
 
 
 @pytest.mark.parametrize("value", ["mirror.example", "https://a.example", "a=b", "https://a=b"])
-def test_a_mirror_that_is_no_pair_of_addresses_is_a_sentence(
+def test_a_mirror_setting_that_is_not_a_pair_of_urls_gives_a_clear_error(
     hub: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("HEADSTRIP_MIRROR", value)
@@ -270,16 +270,16 @@ def test_a_mirror_that_is_no_pair_of_addresses_is_a_sentence(
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
-def test_the_proxy_of_the_environment_is_asked(
+def test_a_download_uses_the_proxy_in_the_environment(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, server.url)
     server.files["http://weights.example/x.pth"] = BODY
     assert download("http://weights.example/x.pth").read_bytes() == BODY
-    assert [asked.path for asked in server.asked] == ["http://weights.example/x.pth"]
+    assert [request.path for request in server.asked] == ["http://weights.example/x.pth"]
 
 
-def test_a_host_without_a_proxy_is_asked_itself(
+def test_a_download_bypasses_the_proxy_for_a_host_in_no_proxy(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, dead_url: str
 ) -> None:
     monkeypatch.setenv("http_proxy", dead_url)
@@ -287,7 +287,7 @@ def test_a_host_without_a_proxy_is_asked_itself(
     assert download(f"{server.url}/x.pth").read_bytes() == BODY
 
 
-def test_plain_http_without_a_hash_is_warned_of(
+def test_plain_http_without_a_hash_gives_a_warning(
     server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HEADSTRIP_ALLOW_HTTP")
@@ -297,7 +297,7 @@ def test_plain_http_without_a_hash_is_warned_of(
     assert (hub / "x.pth").read_bytes() == BODY
 
 
-def test_a_mirror_without_encryption_is_warned_of(
+def test_a_mirror_over_plain_http_gives_a_warning(
     server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HEADSTRIP_ALLOW_HTTP")
@@ -308,7 +308,7 @@ def test_a_mirror_without_encryption_is_warned_of(
 
 
 @pytest.mark.parametrize("allowed", ["1", "yes", "ON"])
-def test_a_hash_or_permission_silences_the_warning(
+def test_a_hash_or_an_explicit_permission_silences_the_http_warning(
     allowed: str, server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = hashlib.sha256(BODY).hexdigest()

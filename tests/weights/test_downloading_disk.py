@@ -1,4 +1,4 @@
-"""A cache that takes no files, has no room for them, or fails."""
+"""headstrip handles a cache that is read-only, full or failing."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def server(faults: FaultServer) -> FaultServer:
 
 @pytest.fixture
 def mount(hub: Path) -> Iterator[Callable[[str], None]]:
-    """Mount a file system in memory, with options, as torch hub's folder."""
+    """Return a function that mounts a tmpfs with the given options on torch hub's folder."""
 
     def mounted(options: str) -> None:
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(hub)]
         if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("file systems can be mounted by root only, on Linux")
+            pytest.skip("only root can mount file systems, and only on Linux")
 
     yield mounted
     if os.path.ismount(hub):
         subprocess.run(["umount", str(hub)], check=True)
 
 
-def test_a_read_only_cache_is_named_with_what_was_to_be_put_there(
+def test_the_error_names_a_read_only_cache_and_the_missing_file(
     server: FaultServer, hub: Path, mount: Callable[[str], None]
 ) -> None:
     mount("ro,size=64k")
@@ -62,7 +62,7 @@ def test_a_read_only_cache_is_named_with_what_was_to_be_put_there(
         assert part in str(caught.value)
 
 
-def test_a_read_only_cache_is_used_for_what_it_has(
+def test_a_file_in_a_read_only_cache_is_used(
     server: FaultServer, hub: Path, mount: Callable[[str], None]
 ) -> None:
     mount("size=2m")
@@ -72,8 +72,8 @@ def test_a_read_only_cache_is_used_for_what_it_has(
     assert server.asked == []
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind root")
-def test_a_cache_of_another_user_is_named(server: FaultServer, hub: Path) -> None:
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root ignores permissions")
+def test_the_error_names_a_cache_without_write_permission(server: FaultServer, hub: Path) -> None:
     hub.chmod(0o555)
     with pytest.raises(WeightsError, match=r"cannot write to .*Permission denied.*TORCH_HOME"):
         download(f"{server.url}/{FILE}")
@@ -81,7 +81,9 @@ def test_a_cache_of_another_user_is_named(server: FaultServer, hub: Path) -> Non
 
 
 @pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES])
-def test_a_cache_that_cannot_be_made_is_named(server: FaultServer, hub: Path, error: int) -> None:
+def test_the_error_names_a_cache_that_cannot_be_created(
+    server: FaultServer, hub: Path, error: int
+) -> None:
     hub.rmdir()
     with (
         failing("mkdir", at=0, error=error),
@@ -90,7 +92,7 @@ def test_a_cache_that_cannot_be_made_is_named(server: FaultServer, hub: Path, er
         download(f"{server.url}/{FILE}")
 
 
-def test_a_disk_without_room_is_seen_before_anything_is_written(
+def test_a_disk_with_too_little_space_is_detected_before_writing(
     server: FaultServer, hub: Path, mount: Callable[[str], None]
 ) -> None:
     mount("size=512k")
@@ -105,7 +107,7 @@ def test_a_disk_without_room_is_seen_before_anything_is_written(
     assert list(hub.iterdir()) == []
 
 
-def test_a_disk_that_becomes_full_is_named_and_emptied(
+def test_the_error_names_a_disk_that_fills_up_and_the_partial_file_is_removed(
     server: FaultServer, hub: Path, mount: Callable[[str], None]
 ) -> None:
     mount("size=512k")
@@ -117,7 +119,9 @@ def test_a_disk_that_becomes_full_is_named_and_emptied(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are forked")
-def test_a_file_larger_than_a_process_may_write_is_named(server: FaultServer, hub: Path) -> None:
+def test_a_file_above_the_size_limit_of_the_process_gives_a_clear_error(
+    server: FaultServer, hub: Path
+) -> None:
     with Children() as children:
         ended = children.run(
             "headstrip.weights.downloading:download",
@@ -131,21 +135,21 @@ def test_a_file_larger_than_a_process_may_write_is_named(server: FaultServer, hu
 
 
 @contextlib.contextmanager
-def said_into(sentences: list[str]) -> Iterator[None]:
-    """Take the sentence of an error, if there is one."""
+def collecting_errors(messages: list[str]) -> Iterator[None]:
+    """Append the message of a WeightsError, if the block raises one."""
     try:
         yield
     except WeightsError as error:
-        sentences.append(str(error))
+        messages.append(str(error))
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "failing"])
-def test_a_fault_at_any_call_leaves_no_half_file_and_the_next_call_succeeds(
+def test_a_failing_system_call_leaves_no_truncated_file_and_the_next_call_succeeds(
     server: FaultServer, hub: Path, error: int
 ) -> None:
-    sentences = []
+    messages = []
     for at in itertools.count():
-        with failing(at=at, error=error) as calls, said_into(sentences):
+        with failing(at=at, error=error) as calls, collecting_errors(messages):
             download(f"{server.url}/{FILE}")
         if (hub / FILE).exists():
             assert (hub / FILE).read_bytes() == BODY
@@ -158,5 +162,5 @@ def test_a_fault_at_any_call_leaves_no_half_file_and_the_next_call_succeeds(
     assert calls.seen.index("fsync") < calls.seen.index("replace")
     is_full = error == errno.ENOSPC
     problem = "the disk of this folder is full" if is_full else "writing to this folder failed"
-    assert len(sentences) >= 4
-    assert all(f"to {hub} (" in each and problem in each for each in sentences)
+    assert len(messages) >= 4
+    assert all(f"to {hub} (" in each and problem in each for each in messages)

@@ -1,4 +1,4 @@
-"""Several processes that want one file, and processes that are killed on the way to it."""
+"""Several processes download one file at once, or die during the download."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CODE = (
     "import sys; from headstrip.weights.downloading import download; print(download(sys.argv[1]))"
 )
 
-pty = pytest.importorskip("pty", reason="a terminal of its own, and processes that are forked")
+pty = pytest.importorskip("pty", reason="these tests need a pseudo-terminal and forked processes")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="processes are forked")
 
 
@@ -43,7 +43,7 @@ def server(faults: FaultServer) -> FaultServer:
 
 @pytest.fixture
 def children(server: FaultServer) -> Iterator[Children]:
-    """Processes that have the environment of the test."""
+    """Child processes with the environment of the test."""
     with Children() as forked:
         yield forked
 
@@ -59,7 +59,7 @@ def start(url: str) -> subprocess.Popen[str]:
 
 
 def killed_midway(server: FaultServer, hub: Path, count: int, name: str = FILE) -> Path:
-    """Kill a process that downloads when it has written ``count`` bytes; return what it left."""
+    """Kill a download after it wrote ``count`` bytes, and return its partial file."""
     server.replies = [Reply(hold=count)]
     process = start(f"{server.url}/{name}")
     assert server.held.wait(30)
@@ -71,7 +71,7 @@ def killed_midway(server: FaultServer, hub: Path, count: int, name: str = FILE) 
     return left[0]
 
 
-def test_of_two_processes_one_downloads_and_the_other_waits(
+def test_one_of_two_processes_downloads_and_the_other_waits(
     server: FaultServer, hub: Path, children: Children
 ) -> None:
     first, second = children.run_many(DOWNLOAD, f"{server.url}/{FILE}", processes=2)
@@ -81,7 +81,9 @@ def test_of_two_processes_one_downloads_and_the_other_waits(
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-def test_who_waits_for_another_process_says_so(server: FaultServer, hub: Path) -> None:
+def test_a_process_that_waits_for_another_download_prints_a_message(
+    server: FaultServer, hub: Path
+) -> None:
     server.replies = [Reply(hold=1000)]
     first = start(f"{server.url}/{FILE}")
     assert server.held.wait(30)
@@ -92,13 +94,13 @@ def test_who_waits_for_another_process_says_so(server: FaultServer, hub: Path) -
     )
     server.released.set()
     for process in (first, second):
-        said, _ = process.communicate()
-        assert said == f"{hub / FILE}\n"
+        output, _ = process.communicate()
+        assert output == f"{hub / FILE}\n"
     assert (hub / FILE).read_bytes() == BODY
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-def test_a_process_that_waits_goes_on_with_what_a_killed_one_has_begun(
+def test_a_waiting_process_resumes_the_download_of_a_killed_one(
     server: FaultServer, hub: Path
 ) -> None:
     server.replies = [Reply(hold=300_000)]
@@ -109,15 +111,17 @@ def test_a_process_that_waits_goes_on_with_what_a_killed_one_has_begun(
     assert "waiting" in second.stderr.readline()
     first.kill()
     first.communicate()
-    said, _ = second.communicate()
-    assert said == f"{hub / FILE}\n"
+    output, _ = second.communicate()
+    assert output == f"{hub / FILE}\n"
     assert (hub / FILE).read_bytes() == BODY
-    assert [asked.range is None for asked in server.asked] == [True, False]
+    assert [request.range is None for request in server.asked] == [True, False]
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no system that tells")
-def test_a_process_that_ended_and_was_not_asked_how_is_gone(server: FaultServer, hub: Path) -> None:
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="only /proc shows zombie processes"
+)
+def test_a_download_that_a_zombie_process_began_is_resumed(server: FaultServer, hub: Path) -> None:
     server.replies = [Reply(hold=300_000)]
     first = start(f"{server.url}/{FILE}")
     assert server.held.wait(30)
@@ -126,11 +130,11 @@ def test_a_process_that_ended_and_was_not_asked_how_is_gone(server: FaultServer,
     first.kill()
     os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
     assert download(f"{server.url}/{FILE}").read_bytes() == BODY
-    assert [asked.range is None for asked in server.asked] == [True, False]
+    assert [request.range is None for request in server.asked] == [True, False]
     first.communicate()
 
 
-def test_a_lock_whose_holder_has_done_nothing_for_long_is_not_waited_for(
+def test_a_download_does_not_wait_for_a_lock_that_was_idle_for_long(
     server: FaultServer, hub: Path
 ) -> None:
     lock = hub / f"{FILE}.lock"
@@ -151,7 +155,7 @@ def test_a_lock_whose_holder_has_done_nothing_for_long_is_not_waited_for(
 
 
 @pytest.mark.parametrize("locks", [True, False], ids=["with locks", "without"])
-def test_threads_of_one_process_get_one_right_file(
+def test_threads_of_one_process_share_one_complete_file(
     server: FaultServer, hub: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
 ) -> None:
     if not locks:
@@ -164,7 +168,7 @@ def test_threads_of_one_process_get_one_right_file(
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-def test_how_far_it_is_stands_on_a_terminal_and_nowhere_else(server: FaultServer) -> None:
+def test_the_progress_appears_only_on_a_terminal(server: FaultServer) -> None:
     there, here = pty.openpty()
     shown = subprocess.Popen(
         [sys.executable, "-c", CODE, f"{server.url}/{FILE}"],
@@ -173,22 +177,22 @@ def test_how_far_it_is_stands_on_a_terminal_and_nowhere_else(server: FaultServer
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
     )
     os.close(here)
-    said = b""
-    # Linux answers EIO when the other side is closed, others an empty read.
+    output = b""
+    # After the other side closes, Linux raises EIO and other systems return an empty read.
     with contextlib.suppress(OSError):
         while piece := os.read(there, 4096):
-            said += piece
+            output += piece
     os.close(there)
     shown.communicate()
-    assert FILE.encode() in said
-    assert b"1.0/1.0 MB" in said
+    assert FILE.encode() in output
+    assert b"1.0/1.0 MB" in output
     server.put("/y.pth", BODY)
     _, quiet = start(f"{server.url}/y.pth").communicate()
     assert quiet == ""
 
 
 @pytest.mark.parametrize("lock", ["lying_locks", "no_locks"])
-def test_where_locks_lie_or_there_are_none_eight_processes_get_one_right_file(
+def test_eight_processes_get_one_complete_file_even_if_locks_do_not_work(
     server: FaultServer, hub: Path, children: Children, lock: str
 ) -> None:
     ended = children.run_many(
@@ -199,7 +203,7 @@ def test_where_locks_lie_or_there_are_none_eight_processes_get_one_right_file(
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-def test_after_a_kill_the_next_call_goes_on_and_waits_for_no_lock(
+def test_the_next_call_resumes_a_killed_download_despite_its_lock_file(
     server: FaultServer, hub: Path
 ) -> None:
     killed_midway(server, hub, 300_000)
@@ -213,7 +217,7 @@ def test_after_a_kill_the_next_call_goes_on_and_waits_for_no_lock(
 @pytest.mark.parametrize(
     "reply", [Reply(ranges=False), Reply(headers={"ETag": '"new"'})], ids=["no parts", "changed"]
 )
-def test_after_a_kill_a_file_that_cannot_be_gone_on_with_is_downloaded_anew(
+def test_a_killed_download_that_cannot_be_resumed_restarts(
     server: FaultServer, hub: Path, reply: Reply
 ) -> None:
     left = killed_midway(server, hub, 300_000)
@@ -223,27 +227,25 @@ def test_after_a_kill_a_file_that_cannot_be_gone_on_with_is_downloaded_anew(
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-def test_where_nobody_knows_the_hash_what_a_kill_left_is_not_gone_on_with(
-    server: FaultServer, hub: Path
-) -> None:
+def test_a_killed_download_without_a_known_hash_restarts(server: FaultServer, hub: Path) -> None:
     server.put("/y.pth", BODY)
     killed_midway(server, hub, 300_000, "y.pth")
     assert download(f"{server.url}/y.pth").read_bytes() == BODY
-    assert [asked.range for asked in server.asked] == [None, None]
+    assert [request.range for request in server.asked] == [None, None]
     assert list(hub.iterdir()) == [hub / "y.pth"]
 
 
-def test_what_a_loss_of_power_left_in_place_of_the_bytes_is_noticed(
+def test_zeros_that_a_power_loss_left_in_a_partial_file_are_detected(
     server: FaultServer, hub: Path
 ) -> None:
     left = killed_midway(server, hub, 300_000)
     left.write_bytes(BODY[:200_000] + bytes(100_000))
     assert download(f"{server.url}/{FILE}").read_bytes() == BODY
-    assert [asked.range for asked in server.asked] == [None, "bytes=299999-", None]
+    assert [request.range for request in server.asked] == [None, "bytes=299999-", None]
     assert list(hub.iterdir()) == [hub / FILE]
 
 
-def test_what_a_writer_without_a_lock_writes_is_left_alone_until_nobody_writes_to_it(
+def test_a_partial_file_of_another_writer_is_removed_only_once_it_is_old(
     server: FaultServer, hub: Path
 ) -> None:
     foreign = hub / f"{FILE}.0123abcd.partial"
@@ -257,7 +259,7 @@ def test_what_a_writer_without_a_lock_writes_is_left_alone_until_nobody_writes_t
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_process_that_ends_at_any_call_leaves_no_half_file_and_the_next_call_succeeds(
+def test_a_process_that_dies_at_any_system_call_leaves_no_truncated_file(
     server: FaultServer, hub: Path, children: Children, after: bool
 ) -> None:
     for at in itertools.count():

@@ -1,4 +1,4 @@
-"""Which bytes a weights file must have, who says so, and what to do if it has others."""
+"""headstrip knows the expected hash of a weights file, and names a remedy for a wrong one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONVERT = "It is an optimized copy: remove it, and run `headstrip weights optimi
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Headstrip's own cache, empty."""
+    """headstrip's cache folder, which does not exist yet."""
     monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "headstrip"))
     return tmp_path / "headstrip"
 
@@ -80,7 +80,7 @@ def refusal(path: Path, name: str = "") -> str:
         ("hub", "resnet50.V1", REPAIR),
     ],
 )
-def test_the_remedy_for_other_bytes_depends_on_where_the_file_is_from(
+def test_the_remedy_for_a_wrong_hash_depends_on_the_origin_of_the_file(
     path: Path, origin: str | None, name: str, remedy: str
 ) -> None:
     if origin:
@@ -88,13 +88,15 @@ def test_the_remedy_for_other_bytes_depends_on_where_the_file_is_from(
     assert refusal(path, name) == remedy
 
 
-def test_a_file_in_a_cache_is_repaired_without_a_record(hub: Path, tmp_path: Path) -> None:
+def test_the_remedy_for_a_cached_file_is_repair_even_without_a_record(
+    hub: Path, tmp_path: Path
+) -> None:
     assert refusal(written(hub / "net.pth"), "resnet50.V1") == REPAIR
     assert refusal(written(tmp_path / "blobs" / OTHER), "resnet50.V1") == REPAIR
 
 
 @pytest.mark.parametrize("start", ["", FOUND[:1], FOUND[:8], FOUND])
-def test_bytes_with_the_expected_beginning_are_accepted(path: Path, start: str) -> None:
+def test_a_hash_that_starts_with_the_expected_digits_is_accepted(path: Path, start: str) -> None:
     compare(path, FOUND, Expectation(start, "the catalog"))
 
 
@@ -102,7 +104,7 @@ def test_bytes_with_the_expected_beginning_are_accepted(path: Path, start: str) 
     ("origin", "name", "remedy"),
     [("own", "", OWN), ("download", "resnet50.V1", REPAIR), ("optimized", "", CONVERT)],
 )
-def test_a_silent_change_is_named_with_both_hashes(
+def test_the_error_for_a_silent_change_names_both_hashes(
     path: Path, origin: str, name: str, remedy: str
 ) -> None:
     remember(path, path.stat(), OTHER, origin=origin)
@@ -116,7 +118,7 @@ def test_a_silent_change_is_named_with_both_hashes(
     )
 
 
-def test_what_is_known_of_the_bytes_comes_with_them(path: Path) -> None:
+def test_identify_returns_the_recorded_hash_and_facts(path: Path) -> None:
     first = identified(path)
     assert (first.sha256, first.was_hashed, first.facts) == (FOUND, True, {})
     assert first.stat.st_mtime == LONG_AGO
@@ -129,7 +131,7 @@ def test_what_is_known_of_the_bytes_comes_with_them(path: Path) -> None:
     assert (read.sha256, read.was_hashed, read.facts) == (FOUND, True, {"filled": True})
 
 
-def test_what_is_known_of_the_same_bytes_stays_known_at_another_time(path: Path) -> None:
+def test_facts_about_identical_bytes_survive_a_new_modification_time(path: Path) -> None:
     remember(path, path.stat(), FOUND, origin="own")
     add_facts(path, path.stat(), filled=True)
     written(path, age=LONG_AGO + 9)
@@ -148,7 +150,7 @@ def test_what_is_known_of_the_same_bytes_stays_known_at_another_time(path: Path)
     ("age", "waits"),
     [(0.0, True), (0.01, True), (0.021, False), (1.0, False), (-5.0, False)],
 )
-def test_a_file_that_was_written_just_now_is_waited_for(
+def test_identify_waits_briefly_if_the_file_was_just_written(
     path: Path, monkeypatch: pytest.MonkeyPatch, age: float, waits: bool
 ) -> None:
     waited: list[float] = []
@@ -164,7 +166,7 @@ def test_a_file_that_was_written_just_now_is_waited_for(
     assert seen.stat.st_mtime == LONG_AGO + (60 if waits else 0)
 
 
-def test_a_large_file_is_hashed_whole_from_its_beginning(path: Path) -> None:
+def test_a_large_file_is_hashed_completely_from_the_first_byte(path: Path) -> None:
     data = os.urandom(1000) * 3000
     written(path, data)
     with open(path, "rb") as file:
@@ -194,7 +196,9 @@ def test_a_large_file_is_hashed_whole_from_its_beginning(path: Path) -> None:
         ("net-abcdef0g.pth", ""),
     ],
 )
-def test_a_name_has_a_hash_of_eight_digits_or_more_that_is_no_date(name: str, found: str) -> None:
+def test_a_hash_in_a_name_has_at_least_eight_digits_and_is_not_a_date(
+    name: str, found: str
+) -> None:
     assert hash_in_name(name) == found
 
 
@@ -210,14 +214,14 @@ def test_a_name_has_a_hash_of_eight_digits_or_more_that_is_no_date(name: str, fo
         ("", ""),
     ],
 )
-def test_the_name_in_an_address_is_that_after_its_last_slash(
+def test_the_file_name_in_a_url_is_the_part_after_the_last_slash(
     path: Path, url: str, named: str
 ) -> None:
-    said = Expectation(named, "the file name") if named else Expectation()
-    assert expectation(path, url=url) == said
+    expected = Expectation(named, "the file name") if named else Expectation()
+    assert expectation(path, url=url) == expected
 
 
-def test_the_first_who_says_it_is_believed(tmp_path: Path) -> None:
+def test_the_expected_hash_comes_from_the_first_source_that_states_one(tmp_path: Path) -> None:
     path = written(tmp_path / "blobs" / OTHER)
     remember(path, path.stat(), FOUND, origin="hub")
     url = "https://example.org/net-0676ba61.pth"
@@ -231,19 +235,19 @@ def test_the_first_who_says_it_is_believed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("origin", ["own", "package"])
-def test_a_file_that_users_may_edit_has_no_expected_bytes(path: Path, origin: str) -> None:
+def test_a_file_that_users_may_edit_has_no_expected_hash(path: Path, origin: str) -> None:
     remember(path, path.stat(), FOUND, origin=origin)
     assert expectation(path, url=None) == Expectation("", "")
 
 
-def test_a_copy_in_headstrips_cache_has_those_of_its_first_use() -> None:
+def test_an_optimized_copy_must_keep_the_hash_of_its_first_use() -> None:
     path = written(cache_home() / "optimized" / f"{OTHER}.safetensors")
     remember(path, path.stat(), FOUND, origin="optimized")
     assert recorded(path) is not None
     assert expectation(path, url=None) == Expectation(FOUND, FIRST_USE)
 
 
-def test_a_blob_of_the_hub_is_found_through_links(tmp_path: Path) -> None:
+def test_a_hub_blob_is_found_through_links(tmp_path: Path) -> None:
     blob = written(tmp_path / "blobs" / OTHER)
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / "model").symlink_to(Path("..", "blobs", OTHER))
@@ -254,14 +258,14 @@ def test_a_blob_of_the_hub_is_found_through_links(tmp_path: Path) -> None:
         assert hub_blob(written(tmp_path / name)) is None
 
 
-def test_a_blob_that_is_a_link_keeps_its_name(tmp_path: Path) -> None:
+def test_a_hub_blob_that_is_itself_a_link_keeps_its_name(tmp_path: Path) -> None:
     written(tmp_path / "elsewhere" / "data")
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / OTHER).symlink_to(tmp_path / "elsewhere" / "data")
     assert hub_blob(tmp_path / "blobs" / OTHER) == tmp_path / "blobs" / OTHER
 
 
-def test_a_relative_name_is_that_in_the_working_folder(
+def test_a_relative_path_is_resolved_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blob = written(tmp_path / "blobs" / OTHER)
@@ -269,7 +273,7 @@ def test_a_relative_name_is_that_in_the_working_folder(
     assert hub_blob(Path(OTHER)) == blob
 
 
-def test_links_that_lead_round_in_a_circle_end(tmp_path: Path) -> None:
+def test_circular_links_lead_to_no_blob(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     assert hub_blob(tmp_path / "a") is None
@@ -285,13 +289,13 @@ def test_at_most_forty_links_are_followed(tmp_path: Path, links: int, is_found: 
     assert hub_blob(last) == (blob if is_found else None)
 
 
-def test_a_file_is_from_where_its_folder_is(hub: Path, path: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_file_decides_its_origin(hub: Path, path: Path, tmp_path: Path) -> None:
     assert origin_of(tmp_path / "hub" / "blobs" / FOUND) == "hub"
     assert origin_of(hub / "net.pth") == "download"
     assert origin_of(path) == "own"
 
 
-def test_weights_without_a_name_are_repaired_by_a_placeholder(hub: Path) -> None:
+def test_the_repair_command_has_a_placeholder_if_the_weights_have_no_name(hub: Path) -> None:
     path = written(hub / "net.pth")
     with pytest.raises(WeightsError, match=re.escape(REPAIR_A_NAME)):
         compare(path, FOUND, Expectation("abcd", "the catalog"))

@@ -1,4 +1,4 @@
-"""Whatever stands in a header of safetensors: it is read, or `WeightsError` says why not."""
+"""headstrip reads any safetensors header, or refuses it with a `WeightsError`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ TOKENS = [
 
 
 def valid(rng: random.Random) -> tuple[dict[str, object], int]:
-    """Entries of a header that is right, and how many bytes they need."""
+    """Return the entries of a valid header, and the size of their data in bytes."""
     entries: dict[str, object] = {}
     end = 0
     for index in range(rng.randrange(6)):
@@ -89,7 +89,7 @@ def valid(rng: random.Random) -> tuple[dict[str, object], int]:
 
 
 def change_value(rng: random.Random, entries: dict[str, object]) -> None:
-    """Put another value at some place of the header."""
+    """Change, remove or duplicate one random value of the header."""
     holder: object = entries
     while True:
         keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
@@ -115,7 +115,7 @@ def change_value(rng: random.Random, entries: dict[str, object]) -> None:
 
 
 def change_bytes(rng: random.Random, header: bytes) -> bytes:
-    """Change the written header where it may hurt."""
+    """Change the serialized header at a random position."""
     at = rng.randrange(len(header) + 1)
     kind = rng.randrange(6)
     if kind == 0:
@@ -138,7 +138,7 @@ def change_bytes(rng: random.Random, header: bytes) -> bytes:
 
 
 def mutant(rng: random.Random) -> bytes:
-    """The bytes of a file, one to three changes away from a right one."""
+    """Return the bytes of a valid file after one to three changes."""
     entries, end = valid(rng)
     changes = [rng.random() < 0.4 for _ in range(rng.randrange(1, 4))]
     for structured in changes:
@@ -154,7 +154,7 @@ def mutant(rng: random.Random) -> bytes:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has at present, 0 where that is not known."""
+    """Return the resident memory of this process in bytes, or 0 if it is unknown."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     except OSError:
@@ -162,7 +162,7 @@ def resident() -> int:
 
 
 def fuzz(count: int) -> tuple[int, int]:
-    """Read many mutants; return how many were right, and the most memory that was taken."""
+    """Read many mutants; return how many were valid, and the peak growth of memory in bytes."""
     rng = random.Random(SEED)
     passed, before, most = 0, resident(), 0
     for index in range(count):
@@ -174,7 +174,7 @@ def fuzz(count: int) -> tuple[int, int]:
         finally:
             if index % 500 == 0:
                 most = max(most, resident() - before)
-        # What is let through accounts for each byte of the file.
+        # The entries of an accepted header cover every byte of the data.
         assert sum(entry.size for entry in header.entries) == len(data) - data_start(data)
         passed += 1
     return passed, most
@@ -208,15 +208,15 @@ HOSTILE = {
 }
 
 
-@pytest.mark.skipif(not resident(), reason="the memory taken is not known here")
+@pytest.mark.skipif(not resident(), reason="this system does not report memory use")
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_header_made_to_take_memory_takes_a_few_times_its_length(kind: str) -> None:
+def test_a_hostile_header_takes_only_a_few_times_its_own_size_in_memory(kind: str) -> None:
     header = HOSTILE[kind]
     data = len(header).to_bytes(8, "little") + header
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        pytest.skip("the peak cannot be set back here")
+        pytest.skip("this system cannot reset the peak memory")
     before = peak()
     with pytest.raises(WeightsError):
         read_header(PATH, io.BytesIO(data), len(data))

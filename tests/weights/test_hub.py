@@ -1,4 +1,4 @@
-"""Weights in repositories of the Hugging Face hub: found, downloaded, verified and read."""
+"""headstrip finds, downloads, verifies and reads weights on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ Serve = Callable[..., AbstractContextManager[str]]
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """The hub's cache, not there yet."""
+    """The folder of the hub's cache, which does not exist yet."""
     return tmp_path / "hub"
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Serve:
-    """Run a hub for this process."""
+    """Return a function that runs a local hub and makes this process use it."""
     return hub_in_use(monkeypatch, cache)
 
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface_hub tries a hub that is not reached again, after seconds."""
+    """Skip the seconds that huggingface_hub waits before it tries an unreachable hub again."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
 @pytest.fixture
 def no_sockets(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on, opening a socket fails the test."""
+    """Return a function; after its call, opening a socket fails the test."""
     return socket_ban(monkeypatch)
 
 
@@ -65,27 +65,29 @@ def snapshot(cache: Path, repository: str, files: Mapping[str, bytes]) -> Path:
     return cache / folder / "snapshots" / commit_of(repository, files)
 
 
-def test_safetensors_come_first_and_nothing_else_is_fetched(serve: Serve, cache: Path) -> None:
-    asked: list[str] = []
-    with serve({"org/name": BOTH}, asked=asked):
+def test_safetensors_are_preferred_and_no_other_file_is_downloaded(
+    serve: Serve, cache: Path
+) -> None:
+    requests: list[str] = []
+    with serve({"org/name": BOTH}, asked=requests):
         path = locate(entry("hf:org/name"), "a:b")
     assert path == snapshot(cache, "org/name", BOTH) / "model.safetensors"
     assert path.read_bytes() == SAFE
-    assert {request.rpartition("/")[2] for request in asked} == {"model.safetensors"}
+    assert {request.rpartition("/")[2] for request in requests} == {"model.safetensors"}
 
 
-def test_without_safetensors_it_is_the_pickled_file(serve: Serve) -> None:
+def test_a_repository_without_safetensors_gives_its_pickled_file(serve: Serve) -> None:
     with serve({"org/name": {"pytorch_model.bin": b"pickled", "other.bin": b""}}):
         assert hub_file("hf:org/name").name == "pytorch_model.bin"
 
 
-def test_a_file_can_be_named_in_a_folder_too(serve: Serve) -> None:
+def test_a_location_can_name_a_file_in_a_folder(serve: Serve) -> None:
     with serve({"org/name": {**BOTH, "deep/er/x.pth": b"deep"}}):
         assert hub_file("hf:org/name/pytorch_model.bin").read_bytes() == b"pickled"
         assert hub_file("hf:org/name/deep/er/x.pth").read_bytes() == b"deep"
 
 
-def test_a_revision_is_a_branch_a_tag_or_a_commit(serve: Serve) -> None:
+def test_a_revision_can_be_a_branch_a_tag_or_a_commit(serve: Serve) -> None:
     old = {"model.safetensors": b"old"}
     with serve({"org/name": BOTH, "org/name@v1": old, "org/name@refs/pr/1": BOTH}):
         assert hub_file("hf:org/name@v1").read_bytes() == b"old"
@@ -95,43 +97,43 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(serve: Serve) -> None:
         assert hub_file("hf:org/name").read_bytes() == SAFE
 
 
-def test_what_is_in_the_cache_needs_no_server(serve: Serve, no_sockets: Callable[[], None]) -> None:
+def test_a_cached_file_needs_no_server(serve: Serve, no_sockets: Callable[[], None]) -> None:
     with serve({"org/name": BOTH, "org/bin": {"pytorch_model.bin": b"x"}}):
         fetched = [hub_file("hf:org/name"), hub_file("hf:org/bin")]
     no_sockets()
     assert [hub_file("hf:org/name"), hub_file("hf:org/bin")] == fetched
 
 
-def test_the_cache_is_that_of_huggingface_hub(serve: Serve, cache: Path) -> None:
-    asked: list[str] = []
-    with serve({"org/name": BOTH}, asked=asked):
+def test_headstrip_shares_the_cache_of_huggingface_hub(serve: Serve, cache: Path) -> None:
+    requests: list[str] = []
+    with serve({"org/name": BOTH}, asked=requests):
         theirs = hf_hub_download("org/name", "model.safetensors")
-        before = len(asked)
+        before = len(requests)
         assert str(hub_file("hf:org/name")) == theirs
-        assert len(asked) == before
+        assert len(requests) == before
         ours = hub_file("hf:org/name/config.json")
         assert hf_hub_download("org/name", "config.json", local_files_only=True) == str(ours)
     assert ours.is_relative_to(cache)
 
 
 @pytest.mark.parametrize("variable", ["HEADSTRIP_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_what_is_in_the_cache_is_used_and_nothing_is_asked(
+def test_offline_headstrip_uses_only_cached_files_and_contacts_no_server(
     serve: Serve,
     cache: Path,
     variable: str,
     monkeypatch: pytest.MonkeyPatch,
     no_sockets: Callable[[], None],
 ) -> None:
-    asked: list[str] = []
-    with serve({"org/name": BOTH, "org/other": BOTH}, asked=asked):
+    requests: list[str] = []
+    with serve({"org/name": BOTH, "org/other": BOTH}, asked=requests):
         fetched = hub_file("hf:org/name")
         monkeypatch.setenv(variable, "1")
-        before = len(asked)
+        before = len(requests)
         no_sockets()
         assert hub_file("hf:org/name") == fetched
         with pytest.raises(WeightsError) as caught:
             locate(entry("hf:org/other@v2"), "a:b")
-        assert len(asked) == before
+        assert len(requests) == before
     for part in (
         "'V1' of a:b",
         "has no model.safetensors or pytorch_model.bin",
@@ -162,25 +164,25 @@ def test_a_process_that_starts_offline_opens_no_socket(
             "except WeightsError as error:\n"
             f"    print('{variable} forbids' in str(error), opened, 'torch' in sys.modules)\n"
         )
-        # With telemetry huggingface_hub may go online for no more than a look into the cache.
+        # With telemetry on, huggingface_hub may go online even to look into its cache.
         changed = {variable: "1", "HF_HUB_DISABLE_TELEMETRY": "0", "HF_HOME": str(tmp_path)}
         ran = run_python("-c", code, **(hub_variables(url, cache) | changed))
     assert (ran.stdout, ran.stderr) == ("model.safetensors\nTrue [] False\n", "")
 
 
-def test_the_mirror_in_hf_endpoint_is_asked_by_a_new_process(cache: Path) -> None:
-    asked: list[str] = []
-    with hub_server({"org/name": BOTH}, asked=asked) as url:
+def test_a_new_process_uses_the_mirror_in_hf_endpoint(cache: Path) -> None:
+    requests: list[str] = []
+    with hub_server({"org/name": BOTH}, asked=requests) as url:
         code = (
             "from headstrip.weights.hub import hub_json; print(hub_json('org/name', 'config.json'))"
         )
         ran = run_python("-c", code, **hub_variables(url, cache))
     assert (ran.stdout, ran.stderr) == ("{'dim': 3}\n", "")
-    assert asked == [f"{verb} /org/name/resolve/main/config.json" for verb in ("HEAD", "GET")]
+    assert requests == [f"{verb} /org/name/resolve/main/config.json" for verb in ("HEAD", "GET")]
     assert list(cache.glob("models--org--name/snapshots/*/config.json"))
 
 
-def test_the_next_location_is_tried_where_the_hub_has_it_not(
+def test_the_next_location_is_tried_if_the_hub_lacks_the_file(
     serve: Serve, server: Server, hub: Path
 ) -> None:
     server.files["/x.pth"] = b"from the url"
@@ -190,7 +192,7 @@ def test_the_next_location_is_tried_where_the_hub_has_it_not(
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_the_next_location_is_tried_where_the_hub_is_not_reached(
+def test_the_next_location_is_tried_if_the_hub_cannot_be_reached(
     monkeypatch: pytest.MonkeyPatch, cache: Path, dead_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "x.pth").touch()
@@ -219,7 +221,9 @@ def test_the_next_location_is_tried_where_the_hub_is_not_reached(
     ],
 )
 @pytest.mark.usefixtures("no_waiting")
-def test_what_the_hub_refuses_is_a_sentence(serve: Serve, location: str, sentence: str) -> None:
+def test_each_refusal_of_the_hub_gives_a_clear_error(
+    serve: Serve, location: str, sentence: str
+) -> None:
     refused = {
         "org/gated": (403, {"X-Error-Code": "GatedRepo"}),
         "org/private": (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
@@ -235,7 +239,7 @@ def test_what_the_hub_refuses_is_a_sentence(serve: Serve, location: str, sentenc
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_a_hub_that_is_not_there_is_a_sentence(
+def test_a_missing_hub_gives_a_clear_error(
     monkeypatch: pytest.MonkeyPatch, cache: Path, dead_url: str
 ) -> None:
     use_hub(monkeypatch, dead_url, cache)
@@ -246,7 +250,7 @@ def test_a_hub_that_is_not_there_is_a_sentence(
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_a_server_that_is_no_hub_is_a_sentence(
+def test_a_server_that_is_not_a_hub_gives_a_clear_error(
     monkeypatch: pytest.MonkeyPatch, cache: Path, server: Server
 ) -> None:
     use_hub(monkeypatch, server.url, cache)
@@ -255,7 +259,7 @@ def test_a_server_that_is_no_hub_is_a_sentence(
 
 
 @pytest.mark.usefixtures("no_waiting")
-def test_a_download_that_breaks_off_leaves_no_file(serve: Serve, cache: Path) -> None:
+def test_an_interrupted_hub_download_leaves_no_file(serve: Serve, cache: Path) -> None:
     with (
         serve({"org/name": BOTH}, cut_short={"model.safetensors"}),
         pytest.raises(WeightsError, match=r"could not be downloaded .*Check the network"),
@@ -265,7 +269,7 @@ def test_a_download_that_breaks_off_leaves_no_file(serve: Serve, cache: Path) ->
     assert not [path for path in cache.rglob("blobs/*") if path.suffix != ".incomplete"]
 
 
-def test_a_cache_that_cannot_be_made_is_a_sentence(serve: Serve, cache: Path) -> None:
+def test_a_hub_cache_that_cannot_be_created_gives_a_clear_error(serve: Serve, cache: Path) -> None:
     cache.write_text("a file where the folder should be")
     with (
         serve({"org/name": BOTH}),
@@ -274,7 +278,7 @@ def test_a_cache_that_cannot_be_made_is_a_sentence(serve: Serve, cache: Path) ->
         hub_file("hf:org/name")
 
 
-def test_without_huggingface_hub_it_is_said_what_to_install(
+def test_the_error_without_huggingface_hub_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
@@ -284,7 +288,9 @@ def test_without_huggingface_hub_it_is_said_what_to_install(
     assert locate(entry("hf:org/name", str(tmp_path / "x.pth")), "a:b") == tmp_path / "x.pth"
 
 
-def test_a_damaged_file_in_the_cache_is_named_and_fetched_again_once_removed(serve: Serve) -> None:
+def test_a_damaged_cached_file_gives_an_error_and_is_downloaded_again_once_removed(
+    serve: Serve,
+) -> None:
     with serve({"org/name": BOTH}):
         path = hub_file("hf:org/name")
         blob = path.resolve()
@@ -298,7 +304,7 @@ def test_a_damaged_file_in_the_cache_is_named_and_fetched_again_once_removed(ser
         assert read_weights(hub_file("hf:org/name")).sha256 == stored
 
 
-def test_a_blob_that_is_named_after_git_s_hash_is_read(serve: Serve, tmp_path: Path) -> None:
+def test_a_blob_named_after_its_git_hash_can_be_read(serve: Serve, tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "x")
     with serve({"org/name": {"small.pt.old": (tmp_path / "x").read_bytes()}}):
         path = hub_file("hf:org/name/small.pt.old")
@@ -306,14 +312,14 @@ def test_a_blob_that_is_named_after_git_s_hash_is_read(serve: Serve, tmp_path: P
     assert read_weights(path).sha256 == sha256_of(tmp_path / "x")
 
 
-def test_the_hash_of_the_catalog_holds_for_the_hub_too(serve: Serve) -> None:
+def test_a_file_from_the_hub_must_match_the_hash_in_the_catalog(serve: Serve) -> None:
     with serve({"org/name": BOTH}):
         path = locate(entry("hf:org/name", sha256="deadbeef"), "a:b")
     with pytest.raises(WeightsError, match="has deadbeef"):
         read_weights(path, "deadbeef")
 
 
-def test_an_encoder_is_built_from_a_repository(
+def test_an_encoder_can_be_built_from_a_hub_repository(
     serve: Serve, published: Callable[..., WeightsEntry], shufflenet: State
 ) -> None:
     content = save({key: value.contiguous() for key, value in shufflenet.items()})
@@ -330,7 +336,7 @@ def test_an_encoder_is_built_from_a_repository(
 
 @pytest.fixture
 def sharded(tmp_path: Path) -> dict[str, bytes]:
-    """A checkpoint in several files, as the libraries of the hub write it."""
+    """A sharded checkpoint as huggingface_hub writes it."""
     folder = tmp_path / "saved"
     folder.mkdir()
     save_torch_state_dict(
@@ -341,7 +347,7 @@ def sharded(tmp_path: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_files_of_a_sharded_checkpoint_are_read_as_one(
+def test_a_sharded_checkpoint_is_read_as_one_file(
     serve: Serve, sharded: dict[str, bytes], no_sockets: Callable[[], None]
 ) -> None:
     shards = sorted(name for name in sharded if name.endswith(".safetensors"))
@@ -360,19 +366,19 @@ def test_the_files_of_a_sharded_checkpoint_are_read_as_one(
         read_weights(paths[0], "deadbeef")
 
 
-def test_shards_are_asked_for_at_the_commit_of_their_index(
+def test_shards_are_downloaded_at_the_commit_of_their_index(
     serve: Serve, sharded: dict[str, bytes]
 ) -> None:
-    asked: list[str] = []
-    with serve({"org/large": sharded}, asked=asked):
+    requests: list[str] = []
+    with serve({"org/large": sharded}, asked=requests):
         hub_file("hf:org/large")
-    shards = [path for path in asked if "-of-" in path]
+    shards = [path for path in requests if "-of-" in path]
     commit = commit_of("org/large", sharded)
     assert shards
     assert all(f"/org/large/resolve/{commit}/model-" in path for path in shards)
 
 
-def test_a_damaged_shard_is_named(serve: Serve, sharded: dict[str, bytes]) -> None:
+def test_the_error_names_a_damaged_shard(serve: Serve, sharded: dict[str, bytes]) -> None:
     with serve({"org/large": sharded}):
         path = hub_file("hf:org/large")
     shard = sorted(path.parent.glob("*.safetensors"))[-1]
@@ -381,7 +387,9 @@ def test_a_damaged_shard_is_named(serve: Serve, sharded: dict[str, bytes]) -> No
         read_weights(path)
 
 
-def test_a_shard_that_the_hub_lacks_is_named(serve: Serve, sharded: dict[str, bytes]) -> None:
+def test_the_error_names_a_shard_that_the_hub_lacks(
+    serve: Serve, sharded: dict[str, bytes]
+) -> None:
     lost = sorted(name for name in sharded if name.endswith(".safetensors"))[-1]
     del sharded[lost]
     with serve({"org/large": sharded}), pytest.raises(WeightsError, match=f"no file {lost}"):
@@ -400,7 +408,7 @@ def test_shards_that_lack_a_tensor_of_their_index_are_refused(
 
 
 @pytest.mark.parametrize("stale", ["a.safetensors", "b.safetensors"])
-def test_a_tensor_in_two_shards_is_that_of_the_shard_in_the_index(
+def test_a_tensor_in_two_shards_is_read_from_the_shard_that_the_index_names(
     tmp_path: Path, stale: str
 ) -> None:
     right = "b.safetensors" if stale == "a.safetensors" else "a.safetensors"
@@ -427,14 +435,16 @@ def test_a_tensor_in_two_shards_is_that_of_the_shard_in_the_index(
     ],
     ids=repr,
 )
-def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, weight_map: object) -> None:
+def test_an_index_that_is_invalid_or_leaves_its_folder_is_refused(
+    tmp_path: Path, weight_map: object
+) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(WeightsError, match=r"is not the index of a checkpoint.*in the same folder"):
         read_weights(index)
 
 
-def test_the_index_of_bin_files_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_an_index_of_bin_files_is_refused_with_a_remedy(tmp_path: Path) -> None:
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "pytorch_model-1.bin"}}))
     with pytest.raises(WeightsError, match=r"in several \.bin files.*safe_serialization=True"):
@@ -442,18 +452,18 @@ def test_the_index_of_bin_files_is_refused_with_the_way_out(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("location", ["org/name", "hf:org/name", "hf:org/name/model.safetensors"])
-def test_a_repository_s_json_is_read(serve: Serve, location: str) -> None:
+def test_a_json_file_of_a_repository_can_be_read(serve: Serve, location: str) -> None:
     with serve({"org/name": BOTH}):
         assert hub_json(location, "config.json") == {"dim": 3}
 
 
-def test_a_repository_s_json_has_the_revision_of_its_location(serve: Serve) -> None:
+def test_a_json_file_is_read_at_the_revision_in_its_location(serve: Serve) -> None:
     with serve({"org/name": BOTH, "org/name@v1": {"config.json": b'{"dim": 4}'}}):
         assert hub_json("org/name@v1", "config.json") == {"dim": 4}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000], ids=len)
-def test_what_is_no_json_object_is_named(serve: Serve, content: bytes) -> None:
+def test_the_error_names_a_file_that_is_not_a_json_object(serve: Serve, content: bytes) -> None:
     with serve({"org/name": {"config.json": content}}):
         path = hub_file("hf:org/name/config.json")
         with pytest.raises(
@@ -463,7 +473,7 @@ def test_what_is_no_json_object_is_named(serve: Serve, content: bytes) -> None:
     assert f"Remove {path.resolve()}" in str(caught.value)
 
 
-def test_a_json_that_the_repository_lacks_is_named(serve: Serve) -> None:
+def test_the_error_names_a_json_file_that_the_repository_lacks(serve: Serve) -> None:
     with serve({"org/name": BOTH}), pytest.raises(WeightsError, match=r"no file preprocessor"):
         hub_json("org/name", "preprocessor_config.json")
 
@@ -474,7 +484,7 @@ WORD = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}[A-Za-z0-9]", fullmatch=Tru
 @given(
     st.tuples(WORD, WORD).map("/".join), st.none() | WORD, st.none() | st.lists(WORD, min_size=1)
 )
-def test_a_location_is_split_into_what_it_was_made_of(
+def test_a_location_is_parsed_into_repository_revision_and_file(
     repository: str, revision: str | None, folders: list[str] | None
 ) -> None:
     file = "/".join(folders) if folders else None
@@ -512,12 +522,12 @@ def test_a_location_is_split_into_what_it_was_made_of(
         "hf:org/name@refs/pr/..",
     ],
 )
-def test_what_is_no_location_is_a_sentence(location: str) -> None:
+def test_an_invalid_hub_location_gives_a_clear_error(location: str) -> None:
     with pytest.raises(WeightsError, match=r"is not a location on the Hugging .* Write hf:org"):
         locate(entry(location), "a:b") if location.startswith("hf:") else parse(location)
 
 
 @pytest.mark.parametrize("name", ["a--b", "-a", "a..b", "x" * 120])
-def test_a_name_that_the_hub_forbids_is_a_sentence(serve: Serve, name: str) -> None:
+def test_a_name_that_the_hub_forbids_gives_a_clear_error(serve: Serve, name: str) -> None:
     with serve({}), pytest.raises(WeightsError, match=rf"hf:org/{name} could not be downloaded"):
         hub_file(f"hf:org/{name}")

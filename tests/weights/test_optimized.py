@@ -1,4 +1,4 @@
-"""A file is converted once into one that is mapped as it stands, and nothing of it changes."""
+"""headstrip converts a file once into an optimized copy that it can map unchanged."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ STATE = {
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Headstrip's own cache, empty."""
+    """headstrip's cache folder, which does not exist yet."""
     monkeypatch.setenv("HEADSTRIP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.mark.parametrize("save", SAVERS.values(), ids=SAVERS)
-def test_all_of_a_converted_file_is_mapped_and_aligned(tmp_path: Path, save: Callable) -> None:
+def test_an_optimized_copy_is_mapped_completely_and_aligned(tmp_path: Path, save: Callable) -> None:
     parsed = contents(optimize(save(STATE, tmp_path / "x")), mapped=True, checked=True)
     assert parsed.content.keys() == STATE.keys()
     assert parsed.mapped_bytes == sum(value.nbytes for value in STATE.values())
@@ -59,7 +59,7 @@ def test_all_of_a_converted_file_is_mapped_and_aligned(tmp_path: Path, save: Cal
         assert tensor.data_ptr() % 64 == 0
 
 
-def test_it_is_found_by_the_hash_of_what_it_was_made_of(tmp_path: Path, cache: Path) -> None:
+def test_an_optimized_copy_is_found_by_the_hash_of_its_source(tmp_path: Path, cache: Path) -> None:
     source = save_legacy(STATE, tmp_path / "x")
     assert find_copy(sha256_of(source)) is None
     target = optimize(source)
@@ -69,25 +69,25 @@ def test_it_is_found_by_the_hash_of_what_it_was_made_of(tmp_path: Path, cache: P
 
 
 @pytest.mark.parametrize("name", ["", "0" * 63, "../" + "0" * 61, "A" * 64])
-def test_what_is_no_hash_finds_nothing(name: str) -> None:
+def test_an_invalid_hash_finds_no_copy(name: str) -> None:
     assert find_copy(name) is None
 
 
-def test_its_own_hash_is_recorded(tmp_path: Path) -> None:
+def test_the_hash_of_an_optimized_copy_is_recorded(tmp_path: Path) -> None:
     target = optimize(save_legacy(STATE, tmp_path / "x"))
     record = recorded(target)
     assert (record.sha256, record.origin) == (sha256_of(target), "optimized")
 
 
-def test_a_file_is_converted_once(tmp_path: Path) -> None:
+def test_a_file_is_converted_only_once(tmp_path: Path) -> None:
     source = save_legacy(STATE, tmp_path / "x")
     before = optimize(source).stat().st_mtime_ns, optimize(source).stat().st_ino
     assert before == (optimize(source).stat().st_mtime_ns, optimize(source).stat().st_ino)
     assert len(os.listdir(optimize(source).parent)) == 1
 
 
-def test_the_versions_of_modules_come_back(tmp_path: Path) -> None:
-    # MNASNet refuses to load without.
+def test_an_optimized_copy_keeps_the_module_versions(tmp_path: Path) -> None:
+    # MNASNet refuses to load without module versions.
     state = models.mnasnet0_5().state_dict()
     content = contents(optimize(save_legacy(state, tmp_path / "x")), mapped=True).content
     assert isinstance(content, OrderedDict)
@@ -96,7 +96,7 @@ def test_the_versions_of_modules_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_a_checkpoint_comes_back_with_what_is_in_it(tmp_path: Path, save: Callable) -> None:
+def test_an_optimized_copy_keeps_everything_in_a_checkpoint(tmp_path: Path, save: Callable) -> None:
     checkpoint = {
         "state_dict": OrderedDict(a=torch.ones(3)),
         "epoch": 3,
@@ -123,13 +123,13 @@ def test_a_checkpoint_comes_back_with_what_is_in_it(tmp_path: Path, save: Callab
 
 
 @pytest.mark.parametrize("content", [torch.ones(3), [torch.ones(3)], {}, None, 3])
-def test_any_content_comes_back(tmp_path: Path, content: object) -> None:
+def test_an_optimized_copy_keeps_content_of_any_type(tmp_path: Path, content: object) -> None:
     back = contents(optimize(save_zip(content, tmp_path / "x")), mapped=True).content
     assert type(back) is type(content)
     assert str(back) == str(content)
 
 
-def test_tied_tensors_are_kept_once_and_stay_tied(tmp_path: Path) -> None:
+def test_tied_tensors_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     tensor = torch.arange(10_000.0)
     state = {"a": tensor, "b": tensor, "c": tensor[5:], "t": tensor.reshape(100, 100).T}
     target = optimize(save_legacy(state, tmp_path / "x"))
@@ -154,7 +154,7 @@ def test_tied_tensors_are_kept_once_and_stay_tied(tmp_path: Path) -> None:
     ids=["one", "steps", "turned", "repeated", "conjugate", "empty", "parameter", "channels last"],
 )
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_tensors_of_any_strides_lie_in_a_row_afterwards(
+def test_tensors_with_any_strides_become_contiguous(
     tmp_path: Path, tensor: torch.Tensor, save: Callable
 ) -> None:
     back = contents(optimize(save({"a": tensor}, tmp_path / "x")), mapped=True).content["a"]
@@ -162,7 +162,7 @@ def test_tensors_of_any_strides_lie_in_a_row_afterwards(
     assert torch.equal(back, tensor)
 
 
-def test_the_library_reads_it_too(tmp_path: Path) -> None:
+def test_the_safetensors_library_can_read_an_optimized_copy(tmp_path: Path) -> None:
     target = optimize(save_legacy(STATE, tmp_path / "x"))
     read = safetensors.torch.load_file(target)
     assert all(identical(read[name], STATE[name]) for name in STATE)
@@ -170,7 +170,7 @@ def test_the_library_reads_it_too(tmp_path: Path) -> None:
         assert file.metadata()["source_sha256"] == target.stem
 
 
-def test_a_file_elsewhere_is_never_taken_for_a_converted_one(tmp_path: Path) -> None:
+def test_a_file_outside_the_cache_is_never_read_as_an_optimized_copy(tmp_path: Path) -> None:
     target = optimize(save_legacy(STATE, tmp_path / "x"))
     copied = tmp_path / target.name
     copied.write_bytes(target.read_bytes())
@@ -194,7 +194,9 @@ def test_a_file_elsewhere_is_never_taken_for_a_converted_one(tmp_path: Path) -> 
     ],
     ids=str,
 )
-def test_a_wrong_description_is_refused(tmp_path: Path, cache: Path, wrong: dict) -> None:
+def test_an_optimized_copy_with_a_damaged_description_is_refused(
+    tmp_path: Path, cache: Path, wrong: dict
+) -> None:
     (cache / "optimized").mkdir(parents=True)
     path = cache / "optimized" / f"{'0' * 64}.safetensors"
     safetensors.torch.save_file({"a": torch.ones(1)}, path, metadata=wrong)
@@ -210,27 +212,29 @@ def test_a_wrong_description_is_refused(tmp_path: Path, cache: Path, wrong: dict
         ({"a": torch.float32}, "a dtype at 'a'"),
     ],
 )
-def test_what_cannot_be_converted_is_named(tmp_path: Path, content: object, what: str) -> None:
+def test_the_error_names_the_content_that_cannot_be_converted(
+    tmp_path: Path, content: object, what: str
+) -> None:
     path = save_zip(content, tmp_path / "x")
     with pytest.raises(WeightsError, match=rf"cannot convert .*x.pth: it contains .*{what}.*alone"):
         optimize(path)
     assert find_copy(sha256_of(path)) is None
 
 
-def test_a_tensor_that_repeats_itself_is_not_written_out(tmp_path: Path) -> None:
+def test_a_file_with_an_expanded_tensor_is_not_converted(tmp_path: Path) -> None:
     path = save_zip({"a": torch.zeros(1).expand(1 << 40)}, tmp_path / "x")
     with pytest.raises(WeightsError, match="has tensors that were expanded"):
         optimize(path)
 
 
-def test_a_checkpoint_that_holds_itself_is_not_converted(tmp_path: Path) -> None:
+def test_a_checkpoint_that_contains_itself_is_not_converted(tmp_path: Path) -> None:
     checkpoint: dict[str, object] = {}
     checkpoint["model"] = checkpoint
     with pytest.raises(WeightsError, match="cannot convert"):
         optimize(save_zip(checkpoint, tmp_path / "x"))
 
 
-def test_a_damaged_file_is_not_converted(tmp_path: Path, cache: Path) -> None:
+def test_a_damaged_file_or_a_folder_is_not_converted(tmp_path: Path, cache: Path) -> None:
     source = save_legacy(STATE, tmp_path / "x")
     os.truncate(source, source.stat().st_size - 1)
     with pytest.raises(WeightsError, match="damaged"):
@@ -241,7 +245,7 @@ def test_a_damaged_file_is_not_converted(tmp_path: Path, cache: Path) -> None:
 
 
 def converted(source: Path) -> tuple[Path | None, str]:
-    """The converted file, or what went wrong."""
+    """Return the optimized copy, or None and the error message."""
     try:
         return optimize(source), ""
     except WeightsError as error:
@@ -249,12 +253,12 @@ def converted(source: Path) -> tuple[Path | None, str]:
 
 
 @pytest.mark.parametrize("name", ["mkdir", "open", "write", "fsync", "replace"])
-def test_a_full_disk_leaves_no_half_file(tmp_path: Path, cache: Path, name: str) -> None:
+def test_a_full_disk_leaves_no_incomplete_copy(tmp_path: Path, cache: Path, name: str) -> None:
     source = save_safetensors(STATE, tmp_path / "x")
     for at in itertools.count():
         with failing(name, at=at, error=errno.ENOSPC) as calls:
-            made, said = converted(source)
-        assert made or "Make room" in said or "cannot read" in said
+            made, message = converted(source)
+        assert made or "Make room" in message or "cannot read" in message
         folder = cache / "optimized"
         left = sorted(os.listdir(folder)) if folder.exists() else []
         assert left in ([], [f"{sha256_of(source)}.safetensors"])
@@ -265,7 +269,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, cache: Path, name: str)
             break
 
 
-def test_a_file_that_is_rewritten_meanwhile_is_not_converted(
+def test_a_file_that_is_rewritten_during_conversion_gives_an_error(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = save_zip(STATE, tmp_path / "x")
@@ -282,7 +286,7 @@ def test_a_file_that_is_rewritten_meanwhile_is_not_converted(
     assert os.listdir(cache / "optimized") == []
 
 
-def test_looking_for_a_converted_file_does_not_import_torch() -> None:
+def test_looking_for_an_optimized_copy_does_not_import_torch() -> None:
     code = (
         "import sys; from headstrip.weights.records import find_copy; find_copy('0' * 64);"
         "sys.exit('torch' in sys.modules)"
@@ -290,7 +294,7 @@ def test_looking_for_a_converted_file_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_what_a_killed_process_left_is_removed_with_the_next_conversion(
+def test_the_next_conversion_removes_the_leftovers_of_a_killed_process(
     tmp_path: Path, cache: Path
 ) -> None:
     source = save_legacy(STATE, tmp_path / "x")

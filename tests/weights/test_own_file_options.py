@@ -1,4 +1,4 @@
-"""A user's own file has the options of published weights only where the user names their tag."""
+"""A user's own file gets the options of published weights only if the user names their tag."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def save(path: Path, **options: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_a_plain_file_is_not_given_what_the_default_weights_ask_for(
+def test_a_plain_file_does_not_get_the_options_of_the_default_weights(
     name: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -107,11 +107,11 @@ def test_a_plain_file_is_not_given_what_the_default_weights_ask_for(
         assert torch.equal(encoder.logits(x), model(x))
 
 
-def test_the_warning_points_at_the_call(tmp_path: Path) -> None:
+def test_the_warning_points_at_the_file_of_the_caller(tmp_path: Path) -> None:
     register_plugin(Lab(), "lab")
-    with pytest.warns(WeightsWarning, match="builds it with its own defaults") as said:
+    with pytest.warns(WeightsWarning, match="builds it with its own defaults") as caught:
         build_encoder("lab:net", weights=save(tmp_path / "own"))
-    assert said[0].filename == __file__
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_the_warning_points_at_the_call(tmp_path: Path) -> None:
         ("{}", {"scale": 3.0}, 3.0),
     ],
 )
-def test_a_named_tag_or_own_options_settle_it_without_a_word(
+def test_a_named_tag_or_explicit_options_give_no_warning(
     weights: str, options: dict[str, float] | None, scale: float, tmp_path: Path
 ) -> None:
     register_plugin(Lab(), "lab")
@@ -133,14 +133,14 @@ def test_a_named_tag_or_own_options_settle_it_without_a_word(
     assert encoder.preprocessing == NORMAL
 
 
-def test_an_option_that_is_the_tag_itself_stays(tmp_path: Path) -> None:
+def test_an_option_that_is_the_tag_itself_is_kept(tmp_path: Path) -> None:
     lab = Lab()
     lab.options = (("tag", "V1"),)
     register_plugin(lab, "lab")
     assert build_encoder("lab:net", weights=save(tmp_path / "own")).options == {"tag": "V1"}
 
 
-def test_options_that_the_shapes_of_a_file_ask_for_are_used(tmp_path: Path) -> None:
+def test_an_option_is_used_if_the_shapes_in_the_file_require_it(tmp_path: Path) -> None:
     lab = Lab()
     lab.options = (("width", 6),)
     register_plugin(lab, "lab")
@@ -167,7 +167,7 @@ def test_a_manifest_of_a_plain_file_builds_the_same_encoder(tmp_path: Path) -> N
     assert again.fingerprint.identity == encoder.fingerprint.identity
 
 
-def test_a_file_states_its_own_options_preprocessing_and_shapes(tmp_path: Path) -> None:
+def test_a_file_can_state_its_own_options_and_preprocessing(tmp_path: Path) -> None:
     register_plugin(Describing(), "lab")
     state = Scaling(width=5).state_dict()
     content = {"model": state, "settings": {"scale": 4.0, "width": 5}}
@@ -180,7 +180,7 @@ def test_a_file_states_its_own_options_preprocessing_and_shapes(tmp_path: Path) 
     assert build_encoder("lab:net", weights=path, options={"scale": 5.0}).backbone.scale == 5.0
 
 
-def test_a_named_tag_comes_before_what_a_file_states(tmp_path: Path) -> None:
+def test_a_named_tag_takes_precedence_over_what_the_file_states(tmp_path: Path) -> None:
     register_plugin(Describing(), "lab")
     content = {"model": Scaling().state_dict(), "settings": {"scale": 4.0}}
     path = save_zip(content, tmp_path / "own")
@@ -188,14 +188,14 @@ def test_a_named_tag_comes_before_what_a_file_states(tmp_path: Path) -> None:
     assert (encoder.backbone.scale, encoder.preprocessing) == (2.0, NORMAL)
 
 
-def test_a_file_that_states_nothing_is_as_without_the_hook(tmp_path: Path) -> None:
+def test_a_file_that_states_no_settings_is_treated_as_a_plain_file(tmp_path: Path) -> None:
     register_plugin(Describing(), "lab")
     with pytest.warns(WeightsWarning, match=r"scale=2\.0"):
         encoder = build_encoder("lab:net", weights=save(tmp_path / "own"))
     assert (encoder.backbone.scale, encoder.preprocessing) == (1.0, NORMAL)
 
 
-def test_the_labels_that_a_file_states_are_those_of_its_head(tmp_path: Path) -> None:
+def test_stated_labels_are_used_only_if_the_head_has_as_many_classes(tmp_path: Path) -> None:
     class Labelled(Lab):
         options = ()
 
@@ -210,7 +210,7 @@ def test_the_labels_that_a_file_states_are_those_of_its_head(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("wrong", ["V1", {"scale": 2.0}, 3])
-def test_a_hook_that_returns_another_kind_is_named(wrong: object, tmp_path: Path) -> None:
+def test_the_error_names_a_hook_that_returns_the_wrong_type(wrong: object, tmp_path: Path) -> None:
     from headstrip import PluginError
 
     class Wrong(Lab):

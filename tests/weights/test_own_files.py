@@ -1,4 +1,4 @@
-"""A file that the user named by its path may be saved over, cut, replaced and deleted."""
+"""Users may overwrite, truncate, replace or delete a file after loading it by its path."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ NAME = "lab:net"
 
 
 def mapped_from(path: Path) -> bool:
-    """Whether this process maps a file."""
+    """Return whether this process maps a file."""
     real = os.path.realpath(path)
     return f" {real}\n" in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
 def holds(backbone: nn.Module, state: State) -> bool:
-    """Whether a backbone has the values that were saved."""
+    """Return whether a backbone has the values that were saved."""
     return all(torch.equal(value, state[key]) for key, value in backbone.state_dict().items())
 
 
@@ -97,7 +97,7 @@ def lab() -> Iterator[Plugin]:
 
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="what a process maps is read from /proc"
+    not sys.platform.startswith("linux"), reason="only /proc shows the files that a process maps"
 )
 
 
@@ -147,7 +147,7 @@ ALL = (saved_by_torch, saved_by_safetensors, saved_whole, cut_short, emptied, de
 @pytest.mark.parametrize("change", ALL, ids=lambda one: one.__name__)
 @pytest.mark.parametrize("kind", SAVERS)
 @pytest.mark.parametrize("mapped", [None, False], ids=["default", "off"])
-def test_whatever_happens_to_the_file_the_encoder_keeps_what_it_loaded(
+def test_an_encoder_keeps_its_weights_whatever_happens_to_the_file(
     change: Callable[[nn.Module, Path], None],
     kind: str,
     mapped: bool | None,
@@ -166,7 +166,7 @@ def test_whatever_happens_to_the_file_the_encoder_keeps_what_it_loaded(
 
 @pytest.mark.parametrize("change", [saved_by_torch, saved_by_safetensors])
 @pytest.mark.parametrize("part", ["encoder", "backbone"])
-def test_a_state_dict_of_a_mapped_encoder_may_be_saved_over_its_file(
+def test_the_state_dict_of_a_mapped_encoder_may_overwrite_its_file(
     change: Callable[[nn.Module, Path], None], part: str, tmp_path: Path, state: State
 ) -> None:
     path = save_zip(state, tmp_path / "own")
@@ -181,7 +181,7 @@ def test_a_state_dict_of_a_mapped_encoder_may_be_saved_over_its_file(
 
 @pytest.mark.parametrize("change", [saved_whole, cut_short, emptied])
 @pytest.mark.parametrize("part", ["encoder", "backbone"])
-def test_a_mapped_file_that_is_cut_gives_an_error_and_ends_no_process(
+def test_a_truncated_or_overwritten_mapped_file_gives_an_error_not_a_crash(
     change: Callable[[nn.Module, Path], None], part: str, tmp_path: Path, state: State
 ) -> None:
     path = save_zip(state, tmp_path / "own")
@@ -195,7 +195,7 @@ def test_a_mapped_file_that_is_cut_gives_an_error_and_ends_no_process(
 
 
 @pytest.mark.parametrize("outlive", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
-def test_a_copy_of_a_mapped_backbone_is_plain(
+def test_a_copy_of_a_mapped_backbone_does_not_depend_on_the_file(
     outlive: Callable[[nn.Module], nn.Module], tmp_path: Path, state: State
 ) -> None:
     path = save_zip(state, tmp_path / "own")
@@ -204,14 +204,14 @@ def test_a_copy_of_a_mapped_backbone_is_plain(
     assert holds(backbone, state)
 
 
-def test_a_mapped_backbone_outlives_its_encoder(tmp_path: Path, state: State) -> None:
+def test_a_mapped_backbone_stays_valid_without_its_encoder(tmp_path: Path, state: State) -> None:
     path = save_zip(state, tmp_path / "own")
     backbone = build_encoder(NAME, weights=path, map=True).backbone
     torch.save(backbone.state_dict(), path)
     assert holds(backbone, state)
 
 
-def test_taking_a_fingerprint_leaves_the_file_mapped(tmp_path: Path, state: State) -> None:
+def test_computing_the_fingerprint_keeps_the_file_mapped(tmp_path: Path, state: State) -> None:
     path = save_zip(state, tmp_path / "own")
     encoder = build_encoder(NAME, weights=path, map=True)
     assert encoder.fingerprint.weights_sha256 == sha256_of(path)
@@ -224,29 +224,27 @@ def weights_by_tag(path: Path) -> str:
 
 @pytest.mark.parametrize("argument", [str, Path, weights_by_tag], ids=["text", "path", "tag"])
 @pytest.mark.parametrize("save", [save_zip, save_legacy, save_safetensors])
-def test_no_way_to_name_a_file_maps_it(
+def test_a_file_passed_as_weights_is_not_mapped_by_default(
     argument: Callable[[Path], str | Path],
     save: Callable[[State, Path], Path],
     tmp_path: Path,
     state: State,
 ) -> None:
     path = save(state, tmp_path / "own")
-    # The second time the layout of its tensors is known.
+    # The second build already knows the layout of the tensors.
     encoders = [build_encoder(NAME, weights=argument(path)) for _ in range(2)]
     assert not mapped_from(path)
     assert encoders
 
 
-def test_a_file_in_a_cache_that_was_named_by_its_path_is_not_mapped(
-    hub: Path, state: State
-) -> None:
+def test_a_cached_file_passed_by_its_path_is_not_mapped(hub: Path, state: State) -> None:
     path = save_zip(state, hub / "own")
     encoder = build_encoder(NAME, weights=path)
     assert not mapped_from(path)
     assert encoder
 
 
-def test_a_manifests_file_is_not_mapped(tmp_path: Path, state: State) -> None:
+def test_the_weights_file_of_a_manifest_is_not_mapped(tmp_path: Path, state: State) -> None:
     path = save_zip(state, tmp_path / "own")
     manifest = tmp_path / "encoder.json"
     manifest.write_text(json.dumps(build_encoder(NAME, weights=path).manifest()))
@@ -255,7 +253,7 @@ def test_a_manifests_file_is_not_mapped(tmp_path: Path, state: State) -> None:
     assert not mapped_from(path)
 
 
-def test_an_optimized_copy_of_a_users_file_is_mapped_and_the_file_may_be_saved_over(
+def test_an_optimized_copy_is_mapped_and_its_source_may_be_overwritten(
     tmp_path: Path, state: State
 ) -> None:
     path = save_legacy(state, tmp_path / "own")
@@ -268,16 +266,14 @@ def test_an_optimized_copy_of_a_users_file_is_mapped_and_the_file_may_be_saved_o
     )
 
 
-def test_an_optimized_copy_that_is_named_by_its_path_is_not_mapped(
-    tmp_path: Path, state: State
-) -> None:
+def test_an_optimized_copy_passed_by_its_path_is_not_mapped(tmp_path: Path, state: State) -> None:
     made = optimize(save_zip(state, tmp_path / "own"))
     encoder = build_encoder(NAME, weights=made)
     assert not mapped_from(made)
     assert encoder
 
 
-def test_a_published_file_in_torch_hubs_cache_is_mapped(
+def test_a_published_file_in_the_cache_of_torch_hub_is_mapped(
     hub: Path, state: State, published: Callable[..., WeightsEntry]
 ) -> None:
     path = save_zip(state, hub / "net")
@@ -301,7 +297,7 @@ def test_a_link_from_a_cache_to_a_users_file_is_not_mapped(
     assert not mapped_from(path)
 
 
-def test_a_plugins_weights_at_a_plain_path_are_not_mapped(
+def test_plugin_weights_at_a_local_path_are_not_mapped(
     tmp_path: Path, state: State, lab: Plugin
 ) -> None:
     path = save_zip(state, tmp_path / "tiny")
@@ -312,7 +308,7 @@ def test_a_plugins_weights_at_a_plain_path_are_not_mapped(
     assert holds(encoder.backbone, state)
 
 
-def test_a_file_lies_in_a_cache_only_where_its_name_and_its_bytes_do(
+def test_a_file_is_in_a_cache_only_if_both_its_path_and_its_target_are(
     hub: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.pth").touch()
@@ -325,14 +321,12 @@ def test_a_file_lies_in_a_cache_only_where_its_name_and_its_bytes_do(
     assert not lies_in_a_cache(hub / ".." / ".." / ".." / "mine.pth")
 
 
-def test_a_file_that_an_installed_distribution_lists_lies_in_a_cache_and_a_checkouts_does_not() -> (
-    None
-):
+def test_installed_files_count_as_cached_and_files_of_a_checkout_do_not() -> None:
     assert lies_in_a_cache(Path(torch.__file__))
     assert not lies_in_a_cache(Path(__file__))
 
 
-def test_saving_over_the_file_in_a_process_of_its_own_ends_well(
+def test_a_new_process_can_overwrite_the_file_that_it_loaded(
     tmp_path: Path,
 ) -> None:
     state = state_of("squeezenet1_1")
@@ -347,7 +341,7 @@ def test_saving_over_the_file_in_a_process_of_its_own_ends_well(
     assert all(torch.equal(value, state[key]) for key, value in again.items())
 
 
-def test_no_message_says_to_remove_a_file_of_ones_own(tmp_path: Path, hub: Path) -> None:
+def test_no_message_suggests_removing_a_users_own_file(tmp_path: Path, hub: Path) -> None:
     for folder, remedy in ((tmp_path, "Correct it, or save it again"), (hub, "Remove .* cache")):
         (folder / "config.json").write_text("{")
         with pytest.raises(WeightsError, match=remedy):

@@ -1,4 +1,4 @@
-"""A weights file is read as data, after its hash was compared, or refused with a sentence."""
+"""headstrip compares the hash of a weights file and reads it as data, or refuses it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def same(one: object, other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in other)
 
 
-def test_every_format_gives_the_tensors_and_the_hash_of_the_bytes(
-    save: Save, tmp_path: Path
-) -> None:
+def test_each_format_gives_the_tensors_and_the_hash_of_the_file(save: Save, tmp_path: Path) -> None:
     path = save(STATE, tmp_path / "x")
     file = read_weights(path)
     assert same(file.content, STATE)
@@ -38,14 +36,16 @@ def test_every_format_gives_the_tensors_and_the_hash_of_the_bytes(
 
 
 @pytest.mark.parametrize("digits", [0, 8, 64])
-def test_a_hash_is_compared_as_far_as_it_is_known(save: Save, tmp_path: Path, digits: int) -> None:
+def test_a_matching_hash_prefix_of_any_length_is_accepted(
+    save: Save, tmp_path: Path, digits: int
+) -> None:
     path = save(STATE, tmp_path / "x")
     known = sha256_of(path)[:digits]
     assert read_weights(path, known).sha256.startswith(known)
     assert read_weights(path, known.upper()).sha256.startswith(known)
 
 
-def test_a_wrong_hash_names_the_file_what_was_expected_and_what_was_found(
+def test_the_error_for_a_wrong_hash_names_the_file_and_both_hashes(
     save: Save, tmp_path: Path
 ) -> None:
     path = save(STATE, tmp_path / "x")
@@ -65,7 +65,7 @@ def test_the_hash_is_compared_at_each_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
-def test_a_truncated_file_is_called_damaged(save: Save, tmp_path: Path, kept: float) -> None:
+def test_a_truncated_file_is_reported_as_damaged(save: Save, tmp_path: Path, kept: float) -> None:
     path = save({"a": torch.zeros(1000)}, tmp_path / "x")
     os.truncate(path, int(path.stat().st_size * kept))
     with pytest.raises(
@@ -75,14 +75,14 @@ def test_a_truncated_file_is_called_damaged(save: Save, tmp_path: Path, kept: fl
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])
-def test_a_web_page_saved_as_weights_is_no_file_of_weights(tmp_path: Path, suffix: str) -> None:
+def test_a_web_page_saved_as_weights_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_text("<!DOCTYPE html><html><body>Please log in.</body></html>")
     with pytest.raises(WeightsError, match="is not a weights file"):
         read_weights(path)
 
 
-def test_a_message_is_one_short_line(tmp_path: Path) -> None:
+def test_an_error_message_is_one_short_line(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(pickle.dumps(torch.nn.Linear(1, 1)))
     with pytest.raises(WeightsError) as caught:
@@ -91,7 +91,7 @@ def test_a_message_is_one_short_line(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 450 + len(str(path))
 
 
-def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_gives_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"cannot read .*Check the path"):
         read_weights(tmp_path / "missing.pth")
 
@@ -105,14 +105,14 @@ def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
         ("notes.md", "Pass a weights file."),
     ],
 )
-def test_a_folder_is_answered_with_what_to_pass(tmp_path: Path, name: str, advice: str) -> None:
+def test_the_error_for_a_folder_says_what_to_pass(tmp_path: Path, name: str, advice: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(WeightsError, match="is a folder, not a weights file") as caught:
         build_encoder("resnet18", weights=tmp_path)
     assert advice.format(folder=tmp_path) in str(caught.value)
 
 
-def test_a_folder_of_the_working_folder_is_told_from_a_tag(
+def test_the_error_recognizes_a_local_folder_passed_as_a_tag_or_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -125,7 +125,7 @@ def test_a_folder_of_the_working_folder_is_told_from_a_tag(
             build_encoder(name)
 
 
-def test_a_whole_network_is_refused_without_running_its_classes(tmp_path: Path) -> None:
+def test_a_pickled_network_is_refused_with_advice_to_save_its_state_dict(tmp_path: Path) -> None:
     path = save_zip(torch.nn.Linear(2, 2), tmp_path / "x")
     with pytest.raises(WeightsError, match=r"executed nothing in it.*save its state dict"):
         read_weights(path)
@@ -144,7 +144,7 @@ def test_a_whole_network_is_refused_without_running_its_classes(tmp_path: Path) 
     ids=["plain", "state_dict", "model_state_dict", "model", "model inside", "three deep"],
 )
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_a_checkpoint_gives_the_state_dict_in_it(
+def test_the_state_dict_in_a_checkpoint_is_found(
     tmp_path: Path, save: Save, checkpoint: object
 ) -> None:
     content = read_weights(save(checkpoint, tmp_path / "x")).content
@@ -171,7 +171,7 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object)
         plain_state_dict(loaded)
 
 
-def test_a_checkpoint_that_holds_itself_is_refused() -> None:
+def test_a_checkpoint_that_contains_itself_is_refused() -> None:
     checkpoint: dict[str, object] = {}
     checkpoint["model"] = checkpoint
     stored = io.BytesIO()
@@ -187,7 +187,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "resnet18.pth"
 
 
-def test_bytes_changed_in_the_middle_of_an_archive_are_noticed(saved: Path) -> None:
+def test_changed_bytes_in_the_middle_of_an_archive_are_detected(saved: Path) -> None:
     data = bytearray(saved.read_bytes())
     data[5_000_000:5_001_000] = bytes(1000)
     saved.write_bytes(data)
@@ -202,13 +202,15 @@ def test_bytes_changed_in_the_middle_of_an_archive_are_noticed(saved: Path) -> N
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
     ],
 )
-def test_what_a_file_is_instead_is_said(content: bytes, what: str, tmp_path: Path) -> None:
+def test_the_error_names_the_real_type_of_a_file_without_weights(
+    content: bytes, what: str, tmp_path: Path
+) -> None:
     (tmp_path / "page.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=what):
         read_weights(tmp_path / "page.pth")
 
 
-def test_a_whole_model_is_refused_in_words_of_our_own(tmp_path: Path) -> None:
+def test_the_error_for_a_pickled_model_does_not_mention_safe_globals(tmp_path: Path) -> None:
     torch.save(models.resnet18(), tmp_path / "model.pth")
     with pytest.raises(WeightsError, match="such as a whole model") as caught:
         read_weights(tmp_path / "model.pth")
@@ -217,7 +219,7 @@ def test_a_whole_model_is_refused_in_words_of_our_own(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
 @pytest.mark.parametrize("change", [torch.Tensor.int, torch.Tensor.to_sparse])
-def test_tensors_that_would_change_in_silence_are_refused(change, tmp_path: Path) -> None:
+def test_tensors_that_loading_would_silently_convert_are_refused(change, tmp_path: Path) -> None:
     state = models.resnet18().state_dict()
     state["conv1.weight"] = change(state["conv1.weight"])
     torch.save(state, tmp_path / "odd.pth")
@@ -225,7 +227,7 @@ def test_tensors_that_would_change_in_silence_are_refused(change, tmp_path: Path
         build_encoder("resnet18", weights=tmp_path / "odd.pth")
 
 
-def test_a_prefix_shows_in_the_key(tmp_path: Path) -> None:
+def test_the_weights_key_names_the_prefix_of_the_tensors(tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in models.resnet18().state_dict().items()}
     torch.save(state, tmp_path / "ddp.pth")
     assert build_encoder("resnet18", weights=tmp_path / "ddp.pth").weights_key == "module"

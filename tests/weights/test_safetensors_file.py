@@ -1,4 +1,4 @@
-"""Files of safetensors are read as their own library reads them, or refused where it is too lax."""
+"""headstrip reads safetensors files as the safetensors library does, but more strictly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONE = '{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
 PARTS = {"<one>": ONE, "<deep>": "[" * 100_000, "<nines>": "9" * 3000, "<ones>": "1," * 64}
 
 
-def test_the_library_knows_every_type_that_is_read() -> None:
+def test_the_reader_supports_all_common_dtypes() -> None:
     known = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL", "C64"}
     assert known | {"F8_E4M3", "F8_E5M2", "U16", "U32", "U64"} <= DTYPES.keys()
 
@@ -65,7 +65,7 @@ def test_any_file_is_read_bit_for_bit_as_the_library_reads_it(
     assert path.read_bytes() == before
 
 
-def test_the_order_and_the_spaces_of_a_header_do_not_matter(tmp_path: Path) -> None:
+def test_key_order_and_whitespace_in_a_header_do_not_matter(tmp_path: Path) -> None:
     header = (
         '{ "b\\u0061" : {\n"shape" : [ 2 , 1 ] , "data_offsets":[8,16], "dtype":"F32"},'
         '"__metadata__":{"format" : "pt", "\\"{": "}\\\\"} ,\t"a":' + ONE + "}    "
@@ -134,7 +134,7 @@ def test_the_order_and_the_spaces_of_a_header_do_not_matter(tmp_path: Path) -> N
         ('{"\\x":<one>}', "Invalid.*escape"),
     ],
 )
-def test_a_header_that_is_not_right_is_refused(tmp_path: Path, header: str, problem: str) -> None:
+def test_an_invalid_header_is_refused(tmp_path: Path, header: str, problem: str) -> None:
     for part, text in PARTS.items():
         header = header.replace(part, text)
     path = write_safetensors(tmp_path / "x.safetensors", header.encode(), bytes(8))
@@ -146,13 +146,15 @@ def test_a_header_that_is_not_right_is_refused(tmp_path: Path, header: str, prob
 @pytest.mark.parametrize(
     "start", [b"", b"1234567", b"\xff" * 8, (1 << 40).to_bytes(8, "little") + b"{}"]
 )
-def test_a_length_beyond_the_file_is_refused(tmp_path: Path, start: bytes) -> None:
+def test_a_header_length_beyond_the_end_of_the_file_is_refused(
+    tmp_path: Path, start: bytes
+) -> None:
     (tmp_path / "x.safetensors").write_bytes(start)
     with pytest.raises(WeightsError, match=r"it claims|it is empty"):
         contents(tmp_path / "x.safetensors")
 
 
-def test_a_length_beyond_the_formats_is_refused_unread(tmp_path: Path) -> None:
+def test_a_header_length_beyond_the_limit_of_the_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes((100_000_001).to_bytes(8, "little"))
     os.truncate(path, 100_000_100)
@@ -160,13 +162,13 @@ def test_a_length_beyond_the_formats_is_refused_unread(tmp_path: Path) -> None:
         contents(path)
 
 
-def test_a_header_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_header_that_is_not_valid_utf8_is_refused(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "x.safetensors", b'{"\xff":%s}' % ONE.encode(), bytes(8))
     with pytest.raises(WeightsError, match="can't decode byte 0xff"):
         contents(path)
 
 
-def test_more_values_than_anyone_has_are_refused_before_they_are_parsed(tmp_path: Path) -> None:
+def test_a_header_with_too_many_values_is_refused(tmp_path: Path) -> None:
     entry = '"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
     header = "{" + ",".join(entry % index for index in range(1 << 17)) + "}"
     path = write_safetensors(tmp_path / "x.safetensors", header.encode())
@@ -174,7 +176,7 @@ def test_more_values_than_anyone_has_are_refused_before_they_are_parsed(tmp_path
         contents(path)
 
 
-def test_more_bytes_than_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_a_file_with_more_bytes_than_the_limit_is_refused_before_reading(tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": "U8", "shape": [1 << 40], "data_offsets": [0, 1 << 40]}})
     path = write_safetensors(tmp_path / "x.safetensors", header.encode())
     os.truncate(path, path.stat().st_size + (1 << 40))
@@ -184,7 +186,7 @@ def test_more_bytes_than_the_limit_are_refused_before_they_are_read(tmp_path: Pa
     assert contents(small, limit=8).content["a"].tolist() == [0, 0]
 
 
-def test_tensors_can_be_saved_again_one_by_one(tmp_path: Path) -> None:
+def test_loaded_tensors_can_be_saved_again_together_or_alone(tmp_path: Path) -> None:
     state = {"a": torch.arange(16.0), "b": torch.arange(3, dtype=torch.int16), "c": torch.ones(99)}
     safetensors.torch.save_file(state, tmp_path / "x.safetensors")
     for mapped in (True, False):
@@ -202,10 +204,12 @@ def peak() -> int:
 
 
 @pytest.mark.skipif(
-    not os.path.exists("/proc/self/clear_refs"), reason="the peak is not known here"
+    not os.path.exists("/proc/self/clear_refs"), reason="this system does not report peak memory"
 )
 @pytest.mark.parametrize("mapped", [True, False])
-def test_an_unaligned_file_takes_its_own_size_of_memory(tmp_path: Path, mapped: bool) -> None:
+def test_reading_an_unaligned_file_takes_about_its_size_in_memory(
+    tmp_path: Path, mapped: bool
+) -> None:
     names = [f"layer.{index}.{kind}" for index in range(12) for kind in ("weight", "bias")]
     shapes = [(1 << 20) if name.endswith("weight") else 1001 for name in names]
     state = {name: torch.ones(n) for name, n in zip(names, shapes, strict=True)}
@@ -214,7 +218,7 @@ def test_an_unaligned_file_takes_its_own_size_of_memory(tmp_path: Path, mapped: 
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        pytest.skip("the peak cannot be set back here")
+        pytest.skip("this system cannot reset the peak memory")
     before = peak()
     content = contents(tmp_path / "x.safetensors", mapped=mapped).content
     assert peak() - before < (tmp_path / "x.safetensors").stat().st_size + (16 << 20)

@@ -1,4 +1,4 @@
-"""A name and ``weights=`` together mean one set of weights, one file, both, or none."""
+"""A backbone name and ``weights=`` together select published weights, a file, both or none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headstrip.registry.registry import Registry, get_registry, use_registry
 
 
 class Unpublished:
-    """A plugin whose backbones have no weights, though it says so of two of them."""
+    """A plugin without any weights, although two of its backbones state a default tag."""
 
     @hookimpl
     def backbones(self) -> tuple[BackboneSpec, ...]:
@@ -73,7 +73,9 @@ def tag_and_path(name: str, weights: Any = "DEFAULT") -> tuple[str | None, Path 
     ],
     ids=str,
 )
-def test_a_tag_means_the_same_wherever_it_stands(name: str, weights: Any, tag: str | None) -> None:
+def test_a_tag_means_the_same_in_the_name_and_in_weights(
+    name: str, weights: Any, tag: str | None
+) -> None:
     assert tag_and_path(name, weights) == (tag, None)
 
 
@@ -92,23 +94,21 @@ def test_a_tag_means_the_same_wherever_it_stands(name: str, weights: Any, tag: s
     ],
     ids=str,
 )
-def test_a_path_is_a_file_of_ones_own_with_the_options_of_a_tag(
-    weights: Any, tag: str, path: str
-) -> None:
+def test_a_path_selects_a_users_own_file_and_a_tag(weights: Any, tag: str, path: str) -> None:
     assert tag_and_path("resnet50", weights) == (tag, Path(path))
 
 
 @pytest.mark.parametrize(
     "weights", ["~/own.pth", Path("~/own.pth"), "IMAGENET1K_V2=~/own.pth"], ids=str
 )
-def test_a_path_may_begin_at_the_home_folder(
+def test_a_tilde_in_a_path_means_the_home_folder(
     weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert tag_and_path("resnet50", weights) == ("IMAGENET1K_V2", tmp_path / "own.pth")
 
 
-def test_a_file_with_an_equals_sign_in_its_name_is_found_when_it_is_there(
+def test_an_existing_file_with_an_equals_sign_in_its_name_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -121,7 +121,7 @@ def test_a_file_with_an_equals_sign_in_its_name_is_found_when_it_is_there(
     ["IMAGENET1K_V1", None, "own.pth", Path("own.pth"), ResNet50_Weights.IMAGENET1K_V1],
     ids=str,
 )
-def test_a_tag_in_the_name_and_other_weights_are_a_conflict(weights: Any) -> None:
+def test_a_tag_in_the_name_conflicts_with_other_weights(weights: Any) -> None:
     with pytest.raises(
         ValueError, match=r"asks for the weights 'IMAGENET1K_V2', but weights=.*Leave one of them"
     ):
@@ -137,13 +137,13 @@ def test_a_tag_in_the_name_and_other_weights_are_a_conflict(weights: Any) -> Non
     ],
     ids=str,
 )
-def test_a_member_of_another_architecture_is_a_conflict(name: str, member: Any) -> None:
+def test_a_weights_enum_member_of_another_architecture_is_refused(name: str, member: Any) -> None:
     with pytest.raises(ValueError, match=r"Weights\.IMAGENET1K_V1 does not belong to torchvision:"):
         build_encoder(name, weights=member)
 
 
 @pytest.mark.parametrize("weights", [True, 1, b"own.pth", ["IMAGENET1K_V1"]], ids=repr)
-def test_what_is_neither_tag_nor_path_is_refused(weights: Any) -> None:
+def test_weights_that_are_neither_a_tag_nor_a_path_are_refused(weights: Any) -> None:
     with pytest.raises(ValueError, match=r"weights=.* is an? \w+\. Pass 'DEFAULT', a tag, a path"):
         build_encoder("resnet50", weights=weights)
 
@@ -159,14 +159,14 @@ def test_what_is_neither_tag_nor_path_is_refused(weights: Any) -> None:
     ],
     ids=str,
 )
-def test_an_unknown_tag_names_those_there_are(name: str, weights: str) -> None:
+def test_the_error_for_an_unknown_tag_lists_the_available_tags(name: str, weights: str) -> None:
     with pytest.raises(WeightsError) as caught:
         build_encoder(name, weights=weights)
     for part in ("torchvision:resnet50 has no weights '", "IMAGENET1K_V1", "IMAGENET1K_V2"):
         assert part in str(caught.value)
 
 
-def test_a_long_list_of_tags_is_cut_to_three() -> None:
+def test_the_error_lists_at_most_three_tags() -> None:
     with pytest.raises(WeightsError, match=r"It has (\w+, ){2}\w+; for a file, pass its path"):
         select("vit_b_16", "IMAGENET21K")
 
@@ -176,7 +176,7 @@ def test_a_long_list_of_tags_is_cut_to_three() -> None:
 )
 @pytest.mark.parametrize("weights", ["DEFAULT", "V1"])
 @pytest.mark.usefixtures("unpublished")
-def test_a_backbone_without_weights_names_near_ones_that_have_some(
+def test_the_error_for_a_backbone_without_weights_names_similar_ones_with_some(
     name: str, near: str, weights: str
 ) -> None:
     with pytest.raises(WeightsError) as caught:
@@ -189,13 +189,13 @@ def test_a_backbone_without_weights_names_near_ones_that_have_some(
 
 
 @pytest.mark.usefixtures("unpublished")
-def test_a_backbone_without_weights_takes_none_and_a_file_of_ones_own() -> None:
+def test_a_backbone_without_weights_accepts_none_or_a_users_own_file() -> None:
     assert tag_and_path("own:net_a", None) == (None, None)
     assert tag_and_path("own:net_a", "own.pth") == (None, Path("own.pth"))
     assert tag_and_path("own:net_a", "V1=own.pth") == (None, Path("V1=own.pth"))
 
 
-def test_a_file_that_is_there_and_read_as_a_tag_is_told_with_its_path(
+def test_the_error_for_an_unknown_tag_names_a_local_file_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -208,7 +208,7 @@ def test_a_file_that_is_there_and_read_as_a_tag_is_told_with_its_path(
 @pytest.mark.parametrize(
     ("name", "weights"), [("resnet50.a1_in1k", "DEFAULT"), ("resnet50", "a1_in1k")]
 )
-def test_a_tag_of_another_source_s_backbone_is_told_with_its_name(name: str, weights: str) -> None:
+def test_the_error_for_a_tag_of_another_source_names_that_backbone(name: str, weights: str) -> None:
     with pytest.raises(WeightsError, match=r"Write timm:resnet50\.a1_in1k\. It has IMAGENET1K"):
         select(name, weights)
 
@@ -217,13 +217,13 @@ def test_a_tag_of_another_source_s_backbone_is_told_with_its_name(name: str, wei
     ("weights", "where"),
     [("x=", "after"), ("IMAGENET1K_V1=", "after"), ("=own.pth", "before"), ("=", "before")],
 )
-def test_a_tag_or_a_path_that_is_empty_is_told(weights: str, where: str) -> None:
+def test_an_empty_tag_or_path_gives_a_clear_error(weights: str, where: str) -> None:
     with pytest.raises(WeightsError, match=rf"'{weights}' has nothing {where} its '='\. Write"):
         select("resnet50", weights)
 
 
 LONG = "x" * 300
-"""Longer than the name of a file can be."""
+"""A name that is longer than file systems allow."""
 
 
 @pytest.mark.parametrize(
@@ -237,18 +237,18 @@ LONG = "x" * 300
         ("~no-such-user/mine.pth", "No such file or directory"),
     ],
 )
-def test_a_name_that_no_file_can_have_is_refused(weights: str, message: str) -> None:
+def test_an_impossible_file_name_is_refused(weights: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         build_encoder("resnet18", weights=weights)
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "x/" * 5000, "~no-such-user/mine.pth"])
-def test_a_path_that_no_file_can_have_is_not_inspected(path: str) -> None:
+def test_inspecting_an_impossible_path_gives_a_clear_error(path: str) -> None:
     with pytest.raises(WeightsError, match=r"cannot read .*Check the path"):
         inspect_checkpoint(path)
 
 
 @pytest.mark.parametrize("folder", [f"./{LONG}", "~no-such-user/cells/"])
-def test_a_folder_that_cannot_exist_is_refused(folder: str) -> None:
+def test_an_impossible_folder_name_is_refused(folder: str) -> None:
     with pytest.raises(ManifestError, match=r"does not exist\. Pass a folder"):
         build_encoder(folder)

@@ -1,4 +1,4 @@
-"""Files of torch.save are read as data: whole, aligned, and never with what code is in them."""
+"""headstrip reads files of torch.save completely as data, and never runs code in them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def mapped(request: pytest.FixtureRequest) -> bool:
     return request.param
 
 
-# What torch's format before 1.6 has no kind of storage for.
+# The format before torch 1.6 has no storage type for these dtypes.
 NEWER = {dtype for name, dtype in DTYPES.items() if name.startswith(("F8", "U16", "U32", "U64"))}
 
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
-    """A tensor of any type and shape; perhaps transposed, with steps, or repeated."""
+    """Draw a tensor of any dtype and shape, perhaps transposed, sliced, repeated or offset."""
     dtype = draw(
         st.sampled_from([*sorted(set(DTYPES.values()) - NEWER, key=str), torch.complex128])
     )
@@ -68,7 +68,7 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
     checked=st.booleans(),
 )
 @settings(max_examples=150)
-def test_any_state_dict_comes_back_equal_and_is_never_written(
+def test_any_state_dict_is_read_back_equal_and_its_file_is_never_changed(
     tmp_path_factory, state, save: Callable, mapped: bool, checked: bool
 ) -> None:
     path = save(state, tmp_path_factory.getbasetemp() / "any")
@@ -84,14 +84,16 @@ def test_any_state_dict_comes_back_equal_and_is_never_written(
 
 
 @pytest.mark.parametrize("dtype", sorted(NEWER, key=str), ids=str)
-def test_the_newer_types_come_back_too(tmp_path: Path, dtype: torch.dtype, mapped: bool) -> None:
+def test_newer_dtypes_are_read_back_equal(tmp_path: Path, dtype: torch.dtype, mapped: bool) -> None:
     tensor = torch.arange(1, 8, dtype=torch.uint8).repeat(8).view(dtype)
     path = save_zip({"a": tensor}, tmp_path / "x")
     assert identical(contents(path, mapped=mapped).content["a"], tensor)
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_tensors_that_are_one_stay_one(tmp_path: Path, save: Callable, mapped: bool) -> None:
+def test_tensors_that_share_memory_still_share_it_after_reading(
+    tmp_path: Path, save: Callable, mapped: bool
+) -> None:
     flat = torch.arange(100.0)
     one, apart = flat[3:7], flat[5:20]
     state = {"a": one, "tied": one, "again": flat[3:7], "turned": flat[3:7].reshape(2, 2).T}
@@ -103,7 +105,9 @@ def test_tensors_that_are_one_stay_one(tmp_path: Path, save: Callable, mapped: b
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_a_flat_buffer_of_many_tensors_comes_back_in_parts(tmp_path: Path, save: Callable) -> None:
+def test_tensors_that_share_one_flat_buffer_are_read_back_equal(
+    tmp_path: Path, save: Callable
+) -> None:
     flat = torch.arange(10_000.0)
     parts = flat.split(13)
     parsed = contents(save(dict(enumerate(parts)), tmp_path / "x"), mapped=True)
@@ -111,7 +115,7 @@ def test_a_flat_buffer_of_many_tensors_comes_back_in_parts(tmp_path: Path, save:
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_what_is_around_the_tensors_comes_back(tmp_path: Path, save: Callable) -> None:
+def test_other_values_in_a_checkpoint_are_read_back_equal(tmp_path: Path, save: Callable) -> None:
     module = torch.nn.BatchNorm1d(3)
     state = module.state_dict()
     checkpoint = {
@@ -128,7 +132,7 @@ def test_what_is_around_the_tensors_comes_back(tmp_path: Path, save: Callable) -
     assert (content["epoch"], content["best"], content["size"]) == (3, (0.5, None, "x"), (1, 2))
 
 
-def test_a_checkpoint_that_holds_itself_is_read(tmp_path: Path, mapped: bool) -> None:
+def test_a_checkpoint_that_contains_itself_can_be_read(tmp_path: Path, mapped: bool) -> None:
     checkpoint: dict[str, object] = {"a": torch.ones(3)}
     checkpoint["self"] = [checkpoint]
     content = contents(save_zip(checkpoint, tmp_path / "x"), mapped=mapped).content
@@ -136,7 +140,7 @@ def test_a_checkpoint_that_holds_itself_is_read(tmp_path: Path, mapped: bool) ->
 
 
 def archive_of(data: bytes) -> bytes:
-    """An archive of torch.save with any pickle in it."""
+    """Return an archive of torch.save that contains the given pickle."""
     stored = io.BytesIO()
     with zipfile.ZipFile(stored, "w") as archive:
         archive.writestr("x/data.pkl", data)
@@ -146,13 +150,13 @@ def archive_of(data: bytes) -> bytes:
 
 
 def legacy_of(data: bytes) -> bytes:
-    """A file of the format before torch 1.6 with any pickle in it."""
+    """Return a file in the format before torch 1.6 that contains the given pickle."""
     before = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
     return b"".join(pickle.dumps(part, 2) for part in before) + data + pickle.dumps([], 2)
 
 
 def tar_of(data: bytes) -> bytes:
-    """A file of the format before torch 0.1.10 with any pickle in it."""
+    """Return a file in the format before torch 0.1.10 that contains the given pickle."""
     stored = io.BytesIO()
     with tarfile.open(fileobj=stored, mode="w:") as archive:
         for name in ("sys_info", "pickle", "tensors", "storages"):
@@ -181,7 +185,7 @@ def test_code_in_a_file_never_runs(
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_a_whole_model_is_refused_in_words(tmp_path: Path, save: Callable, mapped: bool) -> None:
+def test_a_pickled_model_gives_a_clear_error(tmp_path: Path, save: Callable, mapped: bool) -> None:
     path = save(torch.nn.Linear(2, 2), tmp_path / "x")
     with pytest.raises(WeightsError, match="such as a whole model") as caught:
         contents(path, mapped=mapped)
@@ -189,10 +193,10 @@ def test_a_whole_model_is_refused_in_words(tmp_path: Path, save: Callable, mappe
 
 
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
-def test_the_settings_of_argparse_are_read_as_data(
+def test_an_argparse_namespace_is_read_as_data(
     tmp_path: Path, save: Callable, mapped: bool
 ) -> None:
-    # torch keeps them in a set, and lists them in any order.
+    # torch keeps the safe globals in a set, so their order varies.
     allowed = set(torch.serialization.get_safe_globals())
     path = save({"w": torch.ones(2), "args": Namespace(lr=0.1)}, tmp_path / "x")
     content = contents(path, mapped=mapped).content
@@ -200,13 +204,13 @@ def test_the_settings_of_argparse_are_read_as_data(
     assert set(torch.serialization.get_safe_globals()) == allowed
 
 
-def test_the_class_that_a_file_needs_is_named(tmp_path: Path, mapped: bool) -> None:
+def test_the_error_names_the_class_that_a_file_needs(tmp_path: Path, mapped: bool) -> None:
     path = save_zip({"w": torch.ones(2), "args": Namespace(path=tmp_path)}, tmp_path / "x")
     with pytest.raises(WeightsError, match=r"it names pathlib\."):
         contents(path, mapped=mapped)
 
 
-def test_a_program_of_torchscript_is_refused_in_words(tmp_path: Path, mapped: bool) -> None:
+def test_a_torchscript_archive_gives_a_clear_error(tmp_path: Path, mapped: bool) -> None:
     stored = io.BytesIO()
     with zipfile.ZipFile(stored, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("data.pkl", "constants.pkl", "code/__torch__.py", "version"):
@@ -217,7 +221,7 @@ def test_a_program_of_torchscript_is_refused_in_words(tmp_path: Path, mapped: bo
 
 
 @pytest.mark.parametrize("save", SAVERS.values(), ids=SAVERS)
-def test_more_bytes_of_tensors_than_the_limit_are_refused(
+def test_a_file_with_more_tensor_bytes_than_the_limit_is_refused(
     tmp_path: Path, save: Callable, mapped: bool
 ) -> None:
     path = save({"a": torch.zeros(100)}, tmp_path / "x")
@@ -239,7 +243,7 @@ def test_more_bytes_of_tensors_than_the_limit_are_refused(
     ids=["empty", "page", "page after lines", "xml", "pointer", "tar"],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])
-def test_what_a_file_is_instead_is_said(
+def test_the_error_names_the_real_type_of_a_file_without_weights(
     tmp_path: Path, content: bytes, what: str, suffix: str, mapped: bool
 ) -> None:
     path = tmp_path / f"x{suffix}"
@@ -249,7 +253,7 @@ def test_what_a_file_is_instead_is_said(
 
 
 class Failing(io.FileIO):
-    """A file on a disk that fails after a while."""
+    """A file on a disk that fails after 20,000 bytes."""
 
     def readinto(self, buffer) -> int:
         if self.tell() + len(buffer) > 20_000:
@@ -265,7 +269,7 @@ class Failing(io.FileIO):
 
 
 @pytest.mark.parametrize("save", [save_zip, save_safetensors])
-def test_a_disk_that_fails_is_not_called_a_damaged_file(
+def test_a_failing_disk_is_not_reported_as_a_damaged_file(
     tmp_path: Path, save: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from headstrip.weights.parsing import parse

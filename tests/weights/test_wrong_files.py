@@ -1,4 +1,4 @@
-"""200 files that are almost right: headstrip refuses each, and loads none in part."""
+"""headstrip refuses each of 200 files that almost fit, and loads none of them partly."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from headstrip.network.state_dicts import COUNTER, is_under
 
 NAMES = ["squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "resnet18", "mnasnet0_5"]
 EACH = 10
-"""Files of each kind for each of the five architectures: 200 in all."""
+"""Files of each kind for each of the five architectures: 200 files in total."""
 
 
 def light_state(name: str) -> State:
-    """The shapes of a network in a file of a few bytes: each tensor is one number, expanded."""
+    """Return a state dict of one number per tensor, expanded, so that its file is small."""
     with torch.device("meta"):
         shapes = models.get_model(name, weights=None).state_dict()
     return {key: torch.zeros((), dtype=one.dtype).expand(one.shape) for key, one in shapes.items()}
@@ -82,7 +82,7 @@ def test_a_wrong_file_is_refused(name: str, count: int, kind: Any, tmp_path: Pat
             build_encoder(name, weights=path)
 
 
-def test_a_larger_network_of_the_same_names_is_refused_and_named(tmp_path: Path) -> None:
+def test_the_error_names_a_larger_network_that_fits_the_file(tmp_path: Path) -> None:
     path = save_zip({"model": light_state("resnet34")}, tmp_path / "x")
     with pytest.raises(WeightsError, match=r"96 tensors are unknown .*Its shapes fit 'resnet34'"):
         build_encoder("resnet18", weights=path)
@@ -102,18 +102,18 @@ def test_a_larger_network_of_the_same_names_is_refused_and_named(tmp_path: Path)
         ("blocks.0.attn.qkv.weight", None),
     ],
 )
-def test_names_of_other_libraries_are_known(name: str, library: str | None) -> None:
+def test_tensor_names_of_other_libraries_are_recognized(name: str, library: str | None) -> None:
     assert foreign_library([name]) == library
 
 
-def test_the_names_of_mmpretrain_are_refused_with_its_name(tmp_path: Path) -> None:
+def test_the_error_names_mmpretrain_as_the_origin_of_the_tensor_names(tmp_path: Path) -> None:
     names = [f"backbone.layers.{at}.ln1.weight" for at in range(12)]
     path = save_zip({"state_dict": {name: torch.zeros(8) for name in names}}, tmp_path / "x")
     with pytest.raises(WeightsError, match=r"Its names are those of mmpretrain, such as 'backbone"):
         build_encoder("resnet18", weights=path)
 
 
-def test_a_pickled_module_is_refused_with_the_lines_that_make_a_state_dict(
+def test_the_error_for_a_pickled_module_has_code_that_saves_its_state_dict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
