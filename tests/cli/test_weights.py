@@ -403,6 +403,16 @@ def test_repair_fetches_wrong_files_and_leaves_right_ones(
     assert listed(run)["lab:net.named"] == "verified"
 
 
+def test_repair_refuses_a_folder_at_the_path_of_a_file_before_the_download(
+    run: Run, cache: Path, server: FaultServer
+) -> None:
+    (cache / "plain.pth").mkdir(parents=True)
+    result = run("weights", "repair", "lab:net.plain")
+    assert result.exit_code == 1
+    assert "(plain.pth is a folder there). Remove that folder." in result.stderr
+    assert (server.asked, [path.name for path in cache.iterdir()]) == ([], ["plain.pth"])
+
+
 def test_repair_replaces_a_file_that_changed_since_its_first_use(run: Run, cache: Path) -> None:
     run("weights", "fetch", "lab:net.plain")
     put(cache / "plain.pth", b"wrong")

@@ -86,6 +86,15 @@ def test_a_file_is_converted_only_once(tmp_path: Path) -> None:
     assert len(os.listdir(optimize(source).parent)) == 1
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"x" + data[1:]])
+def test_a_damaged_copy_is_written_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    copy = optimize(source := save_legacy(STATE, tmp_path / "x"))
+    whole = copy.read_bytes()
+    copy.write_bytes(damage(whole))
+    assert optimize(source) == copy
+    assert copy.read_bytes() == whole
+
+
 def test_an_optimized_copy_keeps_the_module_versions(tmp_path: Path) -> None:
     # MNASNet refuses to load without module versions.
     state = models.mnasnet0_5().state_dict()

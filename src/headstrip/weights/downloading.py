@@ -79,6 +79,7 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
         target = cached_path(url, sha256)
         # While this process waited, another one may have downloaded a file of another URL there.
         while not _exists(url, target):
+            refuse_folder(url, target)
             if setting := "offline=True" if offline else hub.offline():
                 remedy = f"Download it on a machine with a network, and copy it to {target}"
                 raise failure(url, folder, f"{setting} forbids downloads", remedy)
@@ -89,6 +90,16 @@ def download(url: str, sha256: str = "", *, offline: bool = False) -> Path:
     except ValueError as error:
         raise wrong_setting(url, folder, error) from error
     return target
+
+
+def refuse_folder(url: str, target: Path) -> None:
+    """Refuse to download a file to the path of a folder, before anything is downloaded.
+
+    Raises:
+        WeightsError: The path is that of a folder.
+    """
+    if target.is_dir():
+        raise failure(url, target.parent, f"{target.name} is a folder there", "Remove that folder")
 
 
 def warn_of_http(url: str, expected: str) -> None:

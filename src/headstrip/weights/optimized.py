@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,7 @@ from headstrip.weights.description import DESCRIPTION, take_apart
 from headstrip.weights.mapping import Guard, guard
 from headstrip.weights.parsing import parse
 from headstrip.weights.problems import not_readable
-from headstrip.weights.records import find_copy, path_of_copy, remember
+from headstrip.weights.records import find_copy, path_of_copy, recorded, remember
 from headstrip.weights.safetensors_file import write_safetensors
 from headstrip.weights.trust import hash_of
 
@@ -30,7 +31,7 @@ _MOST_LARGER = 16
 
 
 def optimize(path: Path) -> Path:
-    """Return the optimized copy of a weights file, and write it if it does not exist.
+    """Return the optimized copy of a weights file, and write it if it is missing or damaged.
 
     The copy has the same content: the bits of each tensor, tensors that are one under two names,
     the versions of modules, and the other values of a checkpoint. Its tensors are contiguous, even
@@ -44,7 +45,7 @@ def optimize(path: Path) -> Path:
         with open(path, "rb") as file:
             watch = guard(path, file)
             sha256 = hash_of(file)
-            if (found := find_copy(sha256)) is not None:
+            if (found := find_copy(sha256)) is not None and _is_whole(found):
                 return found
             content = parse(path, file).content
     except OSError as error:
@@ -56,6 +57,14 @@ def optimize(path: Path) -> Path:
         DESCRIPTION: description,
     }
     return _write(path_of_copy(sha256), tensors, metadata, watch)
+
+
+def _is_whole(copy: Path) -> bool:
+    """Whether a copy has the bytes that headstrip wrote."""
+    record = recorded(copy)
+    with suppress(OSError), open(copy, "rb") as file:
+        return record is not None and hash_of(file) == record.sha256
+    return False
 
 
 def _taken_apart(path: Path, content: object) -> tuple[dict[str, Tensor], str]:

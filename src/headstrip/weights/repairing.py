@@ -12,7 +12,13 @@ from headstrip.errors import WeightsError, one_line
 from headstrip.system.atomic import is_abandoned
 from headstrip.weights import hub
 from headstrip.weights.caches import REPAIR_SUFFIX, WeightsLocation
-from headstrip.weights.downloading import Download, local_failure, warn_of_http, wrong_setting
+from headstrip.weights.downloading import (
+    Download,
+    local_failure,
+    refuse_folder,
+    warn_of_http,
+    wrong_setting,
+)
 from headstrip.weights.records import forget, remember
 from headstrip.weights.trust import FIRST_USE, Expectation, compare, expectation, hash_of, hub_blob
 
@@ -46,6 +52,7 @@ def _download_again(weights: WeightsLocation) -> None:
     """Download a file under another name, and rename it if it is right."""
     url, target = weights.location, weights.path
     _refuse_offline(target)
+    refuse_folder(url, target)
     expected = expectation(target, weights.entry.sha256, url=url)
     # The server may have another file now, so its sha256 may differ from that of the first use.
     digits = "" if expected.source == FIRST_USE else expected.sha256
