@@ -80,7 +80,8 @@ def nothing_listed(source: str, records: Iterable[PluginRecord]) -> str | None:
         home = FIRST_PARTY.get(source)
         return f"`pip install {home}` installs {source!r}" if home else None
     if record.error:
-        return f"{source!r} is {record.status}: {record.error.rstrip('.')}"
+        state = "cannot be used" if record.status == "failed" else f"is {record.status}"
+        return f"{source!r} {state}: {record.error.rstrip('.')}"
     if record.rows or record.origin in {"built-in", "registered"}:
         return None
     return (
