@@ -44,10 +44,9 @@ def check_limits(
     inference_threads, threads = options.inference_threads or 1, settings.threads or 1
     if inference_threads * threads > _PER_CORE * largest_count():
         raise OptionError(
-            f"--inference-threads {inference_threads} (inference_threads={inference_threads}) "
-            f"with --threads {threads} (threads={threads}) each is "
-            f"{inference_threads * threads} threads, and this machine has {cores()} cores. Pass "
-            f"smaller numbers, whose product is {_PER_CORE * largest_count()} or less."
+            f"{_named('inference_threads', inference_threads)} with {_named('threads', threads)} "
+            f"each is {inference_threads * threads} threads, and this machine has {cores()} cores. "
+            f"Pass smaller numbers, whose product is {_PER_CORE * largest_count()} or less."
         )
     limit = memory_limit()
     if limit is not None:
@@ -70,12 +69,15 @@ def largest_count() -> int:
 
 def _check_count(name: str, value: int | None) -> None:
     if value is not None and value > largest_count():
-        option = name.replace("_", "-")
         raise OptionError(
-            f"--{option} {value} ({name}={value}) is more than this machine can run: it has "
-            f"{cores()} cores. Pass {largest_count()} or less; more than one per core is rarely "
-            "faster."
+            f"{_named(name, value)} is more than this machine can run: it has {cores()} cores. "
+            f"Pass {largest_count()} or less; more than one per core is rarely faster."
         )
+
+
+def _named(name: str, value: object) -> str:
+    """Name a value as the command and as Python take it: ``--batch-size 8 (batch_size=8)``."""
+    return f"--{name.replace('_', '-')} {value} ({name}={value})"
 
 
 def _check_memory(
@@ -94,19 +96,17 @@ def _check_memory(
     # A waiting image is uint8. On the CPU, one in the network is float32 too.
     copies = running.slots + (4 * running.inference_threads if device == "cpu" else 0)
     image = height * width * preprocessing.channels * copies
-    _check_bytes("--batch-size", settings.batch_size, image, limit, "pixels")
-    _check_bytes("--workers", options.workers, _WORKER_BYTES, limit, "processes")
+    size, workers, shard = settings.batch_size, options.workers, settings.shard_rows
+    _check_bytes(_named("batch_size", size), size, image, limit, "pixels")
+    _check_bytes(_named("workers", workers), workers, _WORKER_BYTES, limit, "processes")
     # The rows of the shard that fills up, of the full one that is written, and of its table.
     row = (4 * encoder.output_dim + tensor_bytes) * 3
     # No command has an option for it.
-    _check_bytes("shard_rows", settings.shard_rows, row, limit, "rows")
+    _check_bytes(f"shard_rows={shard}", shard, row, limit, "rows")
 
 
-def _check_bytes(option: str, value: int | None, each: int, limit: int, what: str) -> None:
+def _check_bytes(named: str, value: int | None, each: int, limit: int, what: str) -> None:
     if value is not None and value * each > limit:
-        named = f"{option}={value}"
-        if option.startswith("--"):
-            named = f"{option} {value} ({option[2:].replace('-', '_')}={value})"
         raise OptionError(
             f"{named} needs at least {shown_bytes(value * each)} of "
             f"memory for the {what} alone, and this process can use {shown_bytes(limit)}. Pass "
