@@ -218,11 +218,15 @@ def _earlier_provenance(
             work_dir.clear()
             return None
     else:
-        existing = _existing_provenance(out, shown)
+        existing, source = _existing_provenance(out, shown)
         if existing is not None:
             # The file may have been replaced after an earlier run was interrupted.
             (earlier or here).check_compatible(existing, shown)
-            _notify_of_another_source(out, source_here, shown=shown, notify=notify)
+            if source != source_here:
+                notify(
+                    f"{shown!r} has rows of another source. headstrip removes those of images that "
+                    "are not in this source."
+                )
         earlier = earlier or existing
     if earlier is None:
         return None
@@ -241,27 +245,23 @@ def _earlier_provenance(
     return earlier
 
 
-def _notify_of_another_source(out: Path, source_here: str, *, shown: str, notify: Notify) -> None:
-    if (metadata_in(rows_file(out)) or {}).get("source") != source_here:
-        notify(
-            f"{shown!r} has rows of another source. headstrip removes those of images that are not "
-            "in this source."
-        )
+def _existing_provenance(out: Path, shown: str) -> tuple[Provenance | None, Any]:
+    """Return how the rows of an existing file were computed, and the identifier of their source.
 
-
-def _existing_provenance(out: Path, shown: str) -> Provenance | None:
-    """Return the provenance of an existing file, None without one; refuse any other file."""
+    Both are None without a file. A file of something else is refused.
+    """
     existing = [path for path in (out, rows_file(out)) if os.path.lexists(path)]
     if not existing:
-        return None
-    provenance = Provenance.from_json((metadata_in(rows_file(out)) or {}).get("plan"))
+        return None, None
+    metadata = metadata_in(rows_file(out)) or {}
+    provenance = Provenance.from_json(metadata.get("plan"))
     if provenance is None:
         raise HeadstripError(
             f"{shown if existing[0] == out else str(existing[0])!r} exists, and headstrip can "
             "update only a file of embeddings. Pass another file, or replace this one with "
             "--overwrite (overwrite=True)."
         )
-    return provenance
+    return provenance, metadata.get("source")
 
 
 def check_may_replace(plan: RunPlan, out: Path) -> None:
@@ -273,7 +273,7 @@ def check_may_replace(plan: RunPlan, out: Path) -> None:
     """
     if plan.options.overwrite:
         return
-    existing = _existing_provenance(out, str(out))
+    existing, _ = _existing_provenance(out, str(out))
     computed = Provenance.from_json((metadata_of(plan.shards.schema) or {}).get("plan"))
     if existing is not None and computed is not None:
         computed.check_compatible(existing, str(out))
