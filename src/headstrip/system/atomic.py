@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _LONGEST_NAME = 40
-_RANDOM = re.compile(r"[0-9a-f]{8}")
+_TEMPORARY = re.compile(rf"\.(.{{1,{_LONGEST_NAME}}})\.[0-9a-f]{{8}}", re.DOTALL)
 _ABANDONED_AFTER = 600.0
 
 
@@ -51,7 +51,8 @@ def written_together(
         with ExitStack() as opened:
             files: list[BinaryIO] = []
             for path in paths:
-                temporary = (within or path.parent) / _temporary_name(path.name)
+                name = f".{short_name(path.name)}.{os.urandom(4).hex()}"
+                temporary = (within or path.parent) / name
                 handle = os.open(temporary, _NEW, 0o666)
                 temporaries.append(temporary)
                 files.append(opened.enter_context(os.fdopen(handle, "wb")))
@@ -108,17 +109,18 @@ def remove_leftovers(path: Path) -> None:
     """
     with suppress(OSError):
         for left in list(path.parent.iterdir()):
-            if _is_temporary(left.name, path.name):
+            if final_name(left.name) == short_name(path.name):
                 with suppress(OSError):
                     if is_abandoned(left.stat().st_mtime):
                         left.unlink()
 
 
-def _temporary_name(name: str) -> str:
-    # Cut long names, because the added suffix could make them too long.
-    return f".{name[:_LONGEST_NAME]}.{os.urandom(4).hex()}"
+def final_name(temporary: str) -> str | None:
+    """Return the ``short_name`` that a temporary file is for, None for the name of another file."""
+    match = _TEMPORARY.fullmatch(temporary)
+    return match[1] if match else None
 
 
-def _is_temporary(name: str, final: str) -> bool:
-    prefix = f".{final[:_LONGEST_NAME]}."
-    return name.startswith(prefix) and _RANDOM.fullmatch(name.removeprefix(prefix)) is not None
+def short_name(name: str) -> str:
+    """Cut a long name, because the added suffix of a temporary file could make it too long."""
+    return name[:_LONGEST_NAME]

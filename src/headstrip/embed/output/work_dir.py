@@ -27,7 +27,7 @@ from headstrip.embed.output.provenance import Provenance
 from headstrip.embed.output.table import parquet_bytes
 from headstrip.errors import HeadstripError
 from headstrip.system import bounded_json
-from headstrip.system.atomic import sync_folder, write_atomically
+from headstrip.system.atomic import final_name, short_name, sync_folder, write_atomically
 from headstrip.system.file_lock import file_lock
 from headstrip.system.interrupts import interrupts_held
 from headstrip.system.os_errors import explain
@@ -38,7 +38,6 @@ _STATE = "plan.json"
 _NUMBER = b"headstrip.shard"
 _LISTING_FOLDER = re.compile(r"[0-9a-f]{16}")
 _SHARD_NAME = re.compile(r"[0-9]{6,12}\.parquet")
-_TEMPORARY = re.compile(r"\.(.{1,40})\.[0-9a-f]{8}", re.DOTALL)
 
 
 def work_folder(out: Path) -> Path:
@@ -56,7 +55,7 @@ class WorkDir:
     def __init__(self, out: Path) -> None:
         """Set the paths; ``open_work_dir`` creates and locks the folder."""
         self.folder = work_folder(out)
-        self._temporary_of = {_STATE, out.name[:40], rows_file(out).name[:40]}
+        self._temporary_of = {_STATE, short_name(out.name), short_name(rows_file(out).name)}
 
     @property
     def provenance(self) -> Provenance | None:
@@ -67,7 +66,7 @@ class WorkDir:
     def replaces(self) -> bool:
         """Whether the run that ``begin`` recorded replaces an existing file, and uses no row."""
         state = self._state()
-        # Earlier versions called it so.
+        # Earlier versions wrote the second key.
         return bool(state.get("replaces", state.get("anew")))
 
     def begin(self, provenance: Provenance, *, replaces: bool) -> None:
@@ -187,8 +186,7 @@ def _is_regular(path: Path) -> bool:
 
 def _temporary_of(path: Path) -> str | None:
     """Return the name that a temporary file would have got, None for any other file."""
-    match = _TEMPORARY.fullmatch(path.name)
-    return match[1] if match and _is_regular(path) else None
+    return final_name(path.name) if _is_regular(path) else None
 
 
 def _shards_in(folder: Path) -> Iterator[Path]:
