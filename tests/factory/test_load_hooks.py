@@ -7,20 +7,14 @@ from collections import OrderedDict
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.factory.nets_plugin import SHAPE, registered
 from torch import nn
 
 from headstrip import (
-    BackboneSpec,
     WeightsError,
     build_encoder,
-    detach,
-    hookimpl,
-    register_plugin,
 )
 from headstrip.factory.construction import build_stripped
-from headstrip.registry.registry import use_registry
-
-SHAPE = (3, 8, 8)
 
 
 class Net(nn.Module):
@@ -170,30 +164,10 @@ NETS = {
 }
 
 
-class Nets:
-    FAMILIES = ("net",)
-
-    @hookimpl
-    def backbones(self):
-        return tuple(
-            BackboneSpec(name, "nets", "nets:net", "nets", "image", SHAPE, 8, 0) for name in NETS
-        )
-
-    @hookimpl
-    def build_model(self, spec, options):
-        return NETS[spec.name](**options)
-
-    @hookimpl
-    def strip_head(self, model, family, spec, entry):
-        return detach(model, "fc")
-
-
 @pytest.fixture(autouse=True)
 def nets():
-    use_registry(None)
-    register_plugin(Nets(), "nets")
-    yield
-    use_registry(None)
+    with registered(NETS):
+        yield
 
 
 def network(name, num_classes=10):

@@ -11,24 +11,18 @@ import threading
 
 import pytest
 import torch
+from tests.factory.nets_plugin import SHAPE, registered
 from torch import nn
 from torch.nn import functional as F
 
 from headstrip import (
-    BackboneSpec,
     PluginError,
     WeightsError,
     build_encoder,
-    detach,
-    hookimpl,
-    register_plugin,
 )
 from headstrip.factory.construction import build_stripped
 from headstrip.network.assigning import assign
 from headstrip.network.meta_init import Replaced, meta_parameters
-from headstrip.registry.registry import use_registry
-
-SHAPE = (3, 8, 8)
 
 
 class Net(nn.Module):
@@ -244,30 +238,10 @@ ODD = (
 NETS = {kind.__name__.lower(): kind for kind in (Net, Constants, Tied, Alias, Reads, Twice, *ODD)}
 
 
-class Nets:
-    FAMILIES = ("net",)
-
-    @hookimpl
-    def backbones(self):
-        return tuple(
-            BackboneSpec(name, "nets", "nets:net", "nets", "image", SHAPE, 8, 0) for name in NETS
-        )
-
-    @hookimpl
-    def build_model(self, spec, options):
-        return NETS[spec.name](**options)
-
-    @hookimpl
-    def strip_head(self, model, family, spec, entry):
-        return detach(model, "fc")
-
-
 @pytest.fixture(autouse=True)
 def nets():
-    use_registry(None)
-    register_plugin(Nets(), "nets")
-    yield
-    use_registry(None)
+    with registered(NETS):
+        yield
 
 
 def network(name, seed=3):
