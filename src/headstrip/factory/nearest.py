@@ -188,7 +188,7 @@ def _shapes_of(
 def with_advice(
     error: WeightsError, unfit: Iterable[Candidate], spec: BackboneSpec
 ) -> WeightsError | None:
-    """Return a better error for a file of another architecture, None if there is none.
+    """Return a better error for a file of another architecture, None without a better one.
 
     Args:
         error: Why no state dict of the file fits.
